@@ -1,1 +1,11 @@
-//! x
+//! The domain model of the mesh and every decision it makes.
+//!
+//! Architecture invariant: this crate never waits, never reads a clock, never logs and opens no
+//! socket. Time is an argument ([`time::Instant`], nanoseconds on a clock the caller chose), and so
+//! are random bits. It knows neither tokio nor protobuf. The same functions answer a live request
+//! in the sidecar, `weft explain` in the command line and validation in the control plane.
+#![forbid(unsafe_code)]
+
+pub mod model;
+pub mod name;
+pub mod time;

@@ -1,0 +1,278 @@
+//! What exists in the mesh: services, their endpoints, workloads, trust and mesh-wide settings.
+//!
+//! These are the domain types on both sides of the wire; `weft-proto` converts them.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::{ServiceName, SpiffeId, TrustDomain, WorkloadName};
+
+/// What is spoken on a port. The declared one beats detection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AppProtocol {
+    /// Not declared: read the first bytes and see.
+    #[default]
+    Detect,
+    /// HTTP/1.x.
+    Http,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// gRPC, hence HTTP/2.
+    Grpc,
+    /// Opaque bytes.
+    Tcp,
+    /// The application's own TLS, carried opaquely.
+    Tls,
+}
+
+impl AppProtocol {
+    /// Every spelling that [`AppProtocol::parse`] takes, for error messages.
+    pub const ALLOWED: &'static str = "http, http2, grpc, tcp, tls";
+
+    /// Reads an `appProtocol` or `protocol` value; Kubernetes' standard names are understood too
+    /// (KEP-3726: `kubernetes.io/h2c`, `kubernetes.io/ws`).
+    pub fn parse(text: &str) -> Option<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "http" | "http1" | "kubernetes.io/ws" => Some(Self::Http),
+            "http2" | "h2c" | "kubernetes.io/h2c" => Some(Self::Http2),
+            "grpc" => Some(Self::Grpc),
+            "tcp" => Some(Self::Tcp),
+            "tls" | "https" => Some(Self::Tls),
+            _ => None,
+        }
+    }
+
+    /// The lower-case name, as users write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Detect => "detect",
+            Self::Http => "http",
+            Self::Http2 => "http2",
+            Self::Grpc => "grpc",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+        }
+    }
+}
+
+/// One port of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServicePort {
+    /// The port on the service's virtual address, 1 to 65535.
+    pub port: u16,
+    /// What is spoken there.
+    pub protocol: AppProtocol,
+}
+
+/// Where one port of a service is served by an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointPort {
+    /// The service's port.
+    pub service_port: u16,
+    /// Where a client's sidecar dials for it.
+    pub address: SocketAddr,
+}
+
+/// How an endpoint is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// A sidecar stands there: mutual TLS, never anything else.
+    Mesh,
+    /// Outside the mesh: plaintext.
+    Plain,
+}
+
+/// One instance that serves a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// The instance, unique in the mesh and over time.
+    pub instance: Arc<str>,
+    /// The workload it is an instance of.
+    pub workload: WorkloadName,
+    /// Who has to answer there.
+    pub identity: SpiffeId,
+    /// Where it runs; empty when unknown.
+    pub zone: String,
+    /// Its share in balancing, 1 to 1000; 100 is ordinary.
+    pub weight: u32,
+    /// How it is reached.
+    pub transport: Transport,
+    /// The service's ports that it serves.
+    pub ports: Vec<EndpointPort>,
+}
+
+impl Endpoint {
+    /// Where this endpoint serves the service's `port`, if it does.
+    pub fn address_for(&self, port: u16) -> Option<SocketAddr> {
+        let found = self.ports.iter().find(|p| p.service_port == port)?;
+        Some(found.address)
+    }
+}
+
+/// A service with everything a caller needs to reach it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// Its name.
+    pub name: ServiceName,
+    /// Its virtual addresses: IPv4 and IPv6.
+    pub addresses: Vec<IpAddr>,
+    /// Its ports, ascending, each once.
+    pub ports: Vec<ServicePort>,
+    /// Who serves it, ordered by instance.
+    pub endpoints: Vec<Endpoint>,
+}
+
+impl Service {
+    /// The declaration of `port`, if the service has it.
+    pub fn port(&self, port: u16) -> Option<&ServicePort> {
+        self.ports.iter().find(|p| p.port == port)
+    }
+}
+
+/// A workload reached by its own address rather than through a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Workload {
+    /// Its name.
+    pub name: WorkloadName,
+    /// The instance that runs now.
+    pub instance: Arc<str>,
+    /// Who has to answer there.
+    pub identity: SpiffeId,
+    /// Its own addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its declared ports.
+    pub ports: Vec<ServicePort>,
+    /// How it is reached.
+    pub transport: Transport,
+}
+
+/// Whom to believe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrustBundle {
+    /// The trust domain these roots speak for.
+    pub trust_domain: TrustDomain,
+    /// Root certificates, DER.
+    pub roots: Vec<Vec<u8>>,
+    /// Instances whose certificates are refused although they have not expired.
+    pub revoked_instances: BTreeSet<String>,
+}
+
+/// What happens to a destination that the control plane has declared to be outside the mesh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownDestinations {
+    /// It passes through untouched.
+    #[default]
+    Passthrough,
+    /// It is refused.
+    Refuse,
+}
+
+/// A range of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Cidr {
+    /// Any address in the range; bits past the prefix are ignored.
+    pub address: IpAddr,
+    /// Leading bits that count: 0 to 32 or 0 to 128.
+    pub prefix: u8,
+}
+
+impl Cidr {
+    /// Reads `ADDRESS/PREFIX`, or a single address.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (address.parse().ok()?, Some(prefix.parse::<u8>().ok()?)),
+            None => (text.parse().ok()?, None),
+        };
+        let max = match address {
+            IpAddr::V4(_) => 32,
+            IpAddr::V6(_) => 128,
+        };
+        let prefix = prefix.unwrap_or(max);
+        (prefix <= max).then_some(Self { address, prefix })
+    }
+
+    /// Whether `address` lies in the range.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.address, address) {
+            (IpAddr::V4(range), IpAddr::V4(address)) => {
+                let shift = 32 - u32::from(self.prefix);
+                let mask = u32::MAX.checked_shl(shift).unwrap_or(0);
+                u32::from(range) & mask == u32::from(address) & mask
+            }
+            (IpAddr::V6(range), IpAddr::V6(address)) => {
+                let shift = 128 - u32::from(self.prefix);
+                let mask = u128::MAX.checked_shl(shift).unwrap_or(0);
+                u128::from(range) & mask == u128::from(address) & mask
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+        }
+    }
+}
+
+impl std::fmt::Display for Cidr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+/// What every sidecar has to know of the mesh as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MeshConfig {
+    /// The trust domain of this mesh.
+    pub trust_domain: TrustDomain,
+    /// Ranges of the services' virtual addresses.
+    pub virtual_ranges: Vec<Cidr>,
+    /// Ranges of the workloads' own addresses: dialled directly, they are still mesh traffic.
+    pub workload_ranges: Vec<Cidr>,
+    /// What happens to everything else.
+    pub unknown_destinations: UnknownDestinations,
+}
+
+impl MeshConfig {
+    /// Whether `address` can only belong to a service.
+    pub fn is_virtual(&self, address: IpAddr) -> bool {
+        self.virtual_ranges.iter().any(|r| r.contains(address))
+    }
+
+    /// Whether `address` may belong to a workload.
+    pub fn is_workload(&self, address: IpAddr) -> bool {
+        self.workload_ranges.iter().any(|r| r.contains(address))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cidr_contains() {
+        let cases = [
+            ("240.240.0.0/16", "240.240.255.1", true),
+            ("240.240.0.0/16", "240.241.0.0", false),
+            ("0.0.0.0/0", "1.2.3.4", true),
+            ("0.0.0.0/0", "::1", false),
+            ("10.0.0.1", "10.0.0.1", true),
+            ("10.0.0.1", "10.0.0.2", false),
+            ("fd00::/8", "fdff::1", true),
+            ("::/0", "fe80::1", true),
+            ("fd00::1/128", "fd00::2", false),
+        ];
+        for (range, address, expected) in cases {
+            let cidr = Cidr::parse(range).unwrap();
+            assert_eq!(
+                cidr.contains(address.parse().unwrap()),
+                expected,
+                "{range} {address}"
+            );
+        }
+        for bad in ["10.0.0.0/33", "::/129", "x/8", "10.0.0.0/-1", ""] {
+            assert_eq!(Cidr::parse(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! Names: parsed once at the wall, so that nothing inside has to check them again.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// The suffix of every hostname that the mesh answers for itself.
+pub const MESH_SUFFIX: &str = "mesh";
+
+/// Longest DNS label (RFC 1035 section 2.3.4).
+const LABEL_MAX: usize = 63;
+
+/// Longest trust domain name (SPIFFE ID specification, section 2.1).
+const TRUST_DOMAIN_MAX: usize = 255;
+
+/// Why a text is not a name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// Not a DNS label as RFC 1123 has it.
+    #[error(
+        "{found:?} is not a name: allowed are 1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit (RFC 1123)"
+    )]
+    Label {
+        /// What was given.
+        found: String,
+    },
+    /// Not of the form `NAMESPACE/NAME`.
+    #[error("{found:?} is not of the form NAMESPACE/NAME, as in shop/web")]
+    Qualified {
+        /// What was given.
+        found: String,
+    },
+    /// Not a trust domain.
+    #[error("{found:?} is not a trust domain: allowed are 1 to 255 of a-z, 0-9, '.', '-' and '_'")]
+    TrustDomain {
+        /// What was given.
+        found: String,
+    },
+    /// Not a SPIFFE ID of the form that the mesh issues.
+    #[error(
+        "{found:?} is not a workload's SPIFFE ID: expected spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT"
+    )]
+    SpiffeId {
+        /// What was given.
+        found: String,
+    },
+}
+
+/// Checks that `text` is a DNS label (RFC 1123 section 2.1).
+pub fn check_label(text: &str) -> Result<(), NameError> {
+    let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let bytes = text.as_bytes();
+    let inner = bytes
+        .iter()
+        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-');
+    if bytes.len() <= LABEL_MAX && inner && edge(bytes.first()) && edge(bytes.last()) {
+        Ok(())
+    } else {
+        Err(NameError::Label {
+            found: text.chars().take(80).collect(),
+        })
+    }
+}
+
+macro_rules! qualified_name {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name {
+            namespace: Arc<str>,
+            name: Arc<str>,
+        }
+
+        impl $name {
+            /// Both parts have to be DNS labels.
+            pub fn new(namespace: &str, name: &str) -> Result<Self, NameError> {
+                check_label(namespace)?;
+                check_label(name)?;
+                Ok(Self { namespace: namespace.into(), name: name.into() })
+            }
+
+            /// The namespace, a DNS label.
+            pub fn namespace(&self) -> &str {
+                &self.namespace
+            }
+
+            /// The name within its namespace, a DNS label.
+            pub fn name(&self) -> &str {
+                &self.name
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}/{}", self.namespace, self.name)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NameError;
+
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                let Some((namespace, name)) = text.split_once('/') else {
+                    return Err(NameError::Qualified { found: text.chars().take(140).collect() });
+                };
+                Self::new(namespace, name)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+qualified_name! {
+    /// A service, written `NAMESPACE/NAME`.
+    ServiceName
+}
+
+qualified_name! {
+    /// A workload, written `NAMESPACE/NAME`. Several instances may run under one name over time,
+    /// at any moment one of them does.
+    WorkloadName
+}
+
+impl ServiceName {
+    /// `NAME.NAMESPACE.mesh`, the name that programs resolve.
+    pub fn hostname(&self) -> String {
+        format!("{}.{}.{MESH_SUFFIX}", self.name, self.namespace)
+    }
+
+    /// Reads `NAME.NAMESPACE.mesh`, in any case and with or without the final dot.
+    pub fn from_hostname(hostname: &str) -> Option<Self> {
+        let lower = hostname.trim_end_matches('.').to_ascii_lowercase();
+        let rest = lower.strip_suffix(MESH_SUFFIX)?.strip_suffix('.')?;
+        let (name, namespace) = rest.split_once('.')?;
+        Self::new(namespace, name).ok()
+    }
+}
+
+/// The name of a trust domain (SPIFFE ID specification, section 2.1).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TrustDomain(Arc<str>);
+
+impl TrustDomain {
+    /// Its text, lower case.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TrustDomain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for TrustDomain {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let ok = !text.is_empty()
+            && text.len() <= TRUST_DOMAIN_MAX
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b));
+        if ok {
+            Ok(Self(text.into()))
+        } else {
+            Err(NameError::TrustDomain {
+                found: text.chars().take(140).collect(),
+            })
+        }
+    }
+}
+
+/// A workload's identity: `spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SpiffeId {
+    text: Arc<str>,
+    // Byte offsets of the parts within `text`.
+    trust_domain_end: usize,
+    namespace_end: usize,
+}
+
+const SCHEME: &str = "spiffe://";
+const NS: &str = "/ns/";
+const SA: &str = "/sa/";
+
+impl SpiffeId {
+    /// The identity of a service account in a namespace; both have to be DNS labels.
+    pub fn new(
+        trust_domain: &TrustDomain,
+        namespace: &str,
+        service_account: &str,
+    ) -> Result<Self, NameError> {
+        check_label(namespace)?;
+        check_label(service_account)?;
+        let trust_domain_end = SCHEME.len() + trust_domain.as_str().len();
+        Ok(Self {
+            text: format!("{SCHEME}{trust_domain}{NS}{namespace}{SA}{service_account}").into(),
+            trust_domain_end,
+            namespace_end: trust_domain_end + NS.len() + namespace.len(),
+        })
+    }
+
+    /// The whole URI.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The trust domain.
+    pub fn trust_domain(&self) -> &str {
+        &self.text[SCHEME.len()..self.trust_domain_end]
+    }
+
+    /// The namespace, a DNS label.
+    pub fn namespace(&self) -> &str {
+        &self.text[self.trust_domain_end + NS.len()..self.namespace_end]
+    }
+
+    /// The service account, a DNS label.
+    pub fn service_account(&self) -> &str {
+        &self.text[self.namespace_end + SA.len()..]
+    }
+}
+
+impl fmt::Display for SpiffeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl FromStr for SpiffeId {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let parts = || {
+            let rest = text.strip_prefix(SCHEME)?;
+            let (trust_domain, rest) = rest.split_once('/')?;
+            let (namespace, service_account) = rest.strip_prefix("ns/")?.split_once(SA)?;
+            let trust_domain = trust_domain.parse().ok()?;
+            Self::new(&trust_domain, namespace, service_account).ok()
+        };
+        parts().ok_or_else(|| NameError::SpiffeId {
+            found: text.chars().take(300).collect(),
+        })
+    }
+}
+
+impl Serialize for SpiffeId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text)
+    }
+}
+
+impl<'de> Deserialize<'de> for SpiffeId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl Serialize for TrustDomain {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for TrustDomain {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels() {
+        for ok in ["a", "web", "web-1", "0", &"a".repeat(63)] {
+            assert!(check_label(ok).is_ok(), "{ok}");
+        }
+        for bad in ["", "-a", "a-", "A", "a.b", "a/b", "ä", &"a".repeat(64)] {
+            assert!(check_label(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn service_names_and_hostnames() {
+        let name: ServiceName = "shop/web".parse().unwrap();
+        assert_eq!(name.hostname(), "web.shop.mesh");
+        assert_eq!(
+            ServiceName::from_hostname("Web.Shop.MESH."),
+            Some(name.clone())
+        );
+        for bad in ["web.shop", "mesh", ".mesh", "a.b.c.mesh", "web.shop.meshx"] {
+            assert_eq!(ServiceName::from_hostname(bad), None, "{bad}");
+        }
+        assert!("web".parse::<ServiceName>().is_err());
+        assert!("a/b/c".parse::<ServiceName>().is_err());
+    }
+
+    #[test]
+    fn spiffe_ids() {
+        let id: SpiffeId = "spiffe://weft.local/ns/shop/sa/web".parse().unwrap();
+        assert_eq!(
+            (id.trust_domain(), id.namespace(), id.service_account()),
+            ("weft.local", "shop", "web")
+        );
+        for bad in [
+            "spiffe://weft.local/ns/shop",
+            "spiffe://weft.local/ns//sa/web",
+            "spiffe://weft.local/ns/shop/sa/web/x",
+            "http://weft.local/ns/shop/sa/web",
+            "spiffe:///ns/shop/sa/web",
+            "spiffe://Weft/ns/shop/sa/web",
+        ] {
+            assert!(bad.parse::<SpiffeId>().is_err(), "{bad}");
+        }
+    }
+}
