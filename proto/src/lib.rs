@@ -1,1 +1,49 @@
-//! x
+//! The wire of the mesh: protobuf definitions, the code generated from them, and the conversions
+//! between wire and domain.
+//!
+//! Architecture invariant: this crate opens no socket, and the types generated here are named by
+//! nobody else, except for the service traits and envelopes of discovery, identity and registry.
+//! What a conversion let through is not checked again.
+#![forbid(unsafe_code)]
+
+mod convert;
+pub mod resource;
+
+pub use convert::Rejection;
+
+pub use generated::weft::identity::v1 as identity;
+pub use generated::weft::mesh::v1 as mesh;
+pub use generated::weft::registry::v1 as registry;
+
+/// Generated code, in the modules that its own cross references expect.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::use_self,
+    clippy::too_many_lines,
+    clippy::wildcard_enum_match_arm,
+    clippy::or_fun_call,
+    unused_qualifications,
+    elided_lifetimes_in_paths,
+    reason = "generated code"
+)]
+mod generated {
+    pub mod weft {
+        pub mod mesh {
+            pub mod v1 {
+                tonic::include_proto!("weft.mesh.v1");
+            }
+        }
+        pub mod identity {
+            pub mod v1 {
+                tonic::include_proto!("weft.identity.v1");
+            }
+        }
+        pub mod registry {
+            pub mod v1 {
+                tonic::include_proto!("weft.registry.v1");
+            }
+        }
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! These are the domain types on both sides of the wire; `weft-proto` converts them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -149,6 +149,43 @@ pub struct Workload {
     pub ports: Vec<ServicePort>,
     /// How it is reached.
     pub transport: Transport,
+}
+
+/// One port that a workload announces.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegisteredPort {
+    /// The application's port, and the service's unless the Service maps it.
+    pub port: u16,
+    /// What is spoken there.
+    pub protocol: AppProtocol,
+    /// Where clients' sidecars dial for it.
+    pub advertised: SocketAddr,
+    /// Whether the application accepts connections there.
+    pub ready: bool,
+}
+
+/// What a sidecar announces of its workload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registration {
+    /// The workload.
+    pub workload: WorkloadName,
+    /// The services that it serves.
+    pub services: Vec<ServiceName>,
+    /// Its own addresses, if others may dial them.
+    pub addresses: Vec<IpAddr>,
+    /// Its ports, each once.
+    pub ports: Vec<RegisteredPort>,
+    /// Free labels.
+    pub labels: BTreeMap<String, String>,
+    /// Where it runs; empty when unknown.
+    pub zone: String,
+    /// Its share in balancing, 1 to 1000; 100 is ordinary.
+    pub weight: u32,
+    /// Where the sidecar serves its metrics: `http://ADDRESS:PORT/metrics` or `unix:PATH`; empty
+    /// when nowhere.
+    pub metrics_target: String,
+    /// The sidecar's version.
+    pub version: String,
 }
 
 /// Whom to believe.

@@ -1,0 +1,510 @@
+//! Wire to domain and back. Everything is checked here, once, whole or not at all.
+
+use std::net::{IpAddr, SocketAddr};
+
+use weft_core::model::{
+    AppProtocol, Cidr, Endpoint, EndpointPort, MeshConfig, RegisteredPort, Registration, Service,
+    ServicePort, Transport, TrustBundle, UnknownDestinations, Workload,
+};
+use weft_core::name::{NameError, ServiceName, WorkloadName};
+
+use crate::{mesh, registry};
+
+/// Why a resource from the wire is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum Rejection {
+    /// Its type is not one of ours.
+    #[error("unknown resource type {type_url:?}")]
+    UnknownType {
+        /// What was given.
+        type_url: String,
+    },
+    /// Its bytes are not a message of its type.
+    #[error("not decodable: {0}")]
+    Decode(#[from] prost::DecodeError),
+    /// A name in it is not one.
+    #[error("{field}: {source}")]
+    Name {
+        /// The path of the field.
+        field: &'static str,
+        /// What is wrong with it.
+        source: NameError,
+    },
+    /// A value in it is not allowed.
+    #[error("{field}: {found:?} is not {allowed}")]
+    Value {
+        /// The path of the field.
+        field: &'static str,
+        /// What was found.
+        found: String,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+}
+
+const PORT: &str = "a port from 1 to 65535";
+
+fn name<T>(field: &'static str, parsed: Result<T, NameError>) -> Result<T, Rejection> {
+    parsed.map_err(|source| Rejection::Name { field, source })
+}
+
+fn parse<T: std::str::FromStr>(
+    field: &'static str,
+    text: &str,
+    allowed: &'static str,
+) -> Result<T, Rejection> {
+    text.parse().map_err(|_ignored| Rejection::Value {
+        field,
+        found: text.to_owned(),
+        allowed,
+    })
+}
+
+/// A port from the wire: 1 to 65535.
+pub(crate) fn port(field: &'static str, wire: u32) -> Result<u16, Rejection> {
+    u16::try_from(wire)
+        .ok()
+        .filter(|port| *port != 0)
+        .ok_or_else(|| Rejection::Value {
+            field,
+            found: wire.to_string(),
+            allowed: PORT,
+        })
+}
+
+fn cidrs(field: &'static str, wire: &[String]) -> Result<Vec<Cidr>, Rejection> {
+    wire.iter()
+        .map(|text| {
+            Cidr::parse(text).ok_or_else(|| Rejection::Value {
+                field,
+                found: text.clone(),
+                allowed: "a range ADDRESS/PREFIX",
+            })
+        })
+        .collect()
+}
+
+fn addresses(field: &'static str, wire: &[String]) -> Result<Vec<IpAddr>, Rejection> {
+    wire.iter()
+        .map(|text| parse(field, text, "an IP address"))
+        .collect()
+}
+
+/// A protocol from the wire.
+pub(crate) fn protocol(field: &'static str, wire: i32) -> Result<AppProtocol, Rejection> {
+    let wire = mesh::Protocol::try_from(wire).map_err(|_ignored| Rejection::Value {
+        field,
+        found: wire.to_string(),
+        allowed: "a known Protocol",
+    })?;
+    Ok(wire.into())
+}
+
+impl From<mesh::Protocol> for AppProtocol {
+    fn from(wire: mesh::Protocol) -> Self {
+        match wire {
+            mesh::Protocol::Unspecified => Self::Detect,
+            mesh::Protocol::Http => Self::Http,
+            mesh::Protocol::Http2 => Self::Http2,
+            mesh::Protocol::Grpc => Self::Grpc,
+            mesh::Protocol::Tcp => Self::Tcp,
+            mesh::Protocol::Tls => Self::Tls,
+        }
+    }
+}
+
+impl From<AppProtocol> for mesh::Protocol {
+    fn from(protocol: AppProtocol) -> Self {
+        match protocol {
+            AppProtocol::Detect => Self::Unspecified,
+            AppProtocol::Http => Self::Http,
+            AppProtocol::Http2 => Self::Http2,
+            AppProtocol::Grpc => Self::Grpc,
+            AppProtocol::Tcp => Self::Tcp,
+            AppProtocol::Tls => Self::Tls,
+        }
+    }
+}
+
+impl From<&ServicePort> for mesh::ServicePort {
+    fn from(port: &ServicePort) -> Self {
+        Self {
+            port: port.port.into(),
+            protocol: mesh::Protocol::from(port.protocol).into(),
+        }
+    }
+}
+
+impl TryFrom<mesh::ServicePort> for ServicePort {
+    type Error = Rejection;
+
+    fn try_from(wire: mesh::ServicePort) -> Result<Self, Rejection> {
+        Ok(Self {
+            port: port("ports.port", wire.port)?,
+            protocol: protocol("ports.protocol", wire.protocol)?,
+        })
+    }
+}
+
+fn transport(field: &'static str, wire: i32) -> Result<Transport, Rejection> {
+    match mesh::Transport::try_from(wire) {
+        Ok(mesh::Transport::Mesh) => Ok(Transport::Mesh),
+        Ok(mesh::Transport::Plain) => Ok(Transport::Plain),
+        // Unset is refused: taking it for plaintext would be the worst of guesses.
+        Ok(mesh::Transport::Unspecified) | Err(_) => Err(Rejection::Value {
+            field,
+            found: wire.to_string(),
+            allowed: "TRANSPORT_MESH or TRANSPORT_PLAIN",
+        }),
+    }
+}
+
+fn wire_transport(transport: Transport) -> i32 {
+    match transport {
+        Transport::Mesh => mesh::Transport::Mesh,
+        Transport::Plain => mesh::Transport::Plain,
+    }
+    .into()
+}
+
+impl From<&Endpoint> for mesh::Endpoint {
+    fn from(endpoint: &Endpoint) -> Self {
+        Self {
+            instance: endpoint.instance.to_string(),
+            workload: endpoint.workload.to_string(),
+            identity: endpoint.identity.to_string(),
+            zone: endpoint.zone.clone(),
+            weight: endpoint.weight,
+            transport: wire_transport(endpoint.transport),
+            ports: endpoint
+                .ports
+                .iter()
+                .map(|port| mesh::EndpointPort {
+                    service_port: port.service_port.into(),
+                    address: port.address.to_string(),
+                })
+                .collect(),
+        }
+    }
+}
+
+impl TryFrom<mesh::Endpoint> for Endpoint {
+    type Error = Rejection;
+
+    fn try_from(wire: mesh::Endpoint) -> Result<Self, Rejection> {
+        if !(1..=1000).contains(&wire.weight) {
+            return Err(Rejection::Value {
+                field: "endpoints.weight",
+                found: wire.weight.to_string(),
+                allowed: "a weight from 1 to 1000",
+            });
+        }
+        let ports = wire.ports.into_iter().map(|wire| {
+            let address: SocketAddr = parse(
+                "endpoints.ports.address",
+                &wire.address,
+                "an address ADDRESS:PORT",
+            )?;
+            Ok(EndpointPort {
+                service_port: port("endpoints.ports.service_port", wire.service_port)?,
+                address,
+            })
+        });
+        Ok(Self {
+            instance: wire.instance.into(),
+            workload: name("endpoints.workload", wire.workload.parse())?,
+            identity: name("endpoints.identity", wire.identity.parse())?,
+            zone: wire.zone,
+            weight: wire.weight,
+            transport: transport("endpoints.transport", wire.transport)?,
+            ports: ports.collect::<Result<_, Rejection>>()?,
+        })
+    }
+}
+
+impl From<&Service> for mesh::Service {
+    fn from(service: &Service) -> Self {
+        Self {
+            namespace: service.name.namespace().to_owned(),
+            name: service.name.name().to_owned(),
+            addresses: service.addresses.iter().map(ToString::to_string).collect(),
+            ports: service.ports.iter().map(Into::into).collect(),
+            endpoints: service.endpoints.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl TryFrom<mesh::Service> for Service {
+    type Error = Rejection;
+
+    fn try_from(wire: mesh::Service) -> Result<Self, Rejection> {
+        let ports = wire.ports.into_iter().map(ServicePort::try_from);
+        let endpoints = wire.endpoints.into_iter().map(Endpoint::try_from);
+        Ok(Self {
+            name: name("name", ServiceName::new(&wire.namespace, &wire.name))?,
+            addresses: addresses("addresses", &wire.addresses)?,
+            ports: ports.collect::<Result<_, _>>()?,
+            endpoints: endpoints.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl From<&Workload> for mesh::Workload {
+    fn from(workload: &Workload) -> Self {
+        Self {
+            namespace: workload.name.namespace().to_owned(),
+            name: workload.name.name().to_owned(),
+            instance: workload.instance.to_string(),
+            identity: workload.identity.to_string(),
+            addresses: workload.addresses.iter().map(ToString::to_string).collect(),
+            ports: workload.ports.iter().map(Into::into).collect(),
+            transport: wire_transport(workload.transport),
+        }
+    }
+}
+
+impl TryFrom<mesh::Workload> for Workload {
+    type Error = Rejection;
+
+    fn try_from(wire: mesh::Workload) -> Result<Self, Rejection> {
+        let ports = wire.ports.into_iter().map(ServicePort::try_from);
+        Ok(Self {
+            name: name("name", WorkloadName::new(&wire.namespace, &wire.name))?,
+            instance: wire.instance.into(),
+            identity: name("identity", wire.identity.parse())?,
+            addresses: addresses("addresses", &wire.addresses)?,
+            ports: ports.collect::<Result<_, _>>()?,
+            transport: transport("transport", wire.transport)?,
+        })
+    }
+}
+
+impl From<&TrustBundle> for mesh::TrustBundle {
+    fn from(bundle: &TrustBundle) -> Self {
+        Self {
+            trust_domain: bundle.trust_domain.to_string(),
+            roots: bundle.roots.clone(),
+            revoked_instances: bundle.revoked_instances.iter().cloned().collect(),
+        }
+    }
+}
+
+impl TryFrom<mesh::TrustBundle> for TrustBundle {
+    type Error = Rejection;
+
+    fn try_from(wire: mesh::TrustBundle) -> Result<Self, Rejection> {
+        if wire.roots.is_empty() {
+            return Err(Rejection::Value {
+                field: "roots",
+                found: String::new(),
+                allowed: "at least one root certificate: an empty bundle would cut every connection",
+            });
+        }
+        Ok(Self {
+            trust_domain: name("trust_domain", wire.trust_domain.parse())?,
+            roots: wire.roots,
+            revoked_instances: wire.revoked_instances.into_iter().collect(),
+        })
+    }
+}
+
+impl From<&MeshConfig> for mesh::MeshConfig {
+    fn from(config: &MeshConfig) -> Self {
+        let text = |ranges: &[Cidr]| ranges.iter().map(ToString::to_string).collect();
+        Self {
+            trust_domain: config.trust_domain.to_string(),
+            virtual_ranges: text(&config.virtual_ranges),
+            workload_ranges: text(&config.workload_ranges),
+            unknown_destinations: match config.unknown_destinations {
+                UnknownDestinations::Passthrough => mesh::UnknownDestinations::Passthrough,
+                UnknownDestinations::Refuse => mesh::UnknownDestinations::Refuse,
+            }
+            .into(),
+        }
+    }
+}
+
+impl TryFrom<mesh::MeshConfig> for MeshConfig {
+    type Error = Rejection;
+
+    fn try_from(wire: mesh::MeshConfig) -> Result<Self, Rejection> {
+        let unknown_destinations =
+            match mesh::UnknownDestinations::try_from(wire.unknown_destinations) {
+                Ok(mesh::UnknownDestinations::Passthrough) => UnknownDestinations::Passthrough,
+                Ok(mesh::UnknownDestinations::Refuse) => UnknownDestinations::Refuse,
+                Ok(mesh::UnknownDestinations::Unspecified) | Err(_) => {
+                    return Err(Rejection::Value {
+                        field: "unknown_destinations",
+                        found: wire.unknown_destinations.to_string(),
+                        allowed: "PASSTHROUGH or REFUSE",
+                    });
+                }
+            };
+        Ok(Self {
+            trust_domain: name("trust_domain", wire.trust_domain.parse())?,
+            virtual_ranges: cidrs("virtual_ranges", &wire.virtual_ranges)?,
+            workload_ranges: cidrs("workload_ranges", &wire.workload_ranges)?,
+            unknown_destinations,
+        })
+    }
+}
+
+/// Labels of a registration, at most.
+const LABELS_MAX: usize = 64;
+/// Ports of a registration, at most.
+const PORTS_MAX: usize = 64;
+
+impl From<&Registration> for registry::Registration {
+    fn from(registration: &Registration) -> Self {
+        Self {
+            workload: registration.workload.to_string(),
+            services: registration
+                .services
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            addresses: registration
+                .addresses
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            ports: registration
+                .ports
+                .iter()
+                .map(|port| registry::RegisteredPort {
+                    port: port.port.into(),
+                    protocol: mesh::Protocol::from(port.protocol).into(),
+                    advertised_address: port.advertised.to_string(),
+                    ready: port.ready,
+                })
+                .collect(),
+            labels: registration.labels.clone().into_iter().collect(),
+            zone: registration.zone.clone(),
+            weight: registration.weight,
+            metrics_target: registration.metrics_target.clone(),
+            version: registration.version.clone(),
+        }
+    }
+}
+
+impl TryFrom<registry::RegisteredPort> for RegisteredPort {
+    type Error = Rejection;
+
+    fn try_from(wire: registry::RegisteredPort) -> Result<Self, Rejection> {
+        Ok(Self {
+            port: port("ports.port", wire.port)?,
+            protocol: protocol("ports.protocol", wire.protocol)?,
+            advertised: parse(
+                "ports.advertised_address",
+                &wire.advertised_address,
+                "an address ADDRESS:PORT",
+            )?,
+            ready: wire.ready,
+        })
+    }
+}
+
+impl TryFrom<registry::Registration> for Registration {
+    type Error = Rejection;
+
+    fn try_from(wire: registry::Registration) -> Result<Self, Rejection> {
+        let too_many = |field, found: usize, allowed| Rejection::Value {
+            field,
+            found: found.to_string(),
+            allowed,
+        };
+        if wire.labels.len() > LABELS_MAX {
+            return Err(too_many("labels", wire.labels.len(), "at most 64 labels"));
+        }
+        if wire.ports.len() > PORTS_MAX {
+            return Err(too_many("ports", wire.ports.len(), "at most 64 ports"));
+        }
+        let weight = match wire.weight {
+            0 => 100,
+            weight @ 1..=1000 => weight,
+            other => {
+                return Err(Rejection::Value {
+                    field: "weight",
+                    found: other.to_string(),
+                    allowed: "a weight from 1 to 1000",
+                });
+            }
+        };
+        let services = wire
+            .services
+            .iter()
+            .map(|text| name("services", text.parse()));
+        let ports = wire.ports.into_iter().map(RegisteredPort::try_from);
+        Ok(Self {
+            workload: name("workload", wire.workload.parse())?,
+            services: services.collect::<Result<_, _>>()?,
+            addresses: addresses("addresses", &wire.addresses)?,
+            ports: ports.collect::<Result<_, _>>()?,
+            labels: wire.labels.into_iter().collect(),
+            zone: wire.zone,
+            weight,
+            metrics_target: wire.metrics_target,
+            version: wire.version,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::resource::Resource;
+    use weft_core::model::{
+        AppProtocol, Endpoint, EndpointPort, Service, ServicePort, Transport, TrustBundle,
+    };
+
+    fn service() -> Service {
+        Service {
+            name: "shop/web".parse().unwrap(),
+            addresses: vec!["240.240.0.1".parse().unwrap(), "fd77::1".parse().unwrap()],
+            ports: vec![ServicePort {
+                port: 80,
+                protocol: AppProtocol::Http,
+            }],
+            endpoints: vec![Endpoint {
+                instance: "i-1".into(),
+                workload: "shop/web-1".parse().unwrap(),
+                identity: "spiffe://weft.local/ns/shop/sa/web".parse().unwrap(),
+                zone: "z".to_owned(),
+                weight: 100,
+                transport: Transport::Mesh,
+                ports: vec![EndpointPort {
+                    service_port: 80,
+                    address: "[::1]:8080".parse().unwrap(),
+                }],
+            }],
+        }
+    }
+
+    #[test]
+    fn what_is_encoded_decodes_to_itself() {
+        let resource = Resource::Service(service());
+        assert_eq!(Resource::decode(&resource.encode()).unwrap(), resource);
+        assert_eq!(
+            resource.aliases(),
+            ["web.shop.mesh", "240.240.0.1", "fd77::1"]
+        );
+    }
+
+    #[test]
+    fn rejected_with_the_field() {
+        let mut wire = crate::mesh::Service::from(&service());
+        wire.endpoints[0].transport = 0;
+        let error = Service::try_from(wire).unwrap_err().to_string();
+        assert!(error.starts_with("endpoints.transport"), "{error}");
+
+        let mut wire = crate::mesh::Service::from(&service());
+        wire.ports[0].port = 70_000;
+        let error = Service::try_from(wire).unwrap_err().to_string();
+        assert!(error.contains("70000"), "{error}");
+
+        let bundle = crate::mesh::TrustBundle {
+            trust_domain: "weft.local".to_owned(),
+            ..Default::default()
+        };
+        assert!(TrustBundle::try_from(bundle).is_err());
+    }
+}

@@ -1,0 +1,143 @@
+//! A resource as discovery moves it: encoded once, decoded and checked once.
+
+use envoy_types::pb::google::protobuf::Any;
+use prost::Message;
+use weft_core::model::{MeshConfig, Service, TrustBundle, Workload};
+
+use crate::convert::Rejection;
+use crate::mesh;
+
+/// The kinds of resources that the control plane streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// [`Service`], on demand.
+    Service,
+    /// [`Workload`], on demand.
+    Workload,
+    /// [`TrustBundle`], always.
+    TrustBundle,
+    /// [`MeshConfig`], always.
+    MeshConfig,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 4] = [
+        Self::MeshConfig,
+        Self::TrustBundle,
+        Self::Service,
+        Self::Workload,
+    ];
+
+    /// The type URL on the wire.
+    pub const fn type_url(self) -> &'static str {
+        match self {
+            Self::Service => "type.googleapis.com/weft.mesh.v1.Service",
+            Self::Workload => "type.googleapis.com/weft.mesh.v1.Workload",
+            Self::TrustBundle => "type.googleapis.com/weft.mesh.v1.TrustBundle",
+            Self::MeshConfig => "type.googleapis.com/weft.mesh.v1.MeshConfig",
+        }
+    }
+
+    /// The kind of a type URL, if it is one of ours.
+    pub fn from_type_url(url: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.type_url() == url)
+    }
+
+    /// Whether a sidecar asks for resources of this kind one by one; the others come to everyone.
+    pub const fn on_demand(self) -> bool {
+        match self {
+            Self::Service | Self::Workload => true,
+            Self::TrustBundle | Self::MeshConfig => false,
+        }
+    }
+
+    /// A short name for people.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Service => "Service",
+            Self::Workload => "Workload",
+            Self::TrustBundle => "TrustBundle",
+            Self::MeshConfig => "MeshConfig",
+        }
+    }
+}
+
+/// The name of the only [`MeshConfig`].
+pub const MESH_CONFIG_NAME: &str = "mesh";
+
+/// One resource in its domain form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resource {
+    /// A service.
+    Service(Service),
+    /// A workload reached by its own address.
+    Workload(Workload),
+    /// Whom to believe.
+    TrustBundle(TrustBundle),
+    /// Mesh-wide settings.
+    MeshConfig(MeshConfig),
+}
+
+impl Resource {
+    /// Its kind.
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::Service(_) => Kind::Service,
+            Self::Workload(_) => Kind::Workload,
+            Self::TrustBundle(_) => Kind::TrustBundle,
+            Self::MeshConfig(_) => Kind::MeshConfig,
+        }
+    }
+
+    /// Its name, unique within its kind.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Service(service) => service.name.to_string(),
+            Self::Workload(workload) => workload.name.to_string(),
+            Self::TrustBundle(bundle) => bundle.trust_domain.to_string(),
+            Self::MeshConfig(_) => MESH_CONFIG_NAME.to_owned(),
+        }
+    }
+
+    /// Other names under which a sidecar may ask for it: hostname and addresses.
+    pub fn aliases(&self) -> Vec<String> {
+        match self {
+            Self::Service(service) => std::iter::once(service.name.hostname())
+                .chain(service.addresses.iter().map(ToString::to_string))
+                .collect(),
+            Self::Workload(workload) => {
+                workload.addresses.iter().map(ToString::to_string).collect()
+            }
+            Self::TrustBundle(_) | Self::MeshConfig(_) => Vec::new(),
+        }
+    }
+
+    /// Its wire form. Equal resources have equal bytes.
+    pub fn encode(&self) -> Any {
+        let value = match self {
+            Self::Service(service) => mesh::Service::from(service).encode_to_vec(),
+            Self::Workload(workload) => mesh::Workload::from(workload).encode_to_vec(),
+            Self::TrustBundle(bundle) => mesh::TrustBundle::from(bundle).encode_to_vec(),
+            Self::MeshConfig(config) => mesh::MeshConfig::from(config).encode_to_vec(),
+        };
+        Any {
+            type_url: self.kind().type_url().to_owned(),
+            value,
+        }
+    }
+
+    /// Reads and checks a resource; `Err` says what is wrong with it.
+    pub fn decode(any: &Any) -> Result<Self, Rejection> {
+        let kind = Kind::from_type_url(&any.type_url).ok_or_else(|| Rejection::UnknownType {
+            type_url: any.type_url.clone(),
+        })?;
+        let bytes = any.value.as_slice();
+        Ok(match kind {
+            Kind::Service => Self::Service(mesh::Service::decode(bytes)?.try_into()?),
+            Kind::Workload => Self::Workload(mesh::Workload::decode(bytes)?.try_into()?),
+            Kind::TrustBundle => Self::TrustBundle(mesh::TrustBundle::decode(bytes)?.try_into()?),
+            Kind::MeshConfig => Self::MeshConfig(mesh::MeshConfig::decode(bytes)?.try_into()?),
+        })
+    }
+}
