@@ -1,1 +1,11 @@
-//! x
+//! The sidecar: it takes over a workload's TCP traffic and gives it mutual TLS, routing,
+//! balancing, breaking and tracing.
+//!
+//! Architecture invariant: decisions live in `weft-core`; the code here moves bytes and asks.
+//! Nothing here knows Kubernetes.
+
+pub mod clock;
+pub mod control_plane;
+pub mod identity;
+pub mod state;
+pub mod tls;

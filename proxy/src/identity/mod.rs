@@ -1,0 +1,336 @@
+//! Our own certificate: got with a token, renewed at half life with a fresh key, kept on disk.
+
+mod saved;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::sync::watch;
+use weft_core::model::TrustBundle;
+use weft_core::name::{ServiceName, SpiffeId, WorkloadName};
+use weft_proto::identity::identity_client::IdentityClient;
+use weft_proto::identity::sign_request::Credential;
+use weft_proto::identity::{CurrentCertificate, SignRequest, SignResponse};
+
+use crate::control_plane::{self, ConnectError, Trusting};
+use crate::state::{StateDir, StateError};
+use crate::tls::{Credentials, Material, TlsContext, TlsError, Trust};
+use saved::Saved;
+
+/// A signature is not waited for longer than this.
+const SIGN_TIMEOUT: Duration = Duration::from_secs(10);
+/// First wait after a failed renewal; it doubles up to the cap.
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(15);
+
+/// Why there is no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// Nothing to prove ourselves with.
+    #[error(
+        "no credential: there is neither a join token nor an instance key in the state directory (create one with `weft token create`)"
+    )]
+    NoCredential,
+    /// The token is not one.
+    #[error("the join token is malformed: expected weft1.TRUST-DOMAIN.ROOT-DIGEST.ID.SECRET")]
+    Token,
+    /// The control plane is not reached.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The control plane refused.
+    #[error("the control plane refused to sign: {} ({:?})", .0.message(), .0.code())]
+    Refused(Box<tonic::Status>),
+    /// Its answer is not usable.
+    #[error("the control plane's answer is not usable: {0}")]
+    Answer(String),
+    /// The key cannot be made.
+    #[error("making a key and a certificate request: {0}")]
+    Key(#[from] rcgen::Error),
+    /// State cannot be kept.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// TLS cannot be set up with it.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// Who we are, and until when.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The certificate with its key.
+    pub credentials: Arc<Credentials>,
+    /// Our workload.
+    pub workload: WorkloadName,
+    /// Services that we may register.
+    pub services: Vec<ServiceName>,
+    /// Seconds since the Unix epoch.
+    pub issued: i64,
+    /// Whom we believe.
+    pub bundle: TrustBundle,
+    instance_key: String,
+}
+
+impl Identity {
+    /// When the next certificate is asked for: after half of the life that it was issued for,
+    /// give or take 5 %, so that many sidecars started together do not come together.
+    fn renew_after(&self, random: f64) -> Duration {
+        let life = (self.credentials.not_after - self.issued).max(0) as f64;
+        let due = self.issued as f64 + life * (0.5 + (random - 0.5) * 0.1);
+        Duration::from_secs_f64((due - unix_now() as f64).max(0.0))
+    }
+
+    /// Whether the certificate is valid now.
+    pub fn is_valid(&self) -> bool {
+        unix_now() < self.credentials.not_after
+    }
+}
+
+/// Seconds since the Unix epoch.
+pub fn unix_now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    })
+}
+
+/// Gets certificates, keeps them fresh, and puts them and the trust bundle in force.
+#[derive(Debug)]
+pub struct Manager {
+    address: String,
+    token: Option<String>,
+    state: StateDir,
+    tls: Arc<TlsContext>,
+    current: watch::Sender<Option<Identity>>,
+    generation: std::sync::atomic::AtomicU64,
+}
+
+impl Manager {
+    /// Nothing yet.
+    pub fn new(
+        address: String,
+        token: Option<String>,
+        state: StateDir,
+        tls: Arc<TlsContext>,
+    ) -> Self {
+        Self {
+            address,
+            token,
+            state,
+            tls,
+            current: watch::Sender::new(None),
+            generation: std::sync::atomic::AtomicU64::new(1),
+        }
+    }
+
+    /// Who we are; changes with every renewal.
+    pub fn subscribe(&self) -> watch::Receiver<Option<Identity>> {
+        self.current.subscribe()
+    }
+
+    /// Takes up what is on disk, whether or not it has expired (the instance key may still
+    /// attest us). False when there is nothing.
+    pub fn restore(&self) -> Result<bool, IdentityError> {
+        let Some(saved) = Saved::read(&self.state)? else {
+            return Ok(false);
+        };
+        let identity = saved.into_identity()?;
+        self.put_in_force(identity)?;
+        Ok(true)
+    }
+
+    /// Gets a certificate with whatever proves us: the valid one, the instance key, the token.
+    pub async fn sign(&self) -> Result<(), IdentityError> {
+        let held = self.current.borrow().clone();
+        let mut last = IdentityError::NoCredential;
+        for (credential, trusting) in self.credentials(held.as_ref())? {
+            match self.sign_with(credential, trusting, held.as_ref()).await {
+                Ok(identity) => {
+                    Saved::from(&identity).write(&self.state)?;
+                    return self.put_in_force(identity);
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Renews for ever. The first certificate has to be there.
+    pub async fn keep_fresh(&self) {
+        let mut wait = RETRY_FIRST;
+        let mut failed = false;
+        loop {
+            let due = {
+                let current = self.current.borrow();
+                let due = current.as_ref().map(|i| i.renew_after(fastrand::f64()));
+                due.unwrap_or_default()
+            };
+            tokio::time::sleep(if failed { wait } else { due }).await;
+            match self.sign().await {
+                Ok(()) => {
+                    failed = false;
+                    wait = RETRY_FIRST;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, retry_in = ?wait, "certificate not renewed");
+                    wait = if failed {
+                        (wait * 2).min(RETRY_MAX)
+                    } else {
+                        wait
+                    };
+                    failed = true;
+                }
+            }
+        }
+    }
+
+    /// Puts a new trust bundle in force.
+    pub fn trust(&self, bundle: TrustBundle) -> Result<(), IdentityError> {
+        let Some(mut identity) = self.current.borrow().clone() else {
+            return Ok(());
+        };
+        if identity.bundle == bundle {
+            return Ok(());
+        }
+        identity.bundle = bundle;
+        Saved::from(&identity).write(&self.state)?;
+        self.put_in_force(identity)
+    }
+
+    fn put_in_force(&self, identity: Identity) -> Result<(), IdentityError> {
+        let trust = Arc::new(Trust::new(&identity.bundle)?);
+        let generation = self
+            .generation
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let material = Material::new(generation, &identity.credentials, trust)?;
+        self.tls.replace(material);
+        self.current.send_replace(Some(identity));
+        Ok(())
+    }
+
+    fn credentials(
+        &self,
+        held: Option<&Identity>,
+    ) -> Result<Vec<(Credential, Trusting)>, IdentityError> {
+        let mut found = Vec::new();
+        if let Some(identity) = held {
+            let trust = Arc::new(Trust::new(&identity.bundle)?);
+            if identity.is_valid() {
+                found.push((
+                    Credential::CurrentCertificate(CurrentCertificate {}),
+                    Trusting::Mutual(Arc::clone(&trust), Arc::clone(&identity.credentials)),
+                ));
+            }
+            if !identity.instance_key.is_empty() {
+                let trust_domain = identity.bundle.trust_domain.clone();
+                found.push((
+                    Credential::InstanceKey(identity.instance_key.clone()),
+                    Trusting::Bundle(trust, trust_domain),
+                ));
+            }
+        }
+        if let Some(token) = &self.token {
+            let digest = root_digest(token).ok_or(IdentityError::Token)?;
+            found.push((
+                Credential::JoinToken(token.clone()),
+                Trusting::RootDigest(digest.into()),
+            ));
+        }
+        Ok(found)
+    }
+
+    async fn sign_with(
+        &self,
+        credential: Credential,
+        trusting: Trusting,
+        held: Option<&Identity>,
+    ) -> Result<Identity, IdentityError> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let csr = CertificateParams::default().serialize_request(&key)?;
+        let channel = control_plane::connect(&self.address, &trusting).await?;
+        let request = SignRequest {
+            csr: csr.der().to_vec(),
+            credential: Some(credential),
+        };
+        let mut client = IdentityClient::new(channel);
+        let asking = client.sign(request);
+        let answer = match tokio::time::timeout(SIGN_TIMEOUT, asking).await {
+            Ok(answer) => answer.map_err(|status| IdentityError::Refused(Box::new(status)))?,
+            Err(_elapsed) => {
+                return Err(IdentityError::Answer(format!(
+                    "none within {SIGN_TIMEOUT:?}"
+                )));
+            }
+        };
+        identity_from(answer.into_inner(), &key, held)
+    }
+}
+
+fn identity_from(
+    answer: SignResponse,
+    key: &KeyPair,
+    held: Option<&Identity>,
+) -> Result<Identity, IdentityError> {
+    let bad = |what: &dyn std::fmt::Display| IdentityError::Answer(what.to_string());
+    let identity: SpiffeId = answer.identity.parse().map_err(|error| bad(&error))?;
+    if answer.chain.is_empty() || answer.roots.is_empty() {
+        return Err(bad(&"no certificate, or no root to trust"));
+    }
+    let services = answer.services.iter().map(|text| text.parse());
+    let instance_key = match (answer.instance_key.is_empty(), held) {
+        (true, Some(held)) => held.instance_key.clone(),
+        (_, _) => answer.instance_key,
+    };
+    Ok(Identity {
+        credentials: Arc::new(Credentials {
+            chain: answer.chain.into_iter().map(CertificateDer::from).collect(),
+            key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
+            identity,
+            instance: answer.instance.into(),
+            not_after: answer.not_after,
+        }),
+        workload: answer.workload.parse().map_err(|error| bad(&error))?,
+        services: services
+            .collect::<Result<_, _>>()
+            .map_err(|error: weft_core::name::NameError| bad(&error))?,
+        issued: answer.issued,
+        bundle: TrustBundle {
+            trust_domain: answer.trust_domain.parse().map_err(|error| bad(&error))?,
+            roots: answer.roots,
+            revoked_instances: held
+                .map(|held| held.bundle.revoked_instances.clone())
+                .unwrap_or_default(),
+        },
+        instance_key,
+    })
+}
+
+/// The digest of the root in `weft1.TRUST-DOMAIN.ROOT-DIGEST.ID.SECRET`. A trust domain may have
+/// dots in it, so the parts are counted from the end.
+fn root_digest(token: &str) -> Option<&str> {
+    let rest = token.trim().strip_prefix("weft1.")?;
+    let digest = rest.rsplitn(4, '.').nth(2)?;
+    let hex = digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit());
+    hex.then_some(digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::root_digest;
+
+    #[test]
+    fn digest_of_a_token() {
+        let digest = "ab".repeat(32);
+        let token = format!("weft1.weft.local.{digest}.id.secret");
+        assert_eq!(root_digest(&token), Some(digest.as_str()));
+        for bad in [
+            "",
+            "weft1",
+            "weft1.a.b.c.d",
+            &format!("weft2.a.{digest}.i.s"),
+        ] {
+            assert_eq!(root_digest(bad), None, "{bad}");
+        }
+    }
+}

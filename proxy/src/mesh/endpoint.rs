@@ -1,0 +1,191 @@
+//! An endpoint with its live state, which outlives every change of configuration.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use weft_core::balance::PeakEwma;
+use weft_core::breaker::{
+    Breaker, BreakerConfig, CallClass, CallOutcome, Permit, Rejected, StateView,
+};
+use weft_core::model;
+use weft_core::name::ServiceName;
+use weft_core::time::Instant;
+
+use crate::telemetry::metrics::HttpStats;
+use crate::tls::Material;
+
+/// How fast the latency estimate forgets.
+const EWMA_DECAY: Duration = Duration::from_secs(10);
+/// What a new endpoint is believed to need before anything was measured.
+const EWMA_DEFAULT_LATENCY: Duration = Duration::from_millis(30);
+
+/// What identifies live state from one snapshot to the next.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct EndpointKey {
+    /// The service that it serves.
+    pub service: ServiceName,
+    /// The service's port.
+    pub port: u16,
+    /// The instance.
+    pub instance: Arc<str>,
+    /// Where it is dialled.
+    pub address: SocketAddr,
+}
+
+/// One endpoint of one port of a service.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// What identifies its live state.
+    pub key: EndpointKey,
+    /// What the control plane said of it.
+    pub model: Arc<model::Endpoint>,
+    /// What we have seen of it.
+    pub live: Arc<Live>,
+}
+
+/// What this sidecar has seen of an endpoint.
+#[derive(Debug)]
+pub struct Live {
+    /// Its counters.
+    pub stats: Arc<HttpStats>,
+    machines: Mutex<Machines>,
+    tls: Mutex<TlsCache>,
+}
+
+#[derive(Debug)]
+struct Machines {
+    ewma: PeakEwma,
+    breaker: Breaker,
+}
+
+#[derive(Debug, Default)]
+struct TlsCache {
+    generation: u64,
+    configs: Vec<(&'static [u8], Arc<ClientConfig>)>,
+}
+
+/// A call that has begun and has to be finished or cancelled.
+#[derive(Debug)]
+pub struct Call {
+    live: Arc<Live>,
+    permit: Option<Permit>,
+    began: Instant,
+}
+
+impl Live {
+    /// A fresh endpoint: closed breaker, no latency measured.
+    pub fn new(stats: Arc<HttpStats>, breaker: BreakerConfig) -> Self {
+        Self {
+            stats,
+            machines: Mutex::new(Machines {
+                ewma: PeakEwma::new(EWMA_DECAY, EWMA_DEFAULT_LATENCY),
+                breaker: Breaker::new(breaker),
+            }),
+            tls: Mutex::default(),
+        }
+    }
+
+    /// Whether the breaker would let a call through, without asking for a permit.
+    pub fn is_available(&self, now: Instant) -> bool {
+        self.machines().breaker.is_available(now)
+    }
+
+    /// The balancing score: lower is better.
+    pub fn score(&self, now: Instant) -> f64 {
+        let machines = self.machines();
+        let share = machines.breaker.ramp_share(now).max(0.01);
+        machines.ewma.score(now) / share
+    }
+
+    /// The breaker's state, for people.
+    pub fn breaker_state(&self, now: Instant) -> StateView {
+        self.machines().breaker.state(now)
+    }
+
+    /// Begins a call, if the breaker allows one.
+    pub fn begin(self: &Arc<Self>, now: Instant, random: u64) -> Result<Call, Rejected> {
+        let mut machines = self.machines();
+        let permit = machines.breaker.try_acquire(now, random)?;
+        machines.ewma.on_start();
+        drop(machines);
+        Ok(Call {
+            live: Arc::clone(self),
+            permit: Some(permit),
+            began: now,
+        })
+    }
+
+    /// Begins a call past an open breaker: ejecting this endpoint would have left too few.
+    pub fn begin_forced(self: &Arc<Self>, now: Instant) -> Call {
+        self.machines().ewma.on_start();
+        Call {
+            live: Arc::clone(self),
+            permit: None,
+            began: now,
+        }
+    }
+
+    /// The TLS configuration for this endpoint with its session tickets; made anew when the
+    /// material changed, which drops the tickets.
+    pub fn tls_config(&self, material: &Material, alpn: &'static [u8]) -> Arc<ClientConfig> {
+        let mut cache = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
+        if cache.generation != material.generation {
+            cache.generation = material.generation;
+            cache.configs.clear();
+        }
+        if let Some((_name, config)) = cache.configs.iter().find(|(name, _)| *name == alpn) {
+            return Arc::clone(config);
+        }
+        let config = material.client_for(alpn);
+        cache.configs.push((alpn, Arc::clone(&config)));
+        config
+    }
+
+    fn machines(&self) -> MutexGuard<'_, Machines> {
+        // A panic in core would be a bug; the counters it left are still better than none.
+        self.machines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Call {
+    /// When it began.
+    pub fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// Ends the call with what came of it.
+    pub fn finish(mut self, class: CallClass, now: Instant) {
+        let latency = now.saturating_since(self.began);
+        let mut machines = self.live.machines();
+        let failed = matches!(class, CallClass::Failure);
+        machines.ewma.on_finish(latency, failed, now);
+        if let Some(permit) = self.permit.take() {
+            let outcome = CallOutcome { class, latency };
+            let _transition = machines
+                .breaker
+                .on_result(permit, outcome, now, fastrand::u64(..));
+        }
+        drop(machines);
+        self.began = FINISHED;
+    }
+}
+
+/// Marks a call whose end has been told.
+const FINISHED: Instant = Instant::from_nanos(u64::MAX);
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if self.began == FINISHED {
+            return;
+        }
+        // The client went away: that says nothing about the endpoint, but gives its slot back.
+        let now = crate::clock::now();
+        let mut machines = self.live.machines();
+        machines.ewma.on_cancel();
+        if let Some(permit) = self.permit.take() {
+            machines.breaker.on_cancel(permit, now);
+        }
+    }
+}

@@ -1,0 +1,448 @@
+//! What this sidecar knows of the mesh: an immutable snapshot, swapped in whole, and the demand
+//! for what it does not know yet.
+
+mod endpoint;
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use weft_core::breaker::BreakerConfig;
+use weft_core::model::{self, AppProtocol, MeshConfig, Transport, UnknownDestinations};
+use weft_core::name::{ServiceName, WorkloadName};
+use weft_core::reason::Reason;
+use weft_proto::resource::Kind;
+
+pub use endpoint::{Call, Endpoint, EndpointKey, Live};
+
+use crate::telemetry::metrics::{Direction, HttpKey, Metrics};
+
+/// Names asked for at the same time that the control plane has not answered yet.
+const DEMAND_MAX: usize = 4096;
+
+/// A service as the data path uses it.
+#[derive(Debug)]
+pub struct ServiceView {
+    /// What the control plane said.
+    pub model: model::Service,
+    /// SNI towards its endpoints.
+    pub hostname: Arc<str>,
+    ports: HashMap<u16, Arc<PortView>>,
+    last_used: AtomicU64,
+}
+
+/// One port of a service with everybody who serves it.
+#[derive(Debug)]
+pub struct PortView {
+    /// The service.
+    pub service: ServiceName,
+    /// The port.
+    pub port: u16,
+    /// SNI towards its endpoints.
+    pub hostname: Arc<str>,
+    /// What is spoken there.
+    pub protocol: AppProtocol,
+    /// Who serves it.
+    pub endpoints: Vec<Arc<Endpoint>>,
+}
+
+impl ServiceView {
+    /// One of its ports, if it has it.
+    pub fn port(&self, port: u16) -> Option<&Arc<PortView>> {
+        self.ports.get(&port)
+    }
+}
+
+/// Everything known at one moment.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Mesh-wide settings; `None` until they came.
+    pub config: Option<Arc<MeshConfig>>,
+    /// The services held.
+    pub services: HashMap<ServiceName, Arc<ServiceView>>,
+    /// The workloads held, for being dialled by their own address.
+    pub workloads: HashMap<WorkloadName, Arc<ServiceView>>,
+    /// What hostnames and addresses stand for; `None` where the control plane said that there is
+    /// nothing.
+    aliases: HashMap<String, Option<Target>>,
+}
+
+#[derive(Debug, Clone)]
+enum Target {
+    Service(ServiceName),
+    Workload(WorkloadName),
+}
+
+/// What the discovery client hands over after each change.
+#[derive(Debug, Default)]
+pub struct World {
+    /// Mesh-wide settings.
+    pub config: Option<MeshConfig>,
+    /// Services with all names they go by.
+    pub services: Vec<(model::Service, Vec<String>)>,
+    /// Workloads with all names they go by.
+    pub workloads: Vec<(model::Workload, Vec<String>)>,
+    /// Names that the control plane said do not exist.
+    pub absent: HashSet<String>,
+}
+
+/// A name that some connection waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Demand {
+    /// What it may be.
+    pub kind: Kind,
+    /// Hostname, address, or NAMESPACE/NAME.
+    pub name: String,
+}
+
+/// Where a destination leads.
+#[derive(Debug, Clone)]
+pub enum Destination {
+    /// To a port of a service, or of a workload dialled directly.
+    Mesh(Arc<PortView>),
+    /// Out of the mesh, declared to be so.
+    Outside,
+}
+
+/// The shared, current knowledge of the mesh.
+#[derive(Debug)]
+pub struct Mesh {
+    snapshot: ArcSwap<Snapshot>,
+    changed: watch::Sender<u64>,
+    demand: mpsc::Sender<Demand>,
+    live: Mutex<HashMap<EndpointKey, Arc<Live>>>,
+    metrics: Arc<Metrics>,
+    wait: Duration,
+}
+
+impl Mesh {
+    /// Nothing known yet. `wait` is how long a connection waits for the control plane's answer.
+    /// The receiver is for the discovery client.
+    pub fn new(metrics: Arc<Metrics>, wait: Duration) -> (Arc<Self>, mpsc::Receiver<Demand>) {
+        let (demand, demanded) = mpsc::channel(DEMAND_MAX);
+        let mesh = Self {
+            snapshot: ArcSwap::default(),
+            changed: watch::Sender::new(0),
+            demand,
+            live: Mutex::default(),
+            metrics,
+            wait,
+        };
+        (Arc::new(mesh), demanded)
+    }
+
+    /// Everything known now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Counts the snapshots; changes whenever one is swapped in.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Which snapshot is in force, cheaply.
+    pub fn generation(&self) -> u64 {
+        *self.changed.borrow()
+    }
+
+    /// Swaps in a new world. Live state of endpoints that stay is carried over, that of the
+    /// others is dropped with the last connection that uses it.
+    pub fn publish(&self, world: World) {
+        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = HashMap::with_capacity(live.len());
+        let old = self.snapshot.load();
+        let mut snapshot = Snapshot {
+            config: world.config.map(Arc::new),
+            ..Snapshot::default()
+        };
+        for name in world.absent {
+            snapshot.aliases.insert(name, None);
+        }
+        for (service, aliases) in world.services {
+            let used = old.services.get(&service.name).map(|view| view.used());
+            let name = service.name.clone();
+            for alias in aliases {
+                let target = Target::Service(name.clone());
+                snapshot.aliases.insert(alias, Some(target));
+            }
+            let view = self.view(service, used, &mut live, &mut next);
+            snapshot.services.insert(name, view);
+        }
+        for (workload, aliases) in world.workloads {
+            let used = old.workloads.get(&workload.name).map(|view| view.used());
+            let name = workload.name.clone();
+            for alias in aliases {
+                let target = Target::Workload(name.clone());
+                snapshot.aliases.insert(alias, Some(target));
+            }
+            if let Some(service) = as_service(workload) {
+                let view = self.view(service, used, &mut live, &mut next);
+                snapshot.workloads.insert(name, view);
+            }
+        }
+        *live = next;
+        drop(live);
+        self.snapshot.store(Arc::new(snapshot));
+        self.changed.send_modify(|generation| *generation += 1);
+    }
+
+    fn view(
+        &self,
+        model: model::Service,
+        used: Option<u64>,
+        old: &mut HashMap<EndpointKey, Arc<Live>>,
+        next: &mut HashMap<EndpointKey, Arc<Live>>,
+    ) -> Arc<ServiceView> {
+        let hostname: Arc<str> = model.name.hostname().into();
+        let models: Vec<Arc<model::Endpoint>> =
+            model.endpoints.iter().cloned().map(Arc::new).collect();
+        let mut ports = HashMap::with_capacity(model.ports.len());
+        for port in &model.ports {
+            let mut endpoints = Vec::with_capacity(models.len());
+            for endpoint in &models {
+                let Some(address) = endpoint.address_for(port.port) else {
+                    continue;
+                };
+                let key = EndpointKey {
+                    service: model.name.clone(),
+                    port: port.port,
+                    instance: Arc::clone(&endpoint.instance),
+                    address,
+                };
+                let live = old
+                    .remove(&key)
+                    .unwrap_or_else(|| Arc::new(self.fresh(&key, endpoint)));
+                next.insert(key.clone(), Arc::clone(&live));
+                endpoints.push(Arc::new(Endpoint {
+                    key,
+                    model: Arc::clone(endpoint),
+                    live,
+                }));
+            }
+            let view = PortView {
+                service: model.name.clone(),
+                port: port.port,
+                hostname: Arc::clone(&hostname),
+                protocol: port.protocol,
+                endpoints,
+            };
+            ports.insert(port.port, Arc::new(view));
+        }
+        Arc::new(ServiceView {
+            model,
+            hostname,
+            ports,
+            last_used: AtomicU64::new(used.unwrap_or_else(|| crate::clock::now().as_nanos())),
+        })
+    }
+
+    fn fresh(&self, key: &EndpointKey, endpoint: &model::Endpoint) -> Live {
+        let stats = self.metrics.http(&HttpKey {
+            direction: Direction::Outbound,
+            service: format!("{}:{}", key.service, key.port).into(),
+            peer: endpoint.workload.to_string().into(),
+        });
+        Live::new(stats, BreakerConfig::default())
+    }
+
+    /// Where a connection to `destination` leads; waits for the control plane's answer where
+    /// there is none yet. Unanswered is not absent: that fails, it never goes out in plaintext.
+    pub async fn resolve(&self, destination: SocketAddr) -> Result<Destination, Reason> {
+        let ip = destination.ip().to_canonical();
+        let found = self.wait_for(|snapshot| {
+            let Some(config) = &snapshot.config else {
+                return Lookup::Unanswered(None);
+            };
+            let kind = if config.is_virtual(ip) {
+                Kind::Service
+            } else if config.is_workload(ip) {
+                Kind::Workload
+            } else {
+                return Lookup::Found(match config.unknown_destinations {
+                    UnknownDestinations::Passthrough => Ok(Destination::Outside),
+                    UnknownDestinations::Refuse => Err(Reason::DestinationRefused),
+                });
+            };
+            let name = ip.to_string();
+            match snapshot.lookup(&name) {
+                Some(Some(view)) => Lookup::Found(port_of(&view, destination.port())),
+                // An address in a workload range that belongs to nobody is declared outside.
+                Some(None) if kind == Kind::Workload => Lookup::Found(Ok(Destination::Outside)),
+                Some(None) => Lookup::Found(Err(Reason::ServiceNotFound)),
+                None => Lookup::Unanswered(Some(Demand { kind, name })),
+            }
+        });
+        found.await?
+    }
+
+    /// A port of a service by name; waits for the control plane's answer.
+    pub async fn resolve_service(
+        &self,
+        service: &ServiceName,
+        port: u16,
+    ) -> Result<Arc<PortView>, Reason> {
+        let name = service.to_string();
+        let view = self.service(&name).await?.ok_or(Reason::ServiceNotFound)?;
+        view.touch();
+        view.port(port).cloned().ok_or(Reason::PortNotDeclared)
+    }
+
+    /// The service that goes by `name`: a hostname, an address or NAMESPACE/NAME; `None` when the
+    /// control plane said that there is none.
+    pub async fn service(&self, name: &str) -> Result<Option<Arc<ServiceView>>, Reason> {
+        let found = self.wait_for(|snapshot| match snapshot.lookup(name) {
+            Some(found) => Lookup::Found(found),
+            None => Lookup::Unanswered(Some(Demand {
+                kind: Kind::Service,
+                name: name.to_owned(),
+            })),
+        });
+        found.await
+    }
+
+    /// The same port in the snapshot of now; `None` when it is gone.
+    pub fn refresh(&self, port: &PortView) -> Option<Arc<PortView>> {
+        let snapshot = self.snapshot.load();
+        let view = snapshot.services.get(&port.service).or_else(|| {
+            let name = WorkloadName::new(port.service.namespace(), port.service.name()).ok()?;
+            snapshot.workloads.get(&name)
+        })?;
+        view.touch();
+        view.port(port.port).cloned()
+    }
+
+    async fn wait_for<T>(&self, look: impl Fn(&Snapshot) -> Lookup<T>) -> Result<T, Reason> {
+        let mut changes = self.changed.subscribe();
+        let mut asked = None;
+        let waiting = async {
+            loop {
+                changes.mark_unchanged();
+                match look(&self.snapshot.load()) {
+                    Lookup::Found(found) => return Ok(found),
+                    Lookup::Unanswered(demand) => {
+                        if demand.is_some() && asked != demand {
+                            if let Some(demand) = demand.clone() {
+                                self.demand(demand)?;
+                            }
+                            asked = demand;
+                        }
+                    }
+                }
+                if changes.changed().await.is_err() {
+                    return Err(Reason::Draining);
+                }
+            }
+        };
+        match timeout(self.wait, waiting).await {
+            Ok(result) => result,
+            Err(_elapsed) => Err(Reason::DiscoveryUnavailable),
+        }
+    }
+
+    fn demand(&self, demand: Demand) -> Result<(), Reason> {
+        // A full queue means that thousands of names wait already: the answer is the same as when
+        // the control plane does not answer in time.
+        self.demand
+            .try_send(demand)
+            .map_err(|_full| Reason::DiscoveryUnavailable)
+    }
+
+    /// Names of services and workloads that nobody has used for `idle`.
+    pub fn unused_since(&self, idle: Duration) -> Vec<Demand> {
+        let limit = (crate::clock::now() - idle).as_nanos();
+        let snapshot = self.snapshot.load();
+        let services = snapshot.services.iter().map(|(name, view)| {
+            let name = name.to_string();
+            (Kind::Service, name, view)
+        });
+        let workloads = snapshot.workloads.iter().map(|(name, view)| {
+            let name = name.to_string();
+            (Kind::Workload, name, view)
+        });
+        services
+            .chain(workloads)
+            .filter(|(_, _, view)| view.used() < limit)
+            .map(|(kind, name, _)| Demand { kind, name })
+            .collect()
+    }
+}
+
+enum Lookup<T> {
+    Found(T),
+    Unanswered(Option<Demand>),
+}
+
+impl Snapshot {
+    /// `None`: unanswered. `Some(None)`: there is none.
+    fn lookup(&self, name: &str) -> Option<Option<Arc<ServiceView>>> {
+        if let Ok(service) = name.parse::<ServiceName>()
+            && let Some(view) = self.services.get(&service)
+        {
+            return Some(Some(Arc::clone(view)));
+        }
+        match self.aliases.get(name)? {
+            None => Some(None),
+            Some(Target::Service(name)) => Some(self.services.get(name).cloned()),
+            Some(Target::Workload(name)) => Some(self.workloads.get(name).cloned()),
+        }
+    }
+}
+
+impl ServiceView {
+    fn touch(&self) {
+        self.last_used
+            .store(crate::clock::now().as_nanos(), Ordering::Relaxed);
+    }
+
+    fn used(&self) -> u64 {
+        self.last_used.load(Ordering::Relaxed)
+    }
+
+    /// Its virtual addresses.
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.model.addresses
+    }
+}
+
+fn port_of(view: &ServiceView, port: u16) -> Result<Destination, Reason> {
+    view.touch();
+    let port = view.port(port).ok_or(Reason::PortNotDeclared)?;
+    Ok(Destination::Mesh(Arc::clone(port)))
+}
+
+/// A workload dialled by its own address is a service with one endpoint: itself.
+fn as_service(workload: model::Workload) -> Option<model::Service> {
+    let address = *workload.addresses.first()?;
+    let name = ServiceName::new(workload.name.namespace(), workload.name.name()).ok()?;
+    let endpoint = model::Endpoint {
+        instance: workload.instance,
+        workload: workload.name,
+        identity: workload.identity,
+        zone: String::new(),
+        weight: 100,
+        transport: match workload.transport {
+            Transport::Mesh => Transport::Mesh,
+            Transport::Plain => Transport::Plain,
+        },
+        ports: workload
+            .ports
+            .iter()
+            .map(|port| model::EndpointPort {
+                service_port: port.port,
+                address: SocketAddr::new(address, port.port),
+            })
+            .collect(),
+    };
+    Some(model::Service {
+        name,
+        addresses: workload.addresses,
+        ports: workload.ports,
+        endpoints: vec![endpoint],
+    })
+}

@@ -1,0 +1,210 @@
+//! The first bytes of an accepted connection: a sidecar's ClientHello, or something to replay.
+
+use std::io::{self, Cursor};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use rustls::server::Acceptor;
+use rustls_pki_types::UnixTime;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::{StartHandshake, client, server};
+use webpki::KeyUsage;
+
+use super::{ALPN_H1, ALPN_H2, ALPN_PREFIX, ALPN_TCP, Material, PeerError, VerifiedPeer};
+
+/// Longest ClientHello that is read; a post-quantum one has about 1.7 KiB.
+const CLIENT_HELLO_MAX_BYTES: usize = 64 * 1024;
+
+/// What an accepted connection turned out to be.
+#[derive(Debug)]
+pub enum Opened {
+    /// Another sidecar, with requests as HTTP/2 streams.
+    MeshH2(server::TlsStream<TcpStream>, VerifiedPeer),
+    /// Another sidecar, with one HTTP/1.1 exchange that may turn into a byte stream.
+    MeshH1(server::TlsStream<TcpStream>, VerifiedPeer),
+    /// Another sidecar, with opaque bytes.
+    MeshTcp(server::TlsStream<TcpStream>, VerifiedPeer),
+    /// Not mesh traffic: the application's own TLS, plaintext, or silence.
+    Outside(Replayed<TcpStream>),
+}
+
+/// Why an accepted connection cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The connection broke.
+    #[error("reading the first bytes: {0}")]
+    Io(#[from] io::Error),
+    /// The handshake took too long.
+    #[error("the TLS handshake took longer than {0:?}")]
+    Timeout(Duration),
+    /// The peer is not believed.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+}
+
+/// Reads the first bytes and, when they are a sidecar's ClientHello, completes the handshake.
+///
+/// `silence` is how long a client may send nothing at all before it is taken for one that waits
+/// for the server to speak; `handshake` bounds everything after the first byte.
+pub async fn open(
+    mut io: TcpStream,
+    material: &Arc<Material>,
+    silence: Duration,
+    handshake: Duration,
+) -> Result<Opened, OpenError> {
+    let mut bytes = BytesMut::with_capacity(4096);
+    match timeout(silence, io.read_buf(&mut bytes)).await {
+        Ok(read) => read?,
+        Err(_elapsed) => 0,
+    };
+    // 0x16 is a TLS handshake record (RFC 8446 section 5.1).
+    if bytes.first() != Some(&0x16) {
+        return Ok(Opened::Outside(Replayed::new(bytes.freeze(), io)));
+    }
+    let shake = complete(io, bytes, material);
+    match timeout(handshake, shake).await {
+        Ok(result) => result,
+        Err(_elapsed) => Err(OpenError::Timeout(handshake)),
+    }
+}
+
+async fn complete(
+    mut io: TcpStream,
+    mut bytes: BytesMut,
+    material: &Arc<Material>,
+) -> Result<Opened, OpenError> {
+    let mut acceptor = Acceptor::default();
+    let mut fed = 0;
+    let accepted = loop {
+        let mut rest = Cursor::new(&bytes[fed..]);
+        while rest.has_remaining() {
+            acceptor.read_tls(&mut rest)?;
+        }
+        fed = bytes.len();
+        match acceptor.accept() {
+            Ok(Some(accepted)) => break accepted,
+            Ok(None) if bytes.len() < CLIENT_HELLO_MAX_BYTES => {
+                if io.read_buf(&mut bytes).await? == 0 {
+                    return Ok(Opened::Outside(Replayed::new(bytes.freeze(), io)));
+                }
+            }
+            Ok(None) | Err(_) => return Ok(Opened::Outside(Replayed::new(bytes.freeze(), io))),
+        }
+    };
+    let offers_mesh = accepted
+        .client_hello()
+        .alpn()
+        .is_some_and(|mut names| names.any(|name| name.starts_with(ALPN_PREFIX)));
+    if !offers_mesh {
+        return Ok(Opened::Outside(Replayed::new(bytes.freeze(), io)));
+    }
+    let stream = StartHandshake::from_parts(accepted, io)
+        .into_stream(Arc::clone(&material.server))
+        .await?;
+    let connection = stream.get_ref().1;
+    let peer = VerifiedPeer::check(
+        connection.peer_certificates(),
+        KeyUsage::client_auth(),
+        &material.trust,
+        UnixTime::now(),
+    )?;
+    match connection.alpn_protocol() {
+        Some(ALPN_H2) => Ok(Opened::MeshH2(stream, peer)),
+        Some(ALPN_H1) => Ok(Opened::MeshH1(stream, peer)),
+        Some(ALPN_TCP) => Ok(Opened::MeshTcp(stream, peer)),
+        // rustls has refused a handshake without a common name; nothing else is configured.
+        Some(_) | None => Err(io::Error::from(io::ErrorKind::InvalidData).into()),
+    }
+}
+
+/// Who answered on a client connection; to be called after every handshake.
+pub fn peer_of_client(
+    stream: &client::TlsStream<TcpStream>,
+    material: &Material,
+) -> Result<VerifiedPeer, PeerError> {
+    VerifiedPeer::check(
+        stream.get_ref().1.peer_certificates(),
+        KeyUsage::server_auth(),
+        &material.trust,
+        UnixTime::now(),
+    )
+}
+
+/// A connection whose first bytes have been read already.
+#[derive(Debug)]
+pub struct Replayed<IO> {
+    first: Bytes,
+    io: IO,
+}
+
+impl<IO> Replayed<IO> {
+    /// `first` comes before whatever `io` has yet to give.
+    pub fn new(first: Bytes, io: IO) -> Self {
+        Self { first, io }
+    }
+
+    /// What has been read already.
+    pub fn first(&self) -> &Bytes {
+        &self.first
+    }
+
+    /// The connection itself.
+    pub fn get_ref(&self) -> &IO {
+        &self.io
+    }
+
+    /// Both parts.
+    pub fn into_parts(self) -> (Bytes, IO) {
+        (self.first, self.io)
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Replayed<IO> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.first.is_empty() {
+            return Pin::new(&mut self.io).poll_read(cx, buf);
+        }
+        let length = self.first.len().min(buf.remaining());
+        buf.put_slice(&self.first.split_to(length));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Replayed<IO> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}

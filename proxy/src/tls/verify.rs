@@ -1,0 +1,331 @@
+//! Who a peer is. The only place that vouches for anyone.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
+use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+use weft_core::model::TrustBundle;
+use weft_core::name::{SpiffeId, TrustDomain};
+
+use super::TlsError;
+
+/// Whom we believe, ready for verification.
+#[derive(Debug)]
+pub struct Trust {
+    trust_domain: TrustDomain,
+    anchors: Vec<TrustAnchor<'static>>,
+    revoked_instances: BTreeSet<String>,
+}
+
+impl Trust {
+    /// Reads the roots of a bundle; one that is not a certificate rejects the whole bundle.
+    pub fn new(bundle: &TrustBundle) -> Result<Self, TlsError> {
+        let anchors = bundle.roots.iter().enumerate().map(|(index, der)| {
+            let der = CertificateDer::from(der.as_slice());
+            let anchor = anchor_from_trusted_cert(&der).map_err(|source| TlsError::Root {
+                trust_domain: bundle.trust_domain.to_string(),
+                index,
+                source,
+            })?;
+            Ok(anchor.to_owned())
+        });
+        Ok(Self {
+            trust_domain: bundle.trust_domain.clone(),
+            anchors: anchors.collect::<Result<_, _>>()?,
+            revoked_instances: bundle.revoked_instances.clone(),
+        })
+    }
+
+    /// The trust domain whose members are believed.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// Who a server is, by the certificates that it showed.
+    pub(crate) fn check_server(
+        &self,
+        certificates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<VerifiedPeer, PeerError> {
+        VerifiedPeer::check(Some(certificates), KeyUsage::server_auth(), self, now)
+    }
+
+    /// Whether the certificates of `instance` are refused.
+    pub fn is_revoked(&self, instance: &str) -> bool {
+        self.revoked_instances.contains(instance)
+    }
+}
+
+/// Why a peer is not believed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PeerError {
+    /// It showed no certificate.
+    #[error("the peer showed no certificate")]
+    NoCertificate,
+    /// Its certificate does not lead to a root that we trust, or is not valid now.
+    #[error("the peer's certificate is not valid: {0}")]
+    Chain(webpki::Error),
+    /// Its certificate does not name exactly one workload.
+    #[error("the peer's certificate has to name exactly one SPIFFE ID, found {found:?}")]
+    NoIdentity {
+        /// The URI names in it.
+        found: Vec<String>,
+    },
+    /// It belongs to somebody else's mesh.
+    #[error("the peer {found} is not of the trust domain {expected}")]
+    TrustDomain {
+        /// Who it is.
+        found: SpiffeId,
+        /// Where it would have to be from.
+        expected: TrustDomain,
+    },
+    /// Its instance was revoked.
+    #[error("the peer {identity} is the revoked instance {instance}")]
+    Revoked {
+        /// Who it is.
+        identity: SpiffeId,
+        /// Its instance.
+        instance: String,
+    },
+    /// It is not the one that was meant.
+    #[error("the peer is {found}, expected {expected}")]
+    Mismatch {
+        /// Who it is.
+        found: SpiffeId,
+        /// Who was meant.
+        expected: SpiffeId,
+    },
+}
+
+/// Proof that a peer is who it says: made only here, after a handshake, from the certificates
+/// of that connection, with the bundle and the time of now.
+#[derive(Debug, Clone)]
+pub struct VerifiedPeer {
+    identity: SpiffeId,
+    instance: Arc<str>,
+    certificate_hash: Arc<str>,
+}
+
+impl VerifiedPeer {
+    /// Its SPIFFE ID.
+    pub fn identity(&self) -> &SpiffeId {
+        &self.identity
+    }
+
+    /// Its instance.
+    pub fn instance(&self) -> &Arc<str> {
+        &self.instance
+    }
+
+    /// SHA-256 of its certificate, hexadecimal.
+    pub fn certificate_hash(&self) -> &str {
+        &self.certificate_hash
+    }
+
+    /// Refuses everyone but `expected`.
+    pub fn expect(self, expected: &SpiffeId) -> Result<Self, PeerError> {
+        if self.identity == *expected {
+            Ok(self)
+        } else {
+            Err(PeerError::Mismatch {
+                found: self.identity,
+                expected: expected.clone(),
+            })
+        }
+    }
+
+    /// Checks the certificates that a finished handshake left. Also to be called after a resumed
+    /// one, where rustls ran no verifier and hands out the certificates of the ticket.
+    pub(super) fn check(
+        certificates: Option<&[CertificateDer<'_>]>,
+        usage: KeyUsage,
+        trust: &Trust,
+        now: UnixTime,
+    ) -> Result<Self, PeerError> {
+        let Some((leaf, intermediates)) = certificates.and_then(<[_]>::split_first) else {
+            return Err(PeerError::NoCertificate);
+        };
+        let end_entity = EndEntityCert::try_from(leaf).map_err(PeerError::Chain)?;
+        end_entity
+            .verify_for_usage(
+                algorithms().all,
+                &trust.anchors,
+                intermediates,
+                now,
+                usage,
+                None,
+                None,
+            )
+            .map_err(PeerError::Chain)?;
+        let names: Vec<&str> = end_entity.valid_uri_names().collect();
+        let [name] = names.as_slice() else {
+            return Err(no_identity(&names));
+        };
+        let identity: SpiffeId = name.parse().map_err(|_ignored| no_identity(&names))?;
+        if identity.trust_domain() != trust.trust_domain.as_str() {
+            return Err(PeerError::TrustDomain {
+                found: identity,
+                expected: trust.trust_domain.clone(),
+            });
+        }
+        let instance = instance_of(leaf).ok_or_else(|| no_identity(&names))?;
+        if trust.is_revoked(&instance) {
+            return Err(PeerError::Revoked { identity, instance });
+        }
+        Ok(Self {
+            identity,
+            instance: instance.into(),
+            certificate_hash: sha256_hex(leaf).into(),
+        })
+    }
+}
+
+fn no_identity(names: &[&str]) -> PeerError {
+    PeerError::NoIdentity {
+        found: names.iter().map(|name| (*name).to_owned()).collect(),
+    }
+}
+
+/// The subject's common name, where the authority writes the instance.
+fn instance_of(leaf: &CertificateDer<'_>) -> Option<String> {
+    let (_rest, parsed) = x509_parser::parse_x509_certificate(leaf).ok()?;
+    let name = parsed.subject().iter_common_name().next()?;
+    name.as_str().ok().map(str::to_owned)
+}
+
+/// SHA-256, hexadecimal.
+pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    let mut text = String::with_capacity(64);
+    for byte in digest.as_ref() {
+        // Writing to a String cannot fail.
+        let _infallible = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+fn algorithms() -> WebPkiSupportedAlgorithms {
+    rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms
+}
+
+/// rustls' side of verification, for both ends: chain, time, trust domain and revocation. Whether
+/// the peer is the one that was meant is decided after the handshake, through [`VerifiedPeer`].
+#[derive(Debug)]
+pub(super) struct MeshVerifier {
+    trust: Arc<Trust>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl MeshVerifier {
+    pub(super) fn new(trust: Arc<Trust>) -> Arc<Self> {
+        Arc::new(Self {
+            trust,
+            algorithms: algorithms(),
+        })
+    }
+
+    fn check(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        usage: KeyUsage,
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        let mut chain = vec![leaf.clone()];
+        chain.extend(intermediates.iter().cloned());
+        match VerifiedPeer::check(Some(&chain), usage, &self.trust, now) {
+            Ok(_verified_again_after_the_handshake) => Ok(()),
+            Err(error) => Err(rustls::Error::InvalidCertificate(CertificateError::Other(
+                rustls::OtherError(Arc::new(error)),
+            ))),
+        }
+    }
+
+    fn tls12() -> rustls::Error {
+        rustls::Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOffered)
+    }
+}
+
+impl ServerCertVerifier for MeshVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.check(leaf, intermediates, KeyUsage::server_auth(), now)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(Self::tls12())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+impl ClientCertVerifier for MeshVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.check(leaf, intermediates, KeyUsage::client_auth(), now)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(Self::tls12())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+#[path = "verify_tests.rs"]
+mod tests;

@@ -1,0 +1,111 @@
+//! Chains made on the spot, checked as a finished handshake would.
+
+use super::*;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, SanType,
+};
+
+struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        Self {
+            issuer: CertifiedIssuer::self_signed(params, key).unwrap(),
+        }
+    }
+
+    fn trust(&self, revoked: &[&str]) -> Trust {
+        Trust::new(&TrustBundle {
+            trust_domain: "weft.local".parse().unwrap(),
+            roots: vec![self.issuer.der().to_vec()],
+            revoked_instances: revoked.iter().map(|s| (*s).to_owned()).collect(),
+        })
+        .unwrap()
+    }
+
+    fn leaf(&self, uris: &[&str], instance: &str) -> CertificateDer<'static> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, instance);
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        params.subject_alt_names = uris
+            .iter()
+            .map(|uri| SanType::URI((*uri).try_into().unwrap()))
+            .collect();
+        let key = KeyPair::generate().unwrap();
+        params.signed_by(&key, &self.issuer).unwrap().der().clone()
+    }
+}
+
+const WEB: &str = "spiffe://weft.local/ns/shop/sa/web";
+
+fn check(chain: &[CertificateDer<'_>], trust: &Trust) -> Result<VerifiedPeer, PeerError> {
+    let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_800_000_000));
+    VerifiedPeer::check(Some(chain), KeyUsage::client_auth(), trust, now)
+}
+
+#[test]
+fn the_right_one_is_believed() {
+    let authority = Authority::new();
+    let leaf = authority.leaf(&[WEB], "i-1");
+    let peer = check(&[leaf], &authority.trust(&[])).unwrap();
+    assert_eq!(peer.identity().as_str(), WEB);
+    assert_eq!(&**peer.instance(), "i-1");
+    assert_eq!(peer.certificate_hash().len(), 64);
+    let other: SpiffeId = "spiffe://weft.local/ns/shop/sa/orders".parse().unwrap();
+    assert!(matches!(
+        peer.expect(&other),
+        Err(PeerError::Mismatch { .. })
+    ));
+}
+
+#[test]
+fn everyone_else_is_not() {
+    let authority = Authority::new();
+    let trust = authority.trust(&["i-revoked"]);
+    let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_800_000_000));
+    assert_eq!(
+        VerifiedPeer::check(None, KeyUsage::client_auth(), &trust, now).unwrap_err(),
+        PeerError::NoCertificate
+    );
+    let foreign_root = Authority::new().leaf(&[WEB], "i-1");
+    assert!(matches!(
+        check(&[foreign_root], &trust),
+        Err(PeerError::Chain(_))
+    ));
+    for uris in [
+        &[][..],
+        &[WEB, WEB],
+        &["spiffe://weft.local/x"],
+        &["https://weft.local/"],
+    ] {
+        let leaf = authority.leaf(uris, "i-1");
+        assert!(
+            matches!(check(&[leaf], &trust), Err(PeerError::NoIdentity { .. })),
+            "{uris:?}"
+        );
+    }
+    let elsewhere = authority.leaf(&["spiffe://other/ns/shop/sa/web"], "i-1");
+    assert!(matches!(
+        check(&[elsewhere], &trust),
+        Err(PeerError::TrustDomain { .. })
+    ));
+    let revoked = authority.leaf(&[WEB], "i-revoked");
+    assert!(matches!(
+        check(&[revoked], &trust),
+        Err(PeerError::Revoked { .. })
+    ));
+    let garbage = CertificateDer::from(vec![1, 2, 3]);
+    assert!(matches!(
+        check(&[garbage], &trust),
+        Err(PeerError::Chain(_))
+    ));
+}
