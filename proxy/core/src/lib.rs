@@ -6,6 +6,13 @@
 //! in the sidecar, `weft explain` in the command line and validation in the control plane.
 #![forbid(unsafe_code)]
 
+pub mod balance;
+pub mod breaker;
+pub mod headers;
 pub mod model;
 pub mod name;
+pub mod protocol;
+pub mod reason;
+pub mod retry;
 pub mod time;
+pub mod trace;

@@ -1,0 +1,164 @@
+//! What a client speaks, by its first bytes.
+
+/// More than this is never needed to decide.
+pub const DETECT_MAX_BYTES: usize = 8 * 1024;
+
+/// What the first bytes say. Once decided, more bytes never change it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// More bytes are needed.
+    NeedMore,
+    /// HTTP/1.x.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// The application's own TLS.
+    Tls,
+    /// Anything else.
+    Opaque,
+}
+
+/// The client connection preface (RFC 9113 section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Longest method that is waited for; the registry's longest has 17 letters.
+const METHOD_MAX: usize = 24;
+
+/// Decides on the prefix read so far.
+pub fn detect(bytes: &[u8]) -> Verdict {
+    let Some(&first) = bytes.first() else {
+        return Verdict::NeedMore;
+    };
+    if first == 0x16 {
+        // A handshake record of any version from SSL 3.0 on (RFC 8446 section 5.1).
+        return match bytes.get(1) {
+            None => Verdict::NeedMore,
+            Some(3) => Verdict::Tls,
+            Some(_) => Verdict::Opaque,
+        };
+    }
+    let common = bytes.len().min(PREFACE.len());
+    if bytes[..common] == PREFACE[..common] {
+        return if common == PREFACE.len() {
+            Verdict::Http2
+        } else {
+            Verdict::NeedMore
+        };
+    }
+    detect_request_line(bytes)
+}
+
+/// `method SP request-target SP HTTP-version CRLF` (RFC 9112 section 3).
+fn detect_request_line(bytes: &[u8]) -> Verdict {
+    let window = &bytes[..bytes.len().min(DETECT_MAX_BYTES)];
+    let line = match window.iter().position(|byte| *byte == b'\n') {
+        Some(end) => &window[..end],
+        None => window,
+    };
+    let complete = line.len() < window.len();
+    let Some(method_end) = line.iter().position(|byte| *byte == b' ') else {
+        let could_be = line.len() <= METHOD_MAX && line.iter().all(|byte| is_method(*byte));
+        return if could_be && !complete {
+            Verdict::NeedMore
+        } else {
+            Verdict::Opaque
+        };
+    };
+    let (method, rest) = (&line[..method_end], &line[method_end + 1..]);
+    let well_formed = !method.is_empty()
+        && method.len() <= METHOD_MAX
+        && method.iter().all(|byte| is_method(*byte))
+        && rest
+            .iter()
+            .all(|byte| matches!(byte, 0x20..=0x7e | b'\r' | 0x80..));
+    if !well_formed {
+        return Verdict::Opaque;
+    }
+    if complete {
+        let line = rest.strip_suffix(b"\r").unwrap_or(rest);
+        let version = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
+        return if version.starts_with(b"HTTP/1.") && version.len() < line.len() {
+            Verdict::Http1
+        } else {
+            Verdict::Opaque
+        };
+    }
+    // A target longer than what we are willing to read: nothing but HTTP looks like this.
+    if window.len() == DETECT_MAX_BYTES {
+        return if rest.starts_with(b"/") || rest.starts_with(b"http") {
+            Verdict::Http1
+        } else {
+            Verdict::Opaque
+        };
+    }
+    Verdict::NeedMore
+}
+
+/// Methods are tokens; all that are registered are upper-case letters and '-'.
+const fn is_method(byte: u8) -> bool {
+    byte.is_ascii_uppercase() || byte == b'-' || byte == b'_'
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[track_caller]
+    fn check(bytes: &[u8], expected: Verdict) {
+        let text = String::from_utf8_lossy(&bytes[..bytes.len().min(60)]);
+        assert_eq!(detect(bytes), expected, "{text:?}");
+    }
+
+    #[test]
+    fn table() {
+        check(b"", Verdict::NeedMore);
+        check(b"GET / HTTP/1.1\r\n", Verdict::Http1);
+        check(b"GET / HTTP/1.0\n", Verdict::Http1);
+        check(b"CONNECT a.b:443 HTTP/1.1\r\nHost", Verdict::Http1);
+        check(b"M-SEARCH * HTTP/1.1\r\n", Verdict::Http1);
+        check(b"GET / HTTP/1.", Verdict::NeedMore);
+        check(b"GET", Verdict::NeedMore);
+        check(b"PRI", Verdict::NeedMore);
+        check(PREFACE, Verdict::Http2);
+        check(b"PRI * HTTP/2.0\r\n\r\nXX", Verdict::Opaque);
+        check(b"PRINT / HTTP/1.1\r\n", Verdict::Http1);
+        check(&[0x16], Verdict::NeedMore);
+        check(&[0x16, 3, 1], Verdict::Tls);
+        check(&[0x16, 9], Verdict::Opaque);
+        check(b"*1\r\n$4\r\nPING\r\n", Verdict::Opaque);
+        check(b"\0\0\0\x08\x04\xd2\x16\x2f", Verdict::Opaque);
+        check(b"EHLO mail.example\r\n", Verdict::Opaque);
+        check(b"GET\r\n", Verdict::Opaque);
+        check(b"PING\r\n", Verdict::Opaque);
+        check(b"GET key\r\n", Verdict::Opaque);
+        check(b"get / HTTP/1.1\r\n", Verdict::Opaque);
+        let mut long = b"GET /".to_vec();
+        long.resize(DETECT_MAX_BYTES, b'a');
+        check(&long, Verdict::Http1);
+    }
+
+    proptest! {
+        #[test]
+        fn decided_once(bytes in prop_oneof![
+            proptest::collection::vec(any::<u8>(), 0..200),
+            "[A-Z]{1,8} /[a-z /]{0,40}( HTTP/1\\.[01])?\r?\n?.{0,20}".prop_map(String::into_bytes),
+        ]) {
+            let mut decided = None;
+            for end in 0..=bytes.len() {
+                let verdict = detect(&bytes[..end]);
+                match decided {
+                    None if verdict != Verdict::NeedMore => decided = Some(verdict),
+                    None => {}
+                    Some(before) => prop_assert_eq!(verdict, before),
+                }
+            }
+        }
+
+        #[test]
+        fn decides_at_the_limit(byte in any::<u8>(), head in "[A-Z]{0,10} ?.{0,10}") {
+            let mut bytes = head.into_bytes();
+            bytes.resize(DETECT_MAX_BYTES, byte);
+            prop_assert_ne!(detect(&bytes), Verdict::NeedMore);
+        }
+    }
+}
