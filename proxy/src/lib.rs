@@ -6,6 +6,7 @@
 
 pub mod clock;
 pub mod control_plane;
+pub mod config;
 pub mod identity;
 pub mod state;
 pub mod tls;
