@@ -5,7 +5,9 @@
 //! Nothing here knows Kubernetes.
 
 pub mod clock;
+pub mod config;
 pub mod control_plane;
 pub mod identity;
 pub mod state;
+pub mod telemetry;
 pub mod tls;

@@ -1,0 +1,304 @@
+//! What types cannot say: required fields, ranges, and fields that exclude each other.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use weft_core::name::check_label;
+
+use super::ProxyConfig;
+
+/// One thing that is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The path of the field.
+    pub field: String,
+    /// What was found and what is allowed.
+    pub reason: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.reason)
+    }
+}
+
+/// Most workers; beyond that it is a typing error.
+const WORKERS_MAX: usize = 256;
+
+/// Smallest head that every HTTP client may send (RFC 9110 section 4.1 asks for 8000 bytes of
+/// URI).
+const HEADER_BYTES_MIN: usize = 8 * 1024;
+
+/// A post-quantum ClientHello has 1.8 KiB and must fit.
+const DETECT_BYTES_MIN: usize = 4 * 1024;
+
+/// HTTP/2's own default window, which a peer may use before it has read our settings (RFC 9113
+/// section 6.9.2).
+const WINDOW_MIN: usize = 64 * 1024 - 1;
+
+/// RFC 9113 section 6.9.1.
+const WINDOW_MAX: usize = (1 << 31) - 1;
+
+/// Range of a workload's weight.
+const WEIGHT_MAX: u32 = 1000;
+
+/// Collected while looking.
+struct Problems(Vec<Problem>);
+
+impl Problems {
+    fn check(&mut self, ok: bool, field: impl Into<String>, reason: impl FnOnce() -> String) {
+        if !ok {
+            self.0.push(Problem {
+                field: field.into(),
+                reason: reason(),
+            });
+        }
+    }
+
+    fn label(&mut self, field: &str, text: &str) {
+        if let Err(error) = check_label(text) {
+            self.check(false, field, || error.to_string());
+        }
+    }
+
+    fn range<T: PartialOrd + fmt::Display>(&mut self, field: &str, found: T, low: T, high: T) {
+        self.check(found >= low && found <= high, field, || {
+            format!("{found} is out of range: allowed is {low} to {high}")
+        });
+    }
+}
+
+impl ProxyConfig {
+    /// Everything that keeps this from being used; empty when it is valid.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = Problems(Vec::new());
+        self.check_workload(&mut problems);
+        self.check_control_plane(&mut problems);
+        self.check_sockets(&mut problems);
+        self.check_timeouts(&mut problems);
+        self.check_limits(&mut problems);
+        self.check_telemetry(&mut problems);
+        problems.0
+    }
+
+    fn check_workload(&self, problems: &mut Problems) {
+        let workload = &self.workload;
+        if workload.name.is_empty() {
+            problems.check(false, "workload.name", || {
+                "missing: set it in the file, as WEFT_WORKLOAD_NAME or with --name".to_owned()
+            });
+        } else {
+            problems.label("workload.name", &workload.name);
+        }
+        problems.label("workload.namespace", &workload.namespace);
+        if let Some(account) = &workload.service_account {
+            problems.label("workload.service_account", account);
+        }
+        problems.range("workload.weight", workload.weight, 1, WEIGHT_MAX);
+        let mut seen = BTreeSet::new();
+        for (i, port) in workload.ports.iter().enumerate() {
+            let field = format!("workload.ports[{i}]");
+            problems.check(port.port != 0, format!("{field}.port"), || {
+                "0 is not a port of an application: allowed is 1 to 65535".to_owned()
+            });
+            problems.check(seen.insert(port.port), format!("{field}.port"), || {
+                format!("{} is listed twice: each port once", port.port)
+            });
+            let advertised = port.advertise.is_none_or(|a| a.port() != 0);
+            problems.check(advertised, format!("{field}.advertise"), || {
+                "port 0 cannot be dialled: leave `advertise` out to announce what `listen` got"
+                    .to_owned()
+            });
+        }
+        problems.range("workers", self.workers, 0, WORKERS_MAX);
+    }
+
+    fn check_control_plane(&self, problems: &mut Problems) {
+        let control_plane = &self.control_plane;
+        let address = &control_plane.address;
+        let good = address.rsplit_once(':').is_some_and(|(host, port)| {
+            let host_ok = !host.is_empty()
+                && (!host.contains(':') || (host.starts_with('[') && host.ends_with(']')));
+            host_ok && port.parse::<u16>().is_ok_and(|port| port != 0)
+        });
+        problems.check(good, "control_plane.address", || {
+            if address.is_empty() {
+                "missing: set it in the file, as WEFT_CONTROL_PLANE_ADDRESS or with --control-plane"
+                    .to_owned()
+            } else {
+                format!("{address:?} is not of the form HOST:PORT, as in control-plane:15010 or [::1]:15010")
+            }
+        });
+        let both = control_plane.token.is_some() && control_plane.token_file.is_some();
+        problems.check(!both, "control_plane.token", || {
+            "set together with control_plane.token_file: one of them is allowed".to_owned()
+        });
+        problems.check(
+            !control_plane.server_name.is_empty(),
+            "control_plane.server_name",
+            || "is empty: a DNS name is expected".to_owned(),
+        );
+        let state = &self.state_dir;
+        problems.check(state.is_absolute(), "state_dir", || {
+            format!("{:?} is relative: an absolute path is expected", state)
+        });
+    }
+
+    fn check_sockets(&self, problems: &mut Problems) {
+        let listeners = &self.listeners;
+        let fixed = [
+            ("listeners.outbound", listeners.outbound),
+            ("listeners.inbound", listeners.inbound),
+            ("listeners.dns", listeners.dns),
+            ("listeners.admin", listeners.admin),
+            ("listeners.metrics", listeners.metrics),
+        ];
+        let upstreams = self.upstreams.iter().enumerate();
+        let upstreams = upstreams.map(|(i, u)| (format!("upstreams[{i}].listen"), Some(u.listen)));
+        let ports = self.workload.ports.iter().enumerate();
+        let ports = ports.map(|(i, p)| (format!("workload.ports[{i}].listen"), p.listen));
+        let mut seen: Vec<(String, SocketAddr)> = Vec::new();
+        let fixed = fixed.into_iter().map(|(name, a)| (name.to_owned(), a));
+        for (field, address) in fixed.chain(upstreams).chain(ports) {
+            let Some(address) = address.filter(|a| a.port() != 0) else {
+                continue;
+            };
+            let clash = seen.iter().find(|(_, other)| overlap(*other, address));
+            if let Some((other, _)) = clash {
+                problems.check(false, field, || {
+                    format!(
+                        "{address} is taken by {other}: each socket needs an address of its own"
+                    )
+                });
+            } else {
+                seen.push((field, address));
+            }
+        }
+        for (i, upstream) in self.upstreams.iter().enumerate() {
+            problems.check(
+                upstream.port != Some(0),
+                format!("upstreams[{i}].port"),
+                || "0 is not a port of a service: allowed is 1 to 65535".to_owned(),
+            );
+        }
+    }
+
+    fn check_timeouts(&self, problems: &mut Problems) {
+        let timeouts = &self.timeouts;
+        let needed = [
+            ("timeouts.connect", timeouts.connect),
+            ("timeouts.handshake", timeouts.handshake),
+            ("timeouts.header_read", timeouts.header_read),
+            ("timeouts.detect", timeouts.detect),
+            ("timeouts.discovery_wait", timeouts.discovery_wait),
+            ("timeouts.application_idle", timeouts.application_idle),
+            ("timeouts.peer_idle", timeouts.peer_idle),
+            ("tracing.export_interval", self.tracing.export_interval),
+        ];
+        for (field, found) in needed {
+            problems.check(found > Duration::ZERO, field, || {
+                "0s is not allowed here: it would fail everything at once".to_owned()
+            });
+        }
+    }
+
+    fn check_limits(&self, problems: &mut Problems) {
+        let limits = &self.limits;
+        let counts = [
+            ("limits.max_connections", limits.max_connections),
+            ("limits.listen_backlog", limits.listen_backlog as usize),
+            ("limits.max_pending_requests", limits.max_pending_requests),
+            (
+                "limits.max_concurrent_streams",
+                limits.max_concurrent_streams as usize,
+            ),
+            ("limits.max_headers", limits.max_headers),
+            ("limits.max_destinations", limits.max_destinations),
+            ("limits.max_metric_series", limits.max_metric_series),
+            ("limits.access_log_queue", limits.access_log_queue),
+            ("tracing.max_queued_spans", self.tracing.max_queued_spans),
+        ];
+        for (field, found) in counts {
+            problems.range(field, found, 1, 10_000_000);
+        }
+        let sizes = [
+            (
+                "limits.max_header_bytes",
+                limits.max_header_bytes,
+                HEADER_BYTES_MIN,
+                16 << 20,
+            ),
+            (
+                "limits.detect_bytes",
+                limits.detect_bytes,
+                DETECT_BYTES_MIN,
+                1 << 20,
+            ),
+            ("limits.retry_buffer", limits.retry_buffer, 0, 64 << 20),
+            (
+                "limits.relay_buffer",
+                limits.relay_buffer,
+                4 * 1024,
+                16 << 20,
+            ),
+            (
+                "limits.stream_window",
+                limits.stream_window,
+                WINDOW_MIN,
+                WINDOW_MAX,
+            ),
+            (
+                "limits.connection_window",
+                limits.connection_window,
+                WINDOW_MIN,
+                WINDOW_MAX,
+            ),
+        ];
+        for (field, found, low, high) in sizes {
+            problems.check(found.bytes() >= low && found.bytes() <= high, field, || {
+                format!("{found} is out of range: allowed is {low}B to {high}B")
+            });
+        }
+        let stream = limits.stream_window;
+        problems.check(
+            stream <= limits.connection_window,
+            "limits.stream_window",
+            || {
+                format!(
+                    "{stream} is larger than limits.connection_window ({}): one stream would stall the others",
+                    limits.connection_window
+                )
+            },
+        );
+    }
+
+    fn check_telemetry(&self, problems: &mut Problems) {
+        let ratio = self.tracing.sample_ratio;
+        problems.range("tracing.sample_ratio", ratio, 0.0, 1.0);
+        if let Some(endpoint) = &self.tracing.otlp_endpoint {
+            let uri = endpoint.parse::<http::Uri>().ok();
+            let good = uri.is_some_and(|uri| {
+                uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty())
+            });
+            problems.check(good, "tracing.otlp_endpoint", || {
+                format!("{endpoint:?} is not of the form http://HOST:PORT")
+            });
+        }
+        let level = &self.log.level;
+        if let Err(error) = level.parse::<tracing_subscriber::filter::Targets>() {
+            problems.check(false, "log.level", || {
+                format!(
+                    "{level:?}: {error}; expected error, warn, info, debug, trace, or MODULE=LEVEL separated by commas"
+                )
+            });
+        }
+    }
+}
+
+/// Whether two sockets cannot both be opened.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let same_address = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() == b.port() && same_address
+}
