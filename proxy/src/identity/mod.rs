@@ -310,7 +310,7 @@ fn identity_from(
 /// dots in it, so the parts are counted from the end.
 fn root_digest(token: &str) -> Option<&str> {
     let rest = token.trim().strip_prefix("weft1.")?;
-    let digest = rest.rsplitn(4, '.').nth(2)?;
+    let digest = rest.rsplit('.').nth(2)?;
     let hex = digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit());
     hex.then_some(digest)
 }

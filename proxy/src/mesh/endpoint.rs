@@ -105,9 +105,9 @@ impl Live {
     }
 
     /// Begins a call, if the breaker allows one.
-    pub fn begin(self: &Arc<Self>, now: Instant, random: u64) -> Result<Call, Rejected> {
+    pub fn begin(self: &Arc<Self>, now: Instant) -> Result<Call, Rejected> {
         let mut machines = self.machines();
-        let permit = machines.breaker.try_acquire(now, random)?;
+        let permit = machines.breaker.try_acquire(now)?;
         machines.ewma.on_start();
         drop(machines);
         Ok(Call {
@@ -181,11 +181,10 @@ impl Drop for Call {
             return;
         }
         // The client went away: that says nothing about the endpoint, but gives its slot back.
-        let now = crate::clock::now();
         let mut machines = self.live.machines();
         machines.ewma.on_cancel();
         if let Some(permit) = self.permit.take() {
-            machines.breaker.on_cancel(permit, now);
+            machines.breaker.on_cancel(permit);
         }
     }
 }

@@ -6,7 +6,7 @@ mod endpoint;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -16,6 +16,7 @@ use weft_core::breaker::BreakerConfig;
 use weft_core::model::{self, AppProtocol, MeshConfig, Transport, UnknownDestinations};
 use weft_core::name::{ServiceName, WorkloadName};
 use weft_core::reason::Reason;
+use weft_core::retry::RetryBudget;
 use weft_proto::resource::Kind;
 
 pub use endpoint::{Call, Endpoint, EndpointKey, Live};
@@ -49,6 +50,26 @@ pub struct PortView {
     pub protocol: AppProtocol,
     /// Who serves it.
     pub endpoints: Vec<Arc<Endpoint>>,
+    budget: Arc<Mutex<RetryBudget>>,
+}
+
+impl PortView {
+    /// The retry budget of all callers of this port through this sidecar.
+    pub fn budget(&self) -> MutexGuard<'_, RetryBudget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is left of it when the service is gone.
+    pub fn without_endpoints(&self) -> Self {
+        Self {
+            service: self.service.clone(),
+            port: self.port,
+            hostname: Arc::clone(&self.hostname),
+            protocol: self.protocol,
+            endpoints: Vec::new(),
+            budget: Arc::clone(&self.budget),
+        }
+    }
 }
 
 impl ServiceView {
@@ -116,14 +137,14 @@ pub struct Mesh {
     changed: watch::Sender<u64>,
     demand: mpsc::Sender<Demand>,
     live: Mutex<HashMap<EndpointKey, Arc<Live>>>,
-    metrics: Arc<Metrics>,
+    metrics: Metrics,
     wait: Duration,
 }
 
 impl Mesh {
     /// Nothing known yet. `wait` is how long a connection waits for the control plane's answer.
     /// The receiver is for the discovery client.
-    pub fn new(metrics: Arc<Metrics>, wait: Duration) -> (Arc<Self>, mpsc::Receiver<Demand>) {
+    pub fn new(metrics: Metrics, wait: Duration) -> (Arc<Self>, mpsc::Receiver<Demand>) {
         let (demand, demanded) = mpsc::channel(DEMAND_MAX);
         let mesh = Self {
             snapshot: ArcSwap::default(),
@@ -165,24 +186,24 @@ impl Mesh {
             snapshot.aliases.insert(name, None);
         }
         for (service, aliases) in world.services {
-            let used = old.services.get(&service.name).map(|view| view.used());
+            let previous = old.services.get(&service.name).map(|view| &**view);
             let name = service.name.clone();
             for alias in aliases {
                 let target = Target::Service(name.clone());
                 snapshot.aliases.insert(alias, Some(target));
             }
-            let view = self.view(service, used, &mut live, &mut next);
+            let view = self.view(service, previous, &mut live, &mut next);
             snapshot.services.insert(name, view);
         }
         for (workload, aliases) in world.workloads {
-            let used = old.workloads.get(&workload.name).map(|view| view.used());
+            let previous = old.workloads.get(&workload.name).map(|view| &**view);
             let name = workload.name.clone();
             for alias in aliases {
                 let target = Target::Workload(name.clone());
                 snapshot.aliases.insert(alias, Some(target));
             }
             if let Some(service) = as_service(workload) {
-                let view = self.view(service, used, &mut live, &mut next);
+                let view = self.view(service, previous, &mut live, &mut next);
                 snapshot.workloads.insert(name, view);
             }
         }
@@ -195,7 +216,7 @@ impl Mesh {
     fn view(
         &self,
         model: model::Service,
-        used: Option<u64>,
+        previous: Option<&ServiceView>,
         old: &mut HashMap<EndpointKey, Arc<Live>>,
         next: &mut HashMap<EndpointKey, Arc<Live>>,
     ) -> Arc<ServiceView> {
@@ -225,7 +246,9 @@ impl Mesh {
                     live,
                 }));
             }
+            let budget = previous.and_then(|view| view.port(port.port));
             let view = PortView {
+                budget: budget.map_or_else(Arc::default, |port| Arc::clone(&port.budget)),
                 service: model.name.clone(),
                 port: port.port,
                 hostname: Arc::clone(&hostname),
@@ -234,18 +257,22 @@ impl Mesh {
             };
             ports.insert(port.port, Arc::new(view));
         }
+        let used = match previous {
+            Some(view) => view.used(),
+            None => crate::clock::now().as_nanos(),
+        };
         Arc::new(ServiceView {
             model,
             hostname,
             ports,
-            last_used: AtomicU64::new(used.unwrap_or_else(|| crate::clock::now().as_nanos())),
+            last_used: AtomicU64::new(used),
         })
     }
 
     fn fresh(&self, key: &EndpointKey, endpoint: &model::Endpoint) -> Live {
-        let stats = self.metrics.http(&HttpKey {
+        let stats = self.metrics.http(HttpKey {
             direction: Direction::Outbound,
-            service: format!("{}:{}", key.service, key.port).into(),
+            service: key.service.to_string().into(),
             peer: endpoint.workload.to_string().into(),
         });
         Live::new(stats, BreakerConfig::default())
@@ -379,6 +406,15 @@ enum Lookup<T> {
 }
 
 impl Snapshot {
+    /// Whether an endpoint is still there.
+    pub fn holds(&self, key: &EndpointKey) -> bool {
+        let workload = || WorkloadName::new(key.service.namespace(), key.service.name()).ok();
+        let view = self.services.get(&key.service);
+        let view = view.or_else(|| self.workloads.get(&workload()?));
+        let port = view.and_then(|view| view.port(key.port));
+        port.is_some_and(|port| port.endpoints.iter().any(|endpoint| endpoint.key == *key))
+    }
+
     /// `None`: unanswered. `Some(None)`: there is none.
     fn lookup(&self, name: &str) -> Option<Option<Arc<ServiceView>>> {
         if let Ok(service) = name.parse::<ServiceName>()

@@ -150,9 +150,10 @@ impl NestAddresses {
     pub fn rules(&self) -> Rules {
         Rules {
             outbound_port: 15001,
-            dns_port: 15053,
+            dns_port: Some(15053),
             own_addresses: vec![self.v4.into(), self.v6.into()],
             reject_other_udp: true,
+            ..Rules::default()
         }
     }
 }

@@ -183,7 +183,7 @@ fn listen(config: &NestConfig, workers: usize, has_v6: bool) -> Result<NestListe
         }
     }
     for &loopback in &loopback[..families] {
-        let address = SocketAddr::new(loopback, config.rules.dns_port);
+        let address = SocketAddr::new(loopback, config.rules.dns_port.unwrap_or(0));
         let udp = bind(address, Type::DGRAM).map_err(network("listen for DNS over UDP"))?;
         let tcp = bind(address, Type::STREAM).map_err(network("listen for DNS over TCP"))?;
         listeners.dns_udp.push(udp.into());

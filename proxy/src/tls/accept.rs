@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::{StartHandshake, client, server};
 use webpki::KeyUsage;
+use weft_core::protocol::{Verdict, detect};
 
 use super::{ALPN_H1, ALPN_H2, ALPN_PREFIX, ALPN_TCP, Material, PeerError, VerifiedPeer};
 
@@ -161,6 +162,27 @@ impl<IO> Replayed<IO> {
     /// Both parts.
     pub fn into_parts(self) -> (Bytes, IO) {
         (self.first, self.io)
+    }
+}
+
+impl<IO: AsyncRead + Unpin> Replayed<IO> {
+    /// Reads until it is clear whether this is HTTP/2 with prior knowledge; what was read stays to
+    /// be read.
+    pub async fn read_preface(&mut self) -> io::Result<bool> {
+        let mut bytes = BytesMut::from(&*self.first);
+        loop {
+            match detect(&bytes) {
+                Verdict::NeedMore if b"PRI * ".starts_with(&bytes[..bytes.len().min(6)]) => {
+                    if self.io.read_buf(&mut bytes).await? == 0 {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                }
+                verdict => {
+                    self.first = bytes.freeze();
+                    return Ok(verdict == Verdict::Http2);
+                }
+            }
+        }
     }
 }
 

@@ -1,0 +1,251 @@
+//! The delta xDS stream: the only place in the sidecar that names its envelopes.
+
+use std::collections::HashMap;
+
+use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as Envelope,
+};
+use envoy_types::pb::google::rpc::Status;
+use prost::Message;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::transport::Channel;
+use weft_proto::resource::{Kind, Resource};
+
+use super::held::{Applied, Holdings, Received};
+use crate::control_plane::MESSAGE_MAX_BYTES;
+
+/// Requests on their way; the control plane answers before many more are due.
+const REQUESTS_MAX: usize = 256;
+/// `google.rpc.Code.INVALID_ARGUMENT`.
+const INVALID_ARGUMENT: i32 = 3;
+/// Reasons sent back with a rejection, in bytes.
+const REASONS_MAX_BYTES: usize = 8 * 1024;
+
+/// One open stream.
+pub(super) struct Stream {
+    requests: mpsc::Sender<DeltaDiscoveryRequest>,
+    responses: Streaming<DeltaDiscoveryResponse>,
+    node: Option<Node>,
+}
+
+/// A response with its kind and its content decoded.
+pub(super) struct Response {
+    pub(super) kind: Kind,
+    pub(super) received: Vec<Received>,
+    pub(super) removed: Vec<String>,
+    nonce: String,
+}
+
+impl Stream {
+    /// Opens the stream as `node` and says, for every kind, what is held and wanted.
+    pub(super) async fn open(
+        channel: Channel,
+        node: &str,
+        holdings: &Holdings,
+    ) -> Result<Self, tonic::Status> {
+        let (requests, outgoing) = mpsc::channel(REQUESTS_MAX);
+        let mut node = Some(Node {
+            id: node.to_owned(),
+            user_agent_name: "weft-proxy".to_owned(),
+            user_agent_version_type: Some(
+                envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType::UserAgentVersion(
+                    env!("CARGO_PKG_VERSION").to_owned(),
+                ),
+            ),
+            ..Node::default()
+        });
+        for kind in Kind::ALL {
+            let request = DeltaDiscoveryRequest {
+                node: node.take(),
+                type_url: kind.type_url().to_owned(),
+                resource_names_subscribe: if kind.on_demand() {
+                    holdings.subscriptions(kind)
+                } else {
+                    vec!["*".to_owned()]
+                },
+                initial_resource_versions: holdings.versions(kind),
+                ..DeltaDiscoveryRequest::default()
+            };
+            // The channel has room for these four.
+            let _sent = requests.try_send(request);
+        }
+        let mut client = AggregatedDiscoveryServiceClient::new(channel)
+            .max_decoding_message_size(MESSAGE_MAX_BYTES);
+        let responses = client
+            .delta_aggregated_resources(ReceiverStream::new(outgoing))
+            .await?
+            .into_inner();
+        Ok(Self {
+            requests,
+            responses,
+            node,
+        })
+    }
+
+    /// The next response; `None` when the control plane ended the stream.
+    pub(super) async fn next(&mut self) -> Result<Option<Response>, tonic::Status> {
+        loop {
+            let Some(response) = self.responses.message().await? else {
+                return Ok(None);
+            };
+            if let Some(kind) = Kind::from_type_url(&response.type_url) {
+                return Ok(Some(decode(kind, response)));
+            }
+            let error = format!("*: unknown resource type {:?}", response.type_url);
+            self.answer(response.type_url, response.nonce, vec![error])
+                .await?;
+        }
+    }
+
+    /// Acknowledges a response, or says what of it was not taken.
+    pub(super) async fn acknowledge(
+        &mut self,
+        response: &ResponseId,
+        applied: &Applied,
+    ) -> Result<(), tonic::Status> {
+        let type_url = response.kind.type_url().to_owned();
+        self.answer(type_url, response.nonce.clone(), applied.rejected.clone())
+            .await
+    }
+
+    /// Asks for names, and says which are not wanted any more.
+    pub(super) async fn subscribe(
+        &mut self,
+        kind: Kind,
+        wanted: Vec<String>,
+        unwanted: Vec<String>,
+    ) -> Result<(), tonic::Status> {
+        let request = DeltaDiscoveryRequest {
+            type_url: kind.type_url().to_owned(),
+            resource_names_subscribe: wanted,
+            resource_names_unsubscribe: unwanted,
+            ..DeltaDiscoveryRequest::default()
+        };
+        self.send(request).await
+    }
+
+    async fn answer(
+        &mut self,
+        type_url: String,
+        nonce: String,
+        rejected: Vec<String>,
+    ) -> Result<(), tonic::Status> {
+        let error_detail = (!rejected.is_empty()).then(|| {
+            let mut message = rejected.join("\n");
+            let end = message.floor_char_boundary(REASONS_MAX_BYTES.min(message.len()));
+            message.truncate(end);
+            Status {
+                code: INVALID_ARGUMENT,
+                message,
+                details: Vec::new(),
+            }
+        });
+        let request = DeltaDiscoveryRequest {
+            type_url,
+            response_nonce: nonce,
+            error_detail,
+            ..DeltaDiscoveryRequest::default()
+        };
+        self.send(request).await
+    }
+
+    async fn send(&mut self, mut request: DeltaDiscoveryRequest) -> Result<(), tonic::Status> {
+        request.node = self.node.take();
+        let sent = self.requests.send(request).await;
+        sent.map_err(|_closed| tonic::Status::unavailable("the stream has ended"))
+    }
+}
+
+/// What an acknowledgement refers to.
+pub(super) struct ResponseId {
+    kind: Kind,
+    nonce: String,
+}
+
+impl Response {
+    pub(super) fn id(&self) -> ResponseId {
+        ResponseId {
+            kind: self.kind,
+            nonce: self.nonce.clone(),
+        }
+    }
+}
+
+fn decode(kind: Kind, response: DeltaDiscoveryResponse) -> Response {
+    let received = response.resources.into_iter().map(from_envelope).collect();
+    Response {
+        kind,
+        received,
+        removed: response.removed_resources,
+        nonce: response.nonce,
+    }
+}
+
+fn from_envelope(envelope: Envelope) -> Received {
+    let resource = match &envelope.resource {
+        Some(any) => Resource::decode(any).map_err(|rejection| rejection.to_string()),
+        None => Err("empty".to_owned()),
+    };
+    Received {
+        name: envelope.name,
+        version: envelope.version,
+        aliases: envelope.aliases,
+        resource,
+    }
+}
+
+/// Everything held, as bytes for the disk: one delta response per kind, length-delimited.
+pub(super) fn to_bytes(holdings: &Holdings) -> Vec<u8> {
+    let mut by_kind: HashMap<Kind, Vec<Envelope>> = HashMap::new();
+    for (name, version, aliases, resource) in holdings.iter() {
+        let envelope = Envelope {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            aliases: aliases.to_vec(),
+            resource: Some(resource.encode()),
+            ..Envelope::default()
+        };
+        by_kind.entry(resource.kind()).or_default().push(envelope);
+    }
+    let mut bytes = Vec::new();
+    for (kind, resources) in by_kind {
+        let response = DeltaDiscoveryResponse {
+            type_url: kind.type_url().to_owned(),
+            resources,
+            ..DeltaDiscoveryResponse::default()
+        };
+        bytes.extend(response.encode_length_delimited_to_vec());
+    }
+    bytes
+}
+
+/// Takes up what [`to_bytes`] wrote; what is not readable any more is left out, with its reason.
+pub(super) fn from_bytes(mut bytes: &[u8], holdings: &mut Holdings) -> Vec<String> {
+    let mut rejected = Vec::new();
+    while !bytes.is_empty() {
+        match DeltaDiscoveryResponse::decode_length_delimited(&mut bytes) {
+            Ok(response) => {
+                let Some(kind) = Kind::from_type_url(&response.type_url) else {
+                    continue;
+                };
+                let response = decode(kind, response);
+                if kind.on_demand() {
+                    for received in &response.received {
+                        holdings.subscribe(kind, &received.name);
+                    }
+                }
+                let applied = holdings.handle_response(kind, response.received, Vec::new());
+                rejected.extend(applied.rejected);
+            }
+            Err(error) => {
+                rejected.push(format!("snapshot: {error}"));
+                break;
+            }
+        }
+    }
+    rejected
+}

@@ -1,0 +1,256 @@
+//! What the sidecar holds of what the control plane sent: pure bookkeeping of delta xDS.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use weft_core::model::TrustBundle;
+use weft_proto::resource::{Kind, Resource};
+
+use crate::mesh::World;
+
+/// One resource of a response, decoded or not.
+#[derive(Debug)]
+pub struct Received {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Other names it goes by.
+    pub aliases: Vec<String>,
+    /// The resource, or why it is not taken.
+    pub resource: Result<Resource, String>,
+}
+
+/// A resource held.
+#[derive(Debug, Clone)]
+struct Held {
+    version: String,
+    aliases: Vec<String>,
+    resource: Resource,
+}
+
+/// Everything held and everything asked for.
+#[derive(Debug, Default)]
+pub struct Holdings {
+    held: HashMap<(Kind, String), Held>,
+    /// Names asked for: resource names, hostnames or addresses.
+    subscribed: BTreeSet<(Kind, String)>,
+    /// Names asked for that do not exist.
+    absent: HashSet<(Kind, String)>,
+}
+
+/// What became of a response.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Whether anything is different now.
+    pub changed: bool,
+    /// One line `NAME: reason` for each resource that was not taken.
+    pub rejected: Vec<String>,
+}
+
+impl Holdings {
+    /// Takes a response: good resources are taken even beside bad ones, a bad one leaves its
+    /// predecessor in force.
+    pub fn handle_response(
+        &mut self,
+        kind: Kind,
+        received: Vec<Received>,
+        removed: Vec<String>,
+    ) -> Applied {
+        let mut applied = Applied::default();
+        // Removals first: an alias that moved is removed from its old owner before it is given
+        // to the new one.
+        for name in removed {
+            let key = (kind, name);
+            applied.changed |= self.held.remove(&key).is_some();
+            if self.subscribed.contains(&key) {
+                applied.changed |= self.absent.insert(key);
+            }
+        }
+        for received in received {
+            let resource = match received.resource {
+                Ok(resource) if resource.kind() == kind => resource,
+                Ok(other) => {
+                    let other = other.kind().as_str();
+                    let line = format!("{}: is a {other}", received.name);
+                    applied.rejected.push(line);
+                    continue;
+                }
+                Err(reason) => {
+                    // One line each: the control plane reads the reasons back by line.
+                    let reason = reason.replace('\n', " ");
+                    applied
+                        .rejected
+                        .push(format!("{}: {reason}", received.name));
+                    continue;
+                }
+            };
+            for name in received.aliases.iter().chain([&received.name]) {
+                self.absent.remove(&(kind, name.clone()));
+            }
+            applied.changed = true;
+            self.held.insert(
+                (kind, received.name),
+                Held {
+                    version: received.version,
+                    aliases: received.aliases,
+                    resource,
+                },
+            );
+        }
+        applied
+    }
+
+    /// Asks for a name; true when it was not asked for before.
+    pub fn subscribe(&mut self, kind: Kind, name: &str) -> bool {
+        self.subscribed.insert((kind, name.to_owned()))
+    }
+
+    /// Drops a resource that nobody uses, with every name it was asked for under; the names to
+    /// unsubscribe from.
+    pub fn release(&mut self, kind: Kind, name: &str) -> Vec<String> {
+        let mut names = vec![name.to_owned()];
+        if let Some(held) = self.held.remove(&(kind, name.to_owned())) {
+            names.extend(held.aliases);
+        }
+        names.retain(|name| {
+            let key = (kind, name.clone());
+            self.absent.remove(&key);
+            self.subscribed.remove(&key)
+        });
+        names
+    }
+
+    /// Every name asked for, of one kind.
+    pub fn subscriptions(&self, kind: Kind) -> Vec<String> {
+        let of_kind = self.subscribed.iter().filter(|(k, _)| *k == kind);
+        of_kind.map(|(_, name)| name.clone()).collect()
+    }
+
+    /// What is held, by name and version: said on reconnect, so that only the difference comes.
+    pub fn versions(&self, kind: Kind) -> HashMap<String, String> {
+        let of_kind = self.held.iter().filter(|((k, _), _)| *k == kind);
+        of_kind
+            .map(|((_, name), held)| (name.clone(), held.version.clone()))
+            .collect()
+    }
+
+    /// Everything as the data path wants it.
+    pub fn world(&self) -> World {
+        let mut world = World {
+            absent: self.absent.iter().map(|(_, name)| name.clone()).collect(),
+            ..World::default()
+        };
+        for held in self.held.values() {
+            let aliases = held.aliases.clone();
+            match &held.resource {
+                Resource::Service(service) => world.services.push((service.clone(), aliases)),
+                Resource::Workload(workload) => world.workloads.push((workload.clone(), aliases)),
+                Resource::MeshConfig(config) => world.config = Some(config.clone()),
+                Resource::TrustBundle(_) => {}
+            }
+        }
+        world
+    }
+
+    /// The trust bundle held, of our own trust domain.
+    pub fn trust_bundle(&self) -> Option<&TrustBundle> {
+        self.held.values().find_map(|held| match &held.resource {
+            Resource::TrustBundle(bundle) => Some(bundle),
+            Resource::Service(_) | Resource::Workload(_) | Resource::MeshConfig(_) => None,
+        })
+    }
+
+    /// Everything held with name, version and aliases, in a stable order: for the disk and for
+    /// people.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str, &[String], &Resource)> {
+        let ordered: BTreeMap<_, _> = self.held.iter().collect();
+        ordered.into_iter().map(|((_, name), held)| {
+            (
+                name.as_str(),
+                held.version.as_str(),
+                held.aliases.as_slice(),
+                &held.resource,
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_core::model::Service;
+
+    fn service(name: &str, address: &str) -> Received {
+        let service = Service {
+            name: name.parse().unwrap(),
+            addresses: vec![address.parse().unwrap()],
+            ports: vec![],
+            endpoints: vec![],
+        };
+        let resource = Resource::Service(service);
+        Received {
+            name: name.to_owned(),
+            version: "1".to_owned(),
+            aliases: resource.aliases(),
+            resource: Ok(resource),
+        }
+    }
+
+    #[test]
+    fn a_bad_resource_leaves_its_predecessor_and_its_neighbours() {
+        let mut holdings = Holdings::default();
+        holdings.handle_response(
+            Kind::Service,
+            vec![service("shop/web", "240.0.0.1")],
+            vec![],
+        );
+        let bad = Received {
+            resource: Err("ports.port: \"0\" is not\na port".to_owned()),
+            ..service("shop/web", "240.0.0.1")
+        };
+        let good = service("shop/orders", "240.0.0.2");
+        let applied = holdings.handle_response(Kind::Service, vec![bad, good], vec![]);
+        assert_eq!(
+            applied.rejected,
+            ["shop/web: ports.port: \"0\" is not a port"]
+        );
+        assert_eq!(holdings.world().services.len(), 2);
+    }
+
+    #[test]
+    fn a_negative_answer_is_kept_until_the_name_comes_into_being() {
+        let mut holdings = Holdings::default();
+        assert!(holdings.subscribe(Kind::Service, "web.shop.mesh"));
+        assert!(!holdings.subscribe(Kind::Service, "web.shop.mesh"));
+        let removed = vec!["web.shop.mesh".to_owned()];
+        assert!(
+            holdings
+                .handle_response(Kind::Service, vec![], removed)
+                .changed
+        );
+        assert!(holdings.world().absent.contains("web.shop.mesh"));
+        holdings.handle_response(
+            Kind::Service,
+            vec![service("shop/web", "240.0.0.1")],
+            vec![],
+        );
+        assert!(holdings.world().absent.is_empty());
+    }
+
+    #[test]
+    fn releasing_unsubscribes_every_name() {
+        let mut holdings = Holdings::default();
+        holdings.subscribe(Kind::Service, "240.0.0.1");
+        holdings.subscribe(Kind::Service, "web.shop.mesh");
+        holdings.subscribe(Kind::Service, "other.shop.mesh");
+        holdings.handle_response(
+            Kind::Service,
+            vec![service("shop/web", "240.0.0.1")],
+            vec![],
+        );
+        let mut names = holdings.release(Kind::Service, "shop/web");
+        names.sort();
+        assert_eq!(names, ["240.0.0.1", "web.shop.mesh"]);
+        assert_eq!(holdings.subscriptions(Kind::Service), ["other.shop.mesh"]);
+    }
+}

@@ -1,0 +1,231 @@
+//! The discovery client: asks the control plane for what connections need, takes what it sends,
+//! keeps the last good state on disk, and reconnects.
+
+mod grpc;
+mod held;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use weft_proto::resource::Kind;
+
+use crate::control_plane::{self, ConnectError, Trusting};
+use crate::identity::{Identity, IdentityError, Manager};
+use crate::mesh::{Demand, Mesh};
+use crate::state::StateDir;
+use crate::tls::Trust;
+use held::Holdings;
+
+/// The file's name in the state directory.
+const FILE: &str = "snapshot.bin";
+/// Reconnecting: first wait, doubled up to the cap. The control plane's grace for a registration
+/// is longer than twice the cap.
+const RECONNECT_FIRST: Duration = Duration::from_millis(100);
+const RECONNECT_MAX: Duration = Duration::from_secs(3);
+/// A subscription that nobody used for this long is dropped.
+const UNUSED_AFTER: Duration = Duration::from_secs(600);
+/// How often unused subscriptions are looked for, and state is written when it changed.
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
+const SAVE_EVERY: Duration = Duration::from_secs(1);
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+enum StreamEnd {
+    #[error("no certificate yet")]
+    NoIdentity,
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Tls(#[from] crate::tls::TlsError),
+    #[error("{} ({:?})", .0.message(), .0.code())]
+    Status(Box<tonic::Status>),
+    #[error("the control plane ended the stream")]
+    Closed,
+}
+
+impl From<tonic::Status> for StreamEnd {
+    fn from(status: tonic::Status) -> Self {
+        Self::Status(Box::new(status))
+    }
+}
+
+/// The client with everything it holds.
+#[derive(Debug)]
+pub struct Client {
+    address: String,
+    mesh: Arc<Mesh>,
+    identity: Arc<Manager>,
+    state: StateDir,
+    demanded: mpsc::Receiver<Demand>,
+    holdings: Holdings,
+    connected: watch::Sender<bool>,
+    unsaved: bool,
+}
+
+impl Client {
+    /// Nothing held yet. `demanded` is the other end of [`Mesh`]'s demand.
+    pub fn new(
+        address: String,
+        mesh: Arc<Mesh>,
+        identity: Arc<Manager>,
+        state: StateDir,
+        demanded: mpsc::Receiver<Demand>,
+    ) -> Self {
+        Self {
+            address,
+            mesh,
+            identity,
+            state,
+            demanded,
+            holdings: Holdings::default(),
+            connected: watch::Sender::new(false),
+            unsaved: false,
+        }
+    }
+
+    /// Whether the stream is open.
+    pub fn connected(&self) -> watch::Receiver<bool> {
+        self.connected.subscribe()
+    }
+
+    /// Takes up the last state from disk.
+    pub fn restore(&mut self) -> Result<(), IdentityError> {
+        let Some(bytes) = self.state.read(FILE)? else {
+            return Ok(());
+        };
+        for reason in grpc::from_bytes(&bytes, &mut self.holdings) {
+            tracing::warn!(reason, "left out of the restored snapshot");
+        }
+        self.mesh.publish(self.holdings.world());
+        Ok(())
+    }
+
+    /// Runs until the task is dropped.
+    pub async fn run(mut self) {
+        let mut wait = RECONNECT_FIRST;
+        loop {
+            let end = match self.stream().await {
+                Ok(never) => match never {},
+                Err(end) => end,
+            };
+            if self.connected.send_replace(false) {
+                wait = RECONNECT_FIRST;
+            }
+            tracing::warn!(reason = %end, retry_in = ?wait, "discovery stream ended");
+            self.save();
+            self.idle(wait.mul_f64(0.75 + fastrand::f64() * 0.5)).await;
+            wait = (wait * 2).min(RECONNECT_MAX);
+        }
+    }
+
+    /// Waits, still taking note of what connections want.
+    async fn idle(&mut self, wait: Duration) {
+        let waiting = sleep(wait);
+        tokio::pin!(waiting);
+        loop {
+            tokio::select! {
+                () = &mut waiting => return,
+                Some(demand) = self.demanded.recv() => {
+                    self.holdings.subscribe(demand.kind, &demand.name);
+                }
+            }
+        }
+    }
+
+    async fn stream(&mut self) -> Result<std::convert::Infallible, StreamEnd> {
+        let identity: Identity = {
+            let current = self.identity.subscribe();
+            let current = current.borrow().clone();
+            current.ok_or(StreamEnd::NoIdentity)?
+        };
+        let trust = Arc::new(Trust::new(&identity.bundle)?);
+        let trusting = Trusting::Mutual(trust, Arc::clone(&identity.credentials));
+        let channel = control_plane::connect(&self.address, &trusting).await?;
+        let node = identity.credentials.instance.to_string();
+        let mut stream = grpc::Stream::open(channel, &node, &self.holdings).await?;
+        self.connected.send_replace(true);
+        let mut sweep = interval(SWEEP_EVERY);
+        let mut save = interval(SAVE_EVERY);
+        save.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                response = stream.next() => {
+                    let response = response?.ok_or(StreamEnd::Closed)?;
+                    let id = response.id();
+                    let applied = self.take(response);
+                    stream.acknowledge(&id, &applied).await?;
+                }
+                Some(demand) = self.demanded.recv() => {
+                    self.ask(demand, &mut stream).await?;
+                }
+                _ = sweep.tick() => self.drop_unused(&mut stream).await?,
+                _ = save.tick() => self.save(),
+            }
+        }
+    }
+
+    fn take(&mut self, response: grpc::Response) -> held::Applied {
+        let kind = response.kind;
+        let applied = self
+            .holdings
+            .handle_response(kind, response.received, response.removed);
+        for reason in &applied.rejected {
+            tracing::error!(kind = kind.as_str(), reason, "resource rejected");
+        }
+        if applied.changed {
+            self.unsaved = true;
+            if kind == Kind::TrustBundle
+                && let Some(bundle) = self.holdings.trust_bundle()
+                && let Err(error) = self.identity.trust(bundle.clone())
+            {
+                tracing::error!(%error, "trust bundle not put in force");
+            }
+            self.mesh.publish(self.holdings.world());
+        }
+        applied
+    }
+
+    async fn ask(&mut self, first: Demand, stream: &mut grpc::Stream) -> Result<(), StreamEnd> {
+        let mut wanted: Vec<Demand> = vec![first];
+        while let Ok(more) = self.demanded.try_recv() {
+            wanted.push(more);
+        }
+        for kind in Kind::ALL {
+            let of_kind = wanted.iter().filter(|demand| demand.kind == kind);
+            let names: Vec<String> = of_kind
+                .filter(|demand| self.holdings.subscribe(kind, &demand.name))
+                .map(|demand| demand.name.clone())
+                .collect();
+            if !names.is_empty() {
+                stream.subscribe(kind, names, Vec::new()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn drop_unused(&mut self, stream: &mut grpc::Stream) -> Result<(), StreamEnd> {
+        let unused = self.mesh.unused_since(UNUSED_AFTER);
+        if unused.is_empty() {
+            return Ok(());
+        }
+        for Demand { kind, name } in unused {
+            let names = self.holdings.release(kind, &name);
+            stream.subscribe(kind, Vec::new(), names).await?;
+        }
+        self.unsaved = true;
+        self.mesh.publish(self.holdings.world());
+        Ok(())
+    }
+
+    fn save(&mut self) {
+        if !self.unsaved {
+            return;
+        }
+        match self.state.write(FILE, &grpc::to_bytes(&self.holdings)) {
+            Ok(()) => self.unsaved = false,
+            Err(error) => tracing::error!(%error, "snapshot not saved"),
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Requests of others to the application.
+
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::header::EXPECT;
+use http::request::Parts;
+use http::{Method, Request, Response, Version};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use weft_core::headers::{
+    WEFT_APP_PROTOCOL, X_FORWARDED_CLIENT_CERT, is_upgrade, remove_hop_by_hop, remove_untrusted,
+};
+use weft_core::model::AppProtocol;
+use weft_core::reason::Reason;
+use weft_core::retry::is_idempotent;
+
+use super::{Application, Caller, key};
+use crate::http::{ProxyBody, Record, answer, http1_server, http2_server, is_grpc};
+use crate::outbound::{describe, finish_upgrade, origin_form, relayed, send_upgrade};
+use crate::telemetry::metrics::{HttpStats, Wire};
+use crate::worker::Worker;
+
+/// One connection of a caller.
+struct Conversation {
+    worker: Rc<Worker>,
+    application: Application,
+    caller: Option<Caller>,
+    stats: Arc<HttpStats>,
+}
+
+/// Serves a connection; `caller` is who the mesh verified, `None` for the outside.
+pub(super) async fn serve<IO>(
+    worker: &Rc<Worker>,
+    io: IO,
+    application: Application,
+    caller: Option<Caller>,
+    http2: bool,
+) where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let shared = Arc::clone(&worker.shared);
+    let key = key(&application, caller.as_ref().map(|caller| &caller.peer));
+    let conversation = Rc::new(Conversation {
+        worker: Rc::clone(worker),
+        stats: shared.metrics.http(key),
+        application,
+        caller,
+    });
+    let service = service_fn(move |request| {
+        let conversation = Rc::clone(&conversation);
+        async move { Ok::<_, Infallible>(conversation.handle(request).await) }
+    });
+    let (config, io) = (&shared.config, TokioIo::new(io));
+    let header_max = config.limits.max_header_bytes.bytes();
+    let result = if http2 {
+        let connection = http2_server(header_max).serve_connection(io, service);
+        crate::http::until_drained!(connection, &shared.drain)
+    } else {
+        let connection = http1_server(config.timeouts.header_read, header_max)
+            .serve_connection(io, service)
+            .with_upgrades();
+        crate::http::until_drained!(connection, &shared.drain)
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "connection of a caller ended");
+    }
+}
+
+impl Conversation {
+    async fn handle(
+        self: &Rc<Self>,
+        mut request: Request<Incoming>,
+    ) -> Response<ProxyBody<Box<Record>>> {
+        let mut record = Box::new(Record::new(crate::clock::now()));
+        record.stats = Some(Arc::clone(&self.stats));
+        record.wire = match self.caller {
+            Some(_) => Wire::Mtls,
+            None => Wire::Plaintext,
+        };
+        let upgrade = (request.version() != Version::HTTP_2
+            && is_upgrade(request.method(), request.headers()))
+        .then(|| hyper::upgrade::on(&mut request));
+        let (mut parts, body) = request.into_parts();
+        let http1 = self.prepare(&mut parts, upgrade.is_some());
+        record.grpc = is_grpc(&parts.headers);
+        let grpc = record.grpc;
+        let request = Request::from_parts(parts, ProxyBody::of_request(body));
+        let result = match upgrade {
+            Some(client) => match self.upgrade(request).await {
+                Ok(response) => {
+                    return finish_upgrade(&self.worker, response, client, record);
+                }
+                Err(failed) => Err(failed),
+            },
+            None if http1 => self.http1(request).await,
+            None => self.http2(request).await,
+        };
+        match result {
+            Ok(response) => relayed(response, record, None),
+            Err((reason, detail)) => {
+                record.reason = Some(reason);
+                let response = answer(reason, &detail, grpc);
+                record.status = response.status();
+                response
+            }
+        }
+    }
+
+    /// What the application is to see; whether it is spoken to in HTTP/1.1.
+    fn prepare(&self, parts: &mut Parts, upgrade: bool) -> bool {
+        let noted = parts.headers.remove(WEFT_APP_PROTOCOL);
+        remove_hop_by_hop(
+            &mut parts.headers,
+            upgrade && parts.method != Method::CONNECT,
+        );
+        remove_untrusted(&mut parts.headers);
+        // Answered by ourselves: hyper says 100 when the body is asked for.
+        parts.headers.remove(EXPECT);
+        if let Some(forwarded) = self.caller.as_ref().and_then(|c| c.forwarded.as_ref()) {
+            parts
+                .headers
+                .insert(X_FORWARDED_CLIENT_CERT, forwarded.clone());
+        }
+        match self.application.protocol {
+            AppProtocol::Http => true,
+            AppProtocol::Http2 | AppProtocol::Grpc => false,
+            AppProtocol::Detect | AppProtocol::Tcp | AppProtocol::Tls => {
+                // The application is spoken to in what its caller speaks.
+                noted.is_some() || parts.version != Version::HTTP_2
+            }
+        }
+    }
+
+    async fn http1(
+        &self,
+        request: Request<ProxyBody>,
+    ) -> Result<Response<Incoming>, (Reason, String)> {
+        let applications = &self.worker.applications;
+        let port = self.application.port;
+        let mut request = origin_form(request);
+        // A kept connection may be closed by the application in the very moment it is used: what
+        // was not sent, or can be repeated without harm, goes over a new one.
+        while let Some(mut sender) = applications.idle(port) {
+            let again = repeat(&request);
+            match sender.try_send_request(request).await {
+                Ok(response) => {
+                    self.keep_when_ready(sender);
+                    return Ok(response);
+                }
+                Err(mut error) => match (error.take_message(), again) {
+                    (Some(unsent), _) => request = unsent,
+                    (None, Some(copy)) => request = copy,
+                    (None, None) => return Err(broken(&error.into_error())),
+                },
+            }
+        }
+        let mut sender = applications.http1(&self.application).await?;
+        let response = sender.send_request(request).await;
+        let response = response.map_err(|error| broken(&error))?;
+        self.keep_when_ready(sender);
+        Ok(response)
+    }
+
+    /// Puts the connection back once the response has been read to its end.
+    fn keep_when_ready(&self, mut sender: SendRequest<ProxyBody>) {
+        let worker = Rc::clone(&self.worker);
+        let port = self.application.port;
+        if sender.is_ready() {
+            return worker.applications.keep(port, sender);
+        }
+        tokio::task::spawn_local(async move {
+            if sender.ready().await.is_ok() {
+                worker.applications.keep(port, sender);
+            }
+        });
+    }
+
+    async fn http2(
+        &self,
+        mut request: Request<ProxyBody>,
+    ) -> Result<Response<Incoming>, (Reason, String)> {
+        let applications = &self.worker.applications;
+        *request.version_mut() = Version::HTTP_2;
+        for _attempt in 0..2 {
+            let mut sender = applications.http2(&self.application).await?;
+            match sender.try_send_request(request).await {
+                Ok(response) => return Ok(response),
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) => request = unsent,
+                    None => return Err(broken(&error.into_error())),
+                },
+            }
+        }
+        Err((
+            Reason::UpstreamReset,
+            "the application closes every connection".to_owned(),
+        ))
+    }
+
+    async fn upgrade(
+        &self,
+        request: Request<ProxyBody>,
+    ) -> Result<Response<Incoming>, (Reason, String)> {
+        let stream = self.worker.applications.dial(&self.application).await?;
+        let header_max = self.worker.shared.config.limits.max_header_bytes.bytes();
+        let sent = send_upgrade(TokioIo::new(stream), request, header_max).await;
+        sent.map_err(|failed| (failed.reason, failed.detail))
+    }
+}
+
+fn repeat(request: &Request<ProxyBody>) -> Option<Request<ProxyBody>> {
+    let repeatable = matches!(request.body(), ProxyBody::Empty) && is_idempotent(request.method());
+    if !repeatable {
+        return None;
+    }
+    let mut copy = Request::new(ProxyBody::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
+}
+
+fn broken(error: &hyper::Error) -> (Reason, String) {
+    let reason = if error.is_parse() {
+        Reason::UpstreamProtocolError
+    } else {
+        Reason::UpstreamReset
+    };
+    (reason, describe(error))
+}

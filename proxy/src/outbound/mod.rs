@@ -1,0 +1,325 @@
+//! Connections of the application to others.
+
+mod http;
+mod pool;
+mod upgrade;
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use weft_core::balance::pick_p2c;
+use weft_core::breaker::CallClass;
+use weft_core::model::{AppProtocol, Transport};
+use weft_core::name::ServiceName;
+use weft_core::protocol::{DETECT_MAX_BYTES, Verdict, detect};
+use weft_core::reason::Reason;
+
+use crate::mesh::{Call, Destination, Endpoint, EndpointKey, PortView};
+use crate::relay::{Ended, relay};
+use crate::telemetry::metrics::{Direction, HttpKey, Wire};
+use crate::tls::{ALPN_TCP, Replayed};
+use crate::worker::{Worker, original_destination, reset};
+
+pub(crate) use http::{describe, relayed};
+pub use pool::{Pool, Slot};
+pub(crate) use upgrade::{finish as finish_upgrade, origin_form, send as send_upgrade};
+
+/// A connection that interception redirected here.
+pub async fn captured(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr) {
+    let destination = match original_destination(&stream) {
+        Ok(Some(destination)) => destination,
+        Ok(None) => {
+            tracing::debug!(%client, "a connection that nobody redirected: refused");
+            return reset(&stream);
+        }
+        Err(error) => {
+            tracing::warn!(%client, %error, "original destination unknown");
+            return reset(&stream);
+        }
+    };
+    match worker.shared.mesh.resolve(destination).await {
+        Ok(Destination::Mesh(port)) => serve(worker, stream, port).await,
+        Ok(Destination::Outside) => outside(worker, stream, destination).await,
+        Err(reason) => refuse(worker, &stream, reason, &destination.to_string()),
+    }
+}
+
+/// A connection to a local listener that leads to a service.
+pub async fn upstream(
+    worker: &Rc<Worker>,
+    stream: TcpStream,
+    service: &ServiceName,
+    port: Option<u16>,
+) {
+    match find(worker, service, port).await {
+        Ok(port) => serve(worker, stream, port).await,
+        Err(reason) => refuse(worker, &stream, reason, &service.to_string()),
+    }
+}
+
+async fn find(
+    worker: &Worker,
+    service: &ServiceName,
+    port: Option<u16>,
+) -> Result<Arc<PortView>, Reason> {
+    let mesh = &worker.shared.mesh;
+    let port = match port {
+        Some(port) => port,
+        None => {
+            let view = mesh.service(&service.to_string()).await?;
+            let view = view.ok_or(Reason::ServiceNotFound)?;
+            // Which of several was meant has to be said.
+            match view.model.ports.as_slice() {
+                [only] => only.port,
+                _ => return Err(Reason::PortNotDeclared),
+            }
+        }
+    };
+    mesh.resolve_service(service, port).await
+}
+
+async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, port: Arc<PortView>) {
+    let plain = port
+        .endpoints
+        .iter()
+        .any(|endpoint| endpoint.model.transport == Transport::Plain);
+    let (verdict, first) = match port.protocol {
+        AppProtocol::Tcp | AppProtocol::Tls => (Verdict::Opaque, Bytes::new()),
+        _ if plain => (Verdict::Opaque, Bytes::new()),
+        AppProtocol::Http => (Verdict::Http1, Bytes::new()),
+        AppProtocol::Http2 | AppProtocol::Grpc => (Verdict::Http2, Bytes::new()),
+        AppProtocol::Detect => match sniff(worker, &mut stream, Bytes::new()).await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::debug!(%error, "the client went away before it said anything");
+                return;
+            }
+        },
+    };
+    match verdict {
+        Verdict::Http1 | Verdict::Http2 => {
+            // A declared http port takes HTTP/2 with prior knowledge as well: only the client's
+            // first bytes tell.
+            let http2 = match (verdict, first.is_empty()) {
+                (Verdict::Http2, false) => Some(true),
+                (Verdict::Http1, false) => Some(false),
+                _ => None,
+            };
+            http::serve(worker, Replayed::new(first, stream), port, http2).await;
+        }
+        Verdict::Tls | Verdict::Opaque | Verdict::NeedMore => {
+            opaque(worker, Replayed::new(first, stream), &port).await;
+        }
+    }
+}
+
+/// Reads just enough to know the protocol. A client that stays silent waits for the server to
+/// speak: opaque.
+pub(crate) async fn sniff(
+    worker: &Worker,
+    stream: &mut TcpStream,
+    first: Bytes,
+) -> std::io::Result<(Verdict, Bytes)> {
+    let mut bytes = BytesMut::from(&*first);
+    let reading = async {
+        loop {
+            match detect(&bytes) {
+                Verdict::NeedMore if bytes.len() < DETECT_MAX_BYTES => {
+                    if stream.read_buf(&mut bytes).await? == 0 {
+                        return Ok::<_, std::io::Error>(Verdict::Opaque);
+                    }
+                }
+                verdict => return Ok(verdict),
+            }
+        }
+    };
+    let limit = worker.shared.config.timeouts.detect;
+    let verdict = match timeout(limit, reading).await {
+        Ok(result) => result?,
+        Err(_elapsed) => {
+            worker.shared.metrics.totals().detection_timeouts.inc();
+            Verdict::Opaque
+        }
+    };
+    Ok((verdict, bytes.freeze()))
+}
+
+/// Opaque bytes, one mTLS connection each.
+async fn opaque(worker: &Rc<Worker>, mut client: Replayed<TcpStream>, port: &PortView) {
+    let shared = &worker.shared;
+    let stats = shared.metrics.tcp(tcp_key(&port.service.to_string()));
+    let mut tried: Vec<EndpointKey> = Vec::new();
+    // Nothing has been sent before the connection stands: trying another endpoint is safe.
+    let (mut server, call) = loop {
+        let picked = match pick(port, &tried) {
+            Ok(picked) => picked,
+            Err(reason) => {
+                return refuse(worker, client.get_ref(), reason, &port.service.to_string());
+            }
+        };
+        let (endpoint, call) = picked;
+        match connect(worker, port, &endpoint).await {
+            Ok(server) => break (server, call),
+            Err((reason, detail)) => {
+                call.finish(CallClass::Failure, crate::clock::now());
+                tried.push(endpoint.key.clone());
+                if tried.len() >= port.endpoints.len().min(3) {
+                    return refuse(worker, client.get_ref(), reason, &detail);
+                }
+            }
+        }
+    };
+    let opened = stats.open(server.wire());
+    let (moved, ended) = {
+        let drain = shared.drain.cut();
+        tokio::select! {
+            done = server.relay(&mut client, shared.config.timeouts.tcp_idle) => done,
+            () = drain => return reset(client.get_ref()),
+        }
+    };
+    opened.received(moved.forward);
+    opened.sent(moved.backward);
+    match ended {
+        Ended::Clean => call.finish(CallClass::Success, crate::clock::now()),
+        Ended::Idle => reset(client.get_ref()),
+        Ended::Broken(error) => {
+            tracing::debug!(%error, service = %port.service, "TCP relay broke");
+            reset(client.get_ref());
+        }
+    }
+}
+
+/// The far side of an opaque relay.
+enum Server {
+    Mesh(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    Plain(TcpStream),
+}
+
+impl Server {
+    fn wire(&self) -> Wire {
+        match self {
+            Self::Mesh(_) => Wire::Mtls,
+            Self::Plain(_) => Wire::Plaintext,
+        }
+    }
+
+    async fn relay(
+        &mut self,
+        client: &mut Replayed<TcpStream>,
+        idle: std::time::Duration,
+    ) -> (crate::relay::Moved, Ended) {
+        match self {
+            Self::Mesh(stream) => relay(client, &mut **stream, idle).await,
+            Self::Plain(stream) => relay(client, stream, idle).await,
+        }
+    }
+}
+
+async fn connect(
+    worker: &Worker,
+    port: &PortView,
+    endpoint: &Endpoint,
+) -> Result<Server, (Reason, String)> {
+    let shared = &worker.shared;
+    let limit = shared.config.timeouts.connect;
+    let told = |error: pool::DialError| (error.reason(), error.to_string());
+    match endpoint.model.transport {
+        Transport::Mesh => {
+            let material = shared.tls.current().ok_or(pool::DialError::NoCertificate);
+            let material = material.map_err(told)?;
+            let stream = pool::dial(port, endpoint, &material, ALPN_TCP, limit).await;
+            Ok(Server::Mesh(Box::new(stream.map_err(told)?)))
+        }
+        Transport::Plain => match timeout(limit, pool::connect(endpoint.key.address)).await {
+            Ok(stream) => Ok(Server::Plain(stream.map_err(told)?)),
+            Err(_elapsed) => Err((Reason::ConnectTimeout, endpoint.key.address.to_string())),
+        },
+    }
+}
+
+/// Declared to be outside the mesh: bytes go through untouched.
+async fn outside(worker: &Rc<Worker>, mut client: TcpStream, destination: SocketAddr) {
+    let shared = &worker.shared;
+    let limit = shared.config.timeouts.connect;
+    let mut server = match timeout(limit, pool::connect(destination)).await {
+        Ok(Ok(server)) => server,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "outside the mesh");
+            return reset(&client);
+        }
+        Err(_elapsed) => return reset(&client),
+    };
+    let stats = shared.metrics.tcp(tcp_key("outside"));
+    let opened = stats.open(Wire::Plaintext);
+    let (moved, ended) = tokio::select! {
+        done = relay(&mut client, &mut server, shared.config.timeouts.tcp_idle) => done,
+        () = shared.drain.cut() => return reset(&client),
+    };
+    opened.received(moved.forward);
+    opened.sent(moved.backward);
+    if !matches!(ended, Ended::Clean) {
+        reset(&client);
+        reset(&server);
+    }
+}
+
+/// A failed dial is a reset to the program: on opaque bytes there is no other way to say no.
+fn refuse(worker: &Worker, client: &TcpStream, reason: Reason, detail: &str) {
+    tracing::info!(reason = reason.as_str(), detail, "connection refused");
+    let stats = worker.shared.metrics.tcp(tcp_key("refused"));
+    stats.refused(reason.as_str());
+    reset(client);
+}
+
+fn tcp_key(service: &str) -> HttpKey {
+    HttpKey {
+        direction: Direction::Outbound,
+        service: service.into(),
+        peer: "".into(),
+    }
+}
+
+/// Chooses an endpoint that was not tried yet, by two random choices, and begins a call on it.
+/// When every breaker is open, one is tried all the same: ejecting all would be an outage of our
+/// own making.
+pub(crate) fn pick(
+    port: &PortView,
+    tried: &[EndpointKey],
+) -> Result<(Arc<Endpoint>, Call), Reason> {
+    let endpoints = &port.endpoints;
+    if endpoints.is_empty() {
+        return Err(Reason::NoEndpoints);
+    }
+    let now = crate::clock::now();
+    if let ([only], true) = (endpoints.as_slice(), tried.is_empty()) {
+        let call = match only.live.begin(now) {
+            Ok(call) => call,
+            Err(_open) => only.live.begin_forced(now),
+        };
+        return Ok((Arc::clone(only), call));
+    }
+    let was_tried = |index: usize| tried.contains(&endpoints[index].key);
+    let score = |index: usize| {
+        let endpoint = &endpoints[index];
+        endpoint.live.score(now) * 100.0 / f64::from(endpoint.model.weight)
+    };
+    let closed = |index: usize| was_tried(index) || !endpoints[index].live.is_available(now);
+    for _attempt in 0..2 {
+        let Some(index) = pick_p2c(endpoints.len(), fastrand::u64(..), closed, score) else {
+            break;
+        };
+        if let Ok(call) = endpoints[index].live.begin(now) {
+            return Ok((Arc::clone(&endpoints[index]), call));
+        }
+    }
+    let index = pick_p2c(endpoints.len(), fastrand::u64(..), was_tried, score)
+        .or_else(|| pick_p2c(endpoints.len(), fastrand::u64(..), |_| false, score))
+        .ok_or(Reason::NoHealthyEndpoint)?;
+    let endpoint = &endpoints[index];
+    Ok((Arc::clone(endpoint), endpoint.live.begin_forced(now)))
+}

@@ -1,0 +1,277 @@
+//! Connections to peers: few, long-lived, shared by many requests; one set per worker.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use weft_core::reason::Reason;
+
+use crate::http::{ProxyBody, STREAMS_MAX, http2_client};
+use crate::mesh::{Endpoint, EndpointKey, PortView};
+use crate::tls::{ALPN_H2, Material, PeerError, TlsContext, peer_of_client};
+
+/// Requests that go over one connection before a second one is made: the peer allows as many.
+const STREAMS_PER_CARRIER: u32 = STREAMS_MAX;
+
+/// Why a peer is not reached.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum DialError {
+    /// No TCP connection.
+    #[error("connecting to {address}: {source}")]
+    Connect {
+        /// Where.
+        address: SocketAddr,
+        /// What happened.
+        source: Arc<io::Error>,
+    },
+    /// Too slow.
+    #[error("connecting to {address} took longer than {limit:?}")]
+    Timeout {
+        /// Where.
+        address: SocketAddr,
+        /// What is allowed, TLS included.
+        limit: Duration,
+    },
+    /// No TLS.
+    #[error("TLS with {address}: {source}")]
+    Tls {
+        /// Where.
+        address: SocketAddr,
+        /// What happened.
+        source: Arc<io::Error>,
+    },
+    /// Somebody else is there.
+    #[error("{address}: {source}")]
+    Peer {
+        /// Where.
+        address: SocketAddr,
+        /// Who.
+        source: PeerError,
+    },
+    /// We have no certificate to show.
+    #[error("this sidecar has no certificate yet")]
+    NoCertificate,
+}
+
+impl DialError {
+    /// The reason that callers see.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Connect { .. } => Reason::ConnectFailed,
+            Self::Timeout { .. } => Reason::ConnectTimeout,
+            Self::Tls { .. } => Reason::TlsFailed,
+            Self::Peer { .. } => Reason::PeerIdentityMismatch,
+            Self::NoCertificate => Reason::PeerNotAuthenticated,
+        }
+    }
+}
+
+/// Dials a peer's sidecar for `alpn` and makes sure that it is the one meant.
+pub async fn dial(
+    port: &PortView,
+    endpoint: &Endpoint,
+    material: &Arc<Material>,
+    alpn: &'static [u8],
+    limit: Duration,
+) -> Result<TlsStream<TcpStream>, DialError> {
+    let address = endpoint.key.address;
+    let dialling = async {
+        let tcp = connect(address).await?;
+        let config = endpoint.live.tls_config(material, alpn);
+        let name = ServerName::try_from(port.hostname.to_string()).map_err(|_| DialError::Tls {
+            address,
+            source: Arc::new(io::Error::other("the service's hostname is not a DNS name")),
+        })?;
+        let stream = TlsConnector::from(config).connect(name, tcp).await;
+        let stream = stream.map_err(|source| DialError::Tls {
+            address,
+            source: Arc::new(source),
+        })?;
+        let peer =
+            peer_of_client(&stream, material).and_then(|p| p.expect(&endpoint.model.identity));
+        peer.map_err(|source| DialError::Peer { address, source })?;
+        Ok(stream)
+    };
+    match timeout(limit, dialling).await {
+        Ok(result) => result,
+        Err(_elapsed) => Err(DialError::Timeout { address, limit }),
+    }
+}
+
+/// A plain connection with the settings that every connection has.
+pub async fn connect(address: SocketAddr) -> Result<TcpStream, DialError> {
+    let failed = |source| DialError::Connect {
+        address,
+        source: Arc::new(source),
+    };
+    let tcp = TcpStream::connect(address).await.map_err(failed)?;
+    tcp.set_nodelay(true).map_err(failed)?;
+    Ok(tcp)
+}
+
+/// One shared connection to a peer.
+#[derive(Debug)]
+pub struct Carrier {
+    sender: SendRequest<ProxyBody>,
+    in_flight: Cell<u32>,
+    generation: u64,
+    last_used: Cell<Instant>,
+}
+
+/// A place on a carrier for one request.
+#[derive(Debug)]
+pub struct Slot {
+    carrier: Rc<Carrier>,
+}
+
+impl Slot {
+    fn new(carrier: &Rc<Carrier>) -> Self {
+        carrier.in_flight.set(carrier.in_flight.get() + 1);
+        Self {
+            carrier: Rc::clone(carrier),
+        }
+    }
+
+    /// What requests are sent with.
+    pub fn sender(&self) -> SendRequest<ProxyBody> {
+        self.carrier.sender.clone()
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let carrier = &self.carrier;
+        carrier.in_flight.set(carrier.in_flight.get() - 1);
+        carrier.last_used.set(Instant::now());
+    }
+}
+
+type Connecting = Rc<OnceCell<Result<Rc<Carrier>, DialError>>>;
+
+#[derive(Debug, Default)]
+struct Peer {
+    carriers: Vec<Rc<Carrier>>,
+    connecting: Option<Connecting>,
+}
+
+/// The carriers of one worker.
+#[derive(Debug)]
+pub struct Pool {
+    peers: RefCell<HashMap<EndpointKey, Peer>>,
+    tls: Arc<TlsContext>,
+    connect_limit: Duration,
+}
+
+impl Pool {
+    /// No connection yet.
+    pub fn new(tls: Arc<TlsContext>, connect_limit: Duration) -> Self {
+        Self {
+            peers: RefCell::default(),
+            tls,
+            connect_limit,
+        }
+    }
+
+    /// A place on a connection to `endpoint`, made if there is none with room. Requests that come
+    /// while one is being made wait for it together.
+    pub async fn slot(&self, port: &PortView, endpoint: &Endpoint) -> Result<Slot, DialError> {
+        let material = self.tls.current().ok_or(DialError::NoCertificate)?;
+        let generation = material.generation;
+        let connecting = {
+            let mut peers = self.peers.borrow_mut();
+            if let Some(peer) = peers.get_mut(&endpoint.key) {
+                peer.carriers.retain(|carrier| !carrier.sender.is_closed());
+                let fit = |carrier: &&Rc<Carrier>| {
+                    carrier.generation == generation
+                        && carrier.in_flight.get() < STREAMS_PER_CARRIER
+                };
+                if let Some(carrier) = peer.carriers.iter().find(fit) {
+                    return Ok(Slot::new(carrier));
+                }
+            }
+            let peer = peers.entry(endpoint.key.clone()).or_default();
+            Rc::clone(peer.connecting.get_or_insert_default())
+        };
+        let made = connecting
+            .get_or_init(|| async {
+                let made = self.connect(port, endpoint, material).await;
+                let mut peers = self.peers.borrow_mut();
+                let peer = peers.entry(endpoint.key.clone()).or_default();
+                peer.connecting = None;
+                if let Ok(carrier) = &made {
+                    // Those made under older certificates finish what they carry.
+                    peer.carriers
+                        .retain(|carrier| carrier.generation == generation);
+                    peer.carriers.push(Rc::clone(carrier));
+                }
+                made
+            })
+            .await;
+        made.clone().map(|carrier| Slot::new(&carrier))
+    }
+
+    async fn connect(
+        &self,
+        port: &PortView,
+        endpoint: &Endpoint,
+        material: Arc<Material>,
+    ) -> Result<Rc<Carrier>, DialError> {
+        let stream = dial(port, endpoint, &material, ALPN_H2, self.connect_limit).await?;
+        let made = http2_client().handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = made.map_err(|error| DialError::Tls {
+            address: endpoint.key.address,
+            source: Arc::new(io::Error::other(error)),
+        })?;
+        tokio::task::spawn_local(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "carrier ended");
+            }
+        });
+        Ok(Rc::new(Carrier {
+            sender,
+            in_flight: Cell::new(0),
+            generation: material.generation,
+            last_used: Cell::new(Instant::now()),
+        }))
+    }
+
+    /// Drops connections to endpoints that are gone and those idle for longer than `idle`;
+    /// requests under way finish.
+    pub fn sweep(&self, still: impl Fn(&EndpointKey) -> bool, idle: Duration) {
+        let now = Instant::now();
+        self.peers.borrow_mut().retain(|key, peer| {
+            if !still(key) {
+                return false;
+            }
+            peer.carriers.retain(|carrier| {
+                let used = carrier.in_flight.get() > 0
+                    || now.duration_since(carrier.last_used.get()) < idle;
+                used && !carrier.sender.is_closed()
+            });
+            !peer.carriers.is_empty() || peer.connecting.is_some()
+        });
+    }
+
+    /// How many connections there are.
+    pub fn len(&self) -> usize {
+        let peers = self.peers.borrow();
+        peers.values().map(|peer| peer.carriers.len()).sum()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

@@ -1,0 +1,171 @@
+//! Upgrades (WebSocket) and CONNECT: a byte stream of their own, on a connection of their own.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::header::HOST;
+use http::{Method, Request, Response, StatusCode, Uri};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::task::spawn_local;
+use weft_core::breaker::CallClass;
+use weft_core::headers::{remove_hop_by_hop, remove_untrusted};
+use weft_core::reason::Reason;
+
+use super::http::{Conversation, Failed, describe, relayed};
+use super::{pick, pool};
+use crate::http::{ProxyBody, Record, answer, http1_client};
+use crate::relay::relay;
+use crate::tls::ALPN_H1;
+use crate::worker::Worker;
+
+/// Sends an upgrading request over a connection of its own and, when the other side agrees,
+/// becomes a relay of bytes.
+pub(super) async fn outbound(
+    conversation: &Rc<Conversation>,
+    mut request: Request<Incoming>,
+    mut record: Box<Record>,
+) -> Response<ProxyBody<Box<Record>>> {
+    let client = hyper::upgrade::on(&mut request);
+    let (mut parts, body) = request.into_parts();
+    remove_hop_by_hop(&mut parts.headers, parts.method != Method::CONNECT);
+    remove_untrusted(&mut parts.headers);
+    let request = Request::from_parts(parts, ProxyBody::of_request(body));
+    match exchange(conversation, request, &mut record).await {
+        Ok(response) => finish(&conversation.worker, response, client, record),
+        Err(Failed { reason, detail }) => {
+            record.reason = Some(reason);
+            let response = answer(reason, &detail, false);
+            record.status = response.status();
+            response
+        }
+    }
+}
+
+async fn exchange(
+    conversation: &Conversation,
+    request: Request<ProxyBody>,
+    record: &mut Record,
+) -> Result<Response<Incoming>, Failed> {
+    let shared = &conversation.worker.shared;
+    let port = conversation.port();
+    let (endpoint, call) = pick(&port, &[]).map_err(|reason| Failed {
+        reason,
+        detail: port.service.to_string(),
+    })?;
+    record.stats = Some(Arc::clone(&endpoint.live.stats));
+    let limit = shared.config.timeouts.connect;
+    let material = shared.tls.current().ok_or(pool::DialError::NoCertificate);
+    let dialled = match material {
+        Ok(material) => pool::dial(&port, &endpoint, &material, ALPN_H1, limit).await,
+        Err(error) => Err(error),
+    };
+    let stream = match dialled {
+        Ok(stream) => stream,
+        Err(error) => {
+            call.finish(CallClass::Failure, crate::clock::now());
+            return Err(Failed {
+                reason: error.reason(),
+                detail: error.to_string(),
+            });
+        }
+    };
+    record.call = Some(call);
+    let header_max = shared.config.limits.max_header_bytes.bytes();
+    send(TokioIo::new(stream), request, header_max).await
+}
+
+/// One HTTP/1.1 exchange on a connection that may then be taken over.
+pub(crate) async fn send<IO>(
+    io: IO,
+    request: Request<ProxyBody>,
+    header_max: usize,
+) -> Result<Response<Incoming>, Failed>
+where
+    IO: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let failed = |error: hyper::Error| Failed {
+        reason: Reason::UpgradeFailed,
+        detail: describe(&error),
+    };
+    let handshake = http1_client(header_max).handshake(io).await;
+    let (mut sender, connection) = handshake.map_err(failed)?;
+    spawn_local(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "upgraded connection ended");
+        }
+    });
+    sender
+        .send_request(origin_form(request))
+        .await
+        .map_err(failed)
+}
+
+/// HTTP/1.1 towards a server: the path alone, and Host; CONNECT keeps its authority.
+pub(crate) fn origin_form<B>(request: Request<B>) -> Request<B> {
+    let (mut parts, body) = request.into_parts();
+    if parts.method != Method::CONNECT {
+        let uri = std::mem::take(&mut parts.uri).into_parts();
+        if let Some(authority) = &uri.authority
+            && !parts.headers.contains_key(HOST)
+            && let Ok(host) = http::HeaderValue::from_str(authority.as_str())
+        {
+            parts.headers.insert(HOST, host);
+        }
+        parts.uri = uri
+            .path_and_query
+            .map_or_else(|| Uri::from_static("/"), Uri::from);
+    }
+    parts.version = http::Version::HTTP_11;
+    Request::from_parts(parts, body)
+}
+
+/// Answers the client; where the server agreed, both connections become one stream of bytes.
+pub(crate) fn finish(
+    worker: &Rc<Worker>,
+    mut response: Response<Incoming>,
+    client: OnUpgrade,
+    record: Box<Record>,
+) -> Response<ProxyBody<Box<Record>>> {
+    let agreed = response.status() == StatusCode::SWITCHING_PROTOCOLS
+        || (response.status().is_success() && is_connect(&response));
+    if !agreed {
+        return relayed(response, record, None);
+    }
+    let server = hyper::upgrade::on(&mut response);
+    let status = response.status();
+    let (mut parts, _no_body) = response.into_parts();
+    remove_hop_by_hop(
+        &mut parts.headers,
+        status == StatusCode::SWITCHING_PROTOCOLS,
+    );
+    let shared = Arc::clone(&worker.shared);
+    let mut record = record;
+    record.status = status;
+    spawn_local(async move {
+        let (client, server) = match tokio::try_join!(client, server) {
+            Ok(both) => both,
+            Err(error) => {
+                tracing::debug!(%error, "upgrade not completed");
+                return;
+            }
+        };
+        let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
+        let relaying = relay(&mut client, &mut server, shared.config.timeouts.tcp_idle);
+        tokio::select! {
+            (moved, ended) = relaying => {
+                tracing::debug!(?moved, ?ended, "upgraded stream ended");
+            }
+            () = shared.drain.cut() => {}
+        }
+        // The stream is one request: it is told of when it ends.
+        crate::http::BodyGuard::on_end(record, None);
+    });
+    Response::from_parts(parts, ProxyBody::Empty)
+}
+
+/// hyper marks the response to a CONNECT by leaving it an upgrade to wait for.
+fn is_connect(response: &Response<Incoming>) -> bool {
+    response.extensions().get::<OnUpgrade>().is_some()
+}

@@ -1,0 +1,233 @@
+//! Bytes both ways, with half-close, until both sides have ended.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, sleep_until};
+
+/// A connection that is mostly idle costs this much, per direction.
+const BUFFER_FIRST_BYTES: usize = 8 * 1024;
+/// One that is busy grows to this, so that bulk needs few system calls.
+const BUFFER_MAX_BYTES: usize = 128 * 1024;
+
+/// What went through.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Bytes from the first to the second.
+    pub forward: u64,
+    /// Bytes from the second to the first.
+    pub backward: u64,
+}
+
+/// How a relay ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// Both sides said that they are done.
+    Clean,
+    /// Nothing moved for the idle time.
+    Idle,
+    /// One side broke: the other has to see a reset, not an orderly end.
+    Broken(io::Error),
+}
+
+/// Copies both ways between `a` and `b`. When one side ends its sending, the other is told and may
+/// go on answering. Ends when both have, when one breaks, or when nothing moves for `idle`.
+pub async fn relay<A, B>(a: &mut A, b: &mut B, idle: Duration) -> (Moved, Ended)
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut forward = Direction::default();
+    let mut backward = Direction::default();
+    let mut seen = 0;
+    let mut watchdog = std::pin::pin!(sleep_until(Instant::now() + idle));
+    let ended = poll_fn(|cx| {
+        loop {
+            let there = match forward.poll(cx, a, b) {
+                Poll::Ready(Err(error)) => return Poll::Ready(Ended::Broken(error)),
+                Poll::Ready(Ok(())) => true,
+                Poll::Pending => false,
+            };
+            let back = match backward.poll(cx, b, a) {
+                Poll::Ready(Err(error)) => return Poll::Ready(Ended::Broken(error)),
+                Poll::Ready(Ok(())) => true,
+                Poll::Pending => false,
+            };
+            if there && back {
+                return Poll::Ready(Ended::Clean);
+            }
+            ready!(watchdog.as_mut().poll(cx));
+            let moved = forward.moved + backward.moved;
+            if moved == seen {
+                return Poll::Ready(Ended::Idle);
+            }
+            seen = moved;
+            watchdog.as_mut().reset(Instant::now() + idle);
+        }
+    })
+    .await;
+    let moved = Moved {
+        forward: forward.moved,
+        backward: backward.moved,
+    };
+    (moved, ended)
+}
+
+#[derive(Default)]
+struct Direction {
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    state: State,
+    unflushed: bool,
+    moved: u64,
+}
+
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum State {
+    #[default]
+    Copying,
+    /// The source has ended; the rest is written, then the sink is told.
+    Ending,
+    Done,
+}
+
+impl Direction {
+    fn poll<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut R,
+        sink: &mut W,
+    ) -> Poll<io::Result<()>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        loop {
+            while self.start < self.end {
+                let rest = &self.buffer[self.start..self.end];
+                let written = ready!(Pin::new(&mut *sink).poll_write(cx, rest))?;
+                if written == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                self.start += written;
+                self.moved += written as u64;
+                self.unflushed = true;
+            }
+            match self.state {
+                State::Copying => match self.poll_fill(cx, source) {
+                    Poll::Ready(Ok(true)) => {}
+                    Poll::Ready(Ok(false)) => self.state = State::Ending,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => {
+                        if self.unflushed {
+                            ready!(Pin::new(&mut *sink).poll_flush(cx))?;
+                            self.unflushed = false;
+                        }
+                        return Poll::Pending;
+                    }
+                },
+                State::Ending => {
+                    ready!(Pin::new(&mut *sink).poll_shutdown(cx))?;
+                    self.state = State::Done;
+                    self.buffer = Vec::new();
+                }
+                State::Done => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+
+    /// True when bytes came, false at the end.
+    fn poll_fill<R: AsyncRead + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut R,
+    ) -> Poll<io::Result<bool>> {
+        if self.buffer.is_empty() {
+            self.buffer = vec![0; BUFFER_FIRST_BYTES];
+        } else if self.end == self.buffer.len() && self.buffer.len() < BUFFER_MAX_BYTES {
+            // The last read filled it: there is more where that came from.
+            self.buffer.resize(self.buffer.len() * 2, 0);
+        }
+        let mut into = ReadBuf::new(&mut self.buffer);
+        // TLS gives one record a read: fill up while more is there, to write it with one call.
+        loop {
+            let before = into.filled().len();
+            match Pin::new(&mut *source).poll_read(cx, &mut into) {
+                Poll::Ready(Ok(())) if into.filled().len() == before => {
+                    if before == 0 {
+                        return Poll::Ready(Ok(false));
+                    }
+                    // The end is seen again by the next read.
+                    break;
+                }
+                Poll::Ready(Ok(())) if into.remaining() == 0 => break,
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) if before == 0 => return Poll::Ready(Err(error)),
+                Poll::Pending if before == 0 => return Poll::Pending,
+                Poll::Ready(Err(_)) | Poll::Pending => break,
+            }
+        }
+        self.start = 0;
+        self.end = into.filled().len();
+        Poll::Ready(Ok(true))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn half_close_is_passed_on_and_the_answer_still_comes() {
+        let (mut client, mut a) = duplex(64);
+        let (mut b, mut server) = duplex(64);
+        let relaying = tokio::spawn(async move { relay(&mut a, &mut b, LONG).await });
+        client.write_all(b"question").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut question = Vec::new();
+        server.read_to_end(&mut question).await.unwrap();
+        assert_eq!(question, b"question");
+        server.write_all(&[7; 100_000]).await.unwrap_or(());
+        drop(server);
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        let (moved, ended) = relaying.await.unwrap();
+        assert!(matches!(ended, Ended::Clean), "{ended:?}");
+        assert_eq!(moved.forward, 8);
+        assert_eq!(moved.backward, answer.len() as u64);
+    }
+
+    #[tokio::test]
+    async fn large_transfers_arrive_whole() {
+        let (mut client, mut a) = duplex(1 << 16);
+        let (mut b, mut server) = duplex(1 << 14);
+        tokio::spawn(async move { relay(&mut a, &mut b, LONG).await });
+        let sent: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
+        let expected = sent.clone();
+        tokio::spawn(async move {
+            client.write_all(&sent).await.unwrap();
+            client.shutdown().await.unwrap();
+            let _open = client.read_u8().await;
+        });
+        let mut got = Vec::new();
+        server.read_to_end(&mut got).await.unwrap();
+        assert!(got == expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_ends_it() {
+        let (_client, mut a) = duplex(64);
+        let (mut b, _server) = duplex(64);
+        let (moved, ended) = relay(&mut a, &mut b, Duration::from_secs(5)).await;
+        assert!(matches!(ended, Ended::Idle), "{ended:?}");
+        assert_eq!(moved, Moved::default());
+    }
+}

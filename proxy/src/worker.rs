@@ -1,0 +1,222 @@
+//! One worker: a thread with its own runtime, its own listeners, connections and pools. Nothing is
+//! handed between workers while a request is served.
+
+use std::cell::Cell;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::spawn_local;
+use tokio::time::{interval, sleep};
+use weft_core::name::ServiceName;
+
+use crate::config::ProxyConfig;
+use crate::drain::Drain;
+use crate::inbound::{self, Application, Applications};
+use crate::mesh::Mesh;
+use crate::nest::SocketFactory;
+use crate::outbound::{self, Pool};
+use crate::telemetry::metrics::Metrics;
+use crate::tls::TlsContext;
+
+/// How often idle connections are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// After a failed accept (too many open files), the listener waits this long.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What all workers and the control thread share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The bootstrap configuration.
+    pub config: ProxyConfig,
+    /// What is known of the mesh.
+    pub mesh: Arc<Mesh>,
+    /// Certificates in force.
+    pub tls: Arc<TlsContext>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Leaving.
+    pub drain: Drain,
+    /// Sockets inside the program's namespace, where it has one.
+    pub nest: Option<SocketFactory>,
+    /// Accepted connections, all workers together.
+    pub connections: AtomicUsize,
+}
+
+/// What a listener's connections are.
+#[derive(Debug, Clone)]
+pub enum Listening {
+    /// Redirected by interception: the original destination says where to.
+    Outbound,
+    /// A local listener that leads to a service.
+    Upstream(ServiceName, Option<u16>),
+    /// Redirected by interception, towards the application.
+    Inbound,
+    /// Mutual TLS only, for one port of the application.
+    Mesh(Application),
+}
+
+/// A listener that belongs to one worker.
+#[derive(Debug)]
+pub struct Listener {
+    /// The socket.
+    pub socket: std::net::TcpListener,
+    /// What its connections are.
+    pub listening: Listening,
+}
+
+/// The state of one worker.
+#[derive(Debug)]
+pub struct Worker {
+    /// What all share.
+    pub shared: Arc<Shared>,
+    /// Connections to peers.
+    pub pool: Pool,
+    /// Connections to the application.
+    pub applications: Applications,
+    /// Connections being served here.
+    serving: Cell<usize>,
+}
+
+/// Runs a worker until it has drained. Blocks its thread.
+pub fn run(shared: Arc<Shared>, listeners: Vec<Listener>) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default())?;
+    runtime.block_on(serve(shared, listeners))
+}
+
+async fn serve(shared: Arc<Shared>, listeners: Vec<Listener>) -> io::Result<()> {
+    let worker = Rc::new(Worker {
+        pool: Pool::new(Arc::clone(&shared.tls), shared.config.timeouts.connect),
+        applications: Applications::new(Arc::clone(&shared)),
+        serving: Cell::new(0),
+        shared,
+    });
+    let mut accepting = Vec::with_capacity(listeners.len());
+    for Listener { socket, listening } in listeners {
+        let listener = TcpListener::from_std(socket)?;
+        let task = accept(Rc::clone(&worker), listener, listening);
+        accepting.push(spawn_local(task));
+    }
+    spawn_local(sweep(Rc::clone(&worker)));
+    for task in accepting {
+        let _ended = task.await;
+    }
+    worker.drained().await;
+    Ok(())
+}
+
+async fn accept(worker: Rc<Worker>, listener: TcpListener, listening: Listening) {
+    let drain = &worker.shared.drain;
+    loop {
+        tokio::select! {
+            biased;
+            accepted = listener.accept() => match accepted {
+                Ok((stream, client)) => worker.admit(stream, client, &listening),
+                Err(error) => {
+                    tracing::warn!(%error, "accepting failed");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            () = drain.stop_accepting() => break,
+        }
+    }
+    // Closing one of several listeners on a port resets what is queued on it: take it first.
+    while let Ok((stream, client)) = poll_once(listener.accept()).await {
+        worker.admit(stream, client, &listening);
+    }
+}
+
+/// What is ready at once; `Err` when nothing is.
+async fn poll_once<T>(future: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
+        std::task::Poll::Ready(result) => std::task::Poll::Ready(result),
+        std::task::Poll::Pending => std::task::Poll::Ready(Err(io::ErrorKind::WouldBlock.into())),
+    })
+    .await
+}
+
+async fn sweep(worker: Rc<Worker>) {
+    let mut tick = interval(SWEEP_EVERY);
+    loop {
+        tick.tick().await;
+        let snapshot = worker.shared.mesh.snapshot();
+        let held = |key: &crate::mesh::EndpointKey| snapshot.holds(key);
+        let timeouts = &worker.shared.config.timeouts;
+        worker.pool.sweep(held, timeouts.peer_idle);
+        worker.applications.sweep(timeouts.application_idle);
+    }
+}
+
+impl Worker {
+    fn admit(self: &Rc<Self>, stream: TcpStream, client: SocketAddr, listening: &Listening) {
+        let shared = &self.shared;
+        let limit = shared.config.limits.max_connections;
+        // Compare and swap: the limit is exact across workers.
+        let within = |now: usize| (now < limit).then_some(now + 1);
+        let counted = &shared.connections;
+        if counted
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, within)
+            .is_err()
+        {
+            tracing::warn!(%client, limit, "connection refused: max_connections reached");
+            reset(&stream);
+            return;
+        }
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY not set");
+        }
+        let (worker, listening) = (Rc::clone(self), listening.clone());
+        self.serving.set(self.serving.get() + 1);
+        spawn_local(async move {
+            match listening {
+                Listening::Outbound => outbound::captured(&worker, stream, client).await,
+                Listening::Upstream(service, port) => {
+                    outbound::upstream(&worker, stream, &service, port).await;
+                }
+                Listening::Inbound => inbound::captured(&worker, stream, client).await,
+                Listening::Mesh(application) => {
+                    inbound::mesh(&worker, stream, client, application).await;
+                }
+            }
+            worker.shared.connections.fetch_sub(1, Ordering::Relaxed);
+            worker.serving.set(worker.serving.get() - 1);
+        });
+    }
+
+    /// Until every connection has ended, or the time for it is over.
+    async fn drained(&self) {
+        let cut = self.shared.drain.cut();
+        let mut cut = std::pin::pin!(cut);
+        let mut tick = interval(Duration::from_millis(20));
+        while self.serving.get() > 0 {
+            tokio::select! {
+                () = &mut cut => return,
+                _ = tick.tick() => {}
+            }
+        }
+    }
+}
+
+/// Makes the peer see a reset rather than an orderly end.
+pub fn reset(stream: &TcpStream) {
+    if let Err(error) = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
+        tracing::debug!(%error, "SO_LINGER not set");
+    }
+}
+
+/// Where the client wanted to go, by the kernel's record of the redirection.
+pub fn original_destination(stream: &TcpStream) -> io::Result<Option<SocketAddr>> {
+    let local = stream.local_addr()?;
+    let mapped = match local.ip() {
+        IpAddr::V6(address) => address.to_ipv4_mapped().is_some(),
+        IpAddr::V4(_) => true,
+    };
+    crate::intercept::original_dst(stream, mapped)
+}
