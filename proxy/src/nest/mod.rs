@@ -18,7 +18,8 @@
 //! SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2 and SIGWINCH, after the leaving sequence for SIGTERM,
 //! and end only when the program ends, because some programs live on after Ctrl-C. A relayed
 //! signal that the whole group got within the last second is dropped, so that the program sees
-//! each once. SIGTSTP and SIGCONT need no relay: the group stops and continues as one.
+//! each once; a SIGTERM that was sent to the whole group does reach it again after a longer leaving
+//! sequence. SIGTSTP and SIGCONT need no relay: the group stops and continues as one.
 //!
 //! # What it does not know
 //!
@@ -198,8 +199,8 @@ pub enum NestError {
         /// Why it was not.
         source: io::Error,
     },
-    /// A user was named, but only root can run programs as another.
-    #[error("cannot run the program as user {uid}: only root can run it as another user")]
+    /// Another user was named, but the powers for it are missing.
+    #[error("cannot run the program as user {uid}: only root can run it as another than its own")]
     User {
         /// The user that was named.
         uid: u32,

@@ -10,13 +10,13 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, getegid, geteuid, pidfd_open, pidfd_send_signal};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 use tokio::sync::oneshot;
 
 use super::namespace::{Nest, STACK};
 use super::protocol::{self, Plan, Report};
-use super::{NEST_ARG, NestConfig, NestError, Privilege, privileges, sys};
+use super::{NEST_ARG, NestConfig, NestError, Privilege, User, privileges, sys};
 
 /// The longest that the preparation of the program may take before it counts as failed.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,7 +29,13 @@ impl Nest {
     /// [`NestError::Exec`] when the program cannot be executed; [`NestError::Hide`],
     /// [`NestError::User`] or [`NestError::Prepare`] when its surroundings cannot be made.
     pub fn spawn(&mut self, config: &NestConfig) -> Result<Child, NestError> {
-        if let (Some(user), Privilege::UserNamespace) = (&config.user, self.privilege) {
+        let own = |user: &User| user.uid == geteuid().as_raw() && user.gid == getegid().as_raw();
+        let alone = self.privilege == Privilege::UserNamespace;
+        // In a user namespace of one user, that user is the program's anyway.
+        let user = config.user.clone().filter(|user| !(alone && own(user)));
+        if let Some(user) = &user
+            && alone
+        {
             return Err(NestError::User { uid: user.uid });
         }
         let (sender, receiver) = mpsc::channel();
@@ -39,7 +45,7 @@ impl Nest {
         let plan = Plan {
             command: config.command.clone(),
             env: config.env.clone(),
-            user: config.user.clone(),
+            user,
             hide: config.hide.iter().cloned().map(Into::into).collect(),
             search_domains: config.search_domains.clone(),
             only_own_processes: self.privilege == Privilege::Root,
