@@ -2,4 +2,7 @@
 //!
 //! Nothing here waits for a reader: queues are bounded, what does not fit is dropped and counted.
 
+pub mod access_log;
+pub mod log;
 pub mod metrics;
+pub mod tracing;
