@@ -1,1 +1,55 @@
-//! x
+//! The control plane: what was asked for, who is there, whom to believe, and who needs to know.
+//!
+//! Flow: `registry` (what exists) and `store` (what was asked for) → `compile` (pure) →
+//! `discovery` (who needs which, what they hold, what they acknowledged).
+//!
+//! Architecture invariant: no byte of application traffic comes here.
+#![forbid(unsafe_code)]
+
+pub mod ca;
+pub mod store;
+pub mod token;
+
+use std::fmt::Write as _;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        // Writing to a String cannot fail.
+        let _infallible = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+/// SHA-256, hexadecimal.
+pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
+    hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref())
+}
+
+/// Random bytes fit for secrets.
+pub(crate) fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    // aws-lc's generator is seeded by the kernel and does not fail once the process runs; zeros
+    // would be worse than stopping.
+    #[expect(
+        clippy::expect_used,
+        reason = "no secret must ever be made without entropy"
+    )]
+    aws_lc_rs::rand::fill(&mut bytes).expect("the system's random generator");
+    bytes
+}
+
+/// Milliseconds since the Unix epoch.
+pub(crate) fn unix_millis() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    })
+}
+
+/// Seconds since the Unix epoch.
+pub(crate) fn unix_seconds() -> i64 {
+    unix_millis() / 1000
+}

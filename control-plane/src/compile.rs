@@ -1,0 +1,378 @@
+//! From what exists and what was asked for to what sidecars are told: pure, the same for whoever
+//! asks, encoded once.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use envoy_types::pb::google::protobuf::Any;
+use serde::{Deserialize, Serialize};
+use weft_core::model::{
+    AppProtocol, Endpoint, EndpointPort, MeshConfig, Service, ServicePort, Transport, TrustBundle,
+    Workload,
+};
+use weft_core::name::ServiceName;
+use weft_proto::resource::{Kind, Resource};
+
+use crate::document::ServiceSpec;
+use crate::registry::Entry;
+use crate::sha256_hex;
+
+/// The weight of an endpoint that says nothing.
+const WEIGHT: u32 = 100;
+/// Indices of virtual addresses: 240.240.0.0/16 without what looks like a network or broadcast
+/// address of a /24, which some programs refuse.
+const VIRTUAL_MAX: u32 = 0xffff;
+/// A virtual address is not given to another name for this long, seconds.
+const VIRTUAL_REST: i64 = 30 * 24 * 3600;
+
+/// Everything that decides what sidecars are told.
+#[derive(Debug, Clone, Copy)]
+pub struct World<'a> {
+    /// Who is there.
+    pub entries: &'a [Entry],
+    /// Services that were asked for.
+    pub services: &'a BTreeMap<ServiceName, ServiceSpec>,
+    /// Their virtual addresses.
+    pub addresses: &'a VirtualAddresses,
+    /// Mesh-wide settings.
+    pub config: &'a MeshConfig,
+    /// Whom to believe.
+    pub bundle: &'a TrustBundle,
+}
+
+/// A resource, ready for the wire.
+#[derive(Debug, Clone)]
+pub struct Encoded {
+    /// Its name.
+    pub name: String,
+    /// The digest of its content: the same content has the same version, also after a restart.
+    pub version: String,
+    /// Other names it goes by.
+    pub aliases: Vec<String>,
+    /// Its bytes.
+    pub any: Any,
+    /// Its domain form, for people.
+    pub resource: Resource,
+}
+
+/// Everything that sidecars may be told, at one moment.
+#[derive(Debug, Default)]
+pub struct Compiled {
+    /// Grows with every compilation.
+    pub generation: u64,
+    /// The revision of the store that is in it.
+    pub revision: u64,
+    by_name: HashMap<(Kind, String), Arc<Encoded>>,
+    aliases: HashMap<(Kind, String), String>,
+}
+
+impl Compiled {
+    /// A resource by its name or any other name it goes by.
+    pub fn find(&self, kind: Kind, name: &str) -> Option<&Arc<Encoded>> {
+        let key = (kind, name.to_owned());
+        if let Some(found) = self.by_name.get(&key) {
+            return Some(found);
+        }
+        let canonical = self.aliases.get(&key)?;
+        self.by_name.get(&(kind, canonical.clone()))
+    }
+
+    /// Every resource of a kind.
+    pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Arc<Encoded>> {
+        let of_kind = self.by_name.iter().filter(move |((k, _), _)| *k == kind);
+        of_kind.map(|(_, encoded)| encoded)
+    }
+}
+
+/// Compiles the world. What has not changed since `before` keeps its bytes.
+pub fn compile(world: World<'_>, before: &Compiled, revision: u64) -> Compiled {
+    let mut resources = vec![
+        Resource::MeshConfig(world.config.clone()),
+        Resource::TrustBundle(world.bundle.clone()),
+    ];
+    resources.extend(service_names(world).into_iter().map(|name| {
+        let service = compile_service(world, name);
+        Resource::Service(service)
+    }));
+    resources.extend(world.entries.iter().filter_map(compile_workload));
+    let mut compiled = Compiled {
+        generation: before.generation + 1,
+        revision,
+        ..Compiled::default()
+    };
+    for resource in resources {
+        let key = (resource.kind(), resource.name());
+        let encoded = match before.by_name.get(&key) {
+            Some(same) if same.resource == resource => Arc::clone(same),
+            Some(_) | None => Arc::new(encode(resource)),
+        };
+        for alias in &encoded.aliases {
+            let alias = (key.0, alias.clone());
+            compiled.aliases.insert(alias, encoded.name.clone());
+        }
+        compiled.by_name.insert(key, encoded);
+    }
+    compiled
+}
+
+/// Every service that exists: asked for, or named by a workload.
+pub fn service_names(world: World<'_>) -> BTreeSet<&ServiceName> {
+    let named = world.entries.iter().flat_map(|e| &e.registration.services);
+    world.services.keys().chain(named).collect()
+}
+
+fn compile_service(world: World<'_>, name: &ServiceName) -> Service {
+    let serving: Vec<&Entry> = world
+        .entries
+        .iter()
+        .filter(|entry| entry.registration.services.contains(name))
+        .collect();
+    let spec = world.services.get(name);
+    // (port, target port, protocol)
+    let ports: BTreeMap<u16, (u16, AppProtocol)> = match spec {
+        Some(spec) => spec
+            .ports
+            .iter()
+            .map(|port| {
+                let target = port.target_port.unwrap_or(port.port);
+                (port.port, (target, port.protocol))
+            })
+            .collect(),
+        None => serving
+            .iter()
+            .flat_map(|entry| &entry.registration.ports)
+            .map(|port| (port.port, (port.port, port.protocol)))
+            .collect(),
+    };
+    let declared = |target: u16| {
+        let ports = serving.iter().flat_map(|entry| &entry.registration.ports);
+        let mut of_port = ports.filter(|port| port.port == target);
+        of_port.next().map_or(AppProtocol::Detect, |p| p.protocol)
+    };
+    let service_ports = ports.iter().map(|(port, (target, protocol))| ServicePort {
+        port: *port,
+        // The service's declaration beats the workload's.
+        protocol: match protocol {
+            AppProtocol::Detect => declared(*target),
+            protocol => *protocol,
+        },
+    });
+    let mut endpoints: Vec<Endpoint> = serving
+        .iter()
+        .filter_map(|entry| compile_endpoint(entry, &ports))
+        .collect();
+    endpoints.sort_by(|a, b| a.instance.cmp(&b.instance));
+    Service {
+        name: name.clone(),
+        addresses: world.addresses.of(name),
+        ports: service_ports.collect(),
+        endpoints,
+    }
+}
+
+/// Ports that are not ready are no endpoints.
+fn compile_endpoint(
+    entry: &Entry,
+    ports: &BTreeMap<u16, (u16, AppProtocol)>,
+) -> Option<Endpoint> {
+    let registration = &entry.registration;
+    let ports: Vec<EndpointPort> = ports
+        .iter()
+        .filter_map(|(service_port, (target, _))| {
+            let mut registered = registration.ports.iter();
+            let port = registered.find(|port| port.port == *target && port.ready)?;
+            Some(EndpointPort {
+                service_port: *service_port,
+                address: port.advertised,
+            })
+        })
+        .collect();
+    (!ports.is_empty()).then(|| Endpoint {
+        instance: Arc::clone(&entry.instance),
+        workload: registration.workload.clone(),
+        identity: entry.identity.clone(),
+        zone: registration.zone.clone(),
+        weight: if registration.weight == 0 {
+            WEIGHT
+        } else {
+            registration.weight
+        },
+        transport: Transport::Mesh,
+        ports,
+    })
+}
+
+fn compile_workload(entry: &Entry) -> Option<Resource> {
+    let registration = &entry.registration;
+    if registration.addresses.is_empty() {
+        return None;
+    }
+    Some(Resource::Workload(Workload {
+        name: registration.workload.clone(),
+        instance: Arc::clone(&entry.instance),
+        identity: entry.identity.clone(),
+        addresses: registration.addresses.clone(),
+        ports: registration
+            .ports
+            .iter()
+            .map(|port| ServicePort {
+                port: port.port,
+                protocol: port.protocol,
+            })
+            .collect(),
+        transport: Transport::Mesh,
+    }))
+}
+
+fn encode(resource: Resource) -> Encoded {
+    let any = resource.encode();
+    let mut version = sha256_hex(&any.value);
+    version.truncate(16);
+    Encoded {
+        name: resource.name(),
+        version,
+        aliases: resource.aliases(),
+        any,
+        resource,
+    }
+}
+
+/// Which name has which virtual address. Durable, and not given to another name for 30 days.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct VirtualAddresses {
+    by_name: BTreeMap<ServiceName, Assigned>,
+    taken: BTreeMap<u32, ServiceName>,
+}
+
+/// An address on record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assigned {
+    /// Its index in the range.
+    pub index: u32,
+    /// When the service ceased to exist, seconds; `None` while it does.
+    pub released: Option<i64>,
+}
+
+impl VirtualAddresses {
+    /// Takes up what was on record.
+    pub fn restore(records: impl IntoIterator<Item = (ServiceName, Assigned)>) -> Self {
+        let mut all = Self::default();
+        for (name, assigned) in records {
+            all.taken.insert(assigned.index, name.clone());
+            all.by_name.insert(name, assigned);
+        }
+        all
+    }
+
+    /// The addresses of a service; none when it has not been given any.
+    pub fn of(&self, name: &ServiceName) -> Vec<IpAddr> {
+        let Some(assigned) = self.by_name.get(name) else {
+            return Vec::new();
+        };
+        let [_, _, high, low] = assigned.index.to_be_bytes();
+        let v4 = Ipv4Addr::new(240, 240, high, low);
+        let v6 = Ipv6Addr::new(0xfd77, 0x6566, 0x7400, 1, 0, 0, 0, assigned.index as u16);
+        vec![v4.into(), v6.into()]
+    }
+
+    /// Gives addresses to exactly these services, and lets those of others rest. What changed is
+    /// to be kept.
+    pub fn assign<'a>(
+        &mut self,
+        names: impl IntoIterator<Item = &'a ServiceName>,
+        now: i64,
+    ) -> Vec<(ServiceName, Assigned)> {
+        let wanted: BTreeSet<&ServiceName> = names.into_iter().collect();
+        let mut changed = Vec::new();
+        for (name, assigned) in &mut self.by_name {
+            let released = match (wanted.contains(name), assigned.released) {
+                (true, _) => None,
+                (false, released @ Some(_)) => released,
+                (false, None) => Some(now),
+            };
+            if released != assigned.released {
+                assigned.released = released;
+                changed.push((name.clone(), *assigned));
+            }
+        }
+        for name in wanted {
+            if self.by_name.contains_key(name) {
+                continue;
+            }
+            let Some(index) = self.free(name, now) else {
+                tracing::error!(%name, "no virtual address left: 240.240.0.0/16 is full");
+                continue;
+            };
+            let assigned = Assigned {
+                index,
+                released: None,
+            };
+            if let Some(previous) = self.taken.insert(index, name.clone()) {
+                self.by_name.remove(&previous);
+            }
+            self.by_name.insert(name.clone(), assigned);
+            changed.push((name.clone(), assigned));
+        }
+        changed
+    }
+
+    /// Beginning at the name's own hash, so that a mesh made anew gives the same addresses.
+    fn free(&self, name: &ServiceName, now: i64) -> Option<u32> {
+        let digest = sha256_hex(name.to_string().as_bytes());
+        let start = u32::from_str_radix(&digest[..8], 16).unwrap_or(0) % VIRTUAL_MAX;
+        let candidates = (start..VIRTUAL_MAX).chain(0..start);
+        candidates
+            .filter(|index| !matches!(index & 0xff, 0 | 255))
+            .find(|index| match self.taken.get(index) {
+                None => true,
+                Some(holder) => self.by_name.get(holder).is_none_or(|assigned| {
+                    assigned
+                        .released
+                        .is_some_and(|released| now - released > VIRTUAL_REST)
+                }),
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn name(n: u32) -> ServiceName {
+        format!("shop/s{n}").parse().unwrap()
+    }
+
+    #[test]
+    fn addresses_are_stable_and_rest() {
+        let mut addresses = VirtualAddresses::default();
+        let web = name(1);
+        assert_eq!(addresses.assign([&web], 0).len(), 1);
+        let first = addresses.of(&web);
+        assert!(addresses.assign([&web], 1).is_empty());
+        assert_eq!(addresses.assign([], 2).len(), 1);
+        assert_eq!(addresses.assign([&web], 3).len(), 1);
+        assert_eq!(addresses.of(&web), first);
+        let records = addresses.by_name.clone();
+        assert_eq!(VirtualAddresses::restore(records), addresses);
+    }
+
+    proptest! {
+        #[test]
+        fn no_two_services_share_an_address(steps in proptest::collection::vec(proptest::collection::btree_set(0u32..40, 0..20), 1..20)) {
+            let mut addresses = VirtualAddresses::default();
+            let mut ever: HashMap<Vec<IpAddr>, ServiceName> = HashMap::new();
+            for (now, step) in steps.iter().enumerate() {
+                let names: Vec<ServiceName> = step.iter().map(|n| name(*n)).collect();
+                addresses.assign(&names, now as i64);
+                for name in &names {
+                    let given = addresses.of(name);
+                    prop_assert_eq!(given.len(), 2);
+                    let owner = ever.entry(given).or_insert_with(|| name.clone());
+                    prop_assert_eq!(&*owner, name);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The stream on which a sidecar announces its workload.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt as _};
+use tonic::{Request, Response, Status, Streaming};
+use weft_core::model::Registration;
+use weft_proto::registry::register_request::Message as Asked;
+use weft_proto::registry::register_response::Message as Answer;
+use weft_proto::registry::registry_server::Registry as Service;
+use weft_proto::registry::{Accepted, RegisterRequest, RegisterResponse, Released};
+
+use super::Refused;
+use crate::plane::{Plane, PlaneError};
+use crate::tls::PeerIdentity;
+
+/// The service.
+#[derive(Debug, Clone)]
+pub struct RegistryService {
+    /// What it drives.
+    pub plane: Arc<Plane>,
+}
+
+type Answers = Pin<Box<dyn Stream<Item = Result<RegisterResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Service for RegistryService {
+    type RegisterStream = Answers;
+
+    async fn register(
+        &self,
+        request: Request<Streaming<RegisterRequest>>,
+    ) -> Result<Response<Answers>, Status> {
+        let peer = PeerIdentity::of(&request)?;
+        let mut asked = request.into_inner();
+        let (answers, outgoing) = mpsc::channel(8);
+        let plane = Arc::clone(&self.plane);
+        let stream = plane.next_stream();
+        // The first message decides: a refusal is the status of the call.
+        let first = asked.next().await.transpose()?;
+        let Some(Asked::Registration(first)) = first.and_then(|message| message.message) else {
+            return Err(Status::invalid_argument("the first message has to be a registration"));
+        };
+        let accepted = take(&plane, &peer, stream, first).await?;
+        let _room = answers.try_send(Ok(accepted));
+        let mut revoked = plane.watch_revoked();
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    message = asked.next() => match message {
+                        Some(Ok(RegisterRequest { message: Some(Asked::Registration(next)) })) => {
+                            let answer = take(&plane, &peer, stream, next).await;
+                            let failed = answer.is_err();
+                            if answers.send(answer).await.is_err() || failed {
+                                break;
+                            }
+                        }
+                        Some(Ok(RegisterRequest { message: Some(Asked::Goodbye(_)) })) => {
+                            let acknowledged = plane.leave(&peer.instance).await;
+                            let answer = respond(Answer::Released(Released { acknowledged }));
+                            let _gone_anyway = answers.send(Ok(answer)).await;
+                            break;
+                        }
+                        Some(Ok(RegisterRequest { message: None })) => {}
+                        Some(Err(_)) | None => break,
+                    },
+                    _ = revoked.changed() => {
+                        if plane.is_revoked(&peer.instance) {
+                            let status = Status::unauthenticated("the instance was revoked");
+                            let _gone_anyway = answers.send(Err(status)).await;
+                            break;
+                        }
+                    }
+                    () = answers.closed() => break,
+                }
+            }
+            plane.disconnected(stream);
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+    }
+}
+
+async fn take(
+    plane: &Plane,
+    peer: &PeerIdentity,
+    stream: u64,
+    wire: weft_proto::registry::Registration,
+) -> Result<RegisterResponse, Status> {
+    let registration = Registration::try_from(wire)
+        .map_err(|rejection| Status::invalid_argument(format!("registration: {rejection}")))?;
+    let revision = plane.register(peer, stream, registration).await;
+    let revision = revision.map_err(|error| match error {
+        PlaneError::Refused(refused @ Refused::Taken { .. }) => {
+            Status::already_exists(refused.to_string())
+        }
+        PlaneError::Refused(refused) => Status::permission_denied(refused.to_string()),
+        PlaneError::Token(error) => Status::unauthenticated(error.to_string()),
+        PlaneError::Store(error) => Status::unavailable(error.to_string()),
+        PlaneError::Ca(error) => Status::internal(error.to_string()),
+        PlaneError::RateLimited => Status::resource_exhausted("try again later"),
+        PlaneError::Invalid(reason) => Status::invalid_argument(reason),
+    })?;
+    Ok(respond(Answer::Accepted(Accepted { revision })))
+}
+
+fn respond(message: Answer) -> RegisterResponse {
+    RegisterResponse {
+        message: Some(message),
+    }
+}

@@ -1,0 +1,281 @@
+//! What a sidecar proves itself with before it has a certificate: join tokens and instance keys.
+//! Decisions only; they are stored hashed.
+
+use serde::{Deserialize, Serialize};
+use weft_core::name::{ServiceName, TrustDomain, WorkloadName};
+
+use crate::{hex, sha256_hex};
+
+/// An instance key attests for this long after its last use, seconds.
+pub const INSTANCE_KEY_LIFE: i64 = 7 * 24 * 3600;
+
+/// What a credential is good for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Binding {
+    /// The workload.
+    pub workload: WorkloadName,
+    /// The service account in its identity.
+    pub service_account: String,
+    /// Services that it may register.
+    pub services: Vec<ServiceName>,
+    /// Ports that it may register.
+    pub ports: Vec<u16>,
+}
+
+/// A join token as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRecord {
+    /// Names it.
+    pub id: String,
+    secret_hash: String,
+    /// What it is good for.
+    pub binding: Binding,
+    /// Seconds since the Unix epoch.
+    pub created: i64,
+    /// Seconds since the Unix epoch.
+    pub expires: i64,
+    /// Set once it was redeemed.
+    pub redeemed: Option<Redeemed>,
+}
+
+/// By whom a token was redeemed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redeemed {
+    /// SHA-256 of the public key.
+    pub public_key_hash: String,
+    /// The instance that came of it.
+    pub instance: String,
+}
+
+/// An instance as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceRecord {
+    /// Names it.
+    pub instance: String,
+    /// SHA-256 of its key.
+    pub key_hash: String,
+    /// What it may register.
+    pub binding: Binding,
+    /// Seconds since the Unix epoch.
+    pub created: i64,
+    /// When it was attested last.
+    pub last_used: i64,
+    /// When its last certificate ends.
+    pub last_not_after: i64,
+    /// When it was revoked.
+    pub revoked: Option<i64>,
+}
+
+/// Why a credential is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Its text is not a token.
+    #[error("the join token is malformed: expected weft1.TRUST-DOMAIN.ROOT-DIGEST.ID.SECRET")]
+    Malformed,
+    /// Nobody has made it, or it was cleared away.
+    #[error("the join token is unknown: create one with `weft token create`")]
+    Unknown,
+    /// Its time is over.
+    #[error("the join token expired {ago} s ago: create another with `weft token create`")]
+    Expired {
+        /// Seconds.
+        ago: i64,
+    },
+    /// It was redeemed for another key.
+    #[error(
+        "the join token was redeemed before, for another key: a token is good for one instance"
+    )]
+    Redeemed,
+    /// The instance key is unknown.
+    #[error("the instance key is unknown: enrol again with a join token")]
+    UnknownInstance,
+    /// The instance key was not used for too long.
+    #[error(
+        "the instance key was last used {days} days ago; it is good for 7: enrol again with a join token"
+    )]
+    Stale {
+        /// Days since its last use.
+        days: i64,
+    },
+    /// The instance was revoked.
+    #[error("the instance {0} was revoked")]
+    Revoked(String),
+}
+
+/// The parts of a token's text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParsedToken {
+    /// Names the record.
+    pub id: String,
+    secret_hash: String,
+}
+
+/// What redeeming comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Redemption {
+    /// For the first time: a new instance.
+    First,
+    /// Again for the same key, because the answer was lost: the same instance.
+    Again(String),
+}
+
+/// Makes a token: its text, which is shown once, and what is stored.
+pub fn create(
+    trust_domain: &TrustDomain,
+    root_digest: &str,
+    binding: Binding,
+    now: i64,
+    ttl: i64,
+    random: [u8; 40],
+) -> (String, TokenRecord) {
+    let (id, secret) = (hex(&random[..8]), hex(&random[8..]));
+    let record = TokenRecord {
+        secret_hash: sha256_hex(secret.as_bytes()),
+        binding,
+        created: now,
+        expires: now + ttl,
+        redeemed: None,
+        id: id.clone(),
+    };
+    let text = format!("weft1.{trust_domain}.{root_digest}.{id}.{secret}");
+    (text, record)
+}
+
+/// Reads a token's text. A trust domain may have dots in it: the parts are counted from the end.
+pub fn parse(text: &str) -> Result<ParsedToken, TokenError> {
+    let rest = text.trim().strip_prefix("weft1.");
+    let mut parts = rest.ok_or(TokenError::Malformed)?.rsplit('.');
+    let (secret, id) = (parts.next(), parts.next());
+    match (secret, id, parts.next()) {
+        (Some(secret), Some(id), Some(_digest)) if !id.is_empty() && !secret.is_empty() => {
+            Ok(ParsedToken {
+                id: id.to_owned(),
+                secret_hash: sha256_hex(secret.as_bytes()),
+            })
+        }
+        _ => Err(TokenError::Malformed),
+    }
+}
+
+/// Whether a token may be redeemed now for a public key. A repetition for the same key is answered
+/// even after the token's time: the reply to the first may have been lost.
+pub fn redeem(
+    record: Option<&TokenRecord>,
+    parsed: &ParsedToken,
+    public_key_hash: &str,
+    now: i64,
+) -> Result<Redemption, TokenError> {
+    let record = record.ok_or(TokenError::Unknown)?;
+    // Hashes of secrets are compared: the time it takes says nothing about the secret.
+    if record.secret_hash != parsed.secret_hash {
+        return Err(TokenError::Unknown);
+    }
+    match &record.redeemed {
+        Some(redeemed) if redeemed.public_key_hash == public_key_hash => {
+            Ok(Redemption::Again(redeemed.instance.clone()))
+        }
+        Some(_) => Err(TokenError::Redeemed),
+        None if now >= record.expires => Err(TokenError::Expired {
+            ago: now - record.expires,
+        }),
+        None => Ok(Redemption::First),
+    }
+}
+
+/// Whether an instance key attests its instance now.
+pub fn reattest(record: Option<&InstanceRecord>, now: i64) -> Result<(), TokenError> {
+    let record = record.ok_or(TokenError::UnknownInstance)?;
+    if record.revoked.is_some() {
+        return Err(TokenError::Revoked(record.instance.clone()));
+    }
+    let unused = now - record.last_used;
+    if unused > INSTANCE_KEY_LIFE {
+        return Err(TokenError::Stale {
+            days: unused / 86_400,
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn binding() -> Binding {
+        Binding {
+            workload: "shop/web".parse().unwrap(),
+            service_account: "web".to_owned(),
+            services: vec!["shop/web".parse().unwrap()],
+            ports: vec![8080],
+        }
+    }
+
+    fn token() -> (ParsedToken, TokenRecord) {
+        let domain = "weft.example.org".parse().unwrap();
+        let digest = "ab".repeat(32);
+        let (text, record) = create(&domain, &digest, binding(), 1000, 600, [7; 40]);
+        assert!(!format!("{record:?}").contains(text.rsplit('.').next().unwrap()));
+        (parse(&text).unwrap(), record)
+    }
+
+    #[test]
+    fn redeemed_once_but_for_the_same_key_again() {
+        let (parsed, mut record) = token();
+        assert_eq!(
+            redeem(Some(&record), &parsed, "key", 1599),
+            Ok(Redemption::First)
+        );
+        assert_eq!(
+            redeem(Some(&record), &parsed, "key", 1600),
+            Err(TokenError::Expired { ago: 0 })
+        );
+        record.redeemed = Some(Redeemed {
+            public_key_hash: "key".to_owned(),
+            instance: "i-1".to_owned(),
+        });
+        let again = Redemption::Again("i-1".to_owned());
+        assert_eq!(redeem(Some(&record), &parsed, "key", 9999), Ok(again));
+        assert_eq!(
+            redeem(Some(&record), &parsed, "other", 1001),
+            Err(TokenError::Redeemed)
+        );
+    }
+
+    #[test]
+    fn wrong_ones() {
+        let (_, record) = token();
+        let guess = parse(&format!("weft1.d.x.{}.guess", record.id)).unwrap();
+        assert_eq!(
+            redeem(Some(&record), &guess, "k", 1001),
+            Err(TokenError::Unknown)
+        );
+        assert_eq!(redeem(None, &guess, "k", 1001), Err(TokenError::Unknown));
+        for bad in ["", "weft1.", "weft1.a.b", "weft2.a.b.c.d", "weft1.a.b..d"] {
+            assert_eq!(parse(bad), Err(TokenError::Malformed), "{bad}");
+        }
+    }
+
+    #[test]
+    fn instance_keys() {
+        let mut record = InstanceRecord {
+            instance: "i-1".to_owned(),
+            key_hash: String::new(),
+            binding: binding(),
+            created: 0,
+            last_used: 1000,
+            last_not_after: 0,
+            revoked: None,
+        };
+        assert_eq!(reattest(Some(&record), 1000 + INSTANCE_KEY_LIFE), Ok(()));
+        assert_eq!(
+            reattest(Some(&record), 1001 + INSTANCE_KEY_LIFE),
+            Err(TokenError::Stale { days: 7 })
+        );
+        record.revoked = Some(1);
+        assert!(matches!(
+            reattest(Some(&record), 1001),
+            Err(TokenError::Revoked(_))
+        ));
+        assert_eq!(reattest(None, 0), Err(TokenError::UnknownInstance));
+    }
+}
