@@ -374,6 +374,24 @@ mod tests {
         assert_eq!(metrics.totals().access_log_dropped.get(), 1);
     }
 
+    #[test]
+    fn the_guide_documents_every_field() {
+        let guide = include_str!("../../../deploy/guide/telemetry.md");
+        let mut bytes = Vec::new();
+        let record = Record {
+            grpc_status: Some(0),
+            ..record("/")
+        };
+        line(&record, &mut bytes);
+        let line: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        for field in line.as_object().unwrap().keys() {
+            assert!(
+                guide.contains(&format!("| `{field}` |")),
+                "no row for {field}"
+            );
+        }
+    }
+
     /// Takes nothing until it is told to.
     struct Stalled(Receiver<()>);
 

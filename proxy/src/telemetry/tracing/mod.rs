@@ -23,6 +23,7 @@ use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 
 use super::metrics::Metrics;
+use crate::config::ProxyConfig;
 
 mod export;
 mod ids;
@@ -49,6 +50,27 @@ pub struct TracerConfig {
     pub max_queued: usize,
     /// How often a batch is sent at the latest.
     pub interval: Duration,
+}
+
+impl TracerConfig {
+    /// What a sidecar's configuration says; none where nothing is traced.
+    pub fn of(config: &ProxyConfig) -> Option<Self> {
+        let ProxyConfig {
+            tracing, workload, ..
+        } = config;
+        let first_service = workload.services.first();
+        let service_name = tracing.service_name.clone();
+        Some(Self {
+            endpoint: tracing.otlp_endpoint.clone()?,
+            service_name: service_name
+                .or_else(|| first_service.map(|s| s.name().to_owned()))
+                .unwrap_or_else(|| workload.name.clone()),
+            namespace: workload.namespace.clone(),
+            instance: workload.name.clone(),
+            max_queued: tracing.max_queued_spans,
+            interval: tracing.export_interval,
+        })
+    }
 }
 
 /// A place in a trace, as it travels in `traceparent` (W3C Trace Context).

@@ -267,6 +267,23 @@ fn a_bad_endpoint_is_an_error() {
 }
 
 #[test]
+fn the_service_is_named_after_what_is_known() {
+    let check = |name: Option<&str>, services: &[&str], expected: Option<&str>| {
+        let mut config = ProxyConfig::default();
+        config.workload.name = "web-1".to_owned();
+        config.workload.services = services.iter().map(|s| s.parse().unwrap()).collect();
+        config.tracing.service_name = name.map(str::to_owned);
+        config.tracing.otlp_endpoint = expected.map(|_| "http://a:4317".to_owned());
+        let found = TracerConfig::of(&config).map(|c| c.service_name);
+        assert_eq!(found.as_deref(), expected);
+    };
+    check(None, &[], None);
+    check(None, &[], Some("web-1"));
+    check(None, &["shop/web", "api"], Some("web"));
+    check(Some("front"), &["web"], Some("front"));
+}
+
+#[test]
 fn authorities() {
     let check = |text, host, port| assert_eq!(split_authority(text), (host, port), "{text}");
     check("web.shop.mesh:80", "web.shop.mesh", Some(80));
