@@ -4,6 +4,7 @@
 //! Architecture invariant: decisions live in `weft-core`; the code here moves bytes and asks.
 //! Nothing here knows Kubernetes.
 
+pub mod admin;
 pub mod clock;
 pub mod config;
 pub mod control_plane;

@@ -151,6 +151,11 @@ pub struct ServiceRef {
 }
 
 impl ServiceRef {
+    /// The service's name without its namespace.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The service that is meant by a workload of `namespace`, which has to be a DNS label.
     pub fn resolve(&self, namespace: &str) -> Result<ServiceName, NameError> {
         ServiceName::new(self.namespace.as_deref().unwrap_or(namespace), &self.name)

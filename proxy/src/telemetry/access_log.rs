@@ -13,6 +13,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
+use weft_core::reason::Reason;
+use weft_core::trace::hex;
 
 use super::metrics::{Direction, Metrics, Wire};
 use crate::config;
@@ -43,7 +45,7 @@ pub struct Record {
     /// The gRPC status.
     pub grpc_status: Option<u8>,
     /// Why, where the mesh made the response or ended the request.
-    pub reason: Option<&'static str>,
+    pub reason: Option<Reason>,
     /// From the first byte to the last.
     pub duration: Duration,
     /// Bytes of body from the client.
@@ -59,7 +61,7 @@ pub struct Record {
     /// Attempts made; 0 when the request never left.
     pub attempts: u32,
     /// The trace it belongs to.
-    pub trace_id: Option<u128>,
+    pub trace_id: Option<[u8; 16]>,
 }
 
 /// Takes records. Cheap to clone; when the last clone is gone, the thread writes what is queued and
@@ -286,7 +288,7 @@ fn line(record: &Record, lines: &mut Vec<u8>) {
         path: record.path.split('?').next().unwrap_or_default(),
         status: record.status,
         grpc_status: record.grpc_status,
-        reason: record.reason,
+        reason: record.reason.map(Reason::as_str),
         duration_ms: micros as f64 / 1000.0,
         bytes_in: record.bytes_in,
         bytes_out: record.bytes_out,
@@ -294,7 +296,7 @@ fn line(record: &Record, lines: &mut Vec<u8>) {
         service: &record.service,
         endpoint: record.endpoint,
         attempts: record.attempts,
-        trace_id: record.trace_id.map(|id| format!("{id:032x}")),
+        trace_id: record.trace_id.as_ref().map(|id| hex(id)),
     };
     let written = serde_json::to_writer(&mut *lines, &line);
     debug_assert!(written.is_ok(), "a line holds only text and numbers");
@@ -316,7 +318,7 @@ mod tests {
             path: path.to_owned(),
             status: Some(503),
             grpc_status: None,
-            reason: Some("no-healthy-endpoint"),
+            reason: Some(Reason::NoHealthyEndpoint),
             duration: Duration::from_micros(1234),
             bytes_in: 5,
             bytes_out: 7,
@@ -324,7 +326,7 @@ mod tests {
             service: "shop/orders".into(),
             endpoint: Some("10.0.0.1:80".parse().unwrap()),
             attempts: 2,
-            trace_id: Some(0x1234),
+            trace_id: Some(0x1234_u128.to_be_bytes()),
         }
     }
 
@@ -372,6 +374,24 @@ mod tests {
         drop(log);
         assert!(writer.wait(Duration::from_secs(10)));
         assert_eq!(metrics.totals().access_log_dropped.get(), 1);
+    }
+
+    #[test]
+    fn the_guide_documents_every_field() {
+        let guide = include_str!("../../../deploy/guide/telemetry.md");
+        let mut bytes = Vec::new();
+        let record = Record {
+            grpc_status: Some(0),
+            ..record("/")
+        };
+        line(&record, &mut bytes);
+        let line: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        for field in line.as_object().unwrap().keys() {
+            assert!(
+                guide.contains(&format!("| `{field}` |")),
+                "no row for {field}"
+            );
+        }
     }
 
     /// Takes nothing until it is told to.

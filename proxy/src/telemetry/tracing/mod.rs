@@ -1,7 +1,7 @@
 //! Spans of sampled requests, to a collector over OTLP/gRPC.
 //!
-//! Whether a request is sampled, and under which trace, is core's decision; what arrives here is
-//! final. An unsampled request makes no span and costs a comparison. A sampled one makes a server
+//! Whether a request is sampled, and its identifiers, are core's decision (`weft_core::trace`); the
+//! spans exported have exactly those that went out in `traceparent`. An unsampled request makes no span and costs a comparison. A sampled one makes a server
 //! span inbound, or one outbound with a client span per attempt; a span ends when its
 //! [`RequestSpan`] is dropped, which is at the end of the stream.
 //!
@@ -21,8 +21,11 @@ use tracing::{Dispatch, Level, Span, dispatcher};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use weft_core::reason::Reason;
+use weft_core::trace::TraceContext;
 
 use super::metrics::Metrics;
+use crate::config::ProxyConfig;
 
 mod export;
 mod ids;
@@ -51,15 +54,25 @@ pub struct TracerConfig {
     pub interval: Duration,
 }
 
-/// A place in a trace, as it travels in `traceparent` (W3C Trace Context).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct RemoteContext {
-    /// The trace; not 0.
-    pub trace_id: u128,
-    /// The span that new spans are children of; 0 where the trace begins here.
-    pub span_id: u64,
-    /// Whether the trace is recorded.
-    pub sampled: bool,
+impl TracerConfig {
+    /// What a sidecar's configuration says; none where nothing is traced.
+    pub fn of(config: &ProxyConfig) -> Option<Self> {
+        let ProxyConfig {
+            tracing, workload, ..
+        } = config;
+        let first_service = workload.services.first();
+        let service_name = tracing.service_name.clone();
+        Some(Self {
+            endpoint: tracing.otlp_endpoint.clone()?,
+            service_name: service_name
+                .or_else(|| first_service.map(|s| s.name().to_owned()))
+                .unwrap_or_else(|| workload.name.clone()),
+            namespace: workload.namespace.clone(),
+            instance: workload.name.clone(),
+            max_queued: tracing.max_queued_spans,
+            interval: tracing.export_interval,
+        })
+    }
 }
 
 /// A request as the server side of it is seen.
@@ -134,12 +147,18 @@ impl Tracer {
         })
     }
 
-    /// The span of a request that arrived. Without effect where `parent` is not sampled.
-    pub fn server_span(&self, parent: &RemoteContext, request: &ServerRequest<'_>) -> RequestSpan {
-        if !parent.sampled {
-            return RequestSpan::none(*parent);
+    /// The span of a request that arrived: `own`, a child of `parent`, or the beginning of its trace.
+    /// Nothing where `own` is not sampled.
+    pub fn server_span(
+        &self,
+        own: &TraceContext,
+        parent: Option<&TraceContext>,
+        request: &ServerRequest<'_>,
+    ) -> RequestSpan {
+        if !own.sampled {
+            return RequestSpan::none();
         }
-        self.span(parent, Kind::Server, request.method, |span| {
+        self.span(own, parent, Kind::Server, request.method, |span| {
             http_attributes(span, request.method, request.path, request.version);
             let (host, port) = split_authority(request.authority);
             span.set_attribute("server.address", host.to_owned());
@@ -157,12 +176,18 @@ impl Tracer {
         })
     }
 
-    /// The span of an attempt. Without effect where `parent` is not sampled.
-    pub fn client_span(&self, parent: &RemoteContext, request: &ClientRequest<'_>) -> RequestSpan {
-        if !parent.sampled {
-            return RequestSpan::none(*parent);
+    /// The span of an attempt: `own`, a child of `parent`, or the beginning of its trace. Nothing
+    /// where `own` is not sampled.
+    pub fn client_span(
+        &self,
+        own: &TraceContext,
+        parent: Option<&TraceContext>,
+        request: &ClientRequest<'_>,
+    ) -> RequestSpan {
+        if !own.sampled {
+            return RequestSpan::none();
         }
-        self.span(parent, Kind::Client, request.method, |span| {
+        self.span(own, parent, Kind::Client, request.method, |span| {
             http_attributes(span, request.method, request.path, request.version);
             if let Some(endpoint) = request.endpoint {
                 span.set_attribute("server.address", endpoint.ip().to_string());
@@ -184,7 +209,8 @@ impl Tracer {
 
     fn span(
         &self,
-        parent: &RemoteContext,
+        own: &TraceContext,
+        parent: Option<&TraceContext>,
         kind: Kind,
         method: &http::Method,
         attributes: impl FnOnce(&Span),
@@ -194,26 +220,22 @@ impl Tracer {
             let kind = kind.as_str();
             tracing::span!(target: TARGET, parent: None, Level::INFO, "request", otel.name = name, otel.kind = kind)
         });
-        let remote = SpanContext::new(
-            TraceId::from(parent.trace_id),
-            SpanId::from(parent.span_id),
-            TraceFlags::SAMPLED,
-            true,
-            TraceState::NONE,
-        );
-        // The span has just been made by our own subscriber: this cannot be refused.
-        drop(span.set_parent(Context::new().with_remote_span_context(remote)));
+        if let Some(parent) = parent {
+            let remote = SpanContext::new(
+                TraceId::from_bytes(parent.trace_id),
+                SpanId::from_bytes(parent.span_id),
+                TraceFlags::SAMPLED,
+                true,
+                TraceState::NONE,
+            );
+            // The span has just been made by our own subscriber: this cannot be refused.
+            span.set_parent(Context::new().with_remote_span_context(remote))
+                .ok();
+        }
         attributes(&span);
-        // Without a parent span, the trace begins here, under the identifier that was decided.
-        let started = ids::with_trace_id(parent.trace_id, || span.context());
-        let ids = started.span().span_context().clone();
-        drop(started);
-        let here = RemoteContext {
-            trace_id: parent.trace_id,
-            span_id: u64::from_be_bytes(ids.span_id().to_bytes()),
-            sampled: true,
-        };
-        RequestSpan { span, here, kind }
+        // Asking for the context starts the span, under the identifiers that were decided.
+        drop(ids::with_decided(own, || span.context()));
+        RequestSpan { span, kind }
     }
 }
 
@@ -236,23 +258,16 @@ impl Kind {
 #[derive(Debug)]
 pub struct RequestSpan {
     span: Span,
-    here: RemoteContext,
     kind: Kind,
 }
 
 impl RequestSpan {
-    /// No span: what goes out is what came in.
-    pub const fn none(context: RemoteContext) -> Self {
+    /// No span.
+    pub const fn none() -> Self {
         Self {
             span: Span::none(),
-            here: context,
             kind: Kind::Server,
         }
-    }
-
-    /// What goes out in `traceparent`, and what children are made with.
-    pub const fn context(&self) -> RemoteContext {
-        self.here
     }
 
     /// Whether there is a span at all.
@@ -298,9 +313,10 @@ impl RequestSpan {
         }
     }
 
-    /// The mesh made the response, and why; or the request ended without one.
-    pub fn set_reason(&self, reason: &'static str) {
+    /// The mesh made the response or ended the request, and why.
+    pub fn set_reason(&self, reason: Reason) {
         if self.is_recording() {
+            let reason = reason.as_str();
             self.span.set_attribute("weft.reason", reason);
             self.span.set_attribute("error.type", reason);
             self.span.set_status(Status::error(reason));

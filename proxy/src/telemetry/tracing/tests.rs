@@ -96,12 +96,17 @@ fn client_request(attempt: u32) -> ClientRequest<'static> {
     }
 }
 
-fn sampled(span_id: u64) -> RemoteContext {
-    RemoteContext {
-        trace_id: 0xabcd_0000_0000_0000_0000_0000_0000_1234,
-        span_id,
+fn sampled(span_id: u64) -> TraceContext {
+    TraceContext {
+        trace_id: 0xabcd_0000_0000_0000_0000_0000_0000_1234_u128.to_be_bytes(),
+        span_id: span_id.to_be_bytes(),
         sampled: true,
     }
+}
+
+/// A span of no matter what.
+fn any_span(tracer: &Tracer) -> RequestSpan {
+    tracer.server_span(&sampled(1), None, &server_request())
 }
 
 fn attributes(span: &Exported) -> HashMap<&str, String> {
@@ -126,43 +131,40 @@ fn the_context_that_was_decided_is_the_one_exported() {
     let collector = Collector::default();
     let metrics = Metrics::new(10);
     let tracer = tracer(collector.start(), 100, &metrics);
-    let caller = sampled(77);
-    let server = tracer.server_span(&caller, &server_request());
-    let first = tracer.client_span(&server.context(), &client_request(0));
+    let (caller, own) = (sampled(77), sampled(1));
+    let server = tracer.server_span(&own, Some(&caller), &server_request());
+    let first = tracer.client_span(&sampled(2), Some(&own), &client_request(0));
     first.set_status(503);
-    first.set_reason("connect-failed");
-    let first_context = first.context();
+    first.set_reason(Reason::ConnectFailed);
     drop(first);
-    let second = tracer.client_span(&server.context(), &client_request(1));
+    let second = tracer.client_span(&sampled(3), Some(&own), &client_request(1));
     second.set_status(200);
     drop(second);
     server.set_status(200);
     server.set_retries(1);
     server.set_queued(Duration::from_micros(1500));
     server.event("breaker-opened", vec![KeyValue::new("endpoint", "a")]);
-    let server_context = server.context();
     drop(server);
     // A trace that begins here.
-    let root = tracer.server_span(&sampled(0), &server_request());
-    let root_context = root.context();
-    drop(root);
+    drop(tracer.server_span(&sampled(4), None, &server_request()));
     assert!(tracer.shutdown(Duration::from_secs(10)));
 
     let spans = collector.spans();
     assert_eq!(spans.len(), 4);
     for span in &spans {
-        assert_eq!(span.trace_id, caller.trace_id.to_be_bytes());
+        assert_eq!(span.trace_id, caller.trace_id);
         assert!(span.end_time_unix_nano >= span.start_time_unix_nano);
     }
-    let find = |context: RemoteContext| {
-        let id = context.span_id.to_be_bytes();
-        spans.iter().find(|s| s.span_id == id).unwrap()
+    let find = |id: u64| {
+        let mut spans = spans.iter();
+        spans.find(|s| s.span_id == id.to_be_bytes()).unwrap()
     };
-    let server = find(server_context);
+    let server = find(1);
     assert_eq!(server.parent_span_id, 77_u64.to_be_bytes());
-    assert_eq!(find(first_context).parent_span_id, server.span_id);
-    assert!(find(root_context).parent_span_id.is_empty());
-    assert_eq!((server.kind, find(first_context).kind), (2, 3));
+    assert_eq!(find(2).parent_span_id, server.span_id);
+    assert_eq!(attributes(find(3))["http.request.resend_count"], "1");
+    assert!(find(4).parent_span_id.is_empty());
+    assert_eq!((server.kind, find(2).kind), (2, 3));
     assert_eq!(server.name, "GET");
     let of_server = attributes(server);
     for (key, value) in [
@@ -180,7 +182,7 @@ fn the_context_that_was_decided_is_the_one_exported() {
     }
     assert_eq!(server.events[0].name, "breaker-opened");
     assert_eq!(server.status.clone().unwrap_or_default().code, 0);
-    let failed = find(first_context);
+    let failed = find(2);
     assert_eq!(failed.status.clone().unwrap().code, 2);
     assert_eq!(attributes(failed)["weft.reason"], "connect-failed");
     assert!(!format!("{spans:?}").contains("secret"));
@@ -193,19 +195,18 @@ fn the_context_that_was_decided_is_the_one_exported() {
 }
 
 #[test]
-fn unsampled_requests_pass_their_context_on_and_make_nothing() {
+fn unsampled_requests_make_nothing() {
     let collector = Collector::default();
     let metrics = Metrics::new(10);
     let tracer = tracer(collector.start(), 100, &metrics);
-    let caller = RemoteContext {
+    let own = TraceContext {
         sampled: false,
-        ..sampled(77)
+        ..sampled(1)
     };
-    let span = tracer.server_span(&caller, &server_request());
+    let span = tracer.server_span(&own, Some(&sampled(77)), &server_request());
     assert!(!span.is_recording());
-    assert_eq!(span.context(), caller);
     span.set_status(500);
-    span.set_reason("x");
+    span.set_reason(Reason::CircuitOpen);
     drop(span);
     assert!(tracer.shutdown(Duration::from_secs(10)));
     assert_eq!(collector.spans().len(), 0);
@@ -216,7 +217,7 @@ fn a_batch_leaves_without_waiting_for_more() {
     let collector = Collector::default();
     let metrics = Metrics::new(10);
     let tracer = tracer(collector.start(), 100, &metrics);
-    drop(tracer.server_span(&sampled(1), &server_request()));
+    drop(any_span(&tracer));
     let deadline = Instant::now() + Duration::from_secs(10);
     while metrics.totals().spans_exported.get() == 0 {
         assert!(Instant::now() < deadline, "nothing exported");
@@ -233,7 +234,7 @@ fn what_the_collector_does_not_take_is_counted() {
     let endpoint = format!("http://{}", silent.local_addr().unwrap());
     let hanging = tracer(endpoint, 10, &metrics);
     for _ in 0..2 * BATCH {
-        drop(hanging.server_span(&sampled(1), &server_request()));
+        drop(any_span(&hanging));
     }
     assert!(metrics.totals().spans_dropped.get() > 0);
     assert!(!hanging.shutdown(Duration::from_millis(1)));
@@ -241,11 +242,11 @@ fn what_the_collector_does_not_take_is_counted() {
     drop(silent);
     let metrics = Metrics::new(10);
     let absent = tracer("http://127.0.0.1:1".to_owned(), 10, &metrics);
-    drop(absent.server_span(&sampled(1), &server_request()));
+    drop(any_span(&absent));
     assert!(absent.shutdown(Duration::from_secs(10)));
     assert_eq!(metrics.totals().spans_failed.get(), 1);
     // Too late.
-    drop(absent.server_span(&sampled(1), &server_request()));
+    drop(any_span(&absent));
     assert_eq!(metrics.totals().spans_dropped.get(), 1);
 }
 
@@ -264,6 +265,23 @@ fn a_bad_endpoint_is_an_error() {
     };
     let error = Tracer::start(&config, &Metrics::new(1)).unwrap_err();
     assert!(error.to_string().contains("not a url"), "{error}");
+}
+
+#[test]
+fn the_service_is_named_after_what_is_known() {
+    let check = |name: Option<&str>, services: &[&str], expected: Option<&str>| {
+        let mut config = ProxyConfig::default();
+        config.workload.name = "web-1".to_owned();
+        config.workload.services = services.iter().map(|s| s.parse().unwrap()).collect();
+        config.tracing.service_name = name.map(str::to_owned);
+        config.tracing.otlp_endpoint = expected.map(|_| "http://a:4317".to_owned());
+        let found = TracerConfig::of(&config).map(|c| c.service_name);
+        assert_eq!(found.as_deref(), expected);
+    };
+    check(None, &[], None);
+    check(None, &[], Some("web-1"));
+    check(None, &["shop/web", "api"], Some("web"));
+    check(Some("front"), &["web"], Some("front"));
 }
 
 #[test]
