@@ -172,10 +172,7 @@ fn compile_service(world: World<'_>, name: &ServiceName) -> Service {
 }
 
 /// Ports that are not ready are no endpoints.
-fn compile_endpoint(
-    entry: &Entry,
-    ports: &BTreeMap<u16, (u16, AppProtocol)>,
-) -> Option<Endpoint> {
+fn compile_endpoint(entry: &Entry, ports: &BTreeMap<u16, (u16, AppProtocol)>) -> Option<Endpoint> {
     let registration = &entry.registration;
     let ports: Vec<EndpointPort> = ports
         .iter()

@@ -225,7 +225,11 @@ impl Check<'_> {
         let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);
         let result = T::deserialize(serde_ignored::Deserializer::new(deserializer, &mut note));
         for path in unknown {
-            self.add(format!("{prefix}{path}"), "an unknown field", "fields of this kind");
+            self.add(
+                format!("{prefix}{path}"),
+                "an unknown field",
+                "fields of this kind",
+            );
         }
         match result {
             Ok(value) => Some(value),
@@ -264,7 +268,8 @@ fn parse(check: &mut Check<'_>, value: &Value) -> Option<Document> {
         ("metadata.namespace", &metadata.namespace),
     ] {
         if check_label(text).is_err() {
-            let allowed = "1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit";
+            let allowed =
+                "1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit";
             check.add(path, format!("{text:?}"), allowed);
         }
     }
@@ -279,7 +284,11 @@ fn parse(check: &mut Check<'_>, value: &Value) -> Option<Document> {
             let spec: MeshConfigSpec = check.typed("spec.", &envelope.spec)?;
             if (metadata.namespace.as_str(), metadata.name.as_str()) != ("weft-system", "mesh") {
                 let found = format!("{}/{}", metadata.namespace, metadata.name);
-                check.add("metadata", found, "weft-system/mesh: there is one MeshConfig");
+                check.add(
+                    "metadata",
+                    found,
+                    "weft-system/mesh: there is one MeshConfig",
+                );
             }
             for (index, range) in spec.workload_ranges.iter().enumerate() {
                 if Cidr::parse(range).is_none() {
@@ -298,7 +307,11 @@ fn parse(check: &mut Check<'_>, value: &Value) -> Option<Document> {
 
 fn check_ports(check: &mut Check<'_>, spec: &ServiceSpec) {
     if spec.ports.is_empty() || spec.ports.len() > PORTS_MAX {
-        check.add("spec.ports", format!("{} ports", spec.ports.len()), "1 to 64 ports");
+        check.add(
+            "spec.ports",
+            format!("{} ports", spec.ports.len()),
+            "1 to 64 ports",
+        );
     }
     let mut seen = BTreeSet::new();
     for (index, port) in spec.ports.iter().enumerate() {
@@ -310,7 +323,11 @@ fn check_ports(check: &mut Check<'_>, spec: &ServiceSpec) {
         }
         if !seen.insert(port.port) {
             let path = format!("spec.ports[{index}].port");
-            check.add(path, format!("{} a second time", port.port), "each port once");
+            check.add(
+                path,
+                format!("{} a second time", port.port),
+                "each port once",
+            );
         }
     }
 }
@@ -340,7 +357,9 @@ mod tests {
         let documents = read("-", &text).unwrap();
         let value = documents[0].to_value();
         assert_eq!(Document::from_value(value).unwrap(), documents[0]);
-        let two = format!("{text}---\napiVersion: weft-mesh.io/v1alpha1\nkind: MeshConfig\nmetadata: {{name: mesh, namespace: weft-system}}\nspec: {{unknownDestinations: refuse}}\n");
+        let two = format!(
+            "{text}---\napiVersion: weft-mesh.io/v1alpha1\nkind: MeshConfig\nmetadata: {{name: mesh, namespace: weft-system}}\nspec: {{unknownDestinations: refuse}}\n"
+        );
         assert_eq!(read("-", &two).unwrap().len(), 2);
     }
 
@@ -350,18 +369,46 @@ mod tests {
         check("", "(input)", "0 documents");
         check(&"#".repeat(INPUT_MAX_BYTES + 1), "(input)", "bytes");
         check(&service("{ports: [{port: 80}], x: 1}"), "spec.x", "unknown");
-        check(&service("{ports: [{port: 80, colour: red}]}"), "spec.ports", "unknown");
-        check(&service("{ports: [{port: eighty}]}"), "spec.ports[0].port", "eighty");
-        check(&service("{ports: [{port: 70000}]}"), "spec.ports[0].port", "70000");
+        check(
+            &service("{ports: [{port: 80, colour: red}]}"),
+            "spec.ports",
+            "unknown",
+        );
+        check(
+            &service("{ports: [{port: eighty}]}"),
+            "spec.ports[0].port",
+            "eighty",
+        );
+        check(
+            &service("{ports: [{port: 70000}]}"),
+            "spec.ports[0].port",
+            "70000",
+        );
         check(&service("{ports: [{port: 0}]}"), "spec.ports[0].port", "0");
-        check(&service("{ports: [{port: 1}, {port: 1}]}"), "spec.ports[1]", "second");
-        check(&service("{ports: [{port: 1, protocol: carrier-pigeon}]}"), "spec.ports[0].protocol", "pigeon");
+        check(
+            &service("{ports: [{port: 1}, {port: 1}]}"),
+            "spec.ports[1]",
+            "second",
+        );
+        check(
+            &service("{ports: [{port: 1, protocol: carrier-pigeon}]}"),
+            "spec.ports[0].protocol",
+            "pigeon",
+        );
         check(&service("{ports: []}"), "spec.ports", "0 ports");
         check(&service("{}"), "spec", "ports");
         let text = service("{ports: [{port: 1}]}");
         check(&text.replace("Service", "Servise"), "kind", "Servise");
         check(&text.replace("v1alpha1", "v9"), "apiVersion", "v9");
-        check(&text.replace("name: web", "name: Web!"), "metadata.name", "Web!");
-        check(&format!("{text}---\n{text}"), "metadata.name", "second time");
+        check(
+            &text.replace("name: web", "name: Web!"),
+            "metadata.name",
+            "Web!",
+        );
+        check(
+            &format!("{text}---\n{text}"),
+            "metadata.name",
+            "second time",
+        );
     }
 }

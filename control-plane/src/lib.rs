@@ -7,7 +7,14 @@
 #![forbid(unsafe_code)]
 
 pub mod ca;
+pub mod compile;
+pub mod discovery;
+pub mod document;
+pub mod identity;
+pub mod plane;
+pub mod registry;
 pub mod store;
+pub mod tls;
 pub mod token;
 
 use std::fmt::Write as _;

@@ -42,7 +42,9 @@ impl Service for RegistryService {
         // The first message decides: a refusal is the status of the call.
         let first = asked.next().await.transpose()?;
         let Some(Asked::Registration(first)) = first.and_then(|message| message.message) else {
-            return Err(Status::invalid_argument("the first message has to be a registration"));
+            return Err(Status::invalid_argument(
+                "the first message has to be a registration",
+            ));
         };
         let accepted = take(&plane, &peer, stream, first).await?;
         let _room = answers.try_send(Ok(accepted));

@@ -204,7 +204,10 @@ mod tests {
         registry.put(entry("a", Some(1)));
         let wanted = registration("shop/web", 8080);
         assert!(registry.check("a", &wanted).is_ok());
-        assert!(matches!(registry.check("b", &wanted), Err(Refused::Taken { .. })));
+        assert!(matches!(
+            registry.check("b", &wanted),
+            Err(Refused::Taken { .. })
+        ));
         registry.handle_disconnect(1, 1000, 10_000);
         assert!(registry.check("b", &wanted).is_ok());
     }

@@ -4,7 +4,8 @@ use std::io;
 use std::net::IpAddr;
 
 use netlink_packet_core::{
-    DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    DefaultNla, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload,
 };
 use netlink_packet_netfilter::nftables::{
     Bitwise, ChainAttribute, ChainMessage, Cmp, DataAttribute, Expressions, Hook, Immediate,
@@ -133,7 +134,7 @@ fn emit(sequence: u32, message: &NetfilterMessage, into: &mut Vec<u8>) {
     let mut message = NetlinkMessage::from(message.clone());
     message.header.flags = NLM_F_REQUEST;
     if !is_control {
-        message.header.flags |= NLM_F_ACK | NLM_F_CREATE;
+        message.header.flags |= NLM_F_ACK | NLM_F_CREATE | NLM_F_APPEND;
     }
     message.header.sequence_number = sequence;
     message.finalize();

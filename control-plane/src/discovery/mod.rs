@@ -1,0 +1,6 @@
+//! Who needs which resources, what they hold, and what they acknowledged.
+
+pub mod grpc;
+mod session;
+
+pub use session::{Push, Session};

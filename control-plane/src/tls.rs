@@ -1,0 +1,180 @@
+//! The server's side on 15010: TLS 1.3, client certificates where there are some, and who shows
+//! them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tonic::transport::server::Connected;
+use tonic::{Request, Status};
+use weft_core::name::SpiffeId;
+
+use crate::ca::{Authority, CaError};
+
+/// A client that does not complete its handshake is dropped.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Handshakes at the same time.
+const HANDSHAKES_MAX: usize = 512;
+
+/// Who is at the other end, by a certificate that our authority signed.
+#[derive(Debug, Clone)]
+pub struct PeerIdentity {
+    /// The SPIFFE ID.
+    pub identity: SpiffeId,
+    /// The instance.
+    pub instance: Arc<str>,
+}
+
+impl PeerIdentity {
+    /// Who makes a request; the error is for the client.
+    #[expect(
+        clippy::result_large_err,
+        reason = "tonic's Status is what handlers return"
+    )]
+    pub fn of<T>(request: &Request<T>) -> Result<Self, Status> {
+        let info = request.extensions().get::<PeerInfo>();
+        let peer = info.and_then(|info| info.peer.clone());
+        peer.ok_or_else(|| Status::unauthenticated("this call needs a client certificate"))
+    }
+}
+
+/// What a request knows of its connection.
+#[derive(Debug, Clone)]
+pub struct PeerInfo {
+    /// Where it comes from.
+    pub address: SocketAddr,
+    /// Who it is, where a certificate was shown.
+    pub peer: Option<PeerIdentity>,
+}
+
+/// An accepted connection.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TlsStream<TcpStream>,
+    info: PeerInfo,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = PeerInfo;
+
+    fn connect_info(&self) -> PeerInfo {
+        self.info.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Our own certificate, exchanged while connections run.
+pub type ServerTls = Arc<ArcSwap<ServerConfig>>;
+
+/// A configuration with a fresh certificate of our own.
+pub fn server_config(authority: &Authority, ttl: Duration) -> Result<ServerConfig, CaError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let bad = |error: &dyn std::fmt::Display| CaError::Request(error.to_string());
+    let (chain, key) = authority.own(ttl, std::time::SystemTime::now())?;
+    let mut roots = RootCertStore::empty();
+    let added = roots.add(authority.root().clone());
+    added.map_err(|error| bad(&error))?;
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .allow_unauthenticated()
+            .build()
+            .map_err(|error| bad(&error))?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| bad(&error))?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)
+        .map_err(|error| bad(&error))?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    // No resumption: on a resumed handshake no verifier runs.
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    Ok(config)
+}
+
+/// Accepts until the listener breaks; handshakes run beside each other.
+pub async fn accept(
+    listener: TcpListener,
+    tls: ServerTls,
+    connections: mpsc::Sender<io::Result<Connection>>,
+) {
+    let room = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    loop {
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
+            return;
+        };
+        let (tcp, address) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "accepting failed");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let acceptor = TlsAcceptor::from(tls.load_full());
+        let connections = connections.clone();
+        tokio::spawn(async move {
+            let _ended_with_the_handshake = permit;
+            let _best_effort = tcp.set_nodelay(true);
+            let shaking = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp));
+            match shaking.await {
+                Ok(Ok(stream)) => {
+                    let peer = peer_of(&stream);
+                    let info = PeerInfo { address, peer };
+                    let _closing = connections.send(Ok(Connection { stream, info })).await;
+                }
+                Ok(Err(error)) => tracing::debug!(%address, %error, "TLS handshake failed"),
+                Err(_elapsed) => tracing::debug!(%address, "TLS handshake took too long"),
+            }
+        });
+    }
+}
+
+/// Read from a certificate that rustls has verified in this very handshake.
+fn peer_of(stream: &TlsStream<TcpStream>) -> Option<PeerIdentity> {
+    let leaf = stream.get_ref().1.peer_certificates()?.first()?;
+    let end_entity = webpki::EndEntityCert::try_from(leaf).ok()?;
+    let identity = end_entity.valid_uri_names().next()?.parse().ok()?;
+    let (_rest, parsed) = x509_parser::parse_x509_certificate(leaf).ok()?;
+    let name = parsed.subject().iter_common_name().next()?;
+    let instance = name.as_str().ok()?.into();
+    Some(PeerIdentity { identity, instance })
+}
