@@ -14,12 +14,13 @@
 //!
 //! The program stays in the process group and session of `weft run`: it may read the terminal and
 //! do job control, and Ctrl-C, Ctrl-Z and a hang-up reach it from the terminal as they reach every
-//! process of the group. `weft run` shall relay what it gets with [`Child::signal`], at once for
-//! SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2 and SIGWINCH, after the leaving sequence for SIGTERM,
-//! and end only when the program ends, because some programs live on after Ctrl-C. A relayed
-//! signal that the whole group got within the last second is dropped, so that the program sees
-//! each once; a SIGTERM that was sent to the whole group does reach it again after a longer leaving
-//! sequence. SIGTSTP and SIGCONT need no relay: the group stops and continues as one.
+//! process of the group. `weft run` shall have its handlers in place before [`Nest::spawn`], relay
+//! what it gets with [`Child::signal`], at once for SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2 and
+//! SIGWINCH, after the leaving sequence for SIGTERM, and end only when the program ends, because
+//! some programs live on after Ctrl-C. A relayed signal that the whole group got within the last
+//! second is dropped, so that the program sees each once; a SIGTERM that was sent to the whole
+//! group reaches it again after a longer leaving sequence. SIGTSTP and SIGCONT need no relay: the
+//! group stops and continues as one.
 //!
 //! # What it does not know
 //!

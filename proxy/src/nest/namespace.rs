@@ -37,7 +37,8 @@ pub struct NestListeners {
     /// Where redirected connections arrive, `SO_REUSEPORT`, grouped by worker: IPv4 and, where the
     /// kernel has it, IPv6. Worker `i` of `n` takes the `i`-th chunk of `len() / n`.
     pub outbound: Vec<TcpListener>,
-    /// Where redirected DNS queries arrive: IPv4, then IPv6 where the kernel has it.
+    /// Where redirected DNS queries arrive: IPv4, then IPv6 where the kernel has it. None where the
+    /// rules leave DNS alone.
     pub dns_udp: Vec<UdpSocket>,
     /// The same for DNS over TCP.
     pub dns_tcp: Vec<TcpListener>,
@@ -182,8 +183,11 @@ fn listen(config: &NestConfig, workers: usize, has_v6: bool) -> Result<NestListe
             listeners.outbound.push(listener.into());
         }
     }
+    let Some(dns_port) = config.rules.dns_port else {
+        return Ok(listeners);
+    };
     for &loopback in &loopback[..families] {
-        let address = SocketAddr::new(loopback, config.rules.dns_port.unwrap_or(0));
+        let address = SocketAddr::new(loopback, dns_port);
         let udp = bind(address, Type::DGRAM).map_err(network("listen for DNS over UDP"))?;
         let tcp = bind(address, Type::STREAM).map_err(network("listen for DNS over TCP"))?;
         listeners.dns_udp.push(udp.into());
