@@ -7,5 +7,7 @@ mod http;
 mod grpc;
 // Upgraded connections.
 mod websocket;
+// psql, mariadb and redis-cli with their servers.
+mod databases;
 
 mod support;
