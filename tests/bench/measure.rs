@@ -20,7 +20,6 @@ pub(crate) struct Round {
 impl Round {
     /// From the processor time of the round, in microseconds, and what the load saw.
     pub(crate) fn new(cpu: u64, outcome: &Outcome) -> Self {
-        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
         let cpu = cpu as f64 / outcome.requests.max(1) as f64;
         Self {
             cpu,

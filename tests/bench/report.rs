@@ -91,7 +91,6 @@ pub(crate) fn print(lines: &[Line]) {
 }
 
 fn mebi(kib: u64) -> String {
-    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
     let mebi = kib as f64 / 1024.0;
     format!("{mebi:.1}")
 }

@@ -1,5 +1,5 @@
 //! Whole-mesh tests: the real binary, real third-party programs, real network namespaces.
-//! One module per behaviour; `README.md` beside this directory says how to run them.
+//! One module per behaviour; `tests/README.md` says how to run them.
 
 // HTTP/1 in every legal shape, curl and nginx.
 mod http;
@@ -9,5 +9,23 @@ mod grpc;
 mod websocket;
 // psql, mariadb and redis-cli with their servers.
 mod databases;
+// A gibibyte up and down.
+mod bulk;
+// The same over IPv6.
+mod ipv6;
+// What is on the wire between sidecars.
+mod capture;
+// What is particular to pods.
+mod pods;
+// Nothing fails while everything around is disturbed.
+mod continuity;
+// What is acknowledged is on the disk.
+mod durability;
+// Bad documents, tokens, bytes and programs.
+mod badinput;
+// Time to the first line, memory when idle.
+mod start;
+// README command 1.
+mod demo;
 
 mod support;

@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::bed::{Bed, START, number};
-use super::net::listening;
+use super::bed::{Bed, START};
 use super::{Finished, Machine, Namespace, Program, Running, Scratch, wait_for};
 
 /// Marks every process of a mesh, whoever its parent is, so that none is left behind unnoticed.
@@ -169,11 +168,27 @@ impl<'a> Mesh<'a> {
             .pid()
     }
 
+    /// What processes of a name have complained of so far.
+    pub(crate) fn log(&self, name: &str) -> String {
+        let entries = std::fs::read_dir(&self.logs)
+            .expect("read the logs")
+            .filter_map(Result::ok);
+        let of_name = entries.filter(|entry| {
+            entry
+                .file_name()
+                .to_string_lossy()
+                .ends_with(&format!("-{name}.err"))
+        });
+        of_name
+            .map(|entry| std::fs::read_to_string(entry.path()).unwrap_or_default())
+            .collect()
+    }
+
     /// `weft COMMAND`, pointed at this mesh.
     pub(crate) fn weft(&self, command: &str) -> Program {
         let mut program = Program::new(weft_binary()).args(command.split_whitespace());
         if let Some(user) = self.settings.user {
-            program = program.user(user).as_its_user();
+            program = program.user(user).with_its_user();
         }
         if let Some(namespace) = self.settings.inside {
             program = program.under(namespace.enter());
@@ -329,15 +344,5 @@ pub(crate) fn free_port() -> u16 {
     wait_for("a free port", Duration::from_secs(5), || {
         let port = 20_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
         TcpListener::bind(("127.0.0.1", port)).ok().map(|_| port)
-    })
-}
-
-/// Whether something listens on a port of this machine's own namespace.
-pub(crate) fn listens_here(port: &str) -> bool {
-    ["/proc/net/tcp", "/proc/net/tcp6"].iter().any(|table| {
-        listening(
-            &std::fs::read_to_string(table).unwrap_or_default(),
-            number(port),
-        )
     })
 }

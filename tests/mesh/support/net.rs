@@ -1,7 +1,6 @@
 //! Network namespaces, made with iproute2. Everything is named after this test process, so that
 //! what a crashed run left behind is recognised and removed by the next.
 
-use std::path::Path;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -57,15 +56,6 @@ impl Namespace {
         Program::new("nsenter")
             .arg(format!("--net=/run/netns/{}", self.name))
             .arg("--")
-    }
-
-    /// Runs a short command line inside and gives what it printed.
-    pub(crate) fn run(&self, line: &str, logs: &Path) -> String {
-        Program::line(line)
-            .under(self.enter())
-            .run("in-namespace", logs, Duration::from_secs(30))
-            .success()
-            .stdout
     }
 
     /// Whether something listens on a TCP port inside, on whatever address.

@@ -33,7 +33,7 @@ pub(crate) struct Pods<'a> {
 /// One pod; its sidecar goes before its namespace.
 #[derive(Debug)]
 struct Pod {
-    sidecar: Option<Running>,
+    _sidecar: Option<Running>,
     namespace: Namespace,
     v4: IpAddr,
     v6: IpAddr,
@@ -110,7 +110,7 @@ impl<'a> Pods<'a> {
         self.pods().insert(
             name.to_owned(),
             Pod {
-                sidecar,
+                _sidecar: sidecar,
                 namespace,
                 v4,
                 v6,
@@ -126,7 +126,7 @@ impl<'a> Pods<'a> {
             .unwrap_or_else(|| panic!("no pod {pod}"))
             .namespace
             .enter();
-        program.as_its_user().under(enter).start(pod, &self.logs)
+        program.with_its_user().under(enter).start(pod, &self.logs)
     }
 
     /// Captures what a pod sends and receives on its way to others.

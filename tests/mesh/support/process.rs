@@ -22,7 +22,6 @@ pub(crate) struct Program {
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     user: Option<String>,
-    stdin: Option<PathBuf>,
 }
 
 impl Program {
@@ -32,7 +31,6 @@ impl Program {
             args: vec![program.into()],
             env: Vec::new(),
             user: None,
-            stdin: None,
         }
     }
 
@@ -71,12 +69,6 @@ impl Program {
         self
     }
 
-    /// A file as its standard input (none by default).
-    pub(crate) fn stdin(mut self, file: impl Into<PathBuf>) -> Self {
-        self.stdin = Some(file.into());
-        self
-    }
-
     /// Takes the user out: for those who start it as that user in their own way.
     pub(crate) fn take_user(&mut self) -> Option<String> {
         self.user.take()
@@ -92,13 +84,12 @@ impl Program {
             args,
             env,
             user: outer.user,
-            stdin: self.stdin.or(outer.stdin),
         }
     }
 
     /// The same program with its user's credentials taken on by `setpriv`; [`Self::start`] does
     /// it last of all, so whoever wraps the program in what only root may do calls it before.
-    pub(crate) fn as_its_user(mut self) -> Self {
+    pub(crate) fn with_its_user(mut self) -> Self {
         match self.take_user() {
             Some(user) if super::root() => {
                 let id = format!("--reuid={user}");
@@ -125,14 +116,11 @@ impl Program {
         let create = |path: &Path| {
             File::create(path).unwrap_or_else(|e| panic!("create {}: {e}", path.display()))
         };
-        let program = self.as_its_user();
-        let stdin = program.stdin.as_ref().map_or_else(Stdio::null, |path| {
-            Stdio::from(File::open(path).unwrap_or_else(|e| panic!("open {}: {e}", path.display())))
-        });
+        let program = self.with_its_user();
         let child = Command::new(&program.args[0])
             .args(&program.args[1..])
             .envs(program.env.iter().map(|(name, value)| (name, value)))
-            .stdin(stdin)
+            .stdin(Stdio::null())
             .stdout(create(&stdout))
             .stderr(create(&stderr))
             .spawn()

@@ -29,6 +29,11 @@ pub(crate) fn script(name: &str) -> Program {
     Program::new(python()).arg("-u").arg(path)
 }
 
+/// A few lines of Python.
+pub(crate) fn python_code(code: &str) -> Program {
+    Program::new(python()).args(["-u", "-c", code])
+}
+
 /// Reads the JSON object that a checking program prints and demands that every check is "ok".
 pub(crate) fn report(finished: &Finished) {
     let last = finished.stdout.lines().last().unwrap_or_default();

@@ -65,7 +65,7 @@ impl Sidecars {
             .args(["proxy", "--config"])
             .arg(config)
             .user(PROXY_UID)
-            .as_its_user()
+            .with_its_user()
             .under(namespace.enter())
             .start(&format!("{name}-sidecar"), &self.logs);
         sidecar.wait_until("it is ready", START, |_| namespace.listens(15006));
