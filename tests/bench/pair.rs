@@ -5,6 +5,8 @@
 #![expect(clippy::print_stdout, reason = "the table is what this program is for")]
 
 mod certificates;
+#[path = "../mesh/support/family.rs"]
+mod family;
 mod load;
 mod measure;
 mod options;
@@ -19,7 +21,6 @@ use std::process::ExitCode;
 use load::{ROWS, Row};
 use measure::{Round, cpu_micros, pss_kib};
 use options::Options;
-use peers::Contender;
 use report::Line;
 
 fn main() -> ExitCode {
@@ -54,12 +55,9 @@ fn main() -> ExitCode {
 
 /// One row: every contender fresh, one round each, again and again.
 fn run(row: &Row, options: &Options, dir: &Path) -> Vec<Line> {
-    let contenders: Vec<Box<dyn Contender>> = peers::all(dir)
-        .into_iter()
-        .filter(|contender| {
-            options.only.is_empty() || options.only.iter().any(|name| contender.name() == name)
-        })
-        .collect();
+    let wanted =
+        |name: &str| options.only.is_empty() || options.only.iter().any(|only| only == name);
+    let contenders = peers::all(dir, wanted);
     let idle: Vec<u64> = contenders
         .iter()
         .map(|contender| pss_kib(&contender.proxies()))

@@ -8,8 +8,8 @@ use crate::certificates::{Certificates, SERVER_NAME};
 use crate::process::{Guard, LOAD_CORE, PROXY_CORE, wait_for_port};
 use crate::weft::Weft;
 
-/// Paths of the application: `/` answers 128 bytes, `/10k` 10 KiB.
-const APPLICATION_PORT: u16 = 9000;
+/// Each contender has ten ports from here; its application is on the first.
+const FIRST_PORT: u16 = 9000;
 
 /// Connections that a pair keeps open between its halves and to the application.
 const KEPT: u32 = 512;
@@ -26,28 +26,30 @@ pub(crate) trait Contender {
     fn proxies(&self) -> Vec<u32>;
 }
 
-/// Starts every contender, each with an application of its own.
-pub(crate) fn all(dir: &Path) -> Vec<Box<dyn Contender>> {
+/// Starts the contenders that are `wanted`, each with an application of its own.
+pub(crate) fn all(dir: &Path, wanted: impl Fn(&str) -> bool) -> Vec<Box<dyn Contender>> {
     let certificates = Certificates::make(dir);
     let pair = |name, base, start: fn(&Setting<'_>) -> (Guard, Guard)| {
-        Box::new(Pair::start(name, base, start, &certificates, dir)) as Box<dyn Contender>
+        wanted(name).then(|| {
+            Box::new(Pair::start(name, base, start, &certificates, dir)) as Box<dyn Contender>
+        })
     };
-    let mut contenders = vec![
-        pair("nginx-h1", APPLICATION_PORT, nginx),
-        pair("haproxy-h1", APPLICATION_PORT + 10, |setting| {
+    let ours =
+        || wanted("weft").then(|| Box::new(Weft::start(FIRST_PORT, dir)) as Box<dyn Contender>);
+    let contenders = [
+        ours(),
+        pair("nginx-h1", FIRST_PORT + 10, nginx),
+        pair("haproxy-h1", FIRST_PORT + 20, |setting| {
             haproxy(setting, "http/1.1")
         }),
-        pair("haproxy-h2", APPLICATION_PORT + 20, |setting| {
+        pair("haproxy-h2", FIRST_PORT + 30, |setting| {
             haproxy(setting, "h2")
         }),
     ];
-    if let Some(weft) = Weft::start(APPLICATION_PORT + 30, dir) {
-        contenders.insert(0, Box::new(weft));
-    }
-    contenders
+    contenders.into_iter().flatten().collect()
 }
 
-/// nginx answering from memory, on the load's core.
+/// The configuration of nginx answering from memory: `/` with 128 bytes, `/10k` with 10 KiB.
 pub(crate) fn application(port: u16, dir: &Path) -> PathBuf {
     let body = |size: usize| "x".repeat(size);
     let text = format!(

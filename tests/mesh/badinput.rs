@@ -230,7 +230,7 @@ fn listening_ports(pid: u32) -> Vec<u16> {
         .output()
         .expect("run ss");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let family: Vec<String> = crate::start::descendants(pid)
+    let family: Vec<String> = crate::support::descendants(pid)
         .iter()
         .map(|pid| format!("pid={pid},"))
         .collect();

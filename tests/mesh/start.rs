@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Bed, Machine, Mesh, Program, Workload, need, python};
+use crate::support::{Bed, Machine, Mesh, Program, Workload, descendants, need, python};
 
 /// Release builds only: a debug build is neither quick nor small.
 const START_LIMIT: Duration = Duration::from_secs(1);
@@ -57,29 +57,6 @@ fn an_idle_sidecar_is_small() {
         let largest = sizes.iter().map(|(_, size)| *size).max().unwrap_or(0);
         assert!(largest < IDLE_LIMIT_KIB, "{sizes:?}");
     }
-}
-
-/// A process and all that descend from it.
-pub(crate) fn descendants(root: u32) -> Vec<u32> {
-    let mut found = vec![root];
-    let mut next = 0;
-    while let Some(pid) = found.get(next).copied() {
-        next += 1;
-        let tasks = std::fs::read_dir(format!("/proc/{pid}/task"))
-            .into_iter()
-            .flatten()
-            .filter_map(Result::ok);
-        for task in tasks {
-            let children =
-                std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
-            found.extend(
-                children
-                    .split_whitespace()
-                    .filter_map(|child| child.parse::<u32>().ok()),
-            );
-        }
-    }
-    found
 }
 
 fn resident_kib(pid: u32) -> u64 {

@@ -3,6 +3,7 @@
 
 mod bed;
 mod capture;
+mod family;
 mod load;
 mod machine;
 mod mesh;
@@ -17,6 +18,7 @@ mod wait;
 
 pub(crate) use bed::Bed;
 pub(crate) use capture::Capture;
+pub(crate) use family::descendants;
 pub(crate) use load::Load;
 pub(crate) use machine::Machine;
 pub(crate) use mesh::{Mesh, Settings, Workload, weft_binary};

@@ -106,7 +106,7 @@ impl<'a> Pods<'a> {
         let sidecar = self
             .sidecars
             .as_ref()
-            .map(|sidecars| sidecars.add(name, ports, &namespace, &[v4, v6]));
+            .map(|sidecars| sidecars.add(name, ports, &namespace));
         self.pods().insert(
             name.to_owned(),
             Pod {
