@@ -307,6 +307,26 @@ fn tokens_are_good_for_what_they_say() {
     );
 }
 
+/// The token says whose root to trust: another control plane on that address is not believed.
+#[test]
+fn a_sidecar_does_not_believe_another_control_plane() {
+    let machine = Machine::shared();
+    let (mesh, other) = (Mesh::start(&machine), Mesh::start(&machine));
+    let token = mesh
+        .command("token create --workload shop/guest --service guest --ttl 10m")
+        .success()
+        .stdout;
+    let file = mesh.scratch().file("token", token);
+    let guest = Workload::new("guest")
+        .flag("--join", &format!("127.0.0.1:{}", other.port()))
+        .flag("--token-file", &file.display().to_string());
+    is_clear_refusal(
+        "another root",
+        &mesh.run_to_end(&guest, Program::new("true"), LIMIT),
+        &["certificate"],
+    );
+}
+
 /// A program is no administrator, whatever its uid: sockets, data and keys are out of its reach.
 #[test]
 fn a_program_cannot_reach_what_is_not_its_own() {

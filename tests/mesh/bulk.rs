@@ -25,13 +25,13 @@ fn there_and_back(bed: &dyn Bed) {
     let logs = dir.join("logs");
     let _web = bed.serve("store", &["8080"], nginx(&dir, 8080));
     let make = format!(
-        "head -c {mib}M /dev/urandom > {0}/www/blob && chmod -R a+rwX {0}/www",
+        "head -c {mib}M /dev/urandom > {0}/nginx-8080/www/blob && chmod -R a+rwX {0}/nginx-8080/www",
         dir.display()
     );
     Program::shell(make)
         .run("make-blob", &logs, LIMIT)
         .success();
-    let expected = sum(bed, "www/blob");
+    let expected = sum(bed, "nginx-8080/www/blob");
 
     let url = format!("http://{}:8080", host_in_url(&bed.host("store")));
     let began = Instant::now();
@@ -49,12 +49,12 @@ fn there_and_back(bed: &dyn Bed) {
 
     let began = Instant::now();
     let upload = Program::line(&format!(
-        "curl -sS --fail -T {}/www/blob {url}/uploaded",
+        "curl -sS --fail -T {}/nginx-8080/www/blob {url}/uploaded",
         dir.display()
     ));
     bed.call("sender", &["store"], upload, LIMIT).success();
     assert_eq!(
-        sum(bed, "www/uploaded"),
+        sum(bed, "nginx-8080/www/uploaded"),
         expected,
         "something else was stored"
     );

@@ -1,13 +1,20 @@
 //! curl and nginx, and every legal (and illegal) shape of HTTP/1 on raw sockets.
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
-use crate::support::{Bed, Machine, Mesh, Pods, Program, need, report, script};
+use crate::support::{Bed, Machine, Mesh, Pods, Program, Settings, need, report, script};
 
-/// A configuration for nginx in the foreground, in one process, that answers from `dir`.
-pub(crate) fn nginx(dir: &std::path::Path, port: u16) -> Program {
+/// nginx in the foreground, in one process, that answers from (and takes uploads to)
+/// `DIR/nginx-PORT/www`; any user may run it.
+pub(crate) fn nginx(dir: &Path, port: u16) -> Program {
+    let dir = dir.join(format!("nginx-{port}"));
     let www = dir.join("www");
     std::fs::create_dir_all(&www).expect("make the document root");
+    for path in [&dir, &www] {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o777)).expect("open it to all");
+    }
     std::fs::write(www.join("index.html"), "hello from nginx\n").expect("write a page");
     let config = format!(
         "daemon off; master_process off; pid {dir}/nginx.pid; error_log stderr warn;\n\
@@ -81,6 +88,17 @@ fn curl_and_nginx_without_a_mesh() {
 fn curl_and_nginx_under_weft_run() {
     need!("curl", "nginx");
     curl_and_nginx(&Mesh::start(&Machine::shared()));
+}
+
+/// Nothing of it needs root: control plane, sidecars and programs as an ordinary user.
+#[test]
+fn curl_and_nginx_under_weft_run_without_root() {
+    need!("root", "curl", "nginx");
+    let settings = Settings {
+        user: Some("12345"),
+        ..Settings::default()
+    };
+    curl_and_nginx(&Mesh::with(&Machine::shared(), settings));
 }
 
 #[test]
