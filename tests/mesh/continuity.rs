@@ -4,8 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::http::nginx;
 use crate::support::{
-    Bed, Load, Machine, Mesh, Program, Running, Settings, Workload, need, python_code, scaled,
-    script,
+    Bed, Load, Machine, Mesh, Program, Running, Settings, Workload, need, scaled, script,
 };
 
 /// One mesh with an HTTP and a gRPC service, each under its own load.
@@ -215,25 +214,37 @@ fn a_sidecar_comes_back_without_its_control_plane() {
     mesh.start_control_plane();
 }
 
+/// HAProxy as an application: HTTP/1 and HTTP/2 on one port; `/slow` takes a while, `/upload` waits
+/// for its body, everything else is answered at once.
+const APPLICATION: &str = "
+global
+  tune.bufsize 131072
+defaults
+  mode http
+  timeout connect 2s
+  timeout client 60s
+  timeout server 60s
+  timeout tarpit 200ms
+frontend application
+  bind :::8080 v4v6
+  http-request wait-for-body time 30s at-least 100000 if { path /upload }
+  http-request tarpit if { path /slow }
+  http-request return status 200 content-type text/plain string ok
+";
+
 /// A stalled upload and a storm of cancellations from one client share its mesh connections with
 /// a polite neighbour.
 #[test]
 fn a_bad_client_does_not_hurt_its_neighbours() {
-    need!("nginx", "python:h2");
+    need!("haproxy", "python:h2");
     let machine = Machine::alone();
     let mesh = Mesh::start(&machine);
-    let _web = mesh.serve("web", &["8080"], nginx(mesh.dir(), 8080));
-    let slow = "import http.server,time\n\
-        class H(http.server.BaseHTTPRequestHandler):\n\
-        \x20protocol_version = 'HTTP/1.1'\n\
-        \x20def do_GET(self):\n\
-        \x20\x20self.path == '/slow' and time.sleep(0.2)\n\
-        \x20\x20self.send_response(200); self.send_header('Content-Length', '2'); self.end_headers(); self.wfile.write(b'ok')\n\
-        \x20def do_POST(self):\n\
-        \x20\x20self.rfile.read(1 << 30)\n\
-        http.server.ThreadingHTTPServer.request_queue_size = 512\n\
-        http.server.ThreadingHTTPServer(('', 8080), H).serve_forever()\n";
-    let _slow = mesh.serve("slow", &["8080"], python_code(slow));
+    let config = mesh.scratch().file("haproxy.cfg", APPLICATION);
+    let _slow = mesh.serve(
+        "slow",
+        &["8080"],
+        Program::line("haproxy -db -f").arg(config),
+    );
     let count = scaled(2000, 10_000);
     let state = mesh.scratch().dir("neighbour");
     let go = mesh.scratch().path().join("go");
