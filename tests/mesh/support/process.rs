@@ -88,23 +88,21 @@ impl Program {
     }
 
     /// The same program with its user's credentials taken on by `setpriv`; [`Self::start`] does
-    /// it last of all, so whoever wraps the program in what only root may do calls it before.
+    /// it last of all, so whoever wraps the program in what only root may do calls it before. It
+    /// dies with the thread that starts it, so that a killed run leaves nothing behind.
     pub(crate) fn with_its_user(mut self) -> Self {
-        match self.take_user() {
-            Some(user) if super::root() => {
-                let id = format!("--reuid={user}");
-                let group = if user.bytes().all(|byte| byte.is_ascii_digit()) {
-                    vec![format!("--regid={user}"), "--clear-groups".to_owned()]
-                } else {
-                    vec![
-                        format!("--regid={}", group_of(&user)),
-                        "--init-groups".to_owned(),
-                    ]
-                };
-                self.under(Self::new("setpriv").arg(id).args(group).arg("--"))
-            }
-            Some(_) | None => self,
+        let mut setpriv = Self::new("setpriv").args(["--pdeathsig", "KILL"]);
+        if let Some(user) = self.take_user().filter(|_| super::root()) {
+            setpriv = setpriv.arg(format!("--reuid={user}"));
+            setpriv = if user.bytes().all(|byte| byte.is_ascii_digit()) {
+                setpriv.arg(format!("--regid={user}")).arg("--clear-groups")
+            } else {
+                setpriv
+                    .arg(format!("--regid={}", group_of(&user)))
+                    .arg("--init-groups")
+            };
         }
+        self.under(setpriv.arg("--"))
     }
 
     /// Starts it with its output in files of `logs`; the guard kills it.
