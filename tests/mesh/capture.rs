@@ -70,6 +70,39 @@ fn plaintext_without_a_mesh() {
     assert_eq!(contents.marks, MARKS);
 }
 
+/// Another control: TLS 1.3 without the post-quantum group is told apart, and TLS 1.2 as well.
+#[test]
+fn classical_key_shares_without_a_mesh() {
+    need!("root", "dumpcap", "tshark", "openssl");
+    let machine = Machine::shared();
+    let pods = Pods::plain(&machine);
+    let dir = pods.dir().display().to_string();
+    let make = format!(
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=x -keyout {dir}/key -out {dir}/crt"
+    );
+    let serve = format!("openssl s_server -accept 4433 -key {dir}/key -cert {dir}/crt -quiet");
+    let _server = pods.serve(
+        "server",
+        &["4433"],
+        Program::shell(format!("{make} && exec {serve}")),
+    );
+    pods.add("caller", &[]);
+    let capture = pods.capture("caller");
+    for version in ["-tls1_3 -groups X25519", "-tls1_2"] {
+        let connect = format!(
+            "openssl s_client -connect {}:4433 {version} </dev/null",
+            pods.host("server")
+        );
+        pods.call("caller", &["server"], Program::shell(connect), LIMIT)
+            .success();
+    }
+    let contents = capture.stop(&[]);
+    assert!(contents.not_tls.is_empty(), "{contents:?}");
+    let hellos =
+        [("0x0304", "29"), ("", "")].map(|(version, group)| (version.to_owned(), group.to_owned()));
+    assert_eq!(contents.server_hellos, hellos);
+}
+
 #[test]
 fn only_tls13_between_pods() {
     need!("root", "dumpcap", "tshark", "curl", "nginx", "python:grpc");
