@@ -1,2 +1,31 @@
-//! x
-fn main() {}
+//! Whole-mesh tests: the real binary, real third-party programs, real network namespaces.
+//! One module per behaviour; `tests/README.md` says how to run them.
+
+// HTTP/1 in every legal shape, curl and nginx.
+mod http;
+// A grpcio client and server: every kind of call and every way that a call ends.
+mod grpc;
+// Upgraded connections.
+mod websocket;
+// psql, mariadb and redis-cli with their servers.
+mod databases;
+// A gibibyte up and down.
+mod bulk;
+// The same over IPv6.
+mod ipv6;
+// What is on the wire between sidecars.
+mod capture;
+// What is particular to pods.
+mod pods;
+// Nothing fails while everything around is disturbed.
+mod continuity;
+// What is acknowledged is on the disk.
+mod durability;
+// Bad documents, tokens, bytes and programs.
+mod badinput;
+// Time to the first line, memory when idle.
+mod start;
+// README command 1.
+mod demo;
+
+mod support;

@@ -1,0 +1,31 @@
+//! What the tests stand on: processes that never outlive a test, places for programs to run in
+//! (plain namespaces, `weft run`, pods), captures, and loud skips.
+
+mod bed;
+mod capture;
+mod family;
+mod load;
+mod machine;
+mod mesh;
+mod need;
+mod net;
+mod pods;
+mod process;
+mod programs;
+mod scratch;
+mod sidecar;
+mod wait;
+
+pub(crate) use bed::Bed;
+pub(crate) use capture::Capture;
+pub(crate) use family::descendants;
+pub(crate) use load::Load;
+pub(crate) use machine::Machine;
+pub(crate) use mesh::{Mesh, Settings, Workload, weft_binary};
+pub(crate) use need::{have, need, root};
+pub(crate) use net::Namespace;
+pub(crate) use pods::Pods;
+pub(crate) use process::{Finished, Program, Running};
+pub(crate) use programs::{python, python_code, report, script};
+pub(crate) use scratch::Scratch;
+pub(crate) use wait::{scaled, wait_for};
