@@ -5,10 +5,12 @@
 //! Nothing here knows Kubernetes.
 
 pub mod admin;
+pub mod app;
 pub mod clock;
 pub mod config;
 pub mod control_plane;
 pub mod discovery;
+pub mod dns;
 pub mod drain;
 pub mod http;
 pub mod identity;

@@ -1,8 +1,27 @@
-//! The sidecar's slim binary.
+//! The sidecar's slim binary: what an image for pods has in it.
 
 use std::process::ExitCode;
 
-use weft_proxy::nest;
+use clap::{Parser, Subcommand};
+use weft_proxy::config::ProxyArgs;
+use weft_proxy::intercept::InterceptArgs;
+use weft_proxy::{app, intercept, nest};
+
+/// The sidecar of the Weft service mesh.
+#[derive(Debug, Parser)]
+#[command(name = "weft-proxy", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    proxy: ProxyArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Redirects a pod's traffic to its sidecar, and exits.
+    Intercept(InterceptArgs),
+}
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
@@ -12,5 +31,16 @@ fn main() -> ExitCode {
     {
         return nest::nest_main(arguments);
     }
-    ExitCode::SUCCESS
+    let cli = Cli::parse();
+    let result: Result<(), Box<dyn std::error::Error>> = match cli.command {
+        Some(Command::Intercept(args)) => intercept::run(&args).map_err(Into::into),
+        None => app::run(&cli.proxy).map_err(Into::into),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("weft-proxy: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }

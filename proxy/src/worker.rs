@@ -21,6 +21,7 @@ use crate::mesh::Mesh;
 use crate::nest::SocketFactory;
 use crate::outbound::{self, Pool};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::tracing::Tracer;
 use crate::tls::TlsContext;
 
 /// How often idle connections are looked for.
@@ -39,6 +40,8 @@ pub struct Shared {
     pub tls: Arc<TlsContext>,
     /// Counters.
     pub metrics: Metrics,
+    /// Spans; `None` where nothing is traced.
+    pub tracer: Option<Tracer>,
     /// Leaving.
     pub drain: Drain,
     /// Sockets inside the program's namespace, where it has one.

@@ -2,6 +2,7 @@
 
 mod body;
 mod record;
+pub(crate) mod trace;
 
 use std::future::Future;
 use std::time::Duration;

@@ -11,6 +11,7 @@ use super::body::BodyGuard;
 use crate::mesh::Call;
 use crate::outbound::Slot;
 use crate::telemetry::metrics::{HttpStats, RequestDone, Wire};
+use crate::telemetry::tracing::RequestSpan;
 
 /// One request from its arrival to the end of its response.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ pub struct Record {
     pub grpc: bool,
     /// The gRPC status, where it came with the head of the response.
     pub grpc_status: Option<HeaderValue>,
+    /// The span, where it is sampled.
+    pub span: Option<RequestSpan>,
     told: bool,
 }
 
@@ -49,6 +52,7 @@ impl Record {
             reason: None,
             grpc: false,
             grpc_status: None,
+            span: None,
             told: false,
         }
     }
@@ -59,6 +63,15 @@ impl Record {
         }
         self.told = true;
         let now = crate::clock::now();
+        if let Some(span) = self.span.take() {
+            span.set_status(self.status.as_u16());
+            if let Some(code) = grpc_status {
+                span.set_grpc_status(code);
+            }
+            if let Some(reason) = self.reason {
+                span.set_reason(reason);
+            }
+        }
         if let Some(call) = self.call.take() {
             call.finish(class, now);
         }

@@ -105,7 +105,7 @@ impl Applications {
         &self,
         application: &Application,
     ) -> Result<http1::SendRequest<ProxyBody>, (Reason, String)> {
-        let stream = self.dial(application).await?;
+        let stream = dial(&self.shared, application).await?;
         let header_max = self.shared.config.limits.max_header_bytes.bytes();
         let made = http1_client(header_max).handshake(TokioIo::new(stream));
         let (sender, connection) = made.await.map_err(broken)?;
@@ -128,7 +128,7 @@ impl Applications {
         {
             return Ok(sender);
         }
-        let stream = self.dial(application).await?;
+        let stream = dial(&self.shared, application).await?;
         let made = http2_client().handshake(TokioIo::new(stream));
         let (sender, connection) = made.await.map_err(broken)?;
         spawn_local(async move {
@@ -153,58 +153,61 @@ impl Applications {
             .borrow_mut()
             .retain(|_port, sender| !sender.is_closed());
     }
+}
 
-    /// Dials the application at the workload's own address. When it is not there but on loopback,
-    /// the reason says exactly that.
-    pub async fn dial(&self, application: &Application) -> Result<TcpStream, (Reason, String)> {
-        let limit = self.shared.config.timeouts.connect;
-        let mut last = (Reason::ApplicationUnreachable, String::new());
-        let loopback = [
-            IpAddr::V4(Ipv4Addr::LOCALHOST),
-            IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ];
-        let own: &[IpAddr] = if application.loopback {
-            &loopback
-        } else {
-            &application.addresses
-        };
-        for address in own {
-            let address = SocketAddr::new(*address, application.port);
-            match timeout(limit, self.connect(address)).await {
-                Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) => last.1 = format!("{address}: {error}"),
-                Err(_elapsed) => last.1 = format!("{address}: no answer in {limit:?}"),
+/// Dials the application at the workload's own address. When it is not there but on loopback, the
+/// reason says exactly that.
+pub async fn dial(
+    shared: &Shared,
+    application: &Application,
+) -> Result<TcpStream, (Reason, String)> {
+    let limit = shared.config.timeouts.connect;
+    let mut last = (Reason::ApplicationUnreachable, String::new());
+    let loopback = [
+        IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::LOCALHOST),
+    ];
+    let own: &[IpAddr] = if application.loopback {
+        &loopback
+    } else {
+        &application.addresses
+    };
+    for address in own {
+        let address = SocketAddr::new(*address, application.port);
+        match timeout(limit, connect(shared, address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last.1 = format!("{address}: {error}"),
+            Err(_elapsed) => last.1 = format!("{address}: no answer in {limit:?}"),
+        }
+    }
+    if !application.loopback {
+        for address in loopback {
+            let address = SocketAddr::new(address, application.port);
+            if let Ok(Ok(_there)) = timeout(limit, connect(shared, address)).await {
+                return Err((Reason::ApplicationLoopbackOnly, address.to_string()));
             }
         }
-        if !application.loopback {
-            for address in loopback {
-                let address = SocketAddr::new(address, application.port);
-                if let Ok(Ok(_there)) = timeout(limit, self.connect(address)).await {
-                    return Err((Reason::ApplicationLoopbackOnly, address.to_string()));
-                }
-            }
-        }
-        Err(last)
     }
+    Err(last)
+}
 
-    async fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
-        let socket = match &self.shared.nest {
-            Some(nest) => TcpSocket::from_std_stream(nest.take(address.is_ipv6())?.into()),
-            None => {
-                let socket = if address.is_ipv6() {
-                    TcpSocket::new_v6()?
-                } else {
-                    TcpSocket::new_v4()?
-                };
-                // Tells interception that this comes from inbound and is not to come back to it.
-                crate::intercept::mark_inbound(&socket)?;
-                socket
-            }
-        };
-        let stream = socket.connect(address).await?;
-        stream.set_nodelay(true)?;
-        Ok(stream)
-    }
+async fn connect(shared: &Shared, address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = match &shared.nest {
+        Some(nest) => TcpSocket::from_std_stream(nest.take(address.is_ipv6())?.into()),
+        None => {
+            let socket = if address.is_ipv6() {
+                TcpSocket::new_v6()?
+            } else {
+                TcpSocket::new_v4()?
+            };
+            // Tells interception that this comes from inbound and is not to come back to it.
+            crate::intercept::mark_inbound(&socket)?;
+            socket
+        }
+    };
+    let stream = socket.connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 fn broken(error: hyper::Error) -> (Reason, String) {

@@ -19,7 +19,8 @@ use weft_core::model::AppProtocol;
 use weft_core::reason::Reason;
 use weft_core::retry::is_idempotent;
 
-use super::{Application, Caller, key};
+use super::{Application, Caller, dial, key};
+use crate::http::trace::begin_server;
 use crate::http::{ProxyBody, Record, answer, http1_server, http2_server, is_grpc};
 use crate::outbound::{describe, finish_upgrade, origin_form, relayed, send_upgrade};
 use crate::telemetry::metrics::{HttpStats, Wire};
@@ -88,6 +89,12 @@ impl Conversation {
         let (mut parts, body) = request.into_parts();
         let http1 = self.prepare(&mut parts, upgrade.is_some());
         record.grpc = is_grpc(&parts.headers);
+        let peer = self
+            .caller
+            .as_ref()
+            .map(|caller| caller.peer.identity().as_str());
+        let shared = &self.worker.shared;
+        record.span = begin_server(shared, &mut parts, peer, &self.application.service);
         let grpc = record.grpc;
         let request = Request::from_parts(parts, ProxyBody::of_request(body));
         let result = match upgrade {
@@ -206,7 +213,7 @@ impl Conversation {
         &self,
         request: Request<ProxyBody>,
     ) -> Result<Response<Incoming>, (Reason, String)> {
-        let stream = self.worker.applications.dial(&self.application).await?;
+        let stream = dial(&self.worker.shared, &self.application).await?;
         let header_max = self.worker.shared.config.limits.max_header_bytes.bytes();
         let sent = send_upgrade(TokioIo::new(stream), request, header_max).await;
         sent.map_err(|failed| (failed.reason, failed.detail))

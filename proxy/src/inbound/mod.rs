@@ -20,7 +20,7 @@ use crate::telemetry::metrics::{Direction, HttpKey, Wire};
 use crate::tls::{Material, OpenError, Opened, Replayed, VerifiedPeer, open};
 use crate::worker::{Worker, original_destination, reset};
 
-pub use application::{Application, Applications};
+pub use application::{Application, Applications, dial};
 
 /// A connection that interception redirected here: from another sidecar, or from outside.
 pub async fn captured(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr) {
@@ -141,7 +141,7 @@ async fn opaque<IO>(
     IO: AsyncRead + AsyncWrite + Unpin + Socket,
 {
     let shared = &worker.shared;
-    let mut server = match worker.applications.dial(&application).await {
+    let mut server = match dial(shared, &application).await {
         Ok(server) => server,
         Err((reason, detail)) => {
             tracing::info!(reason = reason.as_str(), detail, "connection refused");

@@ -73,6 +73,11 @@ impl PortView {
 }
 
 impl ServiceView {
+    /// Its ports.
+    pub fn ports(&self) -> impl Iterator<Item = &Arc<PortView>> {
+        self.ports.values()
+    }
+
     /// One of its ports, if it has it.
     pub fn port(&self, port: u16) -> Option<&Arc<PortView>> {
         self.ports.get(&port)

@@ -24,6 +24,7 @@ use weft_core::retry::{Failure, RetryPolicy, backoff, may_retry};
 
 use super::pool::{DialError, Slot};
 use super::{pick, upgrade};
+use crate::http::trace::{Trace, begin_client};
 use crate::http::{ProxyBody, Record, answer, http1_server, http2_server, is_grpc};
 use crate::mesh::{Call, EndpointKey, PortView};
 use crate::tls::Replayed;
@@ -155,6 +156,7 @@ impl Conversation {
         let repeatable = matches!(body, ProxyBody::Empty);
         let mut tried: Vec<EndpointKey> = Vec::new();
         let mut made = 0;
+        let mut trace = Trace::of(&parts.headers);
         loop {
             let port = self.port();
             if made == 0 {
@@ -173,6 +175,14 @@ impl Conversation {
                 }
                 Ok(slot) => {
                     let sending = std::mem::replace(&mut body, ProxyBody::Empty);
+                    record.span = begin_client(
+                        &self.worker.shared,
+                        &mut trace,
+                        &mut parts,
+                        endpoint.key.address,
+                        &port.hostname,
+                        made - 1,
+                    );
                     let head = if repeatable {
                         parts.clone()
                     } else {

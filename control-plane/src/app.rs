@@ -1,0 +1,352 @@
+//! The wiring of the control plane, from top to bottom: the only place that knows everybody.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use clap::Args;
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tower::ServiceBuilder;
+use tower::limit::ConcurrencyLimitLayer;
+use tower::load_shed::LoadShedLayer;
+use weft_core::model::Cidr;
+use weft_core::name::{NameError, TrustDomain};
+use weft_proto::identity::identity_server::IdentityServer;
+use weft_proto::registry::registry_server::RegistryServer;
+
+use crate::api::{self, Status, Who};
+use crate::ca::{Authority, CaError, LEAF_TTL_MAX, LEAF_TTL_MIN};
+use crate::client::default_data_dir;
+use crate::discovery::grpc::DiscoveryService;
+use crate::identity::IdentityService;
+use crate::metrics;
+use crate::plane::{Plane, PlaneError, Settings};
+use crate::registry::grpc::RegistryService;
+use crate::store::{RedbStore, StoreError};
+use crate::tls;
+
+/// Calls at the same time, streams included.
+const CALLS_MAX: usize = 50_000;
+/// Accepted connections that wait to be served.
+const CONNECTIONS_QUEUED: usize = 64;
+/// How long streams may take to end when the control plane stops.
+const STOP_MAX: Duration = Duration::from_secs(2);
+
+/// Starts the control plane.
+///
+/// Examples:
+///   weft control-plane
+///   weft control-plane --data-dir /var/lib/weft --listen 0.0.0.0:15010 --advertise mesh.example:15010
+#[derive(Debug, Clone, Args)]
+#[command(verbatim_doc_comment)]
+pub struct ControlPlaneArgs {
+    /// Where everything is kept [default: /var/lib/weft as root, else ~/.local/state/weft].
+    #[arg(long, env = "WEFT_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Where sidecars connect (discovery, identity, registry); port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:15010")]
+    pub listen: SocketAddr,
+    /// What sidecars are told to connect to, HOST:PORT [default: what is listened on].
+    #[arg(long)]
+    pub advertise: Option<String>,
+    /// Where Prometheus reads; port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:15014")]
+    pub metrics_listen: SocketAddr,
+    /// The trust domain of this mesh; it can't be changed later.
+    #[arg(long, default_value = "weft.local")]
+    pub trust_domain: String,
+    /// Life of a workload's certificate: 10s to 7days.
+    #[arg(long, default_value = "24h", value_parser = parse_duration)]
+    pub leaf_ttl: Duration,
+    /// How long a workload is kept whose sidecar has lost its stream. More than twice the 3 s in
+    /// which sidecars reconnect.
+    #[arg(long, default_value = "10s", value_parser = parse_duration)]
+    pub grace: Duration,
+    /// Ranges of workloads' own addresses (pods); dialled directly they are mesh traffic.
+    #[arg(long, value_delimiter = ',')]
+    pub workload_range: Vec<String>,
+    /// What is logged.
+    #[arg(long, default_value = "info", env = "WEFT_LOG")]
+    pub log_level: String,
+}
+
+/// Reads `10s`, `5m`, `24h`.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let span: jiff::SignedDuration = text.parse().map_err(|error| format!("{error}"))?;
+    Duration::try_from(span).map_err(|_negative| "a duration is not negative".to_owned())
+}
+
+/// Why the control plane does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// Another one runs.
+    #[error("{}: another control plane uses this data directory", .0.display())]
+    Locked(PathBuf),
+    /// Something in the data directory cannot be used.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What happened.
+        source: io::Error,
+    },
+    /// A socket cannot be opened.
+    #[error("listening on {address}: {source}")]
+    Listen {
+        /// Where.
+        address: String,
+        /// What happened.
+        source: io::Error,
+    },
+    /// An argument is not usable.
+    #[error("{0}")]
+    Argument(String),
+    /// The trust domain is not one.
+    #[error("--trust-domain: {0}")]
+    TrustDomain(#[from] NameError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The authority.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// What is on record.
+    #[error(transparent)]
+    Plane(#[from] PlaneError),
+    /// gRPC.
+    #[error("serving sidecars: {0}")]
+    Serve(#[from] tonic::transport::Error),
+    /// The system.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// Runs the control plane until it is told to stop.
+pub fn run(args: &ControlPlaneArgs) -> Result<(), AppError> {
+    init_log(&args.log_level)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("weft-control")
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(serve(args));
+    runtime.shutdown_timeout(STOP_MAX);
+    result
+}
+
+async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
+    let dir = args.data_dir.clone().unwrap_or_else(default_data_dir);
+    make_dir(&dir)?;
+    let _held_until_the_end = lock(&dir)?;
+    if !(LEAF_TTL_MIN..=LEAF_TTL_MAX).contains(&args.leaf_ttl) {
+        let text = format!("--leaf-ttl: found {:?}; allowed: 10s to 7 days", args.leaf_ttl);
+        return Err(AppError::Argument(text));
+    }
+    let ranges = args.workload_range.iter().map(|text| {
+        let bad = || format!("--workload-range: found {text:?}; allowed: ADDRESS/PREFIX");
+        Cidr::parse(text).ok_or_else(|| AppError::Argument(bad()))
+    });
+    let trust_domain: TrustDomain = args.trust_domain.parse()?;
+    let store = RedbStore::open(&dir)?;
+    let authority = Authority::open(&dir.join("ca"), trust_domain.clone())?;
+    let settings = Settings {
+        leaf_ttl: args.leaf_ttl,
+        grace: args.grace,
+        workload_ranges: ranges.collect::<Result<_, _>>()?,
+    };
+    let plane = Plane::open(store, authority, settings)?;
+    tokio::spawn(Arc::clone(&plane).keep_compiled());
+
+    let listener = listen(args.listen).await?;
+    let address = listener.local_addr()?;
+    let metrics_listener = listen(args.metrics_listen).await?;
+    let metrics_address = metrics_listener.local_addr()?;
+    let advertised = args.advertise.clone().unwrap_or_else(|| address.to_string());
+    let stop = CancellationToken::new();
+
+    let status = Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        trust_domain: trust_domain.to_string(),
+        root_digest: plane.authority().root_digest(),
+        data_dir: dir.display().to_string(),
+        address: address.to_string(),
+        advertised: advertised.clone(),
+        metrics_address: metrics_address.to_string(),
+    };
+    let admin = api::admin_router(Arc::clone(&plane), status.clone());
+    let join = api::join_router(Arc::clone(&plane), advertised);
+    serve_socket(admin, dir.join("admin.sock"), Who::OwnerOnly, &stop)?;
+    serve_socket(join, dir.join("join.sock"), Who::AnyPeer, &stop)?;
+    tokio::spawn(metrics::serve(metrics_listener, Arc::clone(&plane), stop.clone()));
+
+    let text = serde_json::to_vec_pretty(&status).map_err(io::Error::other)?;
+    write_private(&dir.join("addresses.json"), &text)?;
+    tracing::info!(%address, %metrics_address, data_dir = %dir.display(), "ready");
+    let serving = serve_sidecars(&plane, listener, stop.clone());
+    let mut serving = std::pin::pin!(serving);
+    tokio::select! {
+        result = serving.as_mut() => return result,
+        () = stopped() => tracing::info!("stopping"),
+    }
+    stop.cancel();
+    // Streams have no end of their own: they are cut when the time for it is over.
+    match tokio::time::timeout(STOP_MAX, serving).await {
+        Ok(result) => result,
+        Err(_elapsed) => Ok(()),
+    }
+}
+
+async fn serve_sidecars(
+    plane: &Arc<Plane>,
+    listener: TcpListener,
+    stop: CancellationToken,
+) -> Result<(), AppError> {
+    let ttl = plane.settings().leaf_ttl.max(Duration::from_secs(3600));
+    let current = tls::server_config(plane.authority(), ttl)?;
+    let current: tls::ServerTls = Arc::new(ArcSwap::from_pointee(current));
+    tokio::spawn(renew(Arc::clone(plane), Arc::clone(&current), ttl));
+    let (connections, incoming) = mpsc::channel(CONNECTIONS_QUEUED);
+    let accepting = tokio::spawn(tls::accept(listener, current, connections));
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health
+        .set_serving::<AggregatedDiscoveryServiceServer<DiscoveryService>>()
+        .await;
+    let layers = ServiceBuilder::new()
+        .layer(LoadShedLayer::new())
+        .layer(ConcurrencyLimitLayer::new(CALLS_MAX));
+    let plane = || Arc::clone(plane);
+    let server = Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+        .layer(layers)
+        .add_service(health_service)
+        .add_service(IdentityServer::new(IdentityService { plane: plane() }))
+        .add_service(RegistryServer::new(RegistryService { plane: plane() }))
+        .add_service(AggregatedDiscoveryServiceServer::new(DiscoveryService {
+            plane: plane(),
+        }))
+        .serve_with_incoming_shutdown(ReceiverStream::new(incoming), stop.cancelled_owned());
+    let result = server.await;
+    accepting.abort();
+    Ok(result?)
+}
+
+/// Our own certificate, renewed at half life without a restart.
+async fn renew(plane: Arc<Plane>, current: tls::ServerTls, ttl: Duration) {
+    loop {
+        tokio::time::sleep(ttl / 2).await;
+        match tls::server_config(plane.authority(), ttl) {
+            Ok(fresh) => current.store(Arc::new(fresh)),
+            Err(error) => tracing::error!(%error, "own certificate not renewed"),
+        }
+    }
+}
+
+fn serve_socket(
+    router: axum::Router,
+    path: PathBuf,
+    who: Who,
+    stop: &CancellationToken,
+) -> Result<(), AppError> {
+    let listener = api::bind_unix(&path).map_err(|source| AppError::Listen {
+        address: path.display().to_string(),
+        source,
+    })?;
+    tokio::spawn(api::serve_unix(router, listener, who, stop.clone()));
+    Ok(())
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, AppError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| AppError::Listen {
+            address: address.to_string(),
+            source,
+        })
+}
+
+async fn stopped() {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+fn make_dir(dir: &Path) -> Result<(), AppError> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|source| AppError::File {
+        path: dir.to_owned(),
+        source,
+    })
+}
+
+/// Held for as long as the file is open.
+fn lock(dir: &Path) -> Result<File, AppError> {
+    let path = dir.join("lock");
+    let failed = |source| AppError::File {
+        path: path.clone(),
+        source,
+    };
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed)?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(AppError::Locked(dir.to_owned())),
+        Err(error) => Err(failed(error.into())),
+    }
+}
+
+fn write_private(path: &Path, content: &[u8]) -> Result<(), AppError> {
+    use std::io::Write;
+    let temporary = path.with_extension("new");
+    let write = || -> io::Result<()> {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        file.write_all(content)?;
+        std::fs::rename(&temporary, path)
+    };
+    write().map_err(|source| AppError::File {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn init_log(level: &str) -> Result<(), AppError> {
+    use std::io::IsTerminal;
+    let filter = tracing_subscriber::EnvFilter::try_new(format!("warn,weft_control_plane={level}"));
+    let filter = filter.map_err(|error| AppError::Argument(format!("--log-level: {error}")))?;
+    // A second initialisation, in a test, keeps the first.
+    let _already_there = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .try_init();
+    Ok(())
+}

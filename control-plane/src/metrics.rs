@@ -1,0 +1,56 @@
+//! What Prometheus reads on 15014.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::Router;
+use axum::routing::get;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::plane::Plane;
+
+/// Serves `/metrics` and `/healthz` until `stop`.
+pub async fn serve(listener: TcpListener, plane: Arc<Plane>, stop: CancellationToken) {
+    let router = Router::new()
+        .route("/metrics", get(move || async move { render(&plane) }))
+        .route("/healthz", get(|| async { "ok\n" }));
+    let serving = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
+    if let Err(error) = serving.await {
+        tracing::error!(%error, "metrics");
+    }
+}
+
+fn render(plane: &Plane) -> String {
+    let mut registry = Registry::default();
+    let counters = &plane.counters;
+    let counted: [(&str, &str, &AtomicU64); 5] = [
+        ("weft_certificates_signed", "Certificates signed", &counters.signed),
+        ("weft_certificates_refused", "Certificates refused", &counters.sign_refused),
+        ("weft_discovery_pushes", "Responses sent to sidecars", &counters.pushes),
+        ("weft_discovery_acks", "Responses that sidecars took", &counters.acks),
+        ("weft_discovery_nacks", "Responses that sidecars rejected", &counters.nacks),
+    ];
+    for (name, help, counter) in counted {
+        registry.register(name, help, ConstCounter::new(counter.load(Ordering::Relaxed)));
+    }
+    let compiled = plane.compiled();
+    let gauges: [(&str, &str, u64); 4] = [
+        ("weft_proxies_connected", "Sidecars with a discovery stream", plane.proxies().len() as u64),
+        ("weft_registrations", "Workloads on record", plane.entries().len() as u64),
+        ("weft_store_revision", "The store's newest revision", *plane.store().watch().borrow()),
+        ("weft_compilations", "Compilations since the start", compiled.generation),
+    ];
+    for (name, help, value) in gauges {
+        let value = i64::try_from(value).unwrap_or(i64::MAX);
+        registry.register(name, help, ConstGauge::new(value));
+    }
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _infallible = encode(&mut text, &registry);
+    text
+}
