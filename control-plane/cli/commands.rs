@@ -330,6 +330,7 @@ async fn wait(client: &Client, revision: u64, limit: Duration) -> Result<(), Fai
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "three tables, one after the other")]
 async fn get(
     client: &Client,
     kind: Option<String>,
@@ -645,7 +646,7 @@ fn text(value: &Value) -> String {
         Value::String(text) => text.clone(),
         Value::Array(items) => items.iter().map(text).collect::<Vec<_>>().join(","),
         Value::Null => String::new(),
-        other => other.to_string(),
+        Value::Bool(_) | Value::Number(_) | Value::Object(_) => value.to_string(),
     }
 }
 
