@@ -237,7 +237,15 @@ impl Check<'_> {
                 let path = track.path().to_string();
                 let path = if path == "." { String::new() } else { path };
                 let path = format!("{prefix}{path}");
-                self.add(path.trim_end_matches('.'), error, "what the guide says");
+                let text = error.to_string();
+                let (found, allowed) = text.split_once(", expected ").unwrap_or((&text, ""));
+                // serde names the type; people want to know the range.
+                let allowed = match allowed {
+                    "u16" => "an integer from 1 to 65535",
+                    "" => "what the guide says",
+                    other => other,
+                };
+                self.add(path.trim_end_matches('.'), found, allowed);
                 None
             }
         }

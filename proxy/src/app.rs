@@ -76,6 +76,16 @@ pub enum AppError {
     /// The system refused something else.
     #[error("{0}")]
     Io(#[from] io::Error),
+    /// The credential is somebody else's.
+    #[error(
+        "the credential is good for workload {allowed}, not for {found}; create one with `weft token create --workload {found}`"
+    )]
+    OtherWorkload {
+        /// Who we are told to be.
+        found: WorkloadName,
+        /// Who the credential says we are.
+        allowed: WorkloadName,
+    },
     /// A file that was named cannot be read.
     #[error("{}: {source}", path.display())]
     File {
@@ -191,6 +201,7 @@ impl Sidecar {
         );
         client.restore()?;
         enrol(&identity).await?;
+        check_workload(&config, &identity)?;
         let tracer = match TracerConfig::of(&config) {
             Some(tracing) => Some(Tracer::start(&tracing, &metrics)?),
             None => None,
@@ -396,6 +407,17 @@ async fn enrol(identity: &Manager) -> Result<(), AppError> {
                 wait = (wait * 2).min(SIGN_RETRY_MAX);
             }
         }
+    }
+}
+
+/// A token that was made for another workload gives its certificate, not ours.
+fn check_workload(config: &ProxyConfig, identity: &Manager) -> Result<(), AppError> {
+    let found = config.workload_name()?;
+    let current = identity.subscribe();
+    let allowed = current.borrow().as_ref().map(|identity| identity.workload.clone());
+    match allowed {
+        Some(allowed) if allowed != found => Err(AppError::OtherWorkload { found, allowed }),
+        Some(_) | None => Ok(()),
     }
 }
 

@@ -51,7 +51,9 @@ impl Sidecars {
     /// Puts a sidecar into a pod; returns when it is ready.
     pub(crate) fn add(&self, name: &str, ports: &[&str], namespace: &Namespace) -> Running {
         let proxy = || Program::new(weft_binary()).arg("proxy");
-        let intercept = proxy().arg("intercept").under(namespace.enter());
+        let intercept = Program::new(weft_binary())
+            .arg("intercept")
+            .under(namespace.enter());
         intercept
             .run(&format!("{name}-intercept"), &self.logs, START)
             .success();
@@ -97,9 +99,9 @@ impl Sidecars {
     pub(crate) fn wait_for_service(&self, service: &str) {
         wait_for(&format!("endpoints of {service}"), START, || {
             let listed = self
-                .weft("get services -o json")
+                .weft(&format!("get services {service} -n shop -o json"))
                 .run("weft-get", &self.logs, START);
-            listed.stdout.contains(service).then_some(())
+            listed.stdout.contains("\"instance\"").then_some(())
         });
     }
 
