@@ -6,11 +6,15 @@
 //! Architecture invariant: no byte of application traffic comes here.
 #![forbid(unsafe_code)]
 
+pub mod api;
+pub mod app;
 pub mod ca;
+pub mod client;
 pub mod compile;
 pub mod discovery;
 pub mod document;
 pub mod identity;
+pub mod metrics;
 pub mod plane;
 pub mod registry;
 pub mod store;

@@ -651,26 +651,27 @@ impl Plane {
     /// Revokes an instance: its streams are cut, nothing is signed for it any more, and peers
     /// refuse its certificate.
     pub async fn revoke(&self, instance: &str) -> Result<(), PlaneError> {
-        let mut revoked = self.state().instances.get(instance).cloned();
-        let Some(found) = &mut revoked else {
+        let found = self.state().instances.get(instance).cloned();
+        let Some(mut found) = found else {
             return Err(PlaneError::Invalid(format!(
                 "instance {instance:?} is unknown; see `weft certs list`"
             )));
         };
         found.revoked = Some(unix_seconds());
-        self.store
-            .write(vec![record(INSTANCES, instance, Some(found))])
-            .await?;
-        let name = instance.to_owned();
-        let mut state = self.state();
-        state.instances.insert(name, found.clone());
-        let entry = state.registry.remove(instance);
-        drop(state);
-        if let Some(entry) = entry {
+        let mut records = vec![record(INSTANCES, instance, Some(&found))];
+        let registered = self
+            .entries()
+            .into_iter()
+            .find(|e| &*e.instance == instance);
+        if let Some(entry) = registered {
             let name = entry.registration.workload.to_string();
-            self.store
-                .write(vec![record::<Entry>(ENTRIES, &name, None)])
-                .await?;
+            records.push(record::<Entry>(ENTRIES, &name, None));
+        }
+        self.store.write(records).await?;
+        {
+            let mut state = self.state();
+            state.instances.insert(instance.to_owned(), found);
+            state.registry.remove(instance);
         }
         self.touch();
         self.revoked.send_modify(|count| *count += 1);
