@@ -153,9 +153,10 @@ fn compile_service(world: World<'_>, name: &ServiceName) -> Service {
     let service_ports = ports.iter().map(|(port, (target, protocol))| ServicePort {
         port: *port,
         // The service's declaration beats the workload's.
-        protocol: match protocol {
-            AppProtocol::Detect => declared(*target),
-            protocol => *protocol,
+        protocol: if *protocol == AppProtocol::Detect {
+            declared(*target)
+        } else {
+            *protocol
         },
     });
     let mut endpoints: Vec<Endpoint> = serving

@@ -38,10 +38,6 @@ pub struct PeerIdentity {
 
 impl PeerIdentity {
     /// Who makes a request; the error is for the client.
-    #[expect(
-        clippy::result_large_err,
-        reason = "tonic's Status is what handlers return"
-    )]
     pub fn of<T>(request: &Request<T>) -> Result<Self, Status> {
         let info = request.extensions().get::<PeerInfo>();
         let peer = info.and_then(|info| info.peer.clone());

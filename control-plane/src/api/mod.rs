@@ -47,6 +47,8 @@ const JOIN_TTL: Duration = Duration::from_secs(60);
 struct Admin {
     plane: Arc<Plane>,
     status: Arc<Status>,
+    /// Seconds since the Unix epoch.
+    started: i64,
 }
 
 /// Everything that an operator may ask; for the owner's socket only.
@@ -71,7 +73,11 @@ pub fn admin_router(plane: Arc<Plane>, status: Status) -> Router {
         .route("/v1/status", get(views::status))
         .route("/v1/targets", get(views::targets));
     let status = Arc::new(status);
-    guarded(routes).with_state(Admin { plane, status })
+    guarded(routes).with_state(Admin {
+        plane,
+        status,
+        started: crate::unix_seconds(),
+    })
 }
 
 /// The one thing that workloads of this machine may ask: to join. `address` is where sidecars reach

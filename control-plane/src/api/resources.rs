@@ -144,7 +144,11 @@ pub(super) async fn rollback(
 ) -> Answer<ApplyResult> {
     let request: RollbackRequest = read(&body)?;
     let changes = admin.plane.store().changes_back_to(request.revision)?;
-    commit(&admin.plane, &query.author, changes).await
+    let mut answer = commit(&admin.plane, &query.author, changes).await?;
+    // Changes are given for everything that ever was.
+    let resources = &mut answer.0.resources;
+    resources.retain(|resource| resource.action != Action::Unchanged);
+    Ok(answer)
 }
 
 async fn commit(plane: &Plane, author: &str, changes: Vec<Change>) -> Answer<ApplyResult> {
@@ -154,7 +158,8 @@ async fn commit(plane: &Plane, author: &str, changes: Vec<Change>) -> Answer<App
     };
     let resources = compare(plane, &changes)?;
     let revision = plane.store().commit(author, changes).await?;
-    for Applied { key, action } in &resources {
+    let changed = resources.iter();
+    for Applied { key, action } in changed.filter(|r| r.action != Action::Unchanged) {
         let action = action.as_str();
         tracing::info!(%key, action, author, revision, "resource");
     }
@@ -172,7 +177,10 @@ fn compare(plane: &Plane, changes: &[Change]) -> Result<Vec<Applied>, Refusal> {
     let compared = changes.iter().map(|change| match change {
         Change::Delete(key) => Applied {
             key: key.clone(),
-            action: Action::Deleted,
+            action: match there.get(key) {
+                Some(_) => Action::Deleted,
+                None => Action::Unchanged,
+            },
         },
         Change::Put(key, value) => Applied {
             key: key.clone(),

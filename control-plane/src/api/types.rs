@@ -439,6 +439,8 @@ pub struct StatusInfo {
     /// What it was started as.
     #[serde(flatten)]
     pub status: Status,
+    /// When it started.
+    pub started: i64,
     /// The newest revision of resources.
     pub revision: Revision,
     /// The revision that sidecars are told.

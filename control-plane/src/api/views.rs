@@ -215,6 +215,7 @@ pub(super) async fn status(State(admin): State<Admin>) -> Answer<StatusInfo> {
     let revision = *store.watch().borrow();
     Ok(Json(StatusInfo {
         status: (*admin.status).clone(),
+        started: admin.started,
         revision,
         compiled_revision: compiled.revision,
         resources: store.list()?.len(),
