@@ -9,12 +9,13 @@ use clap::Args;
 use comfy_table::Table;
 use http::Method;
 use tokio::time::{Instant, sleep};
+use weft_control_plane::api::read_sources;
 use weft_control_plane::api::types::{
     ApplyResult, Items, Progress, RollbackRequest, Source, Sources, StatusInfo,
 };
 use weft_control_plane::app::parse_duration;
 use weft_control_plane::client::{Client, encode, query};
-use weft_control_plane::document::INPUT_MAX_BYTES;
+use weft_control_plane::document::{Document, INPUT_MAX_BYTES};
 use weft_control_plane::store::HistoryEntry;
 
 use crate::output::{CliError, Format, OutputArgs, age, show, table};
@@ -45,7 +46,7 @@ pub(crate) struct ApplyArgs {
     output: OutputArgs,
 }
 
-/// Checks documents without changing anything.
+/// Checks documents; needs no control plane.
 ///
 /// Examples:
 ///   weft validate -f shop.yaml
@@ -127,10 +128,15 @@ pub(crate) async fn apply(client: Client, args: ApplyArgs) -> Result<(), CliErro
 }
 
 /// Runs `weft validate`.
-pub(crate) async fn validate(client: Client, args: ValidateArgs) -> Result<(), CliError> {
-    let sources = sources(&args.files)?;
-    let result: ApplyResult = client.post("/v1/validate", &sources).await?;
-    show_result(args.output.format, &result)
+pub(crate) fn validate(args: &ValidateArgs) -> Result<(), CliError> {
+    let sources = sources(&args.files)?.sources;
+    let documents = read_sources(&sources).map_err(CliError::Problems)?;
+    let items = documents.iter().map(Document::key).collect();
+    show(args.output.format, &Items { items }, |keys| {
+        let rows = keys.items.iter();
+        let rows = rows.map(|key| vec![key.to_string(), "valid".to_owned()]);
+        table(&["RESOURCE", "RESULT"], rows)
+    })
 }
 
 /// Runs `weft delete`.

@@ -1,33 +1,37 @@
-//! `weft`, the operator's one binary: every command, and the sidecar and the control plane
-//! themselves, so that one file is a whole mesh.
-//!
-//! Exit codes: 0 it was done, 1 it failed, 2 the command or its input makes no sense.
+//! `weft`: the operator's one binary. It decides nothing of its own: it reads arguments and calls
+//! the two libraries.
 
 mod apply;
 mod certs;
+mod demo;
 mod get;
 mod output;
 mod proxies;
+mod run;
 mod token;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use weft_control_plane::app::{self as control_plane, ControlPlaneArgs};
-use weft_proxy::app as proxy;
+use weft_control_plane::app::ControlPlaneArgs;
 use weft_proxy::config::ProxyArgs;
-use weft_proxy::intercept::{self, InterceptArgs};
+use weft_proxy::intercept::InterceptArgs;
 use weft_proxy::nest;
 
 use output::{CliError, line, with_client};
 
-/// A service mesh in one binary.
+/// The Weft service mesh: control plane, sidecar and operator's tool in one file.
 ///
-/// Commands find the control plane of this machine through WEFT_CONTROL_PLANE=unix:DATA-DIR, else
-/// in its default directory.
+/// Try it:
+///   weft demo
+/// By hand:
+///   weft control-plane &
+///   weft run --name web --namespace shop --port 8080 -- python3 -m http.server 8080 &
+///   weft run --name me --namespace shop --wait-for web -- curl http://web.shop.mesh:8080/
 ///
-/// Exit codes: 0 it was done, 1 it failed, 2 the command or its input makes no sense.
+/// Exit codes: 0 done; 1 it failed; 2 the arguments or the input are not valid. `weft run` exits
+/// as its program does.
 #[derive(Debug, Parser)]
 #[command(name = "weft", version, verbatim_doc_comment)]
 struct Cli {
@@ -37,23 +41,31 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Shows a whole mesh on this machine: three services, load, mutual TLS, a bad instance.
+    Demo(demo::DemoArgs),
+    /// Runs a program as a workload of the mesh, with a sidecar beside it.
+    Run(Box<run::RunArgs>),
+    /// Starts the control plane.
+    ControlPlane(ControlPlaneArgs),
+    /// Starts a sidecar beside a workload that is already there.
+    Proxy(Box<ProxyArgs>),
+    /// Redirects a pod's traffic to its sidecar, and exits.
+    Intercept(InterceptArgs),
     #[command(flatten)]
     Client(ClientCommand),
-    ControlPlane(ControlPlaneArgs),
-    /// Runs a sidecar
-    Proxy(Box<ProxyArgs>),
-    Intercept(InterceptArgs),
-    /// Prints a script that completes commands
-    ///
-    /// Examples:
-    ///   weft completion bash > /etc/bash_completion.d/weft
-    #[command(verbatim_doc_comment)]
+    /// Prints a completion script for a shell.
     Completion {
-        /// For which shell
+        /// The shell.
         shell: Shell,
     },
-    /// Prints the version
+    /// Prints the version.
     Version,
+    /// A service of the demo.
+    #[command(name = "__demo-app", hide = true)]
+    DemoApp(demo::AppArgs),
+    /// The load of the demo.
+    #[command(name = "__demo-load", hide = true)]
+    DemoLoad(demo::LoadArgs),
 }
 
 /// Commands that ask the control plane.
@@ -75,7 +87,12 @@ enum ClientCommand {
     Status(get::StatusArgs),
 }
 
-/// No thread is started before a command is known: some have to be alone in their process.
+/// It failed.
+pub(crate) const FAILED: u8 = 1;
+/// The arguments or the input are not valid.
+pub(crate) const INVALID: u8 = 2;
+
+// No runtime before the dispatch: `run` enters namespaces while there is one thread.
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     if arguments
@@ -84,28 +101,55 @@ fn main() -> ExitCode {
     {
         return nest::nest_main(arguments);
     }
-    let done = match Cli::parse().command {
-        Command::Client(command) => client(command),
-        Command::ControlPlane(args) => control_plane::run(&args).map_err(failed),
-        Command::Proxy(args) => proxy::run(&args).map_err(failed),
-        Command::Intercept(args) => intercept::run(&args).map_err(failed),
-        Command::Completion { shell } => completion(shell),
-        Command::Version => line(concat!("weft ", env!("CARGO_PKG_VERSION"))),
-    };
-    match done {
+    // The parts of a demo end with it, however it ends.
+    if std::env::var_os(demo::DIE_WITH_PARENT).is_some() {
+        let _best_effort =
+            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
+    }
+    match Cli::parse().command {
+        Command::Demo(args) => demo::demo(&args),
+        Command::Run(args) => run::run(*args),
+        Command::ControlPlane(args) => outcome(weft_control_plane::app::run(&args)),
+        Command::Proxy(args) => outcome(weft_proxy::app::run(&args)),
+        Command::Intercept(args) => outcome(weft_proxy::intercept::run(&args)),
+        Command::Client(command) => report(client(command)),
+        Command::Completion { shell } => report(completion(shell)),
+        Command::Version => report(line(concat!("weft ", env!("CARGO_PKG_VERSION")))),
+        Command::DemoApp(args) => demo::app(&args),
+        Command::DemoLoad(args) => demo::load(&args),
+    }
+}
+
+/// Says what went wrong.
+pub(crate) fn outcome<E: std::fmt::Display>(result: Result<(), E>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("weft: {error}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// A runtime for a command that talks to the control plane.
+pub(crate) fn block_on<F: Future>(future: F) -> Result<F::Output, std::io::Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    Ok(runtime.block_on(future))
+}
+
+fn report(result: Result<(), CliError>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error.report(),
     }
 }
 
-fn failed(error: impl std::error::Error) -> CliError {
-    CliError::Failed(error.to_string())
-}
-
 fn client(command: ClientCommand) -> Result<(), CliError> {
     match command {
         ClientCommand::Apply(args) => with_client(|client| apply::apply(client, args)),
-        ClientCommand::Validate(args) => with_client(|client| apply::validate(client, args)),
+        ClientCommand::Validate(args) => apply::validate(&args),
         ClientCommand::Get(args) => with_client(|client| get::get(client, args)),
         ClientCommand::Delete(args) => with_client(|client| apply::delete(client, args)),
         ClientCommand::History(args) => with_client(|client| apply::history(client, args)),

@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 use weft_control_plane::client::{Client, ClientError};
+use weft_control_plane::document::Problem;
 
 /// Problems of documents that are shown, and characters of each.
 const PROBLEMS_SHOWN: usize = 20;
@@ -38,6 +39,9 @@ pub(crate) enum CliError {
     /// The control plane.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// Documents: exit code 2.
+    #[error("{} problems", .0.len())]
+    Problems(Vec<Problem>),
     /// The command makes no sense, or its input: exit code 2.
     #[error("{0}")]
     Input(String),
@@ -60,15 +64,12 @@ impl CliError {
             Self::Client(ClientError::Refused {
                 message, problems, ..
             }) => {
-                for problem in problems.iter().take(PROBLEMS_SHOWN) {
-                    let text = problem.to_string();
-                    let text: String = text.chars().take(PROBLEM_CHARS).collect();
-                    eprintln!("{text}");
-                }
-                if problems.len() > PROBLEMS_SHOWN {
-                    eprintln!("… and {} more", problems.len() - PROBLEMS_SHOWN);
-                }
+                say(problems);
                 eprintln!("weft: {message}");
+            }
+            Self::Problems(problems) => {
+                say(problems);
+                eprintln!("weft: {self}");
             }
             Self::Client(_) | Self::Input(_) | Self::Failed(_) | Self::Io(_) => {
                 eprintln!("weft: {self}");
@@ -76,7 +77,7 @@ impl CliError {
         }
         let invalid = match self {
             Self::Client(error) => error.is_invalid_input(),
-            Self::Input(_) => true,
+            Self::Input(_) | Self::Problems(_) => true,
             Self::Failed(_) | Self::Io(_) => false,
         };
         if invalid {
@@ -84,6 +85,17 @@ impl CliError {
         } else {
             ExitCode::FAILURE
         }
+    }
+}
+
+fn say(problems: &[Problem]) {
+    for problem in problems.iter().take(PROBLEMS_SHOWN) {
+        let text = problem.to_string();
+        let text: String = text.chars().take(PROBLEM_CHARS).collect();
+        eprintln!("{text}");
+    }
+    if problems.len() > PROBLEMS_SHOWN {
+        eprintln!("… and {} more", problems.len() - PROBLEMS_SHOWN);
     }
 }
 

@@ -150,7 +150,10 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
     make_dir(&dir)?;
     let _held_until_the_end = lock(&dir)?;
     if !(LEAF_TTL_MIN..=LEAF_TTL_MAX).contains(&args.leaf_ttl) {
-        let text = format!("--leaf-ttl: found {:?}; allowed: 10s to 7 days", args.leaf_ttl);
+        let text = format!(
+            "--leaf-ttl: found {:?}; allowed: 10s to 7 days",
+            args.leaf_ttl
+        );
         return Err(AppError::Argument(text));
     }
     let ranges = args.workload_range.iter().map(|text| {
@@ -172,7 +175,10 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
     let address = listener.local_addr()?;
     let metrics_listener = listen(args.metrics_listen).await?;
     let metrics_address = metrics_listener.local_addr()?;
-    let advertised = args.advertise.clone().unwrap_or_else(|| address.to_string());
+    let advertised = args
+        .advertise
+        .clone()
+        .unwrap_or_else(|| address.to_string());
     let stop = CancellationToken::new();
 
     let status = Status {
@@ -188,7 +194,11 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
     let join = api::join_router(Arc::clone(&plane), advertised);
     serve_socket(admin, dir.join("admin.sock"), Who::OwnerOnly, &stop)?;
     serve_socket(join, dir.join("join.sock"), Who::AnyPeer, &stop)?;
-    tokio::spawn(metrics::serve(metrics_listener, Arc::clone(&plane), stop.clone()));
+    tokio::spawn(metrics::serve(
+        metrics_listener,
+        Arc::clone(&plane),
+        stop.clone(),
+    ));
 
     let text = serde_json::to_vec_pretty(&status).map_err(io::Error::other)?;
     write_private(&dir.join("addresses.json"), &text)?;
@@ -291,7 +301,10 @@ async fn stopped() {
 
 fn make_dir(dir: &Path) -> Result<(), AppError> {
     use std::os::unix::fs::DirBuilderExt;
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    let made = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir);
     made.map_err(|source| AppError::File {
         path: dir.to_owned(),
         source,

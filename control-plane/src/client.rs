@@ -36,10 +36,10 @@ pub enum ClientError {
     #[error("WEFT_CONTROL_PLANE: found {0:?}; allowed: unix:DATA-DIR, as in unix:/var/lib/weft")]
     Address(String),
     /// Nobody is there.
-    #[error("no control plane answers at {socket} ({source}); start one with: weft control-plane")]
-    NobodyThere {
+    #[error("no control plane answers at {path} ({source}); start one with: weft control-plane")]
+    Connect {
         /// The socket.
-        socket: PathBuf,
+        path: PathBuf,
         /// What connecting came to.
         source: io::Error,
     },
@@ -74,7 +74,7 @@ impl ClientError {
                     | StatusCode::UNPROCESSABLE_ENTITY
                     | StatusCode::PAYLOAD_TOO_LARGE
             ),
-            Self::NobodyThere { .. } | Self::Broken { .. } => false,
+            Self::Connect { .. } | Self::Broken { .. } => false,
         }
     }
 }
@@ -209,8 +209,8 @@ async fn exchange<B: Serialize>(
     body: Option<&B>,
 ) -> Result<(StatusCode, Bytes), ClientError> {
     let stream = UnixStream::connect(socket).await.map_err(|source| {
-        let socket = socket.to_owned();
-        ClientError::NobodyThere { socket, source }
+        let path = socket.to_owned();
+        ClientError::Connect { path, source }
     })?;
     let connected = http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = connected.map_err(|error| broken(socket, error))?;

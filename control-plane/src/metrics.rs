@@ -29,21 +29,61 @@ fn render(plane: &Plane) -> String {
     let mut registry = Registry::default();
     let counters = &plane.counters;
     let counted: [(&str, &str, &AtomicU64); 5] = [
-        ("weft_certificates_signed", "Certificates signed", &counters.signed),
-        ("weft_certificates_refused", "Certificates refused", &counters.sign_refused),
-        ("weft_discovery_pushes", "Responses sent to sidecars", &counters.pushes),
-        ("weft_discovery_acks", "Responses that sidecars took", &counters.acks),
-        ("weft_discovery_nacks", "Responses that sidecars rejected", &counters.nacks),
+        (
+            "weft_certificates_signed",
+            "Certificates signed",
+            &counters.signed,
+        ),
+        (
+            "weft_certificates_refused",
+            "Certificates refused",
+            &counters.sign_refused,
+        ),
+        (
+            "weft_discovery_pushes",
+            "Responses sent to sidecars",
+            &counters.pushes,
+        ),
+        (
+            "weft_discovery_acks",
+            "Responses that sidecars took",
+            &counters.acks,
+        ),
+        (
+            "weft_discovery_nacks",
+            "Responses that sidecars rejected",
+            &counters.nacks,
+        ),
     ];
     for (name, help, counter) in counted {
-        registry.register(name, help, ConstCounter::new(counter.load(Ordering::Relaxed)));
+        registry.register(
+            name,
+            help,
+            ConstCounter::new(counter.load(Ordering::Relaxed)),
+        );
     }
     let compiled = plane.compiled();
     let gauges: [(&str, &str, u64); 4] = [
-        ("weft_proxies_connected", "Sidecars with a discovery stream", plane.proxies().len() as u64),
-        ("weft_registrations", "Workloads on record", plane.entries().len() as u64),
-        ("weft_store_revision", "The store's newest revision", *plane.store().watch().borrow()),
-        ("weft_compilations", "Compilations since the start", compiled.generation),
+        (
+            "weft_proxies_connected",
+            "Sidecars with a discovery stream",
+            plane.proxies().len() as u64,
+        ),
+        (
+            "weft_registrations",
+            "Workloads on record",
+            plane.entries().len() as u64,
+        ),
+        (
+            "weft_store_revision",
+            "The store's newest revision",
+            *plane.store().watch().borrow(),
+        ),
+        (
+            "weft_compilations",
+            "Compilations since the start",
+            compiled.generation,
+        ),
     ];
     for (name, help, value) in gauges {
         let value = i64::try_from(value).unwrap_or(i64::MAX);

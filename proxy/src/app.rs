@@ -31,7 +31,7 @@ use crate::telemetry::log::{self, LogError, LogHandle};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::tracing::{Tracer, TracerConfig, TracingError};
 use crate::tls::TlsContext;
-use crate::worker::{self, Listener, Listening, Shared};
+use crate::worker::{self, HostAccess, Listener, Listening, Shared};
 
 /// Signing is tried again after this long while there is no certificate.
 const SIGN_RETRY: Duration = Duration::from_millis(250);
@@ -101,7 +101,7 @@ pub fn run(args: &ProxyArgs) -> Result<(), AppError> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let mut sidecar = Sidecar::start(config, None, Some(log)).await?;
+        let mut sidecar = Sidecar::start(config, None, &[], Some(log)).await?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         tokio::select! {
@@ -130,6 +130,20 @@ pub struct Inside {
     pub sockets: SocketFactory,
     /// The program's addresses.
     pub addresses: NestAddresses,
+    /// Ports of the host's loopback that the program may reach as `host.mesh`.
+    pub host_ports: Vec<u16>,
+}
+
+/// What `host.mesh` stands for: next to the range of virtual addresses, and nobody's.
+const HOST_ADDRESS: Ipv4Addr = Ipv4Addr::new(240, 239, 255, 254);
+
+/// A port of the application that is opened on the host, for clients outside the mesh.
+#[derive(Debug, Clone, Copy)]
+pub struct Publish {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The application's port.
+    pub port: u16,
 }
 
 /// A running sidecar.
@@ -152,6 +166,7 @@ impl Sidecar {
     pub async fn start(
         config: ProxyConfig,
         inside: Option<Inside>,
+        published: &[Publish],
         log: Option<LogHandle>,
     ) -> Result<Self, AppError> {
         let metrics = Metrics::new(config.limits.max_metric_series);
@@ -179,13 +194,17 @@ impl Sidecar {
             Some(tracing) => Some(Tracer::start(&tracing, &metrics)?),
             None => None,
         };
-        let (nest_listeners, nest, addresses) = match inside {
+        let (nest_listeners, nest, addresses, host) = match inside {
             Some(inside) => (
                 Some(inside.listeners),
                 Some(inside.sockets),
                 Some(inside.addresses),
+                Some(HostAccess {
+                    address: HOST_ADDRESS.into(),
+                    ports: inside.host_ports,
+                }),
             ),
-            None => (None, None, None),
+            None => (None, None, None, None),
         };
         let shared = Arc::new(Shared {
             config,
@@ -195,9 +214,11 @@ impl Sidecar {
             tracer: tracer.clone(),
             drain: Drain::default(),
             nest,
+            host,
             connections: AtomicUsize::new(0),
         });
-        let (plan, nest_dns) = listeners(&shared, nest_listeners, addresses)?;
+        let (mut plan, nest_dns) = listeners(&shared, nest_listeners, addresses)?;
+        plan.publish(published, shared.config.limits.listen_backlog)?;
         let (registration, registered) = watch::channel(first_registration(&shared, &plan)?);
         let registrar = Registrar::new(address, Arc::clone(&identity), registered.clone());
         let standing = registrar.standing();
@@ -245,11 +266,19 @@ impl Sidecar {
         let _sender_lives_with_us = registration.wait_for(all_ready).await;
     }
 
-    /// Why the control plane refuses the registration, if it does.
-    pub fn refused(&self) -> Option<String> {
-        match &*self.standing.borrow() {
-            Standing::Refused(reason) => Some(reason.clone()),
-            Standing::Pending | Standing::Accepted => None,
+    /// Waits until the control plane has the registration on record; `Err` says why it refuses it.
+    pub async fn accepted(&self, limit: Duration) -> Result<(), String> {
+        if self.registration.borrow().ports.is_empty() {
+            return Ok(());
+        }
+        let mut standing = self.standing.clone();
+        let decided = standing.wait_for(|now| *now != Standing::Pending);
+        match timeout(limit, decided).await {
+            Ok(Ok(now)) => match &*now {
+                Standing::Refused(reason) => Err(reason.clone()),
+                Standing::Accepted | Standing::Pending => Ok(()),
+            },
+            Ok(Err(_)) | Err(_) => Err(format!("no answer from the registry in {limit:?}")),
         }
     }
 
@@ -298,6 +327,17 @@ impl Sidecar {
                 break;
             }
             tick.tick().await;
+        }
+    }
+
+    /// Says goodbye when the program has ended by itself: nothing is left to be drained.
+    pub async fn leave_briefly(&mut self) {
+        self.shared.drain.advance(Phase::Closing);
+        if let Some(leave) = self.leave.take() {
+            let (done, left) = oneshot::channel();
+            if leave.send(done).is_ok() {
+                let _at_most_so_long = timeout(self.shared.config.timeouts.deregister, left).await;
+            }
         }
     }
 
@@ -495,6 +535,21 @@ impl Plan {
         Ok(address)
     }
 
+    fn publish(&mut self, published: &[Publish], backlog: u32) -> Result<(), AppError> {
+        for Publish { listen, port } in published {
+            let declared = self.applications();
+            let found = declared.into_iter().find(|a| a.port == *port);
+            let application = found.ok_or_else(|| AppError::Listen {
+                address: listen.to_string(),
+                source: io::Error::other(format!(
+                    "port {port} is to be published but is not declared with --port"
+                )),
+            })?;
+            self.listen(*listen, backlog, &Listening::Publish(application))?;
+        }
+        Ok(())
+    }
+
     fn applications(&self) -> Vec<Application> {
         self.declared
             .iter()
@@ -677,7 +732,7 @@ fn serve_dns(shared: &Arc<Shared>, nest: NestDns) -> Result<(), AppError> {
     let resolver = Resolver::new(
         Arc::clone(&shared.mesh),
         nameservers(&resolv_conf),
-        Vec::new(),
+        shared.host.iter().map(|host| host.address).collect(),
         !has_ipv6,
     );
     for socket in udp {

@@ -46,8 +46,19 @@ pub struct Shared {
     pub drain: Drain,
     /// Sockets inside the program's namespace, where it has one.
     pub nest: Option<SocketFactory>,
+    /// What of the host the program may reach.
+    pub host: Option<HostAccess>,
     /// Accepted connections, all workers together.
     pub connections: AtomicUsize,
+}
+
+/// The host's loopback, as a program in a namespace of its own reaches it.
+#[derive(Debug, Clone)]
+pub struct HostAccess {
+    /// What `host.mesh` stands for.
+    pub address: IpAddr,
+    /// Ports that were opened to the program.
+    pub ports: Vec<u16>,
 }
 
 /// What a listener's connections are.
@@ -59,6 +70,8 @@ pub enum Listening {
     Upstream(ServiceName, Option<u16>),
     /// Redirected by interception, towards the application.
     Inbound,
+    /// A port of the application on the host, for clients outside the mesh.
+    Publish(Application),
     /// Mutual TLS only, for one port of the application.
     Mesh(Application),
 }
@@ -184,6 +197,9 @@ impl Worker {
                     outbound::upstream(&worker, stream, &service, port).await;
                 }
                 Listening::Inbound => inbound::captured(&worker, stream, client).await,
+                Listening::Publish(application) => {
+                    inbound::publish(&worker, stream, application).await;
+                }
                 Listening::Mesh(application) => {
                     inbound::mesh(&worker, stream, client, application).await;
                 }

@@ -30,6 +30,7 @@ use crate::token::Binding;
 use refusal::{Answer, Refusal, read};
 use types::{JoinAnswer, JoinRequest, NewToken, RevokeRequest, TokenRequest};
 
+pub use resources::read_sources;
 pub use types::Status;
 pub use unix::{Socket, Who, bind_unix, serve_unix};
 

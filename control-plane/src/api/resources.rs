@@ -27,7 +27,8 @@ pub(super) async fn apply(
     headers: HeaderMap,
     body: Bytes,
 ) -> Answer<ApplyResult> {
-    let documents = read_all(&sources(&headers, &query, &body)?)?;
+    let sources = sources(&headers, &query, &body)?;
+    let documents = read_sources(&sources).map_err(Refusal::problems)?;
     let changes = documents.iter().map(|document| {
         let value = document.to_value();
         Change::Put(document.key(), value)
@@ -219,7 +220,7 @@ fn sources(headers: &HeaderMap, query: &ApplyQuery, body: &[u8]) -> Result<Vec<S
 }
 
 /// Every document of all inputs, or everything that is wrong with any.
-fn read_all(sources: &[Source]) -> Result<Vec<Document>, Refusal> {
+pub fn read_sources(sources: &[Source]) -> Result<Vec<Document>, Vec<Problem>> {
     let mut documents = Vec::new();
     let mut problems = Vec::new();
     let mut keys = BTreeSet::new();
@@ -244,10 +245,10 @@ fn read_all(sources: &[Source]) -> Result<Vec<Document>, Refusal> {
             }
         }
     }
-    match (problems.is_empty(), documents.is_empty()) {
-        (true, false) => Ok(documents),
-        (true, true) => Err(Refusal::invalid("no documents: sources is empty")),
-        (false, _) => Err(Refusal::problems(problems)),
+    if problems.is_empty() {
+        Ok(documents)
+    } else {
+        Err(problems)
     }
 }
 

@@ -49,6 +49,14 @@ pub async fn mesh(
     serve(worker, stream, client, application, true).await;
 }
 
+/// A connection to a port that was published on the host: from outside the mesh.
+pub async fn publish(worker: &Rc<Worker>, stream: TcpStream, application: Application) {
+    let metrics = &worker.shared.metrics;
+    metrics.connection(Direction::Inbound, Wire::Plaintext);
+    let unread = Replayed::new(bytes::Bytes::new(), stream);
+    outside(worker, unread, application).await;
+}
+
 async fn serve(
     worker: &Rc<Worker>,
     stream: TcpStream,
@@ -110,7 +118,7 @@ async fn outside(worker: &Rc<Worker>, stream: Replayed<TcpStream>, application: 
     let (first, mut io) = stream.into_parts();
     let opaque_port = matches!(application.protocol, AppProtocol::Tcp | AppProtocol::Tls);
     // A silent client waits for the server to speak.
-    let (verdict, first) = if opaque_port || first.is_empty() {
+    let (verdict, first) = if opaque_port {
         (Verdict::Opaque, first)
     } else {
         match sniff(worker, &mut io, first).await {

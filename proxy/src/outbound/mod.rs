@@ -42,6 +42,17 @@ pub async fn captured(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr
             return reset(&stream);
         }
     };
+    if let Some(host) = &worker.shared.host
+        && host.address == destination.ip().to_canonical()
+    {
+        let port = destination.port();
+        if host.ports.contains(&port) {
+            let loopback = SocketAddr::from(([127, 0, 0, 1], port));
+            return outside(worker, stream, loopback).await;
+        }
+        let detail = format!("{destination}: the host's port {port} was not opened (--host-port)");
+        return refuse(worker, &stream, Reason::DestinationRefused, &detail);
+    }
     match worker.shared.mesh.resolve(destination).await {
         Ok(Destination::Mesh(port)) => serve(worker, stream, port).await,
         Ok(Destination::Outside) => outside(worker, stream, destination).await,
