@@ -198,13 +198,13 @@ async fn what_is_wrong_is_said_and_nothing_is_changed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn documents_are_readable_after_a_restart() {
+async fn what_was_stored_is_read_back_and_compiled() {
     let bed = start();
     bed.apply("/v1/apply", &[&service("web", "80")])
         .await
         .unwrap();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-    // What the store holds is what sidecars are told: with the virtual addresses.
+    // It has virtual addresses once it was read back from the store and compiled.
     loop {
         let services: Items<ServiceInfo> = bed.client.get("/v1/services").await.unwrap();
         if !services.items[0].status.addresses.is_empty() {
