@@ -432,8 +432,9 @@ async fn join(plan: &Plan) -> Result<weft_control_plane::api::types::JoinAnswer,
 
 fn plan(args: &RunArgs) -> Result<Plan, String> {
     let workload = WorkloadName::new(&args.namespace, &args.name).map_err(|e| e.to_string())?;
-    let listen = args.advertise.map_or(Ipv4Addr::LOCALHOST.into(), |_| {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+    let listen = IpAddr::V4(match args.advertise {
+        Some(_) => Ipv4Addr::UNSPECIFIED,
+        None => Ipv4Addr::LOCALHOST,
     });
     let plain = args.capture == Capture::None;
     let mut ports = Vec::new();

@@ -372,6 +372,20 @@ mod tests {
     }
 
     #[test]
+    fn the_examples_are_good() {
+        let examples = [
+            include_str!("../../deploy/examples/service.yaml"),
+            include_str!("../../deploy/examples/mesh-config.yaml"),
+        ];
+        let kinds: BTreeSet<String> = examples
+            .into_iter()
+            .flat_map(|text| read("-", text).unwrap())
+            .map(|document| document.key().kind)
+            .collect();
+        assert_eq!(kinds.len(), KINDS.len(), "an example for every kind");
+    }
+
+    #[test]
     fn bad_ones() {
         check("a: [", "(input)", "");
         check("", "(input)", "0 documents");

@@ -161,6 +161,7 @@ pub struct Sidecar {
 }
 
 impl Sidecar {
+    #[expect(clippy::too_many_lines, reason = "the wiring, read from top to bottom")]
     /// Starts everything; returns when there is a certificate and every listener is open. Has to
     /// be called within a tokio runtime, which becomes the control thread's.
     pub async fn start(
@@ -432,6 +433,7 @@ struct Plan {
 
 type NestDns = (Vec<std::net::UdpSocket>, Vec<std::net::TcpListener>);
 
+#[expect(clippy::too_many_lines, reason = "one listener after the other")]
 fn listeners(
     shared: &Arc<Shared>,
     nest: Option<NestListeners>,
@@ -619,7 +621,7 @@ fn own_address(config: &ProxyConfig) -> IpAddr {
         socket.connect(target).ok()?;
         Some(socket.local_addr().ok()?.ip())
     };
-    find().unwrap_or(Ipv4Addr::LOCALHOST.into())
+    find().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
 fn first_registration(shared: &Shared, plan: &Plan) -> Result<Registration, AppError> {

@@ -9,15 +9,15 @@ use crate::mesh::World;
 
 /// One resource of a response, decoded or not.
 #[derive(Debug)]
-pub struct Received {
+pub(super) struct Received {
     /// Its name.
-    pub name: String,
+    pub(super) name: String,
     /// Its version.
-    pub version: String,
+    pub(super) version: String,
     /// Other names it goes by.
-    pub aliases: Vec<String>,
+    pub(super) aliases: Vec<String>,
     /// The resource, or why it is not taken.
-    pub resource: Result<Resource, String>,
+    pub(super) resource: Result<Resource, String>,
 }
 
 /// A resource held.
@@ -30,7 +30,7 @@ struct Held {
 
 /// Everything held and everything asked for.
 #[derive(Debug, Default)]
-pub struct Holdings {
+pub(super) struct Holdings {
     held: HashMap<(Kind, String), Held>,
     /// Names asked for: resource names, hostnames or addresses.
     subscribed: BTreeSet<(Kind, String)>,
@@ -40,17 +40,17 @@ pub struct Holdings {
 
 /// What became of a response.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Applied {
+pub(super) struct Applied {
     /// Whether anything is different now.
-    pub changed: bool,
+    pub(super) changed: bool,
     /// One line `NAME: reason` for each resource that was not taken.
-    pub rejected: Vec<String>,
+    pub(super) rejected: Vec<String>,
 }
 
 impl Holdings {
     /// Takes a response: good resources are taken even beside bad ones, a bad one leaves its
     /// predecessor in force.
-    pub fn handle_response(
+    pub(super) fn handle_response(
         &mut self,
         kind: Kind,
         received: Vec<Received>,
@@ -101,13 +101,13 @@ impl Holdings {
     }
 
     /// Asks for a name; true when it was not asked for before.
-    pub fn subscribe(&mut self, kind: Kind, name: &str) -> bool {
+    pub(super) fn subscribe(&mut self, kind: Kind, name: &str) -> bool {
         self.subscribed.insert((kind, name.to_owned()))
     }
 
     /// Drops a resource that nobody uses, with every name it was asked for under; the names to
     /// unsubscribe from.
-    pub fn release(&mut self, kind: Kind, name: &str) -> Vec<String> {
+    pub(super) fn release(&mut self, kind: Kind, name: &str) -> Vec<String> {
         let mut names = vec![name.to_owned()];
         if let Some(held) = self.held.remove(&(kind, name.to_owned())) {
             names.extend(held.aliases);
@@ -121,13 +121,13 @@ impl Holdings {
     }
 
     /// Every name asked for, of one kind.
-    pub fn subscriptions(&self, kind: Kind) -> Vec<String> {
+    pub(super) fn subscriptions(&self, kind: Kind) -> Vec<String> {
         let of_kind = self.subscribed.iter().filter(|(k, _)| *k == kind);
         of_kind.map(|(_, name)| name.clone()).collect()
     }
 
     /// What is held, by name and version: said on reconnect, so that only the difference comes.
-    pub fn versions(&self, kind: Kind) -> HashMap<String, String> {
+    pub(super) fn versions(&self, kind: Kind) -> HashMap<String, String> {
         let of_kind = self.held.iter().filter(|((k, _), _)| *k == kind);
         of_kind
             .map(|((_, name), held)| (name.clone(), held.version.clone()))
@@ -135,7 +135,7 @@ impl Holdings {
     }
 
     /// Everything as the data path wants it.
-    pub fn world(&self) -> World {
+    pub(super) fn world(&self) -> World {
         let mut world = World {
             absent: self.absent.iter().map(|(_, name)| name.clone()).collect(),
             ..World::default()
@@ -153,7 +153,7 @@ impl Holdings {
     }
 
     /// The trust bundle held, of our own trust domain.
-    pub fn trust_bundle(&self) -> Option<&TrustBundle> {
+    pub(super) fn trust_bundle(&self) -> Option<&TrustBundle> {
         self.held.values().find_map(|held| match &held.resource {
             Resource::TrustBundle(bundle) => Some(bundle),
             Resource::Service(_) | Resource::Workload(_) | Resource::MeshConfig(_) => None,
@@ -162,7 +162,7 @@ impl Holdings {
 
     /// Everything held with name, version and aliases, in a stable order: for the disk and for
     /// people.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str, &[String], &Resource)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str, &[String], &Resource)> {
         let ordered: BTreeMap<_, _> = self.held.iter().collect();
         ordered.into_iter().map(|((_, name), held)| {
             (

@@ -80,8 +80,11 @@ fn send(message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
     socket.send(&bytes, 0)?;
     let (answer, _from) = socket.recv_from_full()?;
     let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer);
-    match answer.map_err(io::Error::other)?.payload {
-        NetlinkPayload::Error(error) if error.code.is_some() => Err(error.to_io()),
-        _ => Ok(()),
+    let answer = answer.map_err(io::Error::other)?;
+    if let NetlinkPayload::Error(error) = answer.payload
+        && error.code.is_some()
+    {
+        return Err(error.to_io());
     }
+    Ok(())
 }

@@ -26,7 +26,7 @@ use crate::tls::{ALPN_TCP, Replayed};
 use crate::worker::{Worker, original_destination, reset};
 
 pub(crate) use http::{describe, relayed};
-pub use pool::{Pool, Slot};
+pub use pool::{DialError, Pool, Slot};
 pub(crate) use upgrade::{finish as finish_upgrade, origin_form, send as send_upgrade};
 
 /// A connection that interception redirected here.
@@ -139,13 +139,12 @@ pub(crate) async fn sniff(
     let mut bytes = BytesMut::from(&*first);
     let reading = async {
         loop {
-            match detect(&bytes) {
-                Verdict::NeedMore if bytes.len() < DETECT_MAX_BYTES => {
-                    if stream.read_buf(&mut bytes).await? == 0 {
-                        return Ok::<_, std::io::Error>(Verdict::Opaque);
-                    }
-                }
-                verdict => return Ok(verdict),
+            let verdict = detect(&bytes);
+            if verdict != Verdict::NeedMore || bytes.len() >= DETECT_MAX_BYTES {
+                return Ok::<_, std::io::Error>(verdict);
+            }
+            if stream.read_buf(&mut bytes).await? == 0 {
+                return Ok(Verdict::Opaque);
             }
         }
     };
@@ -238,10 +237,10 @@ async fn connect(
 ) -> Result<Server, (Reason, String)> {
     let shared = &worker.shared;
     let limit = shared.config.timeouts.connect;
-    let told = |error: pool::DialError| (error.reason(), error.to_string());
+    let told = |error: DialError| (error.reason(), error.to_string());
     match endpoint.model.transport {
         Transport::Mesh => {
-            let material = shared.tls.current().ok_or(pool::DialError::NoCertificate);
+            let material = shared.tls.current().ok_or(DialError::NoCertificate);
             let material = material.map_err(told)?;
             let stream = pool::dial(port, endpoint, &material, ALPN_TCP, limit).await;
             Ok(Server::Mesh(Box::new(stream.map_err(told)?)))

@@ -79,7 +79,7 @@ impl DialError {
 }
 
 /// Dials a peer's sidecar for `alpn` and makes sure that it is the one meant.
-pub async fn dial(
+pub(super) async fn dial(
     port: &PortView,
     endpoint: &Endpoint,
     material: &Arc<Material>,
@@ -111,7 +111,7 @@ pub async fn dial(
 }
 
 /// A plain connection with the settings that every connection has.
-pub async fn connect(address: SocketAddr) -> Result<TcpStream, DialError> {
+pub(super) async fn connect(address: SocketAddr) -> Result<TcpStream, DialError> {
     let failed = |source| DialError::Connect {
         address,
         source: Arc::new(source),
@@ -123,7 +123,7 @@ pub async fn connect(address: SocketAddr) -> Result<TcpStream, DialError> {
 
 /// One shared connection to a peer.
 #[derive(Debug)]
-pub struct Carrier {
+struct Carrier {
     sender: SendRequest<ProxyBody>,
     in_flight: Cell<u32>,
     generation: u64,

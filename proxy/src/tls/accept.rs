@@ -171,16 +171,14 @@ impl<IO: AsyncRead + Unpin> Replayed<IO> {
     pub async fn read_preface(&mut self) -> io::Result<bool> {
         let mut bytes = BytesMut::from(&*self.first);
         loop {
-            match detect(&bytes) {
-                Verdict::NeedMore if b"PRI * ".starts_with(&bytes[..bytes.len().min(6)]) => {
-                    if self.io.read_buf(&mut bytes).await? == 0 {
-                        return Err(io::ErrorKind::UnexpectedEof.into());
-                    }
-                }
-                verdict => {
-                    self.first = bytes.freeze();
-                    return Ok(verdict == Verdict::Http2);
-                }
+            let verdict = detect(&bytes);
+            let prefix = &bytes[..bytes.len().min(6)];
+            if verdict != Verdict::NeedMore || !b"PRI * ".starts_with(prefix) {
+                self.first = bytes.freeze();
+                return Ok(verdict == Verdict::Http2);
+            }
+            if self.io.read_buf(&mut bytes).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
     }
