@@ -1,10 +1,14 @@
 //! `weft`: the operator's one binary. It decides nothing of its own: it reads arguments and calls
 //! the two libraries.
 
-mod commands;
+mod apply;
+mod certs;
 mod demo;
+mod get;
 mod output;
+mod proxies;
 mod run;
+mod token;
 
 use std::process::ExitCode;
 
@@ -14,6 +18,8 @@ use weft_control_plane::app::ControlPlaneArgs;
 use weft_proxy::config::ProxyArgs;
 use weft_proxy::intercept::InterceptArgs;
 use weft_proxy::nest;
+
+use output::{CliError, line, with_client};
 
 /// The Weft service mesh: control plane, sidecar and operator's tool in one file.
 ///
@@ -38,26 +44,47 @@ enum Command {
     /// Shows a whole mesh on this machine: three services, load, mutual TLS, a bad instance.
     Demo(demo::DemoArgs),
     /// Runs a program as a workload of the mesh, with a sidecar beside it.
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// Starts the control plane.
     ControlPlane(ControlPlaneArgs),
     /// Starts a sidecar beside a workload that is already there.
-    Proxy(ProxyArgs),
+    Proxy(Box<ProxyArgs>),
     /// Redirects a pod's traffic to its sidecar, and exits.
     Intercept(InterceptArgs),
     #[command(flatten)]
-    Client(commands::ClientCommand),
+    Client(ClientCommand),
     /// Prints a completion script for a shell.
     Completion {
         /// The shell.
         shell: Shell,
     },
+    /// Prints the version.
+    Version,
     /// A service of the demo.
     #[command(name = "__demo-app", hide = true)]
     DemoApp(demo::AppArgs),
     /// The load of the demo.
     #[command(name = "__demo-load", hide = true)]
     DemoLoad(demo::LoadArgs),
+}
+
+/// Commands that ask the control plane.
+#[derive(Debug, Subcommand)]
+enum ClientCommand {
+    Apply(apply::ApplyArgs),
+    Validate(apply::ValidateArgs),
+    Get(get::GetArgs),
+    Delete(apply::DeleteArgs),
+    History(apply::HistoryArgs),
+    Rollback(apply::RollbackArgs),
+    Proxies(proxies::ProxiesArgs),
+    /// Join tokens
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// Certificates of workloads
+    #[command(subcommand)]
+    Certs(certs::CertsCommand),
+    Status(get::StatusArgs),
 }
 
 /// It failed.
@@ -81,16 +108,13 @@ fn main() -> ExitCode {
     }
     match Cli::parse().command {
         Command::Demo(args) => demo::demo(&args),
-        Command::Run(args) => run::run(args),
+        Command::Run(args) => run::run(*args),
         Command::ControlPlane(args) => outcome(weft_control_plane::app::run(&args)),
         Command::Proxy(args) => outcome(weft_proxy::app::run(&args)),
         Command::Intercept(args) => outcome(weft_proxy::intercept::run(&args)),
-        Command::Client(command) => commands::run(command),
-        Command::Completion { shell } => {
-            let mut command = Cli::command();
-            clap_complete::generate(shell, &mut command, "weft", &mut std::io::stdout());
-            ExitCode::SUCCESS
-        }
+        Command::Client(command) => report(client(command)),
+        Command::Completion { shell } => report(completion(shell)),
+        Command::Version => report(line(concat!("weft ", env!("CARGO_PKG_VERSION")))),
         Command::DemoApp(args) => demo::app(&args),
         Command::DemoLoad(args) => demo::load(&args),
     }
@@ -113,4 +137,69 @@ pub(crate) fn block_on<F: Future>(future: F) -> Result<F::Output, std::io::Error
         .enable_all()
         .build()?;
     Ok(runtime.block_on(future))
+}
+
+fn report(result: Result<(), CliError>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error.report(),
+    }
+}
+
+fn client(command: ClientCommand) -> Result<(), CliError> {
+    match command {
+        ClientCommand::Apply(args) => with_client(|client| apply::apply(client, args)),
+        ClientCommand::Validate(args) => apply::validate(&args),
+        ClientCommand::Get(args) => with_client(|client| get::get(client, args)),
+        ClientCommand::Delete(args) => with_client(|client| apply::delete(client, args)),
+        ClientCommand::History(args) => with_client(|client| apply::history(client, args)),
+        ClientCommand::Rollback(args) => with_client(|client| apply::rollback(client, args)),
+        ClientCommand::Proxies(args) => with_client(|client| proxies::proxies(client, args)),
+        ClientCommand::Token(command) => with_client(|client| token::token(client, command)),
+        ClientCommand::Certs(command) => with_client(|client| certs::certs(client, command)),
+        ClientCommand::Status(args) => with_client(|client| get::status(client, args)),
+    }
+}
+
+fn completion(shell: Shell) -> Result<(), CliError> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "weft", &mut script);
+    line(String::from_utf8_lossy(&script).trim_end())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_is_typed_is_understood() {
+        for (typed, good) in [
+            ("weft apply -f x.yaml --wait", true),
+            ("weft apply -f - --wait 10s --dry-run", true),
+            ("weft apply", false),
+            ("weft apply -f x --wait soon", false),
+            ("weft get services --namespace shop -o json", true),
+            ("weft get", true),
+            ("weft get services -o xml", false),
+            ("weft delete Service web -n shop", true),
+            ("weft history Service", false),
+            ("weft rollback x", false),
+            (
+                "weft token create --workload shop/a --service b --port 80 --ttl 1m",
+                true,
+            ),
+            ("weft token create --workload a", false),
+            ("weft token create --workload shop/a --port 0", false),
+            ("weft certs revoke i-1", true),
+            ("weft completion bash", true),
+        ] {
+            let parsed = Cli::try_parse_from(typed.split(' '));
+            assert_eq!(parsed.is_ok(), good, "{typed}: {parsed:?}");
+        }
+    }
 }

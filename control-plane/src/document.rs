@@ -64,7 +64,11 @@ pub struct ServicePortSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_port: Option<u16>,
     /// What is spoken there; by default what the workloads declare.
-    #[serde(default, deserialize_with = "protocol")]
+    #[serde(
+        default,
+        deserialize_with = "protocol",
+        skip_serializing_if = "is_undeclared"
+    )]
     pub protocol: AppProtocol,
 }
 
@@ -78,6 +82,10 @@ pub struct MeshConfigSpec {
     /// Ranges of workloads' own addresses, beside those the control plane was started with.
     #[serde(default)]
     pub workload_ranges: Vec<String>,
+}
+
+fn is_undeclared(protocol: &AppProtocol) -> bool {
+    *protocol == AppProtocol::Detect
 }
 
 fn protocol<'de, D: Deserializer<'de>>(deserializer: D) -> Result<AppProtocol, D::Error> {

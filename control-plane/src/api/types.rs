@@ -1,48 +1,70 @@
-//! What goes over the API, both ways.
+//! Bodies of the admin API, shared by server and client. JSON, in camelCase; times are seconds since
+//! the Unix epoch, except where milliseconds are named.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
-use weft_core::name::{ServiceName, SpiffeId, TrustDomain, WorkloadName};
+use serde_json::Value;
+use weft_core::model::{AppProtocol, RegisteredPort, ServicePort};
+use weft_core::name::{ServiceName, TrustDomain, WorkloadName};
 
 use crate::document::Problem;
 use crate::store::{ResourceKey, Revision};
 
-/// The control plane itself.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Status {
-    /// Its version.
-    pub version: String,
-    /// Its trust domain.
-    pub trust_domain: String,
-    /// SHA-256 of its root certificate.
-    pub root_digest: String,
-    /// Where everything is kept.
-    pub data_dir: String,
-    /// Where sidecars connect.
-    pub address: String,
-    /// What sidecars are told to connect to.
-    pub advertised: String,
-    /// Where Prometheus reads.
-    pub metrics_address: String,
+/// A list; the form of every answer that may grow.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Items<T> {
+    /// What is in it.
+    pub items: Vec<T>,
 }
 
-/// Something went wrong.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// The body of every refusal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
-    /// What.
-    pub error: ErrorText,
+    /// What is wrong.
+    pub error: ErrorView,
 }
 
-/// What went wrong.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ErrorText {
-    /// In one sentence.
+/// What is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorView {
+    /// One line for people.
     pub message: String,
-    /// What is wrong with the documents, if that is what it is about.
-    #[serde(default)]
+    /// Everything that is wrong with documents.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<Problem>,
+}
+
+/// Query of `POST /v1/apply` and `/v1/validate`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ApplyQuery {
+    /// Say what would change, and change nothing.
+    pub dry_run: bool,
+    /// Who asks; for the history.
+    pub author: String,
+    /// What a body that is YAML is called in problems.
+    pub source: String,
+}
+
+/// Several inputs that are applied together or not at all: the body of `POST /v1/apply` when it is
+/// `application/json`. Any other body is one input as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sources {
+    /// The inputs.
+    pub sources: Vec<Source>,
+}
+
+/// One input.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// The file's name, or `-`.
+    pub name: String,
+    /// YAML or JSON, any number of documents.
+    pub text: String,
 }
 
 /// What became of a resource.
@@ -51,17 +73,29 @@ pub struct ErrorText {
 pub enum Action {
     /// It was not there.
     Created,
-    /// It was different.
+    /// It was there, otherwise.
     Changed,
-    /// It was just so.
+    /// It was there just so.
     Unchanged,
     /// It is gone.
     Deleted,
 }
 
-/// One resource of a change.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Changed {
+impl Action {
+    /// As it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Changed => "changed",
+            Self::Unchanged => "unchanged",
+            Self::Deleted => "deleted",
+        }
+    }
+}
+
+/// A resource and what became of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
     /// Which.
     #[serde(flatten)]
     pub key: ResourceKey,
@@ -69,149 +103,368 @@ pub struct Changed {
     pub action: Action,
 }
 
-/// A change that was made.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ApplyAnswer {
-    /// Its revision.
+/// Answer to whatever changes resources.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ApplyResult {
+    /// The revision that has it; the newest one, when nothing changed.
     pub revision: Revision,
-    /// Its resources.
-    pub resources: Vec<Changed>,
+    /// Nothing was changed, because only that was asked.
+    pub dry_run: bool,
+    /// Each resource.
+    pub resources: Vec<Applied>,
 }
 
-/// Back to a revision.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct RollbackRequest {
-    /// Which.
-    pub revision: Revision,
-    /// By whom.
-    #[serde(default)]
+/// Query of `GET /v1/resources` and `/v1/history`; what is not named matches everything.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ResourceQuery {
+    /// The kind, as in `Service`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// The namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// The name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// At most so many; history only, 50 by default, 1000 at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+}
+
+/// Who asks; a query.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AuthorQuery {
+    /// For the history.
     pub author: String,
 }
 
+/// Body of `POST /v1/rollback`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RollbackRequest {
+    /// Everything is to be as it was then.
+    pub revision: Revision,
+}
+
+/// Query of `GET /v1/applied`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppliedQuery {
+    /// Who has this one.
+    pub revision: Revision,
+}
+
+/// How far a revision has come.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Sidecars that run with it.
+    pub applied: Vec<String>,
+    /// Sidecars that have not acknowledged it.
+    pub waiting: Vec<String>,
+    /// What sidecars rejected.
+    pub rejected: Vec<RejectedResource>,
+}
+
+/// A resource that a sidecar rejected.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RejectedResource {
+    /// The sidecar's workload.
+    pub workload: String,
+    /// The resource.
+    pub resource: String,
+    /// What it said.
+    pub reason: String,
+}
+
 /// A connected sidecar.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ProxyAnswer {
-    /// Its workload, if it registered one.
-    pub workload: Option<WorkloadName>,
+pub struct ProxyInfo {
+    /// Its workload; its identity, while it has not registered.
+    pub workload: String,
     /// Its instance.
     pub instance: String,
-    /// Who it is.
-    pub identity: SpiffeId,
+    /// Its identity.
+    pub identity: String,
     /// Its version.
     pub version: String,
-    /// Milliseconds since the Unix epoch.
-    pub connected_since: i64,
-    /// Resources that it holds.
+    /// Connected since, milliseconds.
+    pub since: i64,
+    /// How many resources it holds.
     pub holds: usize,
-    /// The store's revision up to which it has acknowledged everything.
+    /// It has acknowledged everything up to this revision.
     pub applied_revision: Revision,
-    /// Resources that it rejected, with the reason.
+    /// It has acknowledged everything that there is.
+    pub current: bool,
+    /// What it rejected, by name, with the reason.
     pub rejected: BTreeMap<String, String>,
 }
 
-/// Who has a revision.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Applied {
-    /// Instances that have it.
-    pub applied: Vec<String>,
-    /// Instances that don't yet.
-    pub waiting: Vec<String>,
-    /// What was rejected, by whom, and why.
-    pub rejected: Vec<String>,
-}
-
-/// A join token is asked for.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// Body of `POST /v1/tokens`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TokenRequest {
-    /// For which workload.
+    /// For whom.
     pub workload: WorkloadName,
-    /// In whose name; by default the workload's.
-    #[serde(default)]
-    pub service_account: Option<String>,
-    /// Services that it may register.
+    /// Services that it may serve.
     #[serde(default)]
     pub services: Vec<ServiceName>,
-    /// Ports that it may register.
+    /// Ports that it may serve.
     #[serde(default)]
     pub ports: Vec<u16>,
-    /// For how long.
+    /// For how long it may be redeemed.
     pub ttl_seconds: u64,
+    /// The service account in its identity; by default the workload's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<String>,
 }
 
-/// A join token; its text is shown once.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct TokenAnswer {
-    /// The text.
+/// A new token. Its text is shown this once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewToken {
+    /// Its text, a secret.
     pub token: String,
     /// Names it.
     pub id: String,
-    /// Seconds since the Unix epoch.
+    /// When it ends.
     pub expires: i64,
 }
 
-/// A join token that was made.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// A token without its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct TokenView {
+pub struct TokenInfo {
     /// Names it.
     pub id: String,
-    /// For which workload.
+    /// For whom.
     pub workload: WorkloadName,
-    /// Services that it may register.
+    /// The service account in its identity.
+    pub service_account: String,
+    /// Services that it may serve.
     pub services: Vec<ServiceName>,
-    /// Ports that it may register.
+    /// Ports that it may serve.
     pub ports: Vec<u16>,
-    /// Seconds since the Unix epoch.
+    /// When it was made.
+    pub created: i64,
+    /// When it ends.
     pub expires: i64,
     /// The instance that redeemed it.
     pub redeemed_by: Option<String>,
 }
 
-/// An instance that was attested.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// Body of `POST /v1/join`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JoinRequest {
+    /// Who joins.
+    pub workload: WorkloadName,
+    /// Services that it will serve.
+    #[serde(default)]
+    pub services: Vec<ServiceName>,
+    /// Ports that it will serve.
+    #[serde(default)]
+    pub ports: Vec<u16>,
+}
+
+/// Everything a sidecar needs to join.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct InstanceView {
+pub struct JoinAnswer {
+    /// A join token, good for a minute.
+    pub token: String,
+    /// The control plane's HOST:PORT.
+    pub address: String,
+    /// The trust domain.
+    pub trust_domain: TrustDomain,
+}
+
+/// An instance that has certificates.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CertInfo {
     /// Names it.
     pub instance: String,
-    /// Of which workload.
+    /// Its workload.
     pub workload: WorkloadName,
-    /// When it was last, seconds since the Unix epoch.
-    pub attested: i64,
+    /// The service account in its identity.
+    pub service_account: String,
+    /// When it joined.
+    pub created: i64,
+    /// When its last certificate was signed.
+    pub last_used: i64,
     /// When its last certificate ends.
-    pub not_after: i64,
+    pub last_not_after: i64,
     /// When it was revoked.
     pub revoked: Option<i64>,
 }
 
-/// An instance is to be revoked.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// Body of `POST /v1/certs/revoke`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RevokeRequest {
-    /// Which.
+    /// Which instance.
     pub instance: String,
 }
 
-/// A program on this machine wants to join.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct JoinRequest {
-    /// As which workload.
-    pub workload: WorkloadName,
-    /// Services that it will serve.
-    pub services: Vec<ServiceName>,
-    /// Ports that it will serve them on.
-    pub ports: Vec<u16>,
+/// `metadata` of what is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metadata {
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
 }
 
-/// How it joins.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// A document with what is known about it, in the form in which it can be applied again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct JoinAnswer {
-    /// With this token.
-    pub token: String,
-    /// Here.
+pub struct ResourceInfo<S = ResourceStatus> {
+    /// The group and version.
+    pub api_version: String,
+    /// The kind.
+    pub kind: String,
+    /// What it goes by.
+    pub metadata: Metadata,
+    /// What was asked for.
+    pub spec: Value,
+    /// What is known; ignored when applied.
+    pub status: S,
+}
+
+/// What is known about a document.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResourceStatus {
+    /// The revision of its last change.
+    pub revision: Revision,
+    /// Counts its own changes, from 1.
+    pub generation: u64,
+    /// When it was made, milliseconds.
+    pub created: i64,
+    /// When it was changed last, milliseconds.
+    pub changed: i64,
+    /// Who changed it last.
+    pub author: String,
+}
+
+/// A service as sidecars see it; without a document, `spec` is what its workloads declare.
+pub type ServiceInfo = ResourceInfo<ServiceStatus>;
+
+/// What is known about a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// What programs call it.
+    pub hostname: String,
+    /// Its virtual addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its ports, with the protocols that are in force.
+    pub ports: Vec<ServicePort>,
+    /// Who serves it.
+    pub endpoints: Vec<EndpointInfo>,
+    /// Its document, where there is one.
+    pub document: Option<ResourceStatus>,
+}
+
+/// An endpoint of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointInfo {
+    /// The instance.
+    pub instance: String,
+    /// Its workload.
+    pub workload: WorkloadName,
+    /// Its identity.
+    pub identity: String,
+    /// Where it runs; empty when unknown.
+    pub zone: String,
+    /// Its share in balancing.
+    pub weight: u32,
+    /// Where callers' sidecars dial.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// A registered workload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkloadInfo {
+    /// Its name, NAMESPACE/NAME.
+    pub name: WorkloadName,
+    /// The instance that runs.
+    pub instance: String,
+    /// Its identity.
+    pub identity: String,
+    /// Its sidecar is connected; otherwise its grace runs.
+    pub connected: bool,
+    /// Services that it serves.
+    pub services: Vec<ServiceName>,
+    /// Its own addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its ports.
+    pub ports: Vec<RegisteredPort>,
+    /// Free labels.
+    pub labels: BTreeMap<String, String>,
+    /// Where it runs; empty when unknown.
+    pub zone: String,
+    /// Its sidecar's version.
+    pub version: String,
+    /// Where its sidecar serves metrics; empty when nowhere.
+    pub metrics_target: String,
+}
+
+/// What the control plane was started as.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// Its version.
+    pub version: String,
+    /// Its trust domain.
+    pub trust_domain: String,
+    /// SHA-256 of the root certificate, hexadecimal.
+    pub root_digest: String,
+    /// Where its state is.
+    pub data_dir: String,
+    /// Where it listens for sidecars.
     pub address: String,
-    /// In this trust domain.
-    pub trust_domain: TrustDomain,
+    /// What sidecars are told to connect to, HOST:PORT.
+    pub advertised: String,
+    /// Where its metrics are.
+    pub metrics_address: String,
+}
+
+/// Answer to `GET /v1/status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusInfo {
+    /// What it was started as.
+    #[serde(flatten)]
+    pub status: Status,
+    /// When it started.
+    pub started: i64,
+    /// The newest revision of resources.
+    pub revision: Revision,
+    /// The revision that sidecars are told.
+    pub compiled_revision: Revision,
+    /// Resources on record.
+    pub resources: usize,
+    /// Services that exist.
+    pub services: usize,
+    /// Workloads that are registered.
+    pub workloads: usize,
+    /// Sidecars that are connected.
+    pub proxies: usize,
+}
+
+/// One entry of Prometheus' HTTP service discovery.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// HOST:PORT, one.
+    pub targets: Vec<String>,
+    /// Labels, `__metrics_path__` among them.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A protocol as people read it: what is not declared shows as `detect`.
+pub fn port_text(port: u16, protocol: AppProtocol) -> String {
+    format!("{port}/{}", protocol.as_str())
 }

@@ -1,0 +1,345 @@
+//! `weft apply`, `validate`, `delete`, `history`, `rollback`: what is asked for.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use comfy_table::Table;
+use http::Method;
+use tokio::time::{Instant, sleep};
+use weft_control_plane::api::read_sources;
+use weft_control_plane::api::types::{
+    ApplyResult, Items, Progress, RollbackRequest, Source, Sources, StatusInfo,
+};
+use weft_control_plane::app::parse_duration;
+use weft_control_plane::client::{Client, encode, query};
+use weft_control_plane::document::{Document, INPUT_MAX_BYTES};
+use weft_control_plane::store::HistoryEntry;
+
+use crate::output::{CliError, Format, OutputArgs, age, show, table};
+
+/// How often it is asked who has a change.
+const ASK_EVERY: Duration = Duration::from_millis(50);
+
+/// Creates or changes resources: all of an input, or nothing.
+///
+/// Examples:
+///   weft apply -f shop.yaml
+///   weft apply -f policies/ --dry-run
+///   weft apply -f - --wait 10s < shop.yaml
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct ApplyArgs {
+    /// A file, a directory (its .yaml, .yml and .json), or - for standard input; may be repeated
+    #[arg(short = 'f', long = "file", value_name = "FILE|DIR|-", required = true)]
+    files: Vec<PathBuf>,
+    /// Say what would change, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Wait until every connected sidecar runs with it; exit code 1 when one rejects it or the time
+    /// is over
+    #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "10s", value_parser = parse_duration)]
+    wait: Option<Duration>,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Checks documents; needs no control plane.
+///
+/// Examples:
+///   weft validate -f shop.yaml
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct ValidateArgs {
+    /// A file, a directory (its .yaml, .yml and .json), or - for standard input; may be repeated
+    #[arg(short = 'f', long = "file", value_name = "FILE|DIR|-", required = true)]
+    files: Vec<PathBuf>,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Deletes a resource.
+///
+/// Examples:
+///   weft delete Service web -n shop
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct DeleteArgs {
+    /// Its kind, as in Service
+    kind: String,
+    /// Its name
+    name: String,
+    /// Its namespace
+    #[arg(short, long, default_value = "default")]
+    namespace: String,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Shows changes, the newest first.
+///
+/// Examples:
+///   weft history
+///   weft history Service web -n shop
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct HistoryArgs {
+    /// Only of this kind
+    #[arg(requires = "name")]
+    kind: Option<String>,
+    /// Only of the resource with this name
+    name: Option<String>,
+    /// The namespace of the named resource
+    #[arg(short, long, default_value = "default")]
+    namespace: String,
+    /// At most so many
+    #[arg(long, default_value_t = 50)]
+    limit: usize,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Brings all resources back to what they were at a revision; that is a new revision.
+///
+/// Examples:
+///   weft rollback 17
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct RollbackArgs {
+    /// The revision, as in `weft history`
+    revision: u64,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Runs `weft apply`.
+pub(crate) async fn apply(client: Client, args: ApplyArgs) -> Result<(), CliError> {
+    let sources = sources(&args.files)?;
+    let dry_run = if args.dry_run { "true" } else { "" };
+    let path = query("/v1/apply", &[("dryRun", dry_run), ("author", &author())]);
+    let result: ApplyResult = client.post(&path, &sources).await?;
+    show_result(args.output.format, &result)?;
+    match args.wait.filter(|_| !args.dry_run) {
+        Some(limit) => wait(&client, result.revision, limit).await,
+        None => Ok(()),
+    }
+}
+
+/// Runs `weft validate`.
+pub(crate) fn validate(args: &ValidateArgs) -> Result<(), CliError> {
+    let sources = sources(&args.files)?.sources;
+    let documents = read_sources(&sources).map_err(CliError::Problems)?;
+    let items = documents.iter().map(Document::key).collect();
+    show(args.output.format, &Items { items }, |keys| {
+        let rows = keys.items.iter();
+        let rows = rows.map(|key| vec![key.to_string(), "valid".to_owned()]);
+        table(&["RESOURCE", "RESULT"], rows)
+    })
+}
+
+/// Runs `weft delete`.
+pub(crate) async fn delete(client: Client, args: DeleteArgs) -> Result<(), CliError> {
+    let [kind, namespace, name] = [&args.kind, &args.namespace, &args.name].map(|t| encode(t));
+    let path = format!("/v1/resources/{kind}/{namespace}/{name}");
+    let path = query(&path, &[("author", &author())]);
+    let result = client.call::<(), ApplyResult>(Method::DELETE, &path, None);
+    show_result(args.output.format, &result.await?)
+}
+
+/// Runs `weft history`.
+pub(crate) async fn history(client: Client, args: HistoryArgs) -> Result<(), CliError> {
+    let limit = args.limit.to_string();
+    let mut pairs = vec![("limit", limit.as_str())];
+    if let (Some(kind), Some(name)) = (&args.kind, &args.name) {
+        pairs.extend([("kind", kind.as_str()), ("name", name)]);
+        pairs.push(("namespace", &args.namespace));
+    }
+    let history: Items<HistoryEntry> = client.get(&query("/v1/history", &pairs)).await?;
+    show(args.output.format, &history, |history| {
+        let rows = history.items.iter().map(|entry| {
+            let done = if entry.document.is_some() {
+                "put"
+            } else {
+                "deleted"
+            };
+            vec![
+                entry.revision.to_string(),
+                age(entry.time / 1000),
+                entry.author.clone(),
+                done.to_owned(),
+                entry.key.to_string(),
+                entry.digest.chars().take(12).collect(),
+            ]
+        });
+        let header = ["REVISION", "AGE", "AUTHOR", "CHANGE", "RESOURCE", "DIGEST"];
+        table(&header, rows)
+    })
+}
+
+/// Runs `weft rollback`.
+pub(crate) async fn rollback(client: Client, args: RollbackArgs) -> Result<(), CliError> {
+    let path = query("/v1/rollback", &[("author", &author())]);
+    let revision = args.revision;
+    let result: ApplyResult = client.post(&path, &RollbackRequest { revision }).await?;
+    show_result(args.output.format, &result)
+}
+
+fn show_result(format: Format, result: &ApplyResult) -> Result<(), CliError> {
+    let as_table = |result: &ApplyResult| -> Table {
+        let note = if result.dry_run { " (dry run)" } else { "" };
+        let rows = result.resources.iter().map(|resource| {
+            let action = format!("{}{note}", resource.action.as_str());
+            vec![
+                resource.key.to_string(),
+                action,
+                result.revision.to_string(),
+            ]
+        });
+        table(&["RESOURCE", "RESULT", "REVISION"], rows)
+    };
+    show(format, result, as_table)
+}
+
+/// Until every connected sidecar has acknowledged a revision.
+async fn wait(client: &Client, revision: u64, limit: Duration) -> Result<(), CliError> {
+    let end = Instant::now() + limit;
+    let path = query("/v1/applied", &[("revision", &revision.to_string())]);
+    loop {
+        let status: StatusInfo = client.get("/v1/status").await?;
+        let progress: Progress = client.get(&path).await?;
+        if let Some(first) = progress.rejected.first() {
+            return Err(CliError::Failed(format!(
+                "{} rejected {}: {} ({} rejections in all; see `weft proxies`)",
+                first.workload,
+                first.resource,
+                first.reason,
+                progress.rejected.len()
+            )));
+        }
+        if status.compiled_revision >= revision && progress.waiting.is_empty() {
+            eprintln!(
+                "revision {revision}: {} sidecars run with it",
+                progress.applied.len()
+            );
+            return Ok(());
+        }
+        if Instant::now() >= end {
+            let waiting: Vec<&str> = progress.waiting.iter().take(10).map(|w| &**w).collect();
+            return Err(CliError::Failed(format!(
+                "revision {revision} is kept, but after {limit:?} {} of {} sidecars have not acknowledged it: {}",
+                progress.waiting.len(),
+                progress.waiting.len() + progress.applied.len(),
+                waiting.join(", ")
+            )));
+        }
+        sleep(ASK_EVERY).await;
+    }
+}
+
+/// Who asks, for the history.
+fn author() -> String {
+    let named = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER"));
+    match named {
+        Ok(name) if !name.is_empty() => name,
+        Ok(_) | Err(_) => format!("uid {}", rustix::process::getuid().as_raw()),
+    }
+}
+
+fn sources(files: &[PathBuf]) -> Result<Sources, CliError> {
+    let mut sources = Vec::new();
+    for file in files {
+        if file.as_os_str() == "-" {
+            sources.push(read("-", io::stdin().lock())?);
+        } else if file.is_dir() {
+            let members = members(file)?;
+            if members.is_empty() {
+                let text = "no .yaml, .yml or .json in this directory";
+                return Err(CliError::Input(format!("{}: {text}", file.display())));
+            }
+            for member in members {
+                sources.push(read_file(&member)?);
+            }
+        } else {
+            sources.push(read_file(file)?);
+        }
+    }
+    let total: usize = sources.iter().map(|source| source.text.len()).sum();
+    if total > INPUT_MAX_BYTES {
+        let text = format!("all inputs together: found {total} bytes; allowed: 4 MiB at most");
+        return Err(CliError::Input(text));
+    }
+    Ok(Sources { sources })
+}
+
+fn members(dir: &Path) -> Result<Vec<PathBuf>, CliError> {
+    let named = |error: io::Error| CliError::Input(format!("{}: {error}", dir.display()));
+    let mut members = Vec::new();
+    for entry in fs::read_dir(dir).map_err(named)? {
+        let path = entry.map_err(named)?.path();
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        if matches!(extension, Some("yaml" | "yml" | "json")) && path.is_file() {
+            members.push(path);
+        }
+    }
+    members.sort();
+    Ok(members)
+}
+
+fn read_file(path: &Path) -> Result<Source, CliError> {
+    let name = path.display().to_string();
+    let file = fs::File::open(path);
+    read(
+        &name,
+        file.map_err(|error| CliError::Input(format!("{name}: {error}")))?,
+    )
+}
+
+fn read(name: &str, input: impl Read) -> Result<Source, CliError> {
+    let mut bytes = Vec::new();
+    let limit = INPUT_MAX_BYTES as u64 + 1;
+    let done = input.take(limit).read_to_end(&mut bytes);
+    done.map_err(|error| CliError::Input(format!("{name}: {error}")))?;
+    if bytes.len() > INPUT_MAX_BYTES {
+        let text = format!("{name}: found more than 4 MiB; allowed: 4 MiB at most");
+        return Err(CliError::Input(text));
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        CliError::Input(format!(
+            "{name}: found a byte that is not UTF-8 at {at}; allowed: UTF-8"
+        ))
+    })?;
+    let name = name.to_owned();
+    Ok(Source { name, text })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(files: &[PathBuf]) -> String {
+        sources(files).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn inputs_are_files_and_directories() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(problem(&[dir.path().to_owned()]).contains("no .yaml"));
+        for name in ["b.yaml", "a.json", "c.txt"] {
+            fs::write(dir.path().join(name), name).unwrap();
+        }
+        let read = sources(&[dir.path().to_owned()]).unwrap().sources;
+        let texts: Vec<&str> = read.iter().map(|source| &*source.text).collect();
+        assert_eq!(texts, ["a.json", "b.yaml"]);
+        assert!(problem(&[dir.path().join("none")]).contains("none"));
+        let large = dir.path().join("large.yaml");
+        fs::write(&large, vec![b'x'; INPUT_MAX_BYTES + 1]).unwrap();
+        assert!(
+            problem(std::slice::from_ref(&large)).contains("large.yaml: found more than 4 MiB")
+        );
+        fs::write(&large, [b'x', 0xff]).unwrap();
+        assert!(problem(&[large]).contains("UTF-8 at 1"));
+    }
+}

@@ -1,0 +1,205 @@
+//! `weft get` and `weft status`: what is.
+
+use clap::Args;
+use comfy_table::Table;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use weft_control_plane::api::types::{
+    Items, ResourceInfo, ServiceInfo, StatusInfo, WorkloadInfo, port_text,
+};
+use weft_control_plane::client::{Client, query};
+
+use crate::output::{CliError, Format, OutputArgs, age, join, line, moment, show, table};
+
+/// Shows services, workloads, or resources of a kind.
+///
+/// `services` and `workloads` show what there is, asked for or not; a kind as it is written in
+/// documents (Service, MeshConfig) shows the documents, and no kind at all shows every document.
+///
+/// Examples:
+///   weft get services -n shop
+///   weft get workloads
+///   weft get Service web -n shop -o yaml
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct GetArgs {
+    /// services, workloads, or a kind of documents
+    kind: Option<String>,
+    /// Only the one with this name
+    name: Option<String>,
+    /// Only in this namespace
+    #[arg(short, long)]
+    namespace: Option<String>,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Shows the control plane's own state.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Runs `weft get`.
+pub(crate) async fn get(client: Client, args: GetArgs) -> Result<(), CliError> {
+    match args.kind.as_deref() {
+        Some("services" | "service" | "svc") => {
+            let service = |s: &ServiceInfo| (s.metadata.namespace.clone(), s.metadata.name.clone());
+            let items = fetch(&client, "/v1/services", &args, service).await?;
+            show_items(args.output.format, items, services)
+        }
+        Some("workloads" | "workload") => {
+            let name = |w: &WorkloadInfo| (w.name.namespace().to_owned(), w.name.name().to_owned());
+            let items = fetch(&client, "/v1/workloads", &args, name).await?;
+            show_items(args.output.format, items, workloads)
+        }
+        kind => {
+            let kind = kind.filter(|kind| *kind != "all").unwrap_or_default();
+            let path = query("/v1/resources", &[("kind", kind)]);
+            let name = |r: &ResourceInfo| (r.metadata.namespace.clone(), r.metadata.name.clone());
+            let items = fetch(&client, &path, &args, name).await?;
+            show_items(args.output.format, items, resources)
+        }
+    }
+}
+
+async fn fetch<T: DeserializeOwned>(
+    client: &Client,
+    path: &str,
+    args: &GetArgs,
+    name: impl Fn(&T) -> (String, String),
+) -> Result<Vec<T>, CliError> {
+    let Items { mut items } = client.get::<Items<T>>(path).await?;
+    // A name may be given as NAMESPACE/NAME.
+    let (namespace, wanted) = match args.name.as_deref().and_then(|n| n.split_once('/')) {
+        Some((namespace, wanted)) => (Some(namespace), Some(wanted)),
+        None => (args.namespace.as_deref(), args.name.as_deref()),
+    };
+    items.retain(|item| {
+        let (found_namespace, found) = name(item);
+        namespace.is_none_or(|namespace| namespace == found_namespace)
+            && wanted.is_none_or(|wanted| wanted == found)
+    });
+    match wanted {
+        Some(wanted) if items.is_empty() => Err(CliError::Failed(format!(
+            "there is no {wanted:?} in {}",
+            namespace.map_or_else(
+                || "any namespace".to_owned(),
+                |n| format!("namespace {n:?}")
+            )
+        ))),
+        Some(_) | None => Ok(items),
+    }
+}
+
+/// As YAML, each item is a document of its own, so that it can be applied.
+fn show_items<T: Serialize>(
+    format: Format,
+    items: Vec<T>,
+    as_table: fn(&[T]) -> Table,
+) -> Result<(), CliError> {
+    if format != Format::Yaml {
+        return show(format, &Items { items }, |all| as_table(&all.items));
+    }
+    for (index, item) in items.iter().enumerate() {
+        if index > 0 {
+            line("---")?;
+        }
+        show(format, item, |_| Table::new())?;
+    }
+    Ok(())
+}
+
+fn services(items: &[ServiceInfo]) -> Table {
+    let rows = items.iter().map(|service| {
+        let status = &service.status;
+        vec![
+            format!("{}/{}", service.metadata.namespace, service.metadata.name),
+            status.hostname.clone(),
+            join(&status.addresses),
+            join(status.ports.iter().map(|p| port_text(p.port, p.protocol))),
+            status.endpoints.len().to_string(),
+        ]
+    });
+    let header = ["NAME", "HOSTNAME", "ADDRESSES", "PORTS", "ENDPOINTS"];
+    table(&header, rows)
+}
+
+fn workloads(items: &[WorkloadInfo]) -> Table {
+    let rows = items.iter().map(|workload| {
+        let ports = workload.ports.iter().map(|port| {
+            let ready = if port.ready { "" } else { "(not ready)" };
+            format!("{}{ready}", port_text(port.port, port.protocol))
+        });
+        vec![
+            workload.name.to_string(),
+            workload.instance.clone(),
+            if workload.connected { "yes" } else { "no" }.to_owned(),
+            join(&workload.services),
+            join(ports),
+            workload.identity.clone(),
+        ]
+    });
+    let header = [
+        "NAME",
+        "INSTANCE",
+        "CONNECTED",
+        "SERVICES",
+        "PORTS",
+        "IDENTITY",
+    ];
+    table(&header, rows)
+}
+
+fn resources(items: &[ResourceInfo]) -> Table {
+    let rows = items.iter().map(|resource| {
+        let status = &resource.status;
+        vec![
+            resource.kind.clone(),
+            format!("{}/{}", resource.metadata.namespace, resource.metadata.name),
+            status.revision.to_string(),
+            status.generation.to_string(),
+            age(status.changed / 1000),
+            status.author.clone(),
+        ]
+    });
+    let header = [
+        "KIND",
+        "NAME",
+        "REVISION",
+        "GENERATION",
+        "CHANGED",
+        "AUTHOR",
+    ];
+    table(&header, rows)
+}
+
+/// Runs `weft status`.
+pub(crate) async fn status(client: Client, args: StatusArgs) -> Result<(), CliError> {
+    let status: StatusInfo = client.get("/v1/status").await?;
+    show(args.output.format, &status, |status| {
+        let StatusInfo { status: own, .. } = status;
+        let compiled = status.compiled_revision;
+        let rows = [
+            ("version", own.version.clone()),
+            ("address", own.address.clone()),
+            ("advertised", own.advertised.clone()),
+            ("metrics", own.metrics_address.clone()),
+            ("data directory", own.data_dir.clone()),
+            ("trust domain", own.trust_domain.clone()),
+            ("root digest", own.root_digest.clone()),
+            ("started", moment(status.started)),
+            (
+                "revision",
+                format!("{} (sidecars: {compiled})", status.revision),
+            ),
+            ("resources", status.resources.to_string()),
+            ("services", status.services.to_string()),
+            ("workloads", status.workloads.to_string()),
+            ("sidecars", status.proxies.to_string()),
+        ];
+        let rows = rows.map(|(name, value)| vec![name.to_owned(), value]);
+        table(&["CONTROL PLANE", ""], rows)
+    })
+}

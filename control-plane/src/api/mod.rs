@@ -1,0 +1,147 @@
+//! The admin API: JSON over HTTP/1.1 on Unix sockets. Routes ask [`Plane`] and decide nothing.
+
+mod refusal;
+mod resources;
+mod unix;
+mod views;
+
+#[cfg(test)]
+mod tests;
+
+pub mod types;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::error_handling::HandleErrorLayer;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::routing::{delete, get, post};
+use axum::{Json, Router};
+use bytes::Bytes;
+use tower::ServiceBuilder;
+use tower::limit::GlobalConcurrencyLimitLayer;
+use tower::load_shed::LoadShedLayer;
+use tower::timeout::TimeoutLayer;
+
+use crate::document::INPUT_MAX_BYTES;
+use crate::plane::Plane;
+use crate::token::Binding;
+
+use refusal::{Answer, Refusal, read};
+use types::{JoinAnswer, JoinRequest, NewToken, RevokeRequest, TokenRequest};
+
+pub use resources::read_sources;
+pub use types::Status;
+pub use unix::{Socket, Who, bind_unix, serve_unix};
+
+/// A body: the largest input, JSON escapes included.
+const BODY_MAX_BYTES: usize = 2 * INPUT_MAX_BYTES + 64 * 1024;
+/// Requests at the same time; more are refused at once.
+const REQUESTS_MAX: usize = 64;
+/// A request that takes longer is given up.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// A token from the join socket is redeemed at once.
+const JOIN_TTL: Duration = Duration::from_secs(60);
+
+/// What routes share.
+#[derive(Debug, Clone)]
+struct Admin {
+    plane: Arc<Plane>,
+    status: Arc<Status>,
+    /// Seconds since the Unix epoch.
+    started: i64,
+}
+
+/// Everything that an operator may ask; for the owner's socket only.
+pub fn admin_router(plane: Arc<Plane>, status: Status) -> Router {
+    let routes = Router::new()
+        .route("/v1/apply", post(resources::apply))
+        .route("/v1/validate", post(resources::validate))
+        .route("/v1/resources", get(resources::list))
+        .route(
+            "/v1/resources/{kind}/{namespace}/{name}",
+            delete(resources::remove),
+        )
+        .route("/v1/history", get(resources::history))
+        .route("/v1/rollback", post(resources::rollback))
+        .route("/v1/services", get(views::services))
+        .route("/v1/workloads", get(views::workloads))
+        .route("/v1/proxies", get(views::proxies))
+        .route("/v1/applied", get(views::applied))
+        .route("/v1/tokens", post(create_token).get(views::tokens))
+        .route("/v1/certs", get(views::certs))
+        .route("/v1/certs/revoke", post(revoke))
+        .route("/v1/status", get(views::status))
+        .route("/v1/targets", get(views::targets));
+    let status = Arc::new(status);
+    guarded(routes).with_state(Admin {
+        plane,
+        status,
+        started: crate::unix_seconds(),
+    })
+}
+
+/// The one thing that workloads of this machine may ask: to join. `address` is where sidecars reach
+/// the control plane, HOST:PORT.
+pub fn join_router(plane: Arc<Plane>, address: String) -> Router {
+    let routes = Router::new().route("/v1/join", post(join));
+    guarded(routes).with_state((plane, address))
+}
+
+fn guarded<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
+    routes
+        .fallback(async || Refusal::unknown("no such path in this API"))
+        .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
+        .layer(
+            ServiceBuilder::new()
+                .layer(HandleErrorLayer::new(async |error| {
+                    Refusal::from_middleware(&error)
+                }))
+                .layer(LoadShedLayer::new())
+                .layer(GlobalConcurrencyLimitLayer::new(REQUESTS_MAX))
+                .layer(TimeoutLayer::new(REQUEST_TIMEOUT)),
+        )
+}
+
+async fn create_token(State(admin): State<Admin>, body: Bytes) -> Answer<NewToken> {
+    let request: TokenRequest = read(&body)?;
+    let account = request.service_account;
+    let binding = Binding {
+        service_account: account.unwrap_or_else(|| request.workload.name().to_owned()),
+        workload: request.workload,
+        services: request.services,
+        ports: request.ports,
+    };
+    let ttl = Duration::from_secs(request.ttl_seconds);
+    let (token, record) = admin.plane.create_token(binding, ttl).await?;
+    Ok(Json(NewToken {
+        token,
+        id: record.id,
+        expires: record.expires,
+    }))
+}
+
+async fn revoke(State(admin): State<Admin>, body: Bytes) -> Answer<RevokeRequest> {
+    let request: RevokeRequest = read(&body)?;
+    admin.plane.revoke(&request.instance).await?;
+    Ok(Json(request))
+}
+
+async fn join(
+    State((plane, address)): State<(Arc<Plane>, String)>,
+    body: Bytes,
+) -> Answer<JoinAnswer> {
+    let request: JoinRequest = read(&body)?;
+    let binding = Binding {
+        service_account: request.workload.name().to_owned(),
+        workload: request.workload,
+        services: request.services,
+        ports: request.ports,
+    };
+    let (token, _) = plane.create_token(binding, JOIN_TTL).await?;
+    Ok(Json(JoinAnswer {
+        token,
+        address,
+        trust_domain: plane.authority().trust_domain().clone(),
+    }))
+}

@@ -1,0 +1,107 @@
+//! Refusals: every error becomes a status and a body of one form.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::de::DeserializeOwned;
+use tower::BoxError;
+
+use super::types::{ErrorBody, ErrorView};
+use crate::document::Problem;
+use crate::plane::PlaneError;
+use crate::store::StoreError;
+
+/// What every route gives.
+pub(super) type Answer<T> = Result<Json<T>, Refusal>;
+
+/// Why a request is not answered.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    status: StatusCode,
+    body: ErrorView,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        let body = ErrorView {
+            message: message.into(),
+            problems: Vec::new(),
+        };
+        Self { status, body }
+    }
+
+    /// It makes no sense.
+    pub(super) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    /// It is not there.
+    pub(super) fn unknown(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, message)
+    }
+
+    /// Documents that are wrong.
+    pub(super) fn problems(problems: Vec<Problem>) -> Self {
+        let message = match problems.len() {
+            1 => "1 problem; nothing was changed".to_owned(),
+            n => format!("{n} problems; nothing was changed"),
+        };
+        let body = ErrorView { message, problems };
+        Self {
+            status: StatusCode::UNPROCESSABLE_ENTITY,
+            body,
+        }
+    }
+
+    /// What the layers around the routes say.
+    pub(super) fn from_middleware(error: &BoxError) -> Self {
+        if error.is::<tower::timeout::error::Elapsed>() {
+            let message = "the request took longer than 30 s; whether it was done is open";
+            return Self::new(StatusCode::GATEWAY_TIMEOUT, message);
+        }
+        let message = "64 requests are under way already; try again later";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.status, Json(ErrorBody { error: self.body })).into_response()
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        let status = match &error {
+            StoreError::Busy { .. } | StoreError::Closed => StatusCode::SERVICE_UNAVAILABLE,
+            StoreError::TooLarge { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            StoreError::NoRevision { .. } => StatusCode::NOT_FOUND,
+            StoreError::Engine { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+impl From<PlaneError> for Refusal {
+    fn from(error: PlaneError) -> Self {
+        match error {
+            PlaneError::Store(error) => error.into(),
+            PlaneError::Invalid(message) => Self::invalid(message),
+            PlaneError::Refused(_) => Self::new(StatusCode::CONFLICT, error.to_string()),
+            PlaneError::Token(_) => Self::new(StatusCode::FORBIDDEN, error.to_string()),
+            PlaneError::RateLimited => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+            }
+            PlaneError::Ca(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        }
+    }
+}
+
+/// Reads a JSON body; the error names the field.
+pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    let deserializer = &mut serde_json::Deserializer::from_slice(body);
+    serde_path_to_error::deserialize(deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        Refusal::invalid(format!("request body: {path}: {}", error.inner()))
+    })
+}

@@ -1,0 +1,267 @@
+//! Routes of what was asked for: apply, list, delete, history, rollback.
+
+use std::collections::{BTreeSet, HashMap};
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, header::CONTENT_TYPE};
+use bytes::Bytes;
+
+use super::Admin;
+use super::refusal::{Answer, Refusal, read};
+use super::types::{
+    Action, Applied, ApplyQuery, ApplyResult, AuthorQuery, Items, Metadata, ResourceInfo,
+    ResourceQuery, ResourceStatus, RollbackRequest, Source, Sources,
+};
+use crate::document::{self, API_VERSION, Document, KINDS, Problem};
+use crate::plane::Plane;
+use crate::store::{Change, HistoryEntry, ResourceKey, StoredResource, digest};
+
+/// Changes in one answer, by default and at most.
+const HISTORY_DEFAULT: usize = 50;
+const HISTORY_MAX: usize = 1000;
+
+pub(super) async fn apply(
+    State(admin): State<Admin>,
+    Query(query): Query<ApplyQuery>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Answer<ApplyResult> {
+    let sources = sources(&headers, &query, &body)?;
+    let documents = read_sources(&sources).map_err(Refusal::problems)?;
+    let changes = documents.iter().map(|document| {
+        let value = document.to_value();
+        Change::Put(document.key(), value)
+    });
+    let changes: Vec<Change> = changes.collect();
+    if query.dry_run {
+        let resources = compare(&admin.plane, &changes)?;
+        let revision = *admin.plane.store().watch().borrow();
+        return Ok(Json(ApplyResult {
+            revision,
+            dry_run: true,
+            resources,
+        }));
+    }
+    commit(&admin.plane, &query.author, changes).await
+}
+
+/// Checks documents and keeps nothing; says what applying would change.
+pub(super) async fn validate(
+    admin: State<Admin>,
+    Query(mut query): Query<ApplyQuery>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Answer<ApplyResult> {
+    query.dry_run = true;
+    apply(admin, Query(query), headers, body).await
+}
+
+pub(super) async fn list(
+    State(admin): State<Admin>,
+    Query(query): Query<ResourceQuery>,
+) -> Answer<Items<ResourceInfo>> {
+    let kind = query.kind.as_deref().map(kind).transpose()?;
+    let matches = |wanted: Option<&str>, found: &str| wanted.is_none_or(|wanted| wanted == found);
+    let all = admin.plane.store().list()?.into_iter();
+    let matching = all.filter(|resource| {
+        matches(kind, &resource.key.kind)
+            && matches(query.namespace.as_deref(), &resource.key.namespace)
+            && matches(query.name.as_deref(), &resource.key.name)
+    });
+    let items = matching.map(|mut resource| ResourceInfo {
+        api_version: API_VERSION.to_owned(),
+        metadata: Metadata {
+            name: resource.key.name.clone(),
+            namespace: resource.key.namespace.clone(),
+        },
+        spec: resource.document["spec"].take(),
+        status: status_of(&resource),
+        kind: resource.key.kind,
+    });
+    Ok(Json(Items {
+        items: items.collect(),
+    }))
+}
+
+/// What is known about a document.
+pub(super) fn status_of(resource: &StoredResource) -> ResourceStatus {
+    ResourceStatus {
+        revision: resource.revision,
+        generation: resource.generation,
+        created: resource.created,
+        changed: resource.changed,
+        author: resource.author.clone(),
+    }
+}
+
+pub(super) async fn remove(
+    State(admin): State<Admin>,
+    Path((kind_text, namespace, name)): Path<(String, String, String)>,
+    Query(query): Query<AuthorQuery>,
+) -> Answer<ApplyResult> {
+    let kind = kind(&kind_text)?.to_owned();
+    let key = ResourceKey {
+        kind,
+        namespace,
+        name,
+    };
+    let there = admin.plane.store().list()?;
+    if !there.iter().any(|resource| resource.key == key) {
+        let text = format!("{key} does not exist; see `weft get {}`", key.kind);
+        return Err(Refusal::unknown(text));
+    }
+    commit(&admin.plane, &query.author, vec![Change::Delete(key)]).await
+}
+
+pub(super) async fn history(
+    State(admin): State<Admin>,
+    Query(query): Query<ResourceQuery>,
+) -> Answer<Items<HistoryEntry>> {
+    let limit = query.limit.unwrap_or(HISTORY_DEFAULT).min(HISTORY_MAX);
+    let key = match (query.kind, query.namespace, query.name) {
+        (None, None, None) => None,
+        (Some(text), Some(namespace), Some(name)) => {
+            let kind = kind(&text)?.to_owned();
+            Some(ResourceKey {
+                kind,
+                namespace,
+                name,
+            })
+        }
+        _ => {
+            let text = "history: name kind, namespace and name together, or none of them";
+            return Err(Refusal::invalid(text));
+        }
+    };
+    let items = admin.plane.store().history(key.as_ref(), limit)?;
+    Ok(Json(Items { items }))
+}
+
+pub(super) async fn rollback(
+    State(admin): State<Admin>,
+    Query(query): Query<AuthorQuery>,
+    body: Bytes,
+) -> Answer<ApplyResult> {
+    let request: RollbackRequest = read(&body)?;
+    let changes = admin.plane.store().changes_back_to(request.revision)?;
+    let mut answer = commit(&admin.plane, &query.author, changes).await?;
+    // Changes are given for everything that ever was.
+    let resources = &mut answer.0.resources;
+    resources.retain(|resource| resource.action != Action::Unchanged);
+    Ok(answer)
+}
+
+async fn commit(plane: &Plane, author: &str, changes: Vec<Change>) -> Answer<ApplyResult> {
+    let author = match author {
+        "" => "unknown",
+        author => author,
+    };
+    let resources = compare(plane, &changes)?;
+    let revision = plane.store().commit(author, changes).await?;
+    let changed = resources.iter();
+    for Applied { key, action } in changed.filter(|r| r.action != Action::Unchanged) {
+        let action = action.as_str();
+        tracing::info!(%key, action, author, revision, "resource");
+    }
+    Ok(Json(ApplyResult {
+        revision,
+        dry_run: false,
+        resources,
+    }))
+}
+
+/// What changes come to, as things stand. For people: the store decides for itself.
+fn compare(plane: &Plane, changes: &[Change]) -> Result<Vec<Applied>, Refusal> {
+    let there = plane.store().list()?.into_iter();
+    let there: HashMap<ResourceKey, String> = there.map(|r| (r.key, r.digest)).collect();
+    let compared = changes.iter().map(|change| match change {
+        Change::Delete(key) => Applied {
+            key: key.clone(),
+            action: match there.get(key) {
+                Some(_) => Action::Deleted,
+                None => Action::Unchanged,
+            },
+        },
+        Change::Put(key, value) => Applied {
+            key: key.clone(),
+            action: match there.get(key) {
+                None => Action::Created,
+                Some(found) if *found == digest(value) => Action::Unchanged,
+                Some(_) => Action::Changed,
+            },
+        },
+    });
+    Ok(compared.collect())
+}
+
+fn sources(headers: &HeaderMap, query: &ApplyQuery, body: &[u8]) -> Result<Vec<Source>, Refusal> {
+    let content_type = headers.get(CONTENT_TYPE).map(|value| value.as_bytes());
+    if content_type.is_some_and(|found| found.starts_with(b"application/json")) {
+        return Ok(read::<Sources>(body)?.sources);
+    }
+    let name = match query.source.as_str() {
+        "" => "-".to_owned(),
+        name => name.to_owned(),
+    };
+    match std::str::from_utf8(body) {
+        Ok(text) => Ok(vec![Source {
+            name,
+            text: text.to_owned(),
+        }]),
+        Err(error) => Err(Refusal::problems(vec![Problem {
+            source_name: name,
+            document: 1,
+            path: "(input)".to_owned(),
+            found: format!("byte {} that is not UTF-8", error.valid_up_to()),
+            allowed: "UTF-8".to_owned(),
+        }])),
+    }
+}
+
+/// Every document of all inputs, or everything that is wrong with any.
+pub fn read_sources(sources: &[Source]) -> Result<Vec<Document>, Vec<Problem>> {
+    let mut documents = Vec::new();
+    let mut problems = Vec::new();
+    let mut keys = BTreeSet::new();
+    for source in sources {
+        match document::read(&source.name, &source.text) {
+            Err(more) => problems.extend(more),
+            Ok(read) => {
+                for (index, document) in read.into_iter().enumerate() {
+                    let key = document.key();
+                    if keys.insert(key.clone()) {
+                        documents.push(document);
+                    } else {
+                        problems.push(Problem {
+                            source_name: source.name.clone(),
+                            document: index + 1,
+                            path: "metadata.name".to_owned(),
+                            found: format!("{key}, which is in another file too"),
+                            allowed: "each resource once".to_owned(),
+                        });
+                    }
+                }
+            }
+        }
+    }
+    if problems.is_empty() {
+        Ok(documents)
+    } else {
+        Err(problems)
+    }
+}
+
+/// A kind, as people write it: in any case, in the plural.
+fn kind(text: &str) -> Result<&'static str, Refusal> {
+    let singular = text.strip_suffix('s').unwrap_or(text);
+    let found = KINDS.into_iter().find(|kind| {
+        [text, singular]
+            .iter()
+            .any(|text| text.eq_ignore_ascii_case(kind))
+    });
+    found.ok_or_else(|| {
+        let allowed = KINDS.join(", ");
+        Refusal::invalid(format!("kind: found {text:?}; allowed: {allowed}"))
+    })
+}

@@ -1,0 +1,292 @@
+//! The API over a real socket, against a plane on a directory of its own.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use super::types::*;
+use super::{Status, Who, admin_router, bind_unix, join_router, serve_unix};
+use crate::ca::Authority;
+use crate::client::{Client, ClientError, query};
+use crate::document::Problem;
+use crate::plane::{Plane, Settings};
+use crate::store::{HistoryEntry, RedbStore};
+
+struct Bed {
+    client: Client,
+    stop: CancellationToken,
+    served: tokio::task::JoinHandle<()>,
+    dir: TempDir,
+}
+
+fn open(dir: &Path) -> Arc<Plane> {
+    let store = RedbStore::open(dir).unwrap();
+    let domain = "weft.test".parse().unwrap();
+    let authority = Authority::open(&dir.join("ca"), domain).unwrap();
+    let settings = Settings {
+        leaf_ttl: Duration::from_secs(3600),
+        grace: Duration::from_secs(10),
+        workload_ranges: Vec::new(),
+    };
+    Plane::open(store, authority, settings).unwrap()
+}
+
+fn start() -> Bed {
+    let dir = tempfile::tempdir().unwrap();
+    let plane = open(dir.path());
+    tokio::spawn(Arc::clone(&plane).keep_compiled());
+    let stop = CancellationToken::new();
+    let status = Status {
+        version: "1".to_owned(),
+        trust_domain: "weft.test".to_owned(),
+        root_digest: plane.authority().root_digest(),
+        data_dir: dir.path().display().to_string(),
+        address: "127.0.0.1:1".to_owned(),
+        advertised: "mesh.example:15010".to_owned(),
+        metrics_address: "127.0.0.1:2".to_owned(),
+    };
+    let join = join_router(Arc::clone(&plane), status.advertised.clone());
+    let socket = bind_unix(&dir.path().join("join.sock")).unwrap();
+    tokio::spawn(serve_unix(join, socket, Who::AnyPeer, stop.clone()));
+    let admin = admin_router(plane, status);
+    let socket = bind_unix(&dir.path().join("admin.sock")).unwrap();
+    let served = tokio::spawn(serve_unix(admin, socket, Who::OwnerOnly, stop.clone()));
+    Bed {
+        client: Client::at(dir.path()),
+        stop,
+        served,
+        dir,
+    }
+}
+
+impl Bed {
+    async fn apply(&self, path: &str, texts: &[&str]) -> Result<ApplyResult, ClientError> {
+        let sources = texts.iter().enumerate().map(|(index, text)| Source {
+            name: format!("{index}.yaml"),
+            text: (*text).to_owned(),
+        });
+        let sources = sources.collect();
+        let path = query(path, &[("author", "me")]);
+        self.client.post(&path, &Sources { sources }).await
+    }
+
+    async fn names(&self) -> Vec<String> {
+        let services: Items<ServiceInfo> = self.client.get("/v1/services").await.unwrap();
+        let names = services.items.into_iter().map(|s| s.metadata.name);
+        names.collect()
+    }
+}
+
+fn service(name: &str, port: &str) -> String {
+    format!(
+        "apiVersion: weft-mesh.io/v1alpha1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{ports: [{{port: {port}}}]}}\n"
+    )
+}
+
+#[track_caller]
+fn refused<T: std::fmt::Debug>(
+    result: Result<T, ClientError>,
+    expected: StatusCode,
+) -> (String, Vec<Problem>) {
+    match result {
+        Err(ClientError::Refused {
+            status,
+            message,
+            problems,
+        }) => {
+            assert_eq!(status, expected, "{message}");
+            (message, problems)
+        }
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+#[track_caller]
+fn actions(result: &ApplyResult) -> Vec<(&str, Action)> {
+    let resources = result.resources.iter();
+    resources.map(|r| (&*r.key.name, r.action)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn applied_listed_changed_and_rolled_back() {
+    let bed = start();
+    let (web, orders) = (service("web", "80"), service("orders", "80"));
+    let dry = bed.apply("/v1/validate", &[&web]).await.unwrap();
+    assert!(dry.dry_run);
+    assert_eq!(actions(&dry), [("web", Action::Created)]);
+    assert!(bed.names().await.is_empty());
+
+    let first = bed.apply("/v1/apply", &[&web, &orders]).await.unwrap();
+    let both = [("web", Action::Created), ("orders", Action::Created)];
+    assert_eq!(actions(&first), both);
+    assert_eq!(bed.names().await, ["orders", "web"]);
+    let again = bed.apply("/v1/apply", &[&web]).await.unwrap();
+    assert_eq!(actions(&again), [("web", Action::Unchanged)]);
+    assert_eq!(again.revision, first.revision);
+    let changed = service("web", "81");
+    let second = bed.apply("/v1/apply", &[&changed]).await.unwrap();
+    assert_eq!(actions(&second), [("web", Action::Changed)]);
+    assert!(second.revision > first.revision);
+
+    let path = "/v1/history?kind=service&namespace=shop&name=web";
+    let history: Items<HistoryEntry> = bed.client.get(path).await.unwrap();
+    let revisions: Vec<u64> = history.items.iter().map(|e| e.revision).collect();
+    assert_eq!(revisions, [second.revision, first.revision]);
+    assert_eq!(history.items[0].author, "me");
+
+    let revision = first.revision;
+    let back: ApplyResult = bed
+        .client
+        .post("/v1/rollback", &RollbackRequest { revision })
+        .await
+        .unwrap();
+    assert_eq!(actions(&back), [("web", Action::Changed)]);
+    let listed: Items<ResourceInfo> = bed
+        .client
+        .get("/v1/resources?kind=Service&name=web")
+        .await
+        .unwrap();
+    assert_eq!(listed.items[0].spec["ports"][0]["port"], 80);
+    // What is shown can be applied as it stands.
+    let shown = serde_json::to_string(&listed.items[0]).unwrap();
+    let same = bed.apply("/v1/apply", &[&shown]).await.unwrap();
+    assert_eq!(actions(&same), [("web", Action::Unchanged)]);
+
+    let path = "/v1/resources/Service/shop/web";
+    let call = || {
+        bed.client
+            .call::<(), ApplyResult>(Method::DELETE, path, None)
+    };
+    let gone = call().await.unwrap();
+    assert_eq!(actions(&gone), [("web", Action::Deleted)]);
+    refused(call().await, StatusCode::NOT_FOUND);
+    let missing = RollbackRequest { revision: 9999 };
+    let result = bed.client.post::<_, Value>("/v1/rollback", &missing).await;
+    refused(result, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_wrong_is_said_and_nothing_is_changed() {
+    let bed = start();
+    let (good, bad) = (service("web", "80"), service("orders", "80000"));
+    let result = bed.apply("/v1/apply", &[&good, &bad]).await;
+    let (_, problems) = refused(result, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(problems.len(), 1);
+    let problem = &problems[0];
+    assert_eq!(problem.source_name, "1.yaml");
+    assert_eq!(problem.path, "spec.ports[0].port");
+    assert!(problem.found.contains("80000"), "{problem}");
+    assert!(!problem.allowed.is_empty());
+    assert!(bed.names().await.is_empty());
+
+    let result = bed.apply("/v1/apply", &[&good, &good]).await;
+    let (_, problems) = refused(result, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(problems[0].found.contains("another file"), "{problems:?}");
+    refused(
+        bed.client.get::<Value>("/v1/resources?kind=Gadget").await,
+        StatusCode::BAD_REQUEST,
+    );
+    refused(
+        bed.client.get::<Value>("/v1/nothing").await,
+        StatusCode::NOT_FOUND,
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_stored_is_read_back_and_compiled() {
+    let bed = start();
+    bed.apply("/v1/apply", &[&service("web", "80")])
+        .await
+        .unwrap();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    // It has virtual addresses once it was read back from the store and compiled.
+    loop {
+        let services: Items<ServiceInfo> = bed.client.get("/v1/services").await.unwrap();
+        if !services.items[0].status.addresses.is_empty() {
+            assert_eq!(services.items[0].status.ports[0].port, 80);
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "never compiled");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_and_joining() {
+    let bed = start();
+    let request = |ttl_seconds| TokenRequest {
+        workload: "shop/web".parse().unwrap(),
+        services: vec!["shop/web".parse().unwrap()],
+        ports: vec![8080],
+        ttl_seconds,
+        service_account: None,
+    };
+    let made: NewToken = bed.client.post("/v1/tokens", &request(60)).await.unwrap();
+    assert!(made.token.starts_with("weft1.weft.test."));
+    let listed: Value = bed.client.get("/v1/tokens").await.unwrap();
+    assert_eq!(listed["items"][0]["id"], made.id);
+    let secret = made.token.rsplit('.').next().unwrap();
+    assert!(!listed.to_string().contains(secret));
+    let none = bed
+        .client
+        .post::<_, NewToken>("/v1/tokens", &request(0))
+        .await;
+    let (message, _) = refused(none, StatusCode::BAD_REQUEST);
+    assert!(message.contains("ttl"), "{message}");
+    let body = serde_json::json!({"workload": "web", "ttlSeconds": 1});
+    let bad = bed.client.post::<_, NewToken>("/v1/tokens", &body).await;
+    let (message, _) = refused(bad, StatusCode::BAD_REQUEST);
+    assert!(message.contains("workload") && message.contains("NAMESPACE/NAME"));
+
+    let request = JoinRequest {
+        workload: "shop/web".parse().unwrap(),
+        services: Vec::new(),
+        ports: vec![8080],
+    };
+    let joined = bed.client.join(&request).await.unwrap();
+    assert_eq!(joined.address, "mesh.example:15010");
+    assert!(joined.token.starts_with("weft1."));
+    let revoke = RevokeRequest {
+        instance: "i-0".to_owned(),
+    };
+    let revoked = bed.client.post::<_, Value>("/v1/certs/revoke", &revoke);
+    refused(revoked.await, StatusCode::BAD_REQUEST);
+    for path in ["proxies", "workloads", "certs", "status"] {
+        let answer: Value = bed.client.get(&format!("/v1/{path}")).await.unwrap();
+        assert!(answer.is_object(), "{path}: {answer}");
+    }
+    let targets: Vec<Target> = bed.client.get("/v1/targets").await.unwrap();
+    assert!(targets.is_empty());
+    let progress: Progress = bed.client.get("/v1/applied?revision=1").await.unwrap();
+    assert_eq!(progress, Progress::default());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_socket_is_private_alone_and_goes_away() {
+    use std::os::unix::fs::PermissionsExt;
+    let bed = start();
+    let path = bed.dir.path().join("admin.sock");
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let second = bind_unix(&path).unwrap_err();
+    assert_eq!(second.kind(), std::io::ErrorKind::AddrInUse);
+    bed.stop.cancel();
+    bed.served.await.unwrap();
+    let error = bed.client.get::<Value>("/v1/status").await.unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("admin.sock") && text.contains("weft control-plane"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stale_socket_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    assert!(path.exists());
+    bind_unix(&path).unwrap();
+}

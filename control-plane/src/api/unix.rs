@@ -1,0 +1,143 @@
+//! HTTP/1.1 on a Unix socket.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Connections at the same time; others wait in the socket's backlog.
+const CONNECTIONS_MAX: usize = 128;
+/// A client that does not complete a request's head is dropped.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Requests under way at the end have this long.
+const DRAIN: Duration = Duration::from_secs(5);
+/// After accept failed, as when descriptors are used up.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Whose requests are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    /// Root and the control plane's own user.
+    OwnerOnly,
+    /// Everybody whom the directory lets through.
+    AnyPeer,
+}
+
+/// A socket file that is listened on.
+#[derive(Debug)]
+pub struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+/// Opens a socket file (0600). A stale file is replaced; one where somebody answers is an error.
+/// Needs a runtime.
+pub fn bind_unix(path: &Path) -> io::Result<Socket> {
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        let text = "another control plane answers there; stop it first";
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+    }
+    // Bound under another name and renamed: it is never there with other permissions.
+    let new = path.with_extension("new");
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(&new)?;
+    fs::set_permissions(&new, Permissions::from_mode(0o600))?;
+    fs::rename(&new, path)?;
+    let path = path.to_owned();
+    Ok(Socket { listener, path })
+}
+
+/// Serves a router on a socket of [`bind_unix`] until `stop`; then lets requests under way end, and
+/// removes the file.
+pub async fn serve_unix(router: Router, socket: Socket, who: Who, stop: CancellationToken) {
+    let Socket { listener, path } = socket;
+    let _remove = RemoveOnDrop(path.clone());
+    let tasks = TaskTracker::new();
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let accepted = async {
+            // The semaphore is never closed.
+            let permit = Arc::clone(&permits).acquire_owned().await;
+            (listener.accept().await, permit)
+        };
+        let (accepted, permit) = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = accepted => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, path = %path.display(), "accept failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        if let Err(error) = check_peer(&stream, who) {
+            tracing::warn!(%error, path = %path.display(), "connection refused");
+            continue;
+        }
+        let (router, stop) = (router.clone(), stop.clone());
+        tasks.spawn(async move {
+            serve_connection(stream, router, stop).await;
+            drop(permit);
+        });
+    }
+    tasks.close();
+    let _late_ones_are_cut = tokio::time::timeout(DRAIN, tasks.wait()).await;
+}
+
+async fn serve_connection(stream: UnixStream, router: Router, stop: CancellationToken) {
+    let service = TowerToHyperService::new(router);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "admin connection");
+    }
+}
+
+fn check_peer(stream: &UnixStream, who: Who) -> io::Result<()> {
+    match who {
+        Who::AnyPeer => Ok(()),
+        Who::OwnerOnly => {
+            let found = stream.peer_cred()?.uid();
+            let own = rustix::process::geteuid().as_raw();
+            if found == 0 || found == own {
+                return Ok(());
+            }
+            let text = format!("peer has uid {found}; allowed: 0 and {own}");
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
+        }
+    }
+}
+
+struct RemoveOnDrop(PathBuf);
+
+impl Drop for RemoveOnDrop {
+    fn drop(&mut self) {
+        let _gone_is_fine = fs::remove_file(&self.0);
+    }
+}

@@ -1,0 +1,252 @@
+//! Routes that show what is: services, workloads, sidecars, tokens, certificates.
+
+use std::collections::{BTreeMap, HashMap};
+
+use axum::Json;
+use axum::extract::{Query, State};
+use axum::http::Uri;
+use weft_core::model::Service;
+use weft_core::name::ServiceName;
+use weft_proto::resource::{Kind, Resource};
+
+use super::Admin;
+use super::refusal::Answer;
+use super::resources::status_of;
+use super::types::{
+    AppliedQuery, CertInfo, EndpointInfo, Items, Metadata, Progress, ProxyInfo, RejectedResource,
+    ServiceInfo, ServiceStatus, StatusInfo, Target, TokenInfo, WorkloadInfo,
+};
+use crate::document::API_VERSION;
+use crate::plane::{Plane, ProxyView};
+use crate::registry::Entry;
+use crate::store::StoredResource;
+
+/// Services that exist, and those whose document is so new that sidecars are not told yet.
+pub(super) async fn services(State(admin): State<Admin>) -> Answer<Items<ServiceInfo>> {
+    let compiled = admin.plane.compiled();
+    let mut all: BTreeMap<ServiceName, (Option<Service>, Option<StoredResource>)> = BTreeMap::new();
+    for encoded in compiled.of_kind(Kind::Service) {
+        if let Resource::Service(service) = &encoded.resource {
+            let slot = all.entry(service.name.clone()).or_default();
+            slot.0 = Some(service.clone());
+        }
+    }
+    for resource in admin.plane.store().list()? {
+        let key = &resource.key;
+        if key.kind != "Service" {
+            continue;
+        }
+        if let Ok(name) = ServiceName::new(&key.namespace, &key.name) {
+            all.entry(name).or_default().1 = Some(resource);
+        }
+    }
+    let items = all
+        .into_iter()
+        .map(|(name, (service, document))| service_info(&name, service, document));
+    Ok(Json(Items {
+        items: items.collect(),
+    }))
+}
+
+fn service_info(
+    name: &ServiceName,
+    service: Option<Service>,
+    document: Option<StoredResource>,
+) -> ServiceInfo {
+    let service = service.unwrap_or_else(|| Service {
+        name: name.clone(),
+        addresses: Vec::new(),
+        ports: Vec::new(),
+        endpoints: Vec::new(),
+    });
+    let endpoints = service.endpoints.into_iter().map(|endpoint| EndpointInfo {
+        instance: endpoint.instance.to_string(),
+        workload: endpoint.workload,
+        identity: endpoint.identity.to_string(),
+        zone: endpoint.zone,
+        weight: endpoint.weight,
+        addresses: endpoint.ports.iter().map(|port| port.address).collect(),
+    });
+    let status = document.as_ref().map(status_of);
+    let spec = match document {
+        Some(mut resource) => resource.document["spec"].take(),
+        None => serde_json::json!({ "ports": service.ports }),
+    };
+    ServiceInfo {
+        api_version: API_VERSION.to_owned(),
+        kind: "Service".to_owned(),
+        metadata: Metadata {
+            name: name.name().to_owned(),
+            namespace: name.namespace().to_owned(),
+        },
+        spec,
+        status: ServiceStatus {
+            hostname: name.hostname(),
+            addresses: service.addresses,
+            ports: service.ports,
+            endpoints: endpoints.collect(),
+            document: status,
+        },
+    }
+}
+
+pub(super) async fn workloads(State(admin): State<Admin>) -> Answer<Items<WorkloadInfo>> {
+    let entries = admin.plane.entries().into_iter();
+    let items = entries.map(|entry| {
+        let registration = entry.registration;
+        WorkloadInfo {
+            name: registration.workload,
+            instance: entry.instance.to_string(),
+            identity: entry.identity.to_string(),
+            connected: entry.stream.is_some(),
+            services: registration.services,
+            addresses: registration.addresses,
+            ports: registration.ports,
+            labels: registration.labels,
+            zone: registration.zone,
+            version: registration.version,
+            metrics_target: registration.metrics_target,
+        }
+    });
+    Ok(Json(Items {
+        items: items.collect(),
+    }))
+}
+
+/// Sidecars, each with what its workload is called.
+fn named_proxies(plane: &Plane) -> Vec<(String, ProxyView)> {
+    let entries = plane.entries();
+    let names: HashMap<&str, String> = entries
+        .iter()
+        .map(|entry| (&*entry.instance, entry.registration.workload.to_string()))
+        .collect();
+    let proxies = plane.proxies().into_iter();
+    let named = proxies.map(|view| {
+        let name = names.get(&*view.peer.instance).cloned();
+        (name.unwrap_or_else(|| view.peer.identity.to_string()), view)
+    });
+    named.collect()
+}
+
+pub(super) async fn proxies(State(admin): State<Admin>) -> Answer<Items<ProxyInfo>> {
+    let newest = admin.plane.compiled().generation;
+    let named = named_proxies(&admin.plane).into_iter();
+    let items = named.map(|(workload, view)| ProxyInfo {
+        workload,
+        instance: view.peer.instance.to_string(),
+        identity: view.peer.identity.to_string(),
+        version: view.version,
+        since: view.since,
+        holds: view.holds,
+        applied_revision: view.applied_revision,
+        current: view.applied_generation >= newest,
+        rejected: view.rejected,
+    });
+    Ok(Json(Items {
+        items: items.collect(),
+    }))
+}
+
+pub(super) async fn applied(
+    State(admin): State<Admin>,
+    Query(query): Query<AppliedQuery>,
+) -> Answer<Progress> {
+    let mut progress = Progress::default();
+    // What is not compiled yet can have reached nobody.
+    for (workload, view) in named_proxies(&admin.plane) {
+        let rejected = view.rejected.into_iter();
+        progress
+            .rejected
+            .extend(rejected.map(|(resource, reason)| RejectedResource {
+                workload: workload.clone(),
+                resource,
+                reason,
+            }));
+        if view.applied_revision >= query.revision {
+            progress.applied.push(workload);
+        } else {
+            progress.waiting.push(workload);
+        }
+    }
+    Ok(Json(progress))
+}
+
+pub(super) async fn tokens(State(admin): State<Admin>) -> Answer<Items<TokenInfo>> {
+    let mut records = admin.plane.tokens();
+    records.sort_by(|a, b| (b.created, &b.id).cmp(&(a.created, &a.id)));
+    let items = records.into_iter().map(|record| TokenInfo {
+        id: record.id,
+        workload: record.binding.workload,
+        service_account: record.binding.service_account,
+        services: record.binding.services,
+        ports: record.binding.ports,
+        created: record.created,
+        expires: record.expires,
+        redeemed_by: record.redeemed.map(|redeemed| redeemed.instance),
+    });
+    Ok(Json(Items {
+        items: items.collect(),
+    }))
+}
+
+pub(super) async fn certs(State(admin): State<Admin>) -> Answer<Items<CertInfo>> {
+    let mut records = admin.plane.instances();
+    records.sort_by(|a, b| {
+        let key = |i: &crate::token::InstanceRecord| (i.binding.workload.clone(), i.created);
+        key(a).cmp(&key(b))
+    });
+    let items = records.into_iter().map(|record| CertInfo {
+        instance: record.instance,
+        workload: record.binding.workload,
+        service_account: record.binding.service_account,
+        created: record.created,
+        last_used: record.last_used,
+        last_not_after: record.last_not_after,
+        revoked: record.revoked,
+    });
+    Ok(Json(Items {
+        items: items.collect(),
+    }))
+}
+
+pub(super) async fn status(State(admin): State<Admin>) -> Answer<StatusInfo> {
+    let compiled = admin.plane.compiled();
+    let store = admin.plane.store();
+    let revision = *store.watch().borrow();
+    Ok(Json(StatusInfo {
+        status: (*admin.status).clone(),
+        started: admin.started,
+        revision,
+        compiled_revision: compiled.revision,
+        resources: store.list()?.len(),
+        services: compiled.of_kind(Kind::Service).count(),
+        workloads: admin.plane.entries().len(),
+        proxies: admin.plane.proxies().len(),
+    }))
+}
+
+/// For Prometheus' `http_sd_configs`. Sidecars that serve metrics on a Unix socket are left out.
+pub(super) async fn targets(State(admin): State<Admin>) -> Answer<Vec<Target>> {
+    let entries = admin.plane.entries();
+    Ok(Json(entries.iter().filter_map(target).collect()))
+}
+
+fn target(entry: &Entry) -> Option<Target> {
+    let uri: Uri = entry.registration.metrics_target.parse().ok()?;
+    if uri.scheme_str() != Some("http") {
+        return None;
+    }
+    let workload = &entry.registration.workload;
+    let labels = [
+        ("__metrics_path__", uri.path()),
+        ("namespace", workload.namespace()),
+        ("workload", workload.name()),
+        ("instance_id", &entry.instance),
+        ("zone", &entry.registration.zone),
+    ];
+    let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    Some(Target {
+        targets: vec![uri.authority()?.to_string()],
+        labels: labels.into_iter().collect(),
+    })
+}
