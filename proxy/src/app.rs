@@ -280,7 +280,11 @@ impl Sidecar {
 
     /// Waits until the control plane has the registration on record; `Err` says why it refuses it.
     pub async fn accepted(&self, limit: Duration) -> Result<(), String> {
-        if self.registration.borrow().ports.is_empty() {
+        let registers = {
+            let registration = self.registration.borrow();
+            !registration.ports.is_empty() || !registration.services.is_empty()
+        };
+        if !registers {
             return Ok(());
         }
         let mut standing = self.standing.clone();
@@ -414,7 +418,10 @@ async fn enrol(identity: &Manager) -> Result<(), AppError> {
 fn check_workload(config: &ProxyConfig, identity: &Manager) -> Result<(), AppError> {
     let found = config.workload_name()?;
     let current = identity.subscribe();
-    let allowed = current.borrow().as_ref().map(|identity| identity.workload.clone());
+    let allowed = current
+        .borrow()
+        .as_ref()
+        .map(|identity| identity.workload.clone());
     match allowed {
         Some(allowed) if allowed != found => Err(AppError::OtherWorkload { found, allowed }),
         Some(_) | None => Ok(()),

@@ -339,7 +339,7 @@ fn a_program_cannot_reach_what_is_not_its_own() {
          python3 -c \"import socket; s = socket.socket(socket.AF_UNIX); s.connect('{0}/admin.sock'); print('IN')\"; \
          python3 -c \"import socket; s = socket.socket(socket.AF_UNIX); s.connect('{0}/join.sock'); print('IN')\"; \
          {1} get services && echo IN; \
-         grep -l 'PRIVATE KEY' -r /tmp /run /var/lib 2>/dev/null | head; \
+         grep -l 'PRIVATE KEY' -r {0} /run /var/lib/weft 2>/dev/null | head; \
          cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n' | grep -i -E 'token|private' ; true",
         data.display(),
         crate::support::weft_binary().display(),

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::support::{Bed, Machine, Mesh, Pods, Program, Settings, need, report, script};
+use crate::support::{Bed, Machine, Mesh, Pods, Program, Settings, need, report_with_gaps, script};
 
 /// nginx in the foreground, in one process, that answers from (and takes uploads to)
 /// `DIR/nginx-PORT/www`; any user may run it.
@@ -56,7 +56,10 @@ fn curl_and_nginx(bed: &dyn Bed) {
     assert_eq!(code, "200,1");
 }
 
-fn torture(bed: &dyn Bed) {
+/// What deploy/guide/http.md says is not relayed: trailers that were not announced.
+const GAPS: &[&str] = &["trailers_unannounced"];
+
+fn torture(bed: &dyn Bed, gaps: &[&str]) {
     let _server = bed.serve(
         "torture",
         &["8081"],
@@ -66,7 +69,8 @@ fn torture(bed: &dyn Bed) {
     if !bed.meshed() {
         client = client.arg("--direct");
     }
-    report(&bed.call("tormentor", &["torture"], client, Duration::from_secs(120)));
+    let finished = bed.call("tormentor", &["torture"], client, Duration::from_secs(120));
+    report_with_gaps(&finished, gaps);
 }
 
 /// A host as it stands in a URL.
@@ -110,17 +114,17 @@ fn curl_and_nginx_as_pods() {
 #[test]
 fn every_shape_of_http1_without_a_mesh() {
     need!("root", "python3");
-    torture(&Pods::plain(&Machine::shared()));
+    torture(&Pods::plain(&Machine::shared()), &[]);
 }
 
 #[test]
 fn every_shape_of_http1_under_weft_run() {
     need!("python3");
-    torture(&Mesh::start(&Machine::shared()));
+    torture(&Mesh::start(&Machine::shared()), GAPS);
 }
 
 #[test]
 fn every_shape_of_http1_as_pods() {
     need!("root", "python3");
-    torture(&Pods::meshed(&Machine::shared()));
+    torture(&Pods::meshed(&Machine::shared()), GAPS);
 }

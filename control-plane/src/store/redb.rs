@@ -135,8 +135,13 @@ impl Drop for RedbStore {
         // The queue ends with its last sender; the writer finishes what is in it.
         let (closed, _nobody) = mpsc::channel(1);
         self.writes = closed;
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(writer);
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        // Only the end of its queue ends it, so this does not wait for long.
+        if let Some(writer) = writer.take()
+            && writer.join().is_err()
+        {
+            tracing::error!("the store's writer has panicked");
+        }
     }
 }
 

@@ -26,6 +26,6 @@ pub(crate) use need::{have, need, root};
 pub(crate) use net::Namespace;
 pub(crate) use pods::Pods;
 pub(crate) use process::{Finished, Program, Running};
-pub(crate) use programs::{python, python_code, report, script};
+pub(crate) use programs::{python, python_code, report, report_with_gaps, script};
 pub(crate) use scratch::Scratch;
 pub(crate) use wait::{scaled, wait_for};
