@@ -1,5 +1,6 @@
 //! `weft run`: a program as a workload of the mesh, with its sidecar in this process.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -7,8 +8,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use weft_control_plane::api::types::JoinRequest;
+use weft_control_plane::api::types::{JoinAnswer, JoinRequest};
 use weft_control_plane::app::parse_duration;
 use weft_control_plane::client::{Client, ClientError, default_data_dir};
 use weft_core::model::AppProtocol;
@@ -88,6 +90,10 @@ pub(crate) struct RunArgs {
     /// The sidecar's admin interface, a Unix socket.
     #[arg(long)]
     admin_socket: Option<PathBuf>,
+    /// Keeps the sidecar's certificate, configuration and ports here, so that it comes back serving
+    /// while the control plane is away [default: nothing is kept].
+    #[arg(long)]
+    state_dir: Option<PathBuf>,
     /// The sidecar's worker threads.
     #[arg(long, default_value_t = WORKERS_DEFAULT)]
     workers: usize,
@@ -168,14 +174,15 @@ pub(crate) fn run(args: RunArgs) -> ExitCode {
 
 async fn beside(args: RunArgs, plan: Plan, privilege: Option<Privilege>) -> Result<u8, Failure> {
     let dir = RunDir::make(&args)?;
-    let config = configure(&args, &plan, &dir).await?;
+    let (config, offline) = configure(&args, &plan, &dir).await?;
+    let kept = Kept::of(&args, &config);
     let log = weft_proxy::telemetry::log::init(&config.log)?;
     let mut inside = None;
     let mut nest = None;
     if let Some(privilege) = privilege {
         let mut nest_config = NestConfig::new(args.command.clone());
         nest_config.user = plan.user.clone();
-        nest_config.hide = dir.hidden();
+        nest_config.hide = dir.hidden(&args);
         nest_config.search_domains = vec![
             format!("{}.mesh", plan.workload.namespace()),
             "mesh".to_owned(),
@@ -197,7 +204,10 @@ async fn beside(args: RunArgs, plan: Plan, privilege: Option<Privilege>) -> Resu
         }
         _ = signals.any() => return Ok(130),
     };
-    let prepared = prepare(&sidecar, &plan).await;
+    if let Some(kept) = kept {
+        kept.write(&sidecar)?;
+    }
+    let prepared = prepare(&sidecar, &plan, offline).await;
     let code = match prepared {
         Err(failure) => Err(failure),
         Ok(()) => match nest {
@@ -215,17 +225,19 @@ async fn beside(args: RunArgs, plan: Plan, privilege: Option<Privilege>) -> Resu
     code
 }
 
-async fn prepare(sidecar: &Sidecar, plan: &Plan) -> Result<(), Failure> {
+async fn prepare(sidecar: &Sidecar, plan: &Plan, offline: bool) -> Result<(), Failure> {
     sidecar.ready(CONTROL_PLANE_WAIT).await.map_err(|missing| {
         format!(
             "not ready within {CONTROL_PLANE_WAIT:?}: {}",
             missing.join(", ")
         )
     })?;
-    sidecar
-        .accepted(CONTROL_PLANE_WAIT)
-        .await
-        .map_err(|reason| format!("registration: {reason}"))?;
+    if !offline {
+        sidecar
+            .accepted(CONTROL_PLANE_WAIT)
+            .await
+            .map_err(|reason| format!("registration: {reason}"))?;
+    }
     for service in &plan.wait_for {
         if !sidecar.wait_for(service, SERVICE_WAIT).await {
             return Err(format!("nobody serves {service} after {SERVICE_WAIT:?}").into());
@@ -354,8 +366,9 @@ impl RunDir {
     }
 
     /// Nothing of Weft's is there for the program.
-    fn hidden(&self) -> Vec<PathBuf> {
-        vec![self.data.clone()]
+    fn hidden(&self, args: &RunArgs) -> Vec<PathBuf> {
+        let state = args.state_dir.iter().cloned();
+        std::iter::once(self.data.clone()).chain(state).collect()
     }
 }
 
@@ -367,7 +380,44 @@ impl Drop for RunDir {
     }
 }
 
-async fn configure(args: &RunArgs, plan: &Plan, dir: &RunDir) -> Result<ProxyConfig, Failure> {
+/// What `--state-dir` keeps beside the sidecar's own state: where the control plane is, and which
+/// port of this machine stands for which of the program's, so that peers find it again.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Kept {
+    #[serde(skip)]
+    file: PathBuf,
+    control_plane: String,
+    ports: BTreeMap<u16, SocketAddr>,
+}
+
+impl Kept {
+    fn of(args: &RunArgs, config: &ProxyConfig) -> Option<Self> {
+        Some(Self {
+            file: args.state_dir.as_ref()?.join("run.json"),
+            control_plane: config.control_plane.address.clone(),
+            ports: BTreeMap::new(),
+        })
+    }
+
+    fn read(args: &RunArgs) -> Option<Self> {
+        let file = args.state_dir.as_ref()?.join("run.json");
+        serde_json::from_slice(&std::fs::read(file).ok()?).ok()
+    }
+
+    fn write(mut self, sidecar: &Sidecar) -> Result<(), Failure> {
+        self.ports = sidecar.ports();
+        let failed = |error: std::io::Error| format!("{}: {error}", self.file.display());
+        let content = serde_json::to_vec(&self)?;
+        Ok(std::fs::write(&self.file, content).map_err(failed)?)
+    }
+}
+
+/// The sidecar's configuration, and whether it starts without its control plane.
+async fn configure(
+    args: &RunArgs,
+    plan: &Plan,
+    dir: &RunDir,
+) -> Result<(ProxyConfig, bool), Failure> {
     let mut config = ProxyConfig::default();
     config.workload.name = plan.workload.name().to_owned();
     config.workload.namespace = plan.workload.namespace().to_owned();
@@ -386,7 +436,14 @@ async fn configure(args: &RunArgs, plan: &Plan, dir: &RunDir) -> Result<ProxyCon
     config.listeners.metrics = None;
     let socket = args.admin_socket.clone();
     config.listeners.admin_socket = Some(socket.unwrap_or_else(|| dir.path.join("admin.sock")));
-    config.state_dir = dir.path.join("state");
+    let state = args.state_dir.clone();
+    config.state_dir = state.unwrap_or_else(|| dir.path.join("state"));
+    let kept = Kept::read(args);
+    if let Some(kept) = &kept {
+        for port in &mut config.workload.ports {
+            port.listen = kept.ports.get(&port.port).copied().or(port.listen);
+        }
+    }
     config.timeouts.drain = args.drain;
     config.tracing.otlp_endpoint = args.otlp_endpoint.clone();
     if let Some(ratio) = args.sample_ratio {
@@ -399,16 +456,29 @@ async fn configure(args: &RunArgs, plan: &Plan, dir: &RunDir) -> Result<ProxyCon
             config.control_plane.token_file = Some(file.clone());
         }
         _ => {
-            let joined = join(plan).await?;
-            config.control_plane.address = joined.address;
-            config.control_plane.token = Some(Secret::new(joined.token));
+            // What was kept is enough to start with; without it, the control plane is waited for.
+            let wait = match &kept {
+                Some(_) => Duration::ZERO,
+                None => CONTROL_PLANE_WAIT,
+            };
+            match (join(plan, wait).await, kept) {
+                (Ok(joined), _) => {
+                    config.control_plane.address = joined.address;
+                    config.control_plane.token = Some(Secret::new(joined.token));
+                }
+                (Err(ClientError::Connect { .. }), Some(kept)) => {
+                    config.control_plane.address = kept.control_plane;
+                    return Ok((config, true));
+                }
+                (Err(error), _) => return Err(error.into()),
+            }
         }
     }
-    Ok(config)
+    Ok((config, false))
 }
 
 /// Asks the control plane of this machine for a token; it may still be starting.
-async fn join(plan: &Plan) -> Result<weft_control_plane::api::types::JoinAnswer, Failure> {
+async fn join(plan: &Plan, wait: Duration) -> Result<JoinAnswer, ClientError> {
     let client = Client::from_env()?;
     let request = JoinRequest {
         workload: plan.workload.clone(),
@@ -420,12 +490,12 @@ async fn join(plan: &Plan) -> Result<weft_control_plane::api::types::JoinAnswer,
         match client.join(&request).await {
             Ok(answer) => return Ok(answer),
             Err(error @ ClientError::Connect { .. }) => {
-                if began.elapsed() > CONTROL_PLANE_WAIT {
-                    return Err(error.into());
+                if began.elapsed() >= wait {
+                    return Err(error);
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The wiring of a sidecar, from top to bottom: the only place that knows everybody.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -269,6 +270,13 @@ impl Sidecar {
     pub async fn ready(&self, limit: Duration) -> Result<(), Vec<String>> {
         let _elapsed_is_checked_below = timeout(limit, self.readiness.wait()).await;
         self.readiness.check()
+    }
+
+    /// Where peers' sidecars reach each declared port.
+    pub fn ports(&self) -> BTreeMap<u16, SocketAddr> {
+        let registration = self.registration.borrow();
+        let ports = registration.ports.iter();
+        ports.map(|port| (port.port, port.advertised)).collect()
     }
 
     /// Until every declared port of the application accepts connections.
