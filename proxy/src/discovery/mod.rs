@@ -28,7 +28,7 @@ const RECONNECT_MAX: Duration = Duration::from_secs(3);
 const UNUSED_AFTER: Duration = Duration::from_secs(600);
 /// How often unused subscriptions are looked for, and state is written when it changed.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
-const SAVE_EVERY: Duration = Duration::from_secs(1);
+const SAVE_EVERY: Duration = Duration::from_millis(200);
 
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +62,13 @@ pub struct Client {
     holdings: Holdings,
     connected: watch::Sender<bool>,
     unsaved: bool,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // A short-lived sidecar ends before the next regular save.
+        self.save();
+    }
 }
 
 impl Client {
@@ -219,6 +226,7 @@ impl Client {
         Ok(())
     }
 
+    /// Keeps what has changed since the last time.
     fn save(&mut self) {
         if !self.unsaved {
             return;
