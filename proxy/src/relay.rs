@@ -195,10 +195,13 @@ mod tests {
         let mut question = Vec::new();
         server.read_to_end(&mut question).await.unwrap();
         assert_eq!(question, b"question");
-        server.write_all(&[7; 100_000]).await.unwrap_or(());
-        drop(server);
+        tokio::spawn(async move {
+            server.write_all(&[7; 100_000]).await.unwrap();
+            server.shutdown().await.unwrap();
+        });
         let mut answer = Vec::new();
         client.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, vec![7; 100_000]);
         let (moved, ended) = relaying.await.unwrap();
         assert!(matches!(ended, Ended::Clean), "{ended:?}");
         assert_eq!(moved.forward, 8);
