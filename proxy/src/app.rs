@@ -184,7 +184,7 @@ impl Sidecar {
         let metrics = Metrics::new(config.limits.max_metric_series);
         let state = StateDir::open(&config.state_dir)?;
         let tls = Arc::new(TlsContext::default());
-        let (mesh, demanded) = Mesh::new(metrics.clone(), config.timeouts.discovery_wait);
+        let (mesh, demanded) = Mesh::new(metrics.clone(), &config);
         let readiness = Readiness::default();
         let address = config.control_plane.address.clone();
         let identity = Arc::new(Manager::new(
@@ -199,6 +199,7 @@ impl Sidecar {
             Arc::clone(&identity),
             state,
             demanded,
+            config.limits.max_destinations,
         );
         client.restore()?;
         enrol(&identity).await?;
@@ -220,7 +221,7 @@ impl Sidecar {
             None => (None, None, None, None),
         };
         let shared = Arc::new(Shared {
-            config,
+            config: Arc::new(config),
             mesh: Arc::clone(&mesh),
             tls,
             metrics: metrics.clone(),
@@ -837,7 +838,7 @@ impl AdminState for State {
         let services: Vec<String> = snapshot.services.keys().map(ToString::to_string).collect();
         let workloads: Vec<String> = snapshot.workloads.keys().map(ToString::to_string).collect();
         json!({
-            "bootstrap": serde_json::to_value(&self.shared.config).unwrap_or_default(),
+            "bootstrap": serde_json::to_value(&*self.shared.config).unwrap_or_default(),
             "mesh": snapshot.config.as_ref().map(|config| json!({
                 "trustDomain": config.trust_domain,
                 "virtualRanges": config.virtual_ranges.iter().map(ToString::to_string).collect::<Vec<_>>(),

@@ -9,10 +9,13 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep_until};
 
+use crate::config::ProxyConfig;
+
 /// A connection that is mostly idle costs this much, per direction.
 const BUFFER_FIRST_BYTES: usize = 8 * 1024;
-/// One that is busy grows to this, so that bulk needs few system calls.
-const BUFFER_MAX_BYTES: usize = 128 * 1024;
+
+/// What `0s` stands for; tokio's timers reach no further.
+const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What went through.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -36,13 +39,18 @@ pub enum Ended {
 
 /// Copies both ways between `a` and `b`. When one side ends its sending, the other is told and may
 /// go on answering. Ends when both have, when one breaks, or when nothing moves for `idle`.
-pub async fn relay<A, B>(a: &mut A, b: &mut B, idle: Duration) -> (Moved, Ended)
+pub async fn relay<A, B>(a: &mut A, b: &mut B, config: &ProxyConfig) -> (Moved, Ended)
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut forward = Direction::default();
-    let mut backward = Direction::default();
+    let idle = match config.timeouts.tcp_idle {
+        Duration::ZERO => NO_LIMIT,
+        idle => idle,
+    };
+    let buffer_max = config.limits.relay_buffer.bytes();
+    let mut forward = Direction::new(buffer_max);
+    let mut backward = Direction::new(buffer_max);
     let mut seen = 0;
     let mut watchdog = std::pin::pin!(sleep_until(Instant::now() + idle));
     let ended = poll_fn(|cx| {
@@ -77,9 +85,10 @@ where
     (moved, ended)
 }
 
-#[derive(Default)]
 struct Direction {
     buffer: Vec<u8>,
+    /// A busy one grows to this, so that bulk needs few system calls.
+    buffer_max: usize,
     start: usize,
     end: usize,
     state: State,
@@ -97,6 +106,18 @@ enum State {
 }
 
 impl Direction {
+    fn new(buffer_max: usize) -> Self {
+        Self {
+            buffer: Vec::new(),
+            buffer_max,
+            start: 0,
+            end: 0,
+            state: State::default(),
+            unflushed: false,
+            moved: 0,
+        }
+    }
+
     fn poll<R, W>(
         &mut self,
         cx: &mut Context<'_>,
@@ -148,10 +169,11 @@ impl Direction {
         source: &mut R,
     ) -> Poll<io::Result<bool>> {
         if self.buffer.is_empty() {
-            self.buffer = vec![0; BUFFER_FIRST_BYTES];
-        } else if self.end == self.buffer.len() && self.buffer.len() < BUFFER_MAX_BYTES {
+            self.buffer = vec![0; BUFFER_FIRST_BYTES.min(self.buffer_max).max(1)];
+        } else if self.end == self.buffer.len() && self.buffer.len() < self.buffer_max {
             // The last read filled it: there is more where that came from.
-            self.buffer.resize(self.buffer.len() * 2, 0);
+            let grown = (self.buffer.len() * 2).min(self.buffer_max);
+            self.buffer.resize(grown, 0);
         }
         let mut into = ReadBuf::new(&mut self.buffer);
         // TLS gives one record a read: fill up while more is there, to write it with one call.
@@ -183,13 +205,17 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
-    const LONG: Duration = Duration::from_secs(60);
+    fn idle(seconds: u64) -> ProxyConfig {
+        let mut config = ProxyConfig::default();
+        config.timeouts.tcp_idle = Duration::from_secs(seconds);
+        config
+    }
 
     #[tokio::test]
     async fn half_close_is_passed_on_and_the_answer_still_comes() {
         let (mut client, mut a) = duplex(64);
         let (mut b, mut server) = duplex(64);
-        let relaying = tokio::spawn(async move { relay(&mut a, &mut b, LONG).await });
+        let relaying = tokio::spawn(async move { relay(&mut a, &mut b, &idle(60)).await });
         client.write_all(b"question").await.unwrap();
         client.shutdown().await.unwrap();
         let mut question = Vec::new();
@@ -212,7 +238,7 @@ mod tests {
     async fn large_transfers_arrive_whole() {
         let (mut client, mut a) = duplex(1 << 16);
         let (mut b, mut server) = duplex(1 << 14);
-        tokio::spawn(async move { relay(&mut a, &mut b, LONG).await });
+        tokio::spawn(async move { relay(&mut a, &mut b, &idle(60)).await });
         let sent: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
         let expected = sent.clone();
         tokio::spawn(async move {
@@ -229,7 +255,7 @@ mod tests {
     async fn silence_ends_it() {
         let (_client, mut a) = duplex(64);
         let (mut b, _server) = duplex(64);
-        let (moved, ended) = relay(&mut a, &mut b, Duration::from_secs(5)).await;
+        let (moved, ended) = relay(&mut a, &mut b, &idle(5)).await;
         assert!(matches!(ended, Ended::Idle), "{ended:?}");
         assert_eq!(moved, Moved::default());
     }

@@ -33,7 +33,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Shared {
     /// The bootstrap configuration.
-    pub config: ProxyConfig,
+    pub config: Arc<ProxyConfig>,
     /// What is known of the mesh.
     pub mesh: Arc<Mesh>,
     /// Certificates in force.
@@ -108,7 +108,7 @@ pub fn run(shared: Arc<Shared>, listeners: Vec<Listener>) -> io::Result<()> {
 
 async fn serve(shared: Arc<Shared>, listeners: Vec<Listener>) -> io::Result<()> {
     let worker = Rc::new(Worker {
-        pool: Pool::new(Arc::clone(&shared.tls), shared.config.timeouts.connect),
+        pool: Pool::new(Arc::clone(&shared.tls), Arc::clone(&shared.config)),
         applications: Applications::new(Arc::clone(&shared)),
         serving: Cell::new(0),
         shared,

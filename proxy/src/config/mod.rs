@@ -254,9 +254,6 @@ pub struct TimeoutConfig {
     /// For a whole request, where no policy says otherwise; `0s` is no limit.
     #[serde(with = "units::duration")]
     pub request: Duration,
-    /// For a request's head to arrive once its first byte has.
-    #[serde(with = "units::duration")]
-    pub header_read: Duration,
     /// How long protocol detection waits for the client's first bytes.
     #[serde(with = "units::duration")]
     pub detect: Duration,
@@ -293,7 +290,6 @@ impl Default for TimeoutConfig {
             connect: Duration::from_secs(2),
             handshake: Duration::from_secs(5),
             request: Duration::ZERO,
-            header_read: Duration::from_secs(10),
             detect: Duration::from_millis(300),
             discovery_wait: Duration::from_secs(2),
             client_idle: Duration::from_secs(300),
@@ -317,8 +313,6 @@ pub struct LimitConfig {
     pub listen_backlog: u32,
     /// Idle HTTP connections kept for reuse, per endpoint and worker.
     pub max_idle_per_endpoint: usize,
-    /// Requests that wait for a connection, per service.
-    pub max_pending_requests: usize,
     /// Concurrent requests on one connection, as we advertise it.
     pub max_concurrent_streams: u32,
     /// A request's or response's head, all its fields together.
@@ -327,8 +321,6 @@ pub struct LimitConfig {
     pub max_headers: usize,
     /// What is read of a connection before its protocol is known.
     pub detect_bytes: ByteSize,
-    /// What is kept of a request's body so that it can be sent again.
-    pub retry_buffer: ByteSize,
     /// Each direction of a relayed TCP connection.
     pub relay_buffer: ByteSize,
     /// Flow-control window of one HTTP/2 stream.
@@ -349,15 +341,13 @@ impl Default for LimitConfig {
             max_connections: 10_000,
             listen_backlog: 1024,
             max_idle_per_endpoint: 64,
-            max_pending_requests: 1024,
-            max_concurrent_streams: 1024,
+            max_concurrent_streams: 256,
             max_header_bytes: ByteSize::kib(64),
             max_headers: 256,
-            detect_bytes: ByteSize::kib(16),
-            retry_buffer: ByteSize::kib(64),
-            relay_buffer: ByteSize::kib(64),
-            stream_window: ByteSize::mib(1),
-            connection_window: ByteSize::mib(16),
+            detect_bytes: ByteSize::kib(8),
+            relay_buffer: ByteSize::kib(128),
+            stream_window: ByteSize::kib(256),
+            connection_window: ByteSize::mib(64),
             max_destinations: 10_000,
             max_metric_series: 2_000,
             access_log_queue: 8_192,

@@ -150,8 +150,8 @@ fn errors_of_the_file_name_place_found_and_allowed() {
             &["access_log: ", "stdotu", "stdout"],
         ),
         (
-            "limits: {retry_buffer: 12}\n",
-            &["limits.retry_buffer: ", "64KiB"],
+            "limits: {relay_buffer: 12}\n",
+            &["limits.relay_buffer: ", "64KiB"],
         ),
         ("a: [\n", &["proxy.yaml:"]),
         ("workers: 1\nworkers: 2\n", &["proxy.yaml:4:", "workers"]),
@@ -215,7 +215,7 @@ control_plane: {address: nowhere, token: a, token_file: /b}
 state_dir: relative
 listeners: {admin: '0.0.0.0:15001'}
 timeouts: {connect: 0s}
-limits: {max_connections: 0, stream_window: 32MiB}
+limits: {max_connections: 0, stream_window: 128MiB}
 tracing: {sample_ratio: 1.5, otlp_endpoint: 'collector:4317'}
 log: {level: 'web=loud'}
 ";

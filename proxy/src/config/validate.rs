@@ -190,7 +190,6 @@ impl ProxyConfig {
         let needed = [
             ("timeouts.connect", timeouts.connect),
             ("timeouts.handshake", timeouts.handshake),
-            ("timeouts.header_read", timeouts.header_read),
             ("timeouts.detect", timeouts.detect),
             ("timeouts.discovery_wait", timeouts.discovery_wait),
             ("timeouts.application_idle", timeouts.application_idle),
@@ -209,7 +208,6 @@ impl ProxyConfig {
         let counts = [
             ("limits.max_connections", limits.max_connections),
             ("limits.listen_backlog", limits.listen_backlog as usize),
-            ("limits.max_pending_requests", limits.max_pending_requests),
             (
                 "limits.max_concurrent_streams",
                 limits.max_concurrent_streams as usize,
@@ -236,7 +234,6 @@ impl ProxyConfig {
                 DETECT_BYTES_MIN,
                 1 << 20,
             ),
-            ("limits.retry_buffer", limits.retry_buffer, 0, 64 << 20),
             (
                 "limits.relay_buffer",
                 limits.relay_buffer,

@@ -120,6 +120,11 @@ impl Holdings {
         names
     }
 
+    /// How many names are asked for.
+    pub(super) fn asked(&self) -> usize {
+        self.subscribed.len()
+    }
+
     /// Every name asked for, of one kind.
     pub(super) fn subscriptions(&self, kind: Kind) -> Vec<String> {
         let of_kind = self.subscribed.iter().filter(|(k, _)| *k == kind);

@@ -59,6 +59,8 @@ pub struct Client {
     identity: Arc<Manager>,
     state: StateDir,
     demanded: mpsc::Receiver<Demand>,
+    /// Names asked for at most; beyond that a connection fails as if unanswered.
+    destinations_max: usize,
     holdings: Holdings,
     connected: watch::Sender<bool>,
     unsaved: bool,
@@ -79,6 +81,7 @@ impl Client {
         identity: Arc<Manager>,
         state: StateDir,
         demanded: mpsc::Receiver<Demand>,
+        destinations_max: usize,
     ) -> Self {
         Self {
             address,
@@ -86,6 +89,7 @@ impl Client {
             identity,
             state,
             demanded,
+            destinations_max,
             holdings: Holdings::default(),
             connected: watch::Sender::new(false),
             unsaved: false,
@@ -195,6 +199,15 @@ impl Client {
     }
 
     async fn ask(&mut self, first: Demand, stream: &mut grpc::Stream) -> Result<(), StreamEnd> {
+        if self.holdings.asked() >= self.destinations_max {
+            let limit = self.destinations_max;
+            tracing::warn!(
+                limit,
+                name = first.name,
+                "limits.max_destinations reached: not asked for"
+            );
+            return Ok(());
+        }
         let mut wanted: Vec<Demand> = vec![first];
         while let Ok(more) = self.demanded.try_recv() {
             wanted.push(more);

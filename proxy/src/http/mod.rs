@@ -15,22 +15,17 @@ use hyper_util::rt::TokioTimer;
 use weft_core::headers::WEFT_REASON;
 use weft_core::reason::Reason;
 
+use crate::config::ProxyConfig;
+
 pub use body::{BodyGuard, ProxyBody};
 pub use record::Record;
 
-/// One stream's window: what a single stalled upload can hold of a shared connection.
-const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
-/// Streams on one connection.
-pub const STREAMS_MAX: u32 = 256;
-/// A connection's window covers every stream's, so that stalled streams stall only themselves.
-const CONNECTION_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES * STREAMS_MAX;
 /// What is buffered for sending, per stream.
 const SEND_BUFFER_BYTES: usize = 256 * 1024;
 /// Streams that a client cancelled and that are still to be forgotten. Peers are authenticated,
 /// and many callers share a connection: a storm of cancellations of one must not end it for all.
 const RESETS_MAX: usize = 16 * 1024;
-/// A dead peer is noticed within one interval and one timeout.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// How long the answer to a probe may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs hyper's tasks on the worker's own thread.
@@ -49,61 +44,76 @@ where
 }
 
 /// A server for HTTP/1.x as every listener uses it.
-pub fn http1_server(
-    header_read: Duration,
-    header_max_bytes: usize,
-) -> hyper::server::conn::http1::Builder {
+pub fn http1_server(config: &ProxyConfig) -> hyper::server::conn::http1::Builder {
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder
         .auto_date_header(false)
         .half_close(true)
         .pipeline_flush(true)
         .timer(TokioTimer::new())
-        .header_read_timeout(header_read)
-        // hyper's minimum.
-        .max_buf_size(header_max_bytes.max(8192));
+        .max_headers(config.limits.max_headers)
+        .max_buf_size(header_buffer(config));
+    if config.timeouts.client_idle > Duration::ZERO {
+        // hyper counts it from when a head may begin: idle connections end with it as well.
+        builder.header_read_timeout(config.timeouts.client_idle);
+    }
     builder
 }
 
 /// A server for HTTP/2 as every listener uses it.
-pub fn http2_server(header_max_bytes: usize) -> hyper::server::conn::http2::Builder<LocalExecutor> {
+pub fn http2_server(config: &ProxyConfig) -> hyper::server::conn::http2::Builder<LocalExecutor> {
+    let limits = &config.limits;
     let mut builder = hyper::server::conn::http2::Builder::new(LocalExecutor);
     builder
         .auto_date_header(false)
         .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(limits.stream_window.window())
+        .initial_connection_window_size(limits.connection_window.window())
+        .max_concurrent_streams(limits.max_concurrent_streams)
         .max_send_buf_size(SEND_BUFFER_BYTES)
-        .max_header_list_size(u32::try_from(header_max_bytes).unwrap_or(u32::MAX))
+        .max_header_list_size(limits.max_header_bytes.window())
         .max_pending_accept_reset_streams(RESETS_MAX)
         .max_local_error_reset_streams(RESETS_MAX)
-        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_interval(ping(config))
         .keep_alive_timeout(PING_TIMEOUT);
     builder
 }
 
 /// A client for HTTP/2, towards peers and applications.
-pub fn http2_client() -> hyper::client::conn::http2::Builder<LocalExecutor> {
+pub fn http2_client(config: &ProxyConfig) -> hyper::client::conn::http2::Builder<LocalExecutor> {
+    let limits = &config.limits;
     let mut builder = hyper::client::conn::http2::Builder::new(LocalExecutor);
     builder
         .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .initial_stream_window_size(limits.stream_window.window())
+        .initial_connection_window_size(limits.connection_window.window())
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .max_concurrent_reset_streams(1024)
         .max_pending_accept_reset_streams(RESETS_MAX)
         .max_local_error_reset_streams(RESETS_MAX)
-        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_interval(ping(config))
         .keep_alive_timeout(PING_TIMEOUT);
     builder
 }
 
 /// A client for HTTP/1.1, towards applications and for upgrades.
-pub fn http1_client(header_max_bytes: usize) -> hyper::client::conn::http1::Builder {
+pub fn http1_client(config: &ProxyConfig) -> hyper::client::conn::http1::Builder {
     let mut builder = hyper::client::conn::http1::Builder::new();
-    builder.max_buf_size(header_max_bytes.max(8192));
     builder
+        .max_headers(config.limits.max_headers)
+        .max_buf_size(header_buffer(config));
+    builder
+}
+
+fn header_buffer(config: &ProxyConfig) -> usize {
+    // hyper's minimum.
+    config.limits.max_header_bytes.bytes().max(8192)
+}
+
+/// How long a silent connection waits until it is probed; never where that is switched off.
+fn ping(config: &ProxyConfig) -> Option<Duration> {
+    let interval = config.timeouts.peer_keepalive;
+    (interval > Duration::ZERO).then_some(interval)
 }
 
 /// Drives a server connection to its end; when the sidecar leaves, it is told to come to one, and

@@ -106,8 +106,7 @@ impl Applications {
         application: &Application,
     ) -> Result<http1::SendRequest<ProxyBody>, (Reason, String)> {
         let stream = dial(&self.shared, application).await?;
-        let header_max = self.shared.config.limits.max_header_bytes.bytes();
-        let made = http1_client(header_max).handshake(TokioIo::new(stream));
+        let made = http1_client(&self.shared.config).handshake(TokioIo::new(stream));
         let (sender, connection) = made.await.map_err(broken)?;
         spawn_local(async move {
             if let Err(error) = connection.await {
@@ -129,7 +128,7 @@ impl Applications {
             return Ok(sender);
         }
         let stream = dial(&self.shared, application).await?;
-        let made = http2_client().handshake(TokioIo::new(stream));
+        let made = http2_client(&self.shared.config).handshake(TokioIo::new(stream));
         let (sender, connection) = made.await.map_err(broken)?;
         spawn_local(async move {
             if let Err(error) = connection.await {

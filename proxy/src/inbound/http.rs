@@ -57,12 +57,11 @@ pub(super) async fn serve<IO>(
         async move { Ok::<_, Infallible>(conversation.handle(request).await) }
     });
     let (config, io) = (&shared.config, TokioIo::new(io));
-    let header_max = config.limits.max_header_bytes.bytes();
     let result = if http2 {
-        let connection = http2_server(header_max).serve_connection(io, service);
+        let connection = http2_server(config).serve_connection(io, service);
         crate::http::until_drained!(connection, &shared.drain)
     } else {
-        let connection = http1_server(config.timeouts.header_read, header_max)
+        let connection = http1_server(config)
             .serve_connection(io, service)
             .with_upgrades();
         crate::http::until_drained!(connection, &shared.drain)
@@ -214,8 +213,8 @@ impl Conversation {
         request: Request<ProxyBody>,
     ) -> Result<Response<Incoming>, (Reason, String)> {
         let stream = dial(&self.worker.shared, &self.application).await?;
-        let header_max = self.worker.shared.config.limits.max_header_bytes.bytes();
-        let sent = send_upgrade(TokioIo::new(stream), request, header_max).await;
+        let config = &self.worker.shared.config;
+        let sent = send_upgrade(TokioIo::new(stream), request, config).await;
         sent.map_err(|failed| (failed.reason, failed.detail))
     }
 }

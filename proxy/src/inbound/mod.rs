@@ -158,9 +158,8 @@ async fn opaque<IO>(
     };
     let stats = shared.metrics.tcp(key(&application, peer));
     let opened = stats.open(peer.map_or(Wire::Plaintext, |_peer| Wire::Mtls));
-    let idle = shared.config.timeouts.tcp_idle;
     let (moved, ended) = tokio::select! {
-        done = relay(&mut client, &mut server, idle) => done,
+        done = relay(&mut client, &mut server, &shared.config) => done,
         () = shared.drain.cut() => {
             reset(&server);
             return reset(client.socket());

@@ -21,6 +21,7 @@ use weft_proto::resource::Kind;
 
 pub use endpoint::{Call, Endpoint, EndpointKey, Live};
 
+use crate::config::ProxyConfig;
 use crate::telemetry::metrics::{Direction, HttpKey, Metrics};
 
 /// Names asked for at the same time that the control plane has not answered yet.
@@ -149,15 +150,15 @@ pub struct Mesh {
 impl Mesh {
     /// Nothing known yet. `wait` is how long a connection waits for the control plane's answer.
     /// The receiver is for the discovery client.
-    pub fn new(metrics: Metrics, wait: Duration) -> (Arc<Self>, mpsc::Receiver<Demand>) {
-        let (demand, demanded) = mpsc::channel(DEMAND_MAX);
+    pub fn new(metrics: Metrics, config: &ProxyConfig) -> (Arc<Self>, mpsc::Receiver<Demand>) {
+        let (demand, demanded) = mpsc::channel(config.limits.max_destinations.clamp(1, DEMAND_MAX));
         let mesh = Self {
             snapshot: ArcSwap::default(),
             changed: watch::Sender::new(0),
             demand,
             live: Mutex::default(),
             metrics,
-            wait,
+            wait: config.timeouts.discovery_wait,
         };
         (Arc::new(mesh), demanded)
     }

@@ -68,12 +68,11 @@ pub(super) async fn serve(
         async move { Ok::<_, Infallible>(conversation.handle(request).await) }
     });
     let (config, io) = (&shared.config, TokioIo::new(stream));
-    let header_max = config.limits.max_header_bytes.bytes();
     let result = if http2 {
-        let connection = http2_server(header_max).serve_connection(io, service);
+        let connection = http2_server(config).serve_connection(io, service);
         crate::http::until_drained!(connection, &shared.drain)
     } else {
-        let connection = http1_server(config.timeouts.header_read, header_max)
+        let connection = http1_server(config)
             .serve_connection(io, service)
             .with_upgrades();
         crate::http::until_drained!(connection, &shared.drain)

@@ -19,6 +19,7 @@ use weft_core::name::ServiceName;
 use weft_core::protocol::{DETECT_MAX_BYTES, Verdict, detect};
 use weft_core::reason::Reason;
 
+use crate::config::ProxyConfig;
 use crate::mesh::{Call, Destination, Endpoint, EndpointKey, PortView};
 use crate::relay::{Ended, relay};
 use crate::telemetry::metrics::{Direction, HttpKey, Wire};
@@ -137,10 +138,17 @@ pub(crate) async fn sniff(
     first: Bytes,
 ) -> std::io::Result<(Verdict, Bytes)> {
     let mut bytes = BytesMut::from(&*first);
+    let limit_bytes = worker
+        .shared
+        .config
+        .limits
+        .detect_bytes
+        .bytes()
+        .min(DETECT_MAX_BYTES);
     let reading = async {
         loop {
             let verdict = detect(&bytes);
-            if verdict != Verdict::NeedMore || bytes.len() >= DETECT_MAX_BYTES {
+            if verdict != Verdict::NeedMore || bytes.len() >= limit_bytes {
                 return Ok::<_, std::io::Error>(verdict);
             }
             if stream.read_buf(&mut bytes).await? == 0 {
@@ -188,7 +196,7 @@ async fn opaque(worker: &Rc<Worker>, mut client: Replayed<TcpStream>, port: &Por
     let (moved, ended) = {
         let drain = shared.drain.cut();
         tokio::select! {
-            done = server.relay(&mut client, shared.config.timeouts.tcp_idle) => done,
+            done = server.relay(&mut client, &shared.config) => done,
             () = drain => return reset(client.get_ref()),
         }
     };
@@ -221,11 +229,11 @@ impl Server {
     async fn relay(
         &mut self,
         client: &mut Replayed<TcpStream>,
-        idle: std::time::Duration,
+        config: &ProxyConfig,
     ) -> (crate::relay::Moved, Ended) {
         match self {
-            Self::Mesh(stream) => relay(client, &mut **stream, idle).await,
-            Self::Plain(stream) => relay(client, stream, idle).await,
+            Self::Mesh(stream) => relay(client, &mut **stream, config).await,
+            Self::Plain(stream) => relay(client, stream, config).await,
         }
     }
 }
@@ -267,7 +275,7 @@ async fn outside(worker: &Rc<Worker>, mut client: TcpStream, destination: Socket
     let stats = shared.metrics.tcp(tcp_key("outside"));
     let opened = stats.open(Wire::Plaintext);
     let (moved, ended) = tokio::select! {
-        done = relay(&mut client, &mut server, shared.config.timeouts.tcp_idle) => done,
+        done = relay(&mut client, &mut server, &shared.config) => done,
         () = shared.drain.cut() => return reset(&client),
     };
     opened.received(moved.forward);

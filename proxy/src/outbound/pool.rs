@@ -18,12 +18,10 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use weft_core::reason::Reason;
 
-use crate::http::{ProxyBody, STREAMS_MAX, http2_client};
+use crate::config::ProxyConfig;
+use crate::http::{ProxyBody, http2_client};
 use crate::mesh::{Endpoint, EndpointKey, PortView};
 use crate::tls::{ALPN_H2, Material, PeerError, TlsContext, peer_of_client};
-
-/// Requests that go over one connection before a second one is made: the peer allows as many.
-const STREAMS_PER_CARRIER: u32 = STREAMS_MAX;
 
 /// Why a peer is not reached.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -171,16 +169,16 @@ struct Peer {
 pub struct Pool {
     peers: RefCell<HashMap<EndpointKey, Peer>>,
     tls: Arc<TlsContext>,
-    connect_limit: Duration,
+    config: Arc<ProxyConfig>,
 }
 
 impl Pool {
     /// No connection yet.
-    pub fn new(tls: Arc<TlsContext>, connect_limit: Duration) -> Self {
+    pub fn new(tls: Arc<TlsContext>, config: Arc<ProxyConfig>) -> Self {
         Self {
             peers: RefCell::default(),
             tls,
-            connect_limit,
+            config,
         }
     }
 
@@ -195,7 +193,7 @@ impl Pool {
                 peer.carriers.retain(|carrier| !carrier.sender.is_closed());
                 let fit = |carrier: &&Rc<Carrier>| {
                     carrier.generation == generation
-                        && carrier.in_flight.get() < STREAMS_PER_CARRIER
+                        && carrier.in_flight.get() < self.config.limits.max_concurrent_streams
                 };
                 if let Some(carrier) = peer.carriers.iter().find(fit) {
                     return Ok(Slot::new(carrier));
@@ -228,8 +226,17 @@ impl Pool {
         endpoint: &Endpoint,
         material: Arc<Material>,
     ) -> Result<Rc<Carrier>, DialError> {
-        let stream = dial(port, endpoint, &material, ALPN_H2, self.connect_limit).await?;
-        let made = http2_client().handshake(TokioIo::new(stream)).await;
+        let stream = dial(
+            port,
+            endpoint,
+            &material,
+            ALPN_H2,
+            self.config.timeouts.connect,
+        )
+        .await?;
+        let made = http2_client(&self.config)
+            .handshake(TokioIo::new(stream))
+            .await;
         let (sender, connection) = made.map_err(|error| DialError::Tls {
             address: endpoint.key.address,
             source: Arc::new(io::Error::other(error)),

@@ -15,6 +15,7 @@ use weft_core::reason::Reason;
 
 use super::http::{Conversation, Failed, describe, relayed};
 use super::{pick, pool};
+use crate::config::ProxyConfig;
 use crate::http::{ProxyBody, Record, answer, http1_client};
 use crate::relay::relay;
 use crate::tls::ALPN_H1;
@@ -72,15 +73,14 @@ async fn exchange(
         }
     };
     record.call = Some(call);
-    let header_max = shared.config.limits.max_header_bytes.bytes();
-    send(TokioIo::new(stream), request, header_max).await
+    send(TokioIo::new(stream), request, &shared.config).await
 }
 
 /// One HTTP/1.1 exchange on a connection that may then be taken over.
 pub(crate) async fn send<IO>(
     io: IO,
     request: Request<ProxyBody>,
-    header_max: usize,
+    config: &ProxyConfig,
 ) -> Result<Response<Incoming>, Failed>
 where
     IO: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
@@ -89,7 +89,7 @@ where
         reason: Reason::UpgradeFailed,
         detail: describe(&error),
     };
-    let handshake = http1_client(header_max).handshake(io).await;
+    let handshake = http1_client(config).handshake(io).await;
     let (mut sender, connection) = handshake.map_err(failed)?;
     spawn_local(async move {
         if let Err(error) = connection.with_upgrades().await {
@@ -152,7 +152,7 @@ pub(crate) fn finish(
             }
         };
         let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
-        let relaying = relay(&mut client, &mut server, shared.config.timeouts.tcp_idle);
+        let relaying = relay(&mut client, &mut server, &shared.config);
         tokio::select! {
             (moved, ended) = relaying => {
                 tracing::debug!(?moved, ?ended, "upgraded stream ended");
