@@ -37,6 +37,11 @@ impl StateDir {
         })
     }
 
+    /// Whether the directory is still there.
+    pub fn exists(&self) -> bool {
+        self.path.is_dir()
+    }
+
     /// The content of a file; `None` when it is not there.
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>, StateError> {
         let path = self.path.join(name);

@@ -68,8 +68,11 @@ pub struct Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        // A short-lived sidecar ends before the next regular save.
-        self.save();
+        // A short-lived sidecar ends before the next regular save. What `weft run` made for it
+        // alone is gone by now.
+        if self.state.exists() {
+            self.save();
+        }
     }
 }
 

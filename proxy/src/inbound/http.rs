@@ -98,7 +98,8 @@ impl Conversation {
         let request = Request::from_parts(parts, ProxyBody::of_request(body));
         let result = match upgrade {
             Some(client) => match self.upgrade(request).await {
-                Ok(response) => {
+                Ok(mut response) => {
+                    remove_untrusted(response.headers_mut());
                     return finish_upgrade(&self.worker, response, client, record);
                 }
                 Err(failed) => Err(failed),
@@ -107,7 +108,12 @@ impl Conversation {
             None => self.http2(request).await,
         };
         match result {
-            Ok(response) => relayed(response, record, None),
+            Ok(mut response) => {
+                // The application does not speak for the mesh: the caller's sidecar believes that
+                // word and would repeat the request.
+                remove_untrusted(response.headers_mut());
+                relayed(response, record, None)
+            }
             Err((reason, detail)) => {
                 record.reason = Some(reason);
                 let response = answer(reason, &detail, grpc);
