@@ -9,6 +9,7 @@
 pub mod balance;
 pub mod breaker;
 pub mod headers;
+pub mod limit;
 pub mod model;
 pub mod name;
 pub mod protocol;
