@@ -16,4 +16,5 @@ pub mod protocol;
 pub mod reason;
 pub mod retry;
 pub mod time;
+pub mod timeout;
 pub mod trace;
