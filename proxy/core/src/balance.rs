@@ -1,11 +1,18 @@
 //! Which endpoint a request goes to.
+//!
+//! The pick functions take numbers of endpoints and closures, so that a caller needs no list of its
+//! own; [`Policy::pick`] does the same over a slice of [`Candidate`]s. Nothing here allocates.
+//! Balancing by a key of the request is in [`hash`].
+
+pub mod hash;
 
 use std::time::Duration;
 
 use crate::time::Instant;
 
-/// What a failure counts as, at least: fast failures must not attract traffic.
-const FAILURE_PENALTY: Duration = Duration::from_secs(1);
+/// What a failure counts as, at least: an endpoint that fails in no time would look like the best
+/// one. It is forgotten like any latency, with the time constant of the average.
+pub const FAILURE_PENALTY: Duration = Duration::from_secs(1);
 
 /// Peak-sensitive exponentially weighted moving average of an endpoint's latency, together with
 /// the requests under way there. A latency above the average is taken at once, one below it only
@@ -14,7 +21,8 @@ const FAILURE_PENALTY: Duration = Duration::from_secs(1);
 pub struct PeakEwma {
     decay: Duration,
     nanos: f64,
-    updated: Instant,
+    /// When it was measured last; `None`: never.
+    updated: Option<Instant>,
     in_flight: u32,
 }
 
@@ -25,7 +33,7 @@ impl PeakEwma {
         Self {
             decay,
             nanos: initial.as_nanos() as f64,
-            updated: Instant::default(),
+            updated: None,
             in_flight: 0,
         }
     }
@@ -35,7 +43,7 @@ impl PeakEwma {
         self.in_flight = self.in_flight.saturating_add(1);
     }
 
-    /// A request ended after `latency`. A failure counts as at least one second.
+    /// A request ended after `latency`. A failure counts as at least [`FAILURE_PENALTY`].
     pub fn on_finish(&mut self, latency: Duration, failed: bool, now: Instant) {
         self.on_cancel();
         let latency = if failed {
@@ -44,13 +52,14 @@ impl PeakEwma {
             latency
         };
         let nanos = latency.as_nanos() as f64;
-        if nanos > self.nanos {
+        if self.updated.is_none() || nanos > self.nanos {
             self.nanos = nanos;
         } else {
             let weight = self.weight(now);
             self.nanos = self.nanos * weight + nanos * (1.0 - weight);
         }
-        self.updated = now;
+        // Threads read the clock before they take the lock: time must not go back.
+        self.updated = self.updated.max(Some(now));
     }
 
     /// A request was given up by its caller: that says nothing about the endpoint.
@@ -69,15 +78,80 @@ impl PeakEwma {
     }
 
     /// The cost of sending one more request: lower is better. An endpoint that gets no requests
-    /// becomes cheaper with time, so that it is tried again.
+    /// becomes cheaper with time, so that it is tried again. One that was never measured is tried
+    /// soon, but by one request at a time: while that is under way it costs the initial latency,
+    /// or everybody would run to a new endpoint until its first answer.
     pub fn score(&self, now: Instant) -> f64 {
-        (self.nanos * self.weight(now) + 1.0) * (f64::from(self.in_flight) + 1.0)
+        let latency = if self.updated.is_none() && self.in_flight == 0 {
+            0.0
+        } else {
+            self.nanos * self.weight(now)
+        };
+        (latency + 1.0) * (f64::from(self.in_flight) + 1.0)
     }
 
     fn weight(&self, now: Instant) -> f64 {
-        let elapsed = now.saturating_since(self.updated).as_nanos() as f64;
+        let Some(updated) = self.updated else {
+            return 1.0;
+        };
+        let elapsed = now.saturating_since(updated).as_nanos() as f64;
         (-elapsed / self.decay.as_nanos().max(1) as f64).exp()
     }
+}
+
+/// An endpoint as balancing sees it.
+pub trait Candidate {
+    /// Whether it may be picked at all.
+    fn available(&self) -> bool;
+    /// The cost of one more request, [`PeakEwma::score`]: lower is better.
+    fn score(&self) -> f64;
+    /// Requests under way.
+    fn in_flight(&self) -> u32;
+    /// Its share, 1 to 1000; 100 is ordinary.
+    fn weight(&self) -> u32;
+}
+
+/// How endpoints are picked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// The cheaper of two random ones by [`PeakEwma`].
+    #[default]
+    PeakEwma,
+    /// The one with fewer requests under way of two random ones.
+    LeastRequest,
+    /// One after the other.
+    RoundRobin,
+    /// Any.
+    Random,
+}
+
+impl Policy {
+    /// Picks one of the available candidates; `None` where there is none. `turn` counts the picks
+    /// of this list, for round robin.
+    pub fn pick(self, candidates: &[impl Candidate], random: u64, turn: u64) -> Option<usize> {
+        let len = candidates.len();
+        let excluded = |index: usize| !candidates[index].available();
+        let weight = |index: usize| candidates[index].weight();
+        match self {
+            Self::PeakEwma => pick_p2c(len, random, excluded, |index| {
+                weighted(candidates[index].score(), weight(index))
+            }),
+            Self::LeastRequest => pick_least_request(
+                len,
+                random,
+                excluded,
+                |index| candidates[index].in_flight(),
+                weight,
+            ),
+            Self::RoundRobin => pick_round_robin(len, turn, excluded, weight),
+            Self::Random => pick_random(len, random, excluded, weight),
+        }
+    }
+}
+
+/// A score under a weight: twice the weight is worth half the cost.
+pub fn weighted(score: f64, weight: u32) -> f64 {
+    score / f64::from(weight.max(1))
 }
 
 /// Times a random endpoint that is excluded is drawn again before all are looked at.
@@ -102,6 +176,129 @@ pub fn pick_p2c(
     } else {
         Some(first)
     }
+}
+
+/// The one of two different random endpoints that has fewer requests under way for its weight.
+pub fn pick_least_request(
+    len: usize,
+    random: u64,
+    excluded: impl Fn(usize) -> bool,
+    in_flight: impl Fn(usize) -> u32,
+    weight: impl Fn(usize) -> u32,
+) -> Option<usize> {
+    pick_p2c(len, random, excluded, |index| {
+        weighted(f64::from(in_flight(index)) + 1.0, weight(index))
+    })
+}
+
+/// A random endpoint, in proportion to weights. Weight 0 is never picked.
+pub fn pick_random(
+    len: usize,
+    random: u64,
+    excluded: impl Fn(usize) -> bool,
+    weight: impl Fn(usize) -> u32,
+) -> Option<usize> {
+    let total = (0..len).fold(Sum::default(), |sum, index| {
+        sum.with(&excluded, &weight, index)
+    });
+    if total.weight == 0 {
+        return None;
+    }
+    let point = SplitMix(random).below_u64(total.weight);
+    at_weight(len, point, excluded, weight)
+}
+
+/// The endpoint whose turn it is: in as many turns as the weights sum up to (after division by what
+/// they have in common) each gets exactly its share, and the turns of one endpoint are spread
+/// rather than in a row. Endpoints of equal weight simply take turns. Weight 0 is never picked.
+///
+/// An excluded endpoint's turns go to all others, not to its neighbour.
+pub fn pick_round_robin(
+    len: usize,
+    turn: u64,
+    excluded: impl Fn(usize) -> bool,
+    weight: impl Fn(usize) -> u32,
+) -> Option<usize> {
+    let total = (0..len).fold(Sum::default(), |sum, index| {
+        sum.with(&excluded, &weight, index)
+    });
+    if total.weight == 0 {
+        return None;
+    }
+    let unit = total.divisor;
+    let turns = total.weight / unit;
+    let point = if total.equal() {
+        turn % turns
+    } else {
+        // A step without a common divisor with `turns` meets every point once before the first
+        // again; the golden section spreads them.
+        let step = coprime_near((turns as f64 * 0.618_033_988_749_895) as u64, turns);
+        (u128::from(turn % turns) * u128::from(step) % u128::from(turns)) as u64
+    };
+    at_weight(len, point * unit, excluded, weight)
+}
+
+/// Sums over the endpoints that are not excluded.
+#[derive(Default)]
+struct Sum {
+    weight: u64,
+    divisor: u64,
+    count: u64,
+}
+
+impl Sum {
+    fn with(
+        self,
+        excluded: &impl Fn(usize) -> bool,
+        weight: &impl Fn(usize) -> u32,
+        index: usize,
+    ) -> Self {
+        let own = if excluded(index) { 0 } else { weight(index) };
+        if own == 0 {
+            return self;
+        }
+        Self {
+            weight: self.weight + u64::from(own),
+            divisor: gcd(u64::from(own), self.divisor),
+            count: self.count + 1,
+        }
+    }
+
+    fn equal(&self) -> bool {
+        self.weight == self.divisor * self.count
+    }
+}
+
+/// The endpoint at a point of the line on which each is as long as its weight.
+fn at_weight(
+    len: usize,
+    point: u64,
+    excluded: impl Fn(usize) -> bool,
+    weight: impl Fn(usize) -> u32,
+) -> Option<usize> {
+    let mut passed = 0;
+    (0..len).find(|index| {
+        if excluded(*index) {
+            return false;
+        }
+        passed += u64::from(weight(*index));
+        point < passed
+    })
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    let (mut a, mut b) = (a, b);
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
+/// The smallest number from `from` on that has no divisor in common with `of`.
+fn coprime_near(from: u64, of: u64) -> u64 {
+    (from.max(1)..)
+        .find(|step| gcd(*step, of) == 1)
+        .unwrap_or(1)
 }
 
 /// A uniformly random index below `len` that is not excluded.
@@ -137,90 +334,14 @@ impl SplitMix {
     }
 
     fn below(&mut self, bound: usize) -> usize {
+        self.below_u64(bound as u64) as usize
+    }
+
+    fn below_u64(&mut self, bound: u64) -> u64 {
         // Multiply and shift; the bias is below 2^-32 for any number of endpoints.
-        ((u128::from(self.next()) * bound as u128) >> 64) as usize
+        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(millis: u64) -> Instant {
-        Instant::from_nanos(millis * 1_000_000)
-    }
-
-    fn ewma() -> PeakEwma {
-        PeakEwma::new(Duration::from_secs(10), Duration::from_millis(30))
-    }
-
-    #[test]
-    fn peaks_are_taken_at_once_and_forgotten_slowly() {
-        let mut load = ewma();
-        load.on_start();
-        load.on_finish(Duration::from_millis(500), false, at(1000));
-        assert_eq!(load.latency(at(1000)), Duration::from_millis(500));
-        load.on_start();
-        load.on_finish(Duration::from_millis(1), false, at(1010));
-        assert!(load.latency(at(1010)) > Duration::from_millis(490));
-        assert!(load.latency(at(60_000)) < Duration::from_millis(5));
-    }
-
-    #[test]
-    fn fast_failures_do_not_attract() {
-        let (mut failing, mut slow) = (ewma(), ewma());
-        failing.on_start();
-        failing.on_finish(Duration::from_micros(10), true, at(1000));
-        slow.on_start();
-        slow.on_finish(Duration::from_millis(200), false, at(1000));
-        assert!(failing.score(at(1000)) > slow.score(at(1000)));
-    }
-
-    #[test]
-    fn requests_under_way_count_and_cancelled_ones_do_not() {
-        let mut load = ewma();
-        let idle = load.score(at(0));
-        load.on_start();
-        load.on_start();
-        assert!(load.score(at(0)) > idle * 2.9);
-        load.on_cancel();
-        load.on_cancel();
-        load.on_cancel();
-        assert_eq!(load.in_flight(), 0);
-        assert!((load.score(at(0)) - idle).abs() < 1e-6);
-    }
-
-    #[test]
-    fn p2c_is_uniform_without_differences_and_prefers_the_cheaper() {
-        const ROUNDS: u64 = 40_000;
-        let count = |excluded: &dyn Fn(usize) -> bool, score: &dyn Fn(usize) -> f64| {
-            let mut counts = [0u64; 5];
-            for round in 0..ROUNDS {
-                let random = round.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                counts[pick_p2c(5, random, excluded, score).unwrap()] += 1;
-            }
-            counts
-        };
-        for share in count(&|_| false, &|_| 1.0) {
-            assert!((7_400..8_600).contains(&share), "{share}");
-        }
-        let counts = count(&|_| false, &|index| if index == 3 { 9.0 } else { 1.0 });
-        assert_eq!(counts[3], 0, "the dearest of two is never taken");
-        let counts = count(&|index| index < 3, &|_| 1.0);
-        assert_eq!(counts[..3], [0, 0, 0]);
-        assert!((18_500..21_500).contains(&counts[4]), "{counts:?}");
-    }
-
-    #[test]
-    fn p2c_at_the_edges() {
-        assert_eq!(pick_p2c(0, 1, |_| false, |_| 1.0), None);
-        assert_eq!(pick_p2c(1, 1, |_| false, |_| 1.0), Some(0));
-        assert_eq!(pick_p2c(3, 1, |_| true, |_| 1.0), None);
-        for random in 0..100 {
-            assert_eq!(
-                pick_p2c(100, random, |index| index != 77, |_| 1.0),
-                Some(77)
-            );
-        }
-    }
-}
+mod tests;

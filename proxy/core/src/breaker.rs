@@ -1,69 +1,21 @@
-//! The circuit breaker: closed, open, half-open, per endpoint.
+//! The circuit breaker: closed, open, half-open, per endpoint or per service and route.
 //!
 //! Lazy: nothing happens between calls, `now` decides. Every permit carries the generation in which
-//! it was given, so that results of calls begun in an earlier state don't count.
+//! it was given, so that results of calls begun in an earlier state don't count, and a probe's
+//! permit carries its slot, so that only the probe itself gives that back. Memory is taken by
+//! [`Breaker::new`] and [`Breaker::set_config`], never by a call.
+
+mod config;
+mod counters;
 
 use std::time::Duration;
 
+pub use config::{
+    BreakerConfig, ConfigError, MAX_HALF_OPEN_PERMITS, MAX_WINDOW_BUCKETS, MAX_WINDOW_CALLS, Window,
+};
+use counters::{Counters, Counts};
+
 use crate::time::Instant;
-
-/// Buckets of the time window.
-const BUCKETS: usize = 10;
-
-/// When to open, for how long, and how to try again.
-#[derive(Debug, Clone, PartialEq)]
-pub struct BreakerConfig {
-    /// What counts: calls of this long ago and younger.
-    pub window: Duration,
-    /// Fewer calls than this in the window decide nothing.
-    pub minimum_calls: u32,
-    /// Opens when this share of the calls in the window failed, above 0 to 1.
-    pub failure_rate: f64,
-    /// A call that takes longer is slow; `None`: no call is.
-    pub slow_call: Option<Duration>,
-    /// Opens when this share of the calls in the window were slow, above 0 to 1.
-    pub slow_rate: f64,
-    /// Opens after this many failures in a row, whatever the window says; `None`: never.
-    pub consecutive_failures: Option<u32>,
-    /// How long it stays open the first time.
-    pub open: Duration,
-    /// How much longer each time it opens again without having recovered.
-    pub open_growth: f64,
-    /// The longest it stays open.
-    pub open_max: Duration,
-    /// Share of the open time that is random, 0 to 1: many callers don't come back together.
-    pub jitter: f64,
-    /// Probes at the same time while half-open.
-    pub probes: u32,
-    /// Probes that have to succeed before it closes.
-    pub probe_successes: u32,
-    /// A probe not heard of for this long is given up.
-    pub probe_max_wait: Duration,
-    /// After closing again, traffic grows over this time.
-    pub ramp: Duration,
-}
-
-impl Default for BreakerConfig {
-    /// Safe for traffic of any volume: half of at least 20 calls in 10 s, or 5 failures in a row.
-    fn default() -> Self {
-        Self {
-            window: Duration::from_secs(10),
-            minimum_calls: 20,
-            failure_rate: 0.5,
-            slow_call: None,
-            slow_rate: 1.0,
-            consecutive_failures: Some(5),
-            open: Duration::from_secs(1),
-            open_growth: 2.0,
-            open_max: Duration::from_secs(60),
-            jitter: 0.2,
-            probes: 1,
-            probe_successes: 1,
-            probe_max_wait: Duration::from_secs(10),
-            ramp: Duration::from_secs(5),
-        }
-    }
-}
 
 /// What a call came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,13 +42,22 @@ pub struct CallOutcome {
 #[must_use = "a permit has to be given back"]
 pub struct Permit {
     generation: u64,
+    /// The slot of a probe.
+    probe: Option<u64>,
+}
+
+impl Permit {
+    /// Whether the call decides about closing the breaker.
+    pub const fn is_probe(&self) -> bool {
+        self.probe.is_some()
+    }
 }
 
 /// No call may be made now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the circuit breaker is open; try again in {retry_after:?}")]
 pub struct Rejected {
-    /// When the next probe may be made.
+    /// When the next probe may be made, at the latest.
     pub retry_after: Duration,
 }
 
@@ -122,18 +83,18 @@ impl StateView {
     }
 }
 
-/// The state has changed to this.
+/// A result changed the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transition {
+    /// What it was.
+    pub from: StateView,
     /// What it is now.
     pub to: StateView,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum State {
     Closed {
-        window: Window,
-        consecutive: u32,
         /// When it closed again after having been open.
         recovered: Option<Instant>,
     },
@@ -141,10 +102,15 @@ enum State {
         until: Instant,
     },
     HalfOpen {
-        /// When each probe under way was let through; one slot each.
-        probes: Vec<Instant>,
         successes: u32,
     },
+}
+
+/// A probe under way.
+#[derive(Debug, Clone, Copy)]
+struct Probe {
+    number: u64,
+    since: Instant,
 }
 
 /// The state machine. `&mut self` everywhere: whoever shares it brings the lock.
@@ -155,67 +121,83 @@ pub struct Breaker {
     generation: u64,
     /// Times it opened without having recovered in between.
     openings: u32,
+    counters: Counters,
+    /// Failures since the last success.
+    in_a_row: u32,
+    /// While half-open, oldest first; never more than its capacity.
+    probes: Vec<Probe>,
+    probes_given: u64,
 }
 
 impl Breaker {
-    /// Closed, nothing counted.
+    /// Closed, nothing counted. Parameters that [`BreakerConfig::validate`] refuses are brought
+    /// into range where anything would break otherwise.
     pub fn new(config: BreakerConfig) -> Self {
         Self {
-            config,
-            state: State::closed(None),
+            state: State::Closed { recovered: None },
             generation: 0,
             openings: 0,
+            counters: Counters::new(config.window),
+            in_a_row: 0,
+            probes: Vec::with_capacity(permits(&config)),
+            probes_given: 0,
+            config,
         }
     }
 
-    /// Exchanges the parameters; state and counts stay.
+    /// Exchanges the parameters; the state stays. Counts stay too, unless the window is another
+    /// one: then they begin anew.
     pub fn set_config(&mut self, config: BreakerConfig) {
+        if config.window != self.config.window {
+            self.counters = Counters::new(config.window);
+        }
+        let more = permits(&config).saturating_sub(self.probes.len());
+        self.probes.reserve(more);
         self.config = config;
+    }
+
+    /// The parameters.
+    pub fn config(&self) -> &BreakerConfig {
+        &self.config
     }
 
     /// Asks for a call. Open turns to half-open here when its time is over.
     pub fn try_acquire(&mut self, now: Instant) -> Result<Permit, Rejected> {
-        if let State::Open { until } = self.state {
-            if now < until {
+        let probe = match self.state {
+            State::Closed { .. } => None,
+            State::Open { until } if now < until => {
                 return Err(Rejected {
                     retry_after: until.saturating_since(now),
                 });
             }
-            self.enter(State::HalfOpen {
-                probes: Vec::new(),
-                successes: 0,
-            });
-        }
-        if let State::HalfOpen { probes, .. } = &mut self.state {
-            let max_wait = self.config.probe_max_wait;
-            probes.retain(|since| now.saturating_since(*since) < max_wait);
-            if probes.len() >= self.config.probes.max(1) as usize {
-                let oldest = probes.first().map_or(now, |since| *since + max_wait);
-                return Err(Rejected {
-                    retry_after: oldest.saturating_since(now),
-                });
+            State::Open { .. } => {
+                self.enter(State::HalfOpen { successes: 0 });
+                Some(self.probe(now)?)
             }
-            probes.push(now);
-        }
+            State::HalfOpen { .. } => Some(self.probe(now)?),
+        };
         Ok(Permit {
             generation: self.generation,
+            probe,
         })
     }
 
     /// Whether [`Breaker::try_acquire`] would give a permit.
     pub fn is_available(&self, now: Instant) -> bool {
-        match &self.state {
+        match self.state {
             State::Closed { .. } => true,
-            State::Open { until } => now >= *until,
-            State::HalfOpen { probes, .. } => {
-                let waited_for =
-                    |since: &&Instant| now.saturating_since(**since) < self.config.probe_max_wait;
-                probes.iter().filter(waited_for).count() < self.config.probes.max(1) as usize
+            State::Open { until } => now >= until,
+            State::HalfOpen { .. } => {
+                let waited_for = |probe: &&Probe| self.is_waited_for(probe, now);
+                self.probes.iter().filter(waited_for).count() < permits(&self.config)
             }
         }
     }
 
     /// A call has ended. `random` is for the jitter of the open time.
+    ///
+    /// While half-open one failure opens again, and so does a slow success where slow calls are
+    /// watched for at all.
     pub fn on_result(
         &mut self,
         permit: Permit,
@@ -223,66 +205,39 @@ impl Breaker {
         now: Instant,
         random: u64,
     ) -> Option<Transition> {
-        if permit.generation != self.generation {
+        let probing = permit.is_probe();
+        if !self.take_back(permit) {
             return None;
         }
-        let slow = self
-            .config
-            .slow_call
-            .is_some_and(|limit| outcome.latency > limit);
-        match (&mut self.state, outcome.class) {
-            (_, CallClass::Neutral) => {
-                self.on_cancel(permit);
-                None
-            }
-            (
-                State::Closed {
-                    window,
-                    consecutive,
-                    ..
-                },
-                class,
-            ) => {
-                let failed = class == CallClass::Failure;
-                *consecutive = if failed { *consecutive + 1 } else { 0 };
-                let in_a_row = *consecutive;
-                let counts = window.count(now, self.config.window, failed, slow);
-                self.should_open(in_a_row, counts)
-                    .then(|| self.open(now, random))
-            }
-            (State::HalfOpen { .. }, CallClass::Failure) => Some(self.open(now, random)),
-            (State::HalfOpen { .. }, CallClass::Success) if slow && self.config.slow_rate < 1.0 => {
-                Some(self.open(now, random))
-            }
-            (State::HalfOpen { probes, successes }, CallClass::Success) => {
-                probes.pop();
-                *successes += 1;
-                let enough = *successes >= self.config.probe_successes;
-                enough.then(|| {
-                    self.openings = 0;
-                    self.enter(State::closed(Some(now)))
-                })
-            }
-            // No permit is given while open, and entering it changed the generation.
-            (State::Open { .. }, _) => None,
+        let failed = match outcome.class {
+            CallClass::Success => false,
+            CallClass::Failure => true,
+            CallClass::Neutral => return None,
+        };
+        let limit = self.config.slow_call;
+        let slow = limit.is_some_and(|limit| outcome.latency > limit);
+        if probing {
+            return self.on_probe(failed || slow, now, random);
         }
+        self.in_a_row = if failed {
+            self.in_a_row.saturating_add(1)
+        } else {
+            0
+        };
+        let counts = self.counters.count(now, failed, slow);
+        self.should_open(counts).then(|| self.open(now, random))
     }
 
     /// A call was given up: its slot is free again, nothing is counted.
     pub fn on_cancel(&mut self, permit: Permit) {
-        if permit.generation == self.generation
-            && let State::HalfOpen { probes, .. } = &mut self.state
-        {
-            probes.pop();
-        }
+        self.take_back(permit);
     }
 
     /// The state as it shows now.
     pub fn state(&self, now: Instant) -> StateView {
-        match &self.state {
-            State::Closed { .. } => StateView::Closed,
-            State::Open { until } if now < *until => StateView::Open,
-            State::Open { .. } | State::HalfOpen { .. } => StateView::HalfOpen,
+        match self.state {
+            State::Open { until } if now >= until => StateView::HalfOpen,
+            State::Closed { .. } | State::Open { .. } | State::HalfOpen { .. } => self.state.view(),
         }
     }
 
@@ -291,120 +246,144 @@ impl Breaker {
     pub fn ramp_share(&self, now: Instant) -> f64 {
         let State::Closed {
             recovered: Some(recovered),
-            ..
-        } = &self.state
+        } = self.state
         else {
             return 1.0;
         };
-        let ramp = self.config.ramp.as_secs_f64();
-        if ramp <= 0.0 {
+        let since = now.saturating_since(recovered);
+        if since >= self.config.ramp {
             return 1.0;
         }
-        (now.saturating_since(*recovered).as_secs_f64() / ramp).min(1.0)
+        since.as_secs_f64() / self.config.ramp.as_secs_f64()
     }
 
-    fn should_open(&self, in_a_row: u32, counts: Counts) -> bool {
-        if self
-            .config
-            .consecutive_failures
-            .is_some_and(|limit| in_a_row >= limit)
-        {
+    /// Gives a slot to a probe, those of hung ones included.
+    fn probe(&mut self, now: Instant) -> Result<u64, Rejected> {
+        let max_wait = self.config.half_open_max_wait;
+        self.probes
+            .retain(|probe| now.saturating_since(probe.since) < max_wait);
+        if self.probes.len() >= permits(&self.config) {
+            let given_up = self
+                .probes
+                .first()
+                .map_or(now, |first| first.since + max_wait);
+            return Err(Rejected {
+                retry_after: given_up.saturating_since(now),
+            });
+        }
+        self.probes_given += 1;
+        self.probes.push(Probe {
+            number: self.probes_given,
+            since: now,
+        });
+        Ok(self.probes_given)
+    }
+
+    fn is_waited_for(&self, probe: &Probe, now: Instant) -> bool {
+        now.saturating_since(probe.since) < self.config.half_open_max_wait
+    }
+
+    /// Whether the result of this permit's call counts; frees its slot.
+    fn take_back(&mut self, permit: Permit) -> bool {
+        if permit.generation != self.generation {
+            return false;
+        }
+        let Some(number) = permit.probe else {
+            return true;
+        };
+        // A probe that was given up has no slot any more.
+        let slot = self.probes.iter().position(|probe| probe.number == number);
+        slot.map(|index| self.probes.remove(index)).is_some()
+    }
+
+    fn on_probe(&mut self, failed: bool, now: Instant, random: u64) -> Option<Transition> {
+        let State::HalfOpen { successes } = &mut self.state else {
+            return None;
+        };
+        if failed {
+            return Some(self.open(now, random));
+        }
+        *successes = successes.saturating_add(1);
+        let enough = *successes >= self.config.half_open_successes;
+        enough.then(|| {
+            self.enter(State::Closed {
+                recovered: Some(now),
+            })
+        })
+    }
+
+    fn should_open(&self, counts: Counts) -> bool {
+        let limit = self.config.consecutive_failures;
+        if limit.is_some_and(|limit| self.in_a_row >= limit.max(1)) {
             return true;
         }
-        if counts.calls < self.config.minimum_calls.max(1) {
+        let minimum = match self.config.window {
+            // A window smaller than the minimum would never decide.
+            Window::Count(size) => self.config.minimum_calls.min(size),
+            Window::Time { .. } => self.config.minimum_calls,
+        };
+        if counts.calls < minimum.max(1) {
             return false;
         }
         let share = |part: u32| f64::from(part) / f64::from(counts.calls);
-        let too_slow =
-            self.config.slow_call.is_some() && share(counts.slow) >= self.config.slow_rate;
-        share(counts.failed) >= self.config.failure_rate || too_slow
+        let watches_slow = self.config.slow_call.is_some();
+        share(counts.failed) >= self.config.failure_rate
+            || (watches_slow && share(counts.slow) >= self.config.slow_rate)
     }
 
     fn open(&mut self, now: Instant, random: u64) -> Transition {
-        let growth = self
-            .config
-            .open_growth
-            .max(1.0)
-            .powi(self.openings.min(30) as i32);
-        self.openings += 1;
-        let base =
-            (self.config.open.as_secs_f64() * growth).min(self.config.open_max.as_secs_f64());
+        if matches!(self.state, State::Closed { .. }) && self.ramp_share(now) >= 1.0 {
+            self.openings = 0;
+        }
+        let exponent = self.openings.min(64) as i32;
+        let growth = self.config.open_growth.max(1.0).powi(exponent);
+        self.openings = self.openings.saturating_add(1);
+        let longest = self.config.open_max;
+        let base = (self.config.open.as_secs_f64() * growth).min(longest.as_secs_f64());
         let fraction = random as f64 / u64::MAX as f64;
-        let time = base * (1.0 - self.config.jitter.clamp(0.0, 1.0) * fraction);
-        let until = now + Duration::from_secs_f64(time);
-        self.enter(State::Open { until })
+        let seconds = base * (1.0 - self.config.jitter.clamp(0.0, 1.0) * fraction);
+        let time = Duration::try_from_secs_f64(seconds).unwrap_or(longest);
+        self.enter(State::Open { until: now + time })
     }
 
+    /// Begins a new generation with nothing counted.
     fn enter(&mut self, state: State) -> Transition {
+        let from = self.state.view();
         self.generation += 1;
-        let to = match &state {
-            State::Closed { .. } => StateView::Closed,
-            State::Open { .. } => StateView::Open,
-            State::HalfOpen { .. } => StateView::HalfOpen,
-        };
         self.state = state;
-        Transition { to }
+        self.probes.clear();
+        self.counters.clear();
+        self.in_a_row = 0;
+        Transition {
+            from,
+            to: state.view(),
+        }
     }
 }
 
 impl State {
-    fn closed(recovered: Option<Instant>) -> Self {
-        Self::Closed {
-            window: Window::default(),
-            consecutive: 0,
-            recovered,
+    const fn view(self) -> StateView {
+        match self {
+            Self::Closed { .. } => StateView::Closed,
+            Self::Open { .. } => StateView::Open,
+            Self::HalfOpen { .. } => StateView::HalfOpen,
         }
     }
 }
 
-/// Whether one more endpoint may be ejected: never the last healthy one, and never more than this
-/// share of all.
-pub fn may_eject(total: usize, ejected: usize, max_share: f64) -> bool {
-    let after = ejected + 1;
-    after < total && after as f64 <= total as f64 * max_share
+fn permits(config: &BreakerConfig) -> usize {
+    config.half_open_permits.clamp(1, MAX_HALF_OPEN_PERMITS) as usize
 }
 
-#[derive(Debug, Clone, Copy, Default)]
-struct Counts {
-    calls: u32,
-    failed: u32,
-    slow: u32,
-}
-
-/// A ring of buckets over the time window.
-#[derive(Debug, Clone, Default)]
-struct Window {
-    buckets: [Counts; BUCKETS],
-    /// Number of the newest bucket, counted from the clock's origin.
-    newest: u64,
-}
-
-impl Window {
-    fn count(&mut self, now: Instant, length: Duration, failed: bool, slow: bool) -> Counts {
-        let width = (length.as_nanos() as u64 / BUCKETS as u64).max(1);
-        let current = now.as_nanos() / width;
-        let passed = current.saturating_sub(self.newest).min(BUCKETS as u64);
-        for step in 1..=passed {
-            self.buckets[((self.newest + step) % BUCKETS as u64) as usize] = Counts::default();
-        }
-        if passed == BUCKETS as u64 {
-            self.buckets = [Counts::default(); BUCKETS];
-        }
-        self.newest = self.newest.max(current);
-        let bucket = &mut self.buckets[(self.newest % BUCKETS as u64) as usize];
-        bucket.calls += 1;
-        bucket.failed += u32::from(failed);
-        bucket.slow += u32::from(slow);
-        self.buckets
-            .iter()
-            .fold(Counts::default(), |sum, one| Counts {
-                calls: sum.calls + one.calls,
-                failed: sum.failed + one.failed,
-                slow: sum.slow + one.slow,
-            })
-    }
+/// The panic guard: whether one more endpoint of `total` may be ejected when `ejected` are already.
+/// Never the last healthy one, and never more than `max_ejected_share` of all (0 to 1): ejecting
+/// only helps while others can take the traffic.
+pub fn may_eject(total: usize, ejected: usize, max_ejected_share: f64) -> bool {
+    let after = ejected.saturating_add(1);
+    // 29 of 100 is within a share of 0.29, although 100 × 0.29 is 28.999….
+    let most = total as f64 * max_ejected_share + 1e-9;
+    after < total && after as f64 <= most
 }
 
 #[cfg(test)]
-#[path = "breaker_tests.rs"]
 mod tests;

@@ -1,15 +1,19 @@
 //! Header fields that are for one hop only, and those that only the mesh may set.
 
-use http::header::{CONNECTION, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+};
 use http::{HeaderMap, Method};
 
 use crate::name::SpiffeId;
 
+/// Fields whose names begin so are the mesh's own: nobody outside may set them.
+pub const INTERNAL_PREFIX: &str = "weft-";
 /// Why the mesh itself answered ([`crate::reason::Reason`]).
 pub const WEFT_REASON: HeaderName = HeaderName::from_static("weft-reason");
 /// Between sidecars: what the application is to be spoken to in.
 pub const WEFT_APP_PROTOCOL: HeaderName = HeaderName::from_static("weft-app-protocol");
-/// Between sidecars and applications: milliseconds that are left for the request.
+/// Between sidecars: milliseconds that are left for the request (see [`crate::timeout`]).
 pub const WEFT_DEADLINE: HeaderName = HeaderName::from_static("weft-deadline");
 /// Who called, as the server's sidecar verified it.
 pub const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
@@ -18,37 +22,50 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Removes what is for one hop only (RFC 9110 section 7.6.1): the fields that `Connection` names,
-/// and those known to be so. `TE: trailers` stays, since both our hops carry trailers. With
-/// `keep_upgrade`, `Connection: upgrade` and `Upgrade` stay for a connection of their own.
+/// and those known to be so. `TE: trailers` stays, since both our hops carry trailers, and so does
+/// `Trailer`. With `keep_upgrade`, `Connection: upgrade` and `Upgrade` stay for a connection of
+/// their own. Where there is nothing to remove, nothing is allocated or moved.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
     if headers.contains_key(CONNECTION) {
-        remove_nominated(headers, keep_upgrade);
+        remove_nominated(headers);
         headers.remove(CONNECTION);
     }
-    let upgrade = headers.remove(UPGRADE);
+    if keep_upgrade && headers.contains_key(UPGRADE) {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    } else {
+        headers.remove(UPGRADE);
+    }
     headers.remove(KEEP_ALIVE);
     headers.remove(PROXY_CONNECTION);
     headers.remove(TRANSFER_ENCODING);
-    if let Some(te) = headers.remove(TE)
-        && contains_token(te.as_bytes(), b"trailers")
-    {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-    }
-    if keep_upgrade && let Some(upgrade) = upgrade {
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, upgrade);
+    if headers.contains_key(TE) {
+        reduce_te(headers);
     }
 }
 
-fn remove_nominated(headers: &mut HeaderMap, keep_upgrade: bool) {
+/// Leaves nothing of `TE` but `trailers`.
+fn reduce_te(headers: &mut HeaderMap) {
+    let mut values = headers.get_all(TE).iter();
+    let first = values.next();
+    if values.next().is_none() && first.is_some_and(|te| te == "trailers") {
+        return;
+    }
+    let mut values = headers.get_all(TE).iter();
+    let trailers = values.any(|te| contains_token(te.as_bytes(), b"trailers"));
+    headers.remove(TE);
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+fn remove_nominated(headers: &mut HeaderMap) {
     let mut nominated: Vec<HeaderName> = Vec::new();
     for value in headers.get_all(CONNECTION) {
         for token in tokens(value.as_bytes()) {
-            let spared = token.eq_ignore_ascii_case(b"close")
-                || token.eq_ignore_ascii_case(b"keep-alive")
-                || token.eq_ignore_ascii_case(b"te")
-                || (keep_upgrade && token.eq_ignore_ascii_case(b"upgrade"));
-            if !spared && let Ok(name) = HeaderName::from_bytes(token) {
+            if let Ok(name) = HeaderName::from_bytes(token)
+                && headers.contains_key(&name)
+                && !spared(&name)
+            {
                 nominated.push(name);
             }
         }
@@ -58,21 +75,43 @@ fn remove_nominated(headers: &mut HeaderMap, keep_upgrade: bool) {
     }
 }
 
-/// Whether a request asks to turn the connection into something else.
-pub fn is_upgrade(method: &Method, headers: &HeaderMap) -> bool {
-    *method == Method::CONNECT
-        || (headers.contains_key(UPGRADE)
-            && headers
-                .get_all(CONNECTION)
-                .iter()
-                .any(|value| contains_token(value.as_bytes(), b"upgrade")))
+/// Fields that removal does not follow nomination for: those that have rules of their own, and two
+/// that are for every recipient (RFC 9110 section 7.6.1 forbids to nominate such), without which
+/// the request would be a different one.
+fn spared(name: &HeaderName) -> bool {
+    [TE, UPGRADE, CONNECTION, HOST, CONTENT_LENGTH].contains(name)
 }
 
-/// Removes what only the mesh may say, from whoever is not the mesh.
+/// Whether a request asks to turn the connection into something else: `CONNECT`, or an
+/// [`upgrade_protocol`].
+pub fn is_upgrade(method: &Method, headers: &HeaderMap) -> bool {
+    *method == Method::CONNECT || upgrade_protocol(headers).is_some()
+}
+
+/// What a message wants to go on with, `websocket` for instance (RFC 9110 section 7.8).
+///
+/// `h2c` is not one: it is obsolete (RFC 9113 section 3.1), ordinary clients offer it on every
+/// first request, and a server is free to ignore it.
+pub fn upgrade_protocol(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let protocol = headers.get(UPGRADE)?;
+    let mut connection = headers.get_all(CONNECTION).iter();
+    let asked = connection.any(|value| contains_token(value.as_bytes(), b"upgrade"));
+    let only_h2c = tokens(protocol.as_bytes()).all(|token| token.eq_ignore_ascii_case(b"h2c"));
+    (asked && !only_h2c).then_some(protocol)
+}
+
+/// Removes what only the mesh may say, from whoever is not the mesh: `x-forwarded-client-cert` and
+/// everything that begins with [`INTERNAL_PREFIX`].
 pub fn remove_untrusted(headers: &mut HeaderMap) {
     headers.remove(X_FORWARDED_CLIENT_CERT);
-    headers.remove(WEFT_APP_PROTOCOL);
-    headers.remove(WEFT_REASON);
+    let internal = |name: &&HeaderName| name.as_str().starts_with(INTERNAL_PREFIX);
+    if !headers.keys().any(|name| internal(&name)) {
+        return;
+    }
+    let names: Vec<HeaderName> = headers.keys().filter(internal).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
 }
 
 /// Who called, in the form that Envoy's users know: `By=…;Hash=…;URI=…`.
@@ -97,6 +136,7 @@ fn tokens(list: &[u8]) -> impl Iterator<Item = &[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn headers(fields: &[(&str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -153,6 +193,18 @@ mod tests {
             &[("connection", "upgrade"), ("upgrade", "websocket")],
         );
         check(false, &[("trailer", "x-sum")], &[("trailer", "x-sum")]);
+        check(false, &[("te", "trailers")], &[("te", "trailers")]);
+        check(
+            false,
+            &[("te", "gzip"), ("te", "trailers")],
+            &[("te", "trailers")],
+        );
+        check(
+            false,
+            &[("connection", "te, host, Content-Length"), ("host", "a")],
+            &[("host", "a")],
+        );
+        check(true, &[("connection", "upgrade"), ("keep-alive", "5")], &[]);
     }
 
     #[test]
@@ -163,7 +215,17 @@ mod tests {
         ]);
         assert!(is_upgrade(&Method::GET, &websocket));
         assert!(is_upgrade(&Method::CONNECT, &HeaderMap::new()));
-        assert!(!is_upgrade(&Method::GET, &headers(&[("upgrade", "h2c")])));
+        assert_eq!(upgrade_protocol(&websocket).unwrap(), "websocket");
+        for fields in [
+            [("upgrade", "websocket"), ("connection", "keep-alive")],
+            [
+                ("upgrade", "h2c"),
+                ("connection", "Upgrade, HTTP2-Settings"),
+            ],
+            [("accept", "*/*"), ("connection", "upgrade")],
+        ] {
+            assert!(!is_upgrade(&Method::GET, &headers(&fields)), "{fields:?}");
+        }
     }
 
     #[test]
@@ -177,9 +239,43 @@ mod tests {
         let mut outside = headers(&[
             ("x-forwarded-client-cert", "x"),
             ("weft-reason", "y"),
+            ("weft-reason", "z"),
+            ("Weft-Deadline", "1"),
+            ("weft-anything", "1"),
+            ("weftless", "1"),
             ("a", "b"),
         ]);
         remove_untrusted(&mut outside);
-        assert_eq!(outside, headers(&[("a", "b")]));
+        assert_eq!(outside, headers(&[("weftless", "1"), ("a", "b")]));
+    }
+
+    proptest! {
+        /// Nothing of one hop is left, what is left was there, and a second time changes nothing.
+        #[test]
+        fn hop_by_hop_always(
+            fields in proptest::collection::vec(
+                ("connection|te|upgrade|keep-alive|transfer-encoding|a|b|c",
+                 "(a|b|close|trailers|upgrade|te|,| |;q=1){0,5}"),
+                0..8,
+            ),
+            keep_upgrade: bool,
+        ) {
+            let fields: Vec<_> = fields.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+            let before = headers(&fields);
+            let mut after = before.clone();
+            remove_hop_by_hop(&mut after, keep_upgrade);
+            prop_assert!(!after.contains_key(KEEP_ALIVE) && !after.contains_key(TRANSFER_ENCODING));
+            prop_assert!(after.get_all(TE).iter().all(|te| te == "trailers"));
+            prop_assert!(keep_upgrade || !after.contains_key(CONNECTION));
+            prop_assert_eq!(after.contains_key(CONNECTION), after.contains_key(UPGRADE));
+            for name in ["a", "b", "c"] {
+                let named = before.get_all(CONNECTION).iter()
+                    .any(|value| contains_token(value.as_bytes(), name.as_bytes()));
+                prop_assert_eq!(after.contains_key(name), before.contains_key(name) && !named);
+            }
+            let once = after.clone();
+            remove_hop_by_hop(&mut after, keep_upgrade);
+            prop_assert_eq!(after, once);
+        }
     }
 }

@@ -9,10 +9,12 @@
 pub mod balance;
 pub mod breaker;
 pub mod headers;
+pub mod limit;
 pub mod model;
 pub mod name;
 pub mod protocol;
 pub mod reason;
 pub mod retry;
 pub mod time;
+pub mod timeout;
 pub mod trace;

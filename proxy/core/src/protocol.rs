@@ -20,6 +20,10 @@ pub enum Verdict {
 
 /// The client connection preface (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Methods after which the start of a target is enough to know (RFC 9110 section 9, RFC 5789).
+const METHODS: [&[u8]; 8] = [
+    b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"TRACE", b"PATCH",
+];
 /// Longest method that is waited for; the registry's longest has 17 letters.
 const METHOD_MAX: usize = 24;
 
@@ -64,6 +68,9 @@ fn detect_request_line(bytes: &[u8]) -> Verdict {
         };
     };
     let (method, rest) = (&line[..method_end], &line[method_end + 1..]);
+    if starts_target(method, rest) {
+        return Verdict::Http1;
+    }
     let well_formed = !method.is_empty()
         && method.len() <= METHOD_MAX
         && method.iter().all(|byte| is_method(*byte))
@@ -83,7 +90,7 @@ fn detect_request_line(bytes: &[u8]) -> Verdict {
         };
     }
     // A target longer than what we are willing to read: nothing but HTTP looks like this.
-    if window.len() == DETECT_MAX_BYTES {
+    if window.len() >= DETECT_MAX_BYTES {
         return if rest.starts_with(b"/") || rest.starts_with(b"http") {
             Verdict::Http1
         } else {
@@ -91,6 +98,32 @@ fn detect_request_line(bytes: &[u8]) -> Verdict {
         };
     }
     Verdict::NeedMore
+}
+
+/// Whether a request line that is not complete yet can only be one of HTTP/1: a request line that
+/// comes in pieces, or a very long one, is known by its start. `*` is not enough, since RTSP has
+/// `OPTIONS * RTSP/1.0`.
+fn starts_target(method: &[u8], target: &[u8]) -> bool {
+    if method == b"CONNECT" {
+        return starts_authority(target);
+    }
+    let absolute = target
+        .get(..4)
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"http"));
+    METHODS.contains(&method) && (target.starts_with(b"/") || absolute)
+}
+
+/// `host:port` up to the port's first digit (RFC 9112 section 3.2.3).
+fn starts_authority(target: &[u8]) -> bool {
+    let host = |byte: &u8| byte.is_ascii_alphanumeric() || b".-_~%[]:".contains(byte);
+    let host_length = target.iter().take_while(|byte| host(byte)).count();
+    let mut pairs = target[..host_length].windows(2).enumerate();
+    pairs.any(|(colon, pair)| {
+        let name = &target[..colon];
+        // Within brackets a colon belongs to an IPv6 address.
+        let outside = !name.starts_with(b"[") || name.ends_with(b"]");
+        pair[0] == b':' && pair[1].is_ascii_digit() && !name.is_empty() && outside
+    })
 }
 
 /// Methods are tokens; all that are registered are upper-case letters and '-'.
@@ -116,7 +149,23 @@ mod tests {
         check(b"GET / HTTP/1.0\n", Verdict::Http1);
         check(b"CONNECT a.b:443 HTTP/1.1\r\nHost", Verdict::Http1);
         check(b"M-SEARCH * HTTP/1.1\r\n", Verdict::Http1);
-        check(b"GET / HTTP/1.", Verdict::NeedMore);
+        check(b"GET /", Verdict::Http1);
+        check(b"GET / HTTP/1.", Verdict::Http1);
+        check(b"POST HTTP://a", Verdict::Http1);
+        check(b"POST htt", Verdict::NeedMore);
+        check(b"OPTIONS *", Verdict::NeedMore);
+        check(b"OPTIONS * HTTP/1.1\r\n", Verdict::Http1);
+        check(b"OPTIONS * RTSP/1.0\r\n", Verdict::Opaque);
+        check(b"OPTIONS rtsp://a/ RTSP/1.0\r\n", Verdict::Opaque);
+        check(b"SETUP /", Verdict::NeedMore);
+        check(b"PROPFIND / HTTP/1.1\r\n", Verdict::Http1);
+        check(b"CONNECT a.b:4", Verdict::Http1);
+        check(b"CONNECT a.b:", Verdict::NeedMore);
+        check(b"CONNECT [::1", Verdict::NeedMore);
+        check(b"CONNECT [::1]:8", Verdict::Http1);
+        check(b"CONNECT [::1]:8:9", Verdict::Http1);
+        check(b"CONNECT :8", Verdict::NeedMore);
+        check(b"CONNECT {\"verbose\":1}\r\n", Verdict::Opaque);
         check(b"GET", Verdict::NeedMore);
         check(b"PRI", Verdict::NeedMore);
         check(PREFACE, Verdict::Http2);
@@ -142,6 +191,7 @@ mod tests {
         fn decided_once(bytes in prop_oneof![
             proptest::collection::vec(any::<u8>(), 0..200),
             "[A-Z]{1,8} /[a-z /]{0,40}( HTTP/1\\.[01])?\r?\n?.{0,20}".prop_map(String::into_bytes),
+            "(GET|CONNECT|OPTIONS|PRI) [a-z:0-9\\[\\]*/.{]{0,40} ?.{0,20}\r?\n?".prop_map(String::into_bytes),
         ]) {
             let mut decided = None;
             for end in 0..=bytes.len() {

@@ -1,7 +1,7 @@
 //! Why the mesh itself answered or closed a connection: one list, the same word everywhere.
 //!
 //! The word is in the `weft-reason` header, in metric labels, span attributes and the access log.
-//! `deploy/guide/reasons.md` has a section on each; a test holds the two together.
+//! `deploy/guide/reasons.md` has a row on each; a test holds the two together.
 
 use std::fmt;
 use std::str::FromStr;
@@ -18,7 +18,7 @@ pub enum Fault {
 }
 
 macro_rules! reasons {
-    ($($(#[$doc:meta])* $name:ident = $word:literal, $status:literal, $grpc:literal, $fault:ident, $text:literal;)*) => {
+    ($($(#[$doc:meta])* $name:ident = $word:literal, $status:literal, $grpc:literal, $fault:ident, $text:literal, $advice:literal;)*) => {
         /// A reason; see the table in `deploy/guide/reasons.md`.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Reason {
@@ -49,9 +49,14 @@ macro_rules! reasons {
                 match self { $(Self::$name => Fault::$fault,)* }
             }
 
-            /// What happened, and what to look at, in one sentence.
+            /// What happened, in one sentence.
             pub const fn description(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }
+            }
+
+            /// What to do about it, in one sentence.
+            pub const fn advice(self) -> &'static str {
+                match self { $(Self::$name => $advice,)* }
             }
         }
     };
@@ -59,65 +64,95 @@ macro_rules! reasons {
 
 reasons! {
     NoEndpoints = "no-endpoints", 503, 14, Mesh,
-        "nobody serves this port of the service now: see `weft get` and whether its workloads are ready";
+        "nobody serves this port of the service now: see `weft get` and whether its workloads are ready",
+        "start a workload for the service, or look why its workloads are not ready: a declared port that does not accept keeps a workload out";
     NoHealthyEndpoint = "no-healthy-endpoint", 503, 14, Upstream,
-        "every endpoint of the service has just failed";
+        "every endpoint of the service has just failed",
+        "look at the endpoints' own logs; the metrics by endpoint say which failure came first";
     ServiceNotFound = "service-not-found", 503, 14, Downstream,
-        "the mesh has no service at this address";
+        "the mesh has no service at this address",
+        "check the name and the address that was dialled; a service exists once it is declared or a workload names it";
     PortNotDeclared = "port-not-declared", 503, 14, Downstream,
-        "the service does not have this port";
+        "the service does not have this port",
+        "declare the port in the Service or on its workloads";
     DiscoveryUnavailable = "discovery-unavailable", 503, 14, Mesh,
-        "the control plane has not answered for this destination yet; unanswered is not absent, so nothing was sent";
+        "the control plane has not answered for this destination yet; unanswered is not absent, so nothing was sent",
+        "check that the control plane runs and that the sidecar reaches it; what was known before still works";
     CircuitOpen = "circuit-open", 503, 14, Upstream,
-        "the circuit breaker is open";
+        "the circuit breaker is open",
+        "wait for the next probe, and look at the failures that opened it";
     ConcurrencyLimit = "concurrency-limit", 503, 8, Mesh,
-        "too many concurrent requests";
+        "too many concurrent requests",
+        "send less at a time, add endpoints, or raise the limit";
     PendingLimit = "pending-limit", 503, 8, Mesh,
-        "too many requests wait for a connection";
+        "too many requests wait for a connection",
+        "add endpoints, or raise limits.max_pending_requests";
     ConnectionLimit = "connection-limit", 503, 8, Mesh,
-        "too many connections";
+        "too many connections",
+        "reuse connections, add endpoints, or raise the connection limit";
     ConnectFailed = "connect-failed", 503, 14, Upstream,
-        "no TCP connection to the endpoint's sidecar";
+        "no TCP connection to the endpoint's sidecar",
+        "check that the endpoint's sidecar runs and that the network lets its port through";
     ConnectTimeout = "connect-timeout", 503, 14, Upstream,
-        "connecting to the endpoint's sidecar took too long; a firewall that drops packets looks like this";
+        "connecting to the endpoint's sidecar took too long; a firewall that drops packets looks like this",
+        "check firewalls and network policies between the two hosts, then timeouts.connect";
     TlsFailed = "tls-failed", 503, 14, Upstream,
-        "the TLS handshake with the endpoint's sidecar failed";
+        "the TLS handshake with the endpoint's sidecar failed",
+        "look at both sidecars' logs of that moment: clocks, roots of trust and expired certificates are the usual causes";
     PeerIdentityMismatch = "peer-identity-mismatch", 503, 16, Upstream,
-        "whoever answered is not who the control plane said has to be there";
+        "whoever answered is not who the control plane said has to be there",
+        "find out what listens at that address: an address that was given to another workload, or an impostor";
     PeerNotAuthenticated = "peer-not-authenticated", 503, 16, Mesh,
-        "one of the two sidecars has no valid certificate";
+        "one of the two sidecars has no valid certificate",
+        "check the certificates of both sidecars; they renew only while the control plane is reachable";
     PlaintextRefused = "plaintext-refused", 403, 7, Downstream,
-        "this workload takes mutual TLS only (mtls: strict)";
+        "this workload takes mutual TLS only (mtls: strict)",
+        "call through a sidecar, or set mtls to permissive on the server";
     RequestTimeout = "request-timeout", 504, 4, Upstream,
-        "the request took longer than its timeout";
+        "the request took longer than its timeout",
+        "find out what took long with a trace, then timeouts.request";
     PerTryTimeout = "per-try-timeout", 504, 4, Upstream,
-        "the last attempt took longer than the timeout of one";
+        "the last attempt took longer than the timeout of one",
+        "find out what took long with a trace, then the timeout of one attempt";
     IdleTimeout = "idle-timeout", 504, 4, Upstream,
-        "nothing moved for the idle time";
+        "nothing moved for the idle time",
+        "send keep-alives, or raise the idle timeout";
     UpstreamReset = "upstream-reset", 502, 14, Upstream,
-        "the endpoint broke the connection or reset the stream";
+        "the endpoint broke the connection or reset the stream",
+        "look at the endpoint's log: a crash, a restart, or its own timeout";
     UpstreamProtocolError = "upstream-protocol-error", 502, 13, Upstream,
-        "the endpoint's answer was not valid HTTP";
+        "the endpoint's answer was not valid HTTP",
+        "check the protocol that is declared for the port, and what the application answers";
     HeadersTooLarge = "headers-too-large", 431, 8, Downstream,
-        "the head of the request is larger than limits.max_header_bytes";
+        "the head of the request is larger than limits.max_header_bytes",
+        "make cookies and tokens smaller, or raise limits.max_header_bytes";
     BadRequest = "bad-request", 400, 3, Downstream,
-        "the request is not one that can be forwarded";
+        "the request is not one that can be forwarded",
+        "correct the request; the detail in the answer says what is wrong";
     BodyTooLarge = "body-too-large", 413, 8, Downstream,
-        "the body is larger than allowed";
+        "the body is larger than allowed",
+        "send less, or raise the limit";
     RetryBudgetExhausted = "retry-budget-exhausted", 503, 14, Mesh,
-        "the attempt failed and the retry budget is spent";
+        "the attempt failed and the retry budget is spent",
+        "look at why attempts fail: more retries would only add load";
     ApplicationUnreachable = "application-unreachable", 503, 14, Upstream,
-        "the sidecar runs, but the application does not accept connections on this port";
+        "the sidecar runs, but the application does not accept connections on this port",
+        "check that the application runs and listens on the declared port";
     ApplicationLoopbackOnly = "application-loopback-only", 503, 14, Upstream,
-        "the application listens on loopback only; let it listen on all addresses, or declare the port as loopback";
+        "the application listens on loopback only; let it listen on all addresses, or declare the port as loopback",
+        "bind the application to 0.0.0.0 or [::], or set workload.ports[].loopback";
     DestinationRefused = "destination-refused", 502, 7, Mesh,
-        "the destination is outside the mesh, and the mesh refuses those (unknownDestinations: refuse)";
+        "the destination is outside the mesh, and the mesh refuses those (unknownDestinations: refuse)",
+        "declare the destination, or let unknown destinations pass";
     Draining = "draining", 503, 14, Mesh,
-        "the sidecar is about to stop";
+        "the sidecar is about to stop",
+        "repeat the request: another endpoint takes it";
     UpgradeFailed = "upgrade-failed", 502, 13, Upstream,
-        "the connection could not be upgraded";
+        "the connection could not be upgraded",
+        "check that the application supports the upgrade and answers with 101";
     LoopDetected = "loop-detected", 508, 9, Mesh,
-        "the request came back to the sidecar that sent it";
+        "the request came back to the sidecar that sent it",
+        "look at the routes and at a service that points to itself";
 }
 
 impl fmt::Display for Reason {
@@ -158,17 +193,42 @@ mod tests {
         assert!("x".parse::<Reason>().is_err());
     }
 
+    /// A reason's row of the guide: the test that fails prints the rows to put there.
+    fn row(reason: Reason) -> String {
+        let whose = match reason.fault() {
+            Fault::Downstream => "the caller",
+            Fault::Upstream => "the called one",
+            Fault::Mesh => "the mesh",
+        };
+        format!(
+            "| `{reason}` | {} | {} | {whose} | {} | {} |",
+            reason.http_status(),
+            reason.grpc_code(),
+            reason.description(),
+            reason.advice(),
+        )
+    }
+
     #[test]
-    fn the_guide_has_them_all() {
+    fn the_guide_has_exactly_these() {
         let page = include_str!("../../../deploy/guide/reasons.md");
+        let found: Vec<&str> = page.lines().filter(|l| l.starts_with("| `")).collect();
+        let expected: Vec<String> = Reason::ALL.iter().map(|reason| row(*reason)).collect();
+        assert_eq!(
+            found,
+            expected,
+            "deploy/guide/reasons.md is to have these rows:\n{}",
+            expected.join("\n")
+        );
+    }
+
+    #[test]
+    fn words_are_kebab_case_and_codes_are_codes() {
         for reason in Reason::ALL {
-            let row = format!(
-                "| `{}` | {} | {} |",
-                reason.as_str(),
-                reason.http_status(),
-                reason.grpc_code()
-            );
-            assert!(page.contains(&row), "deploy/guide/reasons.md lacks {row}");
+            let letters = |c: char| c.is_ascii_lowercase() || c == '-';
+            assert!(reason.as_str().chars().all(letters), "{reason}");
+            assert!((1..=16).contains(&reason.grpc_code()), "{reason}");
+            assert!(!reason.description().contains('|') && !reason.advice().contains('|'));
         }
     }
 }

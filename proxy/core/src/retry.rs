@@ -1,5 +1,6 @@
 //! Whether a failed attempt is made again, when, and at whose expense.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use http::Method;
@@ -21,6 +22,8 @@ pub enum Failure {
     PerTryTimeout,
     /// An answer with this status.
     Status(u16),
+    /// A gRPC answer with this code other than 0, OK.
+    GrpcStatus(u32),
 }
 
 impl Failure {
@@ -28,7 +31,7 @@ impl Failure {
     pub const fn provably_not_sent(self) -> bool {
         match self {
             Self::ConnectFailed | Self::RefusedStream | Self::NotSent => true,
-            Self::Reset | Self::PerTryTimeout | Self::Status(_) => false,
+            Self::Reset | Self::PerTryTimeout | Self::Status(_) | Self::GrpcStatus(_) => false,
         }
     }
 }
@@ -39,7 +42,10 @@ pub struct RetryPolicy {
     /// Attempts after the first.
     pub attempts: u32,
     /// Statuses that idempotent requests are repeated on.
-    pub statuses: Vec<u16>,
+    pub statuses: Cow<'static, [u16]>,
+    /// gRPC codes that calls are repeated on. Every call is a POST, and nothing tells whether it
+    /// is idempotent: whoever names a code here says so. Empty unless asked for; UNAVAILABLE is 14.
+    pub grpc_codes: Cow<'static, [u32]>,
     /// The first wait; it doubles each time, up to the longest.
     pub backoff: Duration,
     /// The longest wait.
@@ -50,7 +56,8 @@ impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
             attempts: 2,
-            statuses: vec![502, 503, 504],
+            statuses: Cow::Borrowed(&[502, 503, 504]),
+            grpc_codes: Cow::Borrowed(&[]),
             backoff: Duration::from_millis(25),
             backoff_max: Duration::from_millis(250),
         }
@@ -65,8 +72,72 @@ pub fn is_idempotent(method: &Method) -> bool {
     )
 }
 
-/// Whether an attempt may be repeated: `replayable` says that the body can be sent again (it is
-/// empty, or was kept), `made` how many attempts there were.
+/// What follows a failed attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// Another attempt, if the budget allows it.
+    Retry,
+    /// The failure is the answer.
+    GiveUp(Why),
+}
+
+/// Why there is no other attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// All attempts were made.
+    AttemptsUsed,
+    /// The body was sent, at least in part, and not kept.
+    BodyGone,
+    /// The application may have seen the request, and a repeat may do harm.
+    NotIdempotent,
+    /// This status or code is not one to repeat on.
+    NotRetryable,
+}
+
+impl Why {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AttemptsUsed => "attempts-used",
+            Self::BodyGone => "body-gone",
+            Self::NotIdempotent => "not-idempotent",
+            Self::NotRetryable => "not-retryable",
+        }
+    }
+}
+
+/// Decides about another attempt: `body_replayable` says that the body can be sent (again), since
+/// it is empty, was kept, or nothing took it; `attempts_made` counts the first attempt too.
+///
+/// What the application provably has not seen is repeated for every method; everything else only
+/// where a repeat does no harm.
+pub fn decide(
+    policy: &RetryPolicy,
+    failure: &Failure,
+    method: &Method,
+    body_replayable: bool,
+    attempts_made: u32,
+) -> Decision {
+    let (retryable, harmless) = match failure {
+        Failure::ConnectFailed | Failure::RefusedStream | Failure::NotSent => (true, true),
+        Failure::Reset | Failure::PerTryTimeout => (true, is_idempotent(method)),
+        Failure::Status(status) => (policy.statuses.contains(status), is_idempotent(method)),
+        Failure::GrpcStatus(code) => (policy.grpc_codes.contains(code), true),
+    };
+    if !retryable {
+        Decision::GiveUp(Why::NotRetryable)
+    } else if !harmless {
+        Decision::GiveUp(Why::NotIdempotent)
+    } else if !body_replayable {
+        Decision::GiveUp(Why::BodyGone)
+    } else if attempts_made > policy.attempts {
+        Decision::GiveUp(Why::AttemptsUsed)
+    } else {
+        Decision::Retry
+    }
+}
+
+/// [`decide`] as a yes or no.
 pub fn may_retry(
     policy: &RetryPolicy,
     failure: Failure,
@@ -74,14 +145,7 @@ pub fn may_retry(
     replayable: bool,
     made: u32,
 ) -> bool {
-    if made > policy.attempts || !replayable {
-        return false;
-    }
-    match failure {
-        Failure::ConnectFailed | Failure::RefusedStream | Failure::NotSent => true,
-        Failure::Reset | Failure::PerTryTimeout => is_idempotent(method),
-        Failure::Status(status) => is_idempotent(method) && policy.statuses.contains(&status),
-    }
+    decide(policy, &failure, method, replayable, made) == Decision::Retry
 }
 
 /// How long to wait before attempt number `attempt` (1 is the first repeat): exponential with full
@@ -91,13 +155,21 @@ pub fn backoff(policy: &RetryPolicy, attempt: u32, random: u64) -> Duration {
         .backoff
         .saturating_mul(1 << attempt.saturating_sub(1).min(16));
     let longest = doubled.min(policy.backoff_max);
-    longest.mul_f64(random as f64 / u64::MAX as f64)
+    let nanos = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
+    // A random share of it, rounded up.
+    let share = (u128::from(nanos) * u128::from(random)).div_ceil(u128::from(u64::MAX));
+    Duration::from_nanos(share as u64)
 }
 
 /// Seconds over which the budget is counted.
 const BUDGET_SECONDS: usize = 10;
 
 /// Retries in proportion to requests: a storm of failures can't multiply the load.
+///
+/// Counted in a ring of seconds. A request pays for retries as long as it is in the ring, and a
+/// retry stays in it for at least as long, so that no request pays twice: over any time, there are
+/// at most `ratio` retries for each request and, for every ten seconds begun, ten times
+/// `minimum_per_second`.
 #[derive(Debug, Clone)]
 pub struct RetryBudget {
     /// Retries for each request of the last ten seconds.
@@ -126,6 +198,12 @@ impl RetryBudget {
         }
     }
 
+    /// Exchanges the parameters; what was counted stays.
+    pub fn set(&mut self, ratio: f64, minimum_per_second: u32) {
+        self.ratio = ratio;
+        self.minimum_per_second = minimum_per_second;
+    }
+
     /// A request came, its first attempt.
     pub fn on_request(&mut self, now: Instant) {
         let second = self.second(now);
@@ -143,10 +221,11 @@ impl RetryBudget {
         };
         let (requests, retries) = (sum(|s| s.0), sum(|s| s.1));
         let always = u64::from(self.minimum_per_second) * BUDGET_SECONDS as u64;
-        let allowed = always + (requests as f64 * self.ratio) as u64;
+        let allowed = always.saturating_add((requests as f64 * self.ratio) as u64);
         let within = retries < allowed;
         if within {
-            self.second(now).1 += 1;
+            let second = self.second(now);
+            second.1 = second.1.saturating_add(1);
         }
         within
     }
@@ -167,31 +246,52 @@ impl RetryBudget {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn what_may_be_repeated() {
         let policy = RetryPolicy::default();
+        let go = Decision::Retry;
+        let used = Decision::GiveUp(Why::AttemptsUsed);
+        let gone = Decision::GiveUp(Why::BodyGone);
+        let harm = Decision::GiveUp(Why::NotIdempotent);
+        let never = Decision::GiveUp(Why::NotRetryable);
         let cases = [
-            (Failure::ConnectFailed, Method::POST, true, 1, true),
-            (Failure::ConnectFailed, Method::POST, false, 1, false),
-            (Failure::RefusedStream, Method::POST, true, 1, true),
-            (Failure::NotSent, Method::PATCH, true, 2, true),
-            (Failure::NotSent, Method::PATCH, true, 3, false),
-            (Failure::Reset, Method::POST, true, 1, false),
-            (Failure::Reset, Method::GET, true, 1, true),
-            (Failure::PerTryTimeout, Method::PUT, true, 1, true),
-            (Failure::Status(503), Method::GET, true, 1, true),
-            (Failure::Status(503), Method::POST, true, 1, false),
-            (Failure::Status(500), Method::GET, true, 1, false),
-            (Failure::Status(503), Method::GET, true, 3, false),
+            (Failure::ConnectFailed, Method::POST, true, 1, go),
+            (Failure::ConnectFailed, Method::POST, false, 1, gone),
+            (Failure::RefusedStream, Method::POST, true, 1, go),
+            (Failure::NotSent, Method::PATCH, true, 2, go),
+            (Failure::NotSent, Method::PATCH, true, 3, used),
+            (Failure::Reset, Method::POST, true, 1, harm),
+            (Failure::Reset, Method::GET, true, 1, go),
+            (Failure::Reset, Method::GET, false, 1, gone),
+            (Failure::PerTryTimeout, Method::PUT, true, 1, go),
+            (Failure::PerTryTimeout, Method::PATCH, true, 1, harm),
+            (Failure::Status(503), Method::GET, true, 1, go),
+            (Failure::Status(503), Method::POST, true, 1, harm),
+            (Failure::Status(500), Method::GET, true, 1, never),
+            (Failure::Status(503), Method::GET, true, 3, used),
+            (Failure::GrpcStatus(14), Method::POST, true, 1, never),
         ];
         for (failure, method, replayable, made, expected) in cases {
             assert_eq!(
-                may_retry(&policy, failure, &method, replayable, made),
+                decide(&policy, &failure, &method, replayable, made),
                 expected,
                 "{failure:?} {method} {replayable} {made}"
             );
+            assert_eq!(
+                may_retry(&policy, failure, &method, replayable, made),
+                expected == go
+            );
         }
+        let opted_in = RetryPolicy {
+            grpc_codes: Cow::Borrowed(&[14]),
+            ..policy
+        };
+        let decided = decide(&opted_in, &Failure::GrpcStatus(14), &Method::POST, true, 1);
+        assert_eq!(decided, go);
+        let decided = decide(&opted_in, &Failure::GrpcStatus(13), &Method::POST, true, 1);
+        assert_eq!(decided, never);
     }
 
     #[test]
@@ -202,6 +302,18 @@ mod tests {
             .collect();
         assert_eq!(longest, [25, 50, 100, 200, 250, 250]);
         assert_eq!(backoff(&policy, 1, 0), Duration::ZERO);
+        let endless = RetryPolicy {
+            backoff: Duration::MAX,
+            backoff_max: Duration::MAX,
+            ..policy
+        };
+        assert!(backoff(&endless, u32::MAX, u64::MAX) > Duration::from_secs(3600));
+    }
+
+    /// The bound that [`RetryBudget`] promises since the clock's origin.
+    fn most(requests: u64, ratio: f64, minimum_per_second: u64, now: Instant) -> f64 {
+        let begun = now.as_nanos() / 10_000_000_000 + 1;
+        requests as f64 * ratio + (begun * 10 * minimum_per_second) as f64
     }
 
     #[test]
@@ -216,8 +328,7 @@ mod tests {
             for _ in 0..2 {
                 retries += u64::from(budget.try_retry(now));
             }
-            let seconds = step / 1000 + 10;
-            let bound = requests as f64 * 0.2 + (seconds * 10) as f64 + 100.0;
+            let bound = most(requests, 0.2, 10, now);
             assert!(
                 retries as f64 <= bound,
                 "{retries} retries for {requests} requests"
@@ -235,5 +346,35 @@ mod tests {
         let allowed = (0..1000).filter(|_| budget.try_retry(now)).count();
         assert_eq!(allowed, 99);
         assert!(budget.try_retry(now + Duration::from_secs(10)));
+    }
+
+    proptest! {
+        /// Bursts and pauses of any kind, with as many retries as the budget gives.
+        #[test]
+        fn the_budget_is_never_exceeded(
+            ratio in 0.0..2.0,
+            minimum in 0u32..5,
+            bursts in proptest::collection::vec((0u64..15_000, 0u64..200, 0u64..300), 1..60),
+        ) {
+            let mut budget = RetryBudget::new(ratio, minimum);
+            let (mut requests, mut retries, mut millis) = (0, 0, 0);
+            for (pause, came, tried) in bursts {
+                millis += pause;
+                let now = Instant::from_nanos(millis * 1_000_000);
+                for _ in 0..came {
+                    budget.on_request(now);
+                }
+                requests += came;
+                retries += (0..tried).filter(|_| budget.try_retry(now)).count() as u64;
+                let bound = most(requests, ratio, u64::from(minimum), now);
+                prop_assert!(retries as f64 <= bound, "{retries} of {bound}");
+            }
+        }
+
+        #[test]
+        fn waits_stay_within(attempt: u32, random: u64) {
+            let policy = RetryPolicy::default();
+            prop_assert!(backoff(&policy, attempt, random) <= policy.backoff_max);
+        }
     }
 }

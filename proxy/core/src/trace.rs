@@ -1,19 +1,23 @@
 //! Trace context: read, decided, and written on.
 //!
-//! W3C Trace Context (`traceparent`) is what the mesh speaks; B3 is read where it is all there is,
-//! and written where it came in.
+//! W3C Trace Context (`traceparent`, `tracestate`) is what the mesh speaks; B3 is read where there
+//! is no valid `traceparent`, and written where it came in. A request that is not sampled costs
+//! one lookup for each format and one header.
+
+mod b3;
+mod w3c;
 
 use std::fmt::Write as _;
 
 use http::HeaderMap;
-use http::header::{HeaderName, HeaderValue};
+use http::header::HeaderName;
 
-/// W3C Trace Context.
+pub use w3c::{is_valid_tracestate, parse_traceparent};
+
+/// W3C Trace Context: who called, and whether that is recorded.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const B3: HeaderName = HeaderName::from_static("b3");
-const X_B3_TRACE_ID: HeaderName = HeaderName::from_static("x-b3-traceid");
-const X_B3_SPAN_ID: HeaderName = HeaderName::from_static("x-b3-spanid");
-const X_B3_SAMPLED: HeaderName = HeaderName::from_static("x-b3-sampled");
+/// W3C Trace Context: what tracing systems add for themselves. The mesh passes it on.
+pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// One span's place in a trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +30,15 @@ pub struct TraceContext {
     pub sampled: bool,
 }
 
+/// The span that called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parent {
+    /// Never all zero.
+    pub trace_id: [u8; 16],
+    /// Never all zero.
+    pub span_id: [u8; 8],
+}
+
 /// In which form a context came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -35,6 +48,72 @@ pub enum Format {
     B3Single,
     /// `x-b3-…`.
     B3Multi,
+}
+
+/// All forms that came in, which are therefore written on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Formats {
+    /// A valid `traceparent`: without one, `tracestate` has no meaning and is removed.
+    pub w3c: bool,
+    /// One header `b3`.
+    pub b3_single: bool,
+    /// `x-b3-traceid` and others.
+    pub b3_multi: bool,
+}
+
+impl From<Option<Format>> for Formats {
+    fn from(format: Option<Format>) -> Self {
+        Self {
+            w3c: format == Some(Format::W3c),
+            b3_single: format == Some(Format::B3Single),
+            b3_multi: format == Some(Format::B3Multi),
+        }
+    }
+}
+
+/// All that a request brought; by default nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Incoming {
+    /// The caller's span; B3 may bring a decision without one.
+    pub parent: Option<Parent>,
+    /// The caller's decision; B3 may leave it to us.
+    pub sampled: Option<bool>,
+    /// How it came.
+    pub formats: Formats,
+}
+
+impl Incoming {
+    /// Reads all forms. W3C goes before B3, and what is invalid is not there: that begins a new
+    /// trace, as the specification wants it.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let (w3c, b3) = (w3c::read(headers), b3::read(headers));
+        let formats = Formats {
+            w3c: w3c.is_some(),
+            ..b3.formats
+        };
+        let (parent, sampled) = match w3c {
+            Some((parent, sampled)) => (Some(parent), Some(sampled)),
+            None => (b3.parent, b3.sampled),
+        };
+        Self {
+            parent,
+            sampled,
+            formats,
+        }
+    }
+}
+
+impl From<Option<TraceContext>> for Incoming {
+    fn from(context: Option<TraceContext>) -> Self {
+        Self {
+            parent: context.map(|context| Parent {
+                trace_id: context.trace_id,
+                span_id: context.span_id,
+            }),
+            sampled: context.map(|context| context.sampled),
+            formats: Formats::default(),
+        }
+    }
 }
 
 /// What is sampled where the caller has not decided.
@@ -49,78 +128,68 @@ impl Sampler {
     pub fn samples(&self, trace_id: &[u8; 16]) -> bool {
         let [.., a, b, c, d, e, f, g, h] = *trace_id;
         let low = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
-        (low as f64) < self.ratio * (u64::MAX as f64)
+        self.ratio >= 1.0 || (low as f64) < self.ratio * (u64::MAX as f64)
     }
 }
 
-/// The context that a request brought.
+/// The caller's span, where there is one, and the form it was read from. [`Incoming::of`] says
+/// more: here a decision that was left to us counts as "not sampled", and one without a trace is
+/// lost.
 pub fn incoming(headers: &HeaderMap) -> Option<(TraceContext, Format)> {
-    if let Some(value) = headers.get(TRACEPARENT) {
-        return Some((parse_traceparent(value.as_bytes())?, Format::W3c));
-    }
-    if let Some(value) = headers.get(B3) {
-        return Some((parse_b3(value.as_bytes())?, Format::B3Single));
-    }
-    let trace_id = headers.get(X_B3_TRACE_ID)?;
-    let span_id = headers.get(X_B3_SPAN_ID)?;
-    let sampled = headers.get(X_B3_SAMPLED);
-    let context = TraceContext {
-        trace_id: parse_trace_id(trace_id.as_bytes())?,
-        span_id: parse_id(span_id.as_bytes())?,
-        sampled: sampled.is_some_and(|value| matches!(value.as_bytes(), b"1" | b"true" | b"d")),
+    let brought = Incoming::of(headers);
+    let parent = brought.parent?;
+    let format = if brought.formats.w3c {
+        Format::W3c
+    } else if brought.formats.b3_single {
+        Format::B3Single
+    } else {
+        Format::B3Multi
     };
-    Some((context, Format::B3Multi))
+    let context = TraceContext {
+        trace_id: parent.trace_id,
+        span_id: parent.span_id,
+        sampled: brought.sampled.unwrap_or(false),
+    };
+    Some((context, format))
 }
 
-/// The context of this request's own span: the caller's trace continues and its decision holds; a
-/// new trace is sampled by ratio. `random` gives the IDs.
-pub fn decide(incoming: Option<TraceContext>, random: [u64; 3], sampler: Sampler) -> TraceContext {
-    let span_id = random[0].max(1).to_be_bytes();
-    match incoming {
-        Some(parent) => TraceContext { span_id, ..parent },
+/// The context of this request's own span: the caller's trace continues and its decision holds;
+/// where there is none, the ratio decides. `random` gives the IDs.
+///
+/// Takes [`Incoming`], or the parent's context alone.
+pub fn decide(incoming: impl Into<Incoming>, random: [u64; 3], sampler: Sampler) -> TraceContext {
+    let incoming = incoming.into();
+    let trace_id = match incoming.parent {
+        Some(parent) => parent.trace_id,
         None => {
             let mut trace_id = [0; 16];
             trace_id[..8].copy_from_slice(&random[1].max(1).to_be_bytes());
             trace_id[8..].copy_from_slice(&random[2].to_be_bytes());
-            TraceContext {
-                trace_id,
-                span_id,
-                sampled: sampler.samples(&trace_id),
-            }
+            trace_id
         }
+    };
+    let decided = incoming.sampled;
+    TraceContext {
+        trace_id,
+        span_id: random[0].max(1).to_be_bytes(),
+        sampled: decided.unwrap_or_else(|| sampler.samples(&trace_id)),
     }
 }
 
-/// Writes the context into a request, in W3C form and, where it came so, in B3 as well.
-pub fn inject(context: &TraceContext, came_as: Option<Format>, headers: &mut HeaderMap) {
-    // 00-TRACE-SPAN-FLAGS
-    let mut text = [b'-'; 55];
-    text[..2].copy_from_slice(b"00");
-    write_hex(&context.trace_id, &mut text[3..35]);
-    write_hex(&context.span_id, &mut text[36..52]);
-    text[53] = b'0';
-    text[54] = if context.sampled { b'1' } else { b'0' };
-    if let Ok(value) = HeaderValue::from_bytes(&text) {
-        headers.insert(TRACEPARENT, value);
+/// Writes the context into a request, as W3C always and as B3 where it came so.
+///
+/// Takes [`Formats`], or the form of [`incoming`].
+pub fn inject(context: &TraceContext, formats: impl Into<Formats>, headers: &mut HeaderMap) {
+    let formats = formats.into();
+    headers.insert(TRACEPARENT, w3c::format(context));
+    if !formats.w3c || !is_valid_tracestate(headers) {
+        headers.remove(TRACESTATE);
     }
-    match came_as {
-        None | Some(Format::W3c) => {}
-        Some(Format::B3Single) => {
-            let sampled = u8::from(context.sampled);
-            let text = format!(
-                "{}-{}-{sampled}",
-                hex(&context.trace_id),
-                hex(&context.span_id)
-            );
-            if let Ok(value) = HeaderValue::from_str(&text) {
-                headers.insert(B3, value);
-            }
-        }
-        Some(Format::B3Multi) => {
-            if let Ok(value) = HeaderValue::from_str(&hex(&context.span_id)) {
-                headers.insert(X_B3_SPAN_ID, value);
-            }
-        }
+    if formats.b3_single {
+        b3::write_single(context, headers);
+    }
+    if formats.b3_multi {
+        b3::write_multi(context, headers);
     }
 }
 
@@ -134,53 +203,12 @@ pub fn hex(bytes: &[u8]) -> String {
     text
 }
 
-/// W3C Trace Context section 3.2: version 00 exactly, later versions with more behind.
-fn parse_traceparent(text: &[u8]) -> Option<TraceContext> {
-    let (head, tail) = text.split_at_checked(55)?;
-    let dashes = head[2] == b'-' && head[35] == b'-' && head[52] == b'-';
-    let version = parse_hex::<1>(&head[..2])?[0];
-    let tail_fits = match version {
-        0 => tail.is_empty(),
-        0xff => false,
-        _ => tail.is_empty() || tail[0] == b'-',
-    };
-    if !dashes || !tail_fits {
-        return None;
-    }
-    Some(TraceContext {
-        trace_id: parse_id(&head[3..35])?,
-        span_id: parse_id(&head[36..52])?,
-        sampled: parse_hex::<1>(&head[53..55])?[0] & 1 == 1,
-    })
-}
-
-/// `TRACE-SPAN[-SAMPLED[-PARENT]]`; a lone `0` says only that nothing is sampled.
-fn parse_b3(text: &[u8]) -> Option<TraceContext> {
-    let mut parts = text.split(|byte| *byte == b'-');
-    let trace_id = parse_trace_id(parts.next()?)?;
-    let span_id = parse_id(parts.next()?)?;
-    let sampled = matches!(parts.next(), Some(b"1" | b"d"));
-    Some(TraceContext {
-        trace_id,
-        span_id,
-        sampled,
-    })
-}
-
-/// B3 also has trace IDs of 64 bits.
-fn parse_trace_id(text: &[u8]) -> Option<[u8; 16]> {
-    if text.len() == 16 {
-        let mut id = [0; 16];
-        id[8..].copy_from_slice(&parse_id::<8>(text)?);
-        return Some(id);
-    }
-    parse_id(text)
-}
-
+/// An ID that is not all zero.
 fn parse_id<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     parse_hex(text).filter(|id| id.iter().any(|byte| *byte != 0))
 }
 
+/// Lower-case hexadecimal of exactly `N` bytes.
 fn parse_hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     if text.len() != N * 2 {
         return None;
@@ -192,7 +220,7 @@ fn parse_hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     };
     let mut bytes = [0; N];
     for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+        *byte = (digit(pair[0])? << 4) | digit(pair[1])?;
     }
     Some(bytes)
 }
@@ -206,82 +234,4 @@ fn write_hex(bytes: &[u8], into: &mut [u8]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const W3C: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-
-    fn with(name: &'static str, value: &str) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        headers.insert(name, value.parse().unwrap());
-        headers
-    }
-
-    #[test]
-    fn traceparent() {
-        let (context, format) = incoming(&with("traceparent", W3C)).unwrap();
-        assert!(context.sampled);
-        assert_eq!(format, Format::W3c);
-        let mut headers = HeaderMap::new();
-        inject(&context, None, &mut headers);
-        assert_eq!(headers["traceparent"], W3C);
-        let later = W3C.replacen("00", "cc", 1) + "-what-comes";
-        assert!(incoming(&with("traceparent", &later)).is_some());
-        for bad in [
-            "",
-            "00",
-            &W3C.to_uppercase(),
-            &W3C.replacen("00", "ff", 1),
-            &format!("{W3C}-x"),
-            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
-            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
-        ] {
-            assert_eq!(incoming(&with("traceparent", bad)), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn b3() {
-        let single = "80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1-1";
-        let (context, format) = incoming(&with("b3", single)).unwrap();
-        assert_eq!((context.sampled, format), (true, Format::B3Single));
-        let mut headers = HeaderMap::new();
-        inject(&context, Some(format), &mut headers);
-        assert_eq!(headers["b3"], single);
-        let mut multi = with("x-b3-traceid", "e457b5a2e4d86bd1");
-        multi.insert("x-b3-spanid", "e457b5a2e4d86bd1".parse().unwrap());
-        let (context, _) = incoming(&multi).unwrap();
-        assert!(!context.sampled);
-        assert_eq!(&context.trace_id[..8], &[0; 8]);
-        assert_eq!(incoming(&with("b3", "0")), None);
-    }
-
-    #[test]
-    fn the_callers_decision_holds_and_new_traces_go_by_ratio() {
-        let (parent, _) = incoming(&with("traceparent", W3C)).unwrap();
-        let own = decide(Some(parent), [7, 8, 9], Sampler { ratio: 0.0 });
-        assert_eq!(own.trace_id, parent.trace_id);
-        assert!(own.sampled && own.span_id != parent.span_id);
-        let sampled = (0..10_000u64)
-            .filter(|n| {
-                let random = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                decide(None, [1, random, random], Sampler { ratio: 0.1 }).sampled
-            })
-            .count();
-        assert!((900..1100).contains(&sampled), "{sampled}");
-        assert!(!decide(None, [0, 0, 0], Sampler { ratio: 0.0 }).sampled);
-        assert_ne!(
-            decide(None, [0, 0, 0], Sampler { ratio: 0.0 }).trace_id,
-            [0; 16]
-        );
-    }
-
-    proptest! {
-        #[test]
-        fn never_panics(text in ".{0,80}") {
-            let _ = parse_traceparent(text.as_bytes());
-            let _ = parse_b3(text.as_bytes());
-        }
-    }
-}
+mod tests;

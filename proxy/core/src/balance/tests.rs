@@ -1,0 +1,238 @@
+//! Costs, and distributions within bounds.
+
+use super::*;
+use proptest::prelude::*;
+
+fn at(millis: u64) -> Instant {
+    Instant::from_nanos(millis * 1_000_000)
+}
+
+fn ewma() -> PeakEwma {
+    PeakEwma::new(Duration::from_secs(10), Duration::from_millis(30))
+}
+
+#[test]
+fn peaks_are_taken_at_once_and_forgotten_slowly() {
+    let mut load = ewma();
+    load.on_start();
+    load.on_finish(Duration::from_millis(500), false, at(1000));
+    assert_eq!(load.latency(at(1000)), Duration::from_millis(500));
+    load.on_start();
+    load.on_finish(Duration::from_millis(1), false, at(1010));
+    assert!(load.latency(at(1010)) > Duration::from_millis(490));
+    assert!(load.latency(at(60_000)) < Duration::from_millis(5));
+}
+
+#[test]
+fn fast_failures_do_not_attract() {
+    let (mut failing, mut slow) = (ewma(), ewma());
+    failing.on_start();
+    failing.on_finish(Duration::from_micros(10), true, at(1000));
+    slow.on_start();
+    slow.on_finish(Duration::from_millis(200), false, at(1000));
+    assert!(failing.score(at(1000)) > slow.score(at(1000)));
+}
+
+#[test]
+fn requests_under_way_count_and_cancelled_ones_do_not() {
+    let mut load = ewma();
+    let idle = load.score(at(0));
+    load.on_start();
+    load.on_start();
+    assert!(load.score(at(0)) > idle * 2.9);
+    load.on_cancel();
+    load.on_cancel();
+    load.on_cancel();
+    assert_eq!(load.in_flight(), 0);
+    assert!((load.score(at(0)) - idle).abs() < 1e-6);
+}
+
+#[test]
+fn p2c_is_uniform_without_differences_and_prefers_the_cheaper() {
+    const ROUNDS: u64 = 40_000;
+    let count = |excluded: &dyn Fn(usize) -> bool, score: &dyn Fn(usize) -> f64| {
+        let mut counts = [0u64; 5];
+        for round in 0..ROUNDS {
+            let random = round.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            counts[pick_p2c(5, random, excluded, score).unwrap()] += 1;
+        }
+        counts
+    };
+    for share in count(&|_| false, &|_| 1.0) {
+        assert!((7_400..8_600).contains(&share), "{share}");
+    }
+    let counts = count(&|_| false, &|index| if index == 3 { 9.0 } else { 1.0 });
+    assert_eq!(counts[3], 0, "the dearest of two is never taken");
+    let counts = count(&|index| index < 3, &|_| 1.0);
+    assert_eq!(counts[..3], [0, 0, 0]);
+    assert!((18_500..21_500).contains(&counts[4]), "{counts:?}");
+}
+
+#[test]
+fn p2c_at_the_edges() {
+    assert_eq!(pick_p2c(0, 1, |_| false, |_| 1.0), None);
+    assert_eq!(pick_p2c(1, 1, |_| false, |_| 1.0), Some(0));
+    assert_eq!(pick_p2c(3, 1, |_| true, |_| 1.0), None);
+    for random in 0..100 {
+        assert_eq!(
+            pick_p2c(100, random, |index| index != 77, |_| 1.0),
+            Some(77)
+        );
+    }
+}
+
+#[test]
+fn a_new_endpoint_is_tried_by_one_request_at_a_time() {
+    let late = at(86_400_000);
+    let mut fresh = ewma();
+    let mut known = ewma();
+    known.on_start();
+    known.on_finish(Duration::from_millis(5), false, late);
+    assert!(fresh.score(late) < known.score(late), "it is tried");
+    fresh.on_start();
+    assert!(fresh.score(late) > known.score(late), "by one");
+    assert_eq!(fresh.latency(late), Duration::from_millis(30));
+    fresh.on_finish(Duration::from_millis(2), false, late);
+    assert_eq!(fresh.latency(late), Duration::from_millis(2));
+}
+
+#[test]
+fn a_clock_read_earlier_does_not_turn_time_back() {
+    let mut load = ewma();
+    load.on_finish(Duration::from_millis(10), false, at(2000));
+    load.on_finish(Duration::from_millis(10), false, at(1000));
+    assert_eq!(load.latency(at(2000)), Duration::from_millis(10));
+}
+
+/// Picks of each endpoint in so many rounds.
+fn counts<const N: usize>(rounds: u64, pick: impl Fn(u64) -> Option<usize>) -> [u64; N] {
+    let mut counts = [0; N];
+    for round in 0..rounds {
+        counts[pick(round).unwrap()] += 1;
+    }
+    counts
+}
+
+const fn spread(round: u64) -> u64 {
+    round.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+#[test]
+fn random_goes_by_weight() {
+    let weights = [100, 300, 0, 600];
+    let found = counts::<4>(100_000, |round| {
+        pick_random(4, spread(round), |_| false, |index| weights[index])
+    });
+    for (found, share) in found.into_iter().zip([10_000i64, 30_000, 0, 60_000]) {
+        assert!((found as i64 - share).abs() < 700, "{found} {share}");
+    }
+    let found = counts::<4>(1000, |round| {
+        pick_random(4, spread(round), |index| index == 3, |index| weights[index])
+    });
+    assert_eq!(found[3], 0);
+}
+
+#[test]
+fn equal_endpoints_take_turns_and_an_excluded_ones_turns_go_to_all() {
+    let turns: Vec<_> = (0..6)
+        .map(|turn| pick_round_robin(3, turn, |_| false, |_| 100).unwrap())
+        .collect();
+    assert_eq!(turns, [0, 1, 2, 0, 1, 2]);
+    let found = counts::<4>(300, |turn| {
+        pick_round_robin(4, turn, |index| index == 1, |_| 100)
+    });
+    assert_eq!(found, [100, 0, 100, 100]);
+}
+
+#[test]
+fn weighted_turns_are_spread() {
+    let weights = [500, 100, 100];
+    let turns: Vec<_> = (0..7)
+        .map(|turn| pick_round_robin(3, turn, |_| false, |index| weights[index]).unwrap())
+        .collect();
+    assert_eq!(turns.iter().filter(|index| **index == 0).count(), 5);
+    let longest = turns.chunk_by(|a, b| a == b).map(<[usize]>::len).max();
+    assert!(longest < Some(5), "{turns:?}");
+}
+
+#[test]
+fn least_request_prefers_the_idle_and_respects_weights() {
+    let in_flight = [9, 0, 9];
+    let found = counts::<3>(30_000, |round| {
+        pick_least_request(3, spread(round), |_| false, |i| in_flight[i], |_| 100)
+    });
+    assert!((19_000..21_000).contains(&found[1]), "{found:?}");
+    let weights = [100, 1000];
+    let found = counts::<2>(100, |round| {
+        pick_least_request(2, spread(round), |_| false, |i| [0, 5][i], |i| weights[i])
+    });
+    assert_eq!(found, [0, 100]);
+}
+
+struct Fixed(bool, f64, u32, u32);
+
+impl Candidate for Fixed {
+    fn available(&self) -> bool {
+        self.0
+    }
+    fn score(&self) -> f64 {
+        self.1
+    }
+    fn in_flight(&self) -> u32 {
+        self.2
+    }
+    fn weight(&self) -> u32 {
+        self.3
+    }
+}
+
+const POLICIES: [Policy; 4] = [
+    Policy::PeakEwma,
+    Policy::LeastRequest,
+    Policy::RoundRobin,
+    Policy::Random,
+];
+
+#[test]
+fn every_policy_picks_by_its_own_measure() {
+    let two = [Fixed(true, 1.0, 9, 100), Fixed(true, 2.0, 1, 100)];
+    assert_eq!(Policy::PeakEwma.pick(&two, 7, 0), Some(0));
+    assert_eq!(Policy::LeastRequest.pick(&two, 7, 0), Some(1));
+    assert_eq!(Policy::RoundRobin.pick(&two, 7, 1), Some(1));
+    let heavy = [Fixed(true, 1.0, 0, 100), Fixed(true, 2.0, 0, 300)];
+    assert_eq!(Policy::PeakEwma.pick(&heavy, 7, 0), Some(1));
+}
+
+proptest! {
+    /// Every policy finds an available endpoint exactly when there is one.
+    #[test]
+    fn never_an_excluded_one(
+        available in proptest::collection::vec((any::<bool>(), 1u32..1000), 0..40),
+        random: u64,
+        turn: u64,
+    ) {
+        let candidates: Vec<_> = available.iter()
+            .map(|(up, weight)| Fixed(*up, f64::from(*weight), *weight, *weight))
+            .collect();
+        for policy in POLICIES {
+            match policy.pick(&candidates, random, turn) {
+                Some(index) => prop_assert!(candidates[index].0),
+                None => prop_assert!(candidates.iter().all(|candidate| !candidate.0)),
+            }
+        }
+    }
+
+    /// Over one period each endpoint gets exactly its share.
+    #[test]
+    fn weighted_round_robin_is_exact(weights in proptest::collection::vec(0u32..20, 1..8), from: u32) {
+        let divisor = weights.iter().fold(0, |a, w| gcd(u64::from(*w), a));
+        prop_assume!(divisor > 0);
+        let turns = weights.iter().map(|w| u64::from(*w)).sum::<u64>() / divisor;
+        let mut found = vec![0; weights.len()];
+        for turn in u64::from(from)..u64::from(from) + turns {
+            found[pick_round_robin(weights.len(), turn, |_| false, |i| weights[i]).unwrap()] += 1;
+        }
+        let expected: Vec<u64> = weights.iter().map(|w| u64::from(*w) / divisor).collect();
+        prop_assert_eq!(found, expected);
+    }
+}

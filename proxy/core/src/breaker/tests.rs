@@ -1,0 +1,484 @@
+//! Every transition, and the traps.
+
+use super::*;
+use proptest::prelude::*;
+
+fn at(millis: u64) -> Instant {
+    Instant::from_nanos(millis * 1_000_000)
+}
+
+fn config() -> BreakerConfig {
+    BreakerConfig {
+        jitter: 0.0,
+        ..BreakerConfig::default()
+    }
+}
+
+const OK: CallClass = CallClass::Success;
+const BAD: CallClass = CallClass::Failure;
+
+fn call(breaker: &mut Breaker, class: CallClass, millis: u64) -> Option<Transition> {
+    slow_call(breaker, class, millis, 1)
+}
+
+fn slow_call(
+    breaker: &mut Breaker,
+    class: CallClass,
+    millis: u64,
+    latency: u64,
+) -> Option<Transition> {
+    let permit = breaker.try_acquire(at(millis)).unwrap();
+    let latency = Duration::from_millis(latency);
+    breaker.on_result(permit, CallOutcome { class, latency }, at(millis), 0)
+}
+
+fn opened(millis: u64) -> Breaker {
+    let mut breaker = Breaker::new(config());
+    for _ in 0..5 {
+        call(&mut breaker, BAD, millis);
+    }
+    assert_eq!(breaker.state(at(millis)), StateView::Open);
+    breaker
+}
+
+#[test]
+fn opens_on_consecutive_failures_and_says_when_to_come_back() {
+    let mut breaker = opened(1000);
+    let rejected = breaker.try_acquire(at(1400)).unwrap_err();
+    assert_eq!(rejected.retry_after, Duration::from_millis(600));
+    assert!(!breaker.is_available(at(1999)));
+    assert!(breaker.is_available(at(2000)));
+}
+
+#[test]
+fn a_success_in_between_starts_the_row_anew() {
+    let mut breaker = Breaker::new(config());
+    for round in 0..4 {
+        for _ in 0..4 {
+            call(&mut breaker, BAD, 20_000 * round);
+        }
+        call(&mut breaker, OK, 20_000 * round);
+    }
+    assert_eq!(breaker.state(at(60_000)), StateView::Closed);
+}
+
+#[test]
+fn opens_on_the_failure_rate_but_not_below_the_minimum_of_calls() {
+    let mut breaker = Breaker::new(config());
+    for n in 0..19 {
+        let class = if n % 2 == 0 { BAD } else { OK };
+        assert_eq!(call(&mut breaker, class, 1000), None);
+    }
+    let transition = call(&mut breaker, BAD, 1000);
+    assert_eq!(
+        transition,
+        Some(Transition {
+            from: StateView::Closed,
+            to: StateView::Open
+        })
+    );
+}
+
+#[test]
+fn calls_older_than_the_window_do_not_count() {
+    let mut breaker = Breaker::new(config());
+    for n in 0..18 {
+        call(&mut breaker, if n % 2 == 0 { BAD } else { OK }, 1000);
+    }
+    for n in 0..18 {
+        assert_eq!(
+            call(&mut breaker, if n % 2 == 0 { BAD } else { OK }, 12_000),
+            None
+        );
+    }
+}
+
+#[test]
+fn opens_on_slow_calls() {
+    let mut breaker = Breaker::new(BreakerConfig {
+        slow_call: Some(Duration::from_millis(100)),
+        slow_rate: 0.5,
+        ..config()
+    });
+    for _ in 0..10 {
+        slow_call(&mut breaker, OK, 1000, 1);
+    }
+    for _ in 0..9 {
+        assert_eq!(slow_call(&mut breaker, OK, 1000, 101), None);
+    }
+    assert!(slow_call(&mut breaker, OK, 1000, 101).is_some());
+}
+
+#[test]
+fn a_successful_probe_closes_and_traffic_ramps_up() {
+    let mut breaker = opened(1000);
+    let transition = call(&mut breaker, OK, 2500);
+    assert_eq!(
+        transition,
+        Some(Transition {
+            from: StateView::HalfOpen,
+            to: StateView::Closed
+        })
+    );
+    assert!(breaker.ramp_share(at(2500)) < 0.01);
+    assert!((breaker.ramp_share(at(5000)) - 0.5).abs() < 0.01);
+    assert!(breaker.ramp_share(at(9000)) >= 1.0);
+    // What was counted before does not open it again.
+    call(&mut breaker, BAD, 2600);
+    assert_eq!(breaker.state(at(2600)), StateView::Closed);
+}
+
+#[test]
+fn a_failed_probe_opens_for_longer_up_to_the_maximum() {
+    let mut breaker = opened(0);
+    let mut now = 0;
+    for expected in [1, 2, 4, 8, 16, 32, 60, 60] {
+        let rejected = breaker.try_acquire(at(now)).unwrap_err();
+        assert_eq!(rejected.retry_after, Duration::from_secs(expected));
+        now += expected * 1000;
+        call(&mut breaker, BAD, now);
+    }
+}
+
+#[test]
+fn jitter_shortens() {
+    let mut breaker = Breaker::new(BreakerConfig::default());
+    for _ in 0..5 {
+        let permit = breaker.try_acquire(at(0)).unwrap();
+        let outcome = CallOutcome {
+            class: BAD,
+            latency: Duration::ZERO,
+        };
+        breaker.on_result(permit, outcome, at(0), u64::MAX);
+    }
+    assert!(breaker.is_available(at(801)));
+}
+
+#[test]
+fn only_so_many_probes_and_a_cancelled_one_gives_its_slot_back() {
+    let mut breaker = opened(0);
+    let probe = breaker.try_acquire(at(1000)).unwrap();
+    assert!(breaker.try_acquire(at(1001)).is_err());
+    breaker.on_cancel(probe);
+    assert!(breaker.is_available(at(1001)));
+    let neutral = breaker.try_acquire(at(1001)).unwrap();
+    let outcome = CallOutcome {
+        class: CallClass::Neutral,
+        latency: Duration::ZERO,
+    };
+    assert_eq!(breaker.on_result(neutral, outcome, at(1002), 0), None);
+    assert!(breaker.is_available(at(1002)));
+}
+
+#[test]
+fn a_hung_probe_does_not_pin_it() {
+    let mut breaker = opened(0);
+    let hung = breaker.try_acquire(at(1000)).unwrap();
+    assert!(breaker.try_acquire(at(10_999)).is_err());
+    let next = breaker.try_acquire(at(11_000)).unwrap();
+    let outcome = CallOutcome {
+        class: OK,
+        latency: Duration::from_millis(1),
+    };
+    assert!(breaker.on_result(next, outcome, at(11_001), 0).is_some());
+    // It comes back after all, from an earlier generation.
+    assert_eq!(
+        breaker.on_result(
+            hung,
+            CallOutcome {
+                class: BAD,
+                ..outcome
+            },
+            at(12_000),
+            0
+        ),
+        None
+    );
+    assert_eq!(breaker.state(at(12_000)), StateView::Closed);
+}
+
+#[test]
+fn results_of_an_earlier_generation_do_not_count() {
+    let mut breaker = Breaker::new(config());
+    let early: Vec<Permit> = (0..50)
+        .map(|_| breaker.try_acquire(at(0)).unwrap())
+        .collect();
+    for _ in 0..5 {
+        call(&mut breaker, BAD, 10);
+    }
+    call(&mut breaker, OK, 1500);
+    let outcome = CallOutcome {
+        class: BAD,
+        latency: Duration::from_millis(1),
+    };
+    for permit in early {
+        assert_eq!(breaker.on_result(permit, outcome, at(1600), 0), None);
+    }
+    assert_eq!(breaker.state(at(1600)), StateView::Closed);
+}
+
+#[test]
+fn new_parameters_keep_the_state() {
+    let mut breaker = opened(0);
+    breaker.set_config(BreakerConfig {
+        half_open_permits: 3,
+        ..config()
+    });
+    assert_eq!(breaker.state(at(500)), StateView::Open);
+    let probes: Vec<_> = (0..3).map(|_| breaker.try_acquire(at(1000))).collect();
+    assert!(probes.iter().all(Result::is_ok));
+    assert!(breaker.try_acquire(at(1000)).is_err());
+}
+
+const fn outcome(class: CallClass) -> CallOutcome {
+    let latency = Duration::from_millis(1);
+    CallOutcome { class, latency }
+}
+
+#[test]
+fn the_window_may_be_a_number_of_calls() {
+    let mut breaker = Breaker::new(BreakerConfig {
+        window: Window::Count(10),
+        consecutive_failures: None,
+        ..config()
+    });
+    // Five of the last ten, however long ago; the minimum of 20 calls is capped at ten.
+    for n in 0..13 {
+        assert_eq!(call(&mut breaker, OK, n * 1_000_000), None);
+    }
+    for n in 13..17 {
+        assert_eq!(call(&mut breaker, BAD, n * 1_000_000), None);
+    }
+    assert!(call(&mut breaker, BAD, 17_000_000).is_some());
+}
+
+#[test]
+fn another_window_begins_anew_and_everything_else_stays() {
+    let mut breaker = Breaker::new(config());
+    for _ in 0..4 {
+        call(&mut breaker, BAD, 3_600_000);
+    }
+    let window = Window::Time {
+        length: Duration::from_secs(100),
+        buckets: 10,
+    };
+    breaker.set_config(BreakerConfig { window, ..config() });
+    assert_eq!(breaker.config().window, window);
+    call(&mut breaker, OK, 3_600_000);
+    for n in 0..18 {
+        let class = if n % 2 == 0 { BAD } else { OK };
+        assert_eq!(call(&mut breaker, class, 3_600_000), None);
+    }
+    // Old calls leave the new window too, although its buckets are numbered differently.
+    for n in 0..18 {
+        let class = if n % 2 == 0 { BAD } else { OK };
+        assert_eq!(call(&mut breaker, class, 3_800_000), None);
+    }
+}
+
+#[test]
+fn several_successes_may_be_needed() {
+    let mut breaker = opened(0);
+    breaker.set_config(BreakerConfig {
+        half_open_permits: 2,
+        half_open_successes: 3,
+        ..config()
+    });
+    for millis in [1000, 1001] {
+        assert_eq!(call(&mut breaker, OK, millis), None);
+        assert_eq!(breaker.state(at(millis)), StateView::HalfOpen);
+    }
+    assert!(call(&mut breaker, OK, 1002).is_some());
+    assert_eq!(breaker.state(at(1002)), StateView::Closed);
+}
+
+#[test]
+fn a_slow_probe_opens_again() {
+    let mut breaker = opened(0);
+    breaker.set_config(BreakerConfig {
+        slow_call: Some(Duration::from_millis(100)),
+        ..config()
+    });
+    assert!(slow_call(&mut breaker, OK, 1000, 101).is_some());
+    assert_eq!(breaker.state(at(1001)), StateView::Open);
+}
+
+#[test]
+fn a_probe_that_was_given_up_does_not_give_back_the_slot_of_another() {
+    for late in [OK, BAD, CallClass::Neutral] {
+        let mut breaker = opened(0);
+        let hung = breaker.try_acquire(at(1000)).unwrap();
+        assert!(hung.is_probe());
+        let other = breaker.try_acquire(at(11_000)).unwrap();
+        assert_eq!(breaker.on_result(hung, outcome(late), at(11_001), 0), None);
+        assert_eq!(breaker.state(at(11_001)), StateView::HalfOpen);
+        assert!(!breaker.is_available(at(11_001)));
+        assert!(breaker.try_acquire(at(11_001)).is_err());
+        breaker.on_cancel(other);
+        assert!(breaker.try_acquire(at(11_001)).is_ok());
+    }
+}
+
+#[test]
+fn opening_again_on_the_ramp_counts_as_not_recovered() {
+    for (recovered_at, expected) in [(5_999, 2), (6_000, 1)] {
+        let mut breaker = opened(0);
+        call(&mut breaker, OK, 1000);
+        for _ in 0..5 {
+            call(&mut breaker, BAD, recovered_at);
+        }
+        let rejected = breaker.try_acquire(at(recovered_at)).unwrap_err();
+        assert_eq!(rejected.retry_after, Duration::from_secs(expected));
+    }
+}
+
+#[test]
+fn the_rejection_says_when_a_hung_probe_will_be_given_up() {
+    let mut breaker = opened(0);
+    let _probe = breaker.try_acquire(at(1000)).unwrap();
+    let rejected = breaker.try_acquire(at(4000)).unwrap_err();
+    assert_eq!(rejected.retry_after, Duration::from_secs(7));
+}
+
+#[test]
+fn parameters_out_of_range() {
+    type Change = fn(&mut BreakerConfig);
+    let time = |length, buckets| Window::Time { length, buckets };
+    assert_eq!(BreakerConfig::default().validate(), Ok(()));
+    let cases: [(&str, Change); 17] = [
+        ("window", |c| c.window = Window::Count(0)),
+        ("window", |c| c.window = Window::Count(10_001)),
+        ("failure_rate", |c| c.failure_rate = 0.0),
+        ("failure_rate", |c| c.failure_rate = f64::NAN),
+        ("slow_call", |c| c.slow_call = Some(Duration::ZERO)),
+        ("slow_rate", |c| c.slow_rate = 1.1),
+        ("consecutive_failures", |c| c.consecutive_failures = Some(0)),
+        ("minimum_calls", |c| c.minimum_calls = 0),
+        ("open", |c| c.open = Duration::ZERO),
+        ("open", |c| c.open = Duration::from_secs(61)),
+        ("open_max", |c| c.open_max = Duration::MAX),
+        ("open_growth", |c| c.open_growth = 0.5),
+        ("jitter", |c| c.jitter = -0.1),
+        ("half_open_permits", |c| c.half_open_permits = 0),
+        ("half_open_successes", |c| c.half_open_successes = 0),
+        ("half_open_max_wait", |c| {
+            c.half_open_max_wait = Duration::ZERO
+        }),
+        ("ramp", |c| c.ramp = Duration::MAX),
+    ];
+    for (field, change) in cases {
+        let mut config = BreakerConfig::default();
+        change(&mut config);
+        assert_eq!(config.validate().unwrap_err().field, field);
+        // What nobody validated does not break anything either.
+        let mut breaker = Breaker::new(config);
+        for n in 0..100 {
+            if let Ok(permit) = breaker.try_acquire(at(n)) {
+                breaker.on_result(permit, outcome(BAD), at(n), u64::MAX);
+            }
+        }
+    }
+    for (length, buckets, field) in [
+        (Duration::from_secs(1), 0, "window.buckets"),
+        (Duration::from_secs(1), 601, "window.buckets"),
+        (Duration::from_millis(9), 10, "window.length"),
+        (Duration::from_secs(86_401), 10, "window.length"),
+    ] {
+        let window = time(length, buckets);
+        let config = BreakerConfig { window, ..config() };
+        assert_eq!(config.validate().unwrap_err().field, field);
+    }
+    let bad = BreakerConfig {
+        jitter: 2.0,
+        ..config()
+    };
+    let text = bad.validate().unwrap_err().to_string();
+    assert_eq!(text, "circuit breaker: jitter is 2; allowed is 0 to 1");
+}
+
+#[test]
+fn the_last_healthy_endpoint_is_never_ejected() {
+    let cases = [
+        (1, 0, 1.0, false),
+        (2, 0, 1.0, true),
+        (2, 1, 1.0, false),
+        (10, 4, 0.5, true),
+        (10, 5, 0.5, false),
+        (100, 28, 0.29, true),
+        (100, 29, 0.29, false),
+        (10, 0, 0.0, false),
+        (10, 0, f64::NAN, false),
+        (2, usize::MAX, 1.0, false),
+        (0, 0, 1.0, false),
+    ];
+    for (total, ejected, share, expected) in cases {
+        assert_eq!(
+            may_eject(total, ejected, share),
+            expected,
+            "{total} {ejected} {share}"
+        );
+    }
+}
+
+proptest! {
+    /// Whatever happens, it never gives more probes at a time than allowed, it always agrees with
+    /// what it announces, and it never stays shut for longer than the longest open time and a hung
+    /// probe. Permits are kept, given back, or forgotten.
+    #[test]
+    fn never_stuck_never_flooded(
+        permits in 1u32..4,
+        steps in proptest::collection::vec((0u8..6, 0u64..3000, any::<prop::sample::Index>()), 1..200),
+    ) {
+        let mut breaker = Breaker::new(BreakerConfig {
+            half_open_permits: permits,
+            half_open_successes: 2,
+            ..config()
+        });
+        let mut now = 0;
+        let mut held: Vec<Permit> = Vec::new();
+        for (step, wait, index) in steps {
+            now += wait;
+            let probes = breaker.probes.capacity();
+            let returned = (step > 2 && !held.is_empty()).then(|| held.remove(index.index(held.len())));
+            match (step, returned) {
+                (0..=2, _) => {
+                    let announced = breaker.is_available(at(now));
+                    let given = breaker.try_acquire(at(now));
+                    prop_assert_eq!(announced, given.is_ok());
+                    held.extend(given.ok());
+                }
+                (3, Some(permit)) => breaker.on_cancel(permit),
+                (4, Some(permit)) => {
+                    breaker.on_result(permit, outcome(OK), at(now), now);
+                }
+                (_, Some(permit)) => {
+                    breaker.on_result(permit, outcome(BAD), at(now), now);
+                }
+                (_, None) => {}
+            }
+            prop_assert!(breaker.probes.len() <= permits as usize);
+            prop_assert_eq!(breaker.probes.capacity(), probes, "a call took memory");
+            let share = breaker.ramp_share(at(now));
+            prop_assert!((0.0..=1.0).contains(&share));
+        }
+        prop_assert!(breaker.is_available(at(now + 71_000)));
+    }
+
+    /// The open time lies between the share that jitter leaves and the whole.
+    #[test]
+    fn jitter_stays_in_bounds(random: u64, jitter in 0.0..=1.0) {
+        let mut breaker = Breaker::new(BreakerConfig { jitter, ..config() });
+        for _ in 0..5 {
+            let permit = breaker.try_acquire(at(0)).unwrap();
+            breaker.on_result(permit, outcome(BAD), at(0), random);
+        }
+        let shortest = Duration::from_secs_f64(1.0 - jitter).saturating_sub(Duration::from_micros(1));
+        match breaker.try_acquire(at(0)) {
+            Ok(_permit) => prop_assert!(jitter > 0.999),
+            Err(rejected) => {
+                prop_assert!(rejected.retry_after >= shortest);
+                prop_assert!(rejected.retry_after <= Duration::from_secs(1));
+            }
+        }
+    }
+}
