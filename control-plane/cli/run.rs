@@ -87,6 +87,9 @@ pub(crate) struct RunArgs {
     /// The share of new traces that are recorded.
     #[arg(long, env = "WEFT_SAMPLE_RATIO")]
     sample_ratio: Option<f64>,
+    /// Where one line per request goes: off, stdout, or a file.
+    #[arg(long, default_value = "off")]
+    access_log: String,
     /// The sidecar's admin interface, a Unix socket.
     #[arg(long)]
     admin_socket: Option<PathBuf>,
@@ -210,15 +213,13 @@ async fn beside(args: RunArgs, plan: Plan, privilege: Option<Privilege>) -> Resu
     let prepared = prepare(&sidecar, &plan, offline).await;
     let code = match prepared {
         Err(failure) => Err(failure),
-        Ok(()) => match nest {
-            Some((mut nest, config)) => {
-                let mut child = nest.spawn(&config)?;
-                let code = follow(&mut sidecar, &mut signals, &mut child).await;
-                drop(child);
-                code
-            }
-            None => plain(&mut sidecar, &mut signals, &args.command).await,
-        },
+        Ok(()) => {
+            let program = match &mut nest {
+                Some((nest, config)) => Running::Nested(nest.spawn(config)?),
+                None => Running::Bare(nest::Bare::spawn(&args.command)?),
+            };
+            follow(&mut sidecar, &mut signals, program).await
+        }
     };
     sidecar.leave_briefly().await;
     sidecar.stop().await;
@@ -246,16 +247,38 @@ async fn prepare(sidecar: &Sidecar, plan: &Plan, offline: bool) -> Result<(), Fa
     Ok(())
 }
 
+/// The program, in its nest or without one.
+enum Running {
+    Nested(nest::Child),
+    Bare(nest::Bare),
+}
+
+impl Running {
+    async fn wait(&mut self) -> std::io::Result<std::process::ExitStatus> {
+        match self {
+            Self::Nested(child) => child.wait().await,
+            Self::Bare(child) => child.wait().await,
+        }
+    }
+
+    fn signal(&self, signal: i32) -> std::io::Result<()> {
+        match self {
+            Self::Nested(child) => child.signal(signal),
+            Self::Bare(child) => child.signal(signal),
+        }
+    }
+}
+
 /// Follows the program to its end; the first SIGTERM reaches it after the leaving sequence.
 async fn follow(
     sidecar: &mut Sidecar,
     signals: &mut Signals,
-    child: &mut nest::Child,
+    mut program: Running,
 ) -> Result<u8, Failure> {
     let mut leaving = false;
     loop {
         let asked = tokio::select! {
-            status = child.wait() => return Ok(nest::exit_code(status?)),
+            status = program.wait() => return Ok(nest::exit_code(status?)),
             asked = signals.any() => asked,
         };
         if asked == libc::SIGTERM && !leaving {
@@ -266,45 +289,7 @@ async fn follow(
                 _ = signals.any() => sidecar.cut(),
             }
         }
-        child.signal(asked)?;
-    }
-}
-
-/// The same without a namespace.
-async fn plain(
-    sidecar: &mut Sidecar,
-    signals: &mut Signals,
-    command: &[OsString],
-) -> Result<u8, Failure> {
-    let Some((program, arguments)) = command.split_first() else {
-        return Err("no program".into());
-    };
-    let spawned = tokio::process::Command::new(program)
-        .args(arguments)
-        .kill_on_drop(true)
-        .spawn();
-    let mut child = spawned.map_err(|error| format!("{}: {error}", program.to_string_lossy()))?;
-    let mut leaving = false;
-    loop {
-        let asked = tokio::select! {
-            status = child.wait() => return Ok(nest::exit_code(status?)),
-            asked = signals.any() => asked,
-        };
-        if asked == libc::SIGTERM && !leaving {
-            leaving = true;
-            tokio::select! {
-                () = sidecar.leave() => {}
-                _ = signals.any() => sidecar.cut(),
-            }
-        }
-        if let Some(pid) = child.id()
-            && let Some(pid) = i32::try_from(pid)
-                .ok()
-                .and_then(rustix::process::Pid::from_raw)
-            && let Some(signal) = rustix::process::Signal::from_named_raw(asked)
-        {
-            rustix::process::kill_process(pid, signal)?;
-        }
+        program.signal(asked)?;
     }
 }
 
@@ -450,6 +435,7 @@ async fn configure(
         config.tracing.sample_ratio = ratio;
     }
     config.log.level = args.log_level.clone();
+    config.access_log = args.access_log.parse()?;
     match (&args.join, &args.token_file) {
         (Some(address), Some(file)) => {
             config.control_plane.address = address.clone();

@@ -28,6 +28,7 @@ use crate::mesh::Mesh;
 use crate::nest::{NestAddresses, NestListeners, SocketFactory};
 use crate::registration::{Registrar, Standing};
 use crate::state::{StateDir, StateError};
+use crate::telemetry::access_log::{self, AccessLog};
 use crate::telemetry::log::{self, LogError, LogHandle};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::tracing::{Tracer, TracerConfig, TracingError};
@@ -169,6 +170,7 @@ pub struct Sidecar {
     registration: watch::Receiver<Registration>,
     admin: CancellationToken,
     tracer: Option<Tracer>,
+    access_log_writer: access_log::Writer,
 }
 
 impl Sidecar {
@@ -208,6 +210,8 @@ impl Sidecar {
             Some(tracing) => Some(Tracer::start(&tracing, &metrics)?),
             None => None,
         };
+        let (access_log, access_log_writer) =
+            AccessLog::start(&config.access_log, config.limits.access_log_queue, &metrics)?;
         let (nest_listeners, nest, addresses, host) = match inside {
             Some(inside) => (
                 Some(inside.listeners),
@@ -226,6 +230,7 @@ impl Sidecar {
             tls,
             metrics: metrics.clone(),
             tracer: tracer.clone(),
+            access_log,
             drain: Drain::default(),
             nest,
             host,
@@ -263,6 +268,7 @@ impl Sidecar {
             registration: registered,
             admin,
             tracer,
+            access_log_writer,
         })
     }
 
@@ -386,6 +392,10 @@ impl Sidecar {
             if let Some(tracer) = self.tracer {
                 tracer.shutdown(Duration::from_secs(2));
             }
+            // Other holders of the log live as long as the runtime: what was handed over by now is
+            // written within this.
+            drop(self.shared);
+            self.access_log_writer.wait(Duration::from_millis(100));
         });
         let _at_most_so_long = timeout(Duration::from_secs(5), ending).await;
     }

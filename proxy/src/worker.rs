@@ -20,6 +20,7 @@ use crate::inbound::{self, Application, Applications};
 use crate::mesh::Mesh;
 use crate::nest::SocketFactory;
 use crate::outbound::{self, Pool};
+use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::tracing::Tracer;
 use crate::tls::TlsContext;
@@ -42,6 +43,8 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Spans; `None` where nothing is traced.
     pub tracer: Option<Tracer>,
+    /// One line per request, where they are kept.
+    pub access_log: AccessLog,
     /// Leaving.
     pub drain: Drain,
     /// Sockets inside the program's namespace, where it has one.

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::support::{Bed, Machine, Mesh, Pods, Program, Settings, need, report_with_gaps, script};
+use crate::support::{Bed, Machine, Mesh, Pods, Program, Settings, need, report, script};
 
 /// nginx in the foreground, in one process, that answers from (and takes uploads to)
 /// `DIR/nginx-PORT/www`; any user may run it.
@@ -56,10 +56,7 @@ fn curl_and_nginx(bed: &dyn Bed) {
     assert_eq!(code, "200,1");
 }
 
-/// What deploy/guide/http.md says is not relayed: trailers that were not announced.
-const GAPS: &[&str] = &["trailers_unannounced"];
-
-fn torture(bed: &dyn Bed, gaps: &[&str]) {
+fn torture(bed: &dyn Bed) {
     let _server = bed.serve(
         "torture",
         &["8081"],
@@ -70,7 +67,7 @@ fn torture(bed: &dyn Bed, gaps: &[&str]) {
         client = client.arg("--direct");
     }
     let finished = bed.call("tormentor", &["torture"], client, Duration::from_secs(120));
-    report_with_gaps(&finished, gaps);
+    report(&finished);
 }
 
 /// A host as it stands in a URL.
@@ -114,17 +111,17 @@ fn curl_and_nginx_as_pods() {
 #[test]
 fn every_shape_of_http1_without_a_mesh() {
     need!("root", "python3");
-    torture(&Pods::plain(&Machine::shared()), &[]);
+    torture(&Pods::plain(&Machine::shared()));
 }
 
 #[test]
 fn every_shape_of_http1_under_weft_run() {
     need!("python3");
-    torture(&Mesh::start(&Machine::shared()), GAPS);
+    torture(&Mesh::start(&Machine::shared()));
 }
 
 #[test]
 fn every_shape_of_http1_as_pods() {
     need!("root", "python3");
-    torture(&Pods::meshed(&Machine::shared()), GAPS);
+    torture(&Pods::meshed(&Machine::shared()));
 }

@@ -23,6 +23,8 @@ mod continuity;
 mod durability;
 // Bad documents, tokens, bytes and programs.
 mod badinput;
+// The flags of `weft run`.
+mod run;
 // Time to the first line, memory when idle.
 mod start;
 // README command 1.

@@ -174,6 +174,26 @@ def request_trailers():
     equal((found["length"], dict(found["trailers"]).get("x-sum")), (9000, "1"))
 
 
+def request_trailers_unannounced():
+    sent = chunked(b"b" * 9000, trailers=["x-sum: 1", "content-length: 3", "x-sum: 2"])
+    found = report("POST /report HTTP/1.1", "Transfer-Encoding: chunked", body=sent)
+    equal((found["length"], found["trailers"]), (9000, [["x-sum", "1"], ["x-sum", "2"]]))
+
+
+def trailers_then_the_next_response():
+    with Conn() as conn:
+        conn.send("GET /trailers/unannounced HTTP/1.1")
+        conn.send("GET /plain HTTP/1.1")
+        response = conn.response()
+        equal((response.body, value(response.trailers, "x-checksum")), (b"body", "abc"))
+        equal(conn.response().status, 200)
+
+
+def get_with_a_chunked_body():
+    found = report("GET /report HTTP/1.1", "Transfer-Encoding: chunked", body=chunked(b"b" * 9000))
+    equal(found["length"], 9000)
+
+
 def streaming():
     with Conn() as conn:
         conn.send("GET /streamed HTTP/1.1")
@@ -451,12 +471,14 @@ def header_flood_is_refused():
 
 
 ALWAYS = [plain, keep_alive, byte_by_byte, chunked_response, chunked_request, trailers_announced,
-          trailers_unannounced, request_trailers, streaming, pipelining, expect_continue, expect_refused,
+          trailers_unannounced, trailers_then_the_next_response, request_trailers,
+          get_with_a_chunked_body, streaming, pipelining, expect_continue, expect_refused,
           early_hints, head_of_plain, head_of_chunked, http10_request, http10_request_without_host,
           http10_keep_alive, http10_response, until_close, no_content, connect_method, upgrade,
           upgrade_declined, end_to_end_headers, host_is_kept, large_header, large_bodies, server_resets,
           truncated_response_is_not_whole]
-BEHIND_A_PROXY = [http10_gets_no_chunks, nominated_headers_stop, forged_identity_is_stripped,
+BEHIND_A_PROXY = [request_trailers_unannounced, http10_gets_no_chunks, nominated_headers_stop,
+                  forged_identity_is_stripped,
                   malformed_requests_stop, length_and_chunked_together, header_flood_is_refused]
 
 only = [a for a in sys.argv[3:] if not a.startswith("--")]

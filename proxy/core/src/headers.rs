@@ -1,7 +1,9 @@
 //! Header fields that are for one hop only, and those that only the mesh may set.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
+    CONTENT_TYPE, HOST, HeaderName, HeaderValue, MAX_FORWARDS, SET_COOKIE, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, Method};
 
@@ -80,6 +82,32 @@ fn remove_nominated(headers: &mut HeaderMap) {
 /// the request would be a different one.
 fn spared(name: &HeaderName) -> bool {
     [TE, UPGRADE, CONNECTION, HOST, CONTENT_LENGTH].contains(name)
+}
+
+/// Whether a field may come after the body. Those that frame a message, route it, say who sent it
+/// or how to read it may not (RFC 9110 section 6.5.1): a recipient that merged them into the head
+/// would see another message than the one that was checked.
+pub fn may_be_trailer(name: &HeaderName) -> bool {
+    let forbidden = [
+        AUTHORIZATION,
+        CACHE_CONTROL,
+        CONNECTION,
+        CONTENT_ENCODING,
+        CONTENT_LENGTH,
+        CONTENT_RANGE,
+        CONTENT_TYPE,
+        HOST,
+        KEEP_ALIVE,
+        MAX_FORWARDS,
+        PROXY_CONNECTION,
+        SET_COOKIE,
+        TE,
+        TRAILER,
+        TRANSFER_ENCODING,
+        UPGRADE,
+        X_FORWARDED_CLIENT_CERT,
+    ];
+    !forbidden.contains(name) && !name.as_str().starts_with(INTERNAL_PREFIX)
 }
 
 /// Whether a request asks to turn the connection into something else: `CONNECT`, or an

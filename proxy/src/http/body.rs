@@ -1,11 +1,16 @@
 //! Bodies on their way through, without boxing: what is relayed, and what the mesh says itself.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+
+use super::trailers::Trailers;
 
 /// A body that is relayed, or a short one of our own.
 #[derive(Debug)]
@@ -14,14 +19,26 @@ pub enum ProxyBody<G = ()> {
     Empty,
     /// A text of our own.
     Text(Option<Bytes>),
-    /// Relayed as it comes. The guard is told of the end, and is dropped when the body is.
-    Relayed(Incoming, Option<G>),
+    /// Relayed as it comes.
+    Relayed(Relayed<G>),
+}
+
+/// A body that comes from elsewhere.
+#[derive(Debug)]
+pub struct Relayed<G> {
+    body: Incoming,
+    /// Told of the end, and dropped when the body is.
+    guard: Option<G>,
+    /// Where the body is written in chunks of HTTP/1.1.
+    trailers: Option<Trailers>,
+    /// Counts what went through, where somebody wants to know.
+    counter: Option<Arc<AtomicU64>>,
 }
 
 /// Told how a relayed body ended. When the guard is dropped untold, the body was cut.
 pub trait BodyGuard: Unpin {
     /// The body came to its end, with these trailers.
-    fn on_end(self, trailers: Option<&http::HeaderMap>);
+    fn on_end(self, trailers: Option<&HeaderMap>);
     /// The body broke.
     fn on_error(self, error: &hyper::Error);
     /// That many bytes went through.
@@ -29,7 +46,7 @@ pub trait BodyGuard: Unpin {
 }
 
 impl BodyGuard for () {
-    fn on_end(self, _trailers: Option<&http::HeaderMap>) {}
+    fn on_end(self, _trailers: Option<&HeaderMap>) {}
     fn on_error(self, _error: &hyper::Error) {}
     fn on_data(&mut self, _bytes: usize) {}
 }
@@ -39,16 +56,86 @@ impl<G> ProxyBody<G> {
     pub fn text(text: impl Into<Bytes>) -> Self {
         Self::Text(Some(text.into()))
     }
+
+    /// What comes from elsewhere; the guard is told of the end.
+    pub fn guarded(body: Incoming, guard: G) -> Self {
+        Self::Relayed(Relayed {
+            body,
+            guard: Some(guard),
+            trailers: None,
+            counter: None,
+        })
+    }
+
+    /// The body of a message in HTTP/1.1: in chunks, where its length is not known (see
+    /// [`Trailers::frame`]).
+    pub fn frame(&mut self, headers: &mut HeaderMap, trailers: Trailers) {
+        if let Self::Relayed(relayed) = self {
+            relayed.trailers = trailers.frame(headers, &relayed.body);
+        }
+    }
 }
 
 impl ProxyBody {
-    /// A request's body: nothing where nothing comes, so that it can be sent again.
-    pub fn of_request(incoming: Incoming) -> Self {
-        if incoming.is_end_stream() {
-            Self::Empty
-        } else {
-            Self::Relayed(incoming, None)
+    /// A request's body: nothing where nothing comes, so that it can be sent again. Its bytes are
+    /// added to the counter.
+    pub fn of_request(body: Incoming, counter: Option<Arc<AtomicU64>>) -> Self {
+        if body.is_end_stream() {
+            return Self::Empty;
         }
+        Self::Relayed(Relayed {
+            body,
+            guard: None,
+            trailers: None,
+            counter,
+        })
+    }
+}
+
+impl<G: BodyGuard> Relayed<G> {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        match &polled {
+            Poll::Pending => {}
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    if let Some(guard) = &mut self.guard {
+                        guard.on_data(data.len());
+                    }
+                    if let Some(counter) = &self.counter {
+                        counter.fetch_add(data.len() as u64, Ordering::Relaxed);
+                    }
+                    // hyper does not poll past a frame that completes the length.
+                    if self.body.is_end_stream()
+                        && let Some(guard) = self.guard.take()
+                    {
+                        guard.on_end(None);
+                    }
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    if let Some(guard) = self.guard.take() {
+                        guard.on_end(Some(trailers));
+                    }
+                    let chunk = self.trailers.as_ref().and_then(|to| to.replace(trailers));
+                    if let Some(chunk) = chunk {
+                        return Poll::Ready(Some(Ok(Frame::data(chunk))));
+                    }
+                }
+            }
+            Poll::Ready(Some(Err(error))) => {
+                if let Some(guard) = self.guard.take() {
+                    guard.on_error(error);
+                }
+            }
+            Poll::Ready(None) => {
+                if let Some(guard) = self.guard.take() {
+                    guard.on_end(None);
+                }
+            }
+        }
+        polled
     }
 }
 
@@ -63,38 +150,7 @@ impl<G: BodyGuard> Body for ProxyBody<G> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Self::Relayed(incoming, guard) => {
-                let polled = Pin::new(&mut *incoming).poll_frame(cx);
-                match &polled {
-                    Poll::Pending => {}
-                    Poll::Ready(Some(Ok(frame))) => {
-                        if let Some(data) = frame.data_ref() {
-                            if let Some(guard) = guard {
-                                guard.on_data(data.len());
-                            }
-                            // hyper does not poll past a frame that completes the length.
-                            if incoming.is_end_stream()
-                                && let Some(guard) = guard.take()
-                            {
-                                guard.on_end(None);
-                            }
-                        } else if let Some(guard) = guard.take() {
-                            guard.on_end(frame.trailers_ref());
-                        }
-                    }
-                    Poll::Ready(Some(Err(error))) => {
-                        if let Some(guard) = guard.take() {
-                            guard.on_error(error);
-                        }
-                    }
-                    Poll::Ready(None) => {
-                        if let Some(guard) = guard.take() {
-                            guard.on_end(None);
-                        }
-                    }
-                }
-                polled
-            }
+            Self::Relayed(relayed) => relayed.poll_frame(cx),
         }
     }
 
@@ -102,7 +158,7 @@ impl<G: BodyGuard> Body for ProxyBody<G> {
         match self {
             Self::Empty => true,
             Self::Text(text) => text.is_none(),
-            Self::Relayed(incoming, _) => incoming.is_end_stream(),
+            Self::Relayed(relayed) => relayed.body.is_end_stream(),
         }
     }
 
@@ -110,7 +166,7 @@ impl<G: BodyGuard> Body for ProxyBody<G> {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
-            Self::Relayed(incoming, _) => incoming.size_hint(),
+            Self::Relayed(relayed) => relayed.body.size_hint(),
         }
     }
 }

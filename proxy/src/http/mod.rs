@@ -3,6 +3,7 @@
 mod body;
 mod record;
 pub(crate) mod trace;
+mod trailers;
 
 use std::future::Future;
 use std::time::Duration;
@@ -17,8 +18,9 @@ use weft_core::reason::Reason;
 
 use crate::config::ProxyConfig;
 
-pub use body::{BodyGuard, ProxyBody};
+pub use body::{BodyGuard, ProxyBody, Relayed};
 pub use record::Record;
+pub use trailers::{Trailers, WithTrailers};
 
 /// What is buffered for sending, per stream.
 const SEND_BUFFER_BYTES: usize = 256 * 1024;

@@ -1,17 +1,31 @@
 //! What is noted of a request: counters, span, access log. Told once, at the end of the stream.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, StatusCode, Version};
 use weft_core::breaker::CallClass;
 use weft_core::reason::Reason;
 use weft_core::time::Instant;
 
 use super::body::BodyGuard;
+use super::trailers::Trailers;
 use crate::mesh::Call;
 use crate::outbound::Slot;
-use crate::telemetry::metrics::{HttpStats, RequestDone, Wire};
+use crate::telemetry::access_log::{self, AccessLog};
+use crate::telemetry::metrics::{Direction, HttpStats, RequestDone, Wire};
 use crate::telemetry::tracing::RequestSpan;
+
+/// A line of the access log until it is handed over.
+#[derive(Debug)]
+struct Line {
+    log: AccessLog,
+    record: access_log::Record,
+    received: Arc<AtomicU64>,
+}
 
 /// One request from its arrival to the end of its response.
 #[derive(Debug)]
@@ -36,6 +50,11 @@ pub struct Record {
     pub grpc_status: Option<HeaderValue>,
     /// The span, where it is sampled.
     pub span: Option<RequestSpan>,
+    /// The line in the access log, where one is kept.
+    line: Option<Box<Line>>,
+    /// The connection that the response goes to, where trailers in HTTP/1.1 may follow it.
+    pub trailers: Option<Trailers>,
+    sent_bytes: u64,
     told: bool,
 }
 
@@ -53,7 +72,70 @@ impl Record {
             grpc: false,
             grpc_status: None,
             span: None,
+            line: None,
+            trailers: None,
+            sent_bytes: 0,
             told: false,
+        }
+    }
+
+    /// Begins a line for the access log, where one is kept. What is returned counts the bytes of
+    /// the request's body.
+    pub fn begin_line(
+        &mut self,
+        log: &AccessLog,
+        direction: Direction,
+        parts: &Parts,
+        service: &Arc<str>,
+        peer: Option<&str>,
+    ) -> Option<Arc<AtomicU64>> {
+        if !log.is_on() {
+            return None;
+        }
+        let record = access_log::Record {
+            time: SystemTime::now(),
+            direction,
+            wire: self.wire,
+            protocol: if parts.version == Version::HTTP_2 {
+                "HTTP/2"
+            } else {
+                "HTTP/1.1"
+            },
+            method: Some(parts.method.clone()),
+            path: parts.uri.path().to_owned(),
+            status: None,
+            grpc_status: None,
+            reason: None,
+            duration: Duration::ZERO,
+            bytes_in: 0,
+            bytes_out: 0,
+            peer: peer.map(Into::into),
+            service: Arc::clone(service),
+            endpoint: None,
+            attempts: 0,
+            trace_id: trace_id(&parts.headers),
+        };
+        let received = Arc::<AtomicU64>::default();
+        self.line = Some(Box::new(Line {
+            log: log.clone(),
+            record,
+            received: Arc::clone(&received),
+        }));
+        Some(received)
+    }
+
+    /// Notes an attempt at an endpoint.
+    pub fn attempt(&mut self, endpoint: SocketAddr) {
+        if let Some(line) = &mut self.line {
+            line.record.endpoint = Some(endpoint);
+            line.record.attempts += 1;
+        }
+    }
+
+    /// Notes the trace that the request is in, as its headers say after ours were written.
+    pub fn traced(&mut self, headers: &HeaderMap) {
+        if let Some(line) = &mut self.line {
+            line.record.trace_id = trace_id(headers);
         }
     }
 
@@ -71,6 +153,16 @@ impl Record {
             if let Some(reason) = self.reason {
                 span.set_reason(reason);
             }
+        }
+        if let Some(line) = self.line.take() {
+            let mut record = line.record;
+            record.status = Some(self.status.as_u16());
+            record.grpc_status = grpc_status;
+            record.reason = self.reason;
+            record.duration = now.saturating_since(self.began);
+            record.bytes_in = line.received.load(Ordering::Relaxed);
+            record.bytes_out = self.sent_bytes;
+            line.log.log(record);
         }
         if let Some(call) = self.call.take() {
             call.finish(class, now);
@@ -120,7 +212,9 @@ impl BodyGuard for Box<Record> {
         self.tell(CallClass::Failure, None);
     }
 
-    fn on_data(&mut self, _bytes: usize) {}
+    fn on_data(&mut self, bytes: usize) {
+        self.sent_bytes += bytes as u64;
+    }
 }
 
 impl Drop for Record {
@@ -128,4 +222,9 @@ impl Drop for Record {
         // Cut by the client, or answered by ourselves: neither says anything about the endpoint.
         self.tell(CallClass::Neutral, None);
     }
+}
+
+fn trace_id(headers: &HeaderMap) -> Option<[u8; 16]> {
+    let (context, _format) = weft_core::trace::incoming(headers)?;
+    Some(context.trace_id)
 }

@@ -7,7 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::client::conn::{http1, http2};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::spawn_local;
@@ -15,7 +17,7 @@ use tokio::time::{Instant, timeout};
 use weft_core::model::AppProtocol;
 use weft_core::reason::Reason;
 
-use crate::http::{ProxyBody, http1_client, http2_client};
+use crate::http::{ProxyBody, Trailers, WithTrailers, http1_client, http2_client};
 use crate::worker::Shared;
 
 /// One port of the application.
@@ -44,8 +46,38 @@ pub struct Applications {
 
 #[derive(Debug)]
 struct Idle {
-    sender: http1::SendRequest<ProxyBody>,
+    connection: Http1,
     since: Instant,
+}
+
+/// A connection in HTTP/1.1.
+#[derive(Debug)]
+pub struct Http1 {
+    sender: http1::SendRequest<ProxyBody>,
+    trailers: Trailers,
+}
+
+impl Http1 {
+    /// Sends a request; the error gives it back where nothing of it was sent.
+    pub async fn send(
+        &mut self,
+        request: Request<ProxyBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<ProxyBody>>> {
+        let (mut parts, mut body) = request.into_parts();
+        body.frame(&mut parts.headers, self.trailers.clone());
+        let request = Request::from_parts(parts, body);
+        self.sender.try_send_request(request).await
+    }
+
+    /// Whether it takes a request at once.
+    pub fn is_ready(&self) -> bool {
+        self.sender.is_ready()
+    }
+
+    /// Waits until it takes a request; whether it ever will.
+    pub async fn ready(&mut self) -> bool {
+        self.sender.ready().await.is_ok()
+    }
 }
 
 impl Applications {
@@ -76,36 +108,34 @@ impl Applications {
     }
 
     /// An idle HTTP/1.1 connection, the one used last: the others may then end.
-    pub fn idle(&self, port: u16) -> Option<http1::SendRequest<ProxyBody>> {
+    pub fn idle(&self, port: u16) -> Option<Http1> {
         let mut idle = self.idle.borrow_mut();
         let stack = idle.get_mut(&port)?;
-        while let Some(Idle { sender, .. }) = stack.pop() {
-            if sender.is_ready() {
-                return Some(sender);
+        while let Some(Idle { connection, .. }) = stack.pop() {
+            if connection.is_ready() {
+                return Some(connection);
             }
         }
         None
     }
 
     /// Keeps a connection for the next request.
-    pub fn keep(&self, port: u16, sender: http1::SendRequest<ProxyBody>) {
+    pub fn keep(&self, port: u16, connection: Http1) {
         let max = self.shared.config.limits.max_idle_per_endpoint;
         let mut idle = self.idle.borrow_mut();
         let stack = idle.entry(port).or_default();
-        if stack.len() < max && !sender.is_closed() {
+        if stack.len() < max && !connection.sender.is_closed() {
             stack.push(Idle {
-                sender,
+                connection,
                 since: Instant::now(),
             });
         }
     }
 
     /// A new HTTP/1.1 connection.
-    pub async fn http1(
-        &self,
-        application: &Application,
-    ) -> Result<http1::SendRequest<ProxyBody>, (Reason, String)> {
+    pub async fn http1(&self, application: &Application) -> Result<Http1, (Reason, String)> {
         let stream = dial(&self.shared, application).await?;
+        let (stream, trailers) = WithTrailers::new(stream);
         let made = http1_client(&self.shared.config).handshake(TokioIo::new(stream));
         let (sender, connection) = made.await.map_err(broken)?;
         spawn_local(async move {
@@ -113,7 +143,7 @@ impl Applications {
                 tracing::debug!(%error, "connection to the application ended");
             }
         });
-        Ok(sender)
+        Ok(Http1 { sender, trailers })
     }
 
     /// The HTTP/2 connection, made if there is none.
@@ -145,7 +175,9 @@ impl Applications {
     pub fn sweep(&self, idle: Duration) {
         let now = Instant::now();
         self.idle.borrow_mut().retain(|_port, stack| {
-            stack.retain(|kept| !kept.sender.is_closed() && now.duration_since(kept.since) < idle);
+            stack.retain(|kept| {
+                !kept.connection.sender.is_closed() && now.duration_since(kept.since) < idle
+            });
             !stack.is_empty()
         });
         self.http2

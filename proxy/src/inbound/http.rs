@@ -8,7 +8,6 @@ use http::header::EXPECT;
 use http::request::Parts;
 use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::SendRequest;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -19,11 +18,13 @@ use weft_core::model::AppProtocol;
 use weft_core::reason::Reason;
 use weft_core::retry::is_idempotent;
 
-use super::{Application, Caller, dial, key};
+use super::{Application, Caller, Http1, dial, key};
 use crate::http::trace::begin_server;
-use crate::http::{ProxyBody, Record, answer, http1_server, http2_server, is_grpc};
-use crate::outbound::{describe, finish_upgrade, origin_form, relayed, send_upgrade};
-use crate::telemetry::metrics::{HttpStats, Wire};
+use crate::http::{
+    ProxyBody, Record, Trailers, WithTrailers, answer, http1_server, http2_server, is_grpc,
+};
+use crate::outbound::{chunks, describe, finish_upgrade, origin_form, relayed, send_upgrade};
+use crate::telemetry::metrics::{Direction, HttpStats, Wire};
 use crate::worker::Worker;
 
 /// One connection of a caller.
@@ -32,6 +33,8 @@ struct Conversation {
     application: Application,
     caller: Option<Caller>,
     stats: Arc<HttpStats>,
+    /// Where responses go in HTTP/1.1.
+    trailers: Option<Trailers>,
 }
 
 /// Serves a connection; `caller` is who the mesh verified, `None` for the outside.
@@ -46,8 +49,10 @@ pub(super) async fn serve<IO>(
 {
     let shared = Arc::clone(&worker.shared);
     let key = key(&application, caller.as_ref().map(|caller| &caller.peer));
+    let (io, trailers) = WithTrailers::new(io);
     let conversation = Rc::new(Conversation {
         worker: Rc::clone(worker),
+        trailers: (!http2).then_some(trailers),
         stats: shared.metrics.http(key),
         application,
         caller,
@@ -78,6 +83,7 @@ impl Conversation {
     ) -> Response<ProxyBody<Box<Record>>> {
         let mut record = Box::new(Record::new(crate::clock::now()));
         record.stats = Some(Arc::clone(&self.stats));
+        record.trailers = chunks(&self.trailers, &request);
         record.wire = match self.caller {
             Some(_) => Wire::Mtls,
             None => Wire::Plaintext,
@@ -94,8 +100,15 @@ impl Conversation {
             .map(|caller| caller.peer.identity().as_str());
         let shared = &self.worker.shared;
         record.span = begin_server(shared, &mut parts, peer, &self.application.service);
+        let received = record.begin_line(
+            &shared.access_log,
+            Direction::Inbound,
+            &parts,
+            &self.application.service,
+            peer,
+        );
         let grpc = record.grpc;
-        let request = Request::from_parts(parts, ProxyBody::of_request(body));
+        let request = Request::from_parts(parts, ProxyBody::of_request(body, received));
         let result = match upgrade {
             Some(client) => match self.upgrade(request).await {
                 Ok(mut response) => {
@@ -157,11 +170,11 @@ impl Conversation {
         let mut request = origin_form(request);
         // A kept connection may be closed by the application in the very moment it is used: what
         // was not sent, or can be repeated without harm, goes over a new one.
-        while let Some(mut sender) = applications.idle(port) {
+        while let Some(mut connection) = applications.idle(port) {
             let again = repeat(&request);
-            match sender.try_send_request(request).await {
+            match connection.send(request).await {
                 Ok(response) => {
-                    self.keep_when_ready(sender);
+                    self.keep_when_ready(connection);
                     return Ok(response);
                 }
                 Err(mut error) => match (error.take_message(), again) {
@@ -171,23 +184,23 @@ impl Conversation {
                 },
             }
         }
-        let mut sender = applications.http1(&self.application).await?;
-        let response = sender.send_request(request).await;
-        let response = response.map_err(|error| broken(&error))?;
-        self.keep_when_ready(sender);
+        let mut connection = applications.http1(&self.application).await?;
+        let response = connection.send(request).await;
+        let response = response.map_err(|error| broken(&error.into_error()))?;
+        self.keep_when_ready(connection);
         Ok(response)
     }
 
     /// Puts the connection back once the response has been read to its end.
-    fn keep_when_ready(&self, mut sender: SendRequest<ProxyBody>) {
+    fn keep_when_ready(&self, mut connection: Http1) {
         let worker = Rc::clone(&self.worker);
         let port = self.application.port;
-        if sender.is_ready() {
-            return worker.applications.keep(port, sender);
+        if connection.is_ready() {
+            return worker.applications.keep(port, connection);
         }
         tokio::task::spawn_local(async move {
-            if sender.ready().await.is_ok() {
-                worker.applications.keep(port, sender);
+            if connection.ready().await {
+                worker.applications.keep(port, connection);
             }
         });
     }

@@ -20,7 +20,7 @@ use crate::telemetry::metrics::{Direction, HttpKey, Wire};
 use crate::tls::{Material, OpenError, Opened, Replayed, VerifiedPeer, open};
 use crate::worker::{Worker, original_destination, reset};
 
-pub use application::{Application, Applications, dial};
+pub use application::{Application, Applications, Http1, dial};
 
 /// A connection that interception redirected here: from another sidecar, or from outside.
 pub async fn captured(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr) {

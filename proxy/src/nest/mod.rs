@@ -35,6 +35,7 @@
 //! means harm and has its sidecar's user: what that user may ask of others on the host through the
 //! file system (the user's service manager, cron, an SSH agent), it may ask too.
 
+mod bare;
 mod enter;
 mod init;
 mod namespace;
@@ -54,6 +55,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::intercept::{InterceptError, Rules};
 
+pub use bare::Bare;
 pub use enter::{Privilege, Step, enter};
 pub use init::nest_main;
 pub use namespace::{Nest, NestListeners};

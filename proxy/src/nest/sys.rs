@@ -13,6 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
+use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::UnshareFlags;
 
 /// Moves the calling thread into new namespaces.
@@ -21,6 +22,16 @@ pub(super) fn unshare(flags: UnshareFlags) -> io::Result<()> {
     // SAFETY: the only hazard of unshare is a private table of descriptors (CLONE_FILES), which
     // no caller in this module asks for.
     unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(Into::into)
+}
+
+/// Has the program killed when the thread that starts it ends.
+pub(super) fn die_with_parent(command: &mut Command) {
+    let ask = || {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
+    unsafe { command.pre_exec(ask) };
 }
 
 /// Runs `child` in a forked copy of this process, which then exits with the returned code, and

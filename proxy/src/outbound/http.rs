@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::header::{EXPECT, HOST};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderValue, Request, Response, Uri, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -25,8 +25,11 @@ use weft_core::retry::{Failure, RetryPolicy, backoff, may_retry};
 use super::pool::{DialError, Slot};
 use super::{pick, upgrade};
 use crate::http::trace::{Trace, begin_client};
-use crate::http::{ProxyBody, Record, answer, http1_server, http2_server, is_grpc};
+use crate::http::{
+    ProxyBody, Record, Trailers, WithTrailers, answer, http1_server, http2_server, is_grpc,
+};
 use crate::mesh::{Call, EndpointKey, PortView};
+use crate::telemetry::metrics::Direction;
 use crate::tls::Replayed;
 use crate::worker::Worker;
 
@@ -35,6 +38,8 @@ pub(super) struct Conversation {
     pub(super) worker: Rc<Worker>,
     port: RefCell<Arc<PortView>>,
     generation: Cell<u64>,
+    /// Where responses go in HTTP/1.1.
+    pub(super) trailers: Option<Trailers>,
     /// The last Host, parsed: it is nearly always the same.
     authority: RefCell<Option<(HeaderValue, Authority)>>,
 }
@@ -57,8 +62,10 @@ pub(super) async fn serve(
         },
     };
     let shared = Arc::clone(&worker.shared);
+    let (stream, trailers) = WithTrailers::new(stream);
     let conversation = Rc::new(Conversation {
         worker: Rc::clone(worker),
+        trailers: (!http2).then_some(trailers),
         port: RefCell::new(port),
         generation: Cell::new(shared.mesh.generation()),
         authority: RefCell::new(None),
@@ -108,6 +115,7 @@ impl Conversation {
     ) -> Response<ProxyBody<Box<Record>>> {
         let shared = &self.worker.shared;
         let mut record = Box::new(Record::new(crate::clock::now()));
+        record.trailers = chunks(&self.trailers, &request);
         let upgrading = is_upgrade(request.method(), request.headers());
         if upgrading && request.version() != Version::HTTP_2 {
             return upgrade::outbound(self, request, record).await;
@@ -118,8 +126,16 @@ impl Conversation {
         // Answered by ourselves: hyper says 100 when the body is asked for.
         parts.headers.remove(EXPECT);
         record.grpc = is_grpc(&parts.headers);
+        let received = record.begin_line(
+            &shared.access_log,
+            Direction::Outbound,
+            &parts,
+            &self.port.borrow().hostname,
+            None,
+        );
         let grpc = record.grpc;
         let limit = shared.config.timeouts.request;
+        let body = ProxyBody::of_request(body, received);
         let attempts = self.attempts(parts, body, &mut record);
         let outcome = if limit == Duration::ZERO {
             attempts.await
@@ -145,12 +161,11 @@ impl Conversation {
     async fn attempts(
         &self,
         mut parts: Parts,
-        body: Incoming,
+        mut body: ProxyBody,
         record: &mut Record,
     ) -> Result<(Response<Incoming>, Slot), Failed> {
         self.address(&mut parts)?;
         let policy = RetryPolicy::default();
-        let mut body = ProxyBody::of_request(body);
         // An empty body can be sent again; another one only as long as nothing took it.
         let repeatable = matches!(body, ProxyBody::Empty);
         let mut tried: Vec<EndpointKey> = Vec::new();
@@ -167,6 +182,7 @@ impl Conversation {
             })?;
             made += 1;
             record.stats = Some(Arc::clone(&endpoint.live.stats));
+            record.attempt(endpoint.key.address);
             let failed = match self.worker.pool.slot(&port, &endpoint).await {
                 Err(error) => {
                     call.finish(CallClass::Failure, crate::clock::now());
@@ -182,6 +198,7 @@ impl Conversation {
                         &port.hostname,
                         made - 1,
                     );
+                    record.traced(&parts.headers);
                     let head = if repeatable {
                         parts.clone()
                     } else {
@@ -407,5 +424,22 @@ pub(crate) fn relayed(
         crate::http::BodyGuard::on_end(record, None);
         return Response::from_parts(parts, ProxyBody::Empty);
     }
-    Response::from_parts(parts, ProxyBody::Relayed(body, Some(record)))
+    let trailers = record.trailers.take();
+    let mut body = ProxyBody::guarded(body, record);
+    let has_body = ![StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&parts.status);
+    if let Some(trailers) = trailers
+        && has_body
+    {
+        body.frame(&mut parts.headers, trailers);
+    }
+    Response::from_parts(parts, body)
+}
+
+/// The connection that the response goes to, where it may be in chunks: whoever asks in HTTP/1.0
+/// does not know them, and the answer to `HEAD` has no body (RFC 9112 section 6.1).
+pub(crate) fn chunks<B>(connection: &Option<Trailers>, request: &Request<B>) -> Option<Trailers> {
+    let connection = connection.as_ref()?;
+    let takes_chunks = request.version() == Version::HTTP_11;
+    let has_body = *request.method() != Method::HEAD && *request.method() != Method::CONNECT;
+    (takes_chunks && has_body).then(|| connection.clone())
 }

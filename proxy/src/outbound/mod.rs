@@ -26,7 +26,7 @@ use crate::telemetry::metrics::{Direction, HttpKey, Wire};
 use crate::tls::{ALPN_TCP, Replayed};
 use crate::worker::{Worker, original_destination, reset};
 
-pub(crate) use http::{describe, relayed};
+pub(crate) use http::{chunks, describe, relayed};
 pub use pool::{DialError, Pool, Slot};
 pub(crate) use upgrade::{finish as finish_upgrade, origin_form, send as send_upgrade};
 

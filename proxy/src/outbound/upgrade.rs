@@ -32,7 +32,7 @@ pub(super) async fn outbound(
     let (mut parts, body) = request.into_parts();
     remove_hop_by_hop(&mut parts.headers, parts.method != Method::CONNECT);
     remove_untrusted(&mut parts.headers);
-    let request = Request::from_parts(parts, ProxyBody::of_request(body));
+    let request = Request::from_parts(parts, ProxyBody::of_request(body, None));
     match exchange(conversation, request, &mut record).await {
         Ok(response) => finish(&conversation.worker, response, client, record),
         Err(Failed { reason, detail }) => {
