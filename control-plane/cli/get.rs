@@ -186,6 +186,12 @@ pub(crate) async fn status(client: Client, args: StatusArgs) -> Result<(), CliEr
             ("address", own.address.clone()),
             ("advertised", own.advertised.clone()),
             ("metrics", own.metrics_address.clone()),
+            (
+                "admin",
+                own.admin_address
+                    .clone()
+                    .unwrap_or_else(|| "socket only".to_owned()),
+            ),
             ("data directory", own.data_dir.clone()),
             ("trust domain", own.trust_domain.clone()),
             ("root digest", own.root_digest.clone()),

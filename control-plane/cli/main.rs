@@ -5,6 +5,7 @@ mod apply;
 mod certs;
 mod demo;
 mod get;
+mod operator;
 mod output;
 mod proxies;
 mod run;
@@ -84,6 +85,9 @@ enum ClientCommand {
     /// Certificates of workloads
     #[command(subcommand)]
     Certs(certs::CertsCommand),
+    /// Operators who administer the mesh from elsewhere
+    #[command(subcommand)]
+    Operator(operator::OperatorCommand),
     Status(get::StatusArgs),
 }
 
@@ -157,6 +161,9 @@ fn client(command: ClientCommand) -> Result<(), CliError> {
         ClientCommand::Proxies(args) => with_client(|client| proxies::proxies(client, args)),
         ClientCommand::Token(command) => with_client(|client| token::token(client, command)),
         ClientCommand::Certs(command) => with_client(|client| certs::certs(client, command)),
+        ClientCommand::Operator(command) => {
+            with_client(|client| operator::operator(client, command))
+        }
         ClientCommand::Status(args) => with_client(|client| get::status(client, args)),
     }
 }
@@ -196,6 +203,8 @@ mod tests {
             ("weft token create --workload a", false),
             ("weft token create --workload shop/a --port 0", false),
             ("weft certs revoke i-1", true),
+            ("weft operator create alice --ttl 1h", true),
+            ("weft operator create", false),
             ("weft completion bash", true),
         ] {
             let parsed = Cli::try_parse_from(typed.split(' '));

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use weft_control_plane::api::types::{JoinAnswer, JoinRequest};
 use weft_control_plane::app::parse_duration;
-use weft_control_plane::client::{Client, ClientError, default_data_dir};
+use weft_control_plane::client::{Client, ClientError, default_data_dir, operator_file};
 use weft_core::model::AppProtocol;
 use weft_core::name::{NameError, ServiceName, WorkloadName};
 use weft_proxy::app::{Inside, Publish, Sidecar};
@@ -338,7 +338,7 @@ impl RunDir {
         use std::os::unix::fs::DirBuilderExt;
         let data = match &args.join {
             Some(_) => default_data_dir(),
-            None => Client::from_env()?.dir().to_owned(),
+            None => Client::from_env()?.dir()?.to_owned(),
         };
         let name = format!("{}.{}.{}", args.namespace, args.name, std::process::id());
         let path = data.join("run").join(name);
@@ -353,7 +353,12 @@ impl RunDir {
     /// Nothing of Weft's is there for the program.
     fn hidden(&self, args: &RunArgs) -> Vec<PathBuf> {
         let state = args.state_dir.iter().cloned();
-        std::iter::once(self.data.clone()).chain(state).collect()
+        // A program is no operator because it runs as one's user.
+        let operator = Some(operator_file()).filter(|file| file.exists());
+        std::iter::once(self.data.clone())
+            .chain(state)
+            .chain(operator)
+            .collect()
     }
 }
 

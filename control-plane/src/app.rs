@@ -34,7 +34,7 @@ use crate::metrics;
 use crate::plane::{Plane, PlaneError, Settings};
 use crate::registry::grpc::RegistryService;
 use crate::store::{RedbStore, StoreError};
-use crate::tls;
+use crate::tls::{self, Purpose};
 
 /// Calls at the same time, streams included.
 const CALLS_MAX: usize = 50_000;
@@ -63,6 +63,10 @@ pub struct ControlPlaneArgs {
     /// Where Prometheus reads; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:15014")]
     pub metrics_listen: SocketAddr,
+    /// Where operators with certificates reach the admin API from elsewhere, 0.0.0.0:15080 for
+    /// instance [default: nowhere; the socket in the data directory is always there].
+    #[arg(long)]
+    pub admin_listen: Option<SocketAddr>,
     /// The trust domain of this mesh; it can't be changed later.
     #[arg(long, default_value = "weft.local")]
     pub trust_domain: String,
@@ -145,10 +149,7 @@ pub fn run(args: &ControlPlaneArgs) -> Result<(), AppError> {
     result
 }
 
-async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
-    let dir = args.data_dir.clone().unwrap_or_else(default_data_dir);
-    make_dir(&dir)?;
-    let _held_until_the_end = lock(&dir)?;
+fn settings(args: &ControlPlaneArgs) -> Result<Settings, AppError> {
     if !(LEAF_TTL_MIN..=LEAF_TTL_MAX).contains(&args.leaf_ttl) {
         let text = format!(
             "--leaf-ttl: found {:?}; allowed: 10s to 7 days",
@@ -160,14 +161,21 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
         let bad = || format!("--workload-range: found {text:?}; allowed: ADDRESS/PREFIX");
         Cidr::parse(text).ok_or_else(|| AppError::Argument(bad()))
     });
-    let trust_domain: TrustDomain = args.trust_domain.parse()?;
-    let store = RedbStore::open(&dir)?;
-    let authority = Authority::open(&dir.join("ca"), trust_domain.clone())?;
-    let settings = Settings {
+    Ok(Settings {
         leaf_ttl: args.leaf_ttl,
         grace: args.grace,
         workload_ranges: ranges.collect::<Result<_, _>>()?,
-    };
+    })
+}
+
+async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
+    let dir = args.data_dir.clone().unwrap_or_else(default_data_dir);
+    make_dir(&dir)?;
+    let _held_until_the_end = lock(&dir)?;
+    let settings = settings(args)?;
+    let trust_domain: TrustDomain = args.trust_domain.parse()?;
+    let store = RedbStore::open(&dir)?;
+    let authority = Authority::open(&dir.join("ca"), trust_domain.clone())?;
     let plane = Plane::open(store, authority, settings)?;
     tokio::spawn(Arc::clone(&plane).keep_compiled());
 
@@ -180,6 +188,11 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
         .clone()
         .unwrap_or_else(|| address.to_string());
     let stop = CancellationToken::new();
+    let admin_listener = match args.admin_listen {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
+    let admin_address = admin_listener.as_ref().map(TcpListener::local_addr);
 
     let status = Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -187,13 +200,13 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
         root_digest: plane.authority().root_digest(),
         data_dir: dir.display().to_string(),
         address: address.to_string(),
-        advertised: advertised.clone(),
+        advertised,
         metrics_address: metrics_address.to_string(),
+        admin_address: admin_address
+            .transpose()?
+            .map(|address| address.to_string()),
     };
-    let admin = api::admin_router(Arc::clone(&plane), status.clone());
-    let join = api::join_router(Arc::clone(&plane), advertised);
-    serve_socket(admin, dir.join("admin.sock"), Who::OwnerOnly, &stop)?;
-    serve_socket(join, dir.join("join.sock"), Who::AnyPeer, &stop)?;
+    serve_api(&plane, &dir, &status, admin_listener, &stop)?;
     tokio::spawn(metrics::serve(
         metrics_listener,
         Arc::clone(&plane),
@@ -217,15 +230,34 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
     }
 }
 
+/// The admin API on its socket and, where operators are listened for, over TLS; and the join socket.
+fn serve_api(
+    plane: &Arc<Plane>,
+    dir: &Path,
+    status: &Status,
+    operators: Option<TcpListener>,
+    stop: &CancellationToken,
+) -> Result<(), AppError> {
+    let admin = api::admin_router(Arc::clone(plane), status.clone());
+    let join = api::join_router(Arc::clone(plane), status.advertised.clone());
+    if let Some(listener) = operators {
+        let tls = own_tls(plane, Purpose::Operators)?;
+        let (connections, incoming) = mpsc::channel(CONNECTIONS_QUEUED);
+        tokio::spawn(tls::accept(listener, tls, connections));
+        let plane = Arc::clone(plane);
+        let serving = api::serve_operators(admin.clone(), incoming, plane, stop.clone());
+        tokio::spawn(serving);
+    }
+    serve_socket(admin, dir.join("admin.sock"), Who::OwnerOnly, stop)?;
+    serve_socket(join, dir.join("join.sock"), Who::AnyPeer, stop)
+}
+
 async fn serve_sidecars(
     plane: &Arc<Plane>,
     listener: TcpListener,
     stop: CancellationToken,
 ) -> Result<(), AppError> {
-    let ttl = plane.settings().leaf_ttl.max(Duration::from_secs(3600));
-    let current = tls::server_config(plane.authority(), ttl)?;
-    let current: tls::ServerTls = Arc::new(ArcSwap::from_pointee(current));
-    tokio::spawn(renew(Arc::clone(plane), Arc::clone(&current), ttl));
+    let current = own_tls(plane, Purpose::Sidecars)?;
     let (connections, incoming) = mpsc::channel(CONNECTIONS_QUEUED);
     let accepting = tokio::spawn(tls::accept(listener, current, connections));
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -253,14 +285,21 @@ async fn serve_sidecars(
 }
 
 /// Our own certificate, renewed at half life without a restart.
-async fn renew(plane: Arc<Plane>, current: tls::ServerTls, ttl: Duration) {
-    loop {
-        tokio::time::sleep(ttl / 2).await;
-        match tls::server_config(plane.authority(), ttl) {
-            Ok(fresh) => current.store(Arc::new(fresh)),
-            Err(error) => tracing::error!(%error, "own certificate not renewed"),
+fn own_tls(plane: &Arc<Plane>, purpose: Purpose) -> Result<tls::ServerTls, AppError> {
+    let ttl = plane.settings().leaf_ttl.max(Duration::from_secs(3600));
+    let current = tls::server_config(plane.authority(), purpose, ttl)?;
+    let current: tls::ServerTls = Arc::new(ArcSwap::from_pointee(current));
+    let (plane, renewed) = (Arc::clone(plane), Arc::clone(&current));
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(ttl / 2).await;
+            match tls::server_config(plane.authority(), purpose, ttl) {
+                Ok(fresh) => renewed.store(Arc::new(fresh)),
+                Err(error) => tracing::error!(%error, "own certificate not renewed"),
+            }
         }
-    }
+    });
+    Ok(current)
 }
 
 fn serve_socket(

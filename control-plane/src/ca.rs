@@ -17,7 +17,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer};
 use weft_core::name::{SpiffeId, TrustDomain};
 
-use crate::sha256_hex;
+use crate::{operator, sha256_hex};
 
 /// Clocks of workloads may be this far behind.
 const BACKDATE: Duration = Duration::from_secs(300);
@@ -26,6 +26,8 @@ const ROOT_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const INTERMEDIATE_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
 /// A CSR with a P-256 key has some 300 bytes.
 const CSR_MAX_BYTES: usize = 8 * 1024;
+/// The DNS name in the control plane's own certificate, whatever it is reached at.
+pub const OWN_DNS_NAME: &str = "control-plane.weft";
 /// Shortest and longest life of a leaf.
 pub const LEAF_TTL_MIN: Duration = Duration::from_secs(10);
 /// See [`LEAF_TTL_MIN`].
@@ -145,8 +147,35 @@ impl Authority {
         ttl: Duration,
         now: SystemTime,
     ) -> Result<SignedLeaf, CaError> {
+        let params = leaf_params(identity.as_str(), instance, ttl, now, &[])?;
+        self.sign_with(csr, params, ttl, now)
+    }
+
+    /// Signs a certificate for an operator (see [`crate::operator`]): good for calling only.
+    pub fn sign_operator(
+        &self,
+        csr: &[u8],
+        name: &str,
+        id: &str,
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<SignedLeaf, CaError> {
+        let identity = operator::identity(&self.trust_domain, name);
+        let identity = identity.map_err(|error| CaError::Request(error.to_string()))?;
+        let mut params = leaf_params(&identity, id, ttl, now, &[])?;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign_with(csr, params, ttl, now)
+    }
+
+    fn sign_with(
+        &self,
+        csr: &[u8],
+        params: CertificateParams,
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<SignedLeaf, CaError> {
         let mut request = read_request(csr)?;
-        request.params = leaf_params(identity, instance, ttl, now, &[])?;
+        request.params = params;
         let certificate = request.signed_by(&self.issuer)?;
         Ok(SignedLeaf {
             chain: vec![certificate.der().to_vec(), self.intermediate.to_vec()],
@@ -166,11 +195,11 @@ impl Authority {
         let identity = identity.map_err(|error| CaError::Request(error.to_string()))?;
         let key = KeyPair::generate()?;
         let params = leaf_params(
-            &identity,
+            identity.as_str(),
             "control-plane",
             ttl,
             now,
-            &["control-plane.weft"],
+            &[OWN_DNS_NAME],
         )?;
         let leaf = params.signed_by(&key, &self.issuer)?;
         let chain = vec![
@@ -211,7 +240,7 @@ fn read_request(csr: &[u8]) -> Result<CertificateSigningRequestParams, CaError> 
 }
 
 fn leaf_params(
-    identity: &SpiffeId,
+    identity: &str,
     instance: &str,
     ttl: Duration,
     now: SystemTime,
@@ -221,7 +250,7 @@ fn leaf_params(
     let mut name = DistinguishedName::new();
     name.push(DnType::CommonName, instance);
     params.distinguished_name = name;
-    let uri = identity.as_str().try_into()?;
+    let uri = identity.try_into()?;
     params.subject_alt_names = vec![SanType::URI(uri)];
     for name in dns {
         params

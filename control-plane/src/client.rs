@@ -3,22 +3,34 @@
 use std::env;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::uri::Authority;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::ServerName;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::api::types::{ErrorBody, JoinAnswer, JoinRequest};
+use crate::ca::OWN_DNS_NAME;
 use crate::document::Problem;
+use crate::operator::OperatorFile;
 
-/// Names the control plane of this machine: `unix:DATA-DIR`.
+/// Names the control plane: `unix:DATA-DIR` for one of this machine, `https://HOST:PORT` for one
+/// elsewhere.
 pub const ADDRESS_VARIABLE: &str = "WEFT_CONTROL_PLANE";
+/// Names the operator's file, for a control plane elsewhere.
+pub const OPERATOR_VARIABLE: &str = "WEFT_OPERATOR";
 /// The operator's socket in the data directory.
 pub const ADMIN_SOCKET: &str = "admin.sock";
 /// The workloads' socket in the data directory.
@@ -33,21 +45,41 @@ const ANSWER_MAX_BYTES: usize = 256 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The variable makes no sense.
-    #[error("WEFT_CONTROL_PLANE: found {0:?}; allowed: unix:DATA-DIR, as in unix:/var/lib/weft")]
+    #[error(
+        "WEFT_CONTROL_PLANE: found {0:?}; allowed: unix:DATA-DIR, as in unix:/var/lib/weft, or \
+         https://HOST:PORT"
+    )]
     Address(String),
-    /// Nobody is there.
-    #[error("no control plane answers at {path} ({source}); start one with: weft control-plane")]
-    Connect {
-        /// The socket.
+    /// The operator's file is not usable.
+    #[error("operator file {path}: {reason} (another file is named by WEFT_OPERATOR)")]
+    Operator {
+        /// The file.
         path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// What was asked for is for the machine of the control plane only.
+    #[error(
+        "{at} is a control plane elsewhere: a workload of this machine joins with a token \
+         (weft token create there, --join and --token-file here)"
+    )]
+    NotLocal {
+        /// The control plane.
+        at: String,
+    },
+    /// Nobody is there.
+    #[error("no control plane answers at {at} ({source}); start one with: weft control-plane")]
+    Connect {
+        /// Its socket or address.
+        at: String,
         /// What connecting came to.
         source: io::Error,
     },
     /// The connection broke off.
-    #[error("control plane at {socket}: {cause}")]
+    #[error("control plane at {at}: {cause}")]
     Broken {
-        /// The socket.
-        socket: PathBuf,
+        /// Its socket or address.
+        at: String,
         /// What happened.
         cause: String,
     },
@@ -67,7 +99,7 @@ impl ClientError {
     /// Whether what was asked for is at fault, not the control plane.
     pub fn is_invalid_input(&self) -> bool {
         match self {
-            Self::Address(_) => true,
+            Self::Address(_) | Self::Operator { .. } | Self::NotLocal { .. } => true,
             Self::Refused { status, .. } => matches!(
                 *status,
                 StatusCode::BAD_REQUEST
@@ -93,10 +125,26 @@ pub fn default_data_dir() -> PathBuf {
     home.join(".local/state/weft")
 }
 
-/// Speaks with the control plane of this machine.
+/// Speaks with a control plane.
 #[derive(Debug, Clone)]
 pub struct Client {
-    data_dir: PathBuf,
+    place: Place,
+}
+
+#[derive(Debug, Clone)]
+enum Place {
+    /// On this machine: its data directory.
+    Here(PathBuf),
+    /// Elsewhere.
+    There(Remote),
+}
+
+/// A control plane elsewhere.
+#[derive(Debug, Clone)]
+struct Remote {
+    /// HOST:PORT.
+    address: String,
+    tls: Arc<ClientConfig>,
 }
 
 impl Client {
@@ -106,21 +154,47 @@ impl Client {
             return Ok(Self::at(&default_data_dir()));
         };
         let text = value.to_string_lossy();
-        match text.strip_prefix("unix:").filter(|dir| !dir.is_empty()) {
-            Some(dir) => Ok(Self::at(Path::new(dir))),
-            None => Err(ClientError::Address(text.into_owned())),
+        if let Some(dir) = text.strip_prefix("unix:").filter(|dir| !dir.is_empty()) {
+            return Ok(Self::at(Path::new(dir)));
         }
+        let bad = || ClientError::Address(text.clone().into_owned());
+        let address = text.strip_prefix("https://").ok_or_else(bad)?;
+        let address: Authority = address.trim_end_matches('/').parse().map_err(|_| bad())?;
+        if address.port().is_none() || address.as_str().contains('@') {
+            return Err(bad());
+        }
+        Self::elsewhere(address.as_str(), &operator_file())
     }
 
-    /// The control plane with this data directory.
+    /// The control plane of this machine with this data directory.
     pub fn at(data_dir: &Path) -> Self {
-        let data_dir = data_dir.to_owned();
-        Self { data_dir }
+        let place = Place::Here(data_dir.to_owned());
+        Self { place }
     }
 
-    /// The directory with the sockets.
-    pub fn dir(&self) -> &Path {
-        &self.data_dir
+    /// The control plane at HOST:PORT, for the operator with this file.
+    pub fn elsewhere(address: &str, file: &Path) -> Result<Self, ClientError> {
+        let bad = |reason: String| ClientError::Operator {
+            path: file.to_owned(),
+            reason,
+        };
+        let operator = OperatorFile::read(file).map_err(bad)?;
+        let tls = client_config(operator).map_err(|error| bad(error.to_string()))?;
+        let place = Place::There(Remote {
+            address: address.to_owned(),
+            tls: Arc::new(tls),
+        });
+        Ok(Self { place })
+    }
+
+    /// The directory with the sockets, of a control plane of this machine.
+    pub fn dir(&self) -> Result<&Path, ClientError> {
+        match &self.place {
+            Place::Here(dir) => Ok(dir),
+            Place::There(Remote { address, .. }) => Err(ClientError::NotLocal {
+                at: format!("https://{address}"),
+            }),
+        }
     }
 
     /// Calls the admin API. `path` may have a query; see [`query`].
@@ -130,7 +204,13 @@ impl Client {
         path: &str,
         body: Option<&B>,
     ) -> Result<T, ClientError> {
-        call(&self.data_dir.join(ADMIN_SOCKET), method, path, body).await
+        match &self.place {
+            Place::Here(dir) => call_socket(&dir.join(ADMIN_SOCKET), method, path, body).await,
+            Place::There(remote) => {
+                let at = format!("https://{}", remote.address);
+                call(&at, connect_tls(remote), method, path, body).await
+            }
+        }
     }
 
     /// Reads from the admin API.
@@ -149,9 +229,43 @@ impl Client {
 
     /// Asks for what a workload of this machine needs to join.
     pub async fn join(&self, request: &JoinRequest) -> Result<JoinAnswer, ClientError> {
-        let socket = self.data_dir.join(JOIN_SOCKET);
-        call(&socket, Method::POST, "/v1/join", Some(request)).await
+        let socket = self.dir()?.join(JOIN_SOCKET);
+        call_socket(&socket, Method::POST, "/v1/join", Some(request)).await
     }
+}
+
+/// Where an operator's file is looked for: where `WEFT_OPERATOR` says, else `weft/operator.pem` in
+/// the user's configuration.
+pub fn operator_file() -> PathBuf {
+    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
+    if let Some(named) = set(OPERATOR_VARIABLE) {
+        return PathBuf::from(named);
+    }
+    let config = set("XDG_CONFIG_HOME").map(PathBuf::from);
+    let home = || set("HOME").map_or_else(env::temp_dir, PathBuf::from);
+    config
+        .unwrap_or_else(|| home().join(".config"))
+        .join("weft/operator.pem")
+}
+
+/// Believes the root in the operator's file and nobody else.
+fn client_config(operator: OperatorFile) -> Result<ClientConfig, rustls::Error> {
+    let mut roots = RootCertStore::empty();
+    roots.add(operator.root)?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(operator.chain, operator.key)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+async fn connect_tls(remote: &Remote) -> io::Result<TlsStream<TcpStream>> {
+    let tcp = TcpStream::connect(&remote.address).await?;
+    let name = ServerName::try_from(OWN_DNS_NAME).map_err(io::Error::other)?;
+    let connector = TlsConnector::from(Arc::clone(&remote.tls));
+    connector.connect(name, tcp).await
 }
 
 /// A path with a query; what is empty is left out.
@@ -182,42 +296,65 @@ pub fn encode(text: &str) -> String {
     encoded
 }
 
-async fn call<B: Serialize, T: DeserializeOwned>(
+async fn call_socket<B: Serialize, T: DeserializeOwned>(
     socket: &Path,
     method: Method,
     path: &str,
     body: Option<&B>,
 ) -> Result<T, ClientError> {
-    let exchanged = tokio::time::timeout(CALL_TIMEOUT, exchange(socket, method, path, body)).await;
+    let at = socket.display().to_string();
+    call(&at, UnixStream::connect(socket), method, path, body).await
+}
+
+/// One request and its answer on a connection of its own; `at` is for messages.
+async fn call<IO, B, T>(
+    at: &str,
+    connecting: impl Future<Output = io::Result<IO>>,
+    method: Method,
+    path: &str,
+    body: Option<&B>,
+) -> Result<T, ClientError>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    B: Serialize,
+    T: DeserializeOwned,
+{
+    let exchanged = async {
+        let stream = connecting.await.map_err(|source| {
+            let at = at.to_owned();
+            ClientError::Connect { at, source }
+        })?;
+        let sent = exchange(stream, method, path, body).await;
+        sent.map_err(|cause| broken(at, cause))
+    };
+    let exchanged = tokio::time::timeout(CALL_TIMEOUT, exchanged).await;
     let (status, bytes) = exchanged.unwrap_or_else(|_| {
         let cause = format!("no answer in {} s", CALL_TIMEOUT.as_secs());
-        Err(broken(socket, cause))
+        Err(broken(at, cause))
     })?;
     if !status.is_success() {
         return Err(refused(status, &bytes));
     }
     serde_json::from_slice(&bytes).map_err(|error| {
         let cause = format!("its answer is not understood: {error}; is it of another version?");
-        broken(socket, cause)
+        broken(at, cause)
     })
 }
 
-async fn exchange<B: Serialize>(
-    socket: &Path,
+async fn exchange<IO, B: Serialize>(
+    stream: IO,
     method: Method,
     path: &str,
     body: Option<&B>,
-) -> Result<(StatusCode, Bytes), ClientError> {
-    let stream = UnixStream::connect(socket).await.map_err(|source| {
-        let path = socket.to_owned();
-        ClientError::Connect { path, source }
-    })?;
-    let connected = http1::handshake(TokioIo::new(stream)).await;
-    let (mut sender, connection) = connected.map_err(|error| broken(socket, error))?;
+) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // It ends with the request: its error is the request's.
     let connection = tokio::spawn(connection);
     let body = match body {
-        Some(body) => serde_json::to_vec(body).map_err(|error| broken(socket, error))?,
+        Some(body) => serde_json::to_vec(body)?,
         None => Vec::new(),
     };
     let request = Request::builder()
@@ -225,21 +362,18 @@ async fn exchange<B: Serialize>(
         .uri(path)
         .header("host", "weft")
         .header("content-type", "application/json")
-        .body(Full::new(Bytes::from(body)))
-        .map_err(|error| broken(socket, error))?;
-    let response = sender.send_request(request).await;
-    let response = response.map_err(|error| broken(socket, error))?;
+        .body(Full::new(Bytes::from(body)))?;
+    let response = sender.send_request(request).await?;
     let status = response.status();
     let body = Limited::new(response.into_body(), ANSWER_MAX_BYTES);
-    let collected = body.collect().await;
-    let collected = collected.map_err(|error| broken(socket, error))?;
+    let collected = body.collect().await?;
     connection.abort();
     Ok((status, collected.to_bytes()))
 }
 
-fn broken(socket: &Path, cause: impl ToString) -> ClientError {
+fn broken(at: &str, cause: impl ToString) -> ClientError {
     ClientError::Broken {
-        socket: socket.to_owned(),
+        at: at.to_owned(),
         cause: cause.to_string(),
     }
 }

@@ -15,6 +15,7 @@ pub mod discovery;
 pub mod document;
 pub mod identity;
 pub mod metrics;
+pub mod operator;
 pub mod plane;
 pub mod registry;
 pub mod store;

@@ -14,6 +14,7 @@ use weft_core::name::{ServiceName, SpiffeId};
 use crate::ca::{self, Authority, CaError, SignedLeaf};
 use crate::compile::{Assigned, Compiled, VirtualAddresses, World, compile, service_names};
 use crate::document::{Document, MeshConfigSpec, ServiceSpec};
+use crate::operator::{self, OperatorRecord};
 use crate::registry::{Entry, Refused, Registry, check_binding};
 use crate::store::{RecordWrite, Revision, Store, StoreError};
 use crate::tls::PeerIdentity;
@@ -23,6 +24,7 @@ use crate::{random, sha256_hex, unix_millis, unix_seconds};
 /// Tables of the store.
 const TOKENS: &str = "token";
 const INSTANCES: &str = "instance";
+const OPERATORS: &str = "operator";
 const ENTRIES: &str = "registration";
 const ADDRESSES: &str = "address";
 
@@ -155,6 +157,7 @@ struct State {
     registry: Registry,
     tokens: HashMap<String, TokenRecord>,
     instances: HashMap<String, InstanceRecord>,
+    operators: HashMap<String, OperatorRecord>,
     addresses: VirtualAddresses,
     services: BTreeMap<ServiceName, ServiceSpec>,
     config: MeshConfigSpec,
@@ -188,6 +191,7 @@ impl Plane {
             registry: Registry::restore(entries.collect(), unix_millis(), grace),
             tokens: read(&*store, TOKENS)?.into_iter().collect(),
             instances: read(&*store, INSTANCES)?.into_iter().collect(),
+            operators: read(&*store, OPERATORS)?.into_iter().collect(),
             addresses: VirtualAddresses::restore(addresses),
             ..State::default()
         };
@@ -651,10 +655,14 @@ impl Plane {
     /// Revokes an instance: its streams are cut, nothing is signed for it any more, and peers
     /// refuse its certificate.
     pub async fn revoke(&self, instance: &str) -> Result<(), PlaneError> {
+        let operator = self.state().operators.get(instance).cloned();
+        if let Some(operator) = operator {
+            return self.revoke_operator(operator).await;
+        }
         let found = self.state().instances.get(instance).cloned();
         let Some(mut found) = found else {
             return Err(PlaneError::Invalid(format!(
-                "instance {instance:?} is unknown; see `weft certs list`"
+                "instance {instance:?} is unknown; see `weft certs list` and `weft operator list`"
             )));
         };
         found.revoked = Some(unix_seconds());
@@ -678,6 +686,79 @@ impl Plane {
         Ok(())
     }
 
+    async fn revoke_operator(&self, mut operator: OperatorRecord) -> Result<(), PlaneError> {
+        operator.revoked = Some(unix_seconds());
+        let write = record(OPERATORS, &operator.id, Some(&operator));
+        self.store.write(vec![write]).await?;
+        let mut state = self.state();
+        state.operators.insert(operator.id.clone(), operator);
+        drop(state);
+        self.revoked.send_modify(|count| *count += 1);
+        Ok(())
+    }
+
+    /// Signs a certificate for an operator. Records of certificates that have ended are cleared
+    /// away.
+    pub async fn sign_operator(
+        &self,
+        name: &str,
+        csr: &[u8],
+        ttl: Duration,
+    ) -> Result<(OperatorRecord, SignedLeaf), PlaneError> {
+        if !(operator::TTL_MIN..=operator::TTL_MAX).contains(&ttl) {
+            let text = format!(
+                "ttl: found {} s; allowed: 1 minute to 90 days",
+                ttl.as_secs()
+            );
+            return Err(PlaneError::Invalid(text));
+        }
+        self.take_signature()?;
+        let id = format!("o-{}", crate::hex(&random::<8>()));
+        let now = SystemTime::now();
+        let leaf = self.authority.sign_operator(csr, name, &id, ttl, now)?;
+        let operator = OperatorRecord {
+            id: id.clone(),
+            name: name.to_owned(),
+            created: leaf.issued,
+            not_after: leaf.not_after,
+            revoked: None,
+        };
+        let over: Vec<String> = {
+            let state = self.state();
+            let over = state
+                .operators
+                .values()
+                .filter(|o| o.not_after < leaf.issued);
+            over.map(|operator| operator.id.clone()).collect()
+        };
+        let mut records = vec![record(OPERATORS, &id, Some(&operator))];
+        records.extend(
+            over.iter()
+                .map(|id| record::<OperatorRecord>(OPERATORS, id, None)),
+        );
+        self.store.write(records).await?;
+        let mut state = self.state();
+        for id in over {
+            state.operators.remove(&id);
+        }
+        state.operators.insert(id, operator.clone());
+        drop(state);
+        self.counters.signed.fetch_add(1, Ordering::Relaxed);
+        Ok((operator, leaf))
+    }
+
+    /// Operators' certificates.
+    pub fn operators(&self) -> Vec<OperatorRecord> {
+        self.state().operators.values().cloned().collect()
+    }
+
+    /// The operator with a certificate, unless that was revoked.
+    pub fn operator(&self, id: &str) -> Option<OperatorRecord> {
+        let state = self.state();
+        let operator = state.operators.get(id)?;
+        operator.revoked.is_none().then(|| operator.clone())
+    }
+
     /// Whether an instance was revoked.
     pub fn is_revoked(&self, instance: &str) -> bool {
         let state = self.state();
@@ -687,7 +768,7 @@ impl Plane {
             .is_some_and(|i| i.revoked.is_some())
     }
 
-    /// Changes whenever an instance is revoked.
+    /// Changes whenever an instance or an operator is revoked.
     pub fn watch_revoked(&self) -> watch::Receiver<u64> {
         self.revoked.subscribe()
     }

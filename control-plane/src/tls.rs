@@ -11,6 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
+use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -61,6 +62,18 @@ pub struct Connection {
     info: PeerInfo,
 }
 
+impl Connection {
+    /// The certificate that the client showed, verified in this connection's handshake.
+    pub fn certificate(&self) -> Option<&CertificateDer<'static>> {
+        self.stream.get_ref().1.peer_certificates()?.first()
+    }
+
+    /// Where it comes from.
+    pub fn address(&self) -> SocketAddr {
+        self.info.address
+    }
+}
+
 impl Connected for Connection {
     type ConnectInfo = PeerInfo;
 
@@ -100,8 +113,21 @@ impl AsyncWrite for Connection {
 /// Our own certificate, exchanged while connections run.
 pub type ServerTls = Arc<ArcSwap<ServerConfig>>;
 
+/// Whom a listener is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Sidecars: gRPC, and a certificate where they have one already.
+    Sidecars,
+    /// Operators: HTTP/1.1, and never without a certificate.
+    Operators,
+}
+
 /// A configuration with a fresh certificate of our own.
-pub fn server_config(authority: &Authority, ttl: Duration) -> Result<ServerConfig, CaError> {
+pub fn server_config(
+    authority: &Authority,
+    purpose: Purpose,
+    ttl: Duration,
+) -> Result<ServerConfig, CaError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let bad = |error: &dyn std::fmt::Display| CaError::Request(error.to_string());
     let (chain, key) = authority.own(ttl, std::time::SystemTime::now())?;
@@ -109,17 +135,19 @@ pub fn server_config(authority: &Authority, ttl: Duration) -> Result<ServerConfi
     let added = roots.add(authority.root().clone());
     added.map_err(|error| bad(&error))?;
     let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-            .allow_unauthenticated()
-            .build()
-            .map_err(|error| bad(&error))?;
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+    let (verifier, protocol) = match purpose {
+        Purpose::Sidecars => (verifier.allow_unauthenticated(), b"h2".to_vec()),
+        Purpose::Operators => (verifier, b"http/1.1".to_vec()),
+    };
+    let verifier = verifier.build().map_err(|error| bad(&error))?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| bad(&error))?
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain, key)
         .map_err(|error| bad(&error))?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![protocol];
     // No resumption: on a resumed handshake no verifier runs.
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});

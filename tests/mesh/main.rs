@@ -13,6 +13,8 @@ mod databases;
 mod bulk;
 // The same over IPv6.
 mod ipv6;
+// Administration from elsewhere.
+mod operator;
 // What is on the wire between sidecars.
 mod capture;
 // What is particular to pods.

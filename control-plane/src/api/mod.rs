@@ -1,7 +1,9 @@
-//! The admin API: JSON over HTTP/1.1 on Unix sockets. Routes ask [`Plane`] and decide nothing.
+//! The admin API: JSON over HTTP/1.1, on Unix sockets and, for operators with certificates, over TLS. Routes ask [`Plane`] and decide nothing.
 
+mod operators;
 mod refusal;
 mod resources;
+mod serve;
 mod unix;
 mod views;
 
@@ -27,9 +29,11 @@ use crate::document::INPUT_MAX_BYTES;
 use crate::plane::Plane;
 use crate::token::Binding;
 
+use operators::create_operator;
 use refusal::{Answer, Refusal, read};
 use types::{JoinAnswer, JoinRequest, NewToken, RevokeRequest, TokenRequest};
 
+pub use operators::serve_operators;
 pub use resources::read_sources;
 pub use types::Status;
 pub use unix::{Socket, Who, bind_unix, serve_unix};
@@ -52,7 +56,7 @@ struct Admin {
     started: i64,
 }
 
-/// Everything that an operator may ask; for the owner's socket only.
+/// Everything that an operator may ask; for the owner's socket, and for verified operators.
 pub fn admin_router(plane: Arc<Plane>, status: Status) -> Router {
     let routes = Router::new()
         .route("/v1/apply", post(resources::apply))
@@ -71,6 +75,7 @@ pub fn admin_router(plane: Arc<Plane>, status: Status) -> Router {
         .route("/v1/tokens", post(create_token).get(views::tokens))
         .route("/v1/certs", get(views::certs))
         .route("/v1/certs/revoke", post(revoke))
+        .route("/v1/operators", post(create_operator).get(views::operators))
         .route("/v1/status", get(views::status))
         .route("/v1/targets", get(views::targets));
     let status = Arc::new(status);

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use tower::BoxError;
 
 use super::types::{ErrorBody, ErrorView};
+use crate::ca::CaError;
 use crate::document::Problem;
 use crate::plane::PlaneError;
 use crate::store::StoreError;
@@ -33,6 +34,11 @@ impl Refusal {
     /// It makes no sense.
     pub(super) fn invalid(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    /// Not for whoever asks.
+    pub(super) fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, message)
     }
 
     /// It is not there.
@@ -92,6 +98,7 @@ impl From<PlaneError> for Refusal {
             PlaneError::RateLimited => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
             }
+            PlaneError::Ca(CaError::Request(_)) => Self::invalid(error.to_string()),
             PlaneError::Ca(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         }
     }

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, header::CONTENT_TYPE};
+use axum::{Extension, Json};
 use bytes::Bytes;
 
 use super::Admin;
+use super::operators::{Operator, author};
 use super::refusal::{Answer, Refusal, read};
 use super::types::{
     Action, Applied, ApplyQuery, ApplyResult, AuthorQuery, Items, Metadata, ResourceInfo,
@@ -23,6 +24,7 @@ const HISTORY_MAX: usize = 1000;
 
 pub(super) async fn apply(
     State(admin): State<Admin>,
+    operator: Option<Extension<Operator>>,
     Query(query): Query<ApplyQuery>,
     headers: HeaderMap,
     body: Bytes,
@@ -43,7 +45,8 @@ pub(super) async fn apply(
             resources,
         }));
     }
-    commit(&admin.plane, &query.author, changes).await
+    let author = author(operator, &query.author);
+    commit(&admin.plane, &author, changes).await
 }
 
 /// Checks documents and keeps nothing; says what applying would change.
@@ -54,7 +57,7 @@ pub(super) async fn validate(
     body: Bytes,
 ) -> Answer<ApplyResult> {
     query.dry_run = true;
-    apply(admin, Query(query), headers, body).await
+    apply(admin, None, Query(query), headers, body).await
 }
 
 pub(super) async fn list(
@@ -97,6 +100,7 @@ pub(super) fn status_of(resource: &StoredResource) -> ResourceStatus {
 
 pub(super) async fn remove(
     State(admin): State<Admin>,
+    operator: Option<Extension<Operator>>,
     Path((kind_text, namespace, name)): Path<(String, String, String)>,
     Query(query): Query<AuthorQuery>,
 ) -> Answer<ApplyResult> {
@@ -111,7 +115,8 @@ pub(super) async fn remove(
         let text = format!("{key} does not exist; see `weft get {}`", key.kind);
         return Err(Refusal::unknown(text));
     }
-    commit(&admin.plane, &query.author, vec![Change::Delete(key)]).await
+    let author = author(operator, &query.author);
+    commit(&admin.plane, &author, vec![Change::Delete(key)]).await
 }
 
 pub(super) async fn history(
@@ -140,12 +145,14 @@ pub(super) async fn history(
 
 pub(super) async fn rollback(
     State(admin): State<Admin>,
+    operator: Option<Extension<Operator>>,
     Query(query): Query<AuthorQuery>,
     body: Bytes,
 ) -> Answer<ApplyResult> {
     let request: RollbackRequest = read(&body)?;
     let changes = admin.plane.store().changes_back_to(request.revision)?;
-    let mut answer = commit(&admin.plane, &query.author, changes).await?;
+    let author = author(operator, &query.author);
+    let mut answer = commit(&admin.plane, &author, changes).await?;
     // Changes are given for everything that ever was.
     let resources = &mut answer.0.resources;
     resources.retain(|resource| resource.action != Action::Unchanged);
@@ -153,10 +160,6 @@ pub(super) async fn rollback(
 }
 
 async fn commit(plane: &Plane, author: &str, changes: Vec<Change>) -> Answer<ApplyResult> {
-    let author = match author {
-        "" => "unknown",
-        author => author,
-    };
     let resources = compare(plane, &changes)?;
     let revision = plane.store().commit(author, changes).await?;
     let changed = resources.iter();

@@ -49,6 +49,7 @@ fn start() -> Bed {
         address: "127.0.0.1:1".to_owned(),
         advertised: "mesh.example:15010".to_owned(),
         metrics_address: "127.0.0.1:2".to_owned(),
+        admin_address: None,
     };
     let join = join_router(Arc::clone(&plane), status.advertised.clone());
     let socket = bind_unix(&dir.path().join("join.sock")).unwrap();

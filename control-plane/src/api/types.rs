@@ -308,6 +308,30 @@ pub struct RevokeRequest {
     pub instance: String,
 }
 
+/// Body of `POST /v1/operators`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OperatorRequest {
+    /// Who it is for, a DNS label.
+    pub name: String,
+    /// PKCS #10, DER, in base64.
+    pub csr: String,
+    /// For how long.
+    pub ttl_seconds: u64,
+}
+
+/// A new operator's certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NewOperator {
+    /// Names the certificate.
+    pub id: String,
+    /// Leaf, intermediate and root, PEM.
+    pub certificates: String,
+    /// When it ends.
+    pub not_after: i64,
+}
+
 /// `metadata` of what is shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Metadata {
@@ -430,6 +454,8 @@ pub struct Status {
     pub advertised: String,
     /// Where its metrics are.
     pub metrics_address: String,
+    /// Where operators reach the admin API over TLS, where they do.
+    pub admin_address: Option<String>,
 }
 
 /// Answer to `GET /v1/status`.

@@ -5,25 +5,14 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Connections at the same time; others wait in the socket's backlog.
-const CONNECTIONS_MAX: usize = 128;
-/// A client that does not complete a request's head is dropped.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Requests under way at the end have this long.
-const DRAIN: Duration = Duration::from_secs(5);
-/// After accept failed, as when descriptors are used up.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+use super::serve::{ACCEPT_PAUSE, CONNECTIONS_MAX, DRAIN, serve_connection};
 
 /// Whose requests are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,25 +87,6 @@ pub async fn serve_unix(router: Router, socket: Socket, who: Who, stop: Cancella
     }
     tasks.close();
     let _late_ones_are_cut = tokio::time::timeout(DRAIN, tasks.wait()).await;
-}
-
-async fn serve_connection(stream: UnixStream, router: Router, stop: CancellationToken) {
-    let service = TowerToHyperService::new(router);
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = result {
-        tracing::debug!(%error, "admin connection");
-    }
 }
 
 fn check_peer(stream: &UnixStream, who: Who) -> io::Result<()> {

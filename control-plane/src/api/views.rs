@@ -17,6 +17,7 @@ use super::types::{
     ServiceInfo, ServiceStatus, StatusInfo, Target, TokenInfo, WorkloadInfo,
 };
 use crate::document::API_VERSION;
+use crate::operator::OperatorRecord;
 use crate::plane::{Plane, ProxyView};
 use crate::registry::Entry;
 use crate::store::StoredResource;
@@ -207,6 +208,12 @@ pub(super) async fn certs(State(admin): State<Admin>) -> Answer<Items<CertInfo>>
     Ok(Json(Items {
         items: items.collect(),
     }))
+}
+
+pub(super) async fn operators(State(admin): State<Admin>) -> Answer<Items<OperatorRecord>> {
+    let mut items = admin.plane.operators();
+    items.sort_by(|a, b| (&a.name, a.created).cmp(&(&b.name, b.created)));
+    Ok(Json(Items { items }))
 }
 
 pub(super) async fn status(State(admin): State<Admin>) -> Answer<StatusInfo> {

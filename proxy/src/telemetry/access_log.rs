@@ -34,9 +34,9 @@ pub struct Record {
     pub direction: Direction,
     /// How it travelled between this sidecar and the peer.
     pub wire: Wire,
-    /// The version on the application's side: `HTTP/1.1`, `HTTP/2`, `TCP`.
+    /// The version on the client's side: `HTTP/1.1`, `HTTP/2`.
     pub protocol: &'static str,
-    /// The method; none for TCP.
+    /// The method.
     pub method: Option<http::Method>,
     /// The path; a query is cut off when it is written.
     pub path: String,
