@@ -24,6 +24,7 @@ use crate::dns::{Resolver, nameservers};
 use crate::drain::{Drain, Phase};
 use crate::identity::{IdentityError, Manager};
 use crate::inbound::Application;
+use crate::memory;
 use crate::mesh::Mesh;
 use crate::nest::{NestAddresses, NestListeners, SocketFactory};
 use crate::registration::{Registrar, Standing};
@@ -258,6 +259,7 @@ impl Sidecar {
         let admin = serve_admin(&shared, &identity, &readiness, &drain_asked, &metrics, log)?;
         serve_dns(&shared, nest_dns)?;
         let workers = plan.spawn(&shared)?;
+        tokio::spawn(release_startup_pages(readiness.clone()));
         Ok(Self {
             shared,
             workers,
@@ -398,6 +400,16 @@ impl Sidecar {
             self.access_log_writer.wait(Duration::from_millis(100));
         });
         let _at_most_so_long = timeout(Duration::from_secs(5), ending).await;
+    }
+}
+
+/// Lets go of what only starting needed, once it is over.
+async fn release_startup_pages(readiness: Readiness) {
+    readiness.wait().await;
+    sleep(memory::RELEASE_AFTER).await;
+    match memory::release_startup_pages() {
+        Ok(kib) => tracing::debug!(kib, "let go of pages that starting needed"),
+        Err(error) => tracing::debug!(%error, "kept all pages that starting needed"),
     }
 }
 

@@ -1,0 +1,132 @@
+//! Memory that only starting needed.
+//!
+//! Starting runs far more code than serving: arguments, documents, certificates, namespaces. The
+//! kernel maps it in pieces of 64 KiB and keeps it mapped. A sidecar stands beside every workload,
+//! so once it is ready it lets go of what it has not written to; what is still used comes back from
+//! the page cache with the next call.
+
+#![expect(
+    unsafe_code,
+    reason = "madvise is a system call without a safe wrapper"
+)]
+
+use std::io;
+use std::time::Duration;
+
+/// From readiness until what starting needed is let go: first connections use much of the rest.
+pub const RELEASE_AFTER: Duration = Duration::from_secs(1);
+
+/// A mapping of a file that this process cannot write to and has no copy of.
+#[derive(Debug, PartialEq, Eq)]
+struct Clean {
+    start: usize,
+    length: usize,
+}
+
+/// Unmaps pages of the program and its libraries until they are used again. How many KiB they were.
+///
+/// # Errors
+///
+/// When the kernel does not say what is mapped.
+pub fn release_startup_pages() -> io::Result<u64> {
+    let (mappings, resident) = clean_mappings(&std::fs::read_to_string("/proc/self/smaps")?);
+    for Clean { start, length } in mappings {
+        let address = std::ptr::with_exposed_provenance_mut::<libc::c_void>(start);
+        // SAFETY: the mapping is of a file, cannot be written to and has no page of its own, as the
+        // kernel has just said, so what is read there next is what was there before.
+        let done = unsafe { libc::madvise(address, length, libc::MADV_DONTNEED) };
+        if done != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(resident)
+}
+
+/// The clean mappings of a process, from its smaps (proc_pid_smaps(5)), and what of them is
+/// resident in KiB. Relocated data looks like them, but has pages of its own ("Anonymous").
+fn clean_mappings(smaps: &str) -> (Vec<Clean>, u64) {
+    let mut found = Vec::new();
+    let mut resident = 0;
+    let mut current: Option<(Clean, u64)> = None;
+    for line in smaps.lines() {
+        if let Some(mapping) = header(line) {
+            current = mapping.map(|mapping| (mapping, 0));
+            continue;
+        }
+        let Some((field, value)) = line.split_once(':') else {
+            continue;
+        };
+        let kib = value.trim().strip_suffix(" kB");
+        let kib = kib.and_then(|number| number.parse::<u64>().ok());
+        match (field, kib) {
+            ("Rss", Some(kib)) => {
+                if let Some((_, size)) = &mut current {
+                    *size = kib;
+                }
+            }
+            // "Private_Dirty" is no sign of it: a file that was written a moment ago is dirty too.
+            ("Anonymous" | "Swap", Some(kib)) if kib > 0 => {
+                current = None;
+            }
+            // The last field of a mapping.
+            ("VmFlags", _) => {
+                if let Some((mapping, size)) = current.take() {
+                    found.push(mapping);
+                    resident += size;
+                }
+            }
+            _ => {}
+        }
+    }
+    (found, resident)
+}
+
+/// Whether a line begins a mapping, and which, where it is a file's that cannot be written to.
+fn header(line: &str) -> Option<Option<Clean>> {
+    let mut words = line.split_ascii_whitespace();
+    let (start, end) = words.next()?.split_once('-')?;
+    let start = usize::from_str_radix(start, 16).ok()?;
+    let end = usize::from_str_radix(end, 16).ok()?;
+    let permissions = words.next()?;
+    let path = words.nth(3);
+    let file = path.is_some_and(|path| path.starts_with('/'));
+    let private_and_read_only = matches!(permissions, "r-xp" | "r--p");
+    let length = end.checked_sub(start)?;
+    Some((file && private_and_read_only).then_some(Clean { start, length }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_files_without_pages_of_our_own_are_let_go() {
+        let mapping = |header: &str, rss: u64, anonymous: u64| {
+            format!(
+                "{header}\nSize: 8 kB\nRss: {rss} kB\nPrivate_Dirty: {anonymous} kB\n\
+                 Anonymous: {anonymous} kB\nVmFlags: rd ex mr mw me\n"
+            )
+        };
+        let smaps = [
+            mapping("1000-3000 r-xp 0001000 fe:00 5 /usr/bin/weft", 8, 0),
+            mapping("3000-5000 r--p 0003000 fe:00 5 /usr/bin/weft", 8, 4),
+            mapping("5000-7000 rw-p 0005000 fe:00 5 /usr/bin/weft", 4, 0),
+            mapping("7000-9000 rw-p 0000000 00:00 0 [heap]", 8, 8),
+            mapping("9000-b000 r--s 0000000 00:00 9 /memfd:x", 8, 0),
+            mapping("b000-f000 r--p 0000000 fe:00 6 /usr/lib/libc.so.6", 4, 0),
+            mapping("f000-ff00 r-xp 0000000 00:00 0 [vdso]", 4, 0),
+        ];
+        let expected = [(0x1000, 0x2000), (0xb000, 0x4000)];
+        let expected = expected.map(|(start, length)| Clean { start, length });
+        assert_eq!(clean_mappings(&smaps.concat()), (expected.into(), 12));
+    }
+
+    #[test]
+    fn what_is_let_go_comes_back() {
+        let table: &'static str = include_str!("memory.rs");
+        let before = table.len() + table.bytes().filter(|byte| *byte == b'\n').count();
+        assert!(release_startup_pages().expect("smaps is there") > 0);
+        let after = table.len() + table.bytes().filter(|byte| *byte == b'\n').count();
+        assert_eq!(before, after);
+    }
+}
