@@ -13,6 +13,10 @@ mod databases;
 mod bulk;
 // The same over IPv6.
 mod ipv6;
+// Which packets go where.
+mod intercept;
+// Names.
+mod dns;
 // Administration from elsewhere.
 mod operator;
 // What is on the wire between sidecars.

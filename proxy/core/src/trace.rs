@@ -39,15 +39,13 @@ pub struct Parent {
     pub span_id: [u8; 8],
 }
 
-/// In which form a context came in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// `traceparent`.
-    W3c,
-    /// One header `b3`.
-    B3Single,
-    /// `x-b3-…`.
-    B3Multi,
+impl From<TraceContext> for Parent {
+    fn from(context: TraceContext) -> Self {
+        Self {
+            trace_id: context.trace_id,
+            span_id: context.span_id,
+        }
+    }
 }
 
 /// All forms that came in, which are therefore written on.
@@ -59,16 +57,6 @@ pub struct Formats {
     pub b3_single: bool,
     /// `x-b3-traceid` and others.
     pub b3_multi: bool,
-}
-
-impl From<Option<Format>> for Formats {
-    fn from(format: Option<Format>) -> Self {
-        Self {
-            w3c: format == Some(Format::W3c),
-            b3_single: format == Some(Format::B3Single),
-            b3_multi: format == Some(Format::B3Multi),
-        }
-    }
 }
 
 /// All that a request brought; by default nothing.
@@ -103,19 +91,6 @@ impl Incoming {
     }
 }
 
-impl From<Option<TraceContext>> for Incoming {
-    fn from(context: Option<TraceContext>) -> Self {
-        Self {
-            parent: context.map(|context| Parent {
-                trace_id: context.trace_id,
-                span_id: context.span_id,
-            }),
-            sampled: context.map(|context| context.sampled),
-            formats: Formats::default(),
-        }
-    }
-}
-
 /// What is sampled where the caller has not decided.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampler {
@@ -132,33 +107,9 @@ impl Sampler {
     }
 }
 
-/// The caller's span, where there is one, and the form it was read from. [`Incoming::of`] says
-/// more: here a decision that was left to us counts as "not sampled", and one without a trace is
-/// lost.
-pub fn incoming(headers: &HeaderMap) -> Option<(TraceContext, Format)> {
-    let brought = Incoming::of(headers);
-    let parent = brought.parent?;
-    let format = if brought.formats.w3c {
-        Format::W3c
-    } else if brought.formats.b3_single {
-        Format::B3Single
-    } else {
-        Format::B3Multi
-    };
-    let context = TraceContext {
-        trace_id: parent.trace_id,
-        span_id: parent.span_id,
-        sampled: brought.sampled.unwrap_or(false),
-    };
-    Some((context, format))
-}
-
 /// The context of this request's own span: the caller's trace continues and its decision holds;
 /// where there is none, the ratio decides. `random` gives the IDs.
-///
-/// Takes [`Incoming`], or the parent's context alone.
-pub fn decide(incoming: impl Into<Incoming>, random: [u64; 3], sampler: Sampler) -> TraceContext {
-    let incoming = incoming.into();
+pub fn decide(incoming: Incoming, random: [u64; 3], sampler: Sampler) -> TraceContext {
     let trace_id = match incoming.parent {
         Some(parent) => parent.trace_id,
         None => {
@@ -177,10 +128,7 @@ pub fn decide(incoming: impl Into<Incoming>, random: [u64; 3], sampler: Sampler)
 }
 
 /// Writes the context into a request, as W3C always and as B3 where it came so.
-///
-/// Takes [`Formats`], or the form of [`incoming`].
-pub fn inject(context: &TraceContext, formats: impl Into<Formats>, headers: &mut HeaderMap) {
-    let formats = formats.into();
+pub fn inject(context: &TraceContext, formats: Formats, headers: &mut HeaderMap) {
     headers.insert(TRACEPARENT, w3c::format(context));
     if !formats.w3c || !is_valid_tracestate(headers) {
         headers.remove(TRACESTATE);

@@ -225,6 +225,6 @@ impl Drop for Record {
 }
 
 fn trace_id(headers: &HeaderMap) -> Option<[u8; 16]> {
-    let (context, _format) = weft_core::trace::incoming(headers)?;
-    Some(context.trace_id)
+    let parent = weft_core::trace::Incoming::of(headers).parent?;
+    Some(parent.trace_id)
 }

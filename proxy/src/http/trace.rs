@@ -5,29 +5,25 @@ use std::net::SocketAddr;
 use http::HeaderMap;
 use http::header::HOST;
 use http::request::Parts;
-use weft_core::trace::{Format, Sampler, TraceContext, decide, incoming, inject};
+use weft_core::trace::{Incoming, Sampler, TraceContext, decide, inject};
 
 use crate::telemetry::tracing::{ClientRequest, RequestSpan, ServerRequest};
 use crate::worker::Shared;
 
-/// The trace that a request belongs to.
+/// The trace that a request belongs to: what it brought, and what later attempts are to be part of.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Trace {
-    parent: Option<TraceContext>,
-    came_as: Option<Format>,
-}
+pub(crate) struct Trace(Incoming);
 
 impl Trace {
     /// What the request brought.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
-        let (parent, came_as) = incoming(headers).unzip();
-        Self { parent, came_as }
+        Self(Incoming::of(headers))
     }
 
-    fn own(&mut self, ratio: f64, headers: &mut HeaderMap) -> TraceContext {
+    fn own(&self, ratio: f64, headers: &mut HeaderMap) -> TraceContext {
         let random = [fastrand::u64(..), fastrand::u64(..), fastrand::u64(..)];
-        let own = decide(self.parent, random, Sampler { ratio });
-        inject(&own, self.came_as, headers);
+        let own = decide(self.0, random, Sampler { ratio });
+        inject(&own, self.0.formats, headers);
         own
     }
 }
@@ -41,7 +37,7 @@ pub(crate) fn begin_server(
     service: &str,
 ) -> Option<RequestSpan> {
     let tracer = shared.tracer.as_ref()?;
-    let mut trace = Trace::of(&parts.headers);
+    let trace = Trace::of(&parts.headers);
     let own = trace.own(shared.config.tracing.sample_ratio, &mut parts.headers);
     if !own.sampled {
         return None;
@@ -57,7 +53,7 @@ pub(crate) fn begin_server(
         peer,
         service,
     };
-    Some(tracer.server_span(&own, trace.parent.as_ref(), &request))
+    Some(tracer.server_span(&own, trace.0.parent.as_ref(), &request))
 }
 
 /// The span of one attempt of the application's request; `None` where it is not sampled. The peer
@@ -72,9 +68,11 @@ pub(crate) fn begin_client(
 ) -> Option<RequestSpan> {
     let tracer = shared.tracer.as_ref()?;
     let own = trace.own(shared.config.tracing.sample_ratio, &mut parts.headers);
-    if trace.parent.is_none() {
+    let parent = trace.0.parent;
+    if parent.is_none() {
         // Later attempts are in the same trace, with the same decision.
-        trace.parent = Some(own);
+        trace.0.parent = Some(own.into());
+        trace.0.sampled = Some(own.sampled);
     }
     if !own.sampled {
         return None;
@@ -87,6 +85,5 @@ pub(crate) fn begin_client(
         service,
         attempt,
     };
-    let parent = trace.parent.filter(|parent| *parent != own);
     Some(tracer.client_span(&own, parent.as_ref(), &request))
 }

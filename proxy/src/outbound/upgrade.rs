@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::header::HOST;
+use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -16,8 +17,10 @@ use weft_core::reason::Reason;
 use super::http::{Conversation, Failed, describe, relayed};
 use super::{pick, pool};
 use crate::config::ProxyConfig;
+use crate::http::trace::{Trace, begin_client};
 use crate::http::{ProxyBody, Record, answer, http1_client};
 use crate::relay::relay;
+use crate::telemetry::metrics::Direction;
 use crate::tls::ALPN_H1;
 use crate::worker::Worker;
 
@@ -32,8 +35,12 @@ pub(super) async fn outbound(
     let (mut parts, body) = request.into_parts();
     remove_hop_by_hop(&mut parts.headers, parts.method != Method::CONNECT);
     remove_untrusted(&mut parts.headers);
-    let request = Request::from_parts(parts, ProxyBody::of_request(body, None));
-    match exchange(conversation, request, &mut record).await {
+    let shared = &conversation.worker.shared;
+    let hostname = Arc::clone(&conversation.port().hostname);
+    let direction = Direction::Outbound;
+    let received = record.begin_line(&shared.access_log, direction, &parts, &hostname, None);
+    let body = ProxyBody::of_request(body, received);
+    match exchange(conversation, parts, body, &mut record).await {
         Ok(response) => finish(&conversation.worker, response, client, record),
         Err(Failed { reason, detail }) => {
             record.reason = Some(reason);
@@ -46,7 +53,8 @@ pub(super) async fn outbound(
 
 async fn exchange(
     conversation: &Conversation,
-    request: Request<ProxyBody>,
+    mut parts: Parts,
+    body: ProxyBody,
     record: &mut Record,
 ) -> Result<Response<Incoming>, Failed> {
     let shared = &conversation.worker.shared;
@@ -56,6 +64,7 @@ async fn exchange(
         detail: port.service.to_string(),
     })?;
     record.stats = Some(Arc::clone(&endpoint.live.stats));
+    record.attempt(endpoint.key.address);
     let limit = shared.config.timeouts.connect;
     let material = shared.tls.current().ok_or(pool::DialError::NoCertificate);
     let dialled = match material {
@@ -73,6 +82,11 @@ async fn exchange(
         }
     };
     record.call = Some(call);
+    let mut trace = Trace::of(&parts.headers);
+    let address = endpoint.key.address;
+    record.span = begin_client(shared, &mut trace, &mut parts, address, &port.hostname, 0);
+    record.traced(&parts.headers);
+    let request = Request::from_parts(parts, body);
     send(TokioIo::new(stream), request, &shared.config).await
 }
 

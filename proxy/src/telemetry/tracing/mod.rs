@@ -22,7 +22,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use weft_core::reason::Reason;
-use weft_core::trace::TraceContext;
+use weft_core::trace::{Parent, TraceContext};
 
 use super::metrics::Metrics;
 use crate::config::ProxyConfig;
@@ -152,7 +152,7 @@ impl Tracer {
     pub fn server_span(
         &self,
         own: &TraceContext,
-        parent: Option<&TraceContext>,
+        parent: Option<&Parent>,
         request: &ServerRequest<'_>,
     ) -> RequestSpan {
         if !own.sampled {
@@ -181,7 +181,7 @@ impl Tracer {
     pub fn client_span(
         &self,
         own: &TraceContext,
-        parent: Option<&TraceContext>,
+        parent: Option<&Parent>,
         request: &ClientRequest<'_>,
     ) -> RequestSpan {
         if !own.sampled {
@@ -210,7 +210,7 @@ impl Tracer {
     fn span(
         &self,
         own: &TraceContext,
-        parent: Option<&TraceContext>,
+        parent: Option<&Parent>,
         kind: Kind,
         method: &http::Method,
         attributes: impl FnOnce(&Span),

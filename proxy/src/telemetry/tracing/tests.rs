@@ -132,12 +132,12 @@ fn the_context_that_was_decided_is_the_one_exported() {
     let metrics = Metrics::new(10);
     let tracer = tracer(collector.start(), 100, &metrics);
     let (caller, own) = (sampled(77), sampled(1));
-    let server = tracer.server_span(&own, Some(&caller), &server_request());
-    let first = tracer.client_span(&sampled(2), Some(&own), &client_request(0));
+    let server = tracer.server_span(&own, Some(&caller.into()), &server_request());
+    let first = tracer.client_span(&sampled(2), Some(&own.into()), &client_request(0));
     first.set_status(503);
     first.set_reason(Reason::ConnectFailed);
     drop(first);
-    let second = tracer.client_span(&sampled(3), Some(&own), &client_request(1));
+    let second = tracer.client_span(&sampled(3), Some(&own.into()), &client_request(1));
     second.set_status(200);
     drop(second);
     server.set_status(200);
@@ -203,7 +203,7 @@ fn unsampled_requests_make_nothing() {
         sampled: false,
         ..sampled(1)
     };
-    let span = tracer.server_span(&own, Some(&sampled(77)), &server_request());
+    let span = tracer.server_span(&own, Some(&sampled(77).into()), &server_request());
     assert!(!span.is_recording());
     span.set_status(500);
     span.set_reason(Reason::CircuitOpen);
