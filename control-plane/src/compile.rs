@@ -78,6 +78,35 @@ impl Compiled {
         self.by_name.get(&(kind, canonical.clone()))
     }
 
+    /// Just these resources, with these other names.
+    #[cfg(test)]
+    pub(crate) fn of(generation: u64, resources: Vec<(Resource, Vec<String>)>) -> Self {
+        let mut compiled = Self {
+            generation,
+            revision: generation,
+            ..Self::default()
+        };
+        for (resource, aliases) in resources {
+            compiled.add(resource, aliases, &Self::default());
+        }
+        compiled
+    }
+
+    /// Adds a resource that goes by these other names too; the one from `before` is shared if it
+    /// is the same.
+    fn add(&mut self, resource: Resource, aliases: Vec<String>, before: &Self) {
+        let key = (resource.kind(), resource.name());
+        let encoded = match before.by_name.get(&key) {
+            Some(same) if same.resource == resource && same.aliases == aliases => Arc::clone(same),
+            Some(_) | None => Arc::new(encode(resource, aliases)),
+        };
+        for alias in &encoded.aliases {
+            let alias = (key.0, alias.clone());
+            self.aliases.insert(alias, encoded.name.clone());
+        }
+        self.by_name.insert(key, encoded);
+    }
+
     /// Every resource of a kind.
     pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Arc<Encoded>> {
         let of_kind = self.by_name.iter().filter(move |((k, _), _)| *k == kind);
@@ -87,31 +116,35 @@ impl Compiled {
 
 /// Compiles the world. What has not changed since `before` keeps its bytes.
 pub fn compile(world: World<'_>, before: &Compiled, revision: u64) -> Compiled {
-    let mut resources = vec![
-        Resource::MeshConfig(world.config.clone()),
-        Resource::TrustBundle(world.bundle.clone()),
-    ];
-    resources.extend(service_names(world).into_iter().map(|name| {
-        let service = compile_service(world, name);
-        Resource::Service(service)
-    }));
-    resources.extend(world.entries.iter().filter_map(compile_workload));
     let mut compiled = Compiled {
         generation: before.generation + 1,
         revision,
         ..Compiled::default()
     };
-    for resource in resources {
-        let key = (resource.kind(), resource.name());
-        let encoded = match before.by_name.get(&key) {
-            Some(same) if same.resource == resource => Arc::clone(same),
-            Some(_) | None => Arc::new(encode(resource)),
+    let everybodys = [
+        Resource::MeshConfig(world.config.clone()),
+        Resource::TrustBundle(world.bundle.clone()),
+    ];
+    for resource in everybodys {
+        compiled.add(resource, Vec::new(), before);
+    }
+    for name in service_names(world) {
+        let resource = Resource::Service(compile_service(world, name));
+        let aliases = resource.aliases();
+        compiled.add(resource, aliases, before);
+    }
+    // An address that two claim belongs to the one that is connected, then to the first by name.
+    let mut claimed: BTreeSet<IpAddr> = BTreeSet::new();
+    let mut entries: Vec<&Entry> = world.entries.iter().collect();
+    entries.sort_by_key(|entry| (entry.stream.is_none(), &entry.registration.workload));
+    for entry in entries {
+        let Some(resource) = compile_workload(entry) else {
+            continue;
         };
-        for alias in &encoded.aliases {
-            let alias = (key.0, alias.clone());
-            compiled.aliases.insert(alias, encoded.name.clone());
-        }
-        compiled.by_name.insert(key, encoded);
+        let own = entry.registration.addresses.iter();
+        let own = own.filter(|address| claimed.insert(**address));
+        let aliases = own.map(ToString::to_string).collect();
+        compiled.add(resource, aliases, before);
     }
     compiled
 }
@@ -223,14 +256,19 @@ fn compile_workload(entry: &Entry) -> Option<Resource> {
     }))
 }
 
-fn encode(resource: Resource) -> Encoded {
+fn encode(resource: Resource, aliases: Vec<String>) -> Encoded {
     let any = resource.encode();
-    let mut version = sha256_hex(&any.value);
+    let mut content = any.value.clone();
+    for alias in &aliases {
+        content.push(b'\n');
+        content.extend_from_slice(alias.as_bytes());
+    }
+    let mut version = sha256_hex(&content);
     version.truncate(16);
     Encoded {
         name: resource.name(),
         version,
-        aliases: resource.aliases(),
+        aliases,
         any,
         resource,
     }

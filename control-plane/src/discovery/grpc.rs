@@ -17,13 +17,16 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 use weft_proto::resource::Kind;
 
-use super::{Push, Session};
+use super::{Answer, Answered, Push, Request as Asked, Session};
 use crate::plane::{Plane, ProxyView};
 use crate::tls::PeerIdentity;
 use crate::unix_millis;
 
 /// Responses on their way: one per kind is outstanding at most.
 const RESPONSES_MAX: usize = 8;
+
+/// What is kept of a sidecar's version, characters.
+const VERSION_MAX_CHARS: usize = 64;
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -60,7 +63,7 @@ impl AggregatedDiscoveryService for DiscoveryService {
         let conversation = Conversation {
             stream: self.plane.next_stream(),
             plane: Arc::clone(&self.plane),
-            sessions: BTreeMap::new(),
+            session: Session::default(),
             view: ProxyView {
                 peer,
                 version: String::new(),
@@ -80,7 +83,7 @@ impl AggregatedDiscoveryService for DiscoveryService {
 struct Conversation {
     stream: u64,
     plane: Arc<Plane>,
-    sessions: BTreeMap<Kind, Session>,
+    session: Session,
     view: ProxyView,
     responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
 }
@@ -94,7 +97,12 @@ impl Conversation {
         loop {
             tokio::select! {
                 request = requests.next() => match request {
-                    Some(Ok(request)) => self.handle(request),
+                    Some(Ok(request)) => {
+                        if let Err(status) = self.handle(request) {
+                            let _gone_anyway = self.responses.send(Err(status)).await;
+                            break;
+                        }
+                    }
                     Some(Err(_)) | None => break,
                 },
                 Ok(()) = published.changed() => {}
@@ -114,83 +122,86 @@ impl Conversation {
         self.plane.note_proxy(self.stream, None);
     }
 
-    fn handle(&mut self, request: DeltaDiscoveryRequest) {
+    fn handle(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
         let Some(kind) = Kind::from_type_url(&request.type_url) else {
-            tracing::debug!(type_url = request.type_url, "an unknown type was asked for");
-            return;
+            let known = Kind::ALL.map(Kind::type_url).join(", ");
+            let found = &request.type_url;
+            return Err(Status::invalid_argument(format!(
+                "resource type: found {found:?}; allowed: {known}"
+            )));
         };
-        if let Some(node) = request.node
+        if let Some(node) = &request.node
             && let Some(UserAgentVersionType::UserAgentVersion(version)) =
-                node.user_agent_version_type
+                &node.user_agent_version_type
         {
-            self.view.version = version;
+            self.view.version = version.chars().take(VERSION_MAX_CHARS).collect();
         }
-        let session = self
-            .sessions
-            .entry(kind)
-            .or_insert_with(|| Session::new(kind));
-        session.handle_request(
-            request.initial_resource_versions,
-            request.resource_names_subscribe,
-            &request.resource_names_unsubscribe,
-        );
-        if request.response_nonce.is_empty() {
-            return;
-        }
-        let error = request.error_detail.map(|status| status.message);
+        let answered = self.session.handle_request(kind, asked(request));
+        let answered = answered.map_err(|error| Status::resource_exhausted(error.to_string()))?;
         let counters = &self.plane.counters;
-        match &error {
-            Some(reasons) => {
-                counters.nacks.fetch_add(1, Ordering::Relaxed);
-                let instance = &self.view.peer.instance;
-                tracing::warn!(%instance, kind = kind.as_str(), reasons, "rejected by a sidecar");
-            }
-            None => {
+        match answered {
+            Answered::No => {}
+            Answered::Acknowledged => {
                 counters.acks.fetch_add(1, Ordering::Relaxed);
             }
+            Answered::Rejected => {
+                counters.nacks.fetch_add(1, Ordering::Relaxed);
+                let instance = &self.view.peer.instance;
+                for (kind, name, reason) in self.session.rejected() {
+                    let kind = kind.as_str();
+                    tracing::warn!(%instance, kind, name, reason, "rejected by a sidecar");
+                }
+            }
         }
-        session.handle_answer(
-            &request.response_nonce,
-            error.as_deref().unwrap_or_default(),
-        );
+        Ok(())
     }
 
     /// Sends what is due; false when the stream has ended.
     async fn push(&mut self) -> bool {
         let compiled = self.plane.compiled();
-        for (kind, session) in &mut self.sessions {
-            if let Some(push) = session.poll_push(&compiled) {
-                self.plane.counters.pushes.fetch_add(1, Ordering::Relaxed);
-                let response = response(*kind, push, compiled.generation);
-                if self.responses.send(Ok(response)).await.is_err() {
-                    return false;
-                }
+        while let Some(push) = self.session.poll_push(&compiled) {
+            self.plane.counters.pushes.fetch_add(1, Ordering::Relaxed);
+            if self.responses.send(Ok(response(push))).await.is_err() {
+                return false;
             }
         }
-        let applied: Option<u64> = self.sessions.values().map(Session::applied).min().flatten();
-        if let Some(generation) = applied
-            && generation == compiled.generation
-        {
-            self.view.applied_generation = generation;
-            self.view.applied_revision = compiled.revision;
+        if let Some(applied) = self.session.applied() {
+            self.view.applied_generation = applied.generation;
+            self.view.applied_revision = applied.revision;
+        } else if self.session.is_new() {
+            // Nothing was asked for yet, so there is nothing to wait for.
+            self.view.applied_generation = compiled.generation;
         }
-        self.view.holds = self.sessions.values().map(Session::holds).sum();
-        self.view.rejected = self
-            .sessions
-            .iter()
-            .flat_map(|(kind, session)| {
-                let named = |(name, reason): (&String, &String)| {
-                    (format!("{}/{name}", kind.as_str()), reason.clone())
-                };
-                session.rejected().iter().map(named)
-            })
-            .collect();
+        self.view.holds = self.session.holds();
+        let named = |(kind, name, reason): (Kind, &str, &str)| {
+            (format!("{}/{name}", kind.as_str()), reason.to_owned())
+        };
+        self.view.rejected = self.session.rejected().map(named).collect();
         self.plane.note_proxy(self.stream, Some(self.view.clone()));
         true
     }
 }
 
-fn response(kind: Kind, push: Push, generation: u64) -> DeltaDiscoveryResponse {
+fn asked(request: DeltaDiscoveryRequest) -> Asked {
+    let answer = (!request.response_nonce.is_empty()).then(|| Answer {
+        nonce: request.response_nonce,
+        error: request.error_detail.map(|status| {
+            if status.message.is_empty() {
+                format!("rejected with code {} and no reason", status.code)
+            } else {
+                status.message
+            }
+        }),
+    });
+    Asked {
+        subscribe: request.resource_names_subscribe,
+        unsubscribe: request.resource_names_unsubscribe,
+        initial_versions: request.initial_resource_versions,
+        answer,
+    }
+}
+
+fn response(push: Push) -> DeltaDiscoveryResponse {
     let resources = push.resources.into_iter().map(|encoded| Envelope {
         name: encoded.name.clone(),
         version: encoded.version.clone(),
@@ -199,9 +210,9 @@ fn response(kind: Kind, push: Push, generation: u64) -> DeltaDiscoveryResponse {
         ..Envelope::default()
     });
     DeltaDiscoveryResponse {
-        system_version_info: generation.to_string(),
+        system_version_info: push.generation.to_string(),
         resources: resources.collect(),
-        type_url: kind.type_url().to_owned(),
+        type_url: push.kind.type_url().to_owned(),
         removed_resources: push.removed,
         nonce: push.nonce,
         ..DeltaDiscoveryResponse::default()

@@ -3,4 +3,6 @@
 pub mod grpc;
 mod session;
 
-pub use session::{Push, Session};
+pub use session::{
+    Answer, Answered, Applied, Held, Push, Request, Session, SessionError, Standing,
+};
