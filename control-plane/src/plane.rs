@@ -15,7 +15,7 @@ use crate::ca::{self, Authority, CaError, SignedLeaf};
 use crate::compile::{Assigned, Compiled, VirtualAddresses, World, compile, service_names};
 use crate::document::{Document, MeshConfigSpec, ServiceSpec};
 use crate::operator::{self, OperatorRecord};
-use crate::registry::{Entry, Refused, Registry, check_binding};
+use crate::registry::{Entry, Refused, Registry, check_binding, check_values};
 use crate::store::{RecordWrite, Revision, Store, StoreError};
 use crate::tls::PeerIdentity;
 use crate::token::{self, Binding, InstanceRecord, Redeemed, Redemption, TokenError, TokenRecord};
@@ -129,6 +129,7 @@ pub struct Plane {
     compiled: ArcSwap<Compiled>,
     dirty: watch::Sender<u64>,
     published: watch::Sender<u64>,
+    covered: watch::Sender<Covered>,
     revoked: watch::Sender<u64>,
     proxies: Mutex<HashMap<u64, ProxyView>>,
     streams: AtomicU64,
@@ -152,6 +153,13 @@ pub struct Counters {
     pub nacks: AtomicU64,
 }
 
+/// Which changes are in which compilation.
+#[derive(Debug, Clone, Copy, Default)]
+struct Covered {
+    change: u64,
+    generation: u64,
+}
+
 #[derive(Debug, Default)]
 struct State {
     registry: Registry,
@@ -159,6 +167,8 @@ struct State {
     instances: HashMap<String, InstanceRecord>,
     operators: HashMap<String, OperatorRecord>,
     addresses: VirtualAddresses,
+    /// Addresses that could not be written down yet.
+    unsaved: BTreeMap<ServiceName, Assigned>,
     services: BTreeMap<ServiceName, ServiceSpec>,
     config: MeshConfigSpec,
     revision: Revision,
@@ -203,6 +213,7 @@ impl Plane {
             compiled: ArcSwap::default(),
             dirty: watch::Sender::new(0),
             published: watch::Sender::new(0),
+            covered: watch::Sender::default(),
             revoked: watch::Sender::new(0),
             proxies: Mutex::default(),
             streams: AtomicU64::new(1),
@@ -247,8 +258,14 @@ impl Plane {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn touch(&self) {
-        self.dirty.send_modify(|count| *count += 1);
+    /// Something changed, and the state shows it already; the number of the change.
+    fn touch(&self) -> u64 {
+        let mut number = 0;
+        self.dirty.send_modify(|count| {
+            *count += 1;
+            number = *count;
+        });
+        number
     }
 
     fn load_documents(&self) -> Result<(), StoreError> {
@@ -302,23 +319,41 @@ impl Plane {
     }
 
     async fn compile_now(&self) {
-        let (compiled, changed) = {
-            let mut state = self.state();
-            let entries: Vec<Entry> = state.registry.iter().cloned().collect();
-            let config = self.mesh_config(&state);
-            let bundle = self.bundle(&state);
-            let mut addresses = std::mem::take(&mut state.addresses);
-            let names: BTreeSet<ServiceName> = {
-                let world = World {
-                    entries: &entries,
-                    services: &state.services,
-                    addresses: &addresses,
-                    config: &config,
-                    bundle: &bundle,
-                };
-                service_names(world).into_iter().cloned().collect()
-            };
-            let changed = addresses.assign(&names, unix_seconds());
+        // Read first: what changes from here on is in the next compilation at the latest.
+        let change = *self.dirty.borrow();
+        let (compiled, unsaved) = self.compile();
+        if !unsaved.is_empty() {
+            let records = unsaved
+                .iter()
+                .map(|(name, assigned)| record(ADDRESSES, &name.to_string(), Some(assigned)));
+            match self.store.write(records.collect()).await {
+                Ok(()) => {
+                    let mut state = self.state();
+                    state
+                        .unsaved
+                        .retain(|name, now| unsaved.get(name) != Some(now));
+                }
+                // Endpoints that left must not stay because of a full disk. A name's addresses
+                // follow from the name, so a restart gives it the same ones.
+                Err(error) => {
+                    tracing::error!(%error, "virtual addresses not kept; tried again with the next change");
+                }
+            }
+        }
+        let generation = compiled.generation;
+        self.compiled.store(Arc::new(compiled));
+        self.published.send_replace(generation);
+        self.covered.send_replace(Covered { change, generation });
+    }
+
+    /// The world of now, with the addresses that are still to be written down.
+    fn compile(&self) -> (Compiled, BTreeMap<ServiceName, Assigned>) {
+        let mut state = self.state();
+        let entries: Vec<Entry> = state.registry.iter().cloned().collect();
+        let config = self.mesh_config(&state);
+        let bundle = self.bundle(&state);
+        let mut addresses = std::mem::take(&mut state.addresses);
+        let names: BTreeSet<ServiceName> = {
             let world = World {
                 entries: &entries,
                 services: &state.services,
@@ -326,22 +361,20 @@ impl Plane {
                 config: &config,
                 bundle: &bundle,
             };
-            let compiled = compile(world, &self.compiled.load(), state.revision);
-            state.addresses = addresses;
-            (compiled, changed)
+            service_names(world).into_iter().cloned().collect()
         };
-        if !changed.is_empty() {
-            let records = changed
-                .iter()
-                .map(|(name, assigned)| record(ADDRESSES, &name.to_string(), Some(assigned)));
-            if let Err(error) = self.store.write(records.collect()).await {
-                tracing::error!(%error, "virtual addresses not kept; not announced");
-                return;
-            }
-        }
-        let generation = compiled.generation;
-        self.compiled.store(Arc::new(compiled));
-        self.published.send_replace(generation);
+        let changed = addresses.assign(&names, unix_seconds());
+        let world = World {
+            entries: &entries,
+            services: &state.services,
+            addresses: &addresses,
+            config: &config,
+            bundle: &bundle,
+        };
+        let compiled = compile(world, &self.compiled.load(), state.revision);
+        state.addresses = addresses;
+        state.unsaved.extend(changed);
+        (compiled, state.unsaved.clone())
     }
 
     fn mesh_config(&self, state: &State) -> MeshConfig {
@@ -349,10 +382,7 @@ impl Plane {
         let more = more.filter_map(|text| Cidr::parse(text));
         MeshConfig {
             trust_domain: self.authority.trust_domain().clone(),
-            virtual_ranges: ["240.240.0.0/16", "fd77:6566:7400:1::/64"]
-                .into_iter()
-                .filter_map(Cidr::parse)
-                .collect(),
+            virtual_ranges: virtual_ranges(),
             workload_ranges: self
                 .settings
                 .workload_ranges
@@ -391,27 +421,46 @@ impl Plane {
             stream: Some(stream),
             expires: 0,
         };
-        {
+        let name = entry.registration.workload.clone();
+        let written = {
             let state = self.state();
-            let instance = state.instances.get(&*peer.instance);
-            let instance = instance.ok_or(TokenError::UnknownInstance)?;
-            if instance.revoked.is_some() {
-                return Err(TokenError::Revoked(instance.instance.clone()).into());
-            }
-            check_binding(&instance.binding, &entry.registration)?;
-            state.registry.check(&peer.instance, &entry.registration)?;
+            self.may_register(&state, &entry)?;
+            let record = record(ENTRIES, &name.to_string(), Some(&entry));
+            self.store.write(vec![record])
+        };
+        written.await?;
+        if let Err(refused) = self.put(entry) {
+            // The record is not ours: what is registered under the name is written once more.
+            let kept = {
+                let state = self.state();
+                let kept = state.registry.get(&name);
+                self.store
+                    .write(vec![record(ENTRIES, &name.to_string(), kept)])
+            };
+            kept.await?;
+            return Err(refused);
         }
-        let name = entry.registration.workload.to_string();
-        self.store
-            .write(vec![record(ENTRIES, &name, Some(&entry))])
-            .await?;
-        let mut state = self.state();
-        // Another one may have come while this was being written.
-        state.registry.check(&peer.instance, &entry.registration)?;
-        state.registry.put(entry);
-        drop(state);
         self.touch();
         Ok(self.compiled.load().generation + 1)
+    }
+
+    /// Another one may have come, or this one may have been revoked, while it was written.
+    fn put(&self, entry: Entry) -> Result<(), PlaneError> {
+        let mut state = self.state();
+        self.may_register(&state, &entry)?;
+        state.registry.put(entry);
+        Ok(())
+    }
+
+    fn may_register(&self, state: &State, entry: &Entry) -> Result<(), PlaneError> {
+        let instance = state.instances.get(&*entry.instance);
+        let instance = instance.ok_or(TokenError::UnknownInstance)?;
+        if instance.revoked.is_some() {
+            return Err(TokenError::Revoked(instance.instance.clone()).into());
+        }
+        check_binding(&instance.binding, &entry.registration)?;
+        check_values(&entry.registration, &virtual_ranges())?;
+        Ok(state.registry.check(&entry.instance, &entry.registration)?)
     }
 
     /// A registration's stream has ended: its grace begins.
@@ -422,27 +471,30 @@ impl Plane {
             .handle_disconnect(stream, unix_millis(), grace);
     }
 
-    /// Takes an instance out and waits until every sidecar knows; false when that took too long.
-    pub async fn leave(&self, instance: &str) -> bool {
-        let removed = self.state().registry.remove(instance);
-        let Some(entry) = removed else {
-            return true;
+    /// Takes out what a stream registered and waits until every sidecar knows; false when that
+    /// took too long.
+    pub async fn leave(&self, stream: u64) -> bool {
+        let (change, written) = {
+            let mut state = self.state();
+            let Some(entry) = state.registry.remove_stream(stream) else {
+                return true;
+            };
+            let name = entry.registration.workload.to_string();
+            let written = self
+                .store
+                .write(vec![record::<Entry>(ENTRIES, &name, None)]);
+            drop(state);
+            (self.touch(), written)
         };
-        let name = entry.registration.workload.to_string();
-        let mut published = self.published.subscribe();
-        let before = *published.borrow_and_update();
-        self.touch();
-        if let Err(error) = self
-            .store
-            .write(vec![record::<Entry>(ENTRIES, &name, None)])
-            .await
-        {
+        if let Err(error) = written.await {
             tracing::error!(%error, "goodbye not kept");
         }
+        let mut covered = self.covered.subscribe();
         let known = async {
-            let compiled = published.wait_for(|generation| *generation > before).await;
-            drop(compiled);
-            let goal = before + 1;
+            let covered = covered.wait_for(|covered| covered.change >= change).await;
+            let Ok(goal) = covered.map(|covered| covered.generation) else {
+                return;
+            };
             while !self.all_applied(goal) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
@@ -542,82 +594,113 @@ impl Plane {
         self.take_signature()?;
         let key_hash = ca::public_key_hash(csr)?;
         let now = unix_seconds();
-        let (mut instance, token, key) = self.attest(&credential, &key_hash, now)?;
-        let binding = instance.binding.clone();
-        let identity = SpiffeId::new(
-            self.authority.trust_domain(),
-            binding.workload.namespace(),
-            &binding.service_account,
-        );
-        let identity = identity.map_err(|error| PlaneError::Invalid(error.to_string()))?;
+        // Decided, signed and noted under one lock: two redemptions at the same moment must not
+        // both succeed, and a renewal must not undo a revocation that comes meanwhile.
+        let (signed, token, written) = {
+            let mut state = self.state();
+            let (mut instance, token, key) = self.attest(&state, &credential, &key_hash, now)?;
+            let (leaf, identity) = self.sign_for(&instance, csr)?;
+            instance.last_used = now;
+            instance.last_not_after = instance.last_not_after.max(leaf.not_after);
+            let name = instance.instance.clone();
+            let mut records = vec![record(INSTANCES, &name, Some(&instance))];
+            if let Some(token) = &token {
+                records.push(record(TOKENS, &token.id, Some(token)));
+                state.tokens.insert(token.id.clone(), token.clone());
+            }
+            let signed = Signed {
+                leaf,
+                identity,
+                instance: name.clone(),
+                binding: instance.binding.clone(),
+                instance_key: key,
+            };
+            state.instances.insert(name, instance);
+            (signed, token, self.store.write(records))
+        };
+        if let Err(error) = written.await {
+            if let Some(token) = token {
+                self.unredeem(&token);
+            }
+            // A renewal only notes times: a full disk must not stop it, or it stops the mesh.
+            if signed.instance_key.is_some() {
+                return Err(error.into());
+            }
+            tracing::error!(%error, "renewal not kept");
+        }
+        self.counters.signed.fetch_add(1, Ordering::Relaxed);
+        Ok(signed)
+    }
+
+    fn sign_for(
+        &self,
+        instance: &InstanceRecord,
+        csr: &[u8],
+    ) -> Result<(SignedLeaf, SpiffeId), PlaneError> {
+        let binding = &instance.binding;
+        let namespace = binding.workload.namespace();
+        let trust_domain = self.authority.trust_domain();
+        let identity = SpiffeId::new(trust_domain, namespace, &binding.service_account)
+            .map_err(|error| PlaneError::Invalid(error.to_string()))?;
         let ttl = self.settings.leaf_ttl;
-        let name = instance.instance.clone();
+        let name = &instance.instance;
         let leaf = self
             .authority
-            .sign(csr, &identity, &name, ttl, SystemTime::now())?;
-        instance.last_used = now;
-        instance.last_not_after = leaf.not_after;
-        let mut records = vec![record(INSTANCES, &name, Some(&instance))];
-        if let Some(token) = &token {
-            records.push(record(TOKENS, &token.id, Some(token)));
-        }
-        self.store.write(records).await?;
+            .sign(csr, &identity, name, ttl, SystemTime::now())?;
+        Ok((leaf, identity))
+    }
+
+    /// A redemption that is not durable has not happened: the token is as good as before.
+    fn unredeem(&self, token: &TokenRecord) {
         let mut state = self.state();
-        if let Some(token) = token {
-            // Two redemptions at the same moment: the first to get here has it.
-            let holder = state.tokens.get(&token.id).and_then(|t| t.redeemed.clone());
-            if holder.is_some_and(|holder| Some(holder) != token.redeemed) {
-                return Err(TokenError::Redeemed.into());
-            }
-            state.tokens.insert(token.id.clone(), token);
+        if let Some(held) = state.tokens.get_mut(&token.id)
+            && held.redeemed == token.redeemed
+        {
+            held.redeemed = None;
         }
-        state.instances.insert(name.clone(), instance);
-        drop(state);
-        self.counters.signed.fetch_add(1, Ordering::Relaxed);
-        Ok(Signed {
-            leaf,
-            identity,
-            instance: name,
-            binding,
-            instance_key: key,
-        })
+        if let Some(redeemed) = &token.redeemed {
+            state.instances.remove(&redeemed.instance);
+        }
     }
 
     /// Who it is, by its credential; with the token as it is to be kept, and a new instance key.
     fn attest(
         &self,
+        state: &State,
         credential: &Credential,
         key_hash: &str,
         now: i64,
     ) -> Result<(InstanceRecord, Option<TokenRecord>, Option<String>), PlaneError> {
-        let state = self.state();
         match credential {
             Credential::JoinToken(text) => {
                 let parsed = token::parse(text)?;
                 let record = state.tokens.get(&parsed.id);
                 let redemption = token::redeem(record, &parsed, key_hash, now)?;
                 let mut token = record.cloned().ok_or(TokenError::Unknown)?;
+                let first = redemption == Redemption::First;
                 let name = match redemption {
                     Redemption::First => format!("i-{}", crate::hex(&random::<8>())),
                     Redemption::Again(instance) => instance,
                 };
                 // Also on a repetition: the lost reply had the first one in it.
                 let secret = crate::hex(&random::<32>());
+                let before = state.instances.get(&name);
                 let instance = InstanceRecord {
                     instance: name.clone(),
                     key_hash: sha256_hex(secret.as_bytes()),
                     binding: token.binding.clone(),
-                    created: now,
+                    created: before.map_or(now, |before| before.created),
                     last_used: now,
-                    last_not_after: 0,
-                    revoked: state.instances.get(&name).and_then(|i| i.revoked),
+                    last_not_after: before.map_or(0, |before| before.last_not_after),
+                    revoked: before.and_then(|before| before.revoked),
                 };
                 token::reattest(Some(&instance), now)?;
                 token.redeemed = Some(Redeemed {
                     public_key_hash: key_hash.to_owned(),
                     instance: name.clone(),
                 });
-                Ok((instance, Some(token), Some(format!("{name}.{secret}"))))
+                let key = format!("{name}.{secret}");
+                Ok((instance, first.then_some(token), Some(key)))
             }
             Credential::InstanceKey(text) => {
                 let (name, secret) = text.split_once('.').ok_or(TokenError::UnknownInstance)?;
@@ -628,6 +711,9 @@ impl Plane {
                 Ok((record, None, None))
             }
             Credential::Certificate(peer) => {
+                if peer.not_after <= now {
+                    return Err(TokenError::Ended.into());
+                }
                 let record = state.instances.get(&*peer.instance).cloned();
                 let record = record.ok_or(TokenError::UnknownInstance)?;
                 if record.revoked.is_some() {
@@ -655,46 +741,33 @@ impl Plane {
     /// Revokes an instance: its streams are cut, nothing is signed for it any more, and peers
     /// refuse its certificate.
     pub async fn revoke(&self, instance: &str) -> Result<(), PlaneError> {
-        let operator = self.state().operators.get(instance).cloned();
-        if let Some(operator) = operator {
-            return self.revoke_operator(operator).await;
-        }
-        let found = self.state().instances.get(instance).cloned();
-        let Some(mut found) = found else {
-            return Err(PlaneError::Invalid(format!(
-                "instance {instance:?} is unknown; see `weft certs list` and `weft operator list`"
-            )));
-        };
-        found.revoked = Some(unix_seconds());
-        let mut records = vec![record(INSTANCES, instance, Some(&found))];
-        let registered = self
-            .entries()
-            .into_iter()
-            .find(|e| &*e.instance == instance);
-        if let Some(entry) = registered {
-            let name = entry.registration.workload.to_string();
-            records.push(record::<Entry>(ENTRIES, &name, None));
-        }
-        self.store.write(records).await?;
-        {
+        let written = {
             let mut state = self.state();
-            state.instances.insert(instance.to_owned(), found);
-            state.registry.remove(instance);
-        }
+            if let Some(operator) = state.operators.get_mut(instance) {
+                operator.revoked = operator.revoked.or_else(|| Some(unix_seconds()));
+                let records = vec![record(OPERATORS, instance, Some(&*operator))];
+                self.revoked.send_modify(|count| *count += 1);
+                let written = self.store.write(records);
+                drop(state);
+                return Ok(written.await?);
+            }
+            let Some(found) = state.instances.get_mut(instance) else {
+                return Err(PlaneError::Invalid(format!(
+                    "{instance:?} is unknown; see `weft certs list` and `weft operator list`"
+                )));
+            };
+            found.revoked = found.revoked.or_else(|| Some(unix_seconds()));
+            let mut records = vec![record(INSTANCES, instance, Some(&*found))];
+            if let Some(entry) = state.registry.remove(instance) {
+                let name = entry.registration.workload.to_string();
+                records.push(record::<Entry>(ENTRIES, &name, None));
+            }
+            self.store.write(records)
+        };
+        // Refused from this moment on, even if it cannot be written down.
         self.touch();
         self.revoked.send_modify(|count| *count += 1);
-        Ok(())
-    }
-
-    async fn revoke_operator(&self, mut operator: OperatorRecord) -> Result<(), PlaneError> {
-        operator.revoked = Some(unix_seconds());
-        let write = record(OPERATORS, &operator.id, Some(&operator));
-        self.store.write(vec![write]).await?;
-        let mut state = self.state();
-        state.operators.insert(operator.id.clone(), operator);
-        drop(state);
-        self.revoked.send_modify(|count| *count += 1);
-        Ok(())
+        Ok(written.await?)
     }
 
     /// Signs a certificate for an operator. Records of certificates that have ended are cleared
@@ -723,26 +796,19 @@ impl Plane {
             not_after: leaf.not_after,
             revoked: None,
         };
-        let over: Vec<String> = {
-            let state = self.state();
+        let written = {
+            let mut state = self.state();
             let over = state
                 .operators
-                .values()
-                .filter(|o| o.not_after < leaf.issued);
-            over.map(|operator| operator.id.clone()).collect()
+                .extract_if(|_id, o| o.not_after < leaf.issued);
+            let mut records: Vec<RecordWrite> = over
+                .map(|(id, _)| record::<OperatorRecord>(OPERATORS, &id, None))
+                .collect();
+            records.push(record(OPERATORS, &id, Some(&operator)));
+            state.operators.insert(id, operator.clone());
+            self.store.write(records)
         };
-        let mut records = vec![record(OPERATORS, &id, Some(&operator))];
-        records.extend(
-            over.iter()
-                .map(|id| record::<OperatorRecord>(OPERATORS, id, None)),
-        );
-        self.store.write(records).await?;
-        let mut state = self.state();
-        for id in over {
-            state.operators.remove(&id);
-        }
-        state.operators.insert(id, operator.clone());
-        drop(state);
+        written.await?;
         self.counters.signed.fetch_add(1, Ordering::Relaxed);
         Ok((operator, leaf))
     }
@@ -795,6 +861,12 @@ impl Plane {
         all.sort_by(|a, b| a.peer.instance.cmp(&b.peer.instance));
         all
     }
+}
+
+/// Ranges of the services' virtual addresses.
+fn virtual_ranges() -> Vec<Cidr> {
+    let ranges = ["240.240.0.0/16", "fd77:6566:7400:1::/64"];
+    ranges.into_iter().filter_map(Cidr::parse).collect()
 }
 
 fn millis(duration: Duration) -> i64 {

@@ -35,6 +35,8 @@ pub struct PeerIdentity {
     pub identity: SpiffeId,
     /// The instance.
     pub instance: Arc<str>,
+    /// When the certificate ends, seconds since the Unix epoch.
+    pub not_after: i64,
 }
 
 impl PeerIdentity {
@@ -200,5 +202,9 @@ fn peer_of(stream: &TlsStream<TcpStream>) -> Option<PeerIdentity> {
     let (_rest, parsed) = x509_parser::parse_x509_certificate(leaf).ok()?;
     let name = parsed.subject().iter_common_name().next()?;
     let instance = name.as_str().ok()?.into();
-    Some(PeerIdentity { identity, instance })
+    Some(PeerIdentity {
+        identity,
+        instance,
+        not_after: parsed.validity().not_after.timestamp(),
+    })
 }

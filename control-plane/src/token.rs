@@ -97,6 +97,9 @@ pub enum TokenError {
         /// Days since its last use.
         days: i64,
     },
+    /// The connection outlived its certificate.
+    #[error("the certificate of this connection has ended: connect anew, with the instance key")]
+    Ended,
     /// The instance was revoked.
     #[error("the instance {0} was revoked")]
     Revoked(String),

@@ -61,7 +61,7 @@ impl Service for RegistryService {
                             }
                         }
                         Some(Ok(RegisterRequest { message: Some(Asked::Goodbye(_)) })) => {
-                            let acknowledged = plane.leave(&peer.instance).await;
+                            let acknowledged = plane.leave(stream).await;
                             let answer = respond(Answer::Released(Released { acknowledged }));
                             let _gone_anyway = answers.send(Ok(answer)).await;
                             break;
@@ -95,8 +95,11 @@ async fn take(
         .map_err(|rejection| Status::invalid_argument(format!("registration: {rejection}")))?;
     let revision = plane.register(peer, stream, registration).await;
     let revision = revision.map_err(|error| match error {
-        PlaneError::Refused(refused @ Refused::Taken { .. }) => {
+        PlaneError::Refused(refused @ (Refused::Taken { .. } | Refused::AddressTaken { .. })) => {
             Status::already_exists(refused.to_string())
+        }
+        PlaneError::Refused(refused @ Refused::Value { .. }) => {
+            Status::invalid_argument(refused.to_string())
         }
         PlaneError::Refused(refused) => Status::permission_denied(refused.to_string()),
         PlaneError::Token(error) => Status::unauthenticated(error.to_string()),

@@ -4,13 +4,18 @@
 pub mod grpc;
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use weft_core::model::Registration;
+use weft_core::model::{Cidr, Registration};
 use weft_core::name::{SpiffeId, WorkloadName};
 
 use crate::token::Binding;
+
+/// Own addresses, and services, of one workload.
+const ADDRESSES_MAX: usize = 16;
+const SERVICES_MAX: usize = 64;
 
 /// A registration on record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +57,24 @@ pub enum Refused {
         /// Who holds it.
         holder: Arc<str>,
     },
+    /// Somebody else is reached there.
+    #[error("addresses: {address} belongs to workload {holder}, which is connected")]
+    AddressTaken {
+        /// The address.
+        address: IpAddr,
+        /// Who has it.
+        holder: WorkloadName,
+    },
+    /// A value makes no sense.
+    #[error("{field}: found {found}; allowed: {allowed}")]
+    Value {
+        /// The field.
+        field: &'static str,
+        /// What was announced.
+        found: String,
+        /// What is allowed.
+        allowed: &'static str,
+    },
 }
 
 /// Everybody who is there.
@@ -82,8 +105,30 @@ impl Registry {
                     holder: Arc::clone(&entry.instance),
                 })
             }
-            Some(_) | None => Ok(()),
+            Some(_) | None => self.check_addresses(registration),
         }
+    }
+
+    /// Nobody takes the address of somebody who is connected.
+    fn check_addresses(&self, registration: &Registration) -> Result<(), Refused> {
+        let connected = self.entries.values().filter(|entry| {
+            entry.stream.is_some() && entry.registration.workload != registration.workload
+        });
+        for entry in connected {
+            let theirs = &entry.registration.addresses;
+            if let Some(address) = registration.addresses.iter().find(|a| theirs.contains(a)) {
+                return Err(Refused::AddressTaken {
+                    address: *address,
+                    holder: entry.registration.workload.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// What is registered under a name.
+    pub fn get(&self, workload: &WorkloadName) -> Option<&Entry> {
+        self.entries.get(workload)
     }
 
     /// Takes a registration; it supersedes what the same instance, or one that is gone, had.
@@ -105,6 +150,13 @@ impl Registry {
     /// Takes an instance out.
     pub fn remove(&mut self, instance: &str) -> Option<Entry> {
         let found = self.entries.values().find(|e| &*e.instance == instance)?;
+        let name = found.registration.workload.clone();
+        self.entries.remove(&name)
+    }
+
+    /// Takes out what a stream registered, unless a newer stream has taken over.
+    pub fn remove_stream(&mut self, stream: u64) -> Option<Entry> {
+        let found = self.entries.values().find(|e| e.stream == Some(stream))?;
         let name = found.registration.workload.clone();
         self.entries.remove(&name)
     }
@@ -154,6 +206,48 @@ pub fn check_binding(binding: &Binding, registration: &Registration) -> Result<(
         }
     }
     Ok(())
+}
+
+/// Whether what is announced makes sense to others: nobody has a virtual address of his own, and
+/// what is advertised can be dialled.
+pub fn check_values(registration: &Registration, virtual_ranges: &[Cidr]) -> Result<(), Refused> {
+    let refuse = |field, found: String, allowed| {
+        Err(Refused::Value {
+            field,
+            found,
+            allowed,
+        })
+    };
+    let (services, addresses) = (registration.services.len(), registration.addresses.len());
+    if services > SERVICES_MAX {
+        return refuse("services", services.to_string(), "at most 64");
+    }
+    if addresses > ADDRESSES_MAX {
+        return refuse("addresses", addresses.to_string(), "at most 16");
+    }
+    for address in &registration.addresses {
+        let is_virtual = virtual_ranges.iter().any(|range| range.contains(*address));
+        if is_virtual || address.is_unspecified() || address.is_multicast() {
+            let allowed = "an address of its own, outside of the virtual addresses";
+            return refuse("addresses", address.to_string(), allowed);
+        }
+    }
+    for (index, port) in registration.ports.iter().enumerate() {
+        let earlier = &registration.ports[..index];
+        if earlier.iter().any(|other| other.port == port.port) {
+            return refuse("ports", port.port.to_string(), "each port once");
+        }
+        if !may_be_dialled(port.advertised) {
+            let found = port.advertised.to_string();
+            return refuse("ports.advertised_address", found, "what others can dial");
+        }
+    }
+    Ok(())
+}
+
+fn may_be_dialled(address: SocketAddr) -> bool {
+    let ip = address.ip();
+    address.port() != 0 && !ip.is_unspecified() && !ip.is_multicast()
 }
 
 fn list<T: ToString>(items: &[T]) -> String {
@@ -246,5 +340,64 @@ mod tests {
             let refused = check_binding(&binding, &registration(service, port));
             assert!(matches!(refused, Err(Refused::NotAllowed { .. })));
         }
+    }
+
+    #[test]
+    fn what_makes_no_sense_to_others() {
+        let ranges = [Cidr::parse("240.240.0.0/16").unwrap()];
+        let check = |change: fn(&mut Registration), expected: &str| {
+            let mut changed = registration("shop/web", 8080);
+            change(&mut changed);
+            let refused = check_values(&changed, &ranges).unwrap_err().to_string();
+            assert!(refused.starts_with(expected), "{refused}");
+        };
+        assert!(check_values(&registration("shop/web", 8080), &ranges).is_ok());
+        check(
+            |r| r.addresses = vec!["240.240.0.7".parse().unwrap()],
+            "addresses: found 240.240.0.7",
+        );
+        check(
+            |r| r.addresses = vec!["::".parse().unwrap()],
+            "addresses: found ::",
+        );
+        check(
+            |r| r.addresses = vec!["10.0.0.1".parse().unwrap(); 17],
+            "addresses: found 17",
+        );
+        check(|r| r.ports.push(r.ports[0].clone()), "ports: found 8080");
+        check(
+            |r| r.ports[0].advertised = "0.0.0.0:1".parse().unwrap(),
+            "ports.advertised_address: found 0.0.0.0:1",
+        );
+        check(
+            |r| r.ports[0].advertised = "10.0.0.1:0".parse().unwrap(),
+            "ports.advertised_address: found 10.0.0.1:0",
+        );
+    }
+
+    #[test]
+    fn nobody_takes_the_address_of_who_is_connected() {
+        let mut registry = Registry::default();
+        let mut held = entry("a", Some(1));
+        held.registration.addresses = vec!["10.0.0.1".parse().unwrap()];
+        registry.put(held.clone());
+        let mut wanted = held.registration.clone();
+        assert!(registry.check("a", &wanted).is_ok(), "its own");
+        wanted.workload = "shop/other".parse().unwrap();
+        assert!(matches!(
+            registry.check("b", &wanted),
+            Err(Refused::AddressTaken { .. })
+        ));
+        registry.handle_disconnect(1, 0, 10_000);
+        assert!(registry.check("b", &wanted).is_ok(), "a pod's successor");
+    }
+
+    #[test]
+    fn a_stream_takes_out_only_what_is_its_own() {
+        let mut registry = Registry::default();
+        registry.put(entry("a", Some(1)));
+        registry.put(entry("a", Some(2)));
+        assert_eq!(registry.remove_stream(1), None);
+        assert!(registry.remove_stream(2).is_some());
     }
 }
