@@ -38,6 +38,10 @@ use crate::tls::{self, Purpose};
 
 /// Calls at the same time, streams included.
 const CALLS_MAX: usize = 50_000;
+/// Streams of one connection.
+const STREAMS_MAX: u32 = 64;
+/// How long a call, or the first answer on a stream, may take.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Accepted connections that wait to be served.
 const CONNECTIONS_QUEUED: usize = 64;
 /// How long streams may take to end when the control plane stops.
@@ -271,6 +275,8 @@ async fn serve_sidecars(
     let server = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+        .max_concurrent_streams(Some(STREAMS_MAX))
+        .timeout(CALL_TIMEOUT)
         .layer(layers)
         .add_service(health_service)
         .add_service(IdentityServer::new(IdentityService { plane: plane() }))
@@ -293,6 +299,12 @@ fn own_tls(plane: &Arc<Plane>, purpose: Purpose) -> Result<tls::ServerTls, AppEr
     tokio::spawn(async move {
         loop {
             tokio::time::sleep(ttl / 2).await;
+            // By one of the two listeners.
+            if purpose == Purpose::Sidecars
+                && let Err(error) = plane.authority().renew()
+            {
+                tracing::error!(%error, "intermediate not renewed");
+            }
             match tls::server_config(plane.authority(), purpose, ttl) {
                 Ok(fresh) => renewed.store(Arc::new(fresh)),
                 Err(error) => tracing::error!(%error, "own certificate not renewed"),

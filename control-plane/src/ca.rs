@@ -6,16 +6,20 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
-    SanType, SerialNumber,
+    SanType, SerialNumber, SubjectPublicKeyInfo,
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer};
 use weft_core::name::{SpiffeId, TrustDomain};
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::prelude::FromDer;
 
 use crate::{operator, sha256_hex};
 
@@ -24,6 +28,8 @@ const BACKDATE: Duration = Duration::from_secs(300);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const ROOT_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const INTERMEDIATE_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
+/// The intermediate's files are called this.
+const INTERMEDIATE: &str = "intermediate";
 /// A CSR with a P-256 key has some 300 bytes.
 const CSR_MAX_BYTES: usize = 8 * 1024;
 /// The DNS name in the control plane's own certificate, whatever it is reached at.
@@ -54,6 +60,19 @@ pub enum CaError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The directory belongs to another mesh, or its root has ended.
+    #[error(
+        "certificate authority: the root in {} is {found}; expected {expected} (choose another --data-dir, or the --trust-domain that it was made for)",
+        path.display()
+    )]
+    Root {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is, or since when it is over.
+        found: String,
+        /// What it should be.
+        expected: String,
+    },
     /// The request is not one that is signed.
     #[error("certificate request: {0}")]
     Request(String),
@@ -64,9 +83,16 @@ pub enum CaError {
 
 /// Root and intermediate.
 pub struct Authority {
+    dir: PathBuf,
     trust_domain: TrustDomain,
     root: CertificateDer<'static>,
-    intermediate: CertificateDer<'static>,
+    root_issuer: Issuer<'static, KeyPair>,
+    intermediate: ArcSwap<Intermediate>,
+}
+
+/// What leaves are signed with; replaced when half of its life is over.
+struct Intermediate {
+    der: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -100,26 +126,25 @@ impl Authority {
             Ok((params.self_signed(&key)?.pem(), key))
         })?;
         let root_issuer = Issuer::from_ca_cert_pem(&root_pem, root_key)?;
-        if due(dir, "intermediate") {
-            let _missing_is_fine = fs::remove_file(dir.join("intermediate.pem"));
-        }
-        let (intermediate_pem, key) = pair(dir, "intermediate", || {
-            let key = KeyPair::generate()?;
-            let params = ca_params(&trust_domain, "intermediate", INTERMEDIATE_LIFE);
-            Ok((params.signed_by(&key, &root_issuer)?.pem(), key))
-        })?;
-        let der = |pem: &str, name: &str| {
-            CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| CaError::Content {
-                path: dir.join(format!("{name}.pem")),
-                reason: error.to_string(),
-            })
-        };
+        let root = from_pem(dir, "root", &root_pem)?;
+        check_root(dir, &root, &trust_domain)?;
+        let intermediate = Intermediate::open(dir, &trust_domain, &root_issuer)?;
         Ok(Self {
+            dir: dir.to_owned(),
             trust_domain,
-            root: der(&root_pem, "root")?,
-            intermediate: der(&intermediate_pem, "intermediate")?,
-            issuer: Issuer::from_ca_cert_pem(&intermediate_pem, key)?,
+            root,
+            root_issuer,
+            intermediate: ArcSwap::from_pointee(intermediate),
         })
+    }
+
+    /// Replaces the intermediate if half of its life is over.
+    pub fn renew(&self) -> Result<(), CaError> {
+        if due(&self.dir, INTERMEDIATE) {
+            let fresh = Intermediate::open(&self.dir, &self.trust_domain, &self.root_issuer)?;
+            self.intermediate.store(Arc::new(fresh));
+        }
+        Ok(())
     }
 
     /// Whom it speaks for.
@@ -176,9 +201,10 @@ impl Authority {
     ) -> Result<SignedLeaf, CaError> {
         let mut request = read_request(csr)?;
         request.params = params;
-        let certificate = request.signed_by(&self.issuer)?;
+        let intermediate = self.intermediate.load();
+        let certificate = request.signed_by(&intermediate.issuer)?;
         Ok(SignedLeaf {
-            chain: vec![certificate.der().to_vec(), self.intermediate.to_vec()],
+            chain: vec![certificate.der().to_vec(), intermediate.der.to_vec()],
             issued: seconds(now),
             not_after: seconds(now + ttl),
         })
@@ -201,16 +227,74 @@ impl Authority {
             now,
             &[OWN_DNS_NAME],
         )?;
-        let leaf = params.signed_by(&key, &self.issuer)?;
+        let intermediate = self.intermediate.load();
+        let leaf = params.signed_by(&key, &intermediate.issuer)?;
         let chain = vec![
             leaf.der().clone(),
-            self.intermediate.clone(),
+            intermediate.der.clone(),
             self.root.clone(),
         ];
         let key = PrivateKeyDer::try_from(key.serialize_der());
         let key = key.map_err(|error| CaError::Request(error.to_owned()))?;
         Ok((chain, key))
     }
+}
+
+impl Intermediate {
+    fn open(
+        dir: &Path,
+        trust_domain: &TrustDomain,
+        root: &Issuer<'static, KeyPair>,
+    ) -> Result<Self, CaError> {
+        if due(dir, INTERMEDIATE) {
+            let _missing_is_fine = fs::remove_file(dir.join(format!("{INTERMEDIATE}.pem")));
+        }
+        let (pem, key) = pair(dir, INTERMEDIATE, || {
+            let key = KeyPair::generate()?;
+            let params = ca_params(trust_domain, INTERMEDIATE, INTERMEDIATE_LIFE);
+            Ok((params.signed_by(&key, root)?.pem(), key))
+        })?;
+        Ok(Self {
+            der: from_pem(dir, INTERMEDIATE, &pem)?,
+            issuer: Issuer::from_ca_cert_pem(&pem, key)?,
+        })
+    }
+}
+
+fn from_pem(dir: &Path, name: &str, pem: &str) -> Result<CertificateDer<'static>, CaError> {
+    CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| CaError::Content {
+        path: dir.join(format!("{name}.pem")),
+        reason: error.to_string(),
+    })
+}
+
+/// A root of another trust domain, or one that has ended, vouches for nobody here.
+fn check_root(dir: &Path, root: &CertificateDer<'_>, ours: &TrustDomain) -> Result<(), CaError> {
+    let path = dir.join("root.pem");
+    let (_rest, parsed) =
+        x509_parser::parse_x509_certificate(root).map_err(|error| CaError::Content {
+            path: path.clone(),
+            reason: error.to_string(),
+        })?;
+    let name = parsed.subject().iter_common_name().next();
+    let found = name.and_then(|name| name.as_str().ok()).unwrap_or_default();
+    let expected = format!("{ours} root");
+    if found != expected {
+        return Err(CaError::Root {
+            path,
+            found: format!("{found:?}"),
+            expected: format!("{expected:?}"),
+        });
+    }
+    let ends = parsed.validity().not_after;
+    if ends.timestamp() <= seconds(SystemTime::now()) {
+        return Err(CaError::Root {
+            path,
+            found: format!("over since {ends}"),
+            expected: "one that is valid now".to_owned(),
+        });
+    }
+    Ok(())
 }
 
 /// SHA-256 of the public key in a request: what tells a repeated redemption from a second one.
@@ -236,7 +320,20 @@ fn read_request(csr: &[u8]) -> Result<CertificateSigningRequestParams, CaError> 
         let reason = "its key is neither ECDSA P-256, ECDSA P-384 nor Ed25519";
         return Err(CaError::Request(reason.to_owned()));
     }
+    // rcgen takes the signature's algorithm for the key's: a key of another curve would be
+    // written down as what it is not.
+    if key_algorithm(csr) != Some(algorithm) {
+        let reason = "its signature's algorithm does not belong to its key";
+        return Err(CaError::Request(reason.to_owned()));
+    }
     Ok(request)
+}
+
+fn key_algorithm(csr: &[u8]) -> Option<&'static rcgen::SignatureAlgorithm> {
+    let (_rest, request) = X509CertificationRequest::from_der(csr).ok()?;
+    let key = request.certification_request_info.subject_pki.raw;
+    let key = SubjectPublicKeyInfo::from_der(key).ok()?;
+    Some(key.algorithm())
 }
 
 fn leaf_params(
@@ -440,6 +537,54 @@ mod tests {
                 .unwrap_err();
             assert!(matches!(error, CaError::Request(_)), "{error}");
         }
+    }
+
+    #[test]
+    fn keys_that_are_signed() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = authority(dir.path());
+        let sign = |algorithm| {
+            let key = KeyPair::generate_for(algorithm).unwrap();
+            let csr = CertificateParams::default().serialize_request(&key);
+            let minute = Duration::from_secs(60);
+            let now = SystemTime::now();
+            authority.sign(csr.unwrap().der(), &identity(), "i", minute, now)
+        };
+        for algorithm in [
+            &rcgen::PKCS_ECDSA_P256_SHA256,
+            &rcgen::PKCS_ECDSA_P384_SHA384,
+            &rcgen::PKCS_ED25519,
+        ] {
+            sign(algorithm).unwrap();
+        }
+        let rsa = sign(&rcgen::PKCS_RSA_SHA256).unwrap_err();
+        assert!(rsa.to_string().contains("neither ECDSA P-256"), "{rsa}");
+    }
+
+    #[test]
+    fn the_root_of_another_mesh() {
+        let dir = tempfile::tempdir().unwrap();
+        authority(dir.path());
+        let other = Authority::open(dir.path(), "other.example".parse().unwrap());
+        let error = other.unwrap_err().to_string();
+        assert!(error.contains("\"weft.local root\""), "{error}");
+    }
+
+    #[test]
+    fn the_intermediate_is_replaced_while_running() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = authority(dir.path());
+        let before = authority.intermediate.load().der.clone();
+        authority.renew().unwrap();
+        assert_eq!(before, authority.intermediate.load().der, "not due");
+        let made = SystemTime::now() - INTERMEDIATE_LIFE / 2 - DAY;
+        let file = File::options()
+            .write(true)
+            .open(dir.path().join("intermediate.pem"))
+            .unwrap();
+        file.set_modified(made).unwrap();
+        authority.renew().unwrap();
+        assert_ne!(before, authority.intermediate.load().der);
     }
 
     #[test]

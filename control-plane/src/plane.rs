@@ -739,35 +739,39 @@ impl Plane {
     }
 
     /// Revokes an instance: its streams are cut, nothing is signed for it any more, and peers
-    /// refuse its certificate.
+    /// refuse its certificate. Or an operator's certificate: it opens the API no more.
     pub async fn revoke(&self, instance: &str) -> Result<(), PlaneError> {
-        let written = {
-            let mut state = self.state();
-            if let Some(operator) = state.operators.get_mut(instance) {
-                operator.revoked = operator.revoked.or_else(|| Some(unix_seconds()));
-                let records = vec![record(OPERATORS, instance, Some(&*operator))];
-                self.revoked.send_modify(|count| *count += 1);
-                let written = self.store.write(records);
-                drop(state);
-                return Ok(written.await?);
-            }
-            let Some(found) = state.instances.get_mut(instance) else {
-                return Err(PlaneError::Invalid(format!(
-                    "{instance:?} is unknown; see `weft certs list` and `weft operator list`"
-                )));
-            };
-            found.revoked = found.revoked.or_else(|| Some(unix_seconds()));
-            let mut records = vec![record(INSTANCES, instance, Some(&*found))];
-            if let Some(entry) = state.registry.remove(instance) {
-                let name = entry.registration.workload.to_string();
-                records.push(record::<Entry>(ENTRIES, &name, None));
-            }
-            self.store.write(records)
-        };
+        let written = self.note_revoked(instance)?;
         // Refused from this moment on, even if it cannot be written down.
         self.touch();
         self.revoked.send_modify(|count| *count += 1);
         Ok(written.await?)
+    }
+
+    /// Notes a revocation; what is returned is done when it is written down. Both under one lock, so
+    /// that nothing noted later is written before it.
+    fn note_revoked(
+        &self,
+        instance: &str,
+    ) -> Result<impl Future<Output = Result<(), StoreError>>, PlaneError> {
+        let mut state = self.state();
+        if let Some(operator) = state.operators.get_mut(instance) {
+            operator.revoked = operator.revoked.or_else(|| Some(unix_seconds()));
+            let records = vec![record(OPERATORS, instance, Some(&*operator))];
+            return Ok(self.store.write(records));
+        }
+        let Some(found) = state.instances.get_mut(instance) else {
+            return Err(PlaneError::Invalid(format!(
+                "{instance:?} is unknown; see `weft certs list` and `weft operator list`"
+            )));
+        };
+        found.revoked = found.revoked.or_else(|| Some(unix_seconds()));
+        let mut records = vec![record(INSTANCES, instance, Some(&*found))];
+        if let Some(entry) = state.registry.remove(instance) {
+            let name = entry.registration.workload.to_string();
+            records.push(record::<Entry>(ENTRIES, &name, None));
+        }
+        Ok(self.store.write(records))
     }
 
     /// Signs a certificate for an operator. Records of certificates that have ended are cleared

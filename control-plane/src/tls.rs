@@ -14,7 +14,7 @@ use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
@@ -25,8 +25,9 @@ use crate::ca::{Authority, CaError};
 
 /// A client that does not complete its handshake is dropped.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Handshakes at the same time.
-const HANDSHAKES_MAX: usize = 512;
+/// Connections at the same time, handshakes included; more are closed at once. Nobody waits for
+/// the handshakes of others.
+const CONNECTIONS_MAX: usize = 8192;
 
 /// Who is at the other end, by a certificate that our authority signed.
 #[derive(Debug, Clone)]
@@ -62,6 +63,7 @@ pub struct PeerInfo {
 pub struct Connection {
     stream: TlsStream<TcpStream>,
     info: PeerInfo,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Connection {
@@ -162,11 +164,8 @@ pub async fn accept(
     tls: ServerTls,
     connections: mpsc::Sender<io::Result<Connection>>,
 ) {
-    let room = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
-            return;
-        };
         let (tcp, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -175,17 +174,25 @@ pub async fn accept(
                 continue;
             }
         };
+        let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
+            tracing::warn!(%address, limit = CONNECTIONS_MAX, "too many connections");
+            continue;
+        };
         let acceptor = TlsAcceptor::from(tls.load_full());
         let connections = connections.clone();
         tokio::spawn(async move {
-            let _ended_with_the_handshake = permit;
             let _best_effort = tcp.set_nodelay(true);
             let shaking = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp));
             match shaking.await {
                 Ok(Ok(stream)) => {
                     let peer = peer_of(&stream);
                     let info = PeerInfo { address, peer };
-                    let _closing = connections.send(Ok(Connection { stream, info })).await;
+                    let connection = Connection {
+                        stream,
+                        info,
+                        _place: place,
+                    };
+                    let _closing = connections.send(Ok(connection)).await;
                 }
                 Ok(Err(error)) => tracing::debug!(%address, %error, "TLS handshake failed"),
                 Err(_elapsed) => tracing::debug!(%address, "TLS handshake took too long"),
