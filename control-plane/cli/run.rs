@@ -355,9 +355,12 @@ impl RunDir {
         let state = args.state_dir.iter().cloned();
         // A program is no operator because it runs as one's user.
         let operator = Some(operator_file()).filter(|file| file.exists());
+        // Nor is it one of another control plane of this machine, where that is in the usual place.
+        let usual = Some(default_data_dir()).filter(|dir| *dir != self.data && dir.exists());
         std::iter::once(self.data.clone())
             .chain(state)
             .chain(operator)
+            .chain(usual)
             .collect()
     }
 }
