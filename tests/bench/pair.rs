@@ -65,11 +65,20 @@ fn run(row: &Row, options: &Options, dir: &Path) -> Vec<Line> {
     let mut rounds: Vec<Vec<Round>> = contenders.iter().map(|_| Vec::new()).collect();
     for number in 0..options.rounds {
         for (contender, done) in contenders.iter().zip(&mut rounds) {
-            load::run(contender.address(), row, options.warm_up());
+            if let Err(text) = load::run(contender.address(), row, options.warm_up()) {
+                failed(row, contender.name(), &text);
+            }
             let pids = contender.proxies();
             let before = cpu_micros(&pids);
             let result = load::run(contender.address(), row, options.seconds);
             let cpu = cpu_micros(&contender.proxies()).saturating_sub(before);
+            let result = match result {
+                Ok(result) => result,
+                Err(text) => {
+                    failed(row, contender.name(), &text);
+                    continue;
+                }
+            };
             let round = Round::new(cpu, &result);
             eprintln!(
                 "{} round {}: {}: {round}",
@@ -82,9 +91,16 @@ fn run(row: &Row, options: &Options, dir: &Path) -> Vec<Line> {
     }
     let finished = contenders.iter().zip(idle).zip(rounds);
     finished
+        .filter(|(_, rounds)| !rounds.is_empty())
         .map(|((contender, idle), rounds)| {
             let memory = (idle, pss_kib(&contender.proxies()));
             Line::new(row.name, contender.name(), memory, &rounds)
         })
         .collect()
+}
+
+/// A failed request of ours fails the benchmark; a peer only loses the round.
+fn failed(row: &Row, name: &str, text: &str) {
+    eprintln!("{}: {name}: requests failed: {text}", row.name);
+    assert!(name != peers::WEFT, "requests of ours failed");
 }

@@ -8,6 +8,8 @@ use crate::certificates::{Certificates, SERVER_NAME};
 use crate::process::{Guard, LOAD_CORE, PROXY_CORE, wait_for_port};
 use crate::weft::Weft;
 
+/// Our own pair's name.
+pub(crate) const WEFT: &str = "weft";
 /// Each contender has ten ports from here; its application is on the first.
 const FIRST_PORT: u16 = 9000;
 
@@ -35,7 +37,7 @@ pub(crate) fn all(dir: &Path, wanted: impl Fn(&str) -> bool) -> Vec<Box<dyn Cont
         })
     };
     let ours =
-        || wanted("weft").then(|| Box::new(Weft::start(FIRST_PORT, dir)) as Box<dyn Contender>);
+        || wanted(WEFT).then(|| Box::new(Weft::start(FIRST_PORT, dir)) as Box<dyn Contender>);
     let contenders = [
         ours(),
         pair("nginx-h1", FIRST_PORT + 10, nginx),

@@ -56,7 +56,7 @@ impl Weft {
 
 impl Contender for Weft {
     fn name(&self) -> &'static str {
-        "weft"
+        super::peers::WEFT
     }
 
     fn address(&self) -> String {

@@ -311,7 +311,8 @@ pub struct LimitConfig {
     pub max_connections: usize,
     /// Accepted connections that wait in the kernel, per listener and worker.
     pub listen_backlog: u32,
-    /// Idle HTTP connections kept for reuse, per endpoint and worker.
+    /// Idle HTTP/1.1 connections to the application kept for reuse, per port and worker. The one
+    /// used last goes first, so that those beyond what is needed end.
     pub max_idle_per_endpoint: usize,
     /// Concurrent requests on one connection, as we advertise it.
     pub max_concurrent_streams: u32,
@@ -340,7 +341,7 @@ impl Default for LimitConfig {
         Self {
             max_connections: 10_000,
             listen_backlog: 1024,
-            max_idle_per_endpoint: 64,
+            max_idle_per_endpoint: 1024,
             max_concurrent_streams: 256,
             max_header_bytes: ByteSize::kib(64),
             max_headers: 256,
