@@ -426,7 +426,12 @@ async fn configure(
     config.listeners.inbound = None;
     config.listeners.dns = None;
     config.listeners.admin = None;
-    config.listeners.metrics = None;
+    // A free port, which Prometheus learns from the control plane's list of targets.
+    let metrics = match args.advertise {
+        Some(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        None => IpAddr::V4(Ipv4Addr::LOCALHOST),
+    };
+    config.listeners.metrics = Some(SocketAddr::new(metrics, 0));
     let socket = args.admin_socket.clone();
     config.listeners.admin_socket = Some(socket.unwrap_or_else(|| dir.path.join("admin.sock")));
     let state = args.state_dir.clone();

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use axum::Router;
 use axum::routing::get;
+use axum::{Json, Router};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -12,12 +12,18 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::scrape_targets;
 use crate::plane::Plane;
 
-/// Serves `/metrics` and `/healthz` until `stop`.
+/// Serves `/metrics`, `/targets` and `/healthz` until `stop`.
 pub async fn serve(listener: TcpListener, plane: Arc<Plane>, stop: CancellationToken) {
+    let targets = Arc::clone(&plane);
     let router = Router::new()
         .route("/metrics", get(move || async move { render(&plane) }))
+        .route(
+            "/targets",
+            get(move || async move { Json(scrape_targets(&targets)) }),
+        )
         .route("/healthz", get(|| async { "ok\n" }));
     let serving = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
     if let Err(error) = serving.await {

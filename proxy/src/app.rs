@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use weft_core::model::{RegisteredPort, Registration};
 use weft_core::name::{NameError, ServiceName, WorkloadName};
 
-use crate::admin::{AdminServer, AdminState, Readiness, Serves, bind_tcp, bind_unix};
-use crate::config::{ConfigError, ProxyArgs, ProxyConfig, load};
+use crate::admin::{self, AdminServer, AdminState, Readiness, Serves, bind_tcp, bind_unix};
+use crate::config::{ConfigError, ListenerConfig, ProxyArgs, ProxyConfig, load};
 use crate::discovery;
 use crate::dns::{Resolver, nameservers};
 use crate::drain::{Drain, Phase};
@@ -239,7 +239,10 @@ impl Sidecar {
         });
         let (mut plan, nest_dns) = listeners(&shared, nest_listeners, addresses)?;
         plan.publish(published, shared.config.limits.listen_backlog)?;
-        let (registration, registered) = watch::channel(first_registration(&shared, &plan)?);
+        let admin_listeners = AdminListeners::open(&shared.config.listeners)?;
+        let scraped = admin_listeners.metrics_address();
+        let first = first_registration(&shared, &plan, scraped)?;
+        let (registration, registered) = watch::channel(first);
         let registrar = Registrar::new(address, Arc::clone(&identity), registered.clone());
         let standing = registrar.standing();
         let (leave, left) = oneshot::channel();
@@ -256,7 +259,13 @@ impl Sidecar {
             registration,
         ));
         let drain_asked = Arc::new(tokio::sync::Notify::new());
-        let admin = serve_admin(&shared, &identity, &readiness, &drain_asked, &metrics, log)?;
+        let state = Arc::new(State {
+            shared: Arc::clone(&shared),
+            identity: Arc::clone(&identity),
+            readiness: readiness.clone(),
+            drain: Arc::clone(&drain_asked),
+        });
+        let admin = admin_listeners.serve(&AdminServer::new(state, metrics, log));
         serve_dns(&shared, nest_dns)?;
         let workers = plan.spawn(&shared)?;
         tokio::spawn(release_startup_pages(readiness.clone()));
@@ -684,7 +693,11 @@ fn own_address(config: &ProxyConfig) -> IpAddr {
     find().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
-fn first_registration(shared: &Shared, plan: &Plan) -> Result<Registration, AppError> {
+fn first_registration(
+    shared: &Shared,
+    plan: &Plan,
+    metrics: Option<SocketAddr>,
+) -> Result<Registration, AppError> {
     let workload = &shared.config.workload;
     let services = workload.services.iter();
     let services = services.map(|service| service.resolve(&workload.namespace));
@@ -701,21 +714,20 @@ fn first_registration(shared: &Shared, plan: &Plan) -> Result<Registration, AppE
         labels: workload.labels.clone(),
         zone: workload.zone.clone(),
         weight: workload.weight,
-        metrics_target: metrics_target(&shared.config),
+        metrics_target: metrics_target(&shared.config, metrics),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     })
 }
 
-fn metrics_target(config: &ProxyConfig) -> String {
-    match (config.listeners.metrics, &config.listeners.admin_socket) {
-        (Some(address), _) if !address.ip().is_unspecified() => format!("http://{address}/metrics"),
-        (Some(address), _) => {
-            let own = SocketAddr::new(own_address(config), address.port());
-            format!("http://{own}/metrics")
-        }
-        (None, Some(path)) => format!("unix:{}", path.display()),
-        (None, None) => String::new(),
+/// Where Prometheus reads; empty where it cannot. `listening` is where the metrics listener is.
+fn metrics_target(config: &ProxyConfig, listening: Option<SocketAddr>) -> String {
+    let Some(mut address) = listening else {
+        return String::new();
+    };
+    if address.ip().is_unspecified() {
+        address.set_ip(own_address(config));
     }
+    format!("http://{address}/metrics")
 }
 
 /// Announces each declared port as soon as the application accepts connections on it.
@@ -808,43 +820,42 @@ fn serve_dns(shared: &Arc<Shared>, nest: NestDns) -> Result<(), AppError> {
     Ok(())
 }
 
-fn serve_admin(
-    shared: &Arc<Shared>,
-    identity: &Arc<Manager>,
-    readiness: &Readiness,
-    drain: &Arc<tokio::sync::Notify>,
-    metrics: &Metrics,
-    log: Option<LogHandle>,
-) -> Result<CancellationToken, AppError> {
-    let state = Arc::new(State {
-        shared: Arc::clone(shared),
-        identity: Arc::clone(identity),
-        readiness: readiness.clone(),
-        drain: Arc::clone(drain),
-    });
-    let server = AdminServer::new(state, metrics.clone(), log);
-    let stop = CancellationToken::new();
-    let config = &shared.config.listeners;
-    let tcp = [
-        (config.admin, Serves::Everything),
-        (config.metrics, Serves::Metrics),
-    ];
-    for (address, serves) in tcp {
-        let Some(address) = address else { continue };
-        let listener = bind_tcp(address).map_err(|source| AppError::Listen {
-            address: address.to_string(),
-            source,
-        })?;
-        tokio::spawn(Arc::clone(&server).serve(listener, serves, stop.clone()));
+/// The sidecar's own listeners, open and not served yet.
+struct AdminListeners(Vec<(admin::Listener, Serves)>);
+
+impl AdminListeners {
+    fn open(config: &ListenerConfig) -> Result<Self, AppError> {
+        let failed = |address: String| move |source| AppError::Listen { address, source };
+        let tcp = [
+            (config.admin, Serves::Everything),
+            (config.metrics, Serves::Metrics),
+        ];
+        let mut listeners = Vec::new();
+        for (address, serves) in tcp {
+            let Some(address) = address else { continue };
+            let listener = bind_tcp(address).map_err(failed(address.to_string()))?;
+            listeners.push((listener, serves));
+        }
+        if let Some(path) = &config.admin_socket {
+            let listener = bind_unix(path).map_err(failed(path.display().to_string()))?;
+            listeners.push((listener, Serves::Everything));
+        }
+        Ok(Self(listeners))
     }
-    if let Some(path) = &config.admin_socket {
-        let listener = bind_unix(path).map_err(|source| AppError::Listen {
-            address: path.display().to_string(),
-            source,
-        })?;
-        tokio::spawn(server.serve(listener, Serves::Everything, stop.clone()));
+
+    fn metrics_address(&self) -> Option<SocketAddr> {
+        let metrics = self.0.iter().find(|(_, serves)| *serves == Serves::Metrics);
+        metrics.and_then(|(listener, _)| listener.local_addr())
     }
-    Ok(stop)
+
+    /// Serves all of them until the token is cancelled.
+    fn serve(self, server: &Arc<AdminServer>) -> CancellationToken {
+        let stop = CancellationToken::new();
+        for (listener, serves) in self.0 {
+            tokio::spawn(Arc::clone(server).serve(listener, serves, stop.clone()));
+        }
+        stop
+    }
 }
 
 struct State {

@@ -199,3 +199,36 @@ fn without_capture_nothing_outlives_weft_run() {
     stays.wait_until("the program runs", LIMIT, |run| run.stdout().contains("up"));
     stays.kill();
 }
+
+/// As Prometheus does it: the control plane's list of targets, then the sidecar's own metrics.
+#[test]
+fn metrics_are_found_through_the_control_plane() {
+    need!("curl", "nginx");
+    let machine = Machine::shared();
+    let mesh = Mesh::start(&machine);
+    let _web = mesh.serve("web", &["8080"], nginx(mesh.dir(), 8080));
+    let logs = mesh.scratch().dir("prometheus");
+    let fetch = |url: &str| get(url).run("curl", &logs, LIMIT).success().stdout;
+    let status = mesh.command("status -o json").success().stdout;
+    let status: Value = serde_json::from_str(&status).expect("JSON");
+    let address = status["metricsAddress"].as_str().expect("an address");
+    let targets = fetch(&format!("http://{address}/targets"));
+    let targets: Value = serde_json::from_str(&targets).expect("JSON");
+    let web = targets.as_array().into_iter().flatten();
+    let web = web
+        .into_iter()
+        .find(|target| target["labels"]["workload"] == "web")
+        .unwrap_or_else(|| panic!("no target in {targets:#}"));
+    let host = web["targets"][0].as_str().expect("HOST:PORT");
+    let path = web["labels"]["__metrics_path__"].as_str().expect("a path");
+    let me = Workload::new("me").wait_for("web");
+    mesh.run_to_end(&me, get("http://web.shop.mesh:8080/"), LIMIT)
+        .success();
+    wait_for("the request is counted", LIMIT, || {
+        let metrics = fetch(&format!("http://{host}{path}"));
+        let counted = metrics.lines().find(|line| {
+            line.starts_with("http_server_request_duration_seconds_count") && line.contains("web")
+        });
+        counted.map(|_| ())
+    });
+}

@@ -37,6 +37,7 @@ pub use operators::serve_operators;
 pub use resources::read_sources;
 pub use types::Status;
 pub use unix::{Socket, Who, bind_unix, serve_unix};
+pub(crate) use views::scrape_targets;
 
 /// A body: the largest input, JSON escapes included.
 const BODY_MAX_BYTES: usize = 2 * INPUT_MAX_BYTES + 64 * 1024;

@@ -232,10 +232,13 @@ pub(super) async fn status(State(admin): State<Admin>) -> Answer<StatusInfo> {
     }))
 }
 
-/// For Prometheus' `http_sd_configs`. Sidecars that serve metrics on a Unix socket are left out.
 pub(super) async fn targets(State(admin): State<Admin>) -> Answer<Vec<Target>> {
-    let entries = admin.plane.entries();
-    Ok(Json(entries.iter().filter_map(target).collect()))
+    Ok(Json(scrape_targets(&admin.plane)))
+}
+
+/// For Prometheus' `http_sd_configs`: every sidecar that says where it serves metrics.
+pub(crate) fn scrape_targets(plane: &Plane) -> Vec<Target> {
+    plane.entries().iter().filter_map(target).collect()
 }
 
 fn target(entry: &Entry) -> Option<Target> {
