@@ -15,6 +15,7 @@ pub mod name;
 pub mod protocol;
 pub mod reason;
 pub mod retry;
+pub mod route;
 pub mod time;
 pub mod timeout;
 pub mod trace;

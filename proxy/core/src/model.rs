@@ -181,8 +181,7 @@ pub struct Registration {
     pub zone: String,
     /// Its share in balancing, 1 to 1000; 100 is ordinary.
     pub weight: u32,
-    /// Where the sidecar serves its metrics: `http://ADDRESS:PORT/metrics` or `unix:PATH`; empty
-    /// when nowhere.
+    /// Where the sidecar serves its metrics, `http://ADDRESS:PORT/metrics`; empty when nowhere.
     pub metrics_target: String,
     /// The sidecar's version.
     pub version: String,

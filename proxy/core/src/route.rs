@@ -1,0 +1,260 @@
+//! Which rule of which route a request meets (Gateway API `HTTPRoute` and `GRPCRoute`).
+//!
+//! All routes of one service and port are one [`RouteTable`]. Which of two matches goes first is
+//! the order of [`Precedence`] and nothing else; the table only finds it faster than looking at all
+//! of them: by the exact path, then by the longest of the path's prefixes, then the patterns.
+
+mod filter;
+mod matching;
+#[cfg(test)]
+mod tests;
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+pub use filter::{
+    Backend, Filter, HeaderModifier, Mirror, PathRewrite, Redirect, RedirectStatus, Scheme,
+    UrlRewrite, pick_backend,
+};
+pub use matching::{HttpMatch, PathMatch, Pattern, RequestHead, RouteError, ValueMatch};
+
+/// Names a route: namespace, then name. Its order is the alphabet's, which decides last between
+/// routes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RouteName {
+    /// The namespace.
+    pub namespace: Arc<str>,
+    /// The name.
+    pub name: Arc<str>,
+}
+
+/// One route, as it is attached to a service.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// Its name.
+    pub name: RouteName,
+    /// When it came into being, seconds since the Unix epoch: the older goes first.
+    pub created: i64,
+    /// Its rules, in the order of its document.
+    pub rules: Vec<Rule>,
+}
+
+/// One rule: when it is met, and what happens then.
+#[derive(Debug, Clone, Default)]
+pub struct Rule {
+    /// Its own name, where it has one.
+    pub name: Option<Arc<str>>,
+    /// Met when one of them is; without any, always.
+    pub matches: Vec<HttpMatch>,
+    /// In the order of the document.
+    pub filters: Vec<Filter>,
+    /// Where requests go; none is for rules that answer by themselves.
+    pub backends: Vec<Backend>,
+}
+
+/// How specific a match is. The smaller goes first (Gateway API, `HTTPRouteRule.matches`): exact
+/// paths, then the longest prefix, then patterns; with a method; with more headers; with more query
+/// parameters; of the older route; of the route first in the alphabet; first in the document.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Precedence {
+    path: PathKind,
+    path_length: Reverse<usize>,
+    method: Reverse<bool>,
+    headers: Reverse<usize>,
+    queries: Reverse<usize>,
+    created: i64,
+    route: RouteName,
+    place: Place,
+}
+
+/// Kinds of paths, the most specific first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum PathKind {
+    Exact,
+    Prefix,
+    Pattern,
+}
+
+/// Where a match stands: route, rule and match by their indices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    route: usize,
+    rule: usize,
+    matched: usize,
+}
+
+/// What a request met.
+#[derive(Debug, Clone, Copy)]
+pub struct Found<'a> {
+    /// The route.
+    pub route: &'a Route,
+    /// Which of its rules.
+    pub index: usize,
+    /// The rule.
+    pub rule: &'a Rule,
+    /// Which of the rule's matches; `None` where the rule has none and takes everything.
+    pub matched: Option<&'a HttpMatch>,
+}
+
+impl Found<'_> {
+    /// The prefix that the path was matched by, for rewriting it.
+    pub fn prefix(&self) -> Option<&str> {
+        match &self.matched?.path {
+            PathMatch::Prefix(prefix) => Some(prefix),
+            PathMatch::Exact(_) | PathMatch::Pattern(_) => None,
+        }
+    }
+}
+
+/// All routes of a service's port.
+#[derive(Debug, Default)]
+pub struct RouteTable {
+    routes: Vec<Route>,
+    exact: HashMap<Box<str>, Vec<Place>>,
+    /// By the prefix without its last slash: `/` is the empty one.
+    prefixes: HashMap<Box<str>, Vec<Place>>,
+    /// Segments of the deepest prefix: no longer part of a path is looked up.
+    deepest: usize,
+    patterns: Vec<Place>,
+}
+
+impl RouteTable {
+    /// A table of these routes.
+    pub fn new(routes: Vec<Route>) -> Self {
+        let mut table = Self {
+            routes,
+            ..Self::default()
+        };
+        let mut all = table.all();
+        all.sort();
+        for Precedence { place, .. } in all {
+            match table.path(place) {
+                Some(PathMatch::Exact(path)) => {
+                    let path = path.clone();
+                    table.exact.entry(path).or_default().push(place);
+                }
+                Some(PathMatch::Prefix(prefix)) => {
+                    let prefix = prefix.clone();
+                    table.deepest = table.deepest.max(segments(&prefix));
+                    table.prefixes.entry(prefix).or_default().push(place);
+                }
+                None => table.prefixes.entry("".into()).or_default().push(place),
+                Some(PathMatch::Pattern(_)) => table.patterns.push(place),
+            }
+        }
+        table
+    }
+
+    /// The routes, in the order in which they were given.
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
+    }
+
+    /// The rule that a request meets, if there is one. Takes time with the depth of the path and
+    /// with the matches that share its path, not with all that there are.
+    pub fn find(&self, request: &RequestHead<'_>) -> Option<Found<'_>> {
+        let exact = self.exact.get(request.path);
+        let first = |places: &[Place]| {
+            let mut places = places.iter();
+            places.find(|place| self.meets(**place, request)).copied()
+        };
+        let place = exact
+            .and_then(|places| first(places))
+            .or_else(|| {
+                let prefixes = Prefixes::of(request.path, self.deepest);
+                let candidates = prefixes.filter_map(|prefix| self.prefixes.get(prefix));
+                candidates.into_iter().find_map(|places| first(places))
+            })
+            .or_else(|| first(&self.patterns))?;
+        Some(self.found(place))
+    }
+
+    /// Every match with its precedence.
+    fn all(&self) -> Vec<Precedence> {
+        let mut all = Vec::new();
+        for (route, of) in self.routes.iter().enumerate() {
+            for (rule, Rule { matches, .. }) in of.rules.iter().enumerate() {
+                // A rule without matches takes everything, as one with the prefix `/`.
+                for matched in 0..matches.len().max(1) {
+                    let place = Place {
+                        route,
+                        rule,
+                        matched,
+                    };
+                    all.push(precedence(of, matches.get(matched), place));
+                }
+            }
+        }
+        all
+    }
+
+    fn found(&self, place: Place) -> Found<'_> {
+        let route = &self.routes[place.route];
+        let rule = &route.rules[place.rule];
+        Found {
+            route,
+            index: place.rule,
+            rule,
+            matched: rule.matches.get(place.matched),
+        }
+    }
+
+    fn path(&self, place: Place) -> Option<&PathMatch> {
+        let found = self.found(place);
+        found.matched.map(|matched| &matched.path)
+    }
+
+    /// Whether everything but an exact path or a prefix holds, which the table has looked up.
+    fn meets(&self, place: Place, request: &RequestHead<'_>) -> bool {
+        let found = self.found(place);
+        found.matched.is_none_or(|matched| matched.meets(request))
+    }
+}
+
+fn precedence(route: &Route, matched: Option<&HttpMatch>, place: Place) -> Precedence {
+    let (path, path_length) = match matched.map(|matched| &matched.path) {
+        Some(PathMatch::Exact(_)) => (PathKind::Exact, 0),
+        Some(PathMatch::Prefix(prefix)) => (PathKind::Prefix, prefix.len()),
+        Some(PathMatch::Pattern(_)) => (PathKind::Pattern, 0),
+        None => (PathKind::Prefix, 0),
+    };
+    Precedence {
+        path,
+        path_length: Reverse(path_length),
+        method: Reverse(matched.is_some_and(|m| m.method.is_some())),
+        headers: Reverse(matched.map_or(0, |m| m.headers.len())),
+        queries: Reverse(matched.map_or(0, |m| m.queries.len())),
+        created: route.created,
+        route: route.name.clone(),
+        place,
+    }
+}
+
+/// Segments of a prefix without its last slash.
+fn segments(prefix: &str) -> usize {
+    prefix.bytes().filter(|byte| *byte == b'/').count()
+}
+
+/// The prefixes of a path by whole segments, the longest first, down to the empty one.
+struct Prefixes<'a>(Option<&'a str>);
+
+impl<'a> Prefixes<'a> {
+    /// None of them has more than `deepest` segments.
+    fn of(path: &'a str, deepest: usize) -> Self {
+        let mut slashes = path.bytes().enumerate().filter(|(_, byte)| *byte == b'/');
+        // A path begins with a slash: the one after the last segment that counts ends it.
+        let end = slashes.nth(deepest).map_or(path.len(), |(end, _)| end);
+        Self(Some(&path[..end]))
+    }
+}
+
+impl<'a> Iterator for Prefixes<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        let now = self.0?;
+        self.0 = now.rfind('/').map(|slash| &now[..slash]);
+        Some(now)
+    }
+}

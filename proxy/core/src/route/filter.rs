@@ -1,0 +1,265 @@
+//! What a rule does with a request, and where it sends it.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::name::ServiceName;
+
+/// Something that a rule does.
+#[derive(Debug, Clone)]
+pub enum Filter {
+    /// Changes fields of the request.
+    RequestHeaders(HeaderModifier),
+    /// Changes fields of the response.
+    ResponseHeaders(HeaderModifier),
+    /// Answers with another place to ask.
+    Redirect(Redirect),
+    /// Changes what is asked for.
+    Rewrite(UrlRewrite),
+    /// Sends a copy elsewhere.
+    Mirror(Mirror),
+}
+
+/// Changes of a message's fields (Gateway API, `HTTPHeaderFilter`): first set, then added, then
+/// removed.
+#[derive(Debug, Clone, Default)]
+pub struct HeaderModifier {
+    /// In the place of what was there.
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    /// Beside what was there.
+    pub add: Vec<(HeaderName, HeaderValue)>,
+    /// Taken away.
+    pub remove: Vec<HeaderName>,
+}
+
+impl HeaderModifier {
+    /// Changes the fields.
+    pub fn apply(&self, headers: &mut HeaderMap) {
+        for (name, value) in &self.set {
+            headers.insert(name, value.clone());
+        }
+        for (name, value) in &self.add {
+            headers.append(name, value.clone());
+        }
+        for name in &self.remove {
+            headers.remove(name);
+        }
+    }
+}
+
+/// Another path (Gateway API, `HTTPPathModifier`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PathRewrite {
+    /// In the place of the whole path; the query stays.
+    Full(Box<str>),
+    /// In the place of the prefix that was matched; the rest and the query stay.
+    Prefix(Box<str>),
+}
+
+impl PathRewrite {
+    /// The path that takes the place of `path`, which was matched by `prefix` (without its last
+    /// slash); without a prefix nothing of it is replaced.
+    pub fn apply(&self, path: &str, prefix: Option<&str>) -> String {
+        let replacement = match self {
+            Self::Full(path) => return path.to_string(),
+            Self::Prefix(replacement) => replacement,
+        };
+        let Some(rest) = prefix.and_then(|prefix| path.strip_prefix(prefix)) else {
+            return path.to_owned();
+        };
+        // `/foo/bar` by `/foo` to `/xyz/` is `/xyz/bar`: one slash in between, whoever brings it.
+        let whole = match rest {
+            "" => replacement.to_string(),
+            rest => format!("{}{rest}", replacement.trim_end_matches('/')),
+        };
+        if whole.is_empty() {
+            return "/".to_owned();
+        }
+        whole
+    }
+}
+
+/// The status of a redirection (Gateway API, `HTTPRequestRedirectFilter.statusCode`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RedirectStatus {
+    /// 301.
+    MovedPermanently,
+    /// 302, where nothing is said.
+    #[default]
+    Found,
+    /// 303.
+    SeeOther,
+    /// 307.
+    TemporaryRedirect,
+    /// 308.
+    PermanentRedirect,
+}
+
+impl RedirectStatus {
+    /// The number.
+    pub const fn code(self) -> u16 {
+        match self {
+            Self::MovedPermanently => 301,
+            Self::Found => 302,
+            Self::SeeOther => 303,
+            Self::TemporaryRedirect => 307,
+            Self::PermanentRedirect => 308,
+        }
+    }
+
+    /// The status with a number, if it is one of these.
+    pub const fn from_code(code: u16) -> Option<Self> {
+        Some(match code {
+            301 => Self::MovedPermanently,
+            302 => Self::Found,
+            303 => Self::SeeOther,
+            307 => Self::TemporaryRedirect,
+            308 => Self::PermanentRedirect,
+            _ => return None,
+        })
+    }
+}
+
+/// An answer that names another place. What is left out stays as it was asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Redirect {
+    /// `http` or `https`.
+    pub scheme: Option<Scheme>,
+    /// The host.
+    pub hostname: Option<Box<str>>,
+    /// The path.
+    pub path: Option<PathRewrite>,
+    /// The port.
+    pub port: Option<u16>,
+    /// The status.
+    pub status: RedirectStatus,
+}
+
+/// A scheme that a redirection may lead to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// Port 80 need not be named.
+    Http,
+    /// Port 443 need not be named.
+    Https,
+}
+
+impl Scheme {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+
+    const fn port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+}
+
+impl Redirect {
+    /// The `Location` for a request in plain HTTP to `host` (without a port) on the service's
+    /// `port`, that was matched by `prefix`.
+    ///
+    /// Which port it names (Gateway API, `HTTPRequestRedirectFilter.port`): the one that is given;
+    /// else, where a scheme is given, that scheme's; else the service's. The scheme's own is left
+    /// out.
+    pub fn location(
+        &self,
+        host: &str,
+        port: u16,
+        path: &str,
+        query: Option<&str>,
+        prefix: Option<&str>,
+    ) -> String {
+        let scheme = self.scheme.unwrap_or(Scheme::Http);
+        let host = self.hostname.as_deref().unwrap_or(host);
+        let of_scheme = self.scheme.map(Scheme::port);
+        let port = self.port.or(of_scheme).unwrap_or(port);
+        let mut location = format!("{}://{host}", scheme.as_str());
+        if port != scheme.port() {
+            location.push_str(&format!(":{port}"));
+        }
+        match &self.path {
+            Some(rewrite) => location.push_str(&rewrite.apply(path, prefix)),
+            None => location.push_str(path),
+        }
+        if let Some(query) = query {
+            location.push('?');
+            location.push_str(query);
+        }
+        location
+    }
+}
+
+/// Changes of what is asked for, before it is sent on.
+#[derive(Debug, Clone, Default)]
+pub struct UrlRewrite {
+    /// The host.
+    pub hostname: Option<Box<str>>,
+    /// The path.
+    pub path: Option<PathRewrite>,
+}
+
+/// A copy for somebody else, whose answer nobody waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mirror {
+    /// Who gets it.
+    pub backend: ServiceName,
+    /// On which port.
+    pub port: u16,
+    /// How many of `denominator` requests.
+    pub numerator: u32,
+    /// Not 0.
+    pub denominator: u32,
+}
+
+impl Mirror {
+    /// Whether this request is copied.
+    pub fn takes(&self, random: u64) -> bool {
+        below(random, u64::from(self.denominator)) < u64::from(self.numerator)
+    }
+}
+
+/// One of the places where a rule sends requests.
+#[derive(Debug, Clone)]
+pub struct Backend {
+    /// The service; `None` where the reference leads nowhere, which answers 500 (Gateway API,
+    /// `HTTPRouteRule.backendRefs`).
+    pub service: Option<ServiceName>,
+    /// Its port.
+    pub port: u16,
+    /// Its share, 0 to 1,000,000.
+    pub weight: u32,
+    /// For its requests only, after the rule's.
+    pub filters: Arc<[Filter]>,
+}
+
+/// Chooses a backend by weight; `None` where there is none, or none has a weight.
+pub fn pick_backend(backends: &[Backend], random: u64) -> Option<usize> {
+    let total: u64 = backends
+        .iter()
+        .map(|backend| u64::from(backend.weight))
+        .sum();
+    if total == 0 {
+        return None;
+    }
+    let mut rest = below(random, total);
+    backends.iter().position(|backend| {
+        let weight = u64::from(backend.weight);
+        let here = rest < weight;
+        rest = rest.saturating_sub(weight);
+        here
+    })
+}
+
+/// A number below `limit`, every one as likely but for one part in 2⁶⁴ / `limit`.
+fn below(random: u64, limit: u64) -> u64 {
+    // The high half of the product: as a division, and cheaper.
+    let product = u128::from(random) * u128::from(limit);
+    u64::try_from(product >> 64).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,467 @@
+//! Matches, their order, and what rules do.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use proptest::prelude::*;
+
+use super::*;
+
+fn name(name: &str) -> RouteName {
+    RouteName {
+        namespace: "shop".into(),
+        name: name.into(),
+    }
+}
+
+fn rule(label: &str, matches: Vec<HttpMatch>) -> Rule {
+    Rule {
+        name: Some(label.into()),
+        matches,
+        ..Rule::default()
+    }
+}
+
+fn route(label: &str, created: i64, rules: Vec<Rule>) -> Route {
+    Route {
+        name: name(label),
+        created,
+        rules,
+    }
+}
+
+fn exact(path: &str) -> HttpMatch {
+    HttpMatch::of(PathMatch::exact(path).unwrap())
+}
+
+fn prefix(path: &str) -> HttpMatch {
+    HttpMatch::of(PathMatch::prefix(path).unwrap())
+}
+
+fn pattern(text: &str) -> HttpMatch {
+    HttpMatch::of(PathMatch::pattern(text).unwrap())
+}
+
+impl HttpMatch {
+    fn method(mut self, method: Method) -> Self {
+        self.method = Some(method);
+        self
+    }
+
+    fn header(mut self, name: &str, value: &str) -> Self {
+        let wanted = ValueMatch::exact(value).unwrap();
+        self.headers.push((name.parse().unwrap(), wanted));
+        self
+    }
+
+    fn query(mut self, name: &str, value: &str) -> Self {
+        let wanted = ValueMatch::exact(value).unwrap();
+        self.queries.push((name.into(), wanted));
+        self
+    }
+}
+
+/// A request as one writes it: `GET /path?query name=value …`.
+struct Asked {
+    method: Method,
+    path: String,
+    query: Option<String>,
+    headers: HeaderMap,
+}
+
+impl Asked {
+    fn read(text: &str) -> Self {
+        let mut words = text.split(' ');
+        let method = words.next().unwrap().parse().unwrap();
+        let target = words.next().unwrap();
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(query.to_owned())),
+            None => (target, None),
+        };
+        let mut headers = HeaderMap::new();
+        for (name, value) in words.filter_map(|word| word.split_once('=')) {
+            let name: HeaderName = name.parse().unwrap();
+            headers.append(name, value.parse().unwrap());
+        }
+        Self {
+            method,
+            path: path.to_owned(),
+            query,
+            headers,
+        }
+    }
+
+    fn head(&self) -> RequestHead<'_> {
+        RequestHead {
+            method: &self.method,
+            path: &self.path,
+            query: self.query.as_deref(),
+            headers: &self.headers,
+        }
+    }
+}
+
+/// The name of the rule that each request meets, `-` for none.
+#[track_caller]
+fn check(table: &RouteTable, cases: &[(&str, &str)]) {
+    for (asked, expected) in cases {
+        let asked_for = Asked::read(asked);
+        let found = table.find(&asked_for.head());
+        let found = found.map_or("-", |found| found.rule.name.as_deref().unwrap());
+        assert_eq!(found, *expected, "{asked}");
+    }
+}
+
+/// The cases of Gateway API's conformance test MeshHTTPRouteMatching, and some of its own.
+#[test]
+fn one_route() {
+    let table = RouteTable::new(vec![route(
+        "matching",
+        0,
+        vec![
+            rule(
+                "v1",
+                vec![
+                    prefix("/"),
+                    HttpMatch::header(prefix("/"), "version", "one"),
+                ],
+            ),
+            rule(
+                "v2",
+                vec![
+                    prefix("/v2"),
+                    HttpMatch::header(prefix("/"), "version", "two"),
+                ],
+            ),
+            rule("exact", vec![exact("/v2/exactly")]),
+            rule("post", vec![prefix("/v2").method(Method::POST)]),
+            rule("query", vec![prefix("/").query("animal", "whale shark")]),
+            rule("pattern", vec![pattern("/[0-9]+")]),
+        ],
+    )]);
+    check(
+        &table,
+        &[
+            ("GET /", "v1"),
+            ("GET /example", "v1"),
+            ("GET / version=one", "v1"),
+            ("GET /v2", "v2"),
+            ("GET /v2/", "v2"),
+            ("GET /v2/a/b/c/d", "v2"),
+            ("GET /v2example", "v1"),
+            ("GET / version=two", "v2"),
+            ("GET /foo/v2/example", "v1"),
+            ("GET /v2/exactly", "exact"),
+            ("GET /v2/exactly/", "v2"),
+            ("POST /v2/exactly", "exact"),
+            ("POST /v2/a", "post"),
+            ("GET /x?animal=whale+shark", "query"),
+            ("GET /x?animal=whale%20shark&animal=dog", "query"),
+            ("GET /x?animal=dog&animal=whale+shark", "v1"),
+            ("GET /x?Animal=whale+shark", "v1"),
+            // A prefix goes before a pattern, and `/` takes everything.
+            ("GET /77", "v1"),
+        ],
+    );
+}
+
+#[test]
+fn the_more_specific_goes_first_whatever_the_order() {
+    let rules = vec![
+        rule("pattern", vec![pattern("/a/.*")]),
+        rule("a", vec![prefix("/a/")]),
+        rule("a header", vec![prefix("/a").header("x", "1")]),
+        rule(
+            "a headers",
+            vec![prefix("/a").header("x", "1").header("y", "1")],
+        ),
+        rule("a query", vec![prefix("/a").query("q", "1")]),
+        rule("a method", vec![prefix("/a").method(Method::PUT)]),
+        rule("a b", vec![prefix("/a/b")]),
+        rule("exact", vec![exact("/a/b")]),
+    ];
+    let cases = [
+        ("GET /a/c", "a"),
+        ("GET /a/c x=1", "a header"),
+        ("GET /a/c x=1 y=1", "a headers"),
+        ("GET /a/c?q=1", "a query"),
+        ("GET /a/c?q=1 x=1", "a header"),
+        ("PUT /a/c?q=1 x=1 y=1", "a method"),
+        ("GET /a/b/c x=1", "a b"),
+        ("GET /a/b x=1", "exact"),
+        ("GET /b", "-"),
+    ];
+    check(&RouteTable::new(vec![route("r", 0, rules.clone())]), &cases);
+    let backwards = rules.into_iter().rev().collect();
+    check(&RouteTable::new(vec![route("r", 0, backwards)]), &cases);
+}
+
+#[test]
+fn between_equals_the_older_route_then_the_alphabet_then_the_document() {
+    let table = |routes: &[(&str, i64, &[&str])]| {
+        let routes = routes.iter().map(|(name, created, rules)| {
+            let rules = rules.iter().map(|label| rule(label, vec![prefix("/x")]));
+            route(name, *created, rules.collect())
+        });
+        RouteTable::new(routes.collect())
+    };
+    let newer_first = table(&[("a", 9, &["newer"]), ("b", 3, &["older"])]);
+    check(&newer_first, &[("GET /x", "older")]);
+    let same_age = table(&[("b", 3, &["b"]), ("a", 3, &["a"])]);
+    check(&same_age, &[("GET /x", "a")]);
+    let one = table(&[("a", 3, &["first", "second"])]);
+    check(&one, &[("GET /x", "first")]);
+}
+
+#[test]
+fn a_rule_without_matches_takes_everything() {
+    let table = RouteTable::new(vec![route("r", 0, vec![rule("all", Vec::new())])]);
+    check(&table, &[("DELETE /a?b=c", "all"), ("GET /", "all")]);
+    check(&RouteTable::new(Vec::new()), &[("GET /", "-")]);
+}
+
+#[test]
+fn values() {
+    let mut by_pattern = prefix("/");
+    let pattern = Pattern::parse("v[0-9]+").unwrap();
+    by_pattern
+        .headers
+        .push(("x".parse().unwrap(), ValueMatch::Pattern(pattern)));
+    let joined = prefix("/").header("list", "a,b");
+    let rules = vec![
+        rule("pattern", vec![by_pattern]),
+        rule("joined", vec![joined]),
+    ];
+    check(
+        &RouteTable::new(vec![route("r", 0, rules)]),
+        &[
+            ("GET / x=v12", "pattern"),
+            ("GET / x=av1", "-"),
+            ("GET / x=v1b", "-"),
+            ("GET / list=a list=b", "joined"),
+            ("GET / list=a", "-"),
+        ],
+    );
+}
+
+#[test]
+fn grpc_methods() {
+    let of = |service, method| HttpMatch::of(PathMatch::grpc(service, method).unwrap());
+    let table = RouteTable::new(vec![route(
+        "r",
+        0,
+        vec![
+            rule("any", vec![of(None, None)]),
+            rule("service", vec![of(Some("shop.Orders"), None)]),
+            rule("method", vec![of(Some("shop.Orders"), Some("Get"))]),
+        ],
+    )]);
+    check(
+        &table,
+        &[
+            ("POST /shop.Orders/Get", "method"),
+            ("POST /shop.Orders/Put", "service"),
+            ("POST /shop.Ordersx/Put", "any"),
+        ],
+    );
+    let wherever = RouteTable::new(vec![route(
+        "r",
+        0,
+        vec![rule("get", vec![of(None, Some("Get"))])],
+    )]);
+    check(
+        &wherever,
+        &[("POST /a.B/Get", "get"), ("POST /a.B/Getx", "-")],
+    );
+}
+
+#[test]
+fn what_is_no_match_says_so() {
+    for bad in [
+        "", "a", "/a//b", "/a/./b", "/a/../b", "/a/..", "/a%2Fb", "/a#b",
+    ] {
+        for made in [PathMatch::exact(bad), PathMatch::prefix(bad)] {
+            let error = made.unwrap_err().to_string();
+            assert!(error.contains(&format!("{bad:?}")), "{bad}: {error}");
+        }
+    }
+    for bad in ["(", "a)(b", "[", "(?=a)", "a{100000}{100000}"] {
+        let error = Pattern::parse(bad).unwrap_err().to_string();
+        assert!(error.contains("pattern"), "{bad}: {error}");
+    }
+    assert!(ValueMatch::exact(&"x".repeat(5000)).is_err());
+}
+
+/// The table in Gateway API's documentation of `ReplacePrefixMatch`.
+#[test]
+fn prefixes_are_replaced() {
+    let cases = [
+        ("/foo/bar", "/foo", "/xyz", "/xyz/bar"),
+        ("/foo/bar", "/foo", "/xyz/", "/xyz/bar"),
+        ("/foo/bar", "/foo/", "/xyz", "/xyz/bar"),
+        ("/foo/bar", "/foo/", "/xyz/", "/xyz/bar"),
+        ("/foo", "/foo", "/xyz", "/xyz"),
+        ("/foo/", "/foo", "/xyz", "/xyz/"),
+        ("/foo/bar", "/foo", "", "/bar"),
+        ("/foo/", "/foo", "", "/"),
+        ("/foo", "/foo", "", "/"),
+        ("/foo/", "/foo", "/", "/"),
+        ("/foo", "/foo", "/", "/"),
+    ];
+    for (path, prefix, replacement, expected) in cases {
+        let Ok(PathMatch::Prefix(prefix)) = PathMatch::prefix(prefix) else {
+            panic!("{prefix} is one");
+        };
+        let rewrite = PathRewrite::Prefix(replacement.into());
+        let found = rewrite.apply(path, Some(&prefix));
+        assert_eq!(found, expected, "{path} by {prefix} to {replacement}");
+    }
+    assert_eq!(PathRewrite::Full("/one".into()).apply("/a/b", None), "/one");
+}
+
+#[test]
+fn redirections_name_what_changes() {
+    let location = |redirect: &Redirect| {
+        redirect.location("web.shop.mesh", 8080, "/a/b", Some("q=1"), Some("/a"))
+    };
+    let plain = Redirect::default();
+    assert_eq!(location(&plain), "http://web.shop.mesh:8080/a/b?q=1");
+    let secure = Redirect {
+        scheme: Some(Scheme::Https),
+        hostname: Some("example.org".into()),
+        ..Redirect::default()
+    };
+    assert_eq!(location(&secure), "https://example.org/a/b?q=1");
+    let ports = Redirect {
+        port: Some(80),
+        path: Some(PathRewrite::Prefix("/c".into())),
+        ..Redirect::default()
+    };
+    assert_eq!(location(&ports), "http://web.shop.mesh/c/b?q=1");
+    for code in [301, 302, 303, 307, 308] {
+        assert_eq!(RedirectStatus::from_code(code).unwrap().code(), code);
+    }
+    assert_eq!(RedirectStatus::from_code(304), None);
+}
+
+#[test]
+fn headers_are_changed() {
+    let field = |name: &str, value: &str| {
+        let name: HeaderName = name.parse().unwrap();
+        (name, HeaderValue::from_str(value).unwrap())
+    };
+    let modifier = HeaderModifier {
+        set: vec![field("x-set", "new")],
+        add: vec![field("x-add", "more"), field("x-set", "too")],
+        remove: vec!["x-remove".parse().unwrap()],
+    };
+    let mut headers: HeaderMap = [
+        field("x-set", "old"),
+        field("x-add", "one"),
+        field("x-remove", "a"),
+    ]
+    .into_iter()
+    .collect();
+    modifier.apply(&mut headers);
+    let all = |name| headers.get_all(name).iter().collect::<Vec<_>>();
+    assert_eq!(all("x-set"), ["new", "too"]);
+    assert_eq!(all("x-add"), ["one", "more"]);
+    assert_eq!(all("x-remove"), [""; 0]);
+}
+
+#[test]
+fn backends_by_weight() {
+    let backend = |weight| Backend {
+        service: None,
+        port: 80,
+        weight,
+        filters: [].into(),
+    };
+    let share = |weights: &[u32]| {
+        let backends: Vec<Backend> = weights.iter().copied().map(backend).collect();
+        let mut counts = vec![0; weights.len()];
+        for number in 0..10_000u64 {
+            let random = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            if let Some(index) = pick_backend(&backends, random) {
+                counts[index] += 1;
+            }
+        }
+        counts
+    };
+    let [first, second] = share(&[70, 30])[..] else {
+        panic!("two");
+    };
+    assert!((6900..7100).contains(&first), "{first} and {second}");
+    assert_eq!(first + second, 10_000);
+    assert_eq!(share(&[0, 1]), [0, 10_000]);
+    assert_eq!(share(&[0, 0]), [0, 0]);
+    assert_eq!(share(&[]), [0; 0]);
+    let mirror = |numerator| Mirror {
+        backend: "shop/copy".parse().unwrap(),
+        port: 80,
+        numerator,
+        denominator: 100,
+    };
+    for random in [0, 1 << 40, u64::MAX] {
+        assert!(mirror(100).takes(random) && !mirror(0).takes(random));
+    }
+}
+
+fn any_match() -> impl Strategy<Value = HttpMatch> {
+    let path = prop_oneof![
+        "(/[ab]{1,2}){1,3}/?".prop_map(|path| exact(&path)),
+        "(/[ab]{1,2}){0,3}/?".prop_map(|path| prefix(if path.is_empty() { "/" } else { &path })),
+        "/[ab]\\.\\*".prop_map(|text| pattern(&text)),
+    ];
+    (path, 0..3u8, 0..3usize, 0..3usize).prop_map(|(path, method, headers, queries)| {
+        let path = match method {
+            0 => path.method(Method::GET),
+            1 => path.method(Method::PUT),
+            _ => path,
+        };
+        let path = ["x", "y"][..headers.min(2)]
+            .iter()
+            .fold(path, |path, name| path.header(name, "1"));
+        ["p", "q"][..queries.min(2)]
+            .iter()
+            .fold(path, |path, name| path.query(name, "1"))
+    })
+}
+
+proptest! {
+    /// The table finds what comes first in the order of all matches that take the request.
+    #[test]
+    fn the_table_finds_the_first_by_precedence(
+        routes in proptest::collection::vec(
+            (0..3i64, proptest::collection::vec(
+                proptest::collection::vec(any_match(), 0..3), 1..4)), 0..5),
+        path in "(/[ab]{1,3}){0,4}/?",
+        put: bool,
+        query in prop_oneof![Just(""), Just("?p=1"), Just("?p=1&q=1")],
+        headers in prop_oneof![Just(""), Just(" x=1"), Just(" x=1 y=1")],
+    ) {
+        let routes = routes.into_iter().enumerate().map(|(index, (created, rules))| {
+            let rules = rules.into_iter().map(|matches| rule("r", matches)).collect();
+            route(&format!("r{index}"), created, rules)
+        });
+        let table = RouteTable::new(routes.collect());
+        let path = if path.starts_with('/') { path } else { format!("/{path}") };
+        let method = if put { "PUT" } else { "GET" };
+        let asked = Asked::read(&format!("{method} {path}{query}{headers}"));
+        let head = asked.head();
+        let takes = |place: &Place| match table.path(*place) {
+            Some(PathMatch::Exact(exact)) => **exact == *path,
+            Some(PathMatch::Prefix(prefix)) => path
+                .strip_prefix(&**prefix)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
+            Some(PathMatch::Pattern(_)) | None => true,
+        };
+        let mut all = table.all();
+        all.sort();
+        let expected = all
+            .iter()
+            .map(|precedence| precedence.place)
+            .find(|place| takes(place) && table.meets(*place, &head));
+        let found = table.find(&head).map(|found| (found.route.name.clone(), found.index));
+        let expected = expected.map(|place| (table.routes()[place.route].name.clone(), place.rule));
+        prop_assert_eq!(found, expected);
+    }
+}
