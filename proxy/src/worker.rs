@@ -233,8 +233,19 @@ pub fn reset(stream: &TcpStream) {
     }
 }
 
-/// Where the client wanted to go, by the kernel's record of the redirection.
-pub fn original_destination(stream: &TcpStream) -> io::Result<Option<SocketAddr>> {
+/// Where a redirected connection was meant to go, by the kernel's record of it. One that nobody
+/// redirected is reset.
+pub fn redirected(stream: &TcpStream, client: SocketAddr) -> Option<SocketAddr> {
+    match original_destination(stream) {
+        Ok(Some(destination)) => return Some(destination),
+        Ok(None) => tracing::debug!(%client, "a connection that nobody redirected: refused"),
+        Err(error) => tracing::warn!(%client, %error, "original destination unknown"),
+    }
+    reset(stream);
+    None
+}
+
+fn original_destination(stream: &TcpStream) -> io::Result<Option<SocketAddr>> {
     let local = stream.local_addr()?;
     let mapped = match local.ip() {
         IpAddr::V6(address) => address.to_ipv4_mapped().is_some(),

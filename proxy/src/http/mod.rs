@@ -5,18 +5,23 @@ mod record;
 pub(crate) mod trace;
 mod trailers;
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
-use http::{Response, StatusCode, Version};
+use http::{Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
 use hyper::rt::Executor;
-use hyper_util::rt::TokioTimer;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use weft_core::headers::WEFT_REASON;
 use weft_core::reason::Reason;
 
 use crate::config::ProxyConfig;
+use crate::drain::Drain;
 
 pub use body::{BodyGuard, ProxyBody, Relayed};
 pub use record::Record;
@@ -45,8 +50,25 @@ where
     }
 }
 
+/// Both kinds of server connections have these methods, and no trait that says so.
+macro_rules! until_drained {
+    ($connection:expr, $drain:expr) => {{
+        let mut connection = std::pin::pin!($connection);
+        tokio::select! {
+            result = connection.as_mut() => result,
+            () = $drain.leaving() => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    result = connection.as_mut() => result,
+                    () = $drain.cut() => Ok(()),
+                }
+            }
+        }
+    }};
+}
+
 /// A server for HTTP/1.x as every listener uses it.
-pub fn http1_server(config: &ProxyConfig) -> hyper::server::conn::http1::Builder {
+fn http1_server(config: &ProxyConfig) -> hyper::server::conn::http1::Builder {
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder
         .auto_date_header(false)
@@ -63,7 +85,7 @@ pub fn http1_server(config: &ProxyConfig) -> hyper::server::conn::http1::Builder
 }
 
 /// A server for HTTP/2 as every listener uses it.
-pub fn http2_server(config: &ProxyConfig) -> hyper::server::conn::http2::Builder<LocalExecutor> {
+fn http2_server(config: &ProxyConfig) -> hyper::server::conn::http2::Builder<LocalExecutor> {
     let limits = &config.limits;
     let mut builder = hyper::server::conn::http2::Builder::new(LocalExecutor);
     builder
@@ -118,25 +140,34 @@ fn ping(config: &ProxyConfig) -> Option<Duration> {
     (interval > Duration::ZERO).then_some(interval)
 }
 
-/// Drives a server connection to its end; when the sidecar leaves, it is told to come to one, and
-/// cut when the time for that is over.
-macro_rules! until_drained {
-    ($connection:expr, $drain:expr) => {{
-        let mut connection = std::pin::pin!($connection);
-        let drain: &$crate::drain::Drain = $drain;
-        tokio::select! {
-            result = connection.as_mut() => result,
-            () = drain.leaving() => {
-                connection.as_mut().graceful_shutdown();
-                tokio::select! {
-                    result = connection.as_mut() => result,
-                    () = drain.cut() => Ok(()),
-                }
-            }
-        }
-    }};
+/// Serves a client's connection to its end. When the sidecar leaves, the connection is told to come
+/// to one, and cut when the time for that is over.
+pub(crate) async fn serve<IO, H, F>(
+    io: IO,
+    http2: bool,
+    config: &ProxyConfig,
+    drain: &Drain,
+    handle: H,
+) where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Fn(Request<Incoming>) -> F + 'static,
+    F: Future<Output = Response<ProxyBody<Box<Record>>>> + 'static,
+{
+    let service = service_fn(move |request| {
+        let answer = handle(request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let io = TokioIo::new(io);
+    let result = if http2 {
+        until_drained!(http2_server(config).serve_connection(io, service), drain)
+    } else {
+        let connection = http1_server(config).serve_connection(io, service);
+        until_drained!(connection.with_upgrades(), drain)
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a client's connection ended");
+    }
 }
-pub(crate) use until_drained;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");

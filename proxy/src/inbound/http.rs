@@ -1,6 +1,5 @@
 //! Requests of others to the application.
 
-use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -8,7 +7,6 @@ use http::header::EXPECT;
 use http::request::Parts;
 use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use weft_core::headers::{
@@ -20,9 +18,7 @@ use weft_core::retry::is_idempotent;
 
 use super::{Application, Caller, Http1, dial, key};
 use crate::http::trace::begin_server;
-use crate::http::{
-    ProxyBody, Record, Trailers, WithTrailers, answer, http1_server, http2_server, is_grpc,
-};
+use crate::http::{ProxyBody, Record, Trailers, WithTrailers, answer, is_grpc};
 use crate::outbound::{chunks, describe, finish_upgrade, origin_form, relayed, send_upgrade};
 use crate::telemetry::metrics::{Direction, HttpStats, Wire};
 use crate::worker::Worker;
@@ -57,23 +53,11 @@ pub(super) async fn serve<IO>(
         application,
         caller,
     });
-    let service = service_fn(move |request| {
+    let handle = move |request| {
         let conversation = Rc::clone(&conversation);
-        async move { Ok::<_, Infallible>(conversation.handle(request).await) }
-    });
-    let (config, io) = (&shared.config, TokioIo::new(io));
-    let result = if http2 {
-        let connection = http2_server(config).serve_connection(io, service);
-        crate::http::until_drained!(connection, &shared.drain)
-    } else {
-        let connection = http1_server(config)
-            .serve_connection(io, service)
-            .with_upgrades();
-        crate::http::until_drained!(connection, &shared.drain)
+        async move { conversation.handle(request).await }
     };
-    if let Err(error) = result {
-        tracing::debug!(%error, "connection of a caller ended");
-    }
+    crate::http::serve(io, http2, &shared.config, &shared.drain, handle).await;
 }
 
 impl Conversation {

@@ -18,22 +18,14 @@ use crate::outbound::sniff;
 use crate::relay::{Ended, relay};
 use crate::telemetry::metrics::{Direction, HttpKey, Wire};
 use crate::tls::{Material, OpenError, Opened, Replayed, VerifiedPeer, open};
-use crate::worker::{Worker, original_destination, reset};
+use crate::worker::{Worker, redirected, reset};
 
 pub use application::{Application, Applications, Http1, dial};
 
 /// A connection that interception redirected here: from another sidecar, or from outside.
 pub async fn captured(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr) {
-    let destination = match original_destination(&stream) {
-        Ok(Some(destination)) => destination,
-        Ok(None) => {
-            tracing::debug!(%client, "a connection that nobody redirected: refused");
-            return reset(&stream);
-        }
-        Err(error) => {
-            tracing::warn!(%client, %error, "original destination unknown");
-            return reset(&stream);
-        }
+    let Some(destination) = redirected(&stream, client) else {
+        return;
     };
     let application = worker.applications.at(destination);
     serve(worker, stream, client, application, false).await;

@@ -1,7 +1,6 @@
 //! Requests of the application to a service.
 
 use std::cell::{Cell, RefCell};
-use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +10,6 @@ use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use weft_core::breaker::CallClass;
@@ -25,9 +22,7 @@ use weft_core::retry::{Failure, RetryPolicy, backoff, may_retry};
 use super::pool::{DialError, Slot};
 use super::{pick, upgrade};
 use crate::http::trace::{Trace, begin_client};
-use crate::http::{
-    ProxyBody, Record, Trailers, WithTrailers, answer, http1_server, http2_server, is_grpc,
-};
+use crate::http::{ProxyBody, Record, Trailers, WithTrailers, answer, is_grpc};
 use crate::mesh::{Call, EndpointKey, PortView};
 use crate::telemetry::metrics::Direction;
 use crate::tls::Replayed;
@@ -70,23 +65,11 @@ pub(super) async fn serve(
         generation: Cell::new(shared.mesh.generation()),
         authority: RefCell::new(None),
     });
-    let service = service_fn(move |request| {
+    let handle = move |request| {
         let conversation = Rc::clone(&conversation);
-        async move { Ok::<_, Infallible>(conversation.handle(request).await) }
-    });
-    let (config, io) = (&shared.config, TokioIo::new(stream));
-    let result = if http2 {
-        let connection = http2_server(config).serve_connection(io, service);
-        crate::http::until_drained!(connection, &shared.drain)
-    } else {
-        let connection = http1_server(config)
-            .serve_connection(io, service)
-            .with_upgrades();
-        crate::http::until_drained!(connection, &shared.drain)
+        async move { conversation.handle(request).await }
     };
-    if let Err(error) = result {
-        tracing::debug!(%error, "connection of the application ended");
-    }
+    crate::http::serve(stream, http2, &shared.config, &shared.drain, handle).await;
 }
 
 /// Why no answer came.

@@ -24,7 +24,7 @@ use crate::mesh::{Call, Destination, Endpoint, EndpointKey, PortView};
 use crate::relay::{Ended, relay};
 use crate::telemetry::metrics::{Direction, HttpKey, Wire};
 use crate::tls::{ALPN_TCP, Replayed};
-use crate::worker::{Worker, original_destination, reset};
+use crate::worker::{Worker, redirected, reset};
 
 pub(crate) use http::{chunks, describe, relayed};
 pub use pool::{DialError, Pool, Slot};
@@ -32,16 +32,8 @@ pub(crate) use upgrade::{finish as finish_upgrade, origin_form, send as send_upg
 
 /// A connection that interception redirected here.
 pub async fn captured(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr) {
-    let destination = match original_destination(&stream) {
-        Ok(Some(destination)) => destination,
-        Ok(None) => {
-            tracing::debug!(%client, "a connection that nobody redirected: refused");
-            return reset(&stream);
-        }
-        Err(error) => {
-            tracing::warn!(%client, %error, "original destination unknown");
-            return reset(&stream);
-        }
+    let Some(destination) = redirected(&stream, client) else {
+        return;
     };
     if let Some(host) = &worker.shared.host
         && host.address == destination.ip().to_canonical()
