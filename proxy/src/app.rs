@@ -268,11 +268,7 @@ impl Sidecar {
         let admin = admin_listeners.serve(&AdminServer::new(state, metrics, log));
         serve_dns(&shared, nest_dns)?;
         let workers = plan.spawn(&shared)?;
-        let ready = readiness.clone();
-        tokio::spawn(async move {
-            ready.wait().await;
-            memory::keep_small().await;
-        });
+        tokio::spawn(release_startup_pages(readiness.clone()));
         Ok(Self {
             shared,
             workers,
@@ -413,6 +409,16 @@ impl Sidecar {
             self.access_log_writer.wait(Duration::from_millis(100));
         });
         let _at_most_so_long = timeout(Duration::from_secs(5), ending).await;
+    }
+}
+
+/// Lets go of what only starting needed, once it is over.
+async fn release_startup_pages(readiness: Readiness) {
+    readiness.wait().await;
+    sleep(memory::RELEASE_AFTER).await;
+    match memory::release_startup_pages() {
+        Ok(kib) => tracing::debug!(kib, "let go of pages that starting needed"),
+        Err(error) => tracing::debug!(%error, "kept all pages that starting needed"),
     }
 }
 

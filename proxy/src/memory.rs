@@ -1,62 +1,20 @@
-//! Memory that is needed no more.
+//! Memory that only starting needed.
 //!
-//! Starting runs far more code than serving (arguments, documents, certificates, namespaces), and
-//! serving more than waiting. The kernel maps it in pieces of 64 KiB and keeps it mapped. A sidecar
-//! stands beside every workload, and most of them wait: once it is ready, and whenever it has done
-//! next to nothing for a while, it lets go of what it has not written to. What is used again comes
-//! back from the page cache with the next call, which costs the first request some 0.3 ms.
+//! Starting runs far more code than serving: arguments, documents, certificates, namespaces. The
+//! kernel maps it in pieces of 64 KiB and keeps it mapped. A sidecar stands beside every workload,
+//! so once it is ready it lets go of what it has not written to; what is still used comes back from
+//! the page cache with the next call.
 
 #![expect(
     unsafe_code,
-    reason = "madvise and clock_gettime are system calls without a safe wrapper"
+    reason = "madvise is a system call without a safe wrapper"
 )]
 
 use std::io;
 use std::time::Duration;
 
-/// From readiness until what starting needed is let go: the end of it runs a little longer.
-const RELEASE_AFTER: Duration = Duration::from_secs(1);
-/// Who used less than this much of a processor in such a time has done next to nothing.
-const IDLE_TIME: Duration = Duration::from_secs(60);
-const IDLE_USE: Duration = Duration::from_millis(100);
-
-/// Lets go of pages when starting is over, and whenever nothing has happened for a while. To be
-/// called once the sidecar is ready; runs until it is dropped.
-pub async fn keep_small() {
-    tokio::time::sleep(RELEASE_AFTER).await;
-    loop {
-        match release_clean_pages() {
-            Ok(kib) => tracing::debug!(kib, "let go of pages that are not needed now"),
-            Err(error) => {
-                tracing::debug!(%error, "kept all pages");
-                return;
-            }
-        }
-        let mut before = processor_time();
-        loop {
-            tokio::time::sleep(IDLE_TIME).await;
-            let now = processor_time();
-            if now.saturating_sub(before) < IDLE_USE {
-                break;
-            }
-            before = now;
-        }
-    }
-}
-
-/// What the process has used of processors so far, all threads together.
-fn processor_time() -> Duration {
-    let mut now = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: `now` is a valid place for the kernel to write one timespec.
-    if unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut now) } != 0 {
-        return Duration::ZERO;
-    }
-    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or(0))
-}
+/// From readiness until what starting needed is let go: first connections use much of the rest.
+pub const RELEASE_AFTER: Duration = Duration::from_secs(1);
 
 /// A mapping of a file that this process cannot write to and has no copy of.
 #[derive(Debug, PartialEq, Eq)]
@@ -70,7 +28,7 @@ struct Clean {
 /// # Errors
 ///
 /// When the kernel does not say what is mapped.
-fn release_clean_pages() -> io::Result<u64> {
+pub fn release_startup_pages() -> io::Result<u64> {
     let (mappings, resident) = clean_mappings(&std::fs::read_to_string("/proc/self/smaps")?);
     for Clean { start, length } in mappings {
         let address = std::ptr::with_exposed_provenance_mut::<libc::c_void>(start);
@@ -167,7 +125,7 @@ mod tests {
     fn what_is_let_go_comes_back() {
         let table: &'static str = include_str!("memory.rs");
         let before = table.len() + table.bytes().filter(|byte| *byte == b'\n').count();
-        assert!(release_clean_pages().expect("smaps is there") > 0);
+        assert!(release_startup_pages().expect("smaps is there") > 0);
         let after = table.len() + table.bytes().filter(|byte| *byte == b'\n').count();
         assert_eq!(before, after);
     }
