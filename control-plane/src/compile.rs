@@ -128,7 +128,7 @@ pub fn compile(world: World<'_>, before: &Compiled, revision: u64) -> Compiled {
     for resource in everybodys {
         compiled.add(resource, Vec::new(), before);
     }
-    for name in service_names(world) {
+    for name in service_names(world.entries, world.services) {
         let resource = Resource::Service(compile_service(world, name));
         let aliases = resource.aliases();
         compiled.add(resource, aliases, before);
@@ -150,9 +150,12 @@ pub fn compile(world: World<'_>, before: &Compiled, revision: u64) -> Compiled {
 }
 
 /// Every service that exists: asked for, or named by a workload.
-pub fn service_names(world: World<'_>) -> BTreeSet<&ServiceName> {
-    let named = world.entries.iter().flat_map(|e| &e.registration.services);
-    world.services.keys().chain(named).collect()
+pub fn service_names<'a>(
+    entries: &'a [Entry],
+    services: &'a BTreeMap<ServiceName, ServiceSpec>,
+) -> BTreeSet<&'a ServiceName> {
+    let named = entries.iter().flat_map(|e| &e.registration.services);
+    services.keys().chain(named).collect()
 }
 
 fn compile_service(world: World<'_>, name: &ServiceName) -> Service {

@@ -353,16 +353,8 @@ impl Plane {
         let config = self.mesh_config(&state);
         let bundle = self.bundle(&state);
         let mut addresses = std::mem::take(&mut state.addresses);
-        let names: BTreeSet<ServiceName> = {
-            let world = World {
-                entries: &entries,
-                services: &state.services,
-                addresses: &addresses,
-                config: &config,
-                bundle: &bundle,
-            };
-            service_names(world).into_iter().cloned().collect()
-        };
+        let names = service_names(&entries, &state.services);
+        let names: BTreeSet<ServiceName> = names.into_iter().cloned().collect();
         let changed = addresses.assign(&names, unix_seconds());
         let world = World {
             entries: &entries,

@@ -77,8 +77,7 @@ pub fn admin_router(plane: Arc<Plane>, status: Status) -> Router {
         .route("/v1/certs", get(views::certs))
         .route("/v1/certs/revoke", post(revoke))
         .route("/v1/operators", post(create_operator).get(views::operators))
-        .route("/v1/status", get(views::status))
-        .route("/v1/targets", get(views::targets));
+        .route("/v1/status", get(views::status));
     let status = Arc::new(status);
     guarded(routes).with_state(Admin {
         plane,

@@ -232,10 +232,6 @@ pub(super) async fn status(State(admin): State<Admin>) -> Answer<StatusInfo> {
     }))
 }
 
-pub(super) async fn targets(State(admin): State<Admin>) -> Answer<Vec<Target>> {
-    Ok(Json(scrape_targets(&admin.plane)))
-}
-
 /// For Prometheus' `http_sd_configs`: every sidecar that says where it serves metrics.
 pub(crate) fn scrape_targets(plane: &Plane) -> Vec<Target> {
     plane.entries().iter().filter_map(target).collect()

@@ -86,7 +86,7 @@ reasons! {
         "send less at a time, add endpoints, or raise the limit";
     PendingLimit = "pending-limit", 503, 8, Mesh,
         "too many requests wait for a connection",
-        "add endpoints, or raise limits.max_pending_requests";
+        "add endpoints, or raise the limit";
     ConnectionLimit = "connection-limit", 503, 8, Mesh,
         "too many connections",
         "reuse connections, add endpoints, or raise the connection limit";

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::balance::pick_random;
 use crate::name::ServiceName;
 
 /// Something that a rule does.
@@ -221,7 +222,11 @@ pub struct Mirror {
 impl Mirror {
     /// Whether this request is copied.
     pub fn takes(&self, random: u64) -> bool {
-        below(random, u64::from(self.denominator)) < u64::from(self.numerator)
+        let shares = [
+            self.numerator,
+            self.denominator.saturating_sub(self.numerator),
+        ];
+        pick_random(shares.len(), random, |_| false, |index| shares[index]) == Some(0)
     }
 }
 
@@ -241,25 +246,10 @@ pub struct Backend {
 
 /// Chooses a backend by weight; `None` where there is none, or none has a weight.
 pub fn pick_backend(backends: &[Backend], random: u64) -> Option<usize> {
-    let total: u64 = backends
-        .iter()
-        .map(|backend| u64::from(backend.weight))
-        .sum();
-    if total == 0 {
-        return None;
-    }
-    let mut rest = below(random, total);
-    backends.iter().position(|backend| {
-        let weight = u64::from(backend.weight);
-        let here = rest < weight;
-        rest = rest.saturating_sub(weight);
-        here
-    })
-}
-
-/// A number below `limit`, every one as likely but for one part in 2⁶⁴ / `limit`.
-fn below(random: u64, limit: u64) -> u64 {
-    // The high half of the product: as a division, and cheaper.
-    let product = u128::from(random) * u128::from(limit);
-    u64::try_from(product >> 64).unwrap_or(u64::MAX)
+    pick_random(
+        backends.len(),
+        random,
+        |_| false,
+        |index| backends[index].weight,
+    )
 }
