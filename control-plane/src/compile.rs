@@ -14,7 +14,7 @@ use weft_core::model::{
 use weft_core::name::ServiceName;
 use weft_proto::resource::{Kind, Resource};
 
-use crate::document::ServiceSpec;
+use crate::document::{PolicyName, ServiceSpec, TrafficPolicySpec};
 use crate::registry::Entry;
 use crate::sha256_hex;
 
@@ -33,6 +33,8 @@ pub struct World<'a> {
     pub entries: &'a [Entry],
     /// Services that were asked for.
     pub services: &'a BTreeMap<ServiceName, ServiceSpec>,
+    /// How callers treat them, the oldest first.
+    pub policies: &'a [(PolicyName, TrafficPolicySpec)],
     /// Their virtual addresses.
     pub addresses: &'a VirtualAddresses,
     /// Mesh-wide settings.
@@ -200,12 +202,34 @@ fn compile_service(world: World<'_>, name: &ServiceName) -> Service {
         .filter_map(|entry| compile_endpoint(entry, &ports))
         .collect();
     endpoints.sort_by(|a, b| a.instance.cmp(&b.instance));
+    let policies = ports.keys().filter_map(|port| {
+        let (_name, spec) = policy_of(world.policies, name, *port)?;
+        Some((*port, Arc::new(spec.resolve())))
+    });
     Service {
+        policies: policies.collect(),
         name: name.clone(),
         addresses: world.addresses.of(name),
         ports: service_ports.collect(),
         endpoints,
     }
+}
+
+/// The policy that is in force for a port: one for the port beats one for the whole service, and
+/// between two for the same the older wins. Policies are given the oldest first.
+fn policy_of<'a>(
+    policies: &'a [(PolicyName, TrafficPolicySpec)],
+    service: &ServiceName,
+    port: u16,
+) -> Option<&'a (PolicyName, TrafficPolicySpec)> {
+    let for_port = |wanted: Option<u16>| {
+        policies.iter().find(|(name, spec)| {
+            name.namespace == service.namespace()
+                && spec.target_ref.name == service.name()
+                && spec.target_ref.port == wanted
+        })
+    };
+    for_port(Some(port)).or_else(|| for_port(None))
 }
 
 /// Ports that are not ready are no endpoints.
@@ -381,6 +405,33 @@ mod tests {
 
     fn name(n: u32) -> ServiceName {
         format!("shop/s{n}").parse().unwrap()
+    }
+
+    #[test]
+    fn the_most_specific_policy_wins_then_the_oldest() {
+        let policy = |namespace: &str, own: &str, name: &str, port: Option<u16>| {
+            let target = serde_json::json!({"kind": "Service", "name": name, "port": port});
+            let spec = serde_json::json!({ "targetRef": target });
+            let own = PolicyName {
+                namespace: namespace.to_owned(),
+                name: own.to_owned(),
+            };
+            (own, serde_json::from_value(spec).unwrap())
+        };
+        let policies = [
+            policy("other", "elsewhere", "web", Some(80)),
+            policy("shop", "whole", "web", None),
+            policy("shop", "younger", "web", None),
+            policy("shop", "port", "web", Some(80)),
+        ];
+        let won = |service: &str, port| {
+            let service: ServiceName = service.parse().unwrap();
+            policy_of(&policies, &service, port).map(|(name, _)| name.name.as_str())
+        };
+        assert_eq!(won("shop/web", 80), Some("port"));
+        assert_eq!(won("shop/web", 81), Some("whole"));
+        assert_eq!(won("shop/orders", 80), None);
+        assert_eq!(won("other/web", 81), None);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The user-facing model: documents in Kubernetes' form, read strictly. What is wrong is said with
 //! file, field path, what was found and what is allowed, for the whole input at once.
 
+mod traffic_policy;
+
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Deserializer, Serialize};
@@ -10,10 +12,15 @@ use weft_core::name::{ServiceName, check_label};
 
 use crate::store::ResourceKey;
 
+pub use traffic_policy::{
+    BackoffSpec, BudgetSpec, CircuitBreakerSpec, HalfOpenSpec, LoadBalancerSpec, LoadBalancerType,
+    RetrySpec, TargetKind, TargetRef, Time, TimeoutsSpec, TrafficPolicySpec, WindowSpec,
+};
+
 /// The group and version of our own kinds.
 pub const API_VERSION: &str = "weft-mesh.io/v1alpha1";
 /// The kinds that exist. To add one: a variant of [`Document`], its spec, and its checks below.
-pub const KINDS: [&str; 2] = ["Service", "MeshConfig"];
+pub const KINDS: [&str; 3] = ["Service", "MeshConfig", "TrafficPolicy"];
 /// Largest input, bytes.
 pub const INPUT_MAX_BYTES: usize = 4 * 1024 * 1024;
 /// Documents in one input.
@@ -44,6 +51,17 @@ pub enum Document {
     Service(ServiceName, ServiceSpec),
     /// Settings of the mesh as a whole; there is one, `weft-system/mesh`.
     MeshConfig(MeshConfigSpec),
+    /// How callers treat a service; by its own name.
+    TrafficPolicy(PolicyName, Box<TrafficPolicySpec>),
+}
+
+/// What a policy goes by.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PolicyName {
+    /// The namespace.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
 }
 
 /// `spec` of a Service.
@@ -132,6 +150,7 @@ impl Document {
         match self {
             Self::Service(name, _) => key("Service", name.namespace(), name.name()),
             Self::MeshConfig(_) => key("MeshConfig", "weft-system", "mesh"),
+            Self::TrafficPolicy(policy, _) => key("TrafficPolicy", &policy.namespace, &policy.name),
         }
     }
 
@@ -141,6 +160,7 @@ impl Document {
         let spec = match self {
             Self::Service(_, spec) => serde_json::to_value(spec),
             Self::MeshConfig(spec) => serde_json::to_value(spec),
+            Self::TrafficPolicy(_, spec) => serde_json::to_value(spec),
         };
         serde_json::json!({
             "apiVersion": API_VERSION,
@@ -314,10 +334,37 @@ fn parse(check: &mut Check<'_>, value: &Value) -> Option<Document> {
             }
             Some(Document::MeshConfig(spec))
         }
+        "TrafficPolicy" => {
+            let spec: TrafficPolicySpec = check.typed("spec.", &envelope.spec)?;
+            check_policy(check, &spec);
+            let name = PolicyName {
+                namespace: envelope.metadata.namespace,
+                name: envelope.metadata.name,
+            };
+            Some(Document::TrafficPolicy(name, Box::new(spec)))
+        }
         other => {
             check.add("kind", format!("{other:?}"), KINDS.join(", "));
             None
         }
+    }
+}
+
+fn check_policy(check: &mut Check<'_>, spec: &TrafficPolicySpec) {
+    let target = &spec.target_ref;
+    if check_label(&target.name).is_err() {
+        check.add(
+            "spec.targetRef.name",
+            format!("{:?}", target.name),
+            "the name of a Service of this namespace",
+        );
+    }
+    if target.port == Some(0) {
+        check.add("spec.targetRef.port", 0, "1 to 65535");
+    }
+    for error in spec.resolve().validate() {
+        let path = format!("spec.{}", error.field);
+        check.add(path, error.found, error.allowed);
     }
 }
 
@@ -384,6 +431,7 @@ mod tests {
         let examples = [
             include_str!("../../deploy/examples/service.yaml"),
             include_str!("../../deploy/examples/mesh-config.yaml"),
+            include_str!("../../deploy/examples/traffic-policy.yaml"),
         ];
         let kinds: BTreeSet<String> = examples
             .into_iter()
@@ -391,6 +439,53 @@ mod tests {
             .map(|document| document.key().kind)
             .collect();
         assert_eq!(kinds.len(), KINDS.len(), "an example for every kind");
+    }
+
+    #[test]
+    fn policies_are_read_strictly() {
+        let policy = |rest: &str| {
+            format!(
+                "apiVersion: weft-mesh.io/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: p, namespace: shop}}\nspec: {{targetRef: {{kind: Service, name: web}}, {rest}}}\n"
+            )
+        };
+        let good = policy("circuitBreaker: {window: {count: 10}, openTime: 1500ms}");
+        let document = read("-", &good).unwrap().remove(0);
+        assert_eq!(Document::from_value(document.to_value()).unwrap(), document);
+        let cases = [
+            ("timeouts: {request: soon}", "spec.timeouts.request", "soon"),
+            ("timeouts: {request: -1s}", "spec.timeouts.request", "-1s"),
+            ("timeouts: {request: 0s}", "spec.timeouts.request", "0"),
+            (
+                "timeouts: {request: 1s, perTry: 2s}",
+                "spec.timeouts.perTry",
+                "2s",
+            ),
+            (
+                "circuitBreaker: {failureRate: 1.5}",
+                "spec.circuitBreaker.failureRate",
+                "1.5",
+            ),
+            (
+                "circuitBreaker: {window: {count: 1, time: 1s}}",
+                "spec.circuitBreaker.window",
+                "",
+            ),
+            (
+                "loadBalancer: {type: fair}",
+                "spec.loadBalancer.type",
+                "fair",
+            ),
+            ("retry: {attempts: 99}", "spec.retry.attempts", "99"),
+            ("retry: {atempts: 1}", "spec.retry", "unknown"),
+            (
+                "retry: {budget: {ratio: -1}}",
+                "spec.retry.budget.ratio",
+                "",
+            ),
+        ];
+        for (rest, path, found) in cases {
+            check(&policy(rest), path, found);
+        }
     }
 
     #[test]

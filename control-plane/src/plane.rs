@@ -13,7 +13,7 @@ use weft_core::name::{ServiceName, SpiffeId};
 
 use crate::ca::{self, Authority, CaError, SignedLeaf};
 use crate::compile::{Assigned, Compiled, VirtualAddresses, World, compile, service_names};
-use crate::document::{Document, MeshConfigSpec, ServiceSpec};
+use crate::document::{Document, MeshConfigSpec, PolicyName, ServiceSpec, TrafficPolicySpec};
 use crate::operator::{self, OperatorRecord};
 use crate::registry::{Entry, Refused, Registry, check_binding, check_values};
 use crate::store::{RecordWrite, Revision, Store, StoreError};
@@ -170,6 +170,8 @@ struct State {
     /// Addresses that could not be written down yet.
     unsaved: BTreeMap<ServiceName, Assigned>,
     services: BTreeMap<ServiceName, ServiceSpec>,
+    /// The oldest first.
+    policies: Vec<(PolicyName, TrafficPolicySpec)>,
     config: MeshConfigSpec,
     revision: Revision,
 }
@@ -272,20 +274,27 @@ impl Plane {
         let revision = *self.store.watch().borrow();
         let mut services = BTreeMap::new();
         let mut config = MeshConfigSpec::default();
+        let mut policies = Vec::new();
         for resource in self.store.list()? {
             match Document::from_value(resource.document) {
                 Ok(Document::Service(name, spec)) => {
                     services.insert(name, spec);
                 }
                 Ok(Document::MeshConfig(spec)) => config = spec,
+                Ok(Document::TrafficPolicy(name, spec)) => {
+                    policies.push((resource.created, name, *spec));
+                }
                 Err(problems) => {
                     let key = resource.key;
                     tracing::error!(%key, ?problems, "a stored resource is not readable: left out");
                 }
             }
         }
+        policies.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        let policies = policies.into_iter().map(|(_, name, spec)| (name, spec));
         let mut state = self.state();
         state.services = services;
+        state.policies = policies.collect();
         state.config = config;
         state.revision = revision;
         drop(state);
@@ -359,6 +368,7 @@ impl Plane {
         let world = World {
             entries: &entries,
             services: &state.services,
+            policies: &state.policies,
             addresses: &addresses,
             config: &config,
             bundle: &bundle,

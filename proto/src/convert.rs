@@ -1,12 +1,15 @@
 //! Wire to domain and back. Everything is checked here, once, whole or not at all.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use weft_core::model::{
     AppProtocol, Cidr, Endpoint, EndpointPort, MeshConfig, RegisteredPort, Registration, Service,
     ServicePort, Transport, TrustBundle, UnknownDestinations, Workload,
 };
 use weft_core::name::{NameError, ServiceName, WorkloadName};
+
+use weft_core::policy::{PolicyError, TrafficPolicy};
 
 use crate::{mesh, registry};
 
@@ -40,6 +43,9 @@ pub enum Rejection {
         /// What is allowed.
         allowed: &'static str,
     },
+    /// A policy in it is not allowed.
+    #[error("policies.policy.{0}")]
+    Policy(#[from] PolicyError),
 }
 
 const PORT: &str = "a port from 1 to 65535";
@@ -230,6 +236,14 @@ impl From<&Service> for mesh::Service {
             addresses: service.addresses.iter().map(ToString::to_string).collect(),
             ports: service.ports.iter().map(Into::into).collect(),
             endpoints: service.endpoints.iter().map(Into::into).collect(),
+            policies: service
+                .policies
+                .iter()
+                .map(|(port, policy)| mesh::PortPolicy {
+                    port: u32::from(*port),
+                    policy: Some((&**policy).into()),
+                })
+                .collect(),
         }
     }
 }
@@ -240,7 +254,12 @@ impl TryFrom<mesh::Service> for Service {
     fn try_from(wire: mesh::Service) -> Result<Self, Rejection> {
         let ports = wire.ports.into_iter().map(ServicePort::try_from);
         let endpoints = wire.endpoints.into_iter().map(Endpoint::try_from);
+        let policies = wire.policies.into_iter().map(|wire| {
+            let policy = TrafficPolicy::try_from(wire.policy.unwrap_or_default())?;
+            Ok((port("policies.port", wire.port)?, Arc::new(policy)))
+        });
         Ok(Self {
+            policies: policies.collect::<Result<_, Rejection>>()?,
             name: name("name", ServiceName::new(&wire.namespace, &wire.name))?,
             addresses: addresses("addresses", &wire.addresses)?,
             ports: ports.collect::<Result<_, _>>()?,
@@ -452,6 +471,7 @@ impl TryFrom<registry::Registration> for Registration {
 #[cfg(test)]
 mod tests {
     use crate::resource::Resource;
+    use std::sync::Arc;
     use weft_core::model::{
         AppProtocol, Endpoint, EndpointPort, Service, ServicePort, Transport, TrustBundle,
     };
@@ -476,6 +496,7 @@ mod tests {
                     address: "[::1]:8080".parse().unwrap(),
                 }],
             }],
+            policies: [(80, Arc::default())].into(),
         }
     }
 

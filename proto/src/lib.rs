@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod convert;
+mod policy;
 pub mod resource;
 
 pub use convert::Rejection;

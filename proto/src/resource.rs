@@ -67,7 +67,7 @@ impl Kind {
 pub const MESH_CONFIG_NAME: &str = "mesh";
 
 /// One resource in its domain form.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Resource {
     /// A service.
     Service(Service),

@@ -23,6 +23,7 @@ mod operator;
 mod capture;
 // What is particular to pods.
 mod pods;
+mod policy;
 // Nothing fails while everything around is disturbed.
 mod continuity;
 // What is acknowledged is on the disk.

@@ -59,6 +59,7 @@ fn service_info(
         addresses: Vec::new(),
         ports: Vec::new(),
         endpoints: Vec::new(),
+        policies: BTreeMap::new(),
     });
     let endpoints = service.endpoints.into_iter().map(|endpoint| EndpointInfo {
         instance: endpoint.instance.to_string(),

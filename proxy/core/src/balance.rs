@@ -111,6 +111,42 @@ pub trait Candidate {
     fn weight(&self) -> u32;
 }
 
+/// Endpoints as balancing sees them, by their indices.
+pub trait Candidates {
+    /// How many there are.
+    fn count(&self) -> usize;
+    /// Whether this one may not be picked.
+    fn excluded(&self, index: usize) -> bool;
+    /// The cost of one more request, [`PeakEwma::score`]: lower is better.
+    fn score(&self, index: usize) -> f64;
+    /// Requests under way.
+    fn in_flight(&self, index: usize) -> u32;
+    /// Its share, 1 to 1000; 100 is ordinary.
+    fn weight(&self, index: usize) -> u32;
+}
+
+impl<C: Candidate> Candidates for [C] {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn excluded(&self, index: usize) -> bool {
+        !self[index].available()
+    }
+
+    fn score(&self, index: usize) -> f64 {
+        self[index].score()
+    }
+
+    fn in_flight(&self, index: usize) -> u32 {
+        self[index].in_flight()
+    }
+
+    fn weight(&self, index: usize) -> u32 {
+        self[index].weight()
+    }
+}
+
 /// How endpoints are picked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Policy {
@@ -128,19 +164,24 @@ pub enum Policy {
 impl Policy {
     /// Picks one of the available candidates; `None` where there is none. `turn` counts the picks
     /// of this list, for round robin.
-    pub fn pick(self, candidates: &[impl Candidate], random: u64, turn: u64) -> Option<usize> {
-        let len = candidates.len();
-        let excluded = |index: usize| !candidates[index].available();
-        let weight = |index: usize| candidates[index].weight();
+    pub fn pick(
+        self,
+        candidates: &(impl Candidates + ?Sized),
+        random: u64,
+        turn: u64,
+    ) -> Option<usize> {
+        let len = candidates.count();
+        let excluded = |index: usize| candidates.excluded(index);
+        let weight = |index: usize| candidates.weight(index);
         match self {
             Self::PeakEwma => pick_p2c(len, random, excluded, |index| {
-                weighted(candidates[index].score(), weight(index))
+                weighted(candidates.score(index), weight(index))
             }),
             Self::LeastRequest => pick_least_request(
                 len,
                 random,
                 excluded,
-                |index| candidates[index].in_flight(),
+                |index| candidates.in_flight(index),
                 weight,
             ),
             Self::RoundRobin => pick_round_robin(len, turn, excluded, weight),

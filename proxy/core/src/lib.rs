@@ -12,6 +12,7 @@ pub mod headers;
 pub mod limit;
 pub mod model;
 pub mod name;
+pub mod policy;
 pub mod protocol;
 pub mod reason;
 pub mod retry;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::name::{ServiceName, SpiffeId, TrustDomain, WorkloadName};
+use crate::policy::TrafficPolicy;
 
 /// What is spoken on a port. The declared one beats detection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -115,7 +116,7 @@ impl Endpoint {
 }
 
 /// A service with everything a caller needs to reach it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Service {
     /// Its name.
     pub name: ServiceName,
@@ -125,6 +126,8 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// Who serves it, ordered by instance.
     pub endpoints: Vec<Endpoint>,
+    /// How callers treat its ports; those without a policy have the default.
+    pub policies: BTreeMap<u16, Arc<TrafficPolicy>>,
 }
 
 impl Service {

@@ -191,6 +191,7 @@ mod tests {
             addresses: vec![address.parse().unwrap()],
             ports: vec![],
             endpoints: vec![],
+            policies: BTreeMap::new(),
         };
         let resource = Resource::Service(service);
         Received {

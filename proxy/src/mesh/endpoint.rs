@@ -58,6 +58,8 @@ pub struct Live {
 struct Machines {
     ewma: PeakEwma,
     breaker: Breaker,
+    /// Whether the breaker is asked at all.
+    watched: bool,
 }
 
 #[derive(Debug, Default)]
@@ -76,15 +78,36 @@ pub struct Call {
 
 impl Live {
     /// A fresh endpoint: closed breaker, no latency measured.
-    pub fn new(stats: Arc<HttpStats>, breaker: BreakerConfig) -> Self {
+    /// Without parameters the breaker never opens.
+    pub fn new(stats: Arc<HttpStats>, breaker: Option<&BreakerConfig>) -> Self {
         Self {
             stats,
             machines: Mutex::new(Machines {
                 ewma: PeakEwma::new(EWMA_DECAY, EWMA_DEFAULT_LATENCY),
-                breaker: Breaker::new(breaker),
+                breaker: Breaker::new(breaker.cloned().unwrap_or_default()),
+                watched: breaker.is_some(),
             }),
             tls: Mutex::default(),
         }
+    }
+
+    /// Exchanges the breaker's parameters; its state and what it counted stay. One that is switched
+    /// off forgets both.
+    pub fn set_breaker(&self, config: Option<&BreakerConfig>) {
+        let mut machines = self.machines();
+        match config {
+            Some(config) if config != machines.breaker.config() => {
+                machines.breaker.set_config(config.clone());
+            }
+            None if machines.watched => machines.breaker = Breaker::new(BreakerConfig::default()),
+            Some(_) | None => {}
+        }
+        machines.watched = config.is_some();
+    }
+
+    /// Requests under way.
+    pub fn in_flight(&self) -> u32 {
+        self.machines().ewma.in_flight()
     }
 
     /// Whether the breaker would let a call through, without asking for a permit.
@@ -107,12 +130,15 @@ impl Live {
     /// Begins a call, if the breaker allows one.
     pub fn begin(self: &Arc<Self>, now: Instant) -> Result<Call, Rejected> {
         let mut machines = self.machines();
-        let permit = machines.breaker.try_acquire(now)?;
+        let permit = match machines.watched {
+            true => Some(machines.breaker.try_acquire(now)?),
+            false => None,
+        };
         machines.ewma.on_start();
         drop(machines);
         Ok(Call {
             live: Arc::clone(self),
-            permit: Some(permit),
+            permit,
             began: now,
         })
     }

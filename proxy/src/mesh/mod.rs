@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use weft_core::breaker::BreakerConfig;
 use weft_core::model::{self, AppProtocol, MeshConfig, Transport, UnknownDestinations};
 use weft_core::name::{ServiceName, WorkloadName};
+use weft_core::policy::TrafficPolicy;
 use weft_core::reason::Reason;
 use weft_core::retry::RetryBudget;
 use weft_proto::resource::Kind;
@@ -51,6 +52,10 @@ pub struct PortView {
     pub protocol: AppProtocol,
     /// Who serves it.
     pub endpoints: Vec<Arc<Endpoint>>,
+    /// How it is treated.
+    pub policy: Arc<TrafficPolicy>,
+    /// Counts picks, for round robin.
+    turn: Arc<AtomicU64>,
     budget: Arc<Mutex<RetryBudget>>,
 }
 
@@ -58,6 +63,11 @@ impl PortView {
     /// The retry budget of all callers of this port through this sidecar.
     pub fn budget(&self) -> MutexGuard<'_, RetryBudget> {
         self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number of the next pick.
+    pub fn next_turn(&self) -> u64 {
+        self.turn.fetch_add(1, Ordering::Relaxed)
     }
 
     /// What is left of it when the service is gone.
@@ -68,6 +78,8 @@ impl PortView {
             hostname: Arc::clone(&self.hostname),
             protocol: self.protocol,
             endpoints: Vec::new(),
+            policy: Arc::clone(&self.policy),
+            turn: Arc::clone(&self.turn),
             budget: Arc::clone(&self.budget),
         }
     }
@@ -231,6 +243,8 @@ impl Mesh {
             model.endpoints.iter().cloned().map(Arc::new).collect();
         let mut ports = HashMap::with_capacity(model.ports.len());
         for port in &model.ports {
+            let policy = model.policies.get(&port.port).map(Arc::clone);
+            let policy = policy.unwrap_or_default();
             let mut endpoints = Vec::with_capacity(models.len());
             for endpoint in &models {
                 let Some(address) = endpoint.address_for(port.port) else {
@@ -242,9 +256,14 @@ impl Mesh {
                     instance: Arc::clone(&endpoint.instance),
                     address,
                 };
-                let live = old
-                    .remove(&key)
-                    .unwrap_or_else(|| Arc::new(self.fresh(&key, endpoint)));
+                let breaker = policy.breaker.as_ref();
+                let live = match old.remove(&key) {
+                    Some(live) => {
+                        live.set_breaker(breaker);
+                        live
+                    }
+                    None => Arc::new(self.fresh(&key, endpoint, breaker)),
+                };
                 next.insert(key.clone(), Arc::clone(&live));
                 endpoints.push(Arc::new(Endpoint {
                     key,
@@ -252,15 +271,19 @@ impl Mesh {
                     live,
                 }));
             }
-            let budget = previous.and_then(|view| view.port(port.port));
+            let previous = previous.and_then(|view| view.port(port.port));
             let view = PortView {
-                budget: budget.map_or_else(Arc::default, |port| Arc::clone(&port.budget)),
+                budget: previous.map_or_else(Arc::default, |port| Arc::clone(&port.budget)),
+                turn: previous.map_or_else(Arc::default, |port| Arc::clone(&port.turn)),
+                policy,
                 service: model.name.clone(),
                 port: port.port,
                 hostname: Arc::clone(&hostname),
                 protocol: port.protocol,
                 endpoints,
             };
+            let budget = &view.policy.budget;
+            view.budget().set(budget.ratio, budget.minimum_per_second);
             ports.insert(port.port, Arc::new(view));
         }
         let used = match previous {
@@ -275,13 +298,18 @@ impl Mesh {
         })
     }
 
-    fn fresh(&self, key: &EndpointKey, endpoint: &model::Endpoint) -> Live {
+    fn fresh(
+        &self,
+        key: &EndpointKey,
+        endpoint: &model::Endpoint,
+        breaker: Option<&BreakerConfig>,
+    ) -> Live {
         let stats = self.metrics.http(HttpKey {
             direction: Direction::Outbound,
             service: key.service.to_string().into(),
             peer: endpoint.workload.to_string().into(),
         });
-        Live::new(stats, BreakerConfig::default())
+        Live::new(stats, breaker)
     }
 
     /// Where a connection to `destination` leads; waits for the control plane's answer where
@@ -486,5 +514,6 @@ fn as_service(workload: model::Workload) -> Option<model::Service> {
         addresses: workload.addresses,
         ports: workload.ports,
         endpoints: vec![endpoint],
+        policies: std::collections::BTreeMap::new(),
     })
 }

@@ -16,8 +16,9 @@ use weft_core::breaker::CallClass;
 use weft_core::headers::{
     WEFT_APP_PROTOCOL, WEFT_REASON, is_upgrade, remove_hop_by_hop, remove_untrusted,
 };
+use weft_core::policy::TrafficPolicy;
 use weft_core::reason::Reason;
-use weft_core::retry::{Failure, RetryPolicy, backoff, may_retry};
+use weft_core::retry::{Failure, backoff, may_retry};
 
 use super::pool::{DialError, Slot};
 use super::{pick, upgrade};
@@ -117,7 +118,8 @@ impl Conversation {
             None,
         );
         let grpc = record.grpc;
-        let limit = shared.config.timeouts.request;
+        let own = self.port().policy.request_timeout;
+        let limit = own.unwrap_or(shared.config.timeouts.request);
         let body = ProxyBody::of_request(body, received);
         let attempts = self.attempts(parts, body, &mut record);
         let outcome = if limit == Duration::ZERO {
@@ -148,7 +150,6 @@ impl Conversation {
         record: &mut Record,
     ) -> Result<(Response<Incoming>, Slot), Failed> {
         self.address(&mut parts)?;
-        let policy = RetryPolicy::default();
         // An empty body can be sent again; another one only as long as nothing took it.
         let repeatable = matches!(body, ProxyBody::Empty);
         let mut tried: Vec<EndpointKey> = Vec::new();
@@ -156,6 +157,7 @@ impl Conversation {
         let mut trace = Trace::of(&parts.headers);
         loop {
             let port = self.port();
+            let policy = &port.policy.retry;
             if made == 0 {
                 port.budget().on_request(record.began);
             }
@@ -188,7 +190,7 @@ impl Conversation {
                         take(&mut parts)
                     };
                     let request = Request::from_parts(head, sending);
-                    match send(request, slot, call, record, &policy).await {
+                    match send(request, slot, call, record, &port.policy).await {
                         Ok(done) => return Ok(done),
                         Err(mut attempt) => {
                             if let Some(unsent) = attempt.unsent.take() {
@@ -202,13 +204,13 @@ impl Conversation {
                 }
             };
             let replayable = repeatable || failed.body_is_whole;
-            let again = may_retry(&policy, failed.failure, &parts.method, replayable, made);
+            let again = may_retry(policy, failed.failure, &parts.method, replayable, made);
             if !again || !port.budget().try_retry(crate::clock::now()) {
                 return failed.give_up();
             }
             endpoint.live.stats.retried();
             tried.push(endpoint.key.clone());
-            sleep(backoff(&policy, made, fastrand::u64(..))).await;
+            sleep(backoff(policy, made, fastrand::u64(..))).await;
         }
     }
 
@@ -283,6 +285,17 @@ impl Attempt {
         }
     }
 
+    fn too_slow(limit: Duration) -> Self {
+        Self {
+            failure: Failure::PerTryTimeout,
+            reason: Reason::PerTryTimeout,
+            detail: format!("{limit:?}"),
+            unsent: None,
+            body_is_whole: false,
+            response: None,
+        }
+    }
+
     fn give_up(self) -> Result<(Response<Incoming>, Slot), Failed> {
         match self.response {
             Some(answer) => Ok(answer),
@@ -299,9 +312,20 @@ async fn send(
     slot: Slot,
     call: Call,
     record: &mut Record,
-    policy: &RetryPolicy,
+    policy: &TrafficPolicy,
 ) -> Result<(Response<Incoming>, Slot), Attempt> {
-    let sent = slot.sender().try_send_request(request).await;
+    let mut sender = slot.sender();
+    let sending = sender.try_send_request(request);
+    let sent = match policy.per_try_timeout {
+        None => sending.await,
+        Some(limit) => match timeout(limit, sending).await {
+            Ok(sent) => sent,
+            Err(_elapsed) => {
+                call.finish(CallClass::Failure, crate::clock::now());
+                return Err(Attempt::too_slow(limit));
+            }
+        },
+    };
     let now = crate::clock::now();
     match sent {
         Ok(response) => {
@@ -315,7 +339,7 @@ async fn send(
                     | Reason::ApplicationLoopbackOnly
                     | Reason::Draining,
                 ) => Failure::RefusedStream,
-                _ if policy.statuses.contains(&status) => Failure::Status(status),
+                _ if policy.retry.statuses.contains(&status) => Failure::Status(status),
                 _ => {
                     record.reason = reason;
                     record.call = Some(call);

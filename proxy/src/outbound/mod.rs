@@ -12,12 +12,13 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use weft_core::balance::pick_p2c;
-use weft_core::breaker::CallClass;
+use weft_core::balance::Candidates;
+use weft_core::breaker::{CallClass, may_eject};
 use weft_core::model::{AppProtocol, Transport};
 use weft_core::name::ServiceName;
 use weft_core::protocol::{DETECT_MAX_BYTES, Verdict, detect};
 use weft_core::reason::Reason;
+use weft_core::time::Instant;
 
 use crate::config::ProxyConfig;
 use crate::mesh::{Call, Destination, Endpoint, EndpointKey, PortView};
@@ -294,7 +295,7 @@ fn tcp_key(service: &str) -> HttpKey {
     }
 }
 
-/// Chooses an endpoint that was not tried yet, by two random choices, and begins a call on it.
+/// Chooses an endpoint that was not tried yet, as the port's policy says, and begins a call on it.
 /// When every breaker is open, one is tried all the same: ejecting all would be an outage of our
 /// own making.
 pub(crate) fn pick(
@@ -313,23 +314,80 @@ pub(crate) fn pick(
         };
         return Ok((Arc::clone(only), call));
     }
-    let was_tried = |index: usize| tried.contains(&endpoints[index].key);
-    let score = |index: usize| {
-        let endpoint = &endpoints[index];
-        endpoint.live.score(now) * 100.0 / f64::from(endpoint.model.weight)
-    };
-    let closed = |index: usize| was_tried(index) || !endpoints[index].live.is_available(now);
-    for _attempt in 0..2 {
-        let Some(index) = pick_p2c(endpoints.len(), fastrand::u64(..), closed, score) else {
-            break;
+    let choose = |tried, breakers| {
+        let view = View {
+            endpoints,
+            tried,
+            breakers,
+            now,
         };
-        if let Ok(call) = endpoints[index].live.begin(now) {
-            return Ok((Arc::clone(&endpoints[index]), call));
+        let balancing = port.policy.balancing;
+        balancing.pick(&view, fastrand::u64(..), port.next_turn())
+    };
+    if heeds_breakers(port, now) {
+        for _attempt in 0..2 {
+            let Some(index) = choose(tried, true) else {
+                break;
+            };
+            if let Ok(call) = endpoints[index].live.begin(now) {
+                return Ok((Arc::clone(&endpoints[index]), call));
+            }
         }
     }
-    let index = pick_p2c(endpoints.len(), fastrand::u64(..), was_tried, score)
-        .or_else(|| pick_p2c(endpoints.len(), fastrand::u64(..), |_| false, score))
-        .ok_or(Reason::NoHealthyEndpoint)?;
-    let endpoint = &endpoints[index];
-    Ok((Arc::clone(endpoint), endpoint.live.begin_forced(now)))
+    let index = choose(tried, false).or_else(|| choose(&[], false));
+    let endpoint = &endpoints[index.ok_or(Reason::NoHealthyEndpoint)?];
+    let call = match endpoint.live.begin(now) {
+        Ok(call) => call,
+        Err(_open) => endpoint.live.begin_forced(now),
+    };
+    Ok((Arc::clone(endpoint), call))
+}
+
+/// Whether so few endpoints are left out that the policy allows it.
+fn heeds_breakers(port: &PortView, now: Instant) -> bool {
+    let share = port.policy.max_ejected_share;
+    // Of all but the last, which is the default, needs no counting: where nothing is left, one is
+    // tried all the same.
+    if share >= 1.0 {
+        return true;
+    }
+    let total = port.endpoints.len();
+    let open = |endpoint: &&Arc<Endpoint>| !endpoint.live.is_available(now);
+    match port.endpoints.iter().filter(open).count() {
+        0 => true,
+        out => may_eject(total, out - 1, share),
+    }
+}
+
+/// A port's endpoints for one request.
+struct View<'a> {
+    endpoints: &'a [Arc<Endpoint>],
+    tried: &'a [EndpointKey],
+    /// Whether open breakers exclude.
+    breakers: bool,
+    now: Instant,
+}
+
+impl Candidates for View<'_> {
+    fn count(&self) -> usize {
+        self.endpoints.len()
+    }
+
+    fn excluded(&self, index: usize) -> bool {
+        let endpoint = &self.endpoints[index];
+        self.tried.contains(&endpoint.key)
+            || (self.breakers && !endpoint.live.is_available(self.now))
+    }
+
+    fn score(&self, index: usize) -> f64 {
+        self.endpoints[index].live.score(self.now)
+    }
+
+    fn in_flight(&self, index: usize) -> u32 {
+        self.endpoints[index].live.in_flight()
+    }
+
+    fn weight(&self, index: usize) -> u32 {
+        self.endpoints[index].model.weight
+    }
 }

@@ -196,11 +196,11 @@ const POLICIES: [Policy; 4] = [
 #[test]
 fn every_policy_picks_by_its_own_measure() {
     let two = [Fixed(true, 1.0, 9, 100), Fixed(true, 2.0, 1, 100)];
-    assert_eq!(Policy::PeakEwma.pick(&two, 7, 0), Some(0));
-    assert_eq!(Policy::LeastRequest.pick(&two, 7, 0), Some(1));
-    assert_eq!(Policy::RoundRobin.pick(&two, 7, 1), Some(1));
+    assert_eq!(Policy::PeakEwma.pick(&two[..], 7, 0), Some(0));
+    assert_eq!(Policy::LeastRequest.pick(&two[..], 7, 0), Some(1));
+    assert_eq!(Policy::RoundRobin.pick(&two[..], 7, 1), Some(1));
     let heavy = [Fixed(true, 1.0, 0, 100), Fixed(true, 2.0, 0, 300)];
-    assert_eq!(Policy::PeakEwma.pick(&heavy, 7, 0), Some(1));
+    assert_eq!(Policy::PeakEwma.pick(&heavy[..], 7, 0), Some(1));
 }
 
 proptest! {
@@ -215,7 +215,7 @@ proptest! {
             .map(|(up, weight)| Fixed(*up, f64::from(*weight), *weight, *weight))
             .collect();
         for policy in POLICIES {
-            match policy.pick(&candidates, random, turn) {
+            match policy.pick(&candidates[..], random, turn) {
                 Some(index) => prop_assert!(candidates[index].0),
                 None => prop_assert!(candidates.iter().all(|candidate| !candidate.0)),
             }

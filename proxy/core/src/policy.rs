@@ -1,0 +1,265 @@
+//! How a caller's sidecar treats one port of a service: what a TrafficPolicy comes to.
+
+use std::time::Duration;
+
+use crate::balance;
+use crate::breaker::{self, BreakerConfig};
+use crate::retry::RetryPolicy;
+
+/// Most attempts after the first: more only multiply a failure.
+pub const MAX_RETRIES: u32 = 10;
+/// Most retries per request in the long run.
+pub const MAX_RETRY_RATIO: f64 = 10.0;
+/// Most retries per second that are allowed whatever the load.
+pub const MAX_RETRIES_PER_SECOND: u32 = 10_000;
+/// Longest timeout and longest wait.
+pub const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+
+/// Retries in proportion to requests.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BudgetConfig {
+    /// Retries for each request of the last ten seconds, 0 to [`MAX_RETRY_RATIO`].
+    pub ratio: f64,
+    /// Retries that are always allowed, per second, 0 to [`MAX_RETRIES_PER_SECOND`].
+    pub minimum_per_second: u32,
+}
+
+impl Default for BudgetConfig {
+    fn default() -> Self {
+        Self {
+            ratio: 0.2,
+            minimum_per_second: 10,
+        }
+    }
+}
+
+/// Everything that is chosen for a port. [`TrafficPolicy::validate`] says what is allowed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrafficPolicy {
+    /// How endpoints are picked.
+    pub balancing: balance::Policy,
+    /// When an endpoint is left out; `None`: never.
+    pub breaker: Option<BreakerConfig>,
+    /// Most of the endpoints that may be left out at the same time, above 0 to 1.
+    pub max_ejected_share: f64,
+    /// What is repeated.
+    pub retry: RetryPolicy,
+    /// At whose expense.
+    pub budget: BudgetConfig,
+    /// How long one attempt may take until its response begins; `None`: as long as the request.
+    pub per_try_timeout: Option<Duration>,
+    /// How long a request may take until its response begins, with all attempts; `None`: what the
+    /// sidecar's own configuration says.
+    pub request_timeout: Option<Duration>,
+}
+
+impl Default for TrafficPolicy {
+    fn default() -> Self {
+        Self {
+            balancing: balance::Policy::default(),
+            breaker: Some(BreakerConfig::default()),
+            max_ejected_share: 1.0,
+            retry: RetryPolicy::default(),
+            budget: BudgetConfig::default(),
+            per_try_timeout: None,
+            request_timeout: None,
+        }
+    }
+}
+
+/// A value is not allowed.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{field}: found {found}; allowed: {allowed}")]
+pub struct PolicyError {
+    /// The path of the field, as users write it.
+    pub field: String,
+    /// What was found.
+    pub found: String,
+    /// What is allowed.
+    pub allowed: String,
+}
+
+impl From<breaker::ConfigError> for PolicyError {
+    fn from(error: breaker::ConfigError) -> Self {
+        let field = match error.field {
+            "window" => "window.count",
+            "window.length" => "window.time",
+            "window.buckets" => "window.buckets",
+            "failure_rate" => "failureRate",
+            "slow_call" => "slowCallDuration",
+            "slow_rate" => "slowCallRate",
+            "consecutive_failures" => "consecutiveFailures",
+            "minimum_calls" => "minimumCalls",
+            "open" => "openTime",
+            "open_max" => "maxOpenTime",
+            "open_growth" => "openTimeGrowth",
+            "half_open_permits" => "halfOpen.probes",
+            "half_open_successes" => "halfOpen.successes",
+            "half_open_max_wait" => "halfOpen.maxWait",
+            other => other,
+        };
+        let allowed = match error.allowed {
+            "1 ms to open_max" => "1 ms to maxOpenTime",
+            other => other,
+        };
+        Self {
+            field: format!("circuitBreaker.{field}"),
+            found: error.found,
+            allowed: allowed.to_owned(),
+        }
+    }
+}
+
+impl TrafficPolicy {
+    /// Checks every value; everything that is wrong.
+    pub fn validate(&self) -> Vec<PolicyError> {
+        let mut errors = Errors::default();
+        self.check_retry(&mut errors);
+        self.check_timeouts(&mut errors);
+        self.check_breaker(&mut errors);
+        errors.0
+    }
+
+    fn check_retry(&self, errors: &mut Errors) {
+        let (retry, budget) = (&self.retry, &self.budget);
+        let fits = retry.attempts <= MAX_RETRIES;
+        errors.require(fits, "retry.attempts", retry.attempts, "0 to 10");
+        for (index, status) in retry.statuses.iter().enumerate() {
+            let fits = (500..=599).contains(status) || [408, 425, 429].contains(status);
+            let field = format!("retry.statuses[{index}]");
+            errors.require(fits, &field, status, "500 to 599, 408, 425 or 429");
+        }
+        for (index, code) in retry.grpc_codes.iter().enumerate() {
+            let field = format!("retry.grpcCodes[{index}]");
+            errors.require((1..=16).contains(code), &field, code, "1 to 16");
+        }
+        let (first, longest) = (retry.backoff, retry.backoff_max);
+        let allowed = "at most retry.backoff.max";
+        let found = format!("{first:?}");
+        errors.require(first <= longest, "retry.backoff.base", found, allowed);
+        let (fits, found) = (longest <= MAX_TIMEOUT, format!("{longest:?}"));
+        errors.require(fits, "retry.backoff.max", found, "up to a day");
+        let fits = (0.0..=MAX_RETRY_RATIO).contains(&budget.ratio);
+        errors.require(fits, "retry.budget.ratio", budget.ratio, "0 to 10");
+        let always = budget.minimum_per_second;
+        let fits = always <= MAX_RETRIES_PER_SECOND;
+        let field = "retry.budget.minimumPerSecond";
+        errors.require(fits, field, always, "0 to 10000");
+    }
+
+    fn check_timeouts(&self, errors: &mut Errors) {
+        let fields = [
+            ("timeouts.request", self.request_timeout),
+            ("timeouts.perTry", self.per_try_timeout),
+        ];
+        for (field, time) in fields {
+            let Some(time) = time else { continue };
+            let fits = time > Duration::ZERO && time <= MAX_TIMEOUT;
+            errors.require(fits, field, format!("{time:?}"), "above 0, up to a day");
+        }
+        if let (Some(one), Some(whole)) = (self.per_try_timeout, self.request_timeout) {
+            let allowed = "at most timeouts.request: a longer one never ends an attempt";
+            let found = format!("{one:?}");
+            errors.require(one <= whole, "timeouts.perTry", found, allowed);
+        }
+    }
+
+    fn check_breaker(&self, errors: &mut Errors) {
+        let share = self.max_ejected_share;
+        let allowed = "above 0 to 1; circuitBreaker.enabled: false ejects nothing";
+        let fits = share > 0.0 && share <= 1.0;
+        errors.require(fits, "circuitBreaker.maxEjectedShare", share, allowed);
+        let Some(breaker) = &self.breaker else {
+            return;
+        };
+        if let Err(error) = breaker.validate() {
+            errors.0.push(error.into());
+        }
+        let limit = self.per_try_timeout.or(self.request_timeout);
+        if let (Some(slow), Some(limit)) = (breaker.slow_call, limit) {
+            let allowed = format!(
+                "below {limit:?}, the timeout of an attempt: no call that succeeds could be slow"
+            );
+            let field = "circuitBreaker.slowCallDuration";
+            errors.require(slow < limit, field, format!("{slow:?}"), &allowed);
+        }
+    }
+}
+
+#[derive(Default)]
+struct Errors(Vec<PolicyError>);
+
+impl Errors {
+    fn require(&mut self, fits: bool, field: &str, found: impl ToString, allowed: &str) {
+        if !fits {
+            self.0.push(PolicyError {
+                field: field.to_owned(),
+                found: found.to_string(),
+                allowed: allowed.to_owned(),
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::breaker::Window;
+
+    #[test]
+    fn the_default_is_allowed() {
+        assert_eq!(TrafficPolicy::default().validate(), []);
+    }
+
+    #[test]
+    fn what_is_refused_is_named() {
+        type Change = fn(&mut TrafficPolicy);
+        const fn secs(secs: u64) -> Option<Duration> {
+            Some(Duration::from_secs(secs))
+        }
+        fn breaker(policy: &mut TrafficPolicy) -> &mut BreakerConfig {
+            policy.breaker.get_or_insert_default()
+        }
+        let cases: [(&str, Change); 12] = [
+            ("circuitBreaker.maxEjectedShare", |p| {
+                p.max_ejected_share = 0.0
+            }),
+            ("retry.attempts", |p| p.retry.attempts = 11),
+            ("retry.statuses[1]", |p| {
+                p.retry.statuses = vec![503, 200].into()
+            }),
+            ("retry.grpcCodes[0]", |p| {
+                p.retry.grpc_codes = vec![0].into()
+            }),
+            ("retry.backoff.base", |p| p.retry.backoff = MAX_TIMEOUT),
+            ("retry.budget.ratio", |p| p.budget.ratio = f64::NAN),
+            ("retry.budget.minimumPerSecond", |p| {
+                p.budget.minimum_per_second = 10_001
+            }),
+            ("timeouts.request", |p| p.request_timeout = secs(0)),
+            ("timeouts.perTry", |p| {
+                p.per_try_timeout = secs(3);
+                p.request_timeout = secs(2);
+            }),
+            ("circuitBreaker.window.count", |p| {
+                breaker(p).window = Window::Count(0)
+            }),
+            ("circuitBreaker.openTime", |p| {
+                breaker(p).open = Duration::ZERO
+            }),
+            ("circuitBreaker.slowCallDuration", |p| {
+                breaker(p).slow_call = secs(2);
+                p.request_timeout = secs(2);
+            }),
+        ];
+        for (field, change) in cases {
+            let mut policy = TrafficPolicy::default();
+            change(&mut policy);
+            let errors = policy.validate();
+            assert!(
+                errors.iter().any(|e| e.field == field),
+                "{field}: {errors:?}"
+            );
+        }
+    }
+}

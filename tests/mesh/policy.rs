@@ -1,0 +1,130 @@
+//! TrafficPolicy through real sidecars: what is applied is what callers get, at once.
+
+use std::time::Duration;
+
+use crate::support::{Bed, Machine, Mesh, Program, Running, Workload, need, script};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A TrafficPolicy for `web`.
+fn policy(spec: &str) -> String {
+    format!(
+        "apiVersion: weft-mesh.io/v1alpha1\nkind: TrafficPolicy\n\
+         metadata: {{name: web, namespace: shop}}\n\
+         spec: {{targetRef: {{kind: Service, name: web}}, {spec}}}\n"
+    )
+}
+
+fn backend(arguments: &str) -> Program {
+    script("backend.py").args(arguments.split(' '))
+}
+
+/// An instance of `web`, ready.
+fn instance(mesh: &Mesh<'_>, name: &str, status: u16) -> Running {
+    let workload = Workload::new(name).port("8080").flag("--service", "web");
+    let running = mesh.run(&workload, backend(&format!("8080 {name} {status}")));
+    let ready = |shown: &str| shown.matches(&format!("shop/{name}")).count() > 0;
+    crate::support::wait_for(name, LIMIT, || {
+        let shown = mesh.command("get services -o json").success().stdout;
+        ready(&shown).then_some(())
+    });
+    running
+}
+
+fn curl(mesh: &Mesh<'_>, arguments: &str) -> String {
+    let program = Program::line(&format!("curl --silent --max-time 30 {arguments}"));
+    let called = mesh.call("me", &["web"], program, LIMIT);
+    called.success().stdout
+}
+
+/// What one caller's requests in a row were answered by.
+fn answers(mesh: &Mesh<'_>, requests: usize) -> Vec<String> {
+    let range = format!("http://web.shop.mesh:8080/[1-{requests}]");
+    let answered = curl(mesh, &range);
+    answered.lines().map(ToOwned::to_owned).collect()
+}
+
+fn count(answers: &[String], name: &str) -> usize {
+    answers.iter().filter(|answer| *answer == name).count()
+}
+
+#[test]
+fn timeouts_and_retries_are_those_of_the_policy() {
+    need!("python3", "curl");
+    let machine = Machine::shared();
+    let mesh = Mesh::start(&machine);
+    let _web = mesh.serve("web", &["8080"], backend("8080 web"));
+    let url = "http://web.shop.mesh:8080";
+    let reached = || -> usize {
+        let count = curl(&mesh, &format!("{url}/count"));
+        count.trim().parse().expect("a number")
+    };
+    let slow = |more: &str| {
+        let shown = "--output /dev/null --write-out %{http_code}:%header{weft-reason}";
+        curl(&mesh, &format!("{shown} {more} {url}/slow/1"))
+    };
+    assert_eq!(slow(""), "200:");
+
+    let whole = policy("timeouts: {request: 200ms}");
+    mesh.apply(&whole).success();
+    assert_eq!(slow(""), "504:request-timeout");
+
+    // Refused whole: what was applied before stays in force.
+    let refused = mesh.apply(&policy(
+        "timeouts: {request: 2s, perTry: 3s}, retry: {x: 1}",
+    ));
+    assert_eq!(refused.code(), 2, "{refused}");
+    for part in ["spec.timeouts.perTry", "3s", "spec.retry", "unknown"] {
+        assert!(refused.stderr.contains(part), "{part}: {refused}");
+    }
+    assert_eq!(slow(""), "504:request-timeout");
+
+    // Each attempt has its own time, and only a harmless request is repeated.
+    let one = policy("timeouts: {perTry: 200ms}, retry: {attempts: 2}");
+    mesh.apply(&one).success();
+    let before = reached();
+    assert_eq!(slow(""), "504:per-try-timeout");
+    assert_eq!(reached() - before, 3);
+    assert_eq!(slow("--data x"), "504:per-try-timeout");
+    assert_eq!(reached() - before, 4);
+
+    // The budget is spent: no attempt is repeated.
+    mesh.apply(&policy(
+        "timeouts: {perTry: 200ms}, retry: {budget: {ratio: 0, minimumPerSecond: 0}}",
+    ))
+    .success();
+    assert_eq!(slow(""), "504:per-try-timeout");
+    assert_eq!(reached() - before, 5);
+
+    mesh.command("delete TrafficPolicy web -n shop").success();
+    assert_eq!(slow(""), "200:");
+}
+
+#[test]
+fn balancing_and_breaking_are_those_of_the_policy() {
+    need!("python3", "curl");
+    let machine = Machine::shared();
+    let mesh = Mesh::start(&machine);
+    let _good = instance(&mesh, "good", 200);
+    let _bad = instance(&mesh, "bad", 500);
+
+    let without = "loadBalancer: {type: roundRobin}, circuitBreaker: {enabled: false}";
+    mesh.apply(&policy(without)).success();
+    let answered = answers(&mesh, 40);
+    assert_eq!(count(&answered, "bad"), 20, "{answered:?}");
+    assert_eq!(count(&answered, "good"), 20, "{answered:?}");
+
+    let with = "loadBalancer: {type: roundRobin}, \
+                circuitBreaker: {consecutiveFailures: 2, openTime: 60s}";
+    mesh.apply(&policy(with)).success();
+    let answered = answers(&mesh, 40);
+    assert_eq!(count(&answered, "bad"), 2, "{answered:?}");
+    assert_eq!(count(&answered, "good"), 38, "{answered:?}");
+
+    // Ejecting one of two would be more than this policy allows.
+    let guarded = "loadBalancer: {type: roundRobin}, \
+                   circuitBreaker: {consecutiveFailures: 2, openTime: 60s, maxEjectedShare: 0.4}";
+    mesh.apply(&policy(guarded)).success();
+    let answered = answers(&mesh, 40);
+    assert_eq!(count(&answered, "bad"), 20, "{answered:?}");
+}
