@@ -13,8 +13,9 @@ use weft_core::name::{ServiceName, check_label};
 use crate::store::ResourceKey;
 
 pub use traffic_policy::{
-    BackoffSpec, BudgetSpec, CircuitBreakerSpec, HalfOpenSpec, LoadBalancerSpec, LoadBalancerType,
-    RetrySpec, TargetKind, TargetRef, Time, TimeoutsSpec, TrafficPolicySpec, WindowSpec,
+    BackoffSpec, BudgetSpec, CircuitBreakerSpec, HalfOpenSpec, LimitsSpec, LoadBalancerSpec,
+    LoadBalancerType, RetrySpec, TargetKind, TargetRef, Time, TimeoutsSpec, TrafficPolicySpec,
+    WindowSpec,
 };
 
 /// The group and version of our own kinds.

@@ -39,6 +39,7 @@ impl From<&TrafficPolicy> for mesh::TrafficPolicy {
             }),
             per_try_timeout: policy.per_try_timeout.map(nanos),
             request_timeout: policy.request_timeout.map(nanos),
+            max_requests: policy.max_requests,
         }
     }
 }
@@ -93,6 +94,7 @@ impl TryFrom<mesh::TrafficPolicy> for TrafficPolicy {
             },
             per_try_timeout: wire.per_try_timeout.map(Duration::from_nanos),
             request_timeout: wire.request_timeout.map(Duration::from_nanos),
+            max_requests: wire.max_requests,
         };
         match policy.validate().into_iter().next() {
             Some(error) => Err(error.into()),

@@ -128,3 +128,28 @@ fn balancing_and_breaking_are_those_of_the_policy() {
     let answered = answers(&mesh, 40);
     assert_eq!(count(&answered, "bad"), 20, "{answered:?}");
 }
+
+#[test]
+fn a_limit_lets_exactly_so_many_through() {
+    need!("python3", "curl");
+    let machine = Machine::shared();
+    let mesh = Mesh::start(&machine);
+    let _web = mesh.serve("web", &["8080"], backend("8080 web"));
+    // All at once; each takes a second.
+    let storm = || {
+        let shown = "--output /dev/null --write-out %{http_code}:%header{weft-reason}|";
+        let range = "http://web.shop.mesh:8080/slow/1?[1-8]";
+        let answered = curl(
+            &mesh,
+            &format!("--parallel --parallel-immediate {shown} {range}"),
+        );
+        let count = |wanted: &str| answered.split('|').filter(|one| *one == wanted).count();
+        (count("200:"), count("503:concurrency-limit"))
+    };
+    assert_eq!(storm(), (8, 0));
+    for limit in [1, 3] {
+        mesh.apply(&policy(&format!("limits: {{concurrentRequests: {limit}}}")))
+            .success();
+        assert_eq!(storm(), (limit, 8 - limit));
+    }
+}

@@ -30,7 +30,7 @@ class Handler(BaseHTTPRequestHandler):
             with lock:
                 count += 1
             if self.path.startswith("/slow/"):
-                time.sleep(float(self.path.removeprefix("/slow/")))
+                time.sleep(float(self.path.removeprefix("/slow/").partition("?")[0]))
         body = (body + "\n").encode()
         try:
             self.send_response(status)

@@ -58,6 +58,9 @@ pub struct TrafficPolicySpec {
     /// How long things may take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<TimeoutsSpec>,
+    /// How much at the same time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<LimitsSpec>,
 }
 
 /// The Service that a policy is for, in the policy's own namespace.
@@ -248,6 +251,15 @@ pub struct TimeoutsSpec {
     pub per_try: Option<Time>,
 }
 
+/// How much at the same time, for each sidecar.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct LimitsSpec {
+    /// Requests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub concurrent_requests: Option<u32>,
+}
+
 impl TrafficPolicySpec {
     /// What it comes to, with defaults for what it leaves out; not validated.
     pub fn resolve(&self) -> TrafficPolicy {
@@ -285,6 +297,7 @@ impl TrafficPolicySpec {
             },
             per_try_timeout: timeouts.per_try.map(|time| time.0),
             request_timeout: timeouts.request.map(|time| time.0),
+            max_requests: self.limits.and_then(|limits| limits.concurrent_requests),
         }
     }
 }

@@ -12,6 +12,8 @@ pub const MAX_RETRIES: u32 = 10;
 pub const MAX_RETRY_RATIO: f64 = 10.0;
 /// Most retries per second that are allowed whatever the load.
 pub const MAX_RETRIES_PER_SECOND: u32 = 10_000;
+/// The largest limit on requests at the same time.
+pub const MAX_REQUESTS: u32 = 1_000_000;
 /// Longest timeout and longest wait.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
@@ -51,6 +53,8 @@ pub struct TrafficPolicy {
     /// How long a request may take until its response begins, with all attempts; `None`: what the
     /// sidecar's own configuration says.
     pub request_timeout: Option<Duration>,
+    /// Requests at the same time, from all of a sidecar's callers; `None`: any number.
+    pub max_requests: Option<u32>,
 }
 
 impl Default for TrafficPolicy {
@@ -63,6 +67,7 @@ impl Default for TrafficPolicy {
             budget: BudgetConfig::default(),
             per_try_timeout: None,
             request_timeout: None,
+            max_requests: None,
         }
     }
 }
@@ -117,6 +122,11 @@ impl TrafficPolicy {
         self.check_retry(&mut errors);
         self.check_timeouts(&mut errors);
         self.check_breaker(&mut errors);
+        if let Some(limit) = self.max_requests {
+            let fits = (1..=MAX_REQUESTS).contains(&limit);
+            let field = "limits.concurrentRequests";
+            errors.require(fits, field, limit, "1 to 1000000");
+        }
         errors.0
     }
 
@@ -220,7 +230,8 @@ mod tests {
         fn breaker(policy: &mut TrafficPolicy) -> &mut BreakerConfig {
             policy.breaker.get_or_insert_default()
         }
-        let cases: [(&str, Change); 12] = [
+        let cases: [(&str, Change); 13] = [
+            ("limits.concurrentRequests", |p| p.max_requests = Some(0)),
             ("circuitBreaker.maxEjectedShare", |p| {
                 p.max_ejected_share = 0.0
             }),

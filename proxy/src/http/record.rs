@@ -13,7 +13,7 @@ use weft_core::time::Instant;
 
 use super::body::BodyGuard;
 use super::trailers::Trailers;
-use crate::mesh::Call;
+use crate::mesh::{Admitted, Call};
 use crate::outbound::Slot;
 use crate::telemetry::access_log::{self, AccessLog};
 use crate::telemetry::metrics::{Direction, HttpStats, RequestDone, Wire};
@@ -40,6 +40,8 @@ pub struct Record {
     pub call: Option<Call>,
     /// Its place on a shared connection.
     pub slot: Option<Slot>,
+    /// Its place within the port's limit on requests.
+    pub admitted: Option<Admitted>,
     /// The answer's status.
     pub status: StatusCode,
     /// Why the mesh itself answered.
@@ -67,6 +69,7 @@ impl Record {
             wire: Wire::Mtls,
             call: None,
             slot: None,
+            admitted: None,
             status: StatusCode::OK,
             reason: None,
             grpc: false,

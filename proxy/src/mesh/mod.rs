@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use weft_core::breaker::BreakerConfig;
+use weft_core::limit::{Limit, UNLIMITED};
 use weft_core::model::{self, AppProtocol, MeshConfig, Transport, UnknownDestinations};
 use weft_core::name::{ServiceName, WorkloadName};
 use weft_core::policy::TrafficPolicy;
@@ -56,13 +57,31 @@ pub struct PortView {
     pub policy: Arc<TrafficPolicy>,
     /// Counts picks, for round robin.
     turn: Arc<AtomicU64>,
+    requests: Arc<Limit>,
     budget: Arc<Mutex<RetryBudget>>,
+}
+
+/// A place within a limit, given back when dropped.
+#[derive(Debug)]
+pub struct Admitted(Arc<Limit>);
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.0.release();
+    }
 }
 
 impl PortView {
     /// The retry budget of all callers of this port through this sidecar.
     pub fn budget(&self) -> MutexGuard<'_, RetryBudget> {
         self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place among the requests of this sidecar to this port; `None` when the limit is reached.
+    pub fn admit(&self) -> Option<Admitted> {
+        self.requests
+            .try_acquire()
+            .then(|| Admitted(Arc::clone(&self.requests)))
     }
 
     /// The number of the next pick.
@@ -80,6 +99,7 @@ impl PortView {
             endpoints: Vec::new(),
             policy: Arc::clone(&self.policy),
             turn: Arc::clone(&self.turn),
+            requests: Arc::clone(&self.requests),
             budget: Arc::clone(&self.budget),
         }
     }
@@ -275,6 +295,10 @@ impl Mesh {
             let view = PortView {
                 budget: previous.map_or_else(Arc::default, |port| Arc::clone(&port.budget)),
                 turn: previous.map_or_else(Arc::default, |port| Arc::clone(&port.turn)),
+                requests: previous.map_or_else(
+                    || Arc::new(Limit::new(UNLIMITED)),
+                    |port| Arc::clone(&port.requests),
+                ),
                 policy,
                 service: model.name.clone(),
                 port: port.port,
@@ -282,6 +306,8 @@ impl Mesh {
                 protocol: port.protocol,
                 endpoints,
             };
+            let limit = view.policy.max_requests;
+            view.requests.set_max(limit.unwrap_or(UNLIMITED));
             let budget = &view.policy.budget;
             view.budget().set(budget.ratio, budget.minimum_per_second);
             ports.insert(port.port, Arc::new(view));

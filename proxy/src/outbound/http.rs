@@ -118,7 +118,17 @@ impl Conversation {
             None,
         );
         let grpc = record.grpc;
-        let own = self.port().policy.request_timeout;
+        let port = self.port();
+        record.admitted = port.admit();
+        if record.admitted.is_none() {
+            let limit = port.policy.max_requests.unwrap_or_default();
+            record.reason = Some(Reason::ConcurrencyLimit);
+            let detail = format!("{limit} requests are under way");
+            let response = answer(Reason::ConcurrencyLimit, &detail, grpc);
+            record.status = response.status();
+            return response;
+        }
+        let own = port.policy.request_timeout;
         let limit = own.unwrap_or(shared.config.timeouts.request);
         let body = ProxyBody::of_request(body, received);
         let attempts = self.attempts(parts, body, &mut record);
