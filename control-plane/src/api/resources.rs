@@ -257,9 +257,12 @@ pub fn read_sources(sources: &[Source]) -> Result<Vec<Document>, Vec<Problem>> {
 
 /// A kind, as people write it: in any case, in the plural.
 fn kind(text: &str) -> Result<&'static str, Refusal> {
-    let singular = text.strip_suffix('s').unwrap_or(text);
+    let singular = match text.strip_suffix("ies") {
+        Some(stem) => format!("{stem}y"),
+        None => text.strip_suffix('s').unwrap_or(text).to_owned(),
+    };
     let found = KINDS.into_iter().find(|kind| {
-        [text, singular]
+        [text, &singular]
             .iter()
             .any(|text| text.eq_ignore_ascii_case(kind))
     });
@@ -267,4 +270,24 @@ fn kind(text: &str) -> Result<&'static str, Refusal> {
         let allowed = KINDS.join(", ");
         Refusal::invalid(format!("kind: found {text:?}; allowed: {allowed}"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::kind;
+
+    #[test]
+    fn kinds_as_people_write_them() {
+        let cases = [
+            ("Service", Some("Service")),
+            ("services", Some("Service")),
+            ("trafficpolicies", Some("TrafficPolicy")),
+            ("trafficpolicy", Some("TrafficPolicy")),
+            ("meshconfig", Some("MeshConfig")),
+            ("policy", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(kind(text).ok(), expected, "{text}");
+        }
+    }
 }
