@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Bed, Machine, Mesh, Program, Running, Workload, need, script};
+use crate::support::{Bed, Machine, Mesh, Program, Running, Workload, need, script, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -15,6 +15,13 @@ fn policy(spec: &str) -> String {
     )
 }
 
+/// Applies a policy; returns when the control plane tells it to whoever asks.
+fn put(mesh: &Mesh<'_>, spec: &str) {
+    let file = mesh.scratch().file("policy.yaml", policy(spec));
+    let apply = format!("apply --wait 10s -f {}", file.display());
+    mesh.command(&apply).success();
+}
+
 fn backend(arguments: &str) -> Program {
     script("backend.py").args(arguments.split(' '))
 }
@@ -23,10 +30,9 @@ fn backend(arguments: &str) -> Program {
 fn instance(mesh: &Mesh<'_>, name: &str, status: u16) -> Running {
     let workload = Workload::new(name).port("8080").flag("--service", "web");
     let running = mesh.run(&workload, backend(&format!("8080 {name} {status}")));
-    let ready = |shown: &str| shown.matches(&format!("shop/{name}")).count() > 0;
-    crate::support::wait_for(name, LIMIT, || {
+    wait_for(name, LIMIT, || {
         let shown = mesh.command("get services -o json").success().stdout;
-        ready(&shown).then_some(())
+        shown.contains(&format!("shop/{name}")).then_some(())
     });
     running
 }
@@ -65,8 +71,7 @@ fn timeouts_and_retries_are_those_of_the_policy() {
     };
     assert_eq!(slow(""), "200:");
 
-    let whole = policy("timeouts: {request: 200ms}");
-    mesh.apply(&whole).success();
+    put(&mesh, "timeouts: {request: 200ms}");
     assert_eq!(slow(""), "504:request-timeout");
 
     // Refused whole: what was applied before stays in force.
@@ -80,8 +85,7 @@ fn timeouts_and_retries_are_those_of_the_policy() {
     assert_eq!(slow(""), "504:request-timeout");
 
     // Each attempt has its own time, and only a harmless request is repeated.
-    let one = policy("timeouts: {perTry: 200ms}, retry: {attempts: 2}");
-    mesh.apply(&one).success();
+    put(&mesh, "timeouts: {perTry: 200ms}, retry: {attempts: 2}");
     let before = reached();
     assert_eq!(slow(""), "504:per-try-timeout");
     assert_eq!(reached() - before, 3);
@@ -89,15 +93,15 @@ fn timeouts_and_retries_are_those_of_the_policy() {
     assert_eq!(reached() - before, 4);
 
     // The budget is spent: no attempt is repeated.
-    mesh.apply(&policy(
-        "timeouts: {perTry: 200ms}, retry: {budget: {ratio: 0, minimumPerSecond: 0}}",
-    ))
-    .success();
+    let spent = "timeouts: {perTry: 200ms}, retry: {budget: {ratio: 0, minimumPerSecond: 0}}";
+    put(&mesh, spent);
     assert_eq!(slow(""), "504:per-try-timeout");
     assert_eq!(reached() - before, 5);
 
     mesh.command("delete TrafficPolicy web -n shop").success();
-    assert_eq!(slow(""), "200:");
+    wait_for("the default to be back", LIMIT, || {
+        (slow("") == "200:").then_some(())
+    });
 }
 
 #[test]
@@ -109,14 +113,14 @@ fn balancing_and_breaking_are_those_of_the_policy() {
     let _bad = instance(&mesh, "bad", 500);
 
     let without = "loadBalancer: {type: roundRobin}, circuitBreaker: {enabled: false}";
-    mesh.apply(&policy(without)).success();
+    put(&mesh, without);
     let answered = answers(&mesh, 40);
     assert_eq!(count(&answered, "bad"), 20, "{answered:?}");
     assert_eq!(count(&answered, "good"), 20, "{answered:?}");
 
     let with = "loadBalancer: {type: roundRobin}, \
                 circuitBreaker: {consecutiveFailures: 2, openTime: 60s}";
-    mesh.apply(&policy(with)).success();
+    put(&mesh, with);
     let answered = answers(&mesh, 40);
     assert_eq!(count(&answered, "bad"), 2, "{answered:?}");
     assert_eq!(count(&answered, "good"), 38, "{answered:?}");
@@ -124,7 +128,7 @@ fn balancing_and_breaking_are_those_of_the_policy() {
     // Ejecting one of two would be more than this policy allows.
     let guarded = "loadBalancer: {type: roundRobin}, \
                    circuitBreaker: {consecutiveFailures: 2, openTime: 60s, maxEjectedShare: 0.4}";
-    mesh.apply(&policy(guarded)).success();
+    put(&mesh, guarded);
     let answered = answers(&mesh, 40);
     assert_eq!(count(&answered, "bad"), 20, "{answered:?}");
 }

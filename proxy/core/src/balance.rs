@@ -1,7 +1,7 @@
 //! Which endpoint a request goes to.
 //!
 //! The pick functions take numbers of endpoints and closures, so that a caller needs no list of its
-//! own; [`Policy::pick`] does the same over a slice of [`Candidate`]s. Nothing here allocates.
+//! own; [`Policy::pick`] does the same over [`Candidates`]. Nothing here allocates.
 //! Balancing by a key of the request is in [`hash`].
 
 pub mod hash;
@@ -99,18 +99,6 @@ impl PeakEwma {
     }
 }
 
-/// An endpoint as balancing sees it.
-pub trait Candidate {
-    /// Whether it may be picked at all.
-    fn available(&self) -> bool;
-    /// The cost of one more request, [`PeakEwma::score`]: lower is better.
-    fn score(&self) -> f64;
-    /// Requests under way.
-    fn in_flight(&self) -> u32;
-    /// Its share, 1 to 1000; 100 is ordinary.
-    fn weight(&self) -> u32;
-}
-
 /// Endpoints as balancing sees them, by their indices.
 pub trait Candidates {
     /// How many there are.
@@ -123,28 +111,6 @@ pub trait Candidates {
     fn in_flight(&self, index: usize) -> u32;
     /// Its share, 1 to 1000; 100 is ordinary.
     fn weight(&self, index: usize) -> u32;
-}
-
-impl<C: Candidate> Candidates for [C] {
-    fn count(&self) -> usize {
-        self.len()
-    }
-
-    fn excluded(&self, index: usize) -> bool {
-        !self[index].available()
-    }
-
-    fn score(&self, index: usize) -> f64 {
-        self[index].score()
-    }
-
-    fn in_flight(&self, index: usize) -> u32 {
-        self[index].in_flight()
-    }
-
-    fn weight(&self, index: usize) -> u32 {
-        self[index].weight()
-    }
 }
 
 /// How endpoints are picked.
@@ -164,12 +130,7 @@ pub enum Policy {
 impl Policy {
     /// Picks one of the available candidates; `None` where there is none. `turn` counts the picks
     /// of this list, for round robin.
-    pub fn pick(
-        self,
-        candidates: &(impl Candidates + ?Sized),
-        random: u64,
-        turn: u64,
-    ) -> Option<usize> {
+    pub fn pick(self, candidates: &impl Candidates, random: u64, turn: u64) -> Option<usize> {
         let len = candidates.count();
         let excluded = |index: usize| candidates.excluded(index);
         let weight = |index: usize| candidates.weight(index);

@@ -57,9 +57,8 @@ pub struct Live {
 #[derive(Debug)]
 struct Machines {
     ewma: PeakEwma,
-    breaker: Breaker,
-    /// Whether the breaker is asked at all.
-    watched: bool,
+    /// Where the policy has one.
+    breaker: Option<Breaker>,
 }
 
 #[derive(Debug, Default)]
@@ -84,8 +83,7 @@ impl Live {
             stats,
             machines: Mutex::new(Machines {
                 ewma: PeakEwma::new(EWMA_DECAY, EWMA_DEFAULT_LATENCY),
-                breaker: Breaker::new(breaker.cloned().unwrap_or_default()),
-                watched: breaker.is_some(),
+                breaker: breaker.cloned().map(Breaker::new),
             }),
             tls: Mutex::default(),
         }
@@ -95,14 +93,12 @@ impl Live {
     /// off forgets both.
     pub fn set_breaker(&self, config: Option<&BreakerConfig>) {
         let mut machines = self.machines();
-        match config {
-            Some(config) if config != machines.breaker.config() => {
-                machines.breaker.set_config(config.clone());
-            }
-            None if machines.watched => machines.breaker = Breaker::new(BreakerConfig::default()),
-            Some(_) | None => {}
+        match (config, &mut machines.breaker) {
+            (Some(config), Some(breaker)) if config == breaker.config() => {}
+            (Some(config), Some(breaker)) => breaker.set_config(config.clone()),
+            (Some(config), none @ None) => *none = Some(Breaker::new(config.clone())),
+            (None, breaker) => *breaker = None,
         }
-        machines.watched = config.is_some();
     }
 
     /// Requests under way.
@@ -112,28 +108,33 @@ impl Live {
 
     /// Whether the breaker would let a call through, without asking for a permit.
     pub fn is_available(&self, now: Instant) -> bool {
-        self.machines().breaker.is_available(now)
+        let machines = self.machines();
+        let breaker = machines.breaker.as_ref();
+        breaker.is_none_or(|breaker| breaker.is_available(now))
     }
 
     /// The balancing score: lower is better.
     pub fn score(&self, now: Instant) -> f64 {
         let machines = self.machines();
-        let share = machines.breaker.ramp_share(now).max(0.01);
-        machines.ewma.score(now) / share
+        let breaker = machines.breaker.as_ref();
+        let share = breaker.map_or(1.0, |breaker| breaker.ramp_share(now));
+        machines.ewma.score(now) / share.max(0.01)
     }
 
     /// The breaker's state, for people.
     pub fn breaker_state(&self, now: Instant) -> StateView {
-        self.machines().breaker.state(now)
+        let machines = self.machines();
+        let breaker = machines.breaker.as_ref();
+        breaker.map_or(StateView::Closed, |breaker| breaker.state(now))
     }
 
     /// Begins a call, if the breaker allows one.
     pub fn begin(self: &Arc<Self>, now: Instant) -> Result<Call, Rejected> {
         let mut machines = self.machines();
-        let permit = match machines.watched {
-            true => Some(machines.breaker.try_acquire(now)?),
-            false => None,
-        };
+        let breaker = machines.breaker.as_mut();
+        let permit = breaker
+            .map(|breaker| breaker.try_acquire(now))
+            .transpose()?;
         machines.ewma.on_start();
         drop(machines);
         Ok(Call {
@@ -187,11 +188,10 @@ impl Call {
         let mut machines = self.live.machines();
         let failed = matches!(class, CallClass::Failure);
         machines.ewma.on_finish(latency, failed, now);
-        if let Some(permit) = self.permit.take() {
+        // Switched off meanwhile: there is nothing to tell.
+        if let (Some(permit), Some(breaker)) = (self.permit.take(), &mut machines.breaker) {
             let outcome = CallOutcome { class, latency };
-            let _transition = machines
-                .breaker
-                .on_result(permit, outcome, now, fastrand::u64(..));
+            let _transition = breaker.on_result(permit, outcome, now, fastrand::u64(..));
         }
         drop(machines);
         self.began = FINISHED;
@@ -209,8 +209,8 @@ impl Drop for Call {
         // The client went away: that says nothing about the endpoint, but gives its slot back.
         let mut machines = self.live.machines();
         machines.ewma.on_cancel();
-        if let Some(permit) = self.permit.take() {
-            machines.breaker.on_cancel(permit);
+        if let (Some(permit), Some(breaker)) = (self.permit.take(), &mut machines.breaker) {
+            breaker.on_cancel(permit);
         }
     }
 }

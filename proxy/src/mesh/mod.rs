@@ -3,7 +3,7 @@
 
 mod endpoint;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -540,6 +540,6 @@ fn as_service(workload: model::Workload) -> Option<model::Service> {
         addresses: workload.addresses,
         ports: workload.ports,
         endpoints: vec![endpoint],
-        policies: std::collections::BTreeMap::new(),
+        policies: BTreeMap::new(),
     })
 }

@@ -356,7 +356,13 @@ async fn send(
                     return Ok((response, slot));
                 }
             };
-            call.finish(CallClass::Failure, now);
+            // What is repeated is not always the endpoint's failure: 429 and the like are answers.
+            let class = if response.status().is_server_error() {
+                CallClass::Failure
+            } else {
+                CallClass::Success
+            };
+            call.finish(class, now);
             Err(Attempt {
                 failure,
                 reason: reason.unwrap_or(Reason::UpstreamReset),

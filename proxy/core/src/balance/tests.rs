@@ -169,20 +169,24 @@ fn least_request_prefers_the_idle_and_respects_weights() {
     assert_eq!(found, [0, 100]);
 }
 
-struct Fixed(bool, f64, u32, u32);
+/// Available, score, requests under way, weight.
+type Fixed = (bool, f64, u32, u32);
 
-impl Candidate for Fixed {
-    fn available(&self) -> bool {
-        self.0
+impl Candidates for Vec<Fixed> {
+    fn count(&self) -> usize {
+        self.len()
     }
-    fn score(&self) -> f64 {
-        self.1
+    fn excluded(&self, index: usize) -> bool {
+        !self[index].0
     }
-    fn in_flight(&self) -> u32 {
-        self.2
+    fn score(&self, index: usize) -> f64 {
+        self[index].1
     }
-    fn weight(&self) -> u32 {
-        self.3
+    fn in_flight(&self, index: usize) -> u32 {
+        self[index].2
+    }
+    fn weight(&self, index: usize) -> u32 {
+        self[index].3
     }
 }
 
@@ -195,12 +199,12 @@ const POLICIES: [Policy; 4] = [
 
 #[test]
 fn every_policy_picks_by_its_own_measure() {
-    let two = [Fixed(true, 1.0, 9, 100), Fixed(true, 2.0, 1, 100)];
-    assert_eq!(Policy::PeakEwma.pick(&two[..], 7, 0), Some(0));
-    assert_eq!(Policy::LeastRequest.pick(&two[..], 7, 0), Some(1));
-    assert_eq!(Policy::RoundRobin.pick(&two[..], 7, 1), Some(1));
-    let heavy = [Fixed(true, 1.0, 0, 100), Fixed(true, 2.0, 0, 300)];
-    assert_eq!(Policy::PeakEwma.pick(&heavy[..], 7, 0), Some(1));
+    let two = vec![(true, 1.0, 9, 100), (true, 2.0, 1, 100)];
+    assert_eq!(Policy::PeakEwma.pick(&two, 7, 0), Some(0));
+    assert_eq!(Policy::LeastRequest.pick(&two, 7, 0), Some(1));
+    assert_eq!(Policy::RoundRobin.pick(&two, 7, 1), Some(1));
+    let heavy = vec![(true, 1.0, 0, 100), (true, 2.0, 0, 300)];
+    assert_eq!(Policy::PeakEwma.pick(&heavy, 7, 0), Some(1));
 }
 
 proptest! {
@@ -211,11 +215,11 @@ proptest! {
         random: u64,
         turn: u64,
     ) {
-        let candidates: Vec<_> = available.iter()
-            .map(|(up, weight)| Fixed(*up, f64::from(*weight), *weight, *weight))
+        let candidates: Vec<Fixed> = available.iter()
+            .map(|(up, weight)| (*up, f64::from(*weight), *weight, *weight))
             .collect();
         for policy in POLICIES {
-            match policy.pick(&candidates[..], random, turn) {
+            match policy.pick(&candidates, random, turn) {
                 Some(index) => prop_assert!(candidates[index].0),
                 None => prop_assert!(candidates.iter().all(|candidate| !candidate.0)),
             }
