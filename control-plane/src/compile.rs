@@ -1,6 +1,8 @@
 //! From what exists and what was asked for to what sidecars are told: pure, the same for whoever
 //! asks, encoded once.
 
+mod routes;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -8,15 +10,21 @@ use std::sync::Arc;
 use envoy_types::pb::google::protobuf::Any;
 use serde::{Deserialize, Serialize};
 use weft_core::model::{
-    AppProtocol, Endpoint, EndpointPort, MeshConfig, Service, ServicePort, Transport, TrustBundle,
-    Workload,
+    AppProtocol, Endpoint, EndpointPort, MeshConfig, Namespace, Service, ServicePort, Transport,
+    TrustBundle, Workload,
 };
 use weft_core::name::ServiceName;
 use weft_proto::resource::{Kind, Resource};
 
-use crate::document::{PolicyName, ServiceSpec, TrafficPolicySpec};
+use gateway_api::experimental::referencegrants::ReferenceGrantSpec;
+use weft_core::route::Fault;
+
+use crate::document::{ObjectName, RouteKind, ServiceSpec, TrafficPolicySpec};
 use crate::registry::Entry;
 use crate::sha256_hex;
+use crate::store::ResourceKey;
+
+pub use routes::{Attached, Dangling, ParentStatus, References, RouteEntry, RouteStatus, attach};
 
 /// The weight of an endpoint that says nothing.
 const WEIGHT: u32 = 100;
@@ -34,7 +42,13 @@ pub struct World<'a> {
     /// Services that were asked for.
     pub services: &'a BTreeMap<ServiceName, ServiceSpec>,
     /// How callers treat them, the oldest first.
-    pub policies: &'a [(PolicyName, TrafficPolicySpec)],
+    pub policies: &'a [(ObjectName, TrafficPolicySpec)],
+    /// Where requests to them go.
+    pub routes: &'a [RouteEntry],
+    /// Faults that routes may name.
+    pub faults: &'a BTreeMap<ObjectName, Fault>,
+    /// What routes of other namespaces may refer to.
+    pub grants: &'a [(ObjectName, ReferenceGrantSpec)],
     /// Their virtual addresses.
     pub addresses: &'a VirtualAddresses,
     /// Mesh-wide settings.
@@ -67,6 +81,7 @@ pub struct Compiled {
     pub revision: u64,
     by_name: HashMap<(Kind, String), Arc<Encoded>>,
     aliases: HashMap<(Kind, String), String>,
+    routes: BTreeMap<(RouteKind, ObjectName), RouteStatus>,
 }
 
 impl Compiled {
@@ -109,6 +124,16 @@ impl Compiled {
         self.by_name.insert(key, encoded);
     }
 
+    /// What has been found out about a route; `None` where there is none of that name.
+    pub fn route_status(&self, key: &ResourceKey) -> Option<&RouteStatus> {
+        let kind = RouteKind::parse(&key.kind)?;
+        let name = ObjectName {
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+        };
+        self.routes.get(&(kind, name))
+    }
+
     /// Every resource of a kind.
     pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Arc<Encoded>> {
         let of_kind = self.by_name.iter().filter(move |((k, _), _)| *k == kind);
@@ -130,11 +155,27 @@ pub fn compile(world: World<'_>, before: &Compiled, revision: u64) -> Compiled {
     for resource in everybodys {
         compiled.add(resource, Vec::new(), before);
     }
-    for name in service_names(world.entries, world.services) {
-        let resource = Resource::Service(compile_service(world, name));
+    let names = service_names(world.entries, world.services).into_iter();
+    let services: Vec<Service> = names.map(|name| compile_service(world, name)).collect();
+    let mut attached = attach_routes(world, &services);
+    for mut service in services {
+        service.routes = attached.producers.remove(&service.name).unwrap_or_default();
+        let resource = Resource::Service(service);
         let aliases = resource.aliases();
         compiled.add(resource, aliases, before);
     }
+    // Also where nothing holds: a sidecar that comes back without the control plane knows it then.
+    let inhabited = world.entries.iter();
+    for name in inhabited.map(|entry| entry.registration.workload.namespace()) {
+        if !attached.consumers.contains_key(name) {
+            attached.consumers.insert(name.to_owned(), BTreeMap::new());
+        }
+    }
+    for (name, routes) in attached.consumers {
+        let namespace = Resource::Namespace(Namespace { name, routes });
+        compiled.add(namespace, Vec::new(), before);
+    }
+    compiled.routes = attached.statuses;
     // An address that two claim belongs to the one that is connected, then to the first by name.
     let mut claimed: BTreeSet<IpAddr> = BTreeSet::new();
     let mut entries: Vec<&Entry> = world.entries.iter().collect();
@@ -149,6 +190,20 @@ pub fn compile(world: World<'_>, before: &Compiled, revision: u64) -> Compiled {
         compiled.add(resource, aliases, before);
     }
     compiled
+}
+
+fn attach_routes(world: World<'_>, services: &[Service]) -> Attached {
+    let ports = services.iter().map(|service| {
+        let ports = service.ports.iter().map(|port| port.port);
+        (service.name.clone(), ports.collect())
+    });
+    let ports: BTreeMap<ServiceName, BTreeSet<u16>> = ports.collect();
+    let references = References {
+        services: &ports,
+        faults: world.faults,
+        grants: world.grants,
+    };
+    attach(world.routes, references)
 }
 
 /// Every service that exists: asked for, or named by a workload.
@@ -208,6 +263,7 @@ fn compile_service(world: World<'_>, name: &ServiceName) -> Service {
     });
     Service {
         policies: policies.collect(),
+        routes: Vec::new(),
         name: name.clone(),
         addresses: world.addresses.of(name),
         ports: service_ports.collect(),
@@ -218,10 +274,10 @@ fn compile_service(world: World<'_>, name: &ServiceName) -> Service {
 /// The policy that is in force for a port: one for the port beats one for the whole service, and
 /// between two for the same the older wins. Policies are given the oldest first.
 fn policy_of<'a>(
-    policies: &'a [(PolicyName, TrafficPolicySpec)],
+    policies: &'a [(ObjectName, TrafficPolicySpec)],
     service: &ServiceName,
     port: u16,
-) -> Option<&'a (PolicyName, TrafficPolicySpec)> {
+) -> Option<&'a (ObjectName, TrafficPolicySpec)> {
     let for_port = |wanted: Option<u16>| {
         policies.iter().find(|(name, spec)| {
             name.namespace == service.namespace()
@@ -412,7 +468,7 @@ mod tests {
         let policy = |namespace: &str, own: &str, name: &str, port: Option<u16>| {
             let target = serde_json::json!({"kind": "Service", "name": name, "port": port});
             let spec = serde_json::json!({ "targetRef": target });
-            let own = PolicyName {
+            let own = ObjectName {
                 namespace: namespace.to_owned(),
                 name: own.to_owned(),
             };

@@ -1,6 +1,8 @@
 //! The user-facing model: documents in Kubernetes' form, read strictly. What is wrong is said with
 //! file, field path, what was found and what is allowed, for the whole input at once.
 
+mod fault;
+mod route;
 mod traffic_policy;
 
 use std::collections::BTreeSet;
@@ -12,16 +14,40 @@ use weft_core::name::{ServiceName, check_label};
 
 use crate::store::ResourceKey;
 
+use gateway_api::experimental::grpcroutes::GrpcRouteSpec;
+use gateway_api::experimental::httproutes::HttpRouteSpec;
+use gateway_api::experimental::referencegrants::ReferenceGrantSpec;
+
+pub use fault::{AbortSpec, DelaySpec, FaultInjectionSpec, HeaderMatchType, HeaderSpec};
+pub use route::{GATEWAY_GROUP, Parent, RouteDraft, RouteKind, RouteSpec, RuleDraft};
 pub use traffic_policy::{
     BackoffSpec, BudgetSpec, CircuitBreakerSpec, HalfOpenSpec, LimitsSpec, LoadBalancerSpec,
     LoadBalancerType, RetrySpec, TargetKind, TargetRef, Time, TimeoutsSpec, TrafficPolicySpec,
     WindowSpec,
 };
 
+/// The group of our own kinds.
+pub const API_GROUP: &str = "weft-mesh.io";
 /// The group and version of our own kinds.
 pub const API_VERSION: &str = "weft-mesh.io/v1alpha1";
-/// The kinds that exist. To add one: a variant of [`Document`], its spec, and its checks below.
-pub const KINDS: [&str; 3] = ["Service", "MeshConfig", "TrafficPolicy"];
+/// The group and version of the Gateway API's kinds.
+pub const GATEWAY_VERSION: &str = "gateway.networking.k8s.io/v1";
+/// The kinds that exist, with the versions that they are read in; they are stored and shown in the
+/// first. To add one: a variant of [`Document`], its spec, and its checks below.
+pub const KINDS: [(&str, &[&str]); 7] = [
+    ("Service", &[API_VERSION]),
+    ("MeshConfig", &[API_VERSION]),
+    ("TrafficPolicy", &[API_VERSION]),
+    ("FaultInjection", &[API_VERSION]),
+    ("HTTPRoute", &[GATEWAY_VERSION]),
+    ("GRPCRoute", &[GATEWAY_VERSION]),
+    (
+        "ReferenceGrant",
+        &[GATEWAY_VERSION, "gateway.networking.k8s.io/v1beta1"],
+    ),
+];
+/// What names are.
+const LABEL: &str = "1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit";
 /// Largest input, bytes.
 pub const INPUT_MAX_BYTES: usize = 4 * 1024 * 1024;
 /// Documents in one input.
@@ -53,12 +79,29 @@ pub enum Document {
     /// Settings of the mesh as a whole; there is one, `weft-system/mesh`.
     MeshConfig(MeshConfigSpec),
     /// How callers treat a service; by its own name.
-    TrafficPolicy(PolicyName, Box<TrafficPolicySpec>),
+    TrafficPolicy(ObjectName, Box<TrafficPolicySpec>),
+    /// Where requests to a service go.
+    Route(ObjectName, RouteSpec),
+    /// A fault that routes may name.
+    FaultInjection(ObjectName, FaultInjectionSpec),
+    /// What routes of other namespaces may send requests to.
+    ReferenceGrant(ObjectName, ReferenceGrantSpec),
 }
 
-/// What a policy goes by.
+/// The names of the kinds, for people.
+pub fn kind_names() -> String {
+    KINDS.map(|(kind, _versions)| kind).join(", ")
+}
+
+/// The version that a kind is shown in.
+pub fn version_of(kind: &str) -> &'static str {
+    let found = KINDS.iter().find(|(name, _)| *name == kind);
+    found.map_or(API_VERSION, |(_, versions)| versions[0])
+}
+
+/// What a policy or a route goes by.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PolicyName {
+pub struct ObjectName {
     /// The namespace.
     pub namespace: String,
     /// The name.
@@ -151,7 +194,10 @@ impl Document {
         match self {
             Self::Service(name, _) => key("Service", name.namespace(), name.name()),
             Self::MeshConfig(_) => key("MeshConfig", "weft-system", "mesh"),
-            Self::TrafficPolicy(policy, _) => key("TrafficPolicy", &policy.namespace, &policy.name),
+            Self::TrafficPolicy(name, _) => key("TrafficPolicy", &name.namespace, &name.name),
+            Self::Route(name, spec) => key(spec.kind().as_str(), &name.namespace, &name.name),
+            Self::FaultInjection(name, _) => key("FaultInjection", &name.namespace, &name.name),
+            Self::ReferenceGrant(name, _) => key("ReferenceGrant", &name.namespace, &name.name),
         }
     }
 
@@ -162,9 +208,12 @@ impl Document {
             Self::Service(_, spec) => serde_json::to_value(spec),
             Self::MeshConfig(spec) => serde_json::to_value(spec),
             Self::TrafficPolicy(_, spec) => serde_json::to_value(spec),
+            Self::Route(_, spec) => spec.to_value(),
+            Self::FaultInjection(_, spec) => serde_json::to_value(spec),
+            Self::ReferenceGrant(_, spec) => serde_json::to_value(spec),
         };
         serde_json::json!({
-            "apiVersion": API_VERSION,
+            "apiVersion": version_of(&key.kind),
             "kind": key.kind,
             "metadata": { "name": key.name, "namespace": key.namespace },
             "spec": spec.unwrap_or_default(),
@@ -235,7 +284,15 @@ struct Check<'a> {
     problems: Vec<Problem>,
 }
 
-impl Check<'_> {
+impl<'a> Check<'a> {
+    fn new(source: &'a str, document: usize) -> Self {
+        Self {
+            source,
+            document,
+            problems: Vec::new(),
+        }
+    }
+
     fn add(&mut self, path: impl Into<String>, found: impl ToString, allowed: impl Into<String>) {
         self.problems.push(Problem {
             source_name: self.source.to_owned(),
@@ -249,7 +306,7 @@ impl Check<'_> {
     /// Reads a value strictly: unknown fields are problems.
     fn typed<T: for<'de> Deserialize<'de>>(&mut self, prefix: &str, value: &Value) -> Option<T> {
         let mut unknown = Vec::new();
-        let mut note = |path: serde_ignored::Path<'_>| unknown.push(path.to_string());
+        let mut note = |path: serde_ignored::Path<'_>| unknown.push(indexed(&path.to_string()));
         let mut track = serde_path_to_error::Track::new();
         let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);
         let result = T::deserialize(serde_ignored::Deserializer::new(deserializer, &mut note));
@@ -281,12 +338,25 @@ impl Check<'_> {
     }
 }
 
+/// `rules.?.0.matches.1.x`, as `serde_ignored` has it, in the form that people write:
+/// `rules[0].matches[1].x`. What is optional shows there as `?`.
+fn indexed(path: &str) -> String {
+    let mut written = String::new();
+    for part in path.split('.').filter(|part| *part != "?") {
+        if part.bytes().all(|byte| byte.is_ascii_digit()) {
+            written.push_str(&format!("[{part}]"));
+        } else {
+            if !written.is_empty() {
+                written.push('.');
+            }
+            written.push_str(part);
+        }
+    }
+    written
+}
+
 fn read_one(source: &str, document: usize, value: Value) -> Result<Document, Vec<Problem>> {
-    let mut check = Check {
-        source,
-        document,
-        problems: Vec::new(),
-    };
+    let mut check = Check::new(source, document);
     let read = parse(&mut check, &value);
     match read {
         Some(read) if check.problems.is_empty() => Ok(read),
@@ -296,8 +366,13 @@ fn read_one(source: &str, document: usize, value: Value) -> Result<Document, Vec
 
 fn parse(check: &mut Check<'_>, value: &Value) -> Option<Document> {
     let envelope: Envelope = check.typed("", value)?;
-    if envelope.api_version != API_VERSION {
-        check.add("apiVersion", &envelope.api_version, API_VERSION);
+    let kind = envelope.kind.as_str();
+    let Some((_, versions)) = KINDS.iter().find(|(name, _)| *name == kind) else {
+        check.add("kind", format!("{kind:?}"), kind_names());
+        return None;
+    };
+    if !versions.contains(&&*envelope.api_version) {
+        check.add("apiVersion", &envelope.api_version, versions.join(", "));
     }
     let metadata = &envelope.metadata;
     for (path, text) in [
@@ -305,48 +380,92 @@ fn parse(check: &mut Check<'_>, value: &Value) -> Option<Document> {
         ("metadata.namespace", &metadata.namespace),
     ] {
         if check_label(text).is_err() {
-            let allowed =
-                "1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit";
-            check.add(path, format!("{text:?}"), allowed);
+            check.add(path, format!("{text:?}"), LABEL);
         }
     }
-    match envelope.kind.as_str() {
+    let own = ObjectName {
+        namespace: metadata.namespace.clone(),
+        name: metadata.name.clone(),
+    };
+    match kind {
         "Service" => {
             let spec: ServiceSpec = check.typed("spec.", &envelope.spec)?;
             check_ports(check, &spec);
-            let name = ServiceName::new(&metadata.namespace, &metadata.name).ok()?;
+            let name = ServiceName::new(&own.namespace, &own.name).ok()?;
             Some(Document::Service(name, spec))
         }
         "MeshConfig" => {
             let spec: MeshConfigSpec = check.typed("spec.", &envelope.spec)?;
-            if (metadata.namespace.as_str(), metadata.name.as_str()) != ("weft-system", "mesh") {
-                let found = format!("{}/{}", metadata.namespace, metadata.name);
-                check.add(
-                    "metadata",
-                    found,
-                    "weft-system/mesh: there is one MeshConfig",
-                );
-            }
-            for (index, range) in spec.workload_ranges.iter().enumerate() {
-                if Cidr::parse(range).is_none() {
-                    let path = format!("spec.workloadRanges[{index}]");
-                    check.add(path, format!("{range:?}"), "a range ADDRESS/PREFIX");
-                }
-            }
+            check_config(check, &own, &spec);
             Some(Document::MeshConfig(spec))
         }
         "TrafficPolicy" => {
             let spec: TrafficPolicySpec = check.typed("spec.", &envelope.spec)?;
             check_policy(check, &spec);
-            let name = PolicyName {
-                namespace: envelope.metadata.namespace,
-                name: envelope.metadata.name,
-            };
-            Some(Document::TrafficPolicy(name, Box::new(spec)))
+            Some(Document::TrafficPolicy(own, Box::new(spec)))
         }
-        other => {
-            check.add("kind", format!("{other:?}"), KINDS.join(", "));
-            None
+        "FaultInjection" => {
+            let spec: FaultInjectionSpec = check.typed("spec.", &envelope.spec)?;
+            spec.read(check);
+            Some(Document::FaultInjection(own, spec))
+        }
+        "ReferenceGrant" => {
+            let spec: ReferenceGrantSpec = check.typed("spec.", &envelope.spec)?;
+            check_grant(check, &spec);
+            Some(Document::ReferenceGrant(own, spec))
+        }
+        "HTTPRoute" => {
+            let spec: HttpRouteSpec = check.typed("spec.", &envelope.spec)?;
+            let spec = RouteSpec::Http(Box::new(spec));
+            spec.read(check, &own);
+            Some(Document::Route(own, spec))
+        }
+        "GRPCRoute" => {
+            let spec: GrpcRouteSpec = check.typed("spec.", &envelope.spec)?;
+            let spec = RouteSpec::Grpc(Box::new(spec));
+            spec.read(check, &own);
+            Some(Document::Route(own, spec))
+        }
+        // All of KINDS are above; a test reads an example of each.
+        _ => None,
+    }
+}
+
+fn check_config(check: &mut Check<'_>, own: &ObjectName, spec: &MeshConfigSpec) {
+    if (&*own.namespace, &*own.name) != ("weft-system", "mesh") {
+        let found = format!("{}/{}", own.namespace, own.name);
+        let allowed = "weft-system/mesh: there is one MeshConfig";
+        check.add("metadata", found, allowed);
+    }
+    for (index, range) in spec.workload_ranges.iter().enumerate() {
+        if Cidr::parse(range).is_none() {
+            let path = format!("spec.workloadRanges[{index}]");
+            check.add(path, format!("{range:?}"), "a range ADDRESS/PREFIX");
+        }
+    }
+}
+
+fn check_grant(check: &mut Check<'_>, spec: &ReferenceGrantSpec) {
+    for (field, empty) in [("from", spec.from.is_empty()), ("to", spec.to.is_empty())] {
+        if empty {
+            check.add(format!("spec.{field}"), "none", "at least one");
+        }
+    }
+    for (index, from) in spec.from.iter().enumerate() {
+        let kinds = RouteKind::ALL.map(RouteKind::as_str);
+        let known = from.group == GATEWAY_GROUP && kinds.contains(&&*from.kind);
+        if !known {
+            let path = format!("spec.from[{index}]");
+            let found = format!("group {:?}, kind {:?}", from.group, from.kind);
+            let kinds = kinds.join(" or ");
+            check.add(path, found, format!("group {GATEWAY_GROUP}, kind {kinds}"));
+        }
+    }
+    for (index, to) in spec.to.iter().enumerate() {
+        if !to.group.is_empty() || to.kind != "Service" {
+            let path = format!("spec.to[{index}]");
+            let found = format!("group {:?}, kind {:?}", to.group, to.kind);
+            check.add(path, found, "group \"\" and kind Service");
         }
     }
 }
@@ -397,144 +516,4 @@ fn check_ports(check: &mut Check<'_>, spec: &ServiceSpec) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn service(spec: &str) -> String {
-        format!(
-            "apiVersion: weft-mesh.io/v1alpha1\nkind: Service\nmetadata: {{name: web, namespace: shop}}\nspec: {spec}\n"
-        )
-    }
-
-    #[track_caller]
-    fn check(text: &str, path: &str, found: &str) {
-        let problems = read("file.yaml", text).unwrap_err();
-        let hit = problems
-            .iter()
-            .any(|p| p.path.contains(path) && p.found.contains(found));
-        assert!(hit, "{path} {found} not in {problems:#?}");
-    }
-
-    #[test]
-    fn good_ones() {
-        let text = service("{ports: [{port: 80, targetPort: 8080, protocol: http}]}");
-        let documents = read("-", &text).unwrap();
-        let value = documents[0].to_value();
-        assert_eq!(Document::from_value(value).unwrap(), documents[0]);
-        let two = format!(
-            "{text}---\napiVersion: weft-mesh.io/v1alpha1\nkind: MeshConfig\nmetadata: {{name: mesh, namespace: weft-system}}\nspec: {{unknownDestinations: refuse}}\n"
-        );
-        assert_eq!(read("-", &two).unwrap().len(), 2);
-    }
-
-    #[test]
-    fn the_examples_are_good() {
-        let examples = [
-            include_str!("../../deploy/examples/service.yaml"),
-            include_str!("../../deploy/examples/mesh-config.yaml"),
-            include_str!("../../deploy/examples/traffic-policy.yaml"),
-        ];
-        let kinds: BTreeSet<String> = examples
-            .into_iter()
-            .flat_map(|text| read("-", text).unwrap())
-            .map(|document| document.key().kind)
-            .collect();
-        assert_eq!(kinds.len(), KINDS.len(), "an example for every kind");
-    }
-
-    #[test]
-    fn policies_are_read_strictly() {
-        let policy = |rest: &str| {
-            format!(
-                "apiVersion: weft-mesh.io/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: p, namespace: shop}}\nspec: {{targetRef: {{kind: Service, name: web}}, {rest}}}\n"
-            )
-        };
-        let good = policy("circuitBreaker: {window: {count: 10}, openTime: 1500ms}");
-        let document = read("-", &good).unwrap().remove(0);
-        assert_eq!(Document::from_value(document.to_value()).unwrap(), document);
-        let cases = [
-            ("timeouts: {request: soon}", "spec.timeouts.request", "soon"),
-            ("timeouts: {request: -1s}", "spec.timeouts.request", "-1s"),
-            ("timeouts: {request: 0s}", "spec.timeouts.request", "0"),
-            (
-                "timeouts: {request: 1s, perTry: 2s}",
-                "spec.timeouts.perTry",
-                "2s",
-            ),
-            (
-                "circuitBreaker: {failureRate: 1.5}",
-                "spec.circuitBreaker.failureRate",
-                "1.5",
-            ),
-            (
-                "circuitBreaker: {window: {count: 1, time: 1s}}",
-                "spec.circuitBreaker.window",
-                "",
-            ),
-            (
-                "loadBalancer: {type: fair}",
-                "spec.loadBalancer.type",
-                "fair",
-            ),
-            ("retry: {attempts: 99}", "spec.retry.attempts", "99"),
-            ("retry: {atempts: 1}", "spec.retry", "unknown"),
-            (
-                "retry: {budget: {ratio: -1}}",
-                "spec.retry.budget.ratio",
-                "",
-            ),
-        ];
-        for (rest, path, found) in cases {
-            check(&policy(rest), path, found);
-        }
-    }
-
-    #[test]
-    fn bad_ones() {
-        check("a: [", "(input)", "");
-        check("", "(input)", "0 documents");
-        check(&"#".repeat(INPUT_MAX_BYTES + 1), "(input)", "bytes");
-        check(&service("{ports: [{port: 80}], x: 1}"), "spec.x", "unknown");
-        check(
-            &service("{ports: [{port: 80, colour: red}]}"),
-            "spec.ports",
-            "unknown",
-        );
-        check(
-            &service("{ports: [{port: eighty}]}"),
-            "spec.ports[0].port",
-            "eighty",
-        );
-        check(
-            &service("{ports: [{port: 70000}]}"),
-            "spec.ports[0].port",
-            "70000",
-        );
-        check(&service("{ports: [{port: 0}]}"), "spec.ports[0].port", "0");
-        check(
-            &service("{ports: [{port: 1}, {port: 1}]}"),
-            "spec.ports[1]",
-            "second",
-        );
-        check(
-            &service("{ports: [{port: 1, protocol: carrier-pigeon}]}"),
-            "spec.ports[0].protocol",
-            "pigeon",
-        );
-        check(&service("{ports: []}"), "spec.ports", "0 ports");
-        check(&service("{}"), "spec", "ports");
-        let text = service("{ports: [{port: 1}]}");
-        check(&text.replace("Service", "Servise"), "kind", "Servise");
-        check(&text.replace("v1alpha1", "v9"), "apiVersion", "v9");
-        check(
-            &text.replace("name: web", "name: Web!"),
-            "metadata.name",
-            "Web!",
-        );
-        check(
-            &format!("{text}---\n{text}"),
-            "metadata.name",
-            "second time",
-        );
-    }
-}
+mod tests;

@@ -7,16 +7,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use gateway_api::experimental::referencegrants::ReferenceGrantSpec;
 use tokio::sync::watch;
 use weft_core::model::{Cidr, MeshConfig, Registration, TrustBundle};
 use weft_core::name::{ServiceName, SpiffeId};
+use weft_core::route::Fault;
 
 use crate::ca::{self, Authority, CaError, SignedLeaf};
-use crate::compile::{Assigned, Compiled, VirtualAddresses, World, compile, service_names};
-use crate::document::{Document, MeshConfigSpec, PolicyName, ServiceSpec, TrafficPolicySpec};
+use crate::compile::{
+    Assigned, Compiled, RouteEntry, VirtualAddresses, World, compile, service_names,
+};
+use crate::document::{Document, MeshConfigSpec, ObjectName, ServiceSpec, TrafficPolicySpec};
 use crate::operator::{self, OperatorRecord};
 use crate::registry::{Entry, Refused, Registry, check_binding, check_values};
-use crate::store::{RecordWrite, Revision, Store, StoreError};
+use crate::store::{RecordWrite, Revision, Store, StoreError, StoredResource};
 use crate::tls::PeerIdentity;
 use crate::token::{self, Binding, InstanceRecord, Redeemed, Redemption, TokenError, TokenRecord};
 use crate::{random, sha256_hex, unix_millis, unix_seconds};
@@ -169,11 +173,57 @@ struct State {
     addresses: VirtualAddresses,
     /// Addresses that could not be written down yet.
     unsaved: BTreeMap<ServiceName, Assigned>,
+    wanted: Wanted,
+    revision: Revision,
+}
+
+/// What was asked for.
+#[derive(Debug, Default)]
+struct Wanted {
     services: BTreeMap<ServiceName, ServiceSpec>,
     /// The oldest first.
-    policies: Vec<(PolicyName, TrafficPolicySpec)>,
+    policies: Vec<(ObjectName, TrafficPolicySpec)>,
+    routes: Vec<RouteEntry>,
+    faults: BTreeMap<ObjectName, Fault>,
+    grants: Vec<(ObjectName, ReferenceGrantSpec)>,
     config: MeshConfigSpec,
-    revision: Revision,
+}
+
+impl Wanted {
+    /// Everything in the store that is readable.
+    fn read(resources: Vec<StoredResource>) -> Self {
+        let mut wanted = Self::default();
+        let mut policies = Vec::new();
+        for resource in resources {
+            let (created, generation) = (resource.created, resource.generation);
+            match Document::from_value(resource.document) {
+                Ok(Document::Service(name, spec)) => {
+                    wanted.services.insert(name, spec);
+                }
+                Ok(Document::MeshConfig(spec)) => wanted.config = spec,
+                Ok(Document::TrafficPolicy(name, spec)) => policies.push((created, name, *spec)),
+                Ok(Document::Route(name, spec)) => wanted.routes.push(RouteEntry {
+                    kind: spec.kind(),
+                    draft: Arc::new(spec.draft(&name)),
+                    name,
+                    created,
+                    generation,
+                }),
+                Ok(Document::FaultInjection(name, spec)) => {
+                    wanted.faults.insert(name, spec.resolve());
+                }
+                Ok(Document::ReferenceGrant(name, spec)) => wanted.grants.push((name, spec)),
+                Err(problems) => {
+                    let key = resource.key;
+                    tracing::error!(%key, ?problems, "a stored resource is not readable: left out");
+                }
+            }
+        }
+        policies.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        let policies = policies.into_iter().map(|(_, name, spec)| (name, spec));
+        wanted.policies = policies.collect();
+        wanted
+    }
 }
 
 impl Plane {
@@ -272,30 +322,9 @@ impl Plane {
 
     fn load_documents(&self) -> Result<(), StoreError> {
         let revision = *self.store.watch().borrow();
-        let mut services = BTreeMap::new();
-        let mut config = MeshConfigSpec::default();
-        let mut policies = Vec::new();
-        for resource in self.store.list()? {
-            match Document::from_value(resource.document) {
-                Ok(Document::Service(name, spec)) => {
-                    services.insert(name, spec);
-                }
-                Ok(Document::MeshConfig(spec)) => config = spec,
-                Ok(Document::TrafficPolicy(name, spec)) => {
-                    policies.push((resource.created, name, *spec));
-                }
-                Err(problems) => {
-                    let key = resource.key;
-                    tracing::error!(%key, ?problems, "a stored resource is not readable: left out");
-                }
-            }
-        }
-        policies.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
-        let policies = policies.into_iter().map(|(_, name, spec)| (name, spec));
+        let wanted = Wanted::read(self.store.list()?);
         let mut state = self.state();
-        state.services = services;
-        state.policies = policies.collect();
-        state.config = config;
+        state.wanted = wanted;
         state.revision = revision;
         drop(state);
         self.touch();
@@ -362,13 +391,16 @@ impl Plane {
         let config = self.mesh_config(&state);
         let bundle = self.bundle(&state);
         let mut addresses = std::mem::take(&mut state.addresses);
-        let names = service_names(&entries, &state.services);
+        let names = service_names(&entries, &state.wanted.services);
         let names: BTreeSet<ServiceName> = names.into_iter().cloned().collect();
         let changed = addresses.assign(&names, unix_seconds());
         let world = World {
             entries: &entries,
-            services: &state.services,
-            policies: &state.policies,
+            services: &state.wanted.services,
+            policies: &state.wanted.policies,
+            routes: &state.wanted.routes,
+            faults: &state.wanted.faults,
+            grants: &state.wanted.grants,
             addresses: &addresses,
             config: &config,
             bundle: &bundle,
@@ -380,7 +412,7 @@ impl Plane {
     }
 
     fn mesh_config(&self, state: &State) -> MeshConfig {
-        let more = state.config.workload_ranges.iter();
+        let more = state.wanted.config.workload_ranges.iter();
         let more = more.filter_map(|text| Cidr::parse(text));
         MeshConfig {
             trust_domain: self.authority.trust_domain().clone(),
@@ -392,7 +424,7 @@ impl Plane {
                 .copied()
                 .chain(more)
                 .collect(),
-            unknown_destinations: state.config.unknown_destinations,
+            unknown_destinations: state.wanted.config.unknown_destinations,
         }
     }
 

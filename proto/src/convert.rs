@@ -11,6 +11,7 @@ use weft_core::name::{NameError, ServiceName, WorkloadName};
 
 use weft_core::policy::{PolicyError, TrafficPolicy};
 
+use crate::route::routes;
 use crate::{mesh, registry};
 
 /// Why a resource from the wire is not taken.
@@ -43,6 +44,14 @@ pub enum Rejection {
         /// What is allowed.
         allowed: &'static str,
     },
+    /// A route in it is not one.
+    #[error("routes: {field}: {reason}")]
+    Route {
+        /// The path of the field.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A policy in it is not allowed.
     #[error("policies.policy.{0}")]
     Policy(#[from] PolicyError),
@@ -50,7 +59,7 @@ pub enum Rejection {
 
 const PORT: &str = "a port from 1 to 65535";
 
-fn name<T>(field: &'static str, parsed: Result<T, NameError>) -> Result<T, Rejection> {
+pub(crate) fn name<T>(field: &'static str, parsed: Result<T, NameError>) -> Result<T, Rejection> {
     parsed.map_err(|source| Rejection::Name { field, source })
 }
 
@@ -244,6 +253,11 @@ impl From<&Service> for mesh::Service {
                     policy: Some((&**policy).into()),
                 })
                 .collect(),
+            routes: service
+                .routes
+                .iter()
+                .map(|route| (&**route).into())
+                .collect(),
         }
     }
 }
@@ -260,6 +274,7 @@ impl TryFrom<mesh::Service> for Service {
         });
         Ok(Self {
             policies: policies.collect::<Result<_, Rejection>>()?,
+            routes: routes(wire.routes)?,
             name: name("name", ServiceName::new(&wire.namespace, &wire.name))?,
             addresses: addresses("addresses", &wire.addresses)?,
             ports: ports.collect::<Result<_, _>>()?,
@@ -497,6 +512,7 @@ mod tests {
                 }],
             }],
             policies: [(80, Arc::default())].into(),
+            routes: Vec::new(),
         }
     }
 

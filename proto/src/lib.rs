@@ -9,6 +9,7 @@
 mod convert;
 mod policy;
 pub mod resource;
+mod route;
 
 pub use convert::Rejection;
 

@@ -11,7 +11,7 @@ use crate::convert::Rejection;
 use crate::mesh;
 use crate::mesh::circuit_breaker::Window as WireWindow;
 
-fn nanos(time: Duration) -> u64 {
+pub(crate) fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -29,13 +29,9 @@ impl From<&TrafficPolicy> for mesh::TrafficPolicy {
             circuit_breaker: policy.breaker.as_ref().map(Into::into),
             max_ejected_share: policy.max_ejected_share,
             retry: Some(mesh::Retry {
-                attempts: retry.attempts,
-                statuses: retry.statuses.iter().map(|s| u32::from(*s)).collect(),
-                grpc_codes: retry.grpc_codes.to_vec(),
-                backoff: nanos(retry.backoff),
-                backoff_max: nanos(retry.backoff_max),
                 budget_ratio: budget.ratio,
                 budget_minimum_per_second: budget.minimum_per_second,
+                ..retry.into()
             }),
             per_try_timeout: policy.per_try_timeout.map(nanos),
             request_timeout: policy.request_timeout.map(nanos),
@@ -66,14 +62,10 @@ impl TryFrom<mesh::TrafficPolicy> for TrafficPolicy {
             found: String::new(),
             allowed: "what is retried; 0 attempts for nothing",
         })?;
-        let statuses = retry.statuses.iter().map(|status| {
-            u16::try_from(*status).map_err(|_large| Rejection::Value {
-                field: "policies.policy.retry.statuses",
-                found: status.to_string(),
-                allowed: "a status",
-            })
-        });
-        let statuses: Vec<u16> = statuses.collect::<Result<_, _>>()?;
+        let budget = BudgetConfig {
+            ratio: retry.budget_ratio,
+            minimum_per_second: retry.budget_minimum_per_second,
+        };
         let policy = Self {
             balancing,
             breaker: wire
@@ -81,17 +73,8 @@ impl TryFrom<mesh::TrafficPolicy> for TrafficPolicy {
                 .map(BreakerConfig::try_from)
                 .transpose()?,
             max_ejected_share: wire.max_ejected_share,
-            retry: RetryPolicy {
-                attempts: retry.attempts,
-                statuses: statuses.into(),
-                grpc_codes: retry.grpc_codes.into(),
-                backoff: Duration::from_nanos(retry.backoff),
-                backoff_max: Duration::from_nanos(retry.backoff_max),
-            },
-            budget: BudgetConfig {
-                ratio: retry.budget_ratio,
-                minimum_per_second: retry.budget_minimum_per_second,
-            },
+            retry: retry.try_into()?,
+            budget,
             per_try_timeout: wire.per_try_timeout.map(Duration::from_nanos),
             request_timeout: wire.request_timeout.map(Duration::from_nanos),
             max_requests: wire.max_requests,
@@ -100,6 +83,44 @@ impl TryFrom<mesh::TrafficPolicy> for TrafficPolicy {
             Some(error) => Err(error.into()),
             None => Ok(policy),
         }
+    }
+}
+
+impl From<&RetryPolicy> for mesh::Retry {
+    fn from(retry: &RetryPolicy) -> Self {
+        Self {
+            attempts: retry.attempts,
+            statuses: retry.statuses.iter().map(|s| u32::from(*s)).collect(),
+            grpc_codes: retry.grpc_codes.to_vec(),
+            backoff: nanos(retry.backoff),
+            backoff_max: nanos(retry.backoff_max),
+            body_max: retry.body_max,
+            budget_ratio: 0.0,
+            budget_minimum_per_second: 0,
+        }
+    }
+}
+
+impl TryFrom<mesh::Retry> for RetryPolicy {
+    type Error = Rejection;
+
+    fn try_from(wire: mesh::Retry) -> Result<Self, Rejection> {
+        let statuses = wire.statuses.iter().map(|status| {
+            u16::try_from(*status).map_err(|_large| Rejection::Value {
+                field: "retry.statuses",
+                found: status.to_string(),
+                allowed: "a status",
+            })
+        });
+        let statuses: Vec<u16> = statuses.collect::<Result<_, _>>()?;
+        Ok(Self {
+            attempts: wire.attempts,
+            statuses: statuses.into(),
+            grpc_codes: wire.grpc_codes.into(),
+            backoff: Duration::from_nanos(wire.backoff),
+            backoff_max: Duration::from_nanos(wire.backoff_max),
+            body_max: wire.body_max,
+        })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use envoy_types::pb::google::protobuf::Any;
 use prost::Message;
-use weft_core::model::{MeshConfig, Service, TrustBundle, Workload};
+use weft_core::model::{MeshConfig, Namespace, Service, TrustBundle, Workload};
 
 use crate::convert::Rejection;
 use crate::mesh;
@@ -18,13 +18,16 @@ pub enum Kind {
     TrustBundle,
     /// [`MeshConfig`], always.
     MeshConfig,
+    /// [`Namespace`]: every sidecar asks for its own.
+    Namespace,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::MeshConfig,
         Self::TrustBundle,
+        Self::Namespace,
         Self::Service,
         Self::Workload,
     ];
@@ -36,6 +39,7 @@ impl Kind {
             Self::Workload => "type.googleapis.com/weft.mesh.v1.Workload",
             Self::TrustBundle => "type.googleapis.com/weft.mesh.v1.TrustBundle",
             Self::MeshConfig => "type.googleapis.com/weft.mesh.v1.MeshConfig",
+            Self::Namespace => "type.googleapis.com/weft.mesh.v1.Namespace",
         }
     }
 
@@ -47,7 +51,7 @@ impl Kind {
     /// Whether a sidecar asks for resources of this kind one by one; the others come to everyone.
     pub const fn on_demand(self) -> bool {
         match self {
-            Self::Service | Self::Workload => true,
+            Self::Service | Self::Workload | Self::Namespace => true,
             Self::TrustBundle | Self::MeshConfig => false,
         }
     }
@@ -59,6 +63,7 @@ impl Kind {
             Self::Workload => "Workload",
             Self::TrustBundle => "TrustBundle",
             Self::MeshConfig => "MeshConfig",
+            Self::Namespace => "Namespace",
         }
     }
 }
@@ -77,6 +82,8 @@ pub enum Resource {
     TrustBundle(TrustBundle),
     /// Mesh-wide settings.
     MeshConfig(MeshConfig),
+    /// What holds for the callers of one namespace.
+    Namespace(Namespace),
 }
 
 impl Resource {
@@ -87,6 +94,7 @@ impl Resource {
             Self::Workload(_) => Kind::Workload,
             Self::TrustBundle(_) => Kind::TrustBundle,
             Self::MeshConfig(_) => Kind::MeshConfig,
+            Self::Namespace(_) => Kind::Namespace,
         }
     }
 
@@ -97,6 +105,7 @@ impl Resource {
             Self::Workload(workload) => workload.name.to_string(),
             Self::TrustBundle(bundle) => bundle.trust_domain.to_string(),
             Self::MeshConfig(_) => MESH_CONFIG_NAME.to_owned(),
+            Self::Namespace(namespace) => namespace.name.clone(),
         }
     }
 
@@ -109,7 +118,7 @@ impl Resource {
             Self::Workload(workload) => {
                 workload.addresses.iter().map(ToString::to_string).collect()
             }
-            Self::TrustBundle(_) | Self::MeshConfig(_) => Vec::new(),
+            Self::TrustBundle(_) | Self::MeshConfig(_) | Self::Namespace(_) => Vec::new(),
         }
     }
 
@@ -120,6 +129,7 @@ impl Resource {
             Self::Workload(workload) => mesh::Workload::from(workload).encode_to_vec(),
             Self::TrustBundle(bundle) => mesh::TrustBundle::from(bundle).encode_to_vec(),
             Self::MeshConfig(config) => mesh::MeshConfig::from(config).encode_to_vec(),
+            Self::Namespace(namespace) => mesh::Namespace::from(namespace).encode_to_vec(),
         };
         Any {
             type_url: self.kind().type_url().to_owned(),
@@ -138,6 +148,7 @@ impl Resource {
             Kind::Workload => Self::Workload(mesh::Workload::decode(bytes)?.try_into()?),
             Kind::TrustBundle => Self::TrustBundle(mesh::TrustBundle::decode(bytes)?.try_into()?),
             Kind::MeshConfig => Self::MeshConfig(mesh::MeshConfig::decode(bytes)?.try_into()?),
+            Kind::Namespace => Self::Namespace(mesh::Namespace::decode(bytes)?.try_into()?),
         })
     }
 }

@@ -24,6 +24,8 @@ mod capture;
 // What is particular to pods.
 mod pods;
 mod policy;
+// Where requests go: the mesh cases of the Gateway API (GAMMA), and more.
+mod routes;
 // Nothing fails while everything around is disturbed.
 mod continuity;
 // What is acknowledged is on the disk.

@@ -11,13 +11,17 @@ use super::Admin;
 use super::operators::{Operator, author};
 use super::refusal::{Answer, Refusal, read};
 use super::types::{
-    Action, Applied, ApplyQuery, ApplyResult, AuthorQuery, Items, Metadata, ResourceInfo,
-    ResourceQuery, ResourceStatus, RollbackRequest, Source, Sources,
+    Action, Applied, ApplyQuery, ApplyResult, AuthorQuery, ConditionInfo, Items, Metadata,
+    ParentInfo, ParentRefInfo, ResourceInfo, ResourceQuery, ResourceStatus, RollbackRequest,
+    Source, Sources,
 };
-use crate::document::{self, API_VERSION, Document, KINDS, Problem};
+use crate::compile::{Compiled, Dangling};
+use crate::document::{self, Document, KINDS, Parent, Problem, kind_names, version_of};
 use crate::plane::Plane;
 use crate::store::{Change, HistoryEntry, ResourceKey, StoredResource, digest};
 
+/// Who looks after routes (Gateway API, `controllerName`).
+const CONTROLLER: &str = "weft-mesh.io/control-plane";
 /// Changes in one answer, by default and at most.
 const HISTORY_DEFAULT: usize = 50;
 const HISTORY_MAX: usize = 1000;
@@ -72,14 +76,18 @@ pub(super) async fn list(
             && matches(query.namespace.as_deref(), &resource.key.namespace)
             && matches(query.name.as_deref(), &resource.key.name)
     });
+    let compiled = admin.plane.compiled();
     let items = matching.map(|mut resource| ResourceInfo {
-        api_version: API_VERSION.to_owned(),
+        api_version: version_of(&resource.key.kind).to_owned(),
         metadata: Metadata {
             name: resource.key.name.clone(),
             namespace: resource.key.namespace.clone(),
         },
         spec: resource.document["spec"].take(),
-        status: status_of(&resource),
+        status: ResourceStatus {
+            parents: parents_of(&compiled, &resource.key),
+            ..status_of(&resource)
+        },
         kind: resource.key.kind,
     });
     Ok(Json(Items {
@@ -95,7 +103,45 @@ pub(super) fn status_of(resource: &StoredResource) -> ResourceStatus {
         created: resource.created,
         changed: resource.changed,
         author: resource.author.clone(),
+        parents: Vec::new(),
     }
+}
+
+/// How a route stands to what it is attached to.
+fn parents_of(compiled: &Compiled, key: &ResourceKey) -> Vec<ParentInfo> {
+    let Some(status) = compiled.route_status(key) else {
+        return Vec::new();
+    };
+    let parents = status.parents.iter().map(|parent| {
+        let condition = |kind: &str, good: &str, wrong: &[&Dangling]| {
+            let said = wrong.iter().map(|dangling| dangling.to_string());
+            ConditionInfo {
+                kind: kind.to_owned(),
+                status: if wrong.is_empty() { "True" } else { "False" }.to_owned(),
+                reason: wrong.first().map_or(good, |first| first.reason).to_owned(),
+                message: said.collect::<Vec<_>>().join("; "),
+                observed_generation: parent.generation,
+            }
+        };
+        let refused: Vec<&Dangling> = parent.refused.iter().collect();
+        let unresolved: Vec<&Dangling> = status.unresolved.iter().collect();
+        let Parent { service, port } = &parent.parent;
+        ParentInfo {
+            parent_ref: ParentRefInfo {
+                group: String::new(),
+                kind: "Service".to_owned(),
+                namespace: service.namespace().to_owned(),
+                name: service.name().to_owned(),
+                port: *port,
+            },
+            controller_name: CONTROLLER.to_owned(),
+            conditions: vec![
+                condition("Accepted", "Accepted", &refused),
+                condition("ResolvedRefs", "ResolvedRefs", &unresolved),
+            ],
+        }
+    });
+    parents.collect()
 }
 
 pub(super) async fn remove(
@@ -261,13 +307,14 @@ fn kind(text: &str) -> Result<&'static str, Refusal> {
         Some(stem) => format!("{stem}y"),
         None => text.strip_suffix('s').unwrap_or(text).to_owned(),
     };
-    let found = KINDS.into_iter().find(|kind| {
+    let mut kinds = KINDS.into_iter().map(|(kind, _versions)| kind);
+    let found = kinds.find(|kind| {
         [text, &singular]
             .iter()
             .any(|text| text.eq_ignore_ascii_case(kind))
     });
     found.ok_or_else(|| {
-        let allowed = KINDS.join(", ");
+        let allowed = kind_names();
         Refusal::invalid(format!("kind: found {text:?}; allowed: {allowed}"))
     })
 }
@@ -284,6 +331,7 @@ mod tests {
             ("trafficpolicies", Some("TrafficPolicy")),
             ("trafficpolicy", Some("TrafficPolicy")),
             ("meshconfig", Some("MeshConfig")),
+            ("httproutes", Some("HTTPRoute")),
             ("policy", None),
         ];
         for (text, expected) in cases {

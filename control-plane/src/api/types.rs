@@ -371,6 +371,54 @@ pub struct ResourceStatus {
     pub changed: i64,
     /// Who changed it last.
     pub author: String,
+    /// How a route stands to what it is attached to (Gateway API, `RouteParentStatus`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parents: Vec<ParentInfo>,
+}
+
+/// How a route stands to one of its parents.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ParentInfo {
+    /// The parent.
+    pub parent_ref: ParentRefInfo,
+    /// Who says so.
+    pub controller_name: String,
+    /// `Accepted` and `ResolvedRefs`.
+    pub conditions: Vec<ConditionInfo>,
+}
+
+/// What a route is attached to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParentRefInfo {
+    /// The group.
+    pub group: String,
+    /// The kind.
+    pub kind: String,
+    /// The namespace.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+    /// The port, where it names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+}
+
+/// A condition (Kubernetes API conventions).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConditionInfo {
+    /// What it is about.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `True` or `False`.
+    pub status: String,
+    /// One word.
+    pub reason: String,
+    /// A sentence.
+    pub message: String,
+    /// The change of the resource that it is about.
+    pub observed_generation: u64,
 }
 
 /// A service as sidecars see it; without a document, `spec` is what its workloads declare.

@@ -60,6 +60,7 @@ fn service_info(
         ports: Vec::new(),
         endpoints: Vec::new(),
         policies: BTreeMap::new(),
+        routes: Vec::new(),
     });
     let endpoints = service.endpoints.into_iter().map(|endpoint| EndpointInfo {
         instance: endpoint.instance.to_string(),

@@ -207,6 +207,12 @@ pub struct RetrySpec {
     /// Statuses that idempotent requests are repeated on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub statuses: Option<Vec<u16>>,
+    /// gRPC codes that calls are repeated on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc_codes: Option<Vec<u32>>,
+    /// Bytes of a body that are kept for another attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_body_bytes: Option<u32>,
     /// Waits in between.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backoff: Option<BackoffSpec>,
@@ -285,7 +291,8 @@ impl TrafficPolicySpec {
             retry: RetryPolicy {
                 attempts: retry.attempts.unwrap_or(policy.attempts),
                 statuses: retry.statuses.map_or(policy.statuses, Cow::Owned),
-                grpc_codes: policy.grpc_codes,
+                grpc_codes: retry.grpc_codes.map_or(policy.grpc_codes, Cow::Owned),
+                body_max: retry.max_body_bytes.unwrap_or(policy.body_max),
                 backoff: backoff.base.map_or(policy.backoff, |time| time.0),
                 backoff_max: backoff.max.map_or(policy.backoff_max, |time| time.0),
             },

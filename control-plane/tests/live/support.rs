@@ -438,7 +438,9 @@ fn rendered(push: &DeltaDiscoveryResponse) -> String {
             Resource::TrustBundle(bundle) => {
                 format!("+{}({})", envelope.name, bundle.revoked_instances.len())
             }
-            Resource::Workload(_) | Resource::MeshConfig(_) => format!("+{}", envelope.name),
+            Resource::Workload(_) | Resource::MeshConfig(_) | Resource::Namespace(_) => {
+                format!("+{}", envelope.name)
+            }
         }
     });
     let removed = push.removed_resources.iter().map(|name| format!("-{name}"));

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::{ServiceName, SpiffeId, TrustDomain, WorkloadName};
 use crate::policy::TrafficPolicy;
+use crate::route::Route;
 
 /// What is spoken on a port. The declared one beats detection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -128,6 +129,8 @@ pub struct Service {
     pub endpoints: Vec<Endpoint>,
     /// How callers treat its ports; those without a policy have the default.
     pub policies: BTreeMap<u16, Arc<TrafficPolicy>>,
+    /// Where requests to it go, for callers whose own namespace does not say.
+    pub routes: Vec<Arc<Route>>,
 }
 
 impl Service {
@@ -135,6 +138,15 @@ impl Service {
     pub fn port(&self, port: u16) -> Option<&ServicePort> {
         self.ports.iter().find(|p| p.port == port)
     }
+}
+
+/// What holds for the callers of one namespace.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Namespace {
+    /// Its name.
+    pub name: String,
+    /// Routes that its callers go by, in the place of the services' own.
+    pub routes: BTreeMap<ServiceName, Vec<Arc<Route>>>,
 }
 
 /// A workload reached by its own address rather than through a service.

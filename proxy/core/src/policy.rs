@@ -12,6 +12,8 @@ pub const MAX_RETRIES: u32 = 10;
 pub const MAX_RETRY_RATIO: f64 = 10.0;
 /// Most retries per second that are allowed whatever the load.
 pub const MAX_RETRIES_PER_SECOND: u32 = 10_000;
+/// Most bytes of a body that are kept for another attempt.
+pub const MAX_RETRY_BODY: u32 = 1024 * 1024;
 /// The largest limit on requests at the same time.
 pub const MAX_REQUESTS: u32 = 1_000_000;
 /// Longest timeout and longest wait.
@@ -143,6 +145,9 @@ impl TrafficPolicy {
             let field = format!("retry.grpcCodes[{index}]");
             errors.require((1..=16).contains(code), &field, code, "1 to 16");
         }
+        let kept = retry.body_max;
+        let fits = kept <= MAX_RETRY_BODY;
+        errors.require(fits, "retry.maxBodyBytes", kept, "0 to 1048576");
         let (first, longest) = (retry.backoff, retry.backoff_max);
         let allowed = "at most retry.backoff.max";
         let found = format!("{first:?}");
@@ -230,7 +235,7 @@ mod tests {
         fn breaker(policy: &mut TrafficPolicy) -> &mut BreakerConfig {
             policy.breaker.get_or_insert_default()
         }
-        let cases: [(&str, Change); 13] = [
+        let cases: [(&str, Change); 14] = [
             ("limits.concurrentRequests", |p| p.max_requests = Some(0)),
             ("circuitBreaker.maxEjectedShare", |p| {
                 p.max_ejected_share = 0.0
@@ -243,6 +248,7 @@ mod tests {
                 p.retry.grpc_codes = vec![0].into()
             }),
             ("retry.backoff.base", |p| p.retry.backoff = MAX_TIMEOUT),
+            ("retry.maxBodyBytes", |p| p.retry.body_max = u32::MAX),
             ("retry.budget.ratio", |p| p.budget.ratio = f64::NAN),
             ("retry.budget.minimumPerSecond", |p| {
                 p.budget.minimum_per_second = 10_001

@@ -75,6 +75,15 @@ reasons! {
     PortNotDeclared = "port-not-declared", 503, 14, Downstream,
         "the service does not have this port",
         "declare the port in the Service or on its workloads";
+    RouteNotFound = "route-not-found", 404, 12, Downstream,
+        "the service has routes, and none of them takes this request",
+        "see what its routes match (`weft get httproutes`); a rule without matches takes everything else";
+    BackendNotFound = "backend-not-found", 500, 14, Mesh,
+        "the route sends this request to a backend that does not exist, or to none",
+        "look at the route's status: ResolvedRefs names the reference that leads nowhere";
+    FaultInjected = "fault-injected", 503, 14, Mesh,
+        "a FaultInjection of the route failed this request on purpose; the status may be another",
+        "nothing is broken: see the filters of the route";
     DiscoveryUnavailable = "discovery-unavailable", 503, 14, Mesh,
         "the control plane has not answered for this destination yet; unanswered is not absent, so nothing was sent",
         "check that the control plane runs and that the sidecar reaches it; what was known before still works";

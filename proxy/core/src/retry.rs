@@ -50,6 +50,8 @@ pub struct RetryPolicy {
     pub backoff: Duration,
     /// The longest wait.
     pub backoff_max: Duration,
+    /// Bytes of a request's body that are kept for another attempt; a longer one is sent once.
+    pub body_max: u32,
 }
 
 impl Default for RetryPolicy {
@@ -60,6 +62,7 @@ impl Default for RetryPolicy {
             grpc_codes: Cow::Borrowed(&[]),
             backoff: Duration::from_millis(25),
             backoff_max: Duration::from_millis(250),
+            body_max: 64 * 1024,
         }
     }
 }

@@ -4,6 +4,9 @@
 //! the order of [`Precedence`] and nothing else; the table only finds it faster than looking at all
 //! of them: by the exact path, then by the longest of the path's prefixes, then the patterns.
 
+mod cors;
+mod decision;
+mod fault;
 mod filter;
 mod matching;
 #[cfg(test)]
@@ -12,7 +15,13 @@ mod tests;
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::retry::RetryPolicy;
+
+pub use cors::Cors;
+pub use decision::{Decision, Outcome};
+pub use fault::{Abort, Delay, Fault, PARTS};
 pub use filter::{
     Backend, Filter, HeaderModifier, Mirror, PathRewrite, Redirect, RedirectStatus, Scheme,
     UrlRewrite, pick_backend,
@@ -30,10 +39,12 @@ pub struct RouteName {
 }
 
 /// One route, as it is attached to a service.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Route {
     /// Its name.
     pub name: RouteName,
+    /// The service's ports that it is for; none is for all.
+    pub ports: Vec<u16>,
     /// When it came into being, seconds since the Unix epoch: the older goes first.
     pub created: i64,
     /// Its rules, in the order of its document.
@@ -41,7 +52,7 @@ pub struct Route {
 }
 
 /// One rule: when it is met, and what happens then.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rule {
     /// Its own name, where it has one.
     pub name: Option<Arc<str>>,
@@ -51,6 +62,21 @@ pub struct Rule {
     pub filters: Vec<Filter>,
     /// Where requests go; none is for rules that answer by themselves.
     pub backends: Vec<Backend>,
+    /// How long a request may take until its response begins, with all attempts; `None`: what the
+    /// backend's policy says. Zero is no limit (Gateway API, `HTTPRouteTimeouts`).
+    pub request_timeout: Option<Duration>,
+    /// How long one attempt may take; `None`: what the backend's policy says.
+    pub backend_timeout: Option<Duration>,
+    /// What is repeated, in the place of what the backend's policy says. The budget stays the
+    /// policy's.
+    pub retry: Option<RetryPolicy>,
+}
+
+impl Route {
+    /// Whether it is for a port.
+    pub fn is_for(&self, port: u16) -> bool {
+        self.ports.is_empty() || self.ports.contains(&port)
+    }
 }
 
 /// How specific a match is. The smaller goes first (Gateway API, `HTTPRouteRule.matches`): exact
@@ -110,7 +136,7 @@ impl Found<'_> {
 /// All routes of a service's port.
 #[derive(Debug, Default)]
 pub struct RouteTable {
-    routes: Vec<Route>,
+    routes: Vec<Arc<Route>>,
     exact: HashMap<Box<str>, Vec<Place>>,
     /// By the prefix without its last slash: `/` is the empty one.
     prefixes: HashMap<Box<str>, Vec<Place>>,
@@ -121,7 +147,7 @@ pub struct RouteTable {
 
 impl RouteTable {
     /// A table of these routes.
-    pub fn new(routes: Vec<Route>) -> Self {
+    pub fn new(routes: Vec<Arc<Route>>) -> Self {
         let mut table = Self {
             routes,
             ..Self::default()
@@ -147,7 +173,7 @@ impl RouteTable {
     }
 
     /// The routes, in the order in which they were given.
-    pub fn routes(&self) -> &[Route] {
+    pub fn routes(&self) -> &[Arc<Route>] {
         &self.routes
     }
 

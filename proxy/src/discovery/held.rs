@@ -151,6 +151,7 @@ impl Holdings {
                 Resource::Service(service) => world.services.push((service.clone(), aliases)),
                 Resource::Workload(workload) => world.workloads.push((workload.clone(), aliases)),
                 Resource::MeshConfig(config) => world.config = Some(config.clone()),
+                Resource::Namespace(namespace) => world.namespace = Some(namespace.clone()),
                 Resource::TrustBundle(_) => {}
             }
         }
@@ -161,7 +162,10 @@ impl Holdings {
     pub(super) fn trust_bundle(&self) -> Option<&TrustBundle> {
         self.held.values().find_map(|held| match &held.resource {
             Resource::TrustBundle(bundle) => Some(bundle),
-            Resource::Service(_) | Resource::Workload(_) | Resource::MeshConfig(_) => None,
+            Resource::Service(_)
+            | Resource::Workload(_)
+            | Resource::MeshConfig(_)
+            | Resource::Namespace(_) => None,
         })
     }
 
@@ -192,6 +196,7 @@ mod tests {
             ports: vec![],
             endpoints: vec![],
             policies: BTreeMap::new(),
+            routes: Vec::new(),
         };
         let resource = Resource::Service(service);
         Received {

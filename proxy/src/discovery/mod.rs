@@ -77,7 +77,8 @@ impl Drop for Client {
 }
 
 impl Client {
-    /// Nothing held yet. `demanded` is the other end of [`Mesh`]'s demand.
+    /// Nothing held yet, and nothing asked for but what holds for the sidecar's own namespace.
+    /// `demanded` is the other end of [`Mesh`]'s demand.
     pub fn new(
         address: String,
         mesh: Arc<Mesh>,
@@ -86,6 +87,8 @@ impl Client {
         demanded: mpsc::Receiver<Demand>,
         destinations_max: usize,
     ) -> Self {
+        let mut holdings = Holdings::default();
+        holdings.subscribe(Kind::Namespace, mesh.namespace());
         Self {
             address,
             mesh,
@@ -93,7 +96,7 @@ impl Client {
             state,
             demanded,
             destinations_max,
-            holdings: Holdings::default(),
+            holdings,
             connected: watch::Sender::new(false),
             unsaved: false,
         }

@@ -1,4 +1,5 @@
-//! Bodies on their way through, without boxing: what is relayed, and what the mesh says itself.
+//! Bodies on their way through, without boxing: what is relayed, what is kept to be sent again, and
+//! what the mesh says itself.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::kept::{Kept, KeptBody};
 use super::trailers::Trailers;
 
 /// A body that is relayed, or a short one of our own.
@@ -21,6 +23,19 @@ pub enum ProxyBody<G = ()> {
     Text(Option<Bytes>),
     /// Relayed as it comes.
     Relayed(Relayed<G>),
+    /// Relayed, and kept as far as there is room.
+    Kept(KeptBody),
+}
+
+/// Why a body ends early.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The connection that it comes from broke.
+    #[error(transparent)]
+    Broken(#[from] hyper::Error),
+    /// Another attempt sends it.
+    #[error("another attempt sends the body")]
+    Superseded,
 }
 
 /// A body that comes from elsewhere.
@@ -90,6 +105,15 @@ impl ProxyBody {
             counter,
         })
     }
+
+    /// Keeps the body, up to so many bytes, so that it can be sent again. Nothing and texts of our
+    /// own need no keeping: `Err` gives them back.
+    pub fn keep(self, limit: usize) -> Result<Kept, Self> {
+        match self {
+            Self::Relayed(relayed) => Ok(Kept::new(relayed.body, relayed.counter, limit)),
+            Self::Empty | Self::Text(_) | Self::Kept(_) => Err(self),
+        }
+    }
 }
 
 impl<G: BodyGuard> Relayed<G> {
@@ -141,16 +165,17 @@ impl<G: BodyGuard> Relayed<G> {
 
 impl<G: BodyGuard> Body for ProxyBody<G> {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Self::Relayed(relayed) => relayed.poll_frame(cx),
+            Self::Relayed(relayed) => relayed.poll_frame(cx).map_err(BodyError::Broken),
+            Self::Kept(kept) => kept.poll_frame(cx),
         }
     }
 
@@ -159,6 +184,7 @@ impl<G: BodyGuard> Body for ProxyBody<G> {
             Self::Empty => true,
             Self::Text(text) => text.is_none(),
             Self::Relayed(relayed) => relayed.body.is_end_stream(),
+            Self::Kept(kept) => kept.is_end_stream(),
         }
     }
 
@@ -167,6 +193,7 @@ impl<G: BodyGuard> Body for ProxyBody<G> {
             Self::Empty => SizeHint::with_exact(0),
             Self::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
             Self::Relayed(relayed) => relayed.body.size_hint(),
+            Self::Kept(kept) => kept.size_hint(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! HTTP on both sides: settings shared by every connection, and the answers of the mesh itself.
 
 mod body;
+mod kept;
 mod record;
 pub(crate) mod trace;
 mod trailers;
@@ -23,8 +24,9 @@ use weft_core::reason::Reason;
 use crate::config::ProxyConfig;
 use crate::drain::Drain;
 
-pub use body::{BodyGuard, ProxyBody, Relayed};
-pub use record::Record;
+pub use body::{BodyError, BodyGuard, ProxyBody, Relayed};
+pub use kept::{Kept, KeptBody};
+pub use record::{Record, is_failure};
 pub use trailers::{Trailers, WithTrailers};
 
 /// What is buffered for sending, per stream.
@@ -175,21 +177,10 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// An answer of the mesh itself. It says why in `weft-reason`; to gRPC callers as a trailers-only
 /// response (gRPC over HTTP/2, "Responses").
 pub fn answer<G>(reason: Reason, detail: &str, grpc: bool) -> Response<ProxyBody<G>> {
-    let reason_value = HeaderValue::from_static(reason.as_str());
     if grpc {
-        let mut response = Response::new(ProxyBody::Empty);
-        *response.version_mut() = Version::HTTP_2;
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert(GRPC_STATUS, HeaderValue::from(reason.grpc_code()));
-        let message = format!("{}: {detail}", reason.as_str());
-        // Visible ASCII only; detail comes from our own error messages.
-        if let Ok(message) = HeaderValue::from_str(&message.replace(['\n', '%'], " ")) {
-            headers.insert(GRPC_MESSAGE, message);
-        }
-        headers.insert(WEFT_REASON, reason_value);
-        return response;
+        return grpc_answer(reason.grpc_code(), reason, detail);
     }
+    let reason_value = HeaderValue::from_static(reason.as_str());
     let text = if detail.is_empty() {
         format!("{}: {}\n", reason.as_str(), reason.description())
     } else {
@@ -204,6 +195,22 @@ pub fn answer<G>(reason: Reason, detail: &str, grpc: bool) -> Response<ProxyBody
         HeaderValue::from_static("text/plain; charset=utf-8"),
     );
     headers.insert(WEFT_REASON, reason_value);
+    response
+}
+
+/// A gRPC answer of the mesh itself, with a code of its own.
+pub(crate) fn grpc_answer<G>(code: u32, reason: Reason, detail: &str) -> Response<ProxyBody<G>> {
+    let mut response = Response::new(ProxyBody::Empty);
+    *response.version_mut() = Version::HTTP_2;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(GRPC_STATUS, HeaderValue::from(code));
+    let message = format!("{}: {detail}", reason.as_str());
+    // Visible ASCII only; detail comes from our own error messages.
+    if let Ok(message) = HeaderValue::from_str(&message.replace(['\n', '%'], " ")) {
+        headers.insert(GRPC_MESSAGE, message);
+    }
+    headers.insert(WEFT_REASON, HeaderValue::from_static(reason.as_str()));
     response
 }
 

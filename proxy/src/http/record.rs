@@ -194,13 +194,19 @@ impl Record {
     /// What the answer says about the endpoint: 5xx is a failure, everything else is not; of gRPC's
     /// codes DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE and DATA_LOSS are.
     fn class(&self, grpc_status: Option<u8>) -> CallClass {
-        let failed = self.status.is_server_error() || matches!(grpc_status, Some(4 | 13 | 14 | 15));
+        let code = grpc_status.map(u32::from);
+        let failed = self.status.is_server_error() || code.is_some_and(is_failure);
         if failed {
             CallClass::Failure
         } else {
             CallClass::Success
         }
     }
+}
+
+/// Whether a gRPC code says that the endpoint failed.
+pub fn is_failure(code: u32) -> bool {
+    matches!(code, 4 | 13 | 14 | 15)
 }
 
 impl BodyGuard for Box<Record> {

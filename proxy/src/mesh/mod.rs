@@ -14,17 +14,18 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use weft_core::breaker::BreakerConfig;
 use weft_core::limit::{Limit, UNLIMITED};
-use weft_core::model::{self, AppProtocol, MeshConfig, Transport, UnknownDestinations};
+use weft_core::model::{self, AppProtocol, MeshConfig, Namespace, Transport, UnknownDestinations};
 use weft_core::name::{ServiceName, WorkloadName};
 use weft_core::policy::TrafficPolicy;
 use weft_core::reason::Reason;
 use weft_core::retry::RetryBudget;
+use weft_core::route::{Route, RouteTable};
 use weft_proto::resource::Kind;
 
 pub use endpoint::{Call, Endpoint, EndpointKey, Live};
 
 use crate::config::ProxyConfig;
-use crate::telemetry::metrics::{Direction, HttpKey, Metrics};
+use crate::telemetry::metrics::{Direction, HttpKey, HttpStats, Metrics};
 
 /// Names asked for at the same time that the control plane has not answered yet.
 const DEMAND_MAX: usize = 4096;
@@ -55,6 +56,8 @@ pub struct PortView {
     pub endpoints: Vec<Arc<Endpoint>>,
     /// How it is treated.
     pub policy: Arc<TrafficPolicy>,
+    /// Where requests go; `None`: to the endpoints, all of them.
+    pub routes: Option<Arc<RouteTable>>,
     /// Counts picks, for round robin.
     turn: Arc<AtomicU64>,
     requests: Arc<Limit>,
@@ -98,6 +101,7 @@ impl PortView {
             protocol: self.protocol,
             endpoints: Vec::new(),
             policy: Arc::clone(&self.policy),
+            routes: self.routes.clone(),
             turn: Arc::clone(&self.turn),
             requests: Arc::clone(&self.requests),
             budget: Arc::clone(&self.budget),
@@ -122,6 +126,8 @@ impl ServiceView {
 pub struct Snapshot {
     /// Mesh-wide settings; `None` until they came.
     pub config: Option<Arc<MeshConfig>>,
+    /// Whether the control plane has said what holds for this sidecar's namespace.
+    namespace: bool,
     /// The services held.
     pub services: HashMap<ServiceName, Arc<ServiceView>>,
     /// The workloads held, for being dialled by their own address.
@@ -142,6 +148,8 @@ enum Target {
 pub struct World {
     /// Mesh-wide settings.
     pub config: Option<MeshConfig>,
+    /// What holds for this sidecar's namespace, if anything.
+    pub namespace: Option<Namespace>,
     /// Services with all names they go by.
     pub services: Vec<(model::Service, Vec<String>)>,
     /// Workloads with all names they go by.
@@ -177,6 +185,8 @@ pub struct Mesh {
     live: Mutex<HashMap<EndpointKey, Arc<Live>>>,
     metrics: Metrics,
     wait: Duration,
+    /// This sidecar's own.
+    namespace: String,
 }
 
 impl Mesh {
@@ -191,8 +201,14 @@ impl Mesh {
             live: Mutex::default(),
             metrics,
             wait: config.timeouts.discovery_wait,
+            namespace: config.workload.namespace.clone(),
         };
         (Arc::new(mesh), demanded)
+    }
+
+    /// The namespace of this sidecar's workload.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
     }
 
     /// Everything known now.
@@ -220,6 +236,10 @@ impl Mesh {
             config: world.config.map(Arc::new),
             ..Snapshot::default()
         };
+        // A label, as names of services, hosts and addresses never are.
+        snapshot.namespace = world.namespace.is_some() || world.absent.contains(&self.namespace);
+        let own_routes = world.namespace.map(|namespace| namespace.routes);
+        let own_routes = own_routes.unwrap_or_default();
         for name in world.absent {
             snapshot.aliases.insert(name, None);
         }
@@ -230,7 +250,8 @@ impl Mesh {
                 let target = Target::Service(name.clone());
                 snapshot.aliases.insert(alias, Some(target));
             }
-            let view = self.view(service, previous, &mut live, &mut next);
+            let own_routes = own_routes.get(&name).map(Vec::as_slice);
+            let view = self.view(service, own_routes, previous, &mut live, &mut next);
             snapshot.services.insert(name, view);
         }
         for (workload, aliases) in world.workloads {
@@ -241,7 +262,7 @@ impl Mesh {
                 snapshot.aliases.insert(alias, Some(target));
             }
             if let Some(service) = as_service(workload) {
-                let view = self.view(service, previous, &mut live, &mut next);
+                let view = self.view(service, None, previous, &mut live, &mut next);
                 snapshot.workloads.insert(name, view);
             }
         }
@@ -254,6 +275,7 @@ impl Mesh {
     fn view(
         &self,
         model: model::Service,
+        own_routes: Option<&[Arc<Route>]>,
         previous: Option<&ServiceView>,
         old: &mut HashMap<EndpointKey, Arc<Live>>,
         next: &mut HashMap<EndpointKey, Arc<Live>>,
@@ -300,6 +322,10 @@ impl Mesh {
                     |port| Arc::clone(&port.requests),
                 ),
                 policy,
+                routes: table(
+                    routes_for(port.port, own_routes, &model.routes),
+                    previous.and_then(|port| port.routes.as_ref()),
+                ),
                 service: model.name.clone(),
                 port: port.port,
                 hostname: Arc::clone(&hostname),
@@ -346,6 +372,9 @@ impl Mesh {
             let Some(config) = &snapshot.config else {
                 return Lookup::Unanswered(None);
             };
+            if !snapshot.namespace {
+                return Lookup::Unanswered(None);
+            }
             let kind = if config.is_virtual(ip) {
                 Kind::Service
             } else if config.is_workload(ip) {
@@ -384,6 +413,7 @@ impl Mesh {
     /// control plane said that there is none.
     pub async fn service(&self, name: &str) -> Result<Option<Arc<ServiceView>>, Reason> {
         let found = self.wait_for(|snapshot| match snapshot.lookup(name) {
+            _ if !snapshot.namespace => Lookup::Unanswered(None),
             Some(found) => Lookup::Found(found),
             None => Lookup::Unanswered(Some(Demand {
                 kind: Kind::Service,
@@ -391,6 +421,23 @@ impl Mesh {
             })),
         });
         found.await
+    }
+
+    /// A port of a service that is known already, without waiting.
+    pub fn known(&self, service: &ServiceName, port: u16) -> Option<Arc<PortView>> {
+        let snapshot = self.snapshot.load();
+        let view = snapshot.services.get(service)?;
+        view.touch();
+        view.port(port).cloned()
+    }
+
+    /// What the mesh itself answered on a port.
+    pub fn own_stats(&self, port: &PortView) -> Arc<HttpStats> {
+        self.metrics.http(HttpKey {
+            direction: Direction::Outbound,
+            service: port.service.to_string().into(),
+            peer: "".into(),
+        })
     }
 
     /// The same port in the snapshot of now; `None` when it is gone.
@@ -513,6 +560,37 @@ fn port_of(view: &ServiceView, port: u16) -> Result<Destination, Reason> {
 }
 
 /// A workload dialled by its own address is a service with one endpoint: itself.
+/// The routes of a port: those that its callers' namespace has for it take the place of the
+/// service's own.
+fn routes_for(
+    port: u16,
+    own_routes: Option<&[Arc<Route>]>,
+    of_service: &[Arc<Route>],
+) -> Vec<Arc<Route>> {
+    let of_port = |routes: &[Arc<Route>]| -> Vec<Arc<Route>> {
+        let of_port = routes.iter().filter(|route| route.is_for(port));
+        of_port.cloned().collect()
+    };
+    let consumers = of_port(own_routes.unwrap_or_default());
+    if consumers.is_empty() {
+        of_port(of_service)
+    } else {
+        consumers
+    }
+}
+
+/// The table of these routes: the one before, where they are the same.
+fn table(routes: Vec<Arc<Route>>, before: Option<&Arc<RouteTable>>) -> Option<Arc<RouteTable>> {
+    if routes.is_empty() {
+        return None;
+    }
+    let same = before.filter(|table| {
+        let (old, new) = (table.routes().iter(), routes.iter());
+        table.routes().len() == routes.len() && old.zip(new).all(|(old, new)| Arc::ptr_eq(old, new))
+    });
+    Some(same.map_or_else(|| Arc::new(RouteTable::new(routes)), Arc::clone))
+}
+
 fn as_service(workload: model::Workload) -> Option<model::Service> {
     let address = *workload.addresses.first()?;
     let name = ServiceName::new(workload.name.namespace(), workload.name.name()).ok()?;
@@ -541,5 +619,6 @@ fn as_service(workload: model::Workload) -> Option<model::Service> {
         ports: workload.ports,
         endpoints: vec![endpoint],
         policies: BTreeMap::new(),
+        routes: Vec::new(),
     })
 }

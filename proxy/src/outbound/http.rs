@@ -5,10 +5,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{EXPECT, HOST};
+use http::header::{EXPECT, HOST, ORIGIN};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
@@ -16,15 +16,17 @@ use weft_core::breaker::CallClass;
 use weft_core::headers::{
     WEFT_APP_PROTOCOL, WEFT_REASON, is_upgrade, remove_hop_by_hop, remove_untrusted,
 };
-use weft_core::policy::TrafficPolicy;
 use weft_core::reason::Reason;
-use weft_core::retry::{Failure, backoff, may_retry};
+use weft_core::retry::{backoff, may_retry};
+use weft_core::route::Decision;
 
-use super::pool::{DialError, Slot};
+use super::attempt::{Attempt, Sending, Terms, keep, send};
+use super::pool::Slot;
+use super::route::{self, Next};
 use super::{pick, upgrade};
 use crate::http::trace::{Trace, begin_client};
 use crate::http::{ProxyBody, Record, Trailers, WithTrailers, answer, is_grpc};
-use crate::mesh::{Call, EndpointKey, PortView};
+use crate::mesh::{EndpointKey, PortView};
 use crate::telemetry::metrics::Direction;
 use crate::tls::Replayed;
 use crate::worker::Worker;
@@ -86,8 +88,7 @@ impl Conversation {
         let generation = mesh.generation();
         if generation != self.generation.get() {
             self.generation.set(generation);
-            let fresh = mesh.refresh(&self.port.borrow());
-            let now = fresh.unwrap_or_else(|| Arc::new(self.port.borrow().without_endpoints()));
+            let now = self.fresh(Arc::clone(&self.port.borrow()));
             *self.port.borrow_mut() = now;
         }
         Arc::clone(&self.port.borrow())
@@ -117,60 +118,121 @@ impl Conversation {
             &self.port.borrow().hostname,
             None,
         );
-        let grpc = record.grpc;
-        let port = self.port();
-        record.admitted = port.admit();
-        if record.admitted.is_none() {
-            let limit = port.policy.max_requests.unwrap_or_default();
-            record.reason = Some(Reason::ConcurrencyLimit);
-            let detail = format!("{limit} requests are under way");
-            let response = answer(Reason::ConcurrencyLimit, &detail, grpc);
-            record.status = response.status();
-            return response;
-        }
-        let own = port.policy.request_timeout;
-        let limit = own.unwrap_or(shared.config.timeouts.request);
         let body = ProxyBody::of_request(body, received);
-        let attempts = self.attempts(parts, body, &mut record);
-        let outcome = if limit == Duration::ZERO {
-            attempts.await
+        let port = self.port();
+        let decided = self
+            .address(&mut parts)
+            .and_then(|()| route::decide(&port, &parts));
+        let (decision, outcome) = match decided {
+            Err(failed) => (None, Err(failed)),
+            Ok(decision) => {
+                let decided = Decided::new(decision, &parts.headers);
+                let decision = decided.as_ref().map(|decided| &decided.decision);
+                let exchange = self.exchange(&port, decision, parts, body, &mut record);
+                let outcome = exchange.await;
+                (decided, outcome)
+            }
+        };
+        let relay = |response, record, slot| relayed(response, record, slot);
+        self.settle(&port, decision, outcome, record, relay)
+    }
+
+    /// The response, as the route wants it. `relay` makes one of the peer's.
+    pub(super) fn settle(
+        &self,
+        port: &PortView,
+        decided: Option<Decided<'_>>,
+        outcome: Result<Exchanged, Failed>,
+        mut record: Box<Record>,
+        relay: impl FnOnce(
+            Response<Incoming>,
+            Box<Record>,
+            Option<Slot>,
+        ) -> Response<ProxyBody<Box<Record>>>,
+    ) -> Response<ProxyBody<Box<Record>>> {
+        let (response, reason) = match outcome {
+            Ok(Exchanged::Relayed(response, slot)) => {
+                let response = relay(response, record, slot);
+                return edited(decided, response);
+            }
+            Ok(Exchanged::Answered(response)) => {
+                let reason = response.headers().get(WEFT_REASON);
+                let reason = reason.and_then(|word| word.to_str().ok()?.parse().ok());
+                (response, reason)
+            }
+            Err(Failed { reason, detail }) => (answer(reason, &detail, record.grpc), Some(reason)),
+        };
+        record.reason = reason;
+        record.status = response.status();
+        if record.stats.is_none() {
+            record.stats = Some(self.worker.shared.mesh.own_stats(port));
+        }
+        edited(decided, response)
+    }
+
+    async fn exchange(
+        &self,
+        port: &Arc<PortView>,
+        decision: Option<&Decision<'_>>,
+        mut parts: Parts,
+        body: ProxyBody,
+        record: &mut Record,
+    ) -> Result<Exchanged, Failed> {
+        let next = route::follow(&self.worker, port, decision, &mut parts, record.grpc).await?;
+        let target = match next {
+            Next::Answer(response) => return Ok(Exchanged::Answered(response)),
+            Next::Forward(target) => target,
+        };
+        record.admitted = target.admit();
+        if record.admitted.is_none() {
+            let limit = target.policy.max_requests.unwrap_or_default();
+            return Err(Failed {
+                reason: Reason::ConcurrencyLimit,
+                detail: format!("{limit} requests are under way"),
+            });
+        }
+        let rule = decision.map(|decision| decision.found.rule);
+        let own = rule.and_then(|rule| rule.request_timeout);
+        let own = own.or(target.policy.request_timeout);
+        let limit = own.unwrap_or(self.worker.shared.config.timeouts.request);
+        let mirrors = decision.map_or(&[][..], |decision| &decision.mirrors);
+        let terms = Terms::of(&target.policy, rule);
+        let (body, kept) = keep(body, &terms, mirrors);
+        if !mirrors.is_empty() {
+            route::mirror(&self.worker, port, mirrors, &parts, kept.as_ref());
+        }
+        let sent = Sending {
+            parts,
+            body,
+            kept,
+            mirrored: !mirrors.is_empty(),
+        };
+        let attempts = self.attempts(Arc::clone(&target), terms, sent, record);
+        let (response, slot) = if limit == Duration::ZERO {
+            attempts.await?
         } else {
             timeout(limit, attempts).await.unwrap_or_else(|_elapsed| {
                 Err(Failed {
                     reason: Reason::RequestTimeout,
                     detail: format!("{limit:?}"),
                 })
-            })
+            })?
         };
-        match outcome {
-            Ok((response, slot)) => relayed(response, record, Some(slot)),
-            Err(Failed { reason, detail }) => {
-                record.reason = Some(reason);
-                let response = answer(reason, &detail, grpc);
-                record.status = response.status();
-                response
-            }
-        }
+        Ok(Exchanged::Relayed(response, Some(slot)))
     }
 
     async fn attempts(
         &self,
-        mut parts: Parts,
-        mut body: ProxyBody,
+        mut port: Arc<PortView>,
+        terms: Terms<'_>,
+        mut sent: Sending,
         record: &mut Record,
     ) -> Result<(Response<Incoming>, Slot), Failed> {
-        self.address(&mut parts)?;
-        // An empty body can be sent again; another one only as long as nothing took it.
-        let repeatable = matches!(body, ProxyBody::Empty);
         let mut tried: Vec<EndpointKey> = Vec::new();
         let mut made = 0;
-        let mut trace = Trace::of(&parts.headers);
+        let mut trace = Trace::of(&sent.parts.headers);
+        port.budget().on_request(record.began);
         loop {
-            let port = self.port();
-            let policy = &port.policy.retry;
-            if made == 0 {
-                port.budget().on_request(record.began);
-            }
             let (endpoint, call) = pick(&port, &tried).map_err(|reason| Failed {
                 reason,
                 detail: format!("{}:{}", port.service, port.port),
@@ -184,49 +246,57 @@ impl Conversation {
                     Attempt::not_connected(&error)
                 }
                 Ok(slot) => {
-                    let sending = std::mem::replace(&mut body, ProxyBody::Empty);
                     record.span = begin_client(
                         &self.worker.shared,
                         &mut trace,
-                        &mut parts,
+                        &mut sent.parts,
                         endpoint.key.address,
                         &port.hostname,
                         made - 1,
                     );
-                    record.traced(&parts.headers);
-                    let head = if repeatable {
-                        parts.clone()
-                    } else {
-                        take(&mut parts)
-                    };
-                    let request = Request::from_parts(head, sending);
-                    match send(request, slot, call, record, &port.policy).await {
-                        Ok(done) => return Ok(done),
-                        Err(mut attempt) => {
-                            if let Some(unsent) = attempt.unsent.take() {
-                                let (head, unsent) = unsent.into_parts();
-                                parts = head;
-                                body = unsent;
-                            }
-                            attempt
+                    record.traced(&sent.parts.headers);
+                    let request = sent.request(terms.retry.attempts > 0);
+                    match send(request, slot, call, record, &terms).await {
+                        Ok(done) => {
+                            sent.done();
+                            return Ok(done);
                         }
+                        Err(attempt) => attempt,
                     }
                 }
             };
-            let replayable = repeatable || failed.body_is_whole;
-            let again = may_retry(policy, failed.failure, &parts.method, replayable, made);
+            let (method, replayable) = (&sent.parts.method, sent.is_replayable());
+            let again = may_retry(terms.retry, failed.failure, method, replayable, made);
             if !again || !port.budget().try_retry(crate::clock::now()) {
                 return failed.give_up();
             }
             endpoint.live.stats.retried();
             tried.push(endpoint.key.clone());
-            sleep(backoff(policy, made, fastrand::u64(..))).await;
+            sleep(backoff(terms.retry, made, fastrand::u64(..))).await;
+            port = self.fresh(port);
         }
+    }
+
+    /// The port in the configuration of now.
+    fn fresh(&self, port: Arc<PortView>) -> Arc<PortView> {
+        let fresh = self.worker.shared.mesh.refresh(&port);
+        fresh.unwrap_or_else(|| Arc::new(port.without_endpoints()))
     }
 
     /// Makes the request one between sidecars: absolute URI, HTTP/2, and the application's own
     /// protocol noted.
     fn address(&self, parts: &mut Parts) -> Result<(), Failed> {
+        self.make_absolute(parts)?;
+        if parts.version != Version::HTTP_2 {
+            let http1 = HeaderValue::from_static("http/1.1");
+            parts.headers.insert(WEFT_APP_PROTOCOL, http1);
+        }
+        parts.version = Version::HTTP_2;
+        Ok(())
+    }
+
+    /// Gives the URI the host, which is taken from its field.
+    pub(super) fn make_absolute(&self, parts: &mut Parts) -> Result<(), Failed> {
         let bad = |detail: &str| Failed {
             reason: Reason::BadRequest,
             detail: detail.to_owned(),
@@ -250,11 +320,6 @@ impl Conversation {
             uri.path_and_query = Some(PathAndQuery::from_static("/"));
         }
         parts.uri = Uri::from_parts(uri).map_err(|error| bad(&error.to_string()))?;
-        if parts.version != Version::HTTP_2 {
-            let http1 = HeaderValue::from_static("http/1.1");
-            parts.headers.insert(WEFT_APP_PROTOCOL, http1);
-        }
-        parts.version = Version::HTTP_2;
         Ok(())
     }
 
@@ -271,139 +336,39 @@ impl Conversation {
     }
 }
 
-/// A failed attempt, with what may come of it.
-struct Attempt {
-    failure: Failure,
-    reason: Reason,
-    detail: String,
-    /// The request, where it was given back without having been sent.
-    unsent: Option<Request<ProxyBody>>,
-    body_is_whole: bool,
-    /// A response that is an answer, if there is to be no further attempt.
-    response: Option<(Response<Incoming>, Slot)>,
+/// A decision of the route, with what the response has to be told of the request.
+pub(super) struct Decided<'a> {
+    pub(super) decision: Decision<'a>,
+    origin: Option<HeaderValue>,
 }
 
-impl Attempt {
-    fn not_connected(error: &DialError) -> Self {
-        Self {
-            failure: Failure::ConnectFailed,
-            reason: error.reason(),
-            detail: error.to_string(),
-            unsent: None,
-            body_is_whole: true,
-            response: None,
-        }
-    }
-
-    fn too_slow(limit: Duration) -> Self {
-        Self {
-            failure: Failure::PerTryTimeout,
-            reason: Reason::PerTryTimeout,
-            detail: format!("{limit:?}"),
-            unsent: None,
-            body_is_whole: false,
-            response: None,
-        }
-    }
-
-    fn give_up(self) -> Result<(Response<Incoming>, Slot), Failed> {
-        match self.response {
-            Some(answer) => Ok(answer),
-            None => Err(Failed {
-                reason: self.reason,
-                detail: self.detail,
-            }),
-        }
+impl<'a> Decided<'a> {
+    pub(super) fn new(decision: Option<Decision<'a>>, request: &HeaderMap) -> Option<Self> {
+        let decision = decision?;
+        let origin = decision
+            .needs_origin()
+            .then(|| request.get(ORIGIN).cloned());
+        Some(Self {
+            decision,
+            origin: origin.flatten(),
+        })
     }
 }
 
-async fn send(
-    request: Request<ProxyBody>,
-    slot: Slot,
-    call: Call,
-    record: &mut Record,
-    policy: &TrafficPolicy,
-) -> Result<(Response<Incoming>, Slot), Attempt> {
-    let mut sender = slot.sender();
-    let sending = sender.try_send_request(request);
-    let sent = match policy.per_try_timeout {
-        None => sending.await,
-        Some(limit) => match timeout(limit, sending).await {
-            Ok(sent) => sent,
-            Err(_elapsed) => {
-                call.finish(CallClass::Failure, crate::clock::now());
-                return Err(Attempt::too_slow(limit));
-            }
-        },
-    };
-    let now = crate::clock::now();
-    match sent {
-        Ok(response) => {
-            let status = response.status().as_u16();
-            let reason = response.headers().get(WEFT_REASON);
-            let reason = reason.and_then(|word| word.to_str().ok()?.parse::<Reason>().ok());
-            let failure = match reason {
-                // Said by the peer's sidecar: the application has not seen the request.
-                Some(
-                    Reason::ApplicationUnreachable
-                    | Reason::ApplicationLoopbackOnly
-                    | Reason::Draining,
-                ) => Failure::RefusedStream,
-                _ if policy.retry.statuses.contains(&status) => Failure::Status(status),
-                _ => {
-                    record.reason = reason;
-                    record.call = Some(call);
-                    return Ok((response, slot));
-                }
-            };
-            // What is repeated is not always the endpoint's failure: 429 and the like are answers.
-            let class = if response.status().is_server_error() {
-                CallClass::Failure
-            } else {
-                CallClass::Success
-            };
-            call.finish(class, now);
-            Err(Attempt {
-                failure,
-                reason: reason.unwrap_or(Reason::UpstreamReset),
-                detail: format!("status {status}"),
-                unsent: None,
-                body_is_whole: false,
-                response: Some((response, slot)),
-            })
-        }
-        Err(mut error) => {
-            let unsent = error.take_message();
-            let source = error.into_error();
-            call.finish(CallClass::Failure, now);
-            let failure = if unsent.is_some() {
-                Failure::NotSent
-            } else if is_refused(&source) {
-                Failure::RefusedStream
-            } else {
-                Failure::Reset
-            };
-            Err(Attempt {
-                failure,
-                reason: Reason::UpstreamReset,
-                detail: describe(&source),
-                body_is_whole: unsent.is_some(),
-                unsent,
-                response: None,
-            })
-        }
+/// The response, changed as the route's filters say.
+fn edited<B>(decided: Option<Decided<'_>>, mut response: Response<B>) -> Response<B> {
+    if let Some(Decided { decision, origin }) = decided {
+        decision.edit_response(origin.as_ref(), response.headers_mut());
     }
+    response
 }
 
-fn is_refused(error: &hyper::Error) -> bool {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = source {
-        if let Some(h2) = error.downcast_ref::<h2::Error>() {
-            return h2.reason() == Some(h2::Reason::REFUSED_STREAM);
-        }
-        source = error.source();
-    }
-    false
+/// What came of a request.
+pub(super) enum Exchanged {
+    /// The peer's response, with its place on a shared connection.
+    Relayed(Response<Incoming>, Option<Slot>),
+    /// An answer of the mesh itself.
+    Answered(Response<ProxyBody<Box<Record>>>),
 }
 
 /// An error with everything behind it, on one line.
@@ -416,15 +381,6 @@ pub(crate) fn describe(error: &dyn std::error::Error) -> String {
         source = error.source();
     }
     text
-}
-
-fn take(parts: &mut Parts) -> Parts {
-    let (empty, ()) = Request::new(()).into_parts();
-    let method = parts.method.clone();
-    let taken = std::mem::replace(parts, empty);
-    // What decides about a retry is still asked of it.
-    parts.method = method;
-    taken
 }
 
 /// The peer's answer on its way to the application; the record ends with the body.

@@ -1,7 +1,9 @@
 //! Connections of the application to others.
 
+mod attempt;
 mod http;
 mod pool;
+mod route;
 mod upgrade;
 
 use std::net::SocketAddr;

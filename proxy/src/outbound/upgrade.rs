@@ -14,11 +14,13 @@ use weft_core::breaker::CallClass;
 use weft_core::headers::{remove_hop_by_hop, remove_untrusted};
 use weft_core::reason::Reason;
 
-use super::http::{Conversation, Failed, describe, relayed};
+use super::http::{Conversation, Decided, Exchanged, Failed, describe, relayed};
+use super::route::{self, Next};
 use super::{pick, pool};
 use crate::config::ProxyConfig;
 use crate::http::trace::{Trace, begin_client};
-use crate::http::{ProxyBody, Record, answer, http1_client};
+use crate::http::{ProxyBody, Record, http1_client};
+use crate::mesh::PortView;
 use crate::relay::relay;
 use crate::telemetry::metrics::Direction;
 use crate::tls::ALPN_H1;
@@ -36,29 +38,53 @@ pub(super) async fn outbound(
     remove_hop_by_hop(&mut parts.headers, parts.method != Method::CONNECT);
     remove_untrusted(&mut parts.headers);
     let shared = &conversation.worker.shared;
-    let hostname = Arc::clone(&conversation.port().hostname);
+    let port = conversation.port();
     let direction = Direction::Outbound;
-    let received = record.begin_line(&shared.access_log, direction, &parts, &hostname, None);
+    let hostname = &port.hostname;
+    let received = record.begin_line(&shared.access_log, direction, &parts, hostname, None);
     let body = ProxyBody::of_request(body, received);
-    match exchange(conversation, parts, body, &mut record).await {
-        Ok(response) => finish(&conversation.worker, response, client, record),
-        Err(Failed { reason, detail }) => {
-            record.reason = Some(reason);
-            let response = answer(reason, &detail, false);
-            record.status = response.status();
-            response
+    // CONNECT names a host, and nothing that routes could look at.
+    let decided = if parts.method == Method::CONNECT {
+        Ok(None)
+    } else {
+        let absolute = conversation.make_absolute(&mut parts);
+        absolute.and_then(|()| route::decide(&port, &parts))
+    };
+    let worker = &conversation.worker;
+    let (decided, outcome) = match decided {
+        Err(failed) => (None, Err(failed)),
+        Ok(decision) => {
+            let decided = Decided::new(decision, &parts.headers);
+            let decision = decided.as_ref().map(|decided| &decided.decision);
+            let next = route::follow(worker, &port, decision, &mut parts, false).await;
+            let outcome = match next {
+                Ok(Next::Forward(target)) => {
+                    let response = exchange(conversation, target, parts, body, &mut record).await;
+                    response.map(|response| Exchanged::Relayed(response, None))
+                }
+                Ok(Next::Answer(response)) => Ok(Exchanged::Answered(response)),
+                Err(failed) => Err(failed),
+            };
+            (decided, outcome)
         }
-    }
+    };
+    conversation.settle(
+        &port,
+        decided,
+        outcome,
+        record,
+        |response, record, _none| finish(worker, response, client, record),
+    )
 }
 
 async fn exchange(
     conversation: &Conversation,
+    port: Arc<PortView>,
     mut parts: Parts,
     body: ProxyBody,
     record: &mut Record,
 ) -> Result<Response<Incoming>, Failed> {
     let shared = &conversation.worker.shared;
-    let port = conversation.port();
     let (endpoint, call) = pick(&port, &[]).map_err(|reason| Failed {
         reason,
         detail: port.service.to_string(),

@@ -47,9 +47,14 @@ pub(crate) struct Workload {
 impl Workload {
     /// A workload of namespace `shop`.
     pub(crate) fn new(name: &str) -> Self {
+        Self::of("shop", name)
+    }
+
+    /// A workload of a namespace.
+    pub(crate) fn of(namespace: &str, name: &str) -> Self {
         Self {
             name: name.to_owned(),
-            args: vec!["--namespace".to_owned(), "shop".to_owned()],
+            args: vec!["--namespace".to_owned(), namespace.to_owned()],
         }
     }
 

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::cors::Cors;
+use super::fault::Fault;
 use crate::balance::pick_random;
 use crate::name::ServiceName;
 
 /// Something that a rule does.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Filter {
     /// Changes fields of the request.
     RequestHeaders(HeaderModifier),
@@ -20,11 +22,15 @@ pub enum Filter {
     Rewrite(UrlRewrite),
     /// Sends a copy elsewhere.
     Mirror(Mirror),
+    /// Lets browsers ask from other origins.
+    Cors(Cors),
+    /// Delays or fails on purpose.
+    Fault(Fault),
 }
 
 /// Changes of a message's fields (Gateway API, `HTTPHeaderFilter`): first set, then added, then
 /// removed.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HeaderModifier {
     /// In the place of what was there.
     pub set: Vec<(HeaderName, HeaderValue)>,
@@ -123,7 +129,7 @@ impl RedirectStatus {
 }
 
 /// An answer that names another place. What is left out stays as it was asked for.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Redirect {
     /// `http` or `https`.
     pub scheme: Option<Scheme>,
@@ -147,7 +153,15 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    const fn as_str(self) -> &'static str {
+    /// The scheme of a URL, if it is one of these.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Http, Self::Https]
+            .into_iter()
+            .find(|scheme| scheme.as_str() == text)
+    }
+
+    /// As it is written.
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
             Self::Https => "https",
@@ -198,7 +212,7 @@ impl Redirect {
 }
 
 /// Changes of what is asked for, before it is sent on.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UrlRewrite {
     /// The host.
     pub hostname: Option<Box<str>>,
@@ -222,16 +236,18 @@ pub struct Mirror {
 impl Mirror {
     /// Whether this request is copied.
     pub fn takes(&self, random: u64) -> bool {
-        let shares = [
-            self.numerator,
-            self.denominator.saturating_sub(self.numerator),
-        ];
-        pick_random(shares.len(), random, |_| false, |index| shares[index]) == Some(0)
+        chance(self.numerator, self.denominator, random)
     }
 }
 
+/// True for `numerator` of `denominator` random numbers.
+pub(super) fn chance(numerator: u32, denominator: u32, random: u64) -> bool {
+    let shares = [numerator, denominator.saturating_sub(numerator)];
+    pick_random(shares.len(), random, |_| false, |index| shares[index]) == Some(0)
+}
+
 /// One of the places where a rule sends requests.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Backend {
     /// The service; `None` where the reference leads nowhere, which answers 500 (Gateway API,
     /// `HTTPRouteRule.backendRefs`).

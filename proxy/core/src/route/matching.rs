@@ -10,6 +10,9 @@ const PATH_MAX: usize = 1024;
 const VALUE_MAX: usize = 4096;
 /// What a compiled pattern may take, in bytes.
 const PATTERN_MAX_BYTES: usize = 256 * 1024;
+/// A pattern takes a whole text.
+const WHOLE_BEGINS: &str = "^(?:";
+const WHOLE_ENDS: &str = ")$";
 
 /// Why a match is not one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,6 +59,13 @@ pub struct RequestHead<'a> {
 #[derive(Debug, Clone)]
 pub struct Pattern(Regex);
 
+/// Two are the same when they were written the same.
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
+
 impl Pattern {
     /// Reads a pattern.
     ///
@@ -75,10 +85,18 @@ impl Pattern {
             .size_limit(PATTERN_MAX_BYTES)
             .build();
         alone.map_err(|error| bad(last_line(&error)))?;
-        let whole = RegexBuilder::new(&format!("^(?:{text})$"))
+        let whole = RegexBuilder::new(&format!("{WHOLE_BEGINS}{text}{WHOLE_ENDS}"))
             .size_limit(PATTERN_MAX_BYTES)
             .build();
         whole.map(Self).map_err(|error| bad(last_line(&error)))
+    }
+
+    /// The pattern, as it was written.
+    pub fn as_str(&self) -> &str {
+        let whole = self.0.as_str();
+        let text = whole.strip_prefix(WHOLE_BEGINS);
+        let text = text.and_then(|text| text.strip_suffix(WHOLE_ENDS));
+        text.unwrap_or(whole)
     }
 
     /// Whether it takes all of the text.
@@ -95,7 +113,7 @@ fn last_line(error: &regex::Error) -> String {
 }
 
 /// Which paths.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum PathMatch {
     /// This one.
     Exact(Box<str>),
@@ -136,6 +154,22 @@ impl PathMatch {
         Pattern::parse(text).map(Self::Pattern)
     }
 
+    /// The paths of gRPC methods whose service and method patterns take; what is left out may be
+    /// any.
+    ///
+    /// # Errors
+    ///
+    /// See [`Pattern::parse`].
+    pub fn grpc_pattern(service: Option<&str>, method: Option<&str>) -> Result<Self, RouteError> {
+        let any = "[^/]+";
+        for pattern in [service, method].into_iter().flatten() {
+            // Each alone: together, what one opens the other could close.
+            Pattern::parse(pattern)?;
+        }
+        let (service, method) = (service.unwrap_or(any), method.unwrap_or(any));
+        Self::pattern(&format!("/(?:{service})/(?:{method})"))
+    }
+
     /// The paths of a gRPC service's methods (`GRPCRoute`, `/SERVICE/METHOD`); what is left out may
     /// be any.
     ///
@@ -168,7 +202,7 @@ fn check_path(path: &str) -> Result<(), RouteError> {
 }
 
 /// Which values of a header or a query parameter.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum ValueMatch {
     /// This one.
     Exact(Box<str>),
@@ -190,6 +224,15 @@ impl ValueMatch {
         Ok(Self::Exact(value.into()))
     }
 
+    /// Those that a pattern takes.
+    ///
+    /// # Errors
+    ///
+    /// See [`Pattern::parse`].
+    pub fn pattern(text: &str) -> Result<Self, RouteError> {
+        Pattern::parse(text).map(Self::Pattern)
+    }
+
     fn takes(&self, value: &str) -> bool {
         match self {
             Self::Exact(wanted) => **wanted == *value,
@@ -199,7 +242,7 @@ impl ValueMatch {
 }
 
 /// All of it has to hold.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct HttpMatch {
     /// Which paths.
     pub path: PathMatch,
@@ -243,7 +286,7 @@ impl HttpMatch {
 
 /// A field that is there more than once counts as one with its values joined by commas (RFC 9110
 /// section 5.2).
-fn has_header(headers: &HeaderMap, name: &HeaderName, wanted: &ValueMatch) -> bool {
+pub(super) fn has_header(headers: &HeaderMap, name: &HeaderName, wanted: &ValueMatch) -> bool {
     let mut values = headers.get_all(name).iter();
     let Some(first) = values.next() else {
         return false;

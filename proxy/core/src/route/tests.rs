@@ -20,12 +20,13 @@ fn rule(label: &str, matches: Vec<HttpMatch>) -> Rule {
     }
 }
 
-fn route(label: &str, created: i64, rules: Vec<Rule>) -> Route {
-    Route {
+fn route(label: &str, created: i64, rules: Vec<Rule>) -> Arc<Route> {
+    Arc::new(Route {
         name: name(label),
+        ports: vec![],
         created,
         rules,
-    }
+    })
 }
 
 fn exact(path: &str) -> HttpMatch {

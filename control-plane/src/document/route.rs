@@ -1,0 +1,600 @@
+//! Routes of the Gateway API, attached to Services (GAMMA): from its types to core's. What needs to
+//! know what exists is left to compilation.
+
+mod filter;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use gateway_api::experimental::grpcroutes::{
+    GrpcRouteRules, GrpcRouteRulesMatches, GrpcRouteRulesMatchesHeadersType,
+    GrpcRouteRulesMatchesMethodType, GrpcRouteSpec,
+};
+use gateway_api::experimental::httproutes::{
+    HttpRouteParentRefs, HttpRouteRules, HttpRouteRulesBackendRefs, HttpRouteRulesFilters,
+    HttpRouteRulesMatches, HttpRouteRulesMatchesHeadersType, HttpRouteRulesMatchesPath,
+    HttpRouteRulesMatchesPathType, HttpRouteRulesMatchesQueryParamsType, HttpRouteRulesRetry,
+    HttpRouteRulesTimeouts, HttpRouteSpec,
+};
+use http::Method;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use weft_core::name::{ServiceName, check_label};
+use weft_core::policy::TrafficPolicy;
+use weft_core::retry::RetryPolicy;
+use weft_core::route::{Backend, HttpMatch, PathMatch, RouteError, Rule, ValueMatch};
+
+use super::{Check, ObjectName};
+
+/// The group of the Gateway API's kinds.
+pub const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
+
+/// Most of everything (Gateway API's own limits).
+const PARENTS_MAX: usize = 32;
+const RULES_MAX: usize = 16;
+const MATCHES_MAX: usize = 64;
+const BACKENDS_MAX: usize = 16;
+const FIELDS_MAX: usize = 16;
+/// The largest weight.
+const WEIGHT_MAX: i32 = 1_000_000;
+
+/// A route as it was asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RouteSpec {
+    /// An HTTPRoute.
+    Http(Box<HttpRouteSpec>),
+    /// A GRPCRoute.
+    Grpc(Box<GrpcRouteSpec>),
+}
+
+/// Kinds of routes, the most specific last: of several kinds at one port only that one counts
+/// (GEP-1426).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RouteKind {
+    /// By path, method, fields and query.
+    Http,
+    /// By service, method and fields of a gRPC call.
+    Grpc,
+}
+
+impl RouteKind {
+    /// Every kind.
+    pub const ALL: [Self; 2] = [Self::Http, Self::Grpc];
+
+    /// The kind of a name, if it is one of these.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text)
+    }
+
+    /// Its name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "HTTPRoute",
+            Self::Grpc => "GRPCRoute",
+        }
+    }
+}
+
+impl RouteSpec {
+    /// Its kind.
+    pub const fn kind(&self) -> RouteKind {
+        match self {
+            Self::Http(_) => RouteKind::Http,
+            Self::Grpc(_) => RouteKind::Grpc,
+        }
+    }
+
+    /// As it is stored and shown.
+    pub(super) fn to_value(&self) -> Result<serde_json::Value, serde_json::Error> {
+        match self {
+            Self::Http(spec) => serde_json::to_value(spec),
+            Self::Grpc(spec) => serde_json::to_value(spec),
+        }
+    }
+
+    /// What it comes to. It was checked when it was read: nothing of it is left out.
+    pub fn draft(&self, name: &ObjectName) -> RouteDraft {
+        let mut check = Check::new("the store", 1);
+        self.read(&mut check, name)
+    }
+
+    /// Reads it, and adds what is wrong with it to `check`.
+    pub(super) fn read(&self, check: &mut Check<'_>, name: &ObjectName) -> RouteDraft {
+        let namespace = &name.namespace;
+        let (parents, rules) = match self {
+            Self::Http(spec) => {
+                refuse(check, "spec.hostnames", spec.hostnames.is_some(), HOSTNAMES);
+                let gateways = spec.use_default_gateways.is_some();
+                refuse(check, "spec.useDefaultGateways", gateways, NO_GATEWAYS);
+                (spec.parent_refs.clone(), spec.rules.clone())
+            }
+            Self::Grpc(spec) => {
+                refuse(check, "spec.hostnames", spec.hostnames.is_some(), HOSTNAMES);
+                let gateways = spec.use_default_gateways.is_some();
+                refuse(check, "spec.useDefaultGateways", gateways, NO_GATEWAYS);
+                let rules = spec.rules.clone();
+                let rules = rules.map(|rules| rules.iter().map(without_matches).collect());
+                (again(&spec.parent_refs), rules)
+            }
+        };
+        let parents = read_parents(check, namespace, &parents.unwrap_or_default());
+        let mut rules = rules.unwrap_or_else(|| vec![HttpRouteRules::default()]);
+        limit(check, "spec.rules", rules.len(), RULES_MAX);
+        rules.truncate(RULES_MAX);
+        let drafts = rules.iter().enumerate().map(|(index, rule)| {
+            let at = format!("spec.rules[{index}]");
+            let mut draft = read_rule(check, namespace, &at, rule);
+            if let Self::Grpc(spec) = self {
+                let rules = spec.rules.as_deref().unwrap_or_default();
+                let matches = rules.get(index).and_then(|rule| rule.matches.as_deref());
+                draft.rule.matches = read_grpc_matches(check, &at, matches.unwrap_or_default());
+            }
+            draft
+        });
+        let rules = drafts.collect();
+        RouteDraft { parents, rules }
+    }
+}
+
+const HOSTNAMES: &str =
+    "nothing: a route of a Service takes requests to it under every name that it has";
+const NO_GATEWAYS: &str = "nothing: there are no gateways here";
+
+/// A route that has been read: what it refers to may or may not exist.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RouteDraft {
+    /// What it is attached to.
+    pub parents: Vec<Parent>,
+    /// Its rules.
+    pub rules: Vec<RuleDraft>,
+}
+
+/// A rule that has been read.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RuleDraft {
+    /// The rule, with every service that it names.
+    pub rule: Rule,
+    /// FaultInjections of the route's namespace that it names.
+    pub faults: Vec<String>,
+}
+
+/// What a route is attached to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parent {
+    /// The service.
+    pub service: ServiceName,
+    /// One of its ports; `None` is all of them.
+    pub port: Option<u16>,
+}
+
+/// A type of the generated ones as another of the same shape: they are made anew for every place
+/// where they occur.
+fn again<T: Serialize, U: DeserializeOwned + Default>(value: &T) -> U {
+    let value = serde_json::to_value(value);
+    value.and_then(serde_json::from_value).unwrap_or_default()
+}
+
+/// A rule of a GRPCRoute as one of an HTTPRoute, whose matches are read apart.
+fn without_matches(rule: &GrpcRouteRules) -> HttpRouteRules {
+    let rest = GrpcRouteRules {
+        matches: None,
+        ..rule.clone()
+    };
+    again(&rest)
+}
+
+fn refuse(check: &mut Check<'_>, path: &str, there: bool, allowed: &str) {
+    if there {
+        check.add(path, "a value", allowed);
+    }
+}
+
+fn limit(check: &mut Check<'_>, path: &str, found: usize, most: usize) {
+    if found > most {
+        check.add(path, format!("{found} of them"), format!("{most} at most"));
+    }
+}
+
+fn read_parents(
+    check: &mut Check<'_>,
+    namespace: &str,
+    refs: &[HttpRouteParentRefs],
+) -> Vec<Parent> {
+    if refs.is_empty() {
+        let allowed = "at least one, as in {group: \"\", kind: Service, name: orders}";
+        check.add("spec.parentRefs", "none", allowed);
+    }
+    limit(check, "spec.parentRefs", refs.len(), PARENTS_MAX);
+    let mut parents: Vec<Parent> = Vec::new();
+    for (index, parent) in refs.iter().take(PARENTS_MAX).enumerate() {
+        let at = format!("spec.parentRefs[{index}]");
+        let section = parent.section_name.is_some();
+        let allowed = "nothing: ports of a Service have numbers; use port";
+        refuse(check, &format!("{at}.sectionName"), section, allowed);
+        let group = parent.group.as_deref();
+        let kind = parent.kind.as_deref();
+        let (group, kind) = (group.unwrap_or(GATEWAY_GROUP), kind.unwrap_or("Gateway"));
+        let Some(service) = read_service(
+            check,
+            &at,
+            (group, kind),
+            parent.namespace.as_deref().unwrap_or(namespace),
+            &parent.name,
+        ) else {
+            continue;
+        };
+        let port = parent.port.map(|port| read_port(check, &at, port));
+        let parent = Parent {
+            service,
+            port: port.flatten(),
+        };
+        if parents.contains(&parent) {
+            check.add(at, "the same Service and port again", "each once");
+        } else {
+            parents.push(parent);
+        }
+    }
+    parents
+}
+
+/// A reference to a Service.
+fn read_service(
+    check: &mut Check<'_>,
+    at: &str,
+    (group, kind): (&str, &str),
+    namespace: &str,
+    name: &str,
+) -> Option<ServiceName> {
+    let ours = group.is_empty() || group == super::API_GROUP;
+    if !ours || kind != "Service" {
+        let found = format!("group {group:?}, kind {kind:?}");
+        check.add(at, found, "group \"\" and kind Service");
+        return None;
+    }
+    for (field, text) in [("namespace", namespace), ("name", name)] {
+        if check_label(text).is_err() {
+            let path = format!("{at}.{field}");
+            check.add(path, format!("{text:?}"), super::LABEL);
+        }
+    }
+    ServiceName::new(namespace, name).ok()
+}
+
+fn read_port(check: &mut Check<'_>, at: &str, port: i32) -> Option<u16> {
+    let read = u16::try_from(port).ok().filter(|port| *port != 0);
+    if read.is_none() {
+        check.add(format!("{at}.port"), port, "1 to 65535");
+    }
+    read
+}
+
+fn read_rule(check: &mut Check<'_>, namespace: &str, at: &str, rule: &HttpRouteRules) -> RuleDraft {
+    let persistence = rule.session_persistence.is_some();
+    let allowed = "nothing: not there yet";
+    refuse(
+        check,
+        &format!("{at}.sessionPersistence"),
+        persistence,
+        allowed,
+    );
+    let matches = rule.matches.as_deref().unwrap_or_default();
+    limit(check, &format!("{at}.matches"), matches.len(), MATCHES_MAX);
+    let read = matches.iter().take(MATCHES_MAX).enumerate();
+    let read: Vec<HttpMatch> = read
+        .filter_map(|(index, matched)| {
+            read_match(check, &format!("{at}.matches[{index}]"), matched)
+        })
+        .collect();
+    let place = filter::Place {
+        namespace,
+        matches: &read,
+        backend: false,
+    };
+    let filters = rule.filters.as_deref().unwrap_or_default();
+    let (filters, faults) = filter::read(check, &format!("{at}.filters"), place, filters);
+    let refs = rule.backend_refs.as_deref().unwrap_or_default();
+    let path = format!("{at}.backendRefs");
+    limit(check, &path, refs.len(), BACKENDS_MAX);
+    let answers = filters.iter().any(filter::answers_itself);
+    if answers && !refs.is_empty() {
+        check.add(
+            &path,
+            format!("{} beside a RequestRedirect", refs.len()),
+            "none",
+        );
+    }
+    let backends = refs.iter().take(BACKENDS_MAX).enumerate();
+    let backends = backends.filter_map(|(index, backend)| {
+        read_backend(check, place, &format!("{path}[{index}]"), backend)
+    });
+    let backends = backends.collect();
+    let timeouts = rule.timeouts.clone().unwrap_or_default();
+    let (request, backend) = read_timeouts(check, &format!("{at}.timeouts"), &timeouts);
+    let retry = rule.retry.as_ref();
+    let rule = Rule {
+        name: rule.name.as_deref().map(Into::into),
+        matches: read,
+        filters,
+        backends,
+        request_timeout: request,
+        backend_timeout: backend,
+        retry: retry.map(|retry| read_retry(check, &format!("{at}.retry"), retry)),
+    };
+    RuleDraft { rule, faults }
+}
+
+fn read_backend(
+    check: &mut Check<'_>,
+    place: filter::Place<'_>,
+    at: &str,
+    backend: &HttpRouteRulesBackendRefs,
+) -> Option<Backend> {
+    let weight = backend.weight.unwrap_or(1);
+    if !(0..=WEIGHT_MAX).contains(&weight) {
+        check.add(format!("{at}.weight"), weight, "0 to 1000000");
+    }
+    let filters: Vec<HttpRouteRulesFilters> = again(&backend.filters);
+    let place = filter::Place {
+        backend: true,
+        ..place
+    };
+    let (filters, _none) = filter::read(check, &format!("{at}.filters"), place, &filters);
+    let (service, port) = read_target(
+        check,
+        at,
+        place.namespace,
+        &Target {
+            group: backend.group.as_deref(),
+            kind: backend.kind.as_deref(),
+            namespace: backend.namespace.as_deref(),
+            name: &backend.name,
+            port: backend.port,
+        },
+    )?;
+    Some(Backend {
+        service: Some(service),
+        port,
+        weight: u32::try_from(weight).unwrap_or_default(),
+        filters: filters.into(),
+    })
+}
+
+/// A reference to where requests go.
+struct Target<'a> {
+    group: Option<&'a str>,
+    kind: Option<&'a str>,
+    namespace: Option<&'a str>,
+    name: &'a str,
+    port: Option<i32>,
+}
+
+fn read_target(
+    check: &mut Check<'_>,
+    at: &str,
+    namespace: &str,
+    target: &Target<'_>,
+) -> Option<(ServiceName, u16)> {
+    let kind = (
+        target.group.unwrap_or_default(),
+        target.kind.unwrap_or("Service"),
+    );
+    let namespace = target.namespace.unwrap_or(namespace);
+    let service = read_service(check, at, kind, namespace, target.name);
+    let Some(port) = target.port else {
+        check.add(format!("{at}.port"), "nothing", "a port of the Service");
+        return None;
+    };
+    let port = read_port(check, at, port);
+    Some((service?, port?))
+}
+
+fn read_match(
+    check: &mut Check<'_>,
+    at: &str,
+    matched: &HttpRouteRulesMatches,
+) -> Option<HttpMatch> {
+    let path = read_path(check, &format!("{at}.path"), matched.path.as_ref());
+    let method = matched.method.as_ref().and_then(|method| {
+        // The enum's names are the methods'.
+        let method: String = serde_json::to_value(method)
+            .and_then(serde_json::from_value)
+            .ok()?;
+        Method::from_bytes(method.as_bytes()).ok()
+    });
+    let headers = matched.headers.as_deref().unwrap_or_default().iter();
+    let headers = headers.map(|header| {
+        let pattern = header.r#type == Some(HttpRouteRulesMatchesHeadersType::RegularExpression);
+        (&*header.name, pattern, &*header.value)
+    });
+    let headers = read_headers(check, &format!("{at}.headers"), headers);
+    let mut queries: Vec<(Box<str>, ValueMatch)> = Vec::new();
+    let params = matched.query_params.as_deref().unwrap_or_default();
+    limit(
+        check,
+        &format!("{at}.queryParams"),
+        params.len(),
+        FIELDS_MAX,
+    );
+    for (index, query) in params.iter().take(FIELDS_MAX).enumerate() {
+        let at = format!("{at}.queryParams[{index}]");
+        let pattern = query.r#type == Some(HttpRouteRulesMatchesQueryParamsType::RegularExpression);
+        if queries.iter().any(|(name, _)| **name == *query.name) {
+            let found = format!("{:?} again", query.name);
+            check.add(format!("{at}.name"), found, "each parameter once");
+        }
+        let value = read_value(check, &at, pattern, &query.value);
+        queries.extend(value.map(|value| (query.name.as_str().into(), value)));
+    }
+    Some(HttpMatch {
+        path: path?,
+        method,
+        headers,
+        queries,
+    })
+}
+
+fn read_path(
+    check: &mut Check<'_>,
+    at: &str,
+    path: Option<&HttpRouteRulesMatchesPath>,
+) -> Option<PathMatch> {
+    let value = path.and_then(|path| path.value.as_deref());
+    let value = value.unwrap_or("/");
+    let read = match path.and_then(|path| path.r#type.as_ref()) {
+        Some(HttpRouteRulesMatchesPathType::Exact) => PathMatch::exact(value),
+        Some(HttpRouteRulesMatchesPathType::RegularExpression) => PathMatch::pattern(value),
+        Some(HttpRouteRulesMatchesPathType::PathPrefix) | None => PathMatch::prefix(value),
+    };
+    note(check, &format!("{at}.value"), read)
+}
+
+/// A value, or a problem with it.
+fn note<T>(check: &mut Check<'_>, at: &str, read: Result<T, RouteError>) -> Option<T> {
+    match read {
+        Ok(value) => Some(value),
+        Err(error) => {
+            let text = error.to_string();
+            let text = text.strip_prefix("found ").unwrap_or(&text);
+            let (found, allowed) = text.split_once("; allowed: ").unwrap_or((text, ""));
+            check.add(at, found, allowed);
+            None
+        }
+    }
+}
+
+fn read_value(check: &mut Check<'_>, at: &str, pattern: bool, value: &str) -> Option<ValueMatch> {
+    let read = match pattern {
+        true => ValueMatch::pattern(value),
+        false => ValueMatch::exact(value),
+    };
+    note(check, &format!("{at}.value"), read)
+}
+
+/// Fields that a request has to have: name, whether the value is a pattern, value.
+pub(super) fn read_headers<'a>(
+    check: &mut Check<'_>,
+    at: &str,
+    headers: impl ExactSizeIterator<Item = (&'a str, bool, &'a str)>,
+) -> Vec<(http::HeaderName, ValueMatch)> {
+    limit(check, at, headers.len(), FIELDS_MAX);
+    let mut read: Vec<(http::HeaderName, ValueMatch)> = Vec::new();
+    for (index, (name, pattern, value)) in headers.take(FIELDS_MAX).enumerate() {
+        let at = format!("{at}[{index}]");
+        let Some(name) = filter::read_name(check, &format!("{at}.name"), name) else {
+            continue;
+        };
+        if read.iter().any(|(other, _)| *other == name) {
+            let found = format!("{name} again");
+            check.add(format!("{at}.name"), found, "each field once");
+        }
+        let value = read_value(check, &at, pattern, value);
+        read.extend(value.map(|value| (name, value)));
+    }
+    read
+}
+
+fn read_grpc_matches(
+    check: &mut Check<'_>,
+    at: &str,
+    matches: &[GrpcRouteRulesMatches],
+) -> Vec<HttpMatch> {
+    limit(check, &format!("{at}.matches"), matches.len(), MATCHES_MAX);
+    let mut read = Vec::new();
+    for (index, matched) in matches.iter().take(MATCHES_MAX).enumerate() {
+        let at = format!("{at}.matches[{index}]");
+        let method = matched.method.as_ref();
+        let pattern = method.is_some_and(|method| {
+            method.r#type == Some(GrpcRouteRulesMatchesMethodType::RegularExpression)
+        });
+        let service = method.and_then(|method| method.service.as_deref());
+        let name = method.and_then(|method| method.method.as_deref());
+        if method.is_some() && service.is_none() && name.is_none() {
+            let path = format!("{at}.method");
+            check.add(path, "neither", "service, method or both");
+        }
+        let path = match pattern {
+            true => PathMatch::grpc_pattern(service, name),
+            false => PathMatch::grpc(service, name),
+        };
+        let path = note(check, &format!("{at}.method"), path);
+        let headers = matched.headers.as_deref().unwrap_or_default().iter();
+        let headers = headers.map(|header| {
+            let pattern =
+                header.r#type == Some(GrpcRouteRulesMatchesHeadersType::RegularExpression);
+            (&*header.name, pattern, &*header.value)
+        });
+        let headers = read_headers(check, &format!("{at}.headers"), headers);
+        read.extend(path.map(|path| HttpMatch {
+            headers,
+            ..HttpMatch::of(path)
+        }));
+    }
+    read
+}
+
+/// A time of the Gateway API (GEP-2257).
+fn read_time(check: &mut Check<'_>, at: &str, text: &str) -> Option<Duration> {
+    match text.parse::<gateway_api::Duration>() {
+        Ok(time) => Some(Duration::new(time.as_secs(), time.subsec_nanos())),
+        Err(_error) => {
+            let allowed = "a time as in 250ms, 10s or 1m30s";
+            check.add(at, format!("{text:?}"), allowed);
+            None
+        }
+    }
+}
+
+fn read_timeouts(
+    check: &mut Check<'_>,
+    at: &str,
+    timeouts: &HttpRouteRulesTimeouts,
+) -> (Option<Duration>, Option<Duration>) {
+    let request = timeouts.request.as_deref();
+    let request = request.and_then(|text| read_time(check, &format!("{at}.request"), text));
+    let path = format!("{at}.backendRequest");
+    let backend = timeouts.backend_request.as_deref();
+    let backend = backend.and_then(|text| read_time(check, &path, text));
+    if let (Some(whole), Some(one)) = (request, backend)
+        && !whole.is_zero()
+        && one > whole
+    {
+        let allowed = "at most timeouts.request: a longer one never ends an attempt";
+        check.add(path, format!("{one:?}"), allowed);
+    }
+    (request, backend)
+}
+
+fn read_retry(check: &mut Check<'_>, at: &str, retry: &HttpRouteRulesRetry) -> RetryPolicy {
+    let defaults = RetryPolicy::default();
+    let backoff = retry.backoff.as_deref();
+    let backoff = backoff.and_then(|text| read_time(check, &format!("{at}.backoff"), text));
+    let backoff = backoff.unwrap_or(defaults.backoff);
+    let codes = retry.codes.as_ref().map(|codes| {
+        let codes = codes.iter().map(|code| u16::try_from(*code));
+        codes.map(Result::unwrap_or_default).collect::<Vec<u16>>()
+    });
+    let attempts = retry.attempts.map(u32::try_from);
+    let read = RetryPolicy {
+        attempts: attempts.map_or(defaults.attempts, |read| read.unwrap_or(u32::MAX)),
+        statuses: codes.map_or(defaults.statuses, Into::into),
+        grpc_codes: defaults.grpc_codes,
+        backoff,
+        // It doubles: ten times the first is the third.
+        backoff_max: defaults.backoff_max.max(backoff.saturating_mul(10)),
+        body_max: defaults.body_max,
+    };
+    let whole = TrafficPolicy {
+        retry: read.clone(),
+        ..TrafficPolicy::default()
+    };
+    let mut seen = BTreeSet::new();
+    for error in whole.validate() {
+        let field = error.field.strip_prefix("retry.").unwrap_or(&error.field);
+        let field = field.replace("statuses", "codes");
+        let field = field.replace("backoff.max", "backoff");
+        if seen.insert(field.clone()) {
+            check.add(format!("{at}.{field}"), error.found, error.allowed);
+        }
+    }
+    read
+}

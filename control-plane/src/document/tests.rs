@@ -1,0 +1,293 @@
+//! Documents, good and bad.
+
+use super::*;
+
+fn service(spec: &str) -> String {
+    format!(
+        "apiVersion: weft-mesh.io/v1alpha1\nkind: Service\nmetadata: {{name: web, namespace: shop}}\nspec: {spec}\n"
+    )
+}
+
+#[track_caller]
+fn check(text: &str, path: &str, found: &str) {
+    let problems = read("file.yaml", text).unwrap_err();
+    let hit = problems
+        .iter()
+        .any(|p| p.path.contains(path) && p.found.contains(found));
+    assert!(hit, "{path} {found} not in {problems:#?}");
+}
+
+#[test]
+fn good_ones() {
+    let text = service("{ports: [{port: 80, targetPort: 8080, protocol: http}]}");
+    let documents = read("-", &text).unwrap();
+    let value = documents[0].to_value();
+    assert_eq!(Document::from_value(value).unwrap(), documents[0]);
+    let two = format!(
+        "{text}---\napiVersion: weft-mesh.io/v1alpha1\nkind: MeshConfig\nmetadata: {{name: mesh, namespace: weft-system}}\nspec: {{unknownDestinations: refuse}}\n"
+    );
+    assert_eq!(read("-", &two).unwrap().len(), 2);
+}
+
+#[test]
+fn the_examples_are_good() {
+    let examples = [
+        include_str!("../../../deploy/examples/service.yaml"),
+        include_str!("../../../deploy/examples/mesh-config.yaml"),
+        include_str!("../../../deploy/examples/traffic-policy.yaml"),
+        include_str!("../../../deploy/examples/http-route.yaml"),
+        include_str!("../../../deploy/examples/grpc-route.yaml"),
+    ];
+    let kinds: BTreeSet<String> = examples
+        .into_iter()
+        .flat_map(|text| read("-", text).unwrap())
+        .map(|document| document.key().kind)
+        .collect();
+    assert_eq!(kinds.len(), KINDS.len(), "an example for every kind");
+}
+
+#[test]
+fn policies_are_read_strictly() {
+    let policy = |rest: &str| {
+        format!(
+            "apiVersion: weft-mesh.io/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: p, namespace: shop}}\nspec: {{targetRef: {{kind: Service, name: web}}, {rest}}}\n"
+        )
+    };
+    let good = policy("circuitBreaker: {window: {count: 10}, openTime: 1500ms}");
+    let document = read("-", &good).unwrap().remove(0);
+    assert_eq!(Document::from_value(document.to_value()).unwrap(), document);
+    let cases = [
+        ("timeouts: {request: soon}", "spec.timeouts.request", "soon"),
+        ("timeouts: {request: -1s}", "spec.timeouts.request", "-1s"),
+        ("timeouts: {request: 0s}", "spec.timeouts.request", "0"),
+        (
+            "timeouts: {request: 1s, perTry: 2s}",
+            "spec.timeouts.perTry",
+            "2s",
+        ),
+        (
+            "circuitBreaker: {failureRate: 1.5}",
+            "spec.circuitBreaker.failureRate",
+            "1.5",
+        ),
+        (
+            "circuitBreaker: {window: {count: 1, time: 1s}}",
+            "spec.circuitBreaker.window",
+            "",
+        ),
+        (
+            "loadBalancer: {type: fair}",
+            "spec.loadBalancer.type",
+            "fair",
+        ),
+        ("retry: {attempts: 99}", "spec.retry.attempts", "99"),
+        ("retry: {atempts: 1}", "spec.retry", "unknown"),
+        (
+            "retry: {budget: {ratio: -1}}",
+            "spec.retry.budget.ratio",
+            "",
+        ),
+    ];
+    for (rest, path, found) in cases {
+        check(&policy(rest), path, found);
+    }
+}
+
+fn route(kind: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: r, namespace: shop}}\nspec: {spec}\n"
+    )
+}
+
+/// Rules with what is wrong with them: where, and what is found.
+const RULES: &[(&str, &str, &str)] = &[
+    (
+        "{backendRefs: [{name: web}]}",
+        "spec.rules[0].backendRefs[0].port",
+        "nothing",
+    ),
+    (
+        "{backendRefs: [{name: web, port: 0}]}",
+        "backendRefs[0].port",
+        "0",
+    ),
+    (
+        "{backendRefs: [{name: web, port: 80, weight: -1}]}",
+        "backendRefs[0].weight",
+        "-1",
+    ),
+    (
+        "{backendRefs: [{kind: Pod, name: web, port: 80}]}",
+        "backendRefs[0]",
+        "Pod",
+    ),
+    (
+        "{matches: [{path: {value: x}}]}",
+        "matches[0].path.value",
+        "x",
+    ),
+    (
+        "{matches: [{path: {type: RegularExpression, value: '('}}]}",
+        "matches[0].path.value",
+        "(",
+    ),
+    (
+        "{matches: [{path: {type: Suffix, value: /x}}]}",
+        "matches[0].path.type",
+        "Suffix",
+    ),
+    (
+        "{matches: [{headers: [{name: 'a b', value: x}]}]}",
+        "headers[0].name",
+        "a b",
+    ),
+    (
+        "{matches: [{headers: [{name: a, value: x}, {name: A, value: z}]}]}",
+        "headers[1].name",
+        "again",
+    ),
+    ("{matches: [{colour: red}]}", "matches[0].colour", "unknown"),
+    ("{timeouts: {request: 1 s}}", "timeouts.request", "1 s"),
+    (
+        "{timeouts: {request: 1s, backendRequest: 2s}}",
+        "timeouts.backendRequest",
+        "2s",
+    ),
+    ("{retry: {codes: [200]}}", "retry.codes[0]", "200"),
+    ("{retry: {attempts: 99}}", "retry.attempts", "99"),
+    ("{sessionPersistence: {}}", "sessionPersistence", ""),
+    (
+        "{filters: [{type: URLRewrite}]}",
+        "filters[0].urlRewrite",
+        "nothing",
+    ),
+    (
+        "{filters: [{type: Teleport}]}",
+        "filters[0].type",
+        "Teleport",
+    ),
+    (
+        "{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: Host, value: x}]}}]}",
+        "set[0].name",
+        "host",
+    ),
+    (
+        "{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: weft-reason, value: x}]}}]}",
+        "set[0].name",
+        "weft-reason",
+    ),
+    (
+        "{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {remove: [a, A]}}]}",
+        "remove[1]",
+        "again",
+    ),
+    (
+        "{filters: [{type: RequestRedirect, requestRedirect: {statusCode: 200}}]}",
+        "filters[0].requestRedirect",
+        "200",
+    ),
+    (
+        "{filters: [{type: RequestRedirect, requestRedirect: {hostname: 'a:80'}}]}",
+        "filters[0].requestRedirect",
+        "a:80",
+    ),
+    (
+        "{filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplaceFullPath, replaceFullPath: x}}}]}",
+        "filters[0].requestRedirect",
+        "x",
+    ),
+];
+
+/// Whole routes.
+const ROUTES: &[(&str, &str, &str)] = &[
+    ("{rules: []}", "spec.parentRefs", "none"),
+    (
+        "{parentRefs: [{name: gateway}]}",
+        "spec.parentRefs[0]",
+        "Gateway",
+    ),
+    (
+        "{parentRefs: [{group: '', kind: Service, name: web, sectionName: http}]}",
+        "spec.parentRefs[0].sectionName",
+        "",
+    ),
+    (
+        "{parentRefs: [{group: '', kind: Service, name: web}], hostnames: [a]}",
+        "spec.hostnames",
+        "",
+    ),
+];
+
+#[test]
+fn routes_are_read_strictly() {
+    let rule = |rule: &str| {
+        let parents = "parentRefs: [{group: '', kind: Service, name: web}]";
+        route("HTTPRoute", &format!("{{{parents}, rules: [{rule}]}}"))
+    };
+    let good = rule("{backendRefs: [{name: web, port: 80}]}");
+    let document = read("-", &good).unwrap().remove(0);
+    assert_eq!(Document::from_value(document.to_value()).unwrap(), document);
+    for (text, path, found) in RULES {
+        check(&rule(text), path, found);
+    }
+    for (text, path, found) in ROUTES {
+        check(&route("HTTPRoute", text), path, found);
+    }
+    check(
+        &route(
+            "GRPCRoute",
+            "{parentRefs: [{group: '', kind: Service, name: web}], rules: [{matches: [{method: {type: RegularExpression, service: '('}}]}]}",
+        ),
+        "rules[0].matches[0].method",
+        "(",
+    );
+}
+
+#[test]
+fn bad_ones() {
+    check("a: [", "(input)", "");
+    check("", "(input)", "0 documents");
+    check(&"#".repeat(INPUT_MAX_BYTES + 1), "(input)", "bytes");
+    check(&service("{ports: [{port: 80}], x: 1}"), "spec.x", "unknown");
+    check(
+        &service("{ports: [{port: 80, colour: red}]}"),
+        "spec.ports",
+        "unknown",
+    );
+    check(
+        &service("{ports: [{port: eighty}]}"),
+        "spec.ports[0].port",
+        "eighty",
+    );
+    check(
+        &service("{ports: [{port: 70000}]}"),
+        "spec.ports[0].port",
+        "70000",
+    );
+    check(&service("{ports: [{port: 0}]}"), "spec.ports[0].port", "0");
+    check(
+        &service("{ports: [{port: 1}, {port: 1}]}"),
+        "spec.ports[1]",
+        "second",
+    );
+    check(
+        &service("{ports: [{port: 1, protocol: carrier-pigeon}]}"),
+        "spec.ports[0].protocol",
+        "pigeon",
+    );
+    check(&service("{ports: []}"), "spec.ports", "0 ports");
+    check(&service("{}"), "spec", "ports");
+    let text = service("{ports: [{port: 1}]}");
+    check(&text.replace("Service", "Servise"), "kind", "Servise");
+    check(&text.replace("v1alpha1", "v9"), "apiVersion", "v9");
+    check(
+        &text.replace("name: web", "name: Web!"),
+        "metadata.name",
+        "Web!",
+    );
+    check(
+        &format!("{text}---\n{text}"),
+        "metadata.name",
+        "second time",
+    );
+}

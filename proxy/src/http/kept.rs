@@ -1,0 +1,230 @@
+//! A request's body that is kept while it goes through, so that it can be sent again: to another
+//! endpoint after a failure, or as a copy to somebody else.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::sync::Notify;
+
+use super::body::{BodyError, ProxyBody};
+
+/// The kept body. Its attempts share it, and only the last one gets to read on.
+#[derive(Debug, Clone)]
+pub struct Kept(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Told when the body has come to its end, or cannot be kept.
+    settled: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    body: Incoming,
+    /// Counts the bytes, where somebody wants to know.
+    counter: Option<Arc<AtomicU64>>,
+    /// What came so far, in its pieces; empty when it is not kept.
+    pieces: Vec<Bytes>,
+    trailers: Option<HeaderMap>,
+    bytes: usize,
+    limit: usize,
+    end: End,
+    /// The attempt that reads.
+    attempt: u32,
+}
+
+/// How far it has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// More may come; all that came is kept.
+    Open,
+    /// All of it came and is kept.
+    Whole,
+    /// Not kept: it was too long, broke, or nobody needs it any more.
+    Lost,
+}
+
+/// The body of one attempt.
+#[derive(Debug)]
+pub struct KeptBody {
+    shared: Arc<Shared>,
+    attempt: u32,
+    /// How many of the pieces it has given.
+    given: usize,
+    ended: bool,
+}
+
+impl Kept {
+    /// Keeps up to `limit` bytes of a body.
+    pub(super) fn new(body: Incoming, counter: Option<Arc<AtomicU64>>, limit: usize) -> Self {
+        Self(Arc::new(Shared {
+            state: Mutex::new(State {
+                body,
+                counter,
+                pieces: Vec::new(),
+                trailers: None,
+                bytes: 0,
+                limit,
+                end: End::Open,
+                attempt: 0,
+            }),
+            settled: Notify::new(),
+        }))
+    }
+
+    /// Whether everything that came so far can be sent again.
+    pub fn is_replayable(&self) -> bool {
+        self.0.state().end != End::Lost
+    }
+
+    /// The body from its beginning, for another attempt; the one before gets no more of it.
+    pub fn body<G>(&self) -> ProxyBody<G> {
+        let mut state = self.0.state();
+        state.attempt += 1;
+        ProxyBody::Kept(KeptBody {
+            shared: Arc::clone(&self.0),
+            attempt: state.attempt,
+            given: 0,
+            ended: false,
+        })
+    }
+
+    /// There is no other attempt, and no copy: what is not read yet only goes through.
+    pub fn release(&self) {
+        let mut state = self.0.state();
+        if state.end == End::Open {
+            self.0.lose(&mut state);
+        }
+    }
+
+    /// A copy, once all of it came; `None` where it cannot be kept.
+    pub async fn copy<G>(&self) -> Option<ProxyBody<G>> {
+        loop {
+            let settled = self.0.settled.notified();
+            let (end, attempt) = {
+                let state = self.0.state();
+                (state.end, state.attempt)
+            };
+            match end {
+                End::Lost => return None,
+                End::Open => settled.await,
+                End::Whole => {
+                    return Some(ProxyBody::Kept(KeptBody {
+                        shared: Arc::clone(&self.0),
+                        attempt,
+                        given: 0,
+                        ended: false,
+                    }));
+                }
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lose(&self, state: &mut State) {
+        state.end = End::Lost;
+        state.pieces = Vec::new();
+        self.settled.notify_waiters();
+    }
+}
+
+impl KeptBody {
+    pub(super) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let mut state = self.shared.state();
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        if let Some(piece) = state.pieces.get(self.given) {
+            self.given += 1;
+            return Poll::Ready(Some(Ok(Frame::data(piece.clone()))));
+        }
+        if state.end == End::Whole {
+            self.ended = true;
+            let trailers = state.trailers.clone();
+            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+        }
+        if state.attempt != self.attempt {
+            return Poll::Ready(Some(Err(BodyError::Superseded)));
+        }
+        let frame = ready!(Pin::new(&mut state.body).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    self.given += usize::from(self.shared.take(&mut state, data));
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    self.ended = true;
+                    self.shared.end(&mut state, Some(trailers.clone()));
+                }
+            }
+            Some(Err(_broken)) => self.shared.lose(&mut state),
+            None => {
+                self.ended = true;
+                self.shared.end(&mut state, None);
+            }
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)))
+    }
+
+    pub(super) fn is_end_stream(&self) -> bool {
+        let state = self.shared.state();
+        let given = self.given >= state.pieces.len() && state.trailers.is_none();
+        self.ended || (given && (state.end == End::Whole || state.body.is_end_stream()))
+    }
+
+    pub(super) fn size_hint(&self) -> SizeHint {
+        let state = self.shared.state();
+        let kept = state.pieces.iter().skip(self.given);
+        let kept: u64 = kept.map(|piece| piece.len() as u64).sum();
+        // The pieces that were lost are given: those of a body that is read on.
+        match state.body.size_hint().exact() {
+            Some(rest) => SizeHint::with_exact(kept + rest),
+            None => SizeHint::default(),
+        }
+    }
+}
+
+impl Shared {
+    /// Takes note of a piece; whether it is kept.
+    fn take(&self, state: &mut State, data: &Bytes) -> bool {
+        if let Some(counter) = &state.counter {
+            counter.fetch_add(data.len() as u64, Ordering::Relaxed);
+        }
+        if state.end != End::Open {
+            return false;
+        }
+        state.bytes += data.len();
+        if state.bytes > state.limit {
+            self.lose(state);
+            return false;
+        }
+        state.pieces.push(data.clone());
+        // hyper does not poll past a piece that completes the length.
+        if state.body.is_end_stream() {
+            self.end(state, None);
+        }
+        true
+    }
+
+    fn end(&self, state: &mut State, trailers: Option<HeaderMap>) {
+        if state.end == End::Open {
+            state.end = End::Whole;
+            state.trailers = trailers;
+            self.settled.notify_waiters();
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! One attempt of a request, and what is kept for the next.
+
+use std::time::Duration;
+
+use http::request::Parts;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::time::timeout;
+use weft_core::breaker::CallClass;
+use weft_core::headers::WEFT_REASON;
+use weft_core::policy::TrafficPolicy;
+use weft_core::reason::Reason;
+use weft_core::retry::{Failure, RetryPolicy};
+use weft_core::route::{Mirror, Rule};
+
+use super::http::{Failed, describe};
+use super::pool::{DialError, Slot};
+use crate::http::{Kept, ProxyBody, Record, is_failure};
+use crate::mesh::Call;
+
+/// Bytes of a body that are kept for a copy of the request; of a longer one there is none.
+const MIRROR_BYTES: usize = 256 * 1024;
+
+/// How attempts are made: the policy's terms, unless the route has its own.
+pub(super) struct Terms<'a> {
+    pub(super) retry: &'a RetryPolicy,
+    per_try_timeout: Option<Duration>,
+}
+
+impl<'a> Terms<'a> {
+    pub(super) fn of(policy: &'a TrafficPolicy, rule: Option<&'a Rule>) -> Self {
+        let retry = rule.and_then(|rule| rule.retry.as_ref());
+        let timeout = rule.and_then(|rule| rule.backend_timeout);
+        Self {
+            retry: retry.unwrap_or(&policy.retry),
+            per_try_timeout: match timeout {
+                Some(Duration::ZERO) => None,
+                Some(own) => Some(own),
+                None => policy.per_try_timeout,
+            },
+        }
+    }
+}
+
+/// Keeps a request's body where there may be another attempt or a copy.
+pub(super) fn keep(
+    body: ProxyBody,
+    terms: &Terms<'_>,
+    mirrors: &[&Mirror],
+) -> (Option<ProxyBody>, Option<Kept>) {
+    let limit = terms.retry.body_max as usize;
+    let wanted = terms.retry.attempts > 0 && limit > 0;
+    if !wanted && mirrors.is_empty() {
+        return (Some(body), None);
+    }
+    let limit = match mirrors {
+        [] => limit,
+        _ => limit.max(MIRROR_BYTES),
+    };
+    match body.keep(limit) {
+        Ok(kept) => (None, Some(kept)),
+        Err(body) => (Some(body), None),
+    }
+}
+
+/// A request until it has been answered.
+pub(super) struct Sending {
+    pub(super) parts: Parts,
+    /// The body, where it is not kept and not gone yet.
+    pub(super) body: Option<ProxyBody>,
+    pub(super) kept: Option<Kept>,
+    /// Whether somebody waits for a copy of the body.
+    pub(super) mirrored: bool,
+}
+
+impl Sending {
+    /// The request for the next attempt; the head is copied only where there may be another.
+    pub(super) fn request(&mut self, again: bool) -> Request<ProxyBody> {
+        let head = if again {
+            self.parts.clone()
+        } else {
+            take(&mut self.parts)
+        };
+        let body = match (&self.kept, &self.body) {
+            (Some(kept), _) => kept.body(),
+            // Nothing can be sent any number of times.
+            (None, Some(ProxyBody::Empty) | None) => ProxyBody::Empty,
+            (None, Some(_)) => self.body.take().unwrap_or(ProxyBody::Empty),
+        };
+        Request::from_parts(head, body)
+    }
+
+    pub(super) fn is_replayable(&self) -> bool {
+        match &self.kept {
+            Some(kept) => kept.is_replayable(),
+            None => self.body.is_some(),
+        }
+    }
+
+    /// There is no other attempt.
+    pub(super) fn done(&self) {
+        if let Some(kept) = &self.kept
+            && !self.mirrored
+        {
+            kept.release();
+        }
+    }
+}
+
+/// A failed attempt, with what may come of it.
+pub(super) struct Attempt {
+    pub(super) failure: Failure,
+    reason: Reason,
+    detail: String,
+    /// A response that is an answer, if there is to be no further attempt.
+    response: Option<Box<(Response<Incoming>, Slot)>>,
+}
+
+impl Attempt {
+    pub(super) fn not_connected(error: &DialError) -> Self {
+        Self {
+            failure: Failure::ConnectFailed,
+            reason: error.reason(),
+            detail: error.to_string(),
+            response: None,
+        }
+    }
+
+    fn too_slow(limit: Duration) -> Self {
+        Self {
+            failure: Failure::PerTryTimeout,
+            reason: Reason::PerTryTimeout,
+            detail: format!("{limit:?}"),
+            response: None,
+        }
+    }
+
+    pub(super) fn give_up(self) -> Result<(Response<Incoming>, Slot), Failed> {
+        match self.response {
+            Some(answer) => Ok(*answer),
+            None => Err(Failed {
+                reason: self.reason,
+                detail: self.detail,
+            }),
+        }
+    }
+}
+
+pub(super) async fn send(
+    request: Request<ProxyBody>,
+    slot: Slot,
+    call: Call,
+    record: &mut Record,
+    terms: &Terms<'_>,
+) -> Result<(Response<Incoming>, Slot), Attempt> {
+    let mut sender = slot.sender();
+    let sending = sender.try_send_request(request);
+    let sent = match terms.per_try_timeout {
+        None => sending.await,
+        Some(limit) => match timeout(limit, sending).await {
+            Ok(sent) => sent,
+            Err(_elapsed) => {
+                call.finish(CallClass::Failure, crate::clock::now());
+                return Err(Attempt::too_slow(limit));
+            }
+        },
+    };
+    match sent {
+        Ok(response) => judge(response, slot, call, record, terms),
+        Err(mut error) => {
+            let unsent = error.take_message().is_some();
+            let source = error.into_error();
+            call.finish(CallClass::Failure, crate::clock::now());
+            let failure = if unsent {
+                Failure::NotSent
+            } else if is_refused(&source) {
+                Failure::RefusedStream
+            } else {
+                Failure::Reset
+            };
+            Err(Attempt {
+                failure,
+                reason: Reason::UpstreamReset,
+                detail: describe(&source),
+                response: None,
+            })
+        }
+    }
+}
+
+/// Whether a response is the answer, or a failure that may be repeated.
+fn judge(
+    response: Response<Incoming>,
+    slot: Slot,
+    call: Call,
+    record: &mut Record,
+    terms: &Terms<'_>,
+) -> Result<(Response<Incoming>, Slot), Attempt> {
+    let status = response.status().as_u16();
+    let reason = response.headers().get(WEFT_REASON);
+    let reason = reason.and_then(|word| word.to_str().ok()?.parse::<Reason>().ok());
+    // What is repeated is not always the endpoint's failure: 429 and the like are answers.
+    let (failure, failed) = match reason {
+        // Said by the peer's sidecar: the application has not seen the request.
+        Some(
+            Reason::ApplicationUnreachable | Reason::ApplicationLoopbackOnly | Reason::Draining,
+        ) => (Failure::RefusedStream, true),
+        _ if terms.retry.statuses.contains(&status) => {
+            let failed = response.status().is_server_error();
+            (Failure::Status(status), failed)
+        }
+        _ if let Some(code) = grpc_code(&response, terms.retry) => {
+            (Failure::GrpcStatus(code), is_failure(code))
+        }
+        _ => {
+            record.reason = reason;
+            record.call = Some(call);
+            return Ok((response, slot));
+        }
+    };
+    let class = if failed {
+        CallClass::Failure
+    } else {
+        CallClass::Success
+    };
+    call.finish(class, crate::clock::now());
+    Err(Attempt {
+        failure,
+        reason: reason.unwrap_or(Reason::UpstreamReset),
+        detail: format!("status {status}"),
+        response: Some(Box::new((response, slot))),
+    })
+}
+
+/// The code of a call that failed before it had an answer, if it is one to repeat on.
+fn grpc_code(response: &Response<Incoming>, retry: &RetryPolicy) -> Option<u32> {
+    if retry.grpc_codes.is_empty() {
+        return None;
+    }
+    let code = response.headers().get("grpc-status")?;
+    let code = code.to_str().ok()?.parse().ok()?;
+    retry.grpc_codes.contains(&code).then_some(code)
+}
+
+fn is_refused(error: &hyper::Error) -> bool {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = source {
+        if let Some(h2) = error.downcast_ref::<h2::Error>() {
+            return h2.reason() == Some(h2::Reason::REFUSED_STREAM);
+        }
+        source = error.source();
+    }
+    false
+}
+
+fn take(parts: &mut Parts) -> Parts {
+    let (empty, ()) = Request::new(()).into_parts();
+    let method = parts.method.clone();
+    let taken = std::mem::replace(parts, empty);
+    // What decides about a retry is still asked of it.
+    parts.method = method;
+    taken
+}

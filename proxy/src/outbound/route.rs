@@ -1,0 +1,256 @@
+//! What routes make of a request: core decides, here it is done.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue, LOCATION};
+use http::request::Parts;
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use tokio::task::spawn_local;
+use tokio::time::{sleep, timeout};
+use weft_core::breaker::CallClass;
+use weft_core::headers::WEFT_REASON;
+use weft_core::reason::Reason;
+use weft_core::route::{Abort, Backend, Decision, Mirror, Outcome, Redirect, RequestHead};
+
+use super::http::Failed;
+use super::pick;
+use crate::http::{Kept, ProxyBody, Record, grpc_answer};
+use crate::mesh::PortView;
+use crate::worker::Worker;
+
+/// A copy that takes longer is given up.
+const MIRROR_MAX: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// Where a request goes from here.
+pub(super) enum Next {
+    /// To a port's endpoints.
+    Forward(Arc<PortView>),
+    /// Back, with this answer.
+    Answer(Response<ProxyBody<Box<Record>>>),
+}
+
+/// Decides about a request, whose URI is absolute: `None` where the port has no routes.
+pub(super) fn decide<'a>(
+    port: &'a PortView,
+    parts: &Parts,
+) -> Result<Option<Decision<'a>>, Failed> {
+    let Some(table) = &port.routes else {
+        return Ok(None);
+    };
+    let head = RequestHead {
+        method: &parts.method,
+        path: parts.uri.path(),
+        query: parts.uri.query(),
+        headers: &parts.headers,
+    };
+    let decision = table.decide(&head, || fastrand::u64(..));
+    let decision = decision.ok_or_else(|| Failed {
+        reason: Reason::RouteNotFound,
+        detail: format!("{}:{}", port.service, port.port),
+    })?;
+    Ok(Some(decision))
+}
+
+/// Does what the decision says, up to where the request is sent.
+pub(super) async fn follow(
+    worker: &Worker,
+    port: &Arc<PortView>,
+    decision: Option<&Decision<'_>>,
+    parts: &mut Parts,
+    grpc: bool,
+) -> Result<Next, Failed> {
+    let Some(decision) = decision else {
+        return Ok(Next::Forward(Arc::clone(port)));
+    };
+    if let Some(delay) = decision.delay {
+        sleep(delay).await;
+    }
+    match &decision.outcome {
+        Outcome::Forward(backend) => {
+            let target = target(worker, port, backend).await?;
+            let edited = decision.edit_request(&mut parts.uri, &mut parts.headers);
+            edited.map_err(|error| Failed {
+                reason: Reason::BadRequest,
+                detail: format!("the route's rewrite makes no URI of it: {error}"),
+            })?;
+            Ok(Next::Forward(target))
+        }
+        Outcome::NoBackend => Err(no_backend(port, "the rule has none")),
+        Outcome::Redirect(redirect) => {
+            let prefix = decision.found.prefix();
+            Ok(Next::Answer(redirected(redirect, port, parts, prefix)?))
+        }
+        Outcome::Preflight(fields) => {
+            let mut response = Response::new(ProxyBody::Empty);
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            *response.headers_mut() = fields.clone();
+            Ok(Next::Answer(response))
+        }
+        Outcome::Abort(abort) => Ok(Next::Answer(aborted(*abort, grpc))),
+    }
+}
+
+fn no_backend(port: &PortView, detail: &str) -> Failed {
+    Failed {
+        reason: Reason::BackendNotFound,
+        detail: format!("{}:{}: {detail}", port.service, port.port),
+    }
+}
+
+/// The port that a backend names: known, or asked for.
+async fn target(
+    worker: &Worker,
+    port: &Arc<PortView>,
+    backend: &Backend,
+) -> Result<Arc<PortView>, Failed> {
+    let Some(service) = &backend.service else {
+        return Err(no_backend(port, "see the route's status"));
+    };
+    if *service == port.service && backend.port == port.port {
+        return Ok(Arc::clone(port));
+    }
+    let mesh = &worker.shared.mesh;
+    if let Some(known) = mesh.known(service, backend.port) {
+        return Ok(known);
+    }
+    let found = mesh.resolve_service(service, backend.port).await;
+    let missing = [Reason::ServiceNotFound, Reason::PortNotDeclared];
+    found.map_err(|reason| Failed {
+        reason: if missing.contains(&reason) {
+            Reason::BackendNotFound
+        } else {
+            reason
+        },
+        detail: format!("{service}:{}", backend.port),
+    })
+}
+
+fn redirected(
+    redirect: &Redirect,
+    port: &PortView,
+    parts: &Parts,
+    prefix: Option<&str>,
+) -> Result<Response<ProxyBody<Box<Record>>>, Failed> {
+    let uri = &parts.uri;
+    let host = uri.host().unwrap_or(&port.hostname);
+    let location = redirect.location(host, port.port, uri.path(), uri.query(), prefix);
+    let location = HeaderValue::try_from(location).map_err(|error| Failed {
+        reason: Reason::BadRequest,
+        detail: format!("no Location can be made of it: {error}"),
+    })?;
+    let mut response = Response::new(ProxyBody::Empty);
+    *response.status_mut() = StatusCode::from_u16(redirect.status.code()).unwrap_or_default();
+    response.headers_mut().insert(LOCATION, location);
+    Ok(response)
+}
+
+fn aborted(abort: Abort, grpc: bool) -> Response<ProxyBody<Box<Record>>> {
+    let reason = Reason::FaultInjected;
+    if grpc {
+        return grpc_answer(abort.grpc_code, reason, reason.description());
+    }
+    let text = format!("{reason}: {}\n", reason.description());
+    let mut response = Response::new(ProxyBody::text(Bytes::from(text)));
+    *response.status_mut() = StatusCode::from_u16(abort.status).unwrap_or_default();
+    let headers = response.headers_mut();
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    headers.insert(CONTENT_TYPE, plain);
+    headers.insert(WEFT_REASON, HeaderValue::from_static(reason.as_str()));
+    response
+}
+
+/// Sends copies of a request, whose answers nobody waits for. `body` is `None` where the request
+/// has none.
+pub(super) fn mirror(
+    worker: &Rc<Worker>,
+    port: &Arc<PortView>,
+    mirrors: &[&Mirror],
+    parts: &Parts,
+    body: Option<&Kept>,
+) {
+    for mirror in mirrors {
+        let (worker, port, body) = (Rc::clone(worker), Arc::clone(port), body.cloned());
+        let (mirror, parts) = ((*mirror).clone(), parts.clone());
+        spawn_local(async move {
+            let drain = worker.shared.drain.cut();
+            let copying = copy(&worker, &port, &mirror, parts, body);
+            let done = tokio::select! {
+                done = timeout(MIRROR_MAX, copying) => done,
+                () = drain => return,
+            };
+            let failed = match done {
+                Ok(Ok(())) => return,
+                Ok(Err(failed)) => format!("{}: {}", failed.reason, failed.detail),
+                Err(_elapsed) => format!("not answered within {MIRROR_MAX:?}"),
+            };
+            let (from, to) = (&port.service, &mirror.backend);
+            tracing::debug!(%from, %to, failed, "a copy was not delivered");
+        });
+    }
+}
+
+async fn copy(
+    worker: &Worker,
+    port: &Arc<PortView>,
+    mirror: &Mirror,
+    parts: Parts,
+    body: Option<Kept>,
+) -> Result<(), Failed> {
+    let backend = Backend {
+        service: Some(mirror.backend.clone()),
+        port: mirror.port,
+        weight: 1,
+        filters: Arc::default(),
+    };
+    let target = target(worker, port, &backend).await?;
+    let body = match body {
+        None => ProxyBody::Empty,
+        Some(kept) => kept.copy().await.ok_or_else(|| Failed {
+            reason: Reason::BodyTooLarge,
+            detail: "longer than what is kept for a copy".to_owned(),
+        })?,
+    };
+    let (endpoint, call) = pick(&target, &[]).map_err(|reason| Failed {
+        reason,
+        detail: target.service.to_string(),
+    })?;
+    let slot = match worker.pool.slot(&target, &endpoint).await {
+        Ok(slot) => slot,
+        Err(error) => {
+            call.finish(CallClass::Failure, crate::clock::now());
+            return Err(Failed {
+                reason: error.reason(),
+                detail: error.to_string(),
+            });
+        }
+    };
+    let response = slot
+        .sender()
+        .send_request(Request::from_parts(parts, body))
+        .await;
+    let (class, result) = match response {
+        Ok(response) => {
+            let failed = response.status().is_server_error();
+            let mut body = response.into_body();
+            while let Some(Ok(_ignored)) = body.frame().await {}
+            let class = if failed {
+                CallClass::Failure
+            } else {
+                CallClass::Success
+            };
+            (class, Ok(()))
+        }
+        Err(error) => {
+            let failed = Failed {
+                reason: Reason::UpstreamReset,
+                detail: super::describe(&error),
+            };
+            (CallClass::Failure, Err(failed))
+        }
+    };
+    call.finish(class, crate::clock::now());
+    result
+}
