@@ -259,7 +259,7 @@ fn compile_service(world: World<'_>, name: &ServiceName) -> Service {
     endpoints.sort_by(|a, b| a.instance.cmp(&b.instance));
     let policies = ports.keys().filter_map(|port| {
         let (_name, spec) = policy_of(world.policies, name, *port)?;
-        Some((*port, Arc::new(spec.resolve())))
+        Some((*port, Arc::new(spec.resolve(name.namespace()))))
     });
     Service {
         policies: policies.collect(),

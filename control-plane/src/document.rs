@@ -21,9 +21,10 @@ use gateway_api::experimental::referencegrants::ReferenceGrantSpec;
 pub use fault::{AbortSpec, DelaySpec, FaultInjectionSpec, HeaderMatchType, HeaderSpec};
 pub use route::{GATEWAY_GROUP, Parent, RouteDraft, RouteKind, RouteSpec, RuleDraft};
 pub use traffic_policy::{
-    BackoffSpec, BudgetSpec, CircuitBreakerSpec, HalfOpenSpec, LimitsSpec, LoadBalancerSpec,
-    LoadBalancerType, RetrySpec, TargetKind, TargetRef, Time, TimeoutsSpec, TrafficPolicySpec,
-    WindowSpec,
+    BackoffSpec, BreakerModeSpec, BudgetSpec, CircuitBreakerSpec, CookieSpec, FailuresSpec,
+    FallbackBackendSpec, FallbackResponseSpec, FallbackSpec, HalfOpenSpec, HashOnSpec, LimitsSpec,
+    LoadBalancerSpec, LoadBalancerType, RetrySpec, SourceSpec, Statuses, TargetKind, TargetRef,
+    Time, TimeoutsSpec, TrafficPolicySpec, WindowSpec,
 };
 
 /// The group of our own kinds.
@@ -401,7 +402,7 @@ fn parse(check: &mut Check<'_>, value: &Value) -> Option<Document> {
         }
         "TrafficPolicy" => {
             let spec: TrafficPolicySpec = check.typed("spec.", &envelope.spec)?;
-            check_policy(check, &spec);
+            check_policy(check, &own.namespace, &spec);
             Some(Document::TrafficPolicy(own, Box::new(spec)))
         }
         "FaultInjection" => {
@@ -470,7 +471,7 @@ fn check_grant(check: &mut Check<'_>, spec: &ReferenceGrantSpec) {
     }
 }
 
-fn check_policy(check: &mut Check<'_>, spec: &TrafficPolicySpec) {
+fn check_policy(check: &mut Check<'_>, namespace: &str, spec: &TrafficPolicySpec) {
     let target = &spec.target_ref;
     if check_label(&target.name).is_err() {
         check.add(
@@ -482,7 +483,37 @@ fn check_policy(check: &mut Check<'_>, spec: &TrafficPolicySpec) {
     if target.port == Some(0) {
         check.add("spec.targetRef.port", 0, "1 to 65535");
     }
-    for error in spec.resolve().validate() {
+    for (field, allowed) in spec.idle_fields() {
+        let path = format!("spec.circuitBreaker.service.{field}");
+        check.add(path, "a value", allowed);
+    }
+    let hash_on = spec.load_balancer.as_ref();
+    let hash_on = hash_on.and_then(|balancer| balancer.hash_on.as_ref());
+    if let Some(header) = hash_on.filter(|hash_on| hash_on.resolve().is_none()) {
+        let found = format!("{header:?}");
+        check.add(
+            "spec.loadBalancer.hashOn.header",
+            found,
+            "the name of a header field",
+        );
+    }
+    let fallback = spec.circuit_breaker.as_ref();
+    let fallback = fallback.and_then(|breaker| breaker.fallback.as_ref());
+    if let Some(FallbackSpec::Backend(backend)) = fallback
+        && (FallbackSpec::Backend(backend.clone())
+            .resolve(namespace)
+            .is_none()
+            || backend.port == 0)
+    {
+        let found = format!("{}:{}", backend.name, backend.port);
+        let path = "spec.circuitBreaker.fallback.backend";
+        check.add(
+            path,
+            found,
+            "the name of a Service and a port from 1 to 65535",
+        );
+    }
+    for error in spec.resolve(namespace).validate() {
         let path = format!("spec.{}", error.field);
         check.add(path, error.found, error.allowed);
     }

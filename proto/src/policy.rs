@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use weft_core::balance;
+use weft_core::balance::{self, hash::HashOn};
 use weft_core::breaker::{BreakerConfig, Window};
-use weft_core::policy::{BudgetConfig, TrafficPolicy};
+use weft_core::policy::{BreakerMode, BudgetConfig, Failures, Fallback, TrafficPolicy};
 use weft_core::retry::RetryPolicy;
 
-use crate::convert::Rejection;
-use crate::mesh;
-use crate::mesh::circuit_breaker::Window as WireWindow;
+use crate::convert::{Rejection, name, port};
+use crate::mesh::{self, circuit_breaker::Window as WireWindow, fallback, hash_on};
 
 pub(crate) fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
@@ -22,6 +21,13 @@ impl From<&TrafficPolicy> for mesh::TrafficPolicy {
             balance::Policy::LeastRequest => mesh::Balancing::LeastRequest,
             balance::Policy::RoundRobin => mesh::Balancing::RoundRobin,
             balance::Policy::Random => mesh::Balancing::Random,
+            balance::Policy::RingHash => mesh::Balancing::RingHash,
+            balance::Policy::Maglev => mesh::Balancing::Maglev,
+        };
+        let mode = match policy.breaker_mode {
+            BreakerMode::Enforce => mesh::BreakerMode::Enforce,
+            BreakerMode::Observe => mesh::BreakerMode::Observe,
+            BreakerMode::ForceOpen => mesh::BreakerMode::ForceOpen,
         };
         let (retry, budget) = (&policy.retry, &policy.budget);
         Self {
@@ -36,6 +42,18 @@ impl From<&TrafficPolicy> for mesh::TrafficPolicy {
             per_try_timeout: policy.per_try_timeout.map(nanos),
             request_timeout: policy.request_timeout.map(nanos),
             max_requests: policy.max_requests,
+            hash_on: policy.hash_on.as_ref().map(Into::into),
+            slow_start: policy.slow_start.map(nanos),
+            prefer_zone: policy.prefer_zone,
+            service_breaker: policy.service_breaker.as_ref().map(Into::into),
+            breaker_mode: mode.into(),
+            failures: Some((&policy.failures).into()),
+            heed_retry_after: policy.heed_retry_after,
+            fallback: policy.fallback.as_ref().map(Into::into),
+            max_pending: policy.max_pending,
+            max_retries: policy.max_retries,
+            max_connections: policy.max_connections,
+            requests_per_connection: policy.requests_per_connection,
         }
     }
 }
@@ -49,6 +67,8 @@ impl TryFrom<mesh::TrafficPolicy> for TrafficPolicy {
             Ok(mesh::Balancing::LeastRequest) => balance::Policy::LeastRequest,
             Ok(mesh::Balancing::RoundRobin) => balance::Policy::RoundRobin,
             Ok(mesh::Balancing::Random) => balance::Policy::Random,
+            Ok(mesh::Balancing::RingHash) => balance::Policy::RingHash,
+            Ok(mesh::Balancing::Maglev) => balance::Policy::Maglev,
             Ok(mesh::Balancing::Unspecified) | Err(_) => {
                 return Err(Rejection::Value {
                     field: "policies.policy.balancing",
@@ -78,12 +98,172 @@ impl TryFrom<mesh::TrafficPolicy> for TrafficPolicy {
             per_try_timeout: wire.per_try_timeout.map(Duration::from_nanos),
             request_timeout: wire.request_timeout.map(Duration::from_nanos),
             max_requests: wire.max_requests,
+            hash_on: wire.hash_on.map(HashOn::try_from).transpose()?,
+            slow_start: wire.slow_start.map(Duration::from_nanos),
+            prefer_zone: wire.prefer_zone,
+            service_breaker: wire
+                .service_breaker
+                .map(BreakerConfig::try_from)
+                .transpose()?,
+            breaker_mode: breaker_mode(wire.breaker_mode)?,
+            failures: match wire.failures {
+                Some(failures) => failures.try_into()?,
+                None => Failures::DEFAULT,
+            },
+            heed_retry_after: wire.heed_retry_after,
+            fallback: wire.fallback.map(Fallback::try_from).transpose()?,
+            max_pending: wire.max_pending,
+            max_retries: wire.max_retries,
+            max_connections: wire.max_connections,
+            requests_per_connection: wire.requests_per_connection,
         };
         match policy.validate().into_iter().next() {
             Some(error) => Err(error.into()),
             None => Ok(policy),
         }
     }
+}
+
+fn breaker_mode(wire: i32) -> Result<BreakerMode, Rejection> {
+    match mesh::BreakerMode::try_from(wire) {
+        Ok(mesh::BreakerMode::Enforce) => Ok(BreakerMode::Enforce),
+        Ok(mesh::BreakerMode::Observe) => Ok(BreakerMode::Observe),
+        Ok(mesh::BreakerMode::ForceOpen) => Ok(BreakerMode::ForceOpen),
+        Ok(mesh::BreakerMode::Unspecified) | Err(_) => Err(Rejection::Value {
+            field: "policies.policy.breaker_mode",
+            found: wire.to_string(),
+            allowed: "a known BreakerMode",
+        }),
+    }
+}
+
+impl From<&HashOn> for mesh::HashOn {
+    fn from(hash_on: &HashOn) -> Self {
+        let key = match hash_on {
+            HashOn::Header(name) => hash_on::Key::Header(name.as_str().to_owned()),
+            HashOn::Query(name) => hash_on::Key::Query(name.to_string()),
+            HashOn::Cookie { name, issue } => hash_on::Key::Cookie(mesh::Cookie {
+                name: name.to_string(),
+                issue: issue.map(|life| life.as_secs()),
+            }),
+            HashOn::Source => hash_on::Key::Source(true),
+        };
+        Self { key: Some(key) }
+    }
+}
+
+impl TryFrom<mesh::HashOn> for HashOn {
+    type Error = Rejection;
+
+    fn try_from(wire: mesh::HashOn) -> Result<Self, Rejection> {
+        let bad = |found: String| Rejection::Value {
+            field: "policies.policy.hash_on",
+            found,
+            allowed: "the name of a field, a parameter or a cookie, or the source",
+        };
+        match wire.key {
+            Some(hash_on::Key::Header(name)) => {
+                let parsed = name.parse().map_err(|_invalid| bad(name))?;
+                Ok(Self::Header(parsed))
+            }
+            Some(hash_on::Key::Query(name)) => Ok(Self::Query(name.into())),
+            Some(hash_on::Key::Cookie(cookie)) => Ok(Self::Cookie {
+                name: cookie.name.into(),
+                issue: cookie.issue.map(Duration::from_secs),
+            }),
+            Some(hash_on::Key::Source(_)) => Ok(Self::Source),
+            None => Err(bad(String::new())),
+        }
+    }
+}
+
+impl From<&Failures> for mesh::Failures {
+    fn from(failures: &Failures) -> Self {
+        let statuses = failures.statuses.iter();
+        Self {
+            statuses: statuses
+                .map(|(from, to)| mesh::StatusRange {
+                    from: (*from).into(),
+                    to: (*to).into(),
+                })
+                .collect(),
+            grpc_codes: failures.grpc_codes.to_vec(),
+            connect: failures.connect,
+            reset: failures.reset,
+            timeout: failures.timeout,
+        }
+    }
+}
+
+impl TryFrom<mesh::Failures> for Failures {
+    type Error = Rejection;
+
+    fn try_from(wire: mesh::Failures) -> Result<Self, Rejection> {
+        const FIELD: &str = "policies.policy.failures.statuses";
+        let statuses = wire.statuses.iter();
+        let statuses =
+            statuses.map(|range| Ok((status(FIELD, range.from)?, status(FIELD, range.to)?)));
+        let statuses: Vec<(u16, u16)> = statuses.collect::<Result<_, Rejection>>()?;
+        Ok(Self {
+            statuses: statuses.into(),
+            grpc_codes: wire.grpc_codes.into(),
+            connect: wire.connect,
+            reset: wire.reset,
+            timeout: wire.timeout,
+        })
+    }
+}
+
+impl From<&Fallback> for mesh::Fallback {
+    fn from(fallback: &Fallback) -> Self {
+        let kind = match fallback {
+            Fallback::Response {
+                status,
+                body,
+                content_type,
+            } => fallback::Kind::Response(mesh::FallbackResponse {
+                status: (*status).into(),
+                body: body.to_string(),
+                content_type: content_type.to_string(),
+            }),
+            Fallback::Backend { service, port } => fallback::Kind::Backend(mesh::FallbackBackend {
+                service: service.to_string(),
+                port: (*port).into(),
+            }),
+        };
+        Self { kind: Some(kind) }
+    }
+}
+
+impl TryFrom<mesh::Fallback> for Fallback {
+    type Error = Rejection;
+
+    fn try_from(wire: mesh::Fallback) -> Result<Self, Rejection> {
+        match wire.kind {
+            Some(fallback::Kind::Response(response)) => Ok(Self::Response {
+                status: status("policies.policy.fallback.status", response.status)?,
+                body: response.body.into(),
+                content_type: response.content_type.into(),
+            }),
+            Some(fallback::Kind::Backend(backend)) => Ok(Self::Backend {
+                service: name("policies.policy.fallback.service", backend.service.parse())?,
+                port: port("policies.policy.fallback.port", backend.port)?,
+            }),
+            None => Err(Rejection::Value {
+                field: "policies.policy.fallback",
+                found: String::new(),
+                allowed: "a response or a backend",
+            }),
+        }
+    }
+}
+
+fn status(field: &'static str, wire: u32) -> Result<u16, Rejection> {
+    u16::try_from(wire).map_err(|_large| Rejection::Value {
+        field,
+        found: wire.to_string(),
+        allowed: "a status",
+    })
 }
 
 impl From<&RetryPolicy> for mesh::Retry {
@@ -105,13 +285,8 @@ impl TryFrom<mesh::Retry> for RetryPolicy {
     type Error = Rejection;
 
     fn try_from(wire: mesh::Retry) -> Result<Self, Rejection> {
-        let statuses = wire.statuses.iter().map(|status| {
-            u16::try_from(*status).map_err(|_large| Rejection::Value {
-                field: "retry.statuses",
-                found: status.to_string(),
-                allowed: "a status",
-            })
-        });
+        let statuses = wire.statuses.iter();
+        let statuses = statuses.map(|wire| status("retry.statuses", *wire));
         let statuses: Vec<u16> = statuses.collect::<Result<_, _>>()?;
         Ok(Self {
             attempts: wire.attempts,

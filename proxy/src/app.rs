@@ -919,7 +919,7 @@ impl AdminState for State {
                         "instance": &*endpoint.key.instance,
                         "address": endpoint.key.address,
                         "identity": endpoint.model.identity,
-                        "breaker": endpoint.live.breaker_state(now).as_str(),
+                        "breaker": endpoint.live.breaker(now).map(|view| view.state.as_str()),
                         "score": endpoint.live.score(now),
                     })
                 })

@@ -157,3 +157,130 @@ fn a_limit_lets_exactly_so_many_through() {
         assert_eq!(storm(), (limit, 8 - limit));
     }
 }
+
+/// `STATUS:REASON:BODY` of one answer.
+fn shown(mesh: &Mesh<'_>, more: &str) -> String {
+    let shown = "--write-out %{http_code}:%header{weft-reason}";
+    curl(mesh, &format!("{shown} {more}"))
+}
+
+#[test]
+fn requests_that_wait_come_in_their_turn() {
+    need!("python3", "curl");
+    let machine = Machine::shared();
+    let mesh = Mesh::start(&machine);
+    let _web = mesh.serve("web", &["8080"], backend("8080 web"));
+    put(&mesh, "limits: {concurrentRequests: 1, pendingRequests: 3}");
+    let shown = "--output /dev/null --write-out %{http_code}:%header{weft-reason}|";
+    let range = "http://web.shop.mesh:8080/slow/0.3?[1-6]";
+    let answered = curl(
+        &mesh,
+        &format!("--parallel --parallel-immediate {shown} {range}"),
+    );
+    let count = |wanted: &str| answered.split('|').filter(|one| *one == wanted).count();
+    assert_eq!(
+        (count("200:"), count("503:pending-limit")),
+        (4, 2),
+        "{answered}"
+    );
+}
+
+#[test]
+fn a_port_may_have_a_breaker_of_its_own_and_a_fallback() {
+    need!("python3", "curl");
+    let machine = Machine::shared();
+    let mesh = Mesh::start(&machine);
+    let _bad = instance(&mesh, "bad", 500);
+    let _other = mesh.serve("other", &["8080"], backend("8080 other"));
+    let url = "http://web.shop.mesh:8080/";
+    let ask = |count: usize| shown(&mesh, &format!("{url}[1-{count}]"));
+    let service = "service: {consecutiveFailures: 3, openTime: 60s}";
+
+    // Observed only: everything goes through.
+    let observe = format!("circuitBreaker: {{mode: observe, {service}}}");
+    put(&mesh, &observe);
+    assert_eq!(ask(6), "bad\n500:".repeat(6));
+
+    // The last endpoint is never ejected, but the whole may be closed. What was counted stays.
+    let enforce = format!("circuitBreaker: {{{service}}}");
+    put(&mesh, &enforce);
+    let answered = ask(6);
+    let refused = answered.matches("503:circuit-open").count();
+    assert!((3..=6).contains(&refused), "{answered}");
+    let after = curl(&mesh, &format!("--include {url}[1-4]"));
+    assert!(after.to_lowercase().contains("retry-after: "), "{after}");
+
+    let fallback = "fallback: {response: {status: 203, body: cached}}";
+    put(
+        &mesh,
+        &format!("circuitBreaker: {{mode: forceOpen, {fallback}}}"),
+    );
+    assert_eq!(ask(1), "cached203:circuit-open");
+    let fallback = "fallback: {backend: {name: other, port: 8080}}";
+    put(
+        &mesh,
+        &format!("circuitBreaker: {{mode: forceOpen, {fallback}}}"),
+    );
+    assert_eq!(ask(1), "other\n200:");
+    put(&mesh, "circuitBreaker: {mode: forceOpen}");
+    assert!(ask(1).ends_with("503:circuit-open"));
+}
+
+#[test]
+fn what_counts_as_a_failure_is_the_policys() {
+    need!("python3", "curl");
+    let machine = Machine::shared();
+    let mesh = Mesh::start(&machine);
+    let _good = instance(&mesh, "good", 200);
+    let _missing = instance(&mesh, "missing", 404);
+    let by_turns =
+        "loadBalancer: {type: roundRobin}, circuitBreaker: {consecutiveFailures: 2, openTime: 60s";
+    put(&mesh, &format!("{by_turns}}}"));
+    assert_eq!(count(&answers(&mesh, 20), "missing"), 10);
+    put(
+        &mesh,
+        &format!("{by_turns}, failures: {{statuses: [404]}}}}"),
+    );
+    assert_eq!(count(&answers(&mesh, 20), "missing"), 2);
+}
+
+#[test]
+fn equal_keys_meet_the_same_endpoint() {
+    need!("python3", "curl");
+    let machine = Machine::shared();
+    let mesh = Mesh::start(&machine);
+    let names = ["a", "b", "c"];
+    let _instances = names.map(|name| instance(&mesh, name, 200));
+    let url = "http://web.shop.mesh:8080/";
+    for kind in ["maglev", "ringHash"] {
+        put(
+            &mesh,
+            &format!("loadBalancer: {{type: {kind}, hashOn: {{header: x-user}}}}"),
+        );
+        // The same from every worker and every sidecar.
+        let of = |user: &str| {
+            let answered = curl(&mesh, &format!("--header x-user:{user} {url}[1-12]"));
+            let names: std::collections::BTreeSet<&str> = answered.lines().collect();
+            assert_eq!(names.len(), 1, "{kind} {user}: {answered}");
+            answered.lines().next().expect("an answer").to_owned()
+        };
+        let first: Vec<String> = ["1", "2", "3", "4", "5", "6"].map(of).into();
+        let again: Vec<String> = ["1", "2", "3", "4", "5", "6"].map(of).into();
+        assert_eq!(first, again, "{kind}");
+        let different: std::collections::BTreeSet<&String> = first.iter().collect();
+        assert!(different.len() > 1, "{kind}: {first:?}");
+    }
+    // Whoever has no cookie gets one, and stays where it led.
+    put(
+        &mesh,
+        "loadBalancer: {type: maglev, hashOn: {cookie: {name: stick, ttl: 1h}}}",
+    );
+    let jar = mesh.scratch().dir("jar").join("cookies");
+    let jar = jar.display();
+    let answered = curl(
+        &mesh,
+        &format!("--cookie-jar {jar} --cookie {jar} {url}[1-12]"),
+    );
+    let names: std::collections::BTreeSet<&str> = answered.lines().collect();
+    assert_eq!(names.len(), 1, "{answered}");
+}

@@ -46,6 +46,101 @@ fn the_examples_are_good() {
     assert_eq!(kinds.len(), KINDS.len(), "an example for every kind");
 }
 
+/// Policies with what is wrong with them: where, and what is found.
+const POLICIES: &[(&str, &str, &str)] = &[
+    (
+        "loadBalancer: {type: maglev}",
+        "spec.loadBalancer.hashOn",
+        "nothing",
+    ),
+    (
+        "loadBalancer: {hashOn: {source: {}}}",
+        "spec.loadBalancer.hashOn",
+        "a key",
+    ),
+    (
+        "loadBalancer: {type: maglev, hashOn: {header: 'a b'}}",
+        "spec.loadBalancer.hashOn.header",
+        "a b",
+    ),
+    (
+        "loadBalancer: {type: maglev, hashOn: {colour: x}}",
+        "spec.loadBalancer.hashOn",
+        "colour",
+    ),
+    (
+        "circuitBreaker: {mode: maybe}",
+        "spec.circuitBreaker.mode",
+        "maybe",
+    ),
+    (
+        "circuitBreaker: {failures: {statuses: [2xx]}}",
+        "spec.circuitBreaker.failures.statuses[0]",
+        "200",
+    ),
+    (
+        "circuitBreaker: {failures: {statuses: [many]}}",
+        "spec.circuitBreaker.failures.statuses[0]",
+        "many",
+    ),
+    (
+        "circuitBreaker: {service: {mode: observe}}",
+        "spec.circuitBreaker.service.mode",
+        "a value",
+    ),
+    (
+        "circuitBreaker: {service: {failureRate: 7}}",
+        "spec.circuitBreaker.service.failureRate",
+        "7",
+    ),
+    (
+        "circuitBreaker: {fallback: {response: {status: 99}}}",
+        "spec.circuitBreaker.fallback.response.status",
+        "99",
+    ),
+    (
+        "circuitBreaker: {fallback: {backend: {name: X, port: 1}}}",
+        "spec.circuitBreaker.fallback.backend",
+        "X",
+    ),
+    (
+        "limits: {pendingRequests: 1}",
+        "spec.limits.pendingRequests",
+        "1",
+    ),
+    ("limits: {connections: 0}", "spec.limits.connections", "0"),
+    ("timeouts: {request: soon}", "spec.timeouts.request", "soon"),
+    ("timeouts: {request: -1s}", "spec.timeouts.request", "-1s"),
+    ("timeouts: {request: 0s}", "spec.timeouts.request", "0"),
+    (
+        "timeouts: {request: 1s, perTry: 2s}",
+        "spec.timeouts.perTry",
+        "2s",
+    ),
+    (
+        "circuitBreaker: {failureRate: 1.5}",
+        "spec.circuitBreaker.failureRate",
+        "1.5",
+    ),
+    (
+        "circuitBreaker: {window: {count: 1, time: 1s}}",
+        "spec.circuitBreaker.window",
+        "",
+    ),
+    (
+        "loadBalancer: {type: fair}",
+        "spec.loadBalancer.type",
+        "fair",
+    ),
+    ("retry: {attempts: 99}", "spec.retry.attempts", "99"),
+    ("retry: {atempts: 1}", "spec.retry", "unknown"),
+    (
+        "retry: {budget: {ratio: -1}}",
+        "spec.retry.budget.ratio",
+        "",
+    ),
+];
+
 #[test]
 fn policies_are_read_strictly() {
     let policy = |rest: &str| {
@@ -53,42 +148,16 @@ fn policies_are_read_strictly() {
             "apiVersion: weft-mesh.io/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: p, namespace: shop}}\nspec: {{targetRef: {{kind: Service, name: web}}, {rest}}}\n"
         )
     };
-    let good = policy("circuitBreaker: {window: {count: 10}, openTime: 1500ms}");
-    let document = read("-", &good).unwrap().remove(0);
-    assert_eq!(Document::from_value(document.to_value()).unwrap(), document);
-    let cases = [
-        ("timeouts: {request: soon}", "spec.timeouts.request", "soon"),
-        ("timeouts: {request: -1s}", "spec.timeouts.request", "-1s"),
-        ("timeouts: {request: 0s}", "spec.timeouts.request", "0"),
-        (
-            "timeouts: {request: 1s, perTry: 2s}",
-            "spec.timeouts.perTry",
-            "2s",
-        ),
-        (
-            "circuitBreaker: {failureRate: 1.5}",
-            "spec.circuitBreaker.failureRate",
-            "1.5",
-        ),
-        (
-            "circuitBreaker: {window: {count: 1, time: 1s}}",
-            "spec.circuitBreaker.window",
-            "",
-        ),
-        (
-            "loadBalancer: {type: fair}",
-            "spec.loadBalancer.type",
-            "fair",
-        ),
-        ("retry: {attempts: 99}", "spec.retry.attempts", "99"),
-        ("retry: {atempts: 1}", "spec.retry", "unknown"),
-        (
-            "retry: {budget: {ratio: -1}}",
-            "spec.retry.budget.ratio",
-            "",
-        ),
-    ];
-    for (rest, path, found) in cases {
+    for good in [
+        "circuitBreaker: {window: {count: 10}, openTime: 1500ms}",
+        "circuitBreaker: {failures: {statuses: [5xx, 429, 400-404]}, service: {failureRate: 0.9}}",
+        "loadBalancer: {type: ringHash, hashOn: {cookie: {name: stick, ttl: 1h}}, preferZone: true}",
+        "loadBalancer: {type: maglev, hashOn: {source: {}}, slowStart: 30s}",
+    ] {
+        let document = read("-", &policy(good)).unwrap().remove(0);
+        assert_eq!(Document::from_value(document.to_value()).unwrap(), document);
+    }
+    for (rest, path, found) in POLICIES {
         check(&policy(rest), path, found);
     }
 }

@@ -5,9 +5,10 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use weft_core::balance;
+use weft_core::balance::{self, hash::HashOn};
 use weft_core::breaker::{BreakerConfig, Window};
-use weft_core::policy::{BudgetConfig, TrafficPolicy};
+use weft_core::name::ServiceName;
+use weft_core::policy::{BreakerMode, BudgetConfig, Failures, Fallback, TrafficPolicy};
 use weft_core::retry::RetryPolicy;
 
 use crate::app::parse_duration;
@@ -83,11 +84,49 @@ pub enum TargetKind {
 }
 
 /// How endpoints are picked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct LoadBalancerSpec {
     /// The way.
-    #[serde(rename = "type")]
-    pub kind: LoadBalancerType,
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<LoadBalancerType>,
+    /// What requests with the same endpoint share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash_on: Option<HashOnSpec>,
+    /// A new endpoint gets more and more of its share over this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<Time>,
+    /// Whether endpoints in the caller's zone come first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefer_zone: Option<bool>,
+}
+
+/// What a request's key is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum HashOnSpec {
+    /// A field.
+    Header(String),
+    /// A parameter of the query.
+    Query(String),
+    /// A cookie.
+    Cookie(CookieSpec),
+    /// The calling workload.
+    Source(SourceSpec),
+}
+
+/// The calling workload: there is nothing to say about it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceSpec {}
+
+/// A cookie that a request's key is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CookieSpec {
+    /// Its name.
+    pub name: String,
+    /// Whoever has none gets one for this long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Time>,
 }
 
 /// Ways to pick an endpoint.
@@ -102,6 +141,10 @@ pub enum LoadBalancerType {
     RoundRobin,
     /// Any.
     Random,
+    /// By a key, on a ring.
+    RingHash,
+    /// By a key, in Maglev's table.
+    Maglev,
 }
 
 /// When an endpoint is left out.
@@ -149,6 +192,136 @@ pub struct CircuitBreakerSpec {
     /// Most of the endpoints that are left out at a time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_ejected_share: Option<f64>,
+    /// What open ones do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<BreakerModeSpec>,
+    /// What counts as a failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failures: Option<FailuresSpec>,
+    /// Whether a 503 with `Retry-After` opens for that long.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heed_retry_after: Option<bool>,
+    /// One for the whole port, beside those of its endpoints: with the window, rates and times only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<Box<Self>>,
+    /// What answers where breakers let nothing through, or there is no endpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<FallbackSpec>,
+}
+
+/// What open breakers do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum BreakerModeSpec {
+    /// They keep requests away.
+    Enforce,
+    /// They are seen and told of, and nothing else.
+    Observe,
+    /// No request goes through.
+    ForceOpen,
+}
+
+/// What counts as an endpoint's failure.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct FailuresSpec {
+    /// Statuses: `5xx`, `500-502` or `429`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub statuses: Option<Vec<Statuses>>,
+    /// gRPC codes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc_codes: Option<Vec<u32>>,
+    /// No connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect: Option<bool>,
+    /// A connection or stream that broke.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reset: Option<bool>,
+    /// No answer in the time of an attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<bool>,
+}
+
+/// Statuses from one to another, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Statuses(u16, u16);
+
+impl<'de> Deserialize<'de> for Statuses {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            One(u16),
+            Text(String),
+        }
+        let text = match Written::deserialize(deserializer)? {
+            Written::One(status) => return Ok(Self(status, status)),
+            Written::Text(text) => text,
+        };
+        let class = text.strip_suffix("xx").and_then(|class| class.parse().ok());
+        let parsed = match (class, text.split_once('-')) {
+            (Some(class @ 1..=5), _) => Some(Self(class * 100, class * 100 + 99)),
+            (_, Some((from, to))) => from.parse().ok().zip(to.parse().ok()).map(Into::into),
+            (_, None) => text.parse().ok().map(|status| Self(status, status)),
+        };
+        parsed.ok_or_else(|| {
+            let error = format!("{text:?}, expected statuses as in 5xx, 500-502 or 429");
+            serde::de::Error::custom(error)
+        })
+    }
+}
+
+impl From<(u16, u16)> for Statuses {
+    fn from((from, to): (u16, u16)) -> Self {
+        Self(from, to)
+    }
+}
+
+impl Serialize for Statuses {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(from, to) = self;
+        serializer.serialize_str(&format!("{from}-{to}"))
+    }
+}
+
+/// What answers in the place of the endpoints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum FallbackSpec {
+    /// This.
+    Response(FallbackResponseSpec),
+    /// Another Service.
+    Backend(FallbackBackendSpec),
+}
+
+/// A response in the place of the endpoints'.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FallbackResponseSpec {
+    /// The status.
+    pub status: u16,
+    /// The body.
+    #[serde(default)]
+    pub body: String,
+    /// What the body is.
+    #[serde(default = "plain_text")]
+    pub content_type: String,
+}
+
+fn plain_text() -> String {
+    "text/plain; charset=utf-8".to_owned()
+}
+
+/// A Service in the place of the endpoints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FallbackBackendSpec {
+    /// Its name.
+    pub name: String,
+    /// Its namespace; by default the policy's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Its port.
+    pub port: u16,
 }
 
 impl Default for CircuitBreakerSpec {
@@ -168,6 +341,11 @@ impl Default for CircuitBreakerSpec {
             half_open: None,
             ramp: None,
             max_ejected_share: None,
+            mode: None,
+            failures: None,
+            heed_retry_after: None,
+            service: None,
+            fallback: None,
         }
     }
 }
@@ -264,47 +442,180 @@ pub struct LimitsSpec {
     /// Requests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub concurrent_requests: Option<u32>,
+    /// Requests that wait for their turn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pending_requests: Option<u32>,
+    /// Retries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub concurrent_retries: Option<u32>,
+    /// Opaque and upgraded connections.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u32>,
+    /// Requests that a connection to an endpoint carries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests_per_connection: Option<u32>,
 }
 
 impl TrafficPolicySpec {
-    /// What it comes to, with defaults for what it leaves out; not validated.
-    pub fn resolve(&self) -> TrafficPolicy {
+    /// What it comes to in a namespace, with defaults for what it leaves out; not validated.
+    pub fn resolve(&self, namespace: &str) -> TrafficPolicy {
         let defaults = TrafficPolicy::default();
         let breaker = self.circuit_breaker.clone().unwrap_or_default();
         let retry = self.retry.clone().unwrap_or_default();
         let timeouts = self.timeouts.unwrap_or_default();
-        let (policy, budget) = (defaults.retry, retry.budget.unwrap_or_default());
-        let backoff = retry.backoff.unwrap_or_default();
+        let limits = self.limits.unwrap_or_default();
+        let balancer = self.load_balancer.as_ref();
+        let budget = retry.budget.unwrap_or_default();
+        let service = breaker.service.as_deref();
+        let failures = breaker.failures.clone().unwrap_or_default();
+        let fallback = breaker.fallback.as_ref();
         TrafficPolicy {
-            balancing: self.load_balancer.map_or(defaults.balancing, |balancer| {
-                match balancer.kind {
-                    LoadBalancerType::PeakEwma => balance::Policy::PeakEwma,
-                    LoadBalancerType::LeastRequest => balance::Policy::LeastRequest,
-                    LoadBalancerType::RoundRobin => balance::Policy::RoundRobin,
-                    LoadBalancerType::Random => balance::Policy::Random,
-                }
-            }),
+            balancing: balancer
+                .and_then(|balancer| balancer.kind)
+                .map_or(defaults.balancing, LoadBalancerType::resolve),
+            hash_on: balancer
+                .and_then(|balancer| balancer.hash_on.as_ref())
+                .and_then(HashOnSpec::resolve),
+            slow_start: balancer
+                .and_then(|balancer| balancer.slow_start)
+                .map(|time| time.0),
+            prefer_zone: balancer
+                .and_then(|balancer| balancer.prefer_zone)
+                .unwrap_or(defaults.prefer_zone),
             breaker: breaker.enabled.then(|| breaker.resolve()),
+            service_breaker: service
+                .filter(|service| service.enabled)
+                .map(CircuitBreakerSpec::resolve),
+            breaker_mode: match breaker.mode {
+                Some(BreakerModeSpec::Enforce) => BreakerMode::Enforce,
+                Some(BreakerModeSpec::Observe) => BreakerMode::Observe,
+                Some(BreakerModeSpec::ForceOpen) => BreakerMode::ForceOpen,
+                None => defaults.breaker_mode,
+            },
+            failures: failures.resolve(),
+            heed_retry_after: breaker
+                .heed_retry_after
+                .unwrap_or(defaults.heed_retry_after),
+            fallback: fallback.and_then(|fallback| fallback.resolve(namespace)),
             max_ejected_share: breaker
                 .max_ejected_share
                 .unwrap_or(defaults.max_ejected_share),
-            retry: RetryPolicy {
-                attempts: retry.attempts.unwrap_or(policy.attempts),
-                statuses: retry.statuses.map_or(policy.statuses, Cow::Owned),
-                grpc_codes: retry.grpc_codes.map_or(policy.grpc_codes, Cow::Owned),
-                body_max: retry.max_body_bytes.unwrap_or(policy.body_max),
-                backoff: backoff.base.map_or(policy.backoff, |time| time.0),
-                backoff_max: backoff.max.map_or(policy.backoff_max, |time| time.0),
-            },
             budget: BudgetConfig {
                 ratio: budget.ratio.unwrap_or(defaults.budget.ratio),
                 minimum_per_second: budget
                     .minimum_per_second
                     .unwrap_or(defaults.budget.minimum_per_second),
             },
+            retry: retry.resolve(),
             per_try_timeout: timeouts.per_try.map(|time| time.0),
             request_timeout: timeouts.request.map(|time| time.0),
-            max_requests: self.limits.and_then(|limits| limits.concurrent_requests),
+            max_requests: limits.concurrent_requests,
+            max_pending: limits.pending_requests,
+            max_retries: limits.concurrent_retries,
+            max_connections: limits.connections,
+            requests_per_connection: limits.requests_per_connection,
+        }
+    }
+
+    /// Fields that say something which nothing listens to, and what is there instead.
+    pub(super) fn idle_fields(&self) -> Vec<(&'static str, &'static str)> {
+        const OUTER: &str = "nothing: circuitBreaker has it, for all breakers of the port";
+        let service = self
+            .circuit_breaker
+            .as_ref()
+            .and_then(|b| b.service.as_deref());
+        let Some(service) = service else {
+            return Vec::new();
+        };
+        let fields = [
+            ("mode", service.mode.is_some()),
+            ("failures", service.failures.is_some()),
+            ("heedRetryAfter", service.heed_retry_after.is_some()),
+            ("maxEjectedShare", service.max_ejected_share.is_some()),
+            ("fallback", service.fallback.is_some()),
+            ("service", service.service.is_some()),
+        ];
+        let there = fields.into_iter().filter(|(_, there)| *there);
+        there.map(|(field, _)| (field, OUTER)).collect()
+    }
+}
+
+impl LoadBalancerType {
+    const fn resolve(self) -> balance::Policy {
+        match self {
+            Self::PeakEwma => balance::Policy::PeakEwma,
+            Self::LeastRequest => balance::Policy::LeastRequest,
+            Self::RoundRobin => balance::Policy::RoundRobin,
+            Self::Random => balance::Policy::Random,
+            Self::RingHash => balance::Policy::RingHash,
+            Self::Maglev => balance::Policy::Maglev,
+        }
+    }
+}
+
+impl HashOnSpec {
+    /// `None` where the name is none.
+    pub(super) fn resolve(&self) -> Option<HashOn> {
+        Some(match self {
+            Self::Header(name) => HashOn::Header(name.parse().ok()?),
+            Self::Query(name) => HashOn::Query(name.as_str().into()),
+            Self::Cookie(cookie) => HashOn::Cookie {
+                name: cookie.name.as_str().into(),
+                issue: cookie.ttl.map(|time| time.0),
+            },
+            Self::Source(_) => HashOn::Source,
+        })
+    }
+}
+
+impl FailuresSpec {
+    fn resolve(self) -> Failures {
+        let defaults = Failures::DEFAULT;
+        let statuses = self.statuses.map(|statuses| {
+            let ranges = statuses.into_iter().map(|Statuses(from, to)| (from, to));
+            ranges.collect::<Vec<_>>()
+        });
+        Failures {
+            statuses: statuses.map_or(defaults.statuses, Cow::Owned),
+            grpc_codes: self.grpc_codes.map_or(defaults.grpc_codes, Cow::Owned),
+            connect: self.connect.unwrap_or(defaults.connect),
+            reset: self.reset.unwrap_or(defaults.reset),
+            timeout: self.timeout.unwrap_or(defaults.timeout),
+        }
+    }
+}
+
+impl FallbackSpec {
+    /// `None` where the name is none.
+    pub(super) fn resolve(&self, namespace: &str) -> Option<Fallback> {
+        Some(match self {
+            Self::Response(response) => Fallback::Response {
+                status: response.status,
+                body: response.body.as_str().into(),
+                content_type: response.content_type.as_str().into(),
+            },
+            Self::Backend(backend) => {
+                let namespace = backend.namespace.as_deref().unwrap_or(namespace);
+                Fallback::Backend {
+                    service: ServiceName::new(namespace, &backend.name).ok()?,
+                    port: backend.port,
+                }
+            }
+        })
+    }
+}
+
+impl RetrySpec {
+    fn resolve(self) -> RetryPolicy {
+        let defaults = RetryPolicy::default();
+        let backoff = self.backoff.unwrap_or_default();
+        RetryPolicy {
+            attempts: self.attempts.unwrap_or(defaults.attempts),
+            statuses: self.statuses.map_or(defaults.statuses, Cow::Owned),
+            grpc_codes: self.grpc_codes.map_or(defaults.grpc_codes, Cow::Owned),
+            backoff: backoff.base.map_or(defaults.backoff, |time| time.0),
+            backoff_max: backoff.max.map_or(defaults.backoff_max, |time| time.0),
+            body_max: self.max_body_bytes.unwrap_or(defaults.body_max),
         }
     }
 }

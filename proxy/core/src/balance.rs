@@ -125,11 +125,20 @@ pub enum Policy {
     RoundRobin,
     /// Any.
     Random,
+    /// By a key of the request on a [`hash::Ring`].
+    RingHash,
+    /// By a key of the request in a [`hash::Maglev`] table.
+    Maglev,
 }
 
 impl Policy {
+    /// Whether requests with the same key are to meet the same endpoint.
+    pub const fn is_by_key(self) -> bool {
+        matches!(self, Self::RingHash | Self::Maglev)
+    }
+
     /// Picks one of the available candidates; `None` where there is none. `turn` counts the picks
-    /// of this list, for round robin.
+    /// of this list, for round robin. A request without a key may go to any.
     pub fn pick(self, candidates: &impl Candidates, random: u64, turn: u64) -> Option<usize> {
         let len = candidates.count();
         let excluded = |index: usize| candidates.excluded(index);
@@ -146,9 +155,32 @@ impl Policy {
                 weight,
             ),
             Self::RoundRobin => pick_round_robin(len, turn, excluded, weight),
-            Self::Random => pick_random(len, random, excluded, weight),
+            Self::Random | Self::RingHash | Self::Maglev => {
+                pick_random(len, random, excluded, weight)
+            }
         }
     }
+}
+
+/// The share of its ordinary traffic that an endpoint gets while it is new: it grows evenly over
+/// `slow_start`, and never begins at nothing.
+pub fn slow_start_share(age: Duration, slow_start: Duration) -> f64 {
+    const LEAST: f64 = 0.1;
+    if age >= slow_start {
+        return 1.0;
+    }
+    (age.as_secs_f64() / slow_start.as_secs_f64()).max(LEAST)
+}
+
+/// The share of requests that stays in the caller's zone, of whose endpoints so many are healthy:
+/// all, until a good part of them is lost, then as many as the rest can take over and above its
+/// own (Envoy's overprovisioning factor, 1.4).
+pub fn zone_share(healthy: usize, all: usize) -> f64 {
+    const SPARE: f64 = 1.4;
+    if all == 0 {
+        return 0.0;
+    }
+    (healthy as f64 / all as f64 * SPARE).min(1.0)
 }
 
 /// A score under a weight: twice the weight is worth half the cost.

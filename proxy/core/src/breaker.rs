@@ -8,6 +8,7 @@
 mod config;
 mod counters;
 
+use std::fmt;
 use std::time::Duration;
 
 pub use config::{
@@ -92,6 +93,56 @@ pub struct Transition {
     pub to: StateView,
 }
 
+/// Why it opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// Too large a share of calls failed.
+    FailureRate {
+        /// How many failed.
+        failed: u32,
+        /// Of how many.
+        calls: u32,
+    },
+    /// Too large a share of calls was slow.
+    SlowRate {
+        /// How many were slow.
+        slow: u32,
+        /// Of how many.
+        calls: u32,
+    },
+    /// So many failures in a row.
+    InARow(u32),
+    /// A probe failed, or was slow.
+    Probe,
+    /// The answer said for how long to stay away (RFC 9110 section 10.2.3).
+    RetryAfter,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FailureRate { failed, calls } => write!(f, "{failed} of {calls} calls failed"),
+            Self::SlowRate { slow, calls } => write!(f, "{slow} of {calls} calls were slow"),
+            Self::InARow(failures) => write!(f, "{failures} failures in a row"),
+            Self::Probe => f.write_str("a probe failed"),
+            Self::RetryAfter => f.write_str("an answer said Retry-After"),
+        }
+    }
+}
+
+/// Everything about a breaker that people want to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct View {
+    /// Its state.
+    pub state: StateView,
+    /// For how long it has been in it; `None` where it never changed.
+    pub since: Option<Duration>,
+    /// Why it opened the last time.
+    pub cause: Option<Cause>,
+    /// While open: in how long the next probe may be made.
+    pub next_probe: Option<Duration>,
+}
+
 #[derive(Debug, Clone, Copy)]
 enum State {
     Closed {
@@ -127,6 +178,9 @@ pub struct Breaker {
     /// While half-open, oldest first; never more than its capacity.
     probes: Vec<Probe>,
     probes_given: u64,
+    /// When it came into its state.
+    entered: Option<Instant>,
+    cause: Option<Cause>,
 }
 
 impl Breaker {
@@ -141,6 +195,8 @@ impl Breaker {
             in_a_row: 0,
             probes: Vec::with_capacity(permits(&config)),
             probes_given: 0,
+            entered: None,
+            cause: None,
             config,
         }
     }
@@ -171,7 +227,7 @@ impl Breaker {
                 });
             }
             State::Open { .. } => {
-                self.enter(State::HalfOpen { successes: 0 });
+                self.enter(State::HalfOpen { successes: 0 }, now);
                 Some(self.probe(now)?)
             }
             State::HalfOpen { .. } => Some(self.probe(now)?),
@@ -225,7 +281,33 @@ impl Breaker {
             0
         };
         let counts = self.counters.count(now, failed, slow);
-        self.should_open(counts).then(|| self.open(now, random))
+        let cause = self.should_open(counts)?;
+        Some(self.open(cause, now, random))
+    }
+
+    /// Opens for as long as an answer said, at most for the longest open time; nothing changes
+    /// where it is open for longer already.
+    pub fn hold_open(&mut self, wait: Duration, now: Instant) -> Option<Transition> {
+        let until = now + wait.min(self.config.open_max);
+        let longer = matches!(self.state, State::Open { until: own } if own >= until);
+        (!longer).then(|| {
+            self.cause = Some(Cause::RetryAfter);
+            self.enter(State::Open { until }, now)
+        })
+    }
+
+    /// Everything about it, for people.
+    pub fn view(&self, now: Instant) -> View {
+        let next_probe = match self.state {
+            State::Open { until } => Some(until.saturating_since(now)),
+            State::Closed { .. } | State::HalfOpen { .. } => None,
+        };
+        View {
+            state: self.state(now),
+            since: self.entered.map(|entered| now.saturating_since(entered)),
+            cause: self.cause,
+            next_probe,
+        }
     }
 
     /// A call was given up: its slot is free again, nothing is counted.
@@ -301,37 +383,45 @@ impl Breaker {
             return None;
         };
         if failed {
-            return Some(self.open(now, random));
+            return Some(self.open(Cause::Probe, now, random));
         }
         *successes = successes.saturating_add(1);
         let enough = *successes >= self.config.half_open_successes;
         enough.then(|| {
-            self.enter(State::Closed {
-                recovered: Some(now),
-            })
+            let recovered = Some(now);
+            self.enter(State::Closed { recovered }, now)
         })
     }
 
-    fn should_open(&self, counts: Counts) -> bool {
+    fn should_open(&self, counts: Counts) -> Option<Cause> {
         let limit = self.config.consecutive_failures;
         if limit.is_some_and(|limit| self.in_a_row >= limit.max(1)) {
-            return true;
+            return Some(Cause::InARow(self.in_a_row));
         }
         let minimum = match self.config.window {
             // A window smaller than the minimum would never decide.
             Window::Count(size) => self.config.minimum_calls.min(size),
             Window::Time { .. } => self.config.minimum_calls,
         };
-        if counts.calls < minimum.max(1) {
-            return false;
+        let Counts {
+            calls,
+            failed,
+            slow,
+        } = counts;
+        if calls < minimum.max(1) {
+            return None;
         }
-        let share = |part: u32| f64::from(part) / f64::from(counts.calls);
+        let share = |part: u32| f64::from(part) / f64::from(calls);
+        if share(failed) >= self.config.failure_rate {
+            return Some(Cause::FailureRate { failed, calls });
+        }
         let watches_slow = self.config.slow_call.is_some();
-        share(counts.failed) >= self.config.failure_rate
-            || (watches_slow && share(counts.slow) >= self.config.slow_rate)
+        let too_slow = watches_slow && share(slow) >= self.config.slow_rate;
+        too_slow.then_some(Cause::SlowRate { slow, calls })
     }
 
-    fn open(&mut self, now: Instant, random: u64) -> Transition {
+    fn open(&mut self, cause: Cause, now: Instant, random: u64) -> Transition {
+        self.cause = Some(cause);
         if matches!(self.state, State::Closed { .. }) && self.ramp_share(now) >= 1.0 {
             self.openings = 0;
         }
@@ -343,12 +433,13 @@ impl Breaker {
         let fraction = random as f64 / u64::MAX as f64;
         let seconds = base * (1.0 - self.config.jitter.clamp(0.0, 1.0) * fraction);
         let time = Duration::try_from_secs_f64(seconds).unwrap_or(longest);
-        self.enter(State::Open { until: now + time })
+        self.enter(State::Open { until: now + time }, now)
     }
 
     /// Begins a new generation with nothing counted.
-    fn enter(&mut self, state: State) -> Transition {
+    fn enter(&mut self, state: State, now: Instant) -> Transition {
         let from = self.state.view();
+        self.entered = Some(now);
         self.generation += 1;
         self.state = state;
         self.probes.clear();

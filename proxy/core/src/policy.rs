@@ -1,10 +1,15 @@
 //! How a caller's sidecar treats one port of a service: what a TrafficPolicy comes to.
 
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::balance;
-use crate::breaker::{self, BreakerConfig};
-use crate::retry::RetryPolicy;
+use http::HeaderName;
+
+use crate::balance::{self, hash::HashOn};
+use crate::breaker::{self, BreakerConfig, CallClass};
+use crate::name::ServiceName;
+use crate::retry::{Failure, RetryPolicy};
 
 /// Most attempts after the first: more only multiply a failure.
 pub const MAX_RETRIES: u32 = 10;
@@ -14,6 +19,8 @@ pub const MAX_RETRY_RATIO: f64 = 10.0;
 pub const MAX_RETRIES_PER_SECOND: u32 = 10_000;
 /// Most bytes of a body that are kept for another attempt.
 pub const MAX_RETRY_BODY: u32 = 1024 * 1024;
+/// Most bytes of a fallback's body.
+pub const MAX_FALLBACK: usize = 64 * 1024;
 /// The largest limit on requests at the same time.
 pub const MAX_REQUESTS: u32 = 1_000_000;
 /// Longest timeout and longest wait.
@@ -37,13 +44,117 @@ impl Default for BudgetConfig {
     }
 }
 
+/// What counts as an endpoint's failure. Cancelled requests and 4xx never do, unless they are named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failures {
+    /// Statuses, from and to, both included.
+    pub statuses: Cow<'static, [(u16, u16)]>,
+    /// gRPC codes.
+    pub grpc_codes: Cow<'static, [u32]>,
+    /// No connection.
+    pub connect: bool,
+    /// A connection or stream that broke.
+    pub reset: bool,
+    /// No answer in the time of an attempt.
+    pub timeout: bool,
+}
+
+impl Failures {
+    /// What counts where nothing is said: 5xx, and of gRPC's codes DEADLINE_EXCEEDED, INTERNAL,
+    /// UNAVAILABLE and DATA_LOSS.
+    pub const DEFAULT: Self = Self {
+        statuses: Cow::Borrowed(&[(500, 599)]),
+        grpc_codes: Cow::Borrowed(&[4, 13, 14, 15]),
+        connect: true,
+        reset: true,
+        timeout: true,
+    };
+
+    /// What an answer says about the endpoint.
+    pub fn of_answer(&self, status: u16, grpc_code: Option<u32>) -> CallClass {
+        let mut statuses = self.statuses.iter();
+        let by_status = statuses.any(|(from, to)| (*from..=*to).contains(&status));
+        let by_code = grpc_code.is_some_and(|code| self.grpc_codes.contains(&code));
+        if by_status || by_code {
+            CallClass::Failure
+        } else {
+            CallClass::Success
+        }
+    }
+
+    /// What a failed attempt says about the endpoint.
+    pub fn of_failure(&self, failure: Failure) -> CallClass {
+        let counts = match failure {
+            Failure::ConnectFailed => self.connect,
+            Failure::RefusedStream | Failure::NotSent | Failure::Reset => self.reset,
+            Failure::PerTryTimeout => self.timeout,
+            Failure::Status(status) => return self.of_answer(status, None),
+            Failure::GrpcStatus(code) => return self.of_answer(200, Some(code)),
+        };
+        if counts {
+            CallClass::Failure
+        } else {
+            CallClass::Neutral
+        }
+    }
+}
+
+/// What breakers do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BreakerMode {
+    /// Open ones keep requests away.
+    #[default]
+    Enforce,
+    /// Open ones are seen and told of, and nothing else.
+    Observe,
+    /// No request goes through.
+    ForceOpen,
+}
+
+/// What answers where no endpoint does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fallback {
+    /// This.
+    Response {
+        /// The status.
+        status: u16,
+        /// The body.
+        body: Arc<str>,
+        /// What the body is.
+        content_type: Arc<str>,
+    },
+    /// Another service.
+    Backend {
+        /// Which.
+        service: ServiceName,
+        /// At which port.
+        port: u16,
+    },
+}
+
 /// Everything that is chosen for a port. [`TrafficPolicy::validate`] says what is allowed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrafficPolicy {
     /// How endpoints are picked.
     pub balancing: balance::Policy,
+    /// What a request's key is, where endpoints are picked by one.
+    pub hash_on: Option<HashOn>,
+    /// A new endpoint gets more and more of its share over this time.
+    pub slow_start: Option<Duration>,
+    /// Whether endpoints in the caller's zone come first, as long as they can take it.
+    pub prefer_zone: bool,
     /// When an endpoint is left out; `None`: never.
     pub breaker: Option<BreakerConfig>,
+    /// When the whole port takes no requests; `None`: never.
+    pub service_breaker: Option<BreakerConfig>,
+    /// What breakers do.
+    pub breaker_mode: BreakerMode,
+    /// What counts as a failure.
+    pub failures: Failures,
+    /// Whether a 503 with `Retry-After` opens the endpoint's breaker for that long.
+    pub heed_retry_after: bool,
+    /// What answers where breakers let nothing through, or there is no endpoint.
+    pub fallback: Option<Fallback>,
     /// Most of the endpoints that may be left out at the same time, above 0 to 1.
     pub max_ejected_share: f64,
     /// What is repeated.
@@ -57,19 +168,40 @@ pub struct TrafficPolicy {
     pub request_timeout: Option<Duration>,
     /// Requests at the same time, from all of a sidecar's callers; `None`: any number.
     pub max_requests: Option<u32>,
+    /// Requests that wait for their turn where there are too many; `None`: none does.
+    pub max_pending: Option<u32>,
+    /// Retries at the same time; `None`: any number.
+    pub max_retries: Option<u32>,
+    /// Opaque and upgraded connections at the same time; `None`: any number.
+    pub max_connections: Option<u32>,
+    /// Requests that a connection to an endpoint carries before another takes its place; `None`:
+    /// any number.
+    pub requests_per_connection: Option<u32>,
 }
 
 impl Default for TrafficPolicy {
     fn default() -> Self {
         Self {
             balancing: balance::Policy::default(),
+            hash_on: None,
+            slow_start: None,
+            prefer_zone: false,
             breaker: Some(BreakerConfig::default()),
+            service_breaker: None,
+            breaker_mode: BreakerMode::default(),
+            failures: Failures::DEFAULT,
+            heed_retry_after: true,
+            fallback: None,
             max_ejected_share: 1.0,
             retry: RetryPolicy::default(),
             budget: BudgetConfig::default(),
             per_try_timeout: None,
             request_timeout: None,
             max_requests: None,
+            max_pending: None,
+            max_retries: None,
+            max_connections: None,
+            requests_per_connection: None,
         }
     }
 }
@@ -124,12 +256,56 @@ impl TrafficPolicy {
         self.check_retry(&mut errors);
         self.check_timeouts(&mut errors);
         self.check_breaker(&mut errors);
-        if let Some(limit) = self.max_requests {
-            let fits = (1..=MAX_REQUESTS).contains(&limit);
-            let field = "limits.concurrentRequests";
-            errors.require(fits, field, limit, "1 to 1000000");
-        }
+        self.check_balancing(&mut errors);
+        self.check_limits(&mut errors);
         errors.0
+    }
+
+    fn check_balancing(&self, errors: &mut Errors) {
+        let by_key = self.balancing.is_by_key();
+        let field = "loadBalancer.hashOn";
+        if by_key && self.hash_on.is_none() {
+            let allowed =
+                "header, query, cookie or source: what requests with the same endpoint share";
+            errors.require(false, field, "nothing", allowed);
+        }
+        if !by_key && self.hash_on.is_some() {
+            let allowed = "nothing, unless loadBalancer.type is ringHash or maglev";
+            errors.require(false, field, "a key", allowed);
+        }
+        if let Some(HashOn::Cookie { name, issue }) = &self.hash_on {
+            let token = name.parse::<HeaderName>().is_ok();
+            let field = "loadBalancer.hashOn.cookie.name";
+            errors.require(token, field, format!("{name:?}"), "a token");
+            let fits = issue.is_none_or(|life| life.as_secs() > 0);
+            let field = "loadBalancer.hashOn.cookie.ttl";
+            errors.require(fits, field, format!("{issue:?}"), "1s and longer");
+        }
+        if let Some(time) = self.slow_start {
+            let fits = time > Duration::ZERO && time <= MAX_TIMEOUT;
+            let found = format!("{time:?}");
+            let field = "loadBalancer.slowStart";
+            errors.require(fits, field, found, "above 0, up to a day");
+        }
+    }
+
+    fn check_limits(&self, errors: &mut Errors) {
+        let limits = [
+            ("concurrentRequests", self.max_requests),
+            ("pendingRequests", self.max_pending),
+            ("concurrentRetries", self.max_retries),
+            ("connections", self.max_connections),
+            ("requestsPerConnection", self.requests_per_connection),
+        ];
+        for (field, limit) in limits {
+            let Some(limit) = limit else { continue };
+            let fits = (1..=MAX_REQUESTS).contains(&limit);
+            errors.require(fits, &format!("limits.{field}"), limit, "1 to 1000000");
+        }
+        if let (Some(pending), None) = (self.max_pending, self.max_requests) {
+            let allowed = "beside limits.concurrentRequests: without it nothing waits";
+            errors.require(false, "limits.pendingRequests", pending, allowed);
+        }
     }
 
     fn check_retry(&self, errors: &mut Errors) {
@@ -184,11 +360,38 @@ impl TrafficPolicy {
         let allowed = "above 0 to 1; circuitBreaker.enabled: false ejects nothing";
         let fits = share > 0.0 && share <= 1.0;
         errors.require(fits, "circuitBreaker.maxEjectedShare", share, allowed);
+        for (index, (from, to)) in self.failures.statuses.iter().enumerate() {
+            let field = format!("circuitBreaker.failures.statuses[{index}]");
+            let fits = (400..=599).contains(from) && (*from..=599).contains(to);
+            errors.require(fits, &field, format!("{from} to {to}"), "400 to 599");
+        }
+        for (index, code) in self.failures.grpc_codes.iter().enumerate() {
+            let field = format!("circuitBreaker.failures.grpcCodes[{index}]");
+            errors.require((1..=16).contains(code), &field, code, "1 to 16");
+        }
+        if let Some(Fallback::Response { status, body, .. }) = &self.fallback {
+            let fits = (200..=599).contains(status);
+            let field = "circuitBreaker.fallback.response.status";
+            errors.require(fits, field, status, "200 to 599");
+            let (size, field) = (body.len(), "circuitBreaker.fallback.response.body");
+            errors.require(
+                size <= MAX_FALLBACK,
+                field,
+                format!("{size} bytes"),
+                "64 KiB at most",
+            );
+        }
         let Some(breaker) = &self.breaker else {
             return;
         };
         if let Err(error) = breaker.validate() {
             errors.0.push(error.into());
+        }
+        if let Some(Err(error)) = self.service_breaker.as_ref().map(BreakerConfig::validate) {
+            let mut error = PolicyError::from(error);
+            let inner = error.field.split_off("circuitBreaker.".len());
+            error.field = format!("circuitBreaker.service.{inner}");
+            errors.0.push(error);
         }
         let limit = self.per_try_timeout.or(self.request_timeout);
         if let (Some(slow), Some(limit)) = (breaker.slow_call, limit) {

@@ -26,7 +26,7 @@ use crate::drain::Drain;
 
 pub use body::{BodyError, BodyGuard, ProxyBody, Relayed};
 pub use kept::{Kept, KeptBody};
-pub use record::{Record, is_failure};
+pub use record::Record;
 pub use trailers::{Trailers, WithTrailers};
 
 /// What is buffered for sending, per stream.

@@ -8,12 +8,14 @@ use std::time::{Duration, SystemTime};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode, Version};
 use weft_core::breaker::CallClass;
+use weft_core::policy::{Failures, TrafficPolicy};
 use weft_core::reason::Reason;
+use weft_core::retry::Failure;
 use weft_core::time::Instant;
 
 use super::body::BodyGuard;
 use super::trailers::Trailers;
-use crate::mesh::{Admitted, Call};
+use crate::mesh::{Admitted, Call, Counted, PortCall};
 use crate::outbound::Slot;
 use crate::telemetry::access_log::{self, AccessLog};
 use crate::telemetry::metrics::{Direction, HttpStats, RequestDone, Wire};
@@ -38,10 +40,18 @@ pub struct Record {
     pub wire: Wire,
     /// The last attempt, if its end decides about the endpoint.
     pub call: Option<Call>,
+    /// What the port's own breaker is told of the request.
+    pub port_call: Option<PortCall>,
+    /// What counts as a failure.
+    pub policy: Option<Arc<TrafficPolicy>>,
     /// Its place on a shared connection.
     pub slot: Option<Slot>,
     /// Its place within the port's limit on requests.
     pub admitted: Option<Admitted>,
+    /// Its place among the port's retries, where the last attempt is one.
+    pub retrying: Option<Counted>,
+    /// Its place among the port's connections, where it becomes one.
+    pub counted: Option<Counted>,
     /// The answer's status.
     pub status: StatusCode,
     /// Why the mesh itself answered.
@@ -68,8 +78,12 @@ impl Record {
             stats: None,
             wire: Wire::Mtls,
             call: None,
+            port_call: None,
+            policy: None,
             slot: None,
             admitted: None,
+            retrying: None,
+            counted: None,
             status: StatusCode::OK,
             reason: None,
             grpc: false,
@@ -170,6 +184,9 @@ impl Record {
         if let Some(call) = self.call.take() {
             call.finish(class, now);
         }
+        if let Some(call) = self.port_call.take() {
+            call.finish(class, now);
+        }
         if let Some(stats) = &self.stats {
             stats.record(&RequestDone {
                 wire: self.wire,
@@ -191,22 +208,12 @@ impl Record {
         value.to_str().ok()?.parse().ok()
     }
 
-    /// What the answer says about the endpoint: 5xx is a failure, everything else is not; of gRPC's
-    /// codes DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE and DATA_LOSS are.
+    /// What the answer says about the endpoint.
     fn class(&self, grpc_status: Option<u8>) -> CallClass {
-        let code = grpc_status.map(u32::from);
-        let failed = self.status.is_server_error() || code.is_some_and(is_failure);
-        if failed {
-            CallClass::Failure
-        } else {
-            CallClass::Success
-        }
+        let failures = self.policy.as_ref().map(|policy| &policy.failures);
+        let failures = failures.unwrap_or(&Failures::DEFAULT);
+        failures.of_answer(self.status.as_u16(), grpc_status.map(Into::into))
     }
-}
-
-/// Whether a gRPC code says that the endpoint failed.
-pub fn is_failure(code: u32) -> bool {
-    matches!(code, 4 | 13 | 14 | 15)
 }
 
 impl BodyGuard for Box<Record> {
@@ -218,7 +225,9 @@ impl BodyGuard for Box<Record> {
 
     fn on_error(mut self, _error: &hyper::Error) {
         self.reason = self.reason.or(Some(Reason::UpstreamReset));
-        self.tell(CallClass::Failure, None);
+        let failures = self.policy.as_ref().map(|policy| &policy.failures);
+        let class = failures.map(|failures| failures.of_failure(Failure::Reset));
+        self.tell(class.unwrap_or(CallClass::Failure), None);
     }
 
     fn on_data(&mut self, bytes: usize) {

@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 use weft_core::balance::PeakEwma;
-use weft_core::breaker::{
-    Breaker, BreakerConfig, CallClass, CallOutcome, Permit, Rejected, StateView,
-};
+use weft_core::breaker::{Breaker, BreakerConfig, CallClass, CallOutcome, Permit, Rejected, View};
 use weft_core::model;
 use weft_core::name::ServiceName;
 use weft_core::time::Instant;
 
+use super::port::follow;
 use crate::telemetry::metrics::HttpStats;
 use crate::tls::Material;
 
@@ -51,6 +50,7 @@ pub struct Live {
     /// Its counters.
     pub stats: Arc<HttpStats>,
     machines: Mutex<Machines>,
+    born: Instant,
     tls: Mutex<TlsCache>,
 }
 
@@ -85,6 +85,7 @@ impl Live {
                 ewma: PeakEwma::new(EWMA_DECAY, EWMA_DEFAULT_LATENCY),
                 breaker: breaker.cloned().map(Breaker::new),
             }),
+            born: crate::clock::now(),
             tls: Mutex::default(),
         }
     }
@@ -92,13 +93,7 @@ impl Live {
     /// Exchanges the breaker's parameters; its state and what it counted stay. One that is switched
     /// off forgets both.
     pub fn set_breaker(&self, config: Option<&BreakerConfig>) {
-        let mut machines = self.machines();
-        match (config, &mut machines.breaker) {
-            (Some(config), Some(breaker)) if config == breaker.config() => {}
-            (Some(config), Some(breaker)) => breaker.set_config(config.clone()),
-            (Some(config), none @ None) => *none = Some(Breaker::new(config.clone())),
-            (None, breaker) => *breaker = None,
-        }
+        follow(&mut self.machines().breaker, config);
     }
 
     /// Requests under way.
@@ -121,11 +116,22 @@ impl Live {
         machines.ewma.score(now) / share.max(0.01)
     }
 
-    /// The breaker's state, for people.
-    pub fn breaker_state(&self, now: Instant) -> StateView {
+    /// The breaker, for people; `None` where the policy has none.
+    pub fn breaker(&self, now: Instant) -> Option<View> {
         let machines = self.machines();
-        let breaker = machines.breaker.as_ref();
-        breaker.map_or(StateView::Closed, |breaker| breaker.state(now))
+        machines.breaker.as_ref().map(|breaker| breaker.view(now))
+    }
+
+    /// Keeps requests away for as long as an answer said.
+    pub fn hold_open(&self, wait: Duration, now: Instant) {
+        if let Some(breaker) = &mut self.machines().breaker {
+            let _transition = breaker.hold_open(wait, now);
+        }
+    }
+
+    /// How long it has been known.
+    pub fn age(&self, now: Instant) -> Duration {
+        now.saturating_since(self.born)
     }
 
     /// Begins a call, if the breaker allows one.
@@ -177,9 +183,9 @@ impl Live {
 }
 
 impl Call {
-    /// When it began.
-    pub fn began(&self) -> Instant {
-        self.began
+    /// Where it was made.
+    pub fn live(&self) -> &Live {
+        &self.live
     }
 
     /// Ends the call with what came of it.

@@ -2,27 +2,29 @@
 //! for what it does not know yet.
 
 mod endpoint;
+mod gate;
+mod port;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use weft_core::breaker::BreakerConfig;
-use weft_core::limit::{Limit, UNLIMITED};
-use weft_core::model::{self, AppProtocol, MeshConfig, Namespace, Transport, UnknownDestinations};
+use weft_core::model::{self, MeshConfig, Namespace, Transport, UnknownDestinations};
 use weft_core::name::{ServiceName, WorkloadName};
-use weft_core::policy::TrafficPolicy;
 use weft_core::reason::Reason;
-use weft_core::retry::RetryBudget;
-use weft_core::route::{Route, RouteTable};
+use weft_core::route::Route;
 use weft_proto::resource::Kind;
 
 pub use endpoint::{Call, Endpoint, EndpointKey, Live};
+pub use gate::{Admitted, Full};
+use port::routes_for;
+pub use port::{Counted, PortCall, PortView};
 
 use crate::config::ProxyConfig;
 use crate::telemetry::metrics::{Direction, HttpKey, HttpStats, Metrics};
@@ -39,74 +41,6 @@ pub struct ServiceView {
     pub hostname: Arc<str>,
     ports: HashMap<u16, Arc<PortView>>,
     last_used: AtomicU64,
-}
-
-/// One port of a service with everybody who serves it.
-#[derive(Debug)]
-pub struct PortView {
-    /// The service.
-    pub service: ServiceName,
-    /// The port.
-    pub port: u16,
-    /// SNI towards its endpoints.
-    pub hostname: Arc<str>,
-    /// What is spoken there.
-    pub protocol: AppProtocol,
-    /// Who serves it.
-    pub endpoints: Vec<Arc<Endpoint>>,
-    /// How it is treated.
-    pub policy: Arc<TrafficPolicy>,
-    /// Where requests go; `None`: to the endpoints, all of them.
-    pub routes: Option<Arc<RouteTable>>,
-    /// Counts picks, for round robin.
-    turn: Arc<AtomicU64>,
-    requests: Arc<Limit>,
-    budget: Arc<Mutex<RetryBudget>>,
-}
-
-/// A place within a limit, given back when dropped.
-#[derive(Debug)]
-pub struct Admitted(Arc<Limit>);
-
-impl Drop for Admitted {
-    fn drop(&mut self) {
-        self.0.release();
-    }
-}
-
-impl PortView {
-    /// The retry budget of all callers of this port through this sidecar.
-    pub fn budget(&self) -> MutexGuard<'_, RetryBudget> {
-        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A place among the requests of this sidecar to this port; `None` when the limit is reached.
-    pub fn admit(&self) -> Option<Admitted> {
-        self.requests
-            .try_acquire()
-            .then(|| Admitted(Arc::clone(&self.requests)))
-    }
-
-    /// The number of the next pick.
-    pub fn next_turn(&self) -> u64 {
-        self.turn.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// What is left of it when the service is gone.
-    pub fn without_endpoints(&self) -> Self {
-        Self {
-            service: self.service.clone(),
-            port: self.port,
-            hostname: Arc::clone(&self.hostname),
-            protocol: self.protocol,
-            endpoints: Vec::new(),
-            policy: Arc::clone(&self.policy),
-            routes: self.routes.clone(),
-            turn: Arc::clone(&self.turn),
-            requests: Arc::clone(&self.requests),
-            budget: Arc::clone(&self.budget),
-        }
-    }
 }
 
 impl ServiceView {
@@ -187,6 +121,9 @@ pub struct Mesh {
     wait: Duration,
     /// This sidecar's own.
     namespace: String,
+    zone: String,
+    /// Who calls, `NAMESPACE/NAME`: a key to balance by.
+    source: String,
 }
 
 impl Mesh {
@@ -202,6 +139,8 @@ impl Mesh {
             metrics,
             wait: config.timeouts.discovery_wait,
             namespace: config.workload.namespace.clone(),
+            zone: config.workload.zone.clone(),
+            source: format!("{}/{}", config.workload.namespace, config.workload.name),
         };
         (Arc::new(mesh), demanded)
     }
@@ -209,6 +148,16 @@ impl Mesh {
     /// The namespace of this sidecar's workload.
     pub fn namespace(&self) -> &str {
         &self.namespace
+    }
+
+    /// Where this sidecar runs; empty when unknown.
+    pub fn zone(&self) -> &str {
+        &self.zone
+    }
+
+    /// Who calls, `NAMESPACE/NAME`.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// Everything known now.
@@ -313,29 +262,10 @@ impl Mesh {
                     live,
                 }));
             }
+            let routes = routes_for(port.port, own_routes, &model.routes);
             let previous = previous.and_then(|view| view.port(port.port));
-            let view = PortView {
-                budget: previous.map_or_else(Arc::default, |port| Arc::clone(&port.budget)),
-                turn: previous.map_or_else(Arc::default, |port| Arc::clone(&port.turn)),
-                requests: previous.map_or_else(
-                    || Arc::new(Limit::new(UNLIMITED)),
-                    |port| Arc::clone(&port.requests),
-                ),
-                policy,
-                routes: table(
-                    routes_for(port.port, own_routes, &model.routes),
-                    previous.and_then(|port| port.routes.as_ref()),
-                ),
-                service: model.name.clone(),
-                port: port.port,
-                hostname: Arc::clone(&hostname),
-                protocol: port.protocol,
-                endpoints,
-            };
-            let limit = view.policy.max_requests;
-            view.requests.set_max(limit.unwrap_or(UNLIMITED));
-            let budget = &view.policy.budget;
-            view.budget().set(budget.ratio, budget.minimum_per_second);
+            let name = (model.name.clone(), Arc::clone(&hostname));
+            let view = PortView::new(name, port, endpoints, policy, routes, previous);
             ports.insert(port.port, Arc::new(view));
         }
         let used = match previous {
@@ -560,37 +490,6 @@ fn port_of(view: &ServiceView, port: u16) -> Result<Destination, Reason> {
 }
 
 /// A workload dialled by its own address is a service with one endpoint: itself.
-/// The routes of a port: those that its callers' namespace has for it take the place of the
-/// service's own.
-fn routes_for(
-    port: u16,
-    own_routes: Option<&[Arc<Route>]>,
-    of_service: &[Arc<Route>],
-) -> Vec<Arc<Route>> {
-    let of_port = |routes: &[Arc<Route>]| -> Vec<Arc<Route>> {
-        let of_port = routes.iter().filter(|route| route.is_for(port));
-        of_port.cloned().collect()
-    };
-    let consumers = of_port(own_routes.unwrap_or_default());
-    if consumers.is_empty() {
-        of_port(of_service)
-    } else {
-        consumers
-    }
-}
-
-/// The table of these routes: the one before, where they are the same.
-fn table(routes: Vec<Arc<Route>>, before: Option<&Arc<RouteTable>>) -> Option<Arc<RouteTable>> {
-    if routes.is_empty() {
-        return None;
-    }
-    let same = before.filter(|table| {
-        let (old, new) = (table.routes().iter(), routes.iter());
-        table.routes().len() == routes.len() && old.zip(new).all(|(old, new)| Arc::ptr_eq(old, new))
-    });
-    Some(same.map_or_else(|| Arc::new(RouteTable::new(routes)), Arc::clone))
-}
-
 fn as_service(workload: model::Workload) -> Option<model::Service> {
     let address = *workload.addresses.first()?;
     let name = ServiceName::new(workload.name.namespace(), workload.name.name()).ok()?;

@@ -2,20 +2,21 @@
 
 use std::time::Duration;
 
+use http::header::RETRY_AFTER;
 use http::request::Parts;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::timeout;
-use weft_core::breaker::CallClass;
 use weft_core::headers::WEFT_REASON;
-use weft_core::policy::TrafficPolicy;
+use weft_core::policy::{Failures, TrafficPolicy};
 use weft_core::reason::Reason;
 use weft_core::retry::{Failure, RetryPolicy};
 use weft_core::route::{Mirror, Rule};
+use weft_core::time::Instant;
 
 use super::http::{Failed, describe};
 use super::pool::{DialError, Slot};
-use crate::http::{Kept, ProxyBody, Record, is_failure};
+use crate::http::{Kept, ProxyBody, Record};
 use crate::mesh::Call;
 
 /// Bytes of a body that are kept for a copy of the request; of a longer one there is none.
@@ -25,6 +26,8 @@ const MIRROR_BYTES: usize = 256 * 1024;
 pub(super) struct Terms<'a> {
     pub(super) retry: &'a RetryPolicy,
     per_try_timeout: Option<Duration>,
+    pub(super) failures: &'a Failures,
+    heed_retry_after: bool,
 }
 
 impl<'a> Terms<'a> {
@@ -38,6 +41,21 @@ impl<'a> Terms<'a> {
                 Some(own) => Some(own),
                 None => policy.per_try_timeout,
             },
+            failures: &policy.failures,
+            heed_retry_after: policy.heed_retry_after,
+        }
+    }
+}
+
+impl Terms<'_> {
+    /// Where an answer says for how long to stay away, it is heeded (RFC 9110 section 10.2.3).
+    fn heed(&self, response: &Response<Incoming>, call: &Call, now: Instant) {
+        if !self.heed_retry_after || response.status() != StatusCode::SERVICE_UNAVAILABLE {
+            return;
+        }
+        let seconds = response.headers().get(RETRY_AFTER);
+        if let Some(seconds) = seconds.and_then(|text| text.to_str().ok()?.parse().ok()) {
+            call.live().hold_open(Duration::from_secs(seconds), now);
         }
     }
 }
@@ -160,7 +178,8 @@ pub(super) async fn send(
         Some(limit) => match timeout(limit, sending).await {
             Ok(sent) => sent,
             Err(_elapsed) => {
-                call.finish(CallClass::Failure, crate::clock::now());
+                let class = terms.failures.of_failure(Failure::PerTryTimeout);
+                call.finish(class, crate::clock::now());
                 return Err(Attempt::too_slow(limit));
             }
         },
@@ -170,7 +189,6 @@ pub(super) async fn send(
         Err(mut error) => {
             let unsent = error.take_message().is_some();
             let source = error.into_error();
-            call.finish(CallClass::Failure, crate::clock::now());
             let failure = if unsent {
                 Failure::NotSent
             } else if is_refused(&source) {
@@ -178,6 +196,8 @@ pub(super) async fn send(
             } else {
                 Failure::Reset
             };
+            let class = terms.failures.of_failure(failure);
+            call.finish(class, crate::clock::now());
             Err(Attempt {
                 failure,
                 reason: Reason::UpstreamReset,
@@ -199,31 +219,23 @@ fn judge(
     let status = response.status().as_u16();
     let reason = response.headers().get(WEFT_REASON);
     let reason = reason.and_then(|word| word.to_str().ok()?.parse::<Reason>().ok());
-    // What is repeated is not always the endpoint's failure: 429 and the like are answers.
-    let (failure, failed) = match reason {
+    let now = crate::clock::now();
+    let failure = match reason {
         // Said by the peer's sidecar: the application has not seen the request.
         Some(
             Reason::ApplicationUnreachable | Reason::ApplicationLoopbackOnly | Reason::Draining,
-        ) => (Failure::RefusedStream, true),
-        _ if terms.retry.statuses.contains(&status) => {
-            let failed = response.status().is_server_error();
-            (Failure::Status(status), failed)
-        }
-        _ if let Some(code) = grpc_code(&response, terms.retry) => {
-            (Failure::GrpcStatus(code), is_failure(code))
-        }
+        ) => Failure::RefusedStream,
+        _ if terms.retry.statuses.contains(&status) => Failure::Status(status),
+        _ if let Some(code) = grpc_code(&response, terms.retry) => Failure::GrpcStatus(code),
         _ => {
+            terms.heed(&response, &call, now);
             record.reason = reason;
             record.call = Some(call);
             return Ok((response, slot));
         }
     };
-    let class = if failed {
-        CallClass::Failure
-    } else {
-        CallClass::Success
-    };
-    call.finish(class, crate::clock::now());
+    terms.heed(&response, &call, now);
+    call.finish(terms.failures.of_failure(failure), now);
     Err(Attempt {
         failure,
         reason: reason.unwrap_or(Reason::UpstreamReset),

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{EXPECT, HOST, ORIGIN};
+use http::header::{EXPECT, HOST, ORIGIN, SET_COOKIE};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
@@ -16,14 +16,15 @@ use weft_core::breaker::CallClass;
 use weft_core::headers::{
     WEFT_APP_PROTOCOL, WEFT_REASON, is_upgrade, remove_hop_by_hop, remove_untrusted,
 };
-use weft_core::reason::Reason;
-use weft_core::retry::{backoff, may_retry};
+use weft_core::reason::{Fault, Reason};
+use weft_core::retry::{Failure, backoff, may_retry};
 use weft_core::route::Decision;
 
+use super::admission;
 use super::attempt::{Attempt, Sending, Terms, keep, send};
 use super::pool::Slot;
 use super::route::{self, Next};
-use super::{pick, upgrade};
+use super::{Wish, pick, upgrade};
 use crate::http::trace::{Trace, begin_client};
 use crate::http::{ProxyBody, Record, Trailers, WithTrailers, answer, is_grpc};
 use crate::mesh::{EndpointKey, PortView};
@@ -160,7 +161,14 @@ impl Conversation {
                 let reason = reason.and_then(|word| word.to_str().ok()?.parse().ok());
                 (response, reason)
             }
-            Err(Failed { reason, detail }) => (answer(reason, &detail, record.grpc), Some(reason)),
+            Err(Failed { reason, detail }) => {
+                if let Some(call) = record.port_call.take()
+                    && reason.fault() == Fault::Upstream
+                {
+                    call.finish(CallClass::Failure, crate::clock::now());
+                }
+                (answer(reason, &detail, record.grpc), Some(reason))
+            }
         };
         record.reason = reason;
         record.status = response.status();
@@ -179,18 +187,14 @@ impl Conversation {
         record: &mut Record,
     ) -> Result<Exchanged, Failed> {
         let next = route::follow(&self.worker, port, decision, &mut parts, record.grpc).await?;
+        let next = match next {
+            Next::Forward(target) => admission::admit(&self.worker, target, record).await?,
+            answer @ Next::Answer(_) => answer,
+        };
         let target = match next {
             Next::Answer(response) => return Ok(Exchanged::Answered(response)),
             Next::Forward(target) => target,
         };
-        record.admitted = target.admit();
-        if record.admitted.is_none() {
-            let limit = target.policy.max_requests.unwrap_or_default();
-            return Err(Failed {
-                reason: Reason::ConcurrencyLimit,
-                detail: format!("{limit} requests are under way"),
-            });
-        }
         let rule = decision.map(|decision| decision.found.rule);
         let own = rule.and_then(|rule| rule.request_timeout);
         let own = own.or(target.policy.request_timeout);
@@ -207,17 +211,35 @@ impl Conversation {
             kept,
             mirrored: !mirrors.is_empty(),
         };
-        let attempts = self.attempts(Arc::clone(&target), terms, sent, record);
-        let (response, slot) = if limit == Duration::ZERO {
-            attempts.await?
+        let mut wish = Wish::of(&self.worker, &target, &sent.parts);
+        let hash_on = target
+            .policy
+            .hash_on
+            .as_ref()
+            .filter(|_| wish.key.is_none());
+        let issued = hash_on.and_then(|on| on.issue(fastrand::u64(..)));
+        let issued = issued.map(|(key, cookie)| {
+            wish.key = Some(key);
+            cookie
+        });
+        let exchange = async {
+            admission::wait(&target, record).await?;
+            self.attempts(Arc::clone(&target), terms, sent, wish, record)
+                .await
+        };
+        let (mut response, slot) = if limit == Duration::ZERO {
+            exchange.await?
         } else {
-            timeout(limit, attempts).await.unwrap_or_else(|_elapsed| {
+            timeout(limit, exchange).await.unwrap_or_else(|_elapsed| {
                 Err(Failed {
                     reason: Reason::RequestTimeout,
                     detail: format!("{limit:?}"),
                 })
             })?
         };
+        if let Some(cookie) = issued {
+            response.headers_mut().append(SET_COOKIE, cookie);
+        }
         Ok(Exchanged::Relayed(response, Some(slot)))
     }
 
@@ -226,6 +248,7 @@ impl Conversation {
         mut port: Arc<PortView>,
         terms: Terms<'_>,
         mut sent: Sending,
+        wish: Wish<'_>,
         record: &mut Record,
     ) -> Result<(Response<Incoming>, Slot), Failed> {
         let mut tried: Vec<EndpointKey> = Vec::new();
@@ -233,7 +256,7 @@ impl Conversation {
         let mut trace = Trace::of(&sent.parts.headers);
         port.budget().on_request(record.began);
         loop {
-            let (endpoint, call) = pick(&port, &tried).map_err(|reason| Failed {
+            let (endpoint, call) = pick(&port, &tried, wish).map_err(|reason| Failed {
                 reason,
                 detail: format!("{}:{}", port.service, port.port),
             })?;
@@ -242,7 +265,8 @@ impl Conversation {
             record.attempt(endpoint.key.address);
             let failed = match self.worker.pool.slot(&port, &endpoint).await {
                 Err(error) => {
-                    call.finish(CallClass::Failure, crate::clock::now());
+                    let class = terms.failures.of_failure(Failure::ConnectFailed);
+                    call.finish(class, crate::clock::now());
                     Attempt::not_connected(&error)
                 }
                 Ok(slot) => {
@@ -267,7 +291,12 @@ impl Conversation {
             };
             let (method, replayable) = (&sent.parts.method, sent.is_replayable());
             let again = may_retry(terms.retry, failed.failure, method, replayable, made);
-            if !again || !port.budget().try_retry(crate::clock::now()) {
+            if !again {
+                return failed.give_up();
+            }
+            record.retrying = None;
+            record.retrying = port.admit_retry();
+            if record.retrying.is_none() || !port.budget().try_retry(crate::clock::now()) {
                 return failed.give_up();
             }
             endpoint.live.stats.retried();

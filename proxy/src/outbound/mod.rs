@@ -1,5 +1,6 @@
 //! Connections of the application to others.
 
+mod admission;
 mod attempt;
 mod http;
 mod pool;
@@ -10,16 +11,20 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use ::http::HeaderMap;
+use ::http::request::Parts;
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use weft_core::balance::Candidates;
+use weft_core::balance::{Candidates, hash::HashOn, slow_start_share, zone_share};
 use weft_core::breaker::{CallClass, may_eject};
 use weft_core::model::{AppProtocol, Transport};
 use weft_core::name::ServiceName;
+use weft_core::policy::BreakerMode;
 use weft_core::protocol::{DETECT_MAX_BYTES, Verdict, detect};
 use weft_core::reason::Reason;
+use weft_core::retry::Failure;
 use weft_core::time::Instant;
 
 use crate::config::ProxyConfig;
@@ -166,10 +171,25 @@ pub(crate) async fn sniff(
 async fn opaque(worker: &Rc<Worker>, mut client: Replayed<TcpStream>, port: &PortView) {
     let shared = &worker.shared;
     let stats = shared.metrics.tcp(tcp_key(&port.service.to_string()));
+    let Some(_counted) = port.admit_connection() else {
+        let limit = port.policy.max_connections.unwrap_or_default();
+        let detail = format!("{}: {limit} connections are open", port.service);
+        return refuse(worker, client.get_ref(), Reason::ConnectionLimit, &detail);
+    };
+    if port.policy.breaker_mode == BreakerMode::ForceOpen {
+        let detail = port.service.to_string();
+        return refuse(worker, client.get_ref(), Reason::CircuitOpen, &detail);
+    }
+    let mesh = &shared.mesh;
+    let hash_on = port.policy.hash_on.as_ref();
+    let wish = Wish {
+        key: hash_on.and_then(|on| on.key(&HeaderMap::new(), None, mesh.source())),
+        zone: mesh.zone(),
+    };
     let mut tried: Vec<EndpointKey> = Vec::new();
     // Nothing has been sent before the connection stands: trying another endpoint is safe.
     let (mut server, call) = loop {
-        let picked = match pick(port, &tried) {
+        let picked = match pick(port, &tried, wish) {
             Ok(picked) => picked,
             Err(reason) => {
                 return refuse(worker, client.get_ref(), reason, &port.service.to_string());
@@ -179,7 +199,8 @@ async fn opaque(worker: &Rc<Worker>, mut client: Replayed<TcpStream>, port: &Por
         match connect(worker, port, &endpoint).await {
             Ok(server) => break (server, call),
             Err((reason, detail)) => {
-                call.finish(CallClass::Failure, crate::clock::now());
+                let class = port.policy.failures.of_failure(Failure::ConnectFailed);
+                call.finish(class, crate::clock::now());
                 tried.push(endpoint.key.clone());
                 if tried.len() >= port.endpoints.len().min(3) {
                     return refuse(worker, client.get_ref(), reason, &detail);
@@ -297,12 +318,35 @@ fn tcp_key(service: &str) -> HttpKey {
     }
 }
 
+/// What a request is balanced by, beside the endpoints' own state.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wish<'a> {
+    /// The hash of its key, where it has one.
+    pub(crate) key: Option<u64>,
+    /// Where the caller is; empty when unknown.
+    pub(crate) zone: &'a str,
+}
+
+impl<'a> Wish<'a> {
+    /// What a request is balanced by; one without a key may go anywhere.
+    pub(crate) fn of(worker: &'a Worker, port: &PortView, parts: &Parts) -> Self {
+        let mesh = &worker.shared.mesh;
+        let hash_on = port.policy.hash_on.as_ref();
+        let key = |on: &HashOn| on.key(&parts.headers, parts.uri.query(), mesh.source());
+        Self {
+            key: hash_on.and_then(key),
+            zone: mesh.zone(),
+        }
+    }
+}
+
 /// Chooses an endpoint that was not tried yet, as the port's policy says, and begins a call on it.
 /// When every breaker is open, one is tried all the same: ejecting all would be an outage of our
 /// own making.
 pub(crate) fn pick(
     port: &PortView,
     tried: &[EndpointKey],
+    wish: Wish<'_>,
 ) -> Result<(Arc<Endpoint>, Call), Reason> {
     let endpoints = &port.endpoints;
     if endpoints.is_empty() {
@@ -316,15 +360,24 @@ pub(crate) fn pick(
         };
         return Ok((Arc::clone(only), call));
     }
+    let zone = zone_of(port, wish.zone, now);
     let choose = |tried, breakers| {
-        let view = View {
-            endpoints,
-            tried,
-            breakers,
-            now,
+        let of_zone = |zone| {
+            let view = View {
+                port,
+                tried,
+                breakers,
+                zone,
+                now,
+            };
+            if let (Some(key), Some(table)) = (wish.key, port.table()) {
+                return table.pick(key, |index| view.excluded(index));
+            }
+            let balancing = port.policy.balancing;
+            balancing.pick(&view, fastrand::u64(..), port.next_turn())
         };
-        let balancing = port.policy.balancing;
-        balancing.pick(&view, fastrand::u64(..), port.next_turn())
+        zone.and_then(|zone| of_zone(Some(zone)))
+            .or_else(|| of_zone(None))
     };
     if heeds_breakers(port, now) {
         for _attempt in 0..2 {
@@ -345,8 +398,22 @@ pub(crate) fn pick(
     Ok((Arc::clone(endpoint), call))
 }
 
-/// Whether so few endpoints are left out that the policy allows it.
+/// The caller's zone, where this request is to stay in it.
+fn zone_of<'a>(port: &PortView, zone: &'a str, now: Instant) -> Option<&'a str> {
+    if !port.policy.prefer_zone || zone.is_empty() {
+        return None;
+    }
+    let local = port.endpoints.iter().filter(|e| e.model.zone == zone);
+    let healthy = local.clone().filter(|e| e.live.is_available(now)).count();
+    let stays = fastrand::f64() < zone_share(healthy, local.count());
+    stays.then_some(zone)
+}
+
+/// Whether breakers are enforced, and so few endpoints are left out that the policy allows it.
 fn heeds_breakers(port: &PortView, now: Instant) -> bool {
+    if port.policy.breaker_mode == BreakerMode::Observe {
+        return false;
+    }
     let share = port.policy.max_ejected_share;
     // Of all but the last, which is the default, needs no counting: where nothing is left, one is
     // tried all the same.
@@ -363,33 +430,48 @@ fn heeds_breakers(port: &PortView, now: Instant) -> bool {
 
 /// A port's endpoints for one request.
 struct View<'a> {
-    endpoints: &'a [Arc<Endpoint>],
+    port: &'a PortView,
     tried: &'a [EndpointKey],
     /// Whether open breakers exclude.
     breakers: bool,
+    /// Only those of this zone.
+    zone: Option<&'a str>,
     now: Instant,
+}
+
+impl View<'_> {
+    /// The share of its ordinary traffic that an endpoint gets while it is new.
+    fn share(&self, endpoint: &Endpoint) -> f64 {
+        let slow_start = self.port.policy.slow_start;
+        slow_start.map_or(1.0, |time| {
+            slow_start_share(endpoint.live.age(self.now), time)
+        })
+    }
 }
 
 impl Candidates for View<'_> {
     fn count(&self) -> usize {
-        self.endpoints.len()
+        self.port.endpoints.len()
     }
 
     fn excluded(&self, index: usize) -> bool {
-        let endpoint = &self.endpoints[index];
+        let endpoint = &self.port.endpoints[index];
         self.tried.contains(&endpoint.key)
+            || self.zone.is_some_and(|zone| zone != endpoint.model.zone)
             || (self.breakers && !endpoint.live.is_available(self.now))
     }
 
     fn score(&self, index: usize) -> f64 {
-        self.endpoints[index].live.score(self.now)
+        self.port.endpoints[index].live.score(self.now)
     }
 
     fn in_flight(&self, index: usize) -> u32 {
-        self.endpoints[index].live.in_flight()
+        self.port.endpoints[index].live.in_flight()
     }
 
     fn weight(&self, index: usize) -> u32 {
-        self.endpoints[index].model.weight
+        let endpoint = &self.port.endpoints[index];
+        let weight = f64::from(endpoint.model.weight) * self.share(endpoint);
+        weight.round().max(1.0) as u32
     }
 }

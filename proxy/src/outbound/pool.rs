@@ -124,6 +124,8 @@ pub(super) async fn connect(address: SocketAddr) -> Result<TcpStream, DialError>
 struct Carrier {
     sender: SendRequest<ProxyBody>,
     in_flight: Cell<u32>,
+    /// Requests that it has been given.
+    carried: Cell<u32>,
     generation: u64,
     last_used: Cell<Instant>,
 }
@@ -137,6 +139,7 @@ pub struct Slot {
 impl Slot {
     fn new(carrier: &Rc<Carrier>) -> Self {
         carrier.in_flight.set(carrier.in_flight.get() + 1);
+        carrier.carried.set(carrier.carried.get().saturating_add(1));
         Self {
             carrier: Rc::clone(carrier),
         }
@@ -191,6 +194,10 @@ impl Pool {
             let mut peers = self.peers.borrow_mut();
             if let Some(peer) = peers.get_mut(&endpoint.key) {
                 peer.carriers.retain(|carrier| !carrier.sender.is_closed());
+                let most = port.policy.requests_per_connection.unwrap_or(u32::MAX);
+                // One that has carried all that it may finishes what is under way on it.
+                peer.carriers
+                    .retain(|carrier| carrier.carried.get() < most || most == u32::MAX);
                 let fit = |carrier: &&Rc<Carrier>| {
                     carrier.generation == generation
                         && carrier.in_flight.get() < self.config.limits.max_concurrent_streams
@@ -249,6 +256,7 @@ impl Pool {
         Ok(Rc::new(Carrier {
             sender,
             in_flight: Cell::new(0),
+            carried: Cell::new(0),
             generation: material.generation,
             last_used: Cell::new(Instant::now()),
         }))

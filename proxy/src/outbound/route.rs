@@ -10,13 +10,14 @@ use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
-use weft_core::breaker::CallClass;
 use weft_core::headers::WEFT_REASON;
+use weft_core::name::ServiceName;
 use weft_core::reason::Reason;
-use weft_core::route::{Abort, Backend, Decision, Mirror, Outcome, Redirect, RequestHead};
+use weft_core::retry::Failure;
+use weft_core::route::{Abort, Decision, Mirror, Outcome, Redirect, RequestHead};
 
 use super::http::Failed;
-use super::pick;
+use super::{Wish, pick};
 use crate::http::{Kept, ProxyBody, Record, grpc_answer};
 use crate::mesh::PortView;
 use crate::worker::Worker;
@@ -70,7 +71,7 @@ pub(super) async fn follow(
     }
     match &decision.outcome {
         Outcome::Forward(backend) => {
-            let target = target(worker, port, backend).await?;
+            let target = target(worker, port, backend.service.as_ref(), backend.port).await?;
             let edited = decision.edit_request(&mut parts.uri, &mut parts.headers);
             edited.map_err(|error| Failed {
                 reason: Reason::BadRequest,
@@ -101,22 +102,23 @@ fn no_backend(port: &PortView, detail: &str) -> Failed {
 }
 
 /// The port that a backend names: known, or asked for.
-async fn target(
+pub(super) async fn target(
     worker: &Worker,
     port: &Arc<PortView>,
-    backend: &Backend,
+    service: Option<&ServiceName>,
+    number: u16,
 ) -> Result<Arc<PortView>, Failed> {
-    let Some(service) = &backend.service else {
+    let Some(service) = service else {
         return Err(no_backend(port, "see the route's status"));
     };
-    if *service == port.service && backend.port == port.port {
+    if *service == port.service && number == port.port {
         return Ok(Arc::clone(port));
     }
     let mesh = &worker.shared.mesh;
-    if let Some(known) = mesh.known(service, backend.port) {
+    if let Some(known) = mesh.known(service, number) {
         return Ok(known);
     }
-    let found = mesh.resolve_service(service, backend.port).await;
+    let found = mesh.resolve_service(service, number).await;
     let missing = [Reason::ServiceNotFound, Reason::PortNotDeclared];
     found.map_err(|reason| Failed {
         reason: if missing.contains(&reason) {
@@ -124,7 +126,7 @@ async fn target(
         } else {
             reason
         },
-        detail: format!("{service}:{}", backend.port),
+        detail: format!("{service}:{number}"),
     })
 }
 
@@ -199,13 +201,7 @@ async fn copy(
     parts: Parts,
     body: Option<Kept>,
 ) -> Result<(), Failed> {
-    let backend = Backend {
-        service: Some(mirror.backend.clone()),
-        port: mirror.port,
-        weight: 1,
-        filters: Arc::default(),
-    };
-    let target = target(worker, port, &backend).await?;
+    let target = target(worker, port, Some(&mirror.backend), mirror.port).await?;
     let body = match body {
         None => ProxyBody::Empty,
         Some(kept) => kept.copy().await.ok_or_else(|| Failed {
@@ -213,14 +209,16 @@ async fn copy(
             detail: "longer than what is kept for a copy".to_owned(),
         })?,
     };
-    let (endpoint, call) = pick(&target, &[]).map_err(|reason| Failed {
+    let wish = Wish::of(worker, &target, &parts);
+    let (endpoint, call) = pick(&target, &[], wish).map_err(|reason| Failed {
         reason,
         detail: target.service.to_string(),
     })?;
     let slot = match worker.pool.slot(&target, &endpoint).await {
         Ok(slot) => slot,
         Err(error) => {
-            call.finish(CallClass::Failure, crate::clock::now());
+            let class = target.policy.failures.of_failure(Failure::ConnectFailed);
+            call.finish(class, crate::clock::now());
             return Err(Failed {
                 reason: error.reason(),
                 detail: error.to_string(),
@@ -231,16 +229,12 @@ async fn copy(
         .sender()
         .send_request(Request::from_parts(parts, body))
         .await;
+    let failures = &target.policy.failures;
     let (class, result) = match response {
         Ok(response) => {
-            let failed = response.status().is_server_error();
+            let class = failures.of_answer(response.status().as_u16(), None);
             let mut body = response.into_body();
             while let Some(Ok(_ignored)) = body.frame().await {}
-            let class = if failed {
-                CallClass::Failure
-            } else {
-                CallClass::Success
-            };
             (class, Ok(()))
         }
         Err(error) => {
@@ -248,7 +242,7 @@ async fn copy(
                 reason: Reason::UpstreamReset,
                 detail: super::describe(&error),
             };
-            (CallClass::Failure, Err(failed))
+            (failures.of_failure(Failure::Reset), Err(failed))
         }
     };
     call.finish(class, crate::clock::now());

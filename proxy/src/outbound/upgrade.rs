@@ -10,13 +10,13 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::task::spawn_local;
-use weft_core::breaker::CallClass;
 use weft_core::headers::{remove_hop_by_hop, remove_untrusted};
 use weft_core::reason::Reason;
+use weft_core::retry::Failure;
 
 use super::http::{Conversation, Decided, Exchanged, Failed, describe, relayed};
 use super::route::{self, Next};
-use super::{pick, pool};
+use super::{Wish, admission, pick, pool};
 use crate::config::ProxyConfig;
 use crate::http::trace::{Trace, begin_client};
 use crate::http::{ProxyBody, Record, http1_client};
@@ -57,6 +57,10 @@ pub(super) async fn outbound(
             let decided = Decided::new(decision, &parts.headers);
             let decision = decided.as_ref().map(|decided| &decided.decision);
             let next = route::follow(worker, &port, decision, &mut parts, false).await;
+            let next = match next {
+                Ok(Next::Forward(target)) => admission::admit(worker, target, &mut record).await,
+                other => other,
+            };
             let outcome = match next {
                 Ok(Next::Forward(target)) => {
                     let response = exchange(conversation, target, parts, body, &mut record).await;
@@ -85,7 +89,16 @@ async fn exchange(
     record: &mut Record,
 ) -> Result<Response<Incoming>, Failed> {
     let shared = &conversation.worker.shared;
-    let (endpoint, call) = pick(&port, &[]).map_err(|reason| Failed {
+    let Some(counted) = port.admit_connection() else {
+        let limit = port.policy.max_connections.unwrap_or_default();
+        return Err(Failed {
+            reason: Reason::ConnectionLimit,
+            detail: format!("{}: {limit} connections are open", port.service),
+        });
+    };
+    record.counted = Some(counted);
+    let wish = Wish::of(&conversation.worker, &port, &parts);
+    let (endpoint, call) = pick(&port, &[], wish).map_err(|reason| Failed {
         reason,
         detail: port.service.to_string(),
     })?;
@@ -100,7 +113,8 @@ async fn exchange(
     let stream = match dialled {
         Ok(stream) => stream,
         Err(error) => {
-            call.finish(CallClass::Failure, crate::clock::now());
+            let class = port.policy.failures.of_failure(Failure::ConnectFailed);
+            call.finish(class, crate::clock::now());
             return Err(Failed {
                 reason: error.reason(),
                 detail: error.to_string(),

@@ -3,6 +3,13 @@
 //!
 //! Tables are made when the endpoints change, not on the request path.
 
+use std::time::Duration;
+
+use http::header::COOKIE;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::Policy;
+
 /// Points of an endpoint with ordinary weight (100) on a [`Ring`].
 const POINTS: u64 = 160;
 /// Most points of a ring, 16 bytes each; beyond, every endpoint gets fewer.
@@ -158,6 +165,94 @@ struct Walker {
     credit: u64,
 }
 
+/// What a port's requests with a key are picked by.
+#[derive(Debug, Clone)]
+pub enum Table {
+    /// Consistent hashing.
+    Ring(Ring),
+    /// Maglev's.
+    Maglev(Maglev),
+}
+
+impl Table {
+    /// The table of a policy that wants one, for endpoints as [`Ring::new`] takes them.
+    pub fn new(policy: Policy, endpoints: &[(&str, u32)]) -> Option<Self> {
+        match policy {
+            Policy::RingHash => Some(Self::Ring(Ring::new(endpoints))),
+            Policy::Maglev => Some(Self::Maglev(Maglev::new(endpoints))),
+            Policy::PeakEwma | Policy::LeastRequest | Policy::RoundRobin | Policy::Random => None,
+        }
+    }
+
+    /// The endpoint of a key's [`hash()`] that is not excluded.
+    pub fn pick(&self, hash: u64, excluded: impl Fn(usize) -> bool) -> Option<usize> {
+        match self {
+            Self::Ring(ring) => ring.pick(hash, excluded),
+            Self::Maglev(maglev) => maglev.pick(hash, excluded),
+        }
+    }
+}
+
+/// What a request's key is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HashOn {
+    /// A field of the request.
+    Header(HeaderName),
+    /// A parameter of the query.
+    Query(Box<str>),
+    /// A cookie.
+    Cookie {
+        /// Its name.
+        name: Box<str>,
+        /// Whoever has none gets one for this long; `None`: nobody gets one.
+        issue: Option<Duration>,
+    },
+    /// The calling workload: all of its requests meet the same endpoint.
+    Source,
+}
+
+impl HashOn {
+    /// The hash of a request's key, where it has one. `source` names the caller.
+    pub fn key(&self, headers: &HeaderMap, query: Option<&str>, source: &str) -> Option<u64> {
+        match self {
+            Self::Header(name) => headers.get(name).map(|value| hash(value.as_bytes())),
+            Self::Query(name) => {
+                let mut pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+                let found = pairs.find(|(found, _)| *found == **name);
+                found.map(|(_, value)| hash(value.as_bytes()))
+            }
+            Self::Cookie { name, .. } => cookie(headers, name).map(hash),
+            Self::Source => Some(hash(source.as_bytes())),
+        }
+    }
+
+    /// A cookie for a request without one, where there is to be one: its key, and the `Set-Cookie`
+    /// that tells the caller (RFC 6265).
+    pub fn issue(&self, random: u64) -> Option<(u64, HeaderValue)> {
+        let Self::Cookie {
+            name,
+            issue: Some(life),
+        } = self
+        else {
+            return None;
+        };
+        let value = format!("{random:016x}");
+        let seconds = life.as_secs();
+        let cookie = format!("{name}={value}; Max-Age={seconds}; Path=/; HttpOnly");
+        Some((hash(value.as_bytes()), HeaderValue::try_from(cookie).ok()?))
+    }
+}
+
+/// The value of a cookie (RFC 6265 section 4.2.1).
+fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+    let fields = headers.get_all(COOKIE).iter();
+    let mut pairs = fields.flat_map(|field| field.as_bytes().split(|byte| *byte == b';'));
+    pairs.find_map(|pair| {
+        let rest = pair.trim_ascii().strip_prefix(name.as_bytes())?;
+        rest.strip_prefix(b"=")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,13 +268,13 @@ mod tests {
         names.iter().map(|name| (name.as_str(), 100)).collect()
     }
 
-    fn keys() -> impl Iterator<Item = u64> {
+    fn hashes() -> impl Iterator<Item = u64> {
         (0..KEYS).map(|key| hash(&key.to_be_bytes()))
     }
 
     fn shares(count: usize, pick: impl Fn(u64) -> usize) -> Vec<f64> {
         let mut shares = vec![0.0; count];
-        for key in keys() {
+        for key in hashes() {
             shares[pick(key)] += 1.0 / KEYS as f64;
         }
         shares
@@ -239,6 +334,56 @@ mod tests {
         assert_eq!(hash(b"a"), mix(0xaf63_dc4c_8601_ec8c));
     }
 
+    #[test]
+    fn one_of_a_hundred_takes_little_along() {
+        let all = names(100);
+        let mut left = all.clone();
+        left.remove(37);
+        let after = |index: usize| if index < 37 { index } else { index + 1 };
+        for policy in [Policy::RingHash, Policy::Maglev] {
+            let table = Table::new(policy, &equal(&all)).unwrap();
+            let without = Table::new(policy, &equal(&left)).unwrap();
+            let moved = hashes().filter(|key| {
+                let before = table.pick(*key, |_| false).unwrap();
+                before != 37 && before != after(without.pick(*key, |_| false).unwrap())
+            });
+            let share = moved.count() as f64 / KEYS as f64;
+            assert!(share <= 0.02, "{policy:?}: {share}");
+        }
+    }
+
+    #[test]
+    fn keys() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-user", HeaderValue::from_static("7"));
+        headers.insert("cookie", HeaderValue::from_static("a=1; ab=2;stick=3"));
+        let cookie = |name: &str| HashOn::Cookie {
+            name: name.into(),
+            issue: Some(Duration::from_secs(60)),
+        };
+        let cases = [
+            (HashOn::Header("x-user".parse().unwrap()), Some("7")),
+            (HashOn::Header("x-none".parse().unwrap()), None),
+            (HashOn::Query("q".into()), Some("a b")),
+            (HashOn::Query("z".into()), None),
+            (cookie("stick"), Some("3")),
+            (cookie("a"), Some("1")),
+            (cookie("b"), None),
+            (HashOn::Source, Some("shop/me")),
+        ];
+        for (on, expected) in cases {
+            let found = on.key(&headers, Some("p=1&q=a+b"), "shop/me");
+            assert_eq!(found, expected.map(|key| hash(key.as_bytes())), "{on:?}");
+        }
+        let (key, cookie) = cookie("stick").issue(255).unwrap();
+        assert_eq!(key, hash(b"00000000000000ff"));
+        assert_eq!(
+            cookie,
+            "stick=00000000000000ff; Max-Age=60; Path=/; HttpOnly"
+        );
+        assert_eq!(HashOn::Source.issue(1), None);
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(12))]
 
@@ -255,7 +400,7 @@ mod tests {
             let (maglev, maglev_left) = (Maglev::new(&equal(&all)), Maglev::new(&equal(&left)));
             let mut moved = 0;
             let (mut ring_to, mut maglev_to) = (vec![false; count], vec![false; count]);
-            for key in keys() {
+            for key in hashes() {
                 let before = ring.pick(key, |_| false).unwrap();
                 let now = after(ring_left.pick(key, |_| false).unwrap());
                 let around = ring.pick(key, |index| index == gone).unwrap();

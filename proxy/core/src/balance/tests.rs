@@ -240,3 +240,26 @@ proptest! {
         prop_assert_eq!(found, expected);
     }
 }
+
+#[test]
+fn new_endpoints_and_zones_have_their_shares() {
+    let second = Duration::from_secs(1);
+    for (millis, share) in [(0, 0.1), (100, 0.1), (500, 0.5), (1000, 1.0), (9000, 1.0)] {
+        assert_eq!(
+            slow_start_share(Duration::from_millis(millis), second),
+            share
+        );
+    }
+    for (healthy, all, share) in [
+        (0, 0, 0.0),
+        (0, 4, 0.0),
+        (1, 4, 0.35),
+        (3, 4, 1.0),
+        (4, 4, 1.0),
+    ] {
+        assert!(
+            (zone_share(healthy, all) - share).abs() < 1e-9,
+            "{healthy} of {all}"
+        );
+    }
+}

@@ -482,3 +482,43 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn it_says_since_when_and_why() {
+    let mut breaker = Breaker::new(config());
+    let fresh = breaker.view(at(0));
+    assert_eq!(
+        (fresh.since, fresh.cause, fresh.next_probe),
+        (None, None, None)
+    );
+    for _ in 0..5 {
+        call(&mut breaker, BAD, 1000);
+    }
+    let open = breaker.view(at(1400));
+    assert_eq!(open.state, StateView::Open);
+    assert_eq!(open.since, Some(Duration::from_millis(400)));
+    assert_eq!(open.cause, Some(Cause::InARow(5)));
+    assert_eq!(open.next_probe, Some(Duration::from_millis(600)));
+    assert_eq!(open.cause.unwrap().to_string(), "5 failures in a row");
+    call(&mut breaker, BAD, 2000);
+    assert_eq!(breaker.view(at(2000)).cause, Some(Cause::Probe));
+}
+
+#[test]
+fn an_answer_may_say_for_how_long_to_stay_away() {
+    let mut breaker = Breaker::new(config());
+    let changed = breaker.hold_open(Duration::from_secs(7), at(0)).unwrap();
+    assert_eq!(
+        (changed.from, changed.to),
+        (StateView::Closed, StateView::Open)
+    );
+    assert_eq!(breaker.view(at(0)).cause, Some(Cause::RetryAfter));
+    // A shorter time does not shorten it, and none is longer than the longest.
+    assert_eq!(breaker.hold_open(Duration::from_secs(1), at(0)), None);
+    breaker.hold_open(Duration::from_secs(3600), at(0)).unwrap();
+    let longest = config().open_max;
+    assert_eq!(breaker.view(at(0)).next_probe, Some(longest));
+    // Results of calls that began before do not count.
+    assert!(breaker.try_acquire(at(59_999)).is_err());
+    assert!(breaker.try_acquire(at(60_000)).unwrap().is_probe());
+}
