@@ -11,11 +11,11 @@ use http::Method;
 use tokio::time::{Instant, sleep};
 use weft_control_plane::api::read_sources;
 use weft_control_plane::api::types::{
-    ApplyResult, Items, Progress, RollbackRequest, Source, Sources, StatusInfo,
+    ApplyResult, Items, PlanResult, Progress, RollbackRequest, Source, Sources, StatusInfo,
 };
 use weft_control_plane::app::parse_duration;
 use weft_control_plane::client::{Client, encode, query};
-use weft_control_plane::document::{Document, INPUT_MAX_BYTES};
+use weft_control_plane::document::INPUT_MAX_BYTES;
 use weft_control_plane::store::HistoryEntry;
 
 use crate::output::{CliError, Format, OutputArgs, age, show, table};
@@ -38,6 +38,9 @@ pub(crate) struct ApplyArgs {
     /// Say what would change, and change nothing
     #[arg(long)]
     dry_run: bool,
+    /// Let references lead to what does not exist yet
+    #[arg(long)]
+    allow_missing: bool,
     /// Wait until every connected sidecar runs with it; exit code 1 when one rejects it or the time
     /// is over
     #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "10s", value_parser = parse_duration)]
@@ -46,7 +49,27 @@ pub(crate) struct ApplyArgs {
     output: OutputArgs,
 }
 
-/// Checks documents; needs no control plane.
+/// Says what applying would change for callers, and changes nothing: which services, ports, routes
+/// and values of policies, for which callers.
+///
+/// Examples:
+///   weft plan -f shop.yaml
+///   weft plan -f policies/ -o json
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct PlanArgs {
+    /// A file, a directory (its .yaml, .yml and .json), or - for standard input; may be repeated
+    #[arg(short = 'f', long = "file", value_name = "FILE|DIR|-", required = true)]
+    files: Vec<PathBuf>,
+    /// Let references lead to what does not exist yet
+    #[arg(long)]
+    allow_missing: bool,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Checks documents; needs no control plane, and so cannot tell whether what they refer to exists:
+/// `weft apply --dry-run` can.
 ///
 /// Examples:
 ///   weft validate -f shop.yaml
@@ -117,8 +140,15 @@ pub(crate) struct RollbackArgs {
 /// Runs `weft apply`.
 pub(crate) async fn apply(client: Client, args: ApplyArgs) -> Result<(), CliError> {
     let sources = sources(&args.files)?;
-    let dry_run = if args.dry_run { "true" } else { "" };
-    let path = query("/v1/apply", &[("dryRun", dry_run), ("author", &author())]);
+    let flag = |there: bool| if there { "true" } else { "" };
+    let path = query(
+        "/v1/apply",
+        &[
+            ("dryRun", flag(args.dry_run)),
+            ("allowMissing", flag(args.allow_missing)),
+            ("author", &author()),
+        ],
+    );
     let result: ApplyResult = client.post(&path, &sources).await?;
     show_result(args.output.format, &result)?;
     match args.wait.filter(|_| !args.dry_run) {
@@ -127,11 +157,38 @@ pub(crate) async fn apply(client: Client, args: ApplyArgs) -> Result<(), CliErro
     }
 }
 
+/// Runs `weft plan`.
+pub(crate) async fn plan(client: Client, args: PlanArgs) -> Result<(), CliError> {
+    let sources = sources(&args.files)?;
+    let allow_missing = if args.allow_missing { "true" } else { "" };
+    let path = query("/v1/plan", &[("allowMissing", allow_missing)]);
+    let plan: PlanResult = client.post(&path, &sources).await?;
+    show(args.output.format, &plan, |plan| {
+        let resources = plan.resources.iter().map(|resource| {
+            vec![
+                resource.key.to_string(),
+                "-".to_owned(),
+                resource.action.as_str().to_owned(),
+            ]
+        });
+        let effects = plan.effects.iter().map(|effect| {
+            vec![
+                format!("  {}", effect.service),
+                effect.callers.clone(),
+                effect.change.clone(),
+            ]
+        });
+        let header = ["WHAT", "WHO NOTICES", "CHANGE"];
+        table(&header, resources.chain(effects))
+    })
+}
+
 /// Runs `weft validate`.
 pub(crate) fn validate(args: &ValidateArgs) -> Result<(), CliError> {
     let sources = sources(&args.files)?.sources;
     let documents = read_sources(&sources).map_err(CliError::Problems)?;
-    let items = documents.iter().map(Document::key).collect();
+    let items = documents.iter().map(|document| document.value.key());
+    let items = items.collect();
     show(args.output.format, &Items { items }, |keys| {
         let rows = keys.items.iter();
         let rows = rows.map(|key| vec![key.to_string(), "valid".to_owned()]);

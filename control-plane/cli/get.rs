@@ -5,7 +5,8 @@ use comfy_table::Table;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use weft_control_plane::api::types::{
-    Items, ResourceInfo, ServiceInfo, StatusInfo, WorkloadInfo, port_text,
+    EffectiveInfo, Items, ResourceInfo, ResourceStatus, ServiceInfo, StatusInfo, WorkloadInfo,
+    port_text,
 };
 use weft_control_plane::client::{Client, query};
 
@@ -20,6 +21,7 @@ use crate::output::{CliError, Format, OutputArgs, age, join, line, moment, show,
 ///   weft get services -n shop
 ///   weft get workloads
 ///   weft get Service web -n shop -o yaml
+///   weft get --effective shop/web -o yaml
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct GetArgs {
@@ -30,6 +32,10 @@ pub(crate) struct GetArgs {
     /// Only in this namespace
     #[arg(short, long)]
     namespace: Option<String>,
+    /// The TrafficPolicy that is in force for every port of a service, NAMESPACE/NAME, or of all:
+    /// which one won, why, and with -o yaml everything that it comes to
+    #[arg(long, value_name = "SERVICE", num_args = 0..=1, default_missing_value = "")]
+    effective: Option<String>,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -43,6 +49,9 @@ pub(crate) struct StatusArgs {
 
 /// Runs `weft get`.
 pub(crate) async fn get(client: Client, args: GetArgs) -> Result<(), CliError> {
+    if let Some(service) = &args.effective {
+        return effective(&client, &args, service).await;
+    }
     match args.kind.as_deref() {
         Some("services" | "service" | "svc") => {
             let service = |s: &ServiceInfo| (s.metadata.namespace.clone(), s.metadata.name.clone());
@@ -62,6 +71,28 @@ pub(crate) async fn get(client: Client, args: GetArgs) -> Result<(), CliError> {
             show_items(args.output.format, items, resources)
         }
     }
+}
+
+async fn effective(client: &Client, args: &GetArgs, service: &str) -> Result<(), CliError> {
+    let Items { mut items } = client.get::<Items<EffectiveInfo>>("/v1/effective").await?;
+    items.retain(|one| service.is_empty() || one.service == service);
+    if items.is_empty() && !service.is_empty() {
+        let text = format!("there is no service {service:?}; it is named NAMESPACE/NAME");
+        return Err(CliError::Failed(text));
+    }
+    show_items(args.output.format, items, |items| {
+        let rows = items.iter().map(|one| {
+            vec![
+                format!("{}:{}", one.service, one.port),
+                one.policy
+                    .clone()
+                    .unwrap_or_else(|| "(defaults)".to_owned()),
+                one.why.clone(),
+                join(&one.beaten),
+            ]
+        });
+        table(&["PORT", "POLICY", "WHY", "NOT IN FORCE"], rows)
+    })
 }
 
 async fn fetch<T: DeserializeOwned>(
@@ -152,6 +183,17 @@ fn workloads(items: &[WorkloadInfo]) -> Table {
     table(&header, rows)
 }
 
+/// What of a route's status is not as it should be.
+fn trouble(status: &ResourceStatus) -> String {
+    let conditions = status.parents.iter().flat_map(|parent| &parent.conditions);
+    let bad = conditions.filter(|condition| condition.status == "False");
+    let reasons: std::collections::BTreeSet<&str> = bad.map(|bad| &*bad.reason).collect();
+    match reasons.is_empty() {
+        true => "-".to_owned(),
+        false => join(reasons),
+    }
+}
+
 fn resources(items: &[ResourceInfo]) -> Table {
     let rows = items.iter().map(|resource| {
         let status = &resource.status;
@@ -162,6 +204,7 @@ fn resources(items: &[ResourceInfo]) -> Table {
             status.generation.to_string(),
             age(status.changed / 1000),
             status.author.clone(),
+            trouble(status),
         ]
     });
     let header = [
@@ -171,6 +214,7 @@ fn resources(items: &[ResourceInfo]) -> Table {
         "GENERATION",
         "CHANGED",
         "AUTHOR",
+        "TROUBLE",
     ];
     table(&header, rows)
 }

@@ -2,8 +2,10 @@
 //! the two libraries.
 
 mod apply;
+mod breakers;
 mod certs;
 mod demo;
+mod explain;
 mod get;
 mod operator;
 mod output;
@@ -74,11 +76,14 @@ enum Command {
 enum ClientCommand {
     Apply(apply::ApplyArgs),
     Validate(apply::ValidateArgs),
+    Plan(apply::PlanArgs),
     Get(get::GetArgs),
     Delete(apply::DeleteArgs),
     History(apply::HistoryArgs),
     Rollback(apply::RollbackArgs),
     Proxies(proxies::ProxiesArgs),
+    Breakers(breakers::BreakersArgs),
+    Explain(explain::ExplainArgs),
     /// Join tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -154,11 +159,14 @@ fn client(command: ClientCommand) -> Result<(), CliError> {
     match command {
         ClientCommand::Apply(args) => with_client(|client| apply::apply(client, args)),
         ClientCommand::Validate(args) => apply::validate(&args),
+        ClientCommand::Plan(args) => with_client(|client| apply::plan(client, args)),
+        ClientCommand::Explain(args) => with_client(|client| explain::explain(client, args)),
         ClientCommand::Get(args) => with_client(|client| get::get(client, args)),
         ClientCommand::Delete(args) => with_client(|client| apply::delete(client, args)),
         ClientCommand::History(args) => with_client(|client| apply::history(client, args)),
         ClientCommand::Rollback(args) => with_client(|client| apply::rollback(client, args)),
         ClientCommand::Proxies(args) => with_client(|client| proxies::proxies(client, args)),
+        ClientCommand::Breakers(args) => with_client(|client| breakers::breakers(client, args)),
         ClientCommand::Token(command) => with_client(|client| token::token(client, command)),
         ClientCommand::Certs(command) => with_client(|client| certs::certs(client, command)),
         ClientCommand::Operator(command) => {
@@ -192,6 +200,13 @@ mod tests {
             ("weft apply -f x --wait soon", false),
             ("weft get services --namespace shop -o json", true),
             ("weft get", true),
+            ("weft get --effective shop/web", true),
+            ("weft plan -f x.yaml", true),
+            ("weft plan", false),
+            ("weft breakers shop/web --open", true),
+            ("weft explain --from shop/web GET http://a/ -H a:b", true),
+            ("weft explain --from shop/web GET http://a/ -H ab", false),
+            ("weft explain GET http://a/", false),
             ("weft get services -o xml", false),
             ("weft delete Service web -n shop", true),
             ("weft history Service", false),

@@ -19,12 +19,14 @@ use weft_proto::resource::{Kind, Resource};
 use gateway_api::experimental::referencegrants::ReferenceGrantSpec;
 use weft_core::route::Fault;
 
-use crate::document::{ObjectName, RouteKind, ServiceSpec, TrafficPolicySpec};
+use crate::document::{Document, ObjectName, RouteKind, ServiceSpec, TrafficPolicySpec};
 use crate::registry::Entry;
 use crate::sha256_hex;
 use crate::store::ResourceKey;
 
-pub use routes::{Attached, Dangling, ParentStatus, References, RouteEntry, RouteStatus, attach};
+pub use routes::{
+    Attached, Dangling, ParentStatus, References, RouteEntry, RouteStatus, attach, check_policy,
+};
 
 /// The weight of an endpoint that says nothing.
 const WEIGHT: u32 = 100;
@@ -124,6 +126,37 @@ impl Compiled {
         self.by_name.insert(key, encoded);
     }
 
+    /// Every service.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        let of_kind = self.of_kind(Kind::Service);
+        of_kind.filter_map(|encoded| match &encoded.resource {
+            Resource::Service(service) => Some(service),
+            Resource::Workload(_)
+            | Resource::TrustBundle(_)
+            | Resource::MeshConfig(_)
+            | Resource::Namespace(_) => None,
+        })
+    }
+
+    /// What of a document leads nowhere.
+    pub fn dangling(&self, document: &Document) -> Vec<Dangling> {
+        match document {
+            Document::Route(..) => {
+                let status = self.route_status(&document.key());
+                let status = status.cloned().unwrap_or_default();
+                let refused = status.parents.into_iter().filter_map(|p| p.refused);
+                refused.chain(status.unresolved).collect()
+            }
+            Document::TrafficPolicy(name, spec) => {
+                check_policy(&ports_of(self.services()), &name.namespace, spec)
+            }
+            Document::Service(..)
+            | Document::MeshConfig(_)
+            | Document::FaultInjection(..)
+            | Document::ReferenceGrant(..) => Vec::new(),
+        }
+    }
+
     /// What has been found out about a route; `None` where there is none of that name.
     pub fn route_status(&self, key: &ResourceKey) -> Option<&RouteStatus> {
         let kind = RouteKind::parse(&key.kind)?;
@@ -192,12 +225,19 @@ pub fn compile(world: World<'_>, before: &Compiled, revision: u64) -> Compiled {
     compiled
 }
 
-fn attach_routes(world: World<'_>, services: &[Service]) -> Attached {
-    let ports = services.iter().map(|service| {
+/// Services with their ports.
+fn ports_of<'a>(
+    services: impl Iterator<Item = &'a Service>,
+) -> BTreeMap<ServiceName, BTreeSet<u16>> {
+    let ports = services.map(|service| {
         let ports = service.ports.iter().map(|port| port.port);
         (service.name.clone(), ports.collect())
     });
-    let ports: BTreeMap<ServiceName, BTreeSet<u16>> = ports.collect();
+    ports.collect()
+}
+
+fn attach_routes(world: World<'_>, services: &[Service]) -> Attached {
+    let ports = ports_of(services.iter());
     let references = References {
         services: &ports,
         faults: world.faults,
@@ -258,7 +298,8 @@ fn compile_service(world: World<'_>, name: &ServiceName) -> Service {
         .collect();
     endpoints.sort_by(|a, b| a.instance.cmp(&b.instance));
     let policies = ports.keys().filter_map(|port| {
-        let (_name, spec) = policy_of(world.policies, name, *port)?;
+        let in_force = policies_for(world.policies, name, *port);
+        let (_name, spec) = in_force.first()?;
         Some((*port, Arc::new(spec.resolve(name.namespace()))))
     });
     Service {
@@ -271,21 +312,21 @@ fn compile_service(world: World<'_>, name: &ServiceName) -> Service {
     }
 }
 
-/// The policy that is in force for a port: one for the port beats one for the whole service, and
-/// between two for the same the older wins. Policies are given the oldest first.
-fn policy_of<'a>(
+/// The policies for a port, the one in force first: one for the port beats one for the whole
+/// service, and between two for the same the older wins. Policies are given the oldest first.
+pub fn policies_for<'a>(
     policies: &'a [(ObjectName, TrafficPolicySpec)],
     service: &ServiceName,
     port: u16,
-) -> Option<&'a (ObjectName, TrafficPolicySpec)> {
-    let for_port = |wanted: Option<u16>| {
-        policies.iter().find(|(name, spec)| {
+) -> Vec<&'a (ObjectName, TrafficPolicySpec)> {
+    let of_target = |wanted: Option<u16>| {
+        policies.iter().filter(move |(name, spec)| {
             name.namespace == service.namespace()
                 && spec.target_ref.name == service.name()
                 && spec.target_ref.port == wanted
         })
     };
-    for_port(Some(port)).or_else(|| for_port(None))
+    of_target(Some(port)).chain(of_target(None)).collect()
 }
 
 /// Ports that are not ready are no endpoints.
@@ -482,12 +523,13 @@ mod tests {
         ];
         let won = |service: &str, port| {
             let service: ServiceName = service.parse().unwrap();
-            policy_of(&policies, &service, port).map(|(name, _)| name.name.as_str())
+            let names = policies_for(&policies, &service, port).into_iter();
+            names.map(|(name, _)| &*name.name).collect::<Vec<_>>()
         };
-        assert_eq!(won("shop/web", 80), Some("port"));
-        assert_eq!(won("shop/web", 81), Some("whole"));
-        assert_eq!(won("shop/orders", 80), None);
-        assert_eq!(won("other/web", 81), None);
+        assert_eq!(won("shop/web", 80), ["port", "whole", "younger"]);
+        assert_eq!(won("shop/web", 81), ["whole", "younger"]);
+        assert!(won("shop/orders", 80).is_empty());
+        assert!(won("other/web", 81).is_empty());
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub use traffic_policy::{
     BackoffSpec, BreakerModeSpec, BudgetSpec, CircuitBreakerSpec, CookieSpec, FailuresSpec,
     FallbackBackendSpec, FallbackResponseSpec, FallbackSpec, HalfOpenSpec, HashOnSpec, LimitsSpec,
     LoadBalancerSpec, LoadBalancerType, RetrySpec, SourceSpec, Statuses, TargetKind, TargetRef,
-    Time, TimeoutsSpec, TrafficPolicySpec, WindowSpec,
+    Time, TimeoutsSpec, TrafficPolicySpec, WindowSpec, spelled_out,
 };
 
 /// The group of our own kinds.
@@ -98,6 +98,17 @@ pub fn kind_names() -> String {
 pub fn version_of(kind: &str) -> &'static str {
     let found = KINDS.iter().find(|(name, _)| *name == kind);
     found.map_or(API_VERSION, |(_, versions)| versions[0])
+}
+
+/// A document with where it was read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Placed {
+    /// The file, or `-`.
+    pub source_name: String,
+    /// Which document in it, from 1.
+    pub document: usize,
+    /// The document.
+    pub value: Document,
 }
 
 /// What a policy or a route goes by.
@@ -228,7 +239,7 @@ impl Document {
 }
 
 /// Reads every document of an input: all are good, or everything that is wrong is said.
-pub fn read(source: &str, text: &str) -> Result<Vec<Document>, Vec<Problem>> {
+pub fn read(source: &str, text: &str) -> Result<Vec<Placed>, Vec<Problem>> {
     let whole = |found: String, allowed: &str| {
         vec![Problem {
             source_name: source.to_owned(),
@@ -258,7 +269,11 @@ pub fn read(source: &str, text: &str) -> Result<Vec<Document>, Vec<Problem>> {
             Ok(document) => {
                 let key = document.key();
                 if keys.insert(key.clone()) {
-                    documents.push(document);
+                    documents.push(Placed {
+                        source_name: source.to_owned(),
+                        document: index + 1,
+                        value: document,
+                    });
                 } else {
                     problems.push(Problem {
                         source_name: source.to_owned(),

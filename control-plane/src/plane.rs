@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use gateway_api::experimental::referencegrants::ReferenceGrantSpec;
 use tokio::sync::watch;
-use weft_core::model::{Cidr, MeshConfig, Registration, TrustBundle};
+use weft_core::model::{Cidr, MeshConfig, ObservedBreaker, Registration, TrustBundle};
 use weft_core::name::{ServiceName, SpiffeId};
 use weft_core::route::Fault;
 
@@ -20,7 +20,7 @@ use crate::compile::{
 use crate::document::{Document, MeshConfigSpec, ObjectName, ServiceSpec, TrafficPolicySpec};
 use crate::operator::{self, OperatorRecord};
 use crate::registry::{Entry, Refused, Registry, check_binding, check_values};
-use crate::store::{RecordWrite, Revision, Store, StoreError, StoredResource};
+use crate::store::{Change, RecordWrite, ResourceKey, Revision, Store, StoreError, StoredResource};
 use crate::tls::PeerIdentity;
 use crate::token::{self, Binding, InstanceRecord, Redeemed, Redemption, TokenError, TokenRecord};
 use crate::{random, sha256_hex, unix_millis, unix_seconds};
@@ -123,6 +123,20 @@ pub struct ProxyView {
     pub rejected: BTreeMap<String, String>,
 }
 
+/// What a sidecar has told of its breakers.
+#[derive(Debug, Clone)]
+pub struct ObservedView {
+    /// Which sidecar.
+    pub peer: PeerIdentity,
+    /// When it told, milliseconds since the Unix epoch.
+    pub told: i64,
+    /// Those that have ever opened.
+    pub breakers: Vec<ObservedBreaker>,
+}
+
+/// Breakers that are kept of one sidecar; it tells of no more.
+const OBSERVED_MAX: usize = 1000;
+
 /// The control plane's state.
 #[derive(Debug)]
 pub struct Plane {
@@ -136,6 +150,7 @@ pub struct Plane {
     covered: watch::Sender<Covered>,
     revoked: watch::Sender<u64>,
     proxies: Mutex<HashMap<u64, ProxyView>>,
+    observed: Mutex<HashMap<u64, ObservedView>>,
     streams: AtomicU64,
     signing: Mutex<(f64, i64)>,
     /// Counters for metrics.
@@ -189,7 +204,36 @@ struct Wanted {
     config: MeshConfigSpec,
 }
 
+/// What would be.
+#[derive(Debug)]
+pub struct Preview {
+    /// What sidecars would be told.
+    pub compiled: Compiled,
+    /// Policies, the oldest first.
+    pub policies: Vec<(ObjectName, TrafficPolicySpec)>,
+}
+
 impl Wanted {
+    fn world<'a>(
+        &'a self,
+        entries: &'a [Entry],
+        addresses: &'a VirtualAddresses,
+        config: &'a MeshConfig,
+        bundle: &'a TrustBundle,
+    ) -> World<'a> {
+        World {
+            entries,
+            services: &self.services,
+            policies: &self.policies,
+            routes: &self.routes,
+            faults: &self.faults,
+            grants: &self.grants,
+            addresses,
+            config,
+            bundle,
+        }
+    }
+
     /// Everything in the store that is readable.
     fn read(resources: Vec<StoredResource>) -> Self {
         let mut wanted = Self::default();
@@ -268,6 +312,7 @@ impl Plane {
             covered: watch::Sender::default(),
             revoked: watch::Sender::new(0),
             proxies: Mutex::default(),
+            observed: Mutex::default(),
             streams: AtomicU64::new(1),
             signing: Mutex::new((SIGN_BURST, unix_millis())),
             counters: Counters::default(),
@@ -394,21 +439,61 @@ impl Plane {
         let names = service_names(&entries, &state.wanted.services);
         let names: BTreeSet<ServiceName> = names.into_iter().cloned().collect();
         let changed = addresses.assign(&names, unix_seconds());
-        let world = World {
-            entries: &entries,
-            services: &state.wanted.services,
-            policies: &state.wanted.policies,
-            routes: &state.wanted.routes,
-            faults: &state.wanted.faults,
-            grants: &state.wanted.grants,
-            addresses: &addresses,
-            config: &config,
-            bundle: &bundle,
-        };
+        let world = state.wanted.world(&entries, &addresses, &config, &bundle);
         let compiled = compile(world, &self.compiled.load(), state.revision);
         state.addresses = addresses;
         state.unsaved.extend(changed);
         (compiled, state.unsaved.clone())
+    }
+
+    /// What sidecars would be told after these changes, with the policies of then; nothing changes.
+    pub fn preview(&self, changes: &[Change]) -> Result<Preview, StoreError> {
+        let now = unix_millis();
+        let mut resources: BTreeMap<ResourceKey, StoredResource> = BTreeMap::new();
+        for resource in self.store.list()? {
+            resources.insert(resource.key.clone(), resource);
+        }
+        for change in changes {
+            match change {
+                Change::Delete(key) => {
+                    resources.remove(key);
+                }
+                Change::Put(key, document) => {
+                    let before = resources.get(key);
+                    let resource = StoredResource {
+                        key: key.clone(),
+                        revision: 0,
+                        created: before.map_or(now, |before| before.created),
+                        changed: now,
+                        author: String::new(),
+                        digest: String::new(),
+                        generation: before.map_or(0, |before| before.generation) + 1,
+                        document: document.clone(),
+                    };
+                    resources.insert(key.clone(), resource);
+                }
+            }
+        }
+        let wanted = Wanted::read(resources.into_values().collect());
+        let state = self.state();
+        let entries: Vec<Entry> = state.registry.iter().cloned().collect();
+        let mut addresses = state.addresses.clone();
+        let mut config = self.mesh_config(&state);
+        config.unknown_destinations = wanted.config.unknown_destinations;
+        let bundle = self.bundle(&state);
+        drop(state);
+        addresses.assign(service_names(&entries, &wanted.services), unix_seconds());
+        let world = wanted.world(&entries, &addresses, &config, &bundle);
+        let compiled = compile(world, &self.compiled.load(), 0);
+        Ok(Preview {
+            compiled,
+            policies: wanted.policies,
+        })
+    }
+
+    /// Policies that were asked for, the oldest first.
+    pub fn policies(&self) -> Vec<(ObjectName, TrafficPolicySpec)> {
+        self.state().wanted.policies.clone()
     }
 
     fn mesh_config(&self, state: &State) -> MeshConfig {
@@ -890,6 +975,38 @@ impl Plane {
                 proxies.remove(&stream);
             }
         }
+    }
+
+    /// Notes what a sidecar sees; `None` when its stream has ended.
+    pub fn note_observed(
+        &self,
+        stream: u64,
+        observed: Option<(PeerIdentity, Vec<ObservedBreaker>)>,
+    ) {
+        let mut all = self.observed.lock().unwrap_or_else(PoisonError::into_inner);
+        match observed {
+            Some((peer, mut breakers)) => {
+                breakers.truncate(OBSERVED_MAX);
+                let told = unix_millis();
+                let view = ObservedView {
+                    peer,
+                    told,
+                    breakers,
+                };
+                all.insert(stream, view);
+            }
+            None => {
+                all.remove(&stream);
+            }
+        }
+    }
+
+    /// What every sidecar sees.
+    pub fn observed(&self) -> Vec<ObservedView> {
+        let all = self.observed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<ObservedView> = all.values().cloned().collect();
+        all.sort_by(|a, b| a.peer.instance.cmp(&b.peer.instance));
+        all
     }
 
     /// Every connected proxy.

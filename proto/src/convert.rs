@@ -63,7 +63,7 @@ pub(crate) fn name<T>(field: &'static str, parsed: Result<T, NameError>) -> Resu
     parsed.map_err(|source| Rejection::Name { field, source })
 }
 
-fn parse<T: std::str::FromStr>(
+pub(crate) fn parse<T: std::str::FromStr>(
     field: &'static str,
     text: &str,
     allowed: &'static str,

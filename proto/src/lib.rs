@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod convert;
+mod observed;
 mod policy;
 pub mod resource;
 mod route;

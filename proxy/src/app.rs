@@ -27,6 +27,7 @@ use crate::inbound::Application;
 use crate::memory;
 use crate::mesh::Mesh;
 use crate::nest::{NestAddresses, NestListeners, SocketFactory};
+use crate::observe;
 use crate::registration::{Registrar, Standing};
 use crate::state::{StateDir, StateError};
 use crate::telemetry::access_log::{self, AccessLog};
@@ -243,12 +244,15 @@ impl Sidecar {
         let scraped = admin_listeners.metrics_address();
         let first = first_registration(&shared, &plan, scraped)?;
         let (registration, registered) = watch::channel(first);
+        let observed_by = address.clone();
         let registrar = Registrar::new(address, Arc::clone(&identity), registered.clone());
         let standing = registrar.standing();
         let (leave, left) = oneshot::channel();
         if !registered.borrow().ports.is_empty() || !registered.borrow().services.is_empty() {
             tokio::spawn(registrar.run(left));
         }
+        let (seen, known) = (Arc::clone(&shared.mesh), Arc::clone(&identity));
+        tokio::spawn(observe::run(observed_by, seen, known));
         watch_discovery(&shared, client.connected(), &readiness);
         tokio::spawn(client.run());
         let renewing = Arc::clone(&identity);

@@ -19,6 +19,7 @@ pub mod intercept;
 pub mod memory;
 pub mod mesh;
 pub mod nest;
+pub mod observe;
 pub mod outbound;
 pub mod registration;
 pub mod relay;

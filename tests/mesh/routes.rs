@@ -222,7 +222,7 @@ fn program(name: &str) -> crate::support::Program {
 
 fn apply(mesh: &Mesh<'_>, documents: &str) {
     let file = mesh.scratch().file("routes.yaml", documents);
-    let apply = format!("apply --wait 10s -f {}", file.display());
+    let apply = format!("apply --allow-missing --wait 10s -f {}", file.display());
     mesh.command(&apply).success();
 }
 

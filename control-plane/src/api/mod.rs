@@ -1,5 +1,6 @@
 //! The admin API: JSON over HTTP/1.1, on Unix sockets and, for operators with certificates, over TLS. Routes ask [`Plane`] and decide nothing.
 
+mod asking;
 mod operators;
 mod refusal;
 mod resources;
@@ -62,6 +63,9 @@ pub fn admin_router(plane: Arc<Plane>, status: Status) -> Router {
     let routes = Router::new()
         .route("/v1/apply", post(resources::apply))
         .route("/v1/validate", post(resources::validate))
+        .route("/v1/plan", post(resources::plan))
+        .route("/v1/explain", post(asking::explain_request))
+        .route("/v1/effective", get(asking::effective))
         .route("/v1/resources", get(resources::list))
         .route(
             "/v1/resources/{kind}/{namespace}/{name}",
@@ -72,6 +76,7 @@ pub fn admin_router(plane: Arc<Plane>, status: Status) -> Router {
         .route("/v1/services", get(views::services))
         .route("/v1/workloads", get(views::workloads))
         .route("/v1/proxies", get(views::proxies))
+        .route("/v1/breakers", get(views::breakers))
         .route("/v1/applied", get(views::applied))
         .route("/v1/tokens", post(create_token).get(views::tokens))
         .route("/v1/certs", get(views::certs))

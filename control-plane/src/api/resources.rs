@@ -12,11 +12,12 @@ use super::operators::{Operator, author};
 use super::refusal::{Answer, Refusal, read};
 use super::types::{
     Action, Applied, ApplyQuery, ApplyResult, AuthorQuery, ConditionInfo, Items, Metadata,
-    ParentInfo, ParentRefInfo, ResourceInfo, ResourceQuery, ResourceStatus, RollbackRequest,
-    Source, Sources,
+    ParentInfo, ParentRefInfo, PlanResult, ResourceInfo, ResourceQuery, ResourceStatus,
+    RollbackRequest, Source, Sources,
 };
 use crate::compile::{Compiled, Dangling};
-use crate::document::{self, Document, KINDS, Parent, Problem, kind_names, version_of};
+use crate::document::{self, KINDS, Parent, Placed, Problem, kind_names, version_of};
+use crate::plan;
 use crate::plane::Plane;
 use crate::store::{Change, HistoryEntry, ResourceKey, StoredResource, digest};
 
@@ -33,13 +34,14 @@ pub(super) async fn apply(
     headers: HeaderMap,
     body: Bytes,
 ) -> Answer<ApplyResult> {
-    let sources = sources(&headers, &query, &body)?;
-    let documents = read_sources(&sources).map_err(Refusal::problems)?;
-    let changes = documents.iter().map(|document| {
-        let value = document.to_value();
-        Change::Put(document.key(), value)
-    });
-    let changes: Vec<Change> = changes.collect();
+    let (documents, changes) = asked_for(&headers, &query, &body)?;
+    if !query.allow_missing {
+        let preview = admin.plane.preview(&changes)?;
+        let problems = dangling(&preview.compiled, &documents);
+        if !problems.is_empty() {
+            return Err(Refusal::problems(problems));
+        }
+    }
     if query.dry_run {
         let resources = compare(&admin.plane, &changes)?;
         let revision = *admin.plane.store().watch().borrow();
@@ -51,6 +53,66 @@ pub(super) async fn apply(
     }
     let author = author(operator, &query.author);
     commit(&admin.plane, &author, changes).await
+}
+
+/// Says what applying would change for callers, and changes nothing.
+pub(super) async fn plan(
+    State(admin): State<Admin>,
+    Query(query): Query<ApplyQuery>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Answer<PlanResult> {
+    let (documents, changes) = asked_for(&headers, &query, &body)?;
+    let preview = admin.plane.preview(&changes)?;
+    let problems = dangling(&preview.compiled, &documents);
+    if !query.allow_missing && !problems.is_empty() {
+        return Err(Refusal::problems(problems));
+    }
+    let (compiled, policies) = (admin.plane.compiled(), admin.plane.policies());
+    let before = plan::State {
+        compiled: &compiled,
+        policies: &policies,
+    };
+    let after = plan::State {
+        compiled: &preview.compiled,
+        policies: &preview.policies,
+    };
+    Ok(Json(PlanResult {
+        resources: compare(&admin.plane, &changes)?,
+        effects: plan::effects(before, after),
+    }))
+}
+
+/// The documents of a body, and the changes that they ask for.
+fn asked_for(
+    headers: &HeaderMap,
+    query: &ApplyQuery,
+    body: &[u8],
+) -> Result<(Vec<Placed>, Vec<Change>), Refusal> {
+    let sources = sources(headers, query, body)?;
+    let documents = read_sources(&sources).map_err(Refusal::problems)?;
+    let changes = documents.iter().map(|document| {
+        let document = &document.value;
+        Change::Put(document.key(), document.to_value())
+    });
+    let changes = changes.collect();
+    Ok((documents, changes))
+}
+
+/// References of these documents that would lead nowhere.
+fn dangling(compiled: &Compiled, documents: &[Placed]) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for placed in documents {
+        let dangling = compiled.dangling(&placed.value).into_iter();
+        problems.extend(dangling.map(|dangling| Problem {
+            source_name: placed.source_name.clone(),
+            document: placed.document,
+            path: dangling.path,
+            found: dangling.found,
+            allowed: format!("{} (or --allow-missing)", dangling.allowed),
+        }));
+    }
+    problems
 }
 
 /// Checks documents and keeps nothing; says what applying would change.
@@ -269,7 +331,7 @@ fn sources(headers: &HeaderMap, query: &ApplyQuery, body: &[u8]) -> Result<Vec<S
 }
 
 /// Every document of all inputs, or everything that is wrong with any.
-pub fn read_sources(sources: &[Source]) -> Result<Vec<Document>, Vec<Problem>> {
+pub fn read_sources(sources: &[Source]) -> Result<Vec<Placed>, Vec<Problem>> {
     let mut documents = Vec::new();
     let mut problems = Vec::new();
     let mut keys = BTreeSet::new();
@@ -277,14 +339,14 @@ pub fn read_sources(sources: &[Source]) -> Result<Vec<Document>, Vec<Problem>> {
         match document::read(&source.name, &source.text) {
             Err(more) => problems.extend(more),
             Ok(read) => {
-                for (index, document) in read.into_iter().enumerate() {
-                    let key = document.key();
+                for document in read {
+                    let key = document.value.key();
                     if keys.insert(key.clone()) {
                         documents.push(document);
                     } else {
                         problems.push(Problem {
-                            source_name: source.name.clone(),
-                            document: index + 1,
+                            source_name: document.source_name,
+                            document: document.document,
                             path: "metadata.name".to_owned(),
                             found: format!("{key}, which is in another file too"),
                             allowed: "each resource once".to_owned(),

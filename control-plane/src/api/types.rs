@@ -10,6 +10,7 @@ use weft_core::model::{AppProtocol, RegisteredPort, ServicePort};
 use weft_core::name::{ServiceName, TrustDomain, WorkloadName};
 
 use crate::document::Problem;
+use crate::plan::Effect;
 use crate::store::{ResourceKey, Revision};
 
 /// A list; the form of every answer that may grow.
@@ -46,6 +47,50 @@ pub struct ApplyQuery {
     pub author: String,
     /// What a body that is YAML is called in problems.
     pub source: String,
+    /// Whether references may lead to what does not exist (yet).
+    pub allow_missing: bool,
+}
+
+/// Body of `POST /v1/explain`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExplainRequest {
+    /// The calling workload.
+    pub from: WorkloadName,
+    /// The method.
+    pub method: String,
+    /// The URL.
+    pub url: String,
+    /// Fields, names and values.
+    #[serde(default)]
+    pub headers: Vec<(String, String)>,
+}
+
+/// Answer to `POST /v1/plan`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanResult {
+    /// What becomes of each resource.
+    pub resources: Vec<Applied>,
+    /// What callers would notice.
+    pub effects: Vec<Effect>,
+}
+
+/// The policy that is in force for a port of a service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EffectiveInfo {
+    /// The service, NAMESPACE/NAME.
+    pub service: String,
+    /// The port.
+    pub port: u16,
+    /// The name of the TrafficPolicy; `None`: the defaults.
+    pub policy: Option<String>,
+    /// Why this one.
+    pub why: String,
+    /// Those that are not in force because of it.
+    pub beaten: Vec<String>,
+    /// Everything that it comes to.
+    pub spec: Value,
 }
 
 /// Several inputs that are applied together or not at all: the body of `POST /v1/apply` when it is
@@ -200,6 +245,33 @@ pub struct ProxyInfo {
     pub current: bool,
     /// What it rejected, by name, with the reason.
     pub rejected: BTreeMap<String, String>,
+}
+
+/// A breaker of a sidecar that has opened at least once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BreakerInfo {
+    /// The calling workload; its identity, while it has not registered.
+    pub caller: String,
+    /// Its instance.
+    pub instance: String,
+    /// The service that it calls, NAMESPACE/NAME.
+    pub service: String,
+    /// At which port.
+    pub port: u16,
+    /// The endpoint's workload; empty for the breaker of the whole port.
+    pub workload: String,
+    /// Where it is dialled; empty for the breaker of the whole port.
+    pub address: String,
+    /// closed, open or half-open.
+    pub state: String,
+    /// Since when, milliseconds since the Unix epoch.
+    pub since: i64,
+    /// Why it opened the last time.
+    pub cause: String,
+    /// While open: when the next probe may be made, milliseconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_probe: Option<i64>,
 }
 
 /// Body of `POST /v1/tokens`.

@@ -1,26 +1,29 @@
 //! Routes that show what is: services, workloads, sidecars, tokens, certificates.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::Uri;
-use weft_core::model::Service;
-use weft_core::name::ServiceName;
+use weft_core::model::{ObservedBreaker, Service};
+use weft_core::name::{ServiceName, WorkloadName};
 use weft_proto::resource::{Kind, Resource};
 
 use super::Admin;
 use super::refusal::Answer;
 use super::resources::status_of;
 use super::types::{
-    AppliedQuery, CertInfo, EndpointInfo, Items, Metadata, Progress, ProxyInfo, RejectedResource,
-    ServiceInfo, ServiceStatus, StatusInfo, Target, TokenInfo, WorkloadInfo,
+    AppliedQuery, BreakerInfo, CertInfo, EndpointInfo, Items, Metadata, Progress, ProxyInfo,
+    RejectedResource, ServiceInfo, ServiceStatus, StatusInfo, Target, TokenInfo, WorkloadInfo,
 };
 use crate::document::API_VERSION;
 use crate::operator::OperatorRecord;
-use crate::plane::{Plane, ProxyView};
+use crate::plane::{ObservedView, Plane, ProxyView};
 use crate::registry::Entry;
 use crate::store::StoredResource;
+use crate::tls::PeerIdentity;
 
 /// Services that exist, and those whose document is so new that sidecars are not told yet.
 pub(super) async fn services(State(admin): State<Admin>) -> Answer<Items<ServiceInfo>> {
@@ -116,19 +119,81 @@ pub(super) async fn workloads(State(admin): State<Admin>) -> Answer<Items<Worklo
     }))
 }
 
-/// Sidecars, each with what its workload is called.
+/// What instances' workloads are called.
+fn names(plane: &Plane) -> HashMap<Arc<str>, String> {
+    let entries = plane.entries().into_iter();
+    entries
+        .map(|entry| (entry.instance, entry.registration.workload.to_string()))
+        .collect()
+}
+
+/// What a sidecar is called: as its workload; while that has not registered, by its identity.
+fn name_of(names: &HashMap<Arc<str>, String>, peer: &PeerIdentity) -> String {
+    let name = names.get(&peer.instance).cloned();
+    name.unwrap_or_else(|| peer.identity.to_string())
+}
+
+/// Sidecars, each with what it is called.
 fn named_proxies(plane: &Plane) -> Vec<(String, ProxyView)> {
-    let entries = plane.entries();
-    let names: HashMap<&str, String> = entries
-        .iter()
-        .map(|entry| (&*entry.instance, entry.registration.workload.to_string()))
-        .collect();
+    let names = names(plane);
     let proxies = plane.proxies().into_iter();
-    let named = proxies.map(|view| {
-        let name = names.get(&*view.peer.instance).cloned();
-        (name.unwrap_or_else(|| view.peer.identity.to_string()), view)
-    });
-    named.collect()
+    proxies
+        .map(|view| (name_of(&names, &view.peer), view))
+        .collect()
+}
+
+/// Breakers that have opened at least once, by sidecar.
+pub(super) async fn breakers(State(admin): State<Admin>) -> Answer<Items<BreakerInfo>> {
+    Ok(Json(Items {
+        items: observed_breakers(&admin.plane),
+    }))
+}
+
+/// Breakers that the sidecars of a workload have told of.
+pub(super) fn observed_by(plane: &Plane, workload: &WorkloadName) -> Vec<ObservedBreaker> {
+    let names = names(plane);
+    let of_workload = |observed: &ObservedView| {
+        let identity = &observed.peer.identity;
+        // A program that only calls is not registered: its identity tells.
+        match names.get(&observed.peer.instance) {
+            Some(name) => *name == workload.to_string(),
+            None => {
+                (identity.namespace(), identity.service_account())
+                    == (workload.namespace(), workload.name())
+            }
+        }
+    };
+    let observed = plane.observed().into_iter().filter(of_workload);
+    observed.flat_map(|observed| observed.breakers).collect()
+}
+
+/// Breakers that have opened at least once, by sidecar.
+fn observed_breakers(plane: &Plane) -> Vec<BreakerInfo> {
+    let names = names(plane);
+    let mut all = Vec::new();
+    for observed in plane.observed() {
+        let caller = name_of(&names, &observed.peer);
+        let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        all.extend(observed.breakers.into_iter().map(|breaker| {
+            let (workload, address) = match &breaker.endpoint {
+                Some((workload, address)) => (workload.to_string(), address.to_string()),
+                None => (String::new(), String::new()),
+            };
+            BreakerInfo {
+                caller: caller.clone(),
+                instance: observed.peer.instance.to_string(),
+                service: breaker.service.to_string(),
+                port: breaker.port,
+                workload,
+                address,
+                state: breaker.state.as_str().to_owned(),
+                since: observed.told - millis(breaker.since),
+                cause: breaker.cause,
+                next_probe: breaker.next_probe.map(|wait| observed.told + millis(wait)),
+            }
+        }));
+    }
+    all
 }
 
 pub(super) async fn proxies(State(admin): State<Admin>) -> Answer<Items<ProxyInfo>> {

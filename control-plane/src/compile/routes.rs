@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use gateway_api::experimental::referencegrants::ReferenceGrantSpec;
 use weft_core::name::ServiceName;
+use weft_core::policy::Fallback;
 use weft_core::route::{Backend, Fault, Filter, Route, RouteName, Rule};
 
-use crate::document::{GATEWAY_GROUP, ObjectName, Parent, RouteDraft, RouteKind};
+use crate::document::{
+    GATEWAY_GROUP, ObjectName, Parent, RouteDraft, RouteKind, TrafficPolicySpec,
+};
 
 /// A route that was asked for.
 #[derive(Debug, Clone)]
@@ -217,6 +220,44 @@ fn accept(
     }
     let whole = parent.port.is_none() && free == wanted;
     Ok((!whole).then_some(free))
+}
+
+/// What of a policy leads nowhere: its target, and the fallback.
+pub fn check_policy(
+    services: &BTreeMap<ServiceName, BTreeSet<u16>>,
+    namespace: &str,
+    spec: &TrafficPolicySpec,
+) -> Vec<Dangling> {
+    let target = &spec.target_ref;
+    let mut wanted = Vec::new();
+    if let Ok(service) = ServiceName::new(namespace, &target.name) {
+        wanted.push(("spec.targetRef", service, target.port));
+    }
+    if let Some(Fallback::Backend { service, port }) = spec.resolve(namespace).fallback {
+        let path = "spec.circuitBreaker.fallback.backend";
+        wanted.push((path, service, Some(port)));
+    }
+    let dangling = wanted.into_iter().filter_map(|(path, service, port)| {
+        let (found, allowed) = match (services.get(&service), port) {
+            (None, _) => (
+                format!("the Service {service}, which does not exist"),
+                "a Service that exists".to_owned(),
+            ),
+            (Some(ports), Some(port)) if !ports.contains(&port) => {
+                let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
+                let found = format!("port {port}, which {service} does not have");
+                (found, ports.join(", "))
+            }
+            (Some(_), _) => return None,
+        };
+        Some(Dangling {
+            path: path.to_owned(),
+            reason: "TargetNotFound",
+            found,
+            allowed,
+        })
+    });
+    dangling.collect()
 }
 
 /// A route's rules, where every reference leads somewhere or says that it does not.

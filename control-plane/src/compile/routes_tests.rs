@@ -14,7 +14,7 @@ fn entry(kind: &str, name: &str, spec: &str) -> RouteEntry {
         "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\n\
          metadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n"
     );
-    let Document::Route(name, spec) = read("-", &text).unwrap().remove(0) else {
+    let Document::Route(name, spec) = read("-", &text).unwrap().remove(0).value else {
         panic!("not a route");
     };
     RouteEntry {

@@ -21,8 +21,8 @@ fn check(text: &str, path: &str, found: &str) {
 fn good_ones() {
     let text = service("{ports: [{port: 80, targetPort: 8080, protocol: http}]}");
     let documents = read("-", &text).unwrap();
-    let value = documents[0].to_value();
-    assert_eq!(Document::from_value(value).unwrap(), documents[0]);
+    let value = documents[0].value.to_value();
+    assert_eq!(Document::from_value(value).unwrap(), documents[0].value);
     let two = format!(
         "{text}---\napiVersion: weft-mesh.io/v1alpha1\nkind: MeshConfig\nmetadata: {{name: mesh, namespace: weft-system}}\nspec: {{unknownDestinations: refuse}}\n"
     );
@@ -41,7 +41,7 @@ fn the_examples_are_good() {
     let kinds: BTreeSet<String> = examples
         .into_iter()
         .flat_map(|text| read("-", text).unwrap())
-        .map(|document| document.key().kind)
+        .map(|document| document.value.key().kind)
         .collect();
     assert_eq!(kinds.len(), KINDS.len(), "an example for every kind");
 }
@@ -154,7 +154,7 @@ fn policies_are_read_strictly() {
         "loadBalancer: {type: ringHash, hashOn: {cookie: {name: stick, ttl: 1h}}, preferZone: true}",
         "loadBalancer: {type: maglev, hashOn: {source: {}}, slowStart: 30s}",
     ] {
-        let document = read("-", &policy(good)).unwrap().remove(0);
+        let document = read("-", &policy(good)).unwrap().remove(0).value;
         assert_eq!(Document::from_value(document.to_value()).unwrap(), document);
     }
     for (rest, path, found) in POLICIES {
@@ -294,7 +294,7 @@ fn routes_are_read_strictly() {
         route("HTTPRoute", &format!("{{{parents}, rules: [{rule}]}}"))
     };
     let good = rule("{backendRefs: [{name: web, port: 80}]}");
-    let document = read("-", &good).unwrap().remove(0);
+    let document = read("-", &good).unwrap().remove(0).value;
     assert_eq!(Document::from_value(document.to_value()).unwrap(), document);
     for (text, path, found) in RULES {
         check(&rule(text), path, found);
@@ -359,4 +359,33 @@ fn bad_ones() {
         "metadata.name",
         "second time",
     );
+}
+
+#[test]
+fn a_policy_spelled_out_is_the_same_policy() {
+    let example = include_str!("../../../deploy/examples/traffic-policy.yaml");
+    let Document::TrafficPolicy(name, spec) = read("-", example).unwrap().remove(0).value else {
+        panic!("another kind");
+    };
+    let keyed = policy_spec("loadBalancer: {type: maglev, hashOn: {cookie: {name: a, ttl: 1h}}}");
+    let other = policy_spec(
+        "circuitBreaker: {enabled: false, mode: observe, fallback: {backend: {name: b, port: 1}}}",
+    );
+    for spec in [*spec, keyed, other] {
+        let policy = spec.resolve(&name.namespace);
+        let mut spelled = spelled_out(&policy);
+        spelled["targetRef"] = serde_json::to_value(&spec.target_ref).unwrap();
+        let again: TrafficPolicySpec = serde_json::from_value(spelled).unwrap();
+        assert_eq!(again.resolve(&name.namespace), policy);
+    }
+}
+
+fn policy_spec(rest: &str) -> TrafficPolicySpec {
+    let text = format!(
+        "apiVersion: weft-mesh.io/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: p, namespace: shop}}\nspec: {{targetRef: {{kind: Service, name: web}}, {rest}}}\n"
+    );
+    let Document::TrafficPolicy(_, spec) = read("-", &text).unwrap().remove(0).value else {
+        panic!("another kind");
+    };
+    *spec
 }

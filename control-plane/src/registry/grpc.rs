@@ -7,11 +7,13 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
-use weft_core::model::Registration;
+use weft_core::model::{ObservedBreaker, Registration};
 use weft_proto::registry::register_request::Message as Asked;
 use weft_proto::registry::register_response::Message as Answer;
 use weft_proto::registry::registry_server::Registry as Service;
-use weft_proto::registry::{Accepted, RegisterRequest, RegisterResponse, Released};
+use weft_proto::registry::{
+    Accepted, ObserveEnd, Observed, RegisterRequest, RegisterResponse, Released,
+};
 
 use super::Refused;
 use crate::plane::{Plane, PlaneError};
@@ -82,6 +84,54 @@ impl Service for RegistryService {
             plane.disconnected(stream);
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+    }
+
+    async fn observe(
+        &self,
+        request: Request<Streaming<Observed>>,
+    ) -> Result<Response<ObserveEnd>, Status> {
+        let peer = PeerIdentity::of(&request)?;
+        let mut told = request.into_inner();
+        let stream = self.plane.next_stream();
+        let mut revoked = self.plane.watch_revoked();
+        // Dropped with the stream, however that ends.
+        let _forgotten = Forgotten {
+            plane: Arc::clone(&self.plane),
+            stream,
+        };
+        loop {
+            tokio::select! {
+                message = told.next() => {
+                    let Some(observed) = message.transpose()? else {
+                        return Ok(Response::new(ObserveEnd {}));
+                    };
+                    let breakers = observed.breakers.into_iter().map(ObservedBreaker::try_from);
+                    let breakers = breakers.collect::<Result<_, _>>();
+                    let breakers = breakers.map_err(|rejection| {
+                        Status::invalid_argument(format!("observed: {rejection}"))
+                    })?;
+                    let observed = Some((peer.clone(), breakers));
+                    self.plane.note_observed(stream, observed);
+                }
+                _ = revoked.changed() => {
+                    if self.plane.is_revoked(&peer.instance) {
+                        return Err(Status::unauthenticated("the instance was revoked"));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Forgets what a stream told.
+struct Forgotten {
+    plane: Arc<Plane>,
+    stream: u64,
+}
+
+impl Drop for Forgotten {
+    fn drop(&mut self) {
+        self.plane.note_observed(self.stream, None);
     }
 }
 

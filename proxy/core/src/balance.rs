@@ -132,6 +132,18 @@ pub enum Policy {
 }
 
 impl Policy {
+    /// As users write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::PeakEwma => "peakEwma",
+            Self::LeastRequest => "leastRequest",
+            Self::RoundRobin => "roundRobin",
+            Self::Random => "random",
+            Self::RingHash => "ringHash",
+            Self::Maglev => "maglev",
+        }
+    }
+
     /// Whether requests with the same key are to meet the same endpoint.
     pub const fn is_by_key(self) -> bool {
         matches!(self, Self::RingHash | Self::Maglev)

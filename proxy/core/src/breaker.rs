@@ -74,6 +74,13 @@ pub enum StateView {
 }
 
 impl StateView {
+    /// The state of a word, if it is one.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Closed, Self::Open, Self::HalfOpen]
+            .into_iter()
+            .find(|state| state.as_str() == word)
+    }
+
     /// The word for it.
     pub const fn as_str(self) -> &'static str {
         match self {

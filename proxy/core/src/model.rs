@@ -5,9 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::breaker::StateView;
 use crate::name::{ServiceName, SpiffeId, TrustDomain, WorkloadName};
 use crate::policy::TrafficPolicy;
 use crate::route::Route;
@@ -200,6 +202,25 @@ pub struct Registration {
     pub metrics_target: String,
     /// The sidecar's version.
     pub version: String,
+}
+
+/// A breaker of a sidecar that has opened at least once, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservedBreaker {
+    /// The service that is called.
+    pub service: ServiceName,
+    /// At which port.
+    pub port: u16,
+    /// The endpoint's workload and where it is dialled; `None` for the breaker of the whole port.
+    pub endpoint: Option<(WorkloadName, SocketAddr)>,
+    /// Its state.
+    pub state: StateView,
+    /// For how long it has been in it.
+    pub since: Duration,
+    /// Why it opened the last time.
+    pub cause: String,
+    /// While open: in how long the next probe may be made.
+    pub next_probe: Option<Duration>,
 }
 
 /// Whom to believe.

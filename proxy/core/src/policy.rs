@@ -111,6 +111,17 @@ pub enum BreakerMode {
     ForceOpen,
 }
 
+impl BreakerMode {
+    /// As users write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Observe => "observe",
+            Self::ForceOpen => "forceOpen",
+        }
+    }
+}
+
 /// What answers where no endpoint does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fallback {

@@ -79,6 +79,25 @@ impl Route {
     }
 }
 
+/// The routes of a service's port for some callers: those that their own namespace has for it take
+/// the place of the service's.
+pub fn in_force(
+    port: u16,
+    own: Option<&[Arc<Route>]>,
+    of_service: &[Arc<Route>],
+) -> Vec<Arc<Route>> {
+    let of_port = |routes: &[Arc<Route>]| -> Vec<Arc<Route>> {
+        let of_port = routes.iter().filter(|route| route.is_for(port));
+        of_port.cloned().collect()
+    };
+    let consumers = of_port(own.unwrap_or_default());
+    if consumers.is_empty() {
+        of_port(of_service)
+    } else {
+        consumers
+    }
+}
+
 /// How specific a match is. The smaller goes first (Gateway API, `HTTPRouteRule.matches`): exact
 /// paths, then the longest prefix, then patterns; with a method; with more headers; with more query
 /// parameters; of the older route; of the route first in the alphabet; first in the document.

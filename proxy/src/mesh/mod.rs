@@ -18,12 +18,11 @@ use weft_core::breaker::BreakerConfig;
 use weft_core::model::{self, MeshConfig, Namespace, Transport, UnknownDestinations};
 use weft_core::name::{ServiceName, WorkloadName};
 use weft_core::reason::Reason;
-use weft_core::route::Route;
+use weft_core::route::{Route, in_force};
 use weft_proto::resource::Kind;
 
 pub use endpoint::{Call, Endpoint, EndpointKey, Live};
 pub use gate::{Admitted, Full};
-use port::routes_for;
 pub use port::{Counted, PortCall, PortView};
 
 use crate::config::ProxyConfig;
@@ -262,7 +261,7 @@ impl Mesh {
                     live,
                 }));
             }
-            let routes = routes_for(port.port, own_routes, &model.routes);
+            let routes = in_force(port.port, own_routes, &model.routes);
             let previous = previous.and_then(|view| view.port(port.port));
             let name = (model.name.clone(), Arc::clone(&hostname));
             let view = PortView::new(name, port, endpoints, policy, routes, previous);

@@ -256,25 +256,6 @@ impl Drop for PortCall {
     }
 }
 
-/// The routes of a port: those that its callers' namespace has for it take the place of the
-/// service's own.
-pub(super) fn routes_for(
-    port: u16,
-    own_routes: Option<&[Arc<Route>]>,
-    of_service: &[Arc<Route>],
-) -> Vec<Arc<Route>> {
-    let of_port = |routes: &[Arc<Route>]| -> Vec<Arc<Route>> {
-        let of_port = routes.iter().filter(|route| route.is_for(port));
-        of_port.cloned().collect()
-    };
-    let consumers = of_port(own_routes.unwrap_or_default());
-    if consumers.is_empty() {
-        of_port(of_service)
-    } else {
-        consumers
-    }
-}
-
 /// The table of these routes: the one before, where they are the same.
 fn table(routes: Vec<Arc<Route>>, before: Option<&Arc<RouteTable>>) -> Option<Arc<RouteTable>> {
     if routes.is_empty() {

@@ -1,0 +1,90 @@
+//! Routes that answer why: what would become of a request, and which policy is in force.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use bytes::Bytes;
+
+use super::Admin;
+use super::refusal::{Answer, Refusal, read};
+use super::types::{EffectiveInfo, ExplainRequest, Items};
+use super::views::observed_by;
+use crate::compile::policies_for;
+use crate::document::spelled_out;
+use crate::explain::{Known, Question, Step, explain};
+
+pub(super) async fn explain_request(
+    State(admin): State<Admin>,
+    body: Bytes,
+) -> Answer<Items<Step>> {
+    let request: ExplainRequest = read(&body)?;
+    let question = question(request)?;
+    let (compiled, policies) = (admin.plane.compiled(), admin.plane.policies());
+    let breakers = observed_by(&admin.plane, &question.from);
+    let known = Known {
+        compiled: &compiled,
+        policies: &policies,
+        breakers: &breakers,
+    };
+    let items = explain(known, &question, || fastrand::u64(..));
+    Ok(Json(Items { items }))
+}
+
+fn question(request: ExplainRequest) -> Result<Question, Refusal> {
+    let bad = |field: &str, found: &str, allowed: &str| {
+        Refusal::invalid(format!("{field}: found {found:?}; allowed: {allowed}"))
+    };
+    let url: Uri = request.url.parse().map_err(|_invalid| {
+        let allowed = "a URL as in http://web.shop.mesh/v1";
+        bad("url", &request.url, allowed)
+    })?;
+    if url.host().is_none() || url.scheme_str() != Some("http") {
+        let allowed = "a URL with http and a host: routes see plain HTTP only";
+        return Err(bad("url", &request.url, allowed));
+    }
+    let method = Method::from_bytes(request.method.as_bytes())
+        .map_err(|_invalid| bad("method", &request.method, "an HTTP method"))?;
+    let mut headers = HeaderMap::new();
+    for (name, value) in &request.headers {
+        let parsed = name.parse::<HeaderName>().ok();
+        let parsed = parsed.zip(HeaderValue::from_str(value).ok());
+        let text = format!("{name}: {value}");
+        let (name, value) = parsed.ok_or_else(|| bad("header", &text, "NAME: VALUE"))?;
+        headers.append(name, value);
+    }
+    Ok(Question {
+        from: request.from,
+        method,
+        url,
+        headers,
+    })
+}
+
+/// The policy that is in force for every port of every service.
+pub(super) async fn effective(State(admin): State<Admin>) -> Answer<Items<EffectiveInfo>> {
+    let (compiled, policies) = (admin.plane.compiled(), admin.plane.policies());
+    let mut items = Vec::new();
+    for service in compiled.services() {
+        for port in &service.ports {
+            let candidates = policies_for(&policies, &service.name, port.port);
+            let policy = service.policies.get(&port.port).cloned();
+            let first = candidates.first();
+            let why = match first.map(|(_, spec)| spec.target_ref.port) {
+                None => "no TrafficPolicy is for it",
+                Some(Some(_)) => "it is for this port",
+                Some(None) => "it is for the whole service, and the oldest of those",
+            };
+            let beaten = candidates.iter().skip(1);
+            items.push(EffectiveInfo {
+                service: service.name.to_string(),
+                port: port.port,
+                policy: first.map(|(name, _)| name.name.clone()),
+                why: why.to_owned(),
+                beaten: beaten.map(|(name, _)| name.name.clone()).collect(),
+                spec: spelled_out(&policy.unwrap_or_default()),
+            });
+        }
+    }
+    items.sort_by(|a, b| (&a.service, a.port).cmp(&(&b.service, b.port)));
+    Ok(Json(Items { items }))
+}

@@ -1,0 +1,469 @@
+//! What would become of a request, step by step, with the resource that makes it so. It asks the
+//! same functions that sidecars ask.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, Method, Uri};
+use serde::{Deserialize, Serialize};
+use weft_core::model::{ObservedBreaker, Service};
+use weft_core::name::{ServiceName, WorkloadName};
+use weft_core::policy::{BreakerMode, Fallback, TrafficPolicy};
+use weft_core::reason::Reason;
+use weft_core::route::{
+    Backend, Decision, Filter, HttpMatch, Outcome, PathMatch, PathRewrite, RequestHead, RouteTable,
+    Rule, ValueMatch, in_force,
+};
+use weft_proto::resource::{Kind, Resource};
+
+use crate::compile::{Compiled, policies_for};
+use crate::document::{ObjectName, TrafficPolicySpec};
+
+/// A request that somebody wonders about.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// Who makes it.
+    pub from: WorkloadName,
+    /// Its method.
+    pub method: Method,
+    /// Its URL.
+    pub url: Uri,
+    /// Its fields.
+    pub headers: HeaderMap,
+}
+
+/// One decision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// What is decided: `service`, `route`, `backend`…
+    pub step: String,
+    /// What decides it: a document, or `-`.
+    pub by: String,
+    /// What it comes to.
+    pub result: String,
+}
+
+/// Where the answers come from.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    /// What sidecars are told.
+    pub compiled: &'a Compiled,
+    /// Policies, the oldest first.
+    pub policies: &'a [(ObjectName, TrafficPolicySpec)],
+    /// Breakers that the caller's sidecars have told of.
+    pub breakers: &'a [ObservedBreaker],
+}
+
+/// Explains a request. `random` decides between backends, as it does in a sidecar.
+pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u64) -> Vec<Step> {
+    let mut steps = Steps::default();
+    let Some((service, port)) = find_service(known, question, &mut steps) else {
+        return steps.0;
+    };
+    let own = namespace_routes(known, question, &service.name);
+    let whose = match &own {
+        Some(_) => "consumer",
+        None => "producer",
+    };
+    let routes = in_force(port, own.as_deref(), &service.routes);
+    if routes.is_empty() {
+        steps.add("route", "-", "none: requests go to the service itself");
+        explain_target(known, &service, port, None, &mut steps);
+        return steps.0;
+    }
+    let table = RouteTable::new(routes);
+    let head = RequestHead {
+        method: &question.method,
+        path: question.url.path(),
+        query: question.url.query(),
+        headers: &question.headers,
+    };
+    let Some(decision) = table.decide(&head, random) else {
+        let names = table.routes().iter().map(|route| {
+            let name = &route.name;
+            format!("{}/{}", name.namespace, name.name)
+        });
+        let routes: Vec<String> = names.collect();
+        let result = format!(
+            "no rule takes it: {}",
+            answered(Reason::RouteNotFound, &routes.join(", "))
+        );
+        steps.add("route", "-", result);
+        return steps.0;
+    };
+    explain_decision(&decision, whose, &mut steps);
+    if let Outcome::Forward(_) = decision.outcome {
+        let rule = decision.found.rule;
+        let total: u64 = rule.backends.iter().map(|b| u64::from(b.weight)).sum();
+        for backend in rule.backends.iter().filter(|backend| backend.weight > 0) {
+            let share = f64::from(backend.weight) / total as f64 * 100.0;
+            explain_backend(known, backend, share, rule, &mut steps);
+        }
+    }
+    steps.0
+}
+
+#[derive(Default)]
+struct Steps(Vec<Step>);
+
+impl Steps {
+    fn add(&mut self, step: &str, by: impl Into<String>, result: impl Into<String>) {
+        self.0.push(Step {
+            step: step.to_owned(),
+            by: by.into(),
+            result: result.into(),
+        });
+    }
+}
+
+fn answered(reason: Reason, detail: &str) -> String {
+    let mut text = format!("answered with {} and {reason}", reason.http_status());
+    if !detail.is_empty() {
+        let _infallible = write!(text, " ({detail})");
+    }
+    text
+}
+
+fn service(compiled: &Compiled, name: &str) -> Option<Service> {
+    match &compiled.find(Kind::Service, name)?.resource {
+        Resource::Service(service) => Some(service.clone()),
+        Resource::Workload(_)
+        | Resource::TrustBundle(_)
+        | Resource::MeshConfig(_)
+        | Resource::Namespace(_) => None,
+    }
+}
+
+fn find_service(
+    known: Known<'_>,
+    question: &Question,
+    steps: &mut Steps,
+) -> Option<(Service, u16)> {
+    let host = question.url.host().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let port = question.url.port_u16().unwrap_or(80);
+    let Some(service) = service(known.compiled, host) else {
+        let result = if host.ends_with(".mesh") {
+            answered(Reason::ServiceNotFound, "no service goes by this name")
+        } else {
+            "no service goes by this name or address: it leaves the mesh, or is refused, as \
+             unknownDestinations of MeshConfig says"
+                .to_owned()
+        };
+        steps.add("service", "-", format!("{host}: {result}"));
+        return None;
+    };
+    let addresses: Vec<String> = service.addresses.iter().map(ToString::to_string).collect();
+    let by = format!("Service {}", service.name);
+    let Some(declared) = service.port(port) else {
+        let ports: Vec<String> = service.ports.iter().map(|p| p.port.to_string()).collect();
+        let detail = format!("it has {}", ports.join(", "));
+        let result = answered(Reason::PortNotDeclared, &detail);
+        steps.add("service", by, format!("port {port}: {result}"));
+        return None;
+    };
+    let result = format!(
+        "{host} is {} at {}, port {port}, {}",
+        service.name,
+        addresses.join(" and "),
+        declared.protocol.as_str()
+    );
+    steps.add("service", by, result);
+    Some((service, port))
+}
+
+/// The routes that the caller's own namespace has for a service.
+fn namespace_routes(
+    known: Known<'_>,
+    question: &Question,
+    service: &ServiceName,
+) -> Option<Vec<Arc<weft_core::route::Route>>> {
+    let namespace = question.from.namespace();
+    match &known.compiled.find(Kind::Namespace, namespace)?.resource {
+        Resource::Namespace(namespace) => namespace.routes.get(service).cloned(),
+        Resource::Service(_)
+        | Resource::Workload(_)
+        | Resource::TrustBundle(_)
+        | Resource::MeshConfig(_) => None,
+    }
+}
+
+fn explain_decision(decision: &Decision<'_>, whose: &str, steps: &mut Steps) {
+    let found = &decision.found;
+    let name = &found.route.name;
+    let by = format!("route {}/{}", name.namespace, name.name);
+    let rule = match &found.rule.name {
+        Some(name) => format!("rule {} ({name})", found.index),
+        None => format!("rule {}", found.index),
+    };
+    let matched = found.matched.map_or_else(
+        || "it takes everything".to_owned(),
+        |matched| format!("it takes {}", match_text(matched)),
+    );
+    steps.add("route", &by, format!("a {whose}'s; {rule}: {matched}"));
+    for filter in &found.rule.filters {
+        steps.add("filter", &by, filter_text(filter));
+    }
+    if let Some(delay) = decision.delay {
+        steps.add("fault", &by, format!("this one waits {delay:?} first"));
+    }
+    match &decision.outcome {
+        Outcome::Forward(_) => {}
+        Outcome::NoBackend => {
+            let result = answered(Reason::BackendNotFound, "the rule has no backend");
+            steps.add("backend", &by, result);
+        }
+        Outcome::Redirect(redirect) => {
+            let result = format!("answered with {}", redirect.status.code());
+            steps.add("answer", &by, result);
+        }
+        Outcome::Preflight(_) => steps.add("answer", &by, "answered as a CORS preflight"),
+        Outcome::Abort(abort) => {
+            let result = format!("this one is answered with {} on purpose", abort.status);
+            steps.add("fault", &by, result);
+        }
+    }
+}
+
+fn explain_backend(
+    known: Known<'_>,
+    backend: &Backend,
+    share: f64,
+    rule: &Rule,
+    steps: &mut Steps,
+) {
+    let by = "backendRefs";
+    let Some(name) = &backend.service else {
+        let result = answered(Reason::BackendNotFound, "see the route's status");
+        steps.add("backend", by, format!("{share:.0} %: {result}"));
+        return;
+    };
+    let result = format!("{share:.0} % go to {name}:{}", backend.port);
+    steps.add("backend", by, result);
+    for filter in &*backend.filters {
+        steps.add("filter", by, filter_text(filter));
+    }
+    if let Some(service) = service(known.compiled, &name.to_string()) {
+        explain_target(known, &service, backend.port, Some(rule), steps);
+    }
+}
+
+/// The policy, endpoints, retries and timeouts of the port that a request is sent to.
+fn explain_target(
+    known: Known<'_>,
+    service: &Service,
+    port: u16,
+    rule: Option<&Rule>,
+    steps: &mut Steps,
+) {
+    let in_force = policies_for(known.policies, &service.name, port);
+    let by = match in_force.first() {
+        Some((name, _)) => format!("TrafficPolicy {}/{}", name.namespace, name.name),
+        None => "defaults".to_owned(),
+    };
+    let policy = service.policies.get(&port).map(Arc::clone);
+    let policy = policy.unwrap_or_default();
+    let why = match in_force.as_slice() {
+        [] => "no TrafficPolicy is for it".to_owned(),
+        [(_, spec), others @ ..] => {
+            let what = match spec.target_ref.port {
+                Some(port) => format!("for port {port}"),
+                None => "for the whole service".to_owned(),
+            };
+            let others: Vec<&str> = others.iter().map(|(name, _)| &*name.name).collect();
+            match others.as_slice() {
+                [] => what,
+                others => format!("{what}; it comes before {}", others.join(", ")),
+            }
+        }
+    };
+    steps.add("policy", &by, why);
+    steps.add("balancing", &by, balancing_text(&policy));
+    steps.add("breaker", &by, breaker_text(&policy));
+    explain_endpoints(known, service, port, policy.fallback.is_some(), steps);
+    let own = |here: bool| if here { "the route" } else { &*by };
+    let retry = rule.and_then(|rule| rule.retry.as_ref());
+    let text = retry_text(retry.unwrap_or(&policy.retry), &policy);
+    steps.add("retry", own(retry.is_some()), text);
+    let request = rule.and_then(|rule| rule.request_timeout);
+    let attempt = rule.and_then(|rule| rule.backend_timeout);
+    let text = format!(
+        "request {}, attempt {}",
+        time_text(
+            request.or(policy.request_timeout),
+            "the sidecar's timeouts.request"
+        ),
+        time_text(attempt.or(policy.per_try_timeout), "as long as the request"),
+    );
+    steps.add("timeout", own(request.is_some() || attempt.is_some()), text);
+}
+
+/// Who serves a port, with the breakers that the caller's sidecar has told of.
+fn explain_endpoints(
+    known: Known<'_>,
+    service: &Service,
+    port: u16,
+    fallback: bool,
+    steps: &mut Steps,
+) {
+    let observed = known.breakers.iter();
+    let observed = observed.filter(|b| b.service == service.name && b.port == port);
+    if let Some(whole) = observed.clone().find(|breaker| breaker.endpoint.is_none()) {
+        let result = format!(
+            "of the whole port: {} ({})",
+            whole.state.as_str(),
+            whole.cause
+        );
+        steps.add("breaker", "the caller's sidecar", result);
+    }
+    let mut endpoints = 0;
+    for endpoint in &service.endpoints {
+        let Some(address) = endpoint.address_for(port) else {
+            continue;
+        };
+        endpoints += 1;
+        let of_address = |breaker: &&ObservedBreaker| {
+            let found = breaker.endpoint.as_ref();
+            found.is_some_and(|(_, found)| *found == address)
+        };
+        let state = match observed.clone().find(of_address) {
+            Some(breaker) => format!("{} ({})", breaker.state.as_str(), breaker.cause),
+            None => "closed".to_owned(),
+        };
+        let result = format!("{} at {address}: breaker {state}", endpoint.workload);
+        steps.add(
+            "endpoint",
+            format!("Workload {}", endpoint.workload),
+            result,
+        );
+    }
+    if endpoints == 0 {
+        let result = match fallback {
+            true => "none: the fallback answers".to_owned(),
+            false => format!("none: {}", answered(Reason::NoEndpoints, "")),
+        };
+        steps.add("endpoint", "-", result);
+    }
+}
+
+fn time_text(time: Option<Duration>, otherwise: &str) -> String {
+    match time {
+        Some(Duration::ZERO) => "without limit".to_owned(),
+        Some(time) => format!("{time:?}"),
+        None => otherwise.to_owned(),
+    }
+}
+
+fn retry_text(retry: &weft_core::retry::RetryPolicy, policy: &TrafficPolicy) -> String {
+    if retry.attempts == 0 {
+        return "never".to_owned();
+    }
+    format!(
+        "up to {} times on {:?}, waiting {:?} to {:?}; budget {} of the requests and {} a second",
+        retry.attempts,
+        retry.statuses,
+        retry.backoff,
+        retry.backoff_max,
+        policy.budget.ratio,
+        policy.budget.minimum_per_second,
+    )
+}
+
+fn balancing_text(policy: &TrafficPolicy) -> String {
+    let kind = policy.balancing.as_str();
+    match &policy.hash_on {
+        Some(on) => format!("{kind} on {on:?}"),
+        None => kind.to_owned(),
+    }
+}
+
+fn breaker_text(policy: &TrafficPolicy) -> String {
+    let mode = match policy.breaker_mode {
+        BreakerMode::Enforce => "",
+        BreakerMode::Observe => "observed only; ",
+        BreakerMode::ForceOpen => "forced open: nothing goes through; ",
+    };
+    let endpoints = match &policy.breaker {
+        None => "none".to_owned(),
+        Some(config) => {
+            let in_a_row = config.consecutive_failures;
+            let in_a_row = in_a_row.map(|n| format!("{n} failures in a row or "));
+            format!(
+                "opens after {}{:.0} % of at least {} calls",
+                in_a_row.unwrap_or_default(),
+                config.failure_rate * 100.0,
+                config.minimum_calls
+            )
+        }
+    };
+    let fallback = match &policy.fallback {
+        None => String::new(),
+        Some(Fallback::Response { status, .. }) => format!("; fallback: {status}"),
+        Some(Fallback::Backend { service, port }) => format!("; fallback: {service}:{port}"),
+    };
+    format!("{mode}per endpoint: {endpoints}{fallback}")
+}
+
+fn match_text(matched: &HttpMatch) -> String {
+    let mut text = match &matched.path {
+        PathMatch::Exact(path) => format!("the path {path}"),
+        PathMatch::Prefix(prefix) => format!("paths below {prefix}/"),
+        PathMatch::Pattern(pattern) => format!("paths like {}", pattern.as_str()),
+    };
+    if let Some(method) = &matched.method {
+        let _infallible = write!(text, ", {method}");
+    }
+    for (name, value) in &matched.headers {
+        let _infallible = write!(text, ", {name}: {}", value_text(value));
+    }
+    for (name, value) in &matched.queries {
+        let _infallible = write!(text, ", ?{name}={}", value_text(value));
+    }
+    text
+}
+
+fn value_text(value: &ValueMatch) -> &str {
+    match value {
+        ValueMatch::Exact(text) => text,
+        ValueMatch::Pattern(pattern) => pattern.as_str(),
+    }
+}
+
+fn filter_text(filter: &Filter) -> String {
+    let path = |path: &Option<PathRewrite>| match path {
+        None => "the same path".to_owned(),
+        Some(PathRewrite::Full(path)) => format!("path {path}"),
+        Some(PathRewrite::Prefix(path)) => format!("prefix {path}"),
+    };
+    match filter {
+        Filter::RequestHeaders(modifier) => format!("request fields: {}", names(modifier)),
+        Filter::ResponseHeaders(modifier) => format!("response fields: {}", names(modifier)),
+        Filter::Redirect(redirect) => format!("redirects to {}", path(&redirect.path)),
+        Filter::Rewrite(rewrite) => {
+            let host = rewrite.hostname.as_deref().unwrap_or("the same host");
+            format!("rewrites to {host}, {}", path(&rewrite.path))
+        }
+        Filter::Mirror(mirror) => format!(
+            "copies {} of {} to {}:{}",
+            mirror.numerator, mirror.denominator, mirror.backend, mirror.port
+        ),
+        Filter::Cors(cors) => format!("CORS for {}", cors.allow_origins.join(", ")),
+        Filter::Fault(fault) => {
+            let delay = fault.delay.map(|d| format!("delay {:?}", d.time));
+            let abort = fault.abort.map(|a| format!("abort with {}", a.status));
+            let parts: Vec<String> = delay.into_iter().chain(abort).collect();
+            format!("a fault on purpose: {}", parts.join(", "))
+        }
+    }
+}
+
+fn names(modifier: &weft_core::route::HeaderModifier) -> String {
+    let set = modifier.set.iter().map(|(name, _)| format!("sets {name}"));
+    let add = modifier.add.iter().map(|(name, _)| format!("adds {name}"));
+    let remove = modifier.remove.iter().map(|name| format!("removes {name}"));
+    set.chain(add).chain(remove).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests;

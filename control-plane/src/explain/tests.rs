@@ -1,0 +1,119 @@
+//! That explanations are those of the live path, and read well.
+
+use proptest::prelude::*;
+use weft_core::model::{AppProtocol, ServicePort};
+use weft_core::route::{Route, RouteName};
+
+use super::*;
+
+fn service(routes: Vec<Arc<Route>>) -> Service {
+    Service {
+        name: "shop/web".parse().unwrap(),
+        addresses: vec!["240.240.0.1".parse().unwrap()],
+        ports: vec![ServicePort {
+            port: 80,
+            protocol: AppProtocol::Http,
+        }],
+        endpoints: Vec::new(),
+        policies: Default::default(),
+        routes,
+    }
+}
+
+fn compiled(routes: Vec<Arc<Route>>) -> Compiled {
+    let resource = Resource::Service(service(routes));
+    let aliases = resource.aliases();
+    Compiled::of(1, vec![(resource, aliases)])
+}
+
+fn ask(compiled: &Compiled, url: &str) -> Vec<Step> {
+    let known = Known {
+        compiled,
+        policies: &[],
+        breakers: &[],
+    };
+    let question = Question {
+        from: "shop/me".parse().unwrap(),
+        method: Method::GET,
+        url: url.parse().unwrap(),
+        headers: HeaderMap::new(),
+    };
+    explain(known, &question, || 7)
+}
+
+fn says(steps: &[Step], step: &str, part: &str) -> bool {
+    steps
+        .iter()
+        .any(|found| found.step == step && found.result.contains(part))
+}
+
+#[test]
+fn what_is_not_there_is_said() {
+    let compiled = compiled(Vec::new());
+    let cases = [
+        ("http://gone.shop.mesh/", "service", "service-not-found"),
+        ("http://example.org/", "service", "leaves the mesh"),
+        ("http://web.shop.mesh:81/", "service", "port-not-declared"),
+        ("http://web.shop.mesh/", "route", "none"),
+        ("http://240.240.0.1/", "endpoint", "no-endpoints"),
+    ];
+    for (url, step, part) in cases {
+        let steps = ask(&compiled, url);
+        assert!(says(&steps, step, part), "{url}: {steps:#?}");
+    }
+}
+
+fn any_rule() -> impl Strategy<Value = Rule> {
+    let path = prop_oneof![
+        "/[ab](/[ab])?".prop_map(|path| PathMatch::exact(&path).unwrap()),
+        "/[ab]?".prop_map(|path| PathMatch::prefix(&path).unwrap()),
+        Just(PathMatch::pattern("/[ab]+/b").unwrap()),
+    ];
+    let backends = prop::collection::vec((0u32..3, any::<bool>()), 0..3);
+    (prop::collection::vec(path, 0..3), backends).prop_map(|(paths, backends)| Rule {
+        matches: paths.into_iter().map(HttpMatch::of).collect(),
+        backends: backends
+            .into_iter()
+            .map(|(weight, there)| Backend {
+                service: there.then(|| "shop/web".parse().unwrap()),
+                port: 80,
+                weight,
+                filters: Arc::default(),
+            })
+            .collect(),
+        ..Rule::default()
+    })
+}
+
+proptest! {
+    /// The rule and the outcome that are explained are those of the sidecar's own decision.
+    #[test]
+    fn explanations_are_those_of_the_live_path(
+        rules in prop::collection::vec(any_rule(), 1..6),
+        path in "/[ab]?(/[ab])?",
+    ) {
+        let name = RouteName { namespace: "shop".into(), name: "r".into() };
+        let route = Arc::new(Route { name, ports: vec![], created: 0, rules });
+        let table = RouteTable::new(vec![Arc::clone(&route)]);
+        let (method, headers) = (Method::GET, HeaderMap::new());
+        let head = RequestHead { method: &method, path: &path, query: None, headers: &headers };
+        let steps = ask(&compiled(vec![route]), &format!("http://web.shop.mesh{path}"));
+        match table.decide(&head, || 7) {
+            None => prop_assert!(says(&steps, "route", "route-not-found"), "{steps:#?}"),
+            Some(decision) => {
+                let rule = format!("rule {}:", decision.found.index);
+                prop_assert!(says(&steps, "route", &rule), "{rule} {steps:#?}");
+                let backend = match decision.outcome {
+                    Outcome::Forward(Backend { service: None, .. }) | Outcome::NoBackend => {
+                        "backend-not-found"
+                    }
+                    Outcome::Forward(_)
+                    | Outcome::Redirect(_)
+                    | Outcome::Preflight(_)
+                    | Outcome::Abort(_) => "% go to shop/web:80",
+                };
+                prop_assert!(says(&steps, "backend", backend), "{backend} {steps:#?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! What a change would do, before it is made: for which services, ports and callers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use weft_core::model::Service;
+use weft_core::name::ServiceName;
+use weft_core::route::Route;
+use weft_proto::resource::{Kind, Resource};
+
+use crate::compile::{Compiled, policies_for};
+use crate::document::{ObjectName, TrafficPolicySpec, spelled_out};
+
+/// One difference that callers would notice.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Effect {
+    /// The service, NAMESPACE/NAME, or `mesh`.
+    pub service: String,
+    /// Who would notice: every caller, or those of a namespace.
+    pub callers: String,
+    /// What would be different.
+    pub change: String,
+}
+
+/// One state of affairs.
+#[derive(Debug, Clone, Copy)]
+pub struct State<'a> {
+    /// What sidecars are told.
+    pub compiled: &'a Compiled,
+    /// Policies, the oldest first.
+    pub policies: &'a [(ObjectName, TrafficPolicySpec)],
+}
+
+const EVERYBODY: &str = "every caller";
+
+/// What is different for callers between two states.
+pub fn effects(before: State<'_>, after: State<'_>) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    let services = |state: State<'_>| -> BTreeMap<ServiceName, Service> {
+        let services = state.compiled.services();
+        services.map(|s| (s.name.clone(), s.clone())).collect()
+    };
+    let (old, new) = (services(before), services(after));
+    let names: BTreeSet<&ServiceName> = old.keys().chain(new.keys()).collect();
+    for name in names {
+        let mut add = |change: String| {
+            effects.push(Effect {
+                service: name.to_string(),
+                callers: EVERYBODY.to_owned(),
+                change,
+            });
+        };
+        match (old.get(name), new.get(name)) {
+            (None, Some(_)) => add("it comes into being".to_owned()),
+            (Some(_), None) => add("it ceases to exist".to_owned()),
+            (Some(old), Some(new)) => {
+                let ports = |service: &Service| -> BTreeMap<u16, &'static str> {
+                    let ports = service.ports.iter();
+                    ports.map(|p| (p.port, p.protocol.as_str())).collect()
+                };
+                if ports(old) != ports(new) {
+                    add(format!("ports {:?} become {:?}", ports(old), ports(new)));
+                }
+                route_changes(&old.routes, &new.routes, &mut add);
+            }
+            (None, None) => {}
+        }
+        for port in new.get(name).iter().flat_map(|service| &service.ports) {
+            policy_changes(
+                (name, port.port),
+                (before, old.get(name)),
+                (after, new.get(name)),
+                &mut add,
+            );
+        }
+    }
+    consumer_changes(before, after, &mut effects);
+    effects
+}
+
+/// Routes that callers of single namespaces go by.
+fn consumer_changes(before: State<'_>, after: State<'_>, effects: &mut Vec<Effect>) {
+    let namespaces =
+        |state: State<'_>| -> BTreeMap<String, BTreeMap<ServiceName, Vec<Arc<Route>>>> {
+            let all = state.compiled.of_kind(Kind::Namespace);
+            let all = all.filter_map(|encoded| match &encoded.resource {
+                Resource::Namespace(namespace) => {
+                    Some((namespace.name.clone(), namespace.routes.clone()))
+                }
+                Resource::Service(_)
+                | Resource::Workload(_)
+                | Resource::TrustBundle(_)
+                | Resource::MeshConfig(_) => None,
+            });
+            all.collect()
+        };
+    let (old, new) = (namespaces(before), namespaces(after));
+    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let none = BTreeMap::new();
+    for namespace in names {
+        let old = old.get(namespace).unwrap_or(&none);
+        let new = new.get(namespace).unwrap_or(&none);
+        let services: BTreeSet<&ServiceName> = old.keys().chain(new.keys()).collect();
+        for service in services {
+            let of = |all: &BTreeMap<ServiceName, Vec<Arc<Route>>>| {
+                all.get(service).cloned().unwrap_or_default()
+            };
+            route_changes(&of(old), &of(new), &mut |change| {
+                effects.push(Effect {
+                    service: service.to_string(),
+                    callers: format!("callers in {namespace}"),
+                    change,
+                });
+            });
+        }
+    }
+}
+
+fn route_changes(old: &[Arc<Route>], new: &[Arc<Route>], add: &mut impl FnMut(String)) {
+    let by_name = |routes: &[Arc<Route>]| -> BTreeMap<String, Arc<Route>> {
+        let routes = routes.iter();
+        let named = routes.map(|route| {
+            let name = format!("{}/{}", route.name.namespace, route.name.name);
+            (name, Arc::clone(route))
+        });
+        named.collect()
+    };
+    let (old, new) = (by_name(old), by_name(new));
+    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    for name in names {
+        match (old.get(name), new.get(name)) {
+            (None, Some(route)) => {
+                let rules = route.rules.len();
+                add(format!("route {name} comes, with {rules} rules"));
+            }
+            (Some(_), None) => add(format!("route {name} goes")),
+            (Some(old), Some(new)) if old != new => {
+                if old.ports != new.ports {
+                    let all = "all ports".to_owned();
+                    let ports = |route: &Route| match route.ports.as_slice() {
+                        [] => all.clone(),
+                        ports => format!("{ports:?}"),
+                    };
+                    add(format!(
+                        "route {name} is for {} in the place of {}",
+                        ports(new),
+                        ports(old)
+                    ));
+                }
+                let most = old.rules.len().max(new.rules.len());
+                for index in 0..most {
+                    match (old.rules.get(index), new.rules.get(index)) {
+                        (Some(old), Some(new)) if old != new => {
+                            add(format!("route {name}: rule {index} changes"));
+                        }
+                        (None, Some(_)) => add(format!("route {name}: rule {index} comes")),
+                        (Some(_), None) => add(format!("route {name}: rule {index} goes")),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn policy_changes(
+    (name, port): (&ServiceName, u16),
+    (before, old): (State<'_>, Option<&Service>),
+    (after, new): (State<'_>, Option<&Service>),
+    add: &mut impl FnMut(String),
+) {
+    let by = |state: State<'_>| {
+        let first = policies_for(state.policies, name, port).into_iter().next();
+        first.map_or_else(
+            || "the defaults".to_owned(),
+            |(name, _)| format!("TrafficPolicy {}", name.name),
+        )
+    };
+    let (was, is) = (by(before), by(after));
+    if old.is_some() && was != is {
+        add(format!("port {port}: {is} in the place of {was}"));
+    }
+    let spelled = |service: Option<&Service>| {
+        let policy = service.and_then(|service| service.policies.get(&port).cloned());
+        spelled_out(&policy.unwrap_or_default())
+    };
+    let mut fields = Vec::new();
+    compare("", &spelled(old), &spelled(new), &mut fields);
+    for field in fields {
+        add(format!("port {port}: {field}"));
+    }
+}
+
+/// Fields that are different, by their path.
+fn compare(path: &str, old: &Value, new: &Value, fields: &mut Vec<String>) {
+    match (old, new) {
+        (Value::Object(before), Value::Object(after)) => {
+            let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+            for name in names {
+                let path = match path {
+                    "" => name.clone(),
+                    path => format!("{path}.{name}"),
+                };
+                compare(&path, &old[name], &new[name], fields);
+            }
+        }
+        (old, new) if old != new => fields.push(format!("{path} becomes {new}, was {old}")),
+        _ => {}
+    }
+}

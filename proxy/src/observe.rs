@@ -1,0 +1,123 @@
+//! Tells the control plane what people want to see of this sidecar: which breakers have opened, and
+//! why.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio_stream::wrappers::ReceiverStream;
+use weft_core::breaker::StateView;
+use weft_core::model::ObservedBreaker;
+use weft_core::time::Instant;
+use weft_proto::registry::Observed;
+use weft_proto::registry::registry_client::RegistryClient;
+
+use crate::control_plane::{self, Trusting};
+use crate::identity::Manager;
+use crate::mesh::{Mesh, PortView};
+use crate::tls::Trust;
+
+/// How often it is looked whether something changed.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Before another try after the stream ended.
+const RECONNECT_AFTER: Duration = Duration::from_secs(3);
+/// Breakers told of at most; the open ones first.
+const BREAKERS_MAX: usize = 1000;
+
+/// Runs until the task is dropped.
+pub async fn run(address: String, mesh: Arc<Mesh>, identity: Arc<Manager>) {
+    loop {
+        if let Err(reason) = stream(&address, &mesh, &identity).await {
+            tracing::debug!(reason, "what is observed was not told");
+        }
+        sleep(RECONNECT_AFTER.mul_f64(0.75 + fastrand::f64() * 0.5)).await;
+    }
+}
+
+async fn stream(address: &str, mesh: &Mesh, identity: &Manager) -> Result<(), String> {
+    let identity = identity.subscribe().borrow().clone();
+    let identity = identity.ok_or("no certificate yet")?;
+    let trust = Trust::new(&identity.bundle).map_err(|error| error.to_string())?;
+    let trusting = Trusting::Mutual(Arc::new(trust), Arc::clone(&identity.credentials));
+    let channel = control_plane::connect(address, &trusting).await;
+    let channel = channel.map_err(|error| error.to_string())?;
+    let (told, outgoing) = mpsc::channel(1);
+    let mut client = RegistryClient::new(channel);
+    let telling = async {
+        let mut before = Vec::new();
+        let mut look = interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            let breakers = observed(mesh);
+            // Times pass without being told: only what they count from changes.
+            let now: Vec<_> = breakers.iter().map(without_times).collect();
+            if now == before {
+                continue;
+            }
+            before = now;
+            let breakers = breakers.iter().map(Into::into).collect();
+            if told.send(Observed { breakers }).await.is_err() {
+                return;
+            }
+        }
+    };
+    let ended = client.observe(ReceiverStream::new(outgoing));
+    tokio::select! {
+        ended = ended => ended.map(drop).map_err(|status| status.message().to_owned()),
+        () = telling => Ok(()),
+    }
+}
+
+fn without_times(breaker: &ObservedBreaker) -> ObservedBreaker {
+    ObservedBreaker {
+        since: Duration::ZERO,
+        next_probe: None,
+        ..breaker.clone()
+    }
+}
+
+/// Breakers that have ever opened: those of endpoints and those of whole ports.
+fn observed(mesh: &Mesh) -> Vec<ObservedBreaker> {
+    let now = crate::clock::now();
+    let snapshot = mesh.snapshot();
+    let views = snapshot
+        .services
+        .values()
+        .chain(snapshot.workloads.values());
+    let ports = views.flat_map(|view| view.ports());
+    let mut all: Vec<ObservedBreaker> = ports.flat_map(|port| of_port(port, now)).collect();
+    all.sort_by(|a, b| {
+        let key = |one: &ObservedBreaker| one.state == StateView::Closed;
+        let name = |one: &ObservedBreaker| (one.service.clone(), one.port, one.endpoint.clone());
+        (key(a), name(a)).cmp(&(key(b), name(b)))
+    });
+    all.truncate(BREAKERS_MAX);
+    all
+}
+
+fn of_port(port: &PortView, now: Instant) -> Vec<ObservedBreaker> {
+    let own = port.breaker(now).map(|view| (None, view));
+    let endpoints = port.endpoints.iter();
+    let endpoints = endpoints.filter_map(|endpoint| {
+        let name = (endpoint.model.workload.clone(), endpoint.key.address);
+        Some((Some(name), endpoint.live.breaker(now)?))
+    });
+    let opened = own.into_iter().chain(endpoints);
+    let opened = opened.filter_map(|(endpoint, view)| {
+        Some(ObservedBreaker {
+            service: port.service.clone(),
+            port: port.port,
+            endpoint,
+            state: view.state,
+            since: view.since?,
+            cause: view
+                .cause
+                .map(|cause| cause.to_string())
+                .unwrap_or_default(),
+            next_probe: view.next_probe,
+        })
+    });
+    opened.collect()
+}
