@@ -189,6 +189,12 @@ impl Sidecar {
         let state = StateDir::open(&config.state_dir)?;
         let tls = Arc::new(TlsContext::default());
         let (mesh, demanded) = Mesh::new(metrics.clone(), &config);
+        // Weakly: the mesh has the metrics too.
+        let seen = Arc::downgrade(&mesh);
+        metrics.set_breaker_source(Box::new(move || {
+            let mesh = seen.upgrade();
+            mesh.map(|mesh| observe::samples(&mesh)).unwrap_or_default()
+        }));
         let readiness = Readiness::default();
         let address = config.control_plane.address.clone();
         let identity = Arc::new(Manager::new(

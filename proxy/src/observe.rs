@@ -16,6 +16,7 @@ use weft_proto::registry::registry_client::RegistryClient;
 use crate::control_plane::{self, Trusting};
 use crate::identity::Manager;
 use crate::mesh::{Mesh, PortView};
+use crate::telemetry::metrics::{BreakerSample, BreakerState};
 use crate::tls::Trust;
 
 /// How often it is looked whether something changed.
@@ -120,4 +121,37 @@ fn of_port(port: &PortView, now: Instant) -> Vec<ObservedBreaker> {
         })
     });
     opened.collect()
+}
+
+/// Every breaker, as a scrape sees it.
+pub fn samples(mesh: &Mesh) -> Vec<BreakerSample> {
+    let now = crate::clock::now();
+    let snapshot = mesh.snapshot();
+    let views = snapshot
+        .services
+        .values()
+        .chain(snapshot.workloads.values());
+    let mut samples = Vec::new();
+    for port in views.flat_map(|view| view.ports()) {
+        let own = port.breaker(now).map(|view| (String::new(), view));
+        let endpoints = port.endpoints.iter().filter_map(|endpoint| {
+            let view = endpoint.live.breaker(now)?;
+            Some((endpoint.key.address.to_string(), view))
+        });
+        samples.extend(
+            own.into_iter()
+                .chain(endpoints)
+                .map(|(endpoint, view)| BreakerSample {
+                    service: port.service.to_string(),
+                    endpoint,
+                    state: match view.state {
+                        StateView::Closed => BreakerState::Closed,
+                        StateView::HalfOpen => BreakerState::HalfOpen,
+                        StateView::Open => BreakerState::Open,
+                    },
+                    opened: view.opened,
+                }),
+        );
+    }
+    samples
 }

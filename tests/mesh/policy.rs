@@ -284,3 +284,35 @@ fn equal_keys_meet_the_same_endpoint() {
     let names: std::collections::BTreeSet<&str> = answered.lines().collect();
     assert_eq!(names.len(), 1, "{answered}");
 }
+
+#[test]
+fn what_is_left_of_a_deadline_travels_with_the_request() {
+    need!("python3", "curl");
+    let machine = Machine::shared();
+    let mesh = Mesh::start(&machine);
+    let _web = mesh.serve("web", &["8080"], script("echo.py").args(["8080", "web"]));
+    let slow = mesh.serve("slow", &["8080"], backend("8080 slow"));
+    let ask = |url: &str, more: &str| shown(&mesh, &format!("{more} {url}"));
+    let seen = |answer: &str| -> u64 {
+        let (_, rest) = answer.split_once("\"weft-deadline\": \"").expect(answer);
+        let (millis, _) = rest.split_once('"').expect(answer);
+        millis.parse().expect("milliseconds")
+    };
+    // What the application says is passed on, less the time that has gone.
+    let web = "http://web.shop.mesh:8080/";
+    let answer = ask(web, "--header weft-deadline:5000");
+    assert!((1..5000).contains(&seen(&answer)), "{answer}");
+    // The policy's own timeout is a deadline too, and the shorter one counts.
+    put(&mesh, "timeouts: {request: 2s}");
+    assert!((1..2000).contains(&seen(&ask(web, "--header weft-deadline:5000"))));
+    assert!((1..700).contains(&seen(&ask(web, "--header weft-deadline:700"))));
+    // Nobody waits any more: the application is not asked.
+    let late = ask(web, "--header weft-deadline:0");
+    assert!(late.ends_with("504:deadline-exceeded"), "{late}");
+    let late = ask(
+        "http://slow.shop.mesh:8080/slow/5",
+        "--header weft-deadline:300",
+    );
+    assert!(late.ends_with("504:deadline-exceeded"), "{late}");
+    drop(slow);
+}

@@ -148,6 +148,8 @@ pub struct View {
     pub cause: Option<Cause>,
     /// While open: in how long the next probe may be made.
     pub next_probe: Option<Duration>,
+    /// How often it has opened.
+    pub opened: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -188,6 +190,7 @@ pub struct Breaker {
     /// When it came into its state.
     entered: Option<Instant>,
     cause: Option<Cause>,
+    opened: u64,
 }
 
 impl Breaker {
@@ -204,6 +207,7 @@ impl Breaker {
             probes_given: 0,
             entered: None,
             cause: None,
+            opened: 0,
             config,
         }
     }
@@ -314,6 +318,7 @@ impl Breaker {
             since: self.entered.map(|entered| now.saturating_since(entered)),
             cause: self.cause,
             next_probe,
+            opened: self.opened,
         }
     }
 
@@ -447,6 +452,7 @@ impl Breaker {
     fn enter(&mut self, state: State, now: Instant) -> Transition {
         let from = self.state.view();
         self.entered = Some(now);
+        self.opened += u64::from(matches!(state, State::Open { .. }));
         self.generation += 1;
         self.state = state;
         self.probes.clear();

@@ -123,6 +123,9 @@ reasons! {
     PerTryTimeout = "per-try-timeout", 504, 4, Upstream,
         "the last attempt took longer than the timeout of one",
         "find out what took long with a trace, then the timeout of one attempt";
+    DeadlineExceeded = "deadline-exceeded", 504, 4, Downstream,
+        "the caller's own deadline (grpc-timeout, weft-deadline) has passed: nobody waits for the answer",
+        "find out what took long with a trace, or let the caller wait longer";
     IdleTimeout = "idle-timeout", 504, 4, Upstream,
         "nothing moved for the idle time",
         "send keep-alives, or raise the idle timeout";

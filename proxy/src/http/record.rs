@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode, Version};
-use weft_core::breaker::CallClass;
+use weft_core::breaker::{CallClass, Transition};
 use weft_core::policy::{Failures, TrafficPolicy};
 use weft_core::reason::Reason;
 use weft_core::retry::Failure;
@@ -156,12 +156,29 @@ impl Record {
         }
     }
 
+    /// Ends an attempt with what came of it.
+    pub fn finish_call(&self, call: Call, class: CallClass, now: Instant) {
+        self.note_breaker(call.finish(class, now));
+    }
+
+    fn note_breaker(&self, transition: Option<Transition>) {
+        if let (Some(transition), Some(span)) = (transition, &self.span) {
+            span.breaker_changed(&transition);
+        }
+    }
+
     fn tell(&mut self, class: CallClass, grpc_status: Option<u8>) {
         if self.told {
             return;
         }
         self.told = true;
         let now = crate::clock::now();
+        if let Some(call) = self.call.take() {
+            self.finish_call(call, class, now);
+        }
+        if let Some(call) = self.port_call.take() {
+            self.note_breaker(call.finish(class, now));
+        }
         if let Some(span) = self.span.take() {
             span.set_status(self.status.as_u16());
             if let Some(code) = grpc_status {
@@ -180,12 +197,6 @@ impl Record {
             record.bytes_in = line.received.load(Ordering::Relaxed);
             record.bytes_out = self.sent_bytes;
             line.log.log(record);
-        }
-        if let Some(call) = self.call.take() {
-            call.finish(class, now);
-        }
-        if let Some(call) = self.port_call.take() {
-            call.finish(class, now);
         }
         if let Some(stats) = &self.stats {
             stats.record(&RequestDone {

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::EXPECT;
 use http::request::Parts;
@@ -9,12 +10,14 @@ use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
 use weft_core::headers::{
     WEFT_APP_PROTOCOL, X_FORWARDED_CLIENT_CERT, is_upgrade, remove_hop_by_hop, remove_untrusted,
 };
 use weft_core::model::AppProtocol;
 use weft_core::reason::Reason;
 use weft_core::retry::is_idempotent;
+use weft_core::timeout as deadline;
 
 use super::{Application, Caller, Http1, dial, key};
 use crate::http::trace::begin_server;
@@ -76,7 +79,12 @@ impl Conversation {
             && is_upgrade(request.method(), request.headers()))
         .then(|| hyper::upgrade::on(&mut request));
         let (mut parts, body) = request.into_parts();
+        let left = deadline::allowed(&parts.headers, None);
         let http1 = self.prepare(&mut parts, upgrade.is_some());
+        if let Some(left) = left {
+            // The application may pass it on with what it asks of others.
+            deadline::write(left, &mut parts.headers);
+        }
         record.grpc = is_grpc(&parts.headers);
         let peer = self
             .caller
@@ -101,8 +109,7 @@ impl Conversation {
                 }
                 Err(failed) => Err(failed),
             },
-            None if http1 => self.http1(request).await,
-            None => self.http2(request).await,
+            None => self.in_time(left, http1, request).await,
         };
         match result {
             Ok(mut response) => {
@@ -143,6 +150,34 @@ impl Conversation {
                 noted.is_some() || parts.version != Version::HTTP_2
             }
         }
+    }
+
+    /// Asks the application, as long as somebody waits for the answer.
+    async fn in_time(
+        &self,
+        left: Option<Duration>,
+        http1: bool,
+        request: Request<ProxyBody>,
+    ) -> Result<Response<Incoming>, (Reason, String)> {
+        let asking = async {
+            match http1 {
+                true => self.http1(request).await,
+                false => self.http2(request).await,
+            }
+        };
+        let Some(left) = left else {
+            return asking.await;
+        };
+        let late = || {
+            let detail = format!("{left:?} were left when it came");
+            Err((Reason::DeadlineExceeded, detail))
+        };
+        if left.is_zero() {
+            return late();
+        }
+        timeout(left, asking)
+            .await
+            .unwrap_or_else(|_elapsed| late())
     }
 
     async fn http1(

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 use weft_core::balance::PeakEwma;
-use weft_core::breaker::{Breaker, BreakerConfig, CallClass, CallOutcome, Permit, Rejected, View};
+use weft_core::breaker::{
+    Breaker, BreakerConfig, CallClass, CallOutcome, Permit, Rejected, Transition, View,
+};
 use weft_core::model;
 use weft_core::name::ServiceName;
 use weft_core::time::Instant;
@@ -188,19 +190,21 @@ impl Call {
         &self.live
     }
 
-    /// Ends the call with what came of it.
-    pub fn finish(mut self, class: CallClass, now: Instant) {
+    /// Ends the call with what came of it; says when that changed the breaker's state.
+    pub fn finish(mut self, class: CallClass, now: Instant) -> Option<Transition> {
         let latency = now.saturating_since(self.began);
         let mut machines = self.live.machines();
         let failed = matches!(class, CallClass::Failure);
         machines.ewma.on_finish(latency, failed, now);
         // Switched off meanwhile: there is nothing to tell.
-        if let (Some(permit), Some(breaker)) = (self.permit.take(), &mut machines.breaker) {
+        let permit = self.permit.take().zip(machines.breaker.as_mut());
+        let transition = permit.and_then(|(permit, breaker)| {
             let outcome = CallOutcome { class, latency };
-            let _transition = breaker.on_result(permit, outcome, now, fastrand::u64(..));
-        }
+            breaker.on_result(permit, outcome, now, fastrand::u64(..))
+        });
         drop(machines);
         self.began = FINISHED;
+        transition
     }
 }
 

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use weft_core::balance::hash::Table;
-use weft_core::breaker::{Breaker, BreakerConfig, CallClass, CallOutcome, Permit, Rejected, View};
+use weft_core::breaker::{
+    Breaker, BreakerConfig, CallClass, CallOutcome, Permit, Rejected, Transition, View,
+};
 use weft_core::limit::{Limit, UNLIMITED};
 use weft_core::model::{AppProtocol, ServicePort};
 use weft_core::name::ServiceName;
@@ -236,15 +238,15 @@ pub(super) fn follow(breaker: &mut Option<Breaker>, config: Option<&BreakerConfi
 }
 
 impl PortCall {
-    /// Ends the request with what came of it.
-    pub fn finish(mut self, class: CallClass, now: Instant) {
+    /// Ends the request with what came of it; says when that changed the breaker's state.
+    pub fn finish(mut self, class: CallClass, now: Instant) -> Option<Transition> {
         let latency = now.saturating_since(self.began);
-        let permit = self.permit.take();
+        let permit = self.permit.take()?;
         // Switched off meanwhile: there is nothing to tell.
-        if let (Some(permit), Some(breaker)) = (permit, &mut *self.state.breaker()) {
-            let outcome = CallOutcome { class, latency };
-            let _transition = breaker.on_result(permit, outcome, now, fastrand::u64(..));
-        }
+        let mut breaker = self.state.breaker();
+        let outcome = CallOutcome { class, latency };
+        let random = fastrand::u64(..);
+        breaker.as_mut()?.on_result(permit, outcome, now, random)
     }
 }
 

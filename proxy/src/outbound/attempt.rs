@@ -87,6 +87,8 @@ pub(super) struct Sending {
     /// The body, where it is not kept and not gone yet.
     pub(super) body: Option<ProxyBody>,
     pub(super) kept: Option<Kept>,
+    /// When the caller stops waiting, where it or the policy says so.
+    pub(super) deadline: Option<Instant>,
     /// Whether somebody waits for a copy of the body.
     pub(super) mirrored: bool,
 }
@@ -94,6 +96,10 @@ pub(super) struct Sending {
 impl Sending {
     /// The request for the next attempt; the head is copied only where there may be another.
     pub(super) fn request(&mut self, again: bool) -> Request<ProxyBody> {
+        if let Some(deadline) = self.deadline {
+            let left = deadline.saturating_since(crate::clock::now());
+            weft_core::timeout::write(left, &mut self.parts.headers);
+        }
         let head = if again {
             self.parts.clone()
         } else {
@@ -179,7 +185,7 @@ pub(super) async fn send(
             Ok(sent) => sent,
             Err(_elapsed) => {
                 let class = terms.failures.of_failure(Failure::PerTryTimeout);
-                call.finish(class, crate::clock::now());
+                record.finish_call(call, class, crate::clock::now());
                 return Err(Attempt::too_slow(limit));
             }
         },
@@ -197,7 +203,7 @@ pub(super) async fn send(
                 Failure::Reset
             };
             let class = terms.failures.of_failure(failure);
-            call.finish(class, crate::clock::now());
+            record.finish_call(call, class, crate::clock::now());
             Err(Attempt {
                 failure,
                 reason: Reason::UpstreamReset,
@@ -235,7 +241,7 @@ fn judge(
         }
     };
     terms.heed(&response, &call, now);
-    call.finish(terms.failures.of_failure(failure), now);
+    record.finish_call(call, terms.failures.of_failure(failure), now);
     Err(Attempt {
         failure,
         reason: reason.unwrap_or(Reason::UpstreamReset),

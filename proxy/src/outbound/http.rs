@@ -19,6 +19,7 @@ use weft_core::headers::{
 use weft_core::reason::{Fault, Reason};
 use weft_core::retry::{Failure, backoff, may_retry};
 use weft_core::route::Decision;
+use weft_core::timeout as deadline;
 
 use super::admission;
 use super::attempt::{Attempt, Sending, Terms, keep, send};
@@ -108,6 +109,8 @@ impl Conversation {
         }
         let (mut parts, body) = request.into_parts();
         remove_hop_by_hop(&mut parts.headers, false);
+        // How long the application waits is its own to say: it can only make it shorter.
+        let asked = deadline::allowed(&parts.headers, None);
         remove_untrusted(&mut parts.headers);
         // Answered by ourselves: hyper says 100 when the body is asked for.
         parts.headers.remove(EXPECT);
@@ -129,7 +132,7 @@ impl Conversation {
             Ok(decision) => {
                 let decided = Decided::new(decision, &parts.headers);
                 let decision = decided.as_ref().map(|decided| &decided.decision);
-                let exchange = self.exchange(&port, decision, parts, body, &mut record);
+                let exchange = self.exchange(&port, decision, parts, (body, asked), &mut record);
                 let outcome = exchange.await;
                 (decided, outcome)
             }
@@ -183,9 +186,12 @@ impl Conversation {
         port: &Arc<PortView>,
         decision: Option<&Decision<'_>>,
         mut parts: Parts,
-        body: ProxyBody,
+        (body, asked): (ProxyBody, Option<Duration>),
         record: &mut Record,
     ) -> Result<Exchanged, Failed> {
+        if asked == Some(Duration::ZERO) {
+            return Err(deadline_exceeded(Duration::ZERO));
+        }
         let next = route::follow(&self.worker, port, decision, &mut parts, record.grpc).await?;
         let next = match next {
             Next::Forward(target) => admission::admit(&self.worker, target, record).await?,
@@ -199,6 +205,9 @@ impl Conversation {
         let own = rule.and_then(|rule| rule.request_timeout);
         let own = own.or(target.policy.request_timeout);
         let limit = own.unwrap_or(self.worker.shared.config.timeouts.request);
+        let own = own.filter(|own| !own.is_zero());
+        let deadline = asked.into_iter().chain(own).min();
+        let deadline = deadline.map(|time| record.began + time);
         let mirrors = decision.map_or(&[][..], |decision| &decision.mirrors);
         let terms = Terms::of(&target.policy, rule);
         let (body, kept) = keep(body, &terms, mirrors);
@@ -210,6 +219,7 @@ impl Conversation {
             body,
             kept,
             mirrored: !mirrors.is_empty(),
+            deadline,
         };
         let mut wish = Wish::of(&self.worker, &target, &sent.parts);
         let hash_on = target
@@ -227,15 +237,18 @@ impl Conversation {
             self.attempts(Arc::clone(&target), terms, sent, wish, record)
                 .await
         };
-        let (mut response, slot) = if limit == Duration::ZERO {
-            exchange.await?
-        } else {
-            timeout(limit, exchange).await.unwrap_or_else(|_elapsed| {
-                Err(Failed {
-                    reason: Reason::RequestTimeout,
-                    detail: format!("{limit:?}"),
+        let limit = (limit > Duration::ZERO).then_some(limit);
+        let (mut response, slot) = match asked.into_iter().chain(limit).min() {
+            None => exchange.await?,
+            Some(time) => timeout(time, exchange).await.unwrap_or_else(|_elapsed| {
+                Err(match limit.filter(|limit| *limit == time) {
+                    Some(limit) => Failed {
+                        reason: Reason::RequestTimeout,
+                        detail: format!("{limit:?}"),
+                    },
+                    None => deadline_exceeded(time),
                 })
-            })?
+            })?,
         };
         if let Some(cookie) = issued {
             response.headers_mut().append(SET_COOKIE, cookie);
@@ -294,14 +307,21 @@ impl Conversation {
             if !again {
                 return failed.give_up();
             }
+            let (now, wait) = (
+                crate::clock::now(),
+                backoff(terms.retry, made, fastrand::u64(..)),
+            );
+            if !deadline::leaves_time_for(sent.deadline, now, wait) {
+                return failed.give_up();
+            }
             record.retrying = None;
             record.retrying = port.admit_retry();
-            if record.retrying.is_none() || !port.budget().try_retry(crate::clock::now()) {
+            if record.retrying.is_none() || !port.budget().try_retry(now) {
                 return failed.give_up();
             }
             endpoint.live.stats.retried();
             tried.push(endpoint.key.clone());
-            sleep(backoff(terms.retry, made, fastrand::u64(..))).await;
+            sleep(wait).await;
             port = self.fresh(port);
         }
     }
@@ -362,6 +382,13 @@ impl Conversation {
         let authority = Authority::try_from(host.as_bytes()).ok()?;
         *last = Some((host, authority.clone()));
         Some(authority)
+    }
+}
+
+fn deadline_exceeded(asked: Duration) -> Failed {
+    Failed {
+        reason: Reason::DeadlineExceeded,
+        detail: format!("{asked:?} were left when it came"),
     }
 }
 

@@ -219,7 +219,7 @@ async fn opaque(worker: &Rc<Worker>, mut client: Replayed<TcpStream>, port: &Por
     opened.received(moved.forward);
     opened.sent(moved.backward);
     match ended {
-        Ended::Clean => call.finish(CallClass::Success, crate::clock::now()),
+        Ended::Clean => drop(call.finish(CallClass::Success, crate::clock::now())),
         Ended::Idle => reset(client.get_ref()),
         Ended::Broken(error) => {
             tracing::debug!(%error, service = %port.service, "TCP relay broke");

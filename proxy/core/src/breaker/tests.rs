@@ -501,7 +501,8 @@ fn it_says_since_when_and_why() {
     assert_eq!(open.next_probe, Some(Duration::from_millis(600)));
     assert_eq!(open.cause.unwrap().to_string(), "5 failures in a row");
     call(&mut breaker, BAD, 2000);
-    assert_eq!(breaker.view(at(2000)).cause, Some(Cause::Probe));
+    let again = breaker.view(at(2000));
+    assert_eq!((again.cause, again.opened), (Some(Cause::Probe), 2));
 }
 
 #[test]

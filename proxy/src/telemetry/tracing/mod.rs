@@ -21,6 +21,7 @@ use tracing::{Dispatch, Level, Span, dispatcher};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use weft_core::breaker::Transition;
 use weft_core::reason::Reason;
 use weft_core::trace::{Parent, TraceContext};
 
@@ -311,6 +312,16 @@ impl RequestSpan {
             self.span.set_attribute("error.type", code.to_string());
             self.span.set_status(Status::error(""));
         }
+    }
+
+    /// What came of this request changed the state of a breaker.
+    pub fn breaker_changed(&self, transition: &Transition) {
+        let (from, to) = (transition.from.as_str(), transition.to.as_str());
+        let attributes = vec![
+            KeyValue::new("weft.breaker.from", from),
+            KeyValue::new("weft.breaker.to", to),
+        ];
+        self.event("weft.breaker", attributes);
     }
 
     /// The mesh made the response or ended the request, and why.
