@@ -26,6 +26,8 @@ mod pods;
 mod policy;
 // Where requests go: the mesh cases of the Gateway API (GAMMA), and more.
 mod routes;
+// What breakers and budgets change, measured; thousands of changes.
+mod experiments;
 // explain, plan, breakers, what is in force.
 mod seeing;
 // Nothing fails while everything around is disturbed.

@@ -423,3 +423,52 @@ fn copies_are_sent_with_their_body() {
         (answers[0][0]["body"]["count"] == 20).then_some(())
     });
 }
+
+/// MESH-GRPC: MeshGRPCRouteWeight, MeshGRPCRouteRequestHeaderModifier, and matching.
+#[test]
+fn calls_go_where_their_routes_say() {
+    need!("python:grpc");
+    let machine = Machine::shared();
+    let mesh = Mesh::start(&machine);
+    let names = ["g1", "g2"];
+    let _servers = names.map(|name| {
+        let server = script("grpc_server.py").arg("50051");
+        mesh.serve(name, &["50051:grpc"], server)
+    });
+    let filter = |via: &str| {
+        format!(
+            "filters: [{{type: RequestHeaderModifier, requestHeaderModifier: {{set: [{{name: x-via, value: {via}}}]}}}}]"
+        )
+    };
+    let documents = format!(
+        "{}---\napiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\n\
+         metadata: {{name: echo, namespace: shop}}\nspec:\n  \
+         parentRefs: [{{group: '', kind: Service, name: echo}}]\n  rules:\n  \
+         - matches: [{{method: {{service: weft.test.Echo, method: Unary}}, headers: [{{name: x-tenant, value: beta}}]}}]\n    \
+         {}\n    backendRefs: [{{name: g2, port: 50051}}]\n  \
+         - matches: [{{method: {{type: RegularExpression, service: 'weft\\..*'}}}}]\n    \
+         {}\n    backendRefs: [{{name: g1, port: 50051, weight: 1}}, {{name: g2, port: 50051, weight: 0}}]\n",
+        service("echo", "[{port: 50051, protocol: grpc}]"),
+        filter("g2"),
+        filter("g1"),
+    );
+    apply(&mesh, &documents);
+    let call = |arguments: &[&str]| -> Value {
+        let program = script("grpc_ask.py")
+            .arg("echo.shop.mesh:50051")
+            .args(arguments.iter().copied());
+        let asking = Workload::new("asking").wait_for("g1").wait_for("g2");
+        let printed = mesh.run_to_end(&asking, program, LIMIT).success().stdout;
+        serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{error}: {printed}"))
+    };
+    let via = |answer: &Value| answer["reply"]["metadata"]["x-via"].clone();
+    let plain = call(&["weft.test.Echo/Unary"]);
+    assert_eq!(via(&plain), "g1", "{plain}");
+    let beta = call(&["weft.test.Echo/Unary", "x-tenant:beta"]);
+    assert_eq!(via(&beta), "g2", "{beta}");
+    // 12 is UNIMPLEMENTED: no rule takes it.
+    let other = call(&["other.Service/Method"]);
+    assert_eq!(other["code"], 12, "{other}");
+    let details = other["details"].as_str().unwrap_or_default();
+    assert!(details.contains("route-not-found"), "{other}");
+}

@@ -1,0 +1,187 @@
+//! What decisions cost: which rule among many routes, which endpoint among many, a breaker's permit.
+//!
+//! `cargo bench --bench decisions`; tests/bench/README.md has what was measured.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Duration;
+
+use divan::Bencher;
+use http::{HeaderMap, Method};
+use weft_core::balance::hash::{Maglev, Ring, hash};
+use weft_core::balance::{Candidates, Policy};
+use weft_core::breaker::{Breaker, BreakerConfig, CallClass, CallOutcome};
+use weft_core::retry::RetryBudget;
+use weft_core::route::{
+    Backend, HttpMatch, PathMatch, RequestHead, Route, RouteName, RouteTable, Rule,
+};
+use weft_core::time::Instant;
+
+const ROUTES: [usize; 3] = [1, 100, 10_000];
+const ENDPOINTS: [usize; 3] = [1, 10, 1000];
+
+fn main() {
+    divan::main();
+}
+
+/// Routes of one rule each, by paths of their own.
+fn table(routes: usize, path: fn(&str) -> PathMatch) -> RouteTable {
+    let routes = (0..routes).map(|number| {
+        let backend = Backend {
+            service: "shop/web".parse().ok(),
+            port: 80,
+            weight: 1,
+            filters: Arc::default(),
+        };
+        Arc::new(Route {
+            name: RouteName {
+                namespace: "shop".into(),
+                name: format!("route-{number}").into(),
+            },
+            ports: Vec::new(),
+            created: 0,
+            rules: vec![Rule {
+                matches: vec![HttpMatch::of(path(&format!("/api/v1/item-{number}")))],
+                backends: vec![backend],
+                ..Rule::default()
+            }],
+        })
+    });
+    RouteTable::new(routes.collect())
+}
+
+/// Asks for the last route, and for none.
+fn find(bencher: Bencher<'_, '_>, table: &RouteTable, routes: usize, below: &str) {
+    let headers = HeaderMap::new();
+    let path = format!("/api/v1/item-{}{below}", routes - 1);
+    let head = RequestHead {
+        method: &Method::GET,
+        path: &path,
+        query: None,
+        headers: &headers,
+    };
+    assert!(table.find(&head).is_some());
+    bencher.bench(|| table.decide(black_box(&head), || 7).is_some());
+}
+
+#[divan::bench(args = ROUTES)]
+fn route_by_exact_path(bencher: Bencher<'_, '_>, routes: usize) {
+    let table = table(routes, |path| PathMatch::exact(path).expect("a path"));
+    find(bencher, &table, routes, "");
+}
+
+#[divan::bench(args = ROUTES)]
+fn route_by_prefix(bencher: Bencher<'_, '_>, routes: usize) {
+    let table = table(routes, |path| PathMatch::prefix(path).expect("a path"));
+    find(bencher, &table, routes, "/a/b/c");
+}
+
+/// Endpoints that are all well: score, requests under way, weight.
+struct Endpoints(Vec<(f64, u32, u32)>);
+
+impl Endpoints {
+    fn new(count: usize) -> Self {
+        let all = (0..count).map(|n| (n as f64 % 7.0 + 1.0, n as u32 % 5, 100));
+        Self(all.collect())
+    }
+
+    fn named(&self) -> Vec<(String, u32)> {
+        let all = self.0.iter().enumerate();
+        all.map(|(n, (_, _, weight))| (format!("i-{n}"), *weight))
+            .collect()
+    }
+}
+
+impl Candidates for Endpoints {
+    fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    fn excluded(&self, _index: usize) -> bool {
+        false
+    }
+
+    fn score(&self, index: usize) -> f64 {
+        self.0[index].0
+    }
+
+    fn in_flight(&self, index: usize) -> u32 {
+        self.0[index].1
+    }
+
+    fn weight(&self, index: usize) -> u32 {
+        self.0[index].2
+    }
+}
+
+fn pick(bencher: Bencher<'_, '_>, policy: Policy, endpoints: usize) {
+    let endpoints = Endpoints::new(endpoints);
+    let mut turn: u64 = 0;
+    bencher.bench_local(|| {
+        turn += 1;
+        policy.pick(
+            black_box(&endpoints),
+            turn.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            turn,
+        )
+    });
+}
+
+#[divan::bench(args = ENDPOINTS)]
+fn pick_peak_ewma(bencher: Bencher<'_, '_>, endpoints: usize) {
+    pick(bencher, Policy::PeakEwma, endpoints);
+}
+
+#[divan::bench(args = ENDPOINTS)]
+fn pick_least_request(bencher: Bencher<'_, '_>, endpoints: usize) {
+    pick(bencher, Policy::LeastRequest, endpoints);
+}
+
+#[divan::bench(args = ENDPOINTS)]
+fn pick_round_robin(bencher: Bencher<'_, '_>, endpoints: usize) {
+    pick(bencher, Policy::RoundRobin, endpoints);
+}
+
+#[divan::bench(args = ENDPOINTS)]
+fn pick_ring(bencher: Bencher<'_, '_>, endpoints: usize) {
+    let named = Endpoints::new(endpoints).named();
+    let named: Vec<(&str, u32)> = named.iter().map(|(n, w)| (&**n, *w)).collect();
+    let ring = Ring::new(&named);
+    bencher.bench(|| ring.pick(hash(black_box(b"a user's key")), |_| false));
+}
+
+#[divan::bench(args = ENDPOINTS)]
+fn pick_maglev(bencher: Bencher<'_, '_>, endpoints: usize) {
+    let named = Endpoints::new(endpoints).named();
+    let named: Vec<(&str, u32)> = named.iter().map(|(n, w)| (&**n, *w)).collect();
+    let maglev = Maglev::new(&named);
+    bencher.bench(|| maglev.pick(hash(black_box(b"a user's key")), |_| false));
+}
+
+#[divan::bench]
+fn breaker_call(bencher: Bencher<'_, '_>) {
+    let mut breaker = Breaker::new(BreakerConfig::default());
+    let mut nanos = 0;
+    let outcome = CallOutcome {
+        class: CallClass::Success,
+        latency: Duration::from_millis(1),
+    };
+    bencher.bench_local(|| {
+        nanos += 10_000;
+        let now = Instant::from_nanos(nanos);
+        let permit = breaker.try_acquire(now).expect("it is closed");
+        breaker.on_result(permit, outcome, now, 7)
+    });
+}
+
+#[divan::bench]
+fn retry_budget(bencher: Bencher<'_, '_>) {
+    let mut budget = RetryBudget::default();
+    let mut nanos = 0;
+    bencher.bench_local(|| {
+        nanos += 10_000;
+        let now = Instant::from_nanos(nanos);
+        budget.on_request(now);
+        budget.try_retry(now)
+    });
+}
