@@ -19,7 +19,9 @@ use weft_proto::resource::{Kind, Resource};
 use gateway_api::experimental::referencegrants::ReferenceGrantSpec;
 use weft_core::route::Fault;
 
-use crate::document::{Document, ObjectName, RouteKind, ServiceSpec, TrafficPolicySpec};
+use crate::document::{
+    Document, NamespaceSpec, ObjectName, RouteKind, ServiceSpec, TrafficPolicySpec,
+};
 use crate::registry::Entry;
 use crate::sha256_hex;
 use crate::store::ResourceKey;
@@ -55,6 +57,8 @@ pub struct World<'a> {
     pub addresses: &'a VirtualAddresses,
     /// Mesh-wide settings.
     pub config: &'a MeshConfig,
+    /// What is different in single namespaces.
+    pub namespaces: &'a BTreeMap<String, NamespaceSpec>,
     /// Whom to believe.
     pub bundle: &'a TrustBundle,
 }
@@ -199,13 +203,19 @@ pub fn compile(world: World<'_>, before: &Compiled, revision: u64) -> Compiled {
     }
     // Also where nothing holds: a sidecar that comes back without the control plane knows it then.
     let inhabited = world.entries.iter();
-    for name in inhabited.map(|entry| entry.registration.workload.namespace()) {
+    let inhabited = inhabited.map(|entry| entry.registration.workload.namespace());
+    for name in inhabited.chain(world.namespaces.keys().map(|name| &**name)) {
         if !attached.consumers.contains_key(name) {
             attached.consumers.insert(name.to_owned(), BTreeMap::new());
         }
     }
     for (name, routes) in attached.consumers {
-        let namespace = Resource::Namespace(Namespace { name, routes });
+        let own = world.namespaces.get(&name);
+        let namespace = Resource::Namespace(Namespace {
+            name,
+            routes,
+            unknown_destinations: own.map(|own| own.unknown_destinations),
+        });
         compiled.add(namespace, Vec::new(), before);
     }
     compiled.routes = attached.statuses;

@@ -5,7 +5,7 @@ mod fault;
 mod route;
 mod traffic_policy;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
@@ -17,6 +17,7 @@ use crate::store::ResourceKey;
 use gateway_api::experimental::grpcroutes::GrpcRouteSpec;
 use gateway_api::experimental::httproutes::HttpRouteSpec;
 use gateway_api::experimental::referencegrants::ReferenceGrantSpec;
+use gateway_api::experimental::tcproutes::TcpRouteSpec;
 
 pub use fault::{AbortSpec, DelaySpec, FaultInjectionSpec, HeaderMatchType, HeaderSpec};
 pub use route::{GATEWAY_GROUP, Parent, RouteDraft, RouteKind, RouteSpec, RuleDraft};
@@ -33,15 +34,18 @@ pub const API_GROUP: &str = "weft-mesh.io";
 pub const API_VERSION: &str = "weft-mesh.io/v1alpha1";
 /// The group and version of the Gateway API's kinds.
 pub const GATEWAY_VERSION: &str = "gateway.networking.k8s.io/v1";
+/// The group and version of those of its kinds that are not further.
+pub const GATEWAY_ALPHA: &str = "gateway.networking.k8s.io/v1alpha2";
 /// The kinds that exist, with the versions that they are read in; they are stored and shown in the
 /// first. To add one: a variant of [`Document`], its spec, and its checks below.
-pub const KINDS: [(&str, &[&str]); 7] = [
+pub const KINDS: [(&str, &[&str]); 8] = [
     ("Service", &[API_VERSION]),
     ("MeshConfig", &[API_VERSION]),
     ("TrafficPolicy", &[API_VERSION]),
     ("FaultInjection", &[API_VERSION]),
     ("HTTPRoute", &[GATEWAY_VERSION]),
     ("GRPCRoute", &[GATEWAY_VERSION]),
+    ("TCPRoute", &[GATEWAY_ALPHA]),
     (
         "ReferenceGrant",
         &[GATEWAY_VERSION, "gateway.networking.k8s.io/v1beta1"],
@@ -156,6 +160,17 @@ pub struct MeshConfigSpec {
     /// Ranges of workloads' own addresses, beside those the control plane was started with.
     #[serde(default)]
     pub workload_ranges: Vec<String>,
+    /// What is different in single namespaces.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub namespaces: BTreeMap<String, NamespaceSpec>,
+}
+
+/// What is different in a namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NamespaceSpec {
+    /// What happens to destinations outside the mesh that its workloads call.
+    pub unknown_destinations: UnknownDestinations,
 }
 
 fn is_undeclared(protocol: &AppProtocol) -> bool {
@@ -186,9 +201,9 @@ struct Metadata {
     #[serde(default = "default_namespace")]
     namespace: String,
     #[serde(default, rename = "labels")]
-    _labels: std::collections::BTreeMap<String, String>,
+    _labels: BTreeMap<String, String>,
     #[serde(default, rename = "annotations")]
-    _annotations: std::collections::BTreeMap<String, String>,
+    _annotations: BTreeMap<String, String>,
 }
 
 fn default_namespace() -> String {
@@ -436,6 +451,12 @@ fn parse(check: &mut Check<'_>, value: &Value) -> Option<Document> {
             spec.read(check, &own);
             Some(Document::Route(own, spec))
         }
+        "TCPRoute" => {
+            let spec: TcpRouteSpec = check.typed("spec.", &envelope.spec)?;
+            let spec = RouteSpec::Tcp(Box::new(spec));
+            spec.read(check, &own);
+            Some(Document::Route(own, spec))
+        }
         "GRPCRoute" => {
             let spec: GrpcRouteSpec = check.typed("spec.", &envelope.spec)?;
             let spec = RouteSpec::Grpc(Box::new(spec));
@@ -452,6 +473,11 @@ fn check_config(check: &mut Check<'_>, own: &ObjectName, spec: &MeshConfigSpec) 
         let found = format!("{}/{}", own.namespace, own.name);
         let allowed = "weft-system/mesh: there is one MeshConfig";
         check.add("metadata", found, allowed);
+    }
+    for namespace in spec.namespaces.keys() {
+        if check_label(namespace).is_err() {
+            check.add("spec.namespaces", format!("{namespace:?}"), LABEL);
+        }
     }
     for (index, range) in spec.workload_ranges.iter().enumerate() {
         if Cidr::parse(range).is_none() {

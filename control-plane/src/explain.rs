@@ -73,6 +73,15 @@ pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u6
         return steps.0;
     }
     let table = RouteTable::new(routes);
+    if let Some(route) = table.routes().iter().find(|route| route.opaque) {
+        let name = &route.name;
+        let by = format!("route {}/{}", name.namespace, name.name);
+        steps.add("route", by, format!("a {whose}'s: connections as they are"));
+        for rule in &route.rules {
+            explain_backends(known, rule, &mut steps);
+        }
+        return steps.0;
+    }
     let head = RequestHead {
         method: &question.method,
         path: question.url.path(),
@@ -94,14 +103,18 @@ pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u6
     };
     explain_decision(&decision, whose, &mut steps);
     if let Outcome::Forward(_) = decision.outcome {
-        let rule = decision.found.rule;
-        let total: u64 = rule.backends.iter().map(|b| u64::from(b.weight)).sum();
-        for backend in rule.backends.iter().filter(|backend| backend.weight > 0) {
-            let share = f64::from(backend.weight) / total as f64 * 100.0;
-            explain_backend(known, backend, share, rule, &mut steps);
-        }
+        explain_backends(known, decision.found.rule, &mut steps);
     }
     steps.0
+}
+
+/// Every backend that gets anything, with its share.
+fn explain_backends(known: Known<'_>, rule: &Rule, steps: &mut Steps) {
+    let total: u64 = rule.backends.iter().map(|b| u64::from(b.weight)).sum();
+    for backend in rule.backends.iter().filter(|backend| backend.weight > 0) {
+        let share = f64::from(backend.weight) / total as f64 * 100.0;
+        explain_backend(known, backend, share, rule, steps);
+    }
 }
 
 #[derive(Default)]

@@ -230,6 +230,7 @@ impl Wanted {
             grants: &self.grants,
             addresses,
             config,
+            namespaces: &self.config.namespaces,
             bundle,
         }
     }

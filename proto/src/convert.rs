@@ -342,6 +342,32 @@ impl TryFrom<mesh::TrustBundle> for TrustBundle {
     }
 }
 
+const UNKNOWN: &str = "PASSTHROUGH or REFUSE";
+
+/// A choice for unknown destinations, or none.
+pub(crate) fn wire_unknown(choice: Option<UnknownDestinations>) -> i32 {
+    match choice {
+        None => mesh::UnknownDestinations::Unspecified,
+        Some(UnknownDestinations::Passthrough) => mesh::UnknownDestinations::Passthrough,
+        Some(UnknownDestinations::Refuse) => mesh::UnknownDestinations::Refuse,
+    }
+    .into()
+}
+
+/// A choice for unknown destinations from the wire, or none.
+pub(crate) fn unknown(wire: i32) -> Result<Option<UnknownDestinations>, Rejection> {
+    match mesh::UnknownDestinations::try_from(wire) {
+        Ok(mesh::UnknownDestinations::Unspecified) => Ok(None),
+        Ok(mesh::UnknownDestinations::Passthrough) => Ok(Some(UnknownDestinations::Passthrough)),
+        Ok(mesh::UnknownDestinations::Refuse) => Ok(Some(UnknownDestinations::Refuse)),
+        Err(_) => Err(Rejection::Value {
+            field: "unknown_destinations",
+            found: wire.to_string(),
+            allowed: UNKNOWN,
+        }),
+    }
+}
+
 impl From<&MeshConfig> for mesh::MeshConfig {
     fn from(config: &MeshConfig) -> Self {
         let text = |ranges: &[Cidr]| ranges.iter().map(ToString::to_string).collect();
@@ -349,11 +375,7 @@ impl From<&MeshConfig> for mesh::MeshConfig {
             trust_domain: config.trust_domain.to_string(),
             virtual_ranges: text(&config.virtual_ranges),
             workload_ranges: text(&config.workload_ranges),
-            unknown_destinations: match config.unknown_destinations {
-                UnknownDestinations::Passthrough => mesh::UnknownDestinations::Passthrough,
-                UnknownDestinations::Refuse => mesh::UnknownDestinations::Refuse,
-            }
-            .into(),
+            unknown_destinations: wire_unknown(Some(config.unknown_destinations)),
         }
     }
 }
@@ -362,18 +384,12 @@ impl TryFrom<mesh::MeshConfig> for MeshConfig {
     type Error = Rejection;
 
     fn try_from(wire: mesh::MeshConfig) -> Result<Self, Rejection> {
-        let unknown_destinations =
-            match mesh::UnknownDestinations::try_from(wire.unknown_destinations) {
-                Ok(mesh::UnknownDestinations::Passthrough) => UnknownDestinations::Passthrough,
-                Ok(mesh::UnknownDestinations::Refuse) => UnknownDestinations::Refuse,
-                Ok(mesh::UnknownDestinations::Unspecified) | Err(_) => {
-                    return Err(Rejection::Value {
-                        field: "unknown_destinations",
-                        found: wire.unknown_destinations.to_string(),
-                        allowed: "PASSTHROUGH or REFUSE",
-                    });
-                }
-            };
+        let unknown = unknown(wire.unknown_destinations)?;
+        let unknown_destinations = unknown.ok_or_else(|| Rejection::Value {
+            field: "unknown_destinations",
+            found: wire.unknown_destinations.to_string(),
+            allowed: UNKNOWN,
+        })?;
         Ok(Self {
             trust_domain: name("trust_domain", wire.trust_domain.parse())?,
             virtual_ranges: cidrs("virtual_ranges", &wire.virtual_ranges)?,

@@ -11,7 +11,7 @@ use weft_core::route::{
     PathRewrite, Redirect, RedirectStatus, Route, RouteName, Rule, Scheme, UrlRewrite, ValueMatch,
 };
 
-use crate::convert::{Rejection, name, port};
+use crate::convert::{Rejection, name, port, unknown, wire_unknown};
 use crate::mesh::{self, filter, http_match, path_rewrite, value_match};
 use crate::policy::nanos;
 
@@ -26,6 +26,7 @@ impl From<&Namespace> for mesh::Namespace {
                     routes: routes.iter().map(|route| (&**route).into()).collect(),
                 })
                 .collect(),
+            unknown_destinations: wire_unknown(namespace.unknown_destinations),
         }
     }
 }
@@ -41,6 +42,7 @@ impl TryFrom<mesh::Namespace> for Namespace {
         Ok(Self {
             name: wire.name,
             routes: all.collect::<Result<_, Rejection>>()?,
+            unknown_destinations: unknown(wire.unknown_destinations)?,
         })
     }
 }
@@ -59,6 +61,7 @@ impl From<&Route> for mesh::Route {
             created: route.created,
             ports: route.ports.iter().map(|port| u32::from(*port)).collect(),
             rules: route.rules.iter().map(Into::into).collect(),
+            opaque: route.opaque,
         }
     }
 }
@@ -76,6 +79,7 @@ impl TryFrom<mesh::Route> for Route {
             created: wire.created,
             ports: ports.collect::<Result<_, _>>()?,
             rules: all(wire.rules)?,
+            opaque: wire.opaque,
         })
     }
 }
@@ -455,6 +459,7 @@ fn bad(field: &'static str, reason: impl ToString) -> Rejection {
 
 #[cfg(test)]
 mod tests {
+    use weft_core::model::UnknownDestinations;
     use weft_core::retry::RetryPolicy;
 
     use super::*;
@@ -534,6 +539,7 @@ mod tests {
                 name: "r".into(),
             },
             ports: vec![80],
+            opaque: true,
             created: 1,
             rules: vec![Rule {
                 name: Some("one".into()),
@@ -552,6 +558,7 @@ mod tests {
         let namespace = Resource::Namespace(Namespace {
             name: "shop".to_owned(),
             routes: [("lab/web".parse().unwrap(), vec![Arc::new(route())])].into(),
+            unknown_destinations: Some(UnknownDestinations::Refuse),
         });
         let decoded = Resource::decode(&namespace.encode()).unwrap();
         assert_eq!(decoded, namespace);

@@ -39,6 +39,7 @@ fn table(routes: usize, path: fn(&str) -> PathMatch) -> RouteTable {
                 name: format!("route-{number}").into(),
             },
             ports: Vec::new(),
+            opaque: false,
             created: 0,
             rules: vec![Rule {
                 matches: vec![HttpMatch::of(path(&format!("/api/v1/item-{number}")))],

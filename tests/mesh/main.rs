@@ -24,8 +24,12 @@ mod capture;
 // What is particular to pods.
 mod pods;
 mod policy;
+// What is let out of the mesh.
+mod outside;
 // Where requests go: the mesh cases of the Gateway API (GAMMA), and more.
 mod routes;
+// What the examples say.
+mod examples;
 // What breakers and budgets change, measured; thousands of changes.
 mod experiments;
 // explain, plan, breakers, what is in force.

@@ -244,6 +244,28 @@ fn what_counts_as_a_failure_is_the_policys() {
     assert_eq!(count(&answers(&mesh, 20), "missing"), 2);
 }
 
+/// An endpoint that hangs is found out by the timeout of the whole request too.
+#[test]
+fn an_endpoint_that_never_answers_is_left_out() {
+    need!("python3", "curl");
+    let machine = Machine::shared();
+    let mesh = Mesh::start(&machine);
+    let _good = instance(&mesh, "good", 200);
+    let _hung = instance(&mesh, "hung", 0);
+    put(
+        &mesh,
+        "loadBalancer: {type: roundRobin}, timeouts: {request: 300ms}, retry: {attempts: 0}, \
+         circuitBreaker: {consecutiveFailures: 2, openTime: 60s}",
+    );
+    let answered = shown(&mesh, "--output /dev/null http://web.shop.mesh:8080/[1-20]");
+    assert_eq!(
+        answered.matches("504:request-timeout").count(),
+        2,
+        "{answered}"
+    );
+    assert_eq!(answered.matches("200:").count(), 18, "{answered}");
+}
+
 #[test]
 fn equal_keys_meet_the_same_endpoint() {
     need!("python3", "curl");

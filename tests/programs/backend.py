@@ -1,6 +1,6 @@
 """An HTTP server that behaves as its path and arguments say.
 
-backend.py PORT NAME [STATUS]: answers with NAME, and with STATUS (200). /slow/SECONDS answers after
+backend.py PORT NAME [STATUS]: answers with NAME, and with STATUS (200); with STATUS 0 it never does. /slow/SECONDS answers after
 a while, /count with how many other requests came.
 """
 
@@ -29,6 +29,8 @@ class Handler(BaseHTTPRequestHandler):
         else:
             with lock:
                 count += 1
+            if STATUS == 0:
+                time.sleep(3600)
             if self.path.startswith("/slow/"):
                 time.sleep(float(self.path.removeprefix("/slow/").partition("?")[0]))
         body = (body + "\n").encode()

@@ -16,6 +16,7 @@ use gateway_api::experimental::httproutes::{
     HttpRouteRulesMatchesPathType, HttpRouteRulesMatchesQueryParamsType, HttpRouteRulesRetry,
     HttpRouteRulesTimeouts, HttpRouteSpec,
 };
+use gateway_api::experimental::tcproutes::TcpRouteSpec;
 use http::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -45,12 +46,16 @@ pub enum RouteSpec {
     Http(Box<HttpRouteSpec>),
     /// A GRPCRoute.
     Grpc(Box<GrpcRouteSpec>),
+    /// A TCPRoute.
+    Tcp(Box<TcpRouteSpec>),
 }
 
 /// Kinds of routes, the most specific last: of several kinds at one port only that one counts
 /// (GEP-1426).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RouteKind {
+    /// Connections as they are.
+    Tcp,
     /// By path, method, fields and query.
     Http,
     /// By service, method and fields of a gRPC call.
@@ -59,7 +64,7 @@ pub enum RouteKind {
 
 impl RouteKind {
     /// Every kind.
-    pub const ALL: [Self; 2] = [Self::Http, Self::Grpc];
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Http, Self::Grpc];
 
     /// The kind of a name, if it is one of these.
     pub fn parse(text: &str) -> Option<Self> {
@@ -69,6 +74,7 @@ impl RouteKind {
     /// Its name.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Tcp => "TCPRoute",
             Self::Http => "HTTPRoute",
             Self::Grpc => "GRPCRoute",
         }
@@ -79,6 +85,7 @@ impl RouteSpec {
     /// Its kind.
     pub const fn kind(&self) -> RouteKind {
         match self {
+            Self::Tcp(_) => RouteKind::Tcp,
             Self::Http(_) => RouteKind::Http,
             Self::Grpc(_) => RouteKind::Grpc,
         }
@@ -87,6 +94,7 @@ impl RouteSpec {
     /// As it is stored and shown.
     pub(super) fn to_value(&self) -> Result<serde_json::Value, serde_json::Error> {
         match self {
+            Self::Tcp(spec) => serde_json::to_value(spec),
             Self::Http(spec) => serde_json::to_value(spec),
             Self::Grpc(spec) => serde_json::to_value(spec),
         }
@@ -102,6 +110,16 @@ impl RouteSpec {
     pub(super) fn read(&self, check: &mut Check<'_>, name: &ObjectName) -> RouteDraft {
         let namespace = &name.namespace;
         let (parents, rules) = match self {
+            Self::Tcp(spec) => {
+                let gateways = spec.use_default_gateways.is_some();
+                refuse(check, "spec.useDefaultGateways", gateways, NO_GATEWAYS);
+                if spec.rules.len() != 1 {
+                    let found = format!("{} of them", spec.rules.len());
+                    check.add("spec.rules", found, "one: nothing tells connections apart");
+                }
+                // The same shape, less what looks into requests.
+                (again(&spec.parent_refs), Some(again(&spec.rules)))
+            }
             Self::Http(spec) => {
                 refuse(check, "spec.hostnames", spec.hostnames.is_some(), HOSTNAMES);
                 let gateways = spec.use_default_gateways.is_some();

@@ -37,6 +37,7 @@ fn the_examples_are_good() {
         include_str!("../../../deploy/examples/traffic-policy.yaml"),
         include_str!("../../../deploy/examples/http-route.yaml"),
         include_str!("../../../deploy/examples/grpc-route.yaml"),
+        include_str!("../../../deploy/examples/tcp-route.yaml"),
     ];
     let kinds: BTreeSet<String> = examples
         .into_iter()

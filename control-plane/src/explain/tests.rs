@@ -93,7 +93,7 @@ proptest! {
         path in "/[ab]?(/[ab])?",
     ) {
         let name = RouteName { namespace: "shop".into(), name: "r".into() };
-        let route = Arc::new(Route { name, ports: vec![], created: 0, rules });
+        let route = Arc::new(Route { name, ports: vec![], opaque: false, created: 0, rules });
         let table = RouteTable::new(vec![Arc::clone(&route)]);
         let (method, headers) = (Method::GET, HeaderMap::new());
         let head = RequestHead { method: &method, path: &path, query: None, headers: &headers };

@@ -149,6 +149,8 @@ pub struct Namespace {
     pub name: String,
     /// Routes that its callers go by, in the place of the services' own.
     pub routes: BTreeMap<ServiceName, Vec<Arc<Route>>>,
+    /// What happens to destinations outside the mesh, where that is not the mesh's choice.
+    pub unknown_destinations: Option<UnknownDestinations>,
 }
 
 /// A workload reached by its own address rather than through a service.

@@ -2,7 +2,7 @@
 //!
 //! All routes of one service and port are one [`RouteTable`]. Which of two matches goes first is
 //! the order of [`Precedence`] and nothing else; the table only finds it faster than looking at all
-//! of them: by the exact path, then by the longest of the path's prefixes, then the patterns.
+//! of them: by the exact path, then the patterns, then by the longest of the path's prefixes.
 
 mod cors;
 mod decision;
@@ -45,6 +45,9 @@ pub struct Route {
     pub name: RouteName,
     /// The service's ports that it is for; none is for all.
     pub ports: Vec<u16>,
+    /// Whether it is about connections as they are (Gateway API, `TCPRoute`): one rule without
+    /// matches and filters.
+    pub opaque: bool,
     /// When it came into being, seconds since the Unix epoch: the older goes first.
     pub created: i64,
     /// Its rules, in the order of its document.
@@ -98,8 +101,9 @@ pub fn in_force(
     }
 }
 
-/// How specific a match is. The smaller goes first (Gateway API, `HTTPRouteRule.matches`): exact
-/// paths, then the longest prefix, then patterns; with a method; with more headers; with more query
+/// How specific a match is. The smaller goes first (Gateway API, `HTTPRouteRule.matches`, which leaves
+/// the place of patterns open): exact paths, then patterns, then the longest prefix, of which a rule
+/// without matches is the shortest; with a method; with more headers; with more query
 /// parameters; of the older route; of the route first in the alphabet; first in the document.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Precedence {
@@ -117,8 +121,8 @@ pub struct Precedence {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum PathKind {
     Exact,
-    Prefix,
     Pattern,
+    Prefix,
 }
 
 /// Where a match stands: route, rule and match by their indices.
@@ -143,11 +147,13 @@ pub struct Found<'a> {
 }
 
 impl Found<'_> {
-    /// The prefix that the path was matched by, for rewriting it.
+    /// The prefix that the path was matched by, for rewriting it; a rule without matches is met by
+    /// the prefix `/`.
     pub fn prefix(&self) -> Option<&str> {
-        match &self.matched?.path {
-            PathMatch::Prefix(prefix) => Some(prefix),
-            PathMatch::Exact(_) | PathMatch::Pattern(_) => None,
+        match self.matched.map(|matched| &matched.path) {
+            None => Some(""),
+            Some(PathMatch::Prefix(prefix)) => Some(prefix),
+            Some(PathMatch::Exact(_) | PathMatch::Pattern(_)) => None,
         }
     }
 }
@@ -191,13 +197,22 @@ impl RouteTable {
         table
     }
 
+    /// The backend of a connection, where the routes are about connections; `None` where they are
+    /// about requests. The oldest route counts, then the first in the alphabet.
+    pub fn connection(&self, random: u64) -> Option<Option<&Backend>> {
+        let opaque = self.routes.iter().filter(|route| route.opaque);
+        let route = opaque.min_by_key(|route| (route.created, &route.name))?;
+        let backends = route.rules.first().map_or(&[][..], |rule| &rule.backends);
+        Some(pick_backend(backends, random).map(|index| &backends[index]))
+    }
+
     /// The routes, in the order in which they were given.
     pub fn routes(&self) -> &[Arc<Route>] {
         &self.routes
     }
 
-    /// The rule that a request meets, if there is one. Takes time with the depth of the path and
-    /// with the matches that share its path, not with all that there are.
+    /// The rule that a request meets, if there is one. Takes time with the depth of the path, with
+    /// the matches that share its path, and with the patterns, not with all that there are.
     pub fn find(&self, request: &RequestHead<'_>) -> Option<Found<'_>> {
         let exact = self.exact.get(request.path);
         let first = |places: &[Place]| {
@@ -206,12 +221,12 @@ impl RouteTable {
         };
         let place = exact
             .and_then(|places| first(places))
+            .or_else(|| first(&self.patterns))
             .or_else(|| {
                 let prefixes = Prefixes::of(request.path, self.deepest);
                 let candidates = prefixes.filter_map(|prefix| self.prefixes.get(prefix));
                 candidates.into_iter().find_map(|places| first(places))
-            })
-            .or_else(|| first(&self.patterns))?;
+            })?;
         Some(self.found(place))
     }
 

@@ -38,6 +38,8 @@ pub struct Record {
     pub stats: Option<Arc<HttpStats>>,
     /// How it travels between the sidecars.
     pub wire: Wire,
+    /// The attempt whose response is waited for. Dropped, it was cancelled.
+    pub waiting: Option<Call>,
     /// The last attempt, if its end decides about the endpoint.
     pub call: Option<Call>,
     /// What the port's own breaker is told of the request.
@@ -77,6 +79,7 @@ impl Record {
             began,
             stats: None,
             wire: Wire::Mtls,
+            waiting: None,
             call: None,
             port_call: None,
             policy: None,
@@ -156,9 +159,18 @@ impl Record {
         }
     }
 
-    /// Ends an attempt with what came of it.
-    pub fn finish_call(&self, call: Call, class: CallClass, now: Instant) {
-        self.note_breaker(call.finish(class, now));
+    /// Ends the attempt whose response was waited for: it took too long.
+    pub fn give_up_waiting(&mut self) {
+        let failures = self.policy.as_ref().map(|policy| &policy.failures);
+        let failures = failures.unwrap_or(&Failures::DEFAULT);
+        self.finish_waiting(failures.of_failure(Failure::PerTryTimeout));
+    }
+
+    /// Ends the attempt whose response was waited for with what came of it.
+    pub fn finish_waiting(&mut self, class: CallClass) {
+        if let Some(call) = self.waiting.take() {
+            self.note_breaker(call.finish(class, crate::clock::now()));
+        }
     }
 
     fn note_breaker(&self, transition: Option<Transition>) {
@@ -174,7 +186,7 @@ impl Record {
         self.told = true;
         let now = crate::clock::now();
         if let Some(call) = self.call.take() {
-            self.finish_call(call, class, now);
+            self.note_breaker(call.finish(class, now));
         }
         if let Some(call) = self.port_call.take() {
             self.note_breaker(call.finish(class, now));

@@ -180,8 +180,14 @@ impl Mesh {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = HashMap::with_capacity(live.len());
         let old = self.snapshot.load();
+        let own = world.namespace.as_ref();
+        let choice = own.and_then(|namespace| namespace.unknown_destinations);
+        let config = world.config.map(|config| MeshConfig {
+            unknown_destinations: choice.unwrap_or(config.unknown_destinations),
+            ..config
+        });
         let mut snapshot = Snapshot {
-            config: world.config.map(Arc::new),
+            config: config.map(Arc::new),
             ..Snapshot::default()
         };
         // A label, as names of services, hosts and addresses never are.

@@ -49,13 +49,15 @@ impl<'a> Terms<'a> {
 
 impl Terms<'_> {
     /// Where an answer says for how long to stay away, it is heeded (RFC 9110 section 10.2.3).
-    fn heed(&self, response: &Response<Incoming>, call: &Call, now: Instant) {
+    fn heed(&self, response: &Response<Incoming>, record: &Record) {
         if !self.heed_retry_after || response.status() != StatusCode::SERVICE_UNAVAILABLE {
             return;
         }
         let seconds = response.headers().get(RETRY_AFTER);
-        if let Some(seconds) = seconds.and_then(|text| text.to_str().ok()?.parse().ok()) {
-            call.live().hold_open(Duration::from_secs(seconds), now);
+        let seconds = seconds.and_then(|text| text.to_str().ok()?.parse().ok());
+        if let (Some(seconds), Some(call)) = (seconds, &record.waiting) {
+            let wait = Duration::from_secs(seconds);
+            call.live().hold_open(wait, crate::clock::now());
         }
     }
 }
@@ -178,20 +180,21 @@ pub(super) async fn send(
     terms: &Terms<'_>,
 ) -> Result<(Response<Incoming>, Slot), Attempt> {
     let mut sender = slot.sender();
+    // Kept there, it is known when the time of the whole request is over meanwhile.
+    record.waiting = Some(call);
     let sending = sender.try_send_request(request);
     let sent = match terms.per_try_timeout {
         None => sending.await,
         Some(limit) => match timeout(limit, sending).await {
             Ok(sent) => sent,
             Err(_elapsed) => {
-                let class = terms.failures.of_failure(Failure::PerTryTimeout);
-                record.finish_call(call, class, crate::clock::now());
+                record.give_up_waiting();
                 return Err(Attempt::too_slow(limit));
             }
         },
     };
     match sent {
-        Ok(response) => judge(response, slot, call, record, terms),
+        Ok(response) => judge(response, slot, record, terms),
         Err(mut error) => {
             let unsent = error.take_message().is_some();
             let source = error.into_error();
@@ -202,8 +205,7 @@ pub(super) async fn send(
             } else {
                 Failure::Reset
             };
-            let class = terms.failures.of_failure(failure);
-            record.finish_call(call, class, crate::clock::now());
+            record.finish_waiting(terms.failures.of_failure(failure));
             Err(Attempt {
                 failure,
                 reason: Reason::UpstreamReset,
@@ -218,14 +220,13 @@ pub(super) async fn send(
 fn judge(
     response: Response<Incoming>,
     slot: Slot,
-    call: Call,
     record: &mut Record,
     terms: &Terms<'_>,
 ) -> Result<(Response<Incoming>, Slot), Attempt> {
     let status = response.status().as_u16();
     let reason = response.headers().get(WEFT_REASON);
     let reason = reason.and_then(|word| word.to_str().ok()?.parse::<Reason>().ok());
-    let now = crate::clock::now();
+    terms.heed(&response, record);
     let failure = match reason {
         // Said by the peer's sidecar: the application has not seen the request.
         Some(
@@ -234,14 +235,12 @@ fn judge(
         _ if terms.retry.statuses.contains(&status) => Failure::Status(status),
         _ if let Some(code) = grpc_code(&response, terms.retry) => Failure::GrpcStatus(code),
         _ => {
-            terms.heed(&response, &call, now);
             record.reason = reason;
-            record.call = Some(call);
+            record.call = record.waiting.take();
             return Ok((response, slot));
         }
     };
-    terms.heed(&response, &call, now);
-    record.finish_call(call, terms.failures.of_failure(failure), now);
+    record.finish_waiting(terms.failures.of_failure(failure));
     Err(Attempt {
         failure,
         reason: reason.unwrap_or(Reason::UpstreamReset),

@@ -165,6 +165,9 @@ impl Conversation {
                 (response, reason)
             }
             Err(Failed { reason, detail }) => {
+                if reason == Reason::RequestTimeout {
+                    record.give_up_waiting();
+                }
                 if let Some(call) = record.port_call.take()
                     && reason.fault() == Fault::Upstream
                 {

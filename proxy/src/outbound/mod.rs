@@ -96,6 +96,19 @@ async fn find(
 }
 
 async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, port: Arc<PortView>) {
+    let table = port.routes.as_ref();
+    if let Some(backend) = table.and_then(|table| table.connection(fastrand::u64(..))) {
+        let backend = backend.and_then(|backend| {
+            let service = backend.service.as_ref()?;
+            Some((service, backend.port))
+        });
+        let (service, number) = backend.unzip();
+        let number = number.unwrap_or_default();
+        return match route::target(worker, &port, service, number).await {
+            Ok(target) => opaque(worker, Replayed::new(Bytes::new(), stream), &target).await,
+            Err(failed) => refuse(worker, &stream, failed.reason, &failed.detail),
+        };
+    }
     let plain = port
         .endpoints
         .iter()

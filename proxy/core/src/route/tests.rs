@@ -24,6 +24,7 @@ fn route(label: &str, created: i64, rules: Vec<Rule>) -> Arc<Route> {
     Arc::new(Route {
         name: name(label),
         ports: vec![],
+        opaque: false,
         created,
         rules,
     })
@@ -158,8 +159,8 @@ fn one_route() {
             ("GET /x?animal=whale%20shark&animal=dog", "query"),
             ("GET /x?animal=dog&animal=whale+shark", "v1"),
             ("GET /x?Animal=whale+shark", "v1"),
-            // A prefix goes before a pattern, and `/` takes everything.
-            ("GET /77", "v1"),
+            // A pattern goes before a prefix: `/` takes everything that is left.
+            ("GET /77", "pattern"),
         ],
     );
 }
@@ -167,7 +168,7 @@ fn one_route() {
 #[test]
 fn the_more_specific_goes_first_whatever_the_order() {
     let rules = vec![
-        rule("pattern", vec![pattern("/a/.*")]),
+        rule("pattern", vec![pattern("/a/p.*")]),
         rule("a", vec![prefix("/a/")]),
         rule("a header", vec![prefix("/a").header("x", "1")]),
         rule(
@@ -188,6 +189,7 @@ fn the_more_specific_goes_first_whatever_the_order() {
         ("PUT /a/c?q=1 x=1 y=1", "a method"),
         ("GET /a/b/c x=1", "a b"),
         ("GET /a/b x=1", "exact"),
+        ("PUT /a/p?q=1 x=1 y=1", "pattern"),
         ("GET /b", "-"),
     ];
     check(&RouteTable::new(vec![route("r", 0, rules.clone())]), &cases);
@@ -215,6 +217,8 @@ fn between_equals_the_older_route_then_the_alphabet_then_the_document() {
 #[test]
 fn a_rule_without_matches_takes_everything() {
     let table = RouteTable::new(vec![route("r", 0, vec![rule("all", Vec::new())])]);
+    let asked = Asked::read("GET /a");
+    assert_eq!(table.find(&asked.head()).unwrap().prefix(), Some(""));
     check(&table, &[("DELETE /a?b=c", "all"), ("GET /", "all")]);
     check(&RouteTable::new(Vec::new()), &[("GET /", "-")]);
 }
@@ -404,6 +408,31 @@ fn backends_by_weight() {
     for random in [0, 1 << 40, u64::MAX] {
         assert!(mirror(100).takes(random) && !mirror(0).takes(random));
     }
+}
+
+#[test]
+fn connections_go_by_the_oldest_opaque_route() {
+    let to = |label: &str, created: i64, port: u16| {
+        let mut route = Route::clone(&route(label, created, vec![Rule::default()]));
+        route.opaque = true;
+        route.rules[0].backends.push(Backend {
+            service: None,
+            port,
+            weight: 1,
+            filters: Arc::default(),
+        });
+        Arc::new(route)
+    };
+    let port = |table: &RouteTable| {
+        let backend = table.connection(7);
+        backend.map(|backend| backend.map(|backend| backend.port))
+    };
+    assert_eq!(port(&RouteTable::new(vec![route("r", 0, vec![])])), None);
+    let both = vec![to("a", 2, 80), to("b", 1, 81), to("c", 1, 82)];
+    assert_eq!(port(&RouteTable::new(both)), Some(Some(81)));
+    let mut empty = Route::clone(&to("a", 0, 80));
+    empty.rules.clear();
+    assert_eq!(port(&RouteTable::new(vec![Arc::new(empty)])), Some(None));
 }
 
 fn any_match() -> impl Strategy<Value = HttpMatch> {
