@@ -302,12 +302,13 @@ fn explain_target(
     let request = rule.and_then(|rule| rule.request_timeout);
     let attempt = rule.and_then(|rule| rule.backend_timeout);
     let text = format!(
-        "request {}, attempt {}",
+        "request {}, attempt {}, connecting {}",
         time_text(
             request.or(policy.request_timeout),
             "the sidecar's timeouts.request"
         ),
         time_text(attempt.or(policy.per_try_timeout), "as long as the request"),
+        time_text(policy.connect_timeout, "the sidecar's timeouts.connect"),
     );
     steps.add("timeout", own(request.is_some() || attempt.is_some()), text);
 }

@@ -39,6 +39,7 @@ impl From<&TrafficPolicy> for mesh::TrafficPolicy {
                 budget_minimum_per_second: budget.minimum_per_second,
                 ..retry.into()
             }),
+            connect_timeout: policy.connect_timeout.map(nanos),
             per_try_timeout: policy.per_try_timeout.map(nanos),
             request_timeout: policy.request_timeout.map(nanos),
             max_requests: policy.max_requests,
@@ -95,6 +96,7 @@ impl TryFrom<mesh::TrafficPolicy> for TrafficPolicy {
             max_ejected_share: wire.max_ejected_share,
             retry: retry.try_into()?,
             budget,
+            connect_timeout: wire.connect_timeout.map(Duration::from_nanos),
             per_try_timeout: wire.per_try_timeout.map(Duration::from_nanos),
             request_timeout: wire.request_timeout.map(Duration::from_nanos),
             max_requests: wire.max_requests,

@@ -428,6 +428,9 @@ pub struct BudgetSpec {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct TimeoutsSpec {
+    /// Connecting to an endpoint, TLS included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect: Option<Time>,
     /// A request with all its attempts, until its response begins.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request: Option<Time>,
@@ -508,6 +511,7 @@ impl TrafficPolicySpec {
                     .unwrap_or(defaults.budget.minimum_per_second),
             },
             retry: retry.resolve(),
+            connect_timeout: timeouts.connect.map(|time| time.0),
             per_try_timeout: timeouts.per_try.map(|time| time.0),
             request_timeout: timeouts.request.map(|time| time.0),
             max_requests: limits.concurrent_requests,
@@ -582,6 +586,7 @@ pub fn spelled_out(policy: &TrafficPolicy) -> Value {
             "budget": {"ratio": budget.ratio, "minimumPerSecond": budget.minimum_per_second},
         },
         "timeouts": {
+            "connect": maybe(policy.connect_timeout),
             "request": maybe(policy.request_timeout),
             "perTry": maybe(policy.per_try_timeout),
         },

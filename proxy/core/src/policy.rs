@@ -172,6 +172,9 @@ pub struct TrafficPolicy {
     pub retry: RetryPolicy,
     /// At whose expense.
     pub budget: BudgetConfig,
+    /// How long connecting to an endpoint may take, TLS included; `None`: what the sidecar's own
+    /// configuration says.
+    pub connect_timeout: Option<Duration>,
     /// How long one attempt may take until its response begins; `None`: as long as the request.
     pub per_try_timeout: Option<Duration>,
     /// How long a request may take until its response begins, with all attempts; `None`: what the
@@ -206,6 +209,7 @@ impl Default for TrafficPolicy {
             max_ejected_share: 1.0,
             retry: RetryPolicy::default(),
             budget: BudgetConfig::default(),
+            connect_timeout: None,
             per_try_timeout: None,
             request_timeout: None,
             max_requests: None,
@@ -351,6 +355,7 @@ impl TrafficPolicy {
 
     fn check_timeouts(&self, errors: &mut Errors) {
         let fields = [
+            ("timeouts.connect", self.connect_timeout),
             ("timeouts.request", self.request_timeout),
             ("timeouts.perTry", self.per_try_timeout),
         ];

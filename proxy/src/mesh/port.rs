@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use weft_core::balance::hash::Table;
 use weft_core::breaker::{
@@ -18,6 +19,7 @@ use weft_core::time::Instant;
 
 use super::endpoint::Endpoint;
 use super::gate::{Admitted, Full, Gate};
+use crate::config::ProxyConfig;
 
 /// One port of a service with everybody who serves it.
 #[derive(Debug)]
@@ -148,6 +150,12 @@ impl PortView {
             state: Arc::clone(&self.state),
             limit,
         })
+    }
+
+    /// How long connecting to one of its endpoints may take.
+    pub fn connect_timeout(&self, config: &ProxyConfig) -> Duration {
+        let own = self.policy.connect_timeout;
+        own.unwrap_or(config.timeouts.connect)
     }
 
     /// The number of the next pick.

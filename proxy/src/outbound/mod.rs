@@ -273,7 +273,7 @@ async fn connect(
     endpoint: &Endpoint,
 ) -> Result<Server, (Reason, String)> {
     let shared = &worker.shared;
-    let limit = shared.config.timeouts.connect;
+    let limit = port.connect_timeout(&shared.config);
     let told = |error: DialError| (error.reason(), error.to_string());
     match endpoint.model.transport {
         Transport::Mesh => {

@@ -238,7 +238,7 @@ impl Pool {
             endpoint,
             &material,
             ALPN_H2,
-            self.config.timeouts.connect,
+            port.connect_timeout(&self.config),
         )
         .await?;
         let made = http2_client(&self.config)

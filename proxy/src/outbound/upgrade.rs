@@ -104,7 +104,7 @@ async fn exchange(
     })?;
     record.stats = Some(Arc::clone(&endpoint.live.stats));
     record.attempt(endpoint.key.address);
-    let limit = shared.config.timeouts.connect;
+    let limit = port.connect_timeout(&shared.config);
     let material = shared.tls.current().ok_or(pool::DialError::NoCertificate);
     let dialled = match material {
         Ok(material) => pool::dial(&port, &endpoint, &material, ALPN_H1, limit).await,
