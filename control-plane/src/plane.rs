@@ -1,29 +1,29 @@
 //! The living state: who is there, what was asked for, and what follows from it. One lock around
 //! plain machines; every change is durable before it shows.
 
+mod wanted;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use gateway_api::experimental::referencegrants::ReferenceGrantSpec;
 use tokio::sync::watch;
 use weft_core::model::{Cidr, MeshConfig, ObservedBreaker, Registration, TrustBundle};
 use weft_core::name::{ServiceName, SpiffeId};
-use weft_core::route::Fault;
 
 use crate::ca::{self, Authority, CaError, SignedLeaf};
-use crate::compile::{
-    Assigned, Compiled, RouteEntry, VirtualAddresses, World, compile, service_names,
-};
-use crate::document::{Document, MeshConfigSpec, ObjectName, ServiceSpec, TrafficPolicySpec};
+use crate::compile::{Assigned, Compiled, VirtualAddresses, compile, service_names};
+use crate::document::{ObjectName, TrafficPolicySpec};
 use crate::operator::{self, OperatorRecord};
 use crate::registry::{Entry, Refused, Registry, check_binding, check_values};
 use crate::store::{Change, RecordWrite, ResourceKey, Revision, Store, StoreError, StoredResource};
 use crate::tls::PeerIdentity;
 use crate::token::{self, Binding, InstanceRecord, Redeemed, Redemption, TokenError, TokenRecord};
 use crate::{random, sha256_hex, unix_millis, unix_seconds};
+
+use wanted::Wanted;
 
 /// Tables of the store.
 const TOKENS: &str = "token";
@@ -192,18 +192,6 @@ struct State {
     revision: Revision,
 }
 
-/// What was asked for.
-#[derive(Debug, Default)]
-struct Wanted {
-    services: BTreeMap<ServiceName, ServiceSpec>,
-    /// The oldest first.
-    policies: Vec<(ObjectName, TrafficPolicySpec)>,
-    routes: Vec<RouteEntry>,
-    faults: BTreeMap<ObjectName, Fault>,
-    grants: Vec<(ObjectName, ReferenceGrantSpec)>,
-    config: MeshConfigSpec,
-}
-
 /// What would be.
 #[derive(Debug)]
 pub struct Preview {
@@ -211,64 +199,6 @@ pub struct Preview {
     pub compiled: Compiled,
     /// Policies, the oldest first.
     pub policies: Vec<(ObjectName, TrafficPolicySpec)>,
-}
-
-impl Wanted {
-    fn world<'a>(
-        &'a self,
-        entries: &'a [Entry],
-        addresses: &'a VirtualAddresses,
-        config: &'a MeshConfig,
-        bundle: &'a TrustBundle,
-    ) -> World<'a> {
-        World {
-            entries,
-            services: &self.services,
-            policies: &self.policies,
-            routes: &self.routes,
-            faults: &self.faults,
-            grants: &self.grants,
-            addresses,
-            config,
-            namespaces: &self.config.namespaces,
-            bundle,
-        }
-    }
-
-    /// Everything in the store that is readable.
-    fn read(resources: Vec<StoredResource>) -> Self {
-        let mut wanted = Self::default();
-        let mut policies = Vec::new();
-        for resource in resources {
-            let (created, generation) = (resource.created, resource.generation);
-            match Document::from_value(resource.document) {
-                Ok(Document::Service(name, spec)) => {
-                    wanted.services.insert(name, spec);
-                }
-                Ok(Document::MeshConfig(spec)) => wanted.config = spec,
-                Ok(Document::TrafficPolicy(name, spec)) => policies.push((created, name, *spec)),
-                Ok(Document::Route(name, spec)) => wanted.routes.push(RouteEntry {
-                    kind: spec.kind(),
-                    draft: Arc::new(spec.draft(&name)),
-                    name,
-                    created,
-                    generation,
-                }),
-                Ok(Document::FaultInjection(name, spec)) => {
-                    wanted.faults.insert(name, spec.resolve());
-                }
-                Ok(Document::ReferenceGrant(name, spec)) => wanted.grants.push((name, spec)),
-                Err(problems) => {
-                    let key = resource.key;
-                    tracing::error!(%key, ?problems, "a stored resource is not readable: left out");
-                }
-            }
-        }
-        policies.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
-        let policies = policies.into_iter().map(|(_, name, spec)| (name, spec));
-        wanted.policies = policies.collect();
-        wanted
-    }
 }
 
 impl Plane {

@@ -914,24 +914,18 @@ impl AdminState for State {
     fn endpoints(&self) -> Value {
         let now = crate::clock::now();
         let snapshot = self.shared.mesh.snapshot();
-        let views = snapshot
-            .services
-            .values()
-            .chain(snapshot.workloads.values());
-        let rows = views.flat_map(|view| {
-            view.ports().flat_map(|port| {
-                port.endpoints.iter().map(move |endpoint| {
-                    json!({
-                        "service": port.service,
-                        "port": port.port,
-                        "protocol": port.protocol,
-                        "workload": endpoint.model.workload,
-                        "instance": &*endpoint.key.instance,
-                        "address": endpoint.key.address,
-                        "identity": endpoint.model.identity,
-                        "breaker": endpoint.live.breaker(now).map(|view| view.state.as_str()),
-                        "score": endpoint.live.score(now),
-                    })
+        let rows = snapshot.ports().flat_map(|port| {
+            port.endpoints.iter().map(move |endpoint| {
+                json!({
+                    "service": port.service,
+                    "port": port.port,
+                    "protocol": port.protocol,
+                    "workload": endpoint.model.workload,
+                    "instance": &*endpoint.key.instance,
+                    "address": endpoint.key.address,
+                    "identity": endpoint.model.identity,
+                    "breaker": endpoint.live.breaker(now).map(|view| view.state.as_str()),
+                    "score": endpoint.live.score(now),
                 })
             })
         });

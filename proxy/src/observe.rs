@@ -83,12 +83,8 @@ fn without_times(breaker: &ObservedBreaker) -> ObservedBreaker {
 fn observed(mesh: &Mesh) -> Vec<ObservedBreaker> {
     let now = crate::clock::now();
     let snapshot = mesh.snapshot();
-    let views = snapshot
-        .services
-        .values()
-        .chain(snapshot.workloads.values());
-    let ports = views.flat_map(|view| view.ports());
-    let mut all: Vec<ObservedBreaker> = ports.flat_map(|port| of_port(port, now)).collect();
+    let breakers = snapshot.ports().flat_map(|port| of_port(port, now));
+    let mut all: Vec<ObservedBreaker> = breakers.collect();
     all.sort_by(|a, b| {
         let key = |one: &ObservedBreaker| one.state == StateView::Closed;
         let name = |one: &ObservedBreaker| (one.service.clone(), one.port, one.endpoint.clone());
@@ -127,12 +123,8 @@ fn of_port(port: &PortView, now: Instant) -> Vec<ObservedBreaker> {
 pub fn samples(mesh: &Mesh) -> Vec<BreakerSample> {
     let now = crate::clock::now();
     let snapshot = mesh.snapshot();
-    let views = snapshot
-        .services
-        .values()
-        .chain(snapshot.workloads.values());
     let mut samples = Vec::new();
-    for port in views.flat_map(|view| view.ports()) {
+    for port in snapshot.ports() {
         let own = port.breaker(now).map(|view| (String::new(), view));
         let endpoints = port.endpoints.iter().filter_map(|endpoint| {
             let view = endpoint.live.breaker(now)?;

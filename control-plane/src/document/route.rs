@@ -2,28 +2,27 @@
 //! know what exists is left to compilation.
 
 mod filter;
+mod matching;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use gateway_api::experimental::grpcroutes::{
-    GrpcRouteRules, GrpcRouteRulesMatches, GrpcRouteRulesMatchesHeadersType,
-    GrpcRouteRulesMatchesMethodType, GrpcRouteSpec,
-};
+use gateway_api::experimental::grpcroutes::{GrpcRouteRules, GrpcRouteSpec};
 use gateway_api::experimental::httproutes::{
     HttpRouteParentRefs, HttpRouteRules, HttpRouteRulesBackendRefs, HttpRouteRulesFilters,
-    HttpRouteRulesMatches, HttpRouteRulesMatchesHeadersType, HttpRouteRulesMatchesPath,
-    HttpRouteRulesMatchesPathType, HttpRouteRulesMatchesQueryParamsType, HttpRouteRulesRetry,
-    HttpRouteRulesTimeouts, HttpRouteSpec,
+    HttpRouteRulesRetry, HttpRouteRulesTimeouts, HttpRouteSpec,
 };
 use gateway_api::experimental::tcproutes::TcpRouteSpec;
-use http::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use weft_core::name::{ServiceName, check_label};
 use weft_core::policy::TrafficPolicy;
 use weft_core::retry::RetryPolicy;
-use weft_core::route::{Backend, HttpMatch, PathMatch, RouteError, Rule, ValueMatch};
+use weft_core::route::{Backend, HttpMatch, Rule};
+
+use matching::{read_grpc_matches, read_match};
+
+pub(super) use matching::read_headers;
 
 use super::{Check, ObjectName};
 
@@ -404,150 +403,6 @@ fn read_target(
     };
     let port = read_port(check, at, port);
     Some((service?, port?))
-}
-
-fn read_match(
-    check: &mut Check<'_>,
-    at: &str,
-    matched: &HttpRouteRulesMatches,
-) -> Option<HttpMatch> {
-    let path = read_path(check, &format!("{at}.path"), matched.path.as_ref());
-    let method = matched.method.as_ref().and_then(|method| {
-        // The enum's names are the methods'.
-        let method: String = serde_json::to_value(method)
-            .and_then(serde_json::from_value)
-            .ok()?;
-        Method::from_bytes(method.as_bytes()).ok()
-    });
-    let headers = matched.headers.as_deref().unwrap_or_default().iter();
-    let headers = headers.map(|header| {
-        let pattern = header.r#type == Some(HttpRouteRulesMatchesHeadersType::RegularExpression);
-        (&*header.name, pattern, &*header.value)
-    });
-    let headers = read_headers(check, &format!("{at}.headers"), headers);
-    let mut queries: Vec<(Box<str>, ValueMatch)> = Vec::new();
-    let params = matched.query_params.as_deref().unwrap_or_default();
-    limit(
-        check,
-        &format!("{at}.queryParams"),
-        params.len(),
-        FIELDS_MAX,
-    );
-    for (index, query) in params.iter().take(FIELDS_MAX).enumerate() {
-        let at = format!("{at}.queryParams[{index}]");
-        let pattern = query.r#type == Some(HttpRouteRulesMatchesQueryParamsType::RegularExpression);
-        if queries.iter().any(|(name, _)| **name == *query.name) {
-            let found = format!("{:?} again", query.name);
-            check.add(format!("{at}.name"), found, "each parameter once");
-        }
-        let value = read_value(check, &at, pattern, &query.value);
-        queries.extend(value.map(|value| (query.name.as_str().into(), value)));
-    }
-    Some(HttpMatch {
-        path: path?,
-        method,
-        headers,
-        queries,
-    })
-}
-
-fn read_path(
-    check: &mut Check<'_>,
-    at: &str,
-    path: Option<&HttpRouteRulesMatchesPath>,
-) -> Option<PathMatch> {
-    let value = path.and_then(|path| path.value.as_deref());
-    let value = value.unwrap_or("/");
-    let read = match path.and_then(|path| path.r#type.as_ref()) {
-        Some(HttpRouteRulesMatchesPathType::Exact) => PathMatch::exact(value),
-        Some(HttpRouteRulesMatchesPathType::RegularExpression) => PathMatch::pattern(value),
-        Some(HttpRouteRulesMatchesPathType::PathPrefix) | None => PathMatch::prefix(value),
-    };
-    note(check, &format!("{at}.value"), read)
-}
-
-/// A value, or a problem with it.
-fn note<T>(check: &mut Check<'_>, at: &str, read: Result<T, RouteError>) -> Option<T> {
-    match read {
-        Ok(value) => Some(value),
-        Err(error) => {
-            let text = error.to_string();
-            let text = text.strip_prefix("found ").unwrap_or(&text);
-            let (found, allowed) = text.split_once("; allowed: ").unwrap_or((text, ""));
-            check.add(at, found, allowed);
-            None
-        }
-    }
-}
-
-fn read_value(check: &mut Check<'_>, at: &str, pattern: bool, value: &str) -> Option<ValueMatch> {
-    let read = match pattern {
-        true => ValueMatch::pattern(value),
-        false => ValueMatch::exact(value),
-    };
-    note(check, &format!("{at}.value"), read)
-}
-
-/// Fields that a request has to have: name, whether the value is a pattern, value.
-pub(super) fn read_headers<'a>(
-    check: &mut Check<'_>,
-    at: &str,
-    headers: impl ExactSizeIterator<Item = (&'a str, bool, &'a str)>,
-) -> Vec<(http::HeaderName, ValueMatch)> {
-    limit(check, at, headers.len(), FIELDS_MAX);
-    let mut read: Vec<(http::HeaderName, ValueMatch)> = Vec::new();
-    for (index, (name, pattern, value)) in headers.take(FIELDS_MAX).enumerate() {
-        let at = format!("{at}[{index}]");
-        let Some(name) = filter::read_name(check, &format!("{at}.name"), name) else {
-            continue;
-        };
-        if read.iter().any(|(other, _)| *other == name) {
-            let found = format!("{name} again");
-            check.add(format!("{at}.name"), found, "each field once");
-        }
-        let value = read_value(check, &at, pattern, value);
-        read.extend(value.map(|value| (name, value)));
-    }
-    read
-}
-
-fn read_grpc_matches(
-    check: &mut Check<'_>,
-    at: &str,
-    matches: &[GrpcRouteRulesMatches],
-) -> Vec<HttpMatch> {
-    limit(check, &format!("{at}.matches"), matches.len(), MATCHES_MAX);
-    let mut read = Vec::new();
-    for (index, matched) in matches.iter().take(MATCHES_MAX).enumerate() {
-        let at = format!("{at}.matches[{index}]");
-        let method = matched.method.as_ref();
-        let pattern = method.is_some_and(|method| {
-            method.r#type == Some(GrpcRouteRulesMatchesMethodType::RegularExpression)
-        });
-        let service = method.and_then(|method| method.service.as_deref());
-        let name = method.and_then(|method| method.method.as_deref());
-        if method.is_some() && service.is_none() && name.is_none() {
-            let path = format!("{at}.method");
-            check.add(path, "neither", "service, method or both");
-        }
-        let path = match pattern {
-            true => PathMatch::grpc_pattern(service, name),
-            false => PathMatch::grpc(service, name),
-        };
-        let path = note(check, &format!("{at}.method"), path);
-        let headers = matched.headers.as_deref().unwrap_or_default().iter();
-        let headers = headers.map(|header| {
-            let pattern =
-                header.r#type == Some(GrpcRouteRulesMatchesHeadersType::RegularExpression);
-            (&*header.name, pattern, &*header.value)
-        });
-        let headers = read_headers(check, &format!("{at}.headers"), headers);
-        read.extend(path.map(|path| HttpMatch {
-            headers,
-            ..HttpMatch::of(path)
-        }));
-    }
-    read
 }
 
 /// A time of the Gateway API (GEP-2257).

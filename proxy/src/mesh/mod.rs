@@ -448,6 +448,12 @@ enum Lookup<T> {
 }
 
 impl Snapshot {
+    /// Every port that is held, of services and of workloads.
+    pub fn ports(&self) -> impl Iterator<Item = &Arc<PortView>> {
+        let views = self.services.values().chain(self.workloads.values());
+        views.flat_map(|view| view.ports())
+    }
+
     /// Whether an endpoint is still there.
     pub fn holds(&self, key: &EndpointKey) -> bool {
         let workload = || WorkloadName::new(key.service.namespace(), key.service.name()).ok();
