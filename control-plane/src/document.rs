@@ -18,6 +18,7 @@ use gateway_api::experimental::grpcroutes::GrpcRouteSpec;
 use gateway_api::experimental::httproutes::HttpRouteSpec;
 use gateway_api::experimental::referencegrants::ReferenceGrantSpec;
 use gateway_api::experimental::tcproutes::TcpRouteSpec;
+use gateway_api::experimental::tlsroutes::TlsRouteSpec;
 
 pub use fault::{AbortSpec, DelaySpec, FaultInjectionSpec, HeaderMatchType, HeaderSpec};
 pub use route::{GATEWAY_GROUP, Parent, RouteDraft, RouteKind, RouteSpec, RuleDraft};
@@ -38,13 +39,14 @@ pub const GATEWAY_VERSION: &str = "gateway.networking.k8s.io/v1";
 pub const GATEWAY_ALPHA: &str = "gateway.networking.k8s.io/v1alpha2";
 /// The kinds that exist, with the versions that they are read in; they are stored and shown in the
 /// first. To add one: a variant of [`Document`], its spec, and its checks below.
-pub const KINDS: [(&str, &[&str]); 8] = [
+pub const KINDS: [(&str, &[&str]); 9] = [
     ("Service", &[API_VERSION]),
     ("MeshConfig", &[API_VERSION]),
     ("TrafficPolicy", &[API_VERSION]),
     ("FaultInjection", &[API_VERSION]),
     ("HTTPRoute", &[GATEWAY_VERSION]),
     ("GRPCRoute", &[GATEWAY_VERSION]),
+    ("TLSRoute", &[GATEWAY_VERSION, GATEWAY_ALPHA]),
     ("TCPRoute", &[GATEWAY_ALPHA]),
     (
         "ReferenceGrant",
@@ -447,25 +449,28 @@ fn parse(check: &mut Check<'_>, value: &Value) -> Option<Document> {
         }
         "HTTPRoute" => {
             let spec: HttpRouteSpec = check.typed("spec.", &envelope.spec)?;
-            let spec = RouteSpec::Http(Box::new(spec));
-            spec.read(check, &own);
-            Some(Document::Route(own, spec))
-        }
-        "TCPRoute" => {
-            let spec: TcpRouteSpec = check.typed("spec.", &envelope.spec)?;
-            let spec = RouteSpec::Tcp(Box::new(spec));
-            spec.read(check, &own);
-            Some(Document::Route(own, spec))
+            Some(read_route(check, own, RouteSpec::Http(Box::new(spec))))
         }
         "GRPCRoute" => {
             let spec: GrpcRouteSpec = check.typed("spec.", &envelope.spec)?;
-            let spec = RouteSpec::Grpc(Box::new(spec));
-            spec.read(check, &own);
-            Some(Document::Route(own, spec))
+            Some(read_route(check, own, RouteSpec::Grpc(Box::new(spec))))
+        }
+        "TLSRoute" => {
+            let spec: TlsRouteSpec = check.typed("spec.", &envelope.spec)?;
+            Some(read_route(check, own, RouteSpec::Tls(Box::new(spec))))
+        }
+        "TCPRoute" => {
+            let spec: TcpRouteSpec = check.typed("spec.", &envelope.spec)?;
+            Some(read_route(check, own, RouteSpec::Tcp(Box::new(spec))))
         }
         // All of KINDS are above; a test reads an example of each.
         _ => None,
     }
+}
+
+fn read_route(check: &mut Check<'_>, name: ObjectName, spec: RouteSpec) -> Document {
+    spec.read(check, &name);
+    Document::Route(name, spec)
 }
 
 fn check_config(check: &mut Check<'_>, own: &ObjectName, spec: &MeshConfigSpec) {

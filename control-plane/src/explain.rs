@@ -12,8 +12,8 @@ use weft_core::name::{ServiceName, WorkloadName};
 use weft_core::policy::{BreakerMode, Fallback, TrafficPolicy};
 use weft_core::reason::Reason;
 use weft_core::route::{
-    Backend, Decision, Filter, HttpMatch, Outcome, PathMatch, PathRewrite, RequestHead, RouteTable,
-    Rule, ValueMatch, in_force,
+    About, Backend, Decision, Filter, HttpMatch, Outcome, PathMatch, PathRewrite, RequestHead,
+    RouteTable, Rule, ValueMatch, in_force,
 };
 use weft_proto::resource::{Kind, Resource};
 
@@ -73,13 +73,8 @@ pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u6
         return steps.0;
     }
     let table = RouteTable::new(routes);
-    if let Some(route) = table.routes().iter().find(|route| route.opaque) {
-        let name = &route.name;
-        let by = format!("route {}/{}", name.namespace, name.name);
-        steps.add("route", by, format!("a {whose}'s: connections as they are"));
-        for rule in &route.rules {
-            explain_backends(known, rule, &mut steps);
-        }
+    if table.is_about_connections() {
+        explain_connection(known, &table, question, whose, &mut steps);
         return steps.0;
     }
     let head = RequestHead {
@@ -106,6 +101,35 @@ pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u6
         explain_backends(known, decision.found.rule, &mut steps);
     }
     steps.0
+}
+
+/// A connection to the URL's host, which is also what its ClientHello would name.
+fn explain_connection(
+    known: Known<'_>,
+    table: &RouteTable,
+    question: &Question,
+    whose: &str,
+    steps: &mut Steps,
+) {
+    let host = question.url.host_str();
+    let Some(connection) = table.connection(host, 0) else {
+        let refused = format!(
+            "no route takes connections that name {}: reset with {}",
+            host.unwrap_or_default(),
+            Reason::RouteNotFound
+        );
+        return steps.add("route", "-", refused);
+    };
+    let route = connection.route;
+    let by = format!("route {}/{}", route.name.namespace, route.name.name);
+    let taken = match &route.about {
+        About::Requests | About::Connections => "connections as they are".to_owned(),
+        About::Hosts(hosts) => format!("TLS connections that name {}", hosts.join(", ")),
+    };
+    steps.add("route", by, format!("a {whose}'s: {taken}"));
+    for rule in &route.rules {
+        explain_backends(known, rule, steps);
+    }
 }
 
 /// Every backend that gets anything, with its share.

@@ -7,8 +7,9 @@ use http::{HeaderName, HeaderValue, Method};
 use weft_core::model::Namespace;
 use weft_core::name::ServiceName;
 use weft_core::route::{
-    Abort, Backend, Cors, Delay, Fault, Filter, HeaderModifier, HttpMatch, Mirror, PathMatch,
-    PathRewrite, Redirect, RedirectStatus, Route, RouteName, Rule, Scheme, UrlRewrite, ValueMatch,
+    Abort, About, Backend, Cors, Delay, Fault, Filter, HeaderModifier, HttpMatch, Mirror,
+    PathMatch, PathRewrite, Redirect, RedirectStatus, Route, RouteName, Rule, Scheme, UrlRewrite,
+    ValueMatch,
 };
 
 use crate::convert::{Rejection, name, port, unknown, wire_unknown};
@@ -61,7 +62,11 @@ impl From<&Route> for mesh::Route {
             created: route.created,
             ports: route.ports.iter().map(|port| u32::from(*port)).collect(),
             rules: route.rules.iter().map(Into::into).collect(),
-            opaque: route.opaque,
+            opaque: route.about == About::Connections,
+            hosts: match &route.about {
+                About::Hosts(hosts) => hosts.iter().map(ToString::to_string).collect(),
+                About::Requests | About::Connections => Vec::new(),
+            },
         }
     }
 }
@@ -71,6 +76,17 @@ impl TryFrom<mesh::Route> for Route {
 
     fn try_from(wire: mesh::Route) -> Result<Self, Rejection> {
         let ports = wire.ports.iter().map(|wire| port("routes.ports", *wire));
+        let about = match (wire.opaque, wire.hosts.is_empty()) {
+            (false, true) => About::Requests,
+            (true, true) => About::Connections,
+            (false, false) => About::Hosts(wire.hosts.into_iter().map(Into::into).collect()),
+            (true, false) => {
+                return Err(Rejection::Route {
+                    field: "routes.hosts",
+                    reason: "found some beside opaque; allowed: one of both".to_owned(),
+                });
+            }
+        };
         Ok(Self {
             name: RouteName {
                 namespace: wire.namespace.into(),
@@ -79,7 +95,7 @@ impl TryFrom<mesh::Route> for Route {
             created: wire.created,
             ports: ports.collect::<Result<_, _>>()?,
             rules: all(wire.rules)?,
-            opaque: wire.opaque,
+            about,
         })
     }
 }
@@ -539,7 +555,7 @@ mod tests {
                 name: "r".into(),
             },
             ports: vec![80],
-            opaque: true,
+            about: About::Hosts(vec!["*.shop.test".into()]),
             created: 1,
             rules: vec![Rule {
                 name: Some("one".into()),

@@ -13,7 +13,7 @@ use weft_core::balance::{Candidates, Policy};
 use weft_core::breaker::{Breaker, BreakerConfig, CallClass, CallOutcome};
 use weft_core::retry::RetryBudget;
 use weft_core::route::{
-    Backend, HttpMatch, PathMatch, RequestHead, Route, RouteName, RouteTable, Rule,
+    About, Backend, HttpMatch, PathMatch, RequestHead, Route, RouteName, RouteTable, Rule,
 };
 use weft_core::time::Instant;
 
@@ -39,7 +39,7 @@ fn table(routes: usize, path: fn(&str) -> PathMatch) -> RouteTable {
                 name: format!("route-{number}").into(),
             },
             ports: Vec::new(),
-            opaque: false,
+            about: About::Requests,
             created: 0,
             rules: vec![Rule {
                 matches: vec![HttpMatch::of(path(&format!("/api/v1/item-{number}")))],

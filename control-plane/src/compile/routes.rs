@@ -126,7 +126,7 @@ pub fn attach(routes: &[RouteEntry], references: References<'_>) -> Attached {
                     name: entry.name.name.as_str().into(),
                 },
                 ports: ports.listed(),
-                opaque: entry.kind == RouteKind::Tcp,
+                about: entry.draft.about.clone(),
                 created: entry.created.div_euclid(1000),
                 rules: rules.clone(),
             });

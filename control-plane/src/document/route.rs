@@ -5,6 +5,7 @@ mod filter;
 mod matching;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_api::experimental::grpcroutes::{GrpcRouteRules, GrpcRouteSpec};
@@ -13,12 +14,13 @@ use gateway_api::experimental::httproutes::{
     HttpRouteRulesRetry, HttpRouteRulesTimeouts, HttpRouteSpec,
 };
 use gateway_api::experimental::tcproutes::TcpRouteSpec;
+use gateway_api::experimental::tlsroutes::TlsRouteSpec;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use weft_core::name::{ServiceName, check_label};
 use weft_core::policy::TrafficPolicy;
 use weft_core::retry::RetryPolicy;
-use weft_core::route::{Backend, HttpMatch, Rule};
+use weft_core::route::{About, Backend, HttpMatch, Rule};
 
 use matching::{read_grpc_matches, read_match};
 
@@ -35,6 +37,10 @@ const RULES_MAX: usize = 16;
 const MATCHES_MAX: usize = 64;
 const BACKENDS_MAX: usize = 16;
 const FIELDS_MAX: usize = 16;
+/// Hostnames of a TLSRoute.
+const HOSTS_MAX: usize = 16;
+/// The longest hostname (RFC 1035 section 2.3.4).
+const HOST_MAX_BYTES: usize = 253;
 /// The largest weight.
 const WEIGHT_MAX: i32 = 1_000_000;
 
@@ -45,6 +51,8 @@ pub enum RouteSpec {
     Http(Box<HttpRouteSpec>),
     /// A GRPCRoute.
     Grpc(Box<GrpcRouteSpec>),
+    /// A TLSRoute.
+    Tls(Box<TlsRouteSpec>),
     /// A TCPRoute.
     Tcp(Box<TcpRouteSpec>),
 }
@@ -55,6 +63,8 @@ pub enum RouteSpec {
 pub enum RouteKind {
     /// Connections as they are.
     Tcp,
+    /// Connections by the host that their ClientHello names.
+    Tls,
     /// By path, method, fields and query.
     Http,
     /// By service, method and fields of a gRPC call.
@@ -63,7 +73,7 @@ pub enum RouteKind {
 
 impl RouteKind {
     /// Every kind.
-    pub const ALL: [Self; 3] = [Self::Tcp, Self::Http, Self::Grpc];
+    pub const ALL: [Self; 4] = [Self::Tcp, Self::Tls, Self::Http, Self::Grpc];
 
     /// The kind of a name, if it is one of these.
     pub fn parse(text: &str) -> Option<Self> {
@@ -74,6 +84,7 @@ impl RouteKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Tcp => "TCPRoute",
+            Self::Tls => "TLSRoute",
             Self::Http => "HTTPRoute",
             Self::Grpc => "GRPCRoute",
         }
@@ -85,6 +96,7 @@ impl RouteSpec {
     pub const fn kind(&self) -> RouteKind {
         match self {
             Self::Tcp(_) => RouteKind::Tcp,
+            Self::Tls(_) => RouteKind::Tls,
             Self::Http(_) => RouteKind::Http,
             Self::Grpc(_) => RouteKind::Grpc,
         }
@@ -94,6 +106,7 @@ impl RouteSpec {
     pub(super) fn to_value(&self) -> Result<serde_json::Value, serde_json::Error> {
         match self {
             Self::Tcp(spec) => serde_json::to_value(spec),
+            Self::Tls(spec) => serde_json::to_value(spec),
             Self::Http(spec) => serde_json::to_value(spec),
             Self::Grpc(spec) => serde_json::to_value(spec),
         }
@@ -112,11 +125,14 @@ impl RouteSpec {
             Self::Tcp(spec) => {
                 let gateways = spec.use_default_gateways.is_some();
                 refuse(check, "spec.useDefaultGateways", gateways, NO_GATEWAYS);
-                if spec.rules.len() != 1 {
-                    let found = format!("{} of them", spec.rules.len());
-                    check.add("spec.rules", found, "one: nothing tells connections apart");
-                }
+                one_rule(check, spec.rules.len());
                 // The same shape, less what looks into requests.
+                (again(&spec.parent_refs), Some(again(&spec.rules)))
+            }
+            Self::Tls(spec) => {
+                let gateways = spec.use_default_gateways.is_some();
+                refuse(check, "spec.useDefaultGateways", gateways, NO_GATEWAYS);
+                one_rule(check, spec.rules.len());
                 (again(&spec.parent_refs), Some(again(&spec.rules)))
             }
             Self::Http(spec) => {
@@ -149,7 +165,16 @@ impl RouteSpec {
             draft
         });
         let rules = drafts.collect();
-        RouteDraft { parents, rules }
+        let about = match self {
+            Self::Http(_) | Self::Grpc(_) => About::Requests,
+            Self::Tls(spec) => About::Hosts(read_hosts(check, &spec.hostnames)),
+            Self::Tcp(_) => About::Connections,
+        };
+        RouteDraft {
+            about,
+            parents,
+            rules,
+        }
     }
 }
 
@@ -160,6 +185,8 @@ const NO_GATEWAYS: &str = "nothing: there are no gateways here";
 /// A route that has been read: what it refers to may or may not exist.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct RouteDraft {
+    /// What it is about.
+    pub about: About,
     /// What it is attached to.
     pub parents: Vec<Parent>,
     /// Its rules.
@@ -210,6 +237,42 @@ fn limit(check: &mut Check<'_>, path: &str, found: usize, most: usize) {
     if found > most {
         check.add(path, format!("{found} of them"), format!("{most} at most"));
     }
+}
+
+/// What is about connections has one rule.
+fn one_rule(check: &mut Check<'_>, found: usize) {
+    if found != 1 {
+        let found = format!("{found} of them");
+        check.add("spec.rules", found, "one: nothing tells connections apart");
+    }
+}
+
+/// Names that a ClientHello may have (RFC 6066 section 3), and wildcards for them.
+fn read_hosts(check: &mut Check<'_>, names: &[String]) -> Vec<Arc<str>> {
+    if names.is_empty() {
+        let allowed = "at least one, as in orders.example.com";
+        check.add("spec.hostnames", "none", allowed);
+    }
+    limit(check, "spec.hostnames", names.len(), HOSTS_MAX);
+    let mut hosts: Vec<Arc<str>> = Vec::new();
+    for (index, name) in names.iter().take(HOSTS_MAX).enumerate() {
+        let at = format!("spec.hostnames[{index}]");
+        let bare = name.strip_prefix("*.").unwrap_or(name);
+        let labels = bare.split('.').all(|label| check_label(label).is_ok());
+        let all_digits = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
+        // Whose last label is a number is an address (WHATWG URL section 3.5).
+        let address = bare.rsplit('.').next().is_none_or(all_digits);
+        if !labels || address || name.len() > HOST_MAX_BYTES {
+            let allowed =
+                "a name as in orders.example.com, or *.example.com; lower case, no address";
+            check.add(at, format!("{name:?}"), allowed);
+        } else if hosts.iter().any(|host| **host == **name) {
+            check.add(at, format!("{name:?} again"), "each once");
+        } else {
+            hosts.push(name.as_str().into());
+        }
+    }
+    hosts
 }
 
 fn read_parents(

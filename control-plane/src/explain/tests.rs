@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use weft_core::model::{AppProtocol, ServicePort};
-use weft_core::route::{Route, RouteName};
+use weft_core::route::{About, Route, RouteName};
 
 use super::*;
 
@@ -93,7 +93,7 @@ proptest! {
         path in "/[ab]?(/[ab])?",
     ) {
         let name = RouteName { namespace: "shop".into(), name: "r".into() };
-        let route = Arc::new(Route { name, ports: vec![], opaque: false, created: 0, rules });
+        let route = Arc::new(Route { name, ports: vec![], about: About::Requests, created: 0, rules });
         let table = RouteTable::new(vec![Arc::clone(&route)]);
         let (method, headers) = (Method::GET, HeaderMap::new());
         let head = RequestHead { method: &method, path: &path, query: None, headers: &headers };

@@ -4,6 +4,7 @@
 //! the order of [`Precedence`] and nothing else; the table only finds it faster than looking at all
 //! of them: by the exact path, then the patterns, then by the longest of the path's prefixes.
 
+mod connection;
 mod cors;
 mod decision;
 mod fault;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use crate::retry::RetryPolicy;
 
+pub use connection::{About, Connection};
 pub use cors::Cors;
 pub use decision::{Decision, Outcome};
 pub use fault::{Abort, Delay, Fault, PARTS};
@@ -45,9 +47,8 @@ pub struct Route {
     pub name: RouteName,
     /// The service's ports that it is for; none is for all.
     pub ports: Vec<u16>,
-    /// Whether it is about connections as they are (Gateway API, `TCPRoute`): one rule without
-    /// matches and filters.
-    pub opaque: bool,
+    /// What it is about.
+    pub about: About,
     /// When it came into being, seconds since the Unix epoch: the older goes first.
     pub created: i64,
     /// Its rules, in the order of its document.
@@ -195,15 +196,6 @@ impl RouteTable {
             }
         }
         table
-    }
-
-    /// The backend of a connection, where the routes are about connections; `None` where they are
-    /// about requests. The oldest route counts, then the first in the alphabet.
-    pub fn connection(&self, random: u64) -> Option<Option<&Backend>> {
-        let opaque = self.routes.iter().filter(|route| route.opaque);
-        let route = opaque.min_by_key(|route| (route.created, &route.name))?;
-        let backends = route.rules.first().map_or(&[][..], |rule| &rule.backends);
-        Some(pick_backend(backends, random).map(|index| &backends[index]))
     }
 
     /// The routes, in the order in which they were given.

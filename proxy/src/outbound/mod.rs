@@ -25,13 +25,14 @@ use weft_core::policy::BreakerMode;
 use weft_core::protocol::{DETECT_MAX_BYTES, Verdict, detect};
 use weft_core::reason::Reason;
 use weft_core::retry::Failure;
+use weft_core::route::RouteTable;
 use weft_core::time::Instant;
 
 use crate::config::ProxyConfig;
 use crate::mesh::{Call, Destination, Endpoint, EndpointKey, PortView};
 use crate::relay::{Ended, relay};
 use crate::telemetry::metrics::{Direction, HttpKey, Wire};
-use crate::tls::{ALPN_TCP, Replayed};
+use crate::tls::{ALPN_TCP, Replayed, read_server_name};
 use crate::worker::{Worker, redirected, reset};
 
 pub(crate) use http::{chunks, describe, relayed};
@@ -96,18 +97,10 @@ async fn find(
 }
 
 async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, port: Arc<PortView>) {
-    let table = port.routes.as_ref();
-    if let Some(backend) = table.and_then(|table| table.connection(fastrand::u64(..))) {
-        let backend = backend.and_then(|backend| {
-            let service = backend.service.as_ref()?;
-            Some((service, backend.port))
-        });
-        let (service, number) = backend.unzip();
-        let number = number.unwrap_or_default();
-        return match route::target(worker, &port, service, number).await {
-            Ok(target) => opaque(worker, Replayed::new(Bytes::new(), stream), &target).await,
-            Err(failed) => refuse(worker, &stream, failed.reason, &failed.detail),
-        };
+    if let Some(table) = &port.routes
+        && table.is_about_connections()
+    {
+        return routed(worker, stream, &port, table).await;
     }
     let plain = port
         .endpoints
@@ -140,6 +133,33 @@ async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, port: Arc<PortView>) 
         Verdict::Tls | Verdict::Opaque | Verdict::NeedMore => {
             opaque(worker, Replayed::new(first, stream), &port).await;
         }
+    }
+}
+
+/// A connection whose port has routes about connections.
+async fn routed(worker: &Rc<Worker>, stream: TcpStream, port: &Arc<PortView>, table: &RouteTable) {
+    let (stream, host) = if table.reads_hosts() {
+        let limit = worker.shared.config.timeouts.detect;
+        match read_server_name(stream, limit).await {
+            Ok(read) => read,
+            Err(error) => {
+                tracing::debug!(%error, "the client went away within its ClientHello");
+                return;
+            }
+        }
+    } else {
+        (Replayed::new(Bytes::new(), stream), None)
+    };
+    let Some(connection) = table.connection(host.as_deref(), fastrand::u64(..)) else {
+        let host = host.as_deref().unwrap_or("no host");
+        let detail = format!("{}:{}: {host}", port.service, port.port);
+        return refuse(worker, stream.get_ref(), Reason::RouteNotFound, &detail);
+    };
+    let service = connection.backend.and_then(|b| b.service.as_ref());
+    let number = connection.backend.map_or(0, |backend| backend.port);
+    match route::target(worker, port, service, number).await {
+        Ok(target) => opaque(worker, stream, &target).await,
+        Err(failed) => refuse(worker, stream.get_ref(), failed.reason, &failed.detail),
     }
 }
 

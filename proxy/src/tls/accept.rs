@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use rustls::server::Acceptor;
+use rustls::server::{Accepted, Acceptor};
 use rustls_pki_types::UnixTime;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -79,23 +79,8 @@ async fn complete(
     mut bytes: BytesMut,
     material: &Arc<Material>,
 ) -> Result<Opened, OpenError> {
-    let mut acceptor = Acceptor::default();
-    let mut fed = 0;
-    let accepted = loop {
-        let mut rest = Cursor::new(&bytes[fed..]);
-        while rest.has_remaining() {
-            acceptor.read_tls(&mut rest)?;
-        }
-        fed = bytes.len();
-        match acceptor.accept() {
-            Ok(Some(accepted)) => break accepted,
-            Ok(None) if bytes.len() < CLIENT_HELLO_MAX_BYTES => {
-                if io.read_buf(&mut bytes).await? == 0 {
-                    return Ok(Opened::Outside(Replayed::new(bytes.freeze(), io)));
-                }
-            }
-            Ok(None) | Err(_) => return Ok(Opened::Outside(Replayed::new(bytes.freeze(), io))),
-        }
+    let Some(accepted) = read_hello(&mut io, &mut bytes).await? else {
+        return Ok(Opened::Outside(Replayed::new(bytes.freeze(), io)));
     };
     let offers_mesh = accepted
         .client_hello()
@@ -120,6 +105,45 @@ async fn complete(
         Some(ALPN_TCP) => Ok(Opened::MeshTcp(stream, peer)),
         // rustls has refused a handshake without a common name; nothing else is configured.
         Some(_) | None => Err(io::Error::from(io::ErrorKind::InvalidData).into()),
+    }
+}
+
+/// The host that a connection's ClientHello names (RFC 6066 section 3); `None` where it names none
+/// or begins with no ClientHello within `limit`. What was read stays to be read.
+pub async fn read_server_name(
+    mut io: TcpStream,
+    limit: Duration,
+) -> io::Result<(Replayed<TcpStream>, Option<Box<str>>)> {
+    let mut bytes = BytesMut::with_capacity(4096);
+    let reading = async {
+        let hello = read_hello(&mut io, &mut bytes).await?;
+        let host = hello.and_then(|accepted| Some(accepted.client_hello().server_name()?.into()));
+        Ok::<_, io::Error>(host)
+    };
+    let host = timeout(limit, reading).await.unwrap_or(Ok(None))?;
+    Ok((Replayed::new(bytes.freeze(), io), host))
+}
+
+/// Reads until a ClientHello is complete; `None` where these bytes begin none. Everything read is
+/// in `bytes`.
+async fn read_hello(io: &mut TcpStream, bytes: &mut BytesMut) -> io::Result<Option<Accepted>> {
+    let mut acceptor = Acceptor::default();
+    let mut fed = 0;
+    loop {
+        let mut rest = Cursor::new(&bytes[fed..]);
+        while rest.has_remaining() {
+            acceptor.read_tls(&mut rest)?;
+        }
+        fed = bytes.len();
+        match acceptor.accept() {
+            Ok(Some(accepted)) => return Ok(Some(accepted)),
+            Ok(None) if bytes.len() < CLIENT_HELLO_MAX_BYTES => {
+                if io.read_buf(bytes).await? == 0 {
+                    return Ok(None);
+                }
+            }
+            Ok(None) | Err(_) => return Ok(None),
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use weft_core::name::SpiffeId;
 
-pub use accept::{OpenError, Opened, Replayed, open, peer_of_client};
+pub use accept::{OpenError, Opened, Replayed, open, peer_of_client, read_server_name};
 pub(crate) use verify::sha256_hex;
 pub use verify::{PeerError, Trust, VerifiedPeer};
 

@@ -24,7 +24,7 @@ fn route(label: &str, created: i64, rules: Vec<Rule>) -> Arc<Route> {
     Arc::new(Route {
         name: name(label),
         ports: vec![],
-        opaque: false,
+        about: About::Requests,
         created,
         rules,
     })
@@ -410,29 +410,69 @@ fn backends_by_weight() {
     }
 }
 
+/// A route about connections, to a port that tells it from others.
+fn to(label: &str, created: i64, about: About, port: u16) -> Arc<Route> {
+    let mut route = Route::clone(&route(label, created, vec![Rule::default()]));
+    route.about = about;
+    route.rules[0].backends.push(Backend {
+        service: None,
+        port,
+        weight: 1,
+        filters: Arc::default(),
+    });
+    Arc::new(route)
+}
+
+fn port_of(table: &RouteTable, host: Option<&str>) -> Option<Option<u16>> {
+    let connection = table.connection(host, 7);
+    connection.map(|connection| connection.backend.map(|backend| backend.port))
+}
+
 #[test]
-fn connections_go_by_the_oldest_opaque_route() {
-    let to = |label: &str, created: i64, port: u16| {
-        let mut route = Route::clone(&route(label, created, vec![Rule::default()]));
-        route.opaque = true;
-        route.rules[0].backends.push(Backend {
-            service: None,
-            port,
-            weight: 1,
-            filters: Arc::default(),
-        });
-        Arc::new(route)
-    };
-    let port = |table: &RouteTable| {
-        let backend = table.connection(7);
-        backend.map(|backend| backend.map(|backend| backend.port))
-    };
-    assert_eq!(port(&RouteTable::new(vec![route("r", 0, vec![])])), None);
-    let both = vec![to("a", 2, 80), to("b", 1, 81), to("c", 1, 82)];
-    assert_eq!(port(&RouteTable::new(both)), Some(Some(81)));
+fn connections_go_by_the_oldest_route() {
+    let to = |label, created, port| to(label, created, About::Connections, port);
+    let requests = RouteTable::new(vec![route("r", 0, vec![])]);
+    assert!(!requests.is_about_connections());
+    assert_eq!(port_of(&requests, None), None);
+    let table = RouteTable::new(vec![to("a", 2, 80), to("b", 1, 81), to("c", 1, 82)]);
+    assert!(table.is_about_connections() && !table.reads_hosts());
+    assert_eq!(port_of(&table, None), Some(Some(81)));
     let mut empty = Route::clone(&to("a", 0, 80));
     empty.rules.clear();
-    assert_eq!(port(&RouteTable::new(vec![Arc::new(empty)])), Some(None));
+    let table = RouteTable::new(vec![Arc::new(empty)]);
+    assert_eq!(port_of(&table, None), Some(None));
+}
+
+#[test]
+fn connections_go_by_the_host_that_they_name() {
+    let to = |label, created, hosts: &[&str], port| {
+        let hosts = hosts.iter().map(|host| Arc::from(*host)).collect();
+        to(label, created, About::Hosts(hosts), port)
+    };
+    let table = RouteTable::new(vec![
+        to("any", 0, &["*.shop.test"], 1),
+        to("deep", 3, &["*.eu.shop.test", "other.test"], 2),
+        to("named", 5, &["a.eu.shop.test"], 3),
+        to("younger", 6, &["a.eu.shop.test", "*.shop.test"], 4),
+    ]);
+    assert!(table.reads_hosts());
+    let cases = [
+        ("a.eu.shop.test", Some(3)),
+        ("A.EU.Shop.Test", Some(3)),
+        ("b.eu.shop.test", Some(2)),
+        ("x.y.eu.shop.test", Some(2)),
+        ("eu.shop.test", Some(1)),
+        ("other.test", Some(2)),
+        ("x.other.test", None),
+        ("shop.test", None),
+        (".shop.test", None),
+        ("notshop.test", None),
+    ];
+    for (host, expected) in cases {
+        let found = port_of(&table, Some(host)).flatten();
+        assert_eq!(found, expected, "{host}");
+    }
+    assert_eq!(port_of(&table, None), None);
 }
 
 fn any_match() -> impl Strategy<Value = HttpMatch> {
