@@ -24,10 +24,11 @@ pub use fault::{AbortSpec, DelaySpec, FaultInjectionSpec, HeaderMatchType, Heade
 pub use route::{GATEWAY_GROUP, Parent, RouteDraft, RouteKind, RouteSpec, RuleDraft};
 pub use traffic_policy::{
     BackoffSpec, BreakerModeSpec, BudgetSpec, CircuitBreakerSpec, CookieSpec, FailuresSpec,
-    FallbackBackendSpec, FallbackResponseSpec, FallbackSpec, HalfOpenSpec, HashOnSpec, LimitsSpec,
+    FallbackBackendSpec, FallbackResponseSpec, FallbackSpec, HalfOpenSpec, HashOnSpec, HedgeSpec, LimitsSpec,
     LoadBalancerSpec, LoadBalancerType, RetrySpec, SourceSpec, Statuses, TargetKind, TargetRef,
     Time, TimeoutsSpec, TrafficPolicySpec, WindowSpec, spelled_out,
 };
+pub(crate) use traffic_policy::hedge_in_words;
 
 /// The group of our own kinds.
 pub const API_GROUP: &str = "weft-mesh.io";
@@ -558,6 +559,9 @@ fn check_policy(check: &mut Check<'_>, namespace: &str, spec: &TrafficPolicySpec
             found,
             "the name of a Service and a port from 1 to 65535",
         );
+    }
+    for (path, found, allowed) in spec.hedge.iter().flat_map(HedgeSpec::problems) {
+        check.add(path, found, allowed);
     }
     for error in spec.resolve(namespace).validate() {
         let path = format!("spec.{}", error.field);

@@ -18,7 +18,7 @@ use weft_core::route::{
 use weft_proto::resource::{Kind, Resource};
 
 use crate::compile::{Compiled, policies_for};
-use crate::document::{ObjectName, TrafficPolicySpec};
+use crate::document::{ObjectName, TrafficPolicySpec, hedge_in_words};
 
 /// A request that somebody wonders about.
 #[derive(Debug, Clone)]
@@ -323,16 +323,19 @@ fn explain_target(
     let retry = rule.and_then(|rule| rule.retry.as_ref());
     let text = retry_text(retry.unwrap_or(&policy.retry), &policy);
     steps.add("retry", own(retry.is_some()), text);
+    steps.add("hedge", &by, hedge_in_words(policy.hedge.as_ref()));
     let request = rule.and_then(|rule| rule.request_timeout);
     let attempt = rule.and_then(|rule| rule.backend_timeout);
     let text = format!(
-        "request {}, attempt {}, connecting {}",
+        "request {}, attempt {}, connecting {}, idle connection {}, idle stream {}",
         time_text(
             request.or(policy.request_timeout),
             "the sidecar's timeouts.request"
         ),
         time_text(attempt.or(policy.per_try_timeout), "as long as the request"),
         time_text(policy.connect_timeout, "the sidecar's timeouts.connect"),
+        time_text(policy.idle_timeout, "the sidecar's"),
+        time_text(policy.stream_idle_timeout, "without limit"),
     );
     steps.add("timeout", own(request.is_some() || attempt.is_some()), text);
 }

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod convert;
+mod hedge;
 mod observed;
 mod policy;
 pub mod resource;

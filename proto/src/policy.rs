@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use weft_core::balance::{self, hash::HashOn};
 use weft_core::breaker::{BreakerConfig, Window};
+use weft_core::hedge::HedgePolicy;
 use weft_core::policy::{BreakerMode, BudgetConfig, Failures, Fallback, TrafficPolicy};
 use weft_core::retry::RetryPolicy;
 
@@ -42,6 +43,9 @@ impl From<&TrafficPolicy> for mesh::TrafficPolicy {
             connect_timeout: policy.connect_timeout.map(nanos),
             per_try_timeout: policy.per_try_timeout.map(nanos),
             request_timeout: policy.request_timeout.map(nanos),
+            hedge: policy.hedge.as_ref().map(Into::into),
+            idle_timeout: policy.idle_timeout.map(nanos),
+            stream_idle_timeout: policy.stream_idle_timeout.map(nanos),
             max_requests: policy.max_requests,
             hash_on: policy.hash_on.as_ref().map(Into::into),
             slow_start: policy.slow_start.map(nanos),
@@ -99,6 +103,9 @@ impl TryFrom<mesh::TrafficPolicy> for TrafficPolicy {
             connect_timeout: wire.connect_timeout.map(Duration::from_nanos),
             per_try_timeout: wire.per_try_timeout.map(Duration::from_nanos),
             request_timeout: wire.request_timeout.map(Duration::from_nanos),
+            hedge: wire.hedge.map(HedgePolicy::try_from).transpose()?,
+            idle_timeout: wire.idle_timeout.map(Duration::from_nanos),
+            stream_idle_timeout: wire.stream_idle_timeout.map(Duration::from_nanos),
             max_requests: wire.max_requests,
             hash_on: wire.hash_on.map(HashOn::try_from).transpose()?,
             slow_start: wire.slow_start.map(Duration::from_nanos),

@@ -135,6 +135,50 @@ const POLICIES: &[(&str, &str, &str)] = &[
     ),
     ("retry: {attempts: 99}", "spec.retry.attempts", "99"),
     ("retry: {atempts: 1}", "spec.retry", "unknown"),
+    ("hedge: {}", "spec.hedge", "neither"),
+    (
+        "hedge: {delay: 1s, percentile: 95}",
+        "spec.hedge",
+        "both",
+    ),
+    (
+        "hedge: {delay: 1s, minDelay: 1s}",
+        "spec.hedge.minDelay",
+        "a time",
+    ),
+    ("hedge: {delay: 0s}", "spec.hedge.delay", "0"),
+    ("hedge: {percentile: 101}", "spec.hedge.percentile", "101"),
+    (
+        "hedge: {percentile: 95, maxAttempts: 4}",
+        "spec.hedge.maxAttempts",
+        "4",
+    ),
+    (
+        "hedge: {delay: 1s, methods: [GET, POST]}",
+        "spec.hedge.methods[1]",
+        "POST",
+    ),
+    (
+        "hedge: {delay: 1s, methods: ['G T']}",
+        "spec.hedge.methods[0]",
+        "G T",
+    ),
+    (
+        "hedge: {delay: 1s, grpcMethods: [Get]}",
+        "spec.hedge.grpcMethods[0]",
+        "Get",
+    ),
+    (
+        "hedge: {delay: 1s}, timeouts: {perTry: 500ms}",
+        "spec.hedge.delay",
+        "1s",
+    ),
+    ("timeouts: {idle: 500ms}", "spec.timeouts.idle", "500ms"),
+    (
+        "timeouts: {streamIdle: 0s}",
+        "spec.timeouts.streamIdle",
+        "0",
+    ),
     (
         "retry: {budget: {ratio: -1}}",
         "spec.retry.budget.ratio",
@@ -154,6 +198,8 @@ fn policies_are_read_strictly() {
         "circuitBreaker: {failures: {statuses: [5xx, 429, 400-404]}, service: {failureRate: 0.9}}",
         "loadBalancer: {type: ringHash, hashOn: {cookie: {name: stick, ttl: 1h}}, preferZone: true}",
         "loadBalancer: {type: maglev, hashOn: {source: {}}, slowStart: 30s}",
+        "hedge: {percentile: 99.5, minDelay: 5ms, maxAttempts: 3, methods: [PUT], grpcMethods: [a.B/C]}",
+        "hedge: {delay: 50ms}, timeouts: {idle: 1m, streamIdle: 30s}",
     ] {
         let document = read("-", &policy(good)).unwrap().remove(0).value;
         assert_eq!(Document::from_value(document.to_value()).unwrap(), document);
@@ -372,7 +418,9 @@ fn a_policy_spelled_out_is_the_same_policy() {
     let other = policy_spec(
         "circuitBreaker: {enabled: false, mode: observe, fallback: {backend: {name: b, port: 1}}}",
     );
-    for spec in [*spec, keyed, other] {
+    let hedged =
+        policy_spec("hedge: {percentile: 95, grpcMethods: [a.B/*]}, timeouts: {idle: 9s, streamIdle: 8s}");
+    for spec in [*spec, keyed, other, hedged] {
         let policy = spec.resolve(&name.namespace);
         let mut spelled = spelled_out(&policy);
         spelled["targetRef"] = serde_json::to_value(&spec.target_ref).unwrap();

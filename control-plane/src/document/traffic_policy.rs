@@ -1,6 +1,7 @@
 //! `TrafficPolicy`: how callers treat a service. What is left out has the default of
 //! [`TrafficPolicy`] in core, which also says what is allowed.
 
+mod hedge;
 mod spelled;
 
 use std::borrow::Cow;
@@ -15,6 +16,8 @@ use weft_core::retry::RetryPolicy;
 
 use crate::app::parse_duration;
 
+pub use hedge::HedgeSpec;
+pub(crate) use hedge::in_words as hedge_in_words;
 pub use spelled::spelled_out;
 
 /// Buckets of a time window that names none.
@@ -60,6 +63,9 @@ pub struct TrafficPolicySpec {
     /// What is repeated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<RetrySpec>,
+    /// What is made a second time while the first is slow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hedge: Option<HedgeSpec>,
     /// How long things may take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<TimeoutsSpec>,
@@ -440,6 +446,12 @@ pub struct TimeoutsSpec {
     /// One attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub per_try: Option<Time>,
+    /// A connection to an endpoint that carries nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Time>,
+    /// A request's stream in which nothing moves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream_idle: Option<Time>,
 }
 
 /// How much at the same time, for each sidecar.
@@ -514,9 +526,12 @@ impl TrafficPolicySpec {
                     .unwrap_or(defaults.budget.minimum_per_second),
             },
             retry: retry.resolve(),
+            hedge: self.hedge.as_ref().and_then(HedgeSpec::resolve),
             connect_timeout: timeouts.connect.map(|time| time.0),
             per_try_timeout: timeouts.per_try.map(|time| time.0),
             request_timeout: timeouts.request.map(|time| time.0),
+            idle_timeout: timeouts.idle.map(|time| time.0),
+            stream_idle_timeout: timeouts.stream_idle.map(|time| time.0),
             max_requests: limits.concurrent_requests,
             max_pending: limits.pending_requests,
             max_retries: limits.concurrent_retries,

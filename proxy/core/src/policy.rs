@@ -8,6 +8,7 @@ use http::HeaderName;
 
 use crate::balance::{self, hash::HashOn};
 use crate::breaker::{self, BreakerConfig, CallClass};
+use crate::hedge::HedgePolicy;
 use crate::name::ServiceName;
 use crate::retry::{Failure, RetryPolicy};
 
@@ -25,6 +26,8 @@ pub const MAX_FALLBACK: usize = 64 * 1024;
 pub const MAX_REQUESTS: u32 = 1_000_000;
 /// Longest timeout and longest wait.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+/// Shortest time after which an idle connection is closed: they are looked for once a second.
+pub const MIN_IDLE: Duration = Duration::from_secs(1);
 
 /// Retries in proportion to requests.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -172,6 +175,8 @@ pub struct TrafficPolicy {
     pub retry: RetryPolicy,
     /// At whose expense.
     pub budget: BudgetConfig,
+    /// What is made a second time while the first is slow; `None`: nothing.
+    pub hedge: Option<HedgePolicy>,
     /// How long connecting to an endpoint may take, TLS included; `None`: what the sidecar's own
     /// configuration says.
     pub connect_timeout: Option<Duration>,
@@ -180,6 +185,12 @@ pub struct TrafficPolicy {
     /// How long a request may take until its response begins, with all attempts; `None`: what the
     /// sidecar's own configuration says.
     pub request_timeout: Option<Duration>,
+    /// How long a connection to an endpoint may carry nothing, pooled or opaque; `None`: what the
+    /// sidecar's own configuration says.
+    pub idle_timeout: Option<Duration>,
+    /// How long nothing may move in a request's stream, in either direction, upgraded or not;
+    /// `None`: for ever, or where upgraded, what the sidecar's own configuration says.
+    pub stream_idle_timeout: Option<Duration>,
     /// Requests at the same time, from all of a sidecar's callers; `None`: any number.
     pub max_requests: Option<u32>,
     /// Requests that wait for their turn where there are too many; `None`: none does.
@@ -209,9 +220,12 @@ impl Default for TrafficPolicy {
             max_ejected_share: 1.0,
             retry: RetryPolicy::default(),
             budget: BudgetConfig::default(),
+            hedge: None,
             connect_timeout: None,
             per_try_timeout: None,
             request_timeout: None,
+            idle_timeout: None,
+            stream_idle_timeout: None,
             max_requests: None,
             max_pending: None,
             max_retries: None,
@@ -273,6 +287,10 @@ impl TrafficPolicy {
         self.check_breaker(&mut errors);
         self.check_balancing(&mut errors);
         self.check_limits(&mut errors);
+        if let Some(hedge) = &self.hedge {
+            let limit = self.per_try_timeout.or(self.request_timeout);
+            errors.0.extend(hedge.validate(limit));
+        }
         errors.0
     }
 
@@ -358,11 +376,16 @@ impl TrafficPolicy {
             ("timeouts.connect", self.connect_timeout),
             ("timeouts.request", self.request_timeout),
             ("timeouts.perTry", self.per_try_timeout),
+            ("timeouts.streamIdle", self.stream_idle_timeout),
         ];
         for (field, time) in fields {
             let Some(time) = time else { continue };
             let fits = time > Duration::ZERO && time <= MAX_TIMEOUT;
             errors.require(fits, field, format!("{time:?}"), "above 0, up to a day");
+        }
+        if let Some(time) = self.idle_timeout {
+            let fits = (MIN_IDLE..=MAX_TIMEOUT).contains(&time);
+            errors.require(fits, "timeouts.idle", format!("{time:?}"), "1s to a day");
         }
         if let (Some(one), Some(whole)) = (self.per_try_timeout, self.request_timeout) {
             let allowed = "at most timeouts.request: a longer one never ends an attempt";
@@ -454,7 +477,7 @@ mod tests {
         fn breaker(policy: &mut TrafficPolicy) -> &mut BreakerConfig {
             policy.breaker.get_or_insert_default()
         }
-        let cases: [(&str, Change); 14] = [
+        let cases: [(&str, Change); 18] = [
             ("limits.concurrentRequests", |p| p.max_requests = Some(0)),
             ("circuitBreaker.maxEjectedShare", |p| {
                 p.max_ejected_share = 0.0
@@ -476,6 +499,20 @@ mod tests {
             ("timeouts.perTry", |p| {
                 p.per_try_timeout = secs(3);
                 p.request_timeout = secs(2);
+            }),
+            ("timeouts.idle", |p| {
+                p.idle_timeout = Some(Duration::from_millis(999));
+            }),
+            ("timeouts.idle", |p| p.idle_timeout = secs(86_401)),
+            ("timeouts.streamIdle", |p| p.stream_idle_timeout = secs(0)),
+            ("hedge.delay", |p| {
+                p.per_try_timeout = secs(1);
+                p.hedge = Some(HedgePolicy {
+                    after: crate::hedge::After::Delay(Duration::from_secs(1)),
+                    max_attempts: 1,
+                    methods: Cow::Borrowed(&[]),
+                    grpc_methods: Cow::Borrowed(&[]),
+                });
             }),
             ("circuitBreaker.window.count", |p| {
                 breaker(p).window = Window::Count(0)

@@ -129,6 +129,9 @@ reasons! {
     IdleTimeout = "idle-timeout", 504, 4, Upstream,
         "nothing moved for the idle time",
         "send keep-alives, or raise the idle timeout";
+    StreamIdleTimeout = "stream-idle-timeout", 504, 4, Upstream,
+        "nothing moved in the request's stream, in either direction, for the idle time of a stream",
+        "find out who went silent, with a trace and both access logs; send keep-alives, or raise timeouts.streamIdle";
     UpstreamReset = "upstream-reset", 502, 14, Upstream,
         "the endpoint broke the connection or reset the stream",
         "look at the endpoint's log: a crash, a restart, or its own timeout";

@@ -7,7 +7,7 @@ use weft_core::balance::hash::HashOn;
 use weft_core::breaker::{BreakerConfig, Window};
 use weft_core::policy::{Fallback, TrafficPolicy};
 
-use super::Time;
+use super::{Time, hedge};
 
 /// A policy with everything that it comes to, as users would write it.
 pub fn spelled_out(policy: &TrafficPolicy) -> Value {
@@ -49,10 +49,13 @@ pub fn spelled_out(policy: &TrafficPolicy) -> Value {
             "backoff": {"base": time(retry.backoff), "max": time(retry.backoff_max)},
             "budget": {"ratio": budget.ratio, "minimumPerSecond": budget.minimum_per_second},
         },
+        "hedge": policy.hedge.as_ref().map(hedge::spell),
         "timeouts": {
             "connect": maybe(policy.connect_timeout),
             "request": maybe(policy.request_timeout),
             "perTry": maybe(policy.per_try_timeout),
+            "idle": maybe(policy.idle_timeout),
+            "streamIdle": maybe(policy.stream_idle_timeout),
         },
         "limits": {
             "concurrentRequests": policy.max_requests,
