@@ -111,7 +111,7 @@ fn explain_connection(
     whose: &str,
     steps: &mut Steps,
 ) {
-    let host = question.url.host_str();
+    let host = question.url.host();
     let Some(connection) = table.connection(host, 0) else {
         let refused = format!(
             "no route takes connections that name {}: reset with {}",
