@@ -215,7 +215,7 @@ fn tls_connections_go_by_the_host_that_they_name() {
         let dir = mesh.scratch().dir(name);
         let (key, cert) = (dir.join("key"), dir.join("crt"));
         let (key, cert) = (key.display(), cert.display());
-        Program::shell(&format!(
+        Program::shell(format!(
             "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN={name} \
              -keyout {key} -out {cert} && exec openssl s_server -accept 443 -key {key} -cert {cert} -quiet"
         ))
