@@ -22,13 +22,13 @@ use gateway_api::experimental::tlsroutes::TlsRouteSpec;
 
 pub use fault::{AbortSpec, DelaySpec, FaultInjectionSpec, HeaderMatchType, HeaderSpec};
 pub use route::{GATEWAY_GROUP, Parent, RouteDraft, RouteKind, RouteSpec, RuleDraft};
+pub(crate) use traffic_policy::hedge_in_words;
 pub use traffic_policy::{
     BackoffSpec, BreakerModeSpec, BudgetSpec, CircuitBreakerSpec, CookieSpec, FailuresSpec,
-    FallbackBackendSpec, FallbackResponseSpec, FallbackSpec, HalfOpenSpec, HashOnSpec, HedgeSpec, LimitsSpec,
-    LoadBalancerSpec, LoadBalancerType, RetrySpec, SourceSpec, Statuses, TargetKind, TargetRef,
-    Time, TimeoutsSpec, TrafficPolicySpec, WindowSpec, spelled_out,
+    FallbackBackendSpec, FallbackResponseSpec, FallbackSpec, HalfOpenSpec, HashOnSpec, HedgeSpec,
+    LimitsSpec, LoadBalancerSpec, LoadBalancerType, RetrySpec, SourceSpec, Statuses, TargetKind,
+    TargetRef, Time, TimeoutsSpec, TrafficPolicySpec, WindowSpec, spelled_out,
 };
-pub(crate) use traffic_policy::hedge_in_words;
 
 /// The group of our own kinds.
 pub const API_GROUP: &str = "weft-mesh.io";

@@ -38,13 +38,19 @@ pub enum Ended {
 }
 
 /// Copies both ways between `a` and `b`. When one side ends its sending, the other is told and may
-/// go on answering. Ends when both have, when one breaks, or when nothing moves for `idle`.
-pub async fn relay<A, B>(a: &mut A, b: &mut B, config: &ProxyConfig) -> (Moved, Ended)
+/// go on answering. Ends when both have, when one breaks, or when nothing moves for `idle`, by
+/// default the sidecar's own `timeouts.tcp_idle`.
+pub async fn relay<A, B>(
+    a: &mut A,
+    b: &mut B,
+    config: &ProxyConfig,
+    idle: Option<Duration>,
+) -> (Moved, Ended)
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let idle = match config.timeouts.tcp_idle {
+    let idle = match idle.unwrap_or(config.timeouts.tcp_idle) {
         Duration::ZERO => NO_LIMIT,
         idle => idle,
     };
@@ -215,7 +221,7 @@ mod tests {
     async fn half_close_is_passed_on_and_the_answer_still_comes() {
         let (mut client, mut a) = duplex(64);
         let (mut b, mut server) = duplex(64);
-        let relaying = tokio::spawn(async move { relay(&mut a, &mut b, &idle(60)).await });
+        let relaying = tokio::spawn(async move { relay(&mut a, &mut b, &idle(60), None).await });
         client.write_all(b"question").await.unwrap();
         client.shutdown().await.unwrap();
         let mut question = Vec::new();
@@ -238,7 +244,7 @@ mod tests {
     async fn large_transfers_arrive_whole() {
         let (mut client, mut a) = duplex(1 << 16);
         let (mut b, mut server) = duplex(1 << 14);
-        tokio::spawn(async move { relay(&mut a, &mut b, &idle(60)).await });
+        tokio::spawn(async move { relay(&mut a, &mut b, &idle(60), None).await });
         let sent: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
         let expected = sent.clone();
         tokio::spawn(async move {
@@ -255,8 +261,15 @@ mod tests {
     async fn silence_ends_it() {
         let (_client, mut a) = duplex(64);
         let (mut b, _server) = duplex(64);
-        let (moved, ended) = relay(&mut a, &mut b, &idle(5)).await;
+        let (moved, ended) = relay(&mut a, &mut b, &idle(5), None).await;
         assert!(matches!(ended, Ended::Idle), "{ended:?}");
         assert_eq!(moved, Moved::default());
+        // A policy's own time takes the place of the sidecar's.
+        for policy in [1, 60] {
+            let (began, policy) = (Instant::now(), Duration::from_secs(policy));
+            let (_, ended) = relay(&mut a, &mut b, &idle(5), Some(policy)).await;
+            assert!(matches!(ended, Ended::Idle), "{ended:?}");
+            assert_eq!(began.elapsed().as_secs(), policy.as_secs());
+        }
     }
 }

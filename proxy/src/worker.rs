@@ -17,7 +17,7 @@ use weft_core::name::ServiceName;
 use crate::config::ProxyConfig;
 use crate::drain::Drain;
 use crate::inbound::{self, Application, Applications};
-use crate::mesh::Mesh;
+use crate::mesh::{EndpointKey, Mesh};
 use crate::nest::SocketFactory;
 use crate::outbound::{self, Pool};
 use crate::telemetry::access_log::AccessLog;
@@ -25,8 +25,10 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::tracing::Tracer;
 use crate::tls::TlsContext;
 
-/// How often idle connections are looked for.
-const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// How often idle connections are looked for. Policies have times from a second on.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// Every so many times it is also asked which endpoints are gone, which means to look at them all.
+const SWEEPS_WHOLE: u64 = 5;
 /// After a failed accept (too many open files), the listener waits this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -163,13 +165,21 @@ async fn poll_once<T>(future: impl Future<Output = io::Result<T>>) -> io::Result
 
 async fn sweep(worker: Rc<Worker>) {
     let mut tick = interval(SWEEP_EVERY);
-    loop {
+    let timeouts = &worker.shared.config.timeouts;
+    for number in 0u64.. {
         tick.tick().await;
+        let whole = number.is_multiple_of(SWEEPS_WHOLE);
         let snapshot = worker.shared.mesh.snapshot();
-        let held = |key: &crate::mesh::EndpointKey| snapshot.holds(key);
-        let timeouts = &worker.shared.config.timeouts;
-        worker.pool.sweep(held, timeouts.peer_idle);
-        worker.applications.sweep(timeouts.application_idle);
+        let policys = |key: &EndpointKey| snapshot.port_of(key)?.policy.idle_timeout;
+        worker.pool.sweep(|key| match policys(key) {
+            // One that is in no hurry is left alone until all are looked at.
+            None if !whole => Some(Duration::MAX),
+            _ if whole && !snapshot.holds(key) => None,
+            own => Some(own.unwrap_or(timeouts.peer_idle)),
+        });
+        if whole {
+            worker.applications.sweep(timeouts.application_idle);
+        }
     }
 }
 

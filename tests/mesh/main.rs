@@ -24,6 +24,9 @@ mod capture;
 // What is particular to pods.
 mod pods;
 mod policy;
+// Slow requests that are made a second time; connections and streams that carry nothing.
+mod hedging;
+mod silence;
 // What is let out of the mesh.
 mod outside;
 // Where requests go: the mesh cases of the Gateway API (GAMMA), and more.

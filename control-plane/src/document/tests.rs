@@ -136,11 +136,7 @@ const POLICIES: &[(&str, &str, &str)] = &[
     ("retry: {attempts: 99}", "spec.retry.attempts", "99"),
     ("retry: {atempts: 1}", "spec.retry", "unknown"),
     ("hedge: {}", "spec.hedge", "neither"),
-    (
-        "hedge: {delay: 1s, percentile: 95}",
-        "spec.hedge",
-        "both",
-    ),
+    ("hedge: {delay: 1s, percentile: 95}", "spec.hedge", "both"),
     (
         "hedge: {delay: 1s, minDelay: 1s}",
         "spec.hedge.minDelay",
@@ -418,8 +414,9 @@ fn a_policy_spelled_out_is_the_same_policy() {
     let other = policy_spec(
         "circuitBreaker: {enabled: false, mode: observe, fallback: {backend: {name: b, port: 1}}}",
     );
-    let hedged =
-        policy_spec("hedge: {percentile: 95, grpcMethods: [a.B/*]}, timeouts: {idle: 9s, streamIdle: 8s}");
+    let hedged = policy_spec(
+        "hedge: {percentile: 95, grpcMethods: [a.B/*]}, timeouts: {idle: 9s, streamIdle: 8s}",
+    );
     for spec in [*spec, keyed, other, hedged] {
         let policy = spec.resolve(&name.namespace);
         let mut spelled = spelled_out(&policy);

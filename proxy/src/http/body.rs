@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 
 use super::kept::{Kept, KeptBody};
 use super::trailers::Trailers;
+use super::watch::{Activity, Watched};
 
 /// A body that is relayed, or a short one of our own.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub enum ProxyBody<G = ()> {
     Relayed(Relayed<G>),
     /// Relayed, and kept as far as there is room.
     Kept(KeptBody),
+    /// Relayed, and cut when nothing moves in its stream.
+    Watched(Watched<G>),
 }
 
 /// Why a body ends early.
@@ -36,6 +39,9 @@ pub enum BodyError {
     /// Another attempt sends it.
     #[error("another attempt sends the body")]
     Superseded,
+    /// Nothing moved in the stream for too long.
+    #[error("nothing moved in the stream for too long")]
+    Silent,
 }
 
 /// A body that comes from elsewhere.
@@ -48,6 +54,8 @@ pub struct Relayed<G> {
     trailers: Option<Trailers>,
     /// Counts what went through, where somebody wants to know.
     counter: Option<Arc<AtomicU64>>,
+    /// Told of what moves, where it is a request's and somebody wants to know.
+    activity: Option<Arc<Activity>>,
 }
 
 /// Told how a relayed body ended. When the guard is dropped untold, the body was cut.
@@ -56,6 +64,8 @@ pub trait BodyGuard: Unpin {
     fn on_end(self, trailers: Option<&HeaderMap>);
     /// The body broke.
     fn on_error(self, error: &hyper::Error);
+    /// The body was cut: nothing moved in its stream for too long.
+    fn on_silence(self);
     /// That many bytes went through.
     fn on_data(&mut self, bytes: usize);
 }
@@ -63,6 +73,7 @@ pub trait BodyGuard: Unpin {
 impl BodyGuard for () {
     fn on_end(self, _trailers: Option<&HeaderMap>) {}
     fn on_error(self, _error: &hyper::Error) {}
+    fn on_silence(self) {}
     fn on_data(&mut self, _bytes: usize) {}
 }
 
@@ -79,7 +90,19 @@ impl<G> ProxyBody<G> {
             guard: Some(guard),
             trailers: None,
             counter: None,
+            activity: None,
         })
+    }
+
+    /// Cut when nothing moves in its stream, in either direction.
+    pub fn watched(self, activity: Arc<Activity>) -> Self
+    where
+        G: BodyGuard + 'static,
+    {
+        match self {
+            Self::Relayed(relayed) => Self::Watched(Watched::new(relayed, activity)),
+            Self::Empty | Self::Text(_) | Self::Kept(_) | Self::Watched(_) => self,
+        }
     }
 
     /// The body of a message in HTTP/1.1: in chunks, where its length is not known (see
@@ -103,21 +126,58 @@ impl ProxyBody {
             guard: None,
             trailers: None,
             counter,
+            activity: None,
         })
+    }
+
+    /// Has what moves in a request's body noted.
+    pub fn watch(&mut self, activity: &Arc<Activity>) {
+        match self {
+            Self::Relayed(relayed) => {
+                activity.expect_upload();
+                relayed.activity = Some(Arc::clone(activity));
+            }
+            Self::Kept(_) | Self::Empty | Self::Text(_) | Self::Watched(_) => {}
+        }
     }
 
     /// Keeps the body, up to so many bytes, so that it can be sent again. Nothing and texts of our
     /// own need no keeping: `Err` gives them back.
     pub fn keep(self, limit: usize) -> Result<Kept, Self> {
         match self {
-            Self::Relayed(relayed) => Ok(Kept::new(relayed.body, relayed.counter, limit)),
-            Self::Empty | Self::Text(_) | Self::Kept(_) => Err(self),
+            Self::Relayed(relayed) => {
+                let Relayed {
+                    body,
+                    counter,
+                    activity,
+                    ..
+                } = relayed;
+                Ok(Kept::new(body, (counter, activity), limit))
+            }
+            Self::Empty | Self::Text(_) | Self::Kept(_) | Self::Watched(_) => Err(self),
         }
     }
 }
 
+impl<G> Relayed<G> {
+    pub(super) fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    pub(super) fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 impl<G: BodyGuard> Relayed<G> {
-    fn poll_frame(
+    /// Nothing moves any more: what it comes from is given up.
+    pub(super) fn cut(mut self) {
+        if let Some(guard) = self.guard.take() {
+            guard.on_silence();
+        }
+    }
+
+    pub(super) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
@@ -174,8 +234,18 @@ impl<G: BodyGuard> Body for ProxyBody<G> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Self::Relayed(relayed) => relayed.poll_frame(cx).map_err(BodyError::Broken),
+            Self::Relayed(relayed) => {
+                let polled = relayed.poll_frame(cx).map_err(BodyError::Broken);
+                match &relayed.activity {
+                    None => polled,
+                    Some(activity) => {
+                        let ended = relayed.body.is_end_stream();
+                        activity.note_upload(cx, polled, ended)
+                    }
+                }
+            }
             Self::Kept(kept) => kept.poll_frame(cx),
+            Self::Watched(watched) => watched.poll_frame(cx),
         }
     }
 
@@ -183,8 +253,9 @@ impl<G: BodyGuard> Body for ProxyBody<G> {
         match self {
             Self::Empty => true,
             Self::Text(text) => text.is_none(),
-            Self::Relayed(relayed) => relayed.body.is_end_stream(),
+            Self::Relayed(relayed) => relayed.is_end_stream(),
             Self::Kept(kept) => kept.is_end_stream(),
+            Self::Watched(watched) => watched.is_end_stream(),
         }
     }
 
@@ -192,8 +263,9 @@ impl<G: BodyGuard> Body for ProxyBody<G> {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
-            Self::Relayed(relayed) => relayed.body.size_hint(),
+            Self::Relayed(relayed) => relayed.size_hint(),
             Self::Kept(kept) => kept.size_hint(),
+            Self::Watched(watched) => watched.size_hint(),
         }
     }
 }

@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use tokio::sync::Notify;
 
 use super::body::{BodyError, ProxyBody};
+use super::watch::Activity;
 
 /// The kept body. Its attempts share it, and only the last one gets to read on.
 #[derive(Debug, Clone)]
@@ -30,6 +31,8 @@ struct State {
     body: Incoming,
     /// Counts the bytes, where somebody wants to know.
     counter: Option<Arc<AtomicU64>>,
+    /// Told of what moves, where somebody wants to know.
+    activity: Option<Arc<Activity>>,
     /// What came so far, in its pieces; empty when it is not kept.
     pieces: Vec<Bytes>,
     trailers: Option<HeaderMap>,
@@ -63,11 +66,16 @@ pub struct KeptBody {
 
 impl Kept {
     /// Keeps up to `limit` bytes of a body.
-    pub(super) fn new(body: Incoming, counter: Option<Arc<AtomicU64>>, limit: usize) -> Self {
+    pub(super) fn new(
+        body: Incoming,
+        (counter, activity): (Option<Arc<AtomicU64>>, Option<Arc<Activity>>),
+        limit: usize,
+    ) -> Self {
         Self(Arc::new(Shared {
             state: Mutex::new(State {
                 body,
                 counter,
+                activity,
                 pieces: Vec::new(),
                 trailers: None,
                 bytes: 0,
@@ -82,6 +90,11 @@ impl Kept {
     /// Whether everything that came so far can be sent again.
     pub fn is_replayable(&self) -> bool {
         self.0.state().end != End::Lost
+    }
+
+    /// Whether all of it came and is kept: attempts may read it side by side.
+    pub fn is_whole(&self) -> bool {
+        self.0.state().end == End::Whole
     }
 
     /// The body from its beginning, for another attempt; the one before gets no more of it.
@@ -161,7 +174,13 @@ impl KeptBody {
         if state.attempt != self.attempt {
             return Poll::Ready(Some(Err(BodyError::Superseded)));
         }
-        let frame = ready!(Pin::new(&mut state.body).poll_frame(cx));
+        let polled = Pin::new(&mut state.body).poll_frame(cx);
+        let polled = polled.map_err(BodyError::Broken);
+        let polled = match &state.activity {
+            None => polled,
+            Some(activity) => activity.note_upload(cx, polled, state.body.is_end_stream()),
+        };
+        let frame = ready!(polled);
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
@@ -177,7 +196,7 @@ impl KeptBody {
                 self.shared.end(&mut state, None);
             }
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)))
+        Poll::Ready(frame)
     }
 
     pub(super) fn is_end_stream(&self) -> bool {

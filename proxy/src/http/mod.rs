@@ -5,6 +5,7 @@ mod kept;
 mod record;
 pub(crate) mod trace;
 mod trailers;
+mod watch;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -28,6 +29,7 @@ pub use body::{BodyError, BodyGuard, ProxyBody, Relayed};
 pub use kept::{Kept, KeptBody};
 pub use record::Record;
 pub use trailers::{Trailers, WithTrailers};
+pub use watch::{Activity, Watched};
 
 /// What is buffered for sending, per stream.
 const SEND_BUFFER_BYTES: usize = 256 * 1024;

@@ -15,6 +15,7 @@ use weft_core::time::Instant;
 
 use super::body::BodyGuard;
 use super::trailers::Trailers;
+use super::watch::Activity;
 use crate::mesh::{Admitted, Call, Counted, PortCall};
 use crate::outbound::Slot;
 use crate::telemetry::access_log::{self, AccessLog};
@@ -64,6 +65,8 @@ pub struct Record {
     pub grpc_status: Option<HeaderValue>,
     /// The span, where it is sampled.
     pub span: Option<RequestSpan>,
+    /// What moves in its stream, where it is cut when nothing does.
+    pub activity: Option<Arc<Activity>>,
     /// The line in the access log, where one is kept.
     line: Option<Box<Line>>,
     /// The connection that the response goes to, where trailers in HTTP/1.1 may follow it.
@@ -92,6 +95,7 @@ impl Record {
             grpc: false,
             grpc_status: None,
             span: None,
+            activity: None,
             line: None,
             trailers: None,
             sent_bytes: 0,
@@ -133,6 +137,7 @@ impl Record {
             service: Arc::clone(service),
             endpoint: None,
             attempts: 0,
+            hedges: 0,
             trace_id: trace_id(&parts.headers),
         };
         let received = Arc::<AtomicU64>::default();
@@ -150,6 +155,28 @@ impl Record {
             line.record.endpoint = Some(endpoint);
             line.record.attempts += 1;
         }
+    }
+
+    /// Notes an attempt beside another one.
+    pub fn hedge(&mut self) {
+        if let Some(line) = &mut self.line {
+            line.record.attempts += 1;
+            line.record.hedges += 1;
+        }
+    }
+
+    /// Notes which of several attempts was answered.
+    pub fn answered_by(&mut self, endpoint: SocketAddr, stats: &Arc<HttpStats>) {
+        self.stats = Some(Arc::clone(stats));
+        if let Some(line) = &mut self.line {
+            line.record.endpoint = Some(endpoint);
+        }
+    }
+
+    /// Whether the caller has not said all that it has to say: a silence is its own doing.
+    pub fn is_uploading(&self) -> bool {
+        let activity = self.activity.as_ref();
+        activity.is_some_and(|activity| !activity.is_uploaded())
     }
 
     /// Notes the trace that the request is in, as its headers say after ours were written.
@@ -233,6 +260,10 @@ impl Record {
 
     /// What the answer says about the endpoint.
     fn class(&self, grpc_status: Option<u8>) -> CallClass {
+        // Said by the peer's sidecar: its caller's own time was over, and nobody was slow.
+        if self.reason == Some(Reason::DeadlineExceeded) {
+            return CallClass::Neutral;
+        }
         let failures = self.policy.as_ref().map(|policy| &policy.failures);
         let failures = failures.unwrap_or(&Failures::DEFAULT);
         failures.of_answer(self.status.as_u16(), grpc_status.map(Into::into))
@@ -251,6 +282,12 @@ impl BodyGuard for Box<Record> {
         let failures = self.policy.as_ref().map(|policy| &policy.failures);
         let class = failures.map(|failures| failures.of_failure(Failure::Reset));
         self.tell(class.unwrap_or(CallClass::Failure), None);
+    }
+
+    fn on_silence(mut self) {
+        self.reason = self.reason.or(Some(Reason::StreamIdleTimeout));
+        // A stream may have nothing to say: that the policy ends it says nothing about the endpoint.
+        self.tell(CallClass::Neutral, None);
     }
 
     fn on_data(&mut self, bytes: usize) {

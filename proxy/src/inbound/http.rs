@@ -1,5 +1,6 @@
 //! Requests of others to the application.
 
+use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -102,14 +103,14 @@ impl Conversation {
         let grpc = record.grpc;
         let request = Request::from_parts(parts, ProxyBody::of_request(body, received));
         let result = match upgrade {
-            Some(client) => match self.upgrade(request).await {
+            Some(client) => match in_time(left, self.upgrade(request)).await {
                 Ok(mut response) => {
                     remove_untrusted(response.headers_mut());
                     return finish_upgrade(&self.worker, response, client, record);
                 }
                 Err(failed) => Err(failed),
             },
-            None => self.in_time(left, http1, request).await,
+            None => in_time(left, self.ask(http1, request)).await,
         };
         match result {
             Ok(mut response) => {
@@ -152,32 +153,15 @@ impl Conversation {
         }
     }
 
-    /// Asks the application, as long as somebody waits for the answer.
-    async fn in_time(
+    async fn ask(
         &self,
-        left: Option<Duration>,
         http1: bool,
         request: Request<ProxyBody>,
     ) -> Result<Response<Incoming>, (Reason, String)> {
-        let asking = async {
-            match http1 {
-                true => self.http1(request).await,
-                false => self.http2(request).await,
-            }
-        };
-        let Some(left) = left else {
-            return asking.await;
-        };
-        let late = || {
-            let detail = format!("{left:?} were left when it came");
-            Err((Reason::DeadlineExceeded, detail))
-        };
-        if left.is_zero() {
-            return late();
+        match http1 {
+            true => self.http1(request).await,
+            false => self.http2(request).await,
         }
-        timeout(left, asking)
-            .await
-            .unwrap_or_else(|_elapsed| late())
     }
 
     async fn http1(
@@ -255,6 +239,26 @@ impl Conversation {
         let sent = send_upgrade(TokioIo::new(stream), request, config).await;
         sent.map_err(|failed| (failed.reason, failed.detail))
     }
+}
+
+/// Asks the application, as long as somebody waits for the answer.
+async fn in_time(
+    left: Option<Duration>,
+    asking: impl Future<Output = Result<Response<Incoming>, (Reason, String)>>,
+) -> Result<Response<Incoming>, (Reason, String)> {
+    let Some(left) = left else {
+        return asking.await;
+    };
+    let late = || {
+        let detail = format!("{left:?} were left when it came");
+        Err((Reason::DeadlineExceeded, detail))
+    };
+    if left.is_zero() {
+        return late();
+    }
+    timeout(left, asking)
+        .await
+        .unwrap_or_else(|_elapsed| late())
 }
 
 fn repeat(request: &Request<ProxyBody>) -> Option<Request<ProxyBody>> {

@@ -151,7 +151,7 @@ async fn opaque<IO>(
     let stats = shared.metrics.tcp(key(&application, peer));
     let opened = stats.open(peer.map_or(Wire::Plaintext, |_peer| Wire::Mtls));
     let (moved, ended) = tokio::select! {
-        done = relay(&mut client, &mut server, &shared.config) => done,
+        done = relay(&mut client, &mut server, &shared.config, None) => done,
         () = shared.drain.cut() => {
             reset(&server);
             return reset(client.socket());

@@ -456,11 +456,16 @@ impl Snapshot {
 
     /// Whether an endpoint is still there.
     pub fn holds(&self, key: &EndpointKey) -> bool {
+        let port = self.port_of(key);
+        port.is_some_and(|port| port.endpoints.iter().any(|endpoint| endpoint.key == *key))
+    }
+
+    /// The port that an endpoint serves, or served.
+    pub fn port_of(&self, key: &EndpointKey) -> Option<&PortView> {
         let workload = || WorkloadName::new(key.service.namespace(), key.service.name()).ok();
         let view = self.services.get(&key.service);
         let view = view.or_else(|| self.workloads.get(&workload()?));
-        let port = view.and_then(|view| view.port(key.port));
-        port.is_some_and(|port| port.endpoints.iter().any(|endpoint| endpoint.key == *key))
+        view?.port(key.port).map(|port| &**port)
     }
 
     /// `None`: unanswered. `Some(None)`: there is none.

@@ -9,10 +9,11 @@ use weft_core::balance::hash::Table;
 use weft_core::breaker::{
     Breaker, BreakerConfig, CallClass, CallOutcome, Permit, Rejected, Transition, View,
 };
+use weft_core::hedge::Latencies;
 use weft_core::limit::{Limit, UNLIMITED};
 use weft_core::model::{AppProtocol, ServicePort};
 use weft_core::name::ServiceName;
-use weft_core::policy::TrafficPolicy;
+use weft_core::policy::{BreakerMode, TrafficPolicy};
 use weft_core::retry::RetryBudget;
 use weft_core::route::{Route, RouteTable};
 use weft_core::time::Instant;
@@ -52,6 +53,8 @@ struct State {
     retries: Limit,
     connections: Limit,
     budget: Mutex<RetryBudget>,
+    /// Where the policy hedges by them.
+    latencies: Mutex<Option<Latencies>>,
     /// Where the policy has one for the whole port.
     breaker: Mutex<Option<Breaker>>,
 }
@@ -64,6 +67,7 @@ impl Default for State {
             retries: Limit::new(UNLIMITED),
             connections: Limit::new(UNLIMITED),
             budget: Mutex::default(),
+            latencies: Mutex::default(),
             breaker: Mutex::default(),
         }
     }
@@ -119,6 +123,24 @@ impl PortView {
     pub fn budget(&self) -> MutexGuard<'_, RetryBudget> {
         let budget = self.state.budget.lock();
         budget.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The latencies of recent requests; `None` where nobody asks for them.
+    pub fn latencies(&self) -> MutexGuard<'_, Option<Latencies>> {
+        self.state.latencies()
+    }
+
+    /// Whether breakers keep requests away from the whole port.
+    pub fn is_open(&self, now: Instant) -> bool {
+        match self.policy.breaker_mode {
+            BreakerMode::ForceOpen => true,
+            BreakerMode::Observe => false,
+            BreakerMode::Enforce => {
+                let breaker = self.state.breaker();
+                let breaker = breaker.as_ref();
+                breaker.is_some_and(|breaker| !breaker.is_available(now))
+            }
+        }
     }
 
     /// A place among the requests of this sidecar to this port, at once or after those who came
@@ -227,6 +249,18 @@ impl State {
         let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
         budget.set(policy.budget.ratio, policy.budget.minimum_per_second);
         follow(&mut self.breaker(), policy.service_breaker.as_ref());
+        let learns = policy.hedge.as_ref().is_some_and(|hedge| hedge.learns());
+        let mut latencies = self.latencies();
+        if !learns {
+            *latencies = None;
+        } else if latencies.is_none() {
+            *latencies = Some(Latencies::new(crate::clock::now()));
+        }
+    }
+
+    fn latencies(&self) -> MutexGuard<'_, Option<Latencies>> {
+        let latencies = self.latencies.lock();
+        latencies.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn breaker(&self) -> MutexGuard<'_, Option<Breaker>> {

@@ -8,6 +8,7 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 use weft_core::headers::WEFT_REASON;
+use weft_core::hedge::HedgePolicy;
 use weft_core::policy::{Failures, TrafficPolicy};
 use weft_core::reason::Reason;
 use weft_core::retry::{Failure, RetryPolicy};
@@ -25,13 +26,23 @@ const MIRROR_BYTES: usize = 256 * 1024;
 /// How attempts are made: the policy's terms, unless the route has its own.
 pub(super) struct Terms<'a> {
     pub(super) retry: &'a RetryPolicy,
-    per_try_timeout: Option<Duration>,
+    pub(super) per_try_timeout: Option<Duration>,
+    /// Where this request is hedged.
+    pub(super) hedge: Option<&'a HedgePolicy>,
     pub(super) failures: &'a Failures,
     heed_retry_after: bool,
 }
 
 impl<'a> Terms<'a> {
-    pub(super) fn of(policy: &'a TrafficPolicy, rule: Option<&'a Rule>) -> Self {
+    pub(super) fn of(
+        policy: &'a TrafficPolicy,
+        rule: Option<&'a Rule>,
+        parts: &Parts,
+        grpc: bool,
+    ) -> Self {
+        let path = grpc.then(|| parts.uri.path());
+        let hedge = policy.hedge.as_ref();
+        let hedge = hedge.filter(|hedge| hedge.covers(&parts.method, path));
         let retry = rule.and_then(|rule| rule.retry.as_ref());
         let timeout = rule.and_then(|rule| rule.backend_timeout);
         Self {
@@ -41,6 +52,7 @@ impl<'a> Terms<'a> {
                 Some(own) => Some(own),
                 None => policy.per_try_timeout,
             },
+            hedge,
             failures: &policy.failures,
             heed_retry_after: policy.heed_retry_after,
         }
@@ -49,13 +61,13 @@ impl<'a> Terms<'a> {
 
 impl Terms<'_> {
     /// Where an answer says for how long to stay away, it is heeded (RFC 9110 section 10.2.3).
-    fn heed(&self, response: &Response<Incoming>, record: &Record) {
+    pub(super) fn heed(&self, response: &Response<Incoming>, call: Option<&Call>) {
         if !self.heed_retry_after || response.status() != StatusCode::SERVICE_UNAVAILABLE {
             return;
         }
         let seconds = response.headers().get(RETRY_AFTER);
         let seconds = seconds.and_then(|text| text.to_str().ok()?.parse().ok());
-        if let (Some(seconds), Some(call)) = (seconds, &record.waiting) {
+        if let (Some(seconds), Some(call)) = (seconds, call) {
             let wait = Duration::from_secs(seconds);
             call.live().hold_open(wait, crate::clock::now());
         }
@@ -69,7 +81,8 @@ pub(super) fn keep(
     mirrors: &[&Mirror],
 ) -> (Option<ProxyBody>, Option<Kept>) {
     let limit = terms.retry.body_max as usize;
-    let wanted = terms.retry.attempts > 0 && limit > 0;
+    let again = terms.retry.attempts > 0 || terms.hedge.is_some();
+    let wanted = again && limit > 0;
     if !wanted && mirrors.is_empty() {
         return (Some(body), None);
     }
@@ -123,6 +136,14 @@ impl Sending {
         }
     }
 
+    /// Whether all of the body is here, so that attempts may send it side by side.
+    pub(super) fn is_whole(&self) -> bool {
+        match &self.kept {
+            Some(kept) => kept.is_whole(),
+            None => matches!(self.body, Some(ProxyBody::Empty)),
+        }
+    }
+
     /// There is no other attempt.
     pub(super) fn done(&self) {
         if let Some(kept) = &self.kept
@@ -172,6 +193,7 @@ impl Attempt {
     }
 }
 
+/// Makes an attempt. What the endpoint is told of it is in the record.
 pub(super) async fn send(
     request: Request<ProxyBody>,
     slot: Slot,
@@ -179,54 +201,72 @@ pub(super) async fn send(
     record: &mut Record,
     terms: &Terms<'_>,
 ) -> Result<(Response<Incoming>, Slot), Attempt> {
-    let mut sender = slot.sender();
     // Kept there, it is known when the time of the whole request is over meanwhile.
     record.waiting = Some(call);
-    let sending = sender.try_send_request(request);
-    let sent = match terms.per_try_timeout {
-        None => sending.await,
-        Some(limit) => match timeout(limit, sending).await {
-            Ok(sent) => sent,
-            Err(_elapsed) => {
-                record.give_up_waiting();
-                return Err(Attempt::too_slow(limit));
-            }
-        },
-    };
-    match sent {
-        Ok(response) => judge(response, slot, record, terms),
-        Err(mut error) => {
-            let unsent = error.take_message().is_some();
-            let source = error.into_error();
-            let failure = if unsent {
-                Failure::NotSent
-            } else if is_refused(&source) {
-                Failure::RefusedStream
-            } else {
-                Failure::Reset
-            };
-            record.finish_waiting(terms.failures.of_failure(failure));
-            Err(Attempt {
-                failure,
-                reason: Reason::UpstreamReset,
-                detail: describe(&source),
-                response: None,
-            })
+    let sent = transmit(request, &slot, terms.per_try_timeout).await;
+    let judged = sent.and_then(|response| {
+        terms.heed(&response, record.waiting.as_ref());
+        judge(response, slot, terms)
+    });
+    match judged {
+        Ok((done, reason)) => {
+            record.reason = reason;
+            record.call = record.waiting.take();
+            Ok(done)
+        }
+        Err(attempt) => {
+            record.finish_waiting(terms.failures.of_failure(attempt.failure));
+            Err(attempt)
         }
     }
 }
 
+/// Sends a request and waits for the head of its response.
+pub(super) async fn transmit(
+    request: Request<ProxyBody>,
+    slot: &Slot,
+    per_try_timeout: Option<Duration>,
+) -> Result<Response<Incoming>, Attempt> {
+    let mut sender = slot.sender();
+    let sending = sender.try_send_request(request);
+    let sent = match per_try_timeout {
+        None => sending.await,
+        Some(limit) => match timeout(limit, sending).await {
+            Ok(sent) => sent,
+            Err(_elapsed) => return Err(Attempt::too_slow(limit)),
+        },
+    };
+    sent.map_err(|mut error| {
+        let unsent = error.take_message().is_some();
+        let source = error.into_error();
+        let failure = if unsent {
+            Failure::NotSent
+        } else if is_refused(&source) {
+            Failure::RefusedStream
+        } else {
+            Failure::Reset
+        };
+        Attempt {
+            failure,
+            reason: Reason::UpstreamReset,
+            detail: describe(&source),
+            response: None,
+        }
+    })
+}
+
+/// A response that is the answer, with the reason that it names.
+type Answer = ((Response<Incoming>, Slot), Option<Reason>);
+
 /// Whether a response is the answer, or a failure that may be repeated.
-fn judge(
+pub(super) fn judge(
     response: Response<Incoming>,
     slot: Slot,
-    record: &mut Record,
     terms: &Terms<'_>,
-) -> Result<(Response<Incoming>, Slot), Attempt> {
+) -> Result<Answer, Attempt> {
     let status = response.status().as_u16();
     let reason = response.headers().get(WEFT_REASON);
     let reason = reason.and_then(|word| word.to_str().ok()?.parse::<Reason>().ok());
-    terms.heed(&response, record);
     let failure = match reason {
         // Said by the peer's sidecar: the application has not seen the request.
         Some(
@@ -234,13 +274,8 @@ fn judge(
         ) => Failure::RefusedStream,
         _ if terms.retry.statuses.contains(&status) => Failure::Status(status),
         _ if let Some(code) = grpc_code(&response, terms.retry) => Failure::GrpcStatus(code),
-        _ => {
-            record.reason = reason;
-            record.call = record.waiting.take();
-            return Ok((response, slot));
-        }
+        _ => return Ok(((response, slot), reason)),
     };
-    record.finish_waiting(terms.failures.of_failure(failure));
     Err(Attempt {
         failure,
         reason: reason.unwrap_or(Reason::UpstreamReset),

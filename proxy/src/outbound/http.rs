@@ -1,6 +1,7 @@
 //! Requests of the application to a service.
 
 use std::cell::{Cell, RefCell};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use weft_core::breaker::CallClass;
 use weft_core::headers::{
     WEFT_APP_PROTOCOL, WEFT_REASON, is_upgrade, remove_hop_by_hop, remove_untrusted,
@@ -22,13 +23,15 @@ use weft_core::route::Decision;
 use weft_core::timeout as deadline;
 
 use super::admission;
+use super::allowed::{Allowed, while_waited_for};
 use super::attempt::{Attempt, Sending, Terms, keep, send};
+use super::hedge::Race;
 use super::pool::Slot;
 use super::route::{self, Next};
 use super::{Wish, pick, upgrade};
 use crate::http::trace::{Trace, begin_client};
-use crate::http::{ProxyBody, Record, Trailers, WithTrailers, answer, is_grpc};
-use crate::mesh::{EndpointKey, PortView};
+use crate::http::{Activity, ProxyBody, Record, Trailers, WithTrailers, answer, is_grpc};
+use crate::mesh::{Call, Endpoint, EndpointKey, PortView};
 use crate::telemetry::metrics::Direction;
 use crate::tls::Replayed;
 use crate::worker::Worker;
@@ -165,11 +168,15 @@ impl Conversation {
                 (response, reason)
             }
             Err(Failed { reason, detail }) => {
-                if reason == Reason::RequestTimeout {
+                let silent = reason == Reason::StreamIdleTimeout;
+                // Where the caller has gone silent, nobody else has failed.
+                let own = silent && record.is_uploading();
+                if reason == Reason::RequestTimeout || (silent && !own) {
                     record.give_up_waiting();
                 }
                 if let Some(call) = record.port_call.take()
                     && reason.fault() == Fault::Upstream
+                    && !own
                 {
                     call.finish(CallClass::Failure, crate::clock::now());
                 }
@@ -189,13 +196,14 @@ impl Conversation {
         port: &Arc<PortView>,
         decision: Option<&Decision<'_>>,
         mut parts: Parts,
-        (body, asked): (ProxyBody, Option<Duration>),
+        (mut body, asked): (ProxyBody, Option<Duration>),
         record: &mut Record,
     ) -> Result<Exchanged, Failed> {
-        if asked == Some(Duration::ZERO) {
-            return Err(deadline_exceeded(Duration::ZERO));
-        }
-        let next = route::follow(&self.worker, port, decision, &mut parts, record.grpc).await?;
+        let grpc = record.grpc;
+        let next = {
+            let following = route::follow(&self.worker, port, decision, &mut parts, grpc);
+            while_waited_for(asked, pin!(following)).await?
+        };
         let next = match next {
             Next::Forward(target) => admission::admit(&self.worker, target, record).await?,
             answer @ Next::Answer(_) => answer,
@@ -204,15 +212,17 @@ impl Conversation {
             Next::Answer(response) => return Ok(Exchanged::Answered(response)),
             Next::Forward(target) => target,
         };
+        let policy = &target.policy;
         let rule = decision.map(|decision| decision.found.rule);
-        let own = rule.and_then(|rule| rule.request_timeout);
-        let own = own.or(target.policy.request_timeout);
-        let limit = own.unwrap_or(self.worker.shared.config.timeouts.request);
-        let own = own.filter(|own| !own.is_zero());
-        let deadline = asked.into_iter().chain(own).min();
-        let deadline = deadline.map(|time| record.began + time);
+        let config = &self.worker.shared.config;
+        let allowed = Allowed::of(record.began, asked, rule, policy, config);
         let mirrors = decision.map_or(&[][..], |decision| &decision.mirrors);
-        let terms = Terms::of(&target.policy, rule);
+        let terms = Terms::of(policy, rule, &parts, grpc);
+        let activity = policy.stream_idle_timeout.map(Activity::new);
+        if let Some(activity) = &activity {
+            body.watch(activity);
+            record.activity = Some(Arc::clone(activity));
+        }
         let (body, kept) = keep(body, &terms, mirrors);
         if !mirrors.is_empty() {
             route::mirror(&self.worker, port, mirrors, &parts, kept.as_ref());
@@ -222,37 +232,21 @@ impl Conversation {
             body,
             kept,
             mirrored: !mirrors.is_empty(),
-            deadline,
+            deadline: allowed.deadline,
         };
         let mut wish = Wish::of(&self.worker, &target, &sent.parts);
-        let hash_on = target
-            .policy
-            .hash_on
-            .as_ref()
-            .filter(|_| wish.key.is_none());
+        let hash_on = policy.hash_on.as_ref().filter(|_| wish.key.is_none());
         let issued = hash_on.and_then(|on| on.issue(fastrand::u64(..)));
         let issued = issued.map(|(key, cookie)| {
             wish.key = Some(key);
             cookie
         });
-        let exchange = async {
+        let exchange = pin!(async {
             admission::wait(&target, record).await?;
-            self.attempts(Arc::clone(&target), terms, sent, wish, record)
-                .await
-        };
-        let limit = (limit > Duration::ZERO).then_some(limit);
-        let (mut response, slot) = match asked.into_iter().chain(limit).min() {
-            None => exchange.await?,
-            Some(time) => timeout(time, exchange).await.unwrap_or_else(|_elapsed| {
-                Err(match limit.filter(|limit| *limit == time) {
-                    Some(limit) => Failed {
-                        reason: Reason::RequestTimeout,
-                        detail: format!("{limit:?}"),
-                    },
-                    None => deadline_exceeded(time),
-                })
-            })?,
-        };
+            let trip = Trip::new(terms, sent, wish);
+            self.attempts(Arc::clone(&target), trip, record).await
+        });
+        let (mut response, slot) = allowed.bound(activity.as_deref(), exchange).await?;
         if let Some(cookie) = issued {
             response.headers_mut().append(SET_COOKIE, cookie);
         }
@@ -262,58 +256,45 @@ impl Conversation {
     async fn attempts(
         &self,
         mut port: Arc<PortView>,
-        terms: Terms<'_>,
-        mut sent: Sending,
-        wish: Wish<'_>,
+        mut trip: Trip<'_>,
         record: &mut Record,
     ) -> Result<(Response<Incoming>, Slot), Failed> {
-        let mut tried: Vec<EndpointKey> = Vec::new();
-        let mut made = 0;
-        let mut trace = Trace::of(&sent.parts.headers);
+        let mut race = trip.terms.hedge.map(Race::new);
         port.budget().on_request(record.began);
         loop {
-            let (endpoint, call) = pick(&port, &tried, wish).map_err(|reason| Failed {
+            let picked = pick(&port, &trip.tried, trip.wish);
+            let (endpoint, call) = picked.map_err(|reason| Failed {
                 reason,
                 detail: format!("{}:{}", port.service, port.port),
             })?;
-            made += 1;
+            trip.made += 1;
             record.stats = Some(Arc::clone(&endpoint.live.stats));
             record.attempt(endpoint.key.address);
-            let failed = match self.worker.pool.slot(&port, &endpoint).await {
-                Err(error) => {
-                    let class = terms.failures.of_failure(Failure::ConnectFailed);
-                    call.finish(class, crate::clock::now());
-                    Attempt::not_connected(&error)
+            let outcome = match &mut race {
+                None => {
+                    self.attempt(&port, (&endpoint, call), &mut trip, record)
+                        .await
                 }
-                Ok(slot) => {
-                    record.span = begin_client(
-                        &self.worker.shared,
-                        &mut trace,
-                        &mut sent.parts,
-                        endpoint.key.address,
-                        &port.hostname,
-                        made - 1,
-                    );
-                    record.traced(&sent.parts.headers);
-                    let request = sent.request(terms.retry.attempts > 0);
-                    match send(request, slot, call, record, &terms).await {
-                        Ok(done) => {
-                            sent.done();
-                            return Ok(done);
-                        }
-                        Err(attempt) => attempt,
-                    }
+                Some(race) => {
+                    let first = (&endpoint, call);
+                    // On the heap: whoever does not hedge needs no room for it.
+                    Box::pin(race.run(self, &port, first, &mut trip, record)).await
                 }
             };
+            let failed = match outcome {
+                Ok(done) => {
+                    trip.sent.done();
+                    return Ok(done);
+                }
+                Err(failed) => failed,
+            };
+            let (retry, sent) = (trip.terms.retry, &trip.sent);
             let (method, replayable) = (&sent.parts.method, sent.is_replayable());
-            let again = may_retry(terms.retry, failed.failure, method, replayable, made);
-            if !again {
+            if !may_retry(retry, failed.failure, method, replayable, trip.made) {
                 return failed.give_up();
             }
-            let (now, wait) = (
-                crate::clock::now(),
-                backoff(terms.retry, made, fastrand::u64(..)),
-            );
+            let now = crate::clock::now();
+            let wait = backoff(retry, trip.made, fastrand::u64(..));
             if !deadline::leaves_time_for(sent.deadline, now, wait) {
                 return failed.give_up();
             }
@@ -323,14 +304,44 @@ impl Conversation {
                 return failed.give_up();
             }
             endpoint.live.stats.retried();
-            tried.push(endpoint.key.clone());
+            trip.tried.push(endpoint.key.clone());
             sleep(wait).await;
             port = self.fresh(port);
         }
     }
 
+    /// Makes one attempt.
+    async fn attempt(
+        &self,
+        port: &PortView,
+        (endpoint, call): (&Endpoint, Call),
+        trip: &mut Trip<'_>,
+        record: &mut Record,
+    ) -> Result<(Response<Incoming>, Slot), Attempt> {
+        let slot = match self.worker.pool.slot(port, endpoint).await {
+            Ok(slot) => slot,
+            Err(error) => {
+                let class = trip.terms.failures.of_failure(Failure::ConnectFailed);
+                call.finish(class, crate::clock::now());
+                return Err(Attempt::not_connected(&error));
+            }
+        };
+        let sent = &mut trip.sent;
+        record.span = begin_client(
+            &self.worker.shared,
+            &mut trip.trace,
+            &mut sent.parts,
+            endpoint.key.address,
+            &port.hostname,
+            trip.made - 1,
+        );
+        record.traced(&sent.parts.headers);
+        let request = sent.request(trip.terms.retry.attempts > 0);
+        send(request, slot, call, record, &trip.terms).await
+    }
+
     /// The port in the configuration of now.
-    fn fresh(&self, port: Arc<PortView>) -> Arc<PortView> {
+    pub(super) fn fresh(&self, port: Arc<PortView>) -> Arc<PortView> {
         let fresh = self.worker.shared.mesh.refresh(&port);
         fresh.unwrap_or_else(|| Arc::new(port.without_endpoints()))
     }
@@ -388,10 +399,28 @@ impl Conversation {
     }
 }
 
-fn deadline_exceeded(asked: Duration) -> Failed {
-    Failed {
-        reason: Reason::DeadlineExceeded,
-        detail: format!("{asked:?} were left when it came"),
+/// A request on its way through its attempts.
+pub(super) struct Trip<'a> {
+    pub(super) terms: Terms<'a>,
+    pub(super) sent: Sending,
+    pub(super) wish: Wish<'a>,
+    pub(super) trace: Trace,
+    /// Endpoints that were asked and have failed, or are slow.
+    pub(super) tried: Vec<EndpointKey>,
+    /// Attempts made, without hedges.
+    pub(super) made: u32,
+}
+
+impl<'a> Trip<'a> {
+    fn new(terms: Terms<'a>, sent: Sending, wish: Wish<'a>) -> Self {
+        Self {
+            trace: Trace::of(&sent.parts.headers),
+            terms,
+            sent,
+            wish,
+            tried: Vec::new(),
+            made: 0,
+        }
     }
 }
 
@@ -463,12 +492,16 @@ pub(crate) fn relayed(
         return Response::from_parts(parts, ProxyBody::Empty);
     }
     let trailers = record.trailers.take();
+    let activity = record.activity.take();
     let mut body = ProxyBody::guarded(body, record);
     let has_body = ![StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&parts.status);
     if let Some(trailers) = trailers
         && has_body
     {
         body.frame(&mut parts.headers, trailers);
+    }
+    if let Some(activity) = activity {
+        body = body.watched(activity);
     }
     Response::from_parts(parts, body)
 }

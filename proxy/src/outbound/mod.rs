@@ -1,7 +1,9 @@
 //! Connections of the application to others.
 
 mod admission;
+mod allowed;
 mod attempt;
+mod hedge;
 mod http;
 mod pool;
 mod route;
@@ -10,6 +12,7 @@ mod upgrade;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::http::HeaderMap;
 use ::http::request::Parts;
@@ -245,7 +248,7 @@ async fn opaque(worker: &Rc<Worker>, mut client: Replayed<TcpStream>, port: &Por
     let (moved, ended) = {
         let drain = shared.drain.cut();
         tokio::select! {
-            done = server.relay(&mut client, &shared.config) => done,
+            done = server.relay(&mut client, &shared.config, port.policy.idle_timeout) => done,
             () = drain => return reset(client.get_ref()),
         }
     };
@@ -253,7 +256,10 @@ async fn opaque(worker: &Rc<Worker>, mut client: Replayed<TcpStream>, port: &Por
     opened.sent(moved.backward);
     match ended {
         Ended::Clean => drop(call.finish(CallClass::Success, crate::clock::now())),
-        Ended::Idle => reset(client.get_ref()),
+        Ended::Idle => {
+            stats.refused(Reason::IdleTimeout.as_str());
+            reset(client.get_ref());
+        }
         Ended::Broken(error) => {
             tracing::debug!(%error, service = %port.service, "TCP relay broke");
             reset(client.get_ref());
@@ -279,10 +285,11 @@ impl Server {
         &mut self,
         client: &mut Replayed<TcpStream>,
         config: &ProxyConfig,
+        idle: Option<Duration>,
     ) -> (crate::relay::Moved, Ended) {
         match self {
-            Self::Mesh(stream) => relay(client, &mut **stream, config).await,
-            Self::Plain(stream) => relay(client, stream, config).await,
+            Self::Mesh(stream) => relay(client, &mut **stream, config, idle).await,
+            Self::Plain(stream) => relay(client, stream, config, idle).await,
         }
     }
 }
@@ -324,7 +331,7 @@ async fn outside(worker: &Rc<Worker>, mut client: TcpStream, destination: Socket
     let stats = shared.metrics.tcp(tcp_key("outside"));
     let opened = stats.open(Wire::Plaintext);
     let (moved, ended) = tokio::select! {
-        done = relay(&mut client, &mut server, &shared.config) => done,
+        done = relay(&mut client, &mut server, &shared.config, None) => done,
         () = shared.drain.cut() => return reset(&client),
     };
     opened.received(moved.forward);

@@ -262,14 +262,14 @@ impl Pool {
         }))
     }
 
-    /// Drops connections to endpoints that are gone and those idle for longer than `idle`;
-    /// requests under way finish.
-    pub fn sweep(&self, still: impl Fn(&EndpointKey) -> bool, idle: Duration) {
+    /// Drops connections to endpoints that are gone, which have no time to be idle, and those that
+    /// were idle for longer than theirs; requests under way finish.
+    pub fn sweep(&self, idle: impl Fn(&EndpointKey) -> Option<Duration>) {
         let now = Instant::now();
         self.peers.borrow_mut().retain(|key, peer| {
-            if !still(key) {
+            let Some(idle) = idle(key) else {
                 return false;
-            }
+            };
             peer.carriers.retain(|carrier| {
                 let used = carrier.in_flight.get() > 0
                     || now.duration_since(carrier.last_used.get()) < idle;

@@ -1,5 +1,6 @@
 //! Upgrades (WebSocket) and CONNECT: a byte stream of their own, on a connection of their own.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,15 +14,17 @@ use tokio::task::spawn_local;
 use weft_core::headers::{remove_hop_by_hop, remove_untrusted};
 use weft_core::reason::Reason;
 use weft_core::retry::Failure;
+use weft_core::timeout as deadline;
 
+use super::allowed::{Allowed, while_waited_for};
 use super::http::{Conversation, Decided, Exchanged, Failed, describe, relayed};
 use super::route::{self, Next};
 use super::{Wish, admission, pick, pool};
 use crate::config::ProxyConfig;
 use crate::http::trace::{Trace, begin_client};
-use crate::http::{ProxyBody, Record, http1_client};
+use crate::http::{Activity, ProxyBody, Record, http1_client};
 use crate::mesh::PortView;
-use crate::relay::relay;
+use crate::relay::{Ended, relay};
 use crate::telemetry::metrics::Direction;
 use crate::tls::ALPN_H1;
 use crate::worker::Worker;
@@ -36,6 +39,7 @@ pub(super) async fn outbound(
     let client = hyper::upgrade::on(&mut request);
     let (mut parts, body) = request.into_parts();
     remove_hop_by_hop(&mut parts.headers, parts.method != Method::CONNECT);
+    let asked = deadline::allowed(&parts.headers, None);
     remove_untrusted(&mut parts.headers);
     let shared = &conversation.worker.shared;
     let port = conversation.port();
@@ -56,14 +60,21 @@ pub(super) async fn outbound(
         Ok(decision) => {
             let decided = Decided::new(decision, &parts.headers);
             let decision = decided.as_ref().map(|decided| &decided.decision);
-            let next = route::follow(worker, &port, decision, &mut parts, false).await;
+            let next = {
+                let following = route::follow(worker, &port, decision, &mut parts, false);
+                while_waited_for(asked, pin!(following)).await
+            };
             let next = match next {
                 Ok(Next::Forward(target)) => admission::admit(worker, target, &mut record).await,
                 other => other,
             };
             let outcome = match next {
                 Ok(Next::Forward(target)) => {
-                    let response = exchange(conversation, target, parts, body, &mut record).await;
+                    let rule = decision.map(|decision| decision.found.rule);
+                    let (began, config) = (record.began, &worker.shared.config);
+                    let allowed = Allowed::of(began, asked, rule, &target.policy, config);
+                    let response =
+                        exchange(conversation, target, (parts, body), allowed, &mut record).await;
                     response.map(|response| Exchanged::Relayed(response, None))
                 }
                 Ok(Next::Answer(response)) => Ok(Exchanged::Answered(response)),
@@ -81,7 +92,23 @@ pub(super) async fn outbound(
     )
 }
 
+/// The exchange that asks for the upgrade, in the time that it has.
 async fn exchange(
+    conversation: &Conversation,
+    port: Arc<PortView>,
+    (mut parts, body): (Parts, ProxyBody),
+    allowed: Allowed,
+    record: &mut Record,
+) -> Result<Response<Incoming>, Failed> {
+    if let Some(left) = allowed.left() {
+        deadline::write(left, &mut parts.headers);
+    }
+    let activity = port.policy.stream_idle_timeout.map(Activity::new);
+    let asking = pin!(ask(conversation, port, parts, body, record));
+    allowed.bound(activity.as_deref(), asking).await
+}
+
+async fn ask(
     conversation: &Conversation,
     port: Arc<PortView>,
     mut parts: Parts,
@@ -121,13 +148,15 @@ async fn exchange(
             });
         }
     };
-    record.call = Some(call);
+    record.waiting = Some(call);
     let mut trace = Trace::of(&parts.headers);
     let address = endpoint.key.address;
     record.span = begin_client(shared, &mut trace, &mut parts, address, &port.hostname, 0);
     record.traced(&parts.headers);
     let request = Request::from_parts(parts, body);
-    send(TokioIo::new(stream), request, &shared.config).await
+    let response = send(TokioIo::new(stream), request, &shared.config).await?;
+    record.call = record.waiting.take();
+    Ok(response)
 }
 
 /// One HTTP/1.1 exchange on a connection that may then be taken over.
@@ -206,10 +235,15 @@ pub(crate) fn finish(
             }
         };
         let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
-        let relaying = relay(&mut client, &mut server, &shared.config);
+        let policy = record.policy.as_ref();
+        let idle = policy.and_then(|policy| policy.stream_idle_timeout);
+        let relaying = relay(&mut client, &mut server, &shared.config, idle);
         tokio::select! {
             (moved, ended) = relaying => {
                 tracing::debug!(?moved, ?ended, "upgraded stream ended");
+                if let Ended::Idle = ended {
+                    return crate::http::BodyGuard::on_silence(record);
+                }
             }
             () = shared.drain.cut() => {}
         }

@@ -60,6 +60,8 @@ pub struct Record {
     pub endpoint: Option<SocketAddr>,
     /// Attempts made; 0 when the request never left.
     pub attempts: u32,
+    /// Those of them that were made beside a slow one.
+    pub hedges: u32,
     /// The trace it belongs to.
     pub trace_id: Option<[u8; 16]>,
 }
@@ -246,6 +248,10 @@ fn write(records: &Receiver<Record>, output: &mut impl Sink, metrics: &Metrics) 
     }
 }
 
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
 /// What a line holds, in this order; `null` is left out.
 #[derive(Serialize)]
 struct Line<'a> {
@@ -272,6 +278,8 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     endpoint: Option<SocketAddr>,
     attempts: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    hedges: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     trace_id: Option<String>,
 }
@@ -296,6 +304,7 @@ fn line(record: &Record, lines: &mut Vec<u8>) {
         service: &record.service,
         endpoint: record.endpoint,
         attempts: record.attempts,
+        hedges: record.hedges,
         trace_id: record.trace_id.as_ref().map(|id| hex(id)),
     };
     let written = serde_json::to_writer(&mut *lines, &line);
@@ -326,11 +335,12 @@ mod tests {
             service: "shop/orders".into(),
             endpoint: Some("10.0.0.1:80".parse().unwrap()),
             attempts: 2,
+            hedges: 1,
             trace_id: Some(0x1234_u128.to_be_bytes()),
         }
     }
 
-    const LINE: &str = r#"{"time":"2023-11-14T22:13:20.000123Z","direction":"inbound","transport":"mtls","protocol":"HTTP/1.1","method":"GET","path":"/a\nb","status":503,"reason":"no-healthy-endpoint","duration_ms":1.234,"bytes_in":5,"bytes_out":7,"peer":"spiffe://weft.local/ns/shop/sa/web","service":"shop/orders","endpoint":"10.0.0.1:80","attempts":2,"trace_id":"00000000000000000000000000001234"}"#;
+    const LINE: &str = r#"{"time":"2023-11-14T22:13:20.000123Z","direction":"inbound","transport":"mtls","protocol":"HTTP/1.1","method":"GET","path":"/a\nb","status":503,"reason":"no-healthy-endpoint","duration_ms":1.234,"bytes_in":5,"bytes_out":7,"peer":"spiffe://weft.local/ns/shop/sa/web","service":"shop/orders","endpoint":"10.0.0.1:80","attempts":2,"hedges":1,"trace_id":"00000000000000000000000000001234"}"#;
 
     #[test]
     fn a_file_gets_one_object_per_line_and_survives_rotation() {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, NoLabelSet};
@@ -115,7 +115,7 @@ impl Out<'_> {
 
 fn requests(out: &mut Out<'_>, series: &Series<HttpStats>) -> fmt::Result {
     let mut requests = Vec::new();
-    let mut retries = Vec::new();
+    let (mut retries, mut hedges, mut won) = (Vec::new(), Vec::new(), Vec::new());
     let mut grpc = Vec::new();
     let made: Vec<_> = series
         .iter()
@@ -135,9 +135,17 @@ fn requests(out: &mut Out<'_>, series: &Series<HttpStats>) -> fmt::Result {
                 }
             }
         }
-        let n: u64 = shards.iter().map(|s| s.retries.load(Relaxed)).sum();
-        if n > 0 {
-            retries.push((labels(key), n));
+        let sum = |part: fn(&HttpStats) -> &AtomicU64| -> u64 {
+            shards.iter().map(|s| part(s).load(Relaxed)).sum()
+        };
+        for (samples, n) in [
+            (&mut retries, sum(|s| &s.retries)),
+            (&mut hedges, sum(|s| &s.hedges)),
+            (&mut won, sum(|s| &s.hedges_won)),
+        ] {
+            if n > 0 {
+                samples.push((labels(key), n));
+            }
         }
         for (code, name) in GRPC_NAMES.iter().enumerate() {
             let n: u64 = shards.iter().map(|s| s.grpc[code].load(Relaxed)).sum();
@@ -158,6 +166,10 @@ fn requests(out: &mut Out<'_>, series: &Series<HttpStats>) -> fmt::Result {
     }
     out.counter("weft_requests", "Requests that ended", requests)?;
     out.counter("weft_request_retries", "Attempts after the first", retries)?;
+    let help = "Attempts made beside one that was slow";
+    out.counter("weft_request_hedges", help, hedges)?;
+    let help = "Those of them that were answered first";
+    out.counter("weft_request_hedges_won", help, won)?;
     out.counter("weft_grpc_responses", "gRPC calls by status", grpc)
 }
 

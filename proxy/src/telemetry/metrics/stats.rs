@@ -130,6 +130,8 @@ pub struct HttpStats {
     pub(super) duration: Histogram,
     pub(super) in_flight: AtomicI64,
     pub(super) retries: AtomicU64,
+    pub(super) hedges: AtomicU64,
+    pub(super) hedges_won: AtomicU64,
     pub(super) grpc: [AtomicU64; GRPC_CODES],
     // The reasons are words of weft-core's; this is locked only when the mesh answers itself.
     made: Mutex<Vec<(MadeHere, u64)>>,
@@ -189,6 +191,16 @@ impl HttpStats {
     /// Another attempt is made for a request.
     pub fn retried(&self) {
         self.retries.fetch_add(1, Relaxed);
+    }
+
+    /// Another attempt is made beside one that is slow.
+    pub fn hedged(&self) {
+        self.hedges.fetch_add(1, Relaxed);
+    }
+
+    /// Such an attempt was the first to be answered.
+    pub fn hedge_won(&self) {
+        self.hedges_won.fetch_add(1, Relaxed);
     }
 
     /// Requests that ended, those the mesh answered included.
@@ -295,7 +307,7 @@ impl Stats for HttpStats {
             .iter()
             .map(|wire| Self::requests(self, *wire))
             .sum();
-        ended + self.retries.load(Relaxed)
+        ended + self.retries.load(Relaxed) + self.hedges.load(Relaxed)
     }
 
     fn requests(&self, wire: Wire) -> u64 {

@@ -46,6 +46,9 @@ fn requests_by_class_reason_and_transport() {
         duration: Duration::from_secs(100),
     });
     stats.retried();
+    stats.hedged();
+    stats.hedged();
+    stats.hedge_won();
     let running = stats.begin();
     let base = "direction=\"outbound\",service=\"shop/orders\",peer=\"10.0.0.1:80\"";
     check(
@@ -61,6 +64,8 @@ fn requests_by_class_reason_and_transport() {
                 "weft_requests_total{{{base},status_class=\"none\",reason=\"\",transport=\"plaintext\"}} 1"
             ),
             &format!("weft_request_retries_total{{{base}}} 1"),
+            &format!("weft_request_hedges_total{{{base}}} 2"),
+            &format!("weft_request_hedges_won_total{{{base}}} 1"),
             &format!("weft_grpc_responses_total{{{base},grpc_status=\"DEADLINE_EXCEEDED\"}} 1"),
             "http_client_active_requests{service=\"shop/orders\",peer=\"10.0.0.1:80\"} 1",
             "http_client_request_duration_seconds_count{service=\"shop/orders\",peer=\"10.0.0.1:80\"} 5",
@@ -193,6 +198,8 @@ fn everything() -> Metrics {
             ..done(200, None, 1)
         });
         stats.retried();
+        stats.hedged();
+        stats.hedge_won();
         let tcp = metrics.tcp(key(direction, "s", "p"));
         drop(tcp.open(Wire::Plaintext));
         tcp.refused("x");

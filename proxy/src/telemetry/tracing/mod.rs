@@ -314,6 +314,20 @@ impl RequestSpan {
         }
     }
 
+    /// This attempt was made beside one that was slow.
+    pub fn set_hedge(&self) {
+        if self.is_recording() {
+            self.span.set_attribute("weft.hedge", true);
+        }
+    }
+
+    /// Another attempt was answered first, and this one was given up.
+    pub fn set_given_up(&self) {
+        if self.is_recording() {
+            self.span.set_attribute("weft.given_up", true);
+        }
+    }
+
     /// What came of this request changed the state of a breaker.
     pub fn breaker_changed(&self, transition: &Transition) {
         let (from, to) = (transition.from.as_str(), transition.to.as_str());
