@@ -71,13 +71,13 @@ macro_rules! until_drained {
     }};
 }
 
-/// A server for HTTP/1.x as every listener uses it.
+/// A server for HTTP/1.x as every listener uses it. Without `pipeline_flush`: with it hyper takes
+/// all of a response into memory while the client does not read.
 fn http1_server(config: &ProxyConfig) -> hyper::server::conn::http1::Builder {
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder
         .auto_date_header(false)
         .half_close(true)
-        .pipeline_flush(true)
         .timer(TokioTimer::new())
         .max_headers(config.limits.max_headers)
         .max_buf_size(header_buffer(config));
