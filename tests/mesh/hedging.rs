@@ -241,25 +241,26 @@ fn the_delay_follows_the_percentile() {
     need!("python3", "curl");
     let machine = Machine::shared();
     let mesh = Mesh::start(&machine);
-    // One of twenty requests is slow.
-    let _one = instance(&mesh, "slow", paced("one 0.6 20"));
-    let _other = instance(&mesh, "fast", paced("other 0.6 20"));
+    // One of so many requests is slow.
+    let _one = instance(&mesh, "slow", paced("one 0.6 20 200 0.05"));
+    let _other = instance(&mesh, "fast", paced("other 0.6 27 200 0.05"));
     put(
         &mesh,
-        "hedge: {percentile: 80, minDelay: 40ms}, retry: {budget: {ratio: 1}}",
+        "hedge: {percentile: 80, minDelay: 10ms}, retry: {budget: {ratio: 1}}",
     );
-    let answered = ask(&mesh, 240, "");
+    let answered = ask(&mesh, 130, "");
     answered.all_well();
     let slow = |seconds: &[f64]| seconds.iter().filter(|time| **time >= 0.6).count();
     let (learning, learned) = answered.seconds.split_at(50);
-    assert!(slow(learning) >= 2, "{learning:?}");
-    // A hedge may meet the twentieth request of the other.
+    assert!(slow(learning) >= 1, "{learning:?}");
+    // A hedge may meet a slow request of the other.
     assert!(slow(learned) <= 1, "{learned:?}");
-    let early = answered.log[..50].iter();
-    assert!(early.clone().all(|line| line["hedges"].is_null()));
+    let mut early = answered.log[..50].iter();
+    assert!(early.all(|line| line["hedges"].is_null()));
+    // Eighty requests, of which three or four are slow; a fifth or so takes longer than usual, and
+    // all take longer than the floor.
     let hedges = answered.hedges();
-    // 190 requests, of which nine or so are slow; others may be for a moment.
-    assert!((7..=38).contains(&hedges), "{hedges}");
+    assert!((2..=40).contains(&hedges), "{hedges}");
 }
 
 #[test]
@@ -299,7 +300,7 @@ fn a_failure_beside_another_attempt_is_not_the_answer_yet() {
     assert!(short.percentile(99) < 0.9, "{:?}", short.seconds);
 }
 
-/// Calls are hedged where the policy names them, and the one that lost is given up.
+/// Calls are hedged where the policy names them.
 #[test]
 fn grpc_calls_are_hedged_by_name() {
     need!("python:grpc");
@@ -316,14 +317,14 @@ fn grpc_calls_are_hedged_by_name() {
         let printed = mesh.run_to_end(&me, program, LIMIT).success().stdout;
         serde_json::from_str(&printed).expect("JSON")
     };
-    let expected = |given_up: u32| serde_json::json!({"answered": 4, "given_up": given_up});
+    let expected = |ended: u32| serde_json::json!({"answered": 4, "ended": ended});
     // Codes to repeat on do not say that two may run side by side.
     let budget = "retry: {grpcCodes: [14], budget: {ratio: 1}}";
     put(&mesh, &format!("hedge: {{delay: 60ms}}, {budget}"));
-    assert_eq!(slow(0), expected(0));
+    assert_eq!(slow(4), expected(4));
     put(
         &mesh,
         &format!("hedge: {{delay: 60ms, grpcMethods: [weft.test.Echo/Sleep]}}, {budget}"),
     );
-    assert_eq!(slow(4), expected(4));
+    assert_eq!(slow(12), expected(12));
 }

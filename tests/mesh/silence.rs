@@ -88,6 +88,10 @@ fn streams_in_which_nothing_moves_are_reset() {
         "{}",
         stalled.outcome
     );
+    // The caller does not take what is there.
+    let late = silence(&mesh, "reader", 5.0);
+    let short = ["short", "reset"].contains(&late["ended"].as_str().unwrap_or_default());
+    assert!(short && late["words"].as_u64() < Some(200), "{late}");
     // No endpoint was at fault.
     let breakers = mesh.command("breakers -o json").success().stdout;
     assert!(!breakers.contains("\"open\""), "{breakers}");

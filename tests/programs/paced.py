@@ -1,7 +1,8 @@
 """An HTTP server with a pace of its own.
 
-paced.py PORT NAME SECONDS [EVERY [STATUS]]: every EVERYth request (1: each) is answered after SECONDS
-and with STATUS (200), the others at once and with 200; the body is NAME and how many bytes came.
+paced.py PORT NAME SECONDS [EVERY [STATUS [USUALLY]]]: every EVERYth request (1: each) is answered after
+SECONDS and with STATUS (200), the others after USUALLY (0) and with 200; the body is NAME and how
+many bytes came.
 /counts answers with how many other requests came, by method; /hang never does; /half sends half of
 its body; /trickle/COUNT/PAUSE sends a piece of its body now and then; /fields answers with the
 fields that came.
@@ -17,12 +18,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 PORT, NAME, SECONDS = int(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 EVERY = int(sys.argv[4]) if len(sys.argv) > 4 else 1
 STATUS = int(sys.argv[5]) if len(sys.argv) > 5 else 200
+USUALLY = float(sys.argv[6]) if len(sys.argv) > 6 else 0
 lock = threading.Lock()
 counts = Counter()
 
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Head and body in one segment: else Nagle's algorithm sets the pace.
+    wbufsize = 65536
+    disable_nagle_algorithm = True
 
     def body(self):
         if "chunked" not in self.headers.get("transfer-encoding", ""):
@@ -62,6 +67,11 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"12345")
             self.wfile.flush()
             time.sleep(60)
+        elif self.path.startswith("/big/"):
+            mib = int(self.path.removeprefix("/big/"))
+            self.head(200, {"content-length": mib << 20})
+            for _ in range(mib):
+                self.wfile.write(b"x" * (1 << 20))
         elif self.path.startswith("/trickle/"):
             _, _, count, pause = self.path.split("/")
             self.head(200, {"content-length": count})
@@ -70,8 +80,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.wfile.write(b".")
                 self.wfile.flush()
         else:
-            if paced:
-                time.sleep(SECONDS)
+            time.sleep(SECONDS if paced else USUALLY)
             self.text(f"{NAME} {came}", STATUS if paced else 200)
 
     def handle_answer(self):

@@ -3,6 +3,8 @@
 silence.py serve PORT: a TCP echo.
 silence.py tcp HOST PORT PAUSE: six times PAUSE and a word to the echo, then silence.
 silence.py websocket HOST PORT PAUSE: the same with websocket_server.py.
+silence.py reader HOST PORT PAUSE: /big/256, which it begins to read after PAUSE; words are MiB. More
+  than all sockets on the way hold.
 silence.py http HOST PORT PAUSE: two requests on one connection, with PAUSE between them.
 What came of it is printed as JSON: how many words came back, how it ended, and after which silence.
 """
@@ -80,11 +82,28 @@ def two_requests(host, port, pause):
     return words, "end", 0
 
 
+def late_reader(host, port, pause):
+    connection, read = http.client.HTTPConnection(host, port, timeout=LIMIT), 0
+    connection.request("GET", "/big/256")
+    response = connection.getresponse()
+    time.sleep(pause)
+    began, ended = time.monotonic(), "end"
+    try:
+        while data := response.read1(1 << 20):
+            read += len(data)
+    except (ConnectionResetError, http.client.IncompleteRead):
+        ended = "reset"
+    if ended == "end" and read < 256 << 20:
+        ended = "short"
+    return read >> 20, ended, time.monotonic() - began
+
+
 if sys.argv[1] == "serve":
     serve(int(sys.argv[2]))
 kind, host, port, pause = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 if kind == "websocket":
     words, ended, after = asyncio.run(websocket(host, port, pause))
 else:
-    words, ended, after = (tcp if kind == "tcp" else two_requests)(host, port, pause)
+    run = dict(tcp=tcp, http=two_requests, reader=late_reader)[kind]
+    words, ended, after = run(host, port, pause)
 print(json.dumps(dict(words=words, ended=ended, after=after)))

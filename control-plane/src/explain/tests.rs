@@ -56,11 +56,41 @@ fn what_is_not_there_is_said() {
         ("http://web.shop.mesh:81/", "service", "port-not-declared"),
         ("http://web.shop.mesh/", "route", "none"),
         ("http://240.240.0.1/", "endpoint", "no-endpoints"),
+        ("http://web.shop.mesh/", "hedge", "never"),
     ];
     for (url, step, part) in cases {
         let steps = ask(&compiled, url);
         assert!(says(&steps, step, part), "{url}: {steps:#?}");
     }
+}
+
+#[test]
+fn hedges_and_idle_times_are_told() {
+    let mut service = service(Vec::new());
+    let spec: TrafficPolicySpec = serde_json::from_value(serde_json::json!({
+        "targetRef": {"kind": "Service", "name": "web"},
+        "hedge": {"percentile": 95, "grpcMethods": ["shop.Orders/Get"]},
+        "timeouts": {"idle": "9s", "streamIdle": "8s"},
+    }))
+    .unwrap();
+    let policy = Arc::new(spec.resolve("shop"));
+    service.policies.insert(80, policy);
+    let resource = Resource::Service(service);
+    let aliases = resource.aliases();
+    let steps = ask(
+        &Compiled::of(1, vec![(resource, aliases)]),
+        "http://web.shop.mesh/",
+    );
+    for part in [
+        "95 %",
+        "1ms at least",
+        "GET, HEAD, OPTIONS",
+        "shop.Orders/Get",
+    ] {
+        assert!(says(&steps, "hedge", part), "{part}: {steps:#?}");
+    }
+    let idle = "idle connection 9s, idle stream 8s";
+    assert!(says(&steps, "timeout", idle), "{steps:#?}");
 }
 
 fn any_rule() -> impl Strategy<Value = Rule> {

@@ -75,14 +75,17 @@ impl Allowed {
             return work.await;
         };
         let done = timeout(time, work).await;
-        done.unwrap_or_else(|_elapsed| {
-            Err(match self.limit.filter(|limit| *limit == time) {
-                Some(limit) => Failed {
-                    reason: Reason::RequestTimeout,
-                    detail: format!("{limit:?}"),
-                },
-                None => too_late(time),
-            })
+        done.unwrap_or_else(|_elapsed| Err(self.over().unwrap_or_else(|| too_late(time))))
+    }
+
+    /// What to say when the time is over that the policy allows; `None` where it is the caller's
+    /// own.
+    pub(super) fn over(self) -> Option<Failed> {
+        let limit = self.limit?;
+        let first = self.asked.is_none_or(|asked| limit <= asked);
+        first.then(|| Failed {
+            reason: Reason::RequestTimeout,
+            detail: format!("{limit:?}"),
         })
     }
 }

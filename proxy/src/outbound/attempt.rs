@@ -272,6 +272,8 @@ pub(super) fn judge(
         Some(
             Reason::ApplicationUnreachable | Reason::ApplicationLoopbackOnly | Reason::Draining,
         ) => Failure::RefusedStream,
+        // Nobody waits for another attempt.
+        Some(Reason::DeadlineExceeded) => return Ok(((response, slot), reason)),
         _ if terms.retry.statuses.contains(&status) => Failure::Status(status),
         _ if let Some(code) = grpc_code(&response, terms.retry) => Failure::GrpcStatus(code),
         _ => return Ok(((response, slot), reason)),

@@ -241,12 +241,21 @@ impl Conversation {
             wish.key = Some(key);
             cookie
         });
-        let exchange = pin!(async {
-            admission::wait(&target, record).await?;
-            let trip = Trip::new(terms, sent, wish);
-            self.attempts(Arc::clone(&target), trip, record).await
-        });
-        let (mut response, slot) = allowed.bound(activity.as_deref(), exchange).await?;
+        let (mut response, slot) = {
+            let exchange = async {
+                admission::wait(&target, record).await?;
+                let trip = Trip::new(terms, sent, wish);
+                self.attempts(Arc::clone(&target), trip, record).await
+            };
+            allowed.bound(activity.as_deref(), pin!(exchange)).await?
+        };
+        if record.reason == Some(Reason::DeadlineExceeded)
+            && let Some(over) = allowed.over()
+        {
+            // The peer's sidecar was faster by a moment than our own timeout, which set the deadline.
+            record.waiting = record.call.take();
+            return Err(over);
+        }
         if let Some(cookie) = issued {
             response.headers_mut().append(SET_COOKIE, cookie);
         }

@@ -139,6 +139,8 @@ fn the_context_that_was_decided_is_the_one_exported() {
     drop(first);
     let second = tracer.client_span(&sampled(3), Some(&own.into()), &client_request(1));
     second.set_status(200);
+    second.set_hedge();
+    second.set_given_up();
     drop(second);
     server.set_status(200);
     server.set_retries(1);
@@ -163,6 +165,10 @@ fn the_context_that_was_decided_is_the_one_exported() {
     assert_eq!(server.parent_span_id, 77_u64.to_be_bytes());
     assert_eq!(find(2).parent_span_id, server.span_id);
     assert_eq!(attributes(find(3))["http.request.resend_count"], "1");
+    for mark in ["weft.hedge", "weft.given_up"] {
+        let marked = |id: u64| find(id).attributes.iter().any(|a| a.key == mark);
+        assert!(marked(3) && !marked(2), "{mark}");
+    }
     assert!(find(4).parent_span_id.is_empty());
     assert_eq!((server.kind, find(2).kind), (2, 3));
     assert_eq!(server.name, "GET");
