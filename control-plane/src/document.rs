@@ -530,8 +530,7 @@ fn check_policy(check: &mut Check<'_>, namespace: &str, spec: &TrafficPolicySpec
         check.add("spec.targetRef.port", 0, "1 to 65535");
     }
     for (field, allowed) in spec.idle_fields() {
-        let path = format!("spec.circuitBreaker.service.{field}");
-        check.add(path, "a value", allowed);
+        check.add(format!("spec.{field}"), "a value", allowed);
     }
     let hash_on = spec.load_balancer.as_ref();
     let hash_on = hash_on.and_then(|balancer| balancer.hash_on.as_ref());
