@@ -35,7 +35,7 @@ pub enum RouteError {
         reason: String,
     },
     /// The value is too long.
-    #[error("found a value of {found} characters; allowed are {VALUE_MAX}")]
+    #[error("found a value of {found} characters; allowed: {VALUE_MAX} at most")]
     Value {
         /// Its length.
         found: usize,
