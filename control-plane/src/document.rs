@@ -2,8 +2,10 @@
 //! file, field path, what was found and what is allowed, for the whole input at once.
 
 mod fault;
+mod fields;
 mod route;
 mod traffic_policy;
+mod typed;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -61,6 +63,10 @@ pub const INPUT_MAX_BYTES: usize = 4 * 1024 * 1024;
 const DOCUMENTS_MAX: usize = 1000;
 /// Ports of a service.
 const PORTS_MAX: usize = 64;
+/// Ranges of workloads' own addresses.
+const RANGES_MAX: usize = 256;
+/// What a ReferenceGrant lists, on either side (Gateway API's own limit).
+const GRANTS_MAX: usize = 16;
 
 /// One thing that is wrong with an input.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -335,57 +341,6 @@ impl<'a> Check<'a> {
             allowed: allowed.into(),
         });
     }
-
-    /// Reads a value strictly: unknown fields are problems.
-    fn typed<T: for<'de> Deserialize<'de>>(&mut self, prefix: &str, value: &Value) -> Option<T> {
-        let mut unknown = Vec::new();
-        let mut note = |path: serde_ignored::Path<'_>| unknown.push(indexed(&path.to_string()));
-        let mut track = serde_path_to_error::Track::new();
-        let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);
-        let result = T::deserialize(serde_ignored::Deserializer::new(deserializer, &mut note));
-        for path in unknown {
-            self.add(
-                format!("{prefix}{path}"),
-                "an unknown field",
-                "fields of this kind",
-            );
-        }
-        match result {
-            Ok(value) => Some(value),
-            Err(error) => {
-                let path = track.path().to_string();
-                let path = if path == "." { String::new() } else { path };
-                let path = format!("{prefix}{path}");
-                let text = error.to_string();
-                let (found, allowed) = text.split_once(", expected ").unwrap_or((&text, ""));
-                // serde names the type; people want to know the range.
-                let allowed = match allowed {
-                    "u16" => "an integer from 1 to 65535",
-                    "" => "what the guide says",
-                    other => other,
-                };
-                self.add(path.trim_end_matches('.'), found, allowed);
-                None
-            }
-        }
-    }
-}
-
-/// `rules.?.0.matches.1.x`, as `serde_ignored` has it, in the form that people write:
-/// `rules[0].matches[1].x`. What is optional shows there as `?`.
-fn indexed(path: &str) -> String {
-    let mut written = String::new();
-    for part in path.split('.').filter(|part| *part != "?") {
-        if part.bytes().all(|byte| byte.is_ascii_digit()) {
-            written.push_str(&format!("[{part}]"));
-        } else {
-            if !written.is_empty() {
-                written.push('.');
-            }
-            written.push_str(part);
-        }
-    }
-    written
 }
 
 fn read_one(source: &str, document: usize, value: Value) -> Result<Document, Vec<Problem>> {
@@ -484,21 +439,41 @@ fn check_config(check: &mut Check<'_>, own: &ObjectName, spec: &MeshConfigSpec) 
             check.add("spec.namespaces", format!("{namespace:?}"), LABEL);
         }
     }
-    for (index, range) in spec.workload_ranges.iter().enumerate() {
+    let ranges = &spec.workload_ranges;
+    if ranges.len() > RANGES_MAX {
+        let found = format!("{} of them", ranges.len());
+        check.add("spec.workloadRanges", found, "256 at most");
+    }
+    for (index, range) in ranges.iter().enumerate().take(RANGES_MAX) {
+        let path = format!("spec.workloadRanges[{index}]");
         if Cidr::parse(range).is_none() {
-            let path = format!("spec.workloadRanges[{index}]");
-            check.add(path, format!("{range:?}"), "a range ADDRESS/PREFIX");
+            let allowed = "a range ADDRESS/PREFIX, as in 10.0.0.0/8";
+            check.add(path, format!("{range:?}"), allowed);
+        } else if ranges[..index].contains(range) {
+            check.add(path, format!("{range} again"), "each range once");
         }
     }
 }
 
 fn check_grant(check: &mut Check<'_>, spec: &ReferenceGrantSpec) {
-    for (field, empty) in [("from", spec.from.is_empty()), ("to", spec.to.is_empty())] {
-        if empty {
-            check.add(format!("spec.{field}"), "none", "at least one");
+    for (field, count) in [("from", spec.from.len()), ("to", spec.to.len())] {
+        if !(1..=GRANTS_MAX).contains(&count) {
+            let found = match count {
+                0 => "none".to_owned(),
+                count => format!("{count} of them"),
+            };
+            check.add(format!("spec.{field}"), found, "1 to 16");
         }
     }
-    for (index, from) in spec.from.iter().enumerate() {
+    for (index, from) in spec.from.iter().enumerate().take(GRANTS_MAX) {
+        if spec.from[..index].contains(from) {
+            let path = format!("spec.from[{index}]");
+            check.add(path, "the same again", "each once");
+        }
+        if check_label(&from.namespace).is_err() {
+            let path = format!("spec.from[{index}].namespace");
+            check.add(path, format!("{:?}", from.namespace), LABEL);
+        }
         let kinds = RouteKind::ALL.map(RouteKind::as_str);
         let known = from.group == GATEWAY_GROUP && kinds.contains(&&*from.kind);
         if !known {
@@ -508,7 +483,15 @@ fn check_grant(check: &mut Check<'_>, spec: &ReferenceGrantSpec) {
             check.add(path, found, format!("group {GATEWAY_GROUP}, kind {kinds}"));
         }
     }
-    for (index, to) in spec.to.iter().enumerate() {
+    for (index, to) in spec.to.iter().enumerate().take(GRANTS_MAX) {
+        if spec.to[..index].contains(to) {
+            let path = format!("spec.to[{index}]");
+            check.add(path, "the same again", "each once");
+        }
+        if let Some(name) = to.name.as_deref().filter(|name| check_label(name).is_err()) {
+            let path = format!("spec.to[{index}].name");
+            check.add(path, format!("{name:?}"), LABEL);
+        }
         if !to.group.is_empty() || to.kind != "Service" {
             let path = format!("spec.to[{index}]");
             let found = format!("group {:?}, kind {:?}", to.group, to.kind);

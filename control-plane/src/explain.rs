@@ -478,6 +478,7 @@ fn match_text(matched: &HttpMatch) -> String {
     let mut text = match &matched.path {
         PathMatch::Exact(path) => format!("the path {path}"),
         PathMatch::Prefix(prefix) => format!("paths below {prefix}/"),
+        PathMatch::Method(method) => format!("the gRPC method {method} of any service"),
         PathMatch::Pattern(pattern) => format!("paths like {}", pattern.as_str()),
     };
     if let Some(method) = &matched.method {

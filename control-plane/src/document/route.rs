@@ -164,7 +164,8 @@ impl RouteSpec {
             }
             draft
         });
-        let rules = drafts.collect();
+        let rules: Vec<RuleDraft> = drafts.collect();
+        check_names(check, &rules);
         let about = match self {
             Self::Http(_) | Self::Grpc(_) => About::Requests,
             Self::Tls(spec) => About::Hosts(read_hosts(check, &spec.hostnames)),
@@ -244,6 +245,22 @@ fn one_rule(check: &mut Check<'_>, found: usize) {
     if found != 1 {
         let found = format!("{found} of them");
         check.add("spec.rules", found, "one: nothing tells connections apart");
+    }
+}
+
+/// Names of rules: each once (Gateway API, `SectionName`).
+fn check_names(check: &mut Check<'_>, rules: &[RuleDraft]) {
+    let mut seen = BTreeSet::new();
+    for (index, draft) in rules.iter().enumerate() {
+        let Some(name) = &draft.rule.name else {
+            continue;
+        };
+        let path = format!("spec.rules[{index}].name");
+        if check_label(name).is_err() {
+            check.add(path, format!("{name:?}"), super::LABEL);
+        } else if !seen.insert(name) {
+            check.add(path, format!("{name} again"), "each name once");
+        }
     }
 }
 

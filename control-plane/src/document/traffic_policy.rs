@@ -255,15 +255,10 @@ pub struct Statuses(u16, u16);
 
 impl<'de> Deserialize<'de> for Statuses {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Written {
-            One(u16),
-            Text(String),
-        }
-        let text = match Written::deserialize(deserializer)? {
-            Written::One(status) => return Ok(Self(status, status)),
-            Written::Text(text) => text,
+        let written = serde_json::Value::deserialize(deserializer)?;
+        let text = match &written {
+            serde_json::Value::String(text) => text.clone(),
+            other => other.to_string(),
         };
         let class = text.strip_suffix("xx").and_then(|class| class.parse().ok());
         let parsed = match (class, text.split_once('-')) {

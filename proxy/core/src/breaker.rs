@@ -297,8 +297,11 @@ impl Breaker {
     }
 
     /// Opens for as long as an answer said, at most for the longest open time; nothing changes
-    /// where it is open for longer already.
+    /// where it is open for longer already, or where the answer said "at once".
     pub fn hold_open(&mut self, wait: Duration, now: Instant) -> Option<Transition> {
+        if wait.is_zero() {
+            return None;
+        }
         let until = now + wait.min(self.config.open_max);
         let longer = matches!(self.state, State::Open { until: own } if own >= until);
         (!longer).then(|| {

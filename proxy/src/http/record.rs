@@ -162,6 +162,16 @@ impl Record {
         }
     }
 
+    /// The response has begun: the rest is not the endpoint's latency.
+    pub fn on_response(&mut self, now: Instant) {
+        if let Some(call) = &mut self.call {
+            call.on_response(now);
+        }
+        if let Some(call) = &mut self.port_call {
+            call.on_response(now);
+        }
+    }
+
     /// Ends the attempt whose response was waited for: it took too long.
     pub fn give_up_waiting(&mut self) {
         let failures = self.policy.as_ref().map(|policy| &policy.failures);

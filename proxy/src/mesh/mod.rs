@@ -422,7 +422,7 @@ impl Mesh {
             .map_err(|_full| Reason::DiscoveryUnavailable)
     }
 
-    /// Names of services and workloads that nobody has used for `idle`.
+    /// Names of services and workloads that nobody has used for `idle`, and that no connection has.
     pub fn unused_since(&self, idle: Duration) -> Vec<Demand> {
         let limit = (crate::clock::now() - idle).as_nanos();
         let snapshot = self.snapshot.load();
@@ -436,7 +436,12 @@ impl Mesh {
         });
         services
             .chain(workloads)
-            .filter(|(_, _, view)| view.used() < limit)
+            .filter(|(_, _, view)| {
+                if view.ports.values().any(PortView::is_held) {
+                    view.touch();
+                }
+                view.used() < limit
+            })
             .map(|(kind, name, _)| Demand { kind, name })
             .collect()
     }
@@ -532,3 +537,6 @@ fn as_service(workload: model::Workload) -> Option<model::Service> {
         routes: Vec::new(),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -237,6 +237,7 @@ fn judge(
         _ => {
             record.reason = reason;
             record.call = record.waiting.take();
+            record.on_response(crate::clock::now());
             return Ok((response, slot));
         }
     };

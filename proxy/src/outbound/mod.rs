@@ -221,7 +221,7 @@ async fn opaque(worker: &Rc<Worker>, mut client: Replayed<TcpStream>, port: &Por
     };
     let mut tried: Vec<EndpointKey> = Vec::new();
     // Nothing has been sent before the connection stands: trying another endpoint is safe.
-    let (mut server, call) = loop {
+    let (mut server, mut call) = loop {
         let picked = match pick(port, &tried, wish) {
             Ok(picked) => picked,
             Err(reason) => {
@@ -241,6 +241,7 @@ async fn opaque(worker: &Rc<Worker>, mut client: Replayed<TcpStream>, port: &Por
             }
         }
     };
+    call.on_response(crate::clock::now());
     let opened = stats.open(server.wire());
     let (moved, ended) = {
         let drain = shared.drain.cut();
@@ -506,5 +507,9 @@ impl Candidates for View<'_> {
         let endpoint = &self.port.endpoints[index];
         let weight = f64::from(endpoint.model.weight) * self.share(endpoint);
         weight.round().max(1.0) as u32
+    }
+
+    fn heaviest(&self) -> Option<u32> {
+        self.port.heaviest(self.now)
     }
 }

@@ -145,6 +145,14 @@ impl Slot {
         }
     }
 
+    /// The place that a request was promised while the connection was being made.
+    fn promised(carrier: &Rc<Carrier>) -> Self {
+        carrier.in_flight.set(carrier.in_flight.get() + 1);
+        Self {
+            carrier: Rc::clone(carrier),
+        }
+    }
+
     /// What requests are sent with.
     pub fn sender(&self) -> SendRequest<ProxyBody> {
         self.carrier.sender.clone()
@@ -159,7 +167,13 @@ impl Drop for Slot {
     }
 }
 
-type Connecting = Rc<OnceCell<Result<Rc<Carrier>, DialError>>>;
+/// A connection that is being made.
+#[derive(Debug, Clone, Default)]
+struct Connecting {
+    made: Rc<OnceCell<Result<Rc<Carrier>, DialError>>>,
+    /// How many requests wait for a place on it.
+    promised: Rc<Cell<u32>>,
+}
 
 #[derive(Debug, Default)]
 struct Peer {
@@ -186,7 +200,7 @@ impl Pool {
     }
 
     /// A place on a connection to `endpoint`, made if there is none with room. Requests that come
-    /// while one is being made wait for it together.
+    /// while one is being made wait for it together, as many as it may carry.
     pub async fn slot(&self, port: &PortView, endpoint: &Endpoint) -> Result<Slot, DialError> {
         let material = self.tls.current().ok_or(DialError::NoCertificate)?;
         let generation = material.generation;
@@ -207,15 +221,25 @@ impl Pool {
                 }
             }
             let peer = peers.entry(endpoint.key.clone()).or_default();
-            Rc::clone(peer.connecting.get_or_insert_default())
+            let streams = self.config.limits.max_concurrent_streams;
+            let room = port.policy.requests_per_connection.unwrap_or(streams);
+            let room = room.min(streams);
+            let connecting = peer.connecting.take();
+            let connecting = connecting.filter(|pending| pending.promised.get() < room);
+            let connecting = peer.connecting.insert(connecting.unwrap_or_default());
+            connecting.promised.set(connecting.promised.get() + 1);
+            connecting.clone()
         };
         let made = connecting
+            .made
             .get_or_init(|| async {
                 let made = self.connect(port, endpoint, material).await;
                 let mut peers = self.peers.borrow_mut();
                 let peer = peers.entry(endpoint.key.clone()).or_default();
-                peer.connecting = None;
+                let newest = peer.connecting.take();
+                peer.connecting = newest.filter(|one| !Rc::ptr_eq(&one.made, &connecting.made));
                 if let Ok(carrier) = &made {
+                    carrier.carried.set(connecting.promised.get());
                     // Those made under older certificates finish what they carry.
                     peer.carriers
                         .retain(|carrier| carrier.generation == generation);
@@ -224,7 +248,7 @@ impl Pool {
                 made
             })
             .await;
-        made.clone().map(|carrier| Slot::new(&carrier))
+        made.clone().map(|carrier| Slot::promised(&carrier))
     }
 
     async fn connect(

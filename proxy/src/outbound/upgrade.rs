@@ -130,7 +130,9 @@ async fn exchange(
     record.span = begin_client(shared, &mut trace, &mut parts, address, &port.hostname, 0);
     record.traced(&parts.headers);
     let request = Request::from_parts(parts, body);
-    send(TokioIo::new(stream), request, &shared.config).await
+    let response = send(TokioIo::new(stream), request, &shared.config).await?;
+    record.on_response(crate::clock::now());
+    Ok(response)
 }
 
 /// One HTTP/1.1 exchange on a connection that may then be taken over.
