@@ -1,6 +1,8 @@
 //! What would become of a request, step by step, with the resource that makes it so. It asks the
 //! same functions that sidecars ask.
 
+mod external;
+
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,7 +113,7 @@ fn explain_connection(
     whose: &str,
     steps: &mut Steps,
 ) {
-    let host = question.url.host_str();
+    let host = question.url.host();
     let Some(connection) = table.connection(host, 0) else {
         let refused = format!(
             "no route takes connections that name {}: reset with {}",
@@ -192,7 +194,7 @@ fn find_service(
         return None;
     };
     let addresses: Vec<String> = service.addresses.iter().map(ToString::to_string).collect();
-    let by = format!("Service {}", service.name);
+    let by = external::document_of(&service);
     let Some(declared) = service.port(port) else {
         let ports: Vec<String> = service.ports.iter().map(|p| p.port.to_string()).collect();
         let detail = format!("it has {}", ports.join(", "));
@@ -354,6 +356,10 @@ fn explain_endpoints(
             whole.cause
         );
         steps.add("breaker", "the caller's sidecar", result);
+    }
+    if let Some(external) = &service.external {
+        let observed: Vec<&ObservedBreaker> = observed.collect();
+        return external::explain_endpoints(service, external, port, &observed, steps);
     }
     let mut endpoints = 0;
     for endpoint in &service.endpoints {

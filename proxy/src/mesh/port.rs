@@ -19,6 +19,7 @@ use weft_core::time::Instant;
 
 use super::endpoint::Endpoint;
 use super::gate::{Admitted, Full, Gate};
+use super::outside::Outside;
 use crate::config::ProxyConfig;
 
 /// One port of a service with everybody who serves it.
@@ -38,6 +39,10 @@ pub struct PortView {
     pub policy: Arc<TrafficPolicy>,
     /// Where requests go; `None`: to the endpoints, all of them.
     pub routes: Option<Arc<RouteTable>>,
+    /// How it is reached, where it is outside the mesh.
+    pub outside: Option<Arc<Outside>>,
+    /// Why none of the names of its endpoints has an address, where that is known.
+    pub unresolved: Option<Arc<str>>,
     /// What requests with a key are picked by, made when the first comes.
     table: OnceLock<Option<Table>>,
     state: Arc<State>,
@@ -110,6 +115,8 @@ impl PortView {
             protocol: port.protocol,
             endpoints,
             policy,
+            outside: None,
+            unresolved: None,
             table: OnceLock::new(),
             state,
         }
@@ -210,6 +217,8 @@ impl PortView {
             endpoints: Vec::new(),
             policy: Arc::clone(&self.policy),
             routes: self.routes.clone(),
+            outside: self.outside.clone(),
+            unresolved: None,
             table: OnceLock::new(),
             state: Arc::clone(&self.state),
         }

@@ -25,7 +25,7 @@ use super::admission;
 use super::attempt::{Attempt, Sending, Terms, keep, send};
 use super::pool::Slot;
 use super::route::{self, Next};
-use super::{Wish, pick, upgrade};
+use super::{Wish, outside, pick, upgrade};
 use crate::http::trace::{Trace, begin_client};
 use crate::http::{ProxyBody, Record, Trailers, WithTrailers, answer, is_grpc};
 use crate::mesh::{EndpointKey, PortView};
@@ -197,7 +197,10 @@ impl Conversation {
         }
         let next = route::follow(&self.worker, port, decision, &mut parts, record.grpc).await?;
         let next = match next {
-            Next::Forward(target) => admission::admit(&self.worker, target, record).await?,
+            Next::Forward(target) => {
+                let target = outside::resolved(&self.worker, target, asked).await?;
+                admission::admit(&self.worker, target, record).await?
+            }
             answer @ Next::Answer(_) => answer,
         };
         let target = match next {
@@ -278,6 +281,7 @@ impl Conversation {
             })?;
             made += 1;
             record.stats = Some(Arc::clone(&endpoint.live.stats));
+            record.wire = port.wire();
             record.attempt(endpoint.key.address);
             let failed = match self.worker.pool.slot(&port, &endpoint).await {
                 Err(error) => {
