@@ -1,6 +1,8 @@
 //! What would become of a request, step by step, with the resource that makes it so. It asks the
 //! same functions that sidecars ask.
 
+mod external;
+
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -204,7 +206,7 @@ fn find_service(
         return None;
     };
     let addresses: Vec<String> = service.addresses.iter().map(ToString::to_string).collect();
-    let by = format!("Service {}", service.name);
+    let by = external::document_of(&service);
     let Some(declared) = service.port(port) else {
         let ports: Vec<String> = service.ports.iter().map(|p| p.port.to_string()).collect();
         let detail = format!("it has {}", ports.join(", "));
@@ -375,6 +377,10 @@ fn explain_endpoints(
         };
         let result = format!("of {whose}: {} ({})", breaker.state.as_str(), breaker.cause);
         steps.add("breaker", "the caller's sidecar", result);
+    }
+    if let Some(external) = &service.external {
+        let observed: Vec<&ObservedBreaker> = observed.collect();
+        return external::explain_endpoints(service, external, port, &observed, steps);
     }
     let mut endpoints = 0;
     for endpoint in &service.endpoints {

@@ -449,6 +449,12 @@ pub struct ResourceStatus {
     /// How a route stands to what it is attached to (Gateway API, `RouteParentStatus`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parents: Vec<ParentInfo>,
+    /// Whether it is in force: `Accepted` of an ExternalService.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<ConditionInfo>,
+    /// The virtual addresses of an ExternalService.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
 }
 
 /// How a route stands to one of its parents.

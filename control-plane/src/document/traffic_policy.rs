@@ -68,10 +68,10 @@ pub struct TrafficPolicySpec {
     pub limits: Option<LimitsSpec>,
 }
 
-/// The Service that a policy is for, in the policy's own namespace.
+/// The Service or ExternalService that a policy is for, in the policy's own namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetRef {
-    /// `Service`.
+    /// `Service` or `ExternalService`.
     pub kind: TargetKind,
     /// Its name.
     pub name: String,
@@ -85,6 +85,8 @@ pub struct TargetRef {
 pub enum TargetKind {
     /// A service.
     Service,
+    /// A service outside the mesh.
+    ExternalService,
 }
 
 /// How endpoints are picked.

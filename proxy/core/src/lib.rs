@@ -8,6 +8,7 @@
 
 pub mod balance;
 pub mod breaker;
+pub mod external;
 pub mod headers;
 pub mod limit;
 pub mod model;
@@ -15,6 +16,7 @@ pub mod name;
 pub mod policy;
 pub mod protocol;
 pub mod reason;
+pub mod resolve;
 pub mod retry;
 pub mod route;
 pub mod time;

@@ -3,9 +3,10 @@
 
 mod endpoint;
 mod gate;
+mod outside;
 mod port;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,7 +24,10 @@ use weft_proto::resource::Kind;
 
 pub use endpoint::{Call, Endpoint, EndpointKey, Live};
 pub use gate::{Admitted, Full};
+pub use outside::{ALPN_HTTP1, ALPN_HTTP2, Named, Outside, OutsideTls};
 pub use port::{Counted, PortCall, PortView};
+
+use outside::{Names, unresolved};
 
 use crate::config::ProxyConfig;
 use crate::telemetry::metrics::{Direction, HttpKey, HttpStats, Metrics};
@@ -55,7 +59,7 @@ impl ServiceView {
 }
 
 /// Everything known at one moment.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Snapshot {
     /// Mesh-wide settings; `None` until they came.
     pub config: Option<Arc<MeshConfig>>,
@@ -68,6 +72,8 @@ pub struct Snapshot {
     /// What hostnames and addresses stand for; `None` where the control plane said that there is
     /// nothing.
     aliases: HashMap<String, Option<Target>>,
+    /// Routes of this sidecar's namespace.
+    own_routes: Arc<BTreeMap<ServiceName, Vec<Arc<Route>>>>,
 }
 
 #[derive(Debug, Clone)]
@@ -116,6 +122,7 @@ pub struct Mesh {
     changed: watch::Sender<u64>,
     demand: mpsc::Sender<Demand>,
     live: Mutex<HashMap<EndpointKey, Arc<Live>>>,
+    names: Names,
     metrics: Metrics,
     wait: Duration,
     /// This sidecar's own.
@@ -135,6 +142,7 @@ impl Mesh {
             changed: watch::Sender::new(0),
             demand,
             live: Mutex::default(),
+            names: Names::default(),
             metrics,
             wait: config.timeouts.discovery_wait,
             namespace: config.workload.namespace.clone(),
@@ -194,6 +202,8 @@ impl Mesh {
         snapshot.namespace = world.namespace.is_some() || world.absent.contains(&self.namespace);
         let own_routes = world.namespace.map(|namespace| namespace.routes);
         let own_routes = own_routes.unwrap_or_default();
+        snapshot.own_routes = Arc::new(own_routes);
+        let own_routes = Arc::clone(&snapshot.own_routes);
         for name in world.absent {
             snapshot.aliases.insert(name, None);
         }
@@ -221,9 +231,48 @@ impl Mesh {
             }
         }
         *live = next;
-        drop(live);
         self.snapshot.store(Arc::new(snapshot));
+        drop(live);
         self.changed.send_modify(|generation| *generation += 1);
+    }
+
+    /// Names of endpoints outside the mesh that have to be resolved, ascending.
+    pub fn outside_names(&self) -> BTreeSet<Arc<str>> {
+        let snapshot = self.snapshot.load();
+        let externals = snapshot.services.values();
+        let externals = externals.filter_map(|view| view.model.external.as_ref());
+        let names = externals.flat_map(|external| external.names());
+        names.cloned().collect()
+    }
+
+    /// Takes what a name outside the mesh stands for from now on. Live state of endpoints that stay
+    /// is carried over.
+    pub fn set_name(&self, name: &Arc<str>, named: Named) {
+        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        self.names.set(Arc::clone(name), named);
+        let mut snapshot = Snapshot::clone(&self.snapshot.load());
+        let own_routes = Arc::clone(&snapshot.own_routes);
+        let concerned = snapshot.services.values_mut().filter(|view| {
+            let external = view.model.external.as_ref();
+            external.is_some_and(|external| external.names().any(|own| own == name))
+        });
+        for view in concerned {
+            let service = view.model.name.clone();
+            let own_routes = own_routes.get(&service).map(Vec::as_slice);
+            let mut next = HashMap::new();
+            let model = view.model.clone();
+            *view = self.view(model, own_routes, Some(view), &mut live, &mut next);
+            live.retain(|key, _| key.service != service);
+            live.extend(next);
+        }
+        self.snapshot.store(Arc::new(snapshot));
+        drop(live);
+        self.changed.send_modify(|generation| *generation += 1);
+    }
+
+    /// Forgets what other names stood for.
+    pub fn keep_names(&self, wanted: &BTreeSet<Arc<str>>) {
+        self.names.keep(|name| wanted.contains(name));
     }
 
     fn view(
@@ -234,9 +283,21 @@ impl Mesh {
         old: &mut HashMap<EndpointKey, Arc<Live>>,
         next: &mut HashMap<EndpointKey, Arc<Live>>,
     ) -> Arc<ServiceView> {
-        let hostname: Arc<str> = model.name.hostname().into();
-        let models: Vec<Arc<model::Endpoint>> =
-            model.endpoints.iter().cloned().map(Arc::new).collect();
+        let external = model.external.clone();
+        let names = external.as_ref().map(|external| self.names.of(external));
+        let (hostname, models) = match external.as_ref().zip(names.as_ref()) {
+            Some((external, names)) => {
+                let addresses = |name: &str| match names.get(name) {
+                    Some(Named::Addresses(addresses)) => &**addresses,
+                    Some(Named::Nothing(_)) | None => &[],
+                };
+                let hostname = external.hosts.first().cloned();
+                let hostname = hostname.unwrap_or_else(|| model.name.hostname().into());
+                (hostname, external.endpoints(&model.name, addresses))
+            }
+            None => (model.name.hostname().into(), model.endpoints.clone()),
+        };
+        let models: Vec<Arc<model::Endpoint>> = models.into_iter().map(Arc::new).collect();
         let mut ports = HashMap::with_capacity(model.ports.len());
         for port in &model.ports {
             let policy = model.policies.get(&port.port).map(Arc::clone);
@@ -270,7 +331,13 @@ impl Mesh {
             let routes = in_force(port.port, own_routes, &model.routes);
             let previous = previous.and_then(|view| view.port(port.port));
             let name = (model.name.clone(), Arc::clone(&hostname));
-            let view = PortView::new(name, port, endpoints, policy, routes, previous);
+            let mut view = PortView::new(name, port, endpoints, policy, routes, previous);
+            if let Some((external, names)) = external.as_ref().zip(names.as_ref()) {
+                let before = previous.and_then(|port| port.outside.as_ref());
+                let outside = Outside::of(external, port.port, port.protocol, before);
+                view.outside = Some(outside);
+                view.unresolved = unresolved(external, names).err();
+            }
             ports.insert(port.port, Arc::new(view));
         }
         let used = match previous {
@@ -303,6 +370,7 @@ impl Mesh {
     /// there is none yet. Unanswered is not absent: that fails, it never goes out in plaintext.
     pub async fn resolve(&self, destination: SocketAddr) -> Result<Destination, Reason> {
         let ip = destination.ip().to_canonical();
+        let at = SocketAddr::new(ip, destination.port());
         let found = self.wait_for(|snapshot| {
             let Some(config) = &snapshot.config else {
                 return Lookup::Unanswered(None);
@@ -312,6 +380,8 @@ impl Mesh {
             }
             let kind = if config.is_virtual(ip) {
                 Kind::Service
+            } else if config.is_external_address(at) {
+                return snapshot.external_at(at);
             } else if config.is_workload(ip) {
                 Kind::Workload
             } else {
@@ -354,6 +424,15 @@ impl Mesh {
                 kind: Kind::Service,
                 name: name.to_owned(),
             })),
+        });
+        found.await
+    }
+
+    /// Whether a service goes by a host name outside the mesh; waits for the control plane's answer.
+    pub async fn is_external_host(&self, name: &str) -> Result<bool, Reason> {
+        let found = self.wait_for(|snapshot| match &snapshot.config {
+            None => Lookup::Unanswered(None),
+            Some(config) => Lookup::Found(config.is_external_host(name)),
         });
         found.await
     }
@@ -468,6 +547,21 @@ impl Snapshot {
         port.is_some_and(|port| port.endpoints.iter().any(|endpoint| endpoint.key == *key))
     }
 
+    /// Where an address leads that a service outside the mesh goes by.
+    fn external_at(&self, address: SocketAddr) -> Lookup<Result<Destination, Reason>> {
+        let name = address.to_string();
+        let Some(found) = self.lookup(&name) else {
+            let kind = Kind::Service;
+            return Lookup::Unanswered(Some(Demand { kind, name }));
+        };
+        let found = found.ok_or(Reason::ServiceNotFound);
+        Lookup::Found(found.and_then(|view| {
+            let external = view.model.external.as_ref();
+            let port = external.and_then(|external| external.port_at(address));
+            port_of(&view, port.ok_or(Reason::PortNotDeclared)?)
+        }))
+    }
+
     /// `None`: unanswered. `Some(None)`: there is none.
     fn lookup(&self, name: &str) -> Option<Option<Arc<ServiceView>>> {
         if let Ok(service) = name.parse::<ServiceName>()
@@ -512,7 +606,7 @@ fn as_service(workload: model::Workload) -> Option<model::Service> {
     let endpoint = model::Endpoint {
         instance: workload.instance,
         workload: workload.name,
-        identity: workload.identity,
+        identity: Some(workload.identity),
         zone: String::new(),
         weight: 100,
         transport: match workload.transport {
@@ -535,6 +629,7 @@ fn as_service(workload: model::Workload) -> Option<model::Service> {
         endpoints: vec![endpoint],
         policies: BTreeMap::new(),
         routes: Vec::new(),
+        external: None,
     })
 }
 

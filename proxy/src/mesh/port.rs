@@ -20,6 +20,7 @@ use weft_core::time::Instant;
 
 use super::endpoint::Endpoint;
 use super::gate::{Admitted, Full, Gate};
+use super::outside::Outside;
 use crate::config::ProxyConfig;
 
 /// Rules that have a breaker of their own at a port.
@@ -43,6 +44,10 @@ pub struct PortView {
     /// Where requests go; `None`: to the endpoints, all of them.
     pub routes: Option<Arc<RouteTable>>,
     weights: Weights,
+    /// How it is reached, where it is outside the mesh.
+    pub outside: Option<Arc<Outside>>,
+    /// Why none of the names of its endpoints has an address, where that is known.
+    pub unresolved: Option<Arc<str>>,
     /// What requests with a key are picked by, made when the first comes.
     table: OnceLock<Option<Table>>,
     state: Arc<State>,
@@ -146,6 +151,8 @@ impl PortView {
             weights: Weights::of(&endpoints),
             endpoints,
             policy,
+            outside: None,
+            unresolved: None,
             table: OnceLock::new(),
             state,
         }
@@ -307,6 +314,8 @@ impl PortView {
             weights: Weights::default(),
             policy: Arc::clone(&self.policy),
             routes: self.routes.clone(),
+            outside: self.outside.clone(),
+            unresolved: None,
             table: OnceLock::new(),
             state: Arc::clone(&self.state),
         }

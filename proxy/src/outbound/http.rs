@@ -26,7 +26,7 @@ use super::admission;
 use super::attempt::{Attempt, Sending, Terms, keep, send};
 use super::pool::Slot;
 use super::route::{self, Next};
-use super::{Wish, pick, upgrade};
+use super::{Wish, outside, pick, upgrade};
 use crate::http::trace::{Trace, begin_client};
 use crate::http::{ProxyBody, Record, Trailers, WithTrailers, answer, is_grpc};
 use crate::mesh::{EndpointKey, PortView};
@@ -197,6 +197,7 @@ impl Conversation {
         let next = route::follow(&self.worker, port, decision, &mut parts, record.grpc).await?;
         let next = match next {
             Next::Forward(target) => {
+                let target = outside::resolved(&self.worker, target, asked).await?;
                 let found = decision.map(|decision| &decision.found);
                 admission::admit(&self.worker, target, found, record).await?
             }
@@ -283,6 +284,7 @@ impl Conversation {
             })?;
             made += 1;
             record.stats = Some(Arc::clone(&endpoint.live.stats));
+            record.wire = port.wire();
             record.attempt(endpoint.key.address);
             let failed = match self.worker.pool.slot(&port, &endpoint).await {
                 Err(error) => {

@@ -53,17 +53,20 @@ pub enum Wire {
     Mtls,
     /// Anything else, the application's own TLS included.
     Plaintext,
+    /// TLS that this sidecar makes, to a server outside the mesh.
+    Tls,
 }
 
 impl Wire {
-    /// Both, in the order of their numbers.
-    pub(crate) const ALL: [Self; 2] = [Self::Mtls, Self::Plaintext];
+    /// All of them, in the order of their numbers.
+    pub(crate) const ALL: [Self; 3] = [Self::Mtls, Self::Plaintext, Self::Tls];
 
     /// The value of the label `transport`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Mtls => "mtls",
             Self::Plaintext => "plaintext",
+            Self::Tls => "tls",
         }
     }
 }
