@@ -9,6 +9,7 @@
 pub mod balance;
 pub mod breaker;
 pub mod headers;
+pub mod health;
 pub mod limit;
 pub mod model;
 pub mod name;

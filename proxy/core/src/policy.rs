@@ -8,6 +8,7 @@ use http::HeaderName;
 
 use crate::balance::{self, hash::HashOn};
 use crate::breaker::{self, BreakerConfig, CallClass};
+use crate::health::HealthCheck;
 use crate::name::ServiceName;
 use crate::retry::{Failure, RetryPolicy};
 
@@ -191,6 +192,11 @@ pub struct TrafficPolicy {
     /// Requests that a connection to an endpoint carries before another takes its place; `None`:
     /// any number.
     pub requests_per_connection: Option<u32>,
+    /// How endpoints are checked; `None`: they are not.
+    pub health_check: Option<Arc<HealthCheck>>,
+    /// Where a smaller share of the endpoints than this is well, health and breakers are
+    /// disregarded; 0 to 1.
+    pub panic_threshold: f64,
 }
 
 impl Default for TrafficPolicy {
@@ -217,6 +223,8 @@ impl Default for TrafficPolicy {
             max_retries: None,
             max_connections: None,
             requests_per_connection: None,
+            health_check: None,
+            panic_threshold: 0.0,
         }
     }
 }
@@ -273,7 +281,23 @@ impl TrafficPolicy {
         self.check_breaker(&mut errors);
         self.check_balancing(&mut errors);
         self.check_limits(&mut errors);
+        if let Some(check) = &self.health_check {
+            errors.0.extend(check.validate());
+        }
         errors.0
+    }
+
+    /// The parameters of an endpoint's breaker, which health checks need too; `None` where nothing
+    /// ever puts an endpoint out.
+    pub fn endpoint_breaker(&self) -> Option<Cow<'_, BreakerConfig>> {
+        match (&self.breaker, &self.health_check) {
+            (Some(config), _) => Some(Cow::Borrowed(config)),
+            (None, Some(_)) => Some(Cow::Owned(BreakerConfig {
+                by_calls: false,
+                ..BreakerConfig::default()
+            })),
+            (None, None) => None,
+        }
     }
 
     fn check_balancing(&self, errors: &mut Errors) {
@@ -302,6 +326,9 @@ impl TrafficPolicy {
             let field = "loadBalancer.slowStart";
             errors.require(fits, field, found, "above 0, up to a day");
         }
+        let share = self.panic_threshold;
+        let fits = (0.0..=1.0).contains(&share);
+        errors.require(fits, "loadBalancer.panicThreshold", share, "0 to 1");
     }
 
     fn check_limits(&self, errors: &mut Errors) {
@@ -454,7 +481,9 @@ mod tests {
         fn breaker(policy: &mut TrafficPolicy) -> &mut BreakerConfig {
             policy.breaker.get_or_insert_default()
         }
-        let cases: [(&str, Change); 14] = [
+        let cases: [(&str, Change); 16] = [
+            ("loadBalancer.panicThreshold", |p| p.panic_threshold = 1.1),
+            ("loadBalancer.panicThreshold", |p| p.panic_threshold = f64::NAN),
             ("limits.concurrentRequests", |p| p.max_requests = Some(0)),
             ("circuitBreaker.maxEjectedShare", |p| {
                 p.max_ejected_share = 0.0
