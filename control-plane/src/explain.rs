@@ -1,6 +1,8 @@
 //! What would become of a request, step by step, with the resource that makes it so. It asks the
 //! same functions that sidecars ask.
 
+mod health;
+
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,7 +113,7 @@ fn explain_connection(
     whose: &str,
     steps: &mut Steps,
 ) {
-    let host = question.url.host_str();
+    let host = question.url.host();
     let Some(connection) = table.connection(host, 0) else {
         let refused = format!(
             "no route takes connections that name {}: reset with {}",
@@ -319,6 +321,7 @@ fn explain_target(
     steps.add("balancing", &by, balancing_text(&policy));
     steps.add("breaker", &by, breaker_text(&policy));
     explain_endpoints(known, service, port, policy.fallback.is_some(), steps);
+    health::explain(known, (service, port), &policy, &by, steps);
     let own = |here: bool| if here { "the route" } else { &*by };
     let retry = rule.and_then(|rule| rule.retry.as_ref());
     let text = retry_text(retry.unwrap_or(&policy.retry), &policy);

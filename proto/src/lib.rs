@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod convert;
+mod health;
 mod observed;
 mod policy;
 pub mod resource;

@@ -191,7 +191,8 @@ impl Breaker {
         let more = permits(&config).saturating_sub(self.probes.len());
         self.probes.reserve(more);
         self.config = config;
-        if !self.config.by_calls && matches!(self.state, State::Open { .. } | State::HalfOpen { .. })
+        if !self.config.by_calls
+            && matches!(self.state, State::Open { .. } | State::HalfOpen { .. })
         {
             self.generation += 1;
             self.probes.clear();

@@ -287,6 +287,18 @@ impl TrafficPolicy {
         errors.0
     }
 
+    /// Whether it ever matters how many endpoints are out, beyond whether all are.
+    pub fn counts_ejected(&self) -> bool {
+        self.max_ejected_share < 1.0 || self.panic_threshold > 0.0
+    }
+
+    /// Whether health and breakers are disregarded while `out` of `total` endpoints are out: all of
+    /// them are, or more than [`Self::max_ejected_share`] or [`Self::panic_threshold`] bears.
+    pub fn disregards(&self, total: usize, out: usize) -> bool {
+        let too_many = !breaker::may_eject(total, out.saturating_sub(1), self.max_ejected_share);
+        out > 0 && (too_many || breaker::is_panic(total, out, self.panic_threshold))
+    }
+
     /// The parameters of an endpoint's breaker, which health checks need too; `None` where nothing
     /// ever puts an endpoint out.
     pub fn endpoint_breaker(&self) -> Option<Cow<'_, BreakerConfig>> {
@@ -473,6 +485,38 @@ mod tests {
     }
 
     #[test]
+    fn breakers_are_disregarded_where_too_many_are_out() {
+        let cases = [
+            (1.0, 0.0, 4, 3, false),
+            // The last endpoint.
+            (1.0, 0.0, 4, 4, true),
+            (1.0, 0.0, 1, 1, true),
+            (1.0, 0.0, 4, 0, false),
+            (0.5, 0.0, 4, 2, false),
+            (0.5, 0.0, 4, 3, true),
+            (1.0, 0.5, 4, 2, false),
+            (1.0, 0.5, 4, 3, true),
+            // The stricter of the two.
+            (0.5, 0.9, 4, 1, true),
+            (0.2, 0.1, 4, 1, true),
+            (1.0, 1.0, 4, 0, false),
+            (1.0, 1.0, 0, 0, false),
+        ];
+        for (max_ejected_share, panic_threshold, total, out, expected) in cases {
+            let policy = TrafficPolicy {
+                max_ejected_share,
+                panic_threshold,
+                ..TrafficPolicy::default()
+            };
+            let found = policy.disregards(total, out);
+            assert_eq!(
+                found, expected,
+                "{out} of {total}: {max_ejected_share} {panic_threshold}"
+            );
+        }
+    }
+
+    #[test]
     fn what_is_refused_is_named() {
         type Change = fn(&mut TrafficPolicy);
         const fn secs(secs: u64) -> Option<Duration> {
@@ -483,7 +527,9 @@ mod tests {
         }
         let cases: [(&str, Change); 16] = [
             ("loadBalancer.panicThreshold", |p| p.panic_threshold = 1.1),
-            ("loadBalancer.panicThreshold", |p| p.panic_threshold = f64::NAN),
+            ("loadBalancer.panicThreshold", |p| {
+                p.panic_threshold = f64::NAN
+            }),
             ("limits.concurrentRequests", |p| p.max_requests = Some(0)),
             ("circuitBreaker.maxEjectedShare", |p| {
                 p.max_ejected_share = 0.0

@@ -574,7 +574,9 @@ fn a_passing_check_does_not_undo_what_calls_opened() {
 #[test]
 fn calls_begun_before_checks_opened_it_do_not_count() {
     let mut breaker = Breaker::new(config());
-    let permits: Vec<Permit> = (0..9).map(|_| breaker.try_acquire(at(0)).unwrap()).collect();
+    let permits: Vec<Permit> = (0..9)
+        .map(|_| breaker.try_acquire(at(0)).unwrap())
+        .collect();
     breaker.on_check(UNWELL, at(1));
     breaker.on_check(Verdict::Healthy, at(2));
     for permit in permits {

@@ -130,12 +130,7 @@ impl HealthCheck {
         };
         let interval = self.interval;
         let fits = (MIN_CHECK_INTERVAL..=MAX_CHECK_INTERVAL).contains(&interval);
-        require(
-            fits,
-            "interval",
-            format!("{interval:?}"),
-            "100 ms to a day",
-        );
+        require(fits, "interval", format!("{interval:?}"), "100 ms to a day");
         let limit = self.timeout;
         let fits = limit >= Duration::from_millis(1) && limit <= MAX_CHECK_TIMEOUT;
         require(fits, "timeout", format!("{limit:?}"), "1 ms to 60 s");
