@@ -7,9 +7,10 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::uri::Scheme;
 use http::{HeaderMap, Method, Uri};
 use serde::{Deserialize, Serialize};
-use weft_core::model::{ObservedBreaker, Service};
+use weft_core::model::{AppProtocol, ObservedBreaker, Service};
 use weft_core::name::{ServiceName, WorkloadName};
 use weft_core::policy::{BreakerMode, Fallback, TrafficPolicy};
 use weft_core::reason::Reason;
@@ -60,9 +61,10 @@ pub struct Known<'a> {
 /// Explains a request. `random` decides between backends, as it does in a sidecar.
 pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u64) -> Vec<Step> {
     let mut steps = Steps::default();
-    let Some((service, port)) = find_service(known, question, &mut steps) else {
+    let Some((service, port, protocol)) = find_service(known, question, &mut steps) else {
         return steps.0;
     };
+    let tls = question.url.scheme() == Some(&Scheme::HTTPS);
     let own = namespace_routes(known, question, &service.name);
     let whose = match &own {
         Some(_) => "consumer",
@@ -77,6 +79,13 @@ pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u6
     let table = RouteTable::new(routes);
     if table.is_about_connections() {
         explain_connection(known, &table, question, whose, &mut steps);
+        return steps.0;
+    }
+    if tls || !protocol.may_be_http() {
+        let result =
+            "none: connections pass as they are, and routes of requests do not look into them";
+        steps.add("route", "-", result);
+        explain_target(known, &service, port, None, &mut steps);
         return steps.0;
     }
     let head = RequestHead {
@@ -178,10 +187,12 @@ fn find_service(
     known: Known<'_>,
     question: &Question,
     steps: &mut Steps,
-) -> Option<(Service, u16)> {
+) -> Option<(Service, u16, AppProtocol)> {
     let host = question.url.host().unwrap_or_default();
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    let port = question.url.port_u16().unwrap_or(80);
+    let tls = question.url.scheme() == Some(&Scheme::HTTPS);
+    let port = question.url.port_u16();
+    let port = port.unwrap_or(if tls { 443 } else { 80 });
     let Some(service) = service(known.compiled, host) else {
         let result = if host.ends_with(".mesh") {
             answered(Reason::ServiceNotFound, "no service goes by this name")
@@ -208,8 +219,14 @@ fn find_service(
         addresses.join(" and "),
         declared.protocol.as_str()
     );
-    steps.add("service", by, result);
-    Some((service, port))
+    steps.add("service", &by, result);
+    let protocol = declared.protocol;
+    if tls && protocol.is_http() {
+        let result = answered(Reason::BadRequest, "TLS at a port of plain HTTP");
+        steps.add("protocol", by, result);
+        return None;
+    }
+    Some((service, port, protocol))
 }
 
 /// The routes that the caller's own namespace has for a service.

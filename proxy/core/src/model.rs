@@ -50,6 +50,16 @@ impl AppProtocol {
         }
     }
 
+    /// Whether requests are declared to be spoken, in plain HTTP.
+    pub const fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::Http2 | Self::Grpc)
+    }
+
+    /// Whether requests can be seen: declared, or found out from the first bytes.
+    pub const fn may_be_http(self) -> bool {
+        self.is_http() || matches!(self, Self::Detect)
+    }
+
     /// The lower-case name, as users write it.
     pub const fn as_str(self) -> &'static str {
         match self {
