@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{Machine, Mesh, Program, Running, Workload, need, script, wait_for};
+use crate::support::{Bed, Machine, Mesh, Program, Running, Workload, need, script, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -263,6 +263,10 @@ fn checks_end_with_their_policy_and_do_not_count_as_traffic() {
     let received = ward.metric("late", "weft_health_checks_received_total");
     assert!(received.is_some_and(|received| received > 5.0));
     assert!(ward.metric("one", "weft_requests_total").is_some());
+    // An application cannot say that it checks.
+    let line = "curl --silent --fail -H weft-check:connection http://web.shop.mesh:8080/";
+    let called = ward.mesh.call("other", &["web"], Program::line(line), LIMIT);
+    assert_eq!(called.success().stdout, "one\n");
     ward.clear("late.broken");
     ward.clear("late.ill");
     caller.wait_until("the late one to take part", |answers| {

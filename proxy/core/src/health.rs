@@ -16,7 +16,7 @@ pub use config::{
     MAX_CHECK_TEXT, MAX_CHECK_THRESHOLD, MAX_CHECK_TIMEOUT, MIN_CHECK_INTERVAL,
 };
 
-use crate::reason::Reason;
+use crate::reason::{Fault, Reason};
 use crate::time::Instant;
 
 /// The longest wait between checks of an endpoint of which nothing is known yet.
@@ -39,6 +39,20 @@ pub enum CheckFailure {
     Reset,
     /// A sidecar says why there is no answer.
     Mesh(Reason),
+}
+
+impl CheckFailure {
+    /// What an answer of a sidecar says of the endpoint; `None` where it says nothing. A limit that
+    /// is reached, a caller who may not call and a sidecar without a certificate are not its doing:
+    /// to put it out would send the others what it has just refused.
+    pub fn of_reason(reason: Reason) -> Option<Self> {
+        match (reason, reason.fault()) {
+            // The application has not answered in the time that the check has.
+            (Reason::DeadlineExceeded, _) => Some(Self::Timeout),
+            (_, Fault::Upstream) => Some(Self::Mesh(reason)),
+            (_, Fault::Downstream | Fault::Mesh) => None,
+        }
+    }
 }
 
 impl fmt::Display for CheckFailure {
@@ -153,7 +167,7 @@ impl Health {
         let decided = in_a_row >= needed.max(1);
         self.settled |= passed || decided;
         self.passed |= passed;
-        self.due = now + self.wait(random);
+        self.due = now + self.wait(self.settled, random);
         if !decided || self.healthy == passed {
             return None;
         }
@@ -164,9 +178,14 @@ impl Health {
         })
     }
 
+    /// A check has ended at `now` and says nothing of the endpoint: what was counted stays.
+    pub fn on_silence(&mut self, now: Instant, random: u64) {
+        self.due = now + self.wait(true, random);
+    }
+
     /// From the end of one check to the beginning of the next.
-    fn wait(&self, random: u64) -> Duration {
-        let interval = if self.settled {
+    fn wait(&self, settled: bool, random: u64) -> Duration {
+        let interval = if settled {
             self.config.interval
         } else {
             self.config.interval.min(SOON)

@@ -144,6 +144,13 @@ impl Live {
         breaker.as_mut()?.on_check(verdict, now)
     }
 
+    /// A check has ended that says nothing of the endpoint.
+    pub fn on_check_silence(&self, now: Instant) {
+        if let Some(health) = &mut self.machines().health {
+            health.on_silence(now, fastrand::u64(..));
+        }
+    }
+
     /// Whether checks keep requests away.
     pub fn is_unhealthy(&self) -> bool {
         let machines = self.machines();

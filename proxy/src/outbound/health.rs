@@ -9,7 +9,6 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, TE, USER_AGENT};
@@ -40,8 +39,6 @@ const CONCURRENT_MAX: usize = 64;
 const ENDPOINTS_MAX: usize = 10_000;
 /// Of a longer answer nothing more is read.
 const ANSWER_MAX_BYTES: usize = 64 * 1024;
-/// Until it is tried again to check without a certificate of our own.
-const NO_CERTIFICATE_PAUSE: Duration = Duration::from_secs(1);
 
 const AGENT: HeaderValue = HeaderValue::from_static("weft-health-check");
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -140,8 +137,7 @@ async fn check(worker: Rc<Worker>, turns: Rc<Semaphore>, key: EndpointKey) {
             Ok(Ok(())) => note(&worker, &endpoint, Ok(())),
             Ok(Err(NotWell::Endpoint(failure))) => note(&worker, &endpoint, Err(failure)),
             Err(_elapsed) => note(&worker, &endpoint, Err(CheckFailure::Timeout)),
-            // That says nothing about the endpoint.
-            Ok(Err(NotWell::Ourselves)) => sleep(NO_CERTIFICATE_PAUSE).await,
+            Ok(Err(NotWell::Silence)) => endpoint.live.on_check_silence(crate::clock::now()),
         }
     }
 }
@@ -172,8 +168,14 @@ fn note(worker: &Worker, endpoint: &Endpoint, result: Result<(), CheckFailure>) 
 enum NotWell {
     /// Because of the endpoint.
     Endpoint(CheckFailure),
-    /// Because of this sidecar: it has no certificate.
-    Ourselves,
+    /// For reasons that say nothing of it.
+    Silence,
+}
+
+impl From<Reason> for NotWell {
+    fn from(reason: Reason) -> Self {
+        CheckFailure::of_reason(reason).map_or(Self::Silence, Self::Endpoint)
+    }
 }
 
 impl From<CheckFailure> for NotWell {
@@ -184,13 +186,7 @@ impl From<CheckFailure> for NotWell {
 
 impl From<DialError> for NotWell {
     fn from(error: DialError) -> Self {
-        match error {
-            DialError::NoCertificate => Self::Ourselves,
-            DialError::Connect { .. }
-            | DialError::Timeout { .. }
-            | DialError::Tls { .. }
-            | DialError::Peer { .. } => CheckFailure::Mesh(error.reason()).into(),
-        }
+        error.reason().into()
     }
 }
 
@@ -206,7 +202,7 @@ async fn ask(
             let slot = worker.pool.slot(port, endpoint).await?;
             let answered = slot.sender().send_request(request).await;
             let response = answered.map_err(|_broken| CheckFailure::Reset)?;
-            Ok(judge(response, config).await?)
+            judge(response, config).await
         }
         Transport::Plain => {
             let stream = pool::connect(endpoint.key.address).await?;
@@ -222,7 +218,7 @@ async fn ask(
                     plain_http2(worker, stream, request).await?
                 }
             };
-            Ok(judge(response, config).await?)
+            judge(response, config).await
         }
     }
 }
@@ -312,19 +308,20 @@ fn mark(headers: &mut HeaderMap, port: &PortView, config: &HealthCheck) {
     headers.insert(WEFT_CHECK, HeaderValue::from_static(mark));
 }
 
-async fn judge(response: Response<Incoming>, config: &HealthCheck) -> Result<(), CheckFailure> {
+async fn judge(response: Response<Incoming>, config: &HealthCheck) -> Result<(), NotWell> {
     let (parts, body) = response.into_parts();
     let reason = parts.headers.get(WEFT_REASON);
     if let Some(reason) = reason.and_then(|word| word.to_str().ok()?.parse::<Reason>().ok()) {
-        return Err(CheckFailure::Mesh(reason));
+        return Err(reason.into());
     }
     let status = parts.status.as_u16();
     match &config.check {
-        Check::Http(http) => judge_http(http, status, body).await,
-        Check::Grpc { .. } => judge_grpc(status, &parts.headers, body).await,
-        Check::Tcp if parts.status.is_success() => Ok(()),
-        Check::Tcp => Err(CheckFailure::Status(status)),
+        Check::Http(http) => judge_http(http, status, body).await?,
+        Check::Grpc { .. } => judge_grpc(status, &parts.headers, body).await?,
+        Check::Tcp if parts.status.is_success() => {}
+        Check::Tcp => return Err(CheckFailure::Status(status).into()),
     }
+    Ok(())
 }
 
 async fn judge_http(http: &HttpCheck, status: u16, body: Incoming) -> Result<(), CheckFailure> {

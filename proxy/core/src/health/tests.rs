@@ -110,6 +110,30 @@ fn an_endpoint_that_is_not_known_is_asked_soon_and_often() {
 }
 
 #[test]
+fn what_is_not_the_endpoints_doing_says_nothing() {
+    let of = CheckFailure::of_reason;
+    let unreachable = Reason::ApplicationUnreachable;
+    assert_eq!(of(unreachable), Some(CheckFailure::Mesh(unreachable)));
+    assert_eq!(of(Reason::DeadlineExceeded), Some(CheckFailure::Timeout));
+    for reason in [
+        Reason::ConcurrencyLimit,
+        Reason::Draining,
+        Reason::PeerNotAuthenticated,
+        Reason::PlaintextRefused,
+    ] {
+        assert_eq!(of(reason), None, "{reason}");
+    }
+    let mut health = Health::new(Arc::new(check()), at(0), 0);
+    for millis in [0, 1000] {
+        health.on_result(Err(BAD), at(millis), 0);
+    }
+    health.on_silence(at(2000), 0);
+    assert_eq!(health.due(), at(12_000));
+    assert!(health.is_healthy());
+    assert!(health.on_result(Err(BAD), at(12_000), 0).is_some());
+}
+
+#[test]
 fn new_parameters_keep_what_was_found() {
     let mut health = Health::new(Arc::new(check()), at(0), 0);
     for _ in 0..3 {
