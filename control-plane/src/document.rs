@@ -531,8 +531,7 @@ fn check_policy(check: &mut Check<'_>, namespace: &str, spec: &TrafficPolicySpec
         check.add("spec.targetRef.port", 0, "1 to 65535");
     }
     for (field, allowed) in spec.idle_fields() {
-        let path = format!("spec.circuitBreaker.service.{field}");
-        check.add(path, "a value", allowed);
+        check.add(format!("spec.{field}"), "a value", allowed);
     }
     for (field, found, allowed) in spec.health_check.iter().flat_map(HealthCheckSpec::misfits) {
         check.add(format!("spec.healthCheck{field}"), found, allowed);

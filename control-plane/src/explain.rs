@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::uri::Scheme;
 use http::{HeaderMap, Method, Uri};
 use serde::{Deserialize, Serialize};
+use weft_core::breaker::BreakerConfig;
 use weft_core::model::{AppProtocol, ObservedBreaker, Service};
 use weft_core::name::{ServiceName, WorkloadName};
 use weft_core::policy::{BreakerMode, Fallback, TrafficPolicy};
@@ -367,12 +368,15 @@ fn explain_endpoints(
 ) {
     let observed = known.breakers.iter();
     let observed = observed.filter(|b| b.service == service.name && b.port == port);
-    if let Some(whole) = observed.clone().find(|breaker| breaker.endpoint.is_none()) {
-        let result = format!(
-            "of the whole port: {} ({})",
-            whole.state.as_str(),
-            whole.cause
-        );
+    for breaker in observed
+        .clone()
+        .filter(|breaker| breaker.endpoint.is_none())
+    {
+        let whose = match &breaker.route {
+            None => "the whole port".to_owned(),
+            Some(rule) => format!("the rule {rule}"),
+        };
+        let result = format!("of {whose}: {} ({})", breaker.state.as_str(), breaker.cause);
         steps.add("breaker", "the caller's sidecar", result);
     }
     let mut endpoints = 0;
@@ -442,25 +446,35 @@ fn breaker_text(policy: &TrafficPolicy) -> String {
         BreakerMode::Observe => "observed only; ",
         BreakerMode::ForceOpen => "forced open: nothing goes through; ",
     };
-    let endpoints = match &policy.breaker {
-        None => "none".to_owned(),
-        Some(config) => {
-            let in_a_row = config.consecutive_failures;
-            let in_a_row = in_a_row.map(|n| format!("{n} failures in a row or "));
-            format!(
-                "opens after {}{:.0} % of at least {} calls",
-                in_a_row.unwrap_or_default(),
-                config.failure_rate * 100.0,
-                config.minimum_calls
-            )
-        }
+    let opens = |config: &BreakerConfig| {
+        let in_a_row = config.consecutive_failures;
+        let in_a_row = in_a_row.map(|n| format!("{n} failures in a row or "));
+        format!(
+            "opens after {}{:.0} % of at least {} calls",
+            in_a_row.unwrap_or_default(),
+            config.failure_rate * 100.0,
+            config.minimum_calls
+        )
     };
+    let endpoints = policy
+        .breaker
+        .as_ref()
+        .map_or_else(|| "none".to_owned(), opens);
+    let more = [
+        ("for the whole port", &policy.service_breaker),
+        ("for each rule of a route", &policy.route_breaker),
+    ];
+    let more = more.into_iter().filter_map(|(whose, config)| {
+        let opens = opens(config.as_ref()?);
+        Some(format!("; {whose}: {opens}"))
+    });
+    let more: String = more.collect();
     let fallback = match &policy.fallback {
         None => String::new(),
         Some(Fallback::Response { status, .. }) => format!("; fallback: {status}"),
         Some(Fallback::Backend { service, port }) => format!("; fallback: {service}:{port}"),
     };
-    format!("{mode}per endpoint: {endpoints}{fallback}")
+    format!("{mode}per endpoint: {endpoints}{more}{fallback}")
 }
 
 fn match_text(matched: &HttpMatch) -> String {

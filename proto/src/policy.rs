@@ -49,6 +49,7 @@ impl From<&TrafficPolicy> for mesh::TrafficPolicy {
             slow_start: policy.slow_start.map(nanos),
             prefer_zone: policy.prefer_zone,
             service_breaker: policy.service_breaker.as_ref().map(Into::into),
+            route_breaker: policy.route_breaker.as_ref().map(Into::into),
             breaker_mode: mode.into(),
             failures: Some((&policy.failures).into()),
             heed_retry_after: policy.heed_retry_after,
@@ -109,6 +110,10 @@ impl TryFrom<mesh::TrafficPolicy> for TrafficPolicy {
             prefer_zone: wire.prefer_zone,
             service_breaker: wire
                 .service_breaker
+                .map(BreakerConfig::try_from)
+                .transpose()?,
+            route_breaker: wire
+                .route_breaker
                 .map(BreakerConfig::try_from)
                 .transpose()?,
             breaker_mode: breaker_mode(wire.breaker_mode)?,

@@ -265,7 +265,9 @@ fn checks_end_with_their_policy_and_do_not_count_as_traffic() {
     assert!(ward.metric("one", "weft_requests_total").is_some());
     // An application cannot say that it checks.
     let line = "curl --silent --fail -H weft-check:connection http://web.shop.mesh:8080/";
-    let called = ward.mesh.call("other", &["web"], Program::line(line), LIMIT);
+    let called = ward
+        .mesh
+        .call("other", &["web"], Program::line(line), LIMIT);
     assert_eq!(called.success().stdout, "one\n");
     ward.clear("late.broken");
     ward.clear("late.ill");

@@ -263,6 +263,9 @@ pub struct BreakerInfo {
     pub workload: String,
     /// Where it is dialled; empty for the breaker of the whole port.
     pub address: String,
+    /// The rule of a route that it is for, NAMESPACE/ROUTE/RULE; empty where it is for all.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub route: String,
     /// closed, open or half-open.
     pub state: String,
     /// Since when, milliseconds since the Unix epoch.

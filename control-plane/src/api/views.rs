@@ -186,6 +186,7 @@ fn observed_breakers(plane: &Plane) -> Vec<BreakerInfo> {
                 port: breaker.port,
                 workload,
                 address,
+                route: breaker.route.unwrap_or_default(),
                 state: breaker.state.as_str().to_owned(),
                 since: observed.told - millis(breaker.since),
                 cause: breaker.cause,

@@ -38,6 +38,7 @@ fn the_examples_are_good() {
         include_str!("../../../deploy/examples/http-route.yaml"),
         include_str!("../../../deploy/examples/grpc-route.yaml"),
         include_str!("../../../deploy/examples/tcp-route.yaml"),
+        include_str!("../../../deploy/examples/tls-route.yaml"),
     ];
     let kinds: BTreeSet<String> = examples
         .into_iter()
@@ -187,6 +188,16 @@ const POLICIES: &[(&str, &str, &str)] = &[
         "retry: {budget: {ratio: -1}}",
         "spec.retry.budget.ratio",
         "",
+    ),
+    (
+        "circuitBreaker: {enabled: false, route: {failureRate: 2}}",
+        "spec.circuitBreaker.route.failureRate",
+        "2",
+    ),
+    (
+        "circuitBreaker: {route: {mode: observe}}",
+        "spec.circuitBreaker.route.mode",
+        "a value",
     ),
 ];
 

@@ -219,6 +219,9 @@ pub struct CircuitBreakerSpec {
     /// One for the whole port, beside those of its endpoints: with the window, rates and times only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<Box<Self>>,
+    /// One for each rule of a route that sends requests here, as `service`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<Box<Self>>,
     /// What answers where breakers let nothing through, or there is no endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fallback: Option<FallbackSpec>,
@@ -360,6 +363,7 @@ impl Default for CircuitBreakerSpec {
             failures: None,
             heed_retry_after: None,
             service: None,
+            route: None,
             fallback: None,
         }
     }
@@ -484,7 +488,10 @@ impl TrafficPolicySpec {
         let limits = self.limits.unwrap_or_default();
         let balancer = self.load_balancer.as_ref();
         let budget = retry.budget.unwrap_or_default();
-        let service = breaker.service.as_deref();
+        let of_port = |spec: &Option<Box<CircuitBreakerSpec>>| {
+            let spec = spec.as_deref().filter(|spec| spec.enabled);
+            spec.map(CircuitBreakerSpec::resolve)
+        };
         let failures = breaker.failures.clone().unwrap_or_default();
         let fallback = breaker.fallback.as_ref();
         TrafficPolicy {
@@ -501,9 +508,8 @@ impl TrafficPolicySpec {
                 .and_then(|balancer| balancer.prefer_zone)
                 .unwrap_or(defaults.prefer_zone),
             breaker: breaker.enabled.then(|| breaker.resolve()),
-            service_breaker: service
-                .filter(|service| service.enabled)
-                .map(CircuitBreakerSpec::resolve),
+            service_breaker: of_port(&breaker.service),
+            route_breaker: of_port(&breaker.route),
             breaker_mode: match breaker.mode {
                 Some(BreakerModeSpec::Enforce) => BreakerMode::Enforce,
                 Some(BreakerModeSpec::Observe) => BreakerMode::Observe,
@@ -544,25 +550,29 @@ impl TrafficPolicySpec {
     }
 
     /// Fields that say something which nothing listens to, and what is there instead.
-    pub(super) fn idle_fields(&self) -> Vec<(&'static str, &'static str)> {
+    pub(super) fn idle_fields(&self) -> Vec<(String, &'static str)> {
         const OUTER: &str = "nothing: circuitBreaker has it, for all breakers of the port";
-        let service = self
-            .circuit_breaker
-            .as_ref()
-            .and_then(|b| b.service.as_deref());
-        let Some(service) = service else {
-            return Vec::new();
-        };
-        let fields = [
-            ("mode", service.mode.is_some()),
-            ("failures", service.failures.is_some()),
-            ("heedRetryAfter", service.heed_retry_after.is_some()),
-            ("maxEjectedShare", service.max_ejected_share.is_some()),
-            ("fallback", service.fallback.is_some()),
-            ("service", service.service.is_some()),
+        let breaker = self.circuit_breaker.as_ref();
+        let inner = [
+            ("service", breaker.and_then(|b| b.service.as_deref())),
+            ("route", breaker.and_then(|b| b.route.as_deref())),
         ];
-        let there = fields.into_iter().filter(|(_, there)| *there);
-        there.map(|(field, _)| (field, OUTER)).collect()
+        let mut idle = Vec::new();
+        for (whose, inner) in inner {
+            let Some(inner) = inner else { continue };
+            let fields = [
+                ("mode", inner.mode.is_some()),
+                ("failures", inner.failures.is_some()),
+                ("heedRetryAfter", inner.heed_retry_after.is_some()),
+                ("maxEjectedShare", inner.max_ejected_share.is_some()),
+                ("fallback", inner.fallback.is_some()),
+                ("service", inner.service.is_some()),
+                ("route", inner.route.is_some()),
+            ];
+            let there = fields.into_iter().filter(|(_, there)| *there);
+            idle.extend(there.map(|(field, _)| (format!("circuitBreaker.{whose}.{field}"), OUTER)));
+        }
+        idle
     }
 }
 

@@ -223,8 +223,11 @@ pub struct ObservedBreaker {
     pub service: ServiceName,
     /// At which port.
     pub port: u16,
-    /// The endpoint's workload and where it is dialled; `None` for the breaker of the whole port.
+    /// The endpoint's workload and where it is dialled; `None` for a breaker of the port.
     pub endpoint: Option<(WorkloadName, SocketAddr)>,
+    /// The rule of a route, `NAMESPACE/ROUTE/RULE`, whose requests it is for; `None` where it is
+    /// for all.
+    pub route: Option<String>,
     /// Its state.
     pub state: StateView,
     /// For how long it has been in it.

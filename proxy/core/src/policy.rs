@@ -159,6 +159,9 @@ pub struct TrafficPolicy {
     pub breaker: Option<BreakerConfig>,
     /// When the whole port takes no requests; `None`: never.
     pub service_breaker: Option<BreakerConfig>,
+    /// When one rule of a route sends no requests here, whatever becomes of those of other rules;
+    /// `None`: never.
+    pub route_breaker: Option<BreakerConfig>,
     /// What breakers do.
     pub breaker_mode: BreakerMode,
     /// What counts as a failure.
@@ -208,6 +211,7 @@ impl Default for TrafficPolicy {
             prefer_zone: false,
             breaker: Some(BreakerConfig::default()),
             service_breaker: None,
+            route_breaker: None,
             breaker_mode: BreakerMode::default(),
             failures: Failures::DEFAULT,
             heed_retry_after: true,
@@ -436,17 +440,23 @@ impl TrafficPolicy {
                 "64 KiB at most",
             );
         }
+        let all = [
+            ("service", &self.service_breaker),
+            ("route", &self.route_breaker),
+        ];
+        for (whose, config) in all {
+            if let Some(Err(error)) = config.as_ref().map(BreakerConfig::validate) {
+                let mut error = PolicyError::from(error);
+                let inner = error.field.split_off("circuitBreaker.".len());
+                error.field = format!("circuitBreaker.{whose}.{inner}");
+                errors.0.push(error);
+            }
+        }
         let Some(breaker) = &self.breaker else {
             return;
         };
         if let Err(error) = breaker.validate() {
             errors.0.push(error.into());
-        }
-        if let Some(Err(error)) = self.service_breaker.as_ref().map(BreakerConfig::validate) {
-            let mut error = PolicyError::from(error);
-            let inner = error.field.split_off("circuitBreaker.".len());
-            error.field = format!("circuitBreaker.service.{inner}");
-            errors.0.push(error);
         }
         let limit = self.per_try_timeout.or(self.request_timeout);
         if let (Some(slow), Some(limit)) = (breaker.slow_call, limit) {

@@ -168,10 +168,8 @@ impl Conversation {
                 if reason == Reason::RequestTimeout {
                     record.give_up_waiting();
                 }
-                if let Some(call) = record.port_call.take()
-                    && reason.fault() == Fault::Upstream
-                {
-                    call.finish(CallClass::Failure, crate::clock::now());
+                if reason.fault() == Fault::Upstream {
+                    record.finish_port_calls(CallClass::Failure);
                 }
                 (answer(reason, &detail, record.grpc), Some(reason))
             }
@@ -197,7 +195,10 @@ impl Conversation {
         }
         let next = route::follow(&self.worker, port, decision, &mut parts, record.grpc).await?;
         let next = match next {
-            Next::Forward(target) => admission::admit(&self.worker, target, record).await?,
+            Next::Forward(target) => {
+                let found = decision.map(|decision| &decision.found);
+                admission::admit(&self.worker, target, found, record).await?
+            }
             answer @ Next::Answer(_) => answer,
         };
         let target = match next {

@@ -58,7 +58,10 @@ pub(super) async fn outbound(
             let decision = decided.as_ref().map(|decided| &decided.decision);
             let next = route::follow(worker, &port, decision, &mut parts, false).await;
             let next = match next {
-                Ok(Next::Forward(target)) => admission::admit(worker, target, &mut record).await,
+                Ok(Next::Forward(target)) => {
+                    let found = decision.map(|decision| &decision.found);
+                    admission::admit(worker, target, found, &mut record).await
+                }
                 other => other,
             };
             let outcome = match next {

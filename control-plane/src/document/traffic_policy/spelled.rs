@@ -32,6 +32,7 @@ pub fn spelled_out(policy: &TrafficPolicy) -> Value {
     });
     breaker["heedRetryAfter"] = json!(policy.heed_retry_after);
     breaker["service"] = json!(policy.service_breaker.as_ref().map(spell_breaker));
+    breaker["route"] = json!(policy.route_breaker.as_ref().map(spell_breaker));
     breaker["fallback"] = json!(policy.fallback.as_ref().map(spell_fallback));
     let (retry, budget) = (&policy.retry, &policy.budget);
     let mut value = json!({

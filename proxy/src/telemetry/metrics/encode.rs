@@ -362,6 +362,7 @@ fn breakers(out: &mut Out<'_>, inner: &Inner) -> fmt::Result {
         vec![
             ("service", sample.service.as_str()),
             ("endpoint", sample.endpoint.as_str()),
+            ("route", sample.route.as_str()),
         ]
     };
     let states = samples.iter().enumerate();

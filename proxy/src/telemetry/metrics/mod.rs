@@ -134,8 +134,10 @@ impl BreakerState {
 pub struct BreakerSample {
     /// The service, `NAMESPACE/NAME`.
     pub service: String,
-    /// The endpoint; empty for the breaker of the service as a whole.
+    /// The endpoint; empty for the breakers of the service.
     pub endpoint: String,
+    /// The rule of a route, `NAMESPACE/ROUTE/RULE`; empty unless it is a rule's breaker.
+    pub route: String,
     /// Its state.
     pub state: BreakerState,
     /// How often it has opened.
