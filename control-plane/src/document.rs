@@ -30,10 +30,11 @@ pub use external::{
 pub use fault::{AbortSpec, DelaySpec, FaultInjectionSpec, HeaderMatchType, HeaderSpec};
 pub use route::{GATEWAY_GROUP, Parent, RouteDraft, RouteKind, RouteSpec, RuleDraft};
 pub use traffic_policy::{
-    BackoffSpec, BreakerModeSpec, BudgetSpec, CircuitBreakerSpec, CookieSpec, FailuresSpec,
-    FallbackBackendSpec, FallbackResponseSpec, FallbackSpec, HalfOpenSpec, HashOnSpec, LimitsSpec,
+    BackoffSpec, BreakerModeSpec, BudgetSpec, CheckHeaderSpec, CircuitBreakerSpec, CookieSpec,
+    FailuresSpec, FallbackBackendSpec, FallbackResponseSpec, FallbackSpec, GrpcCheckSpec,
+    HalfOpenSpec, HashOnSpec, HealthCheckSpec, HttpCheckSpec, InitialStateSpec, LimitsSpec,
     LoadBalancerSpec, LoadBalancerType, RetrySpec, SourceSpec, Statuses, TargetKind, TargetRef,
-    Time, TimeoutsSpec, TrafficPolicySpec, WindowSpec, spelled_out,
+    TcpCheckSpec, Time, TimeoutsSpec, TrafficPolicySpec, WindowSpec, spelled_out,
 };
 
 /// The group of our own kinds.
@@ -538,6 +539,9 @@ fn check_policy(check: &mut Check<'_>, namespace: &str, spec: &TrafficPolicySpec
     }
     for (field, allowed) in spec.idle_fields() {
         check.add(format!("spec.{field}"), "a value", allowed);
+    }
+    for (field, found, allowed) in spec.health_check.iter().flat_map(HealthCheckSpec::misfits) {
+        check.add(format!("spec.healthCheck{field}"), found, allowed);
     }
     let hash_on = spec.load_balancer.as_ref();
     let hash_on = hash_on.and_then(|balancer| balancer.hash_on.as_ref());

@@ -2,6 +2,7 @@
 //! same functions that sidecars ask.
 
 mod external;
+mod health;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -339,6 +340,7 @@ fn explain_target(
     steps.add("balancing", &by, balancing_text(&policy));
     steps.add("breaker", &by, breaker_text(&policy));
     explain_endpoints(known, service, port, policy.fallback.is_some(), steps);
+    health::explain(known, (service, port), &policy, &by, steps);
     let own = |here: bool| if here { "the route" } else { &*by };
     let retry = rule.and_then(|rule| rule.retry.as_ref());
     let text = retry_text(retry.unwrap_or(&policy.retry), &policy);

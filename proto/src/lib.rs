@@ -8,6 +8,7 @@
 
 mod convert;
 mod external;
+mod health;
 mod observed;
 mod policy;
 pub mod resource;

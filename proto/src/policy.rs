@@ -1,9 +1,11 @@
 //! Traffic policies, wire to domain and back.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use weft_core::balance::{self, hash::HashOn};
 use weft_core::breaker::{BreakerConfig, Window};
+use weft_core::health::HealthCheck;
 use weft_core::policy::{BreakerMode, BudgetConfig, Failures, Fallback, TrafficPolicy};
 use weft_core::retry::RetryPolicy;
 
@@ -56,6 +58,8 @@ impl From<&TrafficPolicy> for mesh::TrafficPolicy {
             max_retries: policy.max_retries,
             max_connections: policy.max_connections,
             requests_per_connection: policy.requests_per_connection,
+            health_check: policy.health_check.as_deref().map(Into::into),
+            panic_threshold: policy.panic_threshold,
         }
     }
 }
@@ -123,6 +127,11 @@ impl TryFrom<mesh::TrafficPolicy> for TrafficPolicy {
             max_retries: wire.max_retries,
             max_connections: wire.max_connections,
             requests_per_connection: wire.requests_per_connection,
+            health_check: wire
+                .health_check
+                .map(|check| HealthCheck::try_from(check).map(Arc::new))
+                .transpose()?,
+            panic_threshold: wire.panic_threshold,
         };
         match policy.validate().into_iter().next() {
             Some(error) => Err(error.into()),
@@ -265,7 +274,7 @@ impl TryFrom<mesh::Fallback> for Fallback {
     }
 }
 
-fn status(field: &'static str, wire: u32) -> Result<u16, Rejection> {
+pub(crate) fn status(field: &'static str, wire: u32) -> Result<u16, Rejection> {
     u16::try_from(wire).map_err(|_large| Rejection::Value {
         field,
         found: wire.to_string(),
@@ -353,6 +362,7 @@ impl TryFrom<mesh::CircuitBreaker> for BreakerConfig {
             }
         };
         Ok(Self {
+            by_calls: true,
             window,
             failure_rate: wire.failure_rate,
             slow_call: wire.slow_call.map(Duration::from_nanos),

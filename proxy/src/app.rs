@@ -646,7 +646,7 @@ impl Plan {
             std::thread::Builder::new()
                 .name(format!("weft-worker-{index}"))
                 .stack_size(WORKER_STACK)
-                .spawn(move || worker::run(shared, listeners))
+                .spawn(move || worker::run(index, shared, listeners))
         };
         workers.map(spawn).collect()
     }

@@ -1,9 +1,11 @@
 //! `TrafficPolicy`: how callers treat a service. What is left out has the default of
 //! [`TrafficPolicy`] in core, which also says what is allowed.
 
+mod health;
 mod spelled;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -15,6 +17,9 @@ use weft_core::retry::RetryPolicy;
 
 use crate::app::parse_duration;
 
+pub use health::{
+    CheckHeaderSpec, GrpcCheckSpec, HealthCheckSpec, HttpCheckSpec, InitialStateSpec, TcpCheckSpec,
+};
 pub use spelled::spelled_out;
 
 /// Buckets of a time window that names none.
@@ -66,6 +71,9 @@ pub struct TrafficPolicySpec {
     /// How much at the same time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<LimitsSpec>,
+    /// How endpoints are checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheckSpec>,
 }
 
 /// The Service or ExternalService that a policy is for, in the policy's own namespace.
@@ -90,7 +98,7 @@ pub enum TargetKind {
 }
 
 /// How endpoints are picked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LoadBalancerSpec {
     /// The way.
@@ -105,6 +113,9 @@ pub struct LoadBalancerSpec {
     /// Whether endpoints in the caller's zone come first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefer_zone: Option<bool>,
+    /// Where a smaller share of the endpoints is well, health and breakers are disregarded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub panic_threshold: Option<f64>,
 }
 
 /// What a request's key is.
@@ -525,6 +536,13 @@ impl TrafficPolicySpec {
             max_retries: limits.concurrent_retries,
             max_connections: limits.connections,
             requests_per_connection: limits.requests_per_connection,
+            health_check: self
+                .health_check
+                .as_ref()
+                .and_then(|check| check.resolve().map(Arc::new)),
+            panic_threshold: balancer
+                .and_then(|balancer| balancer.panic_threshold)
+                .unwrap_or(defaults.panic_threshold),
         }
     }
 
@@ -642,6 +660,7 @@ impl CircuitBreakerSpec {
         let time = |time: Option<Time>, default: Duration| time.map_or(default, |time| time.0);
         let open = time(self.open_time, defaults.open);
         BreakerConfig {
+            by_calls: true,
             window: match self.window {
                 Some(WindowSpec::Count(calls)) => Window::Count(calls),
                 Some(WindowSpec::Time(Time(length))) => Window::Time {

@@ -10,6 +10,7 @@ pub mod balance;
 pub mod breaker;
 pub mod external;
 pub mod headers;
+pub mod health;
 pub mod limit;
 pub mod model;
 pub mod name;

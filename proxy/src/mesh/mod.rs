@@ -15,9 +15,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
-use weft_core::breaker::BreakerConfig;
 use weft_core::model::{self, MeshConfig, Namespace, Transport, UnknownDestinations};
 use weft_core::name::{ServiceName, WorkloadName};
+use weft_core::policy::TrafficPolicy;
 use weft_core::reason::Reason;
 use weft_core::route::{Route, in_force};
 use weft_proto::resource::Kind;
@@ -301,7 +301,7 @@ impl Mesh {
         let mut ports = HashMap::with_capacity(model.ports.len());
         for port in &model.ports {
             let policy = model.policies.get(&port.port).map(Arc::clone);
-            let policy = policy.unwrap_or_default();
+            let policy: Arc<TrafficPolicy> = policy.unwrap_or_default();
             let mut endpoints = Vec::with_capacity(models.len());
             for endpoint in &models {
                 let Some(address) = endpoint.address_for(port.port) else {
@@ -313,13 +313,12 @@ impl Mesh {
                     instance: Arc::clone(&endpoint.instance),
                     address,
                 };
-                let breaker = policy.breaker.as_ref();
                 let live = match old.remove(&key) {
                     Some(live) => {
-                        live.set_breaker(breaker);
+                        live.follow(&policy);
                         live
                     }
-                    None => Arc::new(self.fresh(&key, endpoint, breaker)),
+                    None => Arc::new(self.fresh(&key, endpoint, &policy)),
                 };
                 next.insert(key.clone(), Arc::clone(&live));
                 endpoints.push(Arc::new(Endpoint {
@@ -352,18 +351,13 @@ impl Mesh {
         })
     }
 
-    fn fresh(
-        &self,
-        key: &EndpointKey,
-        endpoint: &model::Endpoint,
-        breaker: Option<&BreakerConfig>,
-    ) -> Live {
+    fn fresh(&self, key: &EndpointKey, endpoint: &model::Endpoint, policy: &TrafficPolicy) -> Live {
         let stats = self.metrics.http(HttpKey {
             direction: Direction::Outbound,
             service: key.service.to_string().into(),
             peer: endpoint.workload.to_string().into(),
         });
-        Live::new(stats, breaker)
+        Live::new(stats, policy)
     }
 
     /// Where a connection to `destination` leads; waits for the control plane's answer where
@@ -540,11 +534,20 @@ impl Snapshot {
 
     /// Whether an endpoint is still there.
     pub fn holds(&self, key: &EndpointKey) -> bool {
+        self.endpoint(key).is_some()
+    }
+
+    /// An endpoint with its port, if it is still there. This is no use of the service.
+    pub fn endpoint(&self, key: &EndpointKey) -> Option<(&Arc<PortView>, &Arc<Endpoint>)> {
         let workload = || WorkloadName::new(key.service.namespace(), key.service.name()).ok();
         let view = self.services.get(&key.service);
         let view = view.or_else(|| self.workloads.get(&workload()?));
-        let port = view.and_then(|view| view.port(key.port));
-        port.is_some_and(|port| port.endpoints.iter().any(|endpoint| endpoint.key == *key))
+        let port = view?.port(key.port)?;
+        let endpoint = port
+            .endpoints
+            .iter()
+            .find(|endpoint| endpoint.key == *key)?;
+        Some((port, endpoint))
     }
 
     /// Where an address leads that a service outside the mesh goes by.

@@ -490,6 +490,19 @@ fn totals(out: &mut Out<'_>, inner: &Inner) -> fmt::Result {
         ]),
     )?;
     out.counter(
+        "weft_health_checks",
+        "Health checks of endpoints",
+        results(&[
+            ("passed", totals.health_checks_passed.get()),
+            ("failed", totals.health_checks_failed.get()),
+        ]),
+    )?;
+    out.counter(
+        "weft_health_checks_received",
+        "Health checks by callers' sidecars",
+        vec![(vec![], totals.health_checks_received.get())],
+    )?;
+    out.counter(
         "weft_spans",
         "Spans that ended",
         results(&[

@@ -236,6 +236,12 @@ pub struct Totals {
     pub spans_dropped: Counter,
     /// Spans the collector has not taken.
     pub spans_failed: Counter,
+    /// Health checks of others that passed.
+    pub health_checks_passed: Counter,
+    /// Health checks of others that failed.
+    pub health_checks_failed: Counter,
+    /// Health checks by others.
+    pub health_checks_received: Counter,
     /// Access log lines written.
     pub access_log_written: Counter,
     /// Access log lines that found the queue full, or could not be written.
