@@ -168,7 +168,8 @@ fn service(compiled: &Compiled, name: &str) -> Option<Service> {
         Resource::Workload(_)
         | Resource::TrustBundle(_)
         | Resource::MeshConfig(_)
-        | Resource::Namespace(_) => None,
+        | Resource::Namespace(_)
+        | Resource::ServerPolicy(_) => None,
     }
 }
 
@@ -222,7 +223,8 @@ fn namespace_routes(
         Resource::Service(_)
         | Resource::Workload(_)
         | Resource::TrustBundle(_)
-        | Resource::MeshConfig(_) => None,
+        | Resource::MeshConfig(_)
+        | Resource::ServerPolicy(_) => None,
     }
 }
 
