@@ -1,10 +1,24 @@
 //! Limits on the rate of requests: what a rule of a `RateLimitPolicy` comes to.
+//!
+//! [`Limiter`] is a limit at work in a sidecar. Where a limit is for all sidecars of a service
+//! together, [`lease::Allocator`] says which share of it each may use.
+
+mod bucket;
+mod fields;
+mod key;
+pub mod lease;
+mod limiter;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
+
+pub use bucket::{Bucket, Pace, Verdict};
+pub use fields::{RATELIMIT, RATELIMIT_POLICY, write};
+pub use key::key_hash;
+pub use limiter::{KEYS_MAX, Limiter};
 
 use crate::policy::PolicyError;
 use crate::route::{HttpMatch, RequestHead};
@@ -17,6 +31,9 @@ pub const MAX_PER: Duration = Duration::from_secs(24 * 3600);
 pub const MAX_KEY_PARTS: usize = 4;
 /// Longest name of a claim, bytes.
 pub const MAX_CLAIM_NAME: usize = 128;
+
+/// Parts of a limit that shares are counted in.
+pub const WHOLE: u32 = 1_000_000;
 
 /// Who counts together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -139,3 +156,6 @@ impl RateLimit {
         errors
     }
 }
+
+#[cfg(test)]
+mod tests;
