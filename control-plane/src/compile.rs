@@ -15,6 +15,7 @@ use weft_core::model::{
     TrustBundle, Workload,
 };
 use weft_core::name::ServiceName;
+use weft_core::rate::RateLimit;
 use weft_proto::resource::{Kind, Resource};
 
 use gateway_api::experimental::referencegrants::ReferenceGrantSpec;
@@ -27,8 +28,11 @@ use crate::registry::Entry;
 use crate::sha256_hex;
 use crate::store::ResourceKey;
 
+pub use server::{RateLimitEntry, limits_for};
+
 pub use routes::{
     Attached, Dangling, ParentStatus, References, RouteEntry, RouteStatus, attach, check_policy,
+    check_target,
 };
 
 /// The weight of an endpoint that says nothing.
@@ -48,6 +52,8 @@ pub struct World<'a> {
     pub services: &'a BTreeMap<ServiceName, ServiceSpec>,
     /// How callers treat them, the oldest first.
     pub policies: &'a [(ObjectName, TrafficPolicySpec)],
+    /// How many requests their own sidecars let through, by the policies' names.
+    pub rate_limits: &'a [RateLimitEntry],
     /// Where requests to them go.
     pub routes: &'a [RouteEntry],
     /// Faults that routes may name.
@@ -89,6 +95,7 @@ pub struct Compiled {
     by_name: HashMap<(Kind, String), Arc<Encoded>>,
     aliases: HashMap<(Kind, String), String>,
     routes: BTreeMap<(RouteKind, ObjectName), RouteStatus>,
+    rate_limits: Vec<RateLimitEntry>,
 }
 
 impl Compiled {
@@ -156,11 +163,21 @@ impl Compiled {
             Document::TrafficPolicy(name, spec) => {
                 check_policy(&ports_of(self.services()), &name.namespace, spec)
             }
+            Document::RateLimitPolicy(name, spec) => check_target(
+                &ports_of(self.services()),
+                &name.namespace,
+                &spec.target_ref,
+            ),
             Document::Service(..)
             | Document::MeshConfig(_)
             | Document::FaultInjection(..)
             | Document::ReferenceGrant(..) => Vec::new(),
         }
+    }
+
+    /// Limits on the requests to a port, as their own sidecars hold them.
+    pub fn rate_limits(&self, service: &ServiceName, port: u16) -> Vec<Arc<RateLimit>> {
+        limits_for(&self.rate_limits, service, port)
     }
 
     /// What has been found out about a route; `None` where there is none of that name.
@@ -221,6 +238,7 @@ pub fn compile(world: World<'_>, before: &Compiled, revision: u64) -> Compiled {
         compiled.add(namespace, Vec::new(), before);
     }
     compiled.routes = attached.statuses;
+    compiled.rate_limits = world.rate_limits.to_vec();
     for policy in server::policies(world) {
         compiled.add(Resource::ServerPolicy(policy), Vec::new(), before);
     }

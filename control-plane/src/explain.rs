@@ -1,6 +1,8 @@
 //! What would become of a request, step by step, with the resource that makes it so. It asks the
 //! same functions that sidecars ask.
 
+mod limits;
+
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +21,8 @@ use weft_proto::resource::{Kind, Resource};
 
 use crate::compile::{Compiled, policies_for};
 use crate::document::{ObjectName, TrafficPolicySpec};
+
+use limits::Arriving;
 
 /// A request that somebody wonders about.
 #[derive(Debug, Clone)]
@@ -70,6 +74,8 @@ pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u6
     if routes.is_empty() {
         steps.add("route", "-", "none: requests go to the service itself");
         explain_target(known, &service, port, None, &mut steps);
+        let arriving = Arriving::of(question, None);
+        arriving.at(known.compiled, &service.name, port, &mut steps);
         return steps.0;
     }
     let table = RouteTable::new(routes);
@@ -99,6 +105,8 @@ pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u6
     explain_decision(&decision, whose, &mut steps);
     if let Outcome::Forward(_) = decision.outcome {
         explain_backends(known, decision.found.rule, &mut steps);
+        let arriving = Arriving::of(question, Some(&decision));
+        arriving.at_backends(known.compiled, decision.found.rule, &mut steps);
     }
     steps.0
 }

@@ -9,7 +9,7 @@ use weft_core::policy::Fallback;
 use weft_core::route::{Backend, Fault, Filter, Route, RouteName, Rule};
 
 use crate::document::{
-    GATEWAY_GROUP, ObjectName, Parent, RouteDraft, RouteKind, TrafficPolicySpec,
+    GATEWAY_GROUP, ObjectName, Parent, RouteDraft, RouteKind, TargetRef, TrafficPolicySpec,
 };
 
 /// A route that was asked for.
@@ -229,15 +229,31 @@ pub fn check_policy(
     namespace: &str,
     spec: &TrafficPolicySpec,
 ) -> Vec<Dangling> {
-    let target = &spec.target_ref;
-    let mut wanted = Vec::new();
-    if let Ok(service) = ServiceName::new(namespace, &target.name) {
-        wanted.push(("spec.targetRef", service, target.port));
-    }
+    let mut dangling = check_target(services, namespace, &spec.target_ref);
     if let Some(Fallback::Backend { service, port }) = spec.resolve(namespace).fallback {
         let path = "spec.circuitBreaker.fallback.backend";
-        wanted.push((path, service, Some(port)));
+        let wanted = vec![(path, service, Some(port))];
+        dangling.extend(missing(services, wanted));
     }
+    dangling
+}
+
+/// What of a policy's target is not there.
+pub fn check_target(
+    services: &BTreeMap<ServiceName, BTreeSet<u16>>,
+    namespace: &str,
+    target: &TargetRef,
+) -> Vec<Dangling> {
+    let service = ServiceName::new(namespace, &target.name).ok();
+    let wanted = service.map(|service| ("spec.targetRef", service, target.port));
+    missing(services, wanted.into_iter().collect())
+}
+
+/// Services and ports that are not there, of those at these paths.
+fn missing(
+    services: &BTreeMap<ServiceName, BTreeSet<u16>>,
+    wanted: Vec<(&str, ServiceName, Option<u16>)>,
+) -> Vec<Dangling> {
     let dangling = wanted.into_iter().filter_map(|(path, service, port)| {
         let (found, allowed) = match (services.get(&service), port) {
             (None, _) => (

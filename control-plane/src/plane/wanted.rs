@@ -8,7 +8,7 @@ use weft_core::model::{MeshConfig, TrustBundle};
 use weft_core::name::ServiceName;
 use weft_core::route::Fault;
 
-use crate::compile::{RouteEntry, VirtualAddresses, World};
+use crate::compile::{RateLimitEntry, RouteEntry, VirtualAddresses, World};
 use crate::document::{Document, MeshConfigSpec, ObjectName, ServiceSpec, TrafficPolicySpec};
 use crate::registry::Entry;
 use crate::store::StoredResource;
@@ -19,6 +19,8 @@ pub(super) struct Wanted {
     pub(super) services: BTreeMap<ServiceName, ServiceSpec>,
     /// The oldest first.
     pub(super) policies: Vec<(ObjectName, TrafficPolicySpec)>,
+    /// By name.
+    pub(super) rate_limits: Vec<RateLimitEntry>,
     pub(super) routes: Vec<RouteEntry>,
     pub(super) faults: BTreeMap<ObjectName, Fault>,
     pub(super) grants: Vec<(ObjectName, ReferenceGrantSpec)>,
@@ -38,6 +40,7 @@ impl Wanted {
             entries,
             services: &self.services,
             policies: &self.policies,
+            rate_limits: &self.rate_limits,
             routes: &self.routes,
             faults: &self.faults,
             grants: &self.grants,
@@ -67,6 +70,9 @@ impl Wanted {
                     created,
                     generation,
                 }),
+                Ok(Document::RateLimitPolicy(name, spec)) => {
+                    wanted.rate_limits.push(RateLimitEntry::new(name, &spec));
+                }
                 Ok(Document::FaultInjection(name, spec)) => {
                     wanted.faults.insert(name, spec.resolve());
                 }
@@ -77,6 +83,7 @@ impl Wanted {
                 }
             }
         }
+        wanted.rate_limits.sort_by(|a, b| a.name.cmp(&b.name));
         policies.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
         let policies = policies.into_iter().map(|(_, name, spec)| (name, spec));
         wanted.policies = policies.collect();

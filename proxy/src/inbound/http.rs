@@ -15,14 +15,16 @@ use weft_core::headers::{
     WEFT_APP_PROTOCOL, X_FORWARDED_CLIENT_CERT, is_upgrade, remove_hop_by_hop, remove_untrusted,
 };
 use weft_core::model::AppProtocol;
+use weft_core::rate::RateLimit;
 use weft_core::reason::Reason;
 use weft_core::retry::is_idempotent;
+use weft_core::route::RequestHead;
 use weft_core::timeout as deadline;
 
 use super::{Application, Caller, Http1, dial, key};
 use crate::http::trace::begin_server;
 use crate::http::{ProxyBody, Record, Trailers, WithTrailers, answer, is_grpc};
-use crate::mesh::ServerSlot;
+use crate::mesh::{Rated, ServerSlot};
 use crate::outbound::{chunks, describe, finish_upgrade, origin_form, relayed, send_upgrade};
 use crate::telemetry::metrics::{Direction, HttpStats, Wire};
 use crate::worker::Worker;
@@ -104,11 +106,18 @@ impl Conversation {
             peer,
         );
         let grpc = record.grpc;
+        let rated = self.rate(&parts, peer);
+        if let Some(rated) = &rated
+            && let Some(limit) = rated.refusal()
+        {
+            return refused(rated, limit, record);
+        }
         let request = Request::from_parts(parts, ProxyBody::of_request(body, received));
         let result = match upgrade {
             Some(client) => match self.upgrade(request).await {
                 Ok(mut response) => {
                     remove_untrusted(response.headers_mut());
+                    tell(rated.as_ref(), &mut response);
                     return finish_upgrade(&self.worker, response, client, record);
                 }
                 Err(failed) => Err(failed),
@@ -120,15 +129,30 @@ impl Conversation {
                 // The application does not speak for the mesh: the caller's sidecar believes that
                 // word and would repeat the request.
                 remove_untrusted(response.headers_mut());
+                tell(rated.as_ref(), &mut response);
                 relayed(response, record, None)
             }
             Err((reason, detail)) => {
                 record.reason = Some(reason);
-                let response = answer(reason, &detail, grpc);
+                let mut response = answer(reason, &detail, grpc);
+                tell(rated.as_ref(), &mut response);
                 record.status = response.status();
                 response
             }
         }
+    }
+
+    /// What limits on the rate of requests say.
+    fn rate(&self, parts: &Parts, peer: Option<&str>) -> Option<Rated> {
+        let view = self.server.load();
+        let view = view.as_ref()?;
+        let head = RequestHead {
+            method: &parts.method,
+            path: parts.uri.path(),
+            query: parts.uri.query(),
+            headers: &parts.headers,
+        };
+        view.rate(&head, peer)
     }
 
     /// What the application is to see; whether it is spoken to in HTTP/1.1.
@@ -259,6 +283,27 @@ impl Conversation {
         let sent = send_upgrade(TokioIo::new(stream), request, config).await;
         sent.map_err(|failed| (failed.reason, failed.detail))
     }
+}
+
+fn tell<B>(rated: Option<&Rated>, response: &mut Response<B>) {
+    if let Some(rated) = rated {
+        rated.write(response.headers_mut());
+    }
+}
+
+/// The answer to one request too many.
+fn refused(
+    rated: &Rated,
+    limit: &RateLimit,
+    mut record: Box<Record>,
+) -> Response<ProxyBody<Box<Record>>> {
+    let name = &limit.name;
+    let detail = format!("{}/{}, rule {}", name.namespace, name.policy, name.rule);
+    record.reason = Some(Reason::RateLimited);
+    let mut response = answer(Reason::RateLimited, &detail, record.grpc);
+    rated.write(response.headers_mut());
+    record.status = response.status();
+    response
 }
 
 fn repeat(request: &Request<ProxyBody>) -> Option<Request<ProxyBody>> {

@@ -4,9 +4,10 @@
 mod endpoint;
 mod gate;
 mod port;
+mod rate;
 mod server;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +19,8 @@ use tokio::time::timeout;
 use weft_core::breaker::BreakerConfig;
 use weft_core::model::{self, MeshConfig, Namespace, Transport, UnknownDestinations};
 use weft_core::name::{ServiceName, WorkloadName};
+use weft_core::rate::RuleName;
+use weft_core::rate::lease::{Grant, Report};
 use weft_core::reason::Reason;
 use weft_core::route::{Route, in_force};
 use weft_core::server::ServerPolicy;
@@ -26,12 +29,13 @@ use weft_proto::resource::Kind;
 pub use endpoint::{Call, Endpoint, EndpointKey, Live};
 pub use gate::{Admitted, Full};
 pub use port::{Counted, PortCall, PortView};
+pub use rate::Rated;
 pub use server::{ServerSlot, ServerView};
 
 use server::Server;
 
 use crate::config::ProxyConfig;
-use crate::telemetry::metrics::{Direction, HttpKey, HttpStats, Metrics};
+use crate::telemetry::metrics::{Direction, HttpKey, HttpStats, Metrics, RateSample};
 
 /// Names asked for at the same time that the control plane has not answered yet.
 const DEMAND_MAX: usize = 4096;
@@ -171,6 +175,33 @@ impl Mesh {
         self.server.port(port).await
     }
 
+    /// Every limit on the rate of requests here, as a scrape sees it.
+    pub fn rate_samples(&self) -> Vec<RateSample> {
+        self.server.rules.samples()
+    }
+
+    /// Limits on the rate that are shared with other sidecars.
+    pub fn shared_rates(&self) -> BTreeSet<RuleName> {
+        self.server.rules.shared()
+    }
+
+    /// What is held of every limit that is shared, with what it was asked for since the last time,
+    /// if that is to be told.
+    pub fn rate_reports(&self, demand: bool) -> Vec<Report> {
+        let now = demand.then(crate::clock::now);
+        self.server.rules.reports(now)
+    }
+
+    /// Leases come on a new stream from now on.
+    pub fn begin_leases(&self) {
+        self.server.rules.begin_stream();
+    }
+
+    /// Takes a lease of a limit that is shared.
+    pub fn take_lease(&self, grant: Grant) {
+        self.server.rules.lease(grant, crate::clock::now());
+    }
+
     /// Where this sidecar runs; empty when unknown.
     pub fn zone(&self) -> &str {
         &self.zone
@@ -199,7 +230,9 @@ impl Mesh {
     /// Swaps in a new world. Live state of endpoints that stay is carried over, that of the
     /// others is dropped with the last connection that uses it.
     pub fn publish(&self, world: World) {
-        self.server.publish(&world.server, &world.server_absent);
+        let now = crate::clock::now();
+        self.server
+            .publish(&world.server, &world.server_absent, now);
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = HashMap::with_capacity(live.len());
         let old = self.snapshot.load();

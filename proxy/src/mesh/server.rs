@@ -8,7 +8,11 @@ use arc_swap::{ArcSwapOption, Guard};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use weft_core::name::ServiceName;
+use weft_core::route::RequestHead;
 use weft_core::server::{ServerPolicy, ServerPort};
+use weft_core::time;
+
+use super::rate::{Limit, Rated, Rules, rate};
 
 /// Everything that is enforced here.
 #[derive(Debug)]
@@ -16,6 +20,7 @@ pub(super) struct Server {
     /// The services that the workload serves.
     services: Vec<ServiceName>,
     slots: Mutex<HashMap<u16, Arc<ServerSlot>>>,
+    pub(super) rules: Rules,
     /// Whether the control plane has answered for all of them.
     answered: watch::Sender<bool>,
     /// From then on it is not waited for.
@@ -33,6 +38,18 @@ pub struct ServerSlot {
 pub struct ServerView {
     /// What the services' policies say: all of it holds.
     pub models: Vec<Arc<ServerPort>>,
+    limits: Vec<Limit>,
+}
+
+impl ServerView {
+    /// What limits on the rate say to a request; `None` where none is for it. `caller` is the
+    /// verified identity.
+    pub fn rate(&self, head: &RequestHead<'_>, caller: Option<&str>) -> Option<Rated> {
+        if self.limits.is_empty() {
+            return None;
+        }
+        rate(&self.limits, head, caller, crate::clock::now())
+    }
 }
 
 impl Server {
@@ -42,6 +59,7 @@ impl Server {
             answered: watch::Sender::new(services.is_empty()),
             services,
             slots: Mutex::default(),
+            rules: Rules::default(),
             patience: Instant::now() + patience,
         }
     }
@@ -78,9 +96,16 @@ impl Server {
         &self,
         policies: &BTreeMap<ServiceName, ServerPolicy>,
         absent: &HashSet<String>,
+        now: time::Instant,
     ) {
+        let own = || self.services.iter().filter_map(|name| policies.get(name));
+        let limits = own().flat_map(|policy| {
+            let limits = policy.ports.values().flat_map(|port| &port.rate_limits);
+            limits.map(|limit| (limit, policy.instances))
+        });
+        self.rules.publish(limits, now);
         let mut ports: BTreeMap<u16, Vec<Arc<ServerPort>>> = BTreeMap::new();
-        for policy in self.services.iter().filter_map(|name| policies.get(name)) {
+        for policy in own() {
             for (port, model) in &policy.ports {
                 ports.entry(*port).or_default().push(Arc::clone(model));
             }
@@ -90,7 +115,7 @@ impl Server {
             let _made = slots.entry(*port).or_default();
         }
         for (port, slot) in &*slots {
-            slot.publish(ports.remove(port));
+            slot.publish(ports.remove(port), &self.rules);
         }
         drop(slots);
         let known =
@@ -107,7 +132,7 @@ impl ServerSlot {
         self.now.load()
     }
 
-    fn publish(&self, models: Option<Vec<Arc<ServerPort>>>) {
+    fn publish(&self, models: Option<Vec<Arc<ServerPort>>>, rules: &Rules) {
         let before = self.now.load();
         let same = match (&*before, &models) {
             (None, None) => true,
@@ -115,7 +140,11 @@ impl ServerSlot {
             (None, Some(_)) | (Some(_), None) => false,
         };
         if !same {
-            let view = models.map(|models| Arc::new(ServerView { models }));
+            let view = models.map(|models| {
+                let limits = models.iter().flat_map(|model| &model.rate_limits);
+                let limits = limits.filter_map(|limit| rules.of(limit)).collect();
+                Arc::new(ServerView { models, limits })
+            });
             self.now.store(view);
         }
     }
@@ -124,6 +153,8 @@ impl ServerSlot {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const NOW: time::Instant = time::Instant::from_nanos(0);
 
     fn policies(ports: &[u16]) -> BTreeMap<ServiceName, ServerPolicy> {
         let service: ServiceName = "shop/web".parse().unwrap();
@@ -143,10 +174,10 @@ mod tests {
     #[tokio::test]
     async fn a_slot_shows_the_latest() {
         let server = server(Duration::from_secs(60));
-        server.publish(&policies(&[80]), &HashSet::new());
+        server.publish(&policies(&[80]), &HashSet::new(), NOW);
         let (held, other) = (server.port(80).await, server.port(81).await);
         assert!(held.load().is_some() && other.load().is_none());
-        server.publish(&policies(&[81]), &HashSet::new());
+        server.publish(&policies(&[81]), &HashSet::new(), NOW);
         assert!(held.load().is_none() && other.load().is_some());
     }
 
@@ -161,7 +192,11 @@ mod tests {
 
         // That there is nothing is an answer too.
         let waiting = server(Duration::from_secs(2));
-        waiting.publish(&BTreeMap::new(), &HashSet::from(["shop/web".to_owned()]));
+        waiting.publish(
+            &BTreeMap::new(),
+            &HashSet::from(["shop/web".to_owned()]),
+            NOW,
+        );
         let began = Instant::now();
         assert!(waiting.port(80).await.load().is_none());
         assert_eq!(began.elapsed(), Duration::ZERO);

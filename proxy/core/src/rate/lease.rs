@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::WHOLE;
+use super::{RuleName, WHOLE};
 use crate::time::Instant;
 
 /// Keys of a limit that have shares of their own; the others go by the base.
@@ -60,6 +60,30 @@ pub struct Demand {
     pub base: u64,
     /// Requests of single keys, of those that want much.
     pub keys: BTreeMap<u64, u64>,
+}
+
+/// What a sidecar says of a limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Which limit.
+    pub rule: RuleName,
+    /// By which lease it goes; 0: by none of this stream.
+    pub version: u64,
+    /// What it uses.
+    pub holds: Shares,
+    /// What it was asked for since it said so last; `None` in a mere acknowledgement.
+    pub demand: Option<Demand>,
+}
+
+/// A lease, as a sidecar gets it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// Of which limit.
+    pub rule: RuleName,
+    /// By which it is acknowledged.
+    pub version: u64,
+    /// What it may use from now on.
+    pub shares: Shares,
 }
 
 /// What is to be sent to a sidecar.
