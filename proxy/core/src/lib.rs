@@ -6,6 +6,7 @@
 //! in the sidecar, `weft explain` in the command line and validation in the control plane.
 #![forbid(unsafe_code)]
 
+pub mod adaptive;
 pub mod balance;
 pub mod breaker;
 pub mod headers;
