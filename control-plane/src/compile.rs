@@ -2,6 +2,7 @@
 //! asks, encoded once.
 
 mod routes;
+mod server;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -138,7 +139,8 @@ impl Compiled {
             Resource::Workload(_)
             | Resource::TrustBundle(_)
             | Resource::MeshConfig(_)
-            | Resource::Namespace(_) => None,
+            | Resource::Namespace(_)
+            | Resource::ServerPolicy(_) => None,
         })
     }
 
@@ -219,6 +221,9 @@ pub fn compile(world: World<'_>, before: &Compiled, revision: u64) -> Compiled {
         compiled.add(namespace, Vec::new(), before);
     }
     compiled.routes = attached.statuses;
+    for policy in server::policies(world) {
+        compiled.add(Resource::ServerPolicy(policy), Vec::new(), before);
+    }
     // An address that two claim belongs to the one that is connected, then to the first by name.
     let mut claimed: BTreeSet<IpAddr> = BTreeSet::new();
     let mut entries: Vec<&Entry> = world.entries.iter().collect();
@@ -271,23 +276,7 @@ fn compile_service(world: World<'_>, name: &ServiceName) -> Service {
         .iter()
         .filter(|entry| entry.registration.services.contains(name))
         .collect();
-    let spec = world.services.get(name);
-    // (port, target port, protocol)
-    let ports: BTreeMap<u16, (u16, AppProtocol)> = match spec {
-        Some(spec) => spec
-            .ports
-            .iter()
-            .map(|port| {
-                let target = port.target_port.unwrap_or(port.port);
-                (port.port, (target, port.protocol))
-            })
-            .collect(),
-        None => serving
-            .iter()
-            .flat_map(|entry| &entry.registration.ports)
-            .map(|port| (port.port, (port.port, port.protocol)))
-            .collect(),
-    };
+    let ports = ports_to(world, name, &serving);
     let declared = |target: u16| {
         let ports = serving.iter().flat_map(|entry| &entry.registration.ports);
         let mut of_port = ports.filter(|port| port.port == target);
@@ -319,6 +308,29 @@ fn compile_service(world: World<'_>, name: &ServiceName) -> Service {
         addresses: world.addresses.of(name),
         ports: service_ports.collect(),
         endpoints,
+    }
+}
+
+/// The ports of a service: what each leads to at its workloads, and what is spoken there.
+fn ports_to(
+    world: World<'_>,
+    name: &ServiceName,
+    serving: &[&Entry],
+) -> BTreeMap<u16, (u16, AppProtocol)> {
+    match world.services.get(name) {
+        Some(spec) => spec
+            .ports
+            .iter()
+            .map(|port| {
+                let target = port.target_port.unwrap_or(port.port);
+                (port.port, (target, port.protocol))
+            })
+            .collect(),
+        None => serving
+            .iter()
+            .flat_map(|entry| &entry.registration.ports)
+            .map(|port| (port.port, (port.port, port.protocol)))
+            .collect(),
     }
 }
 

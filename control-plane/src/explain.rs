@@ -111,7 +111,7 @@ fn explain_connection(
     whose: &str,
     steps: &mut Steps,
 ) {
-    let host = question.url.host_str();
+    let host = question.url.host();
     let Some(connection) = table.connection(host, 0) else {
         let refused = format!(
             "no route takes connections that name {}: reset with {}",
@@ -168,7 +168,8 @@ fn service(compiled: &Compiled, name: &str) -> Option<Service> {
         Resource::Workload(_)
         | Resource::TrustBundle(_)
         | Resource::MeshConfig(_)
-        | Resource::Namespace(_) => None,
+        | Resource::Namespace(_)
+        | Resource::ServerPolicy(_) => None,
     }
 }
 
@@ -222,7 +223,8 @@ fn namespace_routes(
         Resource::Service(_)
         | Resource::Workload(_)
         | Resource::TrustBundle(_)
-        | Resource::MeshConfig(_) => None,
+        | Resource::MeshConfig(_)
+        | Resource::ServerPolicy(_) => None,
     }
 }
 

@@ -92,7 +92,8 @@ fn consumer_changes(before: State<'_>, after: State<'_>, effects: &mut Vec<Effec
                 Resource::Service(_)
                 | Resource::Workload(_)
                 | Resource::TrustBundle(_)
-                | Resource::MeshConfig(_) => None,
+                | Resource::MeshConfig(_)
+                | Resource::ServerPolicy(_) => None,
             });
             all.collect()
         };

@@ -11,6 +11,7 @@ mod observed;
 mod policy;
 pub mod resource;
 mod route;
+mod server;
 
 pub use convert::Rejection;
 

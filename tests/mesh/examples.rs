@@ -205,3 +205,45 @@ fn connections_are_shared_out() {
     assert_eq!(count("v1") + count("v2"), 60, "{printed}");
     assert!(count("v1") > 40, "{printed}");
 }
+
+#[test]
+fn tls_connections_go_by_the_host_that_they_name() {
+    need!("openssl");
+    let machine = Machine::shared();
+    let mesh = Mesh::start(&machine);
+    let server = |name: &str| {
+        let dir = mesh.scratch().dir(name);
+        let (key, cert) = (dir.join("key"), dir.join("crt"));
+        let (key, cert) = (key.display(), cert.display());
+        Program::shell(&format!(
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN={name} \
+             -keyout {key} -out {cert} && exec openssl s_server -accept 443 -key {key} -cert {cert} -quiet"
+        ))
+    };
+    let _one = serve(&mesh, "shop", "web-v1", "443:tls", server("web-v1"));
+    let _two = serve(&mesh, "shop", "web-v2", "443:tls", server("web-v2"));
+    mesh.apply(&service("web", "[{port: 443, protocol: tls}]"))
+        .success();
+    apply(&mesh, &example("tls-route.yaml"));
+    let lines = "ask() { openssl s_client -connect web.shop.mesh:443 $1 </dev/null 2>/dev/null | \
+                   sed -n 's/^subject=.*CN *= *//p' | grep . || echo refused; }
+                 for n in $(seq 40); do ask '-servername shop.example.com'; done
+                 echo; ask '-servername deep.A.shop.example.com'; ask '-servername example.com'; ask -noservername";
+    let asking = Workload::new("asking")
+        .wait_for("web-v1")
+        .wait_for("web-v2");
+    let printed = mesh
+        .run_to_end(&asking, Program::shell(lines), LIMIT)
+        .success()
+        .stdout;
+    let (shared, others) = printed.split_once("\n\n").expect("two parts");
+    let count = |name: &str| shared.lines().filter(|line| *line == name).count();
+    assert_eq!(count("web-v1") + count("web-v2"), 40, "{printed}");
+    assert!(count("web-v1") > 24, "{printed}");
+    let others: Vec<&str> = others.lines().collect();
+    assert!(others[0].starts_with("web-v"), "{printed}");
+    assert_eq!(others[1..], ["refused", "refused"], "{printed}");
+    let explain = "explain --from shop/asking GET https://web.shop.mesh:443/";
+    let told = mesh.command(explain).success().stdout;
+    assert!(told.contains("route-not-found"), "{told}");
+}

@@ -22,6 +22,7 @@ use weft_core::timeout as deadline;
 use super::{Application, Caller, Http1, dial, key};
 use crate::http::trace::begin_server;
 use crate::http::{ProxyBody, Record, Trailers, WithTrailers, answer, is_grpc};
+use crate::mesh::ServerSlot;
 use crate::outbound::{chunks, describe, finish_upgrade, origin_form, relayed, send_upgrade};
 use crate::telemetry::metrics::{Direction, HttpStats, Wire};
 use crate::worker::Worker;
@@ -32,6 +33,8 @@ struct Conversation {
     application: Application,
     caller: Option<Caller>,
     stats: Arc<HttpStats>,
+    /// What is enforced on the application's port.
+    server: Arc<ServerSlot>,
     /// Where responses go in HTTP/1.1.
     trailers: Option<Trailers>,
 }
@@ -53,6 +56,7 @@ pub(super) async fn serve<IO>(
         worker: Rc::clone(worker),
         trailers: (!http2).then_some(trailers),
         stats: shared.metrics.http(key),
+        server: shared.mesh.server_port(application.port).await,
         application,
         caller,
     });

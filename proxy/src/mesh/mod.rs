@@ -4,6 +4,7 @@
 mod endpoint;
 mod gate;
 mod port;
+mod server;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -19,11 +20,15 @@ use weft_core::model::{self, MeshConfig, Namespace, Transport, UnknownDestinatio
 use weft_core::name::{ServiceName, WorkloadName};
 use weft_core::reason::Reason;
 use weft_core::route::{Route, in_force};
+use weft_core::server::ServerPolicy;
 use weft_proto::resource::Kind;
 
 pub use endpoint::{Call, Endpoint, EndpointKey, Live};
 pub use gate::{Admitted, Full};
 pub use port::{Counted, PortCall, PortView};
+pub use server::{ServerSlot, ServerView};
+
+use server::Server;
 
 use crate::config::ProxyConfig;
 use crate::telemetry::metrics::{Direction, HttpKey, HttpStats, Metrics};
@@ -89,6 +94,10 @@ pub struct World {
     pub workloads: Vec<(model::Workload, Vec<String>)>,
     /// Names that the control plane said do not exist.
     pub absent: HashSet<String>,
+    /// What the sidecars of services enforce, this one among them.
+    pub server: BTreeMap<ServiceName, ServerPolicy>,
+    /// Services that there is nothing of the kind for.
+    pub server_absent: HashSet<String>,
 }
 
 /// A name that some connection waits for.
@@ -116,6 +125,7 @@ pub struct Mesh {
     changed: watch::Sender<u64>,
     demand: mpsc::Sender<Demand>,
     live: Mutex<HashMap<EndpointKey, Arc<Live>>>,
+    server: Server,
     metrics: Metrics,
     wait: Duration,
     /// This sidecar's own.
@@ -135,6 +145,7 @@ impl Mesh {
             changed: watch::Sender::new(0),
             demand,
             live: Mutex::default(),
+            server: Server::new(own_services(config), config.timeouts.discovery_wait),
             metrics,
             wait: config.timeouts.discovery_wait,
             namespace: config.workload.namespace.clone(),
@@ -147,6 +158,17 @@ impl Mesh {
     /// The namespace of this sidecar's workload.
     pub fn namespace(&self) -> &str {
         &self.namespace
+    }
+
+    /// The services that this sidecar's workload serves.
+    pub fn services(&self) -> &[ServiceName] {
+        self.server.services()
+    }
+
+    /// What this sidecar enforces on a port of its application; waits for the control plane's
+    /// answer, though not for long.
+    pub async fn server_port(&self, port: u16) -> Arc<ServerSlot> {
+        self.server.port(port).await
     }
 
     /// Where this sidecar runs; empty when unknown.
@@ -177,6 +199,7 @@ impl Mesh {
     /// Swaps in a new world. Live state of endpoints that stay is carried over, that of the
     /// others is dropped with the last connection that uses it.
     pub fn publish(&self, world: World) {
+        self.server.publish(&world.server, &world.server_absent);
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = HashMap::with_capacity(live.len());
         let old = self.snapshot.load();
@@ -440,6 +463,14 @@ impl Mesh {
             .map(|(kind, name, _)| Demand { kind, name })
             .collect()
     }
+}
+
+/// What the workload serves; a name that is none is told of where the workload is registered.
+fn own_services(config: &ProxyConfig) -> Vec<ServiceName> {
+    let workload = &config.workload;
+    let services = workload.services.iter();
+    let services = services.filter_map(|service| service.resolve(&workload.namespace).ok());
+    services.collect()
 }
 
 enum Lookup<T> {

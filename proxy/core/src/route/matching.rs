@@ -265,6 +265,21 @@ impl HttpMatch {
         }
     }
 
+    /// Whether it takes a request.
+    pub fn takes(&self, request: &RequestHead<'_>) -> bool {
+        let path = match &self.path {
+            PathMatch::Exact(path) => **path == *request.path,
+            PathMatch::Prefix(prefix) => {
+                let rest = request.path.strip_prefix(&**prefix);
+                prefix.is_empty()
+                    || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }
+            // Looked at below.
+            PathMatch::Pattern(_) => true,
+        };
+        path && self.meets(request)
+    }
+
     /// Whether everything but an exact path or a prefix holds: those were looked up.
     pub(super) fn meets(&self, request: &RequestHead<'_>) -> bool {
         let path = match &self.path {
