@@ -1,6 +1,8 @@
 //! What would become of a request, step by step, with the resource that makes it so. It asks the
 //! same functions that sidecars ask.
 
+mod adaptive;
+
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,6 +72,7 @@ pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u6
     if routes.is_empty() {
         steps.add("route", "-", "none: requests go to the service itself");
         explain_target(known, &service, port, None, &mut steps);
+        adaptive::explain_priority(known, question, (&service, port), None, &mut steps);
         return steps.0;
     }
     let table = RouteTable::new(routes);
@@ -100,6 +103,8 @@ pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u6
     if let Outcome::Forward(_) = decision.outcome {
         explain_backends(known, decision.found.rule, &mut steps);
     }
+    let asked = (&service, port);
+    adaptive::explain_priority(known, question, asked, Some(&decision), &mut steps);
     steps.0
 }
 
@@ -320,6 +325,7 @@ fn explain_target(
     steps.add("policy", &by, why);
     steps.add("balancing", &by, balancing_text(&policy));
     steps.add("breaker", &by, breaker_text(&policy));
+    adaptive::explain_limits(&policy, &by, steps);
     explain_endpoints(known, service, port, policy.fallback.is_some(), steps);
     let own = |here: bool| if here { "the route" } else { &*by };
     let retry = rule.and_then(|rule| rule.retry.as_ref());

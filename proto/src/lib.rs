@@ -12,6 +12,7 @@ mod policy;
 pub mod resource;
 mod route;
 mod server;
+mod shedding;
 
 pub use convert::Rejection;
 

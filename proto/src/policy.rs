@@ -55,6 +55,7 @@ impl From<&TrafficPolicy> for mesh::TrafficPolicy {
             max_retries: policy.max_retries,
             max_connections: policy.max_connections,
             requests_per_connection: policy.requests_per_connection,
+            adaptive_concurrency: policy.adaptive.as_ref().map(Into::into),
         }
     }
 }
@@ -118,6 +119,9 @@ impl TryFrom<mesh::TrafficPolicy> for TrafficPolicy {
             max_retries: wire.max_retries,
             max_connections: wire.max_connections,
             requests_per_connection: wire.requests_per_connection,
+            adaptive: wire.adaptive_concurrency.map(Into::into),
+            // Not the callers' business: it comes to those who serve the port, with ServerPolicy.
+            shedding: None,
         };
         match policy.validate().into_iter().next() {
             Some(error) => Err(error.into()),

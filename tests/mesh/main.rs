@@ -24,6 +24,8 @@ mod capture;
 // What is particular to pods.
 mod pods;
 mod policy;
+// What an application that is asked for too much refuses.
+mod shedding;
 // What is let out of the mesh.
 mod outside;
 // Where requests go: the mesh cases of the Gateway API (GAMMA), and more.

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use weft_core::name::ServiceName;
 use weft_core::server::{ServerPolicy, ServerPort};
+use weft_core::shedding::Shedding;
 
-use super::{World, ports_to, service_names};
+use super::{World, policies_for, ports_to, service_names};
 use crate::registry::Entry;
 
 /// One for every service that exists. Also where there is nothing to enforce: a sidecar that comes
@@ -23,9 +24,12 @@ fn policy(world: World<'_>, name: &ServiceName) -> ServerPolicy {
         .filter(|entry| entry.registration.services.contains(name))
         .collect();
     let mut ports: BTreeMap<u16, ServerPort> = BTreeMap::new();
-    for (_port, (target, _protocol)) in ports_to(world, name, &serving) {
+    for (port, (target, _protocol)) in ports_to(world, name, &serving) {
         // Two ports of the service may lead to the same one of the application.
-        let _of_port = ports.entry(target).or_default();
+        let of_port = ports.entry(target).or_default();
+        if of_port.shedding.is_none() {
+            of_port.shedding = shedding(world, name, port);
+        }
     }
     ports.retain(|_target, of_port| *of_port != ServerPort::default());
     let ports = ports.into_iter();
@@ -34,4 +38,11 @@ fn policy(world: World<'_>, name: &ServiceName) -> ServerPolicy {
         instances: 1,
         ports: ports.map(|(port, is)| (port, Arc::new(is))).collect(),
     }
+}
+
+/// What the policy in force for a port of the service sheds.
+fn shedding(world: World<'_>, name: &ServiceName, port: u16) -> Option<Arc<Shedding>> {
+    let in_force = policies_for(world.policies, name, port);
+    let (_name, spec) = in_force.first()?;
+    spec.resolve(name.namespace()).shedding
 }

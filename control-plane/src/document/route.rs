@@ -24,7 +24,7 @@ use weft_core::route::{About, Backend, HttpMatch, Rule};
 
 use matching::{read_grpc_matches, read_match};
 
-pub(super) use matching::read_headers;
+pub(super) use matching::{note, read_headers};
 
 use super::{Check, ObjectName};
 

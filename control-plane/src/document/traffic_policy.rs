@@ -1,6 +1,7 @@
 //! `TrafficPolicy`: how callers treat a service. What is left out has the default of
 //! [`TrafficPolicy`] in core, which also says what is allowed.
 
+mod adaptive;
 mod spelled;
 
 use std::borrow::Cow;
@@ -15,6 +16,7 @@ use weft_core::retry::RetryPolicy;
 
 use crate::app::parse_duration;
 
+pub use adaptive::{AdaptiveConcurrencySpec, AdaptiveLimitSpec, CriticalSpec, SheddingSpec};
 pub use spelled::spelled_out;
 
 /// Buckets of a time window that names none.
@@ -66,6 +68,9 @@ pub struct TrafficPolicySpec {
     /// How much at the same time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<LimitsSpec>,
+    /// How much at the same time, as long as answers take no longer than normal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adaptive_concurrency: Option<AdaptiveConcurrencySpec>,
 }
 
 /// The Service that a policy is for, in the policy's own namespace.
@@ -476,6 +481,7 @@ impl TrafficPolicySpec {
         let service = breaker.service.as_deref();
         let failures = breaker.failures.clone().unwrap_or_default();
         let fallback = breaker.fallback.as_ref();
+        let adaptive = self.adaptive_concurrency.as_ref();
         TrafficPolicy {
             balancing: balancer
                 .and_then(|balancer| balancer.kind)
@@ -522,6 +528,8 @@ impl TrafficPolicySpec {
             max_retries: limits.concurrent_retries,
             max_connections: limits.connections,
             requests_per_connection: limits.requests_per_connection,
+            adaptive: adaptive.and_then(AdaptiveConcurrencySpec::client),
+            shedding: adaptive.and_then(AdaptiveConcurrencySpec::server),
         }
     }
 

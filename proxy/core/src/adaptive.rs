@@ -79,6 +79,14 @@ pub struct Permit {
     began: Instant,
 }
 
+impl Permit {
+    /// All of the request was there only now, or it begins anew: what its answer takes counts from
+    /// here.
+    pub fn restart(&mut self, now: Instant) {
+        self.began = self.began.max(now);
+    }
+}
+
 /// How long an answer took to begin. It counts if it turns out to be a whole answer, not a stream.
 #[derive(Debug)]
 pub struct Sample {

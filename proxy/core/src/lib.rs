@@ -20,6 +20,7 @@ pub mod reason;
 pub mod retry;
 pub mod route;
 pub mod server;
+pub mod shedding;
 pub mod time;
 pub mod timeout;
 pub mod trace;

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::EXPECT;
+use http::header::{EXPECT, HeaderName, HeaderValue, RETRY_AFTER};
 use http::request::Parts;
 use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
@@ -17,6 +17,7 @@ use weft_core::headers::{
 use weft_core::model::AppProtocol;
 use weft_core::reason::Reason;
 use weft_core::retry::is_idempotent;
+use weft_core::route::RequestHead;
 use weft_core::timeout as deadline;
 
 use super::{Application, Caller, Http1, dial, key};
@@ -26,6 +27,8 @@ use crate::mesh::ServerSlot;
 use crate::outbound::{chunks, describe, finish_upgrade, origin_form, relayed, send_upgrade};
 use crate::telemetry::metrics::{Direction, HttpStats, Wire};
 use crate::worker::Worker;
+
+const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
 /// One connection of a caller.
 struct Conversation {
@@ -104,7 +107,14 @@ impl Conversation {
             peer,
         );
         let grpc = record.grpc;
-        let request = Request::from_parts(parts, ProxyBody::of_request(body, received));
+        let mut body = ProxyBody::of_request(body, received);
+        if upgrade.is_none()
+            && left != Some(Duration::ZERO)
+            && let Err(refused) = self.enter(&parts, &mut body, &mut record)
+        {
+            return refused;
+        }
+        let request = Request::from_parts(parts, body);
         let result = match upgrade {
             Some(client) => match self.upgrade(request).await {
                 Ok(mut response) => {
@@ -123,10 +133,44 @@ impl Conversation {
                 relayed(response, record, None)
             }
             Err((reason, detail)) => {
+                record.on_failure(reason);
                 record.reason = Some(reason);
                 let response = answer(reason, &detail, grpc);
                 record.status = response.status();
                 response
+            }
+        }
+    }
+
+    /// A place among the requests that the application is given at a time, where that is limited.
+    fn enter(
+        &self,
+        parts: &Parts,
+        body: &mut ProxyBody,
+        record: &mut Record,
+    ) -> Result<(), Response<ProxyBody<Box<Record>>>> {
+        let server = self.server.load();
+        let shed = server.as_ref().and_then(|view| view.shedding.as_ref());
+        let Some(shed) = shed else { return Ok(()) };
+        let head = RequestHead {
+            method: &parts.method,
+            path: parts.uri.path(),
+            query: parts.uri.query(),
+            headers: &parts.headers,
+        };
+        let caller = self.caller.as_ref().map(|caller| caller.peer.identity());
+        let priority = shed.model.priority(caller, &head);
+        match shed.limit.try_acquire(priority, body.watch_end()) {
+            Ok(place) => {
+                record.concurrency = Some(place);
+                Ok(())
+            }
+            Err(rejected) => {
+                let reason = Reason::LoadShed;
+                let response = overloaded(&rejected.to_string(), record.grpc);
+                record.reason = Some(reason);
+                record.status = response.status();
+                Err(response)
             }
         }
     }
@@ -259,6 +303,19 @@ impl Conversation {
         let sent = send_upgrade(TokioIo::new(stream), request, config).await;
         sent.map_err(|failed| (failed.reason, failed.detail))
     }
+}
+
+/// The answer to one request too many: when to come back, in HTTP (RFC 9110 section 10.2.3) and for
+/// gRPC (gRFC A6, "Server Pushback").
+fn overloaded<G>(detail: &str, grpc: bool) -> Response<ProxyBody<G>> {
+    let mut response = answer(Reason::LoadShed, detail, grpc);
+    let headers = response.headers_mut();
+    if grpc {
+        headers.insert(GRPC_PUSHBACK, HeaderValue::from_static("1000"));
+    } else {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
 }
 
 fn repeat(request: &Request<ProxyBody>) -> Option<Request<ProxyBody>> {

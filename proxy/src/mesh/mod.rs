@@ -1,6 +1,7 @@
 //! What this sidecar knows of the mesh: an immutable snapshot, swapped in whole, and the demand
 //! for what it does not know yet.
 
+mod concurrency;
 mod endpoint;
 mod gate;
 mod port;
@@ -23,10 +24,11 @@ use weft_core::route::{Route, in_force};
 use weft_core::server::ServerPolicy;
 use weft_proto::resource::Kind;
 
+pub use concurrency::{Concurrency, UnderWay};
 pub use endpoint::{Call, Endpoint, EndpointKey, Live};
 pub use gate::{Admitted, Full};
 pub use port::{Counted, PortCall, PortView};
-pub use server::{ServerSlot, ServerView};
+pub use server::{ServerSlot, ServerView, Shed};
 
 use server::Server;
 
@@ -169,6 +171,11 @@ impl Mesh {
     /// answer, though not for long.
     pub async fn server_port(&self, port: u16) -> Arc<ServerSlot> {
         self.server.port(port).await
+    }
+
+    /// The limits on requests to the application, by its port, where there are any.
+    pub fn server_limits(&self) -> Vec<(u16, Arc<Concurrency>)> {
+        self.server.limits()
     }
 
     /// Where this sidecar runs; empty when unknown.

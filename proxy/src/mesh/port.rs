@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use weft_core::balance::hash::Table;
 use weft_core::breaker::{
     Breaker, BreakerConfig, CallClass, CallOutcome, Permit, Rejected, Transition, View,
@@ -17,6 +18,7 @@ use weft_core::retry::RetryBudget;
 use weft_core::route::{Route, RouteTable};
 use weft_core::time::Instant;
 
+use super::concurrency::Concurrency;
 use super::endpoint::Endpoint;
 use super::gate::{Admitted, Full, Gate};
 use crate::config::ProxyConfig;
@@ -54,6 +56,8 @@ struct State {
     budget: Mutex<RetryBudget>,
     /// Where the policy has one for the whole port.
     breaker: Mutex<Option<Breaker>>,
+    /// Where the policy has one that follows how long answers take.
+    adaptive: ArcSwapOption<Concurrency>,
 }
 
 impl Default for State {
@@ -65,6 +69,7 @@ impl Default for State {
             connections: Limit::new(UNLIMITED),
             budget: Mutex::default(),
             breaker: Mutex::default(),
+            adaptive: ArcSwapOption::empty(),
         }
     }
 }
@@ -133,6 +138,13 @@ impl PortView {
             return Ok(Admitted::FREELY);
         }
         self.state.requests.enter().await
+    }
+
+    /// The limit that follows how long answers take; `None` where the policy has none.
+    pub fn concurrency(&self) -> Option<Arc<Concurrency>> {
+        // Most ports have none: that is known without looking further.
+        self.policy.adaptive.as_ref()?;
+        self.state.adaptive.load_full()
     }
 
     /// A place among the retries under way; `None` when the limit is reached.
@@ -227,6 +239,10 @@ impl State {
         let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
         budget.set(policy.budget.ratio, policy.budget.minimum_per_second);
         follow(&mut self.breaker(), policy.service_breaker.as_ref());
+        let before = self.adaptive.load_full();
+        let adaptive = policy.adaptive.as_ref();
+        let adaptive = adaptive.map(|config| Concurrency::follow(before.as_ref(), config));
+        self.adaptive.store(adaptive);
     }
 
     fn breaker(&self) -> MutexGuard<'_, Option<Breaker>> {

@@ -9,6 +9,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use weft_core::name::ServiceName;
 use weft_core::server::{ServerPolicy, ServerPort};
+use weft_core::shedding::Shedding;
+
+use super::concurrency::Concurrency;
 
 /// Everything that is enforced here.
 #[derive(Debug)]
@@ -33,6 +36,17 @@ pub struct ServerSlot {
 pub struct ServerView {
     /// What the services' policies say: all of it holds.
     pub models: Vec<Arc<ServerPort>>,
+    /// How many requests at a time are let through, where that is limited.
+    pub shedding: Option<Shed>,
+}
+
+/// What is refused when the application has enough to do.
+#[derive(Debug)]
+pub struct Shed {
+    /// What the policy says.
+    pub model: Arc<Shedding>,
+    /// How much is enough.
+    pub limit: Arc<Concurrency>,
 }
 
 impl Server {
@@ -68,6 +82,17 @@ impl Server {
         self.slot(port)
     }
 
+    /// The limits of all ports that have one.
+    pub(super) fn limits(&self) -> Vec<(u16, Arc<Concurrency>)> {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let limits = slots.iter().filter_map(|(port, slot)| {
+            let view = slot.load();
+            let shed = view.as_ref()?.shedding.as_ref()?;
+            Some((*port, Arc::clone(&shed.limit)))
+        });
+        limits.collect()
+    }
+
     fn slot(&self, port: u16) -> Arc<ServerSlot> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(slots.entry(port).or_default())
@@ -101,6 +126,22 @@ impl Server {
     }
 }
 
+impl ServerView {
+    /// What was learned before stays.
+    fn new(models: Vec<Arc<ServerPort>>, before: Option<&Self>) -> Self {
+        let before = before.and_then(|before| before.shedding.as_ref());
+        // The application is one, whichever of its services is called: so is the limit.
+        let model = models.iter().find_map(|model| model.shedding.clone());
+        Self {
+            shedding: model.map(|model| Shed {
+                limit: Concurrency::follow(before.map(|shed| &shed.limit), &model.limit),
+                model,
+            }),
+            models,
+        }
+    }
+}
+
 impl ServerSlot {
     /// What is enforced now; nothing on most ports.
     pub fn load(&self) -> Guard<Option<Arc<ServerView>>> {
@@ -115,7 +156,7 @@ impl ServerSlot {
             (None, Some(_)) | (Some(_), None) => false,
         };
         if !same {
-            let view = models.map(|models| Arc::new(ServerView { models }));
+            let view = models.map(|models| Arc::new(ServerView::new(models, before.as_deref())));
             self.now.store(view);
         }
     }

@@ -22,7 +22,7 @@ use weft_core::route::Decision;
 use weft_core::timeout as deadline;
 
 use super::admission;
-use super::attempt::{Attempt, Sending, Terms, keep, send};
+use super::attempt::{Attempt, Sending, Terms, has_other, keep, send};
 use super::pool::Slot;
 use super::route::{self, Next};
 use super::{Wish, pick, upgrade};
@@ -165,6 +165,7 @@ impl Conversation {
                 (response, reason)
             }
             Err(Failed { reason, detail }) => {
+                record.on_failure(reason);
                 if reason == Reason::RequestTimeout {
                     record.give_up_waiting();
                 }
@@ -189,7 +190,7 @@ impl Conversation {
         port: &Arc<PortView>,
         decision: Option<&Decision<'_>>,
         mut parts: Parts,
-        (body, asked): (ProxyBody, Option<Duration>),
+        (mut body, asked): (ProxyBody, Option<Duration>),
         record: &mut Record,
     ) -> Result<Exchanged, Failed> {
         if asked == Some(Duration::ZERO) {
@@ -213,6 +214,8 @@ impl Conversation {
         let deadline = deadline.map(|time| record.began + time);
         let mirrors = decision.map_or(&[][..], |decision| &decision.mirrors);
         let terms = Terms::of(&target.policy, rule);
+        let adaptive = target.policy.adaptive.as_ref();
+        let ended = adaptive.and_then(|_| body.watch_end());
         let (body, kept) = keep(body, &terms, mirrors);
         if !mirrors.is_empty() {
             route::mirror(&self.worker, port, mirrors, &parts, kept.as_ref());
@@ -236,7 +239,7 @@ impl Conversation {
             cookie
         });
         let exchange = async {
-            admission::wait(&target, record).await?;
+            admission::wait(&target, ended, record).await?;
             self.attempts(Arc::clone(&target), terms, sent, wish, record)
                 .await
         };
@@ -307,7 +310,9 @@ impl Conversation {
             };
             let (method, replayable) = (&sent.parts.method, sent.is_replayable());
             let again = may_retry(terms.retry, failed.failure, method, replayable, made);
-            if !again {
+            // One more request is the last thing that whoever has enough to do needs.
+            let elsewhere = failed.failure != Failure::Shed || has_other(&port, &endpoint, &tried);
+            if !again || !elsewhere {
                 return failed.give_up();
             }
             let (now, wait) = (
@@ -325,6 +330,7 @@ impl Conversation {
             endpoint.live.stats.retried();
             tried.push(endpoint.key.clone());
             sleep(wait).await;
+            record.repeat(failed.failure);
             port = self.fresh(port);
         }
     }
@@ -453,6 +459,7 @@ pub(crate) fn relayed(
     remove_hop_by_hop(&mut parts.headers, false);
     record.status = parts.status;
     record.slot = slot;
+    record.on_answer(&parts.headers);
     if record.grpc
         && let Some(status) = parts.headers.get("grpc-status")
     {

@@ -61,6 +61,7 @@ pub fn spelled_out(policy: &TrafficPolicy) -> Value {
             "connections": policy.max_connections,
             "requestsPerConnection": policy.requests_per_connection,
         },
+        "adaptiveConcurrency": super::adaptive::spell(policy),
     });
     without_nulls(&mut value);
     value

@@ -12,11 +12,13 @@ use std::time::{Instant, SystemTime};
 
 use prometheus_client::registry::Registry;
 
+mod concurrency;
 mod encode;
 mod process;
 mod stats;
 mod table;
 
+pub use concurrency::{ConcurrencySample, ConcurrencySource};
 pub use stats::{HttpStats, InFlight, RequestDone, TcpOpen, TcpStats};
 
 use table::Table;
@@ -256,6 +258,7 @@ struct Inner {
     /// Seconds since the epoch; 0 while there is no certificate.
     certificate_expiry: AtomicU64,
     breakers: OnceLock<BreakerSource>,
+    concurrency: OnceLock<ConcurrencySource>,
     series_max: usize,
 }
 
@@ -279,6 +282,7 @@ impl Metrics {
             discovery_connected: AtomicBool::new(false),
             certificate_expiry: AtomicU64::new(0),
             breakers: OnceLock::new(),
+            concurrency: OnceLock::new(),
             series_max,
         });
         let mut registry = Registry::default();
@@ -333,6 +337,11 @@ impl Metrics {
         let since_epoch = not_after.duration_since(SystemTime::UNIX_EPOCH);
         let seconds = since_epoch.map_or(0, |d| d.as_secs());
         self.inner.certificate_expiry.store(seconds, Relaxed);
+    }
+
+    /// Whom to ask for the limits that follow how long answers take. Only the first one counts.
+    pub fn set_concurrency_source(&self, source: ConcurrencySource) {
+        drop(self.inner.concurrency.set(source));
     }
 
     /// Whom to ask for the breakers. Only the first one counts.
