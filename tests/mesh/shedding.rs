@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::support::{Bed, Machine, Mesh, Program, Running, Workload, need, script, wait_for};
+use crate::support::{
+    Bed, Load, Machine, Mesh, Program, Running, Workload, need, script, wait_for,
+};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -37,9 +39,9 @@ fn curl(mesh: &Mesh<'_>, arguments: &str) -> String {
     called.success().stdout
 }
 
-fn application(name: &str) -> Program {
-    let arguments = [name, &WORKERS.to_string(), &TAKES.to_string()].map(ToOwned::to_owned);
-    script("capacity.py").arg("8080").args(arguments)
+fn application(port: &str, name: &str) -> Program {
+    let arguments = [port, name, &WORKERS.to_string(), &TAKES.to_string()];
+    script("capacity.py").args(arguments.map(ToOwned::to_owned))
 }
 
 /// What `overload.py` has seen.
@@ -80,7 +82,7 @@ fn overload(mesh: &Mesh<'_>, label: &str) -> Seen {
     let printed = mesh.call("me", &["web"], program, LIMIT).success().stdout;
     let seen = serde_json::from_str(&printed);
     let seen: Seen = seen.unwrap_or_else(|error| panic!("{error}: {printed}"));
-    println!("{label}: {seen:?}");
+    eprintln!("{label}: {seen:?}");
     seen
 }
 
@@ -95,7 +97,7 @@ fn an_overloaded_application_does_what_it_can_and_refuses_the_rest() {
     need!("python3", "curl");
     let machine = Machine::alone();
     let mesh = Mesh::start(&machine);
-    let _web = mesh.serve("web", &["8080"], application("web"));
+    let _web = mesh.serve("web", &["8080"], application("8080", "web"));
     // A breaker that a few failures would open, for the port and for its endpoint.
     let breakers = "circuitBreaker: {consecutiveFailures: 3, service: {consecutiveFailures: 3}}";
     let capacity = f64::from(WORKERS) / TAKES * f64::from(SECONDS);
@@ -153,8 +155,8 @@ fn an_overloaded_application_does_what_it_can_and_refuses_the_rest() {
 
 /// An instance of `web`, ready.
 fn instance(mesh: &Mesh<'_>, name: &str) -> Running {
-    let workload = Workload::new(name).port("8080").flag("--service", "web");
-    let running = mesh.run(&workload, application(name));
+    let workload = Workload::new(name).port("9090").flag("--service", "web");
+    let running = mesh.run(&workload, application("9090", name));
     wait_for(name, LIMIT, || {
         let shown = mesh.command("get services -o json").success().stdout;
         shown.contains(&format!("shop/{name}")).then_some(())
@@ -186,6 +188,11 @@ fn what_one_endpoint_refuses_another_takes() {
     need!("python3", "curl");
     let machine = Machine::shared();
     let mesh = Mesh::start(&machine);
+    // What holds for a port of the service is enforced at the application's.
+    let service = "apiVersion: weft-mesh.io/v1alpha1\nkind: Service\n\
+                   metadata: {name: web, namespace: shop}\n\
+                   spec: {ports: [{port: 8080, targetPort: 9090, protocol: http}]}\n";
+    mesh.apply(service).success();
     let _instances = ["a", "b"].map(|name| instance(&mesh, name));
     let one_each = "adaptiveConcurrency: {server: {initial: 1, min: 1, max: 1}}";
     put(&mesh, &format!("{BY_KEY}, {one_each}"));
@@ -230,7 +237,7 @@ fn limits_are_those_of_the_policy_and_refusals_are_counted() {
     need!("python3", "curl");
     let machine = Machine::shared();
     let mesh = Mesh::start(&machine);
-    let _web = mesh.serve("web", &["8080"], application("web"));
+    let _web = mesh.serve("web", &["8080"], application("8080", "web"));
     put(
         &mesh,
         "adaptiveConcurrency: {client: {initial: 3, min: 3, max: 3}}",
@@ -294,4 +301,50 @@ fn limits_are_those_of_the_policy_and_refusals_are_counted() {
     let urgent = format!("{explain} -H priority:u=0");
     let explained = mesh.command(&urgent).success().stdout;
     assert!(explained.contains("critical"), "{explained}");
+}
+
+/// The time of answers is known, from requests with bodies too, in both sidecars.
+#[test]
+fn answers_are_measured_on_both_sides() {
+    need!("python3", "curl", "python:grpc");
+    let machine = Machine::shared();
+    let mesh = Mesh::start(&machine);
+    let _web = mesh.serve("web", &["8080"], application("8080", "web"));
+    let server = script("grpc_server.py").arg("50051");
+    let _rpc = mesh.serve("rpc", &["50051:grpc"], server);
+    let both = "adaptiveConcurrency: {client: {}, server: {}}";
+    put(&mesh, both);
+    let rpc = format!(
+        "apiVersion: weft-mesh.io/v1alpha1\nkind: TrafficPolicy\n\
+         metadata: {{name: rpc, namespace: shop}}\n\
+         spec: {{targetRef: {{kind: Service, name: rpc}}, {both}}}\n"
+    );
+    mesh.apply(&rpc).success();
+    let state = mesh.scratch().dir("calls");
+    let calls = Load::program("grpc", "rpc.shop.mesh:50051", &state, &[]);
+    let caller = Workload::new("calls").wait_for("rpc");
+    let calls = mesh.run(&caller, calls);
+    let posts = "while :; do curl --silent --max-time 30 --data x http://web.shop.mesh:8080/; done";
+    let caller = Workload::new("posts").wait_for("web");
+    let _posts = mesh.run(&caller, Program::shell(posts));
+    for (workload, direction) in [
+        ("web", "inbound"),
+        ("posts", "outbound"),
+        ("rpc", "inbound"),
+        ("calls", "outbound"),
+    ] {
+        let name = format!("weft_concurrency_normal_latency_seconds{{direction=\"{direction}\"");
+        wait_for("answers to be measured", LIMIT, || {
+            let metrics = metrics(&mesh, workload);
+            let line = metrics.lines().find(|line| line.starts_with(&name))?;
+            let seconds: f64 = line.rsplit(' ').next()?.parse().ok()?;
+            let expected = match workload {
+                // As long as one takes.
+                "web" | "posts" => TAKES,
+                _ => 0.0,
+            };
+            (seconds > expected).then_some(())
+        });
+    }
+    Load::watch(calls, state).stop_without_failure();
 }

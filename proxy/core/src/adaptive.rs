@@ -324,7 +324,7 @@ impl Limiter {
             return;
         }
         let gradient = self.config.tolerance * (normal - latency).exp();
-        let gradient = gradient.max(STEEPEST).min(1.0);
+        let gradient = gradient.clamp(STEEPEST, 1.0);
         let queue = f64::from(self.config.queue).max(self.limit.sqrt());
         let target = self.limit * gradient + queue;
         let smoothing = self.config.smoothing;

@@ -267,6 +267,8 @@ mod tests {
             (Failure::ConnectFailed, Method::POST, true, 1, go),
             (Failure::ConnectFailed, Method::POST, false, 1, gone),
             (Failure::RefusedStream, Method::POST, true, 1, go),
+            (Failure::Shed, Method::POST, true, 1, go),
+            (Failure::Shed, Method::GET, true, 3, used),
             (Failure::NotSent, Method::PATCH, true, 2, go),
             (Failure::NotSent, Method::PATCH, true, 3, used),
             (Failure::Reset, Method::POST, true, 1, harm),

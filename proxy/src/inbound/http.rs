@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
+use weft_core::adaptive::Rejected;
 use weft_core::headers::{
     WEFT_APP_PROTOCOL, X_FORWARDED_CLIENT_CERT, is_upgrade, remove_hop_by_hop, remove_untrusted,
 };
@@ -110,9 +111,9 @@ impl Conversation {
         let mut body = ProxyBody::of_request(body, received);
         if upgrade.is_none()
             && left != Some(Duration::ZERO)
-            && let Err(refused) = self.enter(&parts, &mut body, &mut record)
+            && let Err(rejected) = self.enter(&parts, &mut body, &mut record)
         {
-            return refused;
+            return overloaded(&rejected, &mut record);
         }
         let request = Request::from_parts(parts, body);
         let result = match upgrade {
@@ -148,7 +149,7 @@ impl Conversation {
         parts: &Parts,
         body: &mut ProxyBody,
         record: &mut Record,
-    ) -> Result<(), Response<ProxyBody<Box<Record>>>> {
+    ) -> Result<(), Rejected> {
         let server = self.server.load();
         let shed = server.as_ref().and_then(|view| view.shedding.as_ref());
         let Some(shed) = shed else { return Ok(()) };
@@ -160,19 +161,9 @@ impl Conversation {
         };
         let caller = self.caller.as_ref().map(|caller| caller.peer.identity());
         let priority = shed.model.priority(caller, &head);
-        match shed.limit.try_acquire(priority, body.watch_end()) {
-            Ok(place) => {
-                record.concurrency = Some(place);
-                Ok(())
-            }
-            Err(rejected) => {
-                let reason = Reason::LoadShed;
-                let response = overloaded(&rejected.to_string(), record.grpc);
-                record.reason = Some(reason);
-                record.status = response.status();
-                Err(response)
-            }
-        }
+        let place = shed.limit.try_acquire(priority, body.watch_end())?;
+        record.concurrency = Some(place);
+        Ok(())
     }
 
     /// What the application is to see; whether it is spoken to in HTTP/1.1.
@@ -307,14 +298,16 @@ impl Conversation {
 
 /// The answer to one request too many: when to come back, in HTTP (RFC 9110 section 10.2.3) and for
 /// gRPC (gRFC A6, "Server Pushback").
-fn overloaded<G>(detail: &str, grpc: bool) -> Response<ProxyBody<G>> {
-    let mut response = answer(Reason::LoadShed, detail, grpc);
+fn overloaded<G>(rejected: &Rejected, record: &mut Record) -> Response<ProxyBody<G>> {
+    let mut response = answer(Reason::LoadShed, &rejected.to_string(), record.grpc);
     let headers = response.headers_mut();
-    if grpc {
+    if record.grpc {
         headers.insert(GRPC_PUSHBACK, HeaderValue::from_static("1000"));
     } else {
         headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }
+    record.reason = Some(Reason::LoadShed);
+    record.status = response.status();
     response
 }
 

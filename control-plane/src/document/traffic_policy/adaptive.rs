@@ -131,7 +131,7 @@ impl AdaptiveLimitSpec {
         let defaults = AdaptiveConfig::default();
         let max = self.max.unwrap_or(defaults.max);
         // Who asks for narrower bounds than the defaults' means it.
-        let min = self.min.unwrap_or(defaults.min.min(max));
+        let min = self.min.unwrap_or_else(|| defaults.min.min(max));
         let initial = defaults.initial.min(max).max(min);
         let long_window = self.long_window.map(|time| time.0);
         AdaptiveConfig {
@@ -272,4 +272,111 @@ fn spell_critical(critical: &Critical) -> Value {
         "method": method.as_ref().map(Method::as_str),
         "headers": headers.collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::document::{Document, read};
+    use weft_core::policy::TrafficPolicy;
+
+    fn policy(adaptive: &str) -> String {
+        format!(
+            "apiVersion: weft-mesh.io/v1alpha1\nkind: TrafficPolicy\n\
+             metadata: {{name: p, namespace: shop}}\n\
+             spec: {{targetRef: {{kind: Service, name: web}}, adaptiveConcurrency: {adaptive}}}\n"
+        )
+    }
+
+    fn resolved(adaptive: &str) -> TrafficPolicy {
+        let document = read("-", &policy(adaptive)).unwrap().remove(0).value;
+        let Document::TrafficPolicy(_, spec) = document else {
+            panic!("another kind");
+        };
+        spec.resolve("shop")
+    }
+
+    #[test]
+    fn what_is_left_out_has_its_default() {
+        let nothing = resolved("{}");
+        assert_eq!((nothing.adaptive, nothing.shedding), (None, None));
+        let both = resolved("{client: {}, server: {}}");
+        assert_eq!(both.adaptive, Some(Default::default()));
+        let shedding = both.shedding.unwrap();
+        assert_eq!(*shedding, Default::default());
+        // Who asks for narrower bounds than the defaults' means it.
+        for (bounds, expected) in [
+            ("max: 3", (3, 3, 3)),
+            ("max: 10", (4, 10, 10)),
+            ("min: 50", (50, 50, 1000)),
+        ] {
+            let limit = resolved(&format!("{{client: {{{bounds}}}}}"))
+                .adaptive
+                .unwrap();
+            assert_eq!((limit.min, limit.initial, limit.max), expected, "{bounds}");
+        }
+        // A share is kept where there is something to keep it for.
+        let critical = resolved("{server: {critical: [{path: /pay}]}}")
+            .shedding
+            .unwrap();
+        assert_eq!(critical.limit.critical_share, 0.1);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        // What is written, where it is wrong, what is found there.
+        let cases = [
+            ("{client: {min: 0}}", "client.min", "0"),
+            ("{client: {initial: 2}}", "client.initial", "2"),
+            ("{client: {tolerance: 0.5}}", "client.tolerance", "0.5"),
+            ("{client: {critical: []}}", "client.critical", "unknown"),
+            ("{server: {max: 2000000}}", "server.max", "2000000"),
+            ("{server: {longWindow: 1ms}}", "server.longWindow", "1ms"),
+            ("{server: {smoothing: 2}}", "server.smoothing", "2"),
+            ("{server: {queue: 0}}", "server.queue", "0"),
+            (
+                "{server: {criticalShare: 0.2}}",
+                "server.criticalShare",
+                "0.2",
+            ),
+            (
+                "{server: {criticalShare: 0.6, critical: [{path: /a}]}}",
+                "server.criticalShare",
+                "0.6",
+            ),
+            ("{server: {critical: [{}]}}", "server.critical[0]", "every"),
+            (
+                "{server: {critical: [{path: a}]}}",
+                "server.critical[0].path",
+                "a",
+            ),
+            (
+                "{server: {critical: [{method: 'G T'}]}}",
+                "server.critical[0].method",
+                "G T",
+            ),
+            (
+                "{server: {critical: [{path: /a}, {callers: [web]}]}}",
+                "server.critical[1].callers[0]",
+                "web",
+            ),
+            (
+                "{server: {critical: [{headers: [{name: 'a b', value: x}]}]}}",
+                "server.critical[0].headers[0].name",
+                "a b",
+            ),
+            (
+                "{server: {critical: [{headers: [{name: a, type: RegularExpression, value: '('}]}]}}",
+                "server.critical[0].headers[0].value",
+                "(",
+            ),
+        ];
+        for (adaptive, path, found) in cases {
+            let problems = read("-", &policy(adaptive)).unwrap_err();
+            let path = format!("spec.adaptiveConcurrency.{path}");
+            let said = problems
+                .iter()
+                .any(|p| p.path.starts_with(&path) && p.found.contains(found));
+            assert!(said, "{path} {found} not in {problems:#?}");
+        }
+    }
 }

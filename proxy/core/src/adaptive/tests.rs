@@ -342,64 +342,101 @@ impl Random {
     }
 }
 
-fn simulate(mut limiter: Option<&mut Limiter>, phases: &[Phase]) -> Vec<Seen> {
-    let mut random = Random(7);
-    let mut events = BinaryHeap::from([Reverse((0u64, 0u64, Event::Arrives))]);
-    let mut calls: Vec<Option<(Option<Permit>, u64)>> = Vec::new();
-    let (mut busy, mut waiting) = (0, VecDeque::new());
-    let (mut start, mut order) = (0, 0);
+/// The server, and a limit before it where there is one.
+struct Simulated<'a> {
+    limiter: Option<&'a mut Limiter>,
+    random: Random,
+    /// When, in which order at the same time, and what.
+    events: BinaryHeap<Reverse<(u64, u64, Event)>>,
+    order: u64,
+    calls: Vec<Option<(Option<Permit>, u64)>>,
+    waiting: VecDeque<usize>,
+    busy: usize,
+}
+
+impl Simulated<'_> {
+    fn at(&mut self, when: u64, event: Event) {
+        self.order += 1;
+        self.events.push(Reverse((when, self.order, event)));
+    }
+
+    fn arrives(&mut self, now: u64, phase: &Phase) {
+        let next = -self.random.share().ln() / phase.rate * 1e9;
+        self.at(now + next as u64, Event::Arrives);
+        let permit = match &mut self.limiter {
+            None => None,
+            Some(limiter) => {
+                let permit = limiter.try_acquire(Instant::from_nanos(now), Priority::Default);
+                assert!(permit.is_err() || limiter.in_flight() <= limiter.limit());
+                let Ok(permit) = permit else { return };
+                Some(permit)
+            }
+        };
+        self.waiting.push_back(self.calls.len());
+        self.calls.push(Some((permit, now)));
+    }
+
+    /// When the call had begun.
+    fn ends(&mut self, call: usize, now: u64) -> u64 {
+        self.busy -= 1;
+        let (permit, began) = self.calls[call].take().unwrap();
+        if let (Some(permit), Some(limiter)) = (permit, &mut self.limiter) {
+            let sample = limiter.on_answer(permit, Instant::from_nanos(now));
+            limiter.on_sample(sample, Instant::from_nanos(now));
+        }
+        began
+    }
+
+    fn works(&mut self, now: u64, phase: &Phase) {
+        while self.busy < phase.workers
+            && let Some(call) = self.waiting.pop_front()
+        {
+            self.busy += 1;
+            let work = phase.millis * (0.5 + self.random.share()) * MILLISECOND as f64;
+            self.at(now + work as u64, Event::Ends(call));
+        }
+    }
+
+    fn next(&mut self, end: u64) -> Option<(u64, Event)> {
+        let Reverse((now, _, _)) = self.events.peek()?;
+        if *now >= end {
+            return None;
+        }
+        let Reverse((now, _, event)) = self.events.pop()?;
+        Some((now, event))
+    }
+}
+
+fn simulate(limiter: Option<&mut Limiter>, phases: &[Phase]) -> Vec<Seen> {
+    let mut server = Simulated {
+        limiter,
+        random: Random(7),
+        events: BinaryHeap::new(),
+        order: 0,
+        calls: Vec::new(),
+        waiting: VecDeque::new(),
+        busy: 0,
+    };
+    server.at(0, Event::Arrives);
+    let mut start = 0;
     let mut seen = Vec::new();
     for phase in phases {
         let end = start + phase.seconds * 1_000_000_000;
         let middle = u64::midpoint(start, end);
         let (mut answered, mut took, mut least, mut most) = (0u64, 0.0, u32::MAX, 0);
-        while let Some(Reverse((now, _, _))) = events.peek()
-            && *now < end
-        {
-            let Some(Reverse((now, _, event))) = events.pop() else {
-                break;
-            };
-            let instant = Instant::from_nanos(now);
+        while let Some((now, event)) = server.next(end) {
             match event {
-                Event::Arrives => {
-                    let next = -random.share().ln() / phase.rate * 1e9;
-                    order += 1;
-                    events.push(Reverse((now + next as u64, order, Event::Arrives)));
-                    let permit = match &mut limiter {
-                        None => Ok(None),
-                        Some(limiter) => {
-                            let permit = limiter.try_acquire(instant, Priority::Default);
-                            assert!(permit.is_err() || limiter.in_flight() <= limiter.limit());
-                            permit.map(Some)
-                        }
-                    };
-                    if let Ok(permit) = permit {
-                        waiting.push_back(calls.len());
-                        calls.push(Some((permit, now)));
-                    }
-                }
+                Event::Arrives => server.arrives(now, phase),
                 Event::Ends(call) => {
-                    busy -= 1;
-                    let (permit, began) = calls[call].take().unwrap();
+                    let began = server.ends(call, now);
                     if now >= middle {
                         answered += 1;
                         took += (now - began) as f64 / MILLISECOND as f64;
                     }
-                    if let (Some(permit), Some(limiter)) = (permit, &mut limiter) {
-                        let sample = limiter.on_answer(permit, instant);
-                        limiter.on_sample(sample, instant);
-                    }
                 }
             }
-            while busy < phase.workers
-                && let Some(call) = waiting.pop_front()
-            {
-                busy += 1;
-                order += 1;
-                let work = phase.millis * (0.5 + random.share()) * MILLISECOND as f64;
-                events.push(Reverse((now + work as u64, order, Event::Ends(call))));
-            }
-            if let Some(limiter) = &limiter
+            server.works(now, phase);
+            if let Some(limiter) = &server.limiter
                 && now >= middle
             {
                 least = least.min(limiter.limit());
