@@ -118,3 +118,39 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn who_is_refused_last_is_said() {
+    use weft_core::route::PathMatch;
+    use weft_core::shedding::{Critical, Shedding};
+
+    let critical = Critical::of(PathMatch::prefix("/pay").unwrap());
+    let mut shedding = Shedding {
+        critical: vec![critical],
+        ..Shedding::default()
+    };
+    shedding.limit.critical_share = 0.25;
+    let policy = TrafficPolicy {
+        adaptive: Some(Default::default()),
+        shedding: Some(Arc::new(shedding)),
+        ..TrafficPolicy::default()
+    };
+    let mut service = service(Vec::new());
+    service.policies = [(80, Arc::new(policy))].into();
+    let resource = Resource::Service(service);
+    let aliases = resource.aliases();
+    let compiled = Compiled::of(1, vec![(resource, aliases)]);
+    let cases = [
+        ("concurrency", "concurrency-limit"),
+        ("concurrency", "4 to 1000 at a time"),
+        ("shedding", "load-shed"),
+        ("shedding", "25 % are kept"),
+        ("priority", "critical"),
+    ];
+    let steps = ask(&compiled, "http://web.shop.mesh/pay/1");
+    for (step, part) in cases {
+        assert!(says(&steps, step, part), "{step} {part}: {steps:?}");
+    }
+    let steps = ask(&compiled, "http://web.shop.mesh/payment");
+    assert!(says(&steps, "priority", "default"), "{steps:?}");
+}
