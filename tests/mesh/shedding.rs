@@ -213,8 +213,8 @@ fn what_one_endpoint_refuses_another_takes() {
     );
 }
 
-/// What a workload's sidecar tells Prometheus.
-fn metrics(mesh: &Mesh<'_>, workload: &str) -> String {
+/// What a workload's sidecar tells Prometheus; `None` while it is not known.
+fn metrics(mesh: &Mesh<'_>, workload: &str) -> Option<String> {
     let logs = mesh.scratch().dir("prometheus");
     let fetch = |url: &str| {
         let program = Program::line(&format!("curl --silent --fail --max-time 30 {url}"));
@@ -225,11 +225,10 @@ fn metrics(mesh: &Mesh<'_>, workload: &str) -> String {
     let address = status["metricsAddress"].as_str().expect("an address");
     let targets = read(fetch(&format!("http://{address}/targets")));
     let mut all = targets.as_array().into_iter().flatten();
-    let target = all.find(|target| target["labels"]["workload"] == workload);
-    let target = target.unwrap_or_else(|| panic!("no target in {targets:#}"));
+    let target = all.find(|target| target["labels"]["workload"] == workload)?;
     let host = target["targets"][0].as_str().expect("HOST:PORT");
     let path = target["labels"]["__metrics_path__"].as_str();
-    fetch(&format!("http://{host}{}", path.expect("a path")))
+    Some(fetch(&format!("http://{host}{}", path.expect("a path"))))
 }
 
 #[test]
@@ -269,7 +268,7 @@ fn limits_are_those_of_the_policy_and_refusals_are_counted() {
         "{answers:?}"
     );
 
-    let metrics = metrics(&mesh, "web");
+    let metrics = metrics(&mesh, "web").expect("a target");
     for (name, value) in [
         ("weft_concurrency_limit{", "4.0"),
         ("weft_concurrency_in_flight{", "0.0"),
@@ -335,7 +334,7 @@ fn answers_are_measured_on_both_sides() {
     ] {
         let name = format!("weft_concurrency_normal_latency_seconds{{direction=\"{direction}\"");
         wait_for("answers to be measured", LIMIT, || {
-            let metrics = metrics(&mesh, workload);
+            let metrics = metrics(&mesh, workload)?;
             let line = metrics.lines().find(|line| line.starts_with(&name))?;
             let seconds: f64 = line.rsplit(' ').next()?.parse().ok()?;
             let expected = match workload {
