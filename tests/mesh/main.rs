@@ -26,6 +26,8 @@ mod pods;
 mod policy;
 // What is let out of the mesh.
 mod outside;
+// What is outside and declared.
+mod external;
 // Where requests go: the mesh cases of the Gateway API (GAMMA), and more.
 mod routes;
 // What the examples say.

@@ -38,6 +38,8 @@ fn the_examples_are_good() {
         include_str!("../../../deploy/examples/http-route.yaml"),
         include_str!("../../../deploy/examples/grpc-route.yaml"),
         include_str!("../../../deploy/examples/tcp-route.yaml"),
+        include_str!("../../../deploy/examples/tls-route.yaml"),
+        include_str!("../../../deploy/examples/external-service.yaml"),
     ];
     let kinds: BTreeSet<String> = examples
         .into_iter()
