@@ -30,6 +30,8 @@ mod rate_limits;
 mod shedding;
 // What is let out of the mesh.
 mod outside;
+// What is outside and declared.
+mod external;
 // Where requests go: the mesh cases of the Gateway API (GAMMA), and more.
 mod routes;
 // What the examples say.
