@@ -38,6 +38,7 @@ fn the_examples_are_good() {
         include_str!("../../../deploy/examples/http-route.yaml"),
         include_str!("../../../deploy/examples/grpc-route.yaml"),
         include_str!("../../../deploy/examples/tcp-route.yaml"),
+        include_str!("../../../deploy/examples/tls-route.yaml"),
     ];
     let kinds: BTreeSet<String> = examples
         .into_iter()
@@ -391,7 +392,11 @@ fn settings_and_grants_are_read_strictly() {
             "spec.workloadRanges[1]",
             "again",
         ),
-        ("{namespaces: {Shop: {}}}", "spec.namespaces", "Shop"),
+        (
+            "{namespaces: {Shop: {unknownDestinations: refuse}}}",
+            "spec.namespaces",
+            "Shop",
+        ),
         (
             &*format!("{{workloadRanges: {many:?}}}"),
             "spec.workloadRanges",
