@@ -1,6 +1,7 @@
 //! The user-facing model: documents in Kubernetes' form, read strictly. What is wrong is said with
 //! file, field path, what was found and what is allowed, for the whole input at once.
 
+mod external;
 mod fault;
 mod fields;
 mod route;
@@ -22,13 +23,18 @@ use gateway_api::experimental::referencegrants::ReferenceGrantSpec;
 use gateway_api::experimental::tcproutes::TcpRouteSpec;
 use gateway_api::experimental::tlsroutes::TlsRouteSpec;
 
+pub use external::{
+    ExternalEndpointSpec, ExternalPortSpec, ExternalServiceSpec, ExternalTlsSpec, ResolutionMode,
+    TlsMode,
+};
 pub use fault::{AbortSpec, DelaySpec, FaultInjectionSpec, HeaderMatchType, HeaderSpec};
 pub use route::{GATEWAY_GROUP, Parent, RouteDraft, RouteKind, RouteSpec, RuleDraft};
 pub use traffic_policy::{
-    BackoffSpec, BreakerModeSpec, BudgetSpec, CircuitBreakerSpec, CookieSpec, FailuresSpec,
-    FallbackBackendSpec, FallbackResponseSpec, FallbackSpec, HalfOpenSpec, HashOnSpec, LimitsSpec,
+    BackoffSpec, BreakerModeSpec, BudgetSpec, CheckHeaderSpec, CircuitBreakerSpec, CookieSpec,
+    FailuresSpec, FallbackBackendSpec, FallbackResponseSpec, FallbackSpec, GrpcCheckSpec,
+    HalfOpenSpec, HashOnSpec, HealthCheckSpec, HttpCheckSpec, InitialStateSpec, LimitsSpec,
     LoadBalancerSpec, LoadBalancerType, RetrySpec, SourceSpec, Statuses, TargetKind, TargetRef,
-    Time, TimeoutsSpec, TrafficPolicySpec, WindowSpec, spelled_out,
+    TcpCheckSpec, Time, TimeoutsSpec, TrafficPolicySpec, WindowSpec, spelled_out,
 };
 
 /// The group of our own kinds.
@@ -41,11 +47,12 @@ pub const GATEWAY_VERSION: &str = "gateway.networking.k8s.io/v1";
 pub const GATEWAY_ALPHA: &str = "gateway.networking.k8s.io/v1alpha2";
 /// The kinds that exist, with the versions that they are read in; they are stored and shown in the
 /// first. To add one: a variant of [`Document`], its spec, and its checks below.
-pub const KINDS: [(&str, &[&str]); 9] = [
+pub const KINDS: [(&str, &[&str]); 10] = [
     ("Service", &[API_VERSION]),
     ("MeshConfig", &[API_VERSION]),
     ("TrafficPolicy", &[API_VERSION]),
     ("FaultInjection", &[API_VERSION]),
+    ("ExternalService", &[API_VERSION]),
     ("HTTPRoute", &[GATEWAY_VERSION]),
     ("GRPCRoute", &[GATEWAY_VERSION]),
     ("TLSRoute", &[GATEWAY_VERSION, GATEWAY_ALPHA]),
@@ -55,6 +62,9 @@ pub const KINDS: [(&str, &[&str]); 9] = [
         &[GATEWAY_VERSION, "gateway.networking.k8s.io/v1beta1"],
     ),
 ];
+/// What references lead to.
+const SERVICE_KINDS: &str =
+    "group \"\" and kind Service, or group weft-mesh.io and kind ExternalService";
 /// What names are.
 const LABEL: &str = "1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit";
 /// Largest input, bytes.
@@ -95,6 +105,8 @@ pub enum Document {
     TrafficPolicy(ObjectName, Box<TrafficPolicySpec>),
     /// Where requests to a service go.
     Route(ObjectName, RouteSpec),
+    /// A destination outside the mesh that programs reach by its ordinary names.
+    ExternalService(ServiceName, Box<ExternalServiceSpec>),
     /// A fault that routes may name.
     FaultInjection(ObjectName, FaultInjectionSpec),
     /// What routes of other namespaces may send requests to.
@@ -231,6 +243,7 @@ impl Document {
             Self::MeshConfig(_) => key("MeshConfig", "weft-system", "mesh"),
             Self::TrafficPolicy(name, _) => key("TrafficPolicy", &name.namespace, &name.name),
             Self::Route(name, spec) => key(spec.kind().as_str(), &name.namespace, &name.name),
+            Self::ExternalService(name, _) => key("ExternalService", name.namespace(), name.name()),
             Self::FaultInjection(name, _) => key("FaultInjection", &name.namespace, &name.name),
             Self::ReferenceGrant(name, _) => key("ReferenceGrant", &name.namespace, &name.name),
         }
@@ -244,6 +257,7 @@ impl Document {
             Self::MeshConfig(spec) => serde_json::to_value(spec),
             Self::TrafficPolicy(_, spec) => serde_json::to_value(spec),
             Self::Route(_, spec) => spec.to_value(),
+            Self::ExternalService(_, spec) => serde_json::to_value(spec),
             Self::FaultInjection(_, spec) => serde_json::to_value(spec),
             Self::ReferenceGrant(_, spec) => serde_json::to_value(spec),
         };
@@ -330,6 +344,8 @@ struct Check<'a> {
     /// Whether it is out of the store.
     stored: bool,
     problems: Vec<Problem>,
+    /// Names that are referred to as ExternalServices.
+    externals: BTreeSet<ServiceName>,
 }
 
 impl<'a> Check<'a> {
@@ -339,6 +355,7 @@ impl<'a> Check<'a> {
             document,
             stored: false,
             problems: Vec::new(),
+            externals: BTreeSet::new(),
         }
     }
 
@@ -404,6 +421,12 @@ fn parse(check: &mut Check<'_>, value: &Value) -> Option<Document> {
             let spec: TrafficPolicySpec = check.typed("spec.", &envelope.spec)?;
             check_policy(check, &own.namespace, &spec);
             Some(Document::TrafficPolicy(own, Box::new(spec)))
+        }
+        "ExternalService" => {
+            let spec: ExternalServiceSpec = check.typed("spec.", &envelope.spec)?;
+            spec.read(check);
+            let name = ServiceName::new(&own.namespace, &own.name).ok()?;
+            Some(Document::ExternalService(name, Box::new(spec)))
         }
         "FaultInjection" => {
             let spec: FaultInjectionSpec = check.typed("spec.", &envelope.spec)?;
@@ -505,10 +528,12 @@ fn check_grant(check: &mut Check<'_>, spec: &ReferenceGrantSpec) {
             let path = format!("spec.to[{index}].name");
             check.add(path, format!("{name:?}"), LABEL);
         }
-        if !to.group.is_empty() || to.kind != "Service" {
+        let known = (to.group.is_empty() && to.kind == "Service")
+            || (to.group == API_GROUP && to.kind == "ExternalService");
+        if !known {
             let path = format!("spec.to[{index}]");
             let found = format!("group {:?}, kind {:?}", to.group, to.kind);
-            check.add(path, found, "group \"\" and kind Service");
+            check.add(path, found, SERVICE_KINDS);
         }
     }
 }
@@ -519,15 +544,17 @@ fn check_policy(check: &mut Check<'_>, namespace: &str, spec: &TrafficPolicySpec
         check.add(
             "spec.targetRef.name",
             format!("{:?}", target.name),
-            "the name of a Service of this namespace",
+            "the name of a Service or ExternalService of this namespace",
         );
     }
     if target.port == Some(0) {
         check.add("spec.targetRef.port", 0, "1 to 65535");
     }
     for (field, allowed) in spec.idle_fields() {
-        let path = format!("spec.circuitBreaker.service.{field}");
-        check.add(path, "a value", allowed);
+        check.add(format!("spec.{field}"), "a value", allowed);
+    }
+    for (field, found, allowed) in spec.health_check.iter().flat_map(HealthCheckSpec::misfits) {
+        check.add(format!("spec.healthCheck{field}"), found, allowed);
     }
     let hash_on = spec.load_balancer.as_ref();
     let hash_on = hash_on.and_then(|balancer| balancer.hash_on.as_ref());

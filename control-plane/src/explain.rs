@@ -1,6 +1,9 @@
 //! What would become of a request, step by step, with the resource that makes it so. It asks the
 //! same functions that sidecars ask.
 
+mod external;
+mod health;
+
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +11,7 @@ use std::time::Duration;
 use http::uri::Scheme;
 use http::{HeaderMap, Method, Uri};
 use serde::{Deserialize, Serialize};
+use weft_core::breaker::BreakerConfig;
 use weft_core::model::{AppProtocol, ObservedBreaker, Service};
 use weft_core::name::{ServiceName, WorkloadName};
 use weft_core::policy::{BreakerMode, Fallback, TrafficPolicy};
@@ -203,7 +207,7 @@ fn find_service(
         return None;
     };
     let addresses: Vec<String> = service.addresses.iter().map(ToString::to_string).collect();
-    let by = format!("Service {}", service.name);
+    let by = external::document_of(&service);
     let Some(declared) = service.port(port) else {
         let ports: Vec<String> = service.ports.iter().map(|p| p.port.to_string()).collect();
         let detail = format!("it has {}", ports.join(", "));
@@ -336,6 +340,7 @@ fn explain_target(
     steps.add("balancing", &by, balancing_text(&policy));
     steps.add("breaker", &by, breaker_text(&policy));
     explain_endpoints(known, service, port, policy.fallback.is_some(), steps);
+    health::explain(known, (service, port), &policy, &by, steps);
     let own = |here: bool| if here { "the route" } else { &*by };
     let retry = rule.and_then(|rule| rule.retry.as_ref());
     let text = retry_text(retry.unwrap_or(&policy.retry), &policy);
@@ -364,13 +369,20 @@ fn explain_endpoints(
 ) {
     let observed = known.breakers.iter();
     let observed = observed.filter(|b| b.service == service.name && b.port == port);
-    if let Some(whole) = observed.clone().find(|breaker| breaker.endpoint.is_none()) {
-        let result = format!(
-            "of the whole port: {} ({})",
-            whole.state.as_str(),
-            whole.cause
-        );
+    for breaker in observed
+        .clone()
+        .filter(|breaker| breaker.endpoint.is_none())
+    {
+        let whose = match &breaker.route {
+            None => "the whole port".to_owned(),
+            Some(rule) => format!("the rule {rule}"),
+        };
+        let result = format!("of {whose}: {} ({})", breaker.state.as_str(), breaker.cause);
         steps.add("breaker", "the caller's sidecar", result);
+    }
+    if let Some(external) = &service.external {
+        let observed: Vec<&ObservedBreaker> = observed.collect();
+        return external::explain_endpoints(service, external, port, &observed, steps);
     }
     let mut endpoints = 0;
     for endpoint in &service.endpoints {
@@ -439,25 +451,35 @@ fn breaker_text(policy: &TrafficPolicy) -> String {
         BreakerMode::Observe => "observed only; ",
         BreakerMode::ForceOpen => "forced open: nothing goes through; ",
     };
-    let endpoints = match &policy.breaker {
-        None => "none".to_owned(),
-        Some(config) => {
-            let in_a_row = config.consecutive_failures;
-            let in_a_row = in_a_row.map(|n| format!("{n} failures in a row or "));
-            format!(
-                "opens after {}{:.0} % of at least {} calls",
-                in_a_row.unwrap_or_default(),
-                config.failure_rate * 100.0,
-                config.minimum_calls
-            )
-        }
+    let opens = |config: &BreakerConfig| {
+        let in_a_row = config.consecutive_failures;
+        let in_a_row = in_a_row.map(|n| format!("{n} failures in a row or "));
+        format!(
+            "opens after {}{:.0} % of at least {} calls",
+            in_a_row.unwrap_or_default(),
+            config.failure_rate * 100.0,
+            config.minimum_calls
+        )
     };
+    let endpoints = policy
+        .breaker
+        .as_ref()
+        .map_or_else(|| "none".to_owned(), opens);
+    let more = [
+        ("for the whole port", &policy.service_breaker),
+        ("for each rule of a route", &policy.route_breaker),
+    ];
+    let more = more.into_iter().filter_map(|(whose, config)| {
+        let opens = opens(config.as_ref()?);
+        Some(format!("; {whose}: {opens}"))
+    });
+    let more: String = more.collect();
     let fallback = match &policy.fallback {
         None => String::new(),
         Some(Fallback::Response { status, .. }) => format!("; fallback: {status}"),
         Some(Fallback::Backend { service, port }) => format!("; fallback: {service}:{port}"),
     };
-    format!("{mode}per endpoint: {endpoints}{fallback}")
+    format!("{mode}per endpoint: {endpoints}{more}{fallback}")
 }
 
 fn match_text(matched: &HttpMatch) -> String {

@@ -7,6 +7,8 @@
 #![forbid(unsafe_code)]
 
 mod convert;
+mod external;
+mod health;
 mod observed;
 mod policy;
 pub mod resource;

@@ -26,6 +26,7 @@ use crate::identity::{IdentityError, Manager};
 use crate::inbound::Application;
 use crate::memory;
 use crate::mesh::Mesh;
+use crate::names;
 use crate::nest::{NestAddresses, NestListeners, SocketFactory};
 use crate::observe;
 use crate::registration::{Registrar, Standing};
@@ -343,7 +344,7 @@ impl Sidecar {
             changes.mark_unchanged();
             let found = self.shared.mesh.service(&name).await;
             if let Ok(Some(view)) = found
-                && !view.model.endpoints.is_empty()
+                && view.ports().any(|port| !port.endpoints.is_empty())
             {
                 return true;
             }
@@ -645,7 +646,7 @@ impl Plan {
             std::thread::Builder::new()
                 .name(format!("weft-worker-{index}"))
                 .stack_size(WORKER_STACK)
-                .spawn(move || worker::run(shared, listeners))
+                .spawn(move || worker::run(index, shared, listeners))
         };
         workers.map(spawn).collect()
     }
@@ -813,6 +814,11 @@ fn serve_dns(shared: &Arc<Shared>, nest: NestDns) -> Result<(), AppError> {
     let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let has_ipv6 = std::fs::read_to_string("/proc/net/if_inet6")
         .is_ok_and(|table| table.lines().any(|line| !line.ends_with(" lo")));
+    let lookup = names::Lookup {
+        nameservers: nameservers(&resolv_conf).into(),
+        ipv6: has_ipv6,
+    };
+    tokio::spawn(names::run(Arc::clone(&shared.mesh), lookup));
     let resolver = Resolver::new(
         Arc::clone(&shared.mesh),
         nameservers(&resolv_conf),

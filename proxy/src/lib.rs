@@ -18,6 +18,7 @@ pub mod inbound;
 pub mod intercept;
 pub mod memory;
 pub mod mesh;
+pub mod names;
 pub mod nest;
 pub mod observe;
 pub mod outbound;

@@ -32,6 +32,8 @@ mod routes;
 mod examples;
 // What breakers and budgets change, measured; thousands of changes.
 mod experiments;
+// Active health checks.
+mod health;
 // explain, plan, breakers, what is in force.
 mod seeing;
 // Nothing fails while everything around is disturbed.

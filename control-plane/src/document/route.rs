@@ -175,6 +175,7 @@ impl RouteSpec {
             about,
             parents,
             rules,
+            externals: std::mem::take(&mut check.externals),
         }
     }
 }
@@ -192,6 +193,8 @@ pub struct RouteDraft {
     pub parents: Vec<Parent>,
     /// Its rules.
     pub rules: Vec<RuleDraft>,
+    /// What of all that it refers to as ExternalServices.
+    pub externals: BTreeSet<ServiceName>,
 }
 
 /// A rule that has been read.
@@ -343,9 +346,10 @@ fn read_service(
     name: &str,
 ) -> Option<ServiceName> {
     let ours = group.is_empty() || group == super::API_GROUP;
-    if !ours || kind != "Service" {
+    let external = group == super::API_GROUP && kind == "ExternalService";
+    if !external && (!ours || kind != "Service") {
         let found = format!("group {group:?}, kind {kind:?}");
-        check.add(at, found, "group \"\" and kind Service");
+        check.add(at, found, super::SERVICE_KINDS);
         return None;
     }
     for (field, text) in [("namespace", namespace), ("name", name)] {
@@ -354,7 +358,11 @@ fn read_service(
             check.add(path, format!("{text:?}"), super::LABEL);
         }
     }
-    ServiceName::new(namespace, name).ok()
+    let service = ServiceName::new(namespace, name).ok()?;
+    if external {
+        check.externals.insert(service.clone());
+    }
+    Some(service)
 }
 
 fn read_port(check: &mut Check<'_>, at: &str, port: i32) -> Option<u16> {

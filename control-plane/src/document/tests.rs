@@ -155,11 +155,69 @@ const POLICIES: &[(&str, &str, &str)] = &[
         "spec.circuitBreaker.fallback.response.contentType",
         "a",
     ),
+    (
+        "loadBalancer: {panicThreshold: 2}",
+        "spec.loadBalancer.panicThreshold",
+        "2",
+    ),
+    ("healthCheck: {}", "spec.healthCheck", "nothing"),
+    (
+        "healthCheck: {tcp: {}, grpc: {}}",
+        "spec.healthCheck",
+        "grpc and tcp",
+    ),
+    ("healthCheck: {ping: {}}", "spec.healthCheck", "unknown"),
+    ("healthCheck: {http: {}}", "spec.healthCheck.http", "path"),
+    (
+        "healthCheck: {http: {path: x}}",
+        "spec.healthCheck.http.path",
+        "x",
+    ),
+    (
+        "healthCheck: {http: {path: /, expectedStatuses: [1xx]}}",
+        "spec.healthCheck.http.expectedStatuses[0]",
+        "100",
+    ),
+    (
+        "healthCheck: {http: {path: /, headers: [{name: 'a b', value: c}]}}",
+        "spec.healthCheck.http.headers[0]",
+        "a b",
+    ),
+    (
+        "healthCheck: {http: {path: /, headers: [{name: host, value: c}]}}",
+        "spec.healthCheck.http.headers[0].name",
+        "host",
+    ),
+    (
+        "healthCheck: {tcp: {}, interval: 1ms}",
+        "spec.healthCheck.interval",
+        "1ms",
+    ),
+    (
+        "healthCheck: {tcp: {}, unhealthyThreshold: 0}",
+        "spec.healthCheck.unhealthyThreshold",
+        "0",
+    ),
+    (
+        "healthCheck: {tcp: {}, initialState: ill}",
+        "spec.healthCheck.initialState",
+        "ill",
+    ),
     ("retry: {atempts: 1}", "spec.retry", "unknown"),
     (
         "retry: {budget: {ratio: -1}}",
         "spec.retry.budget.ratio",
         "",
+    ),
+    (
+        "circuitBreaker: {enabled: false, route: {failureRate: 2}}",
+        "spec.circuitBreaker.route.failureRate",
+        "2",
+    ),
+    (
+        "circuitBreaker: {route: {mode: observe}}",
+        "spec.circuitBreaker.route.mode",
+        "a value",
     ),
 ];
 
@@ -175,6 +233,9 @@ fn policies_are_read_strictly() {
         "circuitBreaker: {failures: {statuses: [5xx, 429, 400-404]}, service: {failureRate: 0.9}}",
         "loadBalancer: {type: ringHash, hashOn: {cookie: {name: stick, ttl: 1h}}, preferZone: true}",
         "loadBalancer: {type: maglev, hashOn: {source: {}}, slowStart: 30s}",
+        "healthCheck: {tcp: {}, interval: 1s}, loadBalancer: {panicThreshold: 0.5}",
+        "healthCheck: {grpc: {}, initialState: unhealthy}, circuitBreaker: {enabled: false}",
+        "healthCheck: {http: {path: /x?y=z, host: h, expectedStatuses: [204, 3xx], headers: [{name: a, value: b}]}}",
     ] {
         let document = read("-", &policy(good)).unwrap().remove(0).value;
         assert_eq!(Document::from_value(document.to_value()).unwrap(), document);
@@ -510,7 +571,9 @@ fn a_policy_spelled_out_is_the_same_policy() {
     let other = policy_spec(
         "circuitBreaker: {enabled: false, mode: observe, fallback: {backend: {name: b, port: 1}}}",
     );
-    for spec in [*spec, keyed, other] {
+    let tcp = policy_spec("healthCheck: {tcp: {}}, loadBalancer: {panicThreshold: 0.3}");
+    let grpc = policy_spec("healthCheck: {grpc: {service: a.B}, initialState: unhealthy}");
+    for spec in [*spec, keyed, other, tcp, grpc] {
         let policy = spec.resolve(&name.namespace);
         let mut spelled = spelled_out(&policy);
         spelled["targetRef"] = serde_json::to_value(&spec.target_ref).unwrap();

@@ -199,15 +199,44 @@ pub fn slow_start_share(age: Duration, slow_start: Duration) -> f64 {
     (age.as_secs_f64() / slow_start.as_secs_f64()).max(LEAST)
 }
 
-/// The share of requests that stays in the caller's zone, of whose endpoints so many are healthy:
-/// all, until a good part of them is lost, then as many as the rest can take over and above its
-/// own (Envoy's overprovisioning factor, 1.4).
-pub fn zone_share(healthy: usize, all: usize) -> f64 {
-    const SPARE: f64 = 1.4;
-    if all == 0 {
-        return 0.0;
+/// What some endpoints can take, as the sums of their weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Capacity {
+    /// Of those that are well.
+    pub healthy: u64,
+    /// Of all of them.
+    pub all: u64,
+}
+
+impl Capacity {
+    /// One more endpoint.
+    pub fn add(&mut self, weight: u32, healthy: bool) {
+        self.all += u64::from(weight);
+        self.healthy += if healthy { u64::from(weight) } else { 0 };
     }
-    (healthy as f64 / all as f64 * SPARE).min(1.0)
+
+    /// The share of all requests that they stand, 0 to 1: all, until a good part of them is lost.
+    fn stands(self) -> f64 {
+        // Envoy's overprovisioning factor.
+        const SPARE: f64 = 1.4;
+        if self.all == 0 {
+            return 0.0;
+        }
+        (self.healthy as f64 / self.all as f64 * SPARE).min(1.0)
+    }
+}
+
+/// The share of requests that stays in the caller's zone: what its endpoints stand; the rest goes to
+/// the others. Where both together stand less than everything, each side gets its part of it in
+/// proportion (Envoy's priority levels, with normalized total health).
+pub fn zone_share(zone: Capacity, others: Capacity) -> f64 {
+    let (own, others) = (zone.stands(), others.stands());
+    let together = own + others;
+    if together > 0.0 && together < 1.0 {
+        own / together
+    } else {
+        own
+    }
 }
 
 /// What a score with requests under way is multiplied by, so that an endpoint of twice the weight

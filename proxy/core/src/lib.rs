@@ -8,13 +8,16 @@
 
 pub mod balance;
 pub mod breaker;
+pub mod external;
 pub mod headers;
+pub mod health;
 pub mod limit;
 pub mod model;
 pub mod name;
 pub mod policy;
 pub mod protocol;
 pub mod reason;
+pub mod resolve;
 pub mod retry;
 pub mod route;
 pub mod time;

@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue};
 
 use crate::balance::{self, hash::HashOn};
 use crate::breaker::{self, BreakerConfig, CallClass};
+use crate::health::HealthCheck;
 use crate::name::ServiceName;
 use crate::retry::{Failure, RetryPolicy};
 
@@ -161,6 +162,9 @@ pub struct TrafficPolicy {
     pub breaker: Option<BreakerConfig>,
     /// When the whole port takes no requests; `None`: never.
     pub service_breaker: Option<BreakerConfig>,
+    /// When one rule of a route sends no requests here, whatever becomes of those of other rules;
+    /// `None`: never.
+    pub route_breaker: Option<BreakerConfig>,
     /// What breakers do.
     pub breaker_mode: BreakerMode,
     /// What counts as a failure.
@@ -194,6 +198,11 @@ pub struct TrafficPolicy {
     /// Requests that a connection to an endpoint carries before another takes its place; `None`:
     /// any number.
     pub requests_per_connection: Option<u32>,
+    /// How endpoints are checked; `None`: they are not.
+    pub health_check: Option<Arc<HealthCheck>>,
+    /// Where a smaller share of the endpoints than this is well, health and breakers are
+    /// disregarded; 0 to 1.
+    pub panic_threshold: f64,
 }
 
 impl Default for TrafficPolicy {
@@ -205,6 +214,7 @@ impl Default for TrafficPolicy {
             prefer_zone: false,
             breaker: Some(BreakerConfig::default()),
             service_breaker: None,
+            route_breaker: None,
             breaker_mode: BreakerMode::default(),
             failures: Failures::DEFAULT,
             heed_retry_after: true,
@@ -220,6 +230,8 @@ impl Default for TrafficPolicy {
             max_retries: None,
             max_connections: None,
             requests_per_connection: None,
+            health_check: None,
+            panic_threshold: 0.0,
         }
     }
 }
@@ -276,7 +288,35 @@ impl TrafficPolicy {
         self.check_breaker(&mut errors);
         self.check_balancing(&mut errors);
         self.check_limits(&mut errors);
+        if let Some(check) = &self.health_check {
+            errors.0.extend(check.validate());
+        }
         errors.0
+    }
+
+    /// Whether it ever matters how many endpoints are out, beyond whether all are.
+    pub fn counts_ejected(&self) -> bool {
+        self.max_ejected_share < 1.0 || self.panic_threshold > 0.0
+    }
+
+    /// Whether health and breakers are disregarded while `out` of `total` endpoints are out: all of
+    /// them are, or more than [`Self::max_ejected_share`] or [`Self::panic_threshold`] bears.
+    pub fn disregards(&self, total: usize, out: usize) -> bool {
+        let too_many = !breaker::may_eject(total, out.saturating_sub(1), self.max_ejected_share);
+        out > 0 && (too_many || breaker::is_panic(total, out, self.panic_threshold))
+    }
+
+    /// The parameters of an endpoint's breaker, which health checks need too; `None` where nothing
+    /// ever puts an endpoint out.
+    pub fn endpoint_breaker(&self) -> Option<Cow<'_, BreakerConfig>> {
+        match (&self.breaker, &self.health_check) {
+            (Some(config), _) => Some(Cow::Borrowed(config)),
+            (None, Some(_)) => Some(Cow::Owned(BreakerConfig {
+                by_calls: false,
+                ..BreakerConfig::default()
+            })),
+            (None, None) => None,
+        }
     }
 
     fn check_balancing(&self, errors: &mut Errors) {
@@ -305,6 +345,9 @@ impl TrafficPolicy {
             let field = "loadBalancer.slowStart";
             errors.require(fits, field, found, "above 0, up to a day");
         }
+        let share = self.panic_threshold;
+        let fits = (0.0..=1.0).contains(&share);
+        errors.require(fits, "loadBalancer.panicThreshold", share, "0 to 1");
     }
 
     fn check_limits(&self, errors: &mut Errors) {
@@ -412,17 +455,23 @@ impl TrafficPolicy {
                 "64 KiB at most",
             );
         }
+        let all = [
+            ("service", &self.service_breaker),
+            ("route", &self.route_breaker),
+        ];
+        for (whose, config) in all {
+            if let Some(Err(error)) = config.as_ref().map(BreakerConfig::validate) {
+                let mut error = PolicyError::from(error);
+                let inner = error.field.split_off("circuitBreaker.".len());
+                error.field = format!("circuitBreaker.{whose}.{inner}");
+                errors.0.push(error);
+            }
+        }
         let Some(breaker) = &self.breaker else {
             return;
         };
         if let Err(error) = breaker.validate() {
             errors.0.push(error.into());
-        }
-        if let Some(Err(error)) = self.service_breaker.as_ref().map(BreakerConfig::validate) {
-            let mut error = PolicyError::from(error);
-            let inner = error.field.split_off("circuitBreaker.".len());
-            error.field = format!("circuitBreaker.service.{inner}");
-            errors.0.push(error);
         }
         let limit = self.per_try_timeout.or(self.request_timeout);
         if let (Some(slow), Some(limit)) = (breaker.slow_call, limit) {
@@ -472,6 +521,38 @@ mod tests {
     }
 
     #[test]
+    fn breakers_are_disregarded_where_too_many_are_out() {
+        let cases = [
+            (1.0, 0.0, 4, 3, false),
+            // The last endpoint.
+            (1.0, 0.0, 4, 4, true),
+            (1.0, 0.0, 1, 1, true),
+            (1.0, 0.0, 4, 0, false),
+            (0.5, 0.0, 4, 2, false),
+            (0.5, 0.0, 4, 3, true),
+            (1.0, 0.5, 4, 2, false),
+            (1.0, 0.5, 4, 3, true),
+            // The stricter of the two.
+            (0.5, 0.9, 4, 1, true),
+            (0.2, 0.1, 4, 1, true),
+            (1.0, 1.0, 4, 0, false),
+            (1.0, 1.0, 0, 0, false),
+        ];
+        for (max_ejected_share, panic_threshold, total, out, expected) in cases {
+            let policy = TrafficPolicy {
+                max_ejected_share,
+                panic_threshold,
+                ..TrafficPolicy::default()
+            };
+            let found = policy.disregards(total, out);
+            assert_eq!(
+                found, expected,
+                "{out} of {total}: {max_ejected_share} {panic_threshold}"
+            );
+        }
+    }
+
+    #[test]
     fn what_is_refused_is_named() {
         type Change = fn(&mut TrafficPolicy);
         const fn secs(secs: u64) -> Option<Duration> {
@@ -480,7 +561,11 @@ mod tests {
         fn breaker(policy: &mut TrafficPolicy) -> &mut BreakerConfig {
             policy.breaker.get_or_insert_default()
         }
-        let cases: [(&str, Change); 14] = [
+        let cases: [(&str, Change); 16] = [
+            ("loadBalancer.panicThreshold", |p| p.panic_threshold = 1.1),
+            ("loadBalancer.panicThreshold", |p| {
+                p.panic_threshold = f64::NAN
+            }),
             ("limits.concurrentRequests", |p| p.max_requests = Some(0)),
             ("circuitBreaker.maxEjectedShare", |p| {
                 p.max_ejected_share = 0.0

@@ -15,6 +15,7 @@ mod tests;
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -150,7 +151,45 @@ pub struct Found<'a> {
     pub matched: Option<&'a HttpMatch>,
 }
 
+/// Names a rule for what is remembered of it: by its own name, else by its number in its route.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RuleKey {
+    /// The route.
+    pub route: RouteName,
+    /// The rule.
+    pub rule: RuleId,
+}
+
+/// Which rule of a route.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RuleId {
+    /// The one of this name.
+    Named(Arc<str>),
+    /// The one without a name at this place.
+    Numbered(usize),
+}
+
+/// `NAMESPACE/ROUTE/RULE`.
+impl fmt::Display for RuleKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/", self.route.namespace, self.route.name)?;
+        match &self.rule {
+            RuleId::Named(name) => f.write_str(name),
+            RuleId::Numbered(index) => write!(f, "{index}"),
+        }
+    }
+}
+
 impl Found<'_> {
+    /// What is remembered of the rule goes by this.
+    pub fn key(&self) -> RuleKey {
+        let named = self.rule.name.clone().map(RuleId::Named);
+        RuleKey {
+            route: self.route.name.clone(),
+            rule: named.unwrap_or(RuleId::Numbered(self.index)),
+        }
+    }
+
     /// The prefix that the path was matched by, for rewriting it; a rule without matches is met by
     /// the prefix `/`.
     pub fn prefix(&self) -> Option<&str> {

@@ -171,6 +171,11 @@ pub(crate) async fn serve<IO, H, F>(
     }
 }
 
+/// What [`weft_core::headers::WEFT_CHECK`] says of a check that is for the application.
+pub(crate) const CHECK_REQUEST: &str = "request";
+/// What it says of one that asks its sidecar whether the application accepts a connection.
+pub(crate) const CHECK_CONNECTION: &str = "connection";
+
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 

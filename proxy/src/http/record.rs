@@ -44,6 +44,8 @@ pub struct Record {
     pub call: Option<Call>,
     /// What the port's own breaker is told of the request.
     pub port_call: Option<PortCall>,
+    /// What the breaker of the rule that it came by is told of the request.
+    pub rule_call: Option<PortCall>,
     /// What counts as a failure.
     pub policy: Option<Arc<TrafficPolicy>>,
     /// Its place on a shared connection.
@@ -82,6 +84,7 @@ impl Record {
             waiting: None,
             call: None,
             port_call: None,
+            rule_call: None,
             policy: None,
             slot: None,
             admitted: None,
@@ -183,6 +186,14 @@ impl Record {
         }
     }
 
+    /// Tells the breakers of the rule and of the port what came of the request.
+    pub fn finish_port_calls(&mut self, class: CallClass) {
+        let calls = [self.rule_call.take(), self.port_call.take()];
+        for call in calls.into_iter().flatten() {
+            self.note_breaker(call.finish(class, crate::clock::now()));
+        }
+    }
+
     fn note_breaker(&self, transition: Option<Transition>) {
         if let (Some(transition), Some(span)) = (transition, &self.span) {
             span.breaker_changed(&transition);
@@ -198,9 +209,7 @@ impl Record {
         if let Some(call) = self.call.take() {
             self.note_breaker(call.finish(class, now));
         }
-        if let Some(call) = self.port_call.take() {
-            self.note_breaker(call.finish(class, now));
-        }
+        self.finish_port_calls(class);
         if let Some(span) = self.span.take() {
             span.set_status(self.status.as_u16());
             if let Some(code) = grpc_status {

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use http::header::EXPECT;
@@ -12,7 +13,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use weft_core::headers::{
-    WEFT_APP_PROTOCOL, X_FORWARDED_CLIENT_CERT, is_upgrade, remove_hop_by_hop, remove_untrusted,
+    WEFT_APP_PROTOCOL, WEFT_CHECK, X_FORWARDED_CLIENT_CERT, is_upgrade, remove_hop_by_hop,
+    remove_untrusted,
 };
 use weft_core::model::AppProtocol;
 use weft_core::reason::Reason;
@@ -21,7 +23,7 @@ use weft_core::timeout as deadline;
 
 use super::{Application, Caller, Http1, dial, key};
 use crate::http::trace::begin_server;
-use crate::http::{ProxyBody, Record, Trailers, WithTrailers, answer, is_grpc};
+use crate::http::{CHECK_CONNECTION, ProxyBody, Record, Trailers, WithTrailers, answer, is_grpc};
 use crate::outbound::{chunks, describe, finish_upgrade, origin_form, relayed, send_upgrade};
 use crate::telemetry::metrics::{Direction, HttpStats, Wire};
 use crate::worker::Worker;
@@ -79,6 +81,24 @@ impl Conversation {
             && is_upgrade(request.method(), request.headers()))
         .then(|| hyper::upgrade::on(&mut request));
         let (mut parts, body) = request.into_parts();
+        // Only a sidecar says so: nobody else's word reaches this.
+        let check = self
+            .caller
+            .as_ref()
+            .and_then(|_peer| parts.headers.remove(WEFT_CHECK));
+        if let Some(check) = &check {
+            // No traffic: it has a metric of its own.
+            record.stats = None;
+            self.worker
+                .shared
+                .metrics
+                .totals()
+                .health_checks_received
+                .inc();
+            if check == CHECK_CONNECTION {
+                return self.check_connection().await;
+            }
+        }
         let left = deadline::allowed(&parts.headers, None);
         let http1 = self.prepare(&mut parts, upgrade.is_some());
         if let Some(left) = left {
@@ -86,19 +106,10 @@ impl Conversation {
             deadline::write(left, &mut parts.headers);
         }
         record.grpc = is_grpc(&parts.headers);
-        let peer = self
-            .caller
-            .as_ref()
-            .map(|caller| caller.peer.identity().as_str());
-        let shared = &self.worker.shared;
-        record.span = begin_server(shared, &mut parts, peer, &self.application.service);
-        let received = record.begin_line(
-            &shared.access_log,
-            Direction::Inbound,
-            &parts,
-            &self.application.service,
-            peer,
-        );
+        let received = match check {
+            Some(_) => None,
+            None => self.note(&mut record, &mut parts),
+        };
         let grpc = record.grpc;
         let request = Request::from_parts(parts, ProxyBody::of_request(body, received));
         let result = match upgrade {
@@ -124,6 +135,26 @@ impl Conversation {
                 record.status = response.status();
                 response
             }
+        }
+    }
+
+    /// Begins the span and the line of the access log, where there are such; what is returned counts
+    /// the bytes of the request's body.
+    fn note(&self, record: &mut Record, parts: &mut Parts) -> Option<Arc<AtomicU64>> {
+        let caller = self.caller.as_ref();
+        let peer = caller.map(|caller| caller.peer.identity().as_str());
+        let shared = &self.worker.shared;
+        let service = &self.application.service;
+        record.span = begin_server(shared, parts, peer, service);
+        let direction = Direction::Inbound;
+        record.begin_line(&shared.access_log, direction, parts, service, peer)
+    }
+
+    /// Whether the application accepts a connection, for a caller's health check.
+    async fn check_connection(&self) -> Response<ProxyBody<Box<Record>>> {
+        match dial(&self.worker.shared, &self.application).await {
+            Ok(_accepted) => Response::new(ProxyBody::Empty),
+            Err((reason, detail)) => answer(reason, &detail, false),
         }
     }
 

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 use weft_core::balance::PeakEwma;
-use weft_core::breaker::{
-    Breaker, BreakerConfig, CallClass, CallOutcome, Permit, Rejected, Transition, View,
-};
+use weft_core::breaker::{Breaker, CallClass, CallOutcome, Permit, Rejected, Transition, View};
+use weft_core::health::{CheckFailure, Health, Verdict};
 use weft_core::model;
 use weft_core::name::ServiceName;
+use weft_core::policy::TrafficPolicy;
 use weft_core::time::Instant;
 
 use super::port::follow;
@@ -59,8 +59,10 @@ pub struct Live {
 #[derive(Debug)]
 struct Machines {
     ewma: PeakEwma,
-    /// Where the policy has one.
+    /// Where the policy has one, or has endpoints checked.
     breaker: Option<Breaker>,
+    /// Where the policy has endpoints checked. What it finds is in the breaker.
+    health: Option<Health>,
 }
 
 #[derive(Debug, Default)]
@@ -79,24 +81,81 @@ pub struct Call {
 }
 
 impl Live {
-    /// A fresh endpoint: closed breaker, no latency measured.
-    /// Without parameters the breaker never opens.
-    pub fn new(stats: Arc<HttpStats>, breaker: Option<&BreakerConfig>) -> Self {
-        Self {
+    /// A fresh endpoint: closed breaker, no latency measured, not checked yet.
+    pub fn new(stats: Arc<HttpStats>, policy: &TrafficPolicy) -> Self {
+        let live = Self {
             stats,
             machines: Mutex::new(Machines {
                 ewma: PeakEwma::new(EWMA_DECAY, EWMA_DEFAULT_LATENCY),
-                breaker: breaker.cloned().map(Breaker::new),
+                breaker: None,
+                health: None,
             }),
             born: crate::clock::now(),
             tls: Mutex::default(),
+        };
+        live.follow(policy);
+        live
+    }
+
+    /// Takes a policy's parameters for the breaker and for checks; their state and what they counted
+    /// stay. What is switched off forgets both.
+    pub fn follow(&self, policy: &TrafficPolicy) {
+        let mut machines = self.machines();
+        let Machines {
+            breaker, health, ..
+        } = &mut *machines;
+        follow(breaker, policy.endpoint_breaker().as_deref());
+        match (&policy.health_check, &mut *health) {
+            (None, None) => {}
+            // Nobody would say any more that it is well again.
+            (None, Some(_)) => {
+                *health = None;
+                if let Some(breaker) = breaker {
+                    breaker.on_check(Verdict::Healthy, crate::clock::now());
+                }
+            }
+            (Some(config), Some(health)) if config == health.config() => {}
+            (Some(config), Some(health)) => {
+                let (now, random) = (crate::clock::now(), fastrand::u64(..));
+                health.set_config(Arc::clone(config), now, random);
+            }
+            (Some(config), None) => {
+                let (now, random) = (crate::clock::now(), fastrand::u64(..));
+                let fresh = Health::new(Arc::clone(config), now, random);
+                if let (Some(verdict), Some(breaker)) = (fresh.initially(), breaker) {
+                    breaker.on_check(verdict, now);
+                }
+                *health = Some(fresh);
+            }
         }
     }
 
-    /// Exchanges the breaker's parameters; its state and what it counted stay. One that is switched
-    /// off forgets both.
-    pub fn set_breaker(&self, config: Option<&BreakerConfig>) {
-        follow(&mut self.machines().breaker, config);
+    /// When the next check of it is due; `None` where it is not checked.
+    pub fn check_due(&self) -> Option<Instant> {
+        self.machines().health.as_ref().map(Health::due)
+    }
+
+    /// A check has ended; says when that changed the breaker's state.
+    pub fn on_check(&self, result: Result<(), CheckFailure>, now: Instant) -> Option<Transition> {
+        let mut machines = self.machines();
+        let Machines {
+            breaker, health, ..
+        } = &mut *machines;
+        let verdict = health.as_mut()?.on_result(result, now, fastrand::u64(..))?;
+        breaker.as_mut()?.on_check(verdict, now)
+    }
+
+    /// A check has ended that says nothing of the endpoint.
+    pub fn on_check_silence(&self, now: Instant) {
+        if let Some(health) = &mut self.machines().health {
+            health.on_silence(now, fastrand::u64(..));
+        }
+    }
+
+    /// Whether checks keep requests away.
+    pub fn is_unhealthy(&self) -> bool {
+        let machines = self.machines();
+        machines.breaker.as_ref().is_some_and(Breaker::is_unhealthy)
     }
 
     /// Requests under way.

@@ -1,6 +1,7 @@
 //! One port of a service: what the control plane said of it, and live state that outlives every
 //! change of that.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -14,12 +15,16 @@ use weft_core::model::{AppProtocol, ServicePort};
 use weft_core::name::ServiceName;
 use weft_core::policy::TrafficPolicy;
 use weft_core::retry::RetryBudget;
-use weft_core::route::{Route, RouteTable};
+use weft_core::route::{Found, Route, RouteTable, RuleKey};
 use weft_core::time::Instant;
 
 use super::endpoint::Endpoint;
 use super::gate::{Admitted, Full, Gate};
+use super::outside::Outside;
 use crate::config::ProxyConfig;
+
+/// Rules that have a breaker of their own at a port.
+const RULES_MAX: usize = 1000;
 
 /// One port of a service with everybody who serves it.
 #[derive(Debug)]
@@ -39,6 +44,10 @@ pub struct PortView {
     /// Where requests go; `None`: to the endpoints, all of them.
     pub routes: Option<Arc<RouteTable>>,
     weights: Weights,
+    /// How it is reached, where it is outside the mesh.
+    pub outside: Option<Arc<Outside>>,
+    /// Why none of the names of its endpoints has an address, where that is known.
+    pub unresolved: Option<Arc<str>>,
     /// What requests with a key are picked by, made when the first comes.
     table: OnceLock<Option<Table>>,
     state: Arc<State>,
@@ -79,6 +88,8 @@ struct State {
     budget: Mutex<RetryBudget>,
     /// Where the policy has one for the whole port.
     breaker: Mutex<Option<Breaker>>,
+    /// Where the policy has one for each rule: of the rules that requests came by.
+    by_rule: Mutex<HashMap<RuleKey, Breaker>>,
 }
 
 impl Default for State {
@@ -90,6 +101,7 @@ impl Default for State {
             connections: Limit::new(UNLIMITED),
             budget: Mutex::default(),
             breaker: Mutex::default(),
+            by_rule: Mutex::default(),
         }
     }
 }
@@ -107,10 +119,12 @@ impl Drop for Counted {
     }
 }
 
-/// A request that the port's own breaker waits to hear of. Dropped, it says nothing.
+/// A request that a breaker of the port waits to hear of. Dropped, it says nothing.
 #[derive(Debug)]
 pub struct PortCall {
     state: Arc<State>,
+    /// The rule whose breaker it is; `None` for the one of the whole port.
+    rule: Option<RuleKey>,
     permit: Option<Permit>,
     began: Instant,
     answered: Option<Instant>,
@@ -137,6 +151,8 @@ impl PortView {
             weights: Weights::of(&endpoints),
             endpoints,
             policy,
+            outside: None,
+            unresolved: None,
             table: OnceLock::new(),
             state,
         }
@@ -234,9 +250,41 @@ impl PortView {
         drop(breaker);
         Ok(Some(PortCall {
             state: Arc::clone(&self.state),
+            rule: None,
             permit,
             began: now,
             answered: None,
+        }))
+    }
+
+    /// Begins a request that came by a rule, whose own breaker hears of it; `None` where rules have
+    /// none.
+    ///
+    /// # Errors
+    ///
+    /// When the breaker is open.
+    pub fn begin_by(&self, found: &Found<'_>, now: Instant) -> Result<Option<PortCall>, Rejected> {
+        let Some(config) = &self.policy.route_breaker else {
+            return Ok(None);
+        };
+        let key = found.key();
+        let mut by_rule = self.state.by_rule();
+        if by_rule.len() >= RULES_MAX && !by_rule.contains_key(&key) {
+            // Rules that are gone: what has never opened has nothing to remember.
+            by_rule.retain(|_rule, breaker| breaker.view(now).since.is_some());
+            if by_rule.len() >= RULES_MAX {
+                return Ok(None);
+            }
+        }
+        let breaker = by_rule.entry(key.clone());
+        let breaker = breaker.or_insert_with(|| Breaker::new(config.clone()));
+        let permit = breaker.try_acquire(now)?;
+        drop(by_rule);
+        Ok(Some(PortCall {
+            state: Arc::clone(&self.state),
+            rule: Some(key),
+            permit: Some(permit),
+            began: now,
         }))
     }
 
@@ -244,6 +292,15 @@ impl PortView {
     pub fn breaker(&self, now: Instant) -> Option<View> {
         let breaker = self.state.breaker();
         breaker.as_ref().map(|breaker| breaker.view(now))
+    }
+
+    /// The breakers of rules, for people.
+    pub fn breakers_by_rule(&self, now: Instant) -> Vec<(RuleKey, View)> {
+        let by_rule = self.state.by_rule();
+        let views = by_rule.iter();
+        views
+            .map(|(rule, breaker)| (rule.clone(), breaker.view(now)))
+            .collect()
     }
 
     /// What is left of it when the service is gone.
@@ -257,6 +314,8 @@ impl PortView {
             weights: Weights::default(),
             policy: Arc::clone(&self.policy),
             routes: self.routes.clone(),
+            outside: self.outside.clone(),
+            unresolved: None,
             table: OnceLock::new(),
             state: Arc::clone(&self.state),
         }
@@ -274,6 +333,30 @@ impl State {
         let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
         budget.set(policy.budget.ratio, policy.budget.minimum_per_second);
         follow(&mut self.breaker(), policy.service_breaker.as_ref());
+        let mut by_rule = self.by_rule();
+        match &policy.route_breaker {
+            Some(config) => by_rule
+                .values_mut()
+                .filter(|breaker| breaker.config() != config)
+                .for_each(|breaker| breaker.set_config(config.clone())),
+            None => by_rule.clear(),
+        }
+    }
+
+    fn by_rule(&self) -> MutexGuard<'_, HashMap<RuleKey, Breaker>> {
+        self.by_rule.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something with a breaker, where it is still there.
+    fn with_breaker<T>(
+        &self,
+        rule: Option<&RuleKey>,
+        act: impl FnOnce(&mut Breaker) -> T,
+    ) -> Option<T> {
+        match rule {
+            None => self.breaker().as_mut().map(act),
+            Some(rule) => self.by_rule().get_mut(rule).map(act),
+        }
     }
 
     fn breaker(&self) -> MutexGuard<'_, Option<Breaker>> {
@@ -302,18 +385,21 @@ impl PortCall {
     pub fn finish(mut self, class: CallClass, now: Instant) -> Option<Transition> {
         let latency = self.answered.unwrap_or(now).saturating_since(self.began);
         let permit = self.permit.take()?;
-        // Switched off meanwhile: there is nothing to tell.
-        let mut breaker = self.state.breaker();
         let outcome = CallOutcome { class, latency };
         let random = fastrand::u64(..);
-        breaker.as_mut()?.on_result(permit, outcome, now, random)
+        // Switched off meanwhile: there is nothing to tell.
+        let told = self.state.with_breaker(self.rule.as_ref(), |breaker| {
+            breaker.on_result(permit, outcome, now, random)
+        });
+        told.flatten()
     }
 }
 
 impl Drop for PortCall {
     fn drop(&mut self) {
-        if let (Some(permit), Some(breaker)) = (self.permit.take(), &mut *self.state.breaker()) {
-            breaker.on_cancel(permit);
+        if let Some(permit) = self.permit.take() {
+            let cancel = |breaker: &mut Breaker| breaker.on_cancel(permit);
+            let _switched_off = self.state.with_breaker(self.rule.as_ref(), cancel);
         }
     }
 }

@@ -9,6 +9,7 @@ use http::{Response, StatusCode};
 use weft_core::headers::WEFT_REASON;
 use weft_core::policy::{BreakerMode, Fallback};
 use weft_core::reason::Reason;
+use weft_core::route::Found;
 
 use super::http::Failed;
 use super::route::{Next, target};
@@ -21,9 +22,10 @@ use crate::worker::Worker;
 pub(super) async fn admit(
     worker: &Worker,
     port: Arc<PortView>,
+    found: Option<&Found<'_>>,
     record: &mut Record,
 ) -> Result<Next, Failed> {
-    let Err((reason, retry_after)) = enter(&port, record) else {
+    let Err((reason, retry_after)) = enter(&port, found, record) else {
         return Ok(Next::Forward(port));
     };
     let response = match &port.policy.fallback {
@@ -57,7 +59,7 @@ pub(super) async fn admit(
         }) => {
             // A fallback's own fallback is not asked: that could go round for ever.
             let fallback = target(worker, &port, Some(service), *number).await?;
-            enter(&fallback, record).map_err(|(reason, _)| Failed {
+            enter(&fallback, found, record).map_err(|(reason, _)| Failed {
                 reason,
                 detail: format!("{service}:{number}, the fallback of {}", port.service),
             })?;
@@ -67,16 +69,28 @@ pub(super) async fn admit(
     Ok(Next::Answer(response))
 }
 
-/// Asks the port's breaker; says after which time to ask again where it lets nothing through.
-fn enter(port: &PortView, record: &mut Record) -> Result<(), (Reason, Duration)> {
+/// Asks the breakers of the rule and of the port; says after which time to ask again where one lets
+/// nothing through.
+fn enter(
+    port: &PortView,
+    found: Option<&Found<'_>>,
+    record: &mut Record,
+) -> Result<(), (Reason, Duration)> {
     let policy = &port.policy;
     if policy.breaker_mode == BreakerMode::ForceOpen {
         return Err((Reason::CircuitOpen, Duration::ZERO));
     }
-    match port.begin(crate::clock::now()) {
-        Ok(call) => record.port_call = call,
-        Err(_open) if policy.breaker_mode == BreakerMode::Observe => {}
-        Err(open) => return Err((Reason::CircuitOpen, open.retry_after)),
+    let now = crate::clock::now();
+    let by_rule = found.map_or(Ok(None), |found| port.begin_by(found, now));
+    for (call, of_record) in [
+        (by_rule, &mut record.rule_call),
+        (port.begin(now), &mut record.port_call),
+    ] {
+        match call {
+            Ok(call) => *of_record = call,
+            Err(_open) if policy.breaker_mode == BreakerMode::Observe => {}
+            Err(open) => return Err((Reason::CircuitOpen, open.retry_after)),
+        }
     }
     if port.endpoints.is_empty() {
         return Err((Reason::NoEndpoints, Duration::ZERO));

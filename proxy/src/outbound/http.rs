@@ -26,7 +26,7 @@ use super::admission;
 use super::attempt::{Attempt, Sending, Terms, keep, send};
 use super::pool::Slot;
 use super::route::{self, Next};
-use super::{Wish, pick, upgrade};
+use super::{Wish, outside, pick, upgrade};
 use crate::http::trace::{Trace, begin_client};
 use crate::http::{ProxyBody, Record, Trailers, WithTrailers, answer, is_grpc};
 use crate::mesh::{EndpointKey, PortView};
@@ -169,10 +169,8 @@ impl Conversation {
                 if reason == Reason::RequestTimeout {
                     record.give_up_waiting();
                 }
-                if let Some(call) = record.port_call.take()
-                    && reason.fault() == Fault::Upstream
-                {
-                    call.finish(CallClass::Failure, crate::clock::now());
+                if reason.fault() == Fault::Upstream {
+                    record.finish_port_calls(CallClass::Failure);
                 }
                 (answer(reason, &detail, record.grpc), Some(reason))
             }
@@ -198,7 +196,11 @@ impl Conversation {
         }
         let next = route::follow(&self.worker, port, decision, &mut parts, record.grpc).await?;
         let next = match next {
-            Next::Forward(target) => admission::admit(&self.worker, target, record).await?,
+            Next::Forward(target) => {
+                let target = outside::resolved(&self.worker, target, asked).await?;
+                let found = decision.map(|decision| &decision.found);
+                admission::admit(&self.worker, target, found, record).await?
+            }
             answer @ Next::Answer(_) => answer,
         };
         let target = match next {
@@ -282,6 +284,7 @@ impl Conversation {
             })?;
             made += 1;
             record.stats = Some(Arc::clone(&endpoint.live.stats));
+            record.wire = port.wire();
             record.attempt(endpoint.key.address);
             let failed = match self.worker.pool.slot(&port, &endpoint).await {
                 Err(error) => {

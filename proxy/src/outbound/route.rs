@@ -213,6 +213,7 @@ async fn copy(
     body: Option<Kept>,
 ) -> Result<(), Failed> {
     let target = target(worker, port, Some(&mirror.backend), mirror.port).await?;
+    let target = super::outside::resolved(worker, target, None).await?;
     let body = match body {
         None => ProxyBody::Empty,
         Some(kept) => kept.copy().await.ok_or_else(|| Failed {

@@ -300,16 +300,30 @@ fn new_endpoints_and_zones_have_their_shares() {
             share
         );
     }
-    for (healthy, all, share) in [
-        (0, 0, 0.0),
-        (0, 4, 0.0),
-        (1, 4, 0.35),
-        (3, 4, 1.0),
-        (4, 4, 1.0),
+    let whole = (10, 10);
+    for (zone, others, share) in [
+        ((0, 0), whole, 0.0),
+        ((0, 4), whole, 0.0),
+        ((1, 4), whole, 0.35),
+        ((3, 4), whole, 1.0),
+        ((4, 4), whole, 1.0),
+        // Nobody else, or nobody else who is well: there is nowhere to go.
+        ((1, 4), (0, 0), 1.0),
+        ((1, 4), (0, 8), 1.0),
+        ((0, 4), (0, 8), 0.0),
+        // Both sides have lost most: each gets its part.
+        ((1, 4), (1, 4), 0.5),
+        ((1, 4), (1, 8), 2.0 / 3.0),
+        // A heavy endpoint that is lost is more than a light one.
+        ((100, 1000), whole, 0.14),
     ] {
-        assert!(
-            (zone_share(healthy, all) - share).abs() < 1e-9,
-            "{healthy} of {all}"
-        );
+        let capacity = |(healthy, all)| Capacity { healthy, all };
+        let found = zone_share(capacity(zone), capacity(others));
+        assert!((found - share).abs() < 1e-9, "{zone:?} {others:?}: {found}");
     }
+    let mut capacity = Capacity::default();
+    capacity.add(900, false);
+    capacity.add(100, true);
+    let (healthy, all) = (100, 1000);
+    assert_eq!(capacity, Capacity { healthy, all });
 }

@@ -1,6 +1,7 @@
 //! Every transition, and the traps.
 
 use super::*;
+use crate::health::CheckFailure;
 use proptest::prelude::*;
 
 fn at(millis: u64) -> Instant {
@@ -810,5 +811,107 @@ proptest! {
         // It stops for a reason.
         let next = (out + 1) as f64;
         prop_assert!(out + 1 >= total || next > total as f64 * share);
+    }
+}
+
+const UNWELL: Verdict = Verdict::Unhealthy {
+    in_a_row: 3,
+    last: CheckFailure::Status(503),
+};
+
+fn between(from: StateView, to: StateView) -> Option<Transition> {
+    Some(Transition { from, to })
+}
+
+#[test]
+fn health_checks_open_it_from_every_state_and_only_they_close_it() {
+    use StateView::{Closed, HalfOpen, Open};
+    let closed = Breaker::new(config());
+    let open = opened(0);
+    let mut half_open = opened(0);
+    let _probe = half_open.try_acquire(at(1000)).unwrap();
+    for (mut breaker, from) in [(closed, Closed), (open, Open), (half_open, HalfOpen)] {
+        assert_eq!(breaker.on_check(UNWELL, at(1500)), between(from, Open));
+        assert_eq!(breaker.on_check(UNWELL, at(1600)), None, "it is so already");
+        // No time brings it back, and nothing else opens it or changes why.
+        let hour = 3_600_000;
+        assert!(breaker.try_acquire(at(hour)).is_err());
+        assert!(!breaker.is_available(at(hour)));
+        assert_eq!(breaker.hold_open(Duration::from_secs(1), at(hour)), None);
+        let view = breaker.view(at(hour));
+        assert_eq!((view.state, view.next_probe), (Open, None));
+        let cause = view.cause.unwrap().to_string();
+        assert_eq!(cause, "3 health checks in a row failed: status 503");
+        // Back with the ramp.
+        let closes = breaker.on_check(Verdict::Healthy, at(hour));
+        assert_eq!(closes, between(Open, Closed));
+        assert!((breaker.ramp_share(at(hour + 2500)) - 0.5).abs() < 1e-9);
+        assert!(breaker.try_acquire(at(hour)).is_ok());
+    }
+}
+
+#[test]
+fn a_passing_check_does_not_undo_what_calls_opened() {
+    let mut breaker = opened(0);
+    assert_eq!(breaker.on_check(Verdict::Healthy, at(500)), None);
+    assert!(breaker.try_acquire(at(999)).is_err());
+    let mut breaker = Breaker::new(config());
+    assert_eq!(breaker.on_check(Verdict::Healthy, at(0)), None);
+    assert_eq!(breaker.view(at(0)).since, None);
+}
+
+#[test]
+fn calls_begun_before_checks_opened_it_do_not_count() {
+    let mut breaker = Breaker::new(config());
+    let permits: Vec<Permit> = (0..9)
+        .map(|_| breaker.try_acquire(at(0)).unwrap())
+        .collect();
+    breaker.on_check(UNWELL, at(1));
+    breaker.on_check(Verdict::Healthy, at(2));
+    for permit in permits {
+        assert_eq!(breaker.on_result(permit, outcome(BAD), at(3), 0), None);
+    }
+    assert!(breaker.try_acquire(at(3)).is_ok());
+}
+
+#[test]
+fn without_calls_only_checks_open_it() {
+    let only_checks = BreakerConfig {
+        by_calls: false,
+        ..config()
+    };
+    let mut breaker = Breaker::new(only_checks.clone());
+    for _ in 0..100 {
+        assert_eq!(call(&mut breaker, BAD, 0), None);
+    }
+    assert_eq!(breaker.hold_open(Duration::from_secs(9), at(0)), None);
+    let opens = between(StateView::Closed, StateView::Open);
+    assert_eq!(breaker.on_check(Verdict::Unchecked, at(0)), opens);
+    let why = breaker.view(at(0)).cause.unwrap().to_string();
+    assert_eq!(why, "no health check has passed yet");
+    // Switched off for calls, it forgets what they did, and not what checks say.
+    breaker.set_config(only_checks.clone());
+    assert!(breaker.is_unhealthy());
+    let mut breaker = opened(0);
+    breaker.set_config(only_checks);
+    assert_eq!(breaker.state(at(0)), StateView::Closed);
+    assert!(breaker.try_acquire(at(0)).is_ok());
+}
+
+#[test]
+fn panic_when_too_few_are_left() {
+    let cases = [
+        (10, 10, 0.0, false),
+        (10, 5, 0.5, false),
+        (10, 6, 0.5, true),
+        (10, 0, 1.0, false),
+        (10, 1, 1.0, true),
+        (0, 0, 1.0, false),
+        (100, 71, 0.29, false),
+        (100, 72, 0.29, true),
+    ];
+    for (total, out, threshold, expected) in cases {
+        let found = is_panic(total, out, threshold);
+        assert_eq!(found, expected, "{out} of {total}, {threshold}");
     }
 }

@@ -362,6 +362,7 @@ fn breakers(out: &mut Out<'_>, inner: &Inner) -> fmt::Result {
         vec![
             ("service", sample.service.as_str()),
             ("endpoint", sample.endpoint.as_str()),
+            ("route", sample.route.as_str()),
         ]
     };
     let states = samples.iter().enumerate();
@@ -487,6 +488,19 @@ fn totals(out: &mut Out<'_>, inner: &Inner) -> fmt::Result {
             ("forwarded", totals.dns_forwarded.get()),
             ("failed", totals.dns_failed.get()),
         ]),
+    )?;
+    out.counter(
+        "weft_health_checks",
+        "Health checks of endpoints",
+        results(&[
+            ("passed", totals.health_checks_passed.get()),
+            ("failed", totals.health_checks_failed.get()),
+        ]),
+    )?;
+    out.counter(
+        "weft_health_checks_received",
+        "Health checks by callers' sidecars",
+        vec![(vec![], totals.health_checks_received.get())],
     )?;
     out.counter(
         "weft_spans",

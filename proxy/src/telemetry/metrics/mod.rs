@@ -53,17 +53,20 @@ pub enum Wire {
     Mtls,
     /// Anything else, the application's own TLS included.
     Plaintext,
+    /// TLS that this sidecar makes, to a server outside the mesh.
+    Tls,
 }
 
 impl Wire {
-    /// Both, in the order of their numbers.
-    pub(crate) const ALL: [Self; 2] = [Self::Mtls, Self::Plaintext];
+    /// All of them, in the order of their numbers.
+    pub(crate) const ALL: [Self; 3] = [Self::Mtls, Self::Plaintext, Self::Tls];
 
     /// The value of the label `transport`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Mtls => "mtls",
             Self::Plaintext => "plaintext",
+            Self::Tls => "tls",
         }
     }
 }
@@ -134,8 +137,10 @@ impl BreakerState {
 pub struct BreakerSample {
     /// The service, `NAMESPACE/NAME`.
     pub service: String,
-    /// The endpoint; empty for the breaker of the service as a whole.
+    /// The endpoint; empty for the breakers of the service.
     pub endpoint: String,
+    /// The rule of a route, `NAMESPACE/ROUTE/RULE`; empty unless it is a rule's breaker.
+    pub route: String,
     /// Its state.
     pub state: BreakerState,
     /// How often it has opened.
@@ -231,6 +236,12 @@ pub struct Totals {
     pub spans_dropped: Counter,
     /// Spans the collector has not taken.
     pub spans_failed: Counter,
+    /// Health checks of others that passed.
+    pub health_checks_passed: Counter,
+    /// Health checks of others that failed.
+    pub health_checks_failed: Counter,
+    /// Health checks by others.
+    pub health_checks_received: Counter,
     /// Access log lines written.
     pub access_log_written: Counter,
     /// Access log lines that found the queue full, or could not be written.

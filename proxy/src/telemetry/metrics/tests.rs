@@ -205,6 +205,7 @@ fn everything() -> Metrics {
         vec![BreakerSample {
             service: "shop/orders".to_owned(),
             endpoint: "10.0.0.1:80".to_owned(),
+            route: String::new(),
             state: BreakerState::Open,
             opened: 3,
         }]
@@ -224,8 +225,8 @@ fn the_rest() {
             "weft_connections_total{direction=\"inbound\",transport=\"mtls\"} 1",
             "weft_discovery_connected 1",
             "weft_certificate_expiry_timestamp_seconds 1700000000",
-            "weft_breaker_state{service=\"shop/orders\",endpoint=\"10.0.0.1:80\"} 2",
-            "weft_breaker_opened_total{service=\"shop/orders\",endpoint=\"10.0.0.1:80\"} 3",
+            "weft_breaker_state{service=\"shop/orders\",endpoint=\"10.0.0.1:80\",route=\"\"} 2",
+            "weft_breaker_opened_total{service=\"shop/orders\",endpoint=\"10.0.0.1:80\",route=\"\"} 3",
             "weft_pool_connections{pool=\"mesh\",state=\"active\"} 2",
             "weft_pool_connections{pool=\"mesh\",state=\"idle\"} 1",
             "weft_spans_total{result=\"exported\"} 5",
