@@ -89,10 +89,19 @@ async fn effective(client: &Client, args: &GetArgs, service: &str) -> Result<(),
                     .unwrap_or_else(|| "(defaults)".to_owned()),
                 one.why.clone(),
                 join(&one.beaten),
+                join(&rate_limits(one)),
             ]
         });
-        table(&["PORT", "POLICY", "WHY", "NOT IN FORCE"], rows)
+        let columns = ["PORT", "POLICY", "WHY", "NOT IN FORCE", "RATE LIMITS"];
+        table(&columns, rows)
     })
+}
+
+/// Rules of RateLimitPolicies, `NAME/RULE`.
+fn rate_limits(one: &EffectiveInfo) -> Vec<String> {
+    let limits = one.rate_limits.iter();
+    let named = limits.map(|limit| format!("{}/{}", limit.policy, limit.rule));
+    named.collect()
 }
 
 async fn fetch<T: DeserializeOwned>(

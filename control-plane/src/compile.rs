@@ -3,6 +3,7 @@
 
 mod external;
 mod routes;
+mod server;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -15,6 +16,7 @@ use weft_core::model::{
     TrustBundle, Workload,
 };
 use weft_core::name::ServiceName;
+use weft_core::rate::RateLimit;
 use weft_proto::resource::{Kind, Resource};
 
 use gateway_api::experimental::referencegrants::ReferenceGrantSpec;
@@ -31,7 +33,9 @@ use crate::store::ResourceKey;
 pub use external::{ExternalEntry, ExternalStatus};
 pub use routes::{
     Attached, Dangling, ParentStatus, References, RouteEntry, RouteStatus, attach, check_policy,
+    check_target,
 };
+pub use server::{RateLimitEntry, limits_for};
 
 /// The weight of an endpoint that says nothing.
 const WEIGHT: u32 = 100;
@@ -52,6 +56,8 @@ pub struct World<'a> {
     pub externals: &'a [ExternalEntry],
     /// How callers treat them, the oldest first.
     pub policies: &'a [(ObjectName, TrafficPolicySpec)],
+    /// How many requests their own sidecars let through, by the policies' names.
+    pub rate_limits: &'a [RateLimitEntry],
     /// Where requests to them go.
     pub routes: &'a [RouteEntry],
     /// Faults that routes may name.
@@ -94,6 +100,7 @@ pub struct Compiled {
     aliases: HashMap<(Kind, String), String>,
     routes: BTreeMap<(RouteKind, ObjectName), RouteStatus>,
     externals: BTreeMap<ServiceName, ExternalStatus>,
+    rate_limits: Vec<RateLimitEntry>,
 }
 
 impl Compiled {
@@ -144,7 +151,8 @@ impl Compiled {
             Resource::Workload(_)
             | Resource::TrustBundle(_)
             | Resource::MeshConfig(_)
-            | Resource::Namespace(_) => None,
+            | Resource::Namespace(_)
+            | Resource::ServerPolicy(_) => None,
         })
     }
 
@@ -174,11 +182,21 @@ impl Compiled {
                     allowed: "a name that no ExternalService has".to_owned(),
                 }]
             }
+            Document::RateLimitPolicy(name, spec) => {
+                let ports = ports_of(self.services());
+                let externals = externals_of(self.services());
+                check_target(&ports, &externals, &name.namespace, &spec.target_ref)
+            }
             Document::Service(..)
             | Document::MeshConfig(_)
             | Document::FaultInjection(..)
             | Document::ReferenceGrant(..) => Vec::new(),
         }
+    }
+
+    /// Limits on the requests to a port, as their own sidecars hold them.
+    pub fn rate_limits(&self, service: &ServiceName, port: u16) -> Vec<Arc<RateLimit>> {
+        limits_for(&self.rate_limits, service, port)
     }
 
     /// What has been found out about a route; `None` where there is none of that name.
@@ -249,6 +267,10 @@ pub fn compile(world: World<'_>, before: &Compiled, revision: u64) -> Compiled {
         compiled.add(namespace, Vec::new(), before);
     }
     compiled.routes = attached.statuses;
+    compiled.rate_limits = world.rate_limits.to_vec();
+    for policy in server::policies(world) {
+        compiled.add(Resource::ServerPolicy(policy), Vec::new(), before);
+    }
     // An address that two claim belongs to the one that is connected, then to the first by name.
     let mut claimed: BTreeSet<IpAddr> = BTreeSet::new();
     let mut entries: Vec<&Entry> = world.entries.iter().collect();
@@ -309,23 +331,7 @@ fn compile_service(world: World<'_>, name: &ServiceName) -> Service {
         .iter()
         .filter(|entry| entry.registration.services.contains(name))
         .collect();
-    let spec = world.services.get(name);
-    // (port, target port, protocol)
-    let ports: BTreeMap<u16, (u16, AppProtocol)> = match spec {
-        Some(spec) => spec
-            .ports
-            .iter()
-            .map(|port| {
-                let target = port.target_port.unwrap_or(port.port);
-                (port.port, (target, port.protocol))
-            })
-            .collect(),
-        None => serving
-            .iter()
-            .flat_map(|entry| &entry.registration.ports)
-            .map(|port| (port.port, (port.port, port.protocol)))
-            .collect(),
-    };
+    let ports = ports_to(world, name, &serving);
     let declared = |target: u16| {
         let ports = serving.iter().flat_map(|entry| &entry.registration.ports);
         let mut of_port = ports.filter(|port| port.port == target);
@@ -368,6 +374,29 @@ fn policies_of(
         Some((port, Arc::new(spec.resolve(name.namespace()))))
     });
     policies.collect()
+}
+
+/// The ports of a service: what each leads to at its workloads, and what is spoken there.
+fn ports_to(
+    world: World<'_>,
+    name: &ServiceName,
+    serving: &[&Entry],
+) -> BTreeMap<u16, (u16, AppProtocol)> {
+    match world.services.get(name) {
+        Some(spec) => spec
+            .ports
+            .iter()
+            .map(|port| {
+                let target = port.target_port.unwrap_or(port.port);
+                (port.port, (target, port.protocol))
+            })
+            .collect(),
+        None => serving
+            .iter()
+            .flat_map(|entry| &entry.registration.ports)
+            .map(|port| (port.port, (port.port, port.protocol)))
+            .collect(),
+    }
 }
 
 /// The policies for a port, the one in force first: one for the port beats one for the whole

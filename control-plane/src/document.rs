@@ -4,6 +4,7 @@
 mod external;
 mod fault;
 mod fields;
+mod rate_limit;
 mod route;
 mod traffic_policy;
 mod typed;
@@ -28,6 +29,7 @@ pub use external::{
     TlsMode,
 };
 pub use fault::{AbortSpec, DelaySpec, FaultInjectionSpec, HeaderMatchType, HeaderSpec};
+pub use rate_limit::{RateKeySpec, RateLimitPolicySpec, RateRuleSpec, RateScopeSpec, limit_text};
 pub use route::{GATEWAY_GROUP, Parent, RouteDraft, RouteKind, RouteSpec, RuleDraft};
 pub use traffic_policy::{
     BackoffSpec, BreakerModeSpec, BudgetSpec, CheckHeaderSpec, CircuitBreakerSpec, CookieSpec,
@@ -47,12 +49,13 @@ pub const GATEWAY_VERSION: &str = "gateway.networking.k8s.io/v1";
 pub const GATEWAY_ALPHA: &str = "gateway.networking.k8s.io/v1alpha2";
 /// The kinds that exist, with the versions that they are read in; they are stored and shown in the
 /// first. To add one: a variant of [`Document`], its spec, and its checks below.
-pub const KINDS: [(&str, &[&str]); 10] = [
+pub const KINDS: [(&str, &[&str]); 11] = [
     ("Service", &[API_VERSION]),
     ("MeshConfig", &[API_VERSION]),
     ("TrafficPolicy", &[API_VERSION]),
     ("FaultInjection", &[API_VERSION]),
     ("ExternalService", &[API_VERSION]),
+    ("RateLimitPolicy", &[API_VERSION]),
     ("HTTPRoute", &[GATEWAY_VERSION]),
     ("GRPCRoute", &[GATEWAY_VERSION]),
     ("TLSRoute", &[GATEWAY_VERSION, GATEWAY_ALPHA]),
@@ -103,6 +106,8 @@ pub enum Document {
     MeshConfig(MeshConfigSpec),
     /// How callers treat a service; by its own name.
     TrafficPolicy(ObjectName, Box<TrafficPolicySpec>),
+    /// How many requests the service's own sidecars let through.
+    RateLimitPolicy(ObjectName, RateLimitPolicySpec),
     /// Where requests to a service go.
     Route(ObjectName, RouteSpec),
     /// A destination outside the mesh that programs reach by its ordinary names.
@@ -242,6 +247,7 @@ impl Document {
             Self::Service(name, _) => key("Service", name.namespace(), name.name()),
             Self::MeshConfig(_) => key("MeshConfig", "weft-system", "mesh"),
             Self::TrafficPolicy(name, _) => key("TrafficPolicy", &name.namespace, &name.name),
+            Self::RateLimitPolicy(name, _) => key("RateLimitPolicy", &name.namespace, &name.name),
             Self::Route(name, spec) => key(spec.kind().as_str(), &name.namespace, &name.name),
             Self::ExternalService(name, _) => key("ExternalService", name.namespace(), name.name()),
             Self::FaultInjection(name, _) => key("FaultInjection", &name.namespace, &name.name),
@@ -256,6 +262,7 @@ impl Document {
             Self::Service(_, spec) => serde_json::to_value(spec),
             Self::MeshConfig(spec) => serde_json::to_value(spec),
             Self::TrafficPolicy(_, spec) => serde_json::to_value(spec),
+            Self::RateLimitPolicy(_, spec) => serde_json::to_value(spec),
             Self::Route(_, spec) => spec.to_value(),
             Self::ExternalService(_, spec) => serde_json::to_value(spec),
             Self::FaultInjection(_, spec) => serde_json::to_value(spec),
@@ -433,6 +440,7 @@ fn parse(check: &mut Check<'_>, value: &Value) -> Option<Document> {
             spec.read(check);
             Some(Document::FaultInjection(own, spec))
         }
+        "RateLimitPolicy" => read_rate_limits(check, own, &envelope.spec),
         "ReferenceGrant" => {
             let spec: ReferenceGrantSpec = check.typed("spec.", &envelope.spec)?;
             check_grant(check, &spec);
@@ -457,6 +465,12 @@ fn parse(check: &mut Check<'_>, value: &Value) -> Option<Document> {
         // All of KINDS are above; a test reads an example of each.
         _ => None,
     }
+}
+
+fn read_rate_limits(check: &mut Check<'_>, name: ObjectName, spec: &Value) -> Option<Document> {
+    let spec: RateLimitPolicySpec = check.typed("spec.", spec)?;
+    spec.read(check, &name);
+    Some(Document::RateLimitPolicy(name, spec))
 }
 
 fn read_route(check: &mut Check<'_>, name: ObjectName, spec: RouteSpec) -> Document {
@@ -538,8 +552,7 @@ fn check_grant(check: &mut Check<'_>, spec: &ReferenceGrantSpec) {
     }
 }
 
-fn check_policy(check: &mut Check<'_>, namespace: &str, spec: &TrafficPolicySpec) {
-    let target = &spec.target_ref;
+fn check_target(check: &mut Check<'_>, target: &TargetRef) {
     if check_label(&target.name).is_err() {
         check.add(
             "spec.targetRef.name",
@@ -550,6 +563,10 @@ fn check_policy(check: &mut Check<'_>, namespace: &str, spec: &TrafficPolicySpec
     if target.port == Some(0) {
         check.add("spec.targetRef.port", 0, "1 to 65535");
     }
+}
+
+fn check_policy(check: &mut Check<'_>, namespace: &str, spec: &TrafficPolicySpec) {
+    check_target(check, &spec.target_ref);
     for (field, allowed) in spec.idle_fields() {
         check.add(format!("spec.{field}"), "a value", allowed);
     }

@@ -3,6 +3,7 @@
 
 mod external;
 mod health;
+mod limits;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ use weft_proto::resource::{Kind, Resource};
 
 use crate::compile::{Compiled, policies_for};
 use crate::document::{ObjectName, TrafficPolicySpec};
+
+use limits::Arriving;
 
 /// A request that somebody wonders about.
 #[derive(Debug, Clone)]
@@ -76,6 +79,8 @@ pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u6
     if routes.is_empty() {
         steps.add("route", "-", "none: requests go to the service itself");
         explain_target(known, &service, port, None, &mut steps);
+        let arriving = Arriving::of(question, None);
+        arriving.at(known.compiled, &service.name, port, &mut steps);
         return steps.0;
     }
     let table = RouteTable::new(routes);
@@ -112,6 +117,8 @@ pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u6
     explain_decision(&decision, whose, &mut steps);
     if let Outcome::Forward(_) = decision.outcome {
         explain_backends(known, decision.found.rule, &mut steps);
+        let arriving = Arriving::of(question, Some(&decision));
+        arriving.at_backends(known.compiled, decision.found.rule, &mut steps);
     }
     steps.0
 }
@@ -181,7 +188,8 @@ fn service(compiled: &Compiled, name: &str) -> Option<Service> {
         Resource::Workload(_)
         | Resource::TrustBundle(_)
         | Resource::MeshConfig(_)
-        | Resource::Namespace(_) => None,
+        | Resource::Namespace(_)
+        | Resource::ServerPolicy(_) => None,
     }
 }
 
@@ -243,7 +251,8 @@ fn namespace_routes(
         Resource::Service(_)
         | Resource::Workload(_)
         | Resource::TrustBundle(_)
-        | Resource::MeshConfig(_) => None,
+        | Resource::MeshConfig(_)
+        | Resource::ServerPolicy(_) => None,
     }
 }
 

@@ -8,11 +8,12 @@ use serde_json::Value;
 use weft_core::external::External;
 use weft_core::model::Service;
 use weft_core::name::ServiceName;
+use weft_core::rate::RateLimit;
 use weft_core::route::Route;
 use weft_proto::resource::{Kind, Resource};
 
 use crate::compile::{Compiled, policies_for};
-use crate::document::{ObjectName, TrafficPolicySpec, spelled_out};
+use crate::document::{ObjectName, TrafficPolicySpec, limit_text, spelled_out};
 
 /// One difference that callers would notice.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -70,6 +71,7 @@ pub fn effects(before: State<'_>, after: State<'_>) -> Vec<Effect> {
             (None, None) => {}
         }
         for port in new.get(name).iter().flat_map(|service| &service.ports) {
+            limit_changes((name, port.port), before.compiled, after.compiled, &mut add);
             policy_changes(
                 (name, port.port),
                 (before, old.get(name)),
@@ -134,7 +136,8 @@ fn consumer_changes(before: State<'_>, after: State<'_>, effects: &mut Vec<Effec
                 Resource::Service(_)
                 | Resource::Workload(_)
                 | Resource::TrustBundle(_)
-                | Resource::MeshConfig(_) => None,
+                | Resource::MeshConfig(_)
+                | Resource::ServerPolicy(_) => None,
             });
             all.collect()
         };
@@ -233,6 +236,40 @@ fn policy_changes(
     compare("", &spelled(old), &spelled(new), &mut fields);
     for field in fields {
         add(format!("port {port}: {field}"));
+    }
+}
+
+/// Limits on the rate of requests, held by the service's own sidecars.
+fn limit_changes(
+    (name, port): (&ServiceName, u16),
+    before: &Compiled,
+    after: &Compiled,
+    add: &mut impl FnMut(String),
+) {
+    let by_rule = |compiled: &Compiled| -> BTreeMap<(Arc<str>, u32), Arc<RateLimit>> {
+        let limits = compiled.rate_limits(name, port).into_iter();
+        let named = limits.map(|limit| {
+            let name = (Arc::clone(&limit.name.policy), limit.name.rule);
+            (name, limit)
+        });
+        named.collect()
+    };
+    let (old, new) = (by_rule(before), by_rule(after));
+    let names: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+    for rule in names {
+        let what = format!("port {port}: rate limit {}/{}", rule.0, rule.1);
+        match (old.get(rule), new.get(rule)) {
+            (None, Some(new)) => add(format!("{what} comes: {}", limit_text(new))),
+            (Some(old), None) => add(format!("{what} goes: {}", limit_text(old))),
+            (Some(old), Some(new)) if old != new => {
+                let (was, is) = (limit_text(old), limit_text(new));
+                match was == is {
+                    true => add(format!("{what}: other requests are meant")),
+                    false => add(format!("{what} becomes {is}, was {was}")),
+                }
+            }
+            (Some(_) | None, Some(_) | None) => {}
+        }
     }
 }
 

@@ -891,6 +891,13 @@ impl Plane {
             .is_some_and(|i| i.revoked.is_some())
     }
 
+    /// Services that an instance may serve.
+    pub fn services_of(&self, instance: &str) -> Vec<ServiceName> {
+        let state = self.state();
+        let instance = state.instances.get(instance);
+        instance.map_or_else(Vec::new, |i| i.binding.services.clone())
+    }
+
     /// Changes whenever an instance or an operator is revoked.
     pub fn watch_revoked(&self) -> watch::Receiver<u64> {
         self.revoked.subscribe()

@@ -56,6 +56,9 @@ pub enum Rejection {
     /// A policy in it is not allowed.
     #[error("policies.policy.{0}")]
     Policy(#[from] PolicyError),
+    /// A limit in it is not allowed.
+    #[error("rate_limits.{0}")]
+    RateLimit(PolicyError),
 }
 
 const PORT: &str = "a port from 1 to 65535";

@@ -24,6 +24,7 @@ use crate::dns::{Resolver, nameservers};
 use crate::drain::{Drain, Phase};
 use crate::identity::{IdentityError, Manager};
 use crate::inbound::Application;
+use crate::leases;
 use crate::memory;
 use crate::mesh::Mesh;
 use crate::names;
@@ -196,6 +197,11 @@ impl Sidecar {
             let mesh = seen.upgrade();
             mesh.map(|mesh| observe::samples(&mesh)).unwrap_or_default()
         }));
+        let seen = Arc::downgrade(&mesh);
+        metrics.set_rate_source(Box::new(move || {
+            let mesh = seen.upgrade();
+            mesh.map(|mesh| mesh.rate_samples()).unwrap_or_default()
+        }));
         let readiness = Readiness::default();
         let address = config.control_plane.address.clone();
         let identity = Arc::new(Manager::new(
@@ -259,7 +265,9 @@ impl Sidecar {
             tokio::spawn(registrar.run(left));
         }
         let (seen, known) = (Arc::clone(&shared.mesh), Arc::clone(&identity));
-        tokio::spawn(observe::run(observed_by, seen, known));
+        tokio::spawn(observe::run(observed_by.clone(), seen, known));
+        let (limited, known) = (Arc::clone(&shared.mesh), Arc::clone(&identity));
+        tokio::spawn(leases::run(observed_by, limited, known));
         watch_discovery(&shared, client.connected(), &readiness);
         tokio::spawn(client.run());
         let renewing = Arc::clone(&identity);

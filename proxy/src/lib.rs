@@ -16,6 +16,7 @@ pub mod http;
 pub mod identity;
 pub mod inbound;
 pub mod intercept;
+pub mod leases;
 pub mod memory;
 pub mod mesh;
 pub mod names;

@@ -9,7 +9,8 @@ use weft_core::policy::Fallback;
 use weft_core::route::{Backend, Fault, Filter, Route, RouteName, Rule};
 
 use crate::document::{
-    GATEWAY_GROUP, ObjectName, Parent, RouteDraft, RouteKind, TargetKind, TrafficPolicySpec,
+    GATEWAY_GROUP, ObjectName, Parent, RouteDraft, RouteKind, TargetKind, TargetRef,
+    TrafficPolicySpec,
 };
 
 /// A route that was asked for.
@@ -259,39 +260,61 @@ pub fn check_policy(
     namespace: &str,
     spec: &TrafficPolicySpec,
 ) -> Vec<Dangling> {
-    let target = &spec.target_ref;
-    let mut wanted = Vec::new();
-    if let Ok(service) = ServiceName::new(namespace, &target.name) {
-        let external = target.kind == TargetKind::ExternalService;
-        wanted.push(("spec.targetRef", service, target.port, external));
-    }
+    let mut dangling = check_target(services, externals, namespace, &spec.target_ref);
     if let Some(Fallback::Backend { service, port }) = spec.resolve(namespace).fallback {
         let path = "spec.circuitBreaker.fallback.backend";
         // It is referred to by its name alone.
         let external = externals.contains(&service);
-        wanted.push((path, service, Some(port), external));
+        dangling.extend(missing(
+            services,
+            externals,
+            (path, service, Some(port)),
+            external,
+        ));
     }
-    let dangling = wanted
+    dangling
+}
+
+/// What of a policy's target is not there.
+pub fn check_target(
+    services: &BTreeMap<ServiceName, BTreeSet<u16>>,
+    externals: &BTreeSet<ServiceName>,
+    namespace: &str,
+    target: &TargetRef,
+) -> Vec<Dangling> {
+    let Ok(service) = ServiceName::new(namespace, &target.name) else {
+        return Vec::new();
+    };
+    let external = target.kind == TargetKind::ExternalService;
+    let wanted = ("spec.targetRef", service, target.port);
+    missing(services, externals, wanted, external)
         .into_iter()
-        .filter_map(|(path, service, port, external)| {
-            let found = find(services, externals, &service, external);
-            let (found, allowed) = match (found, port) {
-                (Err(found), _) => (found, "a Service or ExternalService that exists".to_owned()),
-                (Ok(ports), Some(port)) if !ports.contains(&port) => {
-                    let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
-                    let found = format!("port {port}, which {service} does not have");
-                    (found, ports.join(", "))
-                }
-                (Ok(_), _) => return None,
-            };
-            Some(Dangling {
-                path: path.to_owned(),
-                reason: "TargetNotFound",
-                found,
-                allowed,
-            })
-        });
-    dangling.collect()
+        .collect()
+}
+
+/// A Service or port that is not there, for what is at this path.
+fn missing(
+    services: &BTreeMap<ServiceName, BTreeSet<u16>>,
+    externals: &BTreeSet<ServiceName>,
+    (path, service, port): (&str, ServiceName, Option<u16>),
+    external: bool,
+) -> Option<Dangling> {
+    let found = find(services, externals, &service, external);
+    let (found, allowed) = match (found, port) {
+        (Err(found), _) => (found, "a Service or ExternalService that exists".to_owned()),
+        (Ok(ports), Some(port)) if !ports.contains(&port) => {
+            let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
+            let found = format!("port {port}, which {service} does not have");
+            (found, ports.join(", "))
+        }
+        (Ok(_), _) => return None,
+    };
+    Some(Dangling {
+        path: path.to_owned(),
+        reason: "TargetNotFound",
+        found,
+        allowed,
+    })
 }
 
 /// A route's rules, where every reference leads somewhere or says that it does not.

@@ -20,11 +20,11 @@ use serde::de::DeserializeOwned;
 use weft_core::name::{ServiceName, check_label};
 use weft_core::policy::TrafficPolicy;
 use weft_core::retry::RetryPolicy;
-use weft_core::route::{About, Backend, HttpMatch, Rule};
+use weft_core::route::{About, Backend, Rule};
 
-use matching::{read_grpc_matches, read_match};
+use matching::read_grpc_matches;
 
-pub(super) use matching::read_headers;
+pub(super) use matching::{read_headers, read_matches};
 
 use super::{Check, ObjectName};
 
@@ -382,14 +382,7 @@ fn read_rule(check: &mut Check<'_>, namespace: &str, at: &str, rule: &HttpRouteR
         persistence,
         allowed,
     );
-    let matches = rule.matches.as_deref().unwrap_or_default();
-    limit(check, &format!("{at}.matches"), matches.len(), MATCHES_MAX);
-    let read = matches.iter().take(MATCHES_MAX).enumerate();
-    let read: Vec<HttpMatch> = read
-        .filter_map(|(index, matched)| {
-            read_match(check, &format!("{at}.matches[{index}]"), matched)
-        })
-        .collect();
+    let read = read_matches(check, at, rule.matches.as_deref().unwrap_or_default());
     let place = filter::Place {
         namespace,
         matches: &read,

@@ -39,6 +39,7 @@ fn the_examples_are_good() {
         include_str!("../../../deploy/examples/grpc-route.yaml"),
         include_str!("../../../deploy/examples/tcp-route.yaml"),
         include_str!("../../../deploy/examples/tls-route.yaml"),
+        include_str!("../../../deploy/examples/rate-limit-policy.yaml"),
     ];
     let kinds: BTreeSet<String> = examples
         .into_iter()

@@ -8,7 +8,9 @@ use weft_core::model::{MeshConfig, TrustBundle};
 use weft_core::name::ServiceName;
 use weft_core::route::Fault;
 
-use crate::compile::{ExternalEntry, RouteEntry, VirtualAddresses, World, service_names};
+use crate::compile::{
+    ExternalEntry, RateLimitEntry, RouteEntry, VirtualAddresses, World, service_names,
+};
 use crate::document::{Document, MeshConfigSpec, ObjectName, ServiceSpec, TrafficPolicySpec};
 use crate::registry::Entry;
 use crate::store::StoredResource;
@@ -20,6 +22,8 @@ pub(super) struct Wanted {
     /// The oldest first.
     pub(super) policies: Vec<(ObjectName, TrafficPolicySpec)>,
     pub(super) externals: Vec<ExternalEntry>,
+    /// By name.
+    pub(super) rate_limits: Vec<RateLimitEntry>,
     pub(super) routes: Vec<RouteEntry>,
     pub(super) faults: BTreeMap<ObjectName, Fault>,
     pub(super) grants: Vec<(ObjectName, ReferenceGrantSpec)>,
@@ -40,6 +44,7 @@ impl Wanted {
             services: &self.services,
             externals: &self.externals,
             policies: &self.policies,
+            rate_limits: &self.rate_limits,
             routes: &self.routes,
             faults: &self.faults,
             grants: &self.grants,
@@ -85,6 +90,9 @@ impl Wanted {
                     created,
                     generation,
                 }),
+                Ok(Document::RateLimitPolicy(name, spec)) => {
+                    wanted.rate_limits.push(RateLimitEntry::new(name, &spec));
+                }
                 Ok(Document::FaultInjection(name, spec)) => {
                     wanted.faults.insert(name, spec.resolve());
                 }
@@ -95,6 +103,7 @@ impl Wanted {
                 }
             }
         }
+        wanted.rate_limits.sort_by(|a, b| a.name.cmp(&b.name));
         policies.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
         let policies = policies.into_iter().map(|(_, name, spec)| (name, spec));
         wanted.policies = policies.collect();

@@ -96,6 +96,9 @@ reasons! {
     PendingLimit = "pending-limit", 503, 8, Mesh,
         "too many requests wait for a connection",
         "add endpoints, or raise the limit";
+    RateLimited = "rate-limited", 429, 8, Downstream,
+        "more requests came than a RateLimitPolicy of the service lets through",
+        "wait as long as Retry-After says; RateLimit-Policy names the limit (policy/rule)";
     ConnectionLimit = "connection-limit", 503, 8, Mesh,
         "too many connections",
         "reuse connections, add endpoints, or raise the connection limit";

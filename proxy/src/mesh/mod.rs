@@ -5,6 +5,8 @@ mod endpoint;
 mod gate;
 mod outside;
 mod port;
+mod rate;
+mod server;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -18,19 +20,26 @@ use tokio::time::timeout;
 use weft_core::model::{self, MeshConfig, Namespace, Transport, UnknownDestinations};
 use weft_core::name::{ServiceName, WorkloadName};
 use weft_core::policy::TrafficPolicy;
+use weft_core::rate::RuleName;
+use weft_core::rate::lease::{Grant, Report};
 use weft_core::reason::Reason;
 use weft_core::route::{Route, in_force};
+use weft_core::server::ServerPolicy;
 use weft_proto::resource::Kind;
 
 pub use endpoint::{Call, Endpoint, EndpointKey, Live};
 pub use gate::{Admitted, Full};
 pub use outside::{ALPN_HTTP1, ALPN_HTTP2, Named, Outside, OutsideTls};
 pub use port::{Counted, PortCall, PortView};
+pub use rate::Rated;
+pub use server::{ServerSlot, ServerView};
+
+use server::Server;
 
 use outside::{Names, unresolved};
 
 use crate::config::ProxyConfig;
-use crate::telemetry::metrics::{Direction, HttpKey, HttpStats, Metrics};
+use crate::telemetry::metrics::{Direction, HttpKey, HttpStats, Metrics, RateSample};
 
 /// Names asked for at the same time that the control plane has not answered yet.
 const DEMAND_MAX: usize = 4096;
@@ -95,6 +104,10 @@ pub struct World {
     pub workloads: Vec<(model::Workload, Vec<String>)>,
     /// Names that the control plane said do not exist.
     pub absent: HashSet<String>,
+    /// What the sidecars of services enforce, this one among them.
+    pub server: BTreeMap<ServiceName, ServerPolicy>,
+    /// Services that there is nothing of the kind for.
+    pub server_absent: HashSet<String>,
 }
 
 /// A name that some connection waits for.
@@ -123,6 +136,7 @@ pub struct Mesh {
     demand: mpsc::Sender<Demand>,
     live: Mutex<HashMap<EndpointKey, Arc<Live>>>,
     names: Names,
+    server: Server,
     metrics: Metrics,
     wait: Duration,
     /// This sidecar's own.
@@ -143,6 +157,7 @@ impl Mesh {
             demand,
             live: Mutex::default(),
             names: Names::default(),
+            server: Server::new(own_services(config), config.timeouts.discovery_wait),
             metrics,
             wait: config.timeouts.discovery_wait,
             namespace: config.workload.namespace.clone(),
@@ -155,6 +170,44 @@ impl Mesh {
     /// The namespace of this sidecar's workload.
     pub fn namespace(&self) -> &str {
         &self.namespace
+    }
+
+    /// The services that this sidecar's workload serves.
+    pub fn services(&self) -> &[ServiceName] {
+        self.server.services()
+    }
+
+    /// What this sidecar enforces on a port of its application; waits for the control plane's
+    /// answer, though not for long.
+    pub async fn server_port(&self, port: u16) -> Arc<ServerSlot> {
+        self.server.port(port).await
+    }
+
+    /// Every limit on the rate of requests here, as a scrape sees it.
+    pub fn rate_samples(&self) -> Vec<RateSample> {
+        self.server.rules.samples()
+    }
+
+    /// Limits on the rate that are shared with other sidecars.
+    pub fn shared_rates(&self) -> BTreeSet<RuleName> {
+        self.server.rules.shared()
+    }
+
+    /// What is held of every limit that is shared, with what it was asked for since the last time,
+    /// if that is to be told.
+    pub fn rate_reports(&self, demand: bool) -> Vec<Report> {
+        let now = demand.then(crate::clock::now);
+        self.server.rules.reports(now)
+    }
+
+    /// Leases come on a new stream from now on.
+    pub fn begin_leases(&self) {
+        self.server.rules.begin_stream();
+    }
+
+    /// Takes a lease of a limit that is shared.
+    pub fn take_lease(&self, grant: Grant) {
+        self.server.rules.lease(grant, crate::clock::now());
     }
 
     /// Where this sidecar runs; empty when unknown.
@@ -185,6 +238,9 @@ impl Mesh {
     /// Swaps in a new world. Live state of endpoints that stay is carried over, that of the
     /// others is dropped with the last connection that uses it.
     pub fn publish(&self, world: World) {
+        let now = crate::clock::now();
+        self.server
+            .publish(&world.server, &world.server_absent, now);
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = HashMap::with_capacity(live.len());
         let old = self.snapshot.load();
@@ -518,6 +574,14 @@ impl Mesh {
             .map(|(kind, name, _)| Demand { kind, name })
             .collect()
     }
+}
+
+/// What the workload serves; a name that is none is told of where the workload is registered.
+fn own_services(config: &ProxyConfig) -> Vec<ServiceName> {
+    let workload = &config.workload;
+    let services = workload.services.iter();
+    let services = services.filter_map(|service| service.resolve(&workload.namespace).ok());
+    services.collect()
 }
 
 enum Lookup<T> {

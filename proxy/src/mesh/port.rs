@@ -285,6 +285,7 @@ impl PortView {
             rule: Some(key),
             permit: Some(permit),
             began: now,
+            answered: None,
         }))
     }
 

@@ -13,8 +13,22 @@ use weft_core::route::{HttpMatch, PathMatch, RouteError, ValueMatch};
 use super::{FIELDS_MAX, MATCHES_MAX, filter, limit};
 use crate::document::Check;
 
+/// The matches of an HTTPRoute's rule, or of another that has such.
+pub(in crate::document) fn read_matches(
+    check: &mut Check<'_>,
+    at: &str,
+    matches: &[HttpRouteRulesMatches],
+) -> Vec<HttpMatch> {
+    limit(check, &format!("{at}.matches"), matches.len(), MATCHES_MAX);
+    let read = matches.iter().take(MATCHES_MAX).enumerate();
+    let read = read.filter_map(|(index, matched)| {
+        read_match(check, &format!("{at}.matches[{index}]"), matched)
+    });
+    read.collect()
+}
+
 /// A match of an HTTPRoute's rule.
-pub(super) fn read_match(
+fn read_match(
     check: &mut Check<'_>,
     at: &str,
     matched: &HttpRouteRulesMatches,

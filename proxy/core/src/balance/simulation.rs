@@ -173,16 +173,18 @@ fn who_fails_at_once_attracts_nothing() {
 #[test]
 fn a_zone_spills_over_only_what_it_cannot_take() {
     // Of 100 endpoints in the zone so many are well; each may take 1.4 times its own.
+    let zone = |healthy| Capacity { healthy, all: 100 };
+    let zone_share = |healthy| zone_share(zone(healthy), zone(100));
     let mut before = 0.0;
-    for healthy in 0..=100 {
-        let share = zone_share(healthy, 100);
+    for healthy in 0..=100u32 {
+        let share = zone_share(healthy.into());
         assert!(share >= before && share <= 1.0);
-        let each = share * 100.0 / f64::from(healthy.max(1) as u32);
+        let each = share * 100.0 / f64::from(healthy.max(1));
         assert!(each <= 1.4 + 1e-9, "{healthy}: {each} times its own");
         before = share;
     }
-    assert_eq!(zone_share(71, 100), 0.71 * 1.4);
-    assert_eq!(zone_share(72, 100), 1.0);
+    assert_eq!(zone_share(71), 0.71 * 1.4);
+    assert_eq!(zone_share(72), 1.0);
 }
 
 #[test]

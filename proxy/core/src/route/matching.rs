@@ -281,6 +281,25 @@ impl HttpMatch {
         }
     }
 
+    /// Whether it takes a request.
+    pub fn takes(&self, request: &RequestHead<'_>) -> bool {
+        let path = match &self.path {
+            PathMatch::Exact(path) => **path == *request.path,
+            PathMatch::Prefix(prefix) => {
+                let rest = request.path.strip_prefix(&**prefix);
+                prefix.is_empty()
+                    || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }
+            PathMatch::Method(method) => {
+                let called = super::grpc_call(request.path);
+                called.is_some_and(|(_service, called)| called == &**method)
+            }
+            // Looked at below.
+            PathMatch::Pattern(_) => true,
+        };
+        path && self.meets(request)
+    }
+
     /// Whether everything but an exact path, a prefix or a method holds: those were looked up.
     pub(super) fn meets(&self, request: &RequestHead<'_>) -> bool {
         let path = match &self.path {

@@ -177,6 +177,7 @@ impl Pool {
         endpoint: &Endpoint,
     ) -> Result<Slot, DialError> {
         let streams = self.config.limits.max_concurrent_streams;
+        let most = port.policy.requests_per_connection.unwrap_or(u32::MAX);
         // Without TLS nothing is negotiated.
         let known = outside.tls.is_none() && port.protocol == AppProtocol::Http;
         loop {
@@ -188,7 +189,7 @@ impl Pool {
                     return Ok(slot);
                 }
                 let alone = known || peer.exclusive;
-                (!alone).then(|| Rc::clone(peer.connecting.get_or_insert_default()))
+                (!alone).then(|| peer.connecting.get_or_insert_default().clone())
             };
             let Some(connecting) = connecting else {
                 let carrier = self.connect_outside(port, outside, endpoint).await?;
@@ -198,7 +199,7 @@ impl Pool {
             };
             // Whether requests can share a connection is known when one stands: until then they
             // wait for it together.
-            let made = connecting.get_or_init(|| async {
+            let made = connecting.made.get_or_init(|| async {
                 let made = self.connect_outside(port, outside, endpoint).await;
                 let mut peers = self.peers.borrow_mut();
                 let peer = peers.entry(endpoint.key.clone()).or_default();
@@ -211,7 +212,7 @@ impl Pool {
                 made
             });
             let carrier = made.await.clone()?;
-            if carrier.has_room(streams) {
+            if carrier.has_room(streams) && carrier.carried.get() < most {
                 return Ok(Slot::new(&carrier));
             }
         }
