@@ -277,9 +277,12 @@ impl Document {
         })
     }
 
-    /// Reads one that was stored.
+    /// Reads one that was stored. It was checked then: a field that is not known is one of another
+    /// version's.
     pub fn from_value(value: Value) -> Result<Self, Vec<Problem>> {
-        read_one("the store", 1, value)
+        let mut check = Check::new("the store", 1);
+        check.stored = true;
+        checked(check, &value)
     }
 }
 
@@ -299,8 +302,12 @@ pub fn read(source: &str, text: &str) -> Result<Vec<Placed>, Vec<Problem>> {
     }
     let values: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|error| {
         let text = error.to_string();
-        let first = text.lines().next().unwrap_or_default().to_owned();
-        whole(first, "well-formed YAML or JSON")
+        let first = text.lines().next().unwrap_or_default();
+        let first = first.strip_prefix("error: ").unwrap_or(first);
+        match first.split_once(", set DuplicateKeyPolicy") {
+            Some((first, _advice_to_programmers)) => whole(first.to_owned(), "each field once"),
+            None => whole(first.to_owned(), "well-formed YAML or JSON"),
+        }
     })?;
     let values: Vec<Value> = values.into_iter().filter(|v| !v.is_null()).collect();
     if values.is_empty() || values.len() > DOCUMENTS_MAX {
@@ -310,7 +317,7 @@ pub fn read(source: &str, text: &str) -> Result<Vec<Placed>, Vec<Problem>> {
     let mut documents = Vec::new();
     let mut keys = BTreeSet::new();
     for (index, value) in values.into_iter().enumerate() {
-        match read_one(source, index + 1, value) {
+        match read_one(source, index + 1, &value) {
             Ok(document) => {
                 let key = document.key();
                 if keys.insert(key.clone()) {
@@ -342,6 +349,8 @@ pub fn read(source: &str, text: &str) -> Result<Vec<Placed>, Vec<Problem>> {
 struct Check<'a> {
     source: &'a str,
     document: usize,
+    /// Whether it is out of the store.
+    stored: bool,
     problems: Vec<Problem>,
     /// Names that are referred to as ExternalServices.
     externals: BTreeSet<ServiceName>,
@@ -352,6 +361,7 @@ impl<'a> Check<'a> {
         Self {
             source,
             document,
+            stored: false,
             problems: Vec::new(),
             externals: BTreeSet::new(),
         }
@@ -368,9 +378,12 @@ impl<'a> Check<'a> {
     }
 }
 
-fn read_one(source: &str, document: usize, value: Value) -> Result<Document, Vec<Problem>> {
-    let mut check = Check::new(source, document);
-    let read = parse(&mut check, &value);
+fn read_one(source: &str, document: usize, value: &Value) -> Result<Document, Vec<Problem>> {
+    checked(Check::new(source, document), value)
+}
+
+fn checked(mut check: Check<'_>, value: &Value) -> Result<Document, Vec<Problem>> {
+    let read = parse(&mut check, value);
     match read {
         Some(read) if check.problems.is_empty() => Ok(read),
         Some(_) | None => Err(check.problems),

@@ -48,6 +48,8 @@ mod continuity;
 mod durability;
 // Bad documents, tokens, bytes and programs.
 mod badinput;
+// Bad policy: refused in four parts, and without harm.
+mod badpolicy;
 // The flags of `weft run`.
 mod run;
 // Time to the first line, memory when idle.

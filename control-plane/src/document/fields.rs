@@ -11,11 +11,14 @@ use serde::de::{
 use serde::forward_to_deserialize_any;
 use serde_json::{Error, Map, Value};
 
-/// A field that is not known.
+/// A field that is not known, or a list in the place of fields: serde would take its items for the
+/// fields in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Unknown {
     /// Where it is, as in `rules[0].matches[1].colour`.
     pub(super) path: String,
+    /// Whether it is a list.
+    pub(super) is_list: bool,
     /// The fields that there are in that place.
     pub(super) known: &'static [&'static str],
 }
@@ -54,6 +57,14 @@ impl<'a> Asking<'a> {
             known,
             found: self.found,
         }
+    }
+
+    fn note(&self, is_list: bool, known: &'static [&'static str]) {
+        self.found.borrow_mut().push(Unknown {
+            path: self.path.clone(),
+            is_list,
+            known,
+        });
     }
 
     fn read_map<'de, V: Visitor<'de>>(
@@ -98,11 +109,13 @@ impl<'de> Deserializer<'de> for Asking<'de> {
     ) -> Result<V::Value, Error> {
         match self.value {
             Value::Object(fields) => self.read_map(fields, known, visitor),
-            Value::Null
-            | Value::Bool(_)
-            | Value::Number(_)
-            | Value::String(_)
-            | Value::Array(_) => self.deserialize_any(visitor),
+            Value::Array(_) => {
+                self.note(true, known);
+                self.deserialize_any(visitor)
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+                self.deserialize_any(visitor)
+            }
         }
     }
 
@@ -141,10 +154,7 @@ impl<'de> Deserializer<'de> for Asking<'de> {
 
     /// Nobody reads it.
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        self.found.borrow_mut().push(Unknown {
-            path: self.path,
-            known: self.known,
-        });
+        self.note(false, self.known);
         visitor.visit_unit()
     }
 
@@ -303,9 +313,12 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_somebody_elses_business() {
+        let lists = json!([{"one": 1}, [], "plain"]);
+        let found = unknown::<Outer>(&lists);
+        assert!(found.iter().all(|one| one.is_list && one.path.is_empty()));
+        assert_eq!(found.len(), 1);
         for value in [
             json!(null),
-            json!([1]),
             json!({"name": 1, "list": "x", "way": 7}),
             json!({"way": {"packed": 1, "plain": 2}}),
             json!({"way": {"packd": {}}}),

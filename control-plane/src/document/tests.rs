@@ -455,7 +455,11 @@ fn settings_and_grants_are_read_strictly() {
             "spec.workloadRanges[1]",
             "again",
         ),
-        ("{namespaces: {Shop: {}}}", "spec.namespaces", "Shop"),
+        (
+            "{namespaces: {Shop: {unknownDestinations: refuse}}}",
+            "spec.namespaces",
+            "Shop",
+        ),
         (
             &*format!("{{workloadRanges: {many:?}}}"),
             "spec.workloadRanges",

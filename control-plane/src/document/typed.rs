@@ -8,13 +8,23 @@ use super::{Check, fields};
 impl Check<'_> {
     /// Reads a value strictly: unknown fields are problems.
     pub(super) fn typed<T: DeserializeOwned>(&mut self, prefix: &str, value: &Value) -> Option<T> {
-        for unknown in fields::unknown::<T>(value) {
-            let allowed = match unknown.known {
-                [] => "nothing".to_owned(),
-                known => known.join(", "),
+        let unknown = match self.stored {
+            true => Vec::new(),
+            false => fields::unknown::<T>(value),
+        };
+        for fields::Unknown {
+            path,
+            is_list,
+            known,
+        } in unknown
+        {
+            let path = format!("{prefix}{path}");
+            let (found, allowed) = match (is_list, known) {
+                (true, known) => ("a list", format!("fields: {}", known.join(", "))),
+                (false, []) => ("an unknown field", "nothing".to_owned()),
+                (false, known) => ("an unknown field", known.join(", ")),
             };
-            let path = format!("{prefix}{}", unknown.path);
-            self.add(path, "an unknown field", allowed);
+            self.add(place(&path), found, allowed);
         }
         let mut track = serde_path_to_error::Track::new();
         let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);
@@ -32,14 +42,20 @@ impl Check<'_> {
                         whole => format!("{whole}.{field}"),
                     };
                 }
-                let path = match path.trim_end_matches('.') {
-                    "" => "(document)",
-                    path => path,
-                };
-                self.add(path, said.found, said.allowed);
+                let path = place(&path);
+                let allowed = by_name(path, &said.allowed).unwrap_or(said.allowed);
+                self.add(path, said.found, allowed);
                 None
             }
         }
+    }
+}
+
+/// A path, also of the whole.
+fn place(path: &str) -> &str {
+    match path.trim_end_matches('.') {
+        "" => "(document)",
+        path => path,
     }
 }
 
@@ -57,7 +73,7 @@ fn told(text: &str) -> Said {
         return Said {
             field: Some(name),
             found: "nothing".to_owned(),
-            allowed: "a value: without it the rest means nothing".to_owned(),
+            allowed: "a value: the field is required".to_owned(),
         };
     }
     if let Some(name) = quoted(text, "duplicate field `") {
@@ -68,13 +84,16 @@ fn told(text: &str) -> Said {
         };
     }
     let (found, allowed) = text.split_once(", expected ").unwrap_or((text, ""));
-    let mut found = found;
+    let mut found = found.to_owned();
+    if let Some(length) = found.strip_prefix("invalid length ") {
+        found = format!("{length} items");
+    }
     for said in ["invalid type: ", "invalid value: "] {
-        found = found.strip_prefix(said).unwrap_or(found);
+        found = found.strip_prefix(said).unwrap_or(&found).to_owned();
     }
     Said {
         field: None,
-        found: found.to_owned(),
+        found,
         allowed: in_words(allowed),
     }
 }
@@ -83,6 +102,17 @@ fn quoted(text: &str, before: &str) -> Option<String> {
     let rest = text.strip_prefix(before)?;
     let (name, _) = rest.split_once('`')?;
     Some(name.to_owned())
+}
+
+/// Where the type of a number is wider than what it stands for.
+fn by_name(path: &str, allowed: &str) -> Option<String> {
+    let range = match path.rsplit('.').next()? {
+        "port" | "targetPort" => "1 to 65535",
+        "weight" => "0 to 1000000",
+        _ => return None,
+    };
+    let number = allowed.starts_with("an integer");
+    number.then(|| format!("an integer from {range}"))
 }
 
 /// serde names the type; people want to know the range.
@@ -118,11 +148,7 @@ mod tests {
         let cases = [
             (
                 "missing field `port`",
-                (
-                    Some("port"),
-                    "nothing",
-                    "a value: without it the rest means nothing",
-                ),
+                (Some("port"), "nothing", "a value: the field is required"),
             ),
             (
                 "invalid type: string \"eighty\", expected u16",
@@ -139,6 +165,10 @@ mod tests {
             (
                 "invalid type: sequence, expected struct RetrySpec",
                 (None, "sequence", "fields, NAME: VALUE"),
+            ),
+            (
+                "invalid length 2, expected struct Envelope with 5 elements",
+                (None, "2 items", "fields, NAME: VALUE"),
             ),
             (
                 "something else",

@@ -439,8 +439,13 @@ fn read_mirror(
         (None, None) => (1, 1),
     };
     if numerator < 0 || denominator < 1 || numerator > denominator {
-        let found = format!("{numerator} of {denominator}");
-        check.add(at, found, "0 to all of them");
+        match mirror.percent {
+            Some(percent) => check.add(format!("{at}.percent"), percent, "0 to 100"),
+            None => {
+                let found = format!("{numerator} of {denominator}");
+                check.add(format!("{at}.fraction"), found, "0 to all of them");
+            }
+        }
     }
     let (backend, port) = target?;
     Some(Mirror {
