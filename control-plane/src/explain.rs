@@ -1,7 +1,9 @@
 //! What would become of a request, step by step, with the resource that makes it so. It asks the
 //! same functions that sidecars ask.
 
+mod external;
 mod health;
+mod limits;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -23,6 +25,8 @@ use weft_proto::resource::{Kind, Resource};
 
 use crate::compile::{Compiled, policies_for};
 use crate::document::{ObjectName, TrafficPolicySpec};
+
+use limits::Arriving;
 
 /// A request that somebody wonders about.
 #[derive(Debug, Clone)]
@@ -75,6 +79,8 @@ pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u6
     if routes.is_empty() {
         steps.add("route", "-", "none: requests go to the service itself");
         explain_target(known, &service, port, None, &mut steps);
+        let arriving = Arriving::of(question, None);
+        arriving.at(known.compiled, &service.name, port, &mut steps);
         return steps.0;
     }
     let table = RouteTable::new(routes);
@@ -111,6 +117,8 @@ pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u6
     explain_decision(&decision, whose, &mut steps);
     if let Outcome::Forward(_) = decision.outcome {
         explain_backends(known, decision.found.rule, &mut steps);
+        let arriving = Arriving::of(question, Some(&decision));
+        arriving.at_backends(known.compiled, decision.found.rule, &mut steps);
     }
     steps.0
 }
@@ -180,7 +188,8 @@ fn service(compiled: &Compiled, name: &str) -> Option<Service> {
         Resource::Workload(_)
         | Resource::TrustBundle(_)
         | Resource::MeshConfig(_)
-        | Resource::Namespace(_) => None,
+        | Resource::Namespace(_)
+        | Resource::ServerPolicy(_) => None,
     }
 }
 
@@ -206,7 +215,7 @@ fn find_service(
         return None;
     };
     let addresses: Vec<String> = service.addresses.iter().map(ToString::to_string).collect();
-    let by = format!("Service {}", service.name);
+    let by = external::document_of(&service);
     let Some(declared) = service.port(port) else {
         let ports: Vec<String> = service.ports.iter().map(|p| p.port.to_string()).collect();
         let detail = format!("it has {}", ports.join(", "));
@@ -242,7 +251,8 @@ fn namespace_routes(
         Resource::Service(_)
         | Resource::Workload(_)
         | Resource::TrustBundle(_)
-        | Resource::MeshConfig(_) => None,
+        | Resource::MeshConfig(_)
+        | Resource::ServerPolicy(_) => None,
     }
 }
 
@@ -379,6 +389,10 @@ fn explain_endpoints(
         let result = format!("of {whose}: {} ({})", breaker.state.as_str(), breaker.cause);
         steps.add("breaker", "the caller's sidecar", result);
     }
+    if let Some(external) = &service.external {
+        let observed: Vec<&ObservedBreaker> = observed.collect();
+        return external::explain_endpoints(service, external, port, &observed, steps);
+    }
     let mut endpoints = 0;
     for endpoint in &service.endpoints {
         let Some(address) = endpoint.address_for(port) else {
@@ -481,6 +495,7 @@ fn match_text(matched: &HttpMatch) -> String {
     let mut text = match &matched.path {
         PathMatch::Exact(path) => format!("the path {path}"),
         PathMatch::Prefix(prefix) => format!("paths below {prefix}/"),
+        PathMatch::Method(method) => format!("the gRPC method {method} of any service"),
         PathMatch::Pattern(pattern) => format!("paths like {}", pattern.as_str()),
     };
     if let Some(method) = &matched.method {

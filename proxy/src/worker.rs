@@ -97,6 +97,8 @@ pub struct Worker {
     pub pool: Pool,
     /// Connections to the application.
     pub applications: Applications,
+    /// Copies of requests that are under way.
+    pub copying: Cell<usize>,
     /// Connections being served here.
     serving: Cell<usize>,
 }
@@ -113,6 +115,7 @@ async fn serve(index: usize, shared: Arc<Shared>, listeners: Vec<Listener>) -> i
     let worker = Rc::new(Worker {
         pool: Pool::new(Arc::clone(&shared.tls), Arc::clone(&shared.config)),
         applications: Applications::new(Arc::clone(&shared)),
+        copying: Cell::new(0),
         serving: Cell::new(0),
         shared,
     });

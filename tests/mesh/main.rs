@@ -24,6 +24,8 @@ mod capture;
 // What is particular to pods.
 mod pods;
 mod policy;
+// How many requests are let through: by one sidecar, and by all together.
+mod rate_limits;
 // What is let out of the mesh.
 mod outside;
 // Where requests go: the mesh cases of the Gateway API (GAMMA), and more.

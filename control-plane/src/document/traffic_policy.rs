@@ -76,10 +76,10 @@ pub struct TrafficPolicySpec {
     pub health_check: Option<HealthCheckSpec>,
 }
 
-/// The Service that a policy is for, in the policy's own namespace.
+/// The Service or ExternalService that a policy is for, in the policy's own namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetRef {
-    /// `Service`.
+    /// `Service` or `ExternalService`.
     pub kind: TargetKind,
     /// Its name.
     pub name: String,
@@ -93,6 +93,8 @@ pub struct TargetRef {
 pub enum TargetKind {
     /// A service.
     Service,
+    /// A service outside the mesh.
+    ExternalService,
 }
 
 /// How endpoints are picked.
@@ -266,15 +268,10 @@ pub struct Statuses(u16, u16);
 
 impl<'de> Deserialize<'de> for Statuses {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Written {
-            One(u16),
-            Text(String),
-        }
-        let text = match Written::deserialize(deserializer)? {
-            Written::One(status) => return Ok(Self(status, status)),
-            Written::Text(text) => text,
+        let written = serde_json::Value::deserialize(deserializer)?;
+        let text = match &written {
+            serde_json::Value::String(text) => text.clone(),
+            other => other.to_string(),
         };
         let class = text.strip_suffix("xx").and_then(|class| class.parse().ok());
         let parsed = match (class, text.split_once('-')) {

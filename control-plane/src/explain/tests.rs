@@ -17,6 +17,7 @@ fn service(routes: Vec<Arc<Route>>) -> Service {
         endpoints: Vec::new(),
         policies: Default::default(),
         routes,
+        external: None,
     }
 }
 

@@ -111,6 +111,11 @@ pub trait Candidates {
     fn in_flight(&self, index: usize) -> u32;
     /// Its share, 1 to 1000; 100 is ordinary.
     fn weight(&self, index: usize) -> u32;
+    /// What no weight is above, where they differ; `None` where all are the same, which is picked
+    /// from faster.
+    fn heaviest(&self) -> Option<u32> {
+        None
+    }
 }
 
 /// How endpoints are picked.
@@ -156,16 +161,26 @@ impl Policy {
         let excluded = |index: usize| candidates.excluded(index);
         let weight = |index: usize| candidates.weight(index);
         match self {
-            Self::PeakEwma => pick_p2c(len, random, excluded, |index| {
-                weighted(candidates.score(index), weight(index))
-            }),
-            Self::LeastRequest => pick_least_request(
-                len,
-                random,
-                excluded,
-                |index| candidates.in_flight(index),
-                weight,
-            ),
+            Self::PeakEwma => {
+                let score = |index: usize| candidates.score(index);
+                match candidates.heaviest() {
+                    None => pick_p2c(len, random, excluded, score),
+                    Some(heaviest) => {
+                        let cost = |index: usize| score(index) * relief(candidates, index);
+                        pick_weighted_p2c(len, random, excluded, (weight, heaviest), cost)
+                    }
+                }
+            }
+            Self::LeastRequest => {
+                let score = |index: usize| f64::from(candidates.in_flight(index)) + 1.0;
+                match candidates.heaviest() {
+                    None => pick_p2c(len, random, excluded, score),
+                    Some(heaviest) => {
+                        let cost = |index: usize| score(index) * relief(candidates, index);
+                        pick_weighted_p2c(len, random, excluded, (weight, heaviest), cost)
+                    }
+                }
+            }
             Self::RoundRobin => pick_round_robin(len, turn, excluded, weight),
             Self::Random | Self::RingHash | Self::Maglev => {
                 pick_random(len, random, excluded, weight)
@@ -229,11 +244,18 @@ pub fn zone_share(zone: Capacity, others: Capacity) -> f64 {
     }
 }
 
-/// A score under a weight: twice the weight is worth half the cost.
-pub fn weighted(score: f64, weight: u32) -> f64 {
-    score / f64::from(weight.max(1))
+/// What a score with requests under way is multiplied by, so that an endpoint of twice the weight
+/// bears twice as many at the same cost.
+fn relief(candidates: &impl Candidates, index: usize) -> f64 {
+    let in_flight = f64::from(candidates.in_flight(index));
+    let weight = f64::from(candidates.weight(index).max(1)) / ORDINARY;
+    (in_flight / weight + 1.0) / (in_flight + 1.0)
 }
 
+/// The weight of an ordinary endpoint.
+const ORDINARY: f64 = 100.0;
+/// Times an endpoint is drawn and turned down for its weight before all weights are added up.
+const WEIGHTED_DRAWS: u32 = 16;
 /// Times a random endpoint that is excluded is drawn again before all are looked at.
 const DRAWS: u32 = 4;
 
@@ -258,17 +280,44 @@ pub fn pick_p2c(
     }
 }
 
-/// The one of two different random endpoints that has fewer requests under way for its weight.
-pub fn pick_least_request(
+/// Power of two choices where weights differ: the first in proportion to weights, the second any
+/// other, and of the two each with a chance in proportion to its weight and to the square of the
+/// other's cost.
+///
+/// At equal costs every endpoint gets exactly its share: a pair is drawn in proportion to the sum of
+/// its weights, and within it each is taken by its own. To divide costs by weights and to take the
+/// cheaper instead gives the lighter of two idle ones nothing at all.
+///
+/// `weight` comes with what none of them is above.
+pub fn pick_weighted_p2c(
     len: usize,
     random: u64,
     excluded: impl Fn(usize) -> bool,
-    in_flight: impl Fn(usize) -> u32,
-    weight: impl Fn(usize) -> u32,
+    (weight, heaviest): (impl Fn(usize) -> u32, u32),
+    cost: impl Fn(usize) -> f64,
 ) -> Option<usize> {
-    pick_p2c(len, random, excluded, |index| {
-        weighted(f64::from(in_flight(index)) + 1.0, weight(index))
-    })
+    let mut bits = SplitMix(random);
+    let drawn = (0..WEIGHTED_DRAWS).find_map(|_draw| {
+        if len == 0 {
+            return None;
+        }
+        let index = bits.below(len);
+        let taken = bits.below_u64(u64::from(heaviest)) < u64::from(weight(index));
+        (taken && !excluded(index)).then_some(index)
+    });
+    let first = match drawn {
+        Some(first) => first,
+        None => pick_random(len, bits.next(), &excluded, &weight)?,
+    };
+    let other = |index: usize| index == first || weight(index) == 0 || excluded(index);
+    let Some(second) = draw(len, &mut bits, &other) else {
+        return Some(first);
+    };
+    let chance = |index: usize, other: f64| f64::from(weight(index)) * other * other;
+    let of_first = chance(first, cost(second));
+    let of_second = chance(second, cost(first));
+    let point = bits.next() as f64 / u64::MAX as f64 * (of_first + of_second);
+    Some(if point < of_first { first } else { second })
 }
 
 /// A random endpoint, in proportion to weights. Weight 0 is never picked.
@@ -423,5 +472,7 @@ impl SplitMix {
     }
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

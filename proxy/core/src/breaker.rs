@@ -307,9 +307,9 @@ impl Breaker {
     }
 
     /// Opens for as long as an answer said, at most for the longest open time; nothing changes
-    /// where it is open for longer already.
+    /// where it is open for longer already, or where the answer said "at once".
     pub fn hold_open(&mut self, wait: Duration, now: Instant) -> Option<Transition> {
-        if !self.config.by_calls || self.is_unhealthy() {
+        if wait.is_zero() || !self.config.by_calls || self.is_unhealthy() {
             return None;
         }
         let until = now + wait.min(self.config.open_max);

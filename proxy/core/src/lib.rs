@@ -8,6 +8,7 @@
 
 pub mod balance;
 pub mod breaker;
+pub mod external;
 pub mod headers;
 pub mod health;
 pub mod limit;
@@ -15,9 +16,12 @@ pub mod model;
 pub mod name;
 pub mod policy;
 pub mod protocol;
+pub mod rate;
 pub mod reason;
+pub mod resolve;
 pub mod retry;
 pub mod route;
+pub mod server;
 pub mod time;
 pub mod timeout;
 pub mod trace;

@@ -1,10 +1,11 @@
 //! How a caller's sidecar treats one port of a service: what a TrafficPolicy comes to.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
 
 use crate::balance::{self, hash::HashOn};
 use crate::breaker::{self, BreakerConfig, CallClass};
@@ -24,6 +25,8 @@ pub const MAX_RETRY_BODY: u32 = 1024 * 1024;
 pub const MAX_FALLBACK: usize = 64 * 1024;
 /// The largest limit on requests at the same time.
 pub const MAX_REQUESTS: u32 = 1_000_000;
+/// Most statuses or codes in a list: it is read for every answer.
+pub const MAX_LIST: usize = 32;
 /// Longest timeout and longest wait.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
@@ -370,6 +373,8 @@ impl TrafficPolicy {
         let (retry, budget) = (&self.retry, &self.budget);
         let fits = retry.attempts <= MAX_RETRIES;
         errors.require(fits, "retry.attempts", retry.attempts, "0 to 10");
+        errors.check_list("retry.statuses", &retry.statuses);
+        errors.check_list("retry.grpcCodes", &retry.grpc_codes);
         for (index, status) in retry.statuses.iter().enumerate() {
             let fits = (500..=599).contains(status) || [408, 425, 429].contains(status);
             let field = format!("retry.statuses[{index}]");
@@ -419,6 +424,10 @@ impl TrafficPolicy {
         let allowed = "above 0 to 1; circuitBreaker.enabled: false ejects nothing";
         let fits = share > 0.0 && share <= 1.0;
         errors.require(fits, "circuitBreaker.maxEjectedShare", share, allowed);
+        let field = "circuitBreaker.failures.statuses";
+        errors.check_list(field, &self.failures.statuses);
+        let field = "circuitBreaker.failures.grpcCodes";
+        errors.check_list(field, &self.failures.grpc_codes);
         for (index, (from, to)) in self.failures.statuses.iter().enumerate() {
             let field = format!("circuitBreaker.failures.statuses[{index}]");
             let fits = (400..=599).contains(from) && (*from..=599).contains(to);
@@ -427,6 +436,12 @@ impl TrafficPolicy {
         for (index, code) in self.failures.grpc_codes.iter().enumerate() {
             let field = format!("circuitBreaker.failures.grpcCodes[{index}]");
             errors.require((1..=16).contains(code), &field, code, "1 to 16");
+        }
+        if let Some(Fallback::Response { content_type, .. }) = &self.fallback {
+            let fits = HeaderValue::from_str(content_type).is_ok() && !content_type.is_empty();
+            let field = "circuitBreaker.fallback.response.contentType";
+            let found = format!("{content_type:?}");
+            errors.require(fits, field, found, "a media type, as in text/plain");
         }
         if let Some(Fallback::Response { status, body, .. }) = &self.fallback {
             let fits = (200..=599).contains(status);
@@ -473,6 +488,17 @@ impl TrafficPolicy {
 struct Errors(Vec<PolicyError>);
 
 impl Errors {
+    /// A list that is short, and has nothing twice.
+    fn check_list<T: PartialEq + fmt::Debug>(&mut self, field: &str, list: &[T]) {
+        let found = format!("{} of them", list.len());
+        self.require(list.len() <= MAX_LIST, field, found, "32 at most");
+        for (index, item) in list.iter().enumerate().take(MAX_LIST) {
+            let again = list[..index].contains(item);
+            let (at, found) = (format!("{field}[{index}]"), format!("{item:?} again"));
+            self.require(!again, &at, found, "each once");
+        }
+    }
+
     fn require(&mut self, fits: bool, field: &str, found: impl ToString, allowed: &str) {
         if !fits {
             self.0.push(PolicyError {

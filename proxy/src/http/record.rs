@@ -162,6 +162,18 @@ impl Record {
         }
     }
 
+    /// The response has begun: the rest is not the endpoint's latency.
+    pub fn on_response(&mut self, now: Instant) {
+        if let Some(call) = &mut self.call {
+            call.on_response(now);
+        }
+        for call in [&mut self.rule_call, &mut self.port_call] {
+            if let Some(call) = call {
+                call.on_response(now);
+            }
+        }
+    }
+
     /// Ends the attempt whose response was waited for: it took too long.
     pub fn give_up_waiting(&mut self) {
         let failures = self.policy.as_ref().map(|policy| &policy.failures);
@@ -242,6 +254,9 @@ impl Record {
 
     /// What the answer says about the endpoint.
     fn class(&self, grpc_status: Option<u8>) -> CallClass {
+        if self.reason == Some(Reason::RateLimited) {
+            return CallClass::Neutral;
+        }
         let failures = self.policy.as_ref().map(|policy| &policy.failures);
         let failures = failures.unwrap_or(&Failures::DEFAULT);
         failures.of_answer(self.status.as_u16(), grpc_status.map(Into::into))

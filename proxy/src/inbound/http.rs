@@ -17,13 +17,16 @@ use weft_core::headers::{
     remove_untrusted,
 };
 use weft_core::model::AppProtocol;
+use weft_core::rate::RateLimit;
 use weft_core::reason::Reason;
 use weft_core::retry::is_idempotent;
+use weft_core::route::RequestHead;
 use weft_core::timeout as deadline;
 
 use super::{Application, Caller, Http1, dial, key};
 use crate::http::trace::begin_server;
 use crate::http::{CHECK_CONNECTION, ProxyBody, Record, Trailers, WithTrailers, answer, is_grpc};
+use crate::mesh::{Rated, ServerSlot};
 use crate::outbound::{chunks, describe, finish_upgrade, origin_form, relayed, send_upgrade};
 use crate::telemetry::metrics::{Direction, HttpStats, Wire};
 use crate::worker::Worker;
@@ -34,6 +37,8 @@ struct Conversation {
     application: Application,
     caller: Option<Caller>,
     stats: Arc<HttpStats>,
+    /// What is enforced on the application's port.
+    server: Arc<ServerSlot>,
     /// Where responses go in HTTP/1.1.
     trailers: Option<Trailers>,
 }
@@ -55,6 +60,7 @@ pub(super) async fn serve<IO>(
         worker: Rc::clone(worker),
         trailers: (!http2).then_some(trailers),
         stats: shared.metrics.http(key),
+        server: shared.mesh.server_port(application.port).await,
         application,
         caller,
     });
@@ -106,16 +112,23 @@ impl Conversation {
             deadline::write(left, &mut parts.headers);
         }
         record.grpc = is_grpc(&parts.headers);
-        let received = match check {
-            Some(_) => None,
-            None => self.note(&mut record, &mut parts),
+        // A health check is no traffic: nobody's limit pays for it.
+        let (received, rated) = match check {
+            Some(_) => (None, None),
+            None => (self.note(&mut record, &mut parts), self.rate(&parts)),
         };
         let grpc = record.grpc;
+        if let Some(rated) = &rated
+            && let Some(limit) = rated.refusal()
+        {
+            return refused(rated, limit, record);
+        }
         let request = Request::from_parts(parts, ProxyBody::of_request(body, received));
         let result = match upgrade {
             Some(client) => match self.upgrade(request).await {
                 Ok(mut response) => {
                     remove_untrusted(response.headers_mut());
+                    tell(rated.as_ref(), &mut response);
                     return finish_upgrade(&self.worker, response, client, record);
                 }
                 Err(failed) => Err(failed),
@@ -127,11 +140,13 @@ impl Conversation {
                 // The application does not speak for the mesh: the caller's sidecar believes that
                 // word and would repeat the request.
                 remove_untrusted(response.headers_mut());
+                tell(rated.as_ref(), &mut response);
                 relayed(response, record, None)
             }
             Err((reason, detail)) => {
                 record.reason = Some(reason);
-                let response = answer(reason, &detail, grpc);
+                let mut response = answer(reason, &detail, grpc);
+                tell(rated.as_ref(), &mut response);
                 record.status = response.status();
                 response
             }
@@ -141,13 +156,18 @@ impl Conversation {
     /// Begins the span and the line of the access log, where there are such; what is returned counts
     /// the bytes of the request's body.
     fn note(&self, record: &mut Record, parts: &mut Parts) -> Option<Arc<AtomicU64>> {
-        let caller = self.caller.as_ref();
-        let peer = caller.map(|caller| caller.peer.identity().as_str());
+        let peer = self.peer();
         let shared = &self.worker.shared;
         let service = &self.application.service;
         record.span = begin_server(shared, parts, peer, service);
         let direction = Direction::Inbound;
         record.begin_line(&shared.access_log, direction, parts, service, peer)
+    }
+
+    /// Who calls, where the mesh verified it.
+    fn peer(&self) -> Option<&str> {
+        let caller = self.caller.as_ref();
+        caller.map(|caller| caller.peer.identity().as_str())
     }
 
     /// Whether the application accepts a connection, for a caller's health check.
@@ -156,6 +176,19 @@ impl Conversation {
             Ok(_accepted) => Response::new(ProxyBody::Empty),
             Err((reason, detail)) => answer(reason, &detail, false),
         }
+    }
+
+    /// What limits on the rate of requests say.
+    fn rate(&self, parts: &Parts) -> Option<Rated> {
+        let view = self.server.load();
+        let view = view.as_ref()?;
+        let head = RequestHead {
+            method: &parts.method,
+            path: parts.uri.path(),
+            query: parts.uri.query(),
+            headers: &parts.headers,
+        };
+        view.rate(&head, self.peer())
     }
 
     /// What the application is to see; whether it is spoken to in HTTP/1.1.
@@ -286,6 +319,27 @@ impl Conversation {
         let sent = send_upgrade(TokioIo::new(stream), request, config).await;
         sent.map_err(|failed| (failed.reason, failed.detail))
     }
+}
+
+fn tell<B>(rated: Option<&Rated>, response: &mut Response<B>) {
+    if let Some(rated) = rated {
+        rated.write(response.headers_mut());
+    }
+}
+
+/// The answer to one request too many.
+fn refused(
+    rated: &Rated,
+    limit: &RateLimit,
+    mut record: Box<Record>,
+) -> Response<ProxyBody<Box<Record>>> {
+    let name = &limit.name;
+    let detail = format!("{}/{}, rule {}", name.namespace, name.policy, name.rule);
+    record.reason = Some(Reason::RateLimited);
+    let mut response = answer(Reason::RateLimited, &detail, record.grpc);
+    rated.write(response.headers_mut());
+    record.status = response.status();
+    response
 }
 
 fn repeat(request: &Request<ProxyBody>) -> Option<Request<ProxyBody>> {

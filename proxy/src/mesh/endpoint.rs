@@ -77,6 +77,7 @@ pub struct Call {
     live: Arc<Live>,
     permit: Option<Permit>,
     began: Instant,
+    answered: Option<Instant>,
 }
 
 impl Live {
@@ -190,6 +191,11 @@ impl Live {
         }
     }
 
+    /// When it was first seen.
+    pub fn born(&self) -> Instant {
+        self.born
+    }
+
     /// How long it has been known.
     pub fn age(&self, now: Instant) -> Duration {
         now.saturating_since(self.born)
@@ -208,6 +214,7 @@ impl Live {
             live: Arc::clone(self),
             permit,
             began: now,
+            answered: None,
         })
     }
 
@@ -218,6 +225,7 @@ impl Live {
             live: Arc::clone(self),
             permit: None,
             began: now,
+            answered: None,
         }
     }
 
@@ -249,9 +257,15 @@ impl Call {
         &self.live
     }
 
+    /// The response has begun, or the connection stands. That is how long the endpoint took: how
+    /// long a download, a stream or a connection goes on then says nothing about it.
+    pub fn on_response(&mut self, now: Instant) {
+        self.answered = Some(now);
+    }
+
     /// Ends the call with what came of it; says when that changed the breaker's state.
     pub fn finish(mut self, class: CallClass, now: Instant) -> Option<Transition> {
-        let latency = now.saturating_since(self.began);
+        let latency = self.answered.unwrap_or(now).saturating_since(self.began);
         let mut machines = self.live.machines();
         let failed = matches!(class, CallClass::Failure);
         machines.ewma.on_finish(latency, failed, now);

@@ -20,6 +20,7 @@ use weft_core::time::Instant;
 
 use super::endpoint::Endpoint;
 use super::gate::{Admitted, Full, Gate};
+use super::outside::Outside;
 use crate::config::ProxyConfig;
 
 /// Rules that have a breaker of their own at a port.
@@ -42,9 +43,38 @@ pub struct PortView {
     pub policy: Arc<TrafficPolicy>,
     /// Where requests go; `None`: to the endpoints, all of them.
     pub routes: Option<Arc<RouteTable>>,
+    weights: Weights,
+    /// How it is reached, where it is outside the mesh.
+    pub outside: Option<Arc<Outside>>,
+    /// Why none of the names of its endpoints has an address, where that is known.
+    pub unresolved: Option<Arc<str>>,
     /// What requests with a key are picked by, made when the first comes.
     table: OnceLock<Option<Table>>,
     state: Arc<State>,
+}
+
+/// What is known of the endpoints' weights without looking at all of them.
+#[derive(Debug, Clone, Copy, Default)]
+struct Weights {
+    /// The largest.
+    heaviest: u32,
+    /// Whether all are the same.
+    same: bool,
+    /// When the newest endpoint was first seen.
+    newest: Instant,
+}
+
+impl Weights {
+    fn of(endpoints: &[Arc<Endpoint>]) -> Self {
+        let weights = endpoints.iter().map(|endpoint| endpoint.model.weight);
+        let heaviest = weights.clone().max().unwrap_or_default();
+        let born = endpoints.iter().map(|endpoint| endpoint.live.born());
+        Self {
+            heaviest,
+            same: { weights }.all(|weight| weight == heaviest),
+            newest: born.max().unwrap_or_default(),
+        }
+    }
 }
 
 /// What has been seen of a port.
@@ -97,6 +127,7 @@ pub struct PortCall {
     rule: Option<RuleKey>,
     permit: Option<Permit>,
     began: Instant,
+    answered: Option<Instant>,
 }
 
 impl PortView {
@@ -117,8 +148,11 @@ impl PortView {
             port: port.port,
             hostname,
             protocol: port.protocol,
+            weights: Weights::of(&endpoints),
             endpoints,
             policy,
+            outside: None,
+            unresolved: None,
             table: OnceLock::new(),
             state,
         }
@@ -167,6 +201,24 @@ impl PortView {
         own.unwrap_or(config.timeouts.connect)
     }
 
+    /// What no endpoint's weight is above now; `None` where all have the same.
+    pub fn heaviest(&self, now: Instant) -> Option<u32> {
+        let Weights {
+            heaviest,
+            same,
+            newest,
+        } = self.weights;
+        let slow_start = self.policy.slow_start;
+        let grown = slow_start.is_none_or(|time| now.saturating_since(newest) >= time);
+        (!same || !grown).then_some(heaviest)
+    }
+
+    /// Whether a connection still has this port, as it is now or as it was before: then it is in
+    /// use, although nothing may have been asked for a long time.
+    pub(super) fn is_held(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) > 1 || Arc::strong_count(&self.state) > 1
+    }
+
     /// The number of the next pick.
     pub fn next_turn(&self) -> u64 {
         self.state.turn.fetch_add(1, Ordering::Relaxed)
@@ -201,6 +253,7 @@ impl PortView {
             rule: None,
             permit,
             began: now,
+            answered: None,
         }))
     }
 
@@ -232,6 +285,7 @@ impl PortView {
             rule: Some(key),
             permit: Some(permit),
             began: now,
+            answered: None,
         }))
     }
 
@@ -258,8 +312,11 @@ impl PortView {
             hostname: Arc::clone(&self.hostname),
             protocol: self.protocol,
             endpoints: Vec::new(),
+            weights: Weights::default(),
             policy: Arc::clone(&self.policy),
             routes: self.routes.clone(),
+            outside: self.outside.clone(),
+            unresolved: None,
             table: OnceLock::new(),
             state: Arc::clone(&self.state),
         }
@@ -320,9 +377,14 @@ pub(super) fn follow(breaker: &mut Option<Breaker>, config: Option<&BreakerConfi
 }
 
 impl PortCall {
+    /// The response has begun: see [`super::Call::on_response`].
+    pub fn on_response(&mut self, now: Instant) {
+        self.answered = Some(now);
+    }
+
     /// Ends the request with what came of it; says when that changed the breaker's state.
     pub fn finish(mut self, class: CallClass, now: Instant) -> Option<Transition> {
-        let latency = now.saturating_since(self.began);
+        let latency = self.answered.unwrap_or(now).saturating_since(self.began);
         let permit = self.permit.take()?;
         let outcome = CallOutcome { class, latency };
         let random = fastrand::u64(..);

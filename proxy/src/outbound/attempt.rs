@@ -7,6 +7,7 @@ use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::timeout;
+use weft_core::breaker::CallClass;
 use weft_core::headers::WEFT_REASON;
 use weft_core::policy::{Failures, TrafficPolicy};
 use weft_core::reason::Reason;
@@ -237,10 +238,15 @@ fn judge(
         _ => {
             record.reason = reason;
             record.call = record.waiting.take();
+            record.on_response(crate::clock::now());
             return Ok((response, slot));
         }
     };
-    record.finish_waiting(terms.failures.of_failure(failure));
+    record.finish_waiting(match reason {
+        // Whoever asks too much says nothing about the endpoint.
+        Some(Reason::RateLimited) => CallClass::Neutral,
+        _ => terms.failures.of_failure(failure),
+    });
     Err(Attempt {
         failure,
         reason: reason.unwrap_or(Reason::UpstreamReset),

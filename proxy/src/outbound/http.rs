@@ -19,13 +19,14 @@ use weft_core::headers::{
 use weft_core::reason::{Fault, Reason};
 use weft_core::retry::{Failure, backoff, may_retry};
 use weft_core::route::Decision;
+use weft_core::time::Instant;
 use weft_core::timeout as deadline;
 
 use super::admission;
 use super::attempt::{Attempt, Sending, Terms, keep, send};
 use super::pool::Slot;
 use super::route::{self, Next};
-use super::{Wish, pick, upgrade};
+use super::{Wish, outside, pick, upgrade};
 use crate::http::trace::{Trace, begin_client};
 use crate::http::{ProxyBody, Record, Trailers, WithTrailers, answer, is_grpc};
 use crate::mesh::{EndpointKey, PortView};
@@ -196,6 +197,7 @@ impl Conversation {
         let next = route::follow(&self.worker, port, decision, &mut parts, record.grpc).await?;
         let next = match next {
             Next::Forward(target) => {
+                let target = outside::resolved(&self.worker, target, asked).await?;
                 let found = decision.map(|decision| &decision.found);
                 admission::admit(&self.worker, target, found, record).await?
             }
@@ -236,6 +238,7 @@ impl Conversation {
             wish.key = Some(key);
             cookie
         });
+        let began = record.began;
         let exchange = async {
             admission::wait(&target, record).await?;
             self.attempts(Arc::clone(&target), terms, sent, wish, record)
@@ -244,15 +247,17 @@ impl Conversation {
         let limit = (limit > Duration::ZERO).then_some(limit);
         let (mut response, slot) = match asked.into_iter().chain(limit).min() {
             None => exchange.await?,
-            Some(time) => timeout(time, exchange).await.unwrap_or_else(|_elapsed| {
-                Err(match limit.filter(|limit| *limit == time) {
-                    Some(limit) => Failed {
-                        reason: Reason::RequestTimeout,
-                        detail: format!("{limit:?}"),
-                    },
-                    None => deadline_exceeded(time),
-                })
-            })?,
+            Some(time) => timeout(left_of(time, decision, began), exchange)
+                .await
+                .unwrap_or_else(|_elapsed| {
+                    Err(match limit.filter(|limit| *limit == time) {
+                        Some(limit) => Failed {
+                            reason: Reason::RequestTimeout,
+                            detail: format!("{limit:?}"),
+                        },
+                        None => deadline_exceeded(time),
+                    })
+                })?,
         };
         if let Some(cookie) = issued {
             response.headers_mut().append(SET_COOKIE, cookie);
@@ -279,6 +284,7 @@ impl Conversation {
             })?;
             made += 1;
             record.stats = Some(Arc::clone(&endpoint.live.stats));
+            record.wire = port.wire();
             record.attempt(endpoint.key.address);
             let failed = match self.worker.pool.slot(&port, &endpoint).await {
                 Err(error) => {
@@ -321,6 +327,8 @@ impl Conversation {
             record.retrying = None;
             record.retrying = port.admit_retry();
             if record.retrying.is_none() || !port.budget().try_retry(now) {
+                // No retry is made: its place is another's.
+                record.retrying = None;
                 return failed.give_up();
             }
             endpoint.live.stats.retried();
@@ -386,6 +394,14 @@ impl Conversation {
         let authority = Authority::try_from(host.as_bytes()).ok()?;
         *last = Some((host, authority.clone()));
         Some(authority)
+    }
+}
+
+/// What is left of a request's time where a fault on purpose has taken some.
+fn left_of(time: Duration, decision: Option<&Decision<'_>>, began: Instant) -> Duration {
+    match decision.and_then(|decision| decision.delay) {
+        None => time,
+        Some(_delay) => time.saturating_sub(crate::clock::now().saturating_since(began)),
     }
 }
 

@@ -5,6 +5,7 @@ mod attempt;
 mod health;
 mod heed;
 mod http;
+mod outside;
 mod pool;
 mod route;
 mod upgrade;
@@ -106,10 +107,11 @@ async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, port: Arc<PortView>) 
     {
         return routed(worker, stream, &port, table).await;
     }
-    let plain = port
-        .endpoints
-        .iter()
-        .any(|endpoint| endpoint.model.transport == Transport::Plain);
+    let plain = port.outside.is_none()
+        && port
+            .endpoints
+            .iter()
+            .any(|endpoint| endpoint.model.transport == Transport::Plain);
     let (verdict, first) = match port.protocol {
         AppProtocol::Tcp | AppProtocol::Tls => (Verdict::Opaque, Bytes::new()),
         _ if plain => (Verdict::Opaque, Bytes::new()),
@@ -205,8 +207,13 @@ pub(crate) async fn sniff(
 }
 
 /// Opaque bytes, one mTLS connection each.
-async fn opaque(worker: &Rc<Worker>, mut client: Replayed<TcpStream>, port: &PortView) {
+async fn opaque(worker: &Rc<Worker>, mut client: Replayed<TcpStream>, port: &Arc<PortView>) {
     let shared = &worker.shared;
+    let port = match outside::resolved(worker, Arc::clone(port), None).await {
+        Ok(port) => port,
+        Err(failed) => return refuse(worker, client.get_ref(), failed.reason, &failed.detail),
+    };
+    let port = &*port;
     let stats = shared.metrics.tcp(tcp_key(&port.service.to_string()));
     let Some(_counted) = port.admit_connection() else {
         let limit = port.policy.max_connections.unwrap_or_default();
@@ -225,7 +232,7 @@ async fn opaque(worker: &Rc<Worker>, mut client: Replayed<TcpStream>, port: &Por
     };
     let mut tried: Vec<EndpointKey> = Vec::new();
     // Nothing has been sent before the connection stands: trying another endpoint is safe.
-    let (mut server, call) = loop {
+    let (mut server, mut call) = loop {
         let picked = match pick(port, &tried, wish) {
             Ok(picked) => picked,
             Err(reason) => {
@@ -245,6 +252,7 @@ async fn opaque(worker: &Rc<Worker>, mut client: Replayed<TcpStream>, port: &Por
             }
         }
     };
+    call.on_response(crate::clock::now());
     let opened = stats.open(server.wire());
     let (moved, ended) = {
         let drain = shared.drain.cut();
@@ -268,6 +276,7 @@ async fn opaque(worker: &Rc<Worker>, mut client: Replayed<TcpStream>, port: &Por
 /// The far side of an opaque relay.
 enum Server {
     Mesh(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    Outside(pool::OutsideStream, Wire),
     Plain(TcpStream),
 }
 
@@ -275,6 +284,7 @@ impl Server {
     fn wire(&self) -> Wire {
         match self {
             Self::Mesh(_) => Wire::Mtls,
+            Self::Outside(_, wire) => *wire,
             Self::Plain(_) => Wire::Plaintext,
         }
     }
@@ -286,6 +296,7 @@ impl Server {
     ) -> (crate::relay::Moved, Ended) {
         match self {
             Self::Mesh(stream) => relay(client, &mut **stream, config).await,
+            Self::Outside(stream, _) => relay(client, stream, config).await,
             Self::Plain(stream) => relay(client, stream, config).await,
         }
     }
@@ -299,6 +310,11 @@ async fn connect(
     let shared = &worker.shared;
     let limit = port.connect_timeout(&shared.config);
     let told = |error: DialError| (error.reason(), error.to_string());
+    if let Some(outside) = &port.outside {
+        let address = endpoint.key.address;
+        let stream = pool::dial_outside(outside, address, |tls| &tls.opaque, limit).await;
+        return Ok(Server::Outside(stream.map_err(told)?, port.wire()));
+    }
     match endpoint.model.transport {
         Transport::Mesh => {
             let material = shared.tls.current().ok_or(DialError::NoCertificate);
@@ -483,5 +499,9 @@ impl Candidates for View<'_> {
         let share = slow_start_share(endpoint.live.age(self.now), time);
         let weight = f64::from(weight) * FINER * share;
         weight.round().max(1.0) as u32
+    }
+
+    fn heaviest(&self) -> Option<u32> {
+        self.port.heaviest(self.now)
     }
 }

@@ -14,9 +14,11 @@ use prometheus_client::registry::Registry;
 
 mod encode;
 mod process;
+mod rates;
 mod stats;
 mod table;
 
+pub use rates::{RateSample, RateSource};
 pub use stats::{HttpStats, InFlight, RequestDone, TcpOpen, TcpStats};
 
 use table::Table;
@@ -53,17 +55,20 @@ pub enum Wire {
     Mtls,
     /// Anything else, the application's own TLS included.
     Plaintext,
+    /// TLS that this sidecar makes, to a server outside the mesh.
+    Tls,
 }
 
 impl Wire {
-    /// Both, in the order of their numbers.
-    pub(crate) const ALL: [Self; 2] = [Self::Mtls, Self::Plaintext];
+    /// All of them, in the order of their numbers.
+    pub(crate) const ALL: [Self; 3] = [Self::Mtls, Self::Plaintext, Self::Tls];
 
     /// The value of the label `transport`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Mtls => "mtls",
             Self::Plaintext => "plaintext",
+            Self::Tls => "tls",
         }
     }
 }
@@ -264,6 +269,7 @@ struct Inner {
     /// Seconds since the epoch; 0 while there is no certificate.
     certificate_expiry: AtomicU64,
     breakers: OnceLock<BreakerSource>,
+    rates: OnceLock<RateSource>,
     series_max: usize,
 }
 
@@ -287,6 +293,7 @@ impl Metrics {
             discovery_connected: AtomicBool::new(false),
             certificate_expiry: AtomicU64::new(0),
             breakers: OnceLock::new(),
+            rates: OnceLock::new(),
             series_max,
         });
         let mut registry = Registry::default();
@@ -346,6 +353,11 @@ impl Metrics {
     /// Whom to ask for the breakers. Only the first one counts.
     pub fn set_breaker_source(&self, source: BreakerSource) {
         drop(self.inner.breakers.set(source));
+    }
+
+    /// Whom to ask for the limits on the rate. Only the first one counts.
+    pub fn set_rate_source(&self, source: RateSource) {
+        drop(self.inner.rates.set(source));
     }
 
     /// Requests so far, expired series included, by direction and wire.

@@ -1,3 +1,5 @@
+use weft_core::rate::RuleName;
+
 use super::*;
 use std::time::Duration;
 
@@ -210,6 +212,19 @@ fn everything() -> Metrics {
             opened: 3,
         }]
     }));
+    metrics.set_rate_source(Box::new(|| {
+        vec![RateSample {
+            name: RuleName {
+                namespace: "shop".into(),
+                policy: "web".into(),
+                rule: 1,
+            },
+            allowed: 5,
+            refused: 2,
+            keys: 4,
+            share: 250_000,
+        }]
+    }));
     metrics.pool(PoolKind::Mesh).connections.add(3);
     metrics.pool(PoolKind::Mesh).idle.add(1);
     metrics.totals().spans_exported.add(5);
@@ -227,6 +242,10 @@ fn the_rest() {
             "weft_certificate_expiry_timestamp_seconds 1700000000",
             "weft_breaker_state{service=\"shop/orders\",endpoint=\"10.0.0.1:80\",route=\"\"} 2",
             "weft_breaker_opened_total{service=\"shop/orders\",endpoint=\"10.0.0.1:80\",route=\"\"} 3",
+            "weft_rate_limit_requests_total{policy=\"shop/web\",rule=\"1\",result=\"allowed\"} 5",
+            "weft_rate_limit_requests_total{policy=\"shop/web\",rule=\"1\",result=\"refused\"} 2",
+            "weft_rate_limit_keys{policy=\"shop/web\",rule=\"1\"} 4",
+            "weft_rate_limit_share{policy=\"shop/web\",rule=\"1\"} 0.25",
             "weft_pool_connections{pool=\"mesh\",state=\"active\"} 2",
             "weft_pool_connections{pool=\"mesh\",state=\"idle\"} 1",
             "weft_spans_total{result=\"exported\"} 5",
