@@ -5,6 +5,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "weft/mesh/v1/resources.proto",
         "weft/identity/v1/identity.proto",
         "weft/registry/v1/registry.proto",
+        "weft/ratelimit/v1/ratelimit.proto",
     ];
     for file in files {
         println!("cargo::rerun-if-changed={file}");

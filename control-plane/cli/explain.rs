@@ -9,7 +9,7 @@ use weft_core::name::WorkloadName;
 use crate::output::{CliError, OutputArgs, show, table};
 
 /// Says what would become of a request: service, route, filters, backends, policy, breakers and
-/// endpoints, retries and timeouts, in the order in which they are decided, each with the resource
+/// endpoints, retries and timeouts, rate limits at who is called, in the order in which they are decided, each with the resource
 /// that makes it so.
 ///
 /// Nothing is sent. The decisions are made by the same code as in the sidecars; breakers are as the

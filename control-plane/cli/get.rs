@@ -89,10 +89,19 @@ async fn effective(client: &Client, args: &GetArgs, service: &str) -> Result<(),
                     .unwrap_or_else(|| "(defaults)".to_owned()),
                 one.why.clone(),
                 join(&one.beaten),
+                join(&rate_limits(one)),
             ]
         });
-        table(&["PORT", "POLICY", "WHY", "NOT IN FORCE"], rows)
+        let columns = ["PORT", "POLICY", "WHY", "NOT IN FORCE", "RATE LIMITS"];
+        table(&columns, rows)
     })
+}
+
+/// Rules of RateLimitPolicies, `NAME/RULE`.
+fn rate_limits(one: &EffectiveInfo) -> Vec<String> {
+    let limits = one.rate_limits.iter();
+    let named = limits.map(|limit| format!("{}/{}", limit.policy, limit.rule));
+    named.collect()
 }
 
 async fn fetch<T: DeserializeOwned>(
@@ -183,9 +192,10 @@ fn workloads(items: &[WorkloadInfo]) -> Table {
     table(&header, rows)
 }
 
-/// What of a route's status is not as it should be.
+/// What of a status is not as it should be.
 fn trouble(status: &ResourceStatus) -> String {
     let conditions = status.parents.iter().flat_map(|parent| &parent.conditions);
+    let conditions = conditions.chain(&status.conditions);
     let bad = conditions.filter(|condition| condition.status == "False");
     let reasons: std::collections::BTreeSet<&str> = bad.map(|bad| &*bad.reason).collect();
     match reasons.is_empty() {

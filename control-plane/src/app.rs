@@ -23,6 +23,7 @@ use tower::load_shed::LoadShedLayer;
 use weft_core::model::Cidr;
 use weft_core::name::{NameError, TrustDomain};
 use weft_proto::identity::identity_server::IdentityServer;
+use weft_proto::ratelimit::rate_limits_server::RateLimitsServer;
 use weft_proto::registry::registry_server::RegistryServer;
 
 use crate::api::{self, Status, Who};
@@ -32,6 +33,8 @@ use crate::discovery::grpc::DiscoveryService;
 use crate::identity::IdentityService;
 use crate::metrics;
 use crate::plane::{Plane, PlaneError, Settings};
+use crate::ratelimit::Leases;
+use crate::ratelimit::grpc::RateLimitService;
 use crate::registry::grpc::RegistryService;
 use crate::store::{RedbStore, StoreError};
 use crate::tls::{self, Purpose};
@@ -281,6 +284,10 @@ async fn serve_sidecars(
         .add_service(health_service)
         .add_service(IdentityServer::new(IdentityService { plane: plane() }))
         .add_service(RegistryServer::new(RegistryService { plane: plane() }))
+        .add_service(RateLimitsServer::new(RateLimitService {
+            plane: plane(),
+            leases: shared_limits(&plane()),
+        }))
         .add_service(AggregatedDiscoveryServiceServer::new(DiscoveryService {
             plane: plane(),
         }))
@@ -288,6 +295,13 @@ async fn serve_sidecars(
     let result = server.await;
     accepting.abort();
     Ok(result?)
+}
+
+/// The books of limits that are shared, kept.
+fn shared_limits(plane: &Arc<Plane>) -> Arc<Leases> {
+    let leases = Leases::new(Arc::clone(plane));
+    tokio::spawn(Arc::clone(&leases).keep());
+    leases
 }
 
 /// Our own certificate, renewed at half life without a restart.

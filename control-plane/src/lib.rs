@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod operator;
 pub mod plan;
 pub mod plane;
+pub mod ratelimit;
 pub mod registry;
 pub mod store;
 pub mod tls;

@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use weft_core::external::External;
 use weft_core::model::Service;
 use weft_core::name::ServiceName;
+use weft_core::rate::RateLimit;
 use weft_core::route::Route;
 use weft_proto::resource::{Kind, Resource};
 
 use crate::compile::{Compiled, policies_for};
-use crate::document::{ObjectName, TrafficPolicySpec, spelled_out};
+use crate::document::{ObjectName, TrafficPolicySpec, limit_text, spelled_out};
 
 /// One difference that callers would notice.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -63,11 +65,13 @@ pub fn effects(before: State<'_>, after: State<'_>) -> Vec<Effect> {
                 if ports(old) != ports(new) {
                     add(format!("ports {:?} become {:?}", ports(old), ports(new)));
                 }
+                external_changes(old, new, &mut add);
                 route_changes(&old.routes, &new.routes, &mut add);
             }
             (None, None) => {}
         }
         for port in new.get(name).iter().flat_map(|service| &service.ports) {
+            limit_changes((name, port.port), before.compiled, after.compiled, &mut add);
             policy_changes(
                 (name, port.port),
                 (before, old.get(name)),
@@ -78,6 +82,46 @@ pub fn effects(before: State<'_>, after: State<'_>) -> Vec<Effect> {
     }
     consumer_changes(before, after, &mut effects);
     effects
+}
+
+/// What is different on the way out of the mesh.
+fn external_changes(old: &Service, new: &Service, add: &mut impl FnMut(String)) {
+    let (old, new) = match (&old.external, &new.external) {
+        (None, None) => return,
+        (Some(_), None) => return add("it is within the mesh".to_owned()),
+        (None, Some(_)) => return add("it is outside the mesh".to_owned()),
+        (Some(old), Some(new)) => (old, new),
+    };
+    if old.hosts != new.hosts {
+        let (old, new) = (old.hosts.join(", "), new.hosts.join(", "));
+        add(format!("hosts {old} become {new}"));
+    }
+    if old.endpoints != new.endpoints {
+        let listed = |external: &External| {
+            let endpoints = external.endpoints.iter();
+            let hosts: Vec<String> = endpoints.map(|e| e.host.to_string()).collect();
+            hosts.join(", ")
+        };
+        add(format!("endpoints {} become {}", listed(old), listed(new)));
+    }
+    let ports = old.tls.iter().chain(&new.tls).map(|(port, _)| *port);
+    for port in ports.collect::<BTreeSet<u16>>() {
+        let name = |external: &External| {
+            let tls = external.origination(port);
+            tls.map_or_else(|| "none".to_owned(), |tls| tls.server_name.to_string())
+        };
+        match (old.origination(port), new.origination(port)) {
+            (was, is) if was == is => {}
+            (Some(was), Some(is)) if was.server_name == is.server_name => {
+                add(format!("port {port}: other roots are believed"));
+            }
+            _ => add(format!(
+                "port {port}: TLS to {} becomes {}",
+                name(old),
+                name(new)
+            )),
+        }
+    }
 }
 
 /// Routes that callers of single namespaces go by.
@@ -92,7 +136,8 @@ fn consumer_changes(before: State<'_>, after: State<'_>, effects: &mut Vec<Effec
                 Resource::Service(_)
                 | Resource::Workload(_)
                 | Resource::TrustBundle(_)
-                | Resource::MeshConfig(_) => None,
+                | Resource::MeshConfig(_)
+                | Resource::ServerPolicy(_) => None,
             });
             all.collect()
         };
@@ -191,6 +236,40 @@ fn policy_changes(
     compare("", &spelled(old), &spelled(new), &mut fields);
     for field in fields {
         add(format!("port {port}: {field}"));
+    }
+}
+
+/// Limits on the rate of requests, held by the service's own sidecars.
+fn limit_changes(
+    (name, port): (&ServiceName, u16),
+    before: &Compiled,
+    after: &Compiled,
+    add: &mut impl FnMut(String),
+) {
+    let by_rule = |compiled: &Compiled| -> BTreeMap<(Arc<str>, u32), Arc<RateLimit>> {
+        let limits = compiled.rate_limits(name, port).into_iter();
+        let named = limits.map(|limit| {
+            let name = (Arc::clone(&limit.name.policy), limit.name.rule);
+            (name, limit)
+        });
+        named.collect()
+    };
+    let (old, new) = (by_rule(before), by_rule(after));
+    let names: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+    for rule in names {
+        let what = format!("port {port}: rate limit {}/{}", rule.0, rule.1);
+        match (old.get(rule), new.get(rule)) {
+            (None, Some(new)) => add(format!("{what} comes: {}", limit_text(new))),
+            (Some(old), None) => add(format!("{what} goes: {}", limit_text(old))),
+            (Some(old), Some(new)) if old != new => {
+                let (was, is) = (limit_text(old), limit_text(new));
+                match was == is {
+                    true => add(format!("{what}: other requests are meant")),
+                    false => add(format!("{what} becomes {is}, was {was}")),
+                }
+            }
+            (Some(_) | None, Some(_) | None) => {}
+        }
     }
 }
 

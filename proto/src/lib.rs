@@ -7,16 +7,22 @@
 #![forbid(unsafe_code)]
 
 mod convert;
+mod external;
+mod health;
 mod hedge;
 mod observed;
 mod policy;
+mod rates;
 pub mod resource;
 mod route;
+mod server;
+mod shedding;
 
 pub use convert::Rejection;
 
 pub use generated::weft::identity::v1 as identity;
 pub use generated::weft::mesh::v1 as mesh;
+pub use generated::weft::ratelimit::v1 as ratelimit;
 pub use generated::weft::registry::v1 as registry;
 
 /// Generated code, in the modules that its own cross references expect.
@@ -42,6 +48,11 @@ mod generated {
         pub mod identity {
             pub mod v1 {
                 tonic::include_proto!("weft.identity.v1");
+            }
+        }
+        pub mod ratelimit {
+            pub mod v1 {
+                tonic::include_proto!("weft.ratelimit.v1");
             }
         }
         pub mod registry {

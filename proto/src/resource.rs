@@ -3,6 +3,7 @@
 use envoy_types::pb::google::protobuf::Any;
 use prost::Message;
 use weft_core::model::{MeshConfig, Namespace, Service, TrustBundle, Workload};
+use weft_core::server::ServerPolicy;
 
 use crate::convert::Rejection;
 use crate::mesh;
@@ -20,14 +21,17 @@ pub enum Kind {
     MeshConfig,
     /// [`Namespace`]: every sidecar asks for its own.
     Namespace,
+    /// [`ServerPolicy`]: sidecars ask for those of the services that their workload serves.
+    ServerPolicy,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::MeshConfig,
         Self::TrustBundle,
         Self::Namespace,
+        Self::ServerPolicy,
         Self::Service,
         Self::Workload,
     ];
@@ -40,6 +44,7 @@ impl Kind {
             Self::TrustBundle => "type.googleapis.com/weft.mesh.v1.TrustBundle",
             Self::MeshConfig => "type.googleapis.com/weft.mesh.v1.MeshConfig",
             Self::Namespace => "type.googleapis.com/weft.mesh.v1.Namespace",
+            Self::ServerPolicy => "type.googleapis.com/weft.mesh.v1.ServerPolicy",
         }
     }
 
@@ -51,7 +56,7 @@ impl Kind {
     /// Whether a sidecar asks for resources of this kind one by one; the others come to everyone.
     pub const fn on_demand(self) -> bool {
         match self {
-            Self::Service | Self::Workload | Self::Namespace => true,
+            Self::Service | Self::Workload | Self::Namespace | Self::ServerPolicy => true,
             Self::TrustBundle | Self::MeshConfig => false,
         }
     }
@@ -64,6 +69,7 @@ impl Kind {
             Self::TrustBundle => "TrustBundle",
             Self::MeshConfig => "MeshConfig",
             Self::Namespace => "Namespace",
+            Self::ServerPolicy => "ServerPolicy",
         }
     }
 }
@@ -84,6 +90,8 @@ pub enum Resource {
     MeshConfig(MeshConfig),
     /// What holds for the callers of one namespace.
     Namespace(Namespace),
+    /// What the sidecars of a service's own workloads enforce.
+    ServerPolicy(ServerPolicy),
 }
 
 impl Resource {
@@ -95,6 +103,7 @@ impl Resource {
             Self::TrustBundle(_) => Kind::TrustBundle,
             Self::MeshConfig(_) => Kind::MeshConfig,
             Self::Namespace(_) => Kind::Namespace,
+            Self::ServerPolicy(_) => Kind::ServerPolicy,
         }
     }
 
@@ -106,6 +115,7 @@ impl Resource {
             Self::TrustBundle(bundle) => bundle.trust_domain.to_string(),
             Self::MeshConfig(_) => MESH_CONFIG_NAME.to_owned(),
             Self::Namespace(namespace) => namespace.name.clone(),
+            Self::ServerPolicy(policy) => policy.service.to_string(),
         }
     }
 
@@ -114,11 +124,18 @@ impl Resource {
         match self {
             Self::Service(service) => std::iter::once(service.name.hostname())
                 .chain(service.addresses.iter().map(ToString::to_string))
+                .chain(service.external.iter().flat_map(|external| {
+                    let hosts = external.hosts.iter().map(ToString::to_string);
+                    hosts.chain(external.own_addresses().map(|(own, _)| own.to_string()))
+                }))
                 .collect(),
             Self::Workload(workload) => {
                 workload.addresses.iter().map(ToString::to_string).collect()
             }
-            Self::TrustBundle(_) | Self::MeshConfig(_) | Self::Namespace(_) => Vec::new(),
+            Self::TrustBundle(_)
+            | Self::MeshConfig(_)
+            | Self::Namespace(_)
+            | Self::ServerPolicy(_) => Vec::new(),
         }
     }
 
@@ -130,6 +147,7 @@ impl Resource {
             Self::TrustBundle(bundle) => mesh::TrustBundle::from(bundle).encode_to_vec(),
             Self::MeshConfig(config) => mesh::MeshConfig::from(config).encode_to_vec(),
             Self::Namespace(namespace) => mesh::Namespace::from(namespace).encode_to_vec(),
+            Self::ServerPolicy(policy) => mesh::ServerPolicy::from(policy).encode_to_vec(),
         };
         Any {
             type_url: self.kind().type_url().to_owned(),
@@ -149,6 +167,9 @@ impl Resource {
             Kind::TrustBundle => Self::TrustBundle(mesh::TrustBundle::decode(bytes)?.try_into()?),
             Kind::MeshConfig => Self::MeshConfig(mesh::MeshConfig::decode(bytes)?.try_into()?),
             Kind::Namespace => Self::Namespace(mesh::Namespace::decode(bytes)?.try_into()?),
+            Kind::ServerPolicy => {
+                Self::ServerPolicy(mesh::ServerPolicy::decode(bytes)?.try_into()?)
+            }
         })
     }
 }

@@ -24,8 +24,10 @@ use crate::dns::{Resolver, nameservers};
 use crate::drain::{Drain, Phase};
 use crate::identity::{IdentityError, Manager};
 use crate::inbound::Application;
+use crate::leases;
 use crate::memory;
 use crate::mesh::Mesh;
+use crate::names;
 use crate::nest::{NestAddresses, NestListeners, SocketFactory};
 use crate::observe;
 use crate::registration::{Registrar, Standing};
@@ -195,6 +197,16 @@ impl Sidecar {
             let mesh = seen.upgrade();
             mesh.map(|mesh| observe::samples(&mesh)).unwrap_or_default()
         }));
+        let seen = Arc::downgrade(&mesh);
+        metrics.set_rate_source(Box::new(move || {
+            let mesh = seen.upgrade();
+            mesh.map(|mesh| mesh.rate_samples()).unwrap_or_default()
+        }));
+        let seen = Arc::downgrade(&mesh);
+        metrics.set_concurrency_source(Box::new(move || {
+            let mesh = seen.upgrade();
+            mesh.map(|mesh| observe::limits(&mesh)).unwrap_or_default()
+        }));
         let readiness = Readiness::default();
         let address = config.control_plane.address.clone();
         let identity = Arc::new(Manager::new(
@@ -258,7 +270,9 @@ impl Sidecar {
             tokio::spawn(registrar.run(left));
         }
         let (seen, known) = (Arc::clone(&shared.mesh), Arc::clone(&identity));
-        tokio::spawn(observe::run(observed_by, seen, known));
+        tokio::spawn(observe::run(observed_by.clone(), seen, known));
+        let (limited, known) = (Arc::clone(&shared.mesh), Arc::clone(&identity));
+        tokio::spawn(leases::run(observed_by, limited, known));
         watch_discovery(&shared, client.connected(), &readiness);
         tokio::spawn(client.run());
         let renewing = Arc::clone(&identity);
@@ -343,7 +357,7 @@ impl Sidecar {
             changes.mark_unchanged();
             let found = self.shared.mesh.service(&name).await;
             if let Ok(Some(view)) = found
-                && !view.model.endpoints.is_empty()
+                && view.ports().any(|port| !port.endpoints.is_empty())
             {
                 return true;
             }
@@ -645,7 +659,7 @@ impl Plan {
             std::thread::Builder::new()
                 .name(format!("weft-worker-{index}"))
                 .stack_size(WORKER_STACK)
-                .spawn(move || worker::run(shared, listeners))
+                .spawn(move || worker::run(index, shared, listeners))
         };
         workers.map(spawn).collect()
     }
@@ -813,6 +827,11 @@ fn serve_dns(shared: &Arc<Shared>, nest: NestDns) -> Result<(), AppError> {
     let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let has_ipv6 = std::fs::read_to_string("/proc/net/if_inet6")
         .is_ok_and(|table| table.lines().any(|line| !line.ends_with(" lo")));
+    let lookup = names::Lookup {
+        nameservers: nameservers(&resolv_conf).into(),
+        ipv6: has_ipv6,
+    };
+    tokio::spawn(names::run(Arc::clone(&shared.mesh), lookup));
     let resolver = Resolver::new(
         Arc::clone(&shared.mesh),
         nameservers(&resolv_conf),

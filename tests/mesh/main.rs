@@ -27,14 +27,22 @@ mod policy;
 // Slow requests that are made a second time; connections and streams that carry nothing.
 mod hedging;
 mod silence;
+// How many requests are let through: by one sidecar, and by all together.
+mod rate_limits;
+// What an application that is asked for too much refuses.
+mod shedding;
 // What is let out of the mesh.
 mod outside;
+// What is outside and declared.
+mod external;
 // Where requests go: the mesh cases of the Gateway API (GAMMA), and more.
 mod routes;
 // What the examples say.
 mod examples;
 // What breakers and budgets change, measured; thousands of changes.
 mod experiments;
+// Active health checks.
+mod health;
 // explain, plan, breakers, what is in force.
 mod seeing;
 // Nothing fails while everything around is disturbed.
@@ -43,6 +51,8 @@ mod continuity;
 mod durability;
 // Bad documents, tokens, bytes and programs.
 mod badinput;
+// Bad policy: refused in four parts, and without harm.
+mod badpolicy;
 // The flags of `weft run`.
 mod run;
 // Time to the first line, memory when idle.

@@ -4,13 +4,14 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use bytes::Bytes;
+use weft_core::name::ServiceName;
 
 use super::Admin;
 use super::refusal::{Answer, Refusal, read};
-use super::types::{EffectiveInfo, ExplainRequest, Items};
+use super::types::{EffectiveInfo, ExplainRequest, Items, RateLimitInfo};
 use super::views::observed_by;
-use crate::compile::policies_for;
-use crate::document::spelled_out;
+use crate::compile::{Compiled, policies_for};
+use crate::document::{limit_text, spelled_out};
 use crate::explain::{Known, Question, Step, explain};
 
 pub(super) async fn explain_request(
@@ -83,9 +84,20 @@ pub(super) async fn effective(State(admin): State<Admin>) -> Answer<Items<Effect
                 why: why.to_owned(),
                 beaten: beaten.map(|(name, _)| name.name.clone()).collect(),
                 spec: spelled_out(&policy.unwrap_or_default()),
+                rate_limits: rate_limits(&compiled, &service.name, port.port),
             });
         }
     }
     items.sort_by(|a, b| (&a.service, a.port).cmp(&(&b.service, b.port)));
     Ok(Json(Items { items }))
+}
+
+fn rate_limits(compiled: &Compiled, service: &ServiceName, port: u16) -> Vec<RateLimitInfo> {
+    let limits = compiled.rate_limits(service, port).into_iter();
+    let limits = limits.map(|limit| RateLimitInfo {
+        policy: limit.name.policy.to_string(),
+        rule: limit.name.rule,
+        limit: limit_text(&limit),
+    });
+    limits.collect()
 }

@@ -1,6 +1,6 @@
 //! What was asked for, as it is in the store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use gateway_api::experimental::referencegrants::ReferenceGrantSpec;
@@ -8,7 +8,9 @@ use weft_core::model::{MeshConfig, TrustBundle};
 use weft_core::name::ServiceName;
 use weft_core::route::Fault;
 
-use crate::compile::{RouteEntry, VirtualAddresses, World};
+use crate::compile::{
+    ExternalEntry, RateLimitEntry, RouteEntry, VirtualAddresses, World, service_names,
+};
 use crate::document::{Document, MeshConfigSpec, ObjectName, ServiceSpec, TrafficPolicySpec};
 use crate::registry::Entry;
 use crate::store::StoredResource;
@@ -19,6 +21,9 @@ pub(super) struct Wanted {
     pub(super) services: BTreeMap<ServiceName, ServiceSpec>,
     /// The oldest first.
     pub(super) policies: Vec<(ObjectName, TrafficPolicySpec)>,
+    pub(super) externals: Vec<ExternalEntry>,
+    /// By name.
+    pub(super) rate_limits: Vec<RateLimitEntry>,
     pub(super) routes: Vec<RouteEntry>,
     pub(super) faults: BTreeMap<ObjectName, Fault>,
     pub(super) grants: Vec<(ObjectName, ReferenceGrantSpec)>,
@@ -37,7 +42,9 @@ impl Wanted {
         World {
             entries,
             services: &self.services,
+            externals: &self.externals,
             policies: &self.policies,
+            rate_limits: &self.rate_limits,
             routes: &self.routes,
             faults: &self.faults,
             grants: &self.grants,
@@ -46,6 +53,13 @@ impl Wanted {
             namespaces: &self.config.namespaces,
             bundle,
         }
+    }
+
+    /// Every name that has virtual addresses: of services, and of ExternalServices, in force or not.
+    pub(super) fn names<'a>(&'a self, entries: &'a [Entry]) -> BTreeSet<&'a ServiceName> {
+        let mut names = service_names(entries, &self.services);
+        names.extend(self.externals.iter().map(|entry| &entry.name));
+        names
     }
 
     /// Everything in the store that is readable.
@@ -58,6 +72,15 @@ impl Wanted {
                 Ok(Document::Service(name, spec)) => {
                     wanted.services.insert(name, spec);
                 }
+                Ok(Document::ExternalService(name, spec)) => {
+                    wanted.externals.push(ExternalEntry {
+                        name,
+                        created,
+                        generation,
+                        ports: spec.ports(),
+                        external: Arc::new(spec.resolve()),
+                    });
+                }
                 Ok(Document::MeshConfig(spec)) => wanted.config = spec,
                 Ok(Document::TrafficPolicy(name, spec)) => policies.push((created, name, *spec)),
                 Ok(Document::Route(name, spec)) => wanted.routes.push(RouteEntry {
@@ -67,6 +90,9 @@ impl Wanted {
                     created,
                     generation,
                 }),
+                Ok(Document::RateLimitPolicy(name, spec)) => {
+                    wanted.rate_limits.push(RateLimitEntry::new(name, &spec));
+                }
                 Ok(Document::FaultInjection(name, spec)) => {
                     wanted.faults.insert(name, spec.resolve());
                 }
@@ -77,6 +103,7 @@ impl Wanted {
                 }
             }
         }
+        wanted.rate_limits.sort_by(|a, b| a.name.cmp(&b.name));
         policies.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
         let policies = policies.into_iter().map(|(_, name, spec)| (name, spec));
         wanted.policies = policies.collect();

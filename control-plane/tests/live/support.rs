@@ -438,7 +438,10 @@ fn rendered(push: &DeltaDiscoveryResponse) -> String {
             Resource::TrustBundle(bundle) => {
                 format!("+{}({})", envelope.name, bundle.revoked_instances.len())
             }
-            Resource::Workload(_) | Resource::MeshConfig(_) | Resource::Namespace(_) => {
+            Resource::Workload(_)
+            | Resource::MeshConfig(_)
+            | Resource::Namespace(_)
+            | Resource::ServerPolicy(_) => {
                 format!("+{}", envelope.name)
             }
         }

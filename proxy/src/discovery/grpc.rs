@@ -70,7 +70,7 @@ impl Stream {
                 initial_resource_versions: holdings.versions(kind),
                 ..DeltaDiscoveryRequest::default()
             };
-            // The channel has room for these four.
+            // The channel has room for one of each kind.
             let _sent = requests.try_send(request);
         }
         let mut client = AggregatedDiscoveryServiceClient::new(channel)

@@ -141,8 +141,14 @@ impl Holdings {
 
     /// Everything as the data path wants it.
     pub(super) fn world(&self) -> World {
+        // What nobody enforces for a service says nothing about the service.
+        let mut absent = self.absent.iter();
+        let (server, names): (Vec<_>, Vec<_>) = absent
+            .by_ref()
+            .partition(|(kind, _)| *kind == Kind::ServerPolicy);
         let mut world = World {
-            absent: self.absent.iter().map(|(_, name)| name.clone()).collect(),
+            absent: names.into_iter().map(|(_, name)| name.clone()).collect(),
+            server_absent: server.into_iter().map(|(_, name)| name.clone()).collect(),
             ..World::default()
         };
         for held in self.held.values() {
@@ -152,6 +158,9 @@ impl Holdings {
                 Resource::Workload(workload) => world.workloads.push((workload.clone(), aliases)),
                 Resource::MeshConfig(config) => world.config = Some(config.clone()),
                 Resource::Namespace(namespace) => world.namespace = Some(namespace.clone()),
+                Resource::ServerPolicy(policy) => {
+                    world.server.insert(policy.service.clone(), policy.clone());
+                }
                 Resource::TrustBundle(_) => {}
             }
         }
@@ -165,7 +174,8 @@ impl Holdings {
             Resource::Service(_)
             | Resource::Workload(_)
             | Resource::MeshConfig(_)
-            | Resource::Namespace(_) => None,
+            | Resource::Namespace(_)
+            | Resource::ServerPolicy(_) => None,
         })
     }
 
@@ -197,6 +207,7 @@ mod tests {
             endpoints: vec![],
             policies: BTreeMap::new(),
             routes: Vec::new(),
+            external: None,
         };
         let resource = Resource::Service(service);
         Received {

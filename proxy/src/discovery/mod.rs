@@ -77,7 +77,8 @@ impl Drop for Client {
 }
 
 impl Client {
-    /// Nothing held yet, and nothing asked for but what holds for the sidecar's own namespace.
+    /// Nothing held yet, and nothing asked for but what holds for the sidecar's own namespace and
+    /// for those who serve what its workload serves.
     /// `demanded` is the other end of [`Mesh`]'s demand.
     pub fn new(
         address: String,
@@ -89,6 +90,9 @@ impl Client {
     ) -> Self {
         let mut holdings = Holdings::default();
         holdings.subscribe(Kind::Namespace, mesh.namespace());
+        for service in mesh.services() {
+            holdings.subscribe(Kind::ServerPolicy, &service.to_string());
+        }
         Self {
             address,
             mesh,

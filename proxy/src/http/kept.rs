@@ -12,8 +12,15 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::sync::Notify;
 
-use super::body::{BodyError, ProxyBody};
+use super::body::{BodyEnd, BodyError, ProxyBody, is_last};
 use super::watch::Activity;
+
+/// Who wants to know of a body: of its bytes, of what moves, and of its end.
+type Watchers = (
+    Option<Arc<AtomicU64>>,
+    Option<Arc<Activity>>,
+    Option<BodyEnd>,
+);
 
 /// The kept body. Its attempts share it, and only the last one gets to read on.
 #[derive(Debug, Clone)]
@@ -33,6 +40,8 @@ struct State {
     counter: Option<Arc<AtomicU64>>,
     /// Told of what moves, where somebody wants to know.
     activity: Option<Arc<Activity>>,
+    /// Told of the end, where somebody wants to know.
+    ended: Option<BodyEnd>,
     /// What came so far, in its pieces; empty when it is not kept.
     pieces: Vec<Bytes>,
     trailers: Option<HeaderMap>,
@@ -66,16 +75,13 @@ pub struct KeptBody {
 
 impl Kept {
     /// Keeps up to `limit` bytes of a body.
-    pub(super) fn new(
-        body: Incoming,
-        (counter, activity): (Option<Arc<AtomicU64>>, Option<Arc<Activity>>),
-        limit: usize,
-    ) -> Self {
+    pub(super) fn new(body: Incoming, (counter, activity, ended): Watchers, limit: usize) -> Self {
         Self(Arc::new(Shared {
             state: Mutex::new(State {
                 body,
                 counter,
                 activity,
+                ended,
                 pieces: Vec::new(),
                 trailers: None,
                 bytes: 0,
@@ -175,6 +181,13 @@ impl KeptBody {
             return Poll::Ready(Some(Err(BodyError::Superseded)));
         }
         let polled = Pin::new(&mut state.body).poll_frame(cx);
+        if state.ended.is_some()
+            && let Poll::Ready(frame) = &polled
+            && is_last(frame.as_ref(), &state.body)
+            && let Some(ended) = state.ended.take()
+        {
+            ended.note();
+        }
         let polled = polled.map_err(BodyError::Broken);
         let polled = match &state.activity {
             None => polled,

@@ -20,8 +20,8 @@ use crate::http::Activity;
 pub(super) struct Allowed {
     /// What is left of what the caller asked for.
     asked: Option<Duration>,
-    /// The timeout of the request.
-    limit: Option<Duration>,
+    /// The timeout of the request, and what is left of it.
+    limit: Option<(Duration, Duration)>,
     /// When nobody waits any more, where the caller or the policy says so.
     pub(super) deadline: Option<Instant>,
 }
@@ -35,17 +35,17 @@ impl Allowed {
         policy: &TrafficPolicy,
         config: &ProxyConfig,
     ) -> Self {
-        let now = crate::clock::now();
-        let asked = asked.map(|asked| asked.saturating_sub(now.saturating_since(began)));
+        let passed = crate::clock::now().saturating_since(began);
         let own = rule.and_then(|rule| rule.request_timeout);
         let own = own.or(policy.request_timeout);
         let limit = own.unwrap_or(config.timeouts.request);
+        let limit = (limit > Duration::ZERO).then_some(limit);
         let own = own.filter(|own| !own.is_zero());
         let deadline = asked.into_iter().chain(own).min();
         Self {
-            asked,
-            limit: (limit > Duration::ZERO).then_some(limit),
-            deadline: deadline.map(|time| now + time),
+            asked: asked.map(|asked| asked.saturating_sub(passed)),
+            limit: limit.map(|limit| (limit, limit.saturating_sub(passed))),
+            deadline: deadline.map(|time| began + time),
         }
     }
 
@@ -61,8 +61,10 @@ impl Allowed {
         activity: Option<&Activity>,
         work: Pin<&mut impl Future<Output = Result<T, Failed>>>,
     ) -> Result<T, Failed> {
-        if self.asked == Some(Duration::ZERO) {
-            return Err(too_late(Duration::ZERO));
+        let limit = self.limit.map(|(_, left)| left);
+        let time = self.asked.into_iter().chain(limit).min();
+        if time == Some(Duration::ZERO) {
+            return Err(self.over().unwrap_or_else(|| too_late(Duration::ZERO)));
         }
         let work = async {
             let Some(activity) = activity else {
@@ -71,7 +73,7 @@ impl Allowed {
             let done = activity.unless_silent(work).await;
             done.unwrap_or_else(|| Err(silent(activity.limit())))
         };
-        let Some(time) = self.asked.into_iter().chain(self.limit).min() else {
+        let Some(time) = time else {
             return work.await;
         };
         let done = timeout(time, work).await;
@@ -81,8 +83,8 @@ impl Allowed {
     /// What to say when the time is over that the policy allows; `None` where it is the caller's
     /// own.
     pub(super) fn over(self) -> Option<Failed> {
-        let limit = self.limit?;
-        let first = self.asked.is_none_or(|asked| limit <= asked);
+        let (limit, left) = self.limit?;
+        let first = self.asked.is_none_or(|asked| left <= asked);
         first.then(|| Failed {
             reason: Reason::RequestTimeout,
             detail: format!("{limit:?}"),

@@ -7,6 +7,7 @@ use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::timeout;
+use weft_core::breaker::CallClass;
 use weft_core::headers::WEFT_REASON;
 use weft_core::hedge::HedgePolicy;
 use weft_core::policy::{Failures, TrafficPolicy};
@@ -18,7 +19,7 @@ use weft_core::time::Instant;
 use super::http::{Failed, describe};
 use super::pool::{DialError, Slot};
 use crate::http::{Kept, ProxyBody, Record};
-use crate::mesh::Call;
+use crate::mesh::{Call, Endpoint, EndpointKey, PortView};
 
 /// Bytes of a body that are kept for a copy of the request; of a longer one there is none.
 const MIRROR_BYTES: usize = 256 * 1024;
@@ -63,6 +64,9 @@ impl Terms<'_> {
     /// Where an answer says for how long to stay away, it is heeded (RFC 9110 section 10.2.3).
     pub(super) fn heed(&self, response: &Response<Incoming>, call: Option<&Call>) {
         if !self.heed_retry_after || response.status() != StatusCode::SERVICE_UNAVAILABLE {
+            return;
+        }
+        if said(response) == Some(Reason::LoadShed) {
             return;
         }
         let seconds = response.headers().get(RETRY_AFTER);
@@ -182,6 +186,21 @@ impl Attempt {
         }
     }
 
+    /// The reason that its response names.
+    pub(super) fn said(&self) -> Option<Reason> {
+        self.response.as_ref().and_then(|answer| said(&answer.0))
+    }
+
+    /// What it says about the endpoint; `None`: nothing, neither that it fails nor how fast it is.
+    pub(super) fn class(&self, failures: &Failures) -> Option<CallClass> {
+        match (self.failure, self.reason) {
+            (Failure::Shed, _) => None,
+            // Whoever asks too much says nothing about the endpoint.
+            (_, Reason::RateLimited) => Some(CallClass::Neutral),
+            (failure, _) => Some(failures.of_failure(failure)),
+        }
+    }
+
     pub(super) fn give_up(self) -> Result<(Response<Incoming>, Slot), Failed> {
         match self.response {
             Some(answer) => Ok(*answer),
@@ -212,10 +231,16 @@ pub(super) async fn send(
         Ok((done, reason)) => {
             record.reason = reason;
             record.call = record.waiting.take();
+            record.on_response(crate::clock::now());
             Ok(done)
         }
         Err(attempt) => {
-            record.finish_waiting(terms.failures.of_failure(attempt.failure));
+            // Whose answer it is, also where it is the last of several.
+            record.reason = attempt.said();
+            match attempt.class(terms.failures) {
+                Some(class) => record.finish_waiting(class),
+                None => drop(record.waiting.take()),
+            }
             Err(attempt)
         }
     }
@@ -265,9 +290,9 @@ pub(super) fn judge(
     terms: &Terms<'_>,
 ) -> Result<Answer, Attempt> {
     let status = response.status().as_u16();
-    let reason = response.headers().get(WEFT_REASON);
-    let reason = reason.and_then(|word| word.to_str().ok()?.parse::<Reason>().ok());
+    let reason = said(&response);
     let failure = match reason {
+        Some(Reason::LoadShed) => Failure::Shed,
         // Said by the peer's sidecar: the application has not seen the request.
         Some(
             Reason::ApplicationUnreachable | Reason::ApplicationLoopbackOnly | Reason::Draining,
@@ -286,6 +311,12 @@ pub(super) fn judge(
     })
 }
 
+/// The reason that a response names.
+fn said(response: &Response<Incoming>) -> Option<Reason> {
+    let word = response.headers().get(WEFT_REASON)?;
+    word.to_str().ok()?.parse().ok()
+}
+
 /// The code of a call that failed before it had an answer, if it is one to repeat on.
 fn grpc_code(response: &Response<Incoming>, retry: &RetryPolicy) -> Option<u32> {
     if retry.grpc_codes.is_empty() {
@@ -294,6 +325,12 @@ fn grpc_code(response: &Response<Incoming>, retry: &RetryPolicy) -> Option<u32> 
     let code = response.headers().get("grpc-status")?;
     let code = code.to_str().ok()?.parse().ok()?;
     retry.grpc_codes.contains(&code).then_some(code)
+}
+
+/// Whether the port has an endpoint that was not asked yet.
+pub(super) fn has_other(port: &PortView, last: &Endpoint, tried: &[EndpointKey]) -> bool {
+    let mut others = port.endpoints.iter();
+    others.any(|other| other.key != last.key && !tried.contains(&other.key))
 }
 
 fn is_refused(error: &hyper::Error) -> bool {

@@ -17,9 +17,10 @@ use weft_core::retry::Failure;
 use weft_core::time::Instant;
 
 use super::attempt::{Attempt, judge, transmit};
+use super::heed::{Heed, Place, heed_of, place_of};
 use super::http::{Conversation, Trip};
 use super::pool::Slot;
-use super::{View, Wish, heeds_breakers, zone_of};
+use super::{View, Wish};
 use crate::http::trace::begin_client;
 use crate::http::{ProxyBody, Record};
 use crate::mesh::{Call, Counted, Endpoint, EndpointKey, PortView};
@@ -123,12 +124,15 @@ impl<'a> Race<'a> {
                 Ok((done, reason)) => {
                     record.reason = reason;
                     record.call = call;
+                    record.on_response(now);
                     won(runner, &runners, record);
                     return Ok(done);
                 }
                 Err(failed) => {
-                    let class = trip.terms.failures.of_failure(failed.failure);
-                    let transition = call.and_then(|call| call.finish(class, now));
+                    record.reason = failed.said();
+                    let class = failed.class(trip.terms.failures);
+                    let told = call.zip(class);
+                    let transition = told.and_then(|(call, class)| call.finish(class, now));
                     if let (Some(transition), Some(span)) = (transition, &runner.span) {
                         span.breaker_changed(&transition);
                     }
@@ -296,15 +300,21 @@ fn pick_beside(
     wish: Wish<'_>,
     now: Instant,
 ) -> Option<(Arc<Endpoint>, Call)> {
-    let breakers = heeds_breakers(port, now);
-    let zone = zone_of(port, wish.zone, now);
-    let views = [(tried, zone), (tried, None), (&[], zone), (&[], None)];
-    views.into_iter().find_map(|(tried, zone)| {
+    let heed = heed_of(port, now);
+    let place = place_of(port, wish.zone, heed, now);
+    let anywhere = Place::Anywhere;
+    let views = [
+        (tried, place),
+        (tried, anywhere),
+        (&[], place),
+        (&[], anywhere),
+    ];
+    views.into_iter().find_map(|(tried, place)| {
         let view = View {
             port,
             tried,
-            breakers,
-            zone,
+            heed,
+            place,
             now,
         };
         let index = match (wish.key, port.table()) {
@@ -318,7 +328,7 @@ fn pick_beside(
         let endpoint = &port.endpoints[index?];
         let call = match endpoint.live.begin(now) {
             Ok(call) => call,
-            Err(_open) if breakers => return None,
+            Err(_open) if heed == Heed::All => return None,
             Err(_open) => endpoint.live.begin_forced(now),
         };
         Some((Arc::clone(endpoint), call))

@@ -17,6 +17,7 @@ use weft_core::breaker::CallClass;
 use weft_core::headers::{
     WEFT_APP_PROTOCOL, WEFT_REASON, is_upgrade, remove_hop_by_hop, remove_untrusted,
 };
+use weft_core::policy::TrafficPolicy;
 use weft_core::reason::{Fault, Reason};
 use weft_core::retry::{Failure, backoff, may_retry};
 use weft_core::route::Decision;
@@ -24,11 +25,11 @@ use weft_core::timeout as deadline;
 
 use super::admission;
 use super::allowed::{Allowed, while_waited_for};
-use super::attempt::{Attempt, Sending, Terms, keep, send};
+use super::attempt::{Attempt, Sending, Terms, has_other, keep, send};
 use super::hedge::Race;
 use super::pool::Slot;
 use super::route::{self, Next};
-use super::{Wish, pick, upgrade};
+use super::{Wish, outside, pick, upgrade};
 use crate::http::trace::{Trace, begin_client};
 use crate::http::{Activity, ProxyBody, Record, Trailers, WithTrailers, answer, is_grpc};
 use crate::mesh::{Call, Endpoint, EndpointKey, PortView};
@@ -168,17 +169,15 @@ impl Conversation {
                 (response, reason)
             }
             Err(Failed { reason, detail }) => {
+                record.on_failure(reason);
                 let silent = reason == Reason::StreamIdleTimeout;
                 // Where the caller has gone silent, nobody else has failed.
                 let own = silent && record.is_uploading();
                 if reason == Reason::RequestTimeout || (silent && !own) {
                     record.give_up_waiting();
                 }
-                if let Some(call) = record.port_call.take()
-                    && reason.fault() == Fault::Upstream
-                    && !own
-                {
-                    call.finish(CallClass::Failure, crate::clock::now());
+                if reason.fault() == Fault::Upstream && !own {
+                    record.finish_port_calls(CallClass::Failure);
                 }
                 (answer(reason, &detail, record.grpc), Some(reason))
             }
@@ -205,7 +204,11 @@ impl Conversation {
             while_waited_for(asked, pin!(following)).await?
         };
         let next = match next {
-            Next::Forward(target) => admission::admit(&self.worker, target, record).await?,
+            Next::Forward(target) => {
+                let target = outside::resolved(&self.worker, target, asked).await?;
+                let found = decision.map(|decision| &decision.found);
+                admission::admit(&self.worker, target, found, record).await?
+            }
             answer @ Next::Answer(_) => answer,
         };
         let target = match next {
@@ -223,6 +226,8 @@ impl Conversation {
             body.watch(activity);
             record.activity = Some(Arc::clone(activity));
         }
+        let adaptive = policy.adaptive.as_ref();
+        let ended = adaptive.and_then(|_| body.watch_end());
         let (body, kept) = keep(body, &terms, mirrors);
         if !mirrors.is_empty() {
             route::mirror(&self.worker, port, mirrors, &parts, kept.as_ref());
@@ -235,15 +240,10 @@ impl Conversation {
             deadline: allowed.deadline,
         };
         let mut wish = Wish::of(&self.worker, &target, &sent.parts);
-        let hash_on = policy.hash_on.as_ref().filter(|_| wish.key.is_none());
-        let issued = hash_on.and_then(|on| on.issue(fastrand::u64(..)));
-        let issued = issued.map(|(key, cookie)| {
-            wish.key = Some(key);
-            cookie
-        });
+        let issued = issue(policy, &mut wish);
         let (mut response, slot) = {
             let exchange = async {
-                admission::wait(&target, record).await?;
+                admission::wait(&target, ended, record).await?;
                 let trip = Trip::new(terms, sent, wish);
                 self.attempts(Arc::clone(&target), trip, record).await
             };
@@ -278,6 +278,7 @@ impl Conversation {
             })?;
             trip.made += 1;
             record.stats = Some(Arc::clone(&endpoint.live.stats));
+            record.wire = port.wire();
             record.attempt(endpoint.key.address);
             let outcome = match &mut race {
                 None => {
@@ -299,7 +300,11 @@ impl Conversation {
             };
             let (retry, sent) = (trip.terms.retry, &trip.sent);
             let (method, replayable) = (&sent.parts.method, sent.is_replayable());
-            if !may_retry(retry, failed.failure, method, replayable, trip.made) {
+            let again = may_retry(retry, failed.failure, method, replayable, trip.made);
+            // One more request is the last thing that whoever has enough to do needs.
+            let elsewhere =
+                failed.failure != Failure::Shed || has_other(&port, &endpoint, &trip.tried);
+            if !again || !elsewhere {
                 return failed.give_up();
             }
             let now = crate::clock::now();
@@ -310,11 +315,14 @@ impl Conversation {
             record.retrying = None;
             record.retrying = port.admit_retry();
             if record.retrying.is_none() || !port.budget().try_retry(now) {
+                // No retry is made: its place is another's.
+                record.retrying = None;
                 return failed.give_up();
             }
             endpoint.live.stats.retried();
             trip.tried.push(endpoint.key.clone());
             sleep(wait).await;
+            record.repeat(failed.failure);
             port = self.fresh(port);
         }
     }
@@ -408,6 +416,14 @@ impl Conversation {
     }
 }
 
+/// Gives a request without a key one, where the policy issues them; the cookie that says so.
+fn issue(policy: &TrafficPolicy, wish: &mut Wish<'_>) -> Option<HeaderValue> {
+    let hash_on = policy.hash_on.as_ref().filter(|_| wish.key.is_none())?;
+    let (key, cookie) = hash_on.issue(fastrand::u64(..))?;
+    wish.key = Some(key);
+    Some(cookie)
+}
+
 /// A request on its way through its attempts.
 pub(super) struct Trip<'a> {
     pub(super) terms: Terms<'a>,
@@ -491,6 +507,7 @@ pub(crate) fn relayed(
     remove_hop_by_hop(&mut parts.headers, false);
     record.status = parts.status;
     record.slot = slot;
+    record.on_answer(&parts.headers);
     if record.grpc
         && let Some(status) = parts.headers.get("grpc-status")
     {

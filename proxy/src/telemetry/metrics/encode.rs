@@ -12,7 +12,7 @@ use prometheus_client::registry::Unit;
 use super::stats::Stats;
 use super::stats::{CLASSES, GRPC_CODES, Histogram, HistogramSnapshot, HttpStats, TcpStats};
 use super::table::Table;
-use super::{Direction, HttpKey, Inner, PoolKind, PoolStats, Wire, lock};
+use super::{Direction, HttpKey, Inner, PoolKind, PoolStats, Wire, lock, rates};
 
 /// Reads everything anew at each scrape.
 pub(super) struct Scrape(pub(super) Arc<Inner>);
@@ -35,6 +35,8 @@ impl Collector for Scrape {
         tcp(&mut out, &series(&lock(&self.0.tcp)))?;
         connections(&mut out, &self.0)?;
         breakers(&mut out, &self.0)?;
+        rates::encode(&mut out, &self.0)?;
+        super::concurrency::encode(&mut out, &self.0)?;
         control_plane(&mut out, &self.0)?;
         pools(&mut out, &self.0.pools)?;
         totals(&mut out, &self.0)
@@ -45,7 +47,7 @@ impl Collector for Scrape {
 type Series<S> = Vec<(HttpKey, Vec<Arc<S>>)>;
 
 /// The labels of one sample.
-type Labels<'a> = Vec<(&'static str, &'a str)>;
+pub(super) type Labels<'a> = Vec<(&'static str, &'a str)>;
 
 fn series<S: Stats>(table: &Table<S>) -> Series<S> {
     let mut series: Series<S> = table.iter().map(|(k, s)| (k.clone(), s)).collect();
@@ -67,11 +69,16 @@ fn with<'a>(mut labels: Labels<'a>, more: &[(&'static str, &'a str)]) -> Labels<
 }
 
 /// The encoder, with families that have no samples left out.
-struct Out<'a>(DescriptorEncoder<'a>);
+pub(super) struct Out<'a>(DescriptorEncoder<'a>);
 
 impl Out<'_> {
     /// `_total` is appended to the name.
-    fn counter(&mut self, name: &str, help: &str, samples: Vec<(Labels<'_>, u64)>) -> fmt::Result {
+    pub(super) fn counter(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: Vec<(Labels<'_>, u64)>,
+    ) -> fmt::Result {
         if samples.is_empty() {
             return Ok(());
         }
@@ -90,7 +97,7 @@ impl Out<'_> {
         Ok(())
     }
 
-    fn gauge<V: EncodeGaugeValue>(
+    pub(super) fn gauge<V: EncodeGaugeValue>(
         &mut self,
         name: &str,
         help: &str,
@@ -374,6 +381,7 @@ fn breakers(out: &mut Out<'_>, inner: &Inner) -> fmt::Result {
         vec![
             ("service", sample.service.as_str()),
             ("endpoint", sample.endpoint.as_str()),
+            ("route", sample.route.as_str()),
         ]
     };
     let states = samples.iter().enumerate();
@@ -499,6 +507,19 @@ fn totals(out: &mut Out<'_>, inner: &Inner) -> fmt::Result {
             ("forwarded", totals.dns_forwarded.get()),
             ("failed", totals.dns_failed.get()),
         ]),
+    )?;
+    out.counter(
+        "weft_health_checks",
+        "Health checks of endpoints",
+        results(&[
+            ("passed", totals.health_checks_passed.get()),
+            ("failed", totals.health_checks_failed.get()),
+        ]),
+    )?;
+    out.counter(
+        "weft_health_checks_received",
+        "Health checks by callers' sidecars",
+        vec![(vec![], totals.health_checks_received.get())],
     )?;
     out.counter(
         "weft_spans",

@@ -1,0 +1,70 @@
+//! Which limits on the rate of requests would be asked, at the sidecars of who is called.
+
+use http::{HeaderMap, Method, Uri};
+use weft_core::name::ServiceName;
+use weft_core::reason::Reason;
+use weft_core::route::{Decision, RequestHead, Rule};
+
+use super::{Compiled, Question, Steps};
+use crate::document::limit_text;
+
+/// A request as it arrives at the service.
+pub(super) struct Arriving<'a> {
+    method: &'a Method,
+    uri: Uri,
+    headers: HeaderMap,
+}
+
+impl<'a> Arriving<'a> {
+    /// As it was made, but for what a route's filters change.
+    pub(super) fn of(question: &'a Question, decision: Option<&Decision<'_>>) -> Self {
+        let (mut uri, mut headers) = (question.url.clone(), question.headers.clone());
+        if let Some(decision) = decision {
+            // One that would be no URI is answered by the caller's sidecar, and arrives nowhere.
+            let _as_it_was = decision.edit_request(&mut uri, &mut headers);
+        }
+        Self {
+            method: &question.method,
+            uri,
+            headers,
+        }
+    }
+
+    /// Limits of every backend that gets anything.
+    pub(super) fn at_backends(&self, compiled: &Compiled, rule: &Rule, steps: &mut Steps) {
+        for backend in rule.backends.iter().filter(|backend| backend.weight > 0) {
+            if let Some(service) = &backend.service {
+                self.at(compiled, service, backend.port, steps);
+            }
+        }
+    }
+
+    /// Limits of a service's port.
+    pub(super) fn at(
+        &self,
+        compiled: &Compiled,
+        service: &ServiceName,
+        port: u16,
+        steps: &mut Steps,
+    ) {
+        let head = RequestHead {
+            method: self.method,
+            path: self.uri.path(),
+            query: self.uri.query(),
+            headers: &self.headers,
+        };
+        let limits = compiled.rate_limits(service, port).into_iter();
+        for limit in limits.filter(|limit| limit.takes(&head)) {
+            let name = &limit.name;
+            let by = format!("RateLimitPolicy {}/{}", name.namespace, name.policy);
+            let result = format!(
+                "rule {}: {}; one too many is answered with {} and {}",
+                name.rule,
+                limit_text(&limit),
+                Reason::RateLimited.http_status(),
+                Reason::RateLimited,
+            );
+            steps.add("rate limit", by, result);
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! One limit for many sidecars: who may use which share of it.
+//!
+//! The books of one limit. What a sidecar may use is at most what it has acknowledged or has been
+//! sent since; the sum of that is never raised above the whole. A share moves only after the loser
+//! has said that it gave it up, or has been out of touch for [`LOST_AFTER`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{RuleName, WHOLE};
+use crate::time::Instant;
+
+/// Keys of a limit that have shares of their own; the others go by the base.
+pub const HOT_KEYS_MAX: usize = 32;
+/// Who has been out of touch for this long is not waited for any more.
+pub const LOST_AFTER: Duration = Duration::from_secs(30);
+/// Everyone gets this part of an even share, whatever the others want.
+const MINIMUM_PART: u64 = 10;
+/// Changes below this part of a share are not worth a message.
+const SMALL_PART: u32 = 20;
+/// Demand is counted in sixteenths, so that halving it forgets nothing at once.
+const DEMAND_SCALE: u64 = 16;
+
+/// What a sidecar may use of a limit, in parts of [`WHOLE`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shares {
+    /// Of every key that is not named.
+    pub base: u32,
+    /// Of single keys, by their hash.
+    pub keys: BTreeMap<u64, u32>,
+}
+
+impl Shares {
+    /// All of it.
+    pub const WHOLE: Self = Self::base(WHOLE);
+
+    const fn base(base: u32) -> Self {
+        Self {
+            base,
+            keys: BTreeMap::new(),
+        }
+    }
+
+    /// An even share among so many.
+    pub fn even(instances: u32) -> Self {
+        Self::base(WHOLE / instances.max(1))
+    }
+
+    /// Of a key.
+    pub fn of(&self, key: u64) -> u32 {
+        self.keys.get(&key).copied().unwrap_or(self.base)
+    }
+}
+
+/// What a sidecar was asked for since it told last.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Demand {
+    /// Requests of all keys.
+    pub base: u64,
+    /// Requests of single keys, of those that want much.
+    pub keys: BTreeMap<u64, u64>,
+}
+
+/// What a sidecar says of a limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Which limit.
+    pub rule: RuleName,
+    /// By which lease it goes; 0: by none of this stream.
+    pub version: u64,
+    /// What it uses.
+    pub holds: Shares,
+    /// What it was asked for since it said so last; `None` in a mere acknowledgement.
+    pub demand: Option<Demand>,
+}
+
+/// A lease, as a sidecar gets it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// Of which limit.
+    pub rule: RuleName,
+    /// By which it is acknowledged.
+    pub version: u64,
+    /// What it may use from now on.
+    pub shares: Shares,
+}
+
+/// What is to be sent to a sidecar.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// Who it is for.
+    pub instance: Arc<str>,
+    /// On which of its streams.
+    pub stream: u64,
+    /// By which it is acknowledged; grows with every lease.
+    pub version: u64,
+    /// What it may use from now on.
+    pub shares: Shares,
+}
+
+#[derive(Debug)]
+struct Holder {
+    stream: u64,
+    acked: Shares,
+    sent: Option<(u64, Shares)>,
+    /// Since when it is out of touch.
+    lost: Option<Instant>,
+    /// In sixteenths, halved with every report.
+    demand: Demand,
+}
+
+impl Holder {
+    /// What it may be using of a column.
+    fn held(&self, column: Column) -> u32 {
+        let sent = self.sent.as_ref().map(|(_, sent)| column.of(sent));
+        column.of(&self.acked).max(sent.unwrap_or(0))
+    }
+
+    fn wants(&self, column: Column) -> u64 {
+        match column {
+            None => self.demand.base,
+            Some(key) => self.demand.keys.get(&key).copied().unwrap_or(0),
+        }
+    }
+}
+
+/// What is shared out by itself: a key, or all others.
+type Column = Option<u64>;
+
+trait Of {
+    fn of(self, shares: &Shares) -> u32;
+}
+
+impl Of for Column {
+    fn of(self, shares: &Shares) -> u32 {
+        match self {
+            None => shares.base,
+            Some(key) => shares.of(key),
+        }
+    }
+}
+
+/// The books of one limit.
+#[derive(Debug)]
+pub struct Allocator {
+    /// Whether it has keys: the base is even then, since it is for each of them.
+    keyed: bool,
+    holders: BTreeMap<Arc<str>, Holder>,
+    /// Until then not all who hold something may have told: nothing is raised.
+    opens: Instant,
+    version: u64,
+}
+
+impl Allocator {
+    /// Nobody is known. Nothing is raised before `opens`.
+    pub const fn new(keyed: bool, opens: Instant) -> Self {
+        Self {
+            keyed,
+            holders: BTreeMap::new(),
+            opens,
+            version: 0,
+        }
+    }
+
+    /// A sidecar says what it uses, which lease that is of (0: none on this stream), and now and then
+    /// what it was asked for since it said so last. The first report of a stream opens its account.
+    pub fn handle_report(
+        &mut self,
+        (instance, stream): (&Arc<str>, u64),
+        version: u64,
+        holds: Shares,
+        demand: Option<Demand>,
+    ) {
+        let known = self.holders.get_mut(instance);
+        let Some(holder) = known.filter(|holder| holder.stream >= stream) else {
+            let holder = Holder {
+                stream,
+                acked: holds,
+                sent: None,
+                lost: None,
+                demand: Demand::default(),
+            };
+            self.holders.insert(Arc::clone(instance), holder);
+            if let (Some(holder), Some(demand)) = (self.holders.get_mut(instance), demand) {
+                holder.note(demand);
+            }
+            return;
+        };
+        if holder.stream > stream {
+            return;
+        }
+        if holder
+            .sent
+            .as_ref()
+            .is_none_or(|(sent, _)| *sent <= version)
+        {
+            (holder.acked, holder.sent) = (holds, None);
+        }
+        if let Some(demand) = demand {
+            holder.note(demand);
+        }
+    }
+
+    /// A stream has ended: what it held stays held for [`LOST_AFTER`].
+    pub fn handle_disconnect(&mut self, instance: &str, stream: u64, now: Instant) {
+        if let Some(holder) = self.holders.get_mut(instance)
+            && holder.stream == stream
+        {
+            holder.lost = Some(now);
+        }
+    }
+
+    /// Whether nobody holds anything.
+    pub fn is_empty(&self) -> bool {
+        self.holders.is_empty()
+    }
+
+    /// What is to be sent now.
+    pub fn poll(&mut self, now: Instant) -> Vec<Lease> {
+        self.holders.retain(|_instance, holder| {
+            let lost = holder.lost;
+            lost.is_none_or(|lost| now.saturating_since(lost) < LOST_AFTER)
+        });
+        let hot = self.hot();
+        let columns: Vec<Column> = [None].into_iter().chain(self.named(&hot)).collect();
+        let mut used: Vec<u64> = Vec::with_capacity(columns.len());
+        let mut targets: Vec<BTreeMap<Arc<str>, u32>> = Vec::with_capacity(columns.len());
+        for column in &columns {
+            let held = self.holders.values().map(|h| u64::from(h.held(*column)));
+            used.push(held.sum());
+            targets.push(self.targets(*column));
+        }
+        let open = now >= self.opens;
+        let mut leases = Vec::new();
+        for (instance, holder) in &mut self.holders {
+            if holder.lost.is_some() || holder.sent.is_some() {
+                continue;
+            }
+            let mut next = Shares::base(0);
+            for (index, column) in columns.iter().enumerate() {
+                let current = column.of(&holder.acked);
+                let target = match column {
+                    Some(key) if !hot.contains(key) => next.base,
+                    None | Some(_) => targets[index].get(instance).copied().unwrap_or(0),
+                };
+                let cools = column.is_some_and(|key| !hot.contains(&key));
+                let step = Step {
+                    current,
+                    target,
+                    used: used[index],
+                    open,
+                    exact: cools,
+                };
+                let share = step.next();
+                used[index] += u64::from(share.saturating_sub(current));
+                match column {
+                    None => next.base = share,
+                    Some(key) if share != next.base => {
+                        next.keys.insert(*key, share);
+                    }
+                    Some(_) => {}
+                }
+            }
+            if next == holder.acked {
+                continue;
+            }
+            self.version += 1;
+            holder.sent = Some((self.version, next.clone()));
+            leases.push(Lease {
+                instance: Arc::clone(instance),
+                stream: holder.stream,
+                version: self.version,
+                shares: next,
+            });
+        }
+        leases
+    }
+
+    /// Keys that get shares of their own: those most wanted.
+    fn hot(&self) -> BTreeSet<u64> {
+        let mut wanted: BTreeMap<u64, u64> = BTreeMap::new();
+        for holder in self.holders.values() {
+            for (key, demand) in &holder.demand.keys {
+                *wanted.entry(*key).or_default() += demand;
+            }
+        }
+        let mut wanted: Vec<(u64, u64)> = wanted.into_iter().map(|(k, d)| (d, k)).collect();
+        wanted.sort_unstable_by(|a, b| b.cmp(a));
+        wanted.truncate(HOT_KEYS_MAX);
+        wanted.into_iter().map(|(_, key)| key).collect()
+    }
+
+    /// All keys that somebody has a share of, or is to get one.
+    fn named(&self, hot: &BTreeSet<u64>) -> BTreeSet<Column> {
+        let held = self.holders.values().flat_map(|holder| {
+            let sent = holder.sent.iter().flat_map(|(_, sent)| sent.keys.keys());
+            holder.acked.keys.keys().chain(sent)
+        });
+        held.chain(hot).map(|key| Some(*key)).collect()
+    }
+
+    /// What everyone who is in touch should have: a minimum, and the rest by demand.
+    fn targets(&self, column: Column) -> BTreeMap<Arc<str>, u32> {
+        let (lost, there): (Vec<_>, Vec<_>) =
+            self.holders.iter().partition(|(_, h)| h.lost.is_some());
+        let lost: u64 = lost.iter().map(|(_, h)| u64::from(h.held(column))).sum();
+        let free = u64::from(WHOLE).saturating_sub(lost);
+        let count = (there.len() as u64).max(1);
+        let even = column.is_none() && self.keyed;
+        let wanted: u64 = there.iter().map(|(_, h)| h.wants(column)).sum();
+        let shares = there.into_iter().map(|(instance, holder)| {
+            let share = if even || wanted == 0 {
+                free / count
+            } else {
+                let minimum = free / count / MINIMUM_PART;
+                let by_demand = u128::from(free - minimum * count)
+                    * u128::from(holder.wants(column))
+                    / u128::from(wanted);
+                minimum + u64::try_from(by_demand).unwrap_or(0)
+            };
+            (Arc::clone(instance), u32::try_from(share).unwrap_or(WHOLE))
+        });
+        shares.collect()
+    }
+}
+
+impl Holder {
+    fn note(&mut self, demand: Demand) {
+        self.demand.base = self.demand.base / 2 + demand.base.saturating_mul(DEMAND_SCALE / 2);
+        self.demand.keys.retain(|_key, wanted| {
+            *wanted /= 2;
+            *wanted > 0
+        });
+        for (key, asked) in demand.keys.into_iter().take(HOT_KEYS_MAX) {
+            let wanted = self.demand.keys.entry(key).or_default();
+            *wanted = wanted.saturating_add(asked.saturating_mul(DEMAND_SCALE / 2));
+        }
+    }
+}
+
+/// One share on its way to where it should be.
+struct Step {
+    current: u32,
+    target: u32,
+    /// By all together.
+    used: u64,
+    open: bool,
+    /// Whether it has to become the target, however little is missing.
+    exact: bool,
+}
+
+impl Step {
+    fn next(&self) -> u32 {
+        let whole = u64::from(WHOLE);
+        let over = self.used > whole;
+        let difference = self.current.abs_diff(self.target);
+        let large = self.current.max(self.target) / SMALL_PART;
+        let worth = self.exact || difference > large;
+        if self.target <= self.current {
+            let down = over || (self.open && worth);
+            return if down { self.target } else { self.current };
+        }
+        if !self.open || !worth || over {
+            return self.current;
+        }
+        let free = u32::try_from(whole - self.used).unwrap_or(0);
+        let raise = difference.min(free);
+        // Little by little would be a message each.
+        let enough = self.exact || raise > large || raise == difference;
+        if enough {
+            self.current + raise
+        } else {
+            self.current
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,241 @@
+//! What this sidecar enforces for its own application, port by port.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::{ArcSwapOption, Guard};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use weft_core::name::ServiceName;
+use weft_core::route::RequestHead;
+use weft_core::server::{ServerPolicy, ServerPort};
+use weft_core::shedding::Shedding;
+use weft_core::time;
+
+use super::concurrency::Concurrency;
+use super::rate::{Limit, Rated, Rules, rate};
+
+/// Everything that is enforced here.
+#[derive(Debug)]
+pub(super) struct Server {
+    /// The services that the workload serves.
+    services: Vec<ServiceName>,
+    slots: Mutex<HashMap<u16, Arc<ServerSlot>>>,
+    pub(super) rules: Rules,
+    /// Whether the control plane has answered for all of them.
+    answered: watch::Sender<bool>,
+    /// From then on it is not waited for.
+    patience: Instant,
+}
+
+/// What holds for one port of the application: found once for a connection, and always the latest.
+#[derive(Debug, Default)]
+pub struct ServerSlot {
+    now: ArcSwapOption<ServerView>,
+}
+
+/// What is enforced on a port.
+#[derive(Debug)]
+pub struct ServerView {
+    /// What the services' policies say: all of it holds.
+    pub models: Vec<Arc<ServerPort>>,
+    limits: Vec<Limit>,
+    /// How many requests at a time are let through, where that is limited.
+    pub shedding: Option<Shed>,
+}
+
+/// What is refused when the application has enough to do.
+#[derive(Debug)]
+pub struct Shed {
+    /// What the policy says.
+    pub model: Arc<Shedding>,
+    /// How much is enough.
+    pub limit: Arc<Concurrency>,
+}
+
+impl Server {
+    /// Nothing is known yet of these services. Requests wait `patience` at most from now on.
+    pub(super) fn new(services: Vec<ServiceName>, patience: Duration) -> Self {
+        Self {
+            answered: watch::Sender::new(services.is_empty()),
+            services,
+            slots: Mutex::default(),
+            rules: Rules::default(),
+            patience: Instant::now() + patience,
+        }
+    }
+
+    /// The services that the workload serves.
+    pub(super) fn services(&self) -> &[ServiceName] {
+        &self.services
+    }
+
+    /// What holds for a port. Where the control plane has not answered yet, that is waited for, but
+    /// no longer than a while from the start: then the application is served all the same.
+    pub(super) async fn port(&self, port: u16) -> Arc<ServerSlot> {
+        let known = *self.answered.borrow();
+        if !known && Instant::now() < self.patience {
+            let mut answered = self.answered.subscribe();
+            let answer = timeout_at(self.patience, answered.wait_for(|answered| *answered));
+            if answer.await.is_err() {
+                tracing::warn!(
+                    port,
+                    "the control plane has not said what to enforce here: served without"
+                );
+            }
+        }
+        self.slot(port)
+    }
+
+    /// The limits of all ports that have one.
+    pub(super) fn limits(&self) -> Vec<(u16, Arc<Concurrency>)> {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let limits = slots.iter().filter_map(|(port, slot)| {
+            let view = slot.load();
+            let shed = view.as_ref()?.shedding.as_ref()?;
+            Some((*port, Arc::clone(&shed.limit)))
+        });
+        limits.collect()
+    }
+
+    fn slot(&self, port: u16) -> Arc<ServerSlot> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(slots.entry(port).or_default())
+    }
+
+    /// Takes what the control plane says, of the services that are served here.
+    pub(super) fn publish(
+        &self,
+        policies: &BTreeMap<ServiceName, ServerPolicy>,
+        absent: &HashSet<String>,
+        now: time::Instant,
+    ) {
+        let own = || self.services.iter().filter_map(|name| policies.get(name));
+        let limits = own().flat_map(|policy| {
+            let limits = policy.ports.values().flat_map(|port| &port.rate_limits);
+            limits.map(|limit| (limit, policy.instances))
+        });
+        self.rules.publish(limits, now);
+        let mut ports: BTreeMap<u16, Vec<Arc<ServerPort>>> = BTreeMap::new();
+        for policy in own() {
+            for (port, model) in &policy.ports {
+                ports.entry(*port).or_default().push(Arc::clone(model));
+            }
+        }
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        for port in ports.keys() {
+            let _made = slots.entry(*port).or_default();
+        }
+        for (port, slot) in &*slots {
+            slot.publish(ports.remove(port), &self.rules);
+        }
+        drop(slots);
+        let known =
+            |name: &ServiceName| policies.contains_key(name) || absent.contains(&name.to_string());
+        if self.services.iter().all(known) {
+            self.answered.send_replace(true);
+        }
+    }
+}
+
+impl ServerView {
+    /// What was learned before stays.
+    fn new(models: Vec<Arc<ServerPort>>, rules: &Rules, before: Option<&Self>) -> Self {
+        let before = before.and_then(|before| before.shedding.as_ref());
+        // The application is one, whichever of its services is called: so is the limit.
+        let model = models.iter().find_map(|model| model.shedding.clone());
+        let limits = models.iter().flat_map(|model| &model.rate_limits);
+        Self {
+            limits: limits.filter_map(|limit| rules.of(limit)).collect(),
+            shedding: model.map(|model| Shed {
+                limit: Concurrency::follow(before.map(|shed| &shed.limit), &model.limit),
+                model,
+            }),
+            models,
+        }
+    }
+
+    /// What limits on the rate say to a request; `None` where none is for it. `caller` is the
+    /// verified identity.
+    pub fn rate(&self, head: &RequestHead<'_>, caller: Option<&str>) -> Option<Rated> {
+        if self.limits.is_empty() {
+            return None;
+        }
+        rate(&self.limits, head, caller, crate::clock::now())
+    }
+}
+
+impl ServerSlot {
+    /// What is enforced now; nothing on most ports.
+    pub fn load(&self) -> Guard<Option<Arc<ServerView>>> {
+        self.now.load()
+    }
+
+    fn publish(&self, models: Option<Vec<Arc<ServerPort>>>, rules: &Rules) {
+        let before = self.now.load();
+        let same = match (&*before, &models) {
+            (None, None) => true,
+            (Some(before), Some(models)) => before.models == *models,
+            (None, Some(_)) | (Some(_), None) => false,
+        };
+        if !same {
+            let before = before.as_deref();
+            let view = models.map(|models| Arc::new(ServerView::new(models, rules, before)));
+            self.now.store(view);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: time::Instant = time::Instant::from_nanos(0);
+
+    fn policies(ports: &[u16]) -> BTreeMap<ServiceName, ServerPolicy> {
+        let service: ServiceName = "shop/web".parse().unwrap();
+        let ports = ports.iter().map(|port| (*port, Arc::default()));
+        let policy = ServerPolicy {
+            service: service.clone(),
+            instances: 1,
+            ports: ports.collect(),
+        };
+        [(service, policy)].into()
+    }
+
+    fn server(patience: Duration) -> Server {
+        Server::new(vec!["shop/web".parse().unwrap()], patience)
+    }
+
+    #[tokio::test]
+    async fn a_slot_shows_the_latest() {
+        let server = server(Duration::from_secs(60));
+        server.publish(&policies(&[80]), &HashSet::new(), NOW);
+        let (held, other) = (server.port(80).await, server.port(81).await);
+        assert!(held.load().is_some() && other.load().is_none());
+        server.publish(&policies(&[81]), &HashSet::new(), NOW);
+        assert!(held.load().is_none() && other.load().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_waited_for_and_not_for_ever() {
+        let waiting = server(Duration::from_secs(2));
+        let began = Instant::now();
+        let _served_without = waiting.port(80).await;
+        assert_eq!(began.elapsed(), Duration::from_secs(2));
+        let _served_without = waiting.port(80).await;
+        assert_eq!(began.elapsed(), Duration::from_secs(2));
+
+        // That there is nothing is an answer too.
+        let waiting = server(Duration::from_secs(2));
+        waiting.publish(
+            &BTreeMap::new(),
+            &HashSet::from(["shop/web".to_owned()]),
+            NOW,
+        );
+        let began = Instant::now();
+        assert!(waiting.port(80).await.load().is_none());
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+}
