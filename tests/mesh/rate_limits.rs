@@ -255,6 +255,34 @@ fn the_example_does_what_it_says() {
 }
 
 #[test]
+fn refusals_are_no_failures_and_are_not_repeated() {
+    need!("python3");
+    let machine = Machine::shared();
+    let mesh = Mesh::start(&machine);
+    let _web = mesh.serve("web", &["8080"], script("echo.py").args(["8080", "web"]));
+    // A breaker that opens after two 429, as far as they are the endpoint's.
+    let breaker = "---\napiVersion: weft-mesh.io/v1alpha1\nkind: TrafficPolicy\n\
+                   metadata: {name: web, namespace: shop}\n\
+                   spec: {targetRef: {kind: Service, name: web}, \
+                   circuitBreaker: {consecutiveFailures: 2, openTime: 60s, \
+                   failures: {statuses: [429, 5xx]}, service: {consecutiveFailures: 2}}}\n";
+    let limited = "rules: [{requests: 1, per: 24h, \
+                   matches: [{path: {type: PathPrefix, value: /limited}}]}]";
+    put(&mesh, &(policy("web", limited) + breaker));
+    let answers = ask(
+        &mesh,
+        "me",
+        &json!([get("/limited", json!({}), 10), get("/free", json!({}), 10)]),
+    );
+    assert_eq!((passed(&answers[0]), passed(&answers[1])), (1, 10));
+    let counted = ask(&mesh, "me", &json!([{"url": format!("{URL}/count")}]));
+    assert_eq!(
+        counted[0][0]["body"]["count"], 11,
+        "refused ones never get there"
+    );
+}
+
+#[test]
 fn grpc_calls_get_resource_exhausted() {
     need!("python3", "curl");
     let machine = Machine::shared();
