@@ -10,7 +10,7 @@ use crate::output::{CliError, OutputArgs, age, show, table};
 /// state, since when, why, and when the next probe may be made.
 ///
 /// One that has never opened is not shown. A line without an endpoint is the breaker of the whole
-/// port.
+/// port, one with a rule that of the requests which come by it.
 ///
 /// Examples:
 ///   weft breakers
@@ -50,7 +50,8 @@ pub(crate) async fn breakers(client: Client, args: BreakersArgs) -> Result<(), C
         };
         let rows = all.items.iter().map(|breaker| {
             let endpoint = match breaker.workload.as_str() {
-                "" => "-".to_owned(),
+                "" if breaker.route.is_empty() => "-".to_owned(),
+                "" => format!("rule {}", breaker.route),
                 workload => format!("{workload} {}", breaker.address),
             };
             vec![

@@ -192,9 +192,10 @@ fn workloads(items: &[WorkloadInfo]) -> Table {
     table(&header, rows)
 }
 
-/// What of a route's status is not as it should be.
+/// What of a status is not as it should be.
 fn trouble(status: &ResourceStatus) -> String {
     let conditions = status.parents.iter().flat_map(|parent| &parent.conditions);
+    let conditions = conditions.chain(&status.conditions);
     let bad = conditions.filter(|condition| condition.status == "False");
     let reasons: std::collections::BTreeSet<&str> = bad.map(|bad| &*bad.reason).collect();
     match reasons.is_empty() {

@@ -1,6 +1,7 @@
 //! From what exists and what was asked for to what sidecars are told: pure, the same for whoever
 //! asks, encoded once.
 
+mod external;
 mod routes;
 mod server;
 
@@ -19,6 +20,7 @@ use weft_core::rate::RateLimit;
 use weft_proto::resource::{Kind, Resource};
 
 use gateway_api::experimental::referencegrants::ReferenceGrantSpec;
+use weft_core::policy::TrafficPolicy;
 use weft_core::route::Fault;
 
 use crate::document::{
@@ -28,12 +30,12 @@ use crate::registry::Entry;
 use crate::sha256_hex;
 use crate::store::ResourceKey;
 
-pub use server::{RateLimitEntry, limits_for};
-
+pub use external::{ExternalEntry, ExternalStatus};
 pub use routes::{
     Attached, Dangling, ParentStatus, References, RouteEntry, RouteStatus, attach, check_policy,
     check_target,
 };
+pub use server::{RateLimitEntry, limits_for};
 
 /// The weight of an endpoint that says nothing.
 const WEIGHT: u32 = 100;
@@ -50,6 +52,8 @@ pub struct World<'a> {
     pub entries: &'a [Entry],
     /// Services that were asked for.
     pub services: &'a BTreeMap<ServiceName, ServiceSpec>,
+    /// Destinations outside the mesh that were asked for.
+    pub externals: &'a [ExternalEntry],
     /// How callers treat them, the oldest first.
     pub policies: &'a [(ObjectName, TrafficPolicySpec)],
     /// How many requests their own sidecars let through, by the policies' names.
@@ -95,6 +99,7 @@ pub struct Compiled {
     by_name: HashMap<(Kind, String), Arc<Encoded>>,
     aliases: HashMap<(Kind, String), String>,
     routes: BTreeMap<(RouteKind, ObjectName), RouteStatus>,
+    externals: BTreeMap<ServiceName, ExternalStatus>,
     rate_limits: Vec<RateLimitEntry>,
 }
 
@@ -161,13 +166,27 @@ impl Compiled {
                 refused.chain(status.unresolved).collect()
             }
             Document::TrafficPolicy(name, spec) => {
-                check_policy(&ports_of(self.services()), &name.namespace, spec)
+                let ports = ports_of(self.services());
+                let externals = externals_of(self.services());
+                check_policy(&ports, &externals, &name.namespace, spec)
             }
-            Document::RateLimitPolicy(name, spec) => check_target(
-                &ports_of(self.services()),
-                &name.namespace,
-                &spec.target_ref,
-            ),
+            Document::ExternalService(name, _) => {
+                let status = self.external_status(name);
+                status.map(|s| s.refused.clone()).unwrap_or_default()
+            }
+            Document::Service(name, _) if self.external_status(name).is_some() => {
+                vec![Dangling {
+                    path: "metadata.name".to_owned(),
+                    reason: "Conflicted",
+                    found: format!("{name}, as an ExternalService is called too"),
+                    allowed: "a name that no ExternalService has".to_owned(),
+                }]
+            }
+            Document::RateLimitPolicy(name, spec) => {
+                let ports = ports_of(self.services());
+                let externals = externals_of(self.services());
+                check_target(&ports, &externals, &name.namespace, &spec.target_ref)
+            }
             Document::Service(..)
             | Document::MeshConfig(_)
             | Document::FaultInjection(..)
@@ -190,6 +209,11 @@ impl Compiled {
         self.routes.get(&(kind, name))
     }
 
+    /// What has been found out about an ExternalService; `None` where there is none of that name.
+    pub fn external_status(&self, name: &ServiceName) -> Option<&ExternalStatus> {
+        self.externals.get(name)
+    }
+
     /// Every resource of a kind.
     pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Arc<Encoded>> {
         let of_kind = self.by_name.iter().filter(move |((k, _), _)| *k == kind);
@@ -204,15 +228,20 @@ pub fn compile(world: World<'_>, before: &Compiled, revision: u64) -> Compiled {
         revision,
         ..Compiled::default()
     };
+    let names = service_names(world.entries, world.services);
+    let externals = external::admit(world.externals, &names);
     let everybodys = [
-        Resource::MeshConfig(world.config.clone()),
+        Resource::MeshConfig(externals.config(world.config)),
         Resource::TrustBundle(world.bundle.clone()),
     ];
     for resource in everybodys {
         compiled.add(resource, Vec::new(), before);
     }
-    let names = service_names(world.entries, world.services).into_iter();
-    let services: Vec<Service> = names.map(|name| compile_service(world, name)).collect();
+    let inside = names.into_iter().map(|name| compile_service(world, name));
+    let outside = externals.entries.iter();
+    let outside = outside.map(|entry| external::service(world, entry));
+    let services: Vec<Service> = inside.chain(outside).collect();
+    compiled.externals = externals.statuses;
     let mut attached = attach_routes(world, &services);
     for mut service in services {
         service.routes = attached.producers.remove(&service.name).unwrap_or_default();
@@ -269,10 +298,18 @@ fn ports_of<'a>(
     ports.collect()
 }
 
+/// Those of them that are outside the mesh.
+fn externals_of<'a>(services: impl Iterator<Item = &'a Service>) -> BTreeSet<ServiceName> {
+    let outside = services.filter(|service| service.external.is_some());
+    outside.map(|service| service.name.clone()).collect()
+}
+
 fn attach_routes(world: World<'_>, services: &[Service]) -> Attached {
     let ports = ports_of(services.iter());
+    let externals = externals_of(services.iter());
     let references = References {
         services: &ports,
+        externals: &externals,
         faults: world.faults,
         grants: world.grants,
     };
@@ -314,19 +351,29 @@ fn compile_service(world: World<'_>, name: &ServiceName) -> Service {
         .filter_map(|entry| compile_endpoint(entry, &ports))
         .collect();
     endpoints.sort_by(|a, b| a.instance.cmp(&b.instance));
-    let policies = ports.keys().filter_map(|port| {
-        let in_force = policies_for(world.policies, name, *port);
-        let (_name, spec) = in_force.first()?;
-        Some((*port, Arc::new(spec.resolve(name.namespace()))))
-    });
     Service {
-        policies: policies.collect(),
+        policies: policies_of(world, name, ports.keys().copied()),
         routes: Vec::new(),
         name: name.clone(),
         addresses: world.addresses.of(name),
         ports: service_ports.collect(),
         endpoints,
+        external: None,
     }
+}
+
+/// The policies in force for the ports of a service that have one.
+fn policies_of(
+    world: World<'_>,
+    name: &ServiceName,
+    ports: impl Iterator<Item = u16>,
+) -> BTreeMap<u16, Arc<TrafficPolicy>> {
+    let policies = ports.filter_map(|port| {
+        let in_force = policies_for(world.policies, name, port);
+        let (_name, spec) = in_force.first()?;
+        Some((port, Arc::new(spec.resolve(name.namespace()))))
+    });
+    policies.collect()
 }
 
 /// The ports of a service: what each leads to at its workloads, and what is spoken there.
@@ -386,7 +433,7 @@ fn compile_endpoint(entry: &Entry, ports: &BTreeMap<u16, (u16, AppProtocol)>) ->
     (!ports.is_empty()).then(|| Endpoint {
         instance: Arc::clone(&entry.instance),
         workload: registration.workload.clone(),
-        identity: entry.identity.clone(),
+        identity: Some(entry.identity.clone()),
         zone: registration.zone.clone(),
         weight: if registration.weight == 0 {
             WEIGHT

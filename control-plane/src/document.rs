@@ -1,10 +1,13 @@
 //! The user-facing model: documents in Kubernetes' form, read strictly. What is wrong is said with
 //! file, field path, what was found and what is allowed, for the whole input at once.
 
+mod external;
 mod fault;
+mod fields;
 mod rate_limit;
 mod route;
 mod traffic_policy;
+mod typed;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,14 +24,20 @@ use gateway_api::experimental::referencegrants::ReferenceGrantSpec;
 use gateway_api::experimental::tcproutes::TcpRouteSpec;
 use gateway_api::experimental::tlsroutes::TlsRouteSpec;
 
+pub use external::{
+    ExternalEndpointSpec, ExternalPortSpec, ExternalServiceSpec, ExternalTlsSpec, ResolutionMode,
+    TlsMode,
+};
 pub use fault::{AbortSpec, DelaySpec, FaultInjectionSpec, HeaderMatchType, HeaderSpec};
 pub use rate_limit::{RateKeySpec, RateLimitPolicySpec, RateRuleSpec, RateScopeSpec, limit_text};
 pub use route::{GATEWAY_GROUP, Parent, RouteDraft, RouteKind, RouteSpec, RuleDraft};
+pub use traffic_policy::{AdaptiveConcurrencySpec, AdaptiveLimitSpec, CriticalSpec, SheddingSpec};
 pub use traffic_policy::{
-    BackoffSpec, BreakerModeSpec, BudgetSpec, CircuitBreakerSpec, CookieSpec, FailuresSpec,
-    FallbackBackendSpec, FallbackResponseSpec, FallbackSpec, HalfOpenSpec, HashOnSpec, LimitsSpec,
+    BackoffSpec, BreakerModeSpec, BudgetSpec, CheckHeaderSpec, CircuitBreakerSpec, CookieSpec,
+    FailuresSpec, FallbackBackendSpec, FallbackResponseSpec, FallbackSpec, GrpcCheckSpec,
+    HalfOpenSpec, HashOnSpec, HealthCheckSpec, HttpCheckSpec, InitialStateSpec, LimitsSpec,
     LoadBalancerSpec, LoadBalancerType, RetrySpec, SourceSpec, Statuses, TargetKind, TargetRef,
-    Time, TimeoutsSpec, TrafficPolicySpec, WindowSpec, spelled_out,
+    TcpCheckSpec, Time, TimeoutsSpec, TrafficPolicySpec, WindowSpec, spelled_out,
 };
 
 /// The group of our own kinds.
@@ -41,11 +50,12 @@ pub const GATEWAY_VERSION: &str = "gateway.networking.k8s.io/v1";
 pub const GATEWAY_ALPHA: &str = "gateway.networking.k8s.io/v1alpha2";
 /// The kinds that exist, with the versions that they are read in; they are stored and shown in the
 /// first. To add one: a variant of [`Document`], its spec, and its checks below.
-pub const KINDS: [(&str, &[&str]); 10] = [
+pub const KINDS: [(&str, &[&str]); 11] = [
     ("Service", &[API_VERSION]),
     ("MeshConfig", &[API_VERSION]),
     ("TrafficPolicy", &[API_VERSION]),
     ("FaultInjection", &[API_VERSION]),
+    ("ExternalService", &[API_VERSION]),
     ("RateLimitPolicy", &[API_VERSION]),
     ("HTTPRoute", &[GATEWAY_VERSION]),
     ("GRPCRoute", &[GATEWAY_VERSION]),
@@ -56,6 +66,9 @@ pub const KINDS: [(&str, &[&str]); 10] = [
         &[GATEWAY_VERSION, "gateway.networking.k8s.io/v1beta1"],
     ),
 ];
+/// What references lead to.
+const SERVICE_KINDS: &str =
+    "group \"\" and kind Service, or group weft-mesh.io and kind ExternalService";
 /// What names are.
 const LABEL: &str = "1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit";
 /// Largest input, bytes.
@@ -64,6 +77,10 @@ pub const INPUT_MAX_BYTES: usize = 4 * 1024 * 1024;
 const DOCUMENTS_MAX: usize = 1000;
 /// Ports of a service.
 const PORTS_MAX: usize = 64;
+/// Ranges of workloads' own addresses.
+const RANGES_MAX: usize = 256;
+/// What a ReferenceGrant lists, on either side (Gateway API's own limit).
+const GRANTS_MAX: usize = 16;
 
 /// One thing that is wrong with an input.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -94,6 +111,8 @@ pub enum Document {
     RateLimitPolicy(ObjectName, RateLimitPolicySpec),
     /// Where requests to a service go.
     Route(ObjectName, RouteSpec),
+    /// A destination outside the mesh that programs reach by its ordinary names.
+    ExternalService(ServiceName, Box<ExternalServiceSpec>),
     /// A fault that routes may name.
     FaultInjection(ObjectName, FaultInjectionSpec),
     /// What routes of other namespaces may send requests to.
@@ -231,6 +250,7 @@ impl Document {
             Self::TrafficPolicy(name, _) => key("TrafficPolicy", &name.namespace, &name.name),
             Self::RateLimitPolicy(name, _) => key("RateLimitPolicy", &name.namespace, &name.name),
             Self::Route(name, spec) => key(spec.kind().as_str(), &name.namespace, &name.name),
+            Self::ExternalService(name, _) => key("ExternalService", name.namespace(), name.name()),
             Self::FaultInjection(name, _) => key("FaultInjection", &name.namespace, &name.name),
             Self::ReferenceGrant(name, _) => key("ReferenceGrant", &name.namespace, &name.name),
         }
@@ -245,6 +265,7 @@ impl Document {
             Self::TrafficPolicy(_, spec) => serde_json::to_value(spec),
             Self::RateLimitPolicy(_, spec) => serde_json::to_value(spec),
             Self::Route(_, spec) => spec.to_value(),
+            Self::ExternalService(_, spec) => serde_json::to_value(spec),
             Self::FaultInjection(_, spec) => serde_json::to_value(spec),
             Self::ReferenceGrant(_, spec) => serde_json::to_value(spec),
         };
@@ -256,9 +277,12 @@ impl Document {
         })
     }
 
-    /// Reads one that was stored.
+    /// Reads one that was stored. It was checked then: a field that is not known is one of another
+    /// version's.
     pub fn from_value(value: Value) -> Result<Self, Vec<Problem>> {
-        read_one("the store", 1, value)
+        let mut check = Check::new("the store", 1);
+        check.stored = true;
+        checked(check, &value)
     }
 }
 
@@ -278,8 +302,12 @@ pub fn read(source: &str, text: &str) -> Result<Vec<Placed>, Vec<Problem>> {
     }
     let values: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|error| {
         let text = error.to_string();
-        let first = text.lines().next().unwrap_or_default().to_owned();
-        whole(first, "well-formed YAML or JSON")
+        let first = text.lines().next().unwrap_or_default();
+        let first = first.strip_prefix("error: ").unwrap_or(first);
+        match first.split_once(", set DuplicateKeyPolicy") {
+            Some((first, _advice_to_programmers)) => whole(first.to_owned(), "each field once"),
+            None => whole(first.to_owned(), "well-formed YAML or JSON"),
+        }
     })?;
     let values: Vec<Value> = values.into_iter().filter(|v| !v.is_null()).collect();
     if values.is_empty() || values.len() > DOCUMENTS_MAX {
@@ -289,7 +317,7 @@ pub fn read(source: &str, text: &str) -> Result<Vec<Placed>, Vec<Problem>> {
     let mut documents = Vec::new();
     let mut keys = BTreeSet::new();
     for (index, value) in values.into_iter().enumerate() {
-        match read_one(source, index + 1, value) {
+        match read_one(source, index + 1, &value) {
             Ok(document) => {
                 let key = document.key();
                 if keys.insert(key.clone()) {
@@ -321,7 +349,11 @@ pub fn read(source: &str, text: &str) -> Result<Vec<Placed>, Vec<Problem>> {
 struct Check<'a> {
     source: &'a str,
     document: usize,
+    /// Whether it is out of the store.
+    stored: bool,
     problems: Vec<Problem>,
+    /// Names that are referred to as ExternalServices.
+    externals: BTreeSet<ServiceName>,
 }
 
 impl<'a> Check<'a> {
@@ -329,7 +361,9 @@ impl<'a> Check<'a> {
         Self {
             source,
             document,
+            stored: false,
             problems: Vec::new(),
+            externals: BTreeSet::new(),
         }
     }
 
@@ -342,63 +376,14 @@ impl<'a> Check<'a> {
             allowed: allowed.into(),
         });
     }
-
-    /// Reads a value strictly: unknown fields are problems.
-    fn typed<T: for<'de> Deserialize<'de>>(&mut self, prefix: &str, value: &Value) -> Option<T> {
-        let mut unknown = Vec::new();
-        let mut note = |path: serde_ignored::Path<'_>| unknown.push(indexed(&path.to_string()));
-        let mut track = serde_path_to_error::Track::new();
-        let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);
-        let result = T::deserialize(serde_ignored::Deserializer::new(deserializer, &mut note));
-        for path in unknown {
-            self.add(
-                format!("{prefix}{path}"),
-                "an unknown field",
-                "fields of this kind",
-            );
-        }
-        match result {
-            Ok(value) => Some(value),
-            Err(error) => {
-                let path = track.path().to_string();
-                let path = if path == "." { String::new() } else { path };
-                let path = format!("{prefix}{path}");
-                let text = error.to_string();
-                let (found, allowed) = text.split_once(", expected ").unwrap_or((&text, ""));
-                // serde names the type; people want to know the range.
-                let allowed = match allowed {
-                    "u16" => "an integer from 1 to 65535",
-                    "u64" => "a whole number",
-                    "" => "what the guide says",
-                    other => other,
-                };
-                self.add(path.trim_end_matches('.'), found, allowed);
-                None
-            }
-        }
-    }
 }
 
-/// `rules.?.0.matches.1.x`, as `serde_ignored` has it, in the form that people write:
-/// `rules[0].matches[1].x`. What is optional shows there as `?`.
-fn indexed(path: &str) -> String {
-    let mut written = String::new();
-    for part in path.split('.').filter(|part| *part != "?") {
-        if part.bytes().all(|byte| byte.is_ascii_digit()) {
-            written.push_str(&format!("[{part}]"));
-        } else {
-            if !written.is_empty() {
-                written.push('.');
-            }
-            written.push_str(part);
-        }
-    }
-    written
+fn read_one(source: &str, document: usize, value: &Value) -> Result<Document, Vec<Problem>> {
+    checked(Check::new(source, document), value)
 }
 
-fn read_one(source: &str, document: usize, value: Value) -> Result<Document, Vec<Problem>> {
-    let mut check = Check::new(source, document);
-    let read = parse(&mut check, &value);
+fn checked(mut check: Check<'_>, value: &Value) -> Result<Document, Vec<Problem>> {
+    let read = parse(&mut check, value);
     match read {
         Some(read) if check.problems.is_empty() => Ok(read),
         Some(_) | None => Err(check.problems),
@@ -444,6 +429,12 @@ fn parse(check: &mut Check<'_>, value: &Value) -> Option<Document> {
             let spec: TrafficPolicySpec = check.typed("spec.", &envelope.spec)?;
             check_policy(check, &own.namespace, &spec);
             Some(Document::TrafficPolicy(own, Box::new(spec)))
+        }
+        "ExternalService" => {
+            let spec: ExternalServiceSpec = check.typed("spec.", &envelope.spec)?;
+            spec.read(check);
+            let name = ServiceName::new(&own.namespace, &own.name).ok()?;
+            Some(Document::ExternalService(name, Box::new(spec)))
         }
         "FaultInjection" => {
             let spec: FaultInjectionSpec = check.typed("spec.", &envelope.spec)?;
@@ -499,21 +490,41 @@ fn check_config(check: &mut Check<'_>, own: &ObjectName, spec: &MeshConfigSpec) 
             check.add("spec.namespaces", format!("{namespace:?}"), LABEL);
         }
     }
-    for (index, range) in spec.workload_ranges.iter().enumerate() {
+    let ranges = &spec.workload_ranges;
+    if ranges.len() > RANGES_MAX {
+        let found = format!("{} of them", ranges.len());
+        check.add("spec.workloadRanges", found, "256 at most");
+    }
+    for (index, range) in ranges.iter().enumerate().take(RANGES_MAX) {
+        let path = format!("spec.workloadRanges[{index}]");
         if Cidr::parse(range).is_none() {
-            let path = format!("spec.workloadRanges[{index}]");
-            check.add(path, format!("{range:?}"), "a range ADDRESS/PREFIX");
+            let allowed = "a range ADDRESS/PREFIX, as in 10.0.0.0/8";
+            check.add(path, format!("{range:?}"), allowed);
+        } else if ranges[..index].contains(range) {
+            check.add(path, format!("{range} again"), "each range once");
         }
     }
 }
 
 fn check_grant(check: &mut Check<'_>, spec: &ReferenceGrantSpec) {
-    for (field, empty) in [("from", spec.from.is_empty()), ("to", spec.to.is_empty())] {
-        if empty {
-            check.add(format!("spec.{field}"), "none", "at least one");
+    for (field, count) in [("from", spec.from.len()), ("to", spec.to.len())] {
+        if !(1..=GRANTS_MAX).contains(&count) {
+            let found = match count {
+                0 => "none".to_owned(),
+                count => format!("{count} of them"),
+            };
+            check.add(format!("spec.{field}"), found, "1 to 16");
         }
     }
-    for (index, from) in spec.from.iter().enumerate() {
+    for (index, from) in spec.from.iter().enumerate().take(GRANTS_MAX) {
+        if spec.from[..index].contains(from) {
+            let path = format!("spec.from[{index}]");
+            check.add(path, "the same again", "each once");
+        }
+        if check_label(&from.namespace).is_err() {
+            let path = format!("spec.from[{index}].namespace");
+            check.add(path, format!("{:?}", from.namespace), LABEL);
+        }
         let kinds = RouteKind::ALL.map(RouteKind::as_str);
         let known = from.group == GATEWAY_GROUP && kinds.contains(&&*from.kind);
         if !known {
@@ -523,11 +534,21 @@ fn check_grant(check: &mut Check<'_>, spec: &ReferenceGrantSpec) {
             check.add(path, found, format!("group {GATEWAY_GROUP}, kind {kinds}"));
         }
     }
-    for (index, to) in spec.to.iter().enumerate() {
-        if !to.group.is_empty() || to.kind != "Service" {
+    for (index, to) in spec.to.iter().enumerate().take(GRANTS_MAX) {
+        if spec.to[..index].contains(to) {
+            let path = format!("spec.to[{index}]");
+            check.add(path, "the same again", "each once");
+        }
+        if let Some(name) = to.name.as_deref().filter(|name| check_label(name).is_err()) {
+            let path = format!("spec.to[{index}].name");
+            check.add(path, format!("{name:?}"), LABEL);
+        }
+        let known = (to.group.is_empty() && to.kind == "Service")
+            || (to.group == API_GROUP && to.kind == "ExternalService");
+        if !known {
             let path = format!("spec.to[{index}]");
             let found = format!("group {:?}, kind {:?}", to.group, to.kind);
-            check.add(path, found, "group \"\" and kind Service");
+            check.add(path, found, SERVICE_KINDS);
         }
     }
 }
@@ -537,7 +558,7 @@ fn check_target(check: &mut Check<'_>, target: &TargetRef) {
         check.add(
             "spec.targetRef.name",
             format!("{:?}", target.name),
-            "the name of a Service of this namespace",
+            "the name of a Service or ExternalService of this namespace",
         );
     }
     if target.port == Some(0) {
@@ -548,8 +569,10 @@ fn check_target(check: &mut Check<'_>, target: &TargetRef) {
 fn check_policy(check: &mut Check<'_>, namespace: &str, spec: &TrafficPolicySpec) {
     check_target(check, &spec.target_ref);
     for (field, allowed) in spec.idle_fields() {
-        let path = format!("spec.circuitBreaker.service.{field}");
-        check.add(path, "a value", allowed);
+        check.add(format!("spec.{field}"), "a value", allowed);
+    }
+    for (field, found, allowed) in spec.health_check.iter().flat_map(HealthCheckSpec::misfits) {
+        check.add(format!("spec.healthCheck{field}"), found, allowed);
     }
     let hash_on = spec.load_balancer.as_ref();
     let hash_on = hash_on.and_then(|balancer| balancer.hash_on.as_ref());
@@ -576,6 +599,9 @@ fn check_policy(check: &mut Check<'_>, namespace: &str, spec: &TrafficPolicySpec
             found,
             "the name of a Service and a port from 1 to 65535",
         );
+    }
+    if let Some(adaptive) = &spec.adaptive_concurrency {
+        adaptive.check(check);
     }
     for error in spec.resolve(namespace).validate() {
         let path = format!("spec.{}", error.field);

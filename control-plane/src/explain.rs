@@ -1,15 +1,20 @@
 //! What would become of a request, step by step, with the resource that makes it so. It asks the
 //! same functions that sidecars ask.
 
+mod adaptive;
+mod external;
+mod health;
 mod limits;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::uri::Scheme;
 use http::{HeaderMap, Method, Uri};
 use serde::{Deserialize, Serialize};
-use weft_core::model::{ObservedBreaker, Service};
+use weft_core::breaker::BreakerConfig;
+use weft_core::model::{AppProtocol, ObservedBreaker, Service};
 use weft_core::name::{ServiceName, WorkloadName};
 use weft_core::policy::{BreakerMode, Fallback, TrafficPolicy};
 use weft_core::reason::Reason;
@@ -62,9 +67,10 @@ pub struct Known<'a> {
 /// Explains a request. `random` decides between backends, as it does in a sidecar.
 pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u64) -> Vec<Step> {
     let mut steps = Steps::default();
-    let Some((service, port)) = find_service(known, question, &mut steps) else {
+    let Some((service, port, protocol)) = find_service(known, question, &mut steps) else {
         return steps.0;
     };
+    let tls = question.url.scheme() == Some(&Scheme::HTTPS);
     let own = namespace_routes(known, question, &service.name);
     let whose = match &own {
         Some(_) => "consumer",
@@ -76,11 +82,19 @@ pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u6
         explain_target(known, &service, port, None, &mut steps);
         let arriving = Arriving::of(question, None);
         arriving.at(known.compiled, &service.name, port, &mut steps);
+        adaptive::explain_priority(known, question, (&service, port), None, &mut steps);
         return steps.0;
     }
     let table = RouteTable::new(routes);
     if table.is_about_connections() {
         explain_connection(known, &table, question, whose, &mut steps);
+        return steps.0;
+    }
+    if tls || !protocol.may_be_http() {
+        let result =
+            "none: connections pass as they are, and routes of requests do not look into them";
+        steps.add("route", "-", result);
+        explain_target(known, &service, port, None, &mut steps);
         return steps.0;
     }
     let head = RequestHead {
@@ -108,6 +122,8 @@ pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u6
         let arriving = Arriving::of(question, Some(&decision));
         arriving.at_backends(known.compiled, decision.found.rule, &mut steps);
     }
+    let asked = (&service, port);
+    adaptive::explain_priority(known, question, asked, Some(&decision), &mut steps);
     steps.0
 }
 
@@ -185,10 +201,12 @@ fn find_service(
     known: Known<'_>,
     question: &Question,
     steps: &mut Steps,
-) -> Option<(Service, u16)> {
+) -> Option<(Service, u16, AppProtocol)> {
     let host = question.url.host().unwrap_or_default();
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    let port = question.url.port_u16().unwrap_or(80);
+    let tls = question.url.scheme() == Some(&Scheme::HTTPS);
+    let port = question.url.port_u16();
+    let port = port.unwrap_or(if tls { 443 } else { 80 });
     let Some(service) = service(known.compiled, host) else {
         let result = if host.ends_with(".mesh") {
             answered(Reason::ServiceNotFound, "no service goes by this name")
@@ -201,7 +219,7 @@ fn find_service(
         return None;
     };
     let addresses: Vec<String> = service.addresses.iter().map(ToString::to_string).collect();
-    let by = format!("Service {}", service.name);
+    let by = external::document_of(&service);
     let Some(declared) = service.port(port) else {
         let ports: Vec<String> = service.ports.iter().map(|p| p.port.to_string()).collect();
         let detail = format!("it has {}", ports.join(", "));
@@ -215,8 +233,14 @@ fn find_service(
         addresses.join(" and "),
         declared.protocol.as_str()
     );
-    steps.add("service", by, result);
-    Some((service, port))
+    steps.add("service", &by, result);
+    let protocol = declared.protocol;
+    if tls && protocol.is_http() {
+        let result = answered(Reason::BadRequest, "TLS at a port of plain HTTP");
+        steps.add("protocol", by, result);
+        return None;
+    }
+    Some((service, port, protocol))
 }
 
 /// The routes that the caller's own namespace has for a service.
@@ -328,7 +352,9 @@ fn explain_target(
     steps.add("policy", &by, why);
     steps.add("balancing", &by, balancing_text(&policy));
     steps.add("breaker", &by, breaker_text(&policy));
+    adaptive::explain_limits(&policy, &by, steps);
     explain_endpoints(known, service, port, policy.fallback.is_some(), steps);
+    health::explain(known, (service, port), &policy, &by, steps);
     let own = |here: bool| if here { "the route" } else { &*by };
     let retry = rule.and_then(|rule| rule.retry.as_ref());
     let text = retry_text(retry.unwrap_or(&policy.retry), &policy);
@@ -357,13 +383,20 @@ fn explain_endpoints(
 ) {
     let observed = known.breakers.iter();
     let observed = observed.filter(|b| b.service == service.name && b.port == port);
-    if let Some(whole) = observed.clone().find(|breaker| breaker.endpoint.is_none()) {
-        let result = format!(
-            "of the whole port: {} ({})",
-            whole.state.as_str(),
-            whole.cause
-        );
+    for breaker in observed
+        .clone()
+        .filter(|breaker| breaker.endpoint.is_none())
+    {
+        let whose = match &breaker.route {
+            None => "the whole port".to_owned(),
+            Some(rule) => format!("the rule {rule}"),
+        };
+        let result = format!("of {whose}: {} ({})", breaker.state.as_str(), breaker.cause);
         steps.add("breaker", "the caller's sidecar", result);
+    }
+    if let Some(external) = &service.external {
+        let observed: Vec<&ObservedBreaker> = observed.collect();
+        return external::explain_endpoints(service, external, port, &observed, steps);
     }
     let mut endpoints = 0;
     for endpoint in &service.endpoints {
@@ -432,31 +465,42 @@ fn breaker_text(policy: &TrafficPolicy) -> String {
         BreakerMode::Observe => "observed only; ",
         BreakerMode::ForceOpen => "forced open: nothing goes through; ",
     };
-    let endpoints = match &policy.breaker {
-        None => "none".to_owned(),
-        Some(config) => {
-            let in_a_row = config.consecutive_failures;
-            let in_a_row = in_a_row.map(|n| format!("{n} failures in a row or "));
-            format!(
-                "opens after {}{:.0} % of at least {} calls",
-                in_a_row.unwrap_or_default(),
-                config.failure_rate * 100.0,
-                config.minimum_calls
-            )
-        }
+    let opens = |config: &BreakerConfig| {
+        let in_a_row = config.consecutive_failures;
+        let in_a_row = in_a_row.map(|n| format!("{n} failures in a row or "));
+        format!(
+            "opens after {}{:.0} % of at least {} calls",
+            in_a_row.unwrap_or_default(),
+            config.failure_rate * 100.0,
+            config.minimum_calls
+        )
     };
+    let endpoints = policy
+        .breaker
+        .as_ref()
+        .map_or_else(|| "none".to_owned(), opens);
+    let more = [
+        ("for the whole port", &policy.service_breaker),
+        ("for each rule of a route", &policy.route_breaker),
+    ];
+    let more = more.into_iter().filter_map(|(whose, config)| {
+        let opens = opens(config.as_ref()?);
+        Some(format!("; {whose}: {opens}"))
+    });
+    let more: String = more.collect();
     let fallback = match &policy.fallback {
         None => String::new(),
         Some(Fallback::Response { status, .. }) => format!("; fallback: {status}"),
         Some(Fallback::Backend { service, port }) => format!("; fallback: {service}:{port}"),
     };
-    format!("{mode}per endpoint: {endpoints}{fallback}")
+    format!("{mode}per endpoint: {endpoints}{more}{fallback}")
 }
 
 fn match_text(matched: &HttpMatch) -> String {
     let mut text = match &matched.path {
         PathMatch::Exact(path) => format!("the path {path}"),
         PathMatch::Prefix(prefix) => format!("paths below {prefix}/"),
+        PathMatch::Method(method) => format!("the gRPC method {method} of any service"),
         PathMatch::Pattern(pattern) => format!("paths like {}", pattern.as_str()),
     };
     if let Some(method) = &matched.method {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use weft_core::external::External;
 use weft_core::model::Service;
 use weft_core::name::ServiceName;
 use weft_core::rate::RateLimit;
@@ -64,6 +65,7 @@ pub fn effects(before: State<'_>, after: State<'_>) -> Vec<Effect> {
                 if ports(old) != ports(new) {
                     add(format!("ports {:?} become {:?}", ports(old), ports(new)));
                 }
+                external_changes(old, new, &mut add);
                 route_changes(&old.routes, &new.routes, &mut add);
             }
             (None, None) => {}
@@ -80,6 +82,46 @@ pub fn effects(before: State<'_>, after: State<'_>) -> Vec<Effect> {
     }
     consumer_changes(before, after, &mut effects);
     effects
+}
+
+/// What is different on the way out of the mesh.
+fn external_changes(old: &Service, new: &Service, add: &mut impl FnMut(String)) {
+    let (old, new) = match (&old.external, &new.external) {
+        (None, None) => return,
+        (Some(_), None) => return add("it is within the mesh".to_owned()),
+        (None, Some(_)) => return add("it is outside the mesh".to_owned()),
+        (Some(old), Some(new)) => (old, new),
+    };
+    if old.hosts != new.hosts {
+        let (old, new) = (old.hosts.join(", "), new.hosts.join(", "));
+        add(format!("hosts {old} become {new}"));
+    }
+    if old.endpoints != new.endpoints {
+        let listed = |external: &External| {
+            let endpoints = external.endpoints.iter();
+            let hosts: Vec<String> = endpoints.map(|e| e.host.to_string()).collect();
+            hosts.join(", ")
+        };
+        add(format!("endpoints {} become {}", listed(old), listed(new)));
+    }
+    let ports = old.tls.iter().chain(&new.tls).map(|(port, _)| *port);
+    for port in ports.collect::<BTreeSet<u16>>() {
+        let name = |external: &External| {
+            let tls = external.origination(port);
+            tls.map_or_else(|| "none".to_owned(), |tls| tls.server_name.to_string())
+        };
+        match (old.origination(port), new.origination(port)) {
+            (was, is) if was == is => {}
+            (Some(was), Some(is)) if was.server_name == is.server_name => {
+                add(format!("port {port}: other roots are believed"));
+            }
+            _ => add(format!(
+                "port {port}: TLS to {} becomes {}",
+                name(old),
+                name(new)
+            )),
+        }
+    }
 }
 
 /// Routes that callers of single namespaces go by.

@@ -14,7 +14,7 @@ use weft_core::model::{Cidr, MeshConfig, ObservedBreaker, Registration, TrustBun
 use weft_core::name::{ServiceName, SpiffeId};
 
 use crate::ca::{self, Authority, CaError, SignedLeaf};
-use crate::compile::{Assigned, Compiled, VirtualAddresses, compile, service_names};
+use crate::compile::{Assigned, Compiled, VirtualAddresses, compile};
 use crate::document::{ObjectName, TrafficPolicySpec};
 use crate::operator::{self, OperatorRecord};
 use crate::registry::{Entry, Refused, Registry, check_binding, check_values};
@@ -367,7 +367,7 @@ impl Plane {
         let config = self.mesh_config(&state);
         let bundle = self.bundle(&state);
         let mut addresses = std::mem::take(&mut state.addresses);
-        let names = service_names(&entries, &state.wanted.services);
+        let names = state.wanted.names(&entries);
         let names: BTreeSet<ServiceName> = names.into_iter().cloned().collect();
         let changed = addresses.assign(&names, unix_seconds());
         let world = state.wanted.world(&entries, &addresses, &config, &bundle);
@@ -413,7 +413,7 @@ impl Plane {
         config.unknown_destinations = wanted.config.unknown_destinations;
         let bundle = self.bundle(&state);
         drop(state);
-        addresses.assign(service_names(&entries, &wanted.services), unix_seconds());
+        addresses.assign(wanted.names(&entries), unix_seconds());
         let world = wanted.world(&entries, &addresses, &config, &bundle);
         let compiled = compile(world, &self.compiled.load(), 0);
         Ok(Preview {
@@ -441,6 +441,9 @@ impl Plane {
                 .chain(more)
                 .collect(),
             unknown_destinations: state.wanted.config.unknown_destinations,
+            // What of the outside is known is compiled.
+            external_hosts: Vec::new(),
+            external_addresses: Vec::new(),
         }
     }
 

@@ -11,6 +11,7 @@ use weft_core::name::{NameError, ServiceName, WorkloadName};
 
 use weft_core::policy::{PolicyError, TrafficPolicy};
 
+use crate::external::{external, own_addresses, own_hosts};
 use crate::route::routes;
 use crate::{mesh, registry};
 
@@ -58,6 +59,9 @@ pub enum Rejection {
     /// A limit in it is not allowed.
     #[error("rate_limits.{0}")]
     RateLimit(PolicyError),
+    /// What is shed is said in a way that is not allowed.
+    #[error("adaptive_concurrency.{0}")]
+    Shedding(PolicyError),
 }
 
 const PORT: &str = "a port from 1 to 65535";
@@ -190,7 +194,11 @@ impl From<&Endpoint> for mesh::Endpoint {
         Self {
             instance: endpoint.instance.to_string(),
             workload: endpoint.workload.to_string(),
-            identity: endpoint.identity.to_string(),
+            identity: endpoint
+                .identity
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
             zone: endpoint.zone.clone(),
             weight: endpoint.weight,
             transport: wire_transport(endpoint.transport),
@@ -228,13 +236,20 @@ impl TryFrom<mesh::Endpoint> for Endpoint {
                 address,
             })
         });
+        let transport = transport("endpoints.transport", wire.transport)?;
+        let identity = match (transport, wire.identity.as_str()) {
+            (Transport::Plain, "") => None,
+            (Transport::Mesh | Transport::Plain, text) => {
+                Some(name("endpoints.identity", text.parse())?)
+            }
+        };
         Ok(Self {
             instance: wire.instance.into(),
             workload: name("endpoints.workload", wire.workload.parse())?,
-            identity: name("endpoints.identity", wire.identity.parse())?,
+            identity,
             zone: wire.zone,
             weight: wire.weight,
-            transport: transport("endpoints.transport", wire.transport)?,
+            transport,
             ports: ports.collect::<Result<_, Rejection>>()?,
         })
     }
@@ -261,6 +276,7 @@ impl From<&Service> for mesh::Service {
                 .iter()
                 .map(|route| (&**route).into())
                 .collect(),
+            external: service.external.as_deref().map(Into::into),
         }
     }
 }
@@ -282,6 +298,7 @@ impl TryFrom<mesh::Service> for Service {
             addresses: addresses("addresses", &wire.addresses)?,
             ports: ports.collect::<Result<_, _>>()?,
             endpoints: endpoints.collect::<Result<_, _>>()?,
+            external: external(wire.external)?,
         })
     }
 }
@@ -374,11 +391,18 @@ pub(crate) fn unknown(wire: i32) -> Result<Option<UnknownDestinations>, Rejectio
 impl From<&MeshConfig> for mesh::MeshConfig {
     fn from(config: &MeshConfig) -> Self {
         let text = |ranges: &[Cidr]| ranges.iter().map(ToString::to_string).collect();
+        let text_of = |own: &[SocketAddr]| own.iter().map(ToString::to_string).collect();
         Self {
             trust_domain: config.trust_domain.to_string(),
             virtual_ranges: text(&config.virtual_ranges),
             workload_ranges: text(&config.workload_ranges),
             unknown_destinations: wire_unknown(Some(config.unknown_destinations)),
+            external_hosts: config
+                .external_hosts
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            external_addresses: text_of(&config.external_addresses),
         }
     }
 }
@@ -398,6 +422,8 @@ impl TryFrom<mesh::MeshConfig> for MeshConfig {
             virtual_ranges: cidrs("virtual_ranges", &wire.virtual_ranges)?,
             workload_ranges: cidrs("workload_ranges", &wire.workload_ranges)?,
             unknown_destinations,
+            external_hosts: own_hosts(wire.external_hosts)?,
+            external_addresses: own_addresses(&wire.external_addresses)?,
         })
     }
 }
@@ -521,7 +547,7 @@ mod tests {
             endpoints: vec![Endpoint {
                 instance: "i-1".into(),
                 workload: "shop/web-1".parse().unwrap(),
-                identity: "spiffe://weft.local/ns/shop/sa/web".parse().unwrap(),
+                identity: Some("spiffe://weft.local/ns/shop/sa/web".parse().unwrap()),
                 zone: "z".to_owned(),
                 weight: 100,
                 transport: Transport::Mesh,
@@ -532,6 +558,7 @@ mod tests {
             }],
             policies: [(80, Arc::default())].into(),
             routes: Vec::new(),
+            external: None,
         }
     }
 

@@ -7,12 +7,15 @@
 #![forbid(unsafe_code)]
 
 mod convert;
+mod external;
+mod health;
 mod observed;
 mod policy;
 mod rates;
 pub mod resource;
 mod route;
 mod server;
+mod shedding;
 
 pub use convert::Rejection;
 

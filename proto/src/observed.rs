@@ -8,8 +8,8 @@ use weft_core::model::ObservedBreaker;
 use crate::convert::{Rejection, name, parse, port};
 use crate::registry;
 
-/// Longest cause, characters.
-const CAUSE_MAX: usize = 200;
+/// Longest cause and longest name of a rule, characters.
+const TEXT_MAX: usize = 200;
 
 impl From<&ObservedBreaker> for registry::ObservedBreaker {
     fn from(breaker: &ObservedBreaker) -> Self {
@@ -26,6 +26,7 @@ impl From<&ObservedBreaker> for registry::ObservedBreaker {
             since: millis(breaker.since),
             cause: breaker.cause.clone(),
             next_probe: breaker.next_probe.map(millis),
+            route: breaker.route.clone().unwrap_or_default(),
         }
     }
 }
@@ -53,9 +54,10 @@ impl TryFrom<registry::ObservedBreaker> for ObservedBreaker {
             service: name("breakers.service", wire.service.parse())?,
             port: port("breakers.port", wire.port)?,
             endpoint,
+            route: (!wire.route.is_empty()).then(|| wire.route.chars().take(TEXT_MAX).collect()),
             state,
             since: Duration::from_millis(wire.since),
-            cause: wire.cause.chars().take(CAUSE_MAX).collect(),
+            cause: wire.cause.chars().take(TEXT_MAX).collect(),
             next_probe: wire.next_probe.map(Duration::from_millis),
         })
     }

@@ -1,9 +1,11 @@
 //! Traffic policies, wire to domain and back.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use weft_core::balance::{self, hash::HashOn};
 use weft_core::breaker::{BreakerConfig, Window};
+use weft_core::health::HealthCheck;
 use weft_core::policy::{BreakerMode, BudgetConfig, Failures, Fallback, TrafficPolicy};
 use weft_core::retry::RetryPolicy;
 
@@ -47,6 +49,7 @@ impl From<&TrafficPolicy> for mesh::TrafficPolicy {
             slow_start: policy.slow_start.map(nanos),
             prefer_zone: policy.prefer_zone,
             service_breaker: policy.service_breaker.as_ref().map(Into::into),
+            route_breaker: policy.route_breaker.as_ref().map(Into::into),
             breaker_mode: mode.into(),
             failures: Some((&policy.failures).into()),
             heed_retry_after: policy.heed_retry_after,
@@ -55,6 +58,9 @@ impl From<&TrafficPolicy> for mesh::TrafficPolicy {
             max_retries: policy.max_retries,
             max_connections: policy.max_connections,
             requests_per_connection: policy.requests_per_connection,
+            health_check: policy.health_check.as_deref().map(Into::into),
+            panic_threshold: policy.panic_threshold,
+            adaptive_concurrency: policy.adaptive.as_ref().map(Into::into),
         }
     }
 }
@@ -107,6 +113,10 @@ impl TryFrom<mesh::TrafficPolicy> for TrafficPolicy {
                 .service_breaker
                 .map(BreakerConfig::try_from)
                 .transpose()?,
+            route_breaker: wire
+                .route_breaker
+                .map(BreakerConfig::try_from)
+                .transpose()?,
             breaker_mode: breaker_mode(wire.breaker_mode)?,
             failures: match wire.failures {
                 Some(failures) => failures.try_into()?,
@@ -118,6 +128,14 @@ impl TryFrom<mesh::TrafficPolicy> for TrafficPolicy {
             max_retries: wire.max_retries,
             max_connections: wire.max_connections,
             requests_per_connection: wire.requests_per_connection,
+            health_check: wire
+                .health_check
+                .map(|check| HealthCheck::try_from(check).map(Arc::new))
+                .transpose()?,
+            panic_threshold: wire.panic_threshold,
+            adaptive: wire.adaptive_concurrency.map(Into::into),
+            // Not the callers' business: it comes to those who serve the port, with ServerPolicy.
+            shedding: None,
         };
         match policy.validate().into_iter().next() {
             Some(error) => Err(error.into()),
@@ -260,7 +278,7 @@ impl TryFrom<mesh::Fallback> for Fallback {
     }
 }
 
-fn status(field: &'static str, wire: u32) -> Result<u16, Rejection> {
+pub(crate) fn status(field: &'static str, wire: u32) -> Result<u16, Rejection> {
     u16::try_from(wire).map_err(|_large| Rejection::Value {
         field,
         found: wire.to_string(),
@@ -348,6 +366,7 @@ impl TryFrom<mesh::CircuitBreaker> for BreakerConfig {
             }
         };
         Ok(Self {
+            by_calls: true,
             window,
             failure_rate: wire.failure_rate,
             slow_call: wire.slow_call.map(Duration::from_nanos),

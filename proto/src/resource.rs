@@ -124,6 +124,10 @@ impl Resource {
         match self {
             Self::Service(service) => std::iter::once(service.name.hostname())
                 .chain(service.addresses.iter().map(ToString::to_string))
+                .chain(service.external.iter().flat_map(|external| {
+                    let hosts = external.hosts.iter().map(ToString::to_string);
+                    hosts.chain(external.own_addresses().map(|(own, _)| own.to_string()))
+                }))
                 .collect(),
             Self::Workload(workload) => {
                 workload.addresses.iter().map(ToString::to_string).collect()

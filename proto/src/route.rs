@@ -136,6 +136,7 @@ impl From<&HttpMatch> for mesh::HttpMatch {
             PathMatch::Exact(path) => http_match::Path::Exact(path.to_string()),
             PathMatch::Prefix(path) => http_match::Path::Prefix(path.to_string()),
             PathMatch::Pattern(pattern) => http_match::Path::Pattern(pattern.as_str().to_owned()),
+            PathMatch::Method(method) => http_match::Path::GrpcMethod(method.to_string()),
         };
         let headers = matched.headers.iter();
         let queries = matched.queries.iter();
@@ -162,6 +163,7 @@ impl TryFrom<mesh::HttpMatch> for HttpMatch {
             Some(http_match::Path::Prefix(path)) if path.is_empty() => PathMatch::prefix("/"),
             Some(http_match::Path::Prefix(path)) => PathMatch::prefix(&path),
             Some(http_match::Path::Pattern(pattern)) => PathMatch::pattern(&pattern),
+            Some(http_match::Path::GrpcMethod(method)) => PathMatch::grpc_method(&method),
             None => return Err(bad("rules.matches.path", "is missing")),
         };
         let method = wire.method.map(|method| {
@@ -536,6 +538,7 @@ mod tests {
             PathMatch::exact("/a"),
             PathMatch::prefix("/"),
             PathMatch::pattern("/[0-9]+|/x"),
+            PathMatch::grpc_method("Get"),
         ];
         let matches = matches.map(|path| HttpMatch {
             method: Some(Method::PUT),

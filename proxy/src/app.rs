@@ -27,6 +27,7 @@ use crate::inbound::Application;
 use crate::leases;
 use crate::memory;
 use crate::mesh::Mesh;
+use crate::names;
 use crate::nest::{NestAddresses, NestListeners, SocketFactory};
 use crate::observe;
 use crate::registration::{Registrar, Standing};
@@ -201,6 +202,11 @@ impl Sidecar {
             let mesh = seen.upgrade();
             mesh.map(|mesh| mesh.rate_samples()).unwrap_or_default()
         }));
+        let seen = Arc::downgrade(&mesh);
+        metrics.set_concurrency_source(Box::new(move || {
+            let mesh = seen.upgrade();
+            mesh.map(|mesh| observe::limits(&mesh)).unwrap_or_default()
+        }));
         let readiness = Readiness::default();
         let address = config.control_plane.address.clone();
         let identity = Arc::new(Manager::new(
@@ -351,7 +357,7 @@ impl Sidecar {
             changes.mark_unchanged();
             let found = self.shared.mesh.service(&name).await;
             if let Ok(Some(view)) = found
-                && !view.model.endpoints.is_empty()
+                && view.ports().any(|port| !port.endpoints.is_empty())
             {
                 return true;
             }
@@ -653,7 +659,7 @@ impl Plan {
             std::thread::Builder::new()
                 .name(format!("weft-worker-{index}"))
                 .stack_size(WORKER_STACK)
-                .spawn(move || worker::run(shared, listeners))
+                .spawn(move || worker::run(index, shared, listeners))
         };
         workers.map(spawn).collect()
     }
@@ -821,6 +827,11 @@ fn serve_dns(shared: &Arc<Shared>, nest: NestDns) -> Result<(), AppError> {
     let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let has_ipv6 = std::fs::read_to_string("/proc/net/if_inet6")
         .is_ok_and(|table| table.lines().any(|line| !line.ends_with(" lo")));
+    let lookup = names::Lookup {
+        nameservers: nameservers(&resolv_conf).into(),
+        ipv6: has_ipv6,
+    };
+    tokio::spawn(names::run(Arc::clone(&shared.mesh), lookup));
     let resolver = Resolver::new(
         Arc::clone(&shared.mesh),
         nameservers(&resolv_conf),

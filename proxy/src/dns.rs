@@ -62,6 +62,16 @@ enum Decision {
     Host,
 }
 
+/// What the mesh knows of a name outside of it.
+enum External {
+    /// Nothing: the host's resolvers are asked.
+    Elsewhere,
+    /// The addresses of a service that goes by it.
+    Here(Vec<IpAddr>),
+    /// The control plane has not said.
+    Unanswered,
+}
+
 fn decide(query: &Message) -> Decision {
     if query.metadata.message_type != MessageType::Query {
         return Decision::Drop;
@@ -165,7 +175,11 @@ impl Resolver {
         let query = Message::from_vec(bytes).ok()?;
         let (addresses, code) = match decide(&query) {
             Decision::Drop => return None,
-            Decision::Forward => return self.forward(&query, bytes, udp).await,
+            Decision::Forward => match self.external(&query).await {
+                External::Elsewhere => return self.forward(&query, bytes, udp).await,
+                External::Here(addresses) => (addresses, ResponseCode::NoError),
+                External::Unanswered => (Vec::new(), ResponseCode::ServFail),
+            },
             Decision::Malformed => (Vec::new(), ResponseCode::FormErr),
             Decision::NoSuchName => (Vec::new(), ResponseCode::NXDomain),
             Decision::Host => (self.host.clone(), ResponseCode::NoError),
@@ -187,6 +201,39 @@ impl Resolver {
             return Some(bytes);
         }
         response.truncate().to_vec().ok()
+    }
+
+    /// Whether a name outside the mesh is one that a service goes by. Its addresses are ours to
+    /// tell, and so are the records that would lead around them (RFC 9460); everything else about it
+    /// is the outside's.
+    async fn external(&self, query: &Message) -> External {
+        let Some(question) = query.queries.first() else {
+            return External::Elsewhere;
+        };
+        let ours = matches!(
+            question.query_type(),
+            RecordType::A
+                | RecordType::AAAA
+                | RecordType::HTTPS
+                | RecordType::SVCB
+                | RecordType::ANY
+        );
+        if !ours || query.metadata.op_code != OpCode::Query {
+            return External::Elsewhere;
+        }
+        let name = question.name().to_ascii().to_ascii_lowercase();
+        let name = name.trim_end_matches('.');
+        match self.mesh.is_external_host(name).await {
+            Ok(true) => {}
+            Ok(false) => return External::Elsewhere,
+            // Unanswered is not absent.
+            Err(_reason) => return External::Unanswered,
+        }
+        match self.mesh.service(name).await {
+            Ok(Some(view)) => External::Here(view.addresses().to_vec()),
+            // It has just come or gone: what is known does not fit together yet.
+            Ok(None) | Err(_) => External::Unanswered,
+        }
     }
 
     async fn forward(&self, query: &Message, bytes: &[u8], udp: bool) -> Option<Vec<u8>> {
@@ -240,14 +287,19 @@ fn respond(query: &Message, addresses: &[IpAddr], code: ResponseCode) -> Message
     }
     // Negative answers are kept as long as their SOA says (RFC 2308 section 3).
     if response.answers.is_empty() && code != ResponseCode::ServFail {
-        let zone = Name::from_ascii("mesh.").unwrap_or_default();
+        let mesh = Name::from_ascii("mesh.").unwrap_or_default();
+        let zone = match mesh.zone_of(question.name()) {
+            true => mesh,
+            false => question.name().clone(),
+        };
         let soa = SOA::new(zone.clone(), zone.clone(), 1, 3600, 600, 86_400, TTL);
         response.add_authority(Record::from_rdata(zone, TTL, RData::SOA(soa)));
     }
     response
 }
 
-async fn ask_udp(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
+/// Asks a server over UDP, once.
+pub(crate) async fn ask_udp(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
     let any: SocketAddr = if server.is_ipv4() {
         ([0, 0, 0, 0], 0).into()
     } else {
@@ -267,7 +319,8 @@ async fn ask_udp(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
     }
 }
 
-async fn ask_tcp(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
+/// Asks a server over TCP.
+pub(crate) async fn ask_tcp(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(server).await?;
     write_message(&mut stream, query).await?;
     read_message(&mut stream).await

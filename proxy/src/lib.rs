@@ -19,6 +19,7 @@ pub mod intercept;
 pub mod leases;
 pub mod memory;
 pub mod mesh;
+pub mod names;
 pub mod nest;
 pub mod observe;
 pub mod outbound;

@@ -16,7 +16,7 @@ use weft_proto::registry::registry_client::RegistryClient;
 use crate::control_plane::{self, Trusting};
 use crate::identity::Manager;
 use crate::mesh::{Mesh, PortView};
-use crate::telemetry::metrics::{BreakerSample, BreakerState};
+use crate::telemetry::metrics::{BreakerSample, BreakerState, ConcurrencySample, Direction};
 use crate::tls::Trust;
 
 /// How often it is looked whether something changed.
@@ -79,7 +79,7 @@ fn without_times(breaker: &ObservedBreaker) -> ObservedBreaker {
     }
 }
 
-/// Breakers that have ever opened: those of endpoints and those of whole ports.
+/// Breakers that have ever opened: those of endpoints those of rules and those of whole ports.
 fn observed(mesh: &Mesh) -> Vec<ObservedBreaker> {
     let now = crate::clock::now();
     let snapshot = mesh.snapshot();
@@ -87,7 +87,10 @@ fn observed(mesh: &Mesh) -> Vec<ObservedBreaker> {
     let mut all: Vec<ObservedBreaker> = breakers.collect();
     all.sort_by(|a, b| {
         let key = |one: &ObservedBreaker| one.state == StateView::Closed;
-        let name = |one: &ObservedBreaker| (one.service.clone(), one.port, one.endpoint.clone());
+        let name = |one: &ObservedBreaker| {
+            let of = (one.endpoint.clone(), one.route.clone());
+            (one.service.clone(), one.port, of)
+        };
         (key(a), name(a)).cmp(&(key(b), name(b)))
     });
     all.truncate(BREAKERS_MAX);
@@ -95,18 +98,21 @@ fn observed(mesh: &Mesh) -> Vec<ObservedBreaker> {
 }
 
 fn of_port(port: &PortView, now: Instant) -> Vec<ObservedBreaker> {
-    let own = port.breaker(now).map(|view| (None, view));
+    let own = port.breaker(now).map(|view| (None, None, view));
+    let rules = port.breakers_by_rule(now).into_iter();
+    let rules = rules.map(|(rule, view)| (None, Some(rule.to_string()), view));
     let endpoints = port.endpoints.iter();
     let endpoints = endpoints.filter_map(|endpoint| {
         let name = (endpoint.model.workload.clone(), endpoint.key.address);
-        Some((Some(name), endpoint.live.breaker(now)?))
+        Some((Some(name), None, endpoint.live.breaker(now)?))
     });
-    let opened = own.into_iter().chain(endpoints);
-    let opened = opened.filter_map(|(endpoint, view)| {
+    let opened = own.into_iter().chain(rules).chain(endpoints);
+    let opened = opened.filter_map(|(endpoint, route, view)| {
         Some(ObservedBreaker {
             service: port.service.clone(),
             port: port.port,
             endpoint,
+            route,
             state: view.state,
             since: view.since?,
             cause: view
@@ -125,25 +131,52 @@ pub fn samples(mesh: &Mesh) -> Vec<BreakerSample> {
     let snapshot = mesh.snapshot();
     let mut samples = Vec::new();
     for port in snapshot.ports() {
-        let own = port.breaker(now).map(|view| (String::new(), view));
+        let none = String::new;
+        let own = port.breaker(now).map(|view| (none(), none(), view));
+        let rules = port.breakers_by_rule(now).into_iter();
+        let rules = rules.map(|(rule, view)| (none(), rule.to_string(), view));
         let endpoints = port.endpoints.iter().filter_map(|endpoint| {
             let view = endpoint.live.breaker(now)?;
-            Some((endpoint.key.address.to_string(), view))
+            Some((endpoint.key.address.to_string(), none(), view))
         });
-        samples.extend(
-            own.into_iter()
-                .chain(endpoints)
-                .map(|(endpoint, view)| BreakerSample {
-                    service: port.service.to_string(),
-                    endpoint,
-                    state: match view.state {
-                        StateView::Closed => BreakerState::Closed,
-                        StateView::HalfOpen => BreakerState::HalfOpen,
-                        StateView::Open => BreakerState::Open,
-                    },
-                    opened: view.opened,
-                }),
-        );
+        samples.extend(own.into_iter().chain(rules).chain(endpoints).map(
+            |(endpoint, route, view)| BreakerSample {
+                service: port.service.to_string(),
+                endpoint,
+                route,
+                state: match view.state {
+                    StateView::Closed => BreakerState::Closed,
+                    StateView::HalfOpen => BreakerState::HalfOpen,
+                    StateView::Open => BreakerState::Open,
+                },
+                opened: view.opened,
+            },
+        ));
     }
+    samples
+}
+
+/// Every limit that follows how long answers take, as a scrape sees it.
+pub fn limits(mesh: &Mesh) -> Vec<ConcurrencySample> {
+    let snapshot = mesh.snapshot();
+    let outbound = snapshot.ports().filter_map(|port| {
+        Some(ConcurrencySample {
+            direction: Direction::Outbound,
+            service: port.service.to_string(),
+            port: port.port.to_string(),
+            view: port.concurrency()?.view(),
+        })
+    });
+    let inbound = mesh.server_limits().into_iter();
+    let inbound = inbound.map(|(port, limit)| ConcurrencySample {
+        direction: Direction::Inbound,
+        service: mesh.source().to_owned(),
+        port: port.to_string(),
+        view: limit.view(),
+    });
+    let mut samples: Vec<ConcurrencySample> = inbound.chain(outbound).collect();
+    samples.sort_by(|a, b| {
+        (a.direction, &a.service, &a.port).cmp(&(b.direction, &b.service, &b.port))
+    });
     samples
 }

@@ -97,22 +97,25 @@ pub struct Worker {
     pub pool: Pool,
     /// Connections to the application.
     pub applications: Applications,
+    /// Copies of requests that are under way.
+    pub copying: Cell<usize>,
     /// Connections being served here.
     serving: Cell<usize>,
 }
 
-/// Runs a worker until it has drained. Blocks its thread.
-pub fn run(shared: Arc<Shared>, listeners: Vec<Listener>) -> io::Result<()> {
+/// Runs a worker until it has drained; the first also checks the health of endpoints. Blocks its thread.
+pub fn run(index: usize, shared: Arc<Shared>, listeners: Vec<Listener>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())?;
-    runtime.block_on(serve(shared, listeners))
+    runtime.block_on(serve(index, shared, listeners))
 }
 
-async fn serve(shared: Arc<Shared>, listeners: Vec<Listener>) -> io::Result<()> {
+async fn serve(index: usize, shared: Arc<Shared>, listeners: Vec<Listener>) -> io::Result<()> {
     let worker = Rc::new(Worker {
         pool: Pool::new(Arc::clone(&shared.tls), Arc::clone(&shared.config)),
         applications: Applications::new(Arc::clone(&shared)),
+        copying: Cell::new(0),
         serving: Cell::new(0),
         shared,
     });
@@ -123,6 +126,9 @@ async fn serve(shared: Arc<Shared>, listeners: Vec<Listener>) -> io::Result<()> 
         accepting.push(spawn_local(task));
     }
     spawn_local(sweep(Rc::clone(&worker)));
+    if index == 0 {
+        spawn_local(outbound::check_health(Rc::clone(&worker)));
+    }
     for task in accepting {
         let _ended = task.await;
     }

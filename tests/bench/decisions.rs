@@ -77,6 +77,39 @@ fn route_by_prefix(bencher: Bencher<'_, '_>, routes: usize) {
     find(bencher, &table, routes, "/a/b/c");
 }
 
+/// By the host that a ClientHello names, which only a wildcard covers.
+#[divan::bench(args = ROUTES)]
+fn route_by_host(bencher: Bencher<'_, '_>, routes: usize) {
+    let named = (0..routes).map(|number| {
+        Arc::new(Route {
+            name: RouteName {
+                namespace: "shop".into(),
+                name: format!("route-{number}").into(),
+            },
+            ports: Vec::new(),
+            about: About::Hosts(vec![format!("*.host-{number}.example.com").into()]),
+            created: 0,
+            rules: vec![Rule::default()],
+        })
+    });
+    let table = RouteTable::new(named.collect());
+    let host = format!("a.b.host-{}.example.com", routes - 1);
+    assert!(table.connection(Some(&host), 7).is_some());
+    bencher.bench(|| table.connection(black_box(Some(&host)), 7).is_some());
+}
+
+/// Endpoints of which one has twice the weight of the others.
+#[divan::bench(args = ENDPOINTS)]
+fn pick_peak_ewma_by_weight(bencher: Bencher<'_, '_>, endpoints: usize) {
+    let mut endpoints = Endpoints::new(endpoints);
+    endpoints.0[0].2 = 200;
+    let mut random: u64 = 0;
+    bencher.bench_local(|| {
+        random = random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        Policy::PeakEwma.pick(black_box(&endpoints), random, 0)
+    });
+}
+
 /// Endpoints that are all well: score, requests under way, weight.
 struct Endpoints(Vec<(f64, u32, u32)>);
 
@@ -112,6 +145,11 @@ impl Candidates for Endpoints {
 
     fn weight(&self, index: usize) -> u32 {
         self.0[index].2
+    }
+
+    fn heaviest(&self) -> Option<u32> {
+        // One that differs is the first.
+        (self.0[0].2 != 100).then_some(self.0[0].2)
     }
 }
 

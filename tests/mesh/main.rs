@@ -26,14 +26,20 @@ mod pods;
 mod policy;
 // How many requests are let through: by one sidecar, and by all together.
 mod rate_limits;
+// What an application that is asked for too much refuses.
+mod shedding;
 // What is let out of the mesh.
 mod outside;
+// What is outside and declared.
+mod external;
 // Where requests go: the mesh cases of the Gateway API (GAMMA), and more.
 mod routes;
 // What the examples say.
 mod examples;
 // What breakers and budgets change, measured; thousands of changes.
 mod experiments;
+// Active health checks.
+mod health;
 // explain, plan, breakers, what is in force.
 mod seeing;
 // Nothing fails while everything around is disturbed.
@@ -42,6 +48,8 @@ mod continuity;
 mod durability;
 // Bad documents, tokens, bytes and programs.
 mod badinput;
+// Bad policy: refused in four parts, and without harm.
+mod badpolicy;
 // The flags of `weft run`.
 mod run;
 // Time to the first line, memory when idle.

@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 
 use crate::support::{Bed, Machine, Mesh, Running, Workload, need, script, wait_for};
 
+mod more;
+
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A service whose requests a route takes, and what they come to.
@@ -159,6 +161,48 @@ const CASES: &[Case] = &[
             ("OPTIONS /x origin:https://evil.example access-control-request-method:PUT", "204 >!access-control-allow-origin"),
             ("GET /x origin:https://a.shop.example", "v1 >access-control-allow-origin=https://a.shop.example >access-control-expose-headers=x-from"),
             ("OPTIONS /x", "v1"),
+        ],
+    },
+    Case {
+        // Credentials: browsers take no * then, so that what was asked for is named.
+        service: "cors-credentials",
+        rules: "[{filters: [{type: CORS, cors: {allowOrigins: ['*'], allowMethods: ['*'], allowHeaders: ['*'], allowCredentials: true, maxAge: 600}}], backendRefs: [{name: v1, port: 8080}]}]",
+        asked: &[
+            ("OPTIONS /x origin:http://any.example access-control-request-method:DELETE access-control-request-headers:x-a,x-b", "204 >access-control-allow-origin=http://any.example >access-control-allow-methods=DELETE >access-control-allow-headers=x-a,x-b >access-control-allow-credentials=true >access-control-max-age=600"),
+            ("GET /x origin:http://any.example", "v1 >access-control-allow-credentials=true >vary=origin"),
+            ("GET /x", "v1 >!access-control-allow-origin"),
+        ],
+    },
+    Case {
+        // MeshTrafficSplit, by path to one or the other
+        service: "split",
+        rules: "[{matches: [{path: {value: /v1}}], backendRefs: [{name: v1, port: 8080}]},
+                 {matches: [{path: {value: /v2}}], backendRefs: [{name: v2, port: 8080}]}]",
+        asked: &[("GET /v1", "v1"), ("GET /v2", "v2"), ("GET /v3", "404")],
+    },
+    Case {
+        // Everything at once, and a field that is there already
+        service: "all-modifiers",
+        rules: "[{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: X-Set-1, value: a}, {name: X-Set-2, value: b}], add: [{name: X-Add, value: more}], remove: [X-Gone-1, X-Gone-2]}},
+                            {type: ResponseHeaderModifier, responseHeaderModifier: {add: [{name: x-from, value: route}]}}],
+                  backendRefs: [{name: v1, port: 8080, filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: x-backend, value: own}]}}]}]}]",
+        asked: &[
+            ("GET / x-set-1:old x-gone-1:1 x-gone-2:2 x-stays:3", "v1 x-set-1=a x-set-2=b x-add=more !x-gone-1 !x-gone-2 x-stays=3 >x-backend=own"),
+            ("GET / x-add:first", "v1 x-add=more"),
+        ],
+    },
+    Case {
+        // Patterns of everything, and methods
+        service: "patterns",
+        rules: "[{matches: [{method: DELETE, path: {type: RegularExpression, value: '/items/[0-9]+'}, headers: [{name: x-user, type: RegularExpression, value: '[a-z]+'}]}], backendRefs: [{name: v2, port: 8080}]},
+                 {matches: [{method: OPTIONS}], backendRefs: [{name: v2, port: 8080}]},
+                 {backendRefs: [{name: v1, port: 8080}]}]",
+        asked: &[
+            ("DELETE /items/7 x-user:ann", "v2"),
+            ("DELETE /items/7 x-user:7", "v1"),
+            ("DELETE /items/x x-user:ann", "v1"),
+            ("GET /items/7 x-user:ann", "v1"),
+            ("OPTIONS /", "v2"),
         ],
     },
     Case {
@@ -379,10 +423,15 @@ fn weights_ports_consumers_and_addresses() {
     let found: Vec<_> = answers[..4].iter().map(|answers| of(answers)).collect();
     assert_eq!(found, [["v1"], ["v2"], ["v1"], ["v1"]]);
     let weighted = names(&answers[4]);
-    let share = weighted["v1"] as f64 / 500.0;
-    // Five standard deviations either way.
-    assert!((share - 0.7).abs() < 0.1, "{weighted:?}");
     assert_eq!(weighted["v1"] + weighted["v2"], 500);
+    // Five points either way of 500 requests are two and a half standard deviations: as often as the
+    // conformance tests, it is tried again.
+    let mut tries = vec![weighted];
+    let within = |seen: &BTreeMap<String, usize>| (seen["v1"] as f64 / 500.0 - 0.7).abs() <= 0.05;
+    while tries.len() < 10 && !tries.last().is_some_and(within) {
+        tries.push(names(&ask(&mesh, "shop", &requests[4..])[0]));
+    }
+    assert!(tries.last().is_some_and(within), "{tries:?}");
 
     let answers = ask(&mesh, "lab", &requests);
     let found: Vec<_> = answers[..4].iter().map(|answers| of(answers)).collect();

@@ -230,3 +230,42 @@ fn breakers_are_seen_with_their_reasons() {
         "{explained}"
     );
 }
+
+#[test]
+fn rules_have_breakers_of_their_own() {
+    need!("python3", "curl");
+    let machine = Machine::shared();
+    let mesh = Mesh::start(&machine);
+    let backend = script("backend.py").args(["8080", "web"]);
+    let _web = mesh.serve("web", &["8080"], backend);
+    let spec = format!(
+        "{TARGET}, timeouts: {{perTry: 100ms}}, retry: {{attempts: 0}}, circuitBreaker: \
+         {{enabled: false, route: {{consecutiveFailures: 3, openTime: 60s}}}}"
+    );
+    let rules = "[{name: slow, matches: [{path: {value: /slow}}], backendRefs: [{name: web, port: 8080}]}, \
+                  {backendRefs: [{name: web, port: 8080}]}]";
+    let documents = policy("p", &spec) + &route(rules);
+    let file = mesh.scratch().file("both.yaml", documents);
+    let apply = format!("apply --wait 10s -f {}", file.display());
+    mesh.command(&apply).success();
+    // It stays afterwards, so that there is a sidecar to ask.
+    let url = "http://web.shop.mesh:8080";
+    let program = format!(
+        "curl --silent --output /dev/null --write-out '%{{http_code}}:%header{{weft-reason}} ' \
+         '{url}/slow/[1-5]' '{url}/[1-3]'; exec sleep 1000"
+    );
+    let caller = Workload::new("me").wait_for("web");
+    let mut calling = mesh.run(&caller, Program::shell(program));
+    let slow = ["504:per-try-timeout "; 3].concat() + &"503:circuit-open ".repeat(2);
+    let expected = slow + &"web\n200: ".repeat(3);
+    calling.wait_until("its answers", LIMIT, |calling| calling.stdout() == expected);
+    let breaker = wait_for("an open breaker to be told of", LIMIT, || {
+        let shown = json(&mesh, "breakers shop/web --open -o json");
+        let one = shown["items"][0].clone();
+        (one["state"] == "open").then_some(one)
+    });
+    assert_eq!(breaker["route"], "shop/web/slow", "{breaker}");
+    assert_eq!(breaker["workload"], "", "{breaker}");
+    let table = mesh.command("breakers").success().stdout;
+    assert!(table.contains("rule shop/web/slow"), "{table}");
+}

@@ -1,5 +1,5 @@
 """A grpcio server with every kind of call, on raw bytes (nothing generated).
-Usage: grpc_server.py [BIND:]PORT   (an IPv6 address in brackets)"""
+Usage: grpc_server.py [BIND:]PORT [NAME]   (an IPv6 address in brackets)"""
 
 import json
 import sys
@@ -9,6 +9,7 @@ from concurrent import futures
 
 import grpc
 
+NAME = sys.argv[2] if len(sys.argv) > 2 else ""
 cancelled = 0
 lock = threading.Lock()
 
@@ -27,7 +28,7 @@ def unary(request, context):
     context.send_initial_metadata((("x-initial", "first"), ("x-initial-bin", b"\x00\xff")))
     context.set_trailing_metadata((("x-trailing", "last"), ("x-trailing-bin", b"\x01\xfe")))
     left = context.time_remaining()
-    return json.dumps(dict(echo=request.decode(), metadata=metadata, deadline=left, peer=context.peer())).encode()
+    return json.dumps(dict(echo=request.decode(), metadata=metadata, deadline=left, peer=context.peer(), name=NAME)).encode()
 
 
 def big(request, context):

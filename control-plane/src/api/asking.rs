@@ -39,8 +39,9 @@ fn question(request: ExplainRequest) -> Result<Question, Refusal> {
         let allowed = "a URL as in http://web.shop.mesh/v1";
         bad("url", &request.url, allowed)
     })?;
-    if url.host().is_none() || url.scheme_str() != Some("http") {
-        let allowed = "a URL with http and a host: routes see plain HTTP only";
+    let scheme = matches!(url.scheme_str(), Some("http" | "https"));
+    if url.host().is_none() || !scheme {
+        let allowed = "a URL with http or https and a host";
         return Err(bad("url", &request.url, allowed));
     }
     let method = Method::from_bytes(request.method.as_bytes())

@@ -1,11 +1,13 @@
 //! Routes of what was asked for: apply, list, delete, history, rollback.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, header::CONTENT_TYPE};
 use axum::{Extension, Json};
 use bytes::Bytes;
+use weft_core::name::ServiceName;
 
 use super::Admin;
 use super::operators::{Operator, author};
@@ -16,7 +18,7 @@ use super::types::{
     RollbackRequest, Source, Sources,
 };
 use crate::compile::{Compiled, Dangling};
-use crate::document::{self, KINDS, Parent, Placed, Problem, kind_names, version_of};
+use crate::document::{self, API_GROUP, KINDS, Parent, Placed, Problem, kind_names, version_of};
 use crate::plan;
 use crate::plane::Plane;
 use crate::store::{Change, HistoryEntry, ResourceKey, StoredResource, digest};
@@ -148,6 +150,8 @@ pub(super) async fn list(
         spec: resource.document["spec"].take(),
         status: ResourceStatus {
             parents: parents_of(&compiled, &resource.key),
+            conditions: conditions_of(&compiled, &resource.key),
+            addresses: addresses_of(&compiled, &resource.key),
             ..status_of(&resource)
         },
         kind: resource.key.kind,
@@ -166,7 +170,46 @@ pub(super) fn status_of(resource: &StoredResource) -> ResourceStatus {
         changed: resource.changed,
         author: resource.author.clone(),
         parents: Vec::new(),
+        conditions: Vec::new(),
+        addresses: Vec::new(),
     }
+}
+
+fn condition(kind: &str, good: &str, wrong: &[&Dangling], generation: u64) -> ConditionInfo {
+    let said = wrong.iter().map(|dangling| dangling.to_string());
+    ConditionInfo {
+        kind: kind.to_owned(),
+        status: if wrong.is_empty() { "True" } else { "False" }.to_owned(),
+        reason: wrong.first().map_or(good, |first| first.reason).to_owned(),
+        message: said.collect::<Vec<_>>().join("; "),
+        observed_generation: generation,
+    }
+}
+
+fn external_name(key: &ResourceKey) -> Option<ServiceName> {
+    let name = ServiceName::new(&key.namespace, &key.name).ok();
+    name.filter(|_| key.kind == "ExternalService")
+}
+
+/// Whether an ExternalService is in force.
+fn conditions_of(compiled: &Compiled, key: &ResourceKey) -> Vec<ConditionInfo> {
+    let status = external_name(key);
+    let status = status.and_then(|name| compiled.external_status(&name));
+    let conditions = status.iter().map(|status| {
+        let refused: Vec<&Dangling> = status.refused.iter().collect();
+        condition("Accepted", "Accepted", &refused, status.generation)
+    });
+    conditions.collect()
+}
+
+/// The virtual addresses of an ExternalService that is in force.
+fn addresses_of(compiled: &Compiled, key: &ResourceKey) -> Vec<IpAddr> {
+    let name = external_name(key);
+    let found = name.and_then(|name| compiled.services().find(|service| service.name == name));
+    let found = found.filter(|service| service.external.is_some());
+    found
+        .map(|service| service.addresses.clone())
+        .unwrap_or_default()
 }
 
 /// How a route stands to what it is attached to.
@@ -175,31 +218,30 @@ fn parents_of(compiled: &Compiled, key: &ResourceKey) -> Vec<ParentInfo> {
         return Vec::new();
     };
     let parents = status.parents.iter().map(|parent| {
-        let condition = |kind: &str, good: &str, wrong: &[&Dangling]| {
-            let said = wrong.iter().map(|dangling| dangling.to_string());
-            ConditionInfo {
-                kind: kind.to_owned(),
-                status: if wrong.is_empty() { "True" } else { "False" }.to_owned(),
-                reason: wrong.first().map_or(good, |first| first.reason).to_owned(),
-                message: said.collect::<Vec<_>>().join("; "),
-                observed_generation: parent.generation,
-            }
-        };
         let refused: Vec<&Dangling> = parent.refused.iter().collect();
         let unresolved: Vec<&Dangling> = status.unresolved.iter().collect();
         let Parent { service, port } = &parent.parent;
+        let (group, kind) = match parent.external {
+            true => (API_GROUP, "ExternalService"),
+            false => ("", "Service"),
+        };
         ParentInfo {
             parent_ref: ParentRefInfo {
-                group: String::new(),
-                kind: "Service".to_owned(),
+                group: group.to_owned(),
+                kind: kind.to_owned(),
                 namespace: service.namespace().to_owned(),
                 name: service.name().to_owned(),
                 port: *port,
             },
             controller_name: CONTROLLER.to_owned(),
             conditions: vec![
-                condition("Accepted", "Accepted", &refused),
-                condition("ResolvedRefs", "ResolvedRefs", &unresolved),
+                condition("Accepted", "Accepted", &refused, parent.generation),
+                condition(
+                    "ResolvedRefs",
+                    "ResolvedRefs",
+                    &unresolved,
+                    parent.generation,
+                ),
             ],
         }
     });
@@ -394,6 +436,7 @@ mod tests {
             ("trafficpolicy", Some("TrafficPolicy")),
             ("meshconfig", Some("MeshConfig")),
             ("httproutes", Some("HTTPRoute")),
+            ("externalservices", Some("ExternalService")),
             ("policy", None),
         ];
         for (text, expected) in cases {

@@ -277,6 +277,9 @@ pub struct BreakerInfo {
     pub workload: String,
     /// Where it is dialled; empty for the breaker of the whole port.
     pub address: String,
+    /// The rule of a route that it is for, NAMESPACE/ROUTE/RULE; empty where it is for all.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub route: String,
     /// closed, open or half-open.
     pub state: String,
     /// Since when, milliseconds since the Unix epoch.
@@ -460,6 +463,12 @@ pub struct ResourceStatus {
     /// How a route stands to what it is attached to (Gateway API, `RouteParentStatus`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parents: Vec<ParentInfo>,
+    /// Whether it is in force: `Accepted` of an ExternalService.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<ConditionInfo>,
+    /// The virtual addresses of an ExternalService.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
 }
 
 /// How a route stands to one of its parents.

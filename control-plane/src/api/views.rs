@@ -25,12 +25,14 @@ use crate::registry::Entry;
 use crate::store::StoredResource;
 use crate::tls::PeerIdentity;
 
-/// Services that exist, and those whose document is so new that sidecars are not told yet.
+/// Services of the mesh that exist, and those whose document is so new that sidecars are not told yet.
 pub(super) async fn services(State(admin): State<Admin>) -> Answer<Items<ServiceInfo>> {
     let compiled = admin.plane.compiled();
     let mut all: BTreeMap<ServiceName, (Option<Service>, Option<StoredResource>)> = BTreeMap::new();
     for encoded in compiled.of_kind(Kind::Service) {
-        if let Resource::Service(service) = &encoded.resource {
+        if let Resource::Service(service) = &encoded.resource
+            && service.external.is_none()
+        {
             let slot = all.entry(service.name.clone()).or_default();
             slot.0 = Some(service.clone());
         }
@@ -64,11 +66,15 @@ fn service_info(
         endpoints: Vec::new(),
         policies: BTreeMap::new(),
         routes: Vec::new(),
+        external: None,
     });
     let endpoints = service.endpoints.into_iter().map(|endpoint| EndpointInfo {
         instance: endpoint.instance.to_string(),
         workload: endpoint.workload,
-        identity: endpoint.identity.to_string(),
+        identity: endpoint
+            .identity
+            .map(|identity| identity.to_string())
+            .unwrap_or_default(),
         zone: endpoint.zone,
         weight: endpoint.weight,
         addresses: endpoint.ports.iter().map(|port| port.address).collect(),
@@ -186,6 +192,7 @@ fn observed_breakers(plane: &Plane) -> Vec<BreakerInfo> {
                 port: breaker.port,
                 workload,
                 address,
+                route: breaker.route.unwrap_or_default(),
                 state: breaker.state.as_str().to_owned(),
                 since: observed.told - millis(breaker.since),
                 cause: breaker.cause,

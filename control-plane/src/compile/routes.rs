@@ -9,7 +9,8 @@ use weft_core::policy::Fallback;
 use weft_core::route::{Backend, Fault, Filter, Route, RouteName, Rule};
 
 use crate::document::{
-    GATEWAY_GROUP, ObjectName, Parent, RouteDraft, RouteKind, TargetRef, TrafficPolicySpec,
+    GATEWAY_GROUP, ObjectName, Parent, RouteDraft, RouteKind, TargetKind, TargetRef,
+    TrafficPolicySpec,
 };
 
 /// A route that was asked for.
@@ -32,10 +33,38 @@ pub struct RouteEntry {
 pub struct References<'a> {
     /// Services that exist, with their ports.
     pub services: &'a BTreeMap<ServiceName, BTreeSet<u16>>,
+    /// Those of them that are outside the mesh: ExternalServices.
+    pub externals: &'a BTreeSet<ServiceName>,
     /// Faults that routes may name.
     pub faults: &'a BTreeMap<ObjectName, Fault>,
     /// What routes of other namespaces may refer to, with the namespace that says so.
     pub grants: &'a [(ObjectName, ReferenceGrantSpec)],
+}
+
+impl<'a> References<'a> {
+    /// The ports of a service that is referred to as what it is; or what was found instead.
+    fn find(&self, name: &ServiceName, external: bool) -> Result<&'a BTreeSet<u16>, String> {
+        find(self.services, self.externals, name, external)
+    }
+}
+
+fn find<'a>(
+    services: &'a BTreeMap<ServiceName, BTreeSet<u16>>,
+    externals: &BTreeSet<ServiceName>,
+    name: &ServiceName,
+    external: bool,
+) -> Result<&'a BTreeSet<u16>, String> {
+    let (kind, other) = match external {
+        true => ("ExternalService", "a Service"),
+        false => ("Service", "an ExternalService"),
+    };
+    match services.get(name) {
+        None => Err(format!("the {kind} {name}, which does not exist")),
+        Some(_) if externals.contains(name) != external => {
+            Err(format!("the {kind} {name}, which is {other}"))
+        }
+        Some(ports) => Ok(ports),
+    }
 }
 
 /// One thing that a route refers to and that is not there.
@@ -57,6 +86,8 @@ pub struct Dangling {
 pub struct ParentStatus {
     /// The parent.
     pub parent: Parent,
+    /// Whether it is referred to as an ExternalService.
+    pub external: bool,
     /// Why the parent does not take it; `None` where it does.
     pub refused: Option<Dangling>,
     /// The route's change that this is about.
@@ -108,12 +139,13 @@ pub fn attach(routes: &[RouteEntry], references: References<'_>) -> Attached {
                     path: format!("spec.parentRefs[{index}]"),
                     reason,
                     found,
-                    allowed: "a port of a Service that exists and that no more specific route has"
+                    allowed: "a port of a Service or ExternalService that exists and that no more specific route has"
                         .to_owned(),
                 }),
             };
             status.parents.push(ParentStatus {
                 parent: parent.clone(),
+                external: entry.draft.externals.contains(&parent.service),
                 refused,
                 generation: entry.generation,
             });
@@ -198,10 +230,8 @@ fn accept(
     taken: &Taken,
 ) -> Result<Option<BTreeSet<u16>>, (&'static str, String)> {
     let service = &parent.service;
-    let Some(ports) = references.services.get(service) else {
-        let found = format!("the Service {service}, which does not exist");
-        return Err(("NoMatchingParent", found));
-    };
+    let ports = references.find(service, entry.draft.externals.contains(service));
+    let ports = ports.map_err(|found| ("NoMatchingParent", found))?;
     let wanted: BTreeSet<u16> = match parent.port {
         Some(port) if !ports.contains(&port) => {
             let found = format!("port {port}, which {service} does not have");
@@ -226,14 +256,21 @@ fn accept(
 /// What of a policy leads nowhere: its target, and the fallback.
 pub fn check_policy(
     services: &BTreeMap<ServiceName, BTreeSet<u16>>,
+    externals: &BTreeSet<ServiceName>,
     namespace: &str,
     spec: &TrafficPolicySpec,
 ) -> Vec<Dangling> {
-    let mut dangling = check_target(services, namespace, &spec.target_ref);
+    let mut dangling = check_target(services, externals, namespace, &spec.target_ref);
     if let Some(Fallback::Backend { service, port }) = spec.resolve(namespace).fallback {
         let path = "spec.circuitBreaker.fallback.backend";
-        let wanted = vec![(path, service, Some(port))];
-        dangling.extend(missing(services, wanted));
+        // It is referred to by its name alone.
+        let external = externals.contains(&service);
+        dangling.extend(missing(
+            services,
+            externals,
+            (path, service, Some(port)),
+            external,
+        ));
     }
     dangling
 }
@@ -241,40 +278,43 @@ pub fn check_policy(
 /// What of a policy's target is not there.
 pub fn check_target(
     services: &BTreeMap<ServiceName, BTreeSet<u16>>,
+    externals: &BTreeSet<ServiceName>,
     namespace: &str,
     target: &TargetRef,
 ) -> Vec<Dangling> {
-    let service = ServiceName::new(namespace, &target.name).ok();
-    let wanted = service.map(|service| ("spec.targetRef", service, target.port));
-    missing(services, wanted.into_iter().collect())
+    let Ok(service) = ServiceName::new(namespace, &target.name) else {
+        return Vec::new();
+    };
+    let external = target.kind == TargetKind::ExternalService;
+    let wanted = ("spec.targetRef", service, target.port);
+    missing(services, externals, wanted, external)
+        .into_iter()
+        .collect()
 }
 
-/// Services and ports that are not there, of those at these paths.
+/// A Service or port that is not there, for what is at this path.
 fn missing(
     services: &BTreeMap<ServiceName, BTreeSet<u16>>,
-    wanted: Vec<(&str, ServiceName, Option<u16>)>,
-) -> Vec<Dangling> {
-    let dangling = wanted.into_iter().filter_map(|(path, service, port)| {
-        let (found, allowed) = match (services.get(&service), port) {
-            (None, _) => (
-                format!("the Service {service}, which does not exist"),
-                "a Service that exists".to_owned(),
-            ),
-            (Some(ports), Some(port)) if !ports.contains(&port) => {
-                let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
-                let found = format!("port {port}, which {service} does not have");
-                (found, ports.join(", "))
-            }
-            (Some(_), _) => return None,
-        };
-        Some(Dangling {
-            path: path.to_owned(),
-            reason: "TargetNotFound",
-            found,
-            allowed,
-        })
-    });
-    dangling.collect()
+    externals: &BTreeSet<ServiceName>,
+    (path, service, port): (&str, ServiceName, Option<u16>),
+    external: bool,
+) -> Option<Dangling> {
+    let found = find(services, externals, &service, external);
+    let (found, allowed) = match (found, port) {
+        (Err(found), _) => (found, "a Service or ExternalService that exists".to_owned()),
+        (Ok(ports), Some(port)) if !ports.contains(&port) => {
+            let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
+            let found = format!("port {port}, which {service} does not have");
+            (found, ports.join(", "))
+        }
+        (Ok(_), _) => return None,
+    };
+    Some(Dangling {
+        path: path.to_owned(),
+        reason: "TargetNotFound",
+        found,
+        allowed,
+    })
 }
 
 /// A route's rules, where every reference leads somewhere or says that it does not.
@@ -371,17 +411,18 @@ fn target(
         let allowed = "the route's namespace, its parents', or one with a ReferenceGrant for it";
         return lost("RefNotPermitted", found, allowed);
     }
-    match references.services.get(wanted) {
-        None => {
-            let found = format!("the Service {wanted}, which does not exist");
-            lost("BackendNotFound", found, "a Service that exists")
+    let external = entry.draft.externals.contains(wanted);
+    match references.find(wanted, external) {
+        Err(found) => {
+            let allowed = "a Service or ExternalService that exists";
+            lost("BackendNotFound", found, allowed)
         }
-        Some(ports) if !ports.contains(&port) => {
+        Ok(ports) if !ports.contains(&port) => {
             let found = format!("port {port}, which {wanted} does not have");
             let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
             lost("BackendNotFound", found, &ports.join(", "))
         }
-        Some(_) => Some(wanted.clone()),
+        Ok(_) => Some(wanted.clone()),
     }
 }
 
@@ -401,6 +442,10 @@ fn is_permitted(entry: &RouteEntry, references: References<'_>, wanted: &Service
         });
         let to = spec.to.iter().any(|to| {
             let name = to.name.as_deref();
+            let external = to.kind == "ExternalService";
+            if external != entry.draft.externals.contains(wanted) {
+                return false;
+            }
             name.is_none_or(|name| name == wanted.name())
         });
         grant.namespace == namespace && from && to

@@ -30,6 +30,7 @@ fn attached(entries: &[RouteEntry], grants: &[(ObjectName, ReferenceGrantSpec)])
     let services = services();
     let references = References {
         services: &services,
+        externals: &["shop/c".parse().unwrap()].into(),
         faults: &BTreeMap::new(),
         grants,
     };
@@ -52,8 +53,17 @@ fn reasons(attached: &Attached, entry: &RouteEntry) -> Vec<&'static str> {
 
 #[test]
 fn what_leads_nowhere_is_said_and_harms_nothing_else() {
-    let cases: [(&str, &[&str]); 6] = [
+    let cases: [(&str, &[&str]); 9] = [
         ("{name: b, port: 80}", &[]),
+        (
+            "{group: weft-mesh.io, kind: ExternalService, name: c, port: 80}",
+            &[],
+        ),
+        ("{name: c, port: 80}", &["BackendNotFound"]),
+        (
+            "{group: weft-mesh.io, kind: ExternalService, name: b, port: 80}",
+            &["BackendNotFound"],
+        ),
         ("{name: b, port: 99}", &["BackendNotFound"]),
         ("{name: gone, port: 80}", &["BackendNotFound"]),
         ("{name: x, namespace: lab, port: 80}", &["RefNotPermitted"]),
@@ -72,7 +82,8 @@ fn what_leads_nowhere_is_said_and_harms_nothing_else() {
         assert_eq!(reasons(&attached, &entry), expected, "{backends}");
         let route = &attached.producers[&"shop/a".parse().unwrap()][0];
         assert_eq!(route.created, 1);
-        let there = backends.contains("name: b,") && !backends.contains("99");
+        let inside = backends.starts_with("{name: b,") && !backends.contains("99");
+        let there = inside || backends.contains("ExternalService, name: c");
         let backends = &route.rules[0].backends;
         assert_eq!(backends[0].service.is_some(), there);
     }

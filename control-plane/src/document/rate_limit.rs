@@ -6,7 +6,7 @@ use gateway_api::experimental::httproutes::HttpRouteRulesMatches;
 use serde::{Deserialize, Serialize};
 use weft_core::rate::{RateKey, RateLimit, RateScope, RuleName};
 
-use super::{Check, ObjectName, SourceSpec, TargetRef, Time, check_target, route};
+use super::{Check, ObjectName, SourceSpec, TargetKind, TargetRef, Time, check_target, route};
 
 /// Rules of a policy.
 const RULES_MAX: usize = 16;
@@ -70,6 +70,10 @@ impl RateLimitPolicySpec {
     /// Reads it, and adds what is wrong with it to `check`.
     pub(super) fn read(&self, check: &mut Check<'_>, name: &ObjectName) -> Vec<Arc<RateLimit>> {
         check_target(check, &self.target_ref);
+        if self.target_ref.kind != TargetKind::Service {
+            let allowed = "Service: limits are kept by the sidecars of its own workloads";
+            check.add("spec.targetRef.kind", "ExternalService", allowed);
+        }
         let count = self.rules.len();
         if !(1..=RULES_MAX).contains(&count) {
             check.add("spec.rules", format!("{count} rules"), "1 to 16 rules");

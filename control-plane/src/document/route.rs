@@ -24,7 +24,7 @@ use weft_core::route::{About, Backend, Rule};
 
 use matching::read_grpc_matches;
 
-pub(super) use matching::{read_headers, read_matches};
+pub(super) use matching::{note, read_headers, read_matches};
 
 use super::{Check, ObjectName};
 
@@ -164,7 +164,8 @@ impl RouteSpec {
             }
             draft
         });
-        let rules = drafts.collect();
+        let rules: Vec<RuleDraft> = drafts.collect();
+        check_names(check, &rules);
         let about = match self {
             Self::Http(_) | Self::Grpc(_) => About::Requests,
             Self::Tls(spec) => About::Hosts(read_hosts(check, &spec.hostnames)),
@@ -174,6 +175,7 @@ impl RouteSpec {
             about,
             parents,
             rules,
+            externals: std::mem::take(&mut check.externals),
         }
     }
 }
@@ -191,6 +193,8 @@ pub struct RouteDraft {
     pub parents: Vec<Parent>,
     /// Its rules.
     pub rules: Vec<RuleDraft>,
+    /// What of all that it refers to as ExternalServices.
+    pub externals: BTreeSet<ServiceName>,
 }
 
 /// A rule that has been read.
@@ -244,6 +248,22 @@ fn one_rule(check: &mut Check<'_>, found: usize) {
     if found != 1 {
         let found = format!("{found} of them");
         check.add("spec.rules", found, "one: nothing tells connections apart");
+    }
+}
+
+/// Names of rules: each once (Gateway API, `SectionName`).
+fn check_names(check: &mut Check<'_>, rules: &[RuleDraft]) {
+    let mut seen = BTreeSet::new();
+    for (index, draft) in rules.iter().enumerate() {
+        let Some(name) = &draft.rule.name else {
+            continue;
+        };
+        let path = format!("spec.rules[{index}].name");
+        if check_label(name).is_err() {
+            check.add(path, format!("{name:?}"), super::LABEL);
+        } else if !seen.insert(name) {
+            check.add(path, format!("{name} again"), "each name once");
+        }
     }
 }
 
@@ -326,9 +346,10 @@ fn read_service(
     name: &str,
 ) -> Option<ServiceName> {
     let ours = group.is_empty() || group == super::API_GROUP;
-    if !ours || kind != "Service" {
+    let external = group == super::API_GROUP && kind == "ExternalService";
+    if !external && (!ours || kind != "Service") {
         let found = format!("group {group:?}, kind {kind:?}");
-        check.add(at, found, "group \"\" and kind Service");
+        check.add(at, found, super::SERVICE_KINDS);
         return None;
     }
     for (field, text) in [("namespace", namespace), ("name", name)] {
@@ -337,7 +358,11 @@ fn read_service(
             check.add(path, format!("{text:?}"), super::LABEL);
         }
     }
-    ServiceName::new(namespace, name).ok()
+    let service = ServiceName::new(namespace, name).ok()?;
+    if external {
+        check.externals.insert(service.clone());
+    }
+    Some(service)
 }
 
 fn read_port(check: &mut Check<'_>, at: &str, port: i32) -> Option<u16> {

@@ -40,6 +40,7 @@ fn the_examples_are_good() {
         include_str!("../../../deploy/examples/tcp-route.yaml"),
         include_str!("../../../deploy/examples/tls-route.yaml"),
         include_str!("../../../deploy/examples/rate-limit-policy.yaml"),
+        include_str!("../../../deploy/examples/external-service.yaml"),
     ];
     let kinds: BTreeSet<String> = examples
         .into_iter()
@@ -136,11 +137,89 @@ const POLICIES: &[(&str, &str, &str)] = &[
         "fair",
     ),
     ("retry: {attempts: 99}", "spec.retry.attempts", "99"),
+    (
+        "retry: {statuses: [503, 503]}",
+        "spec.retry.statuses[1]",
+        "503 again",
+    ),
+    (
+        "circuitBreaker: {failures: {statuses: [-1]}}",
+        "spec.circuitBreaker.failures.statuses[0]",
+        "-1",
+    ),
+    (
+        "circuitBreaker: {fallback: {response: {status: 200, x: 1}}}",
+        "spec.circuitBreaker.fallback.response.x",
+        "unknown",
+    ),
+    (
+        "circuitBreaker: {fallback: {response: {status: 200, contentType: \"a\\nb\"}}}",
+        "spec.circuitBreaker.fallback.response.contentType",
+        "a",
+    ),
+    (
+        "loadBalancer: {panicThreshold: 2}",
+        "spec.loadBalancer.panicThreshold",
+        "2",
+    ),
+    ("healthCheck: {}", "spec.healthCheck", "nothing"),
+    (
+        "healthCheck: {tcp: {}, grpc: {}}",
+        "spec.healthCheck",
+        "grpc and tcp",
+    ),
+    ("healthCheck: {ping: {}}", "spec.healthCheck", "unknown"),
+    ("healthCheck: {http: {}}", "spec.healthCheck.http", "path"),
+    (
+        "healthCheck: {http: {path: x}}",
+        "spec.healthCheck.http.path",
+        "x",
+    ),
+    (
+        "healthCheck: {http: {path: /, expectedStatuses: [1xx]}}",
+        "spec.healthCheck.http.expectedStatuses[0]",
+        "100",
+    ),
+    (
+        "healthCheck: {http: {path: /, headers: [{name: 'a b', value: c}]}}",
+        "spec.healthCheck.http.headers[0]",
+        "a b",
+    ),
+    (
+        "healthCheck: {http: {path: /, headers: [{name: host, value: c}]}}",
+        "spec.healthCheck.http.headers[0].name",
+        "host",
+    ),
+    (
+        "healthCheck: {tcp: {}, interval: 1ms}",
+        "spec.healthCheck.interval",
+        "1ms",
+    ),
+    (
+        "healthCheck: {tcp: {}, unhealthyThreshold: 0}",
+        "spec.healthCheck.unhealthyThreshold",
+        "0",
+    ),
+    (
+        "healthCheck: {tcp: {}, initialState: ill}",
+        "spec.healthCheck.initialState",
+        "ill",
+    ),
     ("retry: {atempts: 1}", "spec.retry", "unknown"),
     (
         "retry: {budget: {ratio: -1}}",
         "spec.retry.budget.ratio",
         "",
+    ),
+    (
+        "circuitBreaker: {enabled: false, route: {failureRate: 2}}",
+        "spec.circuitBreaker.route.failureRate",
+        "2",
+    ),
+    (
+        "circuitBreaker: {route: {mode: observe}}",
+        "spec.circuitBreaker.route.mode",
+        "a value",
     ),
 ];
 
@@ -156,6 +235,9 @@ fn policies_are_read_strictly() {
         "circuitBreaker: {failures: {statuses: [5xx, 429, 400-404]}, service: {failureRate: 0.9}}",
         "loadBalancer: {type: ringHash, hashOn: {cookie: {name: stick, ttl: 1h}}, preferZone: true}",
         "loadBalancer: {type: maglev, hashOn: {source: {}}, slowStart: 30s}",
+        "healthCheck: {tcp: {}, interval: 1s}, loadBalancer: {panicThreshold: 0.5}",
+        "healthCheck: {grpc: {}, initialState: unhealthy}, circuitBreaker: {enabled: false}",
+        "healthCheck: {http: {path: /x?y=z, host: h, expectedStatuses: [204, 3xx], headers: [{name: a, value: b}]}}",
     ] {
         let document = read("-", &policy(good)).unwrap().remove(0).value;
         assert_eq!(Document::from_value(document.to_value()).unwrap(), document);
@@ -268,6 +350,23 @@ const RULES: &[(&str, &str, &str)] = &[
         "filters[0].requestRedirect",
         "x",
     ),
+    (
+        "{filters: [{type: CORS, cors: {}}, {type: CORS, cors: {}}]}",
+        "filters[1].type",
+        "CORS again",
+    ),
+    (
+        "{filters: [{type: CORS, cors: {}, urlRewrite: {}}]}",
+        "filters[0].urlRewrite",
+        "beside the type CORS",
+    ),
+    (
+        "{filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: /a, replacePrefixMatch: /b}}}]}",
+        "urlRewrite.path.replacePrefixMatch",
+        "beside the type ReplaceFullPath",
+    ),
+    ("{name: 'A b'}", "rules[0].name", "A b"),
+    ("{name: one}, {name: one}", "rules[1].name", "again"),
 ];
 
 /// Whole routes.
@@ -313,6 +412,106 @@ fn routes_are_read_strictly() {
         "rules[0].matches[0].method",
         "(",
     );
+    for (method, path, found) in [
+        ("{service: 'shop/Orders'}", "method.service", "shop/Orders"),
+        (
+            "{service: shop.Orders, method: Get/All}",
+            "method.method",
+            "Get/All",
+        ),
+        ("{method: 7up}", "method.method", "7up"),
+        ("{}", "method", "neither"),
+    ] {
+        let spec = format!(
+            "{{parentRefs: [{{group: '', kind: Service, name: web}}], rules: [{{matches: [{{method: {method}}}]}}]}}"
+        );
+        check(&route("GRPCRoute", &spec), path, found);
+    }
+}
+
+#[test]
+fn settings_and_grants_are_read_strictly() {
+    let config = |spec: &str| {
+        format!(
+            "apiVersion: weft-mesh.io/v1alpha1\nkind: MeshConfig\nmetadata: {{name: mesh, namespace: weft-system}}\nspec: {spec}\n"
+        )
+    };
+    let many: Vec<String> = (0..300)
+        .map(|n| format!("10.{}.{}.0/24", n / 256, n % 256))
+        .collect();
+    for (spec, path, found) in [
+        (
+            "{unknownDestinations: maybe}",
+            "spec.unknownDestinations",
+            "maybe",
+        ),
+        (
+            "{workloadRanges: [10.0.0.0/40]}",
+            "spec.workloadRanges[0]",
+            "10.0.0.0/40",
+        ),
+        (
+            "{workloadRanges: [10.0.0.0/8, 10.0.0.0/8]}",
+            "spec.workloadRanges[1]",
+            "again",
+        ),
+        (
+            "{namespaces: {Shop: {unknownDestinations: refuse}}}",
+            "spec.namespaces",
+            "Shop",
+        ),
+        (
+            &*format!("{{workloadRanges: {many:?}}}"),
+            "spec.workloadRanges",
+            "300",
+        ),
+    ] {
+        check(&config(spec), path, found);
+    }
+    let grant = |spec: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {{name: g, namespace: shop}}\nspec: {spec}\n"
+        )
+    };
+    let from = "{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: lab}";
+    let to = "{group: '', kind: Service}";
+    let good = grant(&format!("{{from: [{from}], to: [{to}]}}"));
+    assert_eq!(read("-", &good).unwrap().len(), 1);
+    for (spec, path, found) in [
+        (format!("{{from: [], to: [{to}]}}"), "spec.from", "none"),
+        (
+            format!("{{from: [{from}, {from}], to: [{to}]}}"),
+            "spec.from[1]",
+            "again",
+        ),
+        (
+            format!("{{from: [{from}], to: [{to}, {to}]}}"),
+            "spec.to[1]",
+            "again",
+        ),
+        (
+            format!("{{from: [{}], to: [{to}]}}", from.replace("lab", "Lab")),
+            "spec.from[0].namespace",
+            "Lab",
+        ),
+        (
+            format!("{{from: [{}], to: [{to}]}}", vec![from; 17].join(", ")),
+            "spec.from",
+            "17 of them",
+        ),
+        (
+            format!("{{from: [{from}], to: [{{group: '', kind: Service, name: A}}]}}"),
+            "spec.to[0].name",
+            "A",
+        ),
+        (
+            format!("{{from: [{from}], to: [{{group: '', kind: Secret}}]}}"),
+            "spec.to[0]",
+            "Secret",
+        ),
+    ] {
+        check(&grant(&spec), path, found);
+    }
 }
 
 #[test]
@@ -348,7 +547,7 @@ fn bad_ones() {
         "pigeon",
     );
     check(&service("{ports: []}"), "spec.ports", "0 ports");
-    check(&service("{}"), "spec", "ports");
+    check(&service("{}"), "spec.ports", "nothing");
     let text = service("{ports: [{port: 1}]}");
     check(&text.replace("Service", "Servise"), "kind", "Servise");
     check(&text.replace("v1alpha1", "v9"), "apiVersion", "v9");
@@ -374,7 +573,9 @@ fn a_policy_spelled_out_is_the_same_policy() {
     let other = policy_spec(
         "circuitBreaker: {enabled: false, mode: observe, fallback: {backend: {name: b, port: 1}}}",
     );
-    for spec in [*spec, keyed, other] {
+    let tcp = policy_spec("healthCheck: {tcp: {}}, loadBalancer: {panicThreshold: 0.3}");
+    let grpc = policy_spec("healthCheck: {grpc: {service: a.B}, initialState: unhealthy}");
+    for spec in [*spec, keyed, other, tcp, grpc] {
         let policy = spec.resolve(&name.namespace);
         let mut spelled = spelled_out(&policy);
         spelled["targetRef"] = serde_json::to_value(&spec.target_ref).unwrap();

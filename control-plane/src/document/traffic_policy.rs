@@ -1,9 +1,12 @@
 //! `TrafficPolicy`: how callers treat a service. What is left out has the default of
 //! [`TrafficPolicy`] in core, which also says what is allowed.
 
+mod adaptive;
+mod health;
 mod spelled;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -15,6 +18,10 @@ use weft_core::retry::RetryPolicy;
 
 use crate::app::parse_duration;
 
+pub use adaptive::{AdaptiveConcurrencySpec, AdaptiveLimitSpec, CriticalSpec, SheddingSpec};
+pub use health::{
+    CheckHeaderSpec, GrpcCheckSpec, HealthCheckSpec, HttpCheckSpec, InitialStateSpec, TcpCheckSpec,
+};
 pub use spelled::spelled_out;
 
 /// Buckets of a time window that names none.
@@ -66,12 +73,18 @@ pub struct TrafficPolicySpec {
     /// How much at the same time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<LimitsSpec>,
+    /// How endpoints are checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheckSpec>,
+    /// How much at the same time, as long as answers take no longer than normal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adaptive_concurrency: Option<AdaptiveConcurrencySpec>,
 }
 
-/// The Service that a policy is for, in the policy's own namespace.
+/// The Service or ExternalService that a policy is for, in the policy's own namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetRef {
-    /// `Service`.
+    /// `Service` or `ExternalService`.
     pub kind: TargetKind,
     /// Its name.
     pub name: String,
@@ -85,10 +98,12 @@ pub struct TargetRef {
 pub enum TargetKind {
     /// A service.
     Service,
+    /// A service outside the mesh.
+    ExternalService,
 }
 
 /// How endpoints are picked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LoadBalancerSpec {
     /// The way.
@@ -103,6 +118,9 @@ pub struct LoadBalancerSpec {
     /// Whether endpoints in the caller's zone come first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefer_zone: Option<bool>,
+    /// Where a smaller share of the endpoints is well, health and breakers are disregarded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub panic_threshold: Option<f64>,
 }
 
 /// What a request's key is.
@@ -208,6 +226,9 @@ pub struct CircuitBreakerSpec {
     /// One for the whole port, beside those of its endpoints: with the window, rates and times only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<Box<Self>>,
+    /// One for each rule of a route that sends requests here, as `service`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<Box<Self>>,
     /// What answers where breakers let nothing through, or there is no endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fallback: Option<FallbackSpec>,
@@ -252,15 +273,10 @@ pub struct Statuses(u16, u16);
 
 impl<'de> Deserialize<'de> for Statuses {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Written {
-            One(u16),
-            Text(String),
-        }
-        let text = match Written::deserialize(deserializer)? {
-            Written::One(status) => return Ok(Self(status, status)),
-            Written::Text(text) => text,
+        let written = serde_json::Value::deserialize(deserializer)?;
+        let text = match &written {
+            serde_json::Value::String(text) => text.clone(),
+            other => other.to_string(),
         };
         let class = text.strip_suffix("xx").and_then(|class| class.parse().ok());
         let parsed = match (class, text.split_once('-')) {
@@ -349,6 +365,7 @@ impl Default for CircuitBreakerSpec {
             failures: None,
             heed_retry_after: None,
             service: None,
+            route: None,
             fallback: None,
         }
     }
@@ -473,9 +490,13 @@ impl TrafficPolicySpec {
         let limits = self.limits.unwrap_or_default();
         let balancer = self.load_balancer.as_ref();
         let budget = retry.budget.unwrap_or_default();
-        let service = breaker.service.as_deref();
+        let of_port = |spec: &Option<Box<CircuitBreakerSpec>>| {
+            let spec = spec.as_deref().filter(|spec| spec.enabled);
+            spec.map(CircuitBreakerSpec::resolve)
+        };
         let failures = breaker.failures.clone().unwrap_or_default();
         let fallback = breaker.fallback.as_ref();
+        let adaptive = self.adaptive_concurrency.as_ref();
         TrafficPolicy {
             balancing: balancer
                 .and_then(|balancer| balancer.kind)
@@ -490,9 +511,8 @@ impl TrafficPolicySpec {
                 .and_then(|balancer| balancer.prefer_zone)
                 .unwrap_or(defaults.prefer_zone),
             breaker: breaker.enabled.then(|| breaker.resolve()),
-            service_breaker: service
-                .filter(|service| service.enabled)
-                .map(CircuitBreakerSpec::resolve),
+            service_breaker: of_port(&breaker.service),
+            route_breaker: of_port(&breaker.route),
             breaker_mode: match breaker.mode {
                 Some(BreakerModeSpec::Enforce) => BreakerMode::Enforce,
                 Some(BreakerModeSpec::Observe) => BreakerMode::Observe,
@@ -522,29 +542,42 @@ impl TrafficPolicySpec {
             max_retries: limits.concurrent_retries,
             max_connections: limits.connections,
             requests_per_connection: limits.requests_per_connection,
+            health_check: self
+                .health_check
+                .as_ref()
+                .and_then(|check| check.resolve().map(Arc::new)),
+            panic_threshold: balancer
+                .and_then(|balancer| balancer.panic_threshold)
+                .unwrap_or(defaults.panic_threshold),
+            adaptive: adaptive.and_then(AdaptiveConcurrencySpec::client),
+            shedding: adaptive.and_then(AdaptiveConcurrencySpec::server),
         }
     }
 
     /// Fields that say something which nothing listens to, and what is there instead.
-    pub(super) fn idle_fields(&self) -> Vec<(&'static str, &'static str)> {
+    pub(super) fn idle_fields(&self) -> Vec<(String, &'static str)> {
         const OUTER: &str = "nothing: circuitBreaker has it, for all breakers of the port";
-        let service = self
-            .circuit_breaker
-            .as_ref()
-            .and_then(|b| b.service.as_deref());
-        let Some(service) = service else {
-            return Vec::new();
-        };
-        let fields = [
-            ("mode", service.mode.is_some()),
-            ("failures", service.failures.is_some()),
-            ("heedRetryAfter", service.heed_retry_after.is_some()),
-            ("maxEjectedShare", service.max_ejected_share.is_some()),
-            ("fallback", service.fallback.is_some()),
-            ("service", service.service.is_some()),
+        let breaker = self.circuit_breaker.as_ref();
+        let inner = [
+            ("service", breaker.and_then(|b| b.service.as_deref())),
+            ("route", breaker.and_then(|b| b.route.as_deref())),
         ];
-        let there = fields.into_iter().filter(|(_, there)| *there);
-        there.map(|(field, _)| (field, OUTER)).collect()
+        let mut idle = Vec::new();
+        for (whose, inner) in inner {
+            let Some(inner) = inner else { continue };
+            let fields = [
+                ("mode", inner.mode.is_some()),
+                ("failures", inner.failures.is_some()),
+                ("heedRetryAfter", inner.heed_retry_after.is_some()),
+                ("maxEjectedShare", inner.max_ejected_share.is_some()),
+                ("fallback", inner.fallback.is_some()),
+                ("service", inner.service.is_some()),
+                ("route", inner.route.is_some()),
+            ];
+            let there = fields.into_iter().filter(|(_, there)| *there);
+            idle.extend(there.map(|(field, _)| (format!("circuitBreaker.{whose}.{field}"), OUTER)));
+        }
+        idle
     }
 }
 
@@ -635,6 +668,7 @@ impl CircuitBreakerSpec {
         let time = |time: Option<Time>, default: Duration| time.map_or(default, |time| time.0);
         let open = time(self.open_time, defaults.open);
         BreakerConfig {
+            by_calls: true,
             window: match self.window {
                 Some(WindowSpec::Count(calls)) => Window::Count(calls),
                 Some(WindowSpec::Time(Time(length))) => Window::Time {

@@ -1,6 +1,6 @@
 //! What was asked for, as it is in the store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use gateway_api::experimental::referencegrants::ReferenceGrantSpec;
@@ -8,7 +8,9 @@ use weft_core::model::{MeshConfig, TrustBundle};
 use weft_core::name::ServiceName;
 use weft_core::route::Fault;
 
-use crate::compile::{RateLimitEntry, RouteEntry, VirtualAddresses, World};
+use crate::compile::{
+    ExternalEntry, RateLimitEntry, RouteEntry, VirtualAddresses, World, service_names,
+};
 use crate::document::{Document, MeshConfigSpec, ObjectName, ServiceSpec, TrafficPolicySpec};
 use crate::registry::Entry;
 use crate::store::StoredResource;
@@ -19,6 +21,7 @@ pub(super) struct Wanted {
     pub(super) services: BTreeMap<ServiceName, ServiceSpec>,
     /// The oldest first.
     pub(super) policies: Vec<(ObjectName, TrafficPolicySpec)>,
+    pub(super) externals: Vec<ExternalEntry>,
     /// By name.
     pub(super) rate_limits: Vec<RateLimitEntry>,
     pub(super) routes: Vec<RouteEntry>,
@@ -39,6 +42,7 @@ impl Wanted {
         World {
             entries,
             services: &self.services,
+            externals: &self.externals,
             policies: &self.policies,
             rate_limits: &self.rate_limits,
             routes: &self.routes,
@@ -51,6 +55,13 @@ impl Wanted {
         }
     }
 
+    /// Every name that has virtual addresses: of services, and of ExternalServices, in force or not.
+    pub(super) fn names<'a>(&'a self, entries: &'a [Entry]) -> BTreeSet<&'a ServiceName> {
+        let mut names = service_names(entries, &self.services);
+        names.extend(self.externals.iter().map(|entry| &entry.name));
+        names
+    }
+
     /// Everything in the store that is readable.
     pub(super) fn read(resources: Vec<StoredResource>) -> Self {
         let mut wanted = Self::default();
@@ -60,6 +71,15 @@ impl Wanted {
             match Document::from_value(resource.document) {
                 Ok(Document::Service(name, spec)) => {
                     wanted.services.insert(name, spec);
+                }
+                Ok(Document::ExternalService(name, spec)) => {
+                    wanted.externals.push(ExternalEntry {
+                        name,
+                        created,
+                        generation,
+                        ports: spec.ports(),
+                        external: Arc::new(spec.resolve()),
+                    });
                 }
                 Ok(Document::MeshConfig(spec)) => wanted.config = spec,
                 Ok(Document::TrafficPolicy(name, spec)) => policies.push((created, name, *spec)),

@@ -111,6 +111,11 @@ pub trait Candidates {
     fn in_flight(&self, index: usize) -> u32;
     /// Its share, 1 to 1000; 100 is ordinary.
     fn weight(&self, index: usize) -> u32;
+    /// What no weight is above, where they differ; `None` where all are the same, which is picked
+    /// from faster.
+    fn heaviest(&self) -> Option<u32> {
+        None
+    }
 }
 
 /// How endpoints are picked.
@@ -156,16 +161,26 @@ impl Policy {
         let excluded = |index: usize| candidates.excluded(index);
         let weight = |index: usize| candidates.weight(index);
         match self {
-            Self::PeakEwma => pick_p2c(len, random, excluded, |index| {
-                weighted(candidates.score(index), weight(index))
-            }),
-            Self::LeastRequest => pick_least_request(
-                len,
-                random,
-                excluded,
-                |index| candidates.in_flight(index),
-                weight,
-            ),
+            Self::PeakEwma => {
+                let score = |index: usize| candidates.score(index);
+                match candidates.heaviest() {
+                    None => pick_p2c(len, random, excluded, score),
+                    Some(heaviest) => {
+                        let cost = |index: usize| score(index) * relief(candidates, index);
+                        pick_weighted_p2c(len, random, excluded, (weight, heaviest), cost)
+                    }
+                }
+            }
+            Self::LeastRequest => {
+                let score = |index: usize| f64::from(candidates.in_flight(index)) + 1.0;
+                match candidates.heaviest() {
+                    None => pick_p2c(len, random, excluded, score),
+                    Some(heaviest) => {
+                        let cost = |index: usize| score(index) * relief(candidates, index);
+                        pick_weighted_p2c(len, random, excluded, (weight, heaviest), cost)
+                    }
+                }
+            }
             Self::RoundRobin => pick_round_robin(len, turn, excluded, weight),
             Self::Random | Self::RingHash | Self::Maglev => {
                 pick_random(len, random, excluded, weight)
@@ -184,22 +199,63 @@ pub fn slow_start_share(age: Duration, slow_start: Duration) -> f64 {
     (age.as_secs_f64() / slow_start.as_secs_f64()).max(LEAST)
 }
 
-/// The share of requests that stays in the caller's zone, of whose endpoints so many are healthy:
-/// all, until a good part of them is lost, then as many as the rest can take over and above its
-/// own (Envoy's overprovisioning factor, 1.4).
-pub fn zone_share(healthy: usize, all: usize) -> f64 {
-    const SPARE: f64 = 1.4;
-    if all == 0 {
-        return 0.0;
+/// What some endpoints can take, as the sums of their weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Capacity {
+    /// Of those that are well.
+    pub healthy: u64,
+    /// Of all of them.
+    pub all: u64,
+}
+
+impl Capacity {
+    /// One more endpoint.
+    pub fn add(&mut self, weight: u32, healthy: bool) {
+        self.all += u64::from(weight);
+        self.healthy += if healthy { u64::from(weight) } else { 0 };
     }
-    (healthy as f64 / all as f64 * SPARE).min(1.0)
+
+    /// The share of all requests that they stand, 0 to 1: all, until a good part of them is lost.
+    fn stands(self) -> f64 {
+        // Envoy's overprovisioning factor.
+        const SPARE: f64 = 1.4;
+        if self.all == 0 {
+            return 0.0;
+        }
+        (self.healthy as f64 / self.all as f64 * SPARE).min(1.0)
+    }
 }
 
-/// A score under a weight: twice the weight is worth half the cost.
-pub fn weighted(score: f64, weight: u32) -> f64 {
-    score / f64::from(weight.max(1))
+/// The share of requests that stays in the caller's zone: what its endpoints stand; the rest goes to
+/// the others. Where both together stand less than everything, each side gets its part of it in
+/// proportion (Envoy's priority levels, with normalized total health). Where nobody is well, there is
+/// no reason to leave.
+pub fn zone_share(zone: Capacity, others: Capacity) -> f64 {
+    let (own, others) = (zone.stands(), others.stands());
+    let together = own + others;
+    if together >= 1.0 {
+        own
+    } else if together > 0.0 {
+        own / together
+    } else if zone.all > 0 {
+        1.0
+    } else {
+        0.0
+    }
 }
 
+/// What a score with requests under way is multiplied by, so that an endpoint of twice the weight
+/// bears twice as many at the same cost.
+fn relief(candidates: &impl Candidates, index: usize) -> f64 {
+    let in_flight = f64::from(candidates.in_flight(index));
+    let weight = f64::from(candidates.weight(index).max(1)) / ORDINARY;
+    (in_flight / weight + 1.0) / (in_flight + 1.0)
+}
+
+/// The weight of an ordinary endpoint.
+const ORDINARY: f64 = 100.0;
+/// Times an endpoint is drawn and turned down for its weight before all weights are added up.
+const WEIGHTED_DRAWS: u32 = 16;
 /// Times a random endpoint that is excluded is drawn again before all are looked at.
 const DRAWS: u32 = 4;
 
@@ -224,17 +280,44 @@ pub fn pick_p2c(
     }
 }
 
-/// The one of two different random endpoints that has fewer requests under way for its weight.
-pub fn pick_least_request(
+/// Power of two choices where weights differ: the first in proportion to weights, the second any
+/// other, and of the two each with a chance in proportion to its weight and to the square of the
+/// other's cost.
+///
+/// At equal costs every endpoint gets exactly its share: a pair is drawn in proportion to the sum of
+/// its weights, and within it each is taken by its own. To divide costs by weights and to take the
+/// cheaper instead gives the lighter of two idle ones nothing at all.
+///
+/// `weight` comes with what none of them is above.
+pub fn pick_weighted_p2c(
     len: usize,
     random: u64,
     excluded: impl Fn(usize) -> bool,
-    in_flight: impl Fn(usize) -> u32,
-    weight: impl Fn(usize) -> u32,
+    (weight, heaviest): (impl Fn(usize) -> u32, u32),
+    cost: impl Fn(usize) -> f64,
 ) -> Option<usize> {
-    pick_p2c(len, random, excluded, |index| {
-        weighted(f64::from(in_flight(index)) + 1.0, weight(index))
-    })
+    let mut bits = SplitMix(random);
+    let drawn = (0..WEIGHTED_DRAWS).find_map(|_draw| {
+        if len == 0 {
+            return None;
+        }
+        let index = bits.below(len);
+        let taken = bits.below_u64(u64::from(heaviest)) < u64::from(weight(index));
+        (taken && !excluded(index)).then_some(index)
+    });
+    let first = match drawn {
+        Some(first) => first,
+        None => pick_random(len, bits.next(), &excluded, &weight)?,
+    };
+    let other = |index: usize| index == first || weight(index) == 0 || excluded(index);
+    let Some(second) = draw(len, &mut bits, &other) else {
+        return Some(first);
+    };
+    let chance = |index: usize, other: f64| f64::from(weight(index)) * other * other;
+    let of_first = chance(first, cost(second));
+    let of_second = chance(second, cost(first));
+    let point = bits.next() as f64 / u64::MAX as f64 * (of_first + of_second);
+    Some(if point < of_first { first } else { second })
 }
 
 /// A random endpoint, in proportion to weights. Weight 0 is never picked.
@@ -389,5 +472,7 @@ impl SplitMix {
     }
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

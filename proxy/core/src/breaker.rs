@@ -1,21 +1,26 @@
 //! The circuit breaker: closed, open, half-open, per endpoint or per service and route.
 //!
+//! It is the one state of an endpoint: what calls come to and what health checks find
+//! ([`Breaker::on_check`]) open the same breaker.
+//!
 //! Lazy: nothing happens between calls, `now` decides. Every permit carries the generation in which
 //! it was given, so that results of calls begun in an earlier state don't count, and a probe's
 //! permit carries its slot, so that only the probe itself gives that back. Memory is taken by
 //! [`Breaker::new`] and [`Breaker::set_config`], never by a call.
 
+mod cause;
 mod config;
 mod counters;
 
-use std::fmt;
 use std::time::Duration;
 
+pub use cause::Cause;
 pub use config::{
     BreakerConfig, ConfigError, MAX_HALF_OPEN_PERMITS, MAX_WINDOW_BUCKETS, MAX_WINDOW_CALLS, Window,
 };
 use counters::{Counters, Counts};
 
+use crate::health::Verdict;
 use crate::time::Instant;
 
 /// What a call came to.
@@ -100,43 +105,6 @@ pub struct Transition {
     pub to: StateView,
 }
 
-/// Why it opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
-    /// Too large a share of calls failed.
-    FailureRate {
-        /// How many failed.
-        failed: u32,
-        /// Of how many.
-        calls: u32,
-    },
-    /// Too large a share of calls was slow.
-    SlowRate {
-        /// How many were slow.
-        slow: u32,
-        /// Of how many.
-        calls: u32,
-    },
-    /// So many failures in a row.
-    InARow(u32),
-    /// A probe failed, or was slow.
-    Probe,
-    /// The answer said for how long to stay away (RFC 9110 section 10.2.3).
-    RetryAfter,
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::FailureRate { failed, calls } => write!(f, "{failed} of {calls} calls failed"),
-            Self::SlowRate { slow, calls } => write!(f, "{slow} of {calls} calls were slow"),
-            Self::InARow(failures) => write!(f, "{failures} failures in a row"),
-            Self::Probe => f.write_str("a probe failed"),
-            Self::RetryAfter => f.write_str("an answer said Retry-After"),
-        }
-    }
-}
-
 /// Everything about a breaker that people want to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct View {
@@ -164,6 +132,8 @@ enum State {
     HalfOpen {
         successes: u32,
     },
+    /// Health checks say that it is unwell; only they bring it back.
+    Unhealthy,
 }
 
 /// A probe under way.
@@ -213,7 +183,7 @@ impl Breaker {
     }
 
     /// Exchanges the parameters; the state stays. Counts stay too, unless the window is another
-    /// one: then they begin anew.
+    /// one: then they begin anew. Where calls open it no more, what they opened is closed.
     pub fn set_config(&mut self, config: BreakerConfig) {
         if config.window != self.config.window {
             self.counters = Counters::new(config.window);
@@ -221,6 +191,13 @@ impl Breaker {
         let more = permits(&config).saturating_sub(self.probes.len());
         self.probes.reserve(more);
         self.config = config;
+        if !self.config.by_calls
+            && matches!(self.state, State::Open { .. } | State::HalfOpen { .. })
+        {
+            self.generation += 1;
+            self.probes.clear();
+            self.state = State::Closed { recovered: None };
+        }
     }
 
     /// The parameters.
@@ -235,6 +212,12 @@ impl Breaker {
             State::Open { until } if now < until => {
                 return Err(Rejected {
                     retry_after: until.saturating_since(now),
+                });
+            }
+            // When it comes back is for checks to say.
+            State::Unhealthy => {
+                return Err(Rejected {
+                    retry_after: self.config.open,
                 });
             }
             State::Open { .. } => {
@@ -254,6 +237,7 @@ impl Breaker {
         match self.state {
             State::Closed { .. } => true,
             State::Open { until } => now >= until,
+            State::Unhealthy => false,
             State::HalfOpen { .. } => {
                 let waited_for = |probe: &&Probe| self.is_waited_for(probe, now);
                 self.probes.iter().filter(waited_for).count() < permits(&self.config)
@@ -283,6 +267,9 @@ impl Breaker {
         };
         let limit = self.config.slow_call;
         let slow = limit.is_some_and(|limit| outcome.latency > limit);
+        if !self.config.by_calls {
+            return None;
+        }
         if probing {
             return self.on_probe(failed || slow, now, random);
         }
@@ -296,9 +283,35 @@ impl Breaker {
         Some(self.open(cause, now, random))
     }
 
+    /// Health checks have changed their mind. An unhealthy endpoint is out whatever calls come to,
+    /// until checks say that it is well: then it comes back with the ramp, whatever the open time
+    /// says. What calls opened is not undone by checks: that the check is answered says nothing
+    /// about what failed.
+    pub fn on_check(&mut self, verdict: Verdict, now: Instant) -> Option<Transition> {
+        let cause = match verdict {
+            Verdict::Healthy => {
+                let recovered = Some(now);
+                let out = self.is_unhealthy();
+                return out.then(|| self.enter(State::Closed { recovered }, now));
+            }
+            Verdict::Unhealthy { in_a_row, last } => Cause::Checks { in_a_row, last },
+            Verdict::Unchecked => Cause::Unchecked,
+        };
+        self.cause = Some(cause);
+        (!self.is_unhealthy()).then(|| self.enter(State::Unhealthy, now))
+    }
+
+    /// Whether health checks keep it open.
+    pub fn is_unhealthy(&self) -> bool {
+        matches!(self.state, State::Unhealthy)
+    }
+
     /// Opens for as long as an answer said, at most for the longest open time; nothing changes
-    /// where it is open for longer already.
+    /// where it is open for longer already, or where the answer said "at once".
     pub fn hold_open(&mut self, wait: Duration, now: Instant) -> Option<Transition> {
+        if wait.is_zero() || !self.config.by_calls || self.is_unhealthy() {
+            return None;
+        }
         let until = now + wait.min(self.config.open_max);
         let longer = matches!(self.state, State::Open { until: own } if own >= until);
         (!longer).then(|| {
@@ -311,7 +324,7 @@ impl Breaker {
     pub fn view(&self, now: Instant) -> View {
         let next_probe = match self.state {
             State::Open { until } => Some(until.saturating_since(now)),
-            State::Closed { .. } | State::HalfOpen { .. } => None,
+            State::Closed { .. } | State::HalfOpen { .. } | State::Unhealthy => None,
         };
         View {
             state: self.state(now),
@@ -331,7 +344,10 @@ impl Breaker {
     pub fn state(&self, now: Instant) -> StateView {
         match self.state {
             State::Open { until } if now >= until => StateView::HalfOpen,
-            State::Closed { .. } | State::Open { .. } | State::HalfOpen { .. } => self.state.view(),
+            State::Closed { .. }
+            | State::Open { .. }
+            | State::HalfOpen { .. }
+            | State::Unhealthy => self.state.view(),
         }
     }
 
@@ -452,7 +468,8 @@ impl Breaker {
     fn enter(&mut self, state: State, now: Instant) -> Transition {
         let from = self.state.view();
         self.entered = Some(now);
-        self.opened += u64::from(matches!(state, State::Open { .. }));
+        let opens = matches!(state, State::Open { .. } | State::Unhealthy);
+        self.opened += u64::from(opens);
         self.generation += 1;
         self.state = state;
         self.probes.clear();
@@ -469,7 +486,7 @@ impl State {
     const fn view(self) -> StateView {
         match self {
             Self::Closed { .. } => StateView::Closed,
-            Self::Open { .. } => StateView::Open,
+            Self::Open { .. } | Self::Unhealthy => StateView::Open,
             Self::HalfOpen { .. } => StateView::HalfOpen,
         }
     }
@@ -487,6 +504,14 @@ pub fn may_eject(total: usize, ejected: usize, max_ejected_share: f64) -> bool {
     // 29 of 100 is within a share of 0.29, although 100 × 0.29 is 28.999….
     let most = total as f64 * max_ejected_share + 1e-9;
     after < total && after as f64 <= most
+}
+
+/// Whether so small a share of `total` endpoints is left when `out` are out that balancing does
+/// better to disregard it: those that are left would not stand the traffic of all. `threshold` is
+/// that share, 0 to 1; 0 is never.
+pub fn is_panic(total: usize, out: usize, threshold: f64) -> bool {
+    let left = total.saturating_sub(out);
+    left as f64 + 1e-9 < total as f64 * threshold
 }
 
 #[cfg(test)]

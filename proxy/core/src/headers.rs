@@ -17,6 +17,8 @@ pub const WEFT_REASON: HeaderName = HeaderName::from_static("weft-reason");
 pub const WEFT_APP_PROTOCOL: HeaderName = HeaderName::from_static("weft-app-protocol");
 /// Between sidecars: milliseconds that are left for the request (see [`crate::timeout`]).
 pub const WEFT_DEADLINE: HeaderName = HeaderName::from_static("weft-deadline");
+/// Between sidecars: a health check, `request` for the application or `connection` for its sidecar.
+pub const WEFT_CHECK: HeaderName = HeaderName::from_static("weft-check");
 /// Who called, as the server's sidecar verified it.
 pub const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 

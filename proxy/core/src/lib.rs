@@ -6,9 +6,12 @@
 //! in the sidecar, `weft explain` in the command line and validation in the control plane.
 #![forbid(unsafe_code)]
 
+pub mod adaptive;
 pub mod balance;
 pub mod breaker;
+pub mod external;
 pub mod headers;
+pub mod health;
 pub mod limit;
 pub mod model;
 pub mod name;
@@ -16,9 +19,11 @@ pub mod policy;
 pub mod protocol;
 pub mod rate;
 pub mod reason;
+pub mod resolve;
 pub mod retry;
 pub mod route;
 pub mod server;
+pub mod shedding;
 pub mod time;
 pub mod timeout;
 pub mod trace;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::breaker::StateView;
+use crate::external::External;
 use crate::name::{ServiceName, SpiffeId, TrustDomain, WorkloadName};
 use crate::policy::TrafficPolicy;
 use crate::route::Route;
@@ -50,6 +51,16 @@ impl AppProtocol {
         }
     }
 
+    /// Whether requests are declared to be spoken, in plain HTTP.
+    pub const fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::Http2 | Self::Grpc)
+    }
+
+    /// Whether requests can be seen: declared, or found out from the first bytes.
+    pub const fn may_be_http(self) -> bool {
+        self.is_http() || matches!(self, Self::Detect)
+    }
+
     /// The lower-case name, as users write it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -87,7 +98,8 @@ pub struct EndpointPort {
 pub enum Transport {
     /// A sidecar stands there: mutual TLS, never anything else.
     Mesh,
-    /// Outside the mesh: plaintext.
+    /// Outside the mesh, where nobody has an identity: as the application speaks, or with the TLS that
+    /// an [`External`] service asks for.
     Plain,
 }
 
@@ -98,8 +110,8 @@ pub struct Endpoint {
     pub instance: Arc<str>,
     /// The workload it is an instance of.
     pub workload: WorkloadName,
-    /// Who has to answer there.
-    pub identity: SpiffeId,
+    /// Who has to answer there; `None` outside the mesh only.
+    pub identity: Option<SpiffeId>,
     /// Where it runs; empty when unknown.
     pub zone: String,
     /// Its share in balancing, 1 to 1000; 100 is ordinary.
@@ -133,6 +145,8 @@ pub struct Service {
     pub policies: BTreeMap<u16, Arc<TrafficPolicy>>,
     /// Where requests to it go, for callers whose own namespace does not say.
     pub routes: Vec<Arc<Route>>,
+    /// What is particular to one outside the mesh, whose `endpoints` are found by each sidecar.
+    pub external: Option<Arc<External>>,
 }
 
 impl Service {
@@ -213,8 +227,11 @@ pub struct ObservedBreaker {
     pub service: ServiceName,
     /// At which port.
     pub port: u16,
-    /// The endpoint's workload and where it is dialled; `None` for the breaker of the whole port.
+    /// The endpoint's workload and where it is dialled; `None` for a breaker of the port.
     pub endpoint: Option<(WorkloadName, SocketAddr)>,
+    /// The rule of a route, `NAMESPACE/ROUTE/RULE`, whose requests it is for; `None` where it is
+    /// for all.
+    pub route: Option<String>,
     /// Its state.
     pub state: StateView,
     /// For how long it has been in it.
@@ -306,9 +323,24 @@ pub struct MeshConfig {
     pub workload_ranges: Vec<Cidr>,
     /// What happens to everything else.
     pub unknown_destinations: UnknownDestinations,
+    /// Names outside the mesh that services go by, ascending: nothing is asked about any other.
+    pub external_hosts: Vec<Arc<str>>,
+    /// Addresses outside the mesh that services go by, ascending.
+    pub external_addresses: Vec<SocketAddr>,
 }
 
 impl MeshConfig {
+    /// Whether a service goes by this name, lower case, outside the mesh.
+    pub fn is_external_host(&self, name: &str) -> bool {
+        let hosts = &self.external_hosts;
+        hosts.binary_search_by(|host| (**host).cmp(name)).is_ok()
+    }
+
+    /// Whether a service goes by this address outside the mesh.
+    pub fn is_external_address(&self, address: SocketAddr) -> bool {
+        self.external_addresses.binary_search(&address).is_ok()
+    }
+
     /// Whether `address` can only belong to a service.
     pub fn is_virtual(&self, address: IpAddr) -> bool {
         self.virtual_ranges.iter().any(|r| r.contains(address))

@@ -1,15 +1,19 @@
 //! How a caller's sidecar treats one port of a service: what a TrafficPolicy comes to.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
 
+use crate::adaptive::{self, AdaptiveConfig};
 use crate::balance::{self, hash::HashOn};
 use crate::breaker::{self, BreakerConfig, CallClass};
+use crate::health::HealthCheck;
 use crate::name::ServiceName;
 use crate::retry::{Failure, RetryPolicy};
+use crate::shedding::Shedding;
 
 /// Most attempts after the first: more only multiply a failure.
 pub const MAX_RETRIES: u32 = 10;
@@ -23,6 +27,8 @@ pub const MAX_RETRY_BODY: u32 = 1024 * 1024;
 pub const MAX_FALLBACK: usize = 64 * 1024;
 /// The largest limit on requests at the same time.
 pub const MAX_REQUESTS: u32 = 1_000_000;
+/// Most statuses or codes in a list: it is read for every answer.
+pub const MAX_LIST: usize = 32;
 /// Longest timeout and longest wait.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
@@ -88,6 +94,7 @@ impl Failures {
             Failure::ConnectFailed => self.connect,
             Failure::RefusedStream | Failure::NotSent | Failure::Reset => self.reset,
             Failure::PerTryTimeout => self.timeout,
+            Failure::Shed => false,
             Failure::Status(status) => return self.of_answer(status, None),
             Failure::GrpcStatus(code) => return self.of_answer(200, Some(code)),
         };
@@ -158,6 +165,9 @@ pub struct TrafficPolicy {
     pub breaker: Option<BreakerConfig>,
     /// When the whole port takes no requests; `None`: never.
     pub service_breaker: Option<BreakerConfig>,
+    /// When one rule of a route sends no requests here, whatever becomes of those of other rules;
+    /// `None`: never.
+    pub route_breaker: Option<BreakerConfig>,
     /// What breakers do.
     pub breaker_mode: BreakerMode,
     /// What counts as a failure.
@@ -191,6 +201,17 @@ pub struct TrafficPolicy {
     /// Requests that a connection to an endpoint carries before another takes its place; `None`:
     /// any number.
     pub requests_per_connection: Option<u32>,
+    /// How endpoints are checked; `None`: they are not.
+    pub health_check: Option<Arc<HealthCheck>>,
+    /// Where a smaller share of the endpoints than this is well, health and breakers are
+    /// disregarded; 0 to 1.
+    pub panic_threshold: f64,
+    /// A limit on requests at the same time that follows how long answers take; `None`: there is
+    /// none.
+    pub adaptive: Option<AdaptiveConfig>,
+    /// What the sidecars of those who serve the port hold to, whoever calls; `None`: nothing is
+    /// shed.
+    pub shedding: Option<Arc<Shedding>>,
 }
 
 impl Default for TrafficPolicy {
@@ -202,6 +223,7 @@ impl Default for TrafficPolicy {
             prefer_zone: false,
             breaker: Some(BreakerConfig::default()),
             service_breaker: None,
+            route_breaker: None,
             breaker_mode: BreakerMode::default(),
             failures: Failures::DEFAULT,
             heed_retry_after: true,
@@ -217,6 +239,10 @@ impl Default for TrafficPolicy {
             max_retries: None,
             max_connections: None,
             requests_per_connection: None,
+            health_check: None,
+            panic_threshold: 0.0,
+            adaptive: None,
+            shedding: None,
         }
     }
 }
@@ -264,6 +290,16 @@ impl From<breaker::ConfigError> for PolicyError {
     }
 }
 
+impl From<adaptive::ConfigError> for PolicyError {
+    fn from(error: adaptive::ConfigError) -> Self {
+        Self {
+            field: error.field.to_owned(),
+            found: error.found,
+            allowed: error.allowed.to_owned(),
+        }
+    }
+}
+
 impl TrafficPolicy {
     /// Checks every value; everything that is wrong.
     pub fn validate(&self) -> Vec<PolicyError> {
@@ -273,7 +309,50 @@ impl TrafficPolicy {
         self.check_breaker(&mut errors);
         self.check_balancing(&mut errors);
         self.check_limits(&mut errors);
+        self.check_adaptive(&mut errors);
+        if let Some(check) = &self.health_check {
+            errors.0.extend(check.validate());
+        }
         errors.0
+    }
+
+    fn check_adaptive(&self, errors: &mut Errors) {
+        let client = self.adaptive.iter().flat_map(AdaptiveConfig::validate);
+        let client = client.map(|error| ("client", PolicyError::from(error)));
+        let server = self
+            .shedding
+            .iter()
+            .flat_map(|shedding| shedding.validate());
+        let server = server.map(|error| ("server", error));
+        for (side, mut error) in client.chain(server) {
+            error.field = format!("adaptiveConcurrency.{side}.{}", error.field);
+            errors.0.push(error);
+        }
+    }
+
+    /// Whether it ever matters how many endpoints are out, beyond whether all are.
+    pub fn counts_ejected(&self) -> bool {
+        self.max_ejected_share < 1.0 || self.panic_threshold > 0.0
+    }
+
+    /// Whether health and breakers are disregarded while `out` of `total` endpoints are out: all of
+    /// them are, or more than [`Self::max_ejected_share`] or [`Self::panic_threshold`] bears.
+    pub fn disregards(&self, total: usize, out: usize) -> bool {
+        let too_many = !breaker::may_eject(total, out.saturating_sub(1), self.max_ejected_share);
+        out > 0 && (too_many || breaker::is_panic(total, out, self.panic_threshold))
+    }
+
+    /// The parameters of an endpoint's breaker, which health checks need too; `None` where nothing
+    /// ever puts an endpoint out.
+    pub fn endpoint_breaker(&self) -> Option<Cow<'_, BreakerConfig>> {
+        match (&self.breaker, &self.health_check) {
+            (Some(config), _) => Some(Cow::Borrowed(config)),
+            (None, Some(_)) => Some(Cow::Owned(BreakerConfig {
+                by_calls: false,
+                ..BreakerConfig::default()
+            })),
+            (None, None) => None,
+        }
     }
 
     fn check_balancing(&self, errors: &mut Errors) {
@@ -302,6 +381,9 @@ impl TrafficPolicy {
             let field = "loadBalancer.slowStart";
             errors.require(fits, field, found, "above 0, up to a day");
         }
+        let share = self.panic_threshold;
+        let fits = (0.0..=1.0).contains(&share);
+        errors.require(fits, "loadBalancer.panicThreshold", share, "0 to 1");
     }
 
     fn check_limits(&self, errors: &mut Errors) {
@@ -327,6 +409,8 @@ impl TrafficPolicy {
         let (retry, budget) = (&self.retry, &self.budget);
         let fits = retry.attempts <= MAX_RETRIES;
         errors.require(fits, "retry.attempts", retry.attempts, "0 to 10");
+        errors.check_list("retry.statuses", &retry.statuses);
+        errors.check_list("retry.grpcCodes", &retry.grpc_codes);
         for (index, status) in retry.statuses.iter().enumerate() {
             let fits = (500..=599).contains(status) || [408, 425, 429].contains(status);
             let field = format!("retry.statuses[{index}]");
@@ -376,6 +460,10 @@ impl TrafficPolicy {
         let allowed = "above 0 to 1; circuitBreaker.enabled: false ejects nothing";
         let fits = share > 0.0 && share <= 1.0;
         errors.require(fits, "circuitBreaker.maxEjectedShare", share, allowed);
+        let field = "circuitBreaker.failures.statuses";
+        errors.check_list(field, &self.failures.statuses);
+        let field = "circuitBreaker.failures.grpcCodes";
+        errors.check_list(field, &self.failures.grpc_codes);
         for (index, (from, to)) in self.failures.statuses.iter().enumerate() {
             let field = format!("circuitBreaker.failures.statuses[{index}]");
             let fits = (400..=599).contains(from) && (*from..=599).contains(to);
@@ -384,6 +472,12 @@ impl TrafficPolicy {
         for (index, code) in self.failures.grpc_codes.iter().enumerate() {
             let field = format!("circuitBreaker.failures.grpcCodes[{index}]");
             errors.require((1..=16).contains(code), &field, code, "1 to 16");
+        }
+        if let Some(Fallback::Response { content_type, .. }) = &self.fallback {
+            let fits = HeaderValue::from_str(content_type).is_ok() && !content_type.is_empty();
+            let field = "circuitBreaker.fallback.response.contentType";
+            let found = format!("{content_type:?}");
+            errors.require(fits, field, found, "a media type, as in text/plain");
         }
         if let Some(Fallback::Response { status, body, .. }) = &self.fallback {
             let fits = (200..=599).contains(status);
@@ -397,17 +491,23 @@ impl TrafficPolicy {
                 "64 KiB at most",
             );
         }
+        let all = [
+            ("service", &self.service_breaker),
+            ("route", &self.route_breaker),
+        ];
+        for (whose, config) in all {
+            if let Some(Err(error)) = config.as_ref().map(BreakerConfig::validate) {
+                let mut error = PolicyError::from(error);
+                let inner = error.field.split_off("circuitBreaker.".len());
+                error.field = format!("circuitBreaker.{whose}.{inner}");
+                errors.0.push(error);
+            }
+        }
         let Some(breaker) = &self.breaker else {
             return;
         };
         if let Err(error) = breaker.validate() {
             errors.0.push(error.into());
-        }
-        if let Some(Err(error)) = self.service_breaker.as_ref().map(BreakerConfig::validate) {
-            let mut error = PolicyError::from(error);
-            let inner = error.field.split_off("circuitBreaker.".len());
-            error.field = format!("circuitBreaker.service.{inner}");
-            errors.0.push(error);
         }
         let limit = self.per_try_timeout.or(self.request_timeout);
         if let (Some(slow), Some(limit)) = (breaker.slow_call, limit) {
@@ -424,6 +524,17 @@ impl TrafficPolicy {
 struct Errors(Vec<PolicyError>);
 
 impl Errors {
+    /// A list that is short, and has nothing twice.
+    fn check_list<T: PartialEq + fmt::Debug>(&mut self, field: &str, list: &[T]) {
+        let found = format!("{} of them", list.len());
+        self.require(list.len() <= MAX_LIST, field, found, "32 at most");
+        for (index, item) in list.iter().enumerate().take(MAX_LIST) {
+            let again = list[..index].contains(item);
+            let (at, found) = (format!("{field}[{index}]"), format!("{item:?} again"));
+            self.require(!again, &at, found, "each once");
+        }
+    }
+
     fn require(&mut self, fits: bool, field: &str, found: impl ToString, allowed: &str) {
         if !fits {
             self.0.push(PolicyError {
@@ -439,10 +550,44 @@ impl Errors {
 mod tests {
     use super::*;
     use crate::breaker::Window;
+    use crate::route::PathMatch;
+    use crate::shedding::Critical;
 
     #[test]
     fn the_default_is_allowed() {
         assert_eq!(TrafficPolicy::default().validate(), []);
+    }
+
+    #[test]
+    fn breakers_are_disregarded_where_too_many_are_out() {
+        let cases = [
+            (1.0, 0.0, 4, 3, false),
+            // The last endpoint.
+            (1.0, 0.0, 4, 4, true),
+            (1.0, 0.0, 1, 1, true),
+            (1.0, 0.0, 4, 0, false),
+            (0.5, 0.0, 4, 2, false),
+            (0.5, 0.0, 4, 3, true),
+            (1.0, 0.5, 4, 2, false),
+            (1.0, 0.5, 4, 3, true),
+            // The stricter of the two.
+            (0.5, 0.9, 4, 1, true),
+            (0.2, 0.1, 4, 1, true),
+            (1.0, 1.0, 4, 0, false),
+            (1.0, 1.0, 0, 0, false),
+        ];
+        for (max_ejected_share, panic_threshold, total, out, expected) in cases {
+            let policy = TrafficPolicy {
+                max_ejected_share,
+                panic_threshold,
+                ..TrafficPolicy::default()
+            };
+            let found = policy.disregards(total, out);
+            assert_eq!(
+                found, expected,
+                "{out} of {total}: {max_ejected_share} {panic_threshold}"
+            );
+        }
     }
 
     #[test]
@@ -454,7 +599,11 @@ mod tests {
         fn breaker(policy: &mut TrafficPolicy) -> &mut BreakerConfig {
             policy.breaker.get_or_insert_default()
         }
-        let cases: [(&str, Change); 14] = [
+        let cases: [(&str, Change); 19] = [
+            ("loadBalancer.panicThreshold", |p| p.panic_threshold = 1.1),
+            ("loadBalancer.panicThreshold", |p| {
+                p.panic_threshold = f64::NAN
+            }),
             ("limits.concurrentRequests", |p| p.max_requests = Some(0)),
             ("circuitBreaker.maxEjectedShare", |p| {
                 p.max_ejected_share = 0.0
@@ -486,6 +635,18 @@ mod tests {
             ("circuitBreaker.slowCallDuration", |p| {
                 breaker(p).slow_call = secs(2);
                 p.request_timeout = secs(2);
+            }),
+            ("adaptiveConcurrency.client.min", |p| {
+                p.adaptive.get_or_insert_default().min = 0
+            }),
+            ("adaptiveConcurrency.server.tolerance", |p| {
+                Arc::make_mut(p.shedding.get_or_insert_default())
+                    .limit
+                    .tolerance = 11.0
+            }),
+            ("adaptiveConcurrency.server.critical[0]", |p| {
+                let anything = Critical::of(PathMatch::prefix("/").unwrap());
+                Arc::make_mut(p.shedding.get_or_insert_default()).critical = vec![anything];
             }),
         ];
         for (field, change) in cases {

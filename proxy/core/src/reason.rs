@@ -93,6 +93,9 @@ reasons! {
     ConcurrencyLimit = "concurrency-limit", 503, 8, Mesh,
         "too many concurrent requests",
         "send less at a time, add endpoints, or raise the limit";
+    LoadShed = "load-shed", 503, 8, Upstream,
+        "the application has as much to do as it takes well, and its own sidecar refused one more; the application has not seen the request",
+        "add endpoints or make the application faster; what matters most can be declared critical (adaptiveConcurrency.server)";
     PendingLimit = "pending-limit", 503, 8, Mesh,
         "too many requests wait for a connection",
         "add endpoints, or raise the limit";
@@ -102,18 +105,21 @@ reasons! {
     ConnectionLimit = "connection-limit", 503, 8, Mesh,
         "too many connections",
         "reuse connections, add endpoints, or raise the connection limit";
+    NameResolutionFailed = "name-resolution-failed", 503, 14, Upstream,
+        "no address is known for the name of an endpoint outside the mesh",
+        "check spec.endpoints of the ExternalService, and that the name resolves on the sidecar's host";
     ConnectFailed = "connect-failed", 503, 14, Upstream,
-        "no TCP connection to the endpoint's sidecar",
-        "check that the endpoint's sidecar runs and that the network lets its port through";
+        "no TCP connection to the endpoint or its sidecar",
+        "check that the endpoint or its sidecar runs and that the network lets its port through";
     ConnectTimeout = "connect-timeout", 503, 14, Upstream,
-        "connecting to the endpoint's sidecar took too long; a firewall that drops packets looks like this",
+        "connecting to the endpoint or its sidecar took too long; a firewall that drops packets looks like this",
         "check firewalls and network policies between the two hosts, then timeouts.connect";
     TlsFailed = "tls-failed", 503, 14, Upstream,
-        "the TLS handshake with the endpoint's sidecar failed",
-        "look at both sidecars' logs of that moment: clocks, roots of trust and expired certificates are the usual causes";
+        "the TLS handshake with the endpoint or its sidecar failed",
+        "look at both sidecars' logs of that moment: clocks, roots of trust and expired certificates are the usual causes; outside the mesh, caCertificates of the ExternalService";
     PeerIdentityMismatch = "peer-identity-mismatch", 503, 16, Upstream,
-        "whoever answered is not who the control plane said has to be there",
-        "find out what listens at that address: an address that was given to another workload, or an impostor";
+        "whoever answered is not who the control plane said has to be there; outside the mesh, its certificate has another name",
+        "find out what listens at that address: an address that was given to another workload, or an impostor; outside the mesh, check tls.sni";
     PeerNotAuthenticated = "peer-not-authenticated", 503, 16, Mesh,
         "one of the two sidecars has no valid certificate",
         "check the certificates of both sidecars; they renew only while the control plane is reachable";

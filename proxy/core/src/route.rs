@@ -15,6 +15,7 @@ mod tests;
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,8 +104,9 @@ pub fn in_force(
 }
 
 /// How specific a match is. The smaller goes first (Gateway API, `HTTPRouteRule.matches`, which leaves
-/// the place of patterns open): exact paths, then patterns, then the longest prefix, of which a rule
-/// without matches is the shortest; with a method; with more headers; with more query
+/// the place of patterns open, and `GRPCRouteRule.matches`): exact paths, then patterns, then the
+/// longest prefix, then a gRPC method of any service, then the prefix `/`, which is what a rule
+/// without matches comes to; with a method; with more headers; with more query
 /// parameters; of the older route; of the route first in the alphabet; first in the document.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Precedence {
@@ -124,6 +126,8 @@ enum PathKind {
     Exact,
     Pattern,
     Prefix,
+    Method,
+    Any,
 }
 
 /// Where a match stands: route, rule and match by their indices.
@@ -147,14 +151,52 @@ pub struct Found<'a> {
     pub matched: Option<&'a HttpMatch>,
 }
 
+/// Names a rule for what is remembered of it: by its own name, else by its number in its route.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RuleKey {
+    /// The route.
+    pub route: RouteName,
+    /// The rule.
+    pub rule: RuleId,
+}
+
+/// Which rule of a route.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RuleId {
+    /// The one of this name.
+    Named(Arc<str>),
+    /// The one without a name at this place.
+    Numbered(usize),
+}
+
+/// `NAMESPACE/ROUTE/RULE`.
+impl fmt::Display for RuleKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/", self.route.namespace, self.route.name)?;
+        match &self.rule {
+            RuleId::Named(name) => f.write_str(name),
+            RuleId::Numbered(index) => write!(f, "{index}"),
+        }
+    }
+}
+
 impl Found<'_> {
+    /// What is remembered of the rule goes by this.
+    pub fn key(&self) -> RuleKey {
+        let named = self.rule.name.clone().map(RuleId::Named);
+        RuleKey {
+            route: self.route.name.clone(),
+            rule: named.unwrap_or(RuleId::Numbered(self.index)),
+        }
+    }
+
     /// The prefix that the path was matched by, for rewriting it; a rule without matches is met by
     /// the prefix `/`.
     pub fn prefix(&self) -> Option<&str> {
         match self.matched.map(|matched| &matched.path) {
             None => Some(""),
             Some(PathMatch::Prefix(prefix)) => Some(prefix),
-            Some(PathMatch::Exact(_) | PathMatch::Pattern(_)) => None,
+            Some(PathMatch::Exact(_) | PathMatch::Pattern(_) | PathMatch::Method(_)) => None,
         }
     }
 }
@@ -169,12 +211,16 @@ pub struct RouteTable {
     /// Segments of the deepest prefix: no longer part of a path is looked up.
     deepest: usize,
     patterns: Vec<Place>,
+    /// By the name of a gRPC method, of whatever service.
+    methods: HashMap<Box<str>, Vec<Place>>,
+    hosts: connection::Hosts,
 }
 
 impl RouteTable {
     /// A table of these routes.
     pub fn new(routes: Vec<Arc<Route>>) -> Self {
         let mut table = Self {
+            hosts: connection::Hosts::of(&routes),
             routes,
             ..Self::default()
         };
@@ -192,6 +238,10 @@ impl RouteTable {
                     table.prefixes.entry(prefix).or_default().push(place);
                 }
                 None => table.prefixes.entry("".into()).or_default().push(place),
+                Some(PathMatch::Method(method)) => {
+                    let method = method.clone();
+                    table.methods.entry(method).or_default().push(place);
+                }
                 Some(PathMatch::Pattern(_)) => table.patterns.push(place),
             }
         }
@@ -216,10 +266,22 @@ impl RouteTable {
             .or_else(|| first(&self.patterns))
             .or_else(|| {
                 let prefixes = Prefixes::of(request.path, self.deepest);
-                let candidates = prefixes.filter_map(|prefix| self.prefixes.get(prefix));
-                candidates.into_iter().find_map(|places| first(places))
-            })?;
+                let prefixes = prefixes.filter(|prefix| !prefix.is_empty());
+                let mut candidates = prefixes.filter_map(|prefix| self.prefixes.get(prefix));
+                candidates.find_map(|places| first(places))
+            })
+            .or_else(|| first(self.of_method(request.path)?))
+            .or_else(|| first(self.prefixes.get("")?))?;
         Some(self.found(place))
+    }
+
+    /// Matches by the method that a gRPC call's path names: `/SERVICE/METHOD`.
+    fn of_method(&self, path: &str) -> Option<&[Place]> {
+        if self.methods.is_empty() {
+            return None;
+        }
+        let (_service, method) = grpc_call(path)?;
+        self.methods.get(method).map(Vec::as_slice)
     }
 
     /// Every match with its precedence.
@@ -257,7 +319,8 @@ impl RouteTable {
         found.matched.map(|matched| &matched.path)
     }
 
-    /// Whether everything but an exact path or a prefix holds, which the table has looked up.
+    /// Whether everything but what the table has looked up holds: an exact path, a prefix, or a gRPC
+    /// method.
     fn meets(&self, place: Place, request: &RequestHead<'_>) -> bool {
         let found = self.found(place);
         found.matched.is_none_or(|matched| matched.meets(request))
@@ -267,9 +330,11 @@ impl RouteTable {
 fn precedence(route: &Route, matched: Option<&HttpMatch>, place: Place) -> Precedence {
     let (path, path_length) = match matched.map(|matched| &matched.path) {
         Some(PathMatch::Exact(_)) => (PathKind::Exact, 0),
+        Some(PathMatch::Prefix(prefix)) if prefix.is_empty() => (PathKind::Any, 0),
         Some(PathMatch::Prefix(prefix)) => (PathKind::Prefix, prefix.len()),
+        Some(PathMatch::Method(method)) => (PathKind::Method, method.len()),
         Some(PathMatch::Pattern(_)) => (PathKind::Pattern, 0),
-        None => (PathKind::Prefix, 0),
+        None => (PathKind::Any, 0),
     };
     Precedence {
         path,
@@ -281,6 +346,12 @@ fn precedence(route: &Route, matched: Option<&HttpMatch>, place: Place) -> Prece
         route: route.name.clone(),
         place,
     }
+}
+
+/// Service and method of a gRPC call's path.
+fn grpc_call(path: &str) -> Option<(&str, &str)> {
+    let (service, method) = path.strip_prefix('/')?.split_once('/')?;
+    (!service.is_empty() && !method.contains('/')).then_some((service, method))
 }
 
 /// Segments of a prefix without its last slash.

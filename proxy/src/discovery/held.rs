@@ -209,6 +209,7 @@ mod tests {
             endpoints: vec![],
             policies: BTreeMap::new(),
             routes: Vec::new(),
+            external: None,
         };
         let resource = Resource::Service(service);
         Received {

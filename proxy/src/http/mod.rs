@@ -24,7 +24,7 @@ use weft_core::reason::Reason;
 use crate::config::ProxyConfig;
 use crate::drain::Drain;
 
-pub use body::{BodyError, BodyGuard, ProxyBody, Relayed};
+pub use body::{BodyEnd, BodyError, BodyGuard, ProxyBody, Relayed};
 pub use kept::{Kept, KeptBody};
 pub use record::Record;
 pub use trailers::{Trailers, WithTrailers};
@@ -170,6 +170,11 @@ pub(crate) async fn serve<IO, H, F>(
         tracing::debug!(%error, "a client's connection ended");
     }
 }
+
+/// What [`weft_core::headers::WEFT_CHECK`] says of a check that is for the application.
+pub(crate) const CHECK_REQUEST: &str = "request";
+/// What it says of one that asks its sidecar whether the application accepts a connection.
+pub(crate) const CHECK_CONNECTION: &str = "connection";
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");

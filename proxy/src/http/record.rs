@@ -15,7 +15,7 @@ use weft_core::time::Instant;
 
 use super::body::BodyGuard;
 use super::trailers::Trailers;
-use crate::mesh::{Admitted, Call, Counted, PortCall};
+use crate::mesh::{Admitted, Call, Counted, PortCall, UnderWay};
 use crate::outbound::Slot;
 use crate::telemetry::access_log::{self, AccessLog};
 use crate::telemetry::metrics::{Direction, HttpStats, RequestDone, Wire};
@@ -44,12 +44,16 @@ pub struct Record {
     pub call: Option<Call>,
     /// What the port's own breaker is told of the request.
     pub port_call: Option<PortCall>,
+    /// What the breaker of the rule that it came by is told of the request.
+    pub rule_call: Option<PortCall>,
     /// What counts as a failure.
     pub policy: Option<Arc<TrafficPolicy>>,
     /// Its place on a shared connection.
     pub slot: Option<Slot>,
     /// Its place within the port's limit on requests.
     pub admitted: Option<Admitted>,
+    /// Its place within the limit that follows how long answers take.
+    pub concurrency: Option<UnderWay>,
     /// Its place among the port's retries, where the last attempt is one.
     pub retrying: Option<Counted>,
     /// Its place among the port's connections, where it becomes one.
@@ -82,9 +86,11 @@ impl Record {
             waiting: None,
             call: None,
             port_call: None,
+            rule_call: None,
             policy: None,
             slot: None,
             admitted: None,
+            concurrency: None,
             retrying: None,
             counted: None,
             status: StatusCode::OK,
@@ -159,6 +165,18 @@ impl Record {
         }
     }
 
+    /// The response has begun: the rest is not the endpoint's latency.
+    pub fn on_response(&mut self, now: Instant) {
+        if let Some(call) = &mut self.call {
+            call.on_response(now);
+        }
+        for call in [&mut self.rule_call, &mut self.port_call] {
+            if let Some(call) = call {
+                call.on_response(now);
+            }
+        }
+    }
+
     /// Ends the attempt whose response was waited for: it took too long.
     pub fn give_up_waiting(&mut self) {
         let failures = self.policy.as_ref().map(|policy| &policy.failures);
@@ -173,10 +191,58 @@ impl Record {
         }
     }
 
+    /// Tells the breakers of the rule and of the port what came of the request.
+    pub fn finish_port_calls(&mut self, class: CallClass) {
+        let calls = [self.rule_call.take(), self.port_call.take()];
+        for call in calls.into_iter().flatten() {
+            self.note_breaker(call.finish(class, crate::clock::now()));
+        }
+    }
+
     fn note_breaker(&self, transition: Option<Transition>) {
         if let (Some(transition), Some(span)) = (transition, &self.span) {
             span.breaker_changed(&transition);
         }
+    }
+
+    /// The peer's answer begins, with these fields.
+    pub fn on_answer(&mut self, headers: &HeaderMap) {
+        if let Some(concurrency) = &mut self.concurrency {
+            concurrency.on_answer(headers);
+        }
+    }
+
+    /// Another attempt begins after one that failed so. One that took too long has shown how long
+    /// answers take; the time that others took says nothing of that.
+    pub fn repeat(&mut self, failure: Failure) {
+        if let Some(concurrency) = &mut self.concurrency
+            && failure != Failure::PerTryTimeout
+        {
+            concurrency.restart();
+        }
+    }
+
+    /// There is no answer, and the mesh gives its own.
+    pub fn on_failure(&mut self, reason: Reason) {
+        let late = [
+            Reason::RequestTimeout,
+            Reason::PerTryTimeout,
+            Reason::DeadlineExceeded,
+        ];
+        if let Some(concurrency) = self.concurrency.take() {
+            // Whoever waited too long has seen that it is slow.
+            match late.contains(&reason) {
+                true => drop(concurrency),
+                false => concurrency.failed(),
+            }
+        }
+    }
+
+    /// Whether the answer took as long as the application's good answers take: those that fail do so
+    /// sooner or later, those of the mesh at once.
+    fn is_good(&self, grpc_status: Option<u8>) -> bool {
+        let status = self.status.is_success() || self.status.is_redirection();
+        status && self.reason.is_none() && (!self.grpc || grpc_status == Some(0))
     }
 
     fn tell(&mut self, class: CallClass, grpc_status: Option<u8>) {
@@ -185,12 +251,16 @@ impl Record {
         }
         self.told = true;
         let now = crate::clock::now();
+        if let Some(concurrency) = self.concurrency.take()
+            && class == CallClass::Success
+            && self.is_good(grpc_status)
+        {
+            concurrency.succeeded(now);
+        }
         if let Some(call) = self.call.take() {
             self.note_breaker(call.finish(class, now));
         }
-        if let Some(call) = self.port_call.take() {
-            self.note_breaker(call.finish(class, now));
-        }
+        self.finish_port_calls(class);
         if let Some(span) = self.span.take() {
             span.set_status(self.status.as_u16());
             if let Some(code) = grpc_status {
@@ -233,7 +303,8 @@ impl Record {
 
     /// What the answer says about the endpoint.
     fn class(&self, grpc_status: Option<u8>) -> CallClass {
-        if self.reason == Some(Reason::RateLimited) {
+        if matches!(self.reason, Some(Reason::RateLimited | Reason::LoadShed)) {
+            // Refused by its sidecar before it was seen: no failure of anybody.
             return CallClass::Neutral;
         }
         let failures = self.policy.as_ref().map(|policy| &policy.failures);

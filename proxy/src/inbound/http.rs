@@ -2,17 +2,20 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use http::header::EXPECT;
+use http::header::{EXPECT, HeaderName, HeaderValue, RETRY_AFTER};
 use http::request::Parts;
 use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
+use weft_core::adaptive::Rejected;
 use weft_core::headers::{
-    WEFT_APP_PROTOCOL, X_FORWARDED_CLIENT_CERT, is_upgrade, remove_hop_by_hop, remove_untrusted,
+    WEFT_APP_PROTOCOL, WEFT_CHECK, X_FORWARDED_CLIENT_CERT, is_upgrade, remove_hop_by_hop,
+    remove_untrusted,
 };
 use weft_core::model::AppProtocol;
 use weft_core::rate::RateLimit;
@@ -23,11 +26,13 @@ use weft_core::timeout as deadline;
 
 use super::{Application, Caller, Http1, dial, key};
 use crate::http::trace::begin_server;
-use crate::http::{ProxyBody, Record, Trailers, WithTrailers, answer, is_grpc};
+use crate::http::{CHECK_CONNECTION, ProxyBody, Record, Trailers, WithTrailers, answer, is_grpc};
 use crate::mesh::{Rated, ServerSlot};
 use crate::outbound::{chunks, describe, finish_upgrade, origin_form, relayed, send_upgrade};
 use crate::telemetry::metrics::{Direction, HttpStats, Wire};
 use crate::worker::Worker;
+
+const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
 /// One connection of a caller.
 struct Conversation {
@@ -85,6 +90,24 @@ impl Conversation {
             && is_upgrade(request.method(), request.headers()))
         .then(|| hyper::upgrade::on(&mut request));
         let (mut parts, body) = request.into_parts();
+        // Only a sidecar says so: nobody else's word reaches this.
+        let check = self
+            .caller
+            .as_ref()
+            .and_then(|_peer| parts.headers.remove(WEFT_CHECK));
+        if let Some(check) = &check {
+            // No traffic: it has a metric of its own.
+            record.stats = None;
+            self.worker
+                .shared
+                .metrics
+                .totals()
+                .health_checks_received
+                .inc();
+            if check == CHECK_CONNECTION {
+                return self.check_connection().await;
+            }
+        }
         let left = deadline::allowed(&parts.headers, None);
         let http1 = self.prepare(&mut parts, upgrade.is_some());
         if let Some(left) = left {
@@ -92,27 +115,26 @@ impl Conversation {
             deadline::write(left, &mut parts.headers);
         }
         record.grpc = is_grpc(&parts.headers);
-        let peer = self
-            .caller
-            .as_ref()
-            .map(|caller| caller.peer.identity().as_str());
-        let shared = &self.worker.shared;
-        record.span = begin_server(shared, &mut parts, peer, &self.application.service);
-        let received = record.begin_line(
-            &shared.access_log,
-            Direction::Inbound,
-            &parts,
-            &self.application.service,
-            peer,
-        );
+        // A health check is no traffic: nobody's limit pays for it.
+        let (received, rated) = match check {
+            Some(_) => (None, None),
+            None => (self.note(&mut record, &mut parts), self.rate(&parts)),
+        };
         let grpc = record.grpc;
-        let rated = self.rate(&parts, peer);
         if let Some(rated) = &rated
             && let Some(limit) = rated.refusal()
         {
             return refused(rated, limit, record);
         }
-        let request = Request::from_parts(parts, ProxyBody::of_request(body, received));
+        let mut body = ProxyBody::of_request(body, received);
+        if upgrade.is_none()
+            && check.is_none()
+            && left != Some(Duration::ZERO)
+            && let Err(rejected) = self.enter(&parts, &mut body, &mut record)
+        {
+            return overloaded(&rejected, rated.as_ref(), &mut record);
+        }
+        let request = Request::from_parts(parts, body);
         let result = match upgrade {
             Some(client) => match self.upgrade(request).await {
                 Ok(mut response) => {
@@ -133,6 +155,7 @@ impl Conversation {
                 relayed(response, record, None)
             }
             Err((reason, detail)) => {
+                record.on_failure(reason);
                 record.reason = Some(reason);
                 let mut response = answer(reason, &detail, grpc);
                 tell(rated.as_ref(), &mut response);
@@ -142,17 +165,52 @@ impl Conversation {
         }
     }
 
+    /// Begins the span and the line of the access log, where there are such; what is returned counts
+    /// the bytes of the request's body.
+    fn note(&self, record: &mut Record, parts: &mut Parts) -> Option<Arc<AtomicU64>> {
+        let peer = self.peer();
+        let shared = &self.worker.shared;
+        let service = &self.application.service;
+        record.span = begin_server(shared, parts, peer, service);
+        let direction = Direction::Inbound;
+        record.begin_line(&shared.access_log, direction, parts, service, peer)
+    }
+
+    /// Who calls, where the mesh verified it.
+    fn peer(&self) -> Option<&str> {
+        let caller = self.caller.as_ref();
+        caller.map(|caller| caller.peer.identity().as_str())
+    }
+
+    /// Whether the application accepts a connection, for a caller's health check.
+    async fn check_connection(&self) -> Response<ProxyBody<Box<Record>>> {
+        match dial(&self.worker.shared, &self.application).await {
+            Ok(_accepted) => Response::new(ProxyBody::Empty),
+            Err((reason, detail)) => answer(reason, &detail, false),
+        }
+    }
+
     /// What limits on the rate of requests say.
-    fn rate(&self, parts: &Parts, peer: Option<&str>) -> Option<Rated> {
+    fn rate(&self, parts: &Parts) -> Option<Rated> {
         let view = self.server.load();
-        let view = view.as_ref()?;
-        let head = RequestHead {
-            method: &parts.method,
-            path: parts.uri.path(),
-            query: parts.uri.query(),
-            headers: &parts.headers,
-        };
-        view.rate(&head, peer)
+        view.as_ref()?.rate(&head(parts), self.peer())
+    }
+
+    /// A place among the requests that the application is given at a time, where that is limited.
+    fn enter(
+        &self,
+        parts: &Parts,
+        body: &mut ProxyBody,
+        record: &mut Record,
+    ) -> Result<(), Rejected> {
+        let server = self.server.load();
+        let shed = server.as_ref().and_then(|view| view.shedding.as_ref());
+        let Some(shed) = shed else { return Ok(()) };
+        let caller = self.caller.as_ref().map(|caller| caller.peer.identity());
+        let priority = shed.model.priority(caller, &head(parts));
+        let place = shed.limit.try_acquire(priority, body.watch_end())?;
+        record.concurrency = Some(place);
+        Ok(())
     }
 
     /// What the application is to see; whether it is spoken to in HTTP/1.1.
@@ -285,6 +343,16 @@ impl Conversation {
     }
 }
 
+/// What policies look at.
+fn head(parts: &Parts) -> RequestHead<'_> {
+    RequestHead {
+        method: &parts.method,
+        path: parts.uri.path(),
+        query: parts.uri.query(),
+        headers: &parts.headers,
+    }
+}
+
 fn tell<B>(rated: Option<&Rated>, response: &mut Response<B>) {
     if let Some(rated) = rated {
         rated.write(response.headers_mut());
@@ -302,6 +370,26 @@ fn refused(
     record.reason = Some(Reason::RateLimited);
     let mut response = answer(Reason::RateLimited, &detail, record.grpc);
     rated.write(response.headers_mut());
+    record.status = response.status();
+    response
+}
+
+/// The answer to one request at a time too many: when to come back, in HTTP (RFC 9110 section 10.2.3)
+/// and for gRPC (gRFC A6, "Server Pushback").
+fn overloaded<G>(
+    rejected: &Rejected,
+    rated: Option<&Rated>,
+    record: &mut Record,
+) -> Response<ProxyBody<G>> {
+    let mut response = answer(Reason::LoadShed, &rejected.to_string(), record.grpc);
+    tell(rated, &mut response);
+    let headers = response.headers_mut();
+    if record.grpc {
+        headers.insert(GRPC_PUSHBACK, HeaderValue::from_static("1000"));
+    } else {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    record.reason = Some(Reason::LoadShed);
     record.status = response.status();
     response
 }

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 use weft_core::balance::PeakEwma;
-use weft_core::breaker::{
-    Breaker, BreakerConfig, CallClass, CallOutcome, Permit, Rejected, Transition, View,
-};
+use weft_core::breaker::{Breaker, CallClass, CallOutcome, Permit, Rejected, Transition, View};
+use weft_core::health::{CheckFailure, Health, Verdict};
 use weft_core::model;
 use weft_core::name::ServiceName;
+use weft_core::policy::TrafficPolicy;
 use weft_core::time::Instant;
 
 use super::port::follow;
@@ -59,8 +59,10 @@ pub struct Live {
 #[derive(Debug)]
 struct Machines {
     ewma: PeakEwma,
-    /// Where the policy has one.
+    /// Where the policy has one, or has endpoints checked.
     breaker: Option<Breaker>,
+    /// Where the policy has endpoints checked. What it finds is in the breaker.
+    health: Option<Health>,
 }
 
 #[derive(Debug, Default)]
@@ -75,27 +77,85 @@ pub struct Call {
     live: Arc<Live>,
     permit: Option<Permit>,
     began: Instant,
+    answered: Option<Instant>,
 }
 
 impl Live {
-    /// A fresh endpoint: closed breaker, no latency measured.
-    /// Without parameters the breaker never opens.
-    pub fn new(stats: Arc<HttpStats>, breaker: Option<&BreakerConfig>) -> Self {
-        Self {
+    /// A fresh endpoint: closed breaker, no latency measured, not checked yet.
+    pub fn new(stats: Arc<HttpStats>, policy: &TrafficPolicy) -> Self {
+        let live = Self {
             stats,
             machines: Mutex::new(Machines {
                 ewma: PeakEwma::new(EWMA_DECAY, EWMA_DEFAULT_LATENCY),
-                breaker: breaker.cloned().map(Breaker::new),
+                breaker: None,
+                health: None,
             }),
             born: crate::clock::now(),
             tls: Mutex::default(),
+        };
+        live.follow(policy);
+        live
+    }
+
+    /// Takes a policy's parameters for the breaker and for checks; their state and what they counted
+    /// stay. What is switched off forgets both.
+    pub fn follow(&self, policy: &TrafficPolicy) {
+        let mut machines = self.machines();
+        let Machines {
+            breaker, health, ..
+        } = &mut *machines;
+        follow(breaker, policy.endpoint_breaker().as_deref());
+        match (&policy.health_check, &mut *health) {
+            (None, None) => {}
+            // Nobody would say any more that it is well again.
+            (None, Some(_)) => {
+                *health = None;
+                if let Some(breaker) = breaker {
+                    breaker.on_check(Verdict::Healthy, crate::clock::now());
+                }
+            }
+            (Some(config), Some(health)) if config == health.config() => {}
+            (Some(config), Some(health)) => {
+                let (now, random) = (crate::clock::now(), fastrand::u64(..));
+                health.set_config(Arc::clone(config), now, random);
+            }
+            (Some(config), None) => {
+                let (now, random) = (crate::clock::now(), fastrand::u64(..));
+                let fresh = Health::new(Arc::clone(config), now, random);
+                if let (Some(verdict), Some(breaker)) = (fresh.initially(), breaker) {
+                    breaker.on_check(verdict, now);
+                }
+                *health = Some(fresh);
+            }
         }
     }
 
-    /// Exchanges the breaker's parameters; its state and what it counted stay. One that is switched
-    /// off forgets both.
-    pub fn set_breaker(&self, config: Option<&BreakerConfig>) {
-        follow(&mut self.machines().breaker, config);
+    /// When the next check of it is due; `None` where it is not checked.
+    pub fn check_due(&self) -> Option<Instant> {
+        self.machines().health.as_ref().map(Health::due)
+    }
+
+    /// A check has ended; says when that changed the breaker's state.
+    pub fn on_check(&self, result: Result<(), CheckFailure>, now: Instant) -> Option<Transition> {
+        let mut machines = self.machines();
+        let Machines {
+            breaker, health, ..
+        } = &mut *machines;
+        let verdict = health.as_mut()?.on_result(result, now, fastrand::u64(..))?;
+        breaker.as_mut()?.on_check(verdict, now)
+    }
+
+    /// A check has ended that says nothing of the endpoint.
+    pub fn on_check_silence(&self, now: Instant) {
+        if let Some(health) = &mut self.machines().health {
+            health.on_silence(now, fastrand::u64(..));
+        }
+    }
+
+    /// Whether checks keep requests away.
+    pub fn is_unhealthy(&self) -> bool {
+        let machines = self.machines();
+        machines.breaker.as_ref().is_some_and(Breaker::is_unhealthy)
     }
 
     /// Requests under way.
@@ -131,6 +191,11 @@ impl Live {
         }
     }
 
+    /// When it was first seen.
+    pub fn born(&self) -> Instant {
+        self.born
+    }
+
     /// How long it has been known.
     pub fn age(&self, now: Instant) -> Duration {
         now.saturating_since(self.born)
@@ -149,6 +214,7 @@ impl Live {
             live: Arc::clone(self),
             permit,
             began: now,
+            answered: None,
         })
     }
 
@@ -159,6 +225,7 @@ impl Live {
             live: Arc::clone(self),
             permit: None,
             began: now,
+            answered: None,
         }
     }
 
@@ -190,9 +257,15 @@ impl Call {
         &self.live
     }
 
+    /// The response has begun, or the connection stands. That is how long the endpoint took: how
+    /// long a download, a stream or a connection goes on then says nothing about it.
+    pub fn on_response(&mut self, now: Instant) {
+        self.answered = Some(now);
+    }
+
     /// Ends the call with what came of it; says when that changed the breaker's state.
     pub fn finish(mut self, class: CallClass, now: Instant) -> Option<Transition> {
-        let latency = now.saturating_since(self.began);
+        let latency = self.answered.unwrap_or(now).saturating_since(self.began);
         let mut machines = self.live.machines();
         let failed = matches!(class, CallClass::Failure);
         machines.ewma.on_finish(latency, failed, now);
@@ -222,5 +295,82 @@ impl Drop for Call {
         if let (Some(permit), Some(breaker)) = (self.permit.take(), &mut machines.breaker) {
             breaker.on_cancel(permit);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::metrics::{Direction, HttpKey, Metrics};
+    use weft_core::health::{Check, HealthCheck, InitialState};
+
+    fn live(policy: &TrafficPolicy) -> Live {
+        let key = HttpKey {
+            direction: Direction::Outbound,
+            service: "shop/web".into(),
+            peer: "".into(),
+        };
+        Live::new(Metrics::new(10).http(key), policy)
+    }
+
+    /// A policy with checks, and with a breaker that calls open or without.
+    fn checked(breaker: bool, change: impl Fn(&mut HealthCheck)) -> TrafficPolicy {
+        let mut check = HealthCheck::new(Check::Tcp);
+        change(&mut check);
+        let mut policy = TrafficPolicy {
+            health_check: Some(Arc::new(check)),
+            ..TrafficPolicy::default()
+        };
+        if !breaker {
+            policy.breaker = None;
+        }
+        policy
+    }
+
+    fn fail(live: &Live) {
+        for _ in 0..3 {
+            live.on_check(Err(CheckFailure::Timeout), crate::clock::now());
+        }
+    }
+
+    #[test]
+    fn what_checks_found_outlives_every_policy_with_checks() {
+        for (before, after) in [(true, false), (false, true), (false, false), (true, true)] {
+            let live = live(&checked(before, |_| {}));
+            let now = crate::clock::now();
+            assert!(live.is_available(now) && live.check_due().is_some());
+            fail(&live);
+            assert!(live.is_unhealthy() && !live.is_available(now));
+            live.follow(&checked(after, |check| check.interval *= 2));
+            assert!(live.is_unhealthy(), "{before} {after}");
+            live.on_check(Ok(()), crate::clock::now());
+            assert!(live.is_available(crate::clock::now()));
+        }
+    }
+
+    #[test]
+    fn without_checks_nothing_of_them_is_left() {
+        for breaker in [true, false] {
+            let live = live(&checked(breaker, |_| {}));
+            fail(&live);
+            let mut policy = checked(breaker, |_| {});
+            policy.health_check = None;
+            live.follow(&policy);
+            assert!(!live.is_unhealthy() && live.is_available(crate::clock::now()));
+            assert_eq!(live.check_due(), None);
+            assert_eq!(live.breaker(crate::clock::now()).is_some(), breaker);
+            // A check that was under way ends in nothing.
+            fail(&live);
+            assert!(!live.is_unhealthy());
+        }
+    }
+
+    #[test]
+    fn one_may_have_to_pass_a_check_first() {
+        let first = |check: &mut HealthCheck| check.initial = InitialState::Unhealthy;
+        let live = live(&checked(false, first));
+        assert!(live.is_unhealthy());
+        live.on_check(Ok(()), crate::clock::now());
+        assert!(live.is_available(crate::clock::now()));
     }
 }

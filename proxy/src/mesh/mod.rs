@@ -1,8 +1,10 @@
 //! What this sidecar knows of the mesh: an immutable snapshot, swapped in whole, and the demand
 //! for what it does not know yet.
 
+mod concurrency;
 mod endpoint;
 mod gate;
+mod outside;
 mod port;
 mod rate;
 mod server;
@@ -16,9 +18,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
-use weft_core::breaker::BreakerConfig;
 use weft_core::model::{self, MeshConfig, Namespace, Transport, UnknownDestinations};
 use weft_core::name::{ServiceName, WorkloadName};
+use weft_core::policy::TrafficPolicy;
 use weft_core::rate::RuleName;
 use weft_core::rate::lease::{Grant, Report};
 use weft_core::reason::Reason;
@@ -26,13 +28,17 @@ use weft_core::route::{Route, in_force};
 use weft_core::server::ServerPolicy;
 use weft_proto::resource::Kind;
 
+pub use concurrency::{Concurrency, UnderWay};
 pub use endpoint::{Call, Endpoint, EndpointKey, Live};
 pub use gate::{Admitted, Full};
+pub use outside::{ALPN_HTTP1, ALPN_HTTP2, Named, Outside, OutsideTls};
 pub use port::{Counted, PortCall, PortView};
 pub use rate::Rated;
-pub use server::{ServerSlot, ServerView};
+pub use server::{ServerSlot, ServerView, Shed};
 
 use server::Server;
+
+use outside::{Names, unresolved};
 
 use crate::config::ProxyConfig;
 use crate::telemetry::metrics::{Direction, HttpKey, HttpStats, Metrics, RateSample};
@@ -64,7 +70,7 @@ impl ServiceView {
 }
 
 /// Everything known at one moment.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Snapshot {
     /// Mesh-wide settings; `None` until they came.
     pub config: Option<Arc<MeshConfig>>,
@@ -77,6 +83,8 @@ pub struct Snapshot {
     /// What hostnames and addresses stand for; `None` where the control plane said that there is
     /// nothing.
     aliases: HashMap<String, Option<Target>>,
+    /// Routes of this sidecar's namespace.
+    own_routes: Arc<BTreeMap<ServiceName, Vec<Arc<Route>>>>,
 }
 
 #[derive(Debug, Clone)]
@@ -129,6 +137,7 @@ pub struct Mesh {
     changed: watch::Sender<u64>,
     demand: mpsc::Sender<Demand>,
     live: Mutex<HashMap<EndpointKey, Arc<Live>>>,
+    names: Names,
     server: Server,
     metrics: Metrics,
     wait: Duration,
@@ -149,6 +158,7 @@ impl Mesh {
             changed: watch::Sender::new(0),
             demand,
             live: Mutex::default(),
+            names: Names::default(),
             server: Server::new(own_services(config), config.timeouts.discovery_wait),
             metrics,
             wait: config.timeouts.discovery_wait,
@@ -202,6 +212,11 @@ impl Mesh {
         self.server.rules.lease(grant, crate::clock::now());
     }
 
+    /// The limits on requests to the application, by its port, where there are any.
+    pub fn server_limits(&self) -> Vec<(u16, Arc<Concurrency>)> {
+        self.server.limits()
+    }
+
     /// Where this sidecar runs; empty when unknown.
     pub fn zone(&self) -> &str {
         &self.zone
@@ -250,6 +265,8 @@ impl Mesh {
         snapshot.namespace = world.namespace.is_some() || world.absent.contains(&self.namespace);
         let own_routes = world.namespace.map(|namespace| namespace.routes);
         let own_routes = own_routes.unwrap_or_default();
+        snapshot.own_routes = Arc::new(own_routes);
+        let own_routes = Arc::clone(&snapshot.own_routes);
         for name in world.absent {
             snapshot.aliases.insert(name, None);
         }
@@ -277,9 +294,48 @@ impl Mesh {
             }
         }
         *live = next;
-        drop(live);
         self.snapshot.store(Arc::new(snapshot));
+        drop(live);
         self.changed.send_modify(|generation| *generation += 1);
+    }
+
+    /// Names of endpoints outside the mesh that have to be resolved, ascending.
+    pub fn outside_names(&self) -> BTreeSet<Arc<str>> {
+        let snapshot = self.snapshot.load();
+        let externals = snapshot.services.values();
+        let externals = externals.filter_map(|view| view.model.external.as_ref());
+        let names = externals.flat_map(|external| external.names());
+        names.cloned().collect()
+    }
+
+    /// Takes what a name outside the mesh stands for from now on. Live state of endpoints that stay
+    /// is carried over.
+    pub fn set_name(&self, name: &Arc<str>, named: Named) {
+        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        self.names.set(Arc::clone(name), named);
+        let mut snapshot = Snapshot::clone(&self.snapshot.load());
+        let own_routes = Arc::clone(&snapshot.own_routes);
+        let concerned = snapshot.services.values_mut().filter(|view| {
+            let external = view.model.external.as_ref();
+            external.is_some_and(|external| external.names().any(|own| own == name))
+        });
+        for view in concerned {
+            let service = view.model.name.clone();
+            let own_routes = own_routes.get(&service).map(Vec::as_slice);
+            let mut next = HashMap::new();
+            let model = view.model.clone();
+            *view = self.view(model, own_routes, Some(view), &mut live, &mut next);
+            live.retain(|key, _| key.service != service);
+            live.extend(next);
+        }
+        self.snapshot.store(Arc::new(snapshot));
+        drop(live);
+        self.changed.send_modify(|generation| *generation += 1);
+    }
+
+    /// Forgets what other names stood for.
+    pub fn keep_names(&self, wanted: &BTreeSet<Arc<str>>) {
+        self.names.keep(|name| wanted.contains(name));
     }
 
     fn view(
@@ -290,13 +346,25 @@ impl Mesh {
         old: &mut HashMap<EndpointKey, Arc<Live>>,
         next: &mut HashMap<EndpointKey, Arc<Live>>,
     ) -> Arc<ServiceView> {
-        let hostname: Arc<str> = model.name.hostname().into();
-        let models: Vec<Arc<model::Endpoint>> =
-            model.endpoints.iter().cloned().map(Arc::new).collect();
+        let external = model.external.clone();
+        let names = external.as_ref().map(|external| self.names.of(external));
+        let (hostname, models) = match external.as_ref().zip(names.as_ref()) {
+            Some((external, names)) => {
+                let addresses = |name: &str| match names.get(name) {
+                    Some(Named::Addresses(addresses)) => &**addresses,
+                    Some(Named::Nothing(_)) | None => &[],
+                };
+                let hostname = external.hosts.first().cloned();
+                let hostname = hostname.unwrap_or_else(|| model.name.hostname().into());
+                (hostname, external.endpoints(&model.name, addresses))
+            }
+            None => (model.name.hostname().into(), model.endpoints.clone()),
+        };
+        let models: Vec<Arc<model::Endpoint>> = models.into_iter().map(Arc::new).collect();
         let mut ports = HashMap::with_capacity(model.ports.len());
         for port in &model.ports {
             let policy = model.policies.get(&port.port).map(Arc::clone);
-            let policy = policy.unwrap_or_default();
+            let policy: Arc<TrafficPolicy> = policy.unwrap_or_default();
             let mut endpoints = Vec::with_capacity(models.len());
             for endpoint in &models {
                 let Some(address) = endpoint.address_for(port.port) else {
@@ -308,13 +376,12 @@ impl Mesh {
                     instance: Arc::clone(&endpoint.instance),
                     address,
                 };
-                let breaker = policy.breaker.as_ref();
                 let live = match old.remove(&key) {
                     Some(live) => {
-                        live.set_breaker(breaker);
+                        live.follow(&policy);
                         live
                     }
-                    None => Arc::new(self.fresh(&key, endpoint, breaker)),
+                    None => Arc::new(self.fresh(&key, endpoint, &policy)),
                 };
                 next.insert(key.clone(), Arc::clone(&live));
                 endpoints.push(Arc::new(Endpoint {
@@ -326,7 +393,13 @@ impl Mesh {
             let routes = in_force(port.port, own_routes, &model.routes);
             let previous = previous.and_then(|view| view.port(port.port));
             let name = (model.name.clone(), Arc::clone(&hostname));
-            let view = PortView::new(name, port, endpoints, policy, routes, previous);
+            let mut view = PortView::new(name, port, endpoints, policy, routes, previous);
+            if let Some((external, names)) = external.as_ref().zip(names.as_ref()) {
+                let before = previous.and_then(|port| port.outside.as_ref());
+                let outside = Outside::of(external, port.port, port.protocol, before);
+                view.outside = Some(outside);
+                view.unresolved = unresolved(external, names).err();
+            }
             ports.insert(port.port, Arc::new(view));
         }
         let used = match previous {
@@ -341,24 +414,20 @@ impl Mesh {
         })
     }
 
-    fn fresh(
-        &self,
-        key: &EndpointKey,
-        endpoint: &model::Endpoint,
-        breaker: Option<&BreakerConfig>,
-    ) -> Live {
+    fn fresh(&self, key: &EndpointKey, endpoint: &model::Endpoint, policy: &TrafficPolicy) -> Live {
         let stats = self.metrics.http(HttpKey {
             direction: Direction::Outbound,
             service: key.service.to_string().into(),
             peer: endpoint.workload.to_string().into(),
         });
-        Live::new(stats, breaker)
+        Live::new(stats, policy)
     }
 
     /// Where a connection to `destination` leads; waits for the control plane's answer where
     /// there is none yet. Unanswered is not absent: that fails, it never goes out in plaintext.
     pub async fn resolve(&self, destination: SocketAddr) -> Result<Destination, Reason> {
         let ip = destination.ip().to_canonical();
+        let at = SocketAddr::new(ip, destination.port());
         let found = self.wait_for(|snapshot| {
             let Some(config) = &snapshot.config else {
                 return Lookup::Unanswered(None);
@@ -368,6 +437,8 @@ impl Mesh {
             }
             let kind = if config.is_virtual(ip) {
                 Kind::Service
+            } else if config.is_external_address(at) {
+                return snapshot.external_at(at);
             } else if config.is_workload(ip) {
                 Kind::Workload
             } else {
@@ -410,6 +481,15 @@ impl Mesh {
                 kind: Kind::Service,
                 name: name.to_owned(),
             })),
+        });
+        found.await
+    }
+
+    /// Whether a service goes by a host name outside the mesh; waits for the control plane's answer.
+    pub async fn is_external_host(&self, name: &str) -> Result<bool, Reason> {
+        let found = self.wait_for(|snapshot| match &snapshot.config {
+            None => Lookup::Unanswered(None),
+            Some(config) => Lookup::Found(config.is_external_host(name)),
         });
         found.await
     }
@@ -478,7 +558,7 @@ impl Mesh {
             .map_err(|_full| Reason::DiscoveryUnavailable)
     }
 
-    /// Names of services and workloads that nobody has used for `idle`.
+    /// Names of services and workloads that nobody has used for `idle`, and that no connection has.
     pub fn unused_since(&self, idle: Duration) -> Vec<Demand> {
         let limit = (crate::clock::now() - idle).as_nanos();
         let snapshot = self.snapshot.load();
@@ -492,7 +572,12 @@ impl Mesh {
         });
         services
             .chain(workloads)
-            .filter(|(_, _, view)| view.used() < limit)
+            .filter(|(_, _, view)| {
+                if view.ports.values().any(PortView::is_held) {
+                    view.touch();
+                }
+                view.used() < limit
+            })
             .map(|(kind, name, _)| Demand { kind, name })
             .collect()
     }
@@ -520,11 +605,35 @@ impl Snapshot {
 
     /// Whether an endpoint is still there.
     pub fn holds(&self, key: &EndpointKey) -> bool {
+        self.endpoint(key).is_some()
+    }
+
+    /// An endpoint with its port, if it is still there. This is no use of the service.
+    pub fn endpoint(&self, key: &EndpointKey) -> Option<(&Arc<PortView>, &Arc<Endpoint>)> {
         let workload = || WorkloadName::new(key.service.namespace(), key.service.name()).ok();
         let view = self.services.get(&key.service);
         let view = view.or_else(|| self.workloads.get(&workload()?));
-        let port = view.and_then(|view| view.port(key.port));
-        port.is_some_and(|port| port.endpoints.iter().any(|endpoint| endpoint.key == *key))
+        let port = view?.port(key.port)?;
+        let endpoint = port
+            .endpoints
+            .iter()
+            .find(|endpoint| endpoint.key == *key)?;
+        Some((port, endpoint))
+    }
+
+    /// Where an address leads that a service outside the mesh goes by.
+    fn external_at(&self, address: SocketAddr) -> Lookup<Result<Destination, Reason>> {
+        let name = address.to_string();
+        let Some(found) = self.lookup(&name) else {
+            let kind = Kind::Service;
+            return Lookup::Unanswered(Some(Demand { kind, name }));
+        };
+        let found = found.ok_or(Reason::ServiceNotFound);
+        Lookup::Found(found.and_then(|view| {
+            let external = view.model.external.as_ref();
+            let port = external.and_then(|external| external.port_at(address));
+            port_of(&view, port.ok_or(Reason::PortNotDeclared)?)
+        }))
     }
 
     /// `None`: unanswered. `Some(None)`: there is none.
@@ -571,7 +680,7 @@ fn as_service(workload: model::Workload) -> Option<model::Service> {
     let endpoint = model::Endpoint {
         instance: workload.instance,
         workload: workload.name,
-        identity: workload.identity,
+        identity: Some(workload.identity),
         zone: String::new(),
         weight: 100,
         transport: match workload.transport {
@@ -594,5 +703,9 @@ fn as_service(workload: model::Workload) -> Option<model::Service> {
         endpoints: vec![endpoint],
         policies: BTreeMap::new(),
         routes: Vec::new(),
+        external: None,
     })
 }
+
+#[cfg(test)]
+mod tests;

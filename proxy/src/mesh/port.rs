@@ -1,10 +1,12 @@
 //! One port of a service: what the control plane said of it, and live state that outlives every
 //! change of that.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use weft_core::balance::hash::Table;
 use weft_core::breaker::{
     Breaker, BreakerConfig, CallClass, CallOutcome, Permit, Rejected, Transition, View,
@@ -14,12 +16,17 @@ use weft_core::model::{AppProtocol, ServicePort};
 use weft_core::name::ServiceName;
 use weft_core::policy::TrafficPolicy;
 use weft_core::retry::RetryBudget;
-use weft_core::route::{Route, RouteTable};
+use weft_core::route::{Found, Route, RouteTable, RuleKey};
 use weft_core::time::Instant;
 
+use super::concurrency::Concurrency;
 use super::endpoint::Endpoint;
 use super::gate::{Admitted, Full, Gate};
+use super::outside::Outside;
 use crate::config::ProxyConfig;
+
+/// Rules that have a breaker of their own at a port.
+const RULES_MAX: usize = 1000;
 
 /// One port of a service with everybody who serves it.
 #[derive(Debug)]
@@ -38,9 +45,38 @@ pub struct PortView {
     pub policy: Arc<TrafficPolicy>,
     /// Where requests go; `None`: to the endpoints, all of them.
     pub routes: Option<Arc<RouteTable>>,
+    weights: Weights,
+    /// How it is reached, where it is outside the mesh.
+    pub outside: Option<Arc<Outside>>,
+    /// Why none of the names of its endpoints has an address, where that is known.
+    pub unresolved: Option<Arc<str>>,
     /// What requests with a key are picked by, made when the first comes.
     table: OnceLock<Option<Table>>,
     state: Arc<State>,
+}
+
+/// What is known of the endpoints' weights without looking at all of them.
+#[derive(Debug, Clone, Copy, Default)]
+struct Weights {
+    /// The largest.
+    heaviest: u32,
+    /// Whether all are the same.
+    same: bool,
+    /// When the newest endpoint was first seen.
+    newest: Instant,
+}
+
+impl Weights {
+    fn of(endpoints: &[Arc<Endpoint>]) -> Self {
+        let weights = endpoints.iter().map(|endpoint| endpoint.model.weight);
+        let heaviest = weights.clone().max().unwrap_or_default();
+        let born = endpoints.iter().map(|endpoint| endpoint.live.born());
+        Self {
+            heaviest,
+            same: { weights }.all(|weight| weight == heaviest),
+            newest: born.max().unwrap_or_default(),
+        }
+    }
 }
 
 /// What has been seen of a port.
@@ -54,6 +90,10 @@ struct State {
     budget: Mutex<RetryBudget>,
     /// Where the policy has one for the whole port.
     breaker: Mutex<Option<Breaker>>,
+    /// Where the policy has one for each rule: of the rules that requests came by.
+    by_rule: Mutex<HashMap<RuleKey, Breaker>>,
+    /// Where the policy has one that follows how long answers take.
+    adaptive: ArcSwapOption<Concurrency>,
 }
 
 impl Default for State {
@@ -65,6 +105,8 @@ impl Default for State {
             connections: Limit::new(UNLIMITED),
             budget: Mutex::default(),
             breaker: Mutex::default(),
+            by_rule: Mutex::default(),
+            adaptive: ArcSwapOption::empty(),
         }
     }
 }
@@ -82,12 +124,15 @@ impl Drop for Counted {
     }
 }
 
-/// A request that the port's own breaker waits to hear of. Dropped, it says nothing.
+/// A request that a breaker of the port waits to hear of. Dropped, it says nothing.
 #[derive(Debug)]
 pub struct PortCall {
     state: Arc<State>,
+    /// The rule whose breaker it is; `None` for the one of the whole port.
+    rule: Option<RuleKey>,
     permit: Option<Permit>,
     began: Instant,
+    answered: Option<Instant>,
 }
 
 impl PortView {
@@ -108,8 +153,11 @@ impl PortView {
             port: port.port,
             hostname,
             protocol: port.protocol,
+            weights: Weights::of(&endpoints),
             endpoints,
             policy,
+            outside: None,
+            unresolved: None,
             table: OnceLock::new(),
             state,
         }
@@ -135,6 +183,13 @@ impl PortView {
         self.state.requests.enter().await
     }
 
+    /// The limit that follows how long answers take; `None` where the policy has none.
+    pub fn concurrency(&self) -> Option<Arc<Concurrency>> {
+        // Most ports have none: that is known without looking further.
+        self.policy.adaptive.as_ref()?;
+        self.state.adaptive.load_full()
+    }
+
     /// A place among the retries under way; `None` when the limit is reached.
     pub fn admit_retry(&self) -> Option<Counted> {
         self.count(|state| &state.retries)
@@ -156,6 +211,24 @@ impl PortView {
     pub fn connect_timeout(&self, config: &ProxyConfig) -> Duration {
         let own = self.policy.connect_timeout;
         own.unwrap_or(config.timeouts.connect)
+    }
+
+    /// What no endpoint's weight is above now; `None` where all have the same.
+    pub fn heaviest(&self, now: Instant) -> Option<u32> {
+        let Weights {
+            heaviest,
+            same,
+            newest,
+        } = self.weights;
+        let slow_start = self.policy.slow_start;
+        let grown = slow_start.is_none_or(|time| now.saturating_since(newest) >= time);
+        (!same || !grown).then_some(heaviest)
+    }
+
+    /// Whether a connection still has this port, as it is now or as it was before: then it is in
+    /// use, although nothing may have been asked for a long time.
+    pub(super) fn is_held(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) > 1 || Arc::strong_count(&self.state) > 1
     }
 
     /// The number of the next pick.
@@ -189,8 +262,42 @@ impl PortView {
         drop(breaker);
         Ok(Some(PortCall {
             state: Arc::clone(&self.state),
+            rule: None,
             permit,
             began: now,
+            answered: None,
+        }))
+    }
+
+    /// Begins a request that came by a rule, whose own breaker hears of it; `None` where rules have
+    /// none.
+    ///
+    /// # Errors
+    ///
+    /// When the breaker is open.
+    pub fn begin_by(&self, found: &Found<'_>, now: Instant) -> Result<Option<PortCall>, Rejected> {
+        let Some(config) = &self.policy.route_breaker else {
+            return Ok(None);
+        };
+        let key = found.key();
+        let mut by_rule = self.state.by_rule();
+        if by_rule.len() >= RULES_MAX && !by_rule.contains_key(&key) {
+            // Rules that are gone: what has never opened has nothing to remember.
+            by_rule.retain(|_rule, breaker| breaker.view(now).since.is_some());
+            if by_rule.len() >= RULES_MAX {
+                return Ok(None);
+            }
+        }
+        let breaker = by_rule.entry(key.clone());
+        let breaker = breaker.or_insert_with(|| Breaker::new(config.clone()));
+        let permit = breaker.try_acquire(now)?;
+        drop(by_rule);
+        Ok(Some(PortCall {
+            state: Arc::clone(&self.state),
+            rule: Some(key),
+            permit: Some(permit),
+            began: now,
+            answered: None,
         }))
     }
 
@@ -198,6 +305,15 @@ impl PortView {
     pub fn breaker(&self, now: Instant) -> Option<View> {
         let breaker = self.state.breaker();
         breaker.as_ref().map(|breaker| breaker.view(now))
+    }
+
+    /// The breakers of rules, for people.
+    pub fn breakers_by_rule(&self, now: Instant) -> Vec<(RuleKey, View)> {
+        let by_rule = self.state.by_rule();
+        let views = by_rule.iter();
+        views
+            .map(|(rule, breaker)| (rule.clone(), breaker.view(now)))
+            .collect()
     }
 
     /// What is left of it when the service is gone.
@@ -208,8 +324,11 @@ impl PortView {
             hostname: Arc::clone(&self.hostname),
             protocol: self.protocol,
             endpoints: Vec::new(),
+            weights: Weights::default(),
             policy: Arc::clone(&self.policy),
             routes: self.routes.clone(),
+            outside: self.outside.clone(),
+            unresolved: None,
             table: OnceLock::new(),
             state: Arc::clone(&self.state),
         }
@@ -227,6 +346,34 @@ impl State {
         let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
         budget.set(policy.budget.ratio, policy.budget.minimum_per_second);
         follow(&mut self.breaker(), policy.service_breaker.as_ref());
+        let before = self.adaptive.load_full();
+        let adaptive = policy.adaptive.as_ref();
+        let adaptive = adaptive.map(|config| Concurrency::follow(before.as_ref(), config));
+        self.adaptive.store(adaptive);
+        let mut by_rule = self.by_rule();
+        match &policy.route_breaker {
+            Some(config) => by_rule
+                .values_mut()
+                .filter(|breaker| breaker.config() != config)
+                .for_each(|breaker| breaker.set_config(config.clone())),
+            None => by_rule.clear(),
+        }
+    }
+
+    fn by_rule(&self) -> MutexGuard<'_, HashMap<RuleKey, Breaker>> {
+        self.by_rule.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something with a breaker, where it is still there.
+    fn with_breaker<T>(
+        &self,
+        rule: Option<&RuleKey>,
+        act: impl FnOnce(&mut Breaker) -> T,
+    ) -> Option<T> {
+        match rule {
+            None => self.breaker().as_mut().map(act),
+            Some(rule) => self.by_rule().get_mut(rule).map(act),
+        }
     }
 
     fn breaker(&self) -> MutexGuard<'_, Option<Breaker>> {
@@ -246,22 +393,30 @@ pub(super) fn follow(breaker: &mut Option<Breaker>, config: Option<&BreakerConfi
 }
 
 impl PortCall {
+    /// The response has begun: see [`super::Call::on_response`].
+    pub fn on_response(&mut self, now: Instant) {
+        self.answered = Some(now);
+    }
+
     /// Ends the request with what came of it; says when that changed the breaker's state.
     pub fn finish(mut self, class: CallClass, now: Instant) -> Option<Transition> {
-        let latency = now.saturating_since(self.began);
+        let latency = self.answered.unwrap_or(now).saturating_since(self.began);
         let permit = self.permit.take()?;
-        // Switched off meanwhile: there is nothing to tell.
-        let mut breaker = self.state.breaker();
         let outcome = CallOutcome { class, latency };
         let random = fastrand::u64(..);
-        breaker.as_mut()?.on_result(permit, outcome, now, random)
+        // Switched off meanwhile: there is nothing to tell.
+        let told = self.state.with_breaker(self.rule.as_ref(), |breaker| {
+            breaker.on_result(permit, outcome, now, random)
+        });
+        told.flatten()
     }
 }
 
 impl Drop for PortCall {
     fn drop(&mut self) {
-        if let (Some(permit), Some(breaker)) = (self.permit.take(), &mut *self.state.breaker()) {
-            breaker.on_cancel(permit);
+        if let Some(permit) = self.permit.take() {
+            let cancel = |breaker: &mut Breaker| breaker.on_cancel(permit);
+            let _switched_off = self.state.with_breaker(self.rule.as_ref(), cancel);
         }
     }
 }

@@ -6,13 +6,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
+use weft_core::adaptive::Priority;
 use weft_core::headers::WEFT_REASON;
 use weft_core::policy::{BreakerMode, Fallback};
 use weft_core::reason::Reason;
+use weft_core::route::Found;
 
 use super::http::Failed;
 use super::route::{Next, target};
-use crate::http::{ProxyBody, Record, answer};
+use crate::http::{BodyEnd, ProxyBody, Record, answer};
 use crate::mesh::{Full, PortView};
 use crate::worker::Worker;
 
@@ -21,9 +23,10 @@ use crate::worker::Worker;
 pub(super) async fn admit(
     worker: &Worker,
     port: Arc<PortView>,
+    found: Option<&Found<'_>>,
     record: &mut Record,
 ) -> Result<Next, Failed> {
-    let Err((reason, retry_after)) = enter(&port, record) else {
+    let Err((reason, retry_after)) = enter(&port, found, record) else {
         return Ok(Next::Forward(port));
     };
     let response = match &port.policy.fallback {
@@ -57,7 +60,7 @@ pub(super) async fn admit(
         }) => {
             // A fallback's own fallback is not asked: that could go round for ever.
             let fallback = target(worker, &port, Some(service), *number).await?;
-            enter(&fallback, record).map_err(|(reason, _)| Failed {
+            enter(&fallback, found, record).map_err(|(reason, _)| Failed {
                 reason,
                 detail: format!("{service}:{number}, the fallback of {}", port.service),
             })?;
@@ -67,16 +70,28 @@ pub(super) async fn admit(
     Ok(Next::Answer(response))
 }
 
-/// Asks the port's breaker; says after which time to ask again where it lets nothing through.
-fn enter(port: &PortView, record: &mut Record) -> Result<(), (Reason, Duration)> {
+/// Asks the breakers of the rule and of the port; says after which time to ask again where one lets
+/// nothing through.
+fn enter(
+    port: &PortView,
+    found: Option<&Found<'_>>,
+    record: &mut Record,
+) -> Result<(), (Reason, Duration)> {
     let policy = &port.policy;
     if policy.breaker_mode == BreakerMode::ForceOpen {
         return Err((Reason::CircuitOpen, Duration::ZERO));
     }
-    match port.begin(crate::clock::now()) {
-        Ok(call) => record.port_call = call,
-        Err(_open) if policy.breaker_mode == BreakerMode::Observe => {}
-        Err(open) => return Err((Reason::CircuitOpen, open.retry_after)),
+    let now = crate::clock::now();
+    let by_rule = found.map_or(Ok(None), |found| port.begin_by(found, now));
+    for (call, of_record) in [
+        (by_rule, &mut record.rule_call),
+        (port.begin(now), &mut record.port_call),
+    ] {
+        match call {
+            Ok(call) => *of_record = call,
+            Err(_open) if policy.breaker_mode == BreakerMode::Observe => {}
+            Err(open) => return Err((Reason::CircuitOpen, open.retry_after)),
+        }
     }
     if port.endpoints.is_empty() {
         return Err((Reason::NoEndpoints, Duration::ZERO));
@@ -85,8 +100,13 @@ fn enter(port: &PortView, record: &mut Record) -> Result<(), (Reason, Duration)>
     Ok(())
 }
 
-/// Waits for a place within the port's limit on requests.
-pub(super) async fn wait(port: &PortView, record: &mut Record) -> Result<(), Failed> {
+/// Waits for a place within the port's limit on requests, and takes one within that which follows
+/// how long answers take. `body` tells when all of the request was there.
+pub(super) async fn wait(
+    port: &PortView,
+    body: Option<BodyEnd>,
+    record: &mut Record,
+) -> Result<(), Failed> {
     let most = |limit: Option<u32>| limit.unwrap_or_default();
     record.admitted = Some(port.admit().await.map_err(|full| match full {
         Full::NoPlace => Failed {
@@ -98,5 +118,13 @@ pub(super) async fn wait(port: &PortView, record: &mut Record) -> Result<(), Fai
             detail: format!("{} requests wait already", most(port.policy.max_pending)),
         },
     })?);
+    if let Some(concurrency) = port.concurrency() {
+        // Nobody waits here: a queue is what this limit is against.
+        let place = concurrency.try_acquire(Priority::Default, body);
+        record.concurrency = Some(place.map_err(|rejected| Failed {
+            reason: Reason::ConcurrencyLimit,
+            detail: rejected.to_string(),
+        })?);
+    }
     Ok(())
 }

@@ -19,13 +19,14 @@ use weft_core::headers::{
 use weft_core::reason::{Fault, Reason};
 use weft_core::retry::{Failure, backoff, may_retry};
 use weft_core::route::Decision;
+use weft_core::time::Instant;
 use weft_core::timeout as deadline;
 
 use super::admission;
-use super::attempt::{Attempt, Sending, Terms, keep, send};
+use super::attempt::{Attempt, Sending, Terms, has_other, keep, send};
 use super::pool::Slot;
 use super::route::{self, Next};
-use super::{Wish, pick, upgrade};
+use super::{Wish, outside, pick, upgrade};
 use crate::http::trace::{Trace, begin_client};
 use crate::http::{ProxyBody, Record, Trailers, WithTrailers, answer, is_grpc};
 use crate::mesh::{EndpointKey, PortView};
@@ -165,13 +166,12 @@ impl Conversation {
                 (response, reason)
             }
             Err(Failed { reason, detail }) => {
+                record.on_failure(reason);
                 if reason == Reason::RequestTimeout {
                     record.give_up_waiting();
                 }
-                if let Some(call) = record.port_call.take()
-                    && reason.fault() == Fault::Upstream
-                {
-                    call.finish(CallClass::Failure, crate::clock::now());
+                if reason.fault() == Fault::Upstream {
+                    record.finish_port_calls(CallClass::Failure);
                 }
                 (answer(reason, &detail, record.grpc), Some(reason))
             }
@@ -189,7 +189,7 @@ impl Conversation {
         port: &Arc<PortView>,
         decision: Option<&Decision<'_>>,
         mut parts: Parts,
-        (body, asked): (ProxyBody, Option<Duration>),
+        (mut body, asked): (ProxyBody, Option<Duration>),
         record: &mut Record,
     ) -> Result<Exchanged, Failed> {
         if asked == Some(Duration::ZERO) {
@@ -197,7 +197,11 @@ impl Conversation {
         }
         let next = route::follow(&self.worker, port, decision, &mut parts, record.grpc).await?;
         let next = match next {
-            Next::Forward(target) => admission::admit(&self.worker, target, record).await?,
+            Next::Forward(target) => {
+                let target = outside::resolved(&self.worker, target, asked).await?;
+                let found = decision.map(|decision| &decision.found);
+                admission::admit(&self.worker, target, found, record).await?
+            }
             answer @ Next::Answer(_) => answer,
         };
         let target = match next {
@@ -213,6 +217,8 @@ impl Conversation {
         let deadline = deadline.map(|time| record.began + time);
         let mirrors = decision.map_or(&[][..], |decision| &decision.mirrors);
         let terms = Terms::of(&target.policy, rule);
+        let adaptive = target.policy.adaptive.as_ref();
+        let ended = adaptive.and_then(|_| body.watch_end());
         let (body, kept) = keep(body, &terms, mirrors);
         if !mirrors.is_empty() {
             route::mirror(&self.worker, port, mirrors, &parts, kept.as_ref());
@@ -235,23 +241,26 @@ impl Conversation {
             wish.key = Some(key);
             cookie
         });
+        let began = record.began;
         let exchange = async {
-            admission::wait(&target, record).await?;
+            admission::wait(&target, ended, record).await?;
             self.attempts(Arc::clone(&target), terms, sent, wish, record)
                 .await
         };
         let limit = (limit > Duration::ZERO).then_some(limit);
         let (mut response, slot) = match asked.into_iter().chain(limit).min() {
             None => exchange.await?,
-            Some(time) => timeout(time, exchange).await.unwrap_or_else(|_elapsed| {
-                Err(match limit.filter(|limit| *limit == time) {
-                    Some(limit) => Failed {
-                        reason: Reason::RequestTimeout,
-                        detail: format!("{limit:?}"),
-                    },
-                    None => deadline_exceeded(time),
-                })
-            })?,
+            Some(time) => timeout(left_of(time, decision, began), exchange)
+                .await
+                .unwrap_or_else(|_elapsed| {
+                    Err(match limit.filter(|limit| *limit == time) {
+                        Some(limit) => Failed {
+                            reason: Reason::RequestTimeout,
+                            detail: format!("{limit:?}"),
+                        },
+                        None => deadline_exceeded(time),
+                    })
+                })?,
         };
         if let Some(cookie) = issued {
             response.headers_mut().append(SET_COOKIE, cookie);
@@ -278,6 +287,7 @@ impl Conversation {
             })?;
             made += 1;
             record.stats = Some(Arc::clone(&endpoint.live.stats));
+            record.wire = port.wire();
             record.attempt(endpoint.key.address);
             let failed = match self.worker.pool.slot(&port, &endpoint).await {
                 Err(error) => {
@@ -307,7 +317,9 @@ impl Conversation {
             };
             let (method, replayable) = (&sent.parts.method, sent.is_replayable());
             let again = may_retry(terms.retry, failed.failure, method, replayable, made);
-            if !again {
+            // One more request is the last thing that whoever has enough to do needs.
+            let elsewhere = failed.failure != Failure::Shed || has_other(&port, &endpoint, &tried);
+            if !again || !elsewhere {
                 return failed.give_up();
             }
             let (now, wait) = (
@@ -320,11 +332,14 @@ impl Conversation {
             record.retrying = None;
             record.retrying = port.admit_retry();
             if record.retrying.is_none() || !port.budget().try_retry(now) {
+                // No retry is made: its place is another's.
+                record.retrying = None;
                 return failed.give_up();
             }
             endpoint.live.stats.retried();
             tried.push(endpoint.key.clone());
             sleep(wait).await;
+            record.repeat(failed.failure);
             port = self.fresh(port);
         }
     }
@@ -385,6 +400,14 @@ impl Conversation {
         let authority = Authority::try_from(host.as_bytes()).ok()?;
         *last = Some((host, authority.clone()));
         Some(authority)
+    }
+}
+
+/// What is left of a request's time where a fault on purpose has taken some.
+fn left_of(time: Duration, decision: Option<&Decision<'_>>, began: Instant) -> Duration {
+    match decision.and_then(|decision| decision.delay) {
+        None => time,
+        Some(_delay) => time.saturating_sub(crate::clock::now().saturating_since(began)),
     }
 }
 
@@ -453,6 +476,7 @@ pub(crate) fn relayed(
     remove_hop_by_hop(&mut parts.headers, false);
     record.status = parts.status;
     record.slot = slot;
+    record.on_answer(&parts.headers);
     if record.grpc
         && let Some(status) = parts.headers.get("grpc-status")
     {

@@ -2,7 +2,10 @@
 
 mod admission;
 mod attempt;
+mod health;
+mod heed;
 mod http;
+mod outside;
 mod pool;
 mod route;
 mod upgrade;
@@ -17,8 +20,8 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use weft_core::balance::{Candidates, hash::HashOn, slow_start_share, zone_share};
-use weft_core::breaker::{CallClass, may_eject};
+use weft_core::balance::{Candidates, hash::HashOn, slow_start_share};
+use weft_core::breaker::CallClass;
 use weft_core::model::{AppProtocol, Transport};
 use weft_core::name::ServiceName;
 use weft_core::policy::BreakerMode;
@@ -35,6 +38,8 @@ use crate::telemetry::metrics::{Direction, HttpKey, Wire};
 use crate::tls::{ALPN_TCP, Replayed, read_server_name};
 use crate::worker::{Worker, redirected, reset};
 
+pub(crate) use health::run as check_health;
+use heed::{Heed, Place, heed_of, place_of};
 pub(crate) use http::{chunks, describe, relayed};
 pub use pool::{DialError, Pool, Slot};
 pub(crate) use upgrade::{finish as finish_upgrade, origin_form, send as send_upgrade};
@@ -102,10 +107,11 @@ async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, port: Arc<PortView>) 
     {
         return routed(worker, stream, &port, table).await;
     }
-    let plain = port
-        .endpoints
-        .iter()
-        .any(|endpoint| endpoint.model.transport == Transport::Plain);
+    let plain = port.outside.is_none()
+        && port
+            .endpoints
+            .iter()
+            .any(|endpoint| endpoint.model.transport == Transport::Plain);
     let (verdict, first) = match port.protocol {
         AppProtocol::Tcp | AppProtocol::Tls => (Verdict::Opaque, Bytes::new()),
         _ if plain => (Verdict::Opaque, Bytes::new()),
@@ -201,8 +207,13 @@ pub(crate) async fn sniff(
 }
 
 /// Opaque bytes, one mTLS connection each.
-async fn opaque(worker: &Rc<Worker>, mut client: Replayed<TcpStream>, port: &PortView) {
+async fn opaque(worker: &Rc<Worker>, mut client: Replayed<TcpStream>, port: &Arc<PortView>) {
     let shared = &worker.shared;
+    let port = match outside::resolved(worker, Arc::clone(port), None).await {
+        Ok(port) => port,
+        Err(failed) => return refuse(worker, client.get_ref(), failed.reason, &failed.detail),
+    };
+    let port = &*port;
     let stats = shared.metrics.tcp(tcp_key(&port.service.to_string()));
     let Some(_counted) = port.admit_connection() else {
         let limit = port.policy.max_connections.unwrap_or_default();
@@ -221,7 +232,7 @@ async fn opaque(worker: &Rc<Worker>, mut client: Replayed<TcpStream>, port: &Por
     };
     let mut tried: Vec<EndpointKey> = Vec::new();
     // Nothing has been sent before the connection stands: trying another endpoint is safe.
-    let (mut server, call) = loop {
+    let (mut server, mut call) = loop {
         let picked = match pick(port, &tried, wish) {
             Ok(picked) => picked,
             Err(reason) => {
@@ -241,6 +252,7 @@ async fn opaque(worker: &Rc<Worker>, mut client: Replayed<TcpStream>, port: &Por
             }
         }
     };
+    call.on_response(crate::clock::now());
     let opened = stats.open(server.wire());
     let (moved, ended) = {
         let drain = shared.drain.cut();
@@ -264,6 +276,7 @@ async fn opaque(worker: &Rc<Worker>, mut client: Replayed<TcpStream>, port: &Por
 /// The far side of an opaque relay.
 enum Server {
     Mesh(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    Outside(pool::OutsideStream, Wire),
     Plain(TcpStream),
 }
 
@@ -271,6 +284,7 @@ impl Server {
     fn wire(&self) -> Wire {
         match self {
             Self::Mesh(_) => Wire::Mtls,
+            Self::Outside(_, wire) => *wire,
             Self::Plain(_) => Wire::Plaintext,
         }
     }
@@ -282,6 +296,7 @@ impl Server {
     ) -> (crate::relay::Moved, Ended) {
         match self {
             Self::Mesh(stream) => relay(client, &mut **stream, config).await,
+            Self::Outside(stream, _) => relay(client, stream, config).await,
             Self::Plain(stream) => relay(client, stream, config).await,
         }
     }
@@ -295,6 +310,11 @@ async fn connect(
     let shared = &worker.shared;
     let limit = port.connect_timeout(&shared.config);
     let told = |error: DialError| (error.reason(), error.to_string());
+    if let Some(outside) = &port.outside {
+        let address = endpoint.key.address;
+        let stream = pool::dial_outside(outside, address, |tls| &tls.opaque, limit).await;
+        return Ok(Server::Outside(stream.map_err(told)?, port.wire()));
+    }
     match endpoint.model.transport {
         Transport::Mesh => {
             let material = shared.tls.current().ok_or(DialError::NoCertificate);
@@ -393,14 +413,15 @@ pub(crate) fn pick(
         };
         return Ok((Arc::clone(only), call));
     }
-    let zone = zone_of(port, wish.zone, now);
-    let choose = |tried, breakers| {
-        let of_zone = |zone| {
+    let heed = heed_of(port, now);
+    let place = place_of(port, wish.zone, heed, now);
+    let choose = |tried, heed| {
+        let of_place = |place| {
             let view = View {
                 port,
                 tried,
-                breakers,
-                zone,
+                heed,
+                place,
                 now,
             };
             if let (Some(key), Some(table)) = (wish.key, port.table()) {
@@ -409,20 +430,27 @@ pub(crate) fn pick(
             let balancing = port.policy.balancing;
             balancing.pick(&view, fastrand::u64(..), port.next_turn())
         };
-        zone.and_then(|zone| of_zone(Some(zone)))
-            .or_else(|| of_zone(None))
+        match place {
+            Place::Anywhere => of_place(place),
+            Place::In(_) | Place::OutOf(_) => of_place(place).or_else(|| of_place(Place::Anywhere)),
+        }
     };
-    if heeds_breakers(port, now) {
+    if heed != Heed::Nothing {
         for _attempt in 0..2 {
-            let Some(index) = choose(tried, true) else {
+            let Some(index) = choose(tried, heed) else {
                 break;
             };
-            if let Ok(call) = endpoints[index].live.begin(now) {
-                return Ok((Arc::clone(&endpoints[index]), call));
-            }
+            let endpoint = &endpoints[index];
+            let call = match endpoint.live.begin(now) {
+                Ok(call) => call,
+                // A breaker that is only observed keeps nothing away.
+                Err(_open) if heed == Heed::Checks => endpoint.live.begin_forced(now),
+                Err(_open) => continue,
+            };
+            return Ok((Arc::clone(endpoint), call));
         }
     }
-    let index = choose(tried, false).or_else(|| choose(&[], false));
+    let index = choose(tried, Heed::Nothing).or_else(|| choose(&[], Heed::Nothing));
     let endpoint = &endpoints[index.ok_or(Reason::NoHealthyEndpoint)?];
     let call = match endpoint.live.begin(now) {
         Ok(call) => call,
@@ -431,55 +459,13 @@ pub(crate) fn pick(
     Ok((Arc::clone(endpoint), call))
 }
 
-/// The caller's zone, where this request is to stay in it.
-fn zone_of<'a>(port: &PortView, zone: &'a str, now: Instant) -> Option<&'a str> {
-    if !port.policy.prefer_zone || zone.is_empty() {
-        return None;
-    }
-    let local = port.endpoints.iter().filter(|e| e.model.zone == zone);
-    let healthy = local.clone().filter(|e| e.live.is_available(now)).count();
-    let stays = fastrand::f64() < zone_share(healthy, local.count());
-    stays.then_some(zone)
-}
-
-/// Whether breakers are enforced, and so few endpoints are left out that the policy allows it.
-fn heeds_breakers(port: &PortView, now: Instant) -> bool {
-    if port.policy.breaker_mode == BreakerMode::Observe {
-        return false;
-    }
-    let share = port.policy.max_ejected_share;
-    // Of all but the last, which is the default, needs no counting: where nothing is left, one is
-    // tried all the same.
-    if share >= 1.0 {
-        return true;
-    }
-    let total = port.endpoints.len();
-    let open = |endpoint: &&Arc<Endpoint>| !endpoint.live.is_available(now);
-    match port.endpoints.iter().filter(open).count() {
-        0 => true,
-        out => may_eject(total, out - 1, share),
-    }
-}
-
 /// A port's endpoints for one request.
 struct View<'a> {
     port: &'a PortView,
     tried: &'a [EndpointKey],
-    /// Whether open breakers exclude.
-    breakers: bool,
-    /// Only those of this zone.
-    zone: Option<&'a str>,
+    heed: Heed,
+    place: Place<'a>,
     now: Instant,
-}
-
-impl View<'_> {
-    /// The share of its ordinary traffic that an endpoint gets while it is new.
-    fn share(&self, endpoint: &Endpoint) -> f64 {
-        let slow_start = self.port.policy.slow_start;
-        slow_start.map_or(1.0, |time| {
-            slow_start_share(endpoint.live.age(self.now), time)
-        })
-    }
 }
 
 impl Candidates for View<'_> {
@@ -490,8 +476,8 @@ impl Candidates for View<'_> {
     fn excluded(&self, index: usize) -> bool {
         let endpoint = &self.port.endpoints[index];
         self.tried.contains(&endpoint.key)
-            || self.zone.is_some_and(|zone| zone != endpoint.model.zone)
-            || (self.breakers && !endpoint.live.is_available(self.now))
+            || self.place.excludes(&endpoint.model.zone)
+            || self.heed.excludes(endpoint, self.now)
     }
 
     fn score(&self, index: usize) -> f64 {
@@ -503,8 +489,19 @@ impl Candidates for View<'_> {
     }
 
     fn weight(&self, index: usize) -> u32 {
+        // Finer, so that one of weight 1 starts slowly too.
+        const FINER: f64 = 10.0;
         let endpoint = &self.port.endpoints[index];
-        let weight = f64::from(endpoint.model.weight) * self.share(endpoint);
+        let weight = endpoint.model.weight;
+        let Some(time) = self.port.policy.slow_start else {
+            return weight;
+        };
+        let share = slow_start_share(endpoint.live.age(self.now), time);
+        let weight = f64::from(weight) * FINER * share;
         weight.round().max(1.0) as u32
+    }
+
+    fn heaviest(&self) -> Option<u32> {
+        self.port.heaviest(self.now)
     }
 }

@@ -1,5 +1,7 @@
 //! Connections to peers: few, long-lived, shared by many requests; one set per worker.
 
+mod outside;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
@@ -8,6 +10,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
@@ -17,6 +22,8 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use weft_core::reason::Reason;
+
+pub(super) use outside::{OutsideStream, dial as dial_outside};
 
 use crate::config::ProxyConfig;
 use crate::http::{ProxyBody, http2_client};
@@ -69,11 +76,25 @@ impl DialError {
         match self {
             Self::Connect { .. } => Reason::ConnectFailed,
             Self::Timeout { .. } => Reason::ConnectTimeout,
+            Self::Tls { source, .. } if names_another(source) => Reason::PeerIdentityMismatch,
             Self::Tls { .. } => Reason::TlsFailed,
             Self::Peer { .. } => Reason::PeerIdentityMismatch,
             Self::NoCertificate => Reason::PeerNotAuthenticated,
         }
     }
+}
+
+/// Whether a server outside the mesh showed a good certificate, for another name.
+fn names_another(error: &io::Error) -> bool {
+    use rustls::CertificateError::{NotValidForName, NotValidForNameContext};
+    let inner = error.get_ref();
+    let inner = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(
+        inner,
+        Some(rustls::Error::InvalidCertificate(
+            NotValidForName | NotValidForNameContext { .. }
+        ))
+    )
 }
 
 /// Dials a peer's sidecar for `alpn` and makes sure that it is the one meant.
@@ -97,8 +118,12 @@ pub(super) async fn dial(
             address,
             source: Arc::new(source),
         })?;
-        let peer =
-            peer_of_client(&stream, material).and_then(|p| p.expect(&endpoint.model.identity));
+        let identity = endpoint.model.identity.as_ref();
+        let identity = identity.ok_or_else(|| DialError::Tls {
+            address,
+            source: Arc::new(io::Error::other("nobody is known to have to answer there")),
+        })?;
+        let peer = peer_of_client(&stream, material).and_then(|p| p.expect(identity));
         peer.map_err(|source| DialError::Peer { address, source })?;
         Ok(stream)
     };
@@ -119,15 +144,79 @@ pub(super) async fn connect(address: SocketAddr) -> Result<TcpStream, DialError>
     Ok(tcp)
 }
 
-/// One shared connection to a peer.
+/// What requests are sent with.
+#[derive(Debug, Clone)]
+pub(crate) enum Sender {
+    /// To another sidecar.
+    Mesh(SendRequest<ProxyBody>),
+    /// To a server outside the mesh.
+    Outside(outside::OutsideSender),
+}
+
+impl Sender {
+    /// Sends a request; the error gives it back where nothing of it was sent.
+    pub(crate) async fn try_send_request(
+        &mut self,
+        request: Request<ProxyBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<ProxyBody>>> {
+        match self {
+            Self::Mesh(sender) => sender.try_send_request(request).await,
+            Self::Outside(sender) => sender.send(request).await,
+        }
+    }
+
+    /// Sends a request.
+    pub(crate) async fn send_request(
+        &mut self,
+        request: Request<ProxyBody>,
+    ) -> hyper::Result<Response<Incoming>> {
+        let sent = self.try_send_request(request).await;
+        sent.map_err(TrySendError::into_error)
+    }
+
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::Mesh(sender) => sender.is_closed(),
+            Self::Outside(sender) => sender.is_closed(),
+        }
+    }
+
+    fn is_exclusive(&self) -> bool {
+        match self {
+            Self::Mesh(_) => false,
+            Self::Outside(sender) => sender.is_exclusive(),
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        match self {
+            Self::Mesh(_) => true,
+            Self::Outside(sender) => sender.is_ready(),
+        }
+    }
+}
+
+/// One connection to a peer, shared where its protocol allows that.
 #[derive(Debug)]
 struct Carrier {
-    sender: SendRequest<ProxyBody>,
+    sender: Sender,
     in_flight: Cell<u32>,
     /// Requests that it has been given.
     carried: Cell<u32>,
     generation: u64,
     last_used: Cell<Instant>,
+}
+
+impl Carrier {
+    /// Whether it takes one more request, of at most so many at a time.
+    fn has_room(&self, streams: u32) -> bool {
+        let most = if self.sender.is_exclusive() {
+            1
+        } else {
+            streams
+        };
+        self.in_flight.get() < most && self.sender.is_ready()
+    }
 }
 
 /// A place on a carrier for one request.
@@ -145,8 +234,16 @@ impl Slot {
         }
     }
 
+    /// The place that a request was promised while the connection was being made.
+    fn promised(carrier: &Rc<Carrier>) -> Self {
+        carrier.in_flight.set(carrier.in_flight.get() + 1);
+        Self {
+            carrier: Rc::clone(carrier),
+        }
+    }
+
     /// What requests are sent with.
-    pub fn sender(&self) -> SendRequest<ProxyBody> {
+    pub(crate) fn sender(&self) -> Sender {
         self.carrier.sender.clone()
     }
 }
@@ -159,12 +256,31 @@ impl Drop for Slot {
     }
 }
 
-type Connecting = Rc<OnceCell<Result<Rc<Carrier>, DialError>>>;
+/// A connection that is being made.
+#[derive(Debug, Clone, Default)]
+struct Connecting {
+    made: Rc<OnceCell<Result<Rc<Carrier>, DialError>>>,
+    /// How many requests wait for a place on it.
+    promised: Rc<Cell<u32>>,
+}
 
 #[derive(Debug, Default)]
 struct Peer {
     carriers: Vec<Rc<Carrier>>,
     connecting: Option<Connecting>,
+    /// Whether its connections take one request at a time, as far as is known.
+    exclusive: bool,
+}
+
+impl Peer {
+    /// Forgets connections that are closed, and those that have carried all that they may: what is
+    /// under way on them finishes.
+    fn drop_spent(&mut self, most: Option<u32>) {
+        self.carriers.retain(|carrier| !carrier.sender.is_closed());
+        let most = most.unwrap_or(u32::MAX);
+        self.carriers
+            .retain(|carrier| carrier.carried.get() < most || most == u32::MAX);
+    }
 }
 
 /// The carriers of one worker.
@@ -186,18 +302,17 @@ impl Pool {
     }
 
     /// A place on a connection to `endpoint`, made if there is none with room. Requests that come
-    /// while one is being made wait for it together.
+    /// while one is being made wait for it together, as many as it may carry.
     pub async fn slot(&self, port: &PortView, endpoint: &Endpoint) -> Result<Slot, DialError> {
+        if let Some(outside) = &port.outside {
+            return self.outside_slot(port, outside, endpoint).await;
+        }
         let material = self.tls.current().ok_or(DialError::NoCertificate)?;
         let generation = material.generation;
         let connecting = {
             let mut peers = self.peers.borrow_mut();
             if let Some(peer) = peers.get_mut(&endpoint.key) {
-                peer.carriers.retain(|carrier| !carrier.sender.is_closed());
-                let most = port.policy.requests_per_connection.unwrap_or(u32::MAX);
-                // One that has carried all that it may finishes what is under way on it.
-                peer.carriers
-                    .retain(|carrier| carrier.carried.get() < most || most == u32::MAX);
+                peer.drop_spent(port.policy.requests_per_connection);
                 let fit = |carrier: &&Rc<Carrier>| {
                     carrier.generation == generation
                         && carrier.in_flight.get() < self.config.limits.max_concurrent_streams
@@ -207,15 +322,25 @@ impl Pool {
                 }
             }
             let peer = peers.entry(endpoint.key.clone()).or_default();
-            Rc::clone(peer.connecting.get_or_insert_default())
+            let streams = self.config.limits.max_concurrent_streams;
+            let room = port.policy.requests_per_connection.unwrap_or(streams);
+            let room = room.min(streams);
+            let connecting = peer.connecting.take();
+            let connecting = connecting.filter(|pending| pending.promised.get() < room);
+            let connecting = peer.connecting.insert(connecting.unwrap_or_default());
+            connecting.promised.set(connecting.promised.get() + 1);
+            connecting.clone()
         };
         let made = connecting
+            .made
             .get_or_init(|| async {
                 let made = self.connect(port, endpoint, material).await;
                 let mut peers = self.peers.borrow_mut();
                 let peer = peers.entry(endpoint.key.clone()).or_default();
-                peer.connecting = None;
+                let newest = peer.connecting.take();
+                peer.connecting = newest.filter(|one| !Rc::ptr_eq(&one.made, &connecting.made));
                 if let Ok(carrier) = &made {
+                    carrier.carried.set(connecting.promised.get());
                     // Those made under older certificates finish what they carry.
                     peer.carriers
                         .retain(|carrier| carrier.generation == generation);
@@ -224,7 +349,7 @@ impl Pool {
                 made
             })
             .await;
-        made.clone().map(|carrier| Slot::new(&carrier))
+        made.clone().map(|carrier| Slot::promised(&carrier))
     }
 
     async fn connect(
@@ -254,7 +379,7 @@ impl Pool {
             }
         });
         Ok(Rc::new(Carrier {
-            sender,
+            sender: Sender::Mesh(sender),
             in_flight: Cell::new(0),
             carried: Cell::new(0),
             generation: material.generation,
@@ -270,7 +395,15 @@ impl Pool {
             if !still(key) {
                 return false;
             }
+            let mut spare = self.config.limits.max_idle_per_endpoint;
             peer.carriers.retain(|carrier| {
+                let idle = outside::idle_of(&carrier.sender, idle);
+                if carrier.sender.is_exclusive() && carrier.in_flight.get() == 0 {
+                    if spare == 0 {
+                        return false;
+                    }
+                    spare -= 1;
+                }
                 let used = carrier.in_flight.get() > 0
                     || now.duration_since(carrier.last_used.get()) < idle;
                 used && !carrier.sender.is_closed()

@@ -24,6 +24,9 @@ use crate::worker::Worker;
 
 /// A copy that takes longer is given up.
 const MIRROR_MAX: std::time::Duration = std::time::Duration::from_secs(30);
+/// Copies under way on a worker: each may hold 256 KiB of a body. Beyond, none is made, so that
+/// somebody who does not answer copies costs nothing but the copies.
+const MIRRORS_MAX: usize = 256;
 
 /// Where a request goes from here.
 pub(super) enum Next {
@@ -174,15 +177,23 @@ pub(super) fn mirror(
     body: Option<&Kept>,
 ) {
     for mirror in mirrors {
+        if worker.copying.get() >= MIRRORS_MAX {
+            let (from, to) = (&port.service, &mirror.backend);
+            tracing::debug!(%from, %to, limit = MIRRORS_MAX, "too many copies: none is made");
+            continue;
+        }
+        worker.copying.set(worker.copying.get() + 1);
         let (worker, port, body) = (Rc::clone(worker), Arc::clone(port), body.cloned());
         let (mirror, parts) = ((*mirror).clone(), parts.clone());
         spawn_local(async move {
             let drain = worker.shared.drain.cut();
             let copying = copy(&worker, &port, &mirror, parts, body);
             let done = tokio::select! {
-                done = timeout(MIRROR_MAX, copying) => done,
-                () = drain => return,
+                done = timeout(MIRROR_MAX, copying) => Some(done),
+                () = drain => None,
             };
+            worker.copying.set(worker.copying.get() - 1);
+            let Some(done) = done else { return };
             let failed = match done {
                 Ok(Ok(())) => return,
                 Ok(Err(failed)) => format!("{}: {}", failed.reason, failed.detail),
@@ -202,6 +213,7 @@ async fn copy(
     body: Option<Kept>,
 ) -> Result<(), Failed> {
     let target = target(worker, port, Some(&mirror.backend), mirror.port).await?;
+    let target = super::outside::resolved(worker, target, None).await?;
     let body = match body {
         None => ProxyBody::Empty,
         Some(kept) => kept.copy().await.ok_or_else(|| Failed {

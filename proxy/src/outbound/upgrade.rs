@@ -9,21 +9,25 @@ use http::{Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
 use tokio::task::spawn_local;
+use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 use weft_core::headers::{remove_hop_by_hop, remove_untrusted};
 use weft_core::reason::Reason;
 use weft_core::retry::Failure;
 
 use super::http::{Conversation, Decided, Exchanged, Failed, describe, relayed};
+use super::pool::{DialError, OutsideStream};
 use super::route::{self, Next};
-use super::{Wish, admission, pick, pool};
+use super::{Wish, admission, outside, pick, pool};
 use crate::config::ProxyConfig;
 use crate::http::trace::{Trace, begin_client};
 use crate::http::{ProxyBody, Record, http1_client};
-use crate::mesh::PortView;
+use crate::mesh::{Endpoint, PortView};
 use crate::relay::relay;
 use crate::telemetry::metrics::Direction;
-use crate::tls::ALPN_H1;
+use crate::tls::{ALPN_H1, TlsContext};
 use crate::worker::Worker;
 
 /// Sends an upgrading request over a connection of its own and, when the other side agrees,
@@ -58,7 +62,13 @@ pub(super) async fn outbound(
             let decision = decided.as_ref().map(|decided| &decided.decision);
             let next = route::follow(worker, &port, decision, &mut parts, false).await;
             let next = match next {
-                Ok(Next::Forward(target)) => admission::admit(worker, target, &mut record).await,
+                Ok(Next::Forward(target)) => match outside::resolved(worker, target, None).await {
+                    Ok(target) => {
+                        let found = decision.map(|decision| &decision.found);
+                        admission::admit(worker, target, found, &mut record).await
+                    }
+                    Err(failed) => Err(failed),
+                },
                 other => other,
             };
             let outcome = match next {
@@ -104,12 +114,8 @@ async fn exchange(
     })?;
     record.stats = Some(Arc::clone(&endpoint.live.stats));
     record.attempt(endpoint.key.address);
-    let limit = port.connect_timeout(&shared.config);
-    let material = shared.tls.current().ok_or(pool::DialError::NoCertificate);
-    let dialled = match material {
-        Ok(material) => pool::dial(&port, &endpoint, &material, ALPN_H1, limit).await,
-        Err(error) => Err(error),
-    };
+    record.wire = port.wire();
+    let dialled = dial(&shared.config, &shared.tls, &port, &endpoint).await;
     let stream = match dialled {
         Ok(stream) => stream,
         Err(error) => {
@@ -126,8 +132,35 @@ async fn exchange(
     let address = endpoint.key.address;
     record.span = begin_client(shared, &mut trace, &mut parts, address, &port.hostname, 0);
     record.traced(&parts.headers);
+    if port.outside.is_some() {
+        // Nothing that is the mesh's own leaves it, and nothing that comes back speaks for it.
+        remove_untrusted(&mut parts.headers);
+    }
     let request = Request::from_parts(parts, body);
-    send(TokioIo::new(stream), request, &shared.config).await
+    let mut response = send(TokioIo::new(stream), request, &shared.config).await?;
+    record.on_response(crate::clock::now());
+    if port.outside.is_some() {
+        remove_untrusted(response.headers_mut());
+    }
+    Ok(response)
+}
+
+/// A connection of its own.
+async fn dial(
+    config: &ProxyConfig,
+    tls: &TlsContext,
+    port: &PortView,
+    endpoint: &Endpoint,
+) -> Result<Either<OutsideStream, Box<TlsStream<TcpStream>>>, DialError> {
+    let limit = port.connect_timeout(config);
+    if let Some(outside) = &port.outside {
+        let address = endpoint.key.address;
+        let stream = pool::dial_outside(outside, address, |tls| &tls.upgrade, limit).await?;
+        return Ok(Either::Left(stream));
+    }
+    let material = tls.current().ok_or(DialError::NoCertificate)?;
+    let stream = pool::dial(port, endpoint, &material, ALPN_H1, limit).await?;
+    Ok(Either::Right(Box::new(stream)))
 }
 
 /// One HTTP/1.1 exchange on a connection that may then be taken over.

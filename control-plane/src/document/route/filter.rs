@@ -63,6 +63,7 @@ pub(super) fn read(
     let mut rewrites = 0;
     for (index, filter) in filters.iter().take(FILTERS_MAX).enumerate() {
         let at = format!("{at}[{index}]");
+        check_type(check, &at, &filters[..index], filter);
         if matches!(
             filter.r#type,
             HttpRouteRulesFiltersType::UrlRewrite | HttpRouteRulesFiltersType::RequestRedirect
@@ -134,17 +135,83 @@ fn read_one(
             Some(Filter::Cors(read_cors(check, &at, cors)))
         }
         Type::ExternalAuth => {
-            check.add(format!("{at}.type"), "ExternalAuth", "not there yet");
+            let allowed = "RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect, \
+                           URLRewrite, RequestMirror, CORS, ExtensionRef";
+            check.add(format!("{at}.type"), "ExternalAuth", allowed);
             None
         }
         Type::ExtensionRef => None,
     }
 }
 
+/// Whether the filter has only what its type says, and may be there again.
+fn check_type(
+    check: &mut Check<'_>,
+    at: &str,
+    before: &[HttpRouteRulesFilters],
+    filter: &HttpRouteRulesFilters,
+) {
+    use HttpRouteRulesFiltersType as Type;
+    let parts = [
+        (
+            Type::RequestHeaderModifier,
+            "requestHeaderModifier",
+            filter.request_header_modifier.is_some(),
+        ),
+        (
+            Type::ResponseHeaderModifier,
+            "responseHeaderModifier",
+            filter.response_header_modifier.is_some(),
+        ),
+        (
+            Type::RequestRedirect,
+            "requestRedirect",
+            filter.request_redirect.is_some(),
+        ),
+        (Type::UrlRewrite, "urlRewrite", filter.url_rewrite.is_some()),
+        (
+            Type::RequestMirror,
+            "requestMirror",
+            filter.request_mirror.is_some(),
+        ),
+        (Type::Cors, "cors", filter.cors.is_some()),
+        (
+            Type::ExtensionRef,
+            "extensionRef",
+            filter.extension_ref.is_some(),
+        ),
+    ];
+    let name = name_of(&filter.r#type);
+    for (kind, field, there) in parts {
+        if there && kind != filter.r#type {
+            let found = format!("a value beside the type {name}");
+            check.add(format!("{at}.{field}"), found, "only what the type names");
+        }
+    }
+    // Copies may go to several, and faults may be several; each of the others is one decision.
+    let may_repeat = matches!(filter.r#type, Type::RequestMirror | Type::ExtensionRef);
+    let again = before.iter().any(|other| other.r#type == filter.r#type);
+    // Of rewrites and redirects the rule as a whole is told.
+    let told = matches!(filter.r#type, Type::UrlRewrite | Type::RequestRedirect);
+    if again && !may_repeat && !told {
+        check.add(
+            format!("{at}.type"),
+            format!("{name} again"),
+            "once in a rule",
+        );
+    }
+}
+
+/// A type of filters, as users write it.
+fn name_of(kind: &HttpRouteRulesFiltersType) -> String {
+    let value = serde_json::to_value(kind).unwrap_or_default();
+    value.as_str().unwrap_or_default().to_owned()
+}
+
 /// What the type says has to be there.
 fn there<'a, T>(check: &mut Check<'_>, at: &str, value: Option<&'a T>) -> Option<&'a T> {
     if value.is_none() {
-        check.add(at, "nothing", "what the filter's type says");
+        check.add(at, "nothing", "a value: the type asks for it");
     }
     value
 }
@@ -261,6 +328,18 @@ fn read_path(
         Type::ReplaceFullPath => ("replaceFullPath", &path.replace_full_path),
         Type::ReplacePrefixMatch => ("replacePrefixMatch", &path.replace_prefix_match),
     };
+    let other = match path.r#type {
+        Type::ReplaceFullPath => ("replacePrefixMatch", path.replace_prefix_match.is_some()),
+        Type::ReplacePrefixMatch => ("replaceFullPath", path.replace_full_path.is_some()),
+    };
+    if let (other, true) = other {
+        let kind = serde_json::to_value(&path.r#type).unwrap_or_default();
+        let found = format!(
+            "a value beside the type {}",
+            kind.as_str().unwrap_or_default()
+        );
+        check.add(format!("{at}.{other}"), found, "only what the type names");
+    }
     let at = format!("{at}.{field}");
     let text = there(check, &at, text.as_ref())?;
     let fits = text.is_empty() || PathMatch::exact(text).is_ok() && !text.contains('?');
@@ -360,8 +439,13 @@ fn read_mirror(
         (None, None) => (1, 1),
     };
     if numerator < 0 || denominator < 1 || numerator > denominator {
-        let found = format!("{numerator} of {denominator}");
-        check.add(at, found, "0 to all of them");
+        match mirror.percent {
+            Some(percent) => check.add(format!("{at}.percent"), percent, "0 to 100"),
+            None => {
+                let found = format!("{numerator} of {denominator}");
+                check.add(format!("{at}.fraction"), found, "0 to all of them");
+            }
+        }
     }
     let (backend, port) = target?;
     Some(Mirror {

@@ -89,7 +89,11 @@ fn read_path(
 }
 
 /// A value, or a problem with it.
-fn note<T>(check: &mut Check<'_>, at: &str, read: Result<T, RouteError>) -> Option<T> {
+pub(in crate::document) fn note<T>(
+    check: &mut Check<'_>,
+    at: &str,
+    read: Result<T, RouteError>,
+) -> Option<T> {
     match read {
         Ok(value) => Some(value),
         Err(error) => {
@@ -133,6 +137,19 @@ pub(in crate::document) fn read_headers<'a>(
     read
 }
 
+/// Whether a service or method may be called so (Gateway API, `GRPCMethodMatch`).
+fn is_grpc_name(text: &str, dots: bool) -> bool {
+    let is_word = |word: &str| {
+        let bytes = word.as_bytes();
+        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+        bytes.first().is_some_and(|first| !first.is_ascii_digit()) && bytes.iter().all(plain)
+    };
+    match dots {
+        true => text.split('.').all(is_word),
+        false => is_word(text),
+    }
+}
+
 /// The matches of a GRPCRoute's rule.
 pub(super) fn read_grpc_matches(
     check: &mut Check<'_>,
@@ -152,6 +169,17 @@ pub(super) fn read_grpc_matches(
         if method.is_some() && service.is_none() && name.is_none() {
             let path = format!("{at}.method");
             check.add(path, "neither", "service, method or both");
+        }
+        let fields = [("service", service, true), ("method", name, false)];
+        for (field, text, dots) in fields {
+            let Some(text) = text.filter(|text| !pattern && !is_grpc_name(text, dots)) else {
+                continue;
+            };
+            let allowed = match dots {
+                true => "a name as in shop.Orders",
+                false => "a name as in Get",
+            };
+            check.add(format!("{at}.method.{field}"), format!("{text:?}"), allowed);
         }
         let path = match pattern {
             true => PathMatch::grpc_pattern(service, name),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use weft_core::balance::hash::HashOn;
 use weft_core::breaker::{BreakerConfig, Window};
+use weft_core::health::{Check, HealthCheck};
 use weft_core::policy::{Fallback, TrafficPolicy};
 
 use super::Time;
@@ -31,6 +32,7 @@ pub fn spelled_out(policy: &TrafficPolicy) -> Value {
     });
     breaker["heedRetryAfter"] = json!(policy.heed_retry_after);
     breaker["service"] = json!(policy.service_breaker.as_ref().map(spell_breaker));
+    breaker["route"] = json!(policy.route_breaker.as_ref().map(spell_breaker));
     breaker["fallback"] = json!(policy.fallback.as_ref().map(spell_fallback));
     let (retry, budget) = (&policy.retry, &policy.budget);
     let mut value = json!({
@@ -39,6 +41,7 @@ pub fn spelled_out(policy: &TrafficPolicy) -> Value {
             "hashOn": hash_on,
             "slowStart": maybe(policy.slow_start),
             "preferZone": policy.prefer_zone,
+            "panicThreshold": policy.panic_threshold,
         },
         "circuitBreaker": breaker,
         "retry": {
@@ -61,8 +64,42 @@ pub fn spelled_out(policy: &TrafficPolicy) -> Value {
             "connections": policy.max_connections,
             "requestsPerConnection": policy.requests_per_connection,
         },
+        "healthCheck": policy.health_check.as_deref().map(spell_check),
+        "adaptiveConcurrency": super::adaptive::spell(policy),
     });
     without_nulls(&mut value);
+    value
+}
+
+fn spell_check(config: &HealthCheck) -> Value {
+    let time = |time: Duration| serde_json::to_value(Time(time)).unwrap_or_default();
+    let check = match &config.check {
+        Check::Http(http) => {
+            let statuses = http.statuses.iter();
+            let headers = http.headers.iter().map(|(name, value)| {
+                let value = String::from_utf8_lossy(value.as_bytes());
+                json!({"name": name.as_str(), "value": value})
+            });
+            json!({
+                "path": http.path,
+                "host": http.host,
+                "expectedStatuses":
+                    statuses.map(|(from, to)| format!("{from}-{to}")).collect::<Vec<_>>(),
+                "headers": headers.collect::<Vec<_>>(),
+            })
+        }
+        Check::Grpc { service } => json!({ "service": service }),
+        Check::Tcp => json!({}),
+    };
+    let mut value = json!({
+        "interval": time(config.interval),
+        "timeout": time(config.timeout),
+        "unhealthyThreshold": config.unhealthy_threshold,
+        "healthyThreshold": config.healthy_threshold,
+        "jitter": config.jitter,
+        "initialState": config.initial.as_str(),
+    });
+    value[config.check.kind()] = check;
     value
 }
 

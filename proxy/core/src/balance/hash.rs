@@ -334,21 +334,54 @@ mod tests {
         assert_eq!(hash(b"a"), mix(0xaf63_dc4c_8601_ec8c));
     }
 
+    /// Whichever of a hundred goes: its own keys, and at most 2 % of all beside them, meet another.
     #[test]
     fn one_of_a_hundred_takes_little_along() {
         let all = names(100);
-        let mut left = all.clone();
-        left.remove(37);
-        let after = |index: usize| if index < 37 { index } else { index + 1 };
+        for gone in [0, 37, 99] {
+            let mut left = all.clone();
+            left.remove(gone);
+            let after = |index: usize| if index < gone { index } else { index + 1 };
+            for (policy, most) in [(Policy::RingHash, 0.0), (Policy::Maglev, 0.02)] {
+                let table = Table::new(policy, &equal(&all)).unwrap();
+                let without = Table::new(policy, &equal(&left)).unwrap();
+                let (mut own, mut others) = (0.0, 0.0);
+                for key in hashes() {
+                    let before = table.pick(key, |_| false).unwrap();
+                    let now = after(without.pick(key, |_| false).unwrap());
+                    own += f64::from(u8::from(before == gone)) / KEYS as f64;
+                    others += f64::from(u8::from(before != gone && before != now)) / KEYS as f64;
+                }
+                assert!(others <= most, "{policy:?} {gone}: {others}");
+                // Its own share is about that of one of a hundred: nothing else is counted as it.
+                assert!((0.006..0.014).contains(&own), "{policy:?} {gone}: {own}");
+            }
+        }
+    }
+
+    /// The same for one that comes back: who had its keys gives them back, and hardly more.
+    #[test]
+    fn one_that_comes_takes_its_share_and_little_else() {
+        let all = names(100);
         for policy in [Policy::RingHash, Policy::Maglev] {
-            let table = Table::new(policy, &equal(&all)).unwrap();
-            let without = Table::new(policy, &equal(&left)).unwrap();
+            let table = Table::new(policy, &equal(&all[..99])).unwrap();
+            let with = Table::new(policy, &equal(&all)).unwrap();
             let moved = hashes().filter(|key| {
-                let before = table.pick(*key, |_| false).unwrap();
-                before != 37 && before != after(without.pick(*key, |_| false).unwrap())
+                let now = with.pick(*key, |_| false).unwrap();
+                now != 99 && now != table.pick(*key, |_| false).unwrap()
             });
             let share = moved.count() as f64 / KEYS as f64;
             assert!(share <= 0.02, "{policy:?}: {share}");
+        }
+    }
+
+    #[test]
+    fn equal_endpoints_get_about_the_same() {
+        let names = names(20);
+        for (policy, tolerance) in [(Policy::RingHash, 0.4), (Policy::Maglev, 0.12)] {
+            let table = Table::new(policy, &equal(&names)).unwrap();
+            let found = shares(20, |key| table.pick(key, |_| false).unwrap());
+            check_shares(&found, &[0.05; 20], tolerance);
         }
     }
 

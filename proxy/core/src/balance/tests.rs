@@ -155,20 +155,6 @@ fn weighted_turns_are_spread() {
     assert!(longest < Some(5), "{turns:?}");
 }
 
-#[test]
-fn least_request_prefers_the_idle_and_respects_weights() {
-    let in_flight = [9, 0, 9];
-    let found = counts::<3>(30_000, |round| {
-        pick_least_request(3, spread(round), |_| false, |i| in_flight[i], |_| 100)
-    });
-    assert!((19_000..21_000).contains(&found[1]), "{found:?}");
-    let weights = [100, 1000];
-    let found = counts::<2>(100, |round| {
-        pick_least_request(2, spread(round), |_| false, |i| [0, 5][i], |i| weights[i])
-    });
-    assert_eq!(found, [0, 100]);
-}
-
 /// Available, score, requests under way, weight.
 type Fixed = (bool, f64, u32, u32);
 
@@ -188,6 +174,11 @@ impl Candidates for Vec<Fixed> {
     fn weight(&self, index: usize) -> u32 {
         self[index].3
     }
+    fn heaviest(&self) -> Option<u32> {
+        let heaviest = self.iter().map(|candidate| candidate.3).max();
+        let same = self.iter().all(|candidate| Some(candidate.3) == heaviest);
+        heaviest.filter(|_| !same)
+    }
 }
 
 const POLICIES: [Policy; 4] = [
@@ -203,8 +194,67 @@ fn every_policy_picks_by_its_own_measure() {
     assert_eq!(Policy::PeakEwma.pick(&two, 7, 0), Some(0));
     assert_eq!(Policy::LeastRequest.pick(&two, 7, 0), Some(1));
     assert_eq!(Policy::RoundRobin.pick(&two, 7, 1), Some(1));
-    let heavy = vec![(true, 1.0, 0, 100), (true, 2.0, 0, 300)];
-    assert_eq!(Policy::PeakEwma.pick(&heavy, 7, 0), Some(1));
+}
+
+#[test]
+fn least_request_prefers_the_idle() {
+    let three = vec![
+        (true, 1.0, 9, 100),
+        (true, 1.0, 0, 100),
+        (true, 1.0, 9, 100),
+    ];
+    let found = counts::<3>(30_000, |round| {
+        Policy::LeastRequest.pick(&three, spread(round), 0)
+    });
+    assert!((19_000..21_000).contains(&found[1]), "{found:?}");
+}
+
+/// Endpoints at equal cost get their shares, however many there are and whatever is excluded; at
+/// other costs the cheaper gets more.
+#[test]
+fn two_choices_go_by_weight() {
+    let rounds = 30_000;
+    for policy in [Policy::PeakEwma, Policy::LeastRequest] {
+        let share = |candidates: &Vec<Fixed>| {
+            let picks = (0..rounds).map(|round| policy.pick(candidates, spread(round), 0).unwrap());
+            let mut shares = vec![0.0; candidates.len()];
+            picks.for_each(|pick| shares[pick] += 1.0 / rounds as f64);
+            shares
+        };
+        let idle = |weights: &[u32]| {
+            weights
+                .iter()
+                .map(|w| (true, 5.0, 0, *w))
+                .collect::<Vec<_>>()
+        };
+        for weights in [
+            &[100, 300][..],
+            &[100, 100, 100, 100, 100, 100, 100, 100, 100, 1000],
+            &[1, 1000, 1000],
+            &[1, 2, 3, 4, 5],
+        ] {
+            let total = f64::from(weights.iter().sum::<u32>());
+            for (found, weight) in share(&idle(weights)).into_iter().zip(weights) {
+                let expected = f64::from(*weight) / total;
+                assert!((found - expected).abs() < 0.01, "{found} of {weights:?}");
+            }
+        }
+        // One of many has nearly all the weight: it is hardly ever drawn by luck.
+        let mut many = idle(&[1; 200]);
+        many[77].3 = 1000;
+        let found = share(&many)[77];
+        assert!((found - 1000.0 / 1199.0).abs() < 0.01, "{found}");
+        let mut without = idle(&[100, 300, 600]);
+        without[2].0 = false;
+        let found = share(&without);
+        assert_eq!(found[2], 0.0);
+        assert!((found[1] - 0.75).abs() < 0.01, "{found:?}");
+        // Three times the weight bears three times as much at the same cost.
+        let busy = share(&vec![(true, 11.0, 10, 100), (true, 31.0, 30, 300)]);
+        assert!((busy[1] - 0.75).abs() < 0.01, "{busy:?}");
+        let dear = share(&vec![(true, 10.0, 9, 100), (true, 1.0, 0, 300)]);
+        assert!(dear[0] < 0.02, "{dear:?}");
+    }
 }
 
 proptest! {
@@ -250,16 +300,31 @@ fn new_endpoints_and_zones_have_their_shares() {
             share
         );
     }
-    for (healthy, all, share) in [
-        (0, 0, 0.0),
-        (0, 4, 0.0),
-        (1, 4, 0.35),
-        (3, 4, 1.0),
-        (4, 4, 1.0),
+    let whole = (10, 10);
+    for (zone, others, share) in [
+        ((0, 0), whole, 0.0),
+        ((0, 4), whole, 0.0),
+        ((1, 4), whole, 0.35),
+        ((3, 4), whole, 1.0),
+        ((4, 4), whole, 1.0),
+        // Nobody else, or nobody else who is well: there is nowhere to go.
+        ((1, 4), (0, 0), 1.0),
+        ((1, 4), (0, 8), 1.0),
+        ((0, 4), (0, 8), 1.0),
+        ((0, 0), (0, 8), 0.0),
+        // Both sides have lost most: each gets its part.
+        ((1, 4), (1, 4), 0.5),
+        ((1, 4), (1, 8), 2.0 / 3.0),
+        // A heavy endpoint that is lost is more than a light one.
+        ((100, 1000), whole, 0.14),
     ] {
-        assert!(
-            (zone_share(healthy, all) - share).abs() < 1e-9,
-            "{healthy} of {all}"
-        );
+        let capacity = |(healthy, all)| Capacity { healthy, all };
+        let found = zone_share(capacity(zone), capacity(others));
+        assert!((found - share).abs() < 1e-9, "{zone:?} {others:?}: {found}");
     }
+    let mut capacity = Capacity::default();
+    capacity.add(900, false);
+    capacity.add(100, true);
+    let (healthy, all) = (100, 1000);
+    assert_eq!(capacity, Capacity { healthy, all });
 }

@@ -27,6 +27,8 @@ pub enum Window {
 /// The parameters of a breaker. [`BreakerConfig::validate`] says what is allowed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BreakerConfig {
+    /// Whether calls open it; `false`: health checks alone do.
+    pub by_calls: bool,
     /// Which calls count.
     pub window: Window,
     /// Opens when this share of the calls in the window failed, above 0 to 1.
@@ -64,6 +66,7 @@ impl Default for BreakerConfig {
     /// Safe for traffic of any volume: half of at least 20 calls in 10 s, or 5 failures in a row.
     fn default() -> Self {
         Self {
+            by_calls: true,
             window: Window::Time {
                 length: Duration::from_secs(10),
                 buckets: 10,

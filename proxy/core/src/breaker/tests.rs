@@ -1,6 +1,7 @@
 //! Every transition, and the traps.
 
 use super::*;
+use crate::health::CheckFailure;
 use proptest::prelude::*;
 
 fn at(millis: u64) -> Instant {
@@ -522,4 +523,395 @@ fn an_answer_may_say_for_how_long_to_stay_away() {
     // Results of calls that began before do not count.
     assert!(breaker.try_acquire(at(59_999)).is_err());
     assert!(breaker.try_acquire(at(60_000)).unwrap().is_probe());
+}
+
+/// What may change the state of a breaker, each from a fresh one in the state before.
+#[test]
+fn every_transition() {
+    use StateView::{Closed, HalfOpen, Open};
+    type Make = fn() -> Breaker;
+    type Event = fn(&mut Breaker) -> Option<Transition>;
+    let closed: Make = || {
+        Breaker::new(BreakerConfig {
+            window: Window::Count(4),
+            slow_call: Some(Duration::from_millis(100)),
+            slow_rate: 0.5,
+            ..config()
+        })
+    };
+    // Open from 0 to 1000.
+    let open: Make = || opened(0);
+    // Half-open from 1000 on, one success short of closing.
+    let half_open: Make = || {
+        let mut breaker = opened(0);
+        breaker.set_config(BreakerConfig {
+            slow_call: Some(Duration::from_millis(100)),
+            half_open_successes: 2,
+            ..config()
+        });
+        assert_eq!(call(&mut breaker, OK, 1000), None);
+        breaker
+    };
+    let several = |breaker: &mut Breaker, classes: &[CallClass], latency| {
+        let calls = classes.iter();
+        let calls = calls.map(|class| slow_call(breaker, *class, 1000, latency));
+        let mut transitions: Vec<_> = calls.collect();
+        let last = transitions.pop().unwrap();
+        assert!(transitions.iter().all(Option::is_none));
+        last
+    };
+    let cases: [(&str, Make, Event, StateView, Option<StateView>); 16] = [
+        (
+            "failures in a row",
+            closed,
+            |b| (0..5).find_map(|_| call(b, BAD, 1000)),
+            Closed,
+            Some(Open),
+        ),
+        ("a success", closed, |b| call(b, OK, 1000), Closed, None),
+        ("one failure", closed, |b| call(b, BAD, 1000), Closed, None),
+        (
+            "one slow call",
+            closed,
+            |b| slow_call(b, OK, 1000, 101),
+            Closed,
+            None,
+        ),
+        (
+            "Retry-After",
+            closed,
+            |b| b.hold_open(Duration::from_secs(3), at(1000)),
+            Closed,
+            Some(Open),
+        ),
+        (
+            "Retry-After: 0",
+            closed,
+            |b| b.hold_open(Duration::ZERO, at(1000)),
+            Closed,
+            None,
+        ),
+        (
+            "a longer Retry-After",
+            open,
+            |b| b.hold_open(Duration::from_secs(3), at(500)),
+            Open,
+            Some(Open),
+        ),
+        (
+            "a shorter Retry-After",
+            open,
+            |b| b.hold_open(Duration::from_millis(1), at(500)),
+            Open,
+            None,
+        ),
+        (
+            "a probe that fails",
+            half_open,
+            |b| call(b, BAD, 1000),
+            HalfOpen,
+            Some(Open),
+        ),
+        (
+            "a probe that is slow",
+            half_open,
+            |b| slow_call(b, OK, 1000, 101),
+            HalfOpen,
+            Some(Open),
+        ),
+        (
+            "the last probe that is needed",
+            half_open,
+            |b| call(b, OK, 1000),
+            HalfOpen,
+            Some(Closed),
+        ),
+        (
+            "a probe that says nothing",
+            half_open,
+            |b| call(b, CallClass::Neutral, 1000),
+            HalfOpen,
+            None,
+        ),
+        (
+            "Retry-After to a probe",
+            half_open,
+            |b| b.hold_open(Duration::from_secs(3), at(1000)),
+            HalfOpen,
+            Some(Open),
+        ),
+        (
+            "a call that says nothing",
+            closed,
+            |b| call(b, CallClass::Neutral, 1000),
+            Closed,
+            None,
+        ),
+        (
+            "a cancelled probe",
+            half_open,
+            |b| {
+                let probe = b.try_acquire(at(1000)).unwrap();
+                b.on_cancel(probe);
+                None
+            },
+            HalfOpen,
+            None,
+        ),
+        (
+            "a call that came too early",
+            open,
+            |b| {
+                assert!(b.try_acquire(at(999)).is_err());
+                None
+            },
+            Open,
+            None,
+        ),
+    ];
+    for (what, make, event, from, to) in cases {
+        let mut breaker = make();
+        let when = if from == Open { 500 } else { 1000 };
+        assert_eq!(breaker.state(at(when)), from, "{what}");
+        let transition = event(&mut breaker);
+        assert_eq!(transition, to.map(|to| Transition { from, to }), "{what}");
+        assert_eq!(breaker.state(at(when)), to.unwrap_or(from), "{what}");
+    }
+    // By the failure rate and by the slow rate: half of the last four.
+    let mut breaker = closed();
+    let last = several(&mut breaker, &[OK, BAD, OK, BAD], 1);
+    assert_eq!(last.unwrap().to, Open);
+    assert_eq!(
+        breaker.view(at(1000)).cause,
+        Some(Cause::FailureRate {
+            failed: 2,
+            calls: 4
+        })
+    );
+    let mut breaker = closed();
+    let last = several(&mut breaker, &[OK, OK, OK, OK], 101);
+    assert_eq!(last.unwrap().to, Open);
+    assert_eq!(
+        breaker.view(at(1000)).cause,
+        Some(Cause::SlowRate { slow: 4, calls: 4 })
+    );
+    // By time alone.
+    let mut breaker = open();
+    assert_eq!(
+        (breaker.state(at(999)), breaker.state(at(1000))),
+        (Open, HalfOpen)
+    );
+    assert!(breaker.try_acquire(at(1000)).unwrap().is_probe());
+}
+
+/// At a call a second the window of ten seconds never holds the minimum: rates decide nothing. What
+/// does not depend on the rate does: failures in a row, and a window of calls.
+#[test]
+fn low_rates_do_not_leave_it_blind() {
+    let rates_only = BreakerConfig {
+        consecutive_failures: None,
+        ..config()
+    };
+    let mut breaker = Breaker::new(rates_only.clone());
+    assert!((0..10_000).all(|second| call(&mut breaker, BAD, second * 1000).is_none()));
+    let hour = 3_600_000;
+    let opens_after = |config: BreakerConfig| {
+        let mut breaker = Breaker::new(config);
+        (1..100).find(|n| call(&mut breaker, BAD, n * hour).is_some())
+    };
+    assert_eq!(opens_after(config()), Some(5));
+    let window = Window::Count(30);
+    let by_count = BreakerConfig {
+        window,
+        ..rates_only.clone()
+    };
+    assert_eq!(opens_after(by_count), Some(20));
+    // A window smaller than the minimum decides when it is full.
+    let window = Window::Count(7);
+    assert_eq!(
+        opens_after(BreakerConfig {
+            window,
+            ..rates_only
+        }),
+        Some(7)
+    );
+}
+
+/// A result of a call from before counts neither for nor against what the breaker is in now: not
+/// while open, not as a probe, not after closing, and not after an answer said to stay away.
+#[test]
+fn an_earlier_generation_is_not_heard_in_any_state() {
+    for late in [OK, BAD] {
+        let mut breaker = Breaker::new(config());
+        let mut early: Vec<Permit> = (0..4)
+            .map(|_| breaker.try_acquire(at(0)).unwrap())
+            .collect();
+        let mut tell = |breaker: &mut Breaker, millis, expected| {
+            let permit = early.pop().unwrap();
+            assert_eq!(
+                breaker.on_result(permit, outcome(late), at(millis), 0),
+                None
+            );
+            assert_eq!(breaker.state(at(millis)), expected, "{late:?}");
+        };
+        for _ in 0..5 {
+            call(&mut breaker, BAD, 0);
+        }
+        tell(&mut breaker, 500, StateView::Open);
+        let probe = breaker.try_acquire(at(1000)).unwrap();
+        tell(&mut breaker, 1001, StateView::HalfOpen);
+        assert!(
+            !breaker.is_available(at(1001)),
+            "the probe's slot is its own"
+        );
+        breaker.on_result(probe, outcome(OK), at(1002), 0);
+        tell(&mut breaker, 1003, StateView::Closed);
+        // Four more failures are one short: the late one was not counted.
+        for _ in 0..4 {
+            assert_eq!(call(&mut breaker, BAD, 1004), None);
+        }
+        breaker.hold_open(Duration::from_secs(2), at(1005));
+        tell(&mut breaker, 1006, StateView::Open);
+    }
+}
+
+/// Every probe hangs: one after the other is given up, and a late one has no say.
+#[test]
+fn probes_that_hang_one_after_the_other_do_not_pin_it() {
+    let mut breaker = opened(0);
+    let wait = 10_000;
+    let hung: Vec<Permit> = (0..20)
+        .map(|n| {
+            let now = 1000 + n * wait;
+            let probe = breaker.try_acquire(at(now)).unwrap();
+            assert!(breaker.try_acquire(at(now + wait - 1)).is_err());
+            probe
+        })
+        .collect();
+    let now = 1000 + 20 * wait;
+    for late in hung.into_iter().take(19) {
+        assert_eq!(breaker.on_result(late, outcome(OK), at(now), 0), None);
+    }
+    assert_eq!(breaker.state(at(now)), StateView::HalfOpen);
+    assert!(call(&mut breaker, OK, now).is_some());
+    assert_eq!(breaker.state(at(now)), StateView::Closed);
+}
+
+proptest! {
+    /// However endpoints fail, at least one stays, and never more are out than the share allows.
+    #[test]
+    fn ejecting_leaves_some(total in 0usize..40, share in 0.0..=1.0) {
+        let mut out = 0;
+        while may_eject(total, out, share) {
+            out += 1;
+            prop_assert!(out <= total);
+        }
+        prop_assert!(total == 0 || out < total);
+        prop_assert!(out as f64 <= total as f64 * share + 1e-6);
+        // It stops for a reason.
+        let next = (out + 1) as f64;
+        prop_assert!(out + 1 >= total || next > total as f64 * share);
+    }
+}
+
+const UNWELL: Verdict = Verdict::Unhealthy {
+    in_a_row: 3,
+    last: CheckFailure::Status(503),
+};
+
+fn between(from: StateView, to: StateView) -> Option<Transition> {
+    Some(Transition { from, to })
+}
+
+#[test]
+fn health_checks_open_it_from_every_state_and_only_they_close_it() {
+    use StateView::{Closed, HalfOpen, Open};
+    let closed = Breaker::new(config());
+    let open = opened(0);
+    let mut half_open = opened(0);
+    let _probe = half_open.try_acquire(at(1000)).unwrap();
+    for (mut breaker, from) in [(closed, Closed), (open, Open), (half_open, HalfOpen)] {
+        assert_eq!(breaker.on_check(UNWELL, at(1500)), between(from, Open));
+        assert_eq!(breaker.on_check(UNWELL, at(1600)), None, "it is so already");
+        // No time brings it back, and nothing else opens it or changes why.
+        let hour = 3_600_000;
+        assert!(breaker.try_acquire(at(hour)).is_err());
+        assert!(!breaker.is_available(at(hour)));
+        assert_eq!(breaker.hold_open(Duration::from_secs(1), at(hour)), None);
+        let view = breaker.view(at(hour));
+        assert_eq!((view.state, view.next_probe), (Open, None));
+        let cause = view.cause.unwrap().to_string();
+        assert_eq!(cause, "3 health checks in a row failed: status 503");
+        // Back with the ramp.
+        let closes = breaker.on_check(Verdict::Healthy, at(hour));
+        assert_eq!(closes, between(Open, Closed));
+        assert!((breaker.ramp_share(at(hour + 2500)) - 0.5).abs() < 1e-9);
+        assert!(breaker.try_acquire(at(hour)).is_ok());
+    }
+}
+
+#[test]
+fn a_passing_check_does_not_undo_what_calls_opened() {
+    let mut breaker = opened(0);
+    assert_eq!(breaker.on_check(Verdict::Healthy, at(500)), None);
+    assert!(breaker.try_acquire(at(999)).is_err());
+    let mut breaker = Breaker::new(config());
+    assert_eq!(breaker.on_check(Verdict::Healthy, at(0)), None);
+    assert_eq!(breaker.view(at(0)).since, None);
+}
+
+#[test]
+fn calls_begun_before_checks_opened_it_do_not_count() {
+    let mut breaker = Breaker::new(config());
+    let permits: Vec<Permit> = (0..9)
+        .map(|_| breaker.try_acquire(at(0)).unwrap())
+        .collect();
+    breaker.on_check(UNWELL, at(1));
+    breaker.on_check(Verdict::Healthy, at(2));
+    for permit in permits {
+        assert_eq!(breaker.on_result(permit, outcome(BAD), at(3), 0), None);
+    }
+    assert!(breaker.try_acquire(at(3)).is_ok());
+}
+
+#[test]
+fn without_calls_only_checks_open_it() {
+    let only_checks = BreakerConfig {
+        by_calls: false,
+        ..config()
+    };
+    let mut breaker = Breaker::new(only_checks.clone());
+    for _ in 0..100 {
+        assert_eq!(call(&mut breaker, BAD, 0), None);
+    }
+    assert_eq!(breaker.hold_open(Duration::from_secs(9), at(0)), None);
+    let opens = between(StateView::Closed, StateView::Open);
+    assert_eq!(breaker.on_check(Verdict::Unchecked, at(0)), opens);
+    let why = breaker.view(at(0)).cause.unwrap().to_string();
+    assert_eq!(why, "no health check has passed yet");
+    // Switched off for calls, it forgets what they did, and not what checks say.
+    breaker.set_config(only_checks.clone());
+    assert!(breaker.is_unhealthy());
+    let mut breaker = opened(0);
+    breaker.set_config(only_checks);
+    assert_eq!(breaker.state(at(0)), StateView::Closed);
+    assert!(breaker.try_acquire(at(0)).is_ok());
+}
+
+#[test]
+fn panic_when_too_few_are_left() {
+    let cases = [
+        (10, 10, 0.0, false),
+        (10, 5, 0.5, false),
+        (10, 6, 0.5, true),
+        (10, 0, 1.0, false),
+        (10, 1, 1.0, true),
+        (0, 0, 1.0, false),
+        (100, 71, 0.29, false),
+        (100, 72, 0.29, true),
+    ];
+    for (total, out, threshold, expected) in cases {
+        let found = is_panic(total, out, threshold);
+        assert_eq!(found, expected, "{out} of {total}, {threshold}");
+    }
 }

@@ -1,7 +1,7 @@
 //! Which route a connection goes by, where routes are about connections rather than requests
 //! (Gateway API, `TCPRoute` and `TLSRoute`).
 
-use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Backend, Route, RouteTable, pick_backend};
@@ -29,50 +29,83 @@ pub struct Connection<'a> {
     pub backend: Option<&'a Backend>,
 }
 
+/// Which route takes which connections, found without looking at all of them. Places are indices of
+/// routes.
+#[derive(Debug, Default)]
+pub(super) struct Hosts {
+    /// By the host that is named.
+    named: HashMap<Arc<str>, usize>,
+    /// By what follows the wildcard: `.example.com` for `*.example.com`.
+    below: HashMap<Box<str>, usize>,
+    /// What takes every connection.
+    every: Option<usize>,
+    /// Whether there is a route about connections at all.
+    any: bool,
+    /// Whether there is one about hosts.
+    some_host: bool,
+}
+
+impl Hosts {
+    /// Between routes for the same the older counts, then the first in the alphabet.
+    pub(super) fn of(routes: &[Arc<Route>]) -> Self {
+        let mut hosts = Self::default();
+        let mut places: Vec<usize> = (0..routes.len()).collect();
+        places.sort_by_key(|place| (routes[*place].created, &routes[*place].name));
+        for place in places {
+            let of_route = match &routes[place].about {
+                About::Requests => continue,
+                About::Connections => {
+                    hosts.every.get_or_insert(place);
+                    &[][..]
+                }
+                About::Hosts(of_route) => {
+                    hosts.some_host = true;
+                    of_route
+                }
+            };
+            hosts.any = true;
+            for host in of_route {
+                match host.strip_prefix('*') {
+                    Some(rest) => hosts.below.entry(rest.into()).or_insert(place),
+                    None => hosts.named.entry(Arc::clone(host)).or_insert(place),
+                };
+            }
+        }
+        hosts
+    }
+
+    fn find(&self, host: Option<&str>) -> Option<usize> {
+        let host = host.filter(|_| self.some_host).map(str::to_ascii_lowercase);
+        let named = host.as_deref().and_then(|host| {
+            self.named.get(host).or_else(|| {
+                let dots = host.match_indices('.');
+                // What the wildcard stands for is not empty: `*.a.b` is not for `.a.b`.
+                let mut endings = dots.filter(|(at, _)| *at > 0).map(|(at, _)| &host[at..]);
+                endings.find_map(|ending| self.below.get(ending))
+            })
+        });
+        named.copied().or(self.every)
+    }
+}
+
 impl RouteTable {
     /// Whether the routes are about connections.
     pub fn is_about_connections(&self) -> bool {
-        let mut routes = self.routes.iter();
-        routes.any(|route| route.about != About::Requests)
+        self.hosts.any
     }
 
     /// Whether a connection's first bytes decide about it.
     pub fn reads_hosts(&self) -> bool {
-        let mut routes = self.routes.iter();
-        routes.any(|route| matches!(route.about, About::Hosts(_)))
+        self.hosts.some_host
     }
 
     /// Where a connection goes whose ClientHello names `host`; `None` where no route takes it. A
     /// host that is named goes before one that a wildcard covers, of which the longest goes first;
-    /// then the oldest route, then the first in the alphabet.
+    /// then the oldest route, then the first in the alphabet. Takes time with the dots in the host.
     pub fn connection(&self, host: Option<&str>, random: u64) -> Option<Connection<'_>> {
-        let host = host.map(str::to_ascii_lowercase);
-        let taken = self.routes.iter().filter_map(|route| {
-            let fit = match &route.about {
-                About::Requests => return None,
-                About::Connections => 0,
-                About::Hosts(hosts) => {
-                    let host = host.as_deref()?;
-                    hosts.iter().filter_map(|named| fit(named, host)).max()?
-                }
-            };
-            Some((Reverse(fit), route.created, &route.name, route))
-        });
-        let (_, _, _, route) = taken.min_by(|a, b| (a.0, a.1, a.2).cmp(&(b.0, b.1, b.2)))?;
+        let route = &self.routes[self.hosts.find(host)?];
         let backends = route.rules.first().map_or(&[][..], |rule| &rule.backends);
         let backend = pick_backend(backends, random).map(|index| &backends[index]);
         Some(Connection { route, backend })
-    }
-}
-
-/// How well a name fits a host: the more the better, `None` where it does not.
-fn fit(named: &str, host: &str) -> Option<usize> {
-    match named.strip_prefix('*') {
-        // What the wildcard stands for is not empty: `*.a.b` is not for `.a.b`.
-        Some(rest) => {
-            let covered = host.strip_suffix(rest)?;
-            (!covered.is_empty()).then_some(rest.len())
-        }
-        None => (named == host).then_some(usize::MAX),
     }
 }

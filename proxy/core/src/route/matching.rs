@@ -35,7 +35,7 @@ pub enum RouteError {
         reason: String,
     },
     /// The value is too long.
-    #[error("found a value of {found} characters; allowed are {VALUE_MAX}")]
+    #[error("found a value of {found} characters; allowed: {VALUE_MAX} at most")]
     Value {
         /// Its length.
         found: usize,
@@ -122,6 +122,8 @@ pub enum PathMatch {
     Prefix(Box<str>),
     /// Those that it takes.
     Pattern(Pattern),
+    /// This method of whatever gRPC service: `/SERVICE/METHOD`.
+    Method(Box<str>),
 }
 
 impl PathMatch {
@@ -180,9 +182,23 @@ impl PathMatch {
         match (service, method) {
             (Some(service), Some(method)) => Self::exact(&format!("/{service}/{method}")),
             (Some(service), None) => Self::prefix(&format!("/{service}")),
-            (None, Some(method)) => Self::pattern(&format!("/[^/]+/{}", regex::escape(method))),
+            (None, Some(method)) => Self::grpc_method(method),
             (None, None) => Self::prefix("/"),
         }
+    }
+
+    /// The paths of a method of whatever gRPC service.
+    ///
+    /// # Errors
+    ///
+    /// When there can be no such method.
+    pub fn grpc_method(method: &str) -> Result<Self, RouteError> {
+        check_path(&format!("/service/{method}"))?;
+        if method.is_empty() || method.contains('/') {
+            let found = method.chars().take(200).collect();
+            return Err(RouteError::Path { found });
+        }
+        Ok(Self::Method(method.into()))
     }
 }
 
@@ -274,16 +290,20 @@ impl HttpMatch {
                 prefix.is_empty()
                     || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             }
+            PathMatch::Method(method) => {
+                let called = super::grpc_call(request.path);
+                called.is_some_and(|(_service, called)| called == &**method)
+            }
             // Looked at below.
             PathMatch::Pattern(_) => true,
         };
         path && self.meets(request)
     }
 
-    /// Whether everything but an exact path or a prefix holds: those were looked up.
+    /// Whether everything but an exact path, a prefix or a method holds: those were looked up.
     pub(super) fn meets(&self, request: &RequestHead<'_>) -> bool {
         let path = match &self.path {
-            PathMatch::Exact(_) | PathMatch::Prefix(_) => true,
+            PathMatch::Exact(_) | PathMatch::Prefix(_) | PathMatch::Method(_) => true,
             PathMatch::Pattern(pattern) => pattern.takes(request.path),
         };
         let method = self.method.as_ref();

@@ -274,8 +274,46 @@ fn grpc_methods() {
     )]);
     check(
         &wherever,
-        &[("POST /a.B/Get", "get"), ("POST /a.B/Getx", "-")],
+        &[
+            ("POST /a.B/Get", "get"),
+            ("POST /a.B/Getx", "-"),
+            ("POST /a/B/Get", "-"),
+            ("POST //Get", "-"),
+            ("POST /Get", "-"),
+        ],
     );
+    for bad in ["", "a/b", "a#b", ".."] {
+        assert!(PathMatch::grpc_method(bad).is_err(), "{bad}");
+    }
+}
+
+/// Gateway API, `GRPCRouteRule.matches`: more characters of the service first, then of the method,
+/// then more headers.
+#[test]
+fn a_service_goes_before_a_method_of_any_service() {
+    let of = |service, method| HttpMatch::of(PathMatch::grpc(service, method).unwrap());
+    let rules = vec![
+        rule("any", vec![of(None, None)]),
+        rule("any with a header", vec![of(None, None).header("x", "1")]),
+        rule("method", vec![of(None, Some("Get"))]),
+        rule(
+            "method with a header",
+            vec![of(None, Some("Get")).header("x", "1")],
+        ),
+        rule("service", vec![of(Some("shop.Orders"), None)]),
+        rule("both", vec![of(Some("shop.Orders"), Some("Get"))]),
+    ];
+    let cases = [
+        ("POST /shop.Orders/Get", "both"),
+        ("POST /shop.Orders/Put x=1", "service"),
+        ("POST /shop.Items/Get", "method"),
+        ("POST /shop.Items/Get x=1", "method with a header"),
+        ("POST /shop.Items/Put x=1", "any with a header"),
+        ("POST /shop.Items/Put", "any"),
+    ];
+    check(&RouteTable::new(vec![route("r", 0, rules.clone())]), &cases);
+    let backwards = rules.into_iter().rev().collect();
+    check(&RouteTable::new(vec![route("r", 0, backwards)]), &cases);
 }
 
 #[test]
@@ -475,11 +513,50 @@ fn connections_go_by_the_host_that_they_name() {
     assert_eq!(port_of(&table, None), None);
 }
 
+proptest! {
+    /// As looking at all of them would have it.
+    #[test]
+    fn hosts_are_found_as_by_looking_at_all(
+        routes in prop::collection::vec((0..3i64, prop::collection::vec(
+            "(\\*\\.)?[ab](\\.[ab]){0,2}", 0..3)), 0..6),
+        host in "\\.?[abAB](\\.[ab]){0,3}",
+    ) {
+        let routes = routes.into_iter().enumerate().map(|(index, (created, hosts))| {
+            let about = match hosts.is_empty() {
+                true => About::Connections,
+                false => About::Hosts(hosts.iter().map(|host| host.as_str().into()).collect()),
+            };
+            to(&format!("r{index}"), created, about, index as u16)
+        });
+        let routes: Vec<Arc<Route>> = routes.collect();
+        let lower = host.to_lowercase();
+        let fit = |about: &About| match about {
+            About::Requests => None,
+            About::Connections => Some(0),
+            About::Hosts(hosts) => hosts.iter().filter_map(|named| match named.strip_prefix('*') {
+                None => (**named == *lower).then_some(usize::MAX),
+                Some(rest) => {
+                    let covered = lower.strip_suffix(rest)?;
+                    (!covered.is_empty()).then_some(rest.len())
+                }
+            }).max(),
+        };
+        let taken = routes.iter().filter_map(|route| Some((fit(&route.about)?, route)));
+        let expected = taken.min_by_key(|(fit, route)| {
+            (Reverse(*fit), route.created, route.name.clone())
+        });
+        let expected = expected.map(|(_, route)| Some(route.rules[0].backends[0].port));
+        let table = RouteTable::new(routes.clone());
+        prop_assert_eq!(port_of(&table, Some(&host)), expected);
+    }
+}
+
 fn any_match() -> impl Strategy<Value = HttpMatch> {
     let path = prop_oneof![
         "(/[ab]{1,2}){1,3}/?".prop_map(|path| exact(&path)),
         "(/[ab]{1,2}){0,3}/?".prop_map(|path| prefix(if path.is_empty() { "/" } else { &path })),
         "/[ab]\\.\\*".prop_map(|text| pattern(&text)),
+        "[ab]{1,2}".prop_map(|name| HttpMatch::of(PathMatch::grpc_method(&name).unwrap())),
     ];
     (path, 0..3u8, 0..3usize, 0..3usize).prop_map(|(path, method, headers, queries)| {
         let path = match method {
@@ -522,6 +599,9 @@ proptest! {
             Some(PathMatch::Prefix(prefix)) => path
                 .strip_prefix(&**prefix)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
+            Some(PathMatch::Method(method)) => {
+                grpc_call(&path).is_some_and(|(_, named)| named == &**method)
+            }
             Some(PathMatch::Pattern(_)) | None => true,
         };
         let mut all = table.all();
@@ -532,6 +612,81 @@ proptest! {
             .find(|place| takes(place) && table.meets(*place, &head));
         let found = table.find(&head).map(|found| (found.route.name.clone(), found.index));
         let expected = expected.map(|place| (table.routes()[place.route].name.clone(), place.rule));
-        prop_assert_eq!(found, expected);
+        prop_assert_eq!(&found, &expected);
+        prop_assert_eq!(found, naive(table.routes(), &asked));
     }
+}
+
+/// What the specification says, word for word and without the table: of all matches that take the
+/// request, the one that nothing goes before.
+fn naive(routes: &[Arc<Route>], asked: &Asked) -> Option<(RouteName, usize)> {
+    let everything = prefix("/");
+    let mut best: Option<(Vec<i64>, RouteName, usize)> = None;
+    for route in routes {
+        for (index, rule) in route.rules.iter().enumerate() {
+            let matches = match rule.matches.as_slice() {
+                [] => std::slice::from_ref(&everything),
+                some => some,
+            };
+            for matched in matches.iter().filter(|matched| takes(matched, asked)) {
+                let (kind, length) = match &matched.path {
+                    PathMatch::Exact(_) => (0, 0),
+                    PathMatch::Pattern(_) => (1, 0),
+                    // Without a slash at the end, so that the longer has more segments.
+                    PathMatch::Prefix(prefix) if !prefix.is_empty() => (2, prefix.len()),
+                    PathMatch::Method(method) => (3, method.len()),
+                    PathMatch::Prefix(_) => (4, 0),
+                };
+                let rank = vec![
+                    kind,
+                    -(length as i64),
+                    -i64::from(matched.method.is_some()),
+                    -(matched.headers.len() as i64),
+                    -(matched.queries.len() as i64),
+                    route.created,
+                ];
+                let better = best
+                    .as_ref()
+                    .is_none_or(|(other, name, _)| (&rank, &route.name) < (other, name));
+                // Equals come in the order of the document.
+                if better {
+                    best = Some((rank, route.name.clone(), index));
+                }
+            }
+        }
+    }
+    best.map(|(_, name, index)| (name, index))
+}
+
+fn takes(matched: &HttpMatch, asked: &Asked) -> bool {
+    let segments =
+        |path: &str| -> Vec<String> { path.split('/').skip(1).map(ToOwned::to_owned).collect() };
+    let of_request = segments(&asked.path);
+    let path = match &matched.path {
+        PathMatch::Exact(path) => **path == *asked.path,
+        PathMatch::Prefix(prefix) => of_request.starts_with(&segments(prefix)),
+        PathMatch::Method(method) => {
+            matches!(&*of_request, [service, named] if !service.is_empty() && **named == **method)
+        }
+        PathMatch::Pattern(pattern) => pattern.takes(&asked.path),
+    };
+    let exactly = |wanted: &ValueMatch, found: &str| match wanted {
+        ValueMatch::Exact(value) => **value == *found,
+        ValueMatch::Pattern(_) => panic!("none is made here"),
+    };
+    let headers = matched.headers.iter().all(|(name, wanted)| {
+        let found = asked.headers.get(name);
+        found.is_some_and(|found| exactly(wanted, found.to_str().unwrap()))
+    });
+    let query = asked.query.as_deref().unwrap_or_default();
+    let queries = matched.queries.iter().all(|(name, wanted)| {
+        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        let found = pairs.find(|(found, _)| **found == **name);
+        found.is_some_and(|(_, value)| exactly(wanted, value))
+    });
+    let method = matched
+        .method
+        .as_ref()
+        .is_none_or(|method| *method == asked.method);
+    path && headers && queries && method
 }

@@ -36,6 +36,7 @@ impl Collector for Scrape {
         connections(&mut out, &self.0)?;
         breakers(&mut out, &self.0)?;
         rates::encode(&mut out, &self.0)?;
+        super::concurrency::encode(&mut out, &self.0)?;
         control_plane(&mut out, &self.0)?;
         pools(&mut out, &self.0.pools)?;
         totals(&mut out, &self.0)
@@ -368,6 +369,7 @@ fn breakers(out: &mut Out<'_>, inner: &Inner) -> fmt::Result {
         vec![
             ("service", sample.service.as_str()),
             ("endpoint", sample.endpoint.as_str()),
+            ("route", sample.route.as_str()),
         ]
     };
     let states = samples.iter().enumerate();
@@ -493,6 +495,19 @@ fn totals(out: &mut Out<'_>, inner: &Inner) -> fmt::Result {
             ("forwarded", totals.dns_forwarded.get()),
             ("failed", totals.dns_failed.get()),
         ]),
+    )?;
+    out.counter(
+        "weft_health_checks",
+        "Health checks of endpoints",
+        results(&[
+            ("passed", totals.health_checks_passed.get()),
+            ("failed", totals.health_checks_failed.get()),
+        ]),
+    )?;
+    out.counter(
+        "weft_health_checks_received",
+        "Health checks by callers' sidecars",
+        vec![(vec![], totals.health_checks_received.get())],
     )?;
     out.counter(
         "weft_spans",

@@ -12,12 +12,14 @@ use std::time::{Instant, SystemTime};
 
 use prometheus_client::registry::Registry;
 
+mod concurrency;
 mod encode;
 mod process;
 mod rates;
 mod stats;
 mod table;
 
+pub use concurrency::{ConcurrencySample, ConcurrencySource};
 pub use rates::{RateSample, RateSource};
 pub use stats::{HttpStats, InFlight, RequestDone, TcpOpen, TcpStats};
 
@@ -55,17 +57,20 @@ pub enum Wire {
     Mtls,
     /// Anything else, the application's own TLS included.
     Plaintext,
+    /// TLS that this sidecar makes, to a server outside the mesh.
+    Tls,
 }
 
 impl Wire {
-    /// Both, in the order of their numbers.
-    pub(crate) const ALL: [Self; 2] = [Self::Mtls, Self::Plaintext];
+    /// All of them, in the order of their numbers.
+    pub(crate) const ALL: [Self; 3] = [Self::Mtls, Self::Plaintext, Self::Tls];
 
     /// The value of the label `transport`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Mtls => "mtls",
             Self::Plaintext => "plaintext",
+            Self::Tls => "tls",
         }
     }
 }
@@ -136,8 +141,10 @@ impl BreakerState {
 pub struct BreakerSample {
     /// The service, `NAMESPACE/NAME`.
     pub service: String,
-    /// The endpoint; empty for the breaker of the service as a whole.
+    /// The endpoint; empty for the breakers of the service.
     pub endpoint: String,
+    /// The rule of a route, `NAMESPACE/ROUTE/RULE`; empty unless it is a rule's breaker.
+    pub route: String,
     /// Its state.
     pub state: BreakerState,
     /// How often it has opened.
@@ -233,6 +240,12 @@ pub struct Totals {
     pub spans_dropped: Counter,
     /// Spans the collector has not taken.
     pub spans_failed: Counter,
+    /// Health checks of others that passed.
+    pub health_checks_passed: Counter,
+    /// Health checks of others that failed.
+    pub health_checks_failed: Counter,
+    /// Health checks by others.
+    pub health_checks_received: Counter,
     /// Access log lines written.
     pub access_log_written: Counter,
     /// Access log lines that found the queue full, or could not be written.
@@ -259,6 +272,7 @@ struct Inner {
     certificate_expiry: AtomicU64,
     breakers: OnceLock<BreakerSource>,
     rates: OnceLock<RateSource>,
+    concurrency: OnceLock<ConcurrencySource>,
     series_max: usize,
 }
 
@@ -283,6 +297,7 @@ impl Metrics {
             certificate_expiry: AtomicU64::new(0),
             breakers: OnceLock::new(),
             rates: OnceLock::new(),
+            concurrency: OnceLock::new(),
             series_max,
         });
         let mut registry = Registry::default();
@@ -337,6 +352,11 @@ impl Metrics {
         let since_epoch = not_after.duration_since(SystemTime::UNIX_EPOCH);
         let seconds = since_epoch.map_or(0, |d| d.as_secs());
         self.inner.certificate_expiry.store(seconds, Relaxed);
+    }
+
+    /// Whom to ask for the limits that follow how long answers take. Only the first one counts.
+    pub fn set_concurrency_source(&self, source: ConcurrencySource) {
+        drop(self.inner.concurrency.set(source));
     }
 
     /// Whom to ask for the breakers. Only the first one counts.

@@ -1,3 +1,4 @@
+use weft_core::adaptive::View;
 use weft_core::rate::RuleName;
 
 use super::*;
@@ -207,6 +208,7 @@ fn everything() -> Metrics {
         vec![BreakerSample {
             service: "shop/orders".to_owned(),
             endpoint: "10.0.0.1:80".to_owned(),
+            route: String::new(),
             state: BreakerState::Open,
             opened: 3,
         }]
@@ -224,6 +226,20 @@ fn everything() -> Metrics {
             share: 250_000,
         }]
     }));
+    metrics.set_concurrency_source(Box::new(|| {
+        vec![ConcurrencySample {
+            direction: Direction::Inbound,
+            service: "shop/orders".to_owned(),
+            port: "80".to_owned(),
+            view: View {
+                limit: 12,
+                in_flight: 5,
+                normal: Some(Duration::from_millis(50)),
+                recent: None,
+                refused: [7, 1],
+            },
+        }]
+    }));
     metrics.pool(PoolKind::Mesh).connections.add(3);
     metrics.pool(PoolKind::Mesh).idle.add(1);
     metrics.totals().spans_exported.add(5);
@@ -239,12 +255,17 @@ fn the_rest() {
             "weft_connections_total{direction=\"inbound\",transport=\"mtls\"} 1",
             "weft_discovery_connected 1",
             "weft_certificate_expiry_timestamp_seconds 1700000000",
-            "weft_breaker_state{service=\"shop/orders\",endpoint=\"10.0.0.1:80\"} 2",
-            "weft_breaker_opened_total{service=\"shop/orders\",endpoint=\"10.0.0.1:80\"} 3",
+            "weft_breaker_state{service=\"shop/orders\",endpoint=\"10.0.0.1:80\",route=\"\"} 2",
+            "weft_breaker_opened_total{service=\"shop/orders\",endpoint=\"10.0.0.1:80\",route=\"\"} 3",
             "weft_rate_limit_requests_total{policy=\"shop/web\",rule=\"1\",result=\"allowed\"} 5",
             "weft_rate_limit_requests_total{policy=\"shop/web\",rule=\"1\",result=\"refused\"} 2",
             "weft_rate_limit_keys{policy=\"shop/web\",rule=\"1\"} 4",
             "weft_rate_limit_share{policy=\"shop/web\",rule=\"1\"} 0.25",
+            "weft_concurrency_limit{direction=\"inbound\",service=\"shop/orders\",port=\"80\"} 12.0",
+            "weft_concurrency_in_flight{direction=\"inbound\",service=\"shop/orders\",port=\"80\"} 5.0",
+            "weft_concurrency_normal_latency_seconds{direction=\"inbound\",service=\"shop/orders\",port=\"80\"} 0.05",
+            "weft_concurrency_refused_total{direction=\"inbound\",service=\"shop/orders\",port=\"80\",priority=\"default\"} 7",
+            "weft_concurrency_refused_total{direction=\"inbound\",service=\"shop/orders\",port=\"80\",priority=\"critical\"} 1",
             "weft_pool_connections{pool=\"mesh\",state=\"active\"} 2",
             "weft_pool_connections{pool=\"mesh\",state=\"idle\"} 1",
             "weft_spans_total{result=\"exported\"} 5",

@@ -1,0 +1,105 @@
+//! What is kept, and what is let go.
+
+use weft_core::model::{AppProtocol, ServicePort};
+
+use super::*;
+
+fn mesh() -> Arc<Mesh> {
+    let mut config = ProxyConfig::default();
+    config.workload.name = "me".to_owned();
+    config.workload.namespace = "shop".to_owned();
+    let (mesh, _demanded) = Mesh::new(Metrics::new(10), &config);
+    mesh
+}
+
+fn world(names: &[&str]) -> World {
+    let services = names.iter().map(|name| {
+        let service = model::Service {
+            name: name.parse().unwrap(),
+            addresses: Vec::new(),
+            ports: vec![ServicePort {
+                port: 80,
+                protocol: AppProtocol::Http,
+            }],
+            endpoints: Vec::new(),
+            policies: BTreeMap::new(),
+            routes: Vec::new(),
+            external: None,
+        };
+        (service, Vec::new())
+    });
+    World {
+        services: services.collect(),
+        ..World::default()
+    }
+}
+
+fn unused(mesh: &Mesh) -> Vec<String> {
+    // Longer than no time at all since the last use.
+    std::thread::sleep(Duration::from_millis(2));
+    let unused = mesh.unused_since(Duration::ZERO);
+    let mut names: Vec<String> = unused.into_iter().map(|demand| demand.name).collect();
+    names.sort();
+    names
+}
+
+/// A connection that stands uses its service, however long nothing was asked over it, and in
+/// whatever snapshot it found its port.
+#[test]
+fn what_a_connection_has_is_in_use() {
+    let mesh = mesh();
+    mesh.publish(world(&["shop/idle", "shop/web"]));
+    let web: ServiceName = "shop/web".parse().unwrap();
+    assert_eq!(unused(&mesh), ["shop/idle", "shop/web"]);
+    let port = mesh.known(&web, 80).unwrap();
+    assert_eq!(unused(&mesh), ["shop/idle"]);
+    // The snapshot's own is another one now; the connection's is the one before.
+    mesh.publish(world(&["shop/idle", "shop/web"]));
+    assert_eq!(unused(&mesh), ["shop/idle"]);
+    let fresh = mesh.refresh(&port).unwrap();
+    drop(port);
+    assert_eq!(unused(&mesh), ["shop/idle"]);
+    drop(fresh);
+    assert_eq!(unused(&mesh), ["shop/idle", "shop/web"]);
+}
+
+#[test]
+fn weights_are_known_without_looking() {
+    let mesh = mesh();
+    let mut world = world(&["shop/web"]);
+    let endpoint = |number: u16, weight| model::Endpoint {
+        instance: format!("i-{number}").into(),
+        workload: "shop/web".parse().unwrap(),
+        identity: Some("spiffe://mesh/ns/shop/sa/web".parse().unwrap()),
+        zone: String::new(),
+        weight,
+        transport: Transport::Mesh,
+        ports: vec![model::EndpointPort {
+            service_port: 80,
+            address: SocketAddr::from(([127, 0, 0, 1], number)),
+        }],
+    };
+    let web: ServiceName = "shop/web".parse().unwrap();
+    world.services[0].0.endpoints = vec![endpoint(1, 100), endpoint(2, 100)];
+    mesh.publish(world);
+    let now = crate::clock::now();
+    let port = mesh.known(&web, 80).unwrap();
+    assert_eq!(port.heaviest(now), None);
+    let mut world = self::world(&["shop/web"]);
+    world.services[0].0.endpoints = vec![endpoint(1, 100), endpoint(2, 300)];
+    mesh.publish(world);
+    assert_eq!(mesh.known(&web, 80).unwrap().heaviest(now), Some(300));
+    // While one is new, they differ.
+    let mut world = self::world(&["shop/web"]);
+    world.services[0].0.endpoints = vec![endpoint(1, 100), endpoint(3, 100)];
+    let policy = TrafficPolicy {
+        slow_start: Some(Duration::from_secs(60)),
+        ..Default::default()
+    };
+    world.services[0].0.policies.insert(80, Arc::new(policy));
+    mesh.publish(world);
+    let port = mesh.known(&web, 80).unwrap();
+    let now = crate::clock::now();
+    assert_eq!(port.heaviest(now), Some(100));
+    assert_eq!(port.heaviest(now + Duration::from_secs(61)), None);
+}
