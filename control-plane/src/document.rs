@@ -605,7 +605,7 @@ fn check_policy(check: &mut Check<'_>, namespace: &str, spec: &TrafficPolicySpec
         check.add(path, found, allowed);
     }
     if let Some(adaptive) = &spec.adaptive_concurrency {
-        adaptive.check(check);
+        adaptive.check(check, spec.target_ref.kind);
     }
     for error in spec.resolve(namespace).validate() {
         let path = format!("spec.{}", error.field);

@@ -17,7 +17,6 @@ use weft_core::breaker::CallClass;
 use weft_core::headers::{
     WEFT_APP_PROTOCOL, WEFT_REASON, is_upgrade, remove_hop_by_hop, remove_untrusted,
 };
-use weft_core::policy::TrafficPolicy;
 use weft_core::reason::{Fault, Reason};
 use weft_core::retry::{Failure, backoff, may_retry};
 use weft_core::route::Decision;
@@ -240,7 +239,7 @@ impl Conversation {
             deadline: allowed.deadline,
         };
         let mut wish = Wish::of(&self.worker, &target, &sent.parts);
-        let issued = issue(policy, &mut wish);
+        let issued = issue(&target, &mut wish);
         let (mut response, slot) = {
             let exchange = async {
                 admission::wait(&target, ended, record).await?;
@@ -416,10 +415,11 @@ impl Conversation {
     }
 }
 
-/// Gives a request without a key one, where the policy issues them; the cookie that says so.
-fn issue(policy: &TrafficPolicy, wish: &mut Wish<'_>) -> Option<HeaderValue> {
-    let hash_on = policy.hash_on.as_ref().filter(|_| wish.key.is_none())?;
-    let (key, cookie) = hash_on.issue(fastrand::u64(..))?;
+/// The cookie that a request without one is given, where that is what its endpoint is picked by.
+fn issue(port: &PortView, wish: &mut Wish<'_>) -> Option<HeaderValue> {
+    let hash_on = port.policy.hash_on.as_ref();
+    let hash_on = hash_on.filter(|_| wish.key.is_none());
+    let (key, cookie) = hash_on.and_then(|on| on.issue(fastrand::u64(..)))?;
     wish.key = Some(key);
     Some(cookie)
 }
