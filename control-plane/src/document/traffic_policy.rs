@@ -514,9 +514,7 @@ impl TrafficPolicySpec {
             hash_on: balancer
                 .and_then(|balancer| balancer.hash_on.as_ref())
                 .and_then(HashOnSpec::resolve),
-            slow_start: balancer
-                .and_then(|balancer| balancer.slow_start)
-                .map(|time| time.0),
+            slow_start: balancer.and_then(|b| b.slow_start).map(|time| time.0),
             prefer_zone: balancer
                 .and_then(|balancer| balancer.prefer_zone)
                 .unwrap_or(defaults.prefer_zone),
