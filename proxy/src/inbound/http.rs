@@ -8,7 +8,8 @@ use std::time::Duration;
 use http::header::{EXPECT, HeaderName, HeaderValue, RETRY_AFTER};
 use http::request::Parts;
 use http::{Method, Request, Response, Version};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::{Body as _, Incoming};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
@@ -33,6 +34,10 @@ use crate::telemetry::metrics::{Direction, HttpStats, Wire};
 use crate::worker::Worker;
 
 const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+
+/// Of a request that is refused, a body up to this many bytes is read, for so long at most.
+const UNREAD_MAX_BYTES: usize = 64 * 1024;
+const UNREAD_MAX_TIME: Duration = Duration::from_secs(1);
 
 /// One connection of a caller.
 struct Conversation {
@@ -124,6 +129,7 @@ impl Conversation {
         if let Some(rated) = &rated
             && let Some(limit) = rated.refusal()
         {
+            read_short(body).await;
             return refused(rated, limit, record);
         }
         let mut body = ProxyBody::of_request(body, received);
@@ -357,6 +363,16 @@ fn tell<B>(rated: Option<&Rated>, response: &mut Response<B>) {
     if let Some(rated) = rated {
         rated.write(response.headers_mut());
     }
+}
+
+/// Reads a short body to its end. An answer in the middle of one costs callers in HTTP/1.1 their
+/// connection, which is worth more to both sides than these bytes.
+async fn read_short(body: Incoming) {
+    if body.size_hint().lower() > UNREAD_MAX_BYTES as u64 {
+        return;
+    }
+    let reading = Limited::new(body, UNREAD_MAX_BYTES).collect();
+    let _as_far_as_it_came = timeout(UNREAD_MAX_TIME, reading).await;
 }
 
 /// The answer to one request too many.
