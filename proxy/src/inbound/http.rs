@@ -9,7 +9,8 @@ use std::time::Duration;
 use http::header::{EXPECT, HeaderName, HeaderValue, RETRY_AFTER};
 use http::request::Parts;
 use http::{Method, Request, Response, Version};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::{Body as _, Incoming};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
@@ -34,6 +35,10 @@ use crate::telemetry::metrics::{Direction, HttpStats, Wire};
 use crate::worker::Worker;
 
 const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+
+/// Of a request that is refused, a body up to this many bytes is read, for so long at most.
+const UNREAD_MAX_BYTES: usize = 64 * 1024;
+const UNREAD_MAX_TIME: Duration = Duration::from_secs(1);
 
 /// One connection of a caller.
 struct Conversation {
@@ -122,6 +127,7 @@ impl Conversation {
         let counts = check.is_none() && upgrade.is_none() && left != Some(Duration::ZERO);
         let refused = self.refusal(&parts, &mut body, (rated.as_ref(), counts), &mut record);
         if let Some(refused) = refused {
+            read_short(body).await;
             return refused;
         }
         let request = Request::from_parts(parts, body);
@@ -361,6 +367,16 @@ fn head(parts: &Parts) -> RequestHead<'_> {
         query: parts.uri.query(),
         headers: &parts.headers,
     }
+}
+
+/// Reads a short body to its end. An answer in the middle of one costs callers in HTTP/1.1 their
+/// connection, which is worth more to both sides than these bytes.
+async fn read_short(body: ProxyBody) {
+    if body.size_hint().lower() > UNREAD_MAX_BYTES as u64 {
+        return;
+    }
+    let reading = Limited::new(body, UNREAD_MAX_BYTES).collect();
+    let _as_far_as_it_came = timeout(UNREAD_MAX_TIME, reading).await;
 }
 
 fn tell<B>(rated: Option<&Rated>, response: &mut Response<B>) {
