@@ -601,7 +601,7 @@ fn check_policy(check: &mut Check<'_>, namespace: &str, spec: &TrafficPolicySpec
         );
     }
     if let Some(adaptive) = &spec.adaptive_concurrency {
-        adaptive.check(check);
+        adaptive.check(check, spec.target_ref.kind);
     }
     for error in spec.resolve(namespace).validate() {
         let path = format!("spec.{}", error.field);

@@ -82,7 +82,8 @@ pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u6
         explain_target(known, &service, port, None, &mut steps);
         let arriving = Arriving::of(question, None);
         arriving.at(known.compiled, &service.name, port, &mut steps);
-        adaptive::explain_priority(known, question, (&service, port), None, &mut steps);
+        let target = (&service.name, port);
+        adaptive::explain_priority(known, &question.from, &arriving, target, &mut steps);
         return steps.0;
     }
     let table = RouteTable::new(routes);
@@ -117,13 +118,15 @@ pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u6
         return steps.0;
     };
     explain_decision(&decision, whose, &mut steps);
-    if let Outcome::Forward(_) = decision.outcome {
+    if let Outcome::Forward(backend) = decision.outcome {
         explain_backends(known, decision.found.rule, &mut steps);
         let arriving = Arriving::of(question, Some(&decision));
         arriving.at_backends(known.compiled, decision.found.rule, &mut steps);
+        if let Some(name) = &backend.service {
+            let target = (name, backend.port);
+            adaptive::explain_priority(known, &question.from, &arriving, target, &mut steps);
+        }
     }
-    let asked = (&service, port);
-    adaptive::explain_priority(known, question, asked, Some(&decision), &mut steps);
     steps.0
 }
 
