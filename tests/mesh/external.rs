@@ -67,7 +67,8 @@ pub(crate) fn tls_server(
          http {{ access_log off; client_body_temp_path {dir}/b; proxy_temp_path {dir}/p; \
          fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;\n\
          ssl_certificate {dir}/leaf.crt; ssl_certificate_key {dir}/leaf.key;\n\
-         server {{ listen 443 ssl http2; location / {{ return 200 \"{answer}\"; }} }}\n\
+         server {{ listen 443 ssl http2; \
+         location /healthz {{ if (-f {dir}/ill) {{ return 503; }} return 200; }} location / {{ return 200 \"{answer}\"; }} }}\n\
          server {{ listen 8443 ssl; location / {{ return 200 \"{answer}\"; }} }} }}\n",
         dir = dir.display(),
     );
@@ -109,7 +110,13 @@ fn curls(asked: &[&str]) -> String {
 }
 
 /// Starts a server in the namespace and waits until it listens.
-fn start(inside: &Namespace, mesh: &Mesh<'_>, name: &str, port: u16, program: Program) -> Running {
+pub(crate) fn start(
+    inside: &Namespace,
+    mesh: &Mesh<'_>,
+    name: &str,
+    port: u16,
+    program: Program,
+) -> Running {
     let logs = mesh.scratch().dir("outside");
     let mut server = program.under(inside.enter()).start(name, &logs);
     server.wait_until("it listens", LIMIT, |_| inside.listens(port));

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::external::{authority, mesh_in, outside, start, tls_server};
 use crate::support::{Bed, Machine, Mesh, Program, Running, Workload, need, script, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -17,7 +18,10 @@ struct Ward<'a> {
 
 impl<'a> Ward<'a> {
     fn new(machine: &'a Machine) -> Self {
-        let mesh = Mesh::start(machine);
+        Self::of(Mesh::start(machine))
+    }
+
+    fn of(mesh: Mesh<'a>) -> Self {
         let state = mesh.scratch().dir("state");
         Self { mesh, state }
     }
@@ -39,12 +43,11 @@ impl<'a> Ward<'a> {
 
     /// Applies a policy for `web`; returns when the sidecars have it.
     fn put(&self, spec: &str) {
-        let policy = format!(
-            "apiVersion: weft-mesh.io/v1alpha1\nkind: TrafficPolicy\n\
-             metadata: {{name: web, namespace: shop}}\n\
-             spec: {{targetRef: {{kind: Service, name: web}}, {spec}}}\n"
-        );
-        let file = self.mesh.scratch().file("policy.yaml", policy);
+        self.apply(&policy("Service", spec));
+    }
+
+    fn apply(&self, documents: &str) {
+        let file = self.mesh.scratch().file("documents.yaml", documents);
         let apply = format!("apply --wait 10s -f {}", file.display());
         self.mesh.command(&apply).success();
     }
@@ -63,13 +66,14 @@ impl<'a> Ward<'a> {
     }
 
     fn call(&self, every: &str) -> Caller {
-        let answers = self.state.join("answers");
-        let program = script("caller.py")
-            .arg("http://web.shop.mesh:8080/")
-            .arg(&answers)
-            .arg(every);
         let workload = Workload::new("me").port("9000:tcp").wait_for("web");
-        let running = self.mesh.run(&workload, program);
+        self.call_as(&workload, "http://web.shop.mesh:8080/", every)
+    }
+
+    fn call_as(&self, workload: &Workload, url: &str, every: &str) -> Caller {
+        let answers = self.state.join("answers");
+        let program = script("caller.py").arg(url).arg(&answers).arg(every);
+        let running = self.mesh.run(workload, program);
         wait_for("the first answer", LIMIT, || {
             (!lines(&answers).is_empty()).then_some(())
         });
@@ -129,6 +133,15 @@ impl<'a> Ward<'a> {
         let line = metrics.lines().find(|line| line.starts_with(sample))?;
         line.rsplit(' ').next()?.parse().ok()
     }
+}
+
+/// A policy for `web`.
+fn policy(kind: &str, spec: &str) -> String {
+    format!(
+        "---\napiVersion: weft-mesh.io/v1alpha1\nkind: TrafficPolicy\n\
+         metadata: {{name: web, namespace: shop}}\n\
+         spec: {{targetRef: {{kind: {kind}, name: web}}, {spec}}}\n"
+    )
 }
 
 /// A workload that asks all the time.
@@ -244,6 +257,12 @@ fn checks_end_with_their_policy_and_do_not_count_as_traffic() {
     let ward = Ward::new(&machine);
     let _one = ward.serve("http", "8080:http", "one");
     ward.put(&format!("{TURNS}, {HTTP}"));
+    // An application cannot say that it checks.
+    let line = "curl --silent --fail -H weft-check:connection http://web.shop.mesh:8080/";
+    let called = ward
+        .mesh
+        .call("other", &["web"], Program::line(line), LIMIT);
+    assert_eq!(called.success().stdout, "one\n");
     // Ill from the beginning, and never asked for anything else.
     ward.set("late.ill");
     ward.set("late.broken");
@@ -263,12 +282,6 @@ fn checks_end_with_their_policy_and_do_not_count_as_traffic() {
     let received = ward.metric("late", "weft_health_checks_received_total");
     assert!(received.is_some_and(|received| received > 5.0));
     assert!(ward.metric("one", "weft_requests_total").is_some());
-    // An application cannot say that it checks.
-    let line = "curl --silent --fail -H weft-check:connection http://web.shop.mesh:8080/";
-    let called = ward
-        .mesh
-        .call("other", &["web"], Program::line(line), LIMIT);
-    assert_eq!(called.success().stdout, "one\n");
     ward.clear("late.broken");
     ward.clear("late.ill");
     caller.wait_until("the late one to take part", |answers| {
@@ -339,5 +352,47 @@ fn a_connection_is_asked_for_at_the_application_itself() {
         "2 health checks in a row failed: application-unreachable",
     );
     ward.clear("one.ill");
+    ward.wait_for_open(&[], "");
+}
+
+/// With TLS and HTTP/2 to a server that knows nothing of the mesh.
+#[test]
+fn endpoints_outside_the_mesh_are_asked_the_way_that_requests_go() {
+    need!("root", "ip", "nginx", "python3");
+    const ADDRESS: &str = "198.51.100.7";
+    let machine = Machine::shared();
+    let inside = outside(&[ADDRESS]);
+    let ward = Ward::of(mesh_in(&machine, &inside));
+    let own = authority();
+    let scratch = ward.mesh.scratch().path();
+    let nginx = tls_server(scratch, "api.example.test", &own);
+    let _server = start(&inside, &ward.mesh, "tls", 443, nginx);
+    let pem = json!(own.pem());
+    let service = format!(
+        "apiVersion: weft-mesh.io/v1alpha1\nkind: ExternalService\n\
+         metadata: {{name: web, namespace: shop}}\n\
+         spec: {{hosts: [api.example.test], resolution: static, endpoints: [{{address: {ADDRESS}}}], \
+         tls: {{mode: origination, caCertificates: {pem}}}, \
+         ports: [{{port: 80, protocol: http, targetPort: 443}}]}}\n"
+    );
+    let checked = |check: &str| {
+        let spec = format!(
+            "circuitBreaker: {{enabled: false}}, \
+             healthCheck: {{{check}, interval: 200ms, timeout: 5s, unhealthyThreshold: 2}}"
+        );
+        policy("ExternalService", &spec)
+    };
+    ward.apply(&(service + &checked("http: {path: /healthz}")));
+    let caller = Workload::new("me").port("9000:tcp");
+    let _caller = ward.call_as(&caller, "http://api.example.test/", "0.2");
+    let ill = scratch.join("nginx-api.example.test/ill");
+    std::fs::write(&ill, "").expect("write a mark");
+    ward.wait_for_open(&["web"], "2 health checks in a row failed: status 503");
+    // Who is only asked for a connection has one.
+    ward.apply(&checked("tcp: {}"));
+    ward.wait_for_open(&[], "");
+    ward.apply(&checked("http: {path: /healthz}"));
+    ward.wait_for_open(&["web"], "status 503");
+    std::fs::remove_file(&ill).expect("remove a mark");
     ward.wait_for_open(&[], "");
 }

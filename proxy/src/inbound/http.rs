@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::header::{EXPECT, HeaderName, HeaderValue, RETRY_AFTER};
 use http::request::Parts;
-use http::{Method, Request, Response, Version};
+use http::{HeaderMap, Method, Request, Response, Version};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::{Body as _, Incoming};
 use hyper_util::rt::TokioIo;
@@ -96,19 +96,12 @@ impl Conversation {
             && is_upgrade(request.method(), request.headers()))
         .then(|| hyper::upgrade::on(&mut request));
         let (mut parts, body) = request.into_parts();
-        // Only a sidecar says so: nobody else's word reaches this.
-        let check = self
-            .caller
+        let check = self.check(&mut record, &mut parts.headers);
+        if check
             .as_ref()
-            .and_then(|_peer| parts.headers.remove(WEFT_CHECK));
-        if let Some(check) = &check {
-            // No traffic: it has a metric of its own.
-            record.stats = None;
-            let totals = self.worker.shared.metrics.totals();
-            totals.health_checks_received.inc();
-            if check == CHECK_CONNECTION {
-                return self.check_connection().await;
-            }
+            .is_some_and(|check| check == CHECK_CONNECTION)
+        {
+            return self.check_connection().await;
         }
         let left = deadline::allowed(&parts.headers, None);
         let http1 = self.prepare(&mut parts, upgrade.is_some());
@@ -159,6 +152,18 @@ impl Conversation {
                 response
             }
         }
+    }
+
+    /// What a caller's health check is for, where the request is one. Only a sidecar says so: nobody
+    /// else's word reaches this.
+    fn check(&self, record: &mut Record, headers: &mut HeaderMap) -> Option<HeaderValue> {
+        self.caller.as_ref()?;
+        let check = headers.remove(WEFT_CHECK)?;
+        // No traffic: it has a metric of its own.
+        record.stats = None;
+        let totals = self.worker.shared.metrics.totals();
+        totals.health_checks_received.inc();
+        Some(check)
     }
 
     /// Begins the span and the line of the access log, where there are such; what is returned counts

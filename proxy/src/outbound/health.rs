@@ -17,20 +17,17 @@ use http::uri::Uri;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{sleep, timeout};
 use weft_core::headers::{WEFT_APP_PROTOCOL, WEFT_CHECK, WEFT_REASON};
 use weft_core::health::{Check, CheckFailure, HealthCheck, HttpCheck, grpc};
-use weft_core::model::{AppProtocol, Transport};
+use weft_core::model::AppProtocol;
 use weft_core::reason::Reason;
 use weft_core::timeout as deadline;
 
 use super::pool::{self, DialError};
-use super::upgrade;
-use crate::http::{CHECK_CONNECTION, CHECK_REQUEST, ProxyBody, http2_client};
+use crate::http::{CHECK_CONNECTION, CHECK_REQUEST, ProxyBody};
 use crate::mesh::{Endpoint, EndpointKey, PortView, Snapshot};
 use crate::worker::Worker;
 
@@ -197,55 +194,21 @@ async fn ask(
     endpoint: &Endpoint,
     config: &HealthCheck,
 ) -> Result<(), NotWell> {
-    match endpoint.model.transport {
-        Transport::Mesh => {
-            let request = request(port, config, true)?;
-            let slot = worker.pool.slot(port, endpoint).await?;
-            let answered = slot.sender().send_request(request).await;
-            let response = answered.map_err(|_broken| CheckFailure::Reset)?;
-            judge(response, config).await
-        }
-        Transport::Plain => {
-            let stream = pool::connect(endpoint.key.address).await?;
-            let response = match &config.check {
-                Check::Tcp => return Ok(()),
-                Check::Http(_) => {
-                    let request = request(port, config, false)?;
-                    let sent = upgrade::send(TokioIo::new(stream), request, &worker.shared.config);
-                    sent.await.map_err(|_broken| CheckFailure::Reset)?
-                }
-                Check::Grpc { .. } => {
-                    let request = request(port, config, false)?;
-                    plain_http2(worker, stream, request).await?
-                }
-            };
-            judge(response, config).await
-        }
+    if let (Check::Tcp, Some(outside)) = (&config.check, &port.outside) {
+        let limit = port.connect_timeout(&worker.shared.config);
+        let address = endpoint.key.address;
+        let _stands = pool::dial_outside(outside, address, |tls| &tls.opaque, limit).await?;
+        return Ok(());
     }
-}
-
-async fn plain_http2(
-    worker: &Worker,
-    stream: TcpStream,
-    request: Request<ProxyBody>,
-) -> Result<Response<Incoming>, CheckFailure> {
-    let made = http2_client(&worker.shared.config).handshake(TokioIo::new(stream));
-    let (mut sender, connection) = made.await.map_err(|_broken| CheckFailure::Reset)?;
-    spawn_local(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "connection of a health check ended");
-        }
-    });
-    let answered = sender.send_request(request).await;
-    answered.map_err(|_broken| CheckFailure::Reset)
+    let request = request(port, config)?;
+    let slot = worker.pool.slot(port, endpoint).await?;
+    let answered = slot.sender().send_request(request).await;
+    let response = answered.map_err(|_broken| CheckFailure::Reset)?;
+    judge(response, config).await
 }
 
 /// The request of a check. One to a sidecar is marked, so that it does not look like traffic there.
-fn request(
-    port: &PortView,
-    config: &HealthCheck,
-    to_sidecar: bool,
-) -> Result<Request<ProxyBody>, CheckFailure> {
+fn request(port: &PortView, config: &HealthCheck) -> Result<Request<ProxyBody>, CheckFailure> {
     let (method, path, host, body) = match &config.check {
         Check::Http(http) => (
             Method::GET,
@@ -286,7 +249,7 @@ fn request(
         }
         Check::Tcp => {}
     }
-    if to_sidecar {
+    if port.outside.is_none() {
         mark(headers, port, config);
     }
     Ok(request)

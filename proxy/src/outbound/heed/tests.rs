@@ -27,7 +27,7 @@ fn publish(mesh: &Mesh, zones: &[&str], policy: TrafficPolicy) {
     let endpoint = |(index, zone): (usize, &&str)| model::Endpoint {
         instance: format!("i{index}").into(),
         workload: "shop/web".parse().unwrap(),
-        identity: "spiffe://weft.local/ns/shop/sa/web".parse().ok(),
+        identity: Some("spiffe://weft.local/ns/shop/sa/web".parse().unwrap()),
         zone: (*zone).to_owned(),
         weight: 100,
         transport: Transport::Mesh,
@@ -45,8 +45,8 @@ fn publish(mesh: &Mesh, zones: &[&str], policy: TrafficPolicy) {
         }],
         endpoints: zones.iter().enumerate().map(endpoint).collect(),
         policies: BTreeMap::from([(80, Arc::new(policy))]),
-        external: None,
         routes: Vec::new(),
+        external: None,
     };
     mesh.publish(World {
         services: vec![(service, Vec::new())],
