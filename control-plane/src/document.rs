@@ -453,12 +453,7 @@ fn parse(check: &mut Check<'_>, value: &Value) -> Option<Document> {
             check_policy(check, &own.namespace, &spec);
             Some(Document::TrafficPolicy(own, Box::new(spec)))
         }
-        "ExternalService" => {
-            let spec: ExternalServiceSpec = check.typed("spec.", &envelope.spec)?;
-            spec.read(check);
-            let name = ServiceName::new(&own.namespace, &own.name).ok()?;
-            Some(Document::ExternalService(name, Box::new(spec)))
-        }
+        "ExternalService" => external::parse(check, &own, &envelope.spec),
         "FaultInjection" => {
             let spec: FaultInjectionSpec = check.typed("spec.", &envelope.spec)?;
             spec.read(check);

@@ -1,8 +1,8 @@
 //! What a port outside the mesh needs beside its endpoints: the TLS that is made for it, and names
 //! that have addresses or not.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -11,7 +11,10 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName};
 use weft_core::external::{External, Origination};
 use weft_core::model::AppProtocol;
+use weft_core::reason::Reason;
+use weft_proto::resource::Kind;
 
+use super::{Demand, Destination, Lookup, Mesh, Snapshot, port_of};
 use crate::tls::provider;
 
 /// HTTP/2 over TLS (RFC 9113 section 3.2).
@@ -183,4 +186,71 @@ pub(super) fn unresolved(external: &External, names: &NamesNow) -> Result<(), Ar
     }
     let reasons: Vec<String> = reasons.into_iter().filter_map(Result::err).collect();
     Err(reasons.join("; ").into())
+}
+
+impl Mesh {
+    /// Names of endpoints outside the mesh that have to be resolved, ascending.
+    pub fn outside_names(&self) -> BTreeSet<Arc<str>> {
+        let snapshot = self.snapshot.load();
+        let externals = snapshot.services.values();
+        let externals = externals.filter_map(|view| view.model.external.as_ref());
+        let names = externals.flat_map(|external| external.names());
+        names.cloned().collect()
+    }
+
+    /// Takes what a name outside the mesh stands for from now on. Live state of endpoints that stay
+    /// is carried over.
+    pub fn set_name(&self, name: &Arc<str>, named: Named) {
+        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        self.names.set(Arc::clone(name), named);
+        let mut snapshot = Snapshot::clone(&self.snapshot.load());
+        let own_routes = Arc::clone(&snapshot.own_routes);
+        let concerned = snapshot.services.values_mut().filter(|view| {
+            let external = view.model.external.as_ref();
+            external.is_some_and(|external| external.names().any(|own| own == name))
+        });
+        for view in concerned {
+            let service = view.model.name.clone();
+            let own_routes = own_routes.get(&service).map(Vec::as_slice);
+            let mut next = HashMap::new();
+            let model = view.model.clone();
+            *view = self.view(model, own_routes, Some(view), &mut live, &mut next);
+            live.retain(|key, _| key.service != service);
+            live.extend(next);
+        }
+        self.snapshot.store(Arc::new(snapshot));
+        drop(live);
+        self.changed.send_modify(|generation| *generation += 1);
+    }
+
+    /// Forgets what other names stood for.
+    pub fn keep_names(&self, wanted: &BTreeSet<Arc<str>>) {
+        self.names.keep(|name| wanted.contains(name));
+    }
+
+    /// Whether a service goes by a host name outside the mesh; waits for the control plane's answer.
+    pub async fn is_external_host(&self, name: &str) -> Result<bool, Reason> {
+        let found = self.wait_for(|snapshot| match &snapshot.config {
+            None => Lookup::Unanswered(None),
+            Some(config) => Lookup::Found(config.is_external_host(name)),
+        });
+        found.await
+    }
+}
+
+impl Snapshot {
+    /// Where an address leads that a service outside the mesh goes by.
+    pub(super) fn external_at(&self, address: SocketAddr) -> Lookup<Result<Destination, Reason>> {
+        let name = address.to_string();
+        let Some(found) = self.lookup(&name) else {
+            let kind = Kind::Service;
+            return Lookup::Unanswered(Some(Demand { kind, name }));
+        };
+        let found = found.ok_or(Reason::ServiceNotFound);
+        Lookup::Found(found.and_then(|view| {
+            let external = view.model.external.as_ref();
+            let port = external.and_then(|external| external.port_at(address));
+            port_of(&view, port.ok_or(Reason::PortNotDeclared)?)
+        }))
+    }
 }
