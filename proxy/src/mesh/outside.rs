@@ -254,3 +254,61 @@ impl Snapshot {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_core::external::{EndpointHost, ExternalEndpoint};
+
+    fn external(names: &[&str], server_name: Option<&str>) -> External {
+        let endpoints = names.iter().map(|name| ExternalEndpoint {
+            host: EndpointHost::Name((*name).into()),
+            zone: String::new(),
+            weight: 100,
+            ports: vec![(80, 80)],
+        });
+        let tls = server_name.map(|name| {
+            let server_name = name.into();
+            let roots = vec![vec![1, 2, 3]];
+            (80, Origination { server_name, roots })
+        });
+        External {
+            hosts: vec!["api.example".into()],
+            tls: tls.into_iter().collect(),
+            endpoints: endpoints.collect(),
+        }
+    }
+
+    #[test]
+    fn a_name_that_may_still_be_answered_is_waited_for() {
+        let external = external(&["a.example", "b.example"], None);
+        let gone = || Named::Nothing("NXDOMAIN".into());
+        let mut names = NamesNow::new();
+        assert_eq!(unresolved(&external, &names), Ok(()));
+        names.insert("a.example".into(), gone());
+        assert_eq!(unresolved(&external, &names), Ok(()));
+        names.insert("b.example".into(), gone());
+        let why = "a.example: NXDOMAIN; b.example: NXDOMAIN";
+        assert_eq!(unresolved(&external, &names), Err(why.into()));
+        let loopback: Arc<[IpAddr]> = [[127, 0, 0, 1].into()].into();
+        names.insert("b.example".into(), Named::Addresses(loopback));
+        let why = "a.example: NXDOMAIN; b.example: no address that may be dialled";
+        assert_eq!(unresolved(&external, &names), Err(why.into()));
+    }
+
+    #[test]
+    fn connections_are_kept_as_long_as_nothing_is_different() {
+        let of = |server_name, before: Option<&Arc<Outside>>| {
+            let external = external(&["a.example"], server_name);
+            Outside::of(&external, 80, AppProtocol::Http, before)
+        };
+        let plain = of(None, None);
+        assert!(Arc::ptr_eq(&plain, &of(None, Some(&plain))));
+        let secure = of(Some("a.example"), Some(&plain));
+        assert_ne!(plain.id, secure.id);
+        assert!(Arc::ptr_eq(&secure, &of(Some("a.example"), Some(&secure))));
+        assert_ne!(of(Some("b.example"), Some(&secure)).id, secure.id);
+        // What makes no TLS makes no connection either.
+        assert!(matches!(&secure.tls, Some(Err(why)) if why.contains("root")));
+    }
+}
