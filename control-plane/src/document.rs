@@ -436,12 +436,7 @@ fn read_spec(check: &mut Check<'_>, kind: &str, own: ObjectName, spec: &Value) -
             check_policy(check, &own.namespace, &spec);
             Some(Document::TrafficPolicy(own, Box::new(spec)))
         }
-        "ExternalService" => {
-            let spec: ExternalServiceSpec = check.typed("spec.", spec)?;
-            spec.read(check);
-            let name = ServiceName::new(&own.namespace, &own.name).ok()?;
-            Some(Document::ExternalService(name, Box::new(spec)))
-        }
+        "ExternalService" => external::parse(check, &own, spec),
         "FaultInjection" => {
             let spec: FaultInjectionSpec = check.typed("spec.", spec)?;
             spec.read(check);

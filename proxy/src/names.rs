@@ -194,10 +194,12 @@ fn read(query: &Message, answer: &Message) -> Result<Answer, String> {
     if answer.metadata.id != query.metadata.id || answer.queries != query.queries {
         return Err("an answer to another question".to_owned());
     }
-    match answer.metadata.response_code {
-        ResponseCode::NoError => {}
-        ResponseCode::NXDomain => return Ok(Answer::NoSuchName),
-        code => return Err(code.to_string()),
+    let code = answer.metadata.response_code;
+    if code == ResponseCode::NXDomain {
+        return Ok(Answer::NoSuchName);
+    }
+    if code != ResponseCode::NoError {
+        return Err(code.to_string());
     }
     let Some(question) = query.queries.first() else {
         return Err("no question".to_owned());
@@ -205,9 +207,11 @@ fn read(query: &Message, answer: &Message) -> Result<Answer, String> {
     let mut owner = question.name();
     let mut shortest = u32::try_from(TTL_MAX.as_secs()).unwrap_or(u32::MAX);
     for _ in 0..CHAIN_MAX {
-        let next = answer.answers.iter().find_map(|record| match &record.data {
-            RData::CNAME(target) if record.name == *owner => Some((&target.0, record.ttl)),
-            _ => None,
+        let next = answer.answers.iter().find_map(|record| {
+            let RData::CNAME(target) = &record.data else {
+                return None;
+            };
+            (record.name == *owner).then_some((&target.0, record.ttl))
         });
         let Some((target, ttl)) = next else { break };
         owner = target;

@@ -1,6 +1,8 @@
 //! Destinations outside the mesh that are declared: reached by their ordinary names, with TLS made on
 //! the way out, and treated as services of the mesh are.
 
+mod names;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -123,23 +125,18 @@ pub(crate) fn start(
     server
 }
 
-#[test]
-fn tls_is_made_on_the_way_out_and_what_is_not_declared_is_refused() {
-    need!("root", "ip", "curl", "nginx", "python3");
-    let machine = Machine::shared();
-    let inside = outside(&[ONE]);
-    let mesh = mesh_in(&machine, &inside);
-    let (own, strange) = (authority(), authority());
-    let nginx = tls_server(mesh.scratch().path(), "api.example.test", &own);
-    let _tls = start(&inside, &mesh, "tls", 8443, nginx);
-    let echo = script("echo.py").args(["9000", "outside"]);
-    let _echo = start(&inside, &mesh, "plain", 9000, echo);
+/// Everything but what is declared is refused; one destination with TLS of several kinds, one with
+/// another authority, one with another name.
+fn secured(
+    own: &CertifiedIssuer<'static, KeyPair>,
+    strange: &CertifiedIssuer<'static, KeyPair>,
+) -> String {
     let tls = |authority: &CertifiedIssuer<'_, KeyPair>, more: &str| {
         let pem = json!(authority.pem());
         format!("tls: {{mode: origination, caCertificates: {pem}{more}}}")
     };
     let endpoints = format!("resolution: static, endpoints: [{{address: {ONE}}}]");
-    let good = tls(&own, "");
+    let good = tls(own, "");
     let documents = [
         "apiVersion: weft-mesh.io/v1alpha1\nkind: MeshConfig\n\
          metadata: {name: mesh, namespace: weft-system}\nspec: {unknownDestinations: refuse}\n"
@@ -161,7 +158,7 @@ fn tls_is_made_on_the_way_out_and_what_is_not_declared_is_refused() {
             &format!(
                 "{{hosts: [strange.example.test], {}, ports: [{{port: 80, protocol: http, targetPort: 443}}], \
                  {endpoints}}}",
-                tls(&strange, ", sni: api.example.test")
+                tls(strange, ", sni: api.example.test")
             ),
         ),
         external(
@@ -169,11 +166,25 @@ fn tls_is_made_on_the_way_out_and_what_is_not_declared_is_refused() {
             &format!(
                 "{{hosts: [misnamed.example.test], {}, ports: [{{port: 80, protocol: http, targetPort: 443}}], \
                  {endpoints}}}",
-                tls(&own, "")
+                tls(own, "")
             ),
         ),
     ];
-    apply(&mesh, &documents.concat());
+    documents.concat()
+}
+
+#[test]
+fn tls_is_made_on_the_way_out_and_what_is_not_declared_is_refused() {
+    need!("root", "ip", "curl", "nginx", "python3");
+    let machine = Machine::shared();
+    let inside = outside(&[ONE]);
+    let mesh = mesh_in(&machine, &inside);
+    let (own, strange) = (authority(), authority());
+    let nginx = tls_server(mesh.scratch().path(), "api.example.test", &own);
+    let _tls = start(&inside, &mesh, "tls", 8443, nginx);
+    let echo = script("echo.py").args(["9000", "outside"]);
+    let _echo = start(&inside, &mesh, "plain", 9000, echo);
+    apply(&mesh, &secured(&own, &strange));
     let mut asked = curls(&[
         "http://api.example.test/",
         "-H 'Host: api.example.test:8080' http://api.example.test/",
@@ -414,20 +425,7 @@ fn policies_and_routes_are_for_the_outside_too() {
         (&breaker["state"], &breaker["service"]),
         (&"open".into(), &"shop/api".into())
     );
-    let explained = shown(
-        &mesh,
-        "explain --from shop/me GET http://api.example.test/ -o json",
-    )
-    .to_string();
-    for part in [
-        "ExternalService shop/api",
-        "TrafficPolicy shop/api",
-        "198.51.100.7 port 9000: an address",
-        "198.51.100.8:9000: breaker open",
-        "it leaves the mesh as the program speaks",
-    ] {
-        assert!(explained.contains(part), "{part}: {explained}");
-    }
+    is_explained(&mesh);
     std::fs::remove_file(&flag).expect("remove the flag");
     let printed = running.finish(LIMIT).success().stdout;
     let good = printed.lines().filter(|line| *line == "good").count();
@@ -440,6 +438,23 @@ fn policies_and_routes_are_for_the_outside_too() {
     let plan = shown(&mesh, &format!("plan -f {} -o json", file.display()));
     let change = format!("endpoints {ONE}, {OTHER} become {ONE}");
     assert!(plan.to_string().contains(&change), "{plan}");
+}
+
+fn is_explained(mesh: &Mesh<'_>) {
+    let explained = shown(
+        mesh,
+        "explain --from shop/me GET http://api.example.test/ -o json",
+    )
+    .to_string();
+    for part in [
+        "ExternalService shop/api",
+        "TrafficPolicy shop/api",
+        "198.51.100.7 port 9000: an address",
+        "198.51.100.8:9000: breaker open",
+        "it leaves the mesh as the program speaks",
+    ] {
+        assert!(explained.contains(part), "{part}: {explained}");
+    }
 }
 
 /// Effective policies, statuses and conflicts.
@@ -515,83 +530,4 @@ pub(crate) fn name_server(inside: &Namespace, mesh: &Mesh<'_>, zone: &Path) -> (
     server.wait_until("it serves", LIMIT, |run| run.stdout().contains("serving"));
     let resolv_conf = mesh.scratch().file("resolv.conf", "nameserver 127.0.0.1\n");
     (server, resolv_conf)
-}
-
-#[test]
-fn names_are_resolved_again_and_the_last_good_answer_counts() {
-    need!("root", "ip", "curl", "python3", "unshare", "dig");
-    let machine = Machine::shared();
-    let inside = outside(&[ONE, OTHER]);
-    let mesh = mesh_in(&machine, &inside);
-    let zone = mesh.scratch().path().join("zone");
-    write_zone(&zone, "else.example.test 60 192.0.2.1\n");
-    let (names, resolv_conf) = name_server(&inside, &mesh, &zone);
-    let logs = mesh.scratch().dir("outside");
-    let backend = |address: &str, name: &str| {
-        let at = format!("{address}:9000");
-        script("backend.py")
-            .args([&at, name])
-            .under(inside.enter())
-            .start(name, &logs)
-    };
-    let _servers = (backend(ONE, "one"), backend(OTHER, "other"));
-    let spec = "{hosts: [api.example.test], ports: [{port: 80, protocol: http, targetPort: 9000}]}";
-    apply(&mesh, &external("api", spec));
-    let stop = mesh.scratch().path().join("stop");
-    let asking = format!(
-        "dig +short else.example.test A; dig +short api.example.test A; dig +short api.example.test HTTPS; \
-         while [ ! -e {} ]; do curl --silent --max-time 10 --write-out '%{{http_code}} %header{{weft-reason}}\\n' \
-         http://api.example.test/ | tr '\\n' ' '; echo; sleep 0.1; done",
-        stop.display()
-    );
-    let me = Workload::new("me");
-    let run = mesh.run_command(&me, Program::shell(asking));
-    let mut run = run.under(with_resolver(&resolv_conf)).start("me", &logs);
-    let mut seen = |what: &str| {
-        let before = run.stdout().lines().count();
-        run.wait_until(what, LIMIT, |run| {
-            let printed = run.stdout();
-            printed.lines().skip(before).any(|line| line.trim() == what)
-        });
-    };
-    // Nothing is known yet: the first request has waited for the answer, and says what it was.
-    seen(
-        "name-resolution-failed: no address is known for the name of an endpoint outside the mesh (api.example.test: NXDOMAIN) 503 name-resolution-failed",
-    );
-    write_zone(&zone, &format!("api.example.test 0 {ONE}\n"));
-    seen("one 200");
-    write_zone(&zone, &format!("api.example.test 1 {OTHER}\n"));
-    seen("other 200");
-    // The name is gone: whoever was there last is still asked.
-    write_zone(&zone, "else.example.test 60 192.0.2.1\n");
-    let failed = |printed: String| printed.matches("api.example.test 1 -1").count();
-    let before = failed(names.stdout());
-    wait_for("another answer", LIMIT, || {
-        (failed(names.stdout()) > before + 1).then_some(())
-    });
-    seen("other 200");
-    std::fs::write(&stop, "").expect("write the flag");
-    let printed = run.finish(LIMIT).success().stdout;
-    let mut lines = printed.lines();
-    assert_eq!(lines.next(), Some("192.0.2.1"), "{printed}");
-    let address = lines.next().unwrap_or_default();
-    assert!(address.starts_with("240.240."), "{printed}");
-    // After the first good answer nothing failed, whatever became of the name.
-    let after: Vec<&str> = lines
-        .map(str::trim)
-        .skip_while(|line| *line != "one 200")
-        .collect();
-    let good = |line: &&str| **line == *"one 200" || **line == *"other 200";
-    assert!(after.iter().all(|line| good(&line)), "{printed}");
-    // The first answer holds for 5 s at least, whatever its TTL.
-    assert!(
-        after.iter().filter(|line| **line == "one 200").count() > 5,
-        "{printed}"
-    );
-    // Only the names of endpoints are asked for by the sidecar.
-    assert!(
-        !names.stdout().contains("api.example.test 65"),
-        "{}",
-        names.stdout()
-    );
 }

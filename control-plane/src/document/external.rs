@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use weft_core::external::{
     EndpointHost, External, ExternalEndpoint, Origination, check_host, is_dialable,
 };
 use weft_core::model::{AppProtocol, ServicePort};
+use weft_core::name::ServiceName;
 
-use super::Check;
+use super::{Check, Document, ObjectName};
 
 /// Most of everything.
 const HOSTS_MAX: usize = 16;
@@ -115,6 +117,14 @@ pub enum TlsMode {
     None,
 }
 
+/// Reads `spec`, and adds what is wrong with it to `check`.
+pub(super) fn parse(check: &mut Check<'_>, own: &ObjectName, spec: &Value) -> Option<Document> {
+    let spec: ExternalServiceSpec = check.typed("spec.", spec)?;
+    spec.read(check);
+    let name = ServiceName::new(&own.namespace, &own.name).ok()?;
+    Some(Document::ExternalService(name, Box::new(spec)))
+}
+
 impl ExternalServiceSpec {
     /// Its ports, ascending.
     pub fn ports(&self) -> Vec<ServicePort> {
@@ -185,7 +195,7 @@ impl ExternalServiceSpec {
     }
 
     /// Adds what is wrong with it to `check`.
-    pub(super) fn read(&self, check: &mut Check<'_>) {
+    fn read(&self, check: &mut Check<'_>) {
         self.read_hosts(check);
         self.read_ports(check);
         self.read_endpoints(check);
@@ -358,7 +368,7 @@ fn shown(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::document::{Document, read};
+    use crate::document::read;
 
     fn document(spec: &str) -> String {
         format!(

@@ -9,7 +9,7 @@ mod port;
 mod rate;
 mod server;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -299,45 +299,6 @@ impl Mesh {
         self.changed.send_modify(|generation| *generation += 1);
     }
 
-    /// Names of endpoints outside the mesh that have to be resolved, ascending.
-    pub fn outside_names(&self) -> BTreeSet<Arc<str>> {
-        let snapshot = self.snapshot.load();
-        let externals = snapshot.services.values();
-        let externals = externals.filter_map(|view| view.model.external.as_ref());
-        let names = externals.flat_map(|external| external.names());
-        names.cloned().collect()
-    }
-
-    /// Takes what a name outside the mesh stands for from now on. Live state of endpoints that stay
-    /// is carried over.
-    pub fn set_name(&self, name: &Arc<str>, named: Named) {
-        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        self.names.set(Arc::clone(name), named);
-        let mut snapshot = Snapshot::clone(&self.snapshot.load());
-        let own_routes = Arc::clone(&snapshot.own_routes);
-        let concerned = snapshot.services.values_mut().filter(|view| {
-            let external = view.model.external.as_ref();
-            external.is_some_and(|external| external.names().any(|own| own == name))
-        });
-        for view in concerned {
-            let service = view.model.name.clone();
-            let own_routes = own_routes.get(&service).map(Vec::as_slice);
-            let mut next = HashMap::new();
-            let model = view.model.clone();
-            *view = self.view(model, own_routes, Some(view), &mut live, &mut next);
-            live.retain(|key, _| key.service != service);
-            live.extend(next);
-        }
-        self.snapshot.store(Arc::new(snapshot));
-        drop(live);
-        self.changed.send_modify(|generation| *generation += 1);
-    }
-
-    /// Forgets what other names stood for.
-    pub fn keep_names(&self, wanted: &BTreeSet<Arc<str>>) {
-        self.names.keep(|name| wanted.contains(name));
-    }
-
     fn view(
         &self,
         model: model::Service,
@@ -485,15 +446,6 @@ impl Mesh {
         found.await
     }
 
-    /// Whether a service goes by a host name outside the mesh; waits for the control plane's answer.
-    pub async fn is_external_host(&self, name: &str) -> Result<bool, Reason> {
-        let found = self.wait_for(|snapshot| match &snapshot.config {
-            None => Lookup::Unanswered(None),
-            Some(config) => Lookup::Found(config.is_external_host(name)),
-        });
-        found.await
-    }
-
     /// A port of a service that is known already, without waiting.
     pub fn known(&self, service: &ServiceName, port: u16) -> Option<Arc<PortView>> {
         let snapshot = self.snapshot.load();
@@ -624,21 +576,6 @@ impl Snapshot {
             .iter()
             .find(|endpoint| endpoint.key == *key)?;
         Some((port, endpoint))
-    }
-
-    /// Where an address leads that a service outside the mesh goes by.
-    fn external_at(&self, address: SocketAddr) -> Lookup<Result<Destination, Reason>> {
-        let name = address.to_string();
-        let Some(found) = self.lookup(&name) else {
-            let kind = Kind::Service;
-            return Lookup::Unanswered(Some(Demand { kind, name }));
-        };
-        let found = found.ok_or(Reason::ServiceNotFound);
-        Lookup::Found(found.and_then(|view| {
-            let external = view.model.external.as_ref();
-            let port = external.and_then(|external| external.port_at(address));
-            port_of(&view, port.ok_or(Reason::PortNotDeclared)?)
-        }))
     }
 
     /// `None`: unanswered. `Some(None)`: there is none.

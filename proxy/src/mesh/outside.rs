@@ -1,8 +1,8 @@
 //! What a port outside the mesh needs beside its endpoints: the TLS that is made for it, and names
 //! that have addresses or not.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -11,7 +11,10 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName};
 use weft_core::external::{External, Origination};
 use weft_core::model::AppProtocol;
+use weft_core::reason::Reason;
+use weft_proto::resource::Kind;
 
+use super::{Demand, Destination, Lookup, Mesh, Snapshot, port_of};
 use crate::tls::provider;
 
 /// HTTP/2 over TLS (RFC 9113 section 3.2).
@@ -183,4 +186,129 @@ pub(super) fn unresolved(external: &External, names: &NamesNow) -> Result<(), Ar
     }
     let reasons: Vec<String> = reasons.into_iter().filter_map(Result::err).collect();
     Err(reasons.join("; ").into())
+}
+
+impl Mesh {
+    /// Names of endpoints outside the mesh that have to be resolved, ascending.
+    pub fn outside_names(&self) -> BTreeSet<Arc<str>> {
+        let snapshot = self.snapshot.load();
+        let externals = snapshot.services.values();
+        let externals = externals.filter_map(|view| view.model.external.as_ref());
+        let names = externals.flat_map(|external| external.names());
+        names.cloned().collect()
+    }
+
+    /// Takes what a name outside the mesh stands for from now on. Live state of endpoints that stay
+    /// is carried over.
+    pub fn set_name(&self, name: &Arc<str>, named: Named) {
+        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        self.names.set(Arc::clone(name), named);
+        let mut snapshot = Snapshot::clone(&self.snapshot.load());
+        let own_routes = Arc::clone(&snapshot.own_routes);
+        let concerned = snapshot.services.values_mut().filter(|view| {
+            let external = view.model.external.as_ref();
+            external.is_some_and(|external| external.names().any(|own| own == name))
+        });
+        for view in concerned {
+            let service = view.model.name.clone();
+            let own_routes = own_routes.get(&service).map(Vec::as_slice);
+            let mut next = HashMap::new();
+            let model = view.model.clone();
+            *view = self.view(model, own_routes, Some(view), &mut live, &mut next);
+            live.retain(|key, _| key.service != service);
+            live.extend(next);
+        }
+        self.snapshot.store(Arc::new(snapshot));
+        drop(live);
+        self.changed.send_modify(|generation| *generation += 1);
+    }
+
+    /// Forgets what other names stood for.
+    pub fn keep_names(&self, wanted: &BTreeSet<Arc<str>>) {
+        self.names.keep(|name| wanted.contains(name));
+    }
+
+    /// Whether a service goes by a host name outside the mesh; waits for the control plane's answer.
+    pub async fn is_external_host(&self, name: &str) -> Result<bool, Reason> {
+        let found = self.wait_for(|snapshot| match &snapshot.config {
+            None => Lookup::Unanswered(None),
+            Some(config) => Lookup::Found(config.is_external_host(name)),
+        });
+        found.await
+    }
+}
+
+impl Snapshot {
+    /// Where an address leads that a service outside the mesh goes by.
+    pub(super) fn external_at(&self, address: SocketAddr) -> Lookup<Result<Destination, Reason>> {
+        let name = address.to_string();
+        let Some(found) = self.lookup(&name) else {
+            let kind = Kind::Service;
+            return Lookup::Unanswered(Some(Demand { kind, name }));
+        };
+        let found = found.ok_or(Reason::ServiceNotFound);
+        Lookup::Found(found.and_then(|view| {
+            let external = view.model.external.as_ref();
+            let port = external.and_then(|external| external.port_at(address));
+            port_of(&view, port.ok_or(Reason::PortNotDeclared)?)
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_core::external::{EndpointHost, ExternalEndpoint};
+
+    fn external(names: &[&str], server_name: Option<&str>) -> External {
+        let endpoints = names.iter().map(|name| ExternalEndpoint {
+            host: EndpointHost::Name((*name).into()),
+            zone: String::new(),
+            weight: 100,
+            ports: vec![(80, 80)],
+        });
+        let tls = server_name.map(|name| {
+            let server_name = name.into();
+            let roots = vec![vec![1, 2, 3]];
+            (80, Origination { server_name, roots })
+        });
+        External {
+            hosts: vec!["api.example".into()],
+            tls: tls.into_iter().collect(),
+            endpoints: endpoints.collect(),
+        }
+    }
+
+    #[test]
+    fn a_name_that_may_still_be_answered_is_waited_for() {
+        let external = external(&["a.example", "b.example"], None);
+        let gone = || Named::Nothing("NXDOMAIN".into());
+        let mut names = NamesNow::new();
+        assert_eq!(unresolved(&external, &names), Ok(()));
+        names.insert("a.example".into(), gone());
+        assert_eq!(unresolved(&external, &names), Ok(()));
+        names.insert("b.example".into(), gone());
+        let why = "a.example: NXDOMAIN; b.example: NXDOMAIN";
+        assert_eq!(unresolved(&external, &names), Err(why.into()));
+        let loopback: Arc<[IpAddr]> = [[127, 0, 0, 1].into()].into();
+        names.insert("b.example".into(), Named::Addresses(loopback));
+        let why = "a.example: NXDOMAIN; b.example: no address that may be dialled";
+        assert_eq!(unresolved(&external, &names), Err(why.into()));
+    }
+
+    #[test]
+    fn connections_are_kept_as_long_as_nothing_is_different() {
+        let of = |server_name, before: Option<&Arc<Outside>>| {
+            let external = external(&["a.example"], server_name);
+            Outside::of(&external, 80, AppProtocol::Http, before)
+        };
+        let plain = of(None, None);
+        assert!(Arc::ptr_eq(&plain, &of(None, Some(&plain))));
+        let secure = of(Some("a.example"), Some(&plain));
+        assert_ne!(plain.id, secure.id);
+        assert!(Arc::ptr_eq(&secure, &of(Some("a.example"), Some(&secure))));
+        assert_ne!(of(Some("b.example"), Some(&secure)).id, secure.id);
+        // What makes no TLS makes no connection either.
+        assert!(matches!(&secure.tls, Some(Err(why)) if why.contains("root")));
+    }
 }

@@ -37,6 +37,15 @@ pub(super) async fn resolved(
     if !port.is_unresolved() {
         return Ok(port);
     }
+    // Requests to all others carry no room for this.
+    Box::pin(wait(worker, port, left)).await
+}
+
+async fn wait(
+    worker: &Worker,
+    port: Arc<PortView>,
+    left: Option<Duration>,
+) -> Result<Arc<PortView>, Failed> {
     let shared = &worker.shared;
     let own = port.connect_timeout(&shared.config);
     let limit = left.map_or(own, |left| left.min(own));

@@ -161,7 +161,7 @@ impl Sender {
     ) -> Result<Response<Incoming>, TrySendError<Request<ProxyBody>>> {
         match self {
             Self::Mesh(sender) => sender.try_send_request(request).await,
-            Self::Outside(sender) => sender.send(request).await,
+            Self::Outside(sender) => Box::pin(sender.send(request)).await,
         }
     }
 
@@ -305,7 +305,7 @@ impl Pool {
     /// while one is being made wait for it together, as many as it may carry.
     pub async fn slot(&self, port: &PortView, endpoint: &Endpoint) -> Result<Slot, DialError> {
         if let Some(outside) = &port.outside {
-            return self.outside_slot(port, outside, endpoint).await;
+            return Box::pin(self.outside_slot(port, outside, endpoint)).await;
         }
         let material = self.tls.current().ok_or(DialError::NoCertificate)?;
         let generation = material.generation;
