@@ -1,6 +1,7 @@
 //! Whether a failed attempt is made again, when, and at whose expense.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::time::Duration;
 
 use http::Method;
@@ -32,6 +33,20 @@ impl Failure {
         match self {
             Self::ConnectFailed | Self::RefusedStream | Self::NotSent => true,
             Self::Reset | Self::PerTryTimeout | Self::Status(_) | Self::GrpcStatus(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ConnectFailed => f.write_str("no connection"),
+            Self::RefusedStream => f.write_str("refused"),
+            Self::NotSent => f.write_str("not sent"),
+            Self::Reset => f.write_str("reset"),
+            Self::PerTryTimeout => f.write_str("no answer in time"),
+            Self::Status(status) => write!(f, "{status}"),
+            Self::GrpcStatus(code) => write!(f, "gRPC {code}"),
         }
     }
 }

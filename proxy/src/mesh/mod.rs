@@ -6,6 +6,7 @@ mod gate;
 mod outside;
 mod port;
 mod rate;
+mod recent;
 mod server;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};

@@ -24,6 +24,7 @@ fn world(names: &[&str]) -> World {
             endpoints: Vec::new(),
             policies: BTreeMap::new(),
             routes: Vec::new(),
+            external: None,
         };
         (service, Vec::new())
     });
@@ -69,7 +70,7 @@ fn weights_are_known_without_looking() {
     let endpoint = |number: u16, weight| model::Endpoint {
         instance: format!("i-{number}").into(),
         workload: "shop/web".parse().unwrap(),
-        identity: "spiffe://mesh/ns/shop/sa/web".parse().unwrap(),
+        identity: "spiffe://mesh/ns/shop/sa/web".parse().ok(),
         zone: String::new(),
         weight,
         transport: Transport::Mesh,

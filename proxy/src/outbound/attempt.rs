@@ -206,6 +206,7 @@ pub(super) async fn send(
             } else {
                 Failure::Reset
             };
+            record.note_failure(failure);
             record.finish_waiting(terms.failures.of_failure(failure));
             Err(Attempt {
                 failure,
@@ -242,6 +243,7 @@ fn judge(
             return Ok((response, slot));
         }
     };
+    record.note_failure(failure);
     record.finish_waiting(match reason {
         // Whoever asks too much says nothing about the endpoint.
         Some(Reason::RateLimited) => CallClass::Neutral,
