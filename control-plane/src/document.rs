@@ -31,6 +31,7 @@ pub use external::{
 pub use fault::{AbortSpec, DelaySpec, FaultInjectionSpec, HeaderMatchType, HeaderSpec};
 pub use rate_limit::{RateKeySpec, RateLimitPolicySpec, RateRuleSpec, RateScopeSpec, limit_text};
 pub use route::{GATEWAY_GROUP, Parent, RouteDraft, RouteKind, RouteSpec, RuleDraft};
+pub use traffic_policy::{AdaptiveConcurrencySpec, AdaptiveLimitSpec, CriticalSpec, SheddingSpec};
 pub use traffic_policy::{
     BackoffSpec, BreakerModeSpec, BudgetSpec, CheckHeaderSpec, CircuitBreakerSpec, CookieSpec,
     FailuresSpec, FallbackBackendSpec, FallbackResponseSpec, FallbackSpec, GrpcCheckSpec,
@@ -598,6 +599,9 @@ fn check_policy(check: &mut Check<'_>, namespace: &str, spec: &TrafficPolicySpec
             found,
             "the name of a Service and a port from 1 to 65535",
         );
+    }
+    if let Some(adaptive) = &spec.adaptive_concurrency {
+        adaptive.check(check);
     }
     for error in spec.resolve(namespace).validate() {
         let path = format!("spec.{}", error.field);

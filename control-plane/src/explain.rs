@@ -1,6 +1,7 @@
 //! What would become of a request, step by step, with the resource that makes it so. It asks the
 //! same functions that sidecars ask.
 
+mod adaptive;
 mod external;
 mod health;
 mod limits;
@@ -91,6 +92,7 @@ pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u6
         explain_target(known, &service, port, None, &mut steps);
         let arriving = Arriving::of(question, None);
         arriving.at(known.compiled, &service.name, port, &mut steps);
+        adaptive::explain_priority(known, question, (&service, port), None, &mut steps);
         return steps.all;
     }
     let table = RouteTable::new(routes);
@@ -130,6 +132,8 @@ pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u6
         let arriving = Arriving::of(question, Some(&decision));
         arriving.at_backends(known.compiled, decision.found.rule, &mut steps);
     }
+    let asked = (&service, port);
+    adaptive::explain_priority(known, question, asked, Some(&decision), &mut steps);
     steps.all
 }
 
@@ -370,6 +374,7 @@ fn explain_target(
     steps.add("policy", &by, why);
     steps.add("balancing", &by, words::balancing(&policy));
     steps.add("breaker", &by, breaker_text(&policy));
+    adaptive::explain_limits(&policy, &by, steps);
     explain_endpoints(known, service, port, policy.fallback.is_some(), steps);
     health::explain(known, (service, port), &policy, &by, steps);
     if let Some(text) = words::limits(&policy) {

@@ -59,6 +59,9 @@ pub enum Rejection {
     /// A limit in it is not allowed.
     #[error("rate_limits.{0}")]
     RateLimit(PolicyError),
+    /// What is shed is said in a way that is not allowed.
+    #[error("adaptive_concurrency.{0}")]
+    Shedding(PolicyError),
 }
 
 const PORT: &str = "a port from 1 to 65535";

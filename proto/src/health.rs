@@ -115,3 +115,88 @@ impl TryFrom<mesh::HttpCheck> for HttpCheck {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use weft_core::policy::TrafficPolicy;
+
+    fn http() -> HttpCheck {
+        HttpCheck {
+            path: "/healthz?deep=1".into(),
+            host: Some("orders:80".into()),
+            statuses: [(200, 204), (301, 301)].into(),
+            headers: [(
+                http::HeaderName::from_static("x-probe"),
+                http::HeaderValue::from_static("yes"),
+            )]
+            .into(),
+        }
+    }
+
+    fn policy(check: Check) -> TrafficPolicy {
+        TrafficPolicy {
+            health_check: Some(Arc::new(HealthCheck {
+                interval: Duration::from_millis(1500),
+                timeout: Duration::from_millis(300),
+                unhealthy_threshold: 4,
+                healthy_threshold: 5,
+                jitter: 0.25,
+                initial: InitialState::Unhealthy,
+                ..HealthCheck::new(check)
+            })),
+            panic_threshold: 0.3,
+            breaker: None,
+            ..TrafficPolicy::default()
+        }
+    }
+
+    #[test]
+    fn what_is_encoded_decodes_to_itself() {
+        let bare = HttpCheck {
+            host: None,
+            headers: [].into(),
+            ..http()
+        };
+        let grpc = Check::Grpc {
+            service: "shop.Orders".into(),
+        };
+        for check in [Check::Http(http()), Check::Http(bare), grpc, Check::Tcp] {
+            let policy = policy(check);
+            let wire = mesh::TrafficPolicy::from(&policy);
+            assert_eq!(TrafficPolicy::try_from(wire).unwrap(), policy);
+        }
+    }
+
+    #[test]
+    fn what_is_none_is_rejected() {
+        type Change = fn(&mut mesh::HealthCheck, &mut mesh::HttpCheck);
+        let cases: [(&str, Change); 5] = [
+            ("healthCheck.http.path", |_, http| http.path.clear()),
+            ("http.headers", |_, http| {
+                http.headers[0].name = "a b".into()
+            }),
+            ("http.headers", |_, http| http.headers[0].value = vec![0]),
+            ("http.statuses", |_, http| http.statuses[0].to = 70_000),
+            ("healthCheck.interval", |check, _| check.interval = 0),
+        ];
+        for (field, change) in cases {
+            let policy = policy(Check::Http(http()));
+            let mut wire = mesh::TrafficPolicy::from(&policy);
+            let mut check = wire.health_check.take().unwrap();
+            let Some(health_check::Check::Http(mut http)) = check.check.take() else {
+                panic!("another check");
+            };
+            change(&mut check, &mut http);
+            check.check = Some(health_check::Check::Http(http));
+            wire.health_check = Some(check);
+            let error = TrafficPolicy::try_from(wire).unwrap_err().to_string();
+            assert!(error.contains(field), "{field}: {error}");
+        }
+        let mut wire = mesh::TrafficPolicy::from(&policy(Check::Tcp));
+        wire.health_check.as_mut().unwrap().check = None;
+        let error = TrafficPolicy::try_from(wire).unwrap_err().to_string();
+        assert!(error.contains("http, grpc or tcp"), "{error}");
+    }
+}

@@ -15,6 +15,7 @@ mod rates;
 pub mod resource;
 mod route;
 mod server;
+mod shedding;
 
 pub use convert::Rejection;
 

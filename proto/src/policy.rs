@@ -60,6 +60,7 @@ impl From<&TrafficPolicy> for mesh::TrafficPolicy {
             requests_per_connection: policy.requests_per_connection,
             health_check: policy.health_check.as_deref().map(Into::into),
             panic_threshold: policy.panic_threshold,
+            adaptive_concurrency: policy.adaptive.as_ref().map(Into::into),
         }
     }
 }
@@ -132,6 +133,9 @@ impl TryFrom<mesh::TrafficPolicy> for TrafficPolicy {
                 .map(|check| HealthCheck::try_from(check).map(Arc::new))
                 .transpose()?,
             panic_threshold: wire.panic_threshold,
+            adaptive: wire.adaptive_concurrency.map(Into::into),
+            // Not the callers' business: it comes to those who serve the port, with ServerPolicy.
+            shedding: None,
         };
         match policy.validate().into_iter().next() {
             Some(error) => Err(error.into()),

@@ -21,6 +21,7 @@ impl From<&ServerPolicy> for mesh::ServerPolicy {
                 .map(|(port, of_port)| mesh::ServerPort {
                     port: u32::from(*port),
                     rate_limits: of_port.rate_limits.iter().map(|l| (&**l).into()).collect(),
+                    adaptive_concurrency: of_port.shedding.as_deref().map(Into::into),
                 })
                 .collect(),
             instances: policy.instances,
@@ -45,6 +46,10 @@ impl TryFrom<mesh::ServerPolicy> for ServerPolicy {
                 rate_limits: limits
                     .map(|limit| limit.try_into().map(Arc::new))
                     .collect::<Result<_, Rejection>>()?,
+                shedding: wire
+                    .adaptive_concurrency
+                    .map(|wire| wire.try_into().map(Arc::new))
+                    .transpose()?,
             };
             Ok((port("ports.port", wire.port)?, Arc::new(of_port)))
         });
@@ -159,6 +164,7 @@ mod tests {
     fn policy(limit: RateLimit) -> Resource {
         let port = ServerPort {
             rate_limits: vec![Arc::new(limit)],
+            ..ServerPort::default()
         };
         Resource::ServerPolicy(ServerPolicy {
             service: "shop/web".parse().unwrap(),

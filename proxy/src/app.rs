@@ -202,6 +202,11 @@ impl Sidecar {
             let mesh = seen.upgrade();
             mesh.map(|mesh| mesh.rate_samples()).unwrap_or_default()
         }));
+        let seen = Arc::downgrade(&mesh);
+        metrics.set_concurrency_source(Box::new(move || {
+            let mesh = seen.upgrade();
+            mesh.map(|mesh| observe::limits(&mesh)).unwrap_or_default()
+        }));
         let readiness = Readiness::default();
         let address = config.control_plane.address.clone();
         let identity = Arc::new(Manager::new(

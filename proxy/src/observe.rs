@@ -18,7 +18,7 @@ use weft_proto::registry::registry_client::RegistryClient;
 use crate::control_plane::{self, Trusting};
 use crate::identity::Manager;
 use crate::mesh::{Endpoint, Mesh, PortView};
-use crate::telemetry::metrics::{BreakerSample, BreakerState};
+use crate::telemetry::metrics::{BreakerSample, BreakerState, ConcurrencySample, Direction};
 use crate::tls::Trust;
 
 /// How often it is looked whether something changed.
@@ -167,5 +167,30 @@ pub fn samples(mesh: &Mesh) -> Vec<BreakerSample> {
             },
         ));
     }
+    samples
+}
+
+/// Every limit that follows how long answers take, as a scrape sees it.
+pub fn limits(mesh: &Mesh) -> Vec<ConcurrencySample> {
+    let snapshot = mesh.snapshot();
+    let outbound = snapshot.ports().filter_map(|port| {
+        Some(ConcurrencySample {
+            direction: Direction::Outbound,
+            service: port.service.to_string(),
+            port: port.port.to_string(),
+            view: port.concurrency()?.view(),
+        })
+    });
+    let inbound = mesh.server_limits().into_iter();
+    let inbound = inbound.map(|(port, limit)| ConcurrencySample {
+        direction: Direction::Inbound,
+        service: mesh.source().to_owned(),
+        port: port.to_string(),
+        view: limit.view(),
+    });
+    let mut samples: Vec<ConcurrencySample> = inbound.chain(outbound).collect();
+    samples.sort_by(|a, b| {
+        (a.direction, &a.service, &a.port).cmp(&(b.direction, &b.service, &b.port))
+    });
     samples
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::external;
 use crate::support::{Machine, Mesh, Program, Running, Workload, need, script, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -246,4 +247,53 @@ fn tls_connections_go_by_the_host_that_they_name() {
     let explain = "explain --from shop/asking GET https://web.shop.mesh:443/";
     let told = mesh.command(explain).success().stdout;
     assert!(told.contains("route-not-found"), "{told}");
+}
+
+#[test]
+fn destinations_outside_are_reached_by_their_ordinary_names() {
+    need!("root", "ip", "curl", "nginx", "python3", "unshare");
+    let machine = Machine::shared();
+    let inside = external::outside(&["198.51.100.7", "203.0.113.10", "203.0.113.11"]);
+    let mesh = external::mesh_in(&machine, &inside);
+    let logs = mesh.scratch().dir("outside");
+    let authority = external::authority();
+    let roots = mesh.scratch().file("roots.pem", authority.pem());
+    let zone = mesh.scratch().path().join("zone");
+    external::write_zone(&zone, "api.example.com 60 198.51.100.7\n");
+    let (_names, resolv_conf) = external::name_server(&inside, &mesh, &zone);
+    let start = |name: &str, port: u16, program: Program| {
+        let mut server = program.under(inside.enter()).start(name, &logs);
+        server.wait_until("it listens", LIMIT, |_| inside.listens(port));
+        server
+    };
+    let api = external::tls_server(mesh.scratch().path(), "api.example.com", &authority);
+    let backend = |at: &str, name: &str| script("backend.py").args([at, name]);
+    let _api = start("api", 443, api);
+    let _ledger = [
+        start("ledger-1", 5432, backend("203.0.113.10:5432", "ledger")),
+        start("ledger-2", 6432, backend("203.0.113.11:6432", "ledger")),
+    ];
+    apply(&mesh, &example("external-service.yaml"));
+    let asked = "curl --silent --max-time 20 http://api.example.com/; \
+                 curl --silent --max-time 20 --insecure https://api.example.com/; \
+                 for n in 1 2 3 4; do curl --silent --max-time 20 http://ledger.example.net:5432/; done; \
+                 curl --silent --max-time 20 http://203.0.113.10:5432/";
+    let run = mesh.run_command(&Workload::new("me"), Program::shell(asked));
+    let run = run
+        .env("SSL_CERT_FILE", roots)
+        .under(external::with_resolver(&resolv_conf));
+    let printed = run.run("me", &logs, LIMIT).success().stdout;
+    let lines: Vec<&str> = printed.lines().collect();
+    let through = "api.example.com api.example.com HTTP/2.0 []";
+    assert_eq!(lines[..2], [through, through], "{printed}");
+    assert_eq!(lines[2..], ["ledger"; 5], "{printed}");
+    let shown = mesh
+        .command("get --effective shop/api -o json")
+        .success()
+        .stdout;
+    let shown: Value = serde_json::from_str(&shown).expect("JSON");
+    assert_eq!(
+        shown["items"][0]["spec"]["limits"]["concurrentRequests"], 50,
+        "{shown}"
+    );
 }

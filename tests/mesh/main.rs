@@ -26,8 +26,12 @@ mod pods;
 mod policy;
 // How many requests are let through: by one sidecar, and by all together.
 mod rate_limits;
+// What an application that is asked for too much refuses.
+mod shedding;
 // What is let out of the mesh.
 mod outside;
+// What is outside and declared.
+mod external;
 // Where requests go: the mesh cases of the Gateway API (GAMMA), and more.
 mod routes;
 // What the examples say.

@@ -186,7 +186,7 @@ fn a_policy_changes_while_requests_run() {
         .success()
         .stdout;
     let shown: Value = serde_json::from_str(&shown).expect("JSON");
-    let limits = &shown["items"][0]["rate_limits"];
+    let limits = &shown["items"][0]["rateLimits"];
     assert_eq!(limits[0]["policy"], "more", "{limits}");
     let limit = limits[0]["limit"].as_str().unwrap_or_default();
     assert!(limit.contains("6 requests in 86400s"), "{limit}");
@@ -281,7 +281,8 @@ fn all_sidecars_together_hold_a_global_limit() {
     let mesh = Mesh::with(
         &machine,
         Settings {
-            flags: &["--grace", "2s"],
+            // More than twice the 3 s in which sidecars reconnect.
+            flags: &["--grace", "7s"],
             ..Settings::default()
         },
     );
@@ -291,22 +292,22 @@ fn all_sidecars_together_hold_a_global_limit() {
         &mesh,
         &policy(
             "web",
-            "scope: global, rules: [{requests: 40, per: 1s, burst: 10}]",
+            "scope: global, rules: [{requests: 20, per: 1s, burst: 5}]",
         ),
     );
     // All of the demand is at one of them: it gets nearly all of the limit, where its first share
-    // was a half. The burst is 10, and a request more for each of the two.
-    let counts = by_second(&load(&mesh, "one", 100, 6).finish(LIMIT).success().stdout);
+    // was a half. The burst is 5, and a request more for each of the two.
+    let counts = by_second(&load(&mesh, "one", 60, 7).finish(LIMIT).success().stdout);
     assert!(
-        counts[5] >= 32,
+        counts[6] >= 15,
         "the share goes where the demand is: {counts:?}"
     );
-    assert!(counts.iter().sum::<u64>() <= 6 * 40 + 12, "{counts:?}");
+    assert!(counts.iter().sum::<u64>() <= 7 * 20 + 7, "{counts:?}");
 
     // The demand moves to the other, with some left at the first. Meanwhile the control plane dies:
     // the last shares hold.
     let began = Instant::now();
-    let (one, two) = (load(&mesh, "one", 4, 10), load(&mesh, "two", 100, 10));
+    let (one, two) = (load(&mesh, "one", 2, 9), load(&mesh, "two", 60, 9));
     let seconds = |seconds: usize| {
         wait_for("some seconds to pass", LIMIT, || {
             (two.stdout().lines().count() >= seconds).then_some(())
@@ -314,24 +315,22 @@ fn all_sidecars_together_hold_a_global_limit() {
     };
     seconds(6);
     mesh.kill_control_plane();
-    seconds(9);
+    seconds(8);
     mesh.start_control_plane();
     let (one, two) = (one.finish(LIMIT).success(), two.finish(LIMIT).success());
-    let most = 40 * (began.elapsed().as_secs() + 1) + 12;
+    let most = 20 * (began.elapsed().as_secs() + 1) + 7;
     let (one, two) = (by_second(&one.stdout), by_second(&two.stdout));
-    assert!(two[5] >= 28, "{two:?}");
-    let without = &two[7..9];
-    let fits = |count: &u64| (25..=41).contains(count);
+    let fits = |count: &u64| (14..=21).contains(count);
+    assert!(fits(&two[5]), "moved to where the demand is: {two:?}");
+    let without = &two[7..8];
     assert!(without.iter().all(fits), "without a control plane: {two:?}");
-    assert!(
-        one[5..].iter().all(|count| *count >= 1),
-        "something for everyone: {one:?}"
-    );
+    let some = one[4..9].iter().sum::<u64>();
+    assert!(some >= 3, "something for everyone: {one:?}");
     let all: u64 = one.iter().chain(&two).sum();
     assert!(all <= most, "{all} of {most}: {one:?} {two:?}");
 
     // It is back, has learned what is held, and moves shares again.
-    let counts = by_second(&load(&mesh, "one", 100, 7).finish(LIMIT).success().stdout);
-    assert!(counts[6] >= 30, "{counts:?}");
-    assert!(counts.iter().sum::<u64>() <= 7 * 40 + 12, "{counts:?}");
+    let counts = by_second(&load(&mesh, "one", 60, 10).finish(LIMIT).success().stdout);
+    assert!(counts[9] >= 14, "{counts:?}");
+    assert!(counts.iter().sum::<u64>() <= 10 * 20 + 7, "{counts:?}");
 }

@@ -1,6 +1,6 @@
 """An HTTP server that behaves as its path and arguments say.
 
-backend.py PORT NAME [STATUS]: answers with NAME, and with STATUS (200); with STATUS 0 it never does. /slow/SECONDS answers after
+backend.py [ADDRESS:]PORT NAME [STATUS]: answers with NAME, and with STATUS (200); with STATUS 0 it never does. /slow/SECONDS answers after
 a while, /count with how many other requests came.
 """
 
@@ -9,7 +9,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-PORT, NAME = int(sys.argv[1]), sys.argv[2]
+(ADDRESS, _, PORT), NAME = sys.argv[1].rpartition(":"), sys.argv[2]
 STATUS = int(sys.argv[3]) if len(sys.argv) > 3 else 200
 lock = threading.Lock()
 count = 0
@@ -52,4 +52,4 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
 
-Server(("0.0.0.0", PORT), Handler).serve_forever()
+Server((ADDRESS or "0.0.0.0", int(PORT)), Handler).serve_forever()

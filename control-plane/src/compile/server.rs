@@ -6,8 +6,9 @@ use std::sync::Arc;
 use weft_core::name::ServiceName;
 use weft_core::rate::{RateLimit, RateScope};
 use weft_core::server::{ServerPolicy, ServerPort};
+use weft_core::shedding::Shedding;
 
-use super::{World, ports_to, service_names};
+use super::{World, policies_for, ports_to, service_names};
 use crate::document::{ObjectName, RateLimitPolicySpec, TargetRef};
 use crate::registry::Entry;
 
@@ -67,6 +68,9 @@ fn policy(world: World<'_>, name: &ServiceName) -> ServerPolicy {
     for (port, (target, _protocol)) in ports_to(world, name, &serving) {
         // Two ports of the service may lead to the same one of the application.
         let of_port = ports.entry(target).or_default();
+        if of_port.shedding.is_none() {
+            of_port.shedding = shedding(world, name, port);
+        }
         for limit in limits_for(world.rate_limits, name, port) {
             shared |= limit.scope == RateScope::Global;
             if !of_port.rate_limits.contains(&limit) {
@@ -83,4 +87,11 @@ fn policy(world: World<'_>, name: &ServiceName) -> ServerPolicy {
         instances: if shared { instances } else { 1 },
         ports: ports.map(|(port, is)| (port, Arc::new(is))).collect(),
     }
+}
+
+/// What the policy in force for a port of the service sheds.
+fn shedding(world: World<'_>, name: &ServiceName, port: u16) -> Option<Arc<Shedding>> {
+    let in_force = policies_for(world.policies, name, port);
+    let (_name, spec) = in_force.first()?;
+    spec.resolve(name.namespace()).shedding
 }

@@ -24,7 +24,7 @@ use weft_core::route::{About, Backend, Rule};
 
 use matching::read_grpc_matches;
 
-pub(super) use matching::{read_headers, read_matches};
+pub(super) use matching::{note, read_headers, read_matches};
 
 use super::{Check, ObjectName};
 

@@ -40,6 +40,7 @@ fn the_examples_are_good() {
         include_str!("../../../deploy/examples/tcp-route.yaml"),
         include_str!("../../../deploy/examples/tls-route.yaml"),
         include_str!("../../../deploy/examples/rate-limit-policy.yaml"),
+        include_str!("../../../deploy/examples/external-service.yaml"),
     ];
     let kinds: BTreeSet<String> = examples
         .into_iter()

@@ -1,6 +1,7 @@
 //! `TrafficPolicy`: how callers treat a service. What is left out has the default of
 //! [`TrafficPolicy`] in core, which also says what is allowed.
 
+mod adaptive;
 mod health;
 mod spelled;
 
@@ -17,6 +18,7 @@ use weft_core::retry::RetryPolicy;
 
 use crate::app::parse_duration;
 
+pub use adaptive::{AdaptiveConcurrencySpec, AdaptiveLimitSpec, CriticalSpec, SheddingSpec};
 pub use health::{
     CheckHeaderSpec, GrpcCheckSpec, HealthCheckSpec, HttpCheckSpec, InitialStateSpec, TcpCheckSpec,
 };
@@ -74,6 +76,9 @@ pub struct TrafficPolicySpec {
     /// How endpoints are checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheckSpec>,
+    /// How much at the same time, as long as answers take no longer than normal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adaptive_concurrency: Option<AdaptiveConcurrencySpec>,
 }
 
 /// The Service or ExternalService that a policy is for, in the policy's own namespace.
@@ -491,6 +496,7 @@ impl TrafficPolicySpec {
         };
         let failures = breaker.failures.clone().unwrap_or_default();
         let fallback = breaker.fallback.as_ref();
+        let adaptive = self.adaptive_concurrency.as_ref();
         TrafficPolicy {
             balancing: balancer
                 .and_then(|balancer| balancer.kind)
@@ -543,6 +549,8 @@ impl TrafficPolicySpec {
             panic_threshold: balancer
                 .and_then(|balancer| balancer.panic_threshold)
                 .unwrap_or(defaults.panic_threshold),
+            adaptive: adaptive.and_then(AdaptiveConcurrencySpec::client),
+            shedding: adaptive.and_then(AdaptiveConcurrencySpec::server),
         }
     }
 

@@ -393,3 +393,108 @@ fn who_has_no_sidecar_is_told_so() {
     let steps = explain(known, &question, || 7);
     assert!(says(&steps, "caller", "no sidecar"), "{steps:#?}");
 }
+
+#[test]
+fn who_is_refused_last_is_said() {
+    use weft_core::route::PathMatch;
+    use weft_core::shedding::{Critical, Shedding};
+
+    let critical = Critical::of(PathMatch::prefix("/pay").unwrap());
+    let mut shedding = Shedding {
+        critical: vec![critical],
+        ..Shedding::default()
+    };
+    shedding.limit.critical_share = 0.25;
+    let policy = TrafficPolicy {
+        adaptive: Some(Default::default()),
+        shedding: Some(Arc::new(shedding)),
+        ..TrafficPolicy::default()
+    };
+    let mut service = service(Vec::new());
+    service.policies = [(80, Arc::new(policy))].into();
+    let resource = Resource::Service(service);
+    let aliases = resource.aliases();
+    let compiled = Compiled::of(1, vec![(resource, aliases)]);
+    let cases = [
+        ("concurrency", "concurrency-limit"),
+        ("concurrency", "4 to 1000 at a time"),
+        ("shedding", "load-shed"),
+        ("shedding", "25 % are kept"),
+        ("priority", "critical"),
+    ];
+    let steps = ask(&compiled, "http://web.shop.mesh/pay/1");
+    for (step, part) in cases {
+        assert!(says(&steps, step, part), "{step} {part}: {steps:?}");
+    }
+    let steps = ask(&compiled, "http://web.shop.mesh/payment");
+    assert!(says(&steps, "priority", "default"), "{steps:?}");
+}
+
+#[test]
+fn how_endpoints_are_and_whether_that_is_heeded() {
+    use std::net::SocketAddr;
+    use weft_core::breaker::StateView;
+    use weft_core::health::{Check, HealthCheck};
+    use weft_core::model::{Endpoint, EndpointPort, Transport};
+
+    let address = |index: u16| SocketAddr::from(([127, 0, 0, 1], 1000 + index));
+    let endpoint = |index: u16| Endpoint {
+        instance: format!("i{index}").into(),
+        workload: "shop/web".parse().unwrap(),
+        identity: Some("spiffe://weft.local/ns/shop/sa/web".parse().unwrap()),
+        zone: String::new(),
+        weight: 100,
+        transport: Transport::Mesh,
+        ports: vec![EndpointPort {
+            service_port: 80,
+            address: address(index),
+        }],
+    };
+    let policy = TrafficPolicy {
+        health_check: Some(Arc::new(HealthCheck::new(Check::Tcp))),
+        panic_threshold: 0.6,
+        ..TrafficPolicy::default()
+    };
+    let mut service = service(Vec::new());
+    service.endpoints = (0..4).map(endpoint).collect();
+    service.policies = [(80, Arc::new(policy))].into();
+    let resource = Resource::Service(service);
+    let aliases = resource.aliases();
+    let compiled = Compiled::of(1, vec![(resource, aliases)]);
+    let out = |index| ObservedBreaker {
+        service: "shop/web".parse().unwrap(),
+        port: 80,
+        route: None,
+        endpoint: Some(("shop/web".parse().unwrap(), address(index))),
+        state: StateView::Open,
+        since: Duration::ZERO,
+        cause: "3 health checks in a row failed: status 503".to_owned(),
+        next_probe: None,
+    };
+    let explained = |breakers: &[ObservedBreaker]| {
+        let known = Known {
+            compiled: &compiled,
+            policies: &[],
+            breakers,
+            connected: true,
+        };
+        let question = Question {
+            from: "shop/me".parse().unwrap(),
+            method: Method::GET,
+            url: "http://web.shop.mesh/".parse().unwrap(),
+            headers: HeaderMap::new(),
+        };
+        explain(known, &question, || 7)
+    };
+    let one = explained(&[out(0)]);
+    assert!(says(
+        &one,
+        "health",
+        "a connection, every 10s, in 1s; out after 3"
+    ));
+    assert!(says(&one, "endpoint", "breaker open (3 health checks"));
+    assert!(!says(&one, "endpoint", "any is picked"), "{one:#?}");
+    let two = explained(&[out(0), out(3)]);
+    assert!(says(&two, "endpoint", "2 of 4 are out"), "{two:#?}");
+    assert!(says(&two, "endpoint", "any is picked"));
+}

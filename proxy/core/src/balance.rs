@@ -228,14 +228,19 @@ impl Capacity {
 
 /// The share of requests that stays in the caller's zone: what its endpoints stand; the rest goes to
 /// the others. Where both together stand less than everything, each side gets its part of it in
-/// proportion (Envoy's priority levels, with normalized total health).
+/// proportion (Envoy's priority levels, with normalized total health). Where nobody is well, there is
+/// no reason to leave.
 pub fn zone_share(zone: Capacity, others: Capacity) -> f64 {
     let (own, others) = (zone.stands(), others.stands());
     let together = own + others;
-    if together > 0.0 && together < 1.0 {
-        own / together
-    } else {
+    if together >= 1.0 {
         own
+    } else if together > 0.0 {
+        own / together
+    } else if zone.all > 0 {
+        1.0
+    } else {
+        0.0
     }
 }
 

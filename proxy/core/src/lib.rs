@@ -6,6 +6,7 @@
 //! in the sidecar, `weft explain` in the command line and validation in the control plane.
 #![forbid(unsafe_code)]
 
+pub mod adaptive;
 pub mod balance;
 pub mod breaker;
 pub mod external;
@@ -22,6 +23,7 @@ pub mod resolve;
 pub mod retry;
 pub mod route;
 pub mod server;
+pub mod shedding;
 pub mod time;
 pub mod timeout;
 pub mod trace;

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 
+use crate::adaptive::{self, AdaptiveConfig};
 use crate::balance::{self, hash::HashOn};
 use crate::breaker::{self, BreakerConfig, CallClass};
 use crate::health::HealthCheck;
 use crate::name::ServiceName;
 use crate::retry::{Failure, RetryPolicy};
+use crate::shedding::Shedding;
 
 /// Most attempts after the first: more only multiply a failure.
 pub const MAX_RETRIES: u32 = 10;
@@ -92,6 +94,7 @@ impl Failures {
             Failure::ConnectFailed => self.connect,
             Failure::RefusedStream | Failure::NotSent | Failure::Reset => self.reset,
             Failure::PerTryTimeout => self.timeout,
+            Failure::Shed => false,
             Failure::Status(status) => return self.of_answer(status, None),
             Failure::GrpcStatus(code) => return self.of_answer(200, Some(code)),
         };
@@ -203,6 +206,12 @@ pub struct TrafficPolicy {
     /// Where a smaller share of the endpoints than this is well, health and breakers are
     /// disregarded; 0 to 1.
     pub panic_threshold: f64,
+    /// A limit on requests at the same time that follows how long answers take; `None`: there is
+    /// none.
+    pub adaptive: Option<AdaptiveConfig>,
+    /// What the sidecars of those who serve the port hold to, whoever calls; `None`: nothing is
+    /// shed.
+    pub shedding: Option<Arc<Shedding>>,
 }
 
 impl Default for TrafficPolicy {
@@ -232,6 +241,8 @@ impl Default for TrafficPolicy {
             requests_per_connection: None,
             health_check: None,
             panic_threshold: 0.0,
+            adaptive: None,
+            shedding: None,
         }
     }
 }
@@ -279,6 +290,16 @@ impl From<breaker::ConfigError> for PolicyError {
     }
 }
 
+impl From<adaptive::ConfigError> for PolicyError {
+    fn from(error: adaptive::ConfigError) -> Self {
+        Self {
+            field: error.field.to_owned(),
+            found: error.found,
+            allowed: error.allowed.to_owned(),
+        }
+    }
+}
+
 impl TrafficPolicy {
     /// Checks every value; everything that is wrong.
     pub fn validate(&self) -> Vec<PolicyError> {
@@ -288,10 +309,25 @@ impl TrafficPolicy {
         self.check_breaker(&mut errors);
         self.check_balancing(&mut errors);
         self.check_limits(&mut errors);
+        self.check_adaptive(&mut errors);
         if let Some(check) = &self.health_check {
             errors.0.extend(check.validate());
         }
         errors.0
+    }
+
+    fn check_adaptive(&self, errors: &mut Errors) {
+        let client = self.adaptive.iter().flat_map(AdaptiveConfig::validate);
+        let client = client.map(|error| ("client", PolicyError::from(error)));
+        let server = self
+            .shedding
+            .iter()
+            .flat_map(|shedding| shedding.validate());
+        let server = server.map(|error| ("server", error));
+        for (side, mut error) in client.chain(server) {
+            error.field = format!("adaptiveConcurrency.{side}.{}", error.field);
+            errors.0.push(error);
+        }
     }
 
     /// Whether it ever matters how many endpoints are out, beyond whether all are.
@@ -514,6 +550,8 @@ impl Errors {
 mod tests {
     use super::*;
     use crate::breaker::Window;
+    use crate::route::PathMatch;
+    use crate::shedding::Critical;
 
     #[test]
     fn the_default_is_allowed() {
@@ -561,7 +599,7 @@ mod tests {
         fn breaker(policy: &mut TrafficPolicy) -> &mut BreakerConfig {
             policy.breaker.get_or_insert_default()
         }
-        let cases: [(&str, Change); 16] = [
+        let cases: [(&str, Change); 19] = [
             ("loadBalancer.panicThreshold", |p| p.panic_threshold = 1.1),
             ("loadBalancer.panicThreshold", |p| {
                 p.panic_threshold = f64::NAN
@@ -597,6 +635,18 @@ mod tests {
             ("circuitBreaker.slowCallDuration", |p| {
                 breaker(p).slow_call = secs(2);
                 p.request_timeout = secs(2);
+            }),
+            ("adaptiveConcurrency.client.min", |p| {
+                p.adaptive.get_or_insert_default().min = 0
+            }),
+            ("adaptiveConcurrency.server.tolerance", |p| {
+                Arc::make_mut(p.shedding.get_or_insert_default())
+                    .limit
+                    .tolerance = 11.0
+            }),
+            ("adaptiveConcurrency.server.critical[0]", |p| {
+                let anything = Critical::of(PathMatch::prefix("/").unwrap());
+                Arc::make_mut(p.shedding.get_or_insert_default()).critical = vec![anything];
             }),
         ];
         for (field, change) in cases {

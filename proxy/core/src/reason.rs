@@ -93,6 +93,9 @@ reasons! {
     ConcurrencyLimit = "concurrency-limit", 503, 8, Mesh,
         "too many concurrent requests",
         "send less at a time, add endpoints, or raise the limit";
+    LoadShed = "load-shed", 503, 8, Upstream,
+        "the application has as much to do as it takes well, and its own sidecar refused one more; the application has not seen the request",
+        "add endpoints or make the application faster; what matters most can be declared critical (adaptiveConcurrency.server)";
     PendingLimit = "pending-limit", 503, 8, Mesh,
         "too many requests wait for a connection",
         "add endpoints, or raise the limit";

@@ -15,6 +15,8 @@ pub enum Failure {
     ConnectFailed,
     /// The peer refused the stream without processing it (RFC 9113 section 8.7).
     RefusedStream,
+    /// The peer's sidecar refused it: its application has enough to do, and has not seen it.
+    Shed,
     /// The connection was gone before anything was sent.
     NotSent,
     /// The connection or stream broke after the request, or part of it, was sent.
@@ -31,7 +33,7 @@ impl Failure {
     /// Whether the application can't have seen the request.
     pub const fn provably_not_sent(self) -> bool {
         match self {
-            Self::ConnectFailed | Self::RefusedStream | Self::NotSent => true,
+            Self::ConnectFailed | Self::RefusedStream | Self::Shed | Self::NotSent => true,
             Self::Reset | Self::PerTryTimeout | Self::Status(_) | Self::GrpcStatus(_) => false,
         }
     }
@@ -42,6 +44,7 @@ impl fmt::Display for Failure {
         match self {
             Self::ConnectFailed => f.write_str("no connection"),
             Self::RefusedStream => f.write_str("refused"),
+            Self::Shed => f.write_str("shed"),
             Self::NotSent => f.write_str("not sent"),
             Self::Reset => f.write_str("reset"),
             Self::PerTryTimeout => f.write_str("no answer in time"),
@@ -137,7 +140,9 @@ pub fn decide(
     attempts_made: u32,
 ) -> Decision {
     let (retryable, harmless) = match failure {
-        Failure::ConnectFailed | Failure::RefusedStream | Failure::NotSent => (true, true),
+        Failure::ConnectFailed | Failure::RefusedStream | Failure::Shed | Failure::NotSent => {
+            (true, true)
+        }
         Failure::Reset | Failure::PerTryTimeout => (true, is_idempotent(method)),
         Failure::Status(status) => (policy.statuses.contains(status), is_idempotent(method)),
         Failure::GrpcStatus(code) => (policy.grpc_codes.contains(code), true),
@@ -278,6 +283,8 @@ mod tests {
             (Failure::ConnectFailed, Method::POST, true, 1, go),
             (Failure::ConnectFailed, Method::POST, false, 1, gone),
             (Failure::RefusedStream, Method::POST, true, 1, go),
+            (Failure::Shed, Method::POST, true, 1, go),
+            (Failure::Shed, Method::GET, true, 3, used),
             (Failure::NotSent, Method::PATCH, true, 2, go),
             (Failure::NotSent, Method::PATCH, true, 3, used),
             (Failure::Reset, Method::POST, true, 1, harm),

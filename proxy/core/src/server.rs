@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::name::ServiceName;
 use crate::rate::RateLimit;
+use crate::shedding::Shedding;
 
 /// What holds for everybody who serves a service.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,4 +24,6 @@ pub struct ServerPolicy {
 pub struct ServerPort {
     /// Limits on the rate of requests; all of those that take a request have to let it through.
     pub rate_limits: Vec<Arc<RateLimit>>,
+    /// How many requests at a time are let through, and which come first; `None`: any number.
+    pub shedding: Option<Arc<Shedding>>,
 }

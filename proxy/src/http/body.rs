@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use weft_core::time::Instant;
 
 use super::kept::{Kept, KeptBody};
 use super::trailers::Trailers;
@@ -38,6 +39,24 @@ pub enum BodyError {
     Superseded,
 }
 
+/// When a request's body came to its end, where somebody wants to know.
+#[derive(Debug, Clone, Default)]
+pub struct BodyEnd(Arc<AtomicU64>);
+
+impl BodyEnd {
+    /// It ends now.
+    pub fn note(&self) {
+        let now = crate::clock::now().as_nanos();
+        self.0.store(now.max(1), Ordering::Relaxed);
+    }
+
+    /// When it ended, if it has.
+    pub fn get(&self) -> Option<Instant> {
+        let nanos = self.0.load(Ordering::Relaxed);
+        (nanos > 0).then(|| Instant::from_nanos(nanos))
+    }
+}
+
 /// A body that comes from elsewhere.
 #[derive(Debug)]
 pub struct Relayed<G> {
@@ -48,6 +67,8 @@ pub struct Relayed<G> {
     trailers: Option<Trailers>,
     /// Counts what went through, where somebody wants to know.
     counter: Option<Arc<AtomicU64>>,
+    /// Told of the end, where somebody wants to know.
+    ended: Option<BodyEnd>,
 }
 
 /// Told how a relayed body ended. When the guard is dropped untold, the body was cut.
@@ -79,6 +100,7 @@ impl<G> ProxyBody<G> {
             guard: Some(guard),
             trailers: None,
             counter: None,
+            ended: None,
         })
     }
 
@@ -103,14 +125,27 @@ impl ProxyBody {
             guard: None,
             trailers: None,
             counter,
+            ended: None,
         })
+    }
+
+    /// Notes when the body comes to its end; `None` where there is nothing of it to come.
+    pub fn watch_end(&mut self) -> Option<BodyEnd> {
+        match self {
+            Self::Relayed(relayed) => Some(relayed.ended.get_or_insert_default().clone()),
+            Self::Empty | Self::Text(_) | Self::Kept(_) => None,
+        }
     }
 
     /// Keeps the body, up to so many bytes, so that it can be sent again. Nothing and texts of our
     /// own need no keeping: `Err` gives them back.
     pub fn keep(self, limit: usize) -> Result<Kept, Self> {
         match self {
-            Self::Relayed(relayed) => Ok(Kept::new(relayed.body, relayed.counter, limit)),
+            Self::Relayed(relayed) => Ok(Kept::new(
+                relayed.body,
+                (relayed.counter, relayed.ended),
+                limit,
+            )),
             Self::Empty | Self::Text(_) | Self::Kept(_) => Err(self),
         }
     }
@@ -159,7 +194,24 @@ impl<G: BodyGuard> Relayed<G> {
                 }
             }
         }
+        if self.ended.is_some()
+            && let Poll::Ready(frame) = &polled
+            && is_last(frame.as_ref(), &self.body)
+            && let Some(ended) = self.ended.take()
+        {
+            ended.note();
+        }
         polled
+    }
+}
+
+/// Whether a body has come to its end with this, and well: hyper does not poll past a frame that
+/// completes the length.
+pub(super) fn is_last(frame: Option<&Result<Frame<Bytes>, hyper::Error>>, body: &Incoming) -> bool {
+    match frame {
+        None => true,
+        Some(Ok(frame)) => frame.is_trailers() || body.is_end_stream(),
+        Some(Err(_broken)) => false,
     }
 }
 

@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::sync::Notify;
 
-use super::body::{BodyError, ProxyBody};
+use super::body::{BodyEnd, BodyError, ProxyBody, is_last};
 
 /// The kept body. Its attempts share it, and only the last one gets to read on.
 #[derive(Debug, Clone)]
@@ -30,6 +30,8 @@ struct State {
     body: Incoming,
     /// Counts the bytes, where somebody wants to know.
     counter: Option<Arc<AtomicU64>>,
+    /// Told of the end, where somebody wants to know.
+    ended: Option<BodyEnd>,
     /// What came so far, in its pieces; empty when it is not kept.
     pieces: Vec<Bytes>,
     trailers: Option<HeaderMap>,
@@ -63,11 +65,16 @@ pub struct KeptBody {
 
 impl Kept {
     /// Keeps up to `limit` bytes of a body.
-    pub(super) fn new(body: Incoming, counter: Option<Arc<AtomicU64>>, limit: usize) -> Self {
+    pub(super) fn new(
+        body: Incoming,
+        (counter, ended): (Option<Arc<AtomicU64>>, Option<BodyEnd>),
+        limit: usize,
+    ) -> Self {
         Self(Arc::new(Shared {
             state: Mutex::new(State {
                 body,
                 counter,
+                ended,
                 pieces: Vec::new(),
                 trailers: None,
                 bytes: 0,
@@ -162,6 +169,12 @@ impl KeptBody {
             return Poll::Ready(Some(Err(BodyError::Superseded)));
         }
         let frame = ready!(Pin::new(&mut state.body).poll_frame(cx));
+        if state.ended.is_some()
+            && is_last(frame.as_ref(), &state.body)
+            && let Some(ended) = state.ended.take()
+        {
+            ended.note();
+        }
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {

@@ -24,7 +24,7 @@ use weft_core::reason::Reason;
 use crate::config::ProxyConfig;
 use crate::drain::Drain;
 
-pub use body::{BodyError, BodyGuard, ProxyBody, Relayed};
+pub use body::{BodyEnd, BodyError, BodyGuard, ProxyBody, Relayed};
 pub use kept::{Kept, KeptBody};
 pub use record::Record;
 pub use trailers::{Trailers, WithTrailers};

@@ -15,7 +15,7 @@ use weft_core::time::Instant;
 
 use super::body::BodyGuard;
 use super::trailers::Trailers;
-use crate::mesh::{Admitted, Call, Counted, PortCall};
+use crate::mesh::{Admitted, Call, Counted, PortCall, UnderWay};
 use crate::outbound::Slot;
 use crate::telemetry::access_log::{self, AccessLog};
 use crate::telemetry::metrics::{Direction, HttpStats, RequestDone, Wire};
@@ -52,6 +52,8 @@ pub struct Record {
     pub slot: Option<Slot>,
     /// Its place within the port's limit on requests.
     pub admitted: Option<Admitted>,
+    /// Its place within the limit that follows how long answers take.
+    pub concurrency: Option<UnderWay>,
     /// Its place among the port's retries, where the last attempt is one.
     pub retrying: Option<Counted>,
     /// Its place among the port's connections, where it becomes one.
@@ -88,6 +90,7 @@ impl Record {
             policy: None,
             slot: None,
             admitted: None,
+            concurrency: None,
             retrying: None,
             counted: None,
             status: StatusCode::OK,
@@ -211,12 +214,58 @@ impl Record {
         }
     }
 
+    /// The peer's answer begins, with these fields.
+    pub fn on_answer(&mut self, headers: &HeaderMap) {
+        if let Some(concurrency) = &mut self.concurrency {
+            concurrency.on_answer(headers);
+        }
+    }
+
+    /// Another attempt begins after one that failed so. One that took too long has shown how long
+    /// answers take; the time that others took says nothing of that.
+    pub fn repeat(&mut self, failure: Failure) {
+        if let Some(concurrency) = &mut self.concurrency
+            && failure != Failure::PerTryTimeout
+        {
+            concurrency.restart();
+        }
+    }
+
+    /// There is no answer, and the mesh gives its own.
+    pub fn on_failure(&mut self, reason: Reason) {
+        let late = [
+            Reason::RequestTimeout,
+            Reason::PerTryTimeout,
+            Reason::DeadlineExceeded,
+        ];
+        if let Some(concurrency) = self.concurrency.take() {
+            // Whoever waited too long has seen that it is slow.
+            match late.contains(&reason) {
+                true => drop(concurrency),
+                false => concurrency.failed(),
+            }
+        }
+    }
+
+    /// Whether the answer took as long as the application's good answers take: those that fail do so
+    /// sooner or later, those of the mesh at once.
+    fn is_good(&self, grpc_status: Option<u8>) -> bool {
+        let status = self.status.is_success() || self.status.is_redirection();
+        status && self.reason.is_none() && (!self.grpc || grpc_status == Some(0))
+    }
+
     fn tell(&mut self, class: CallClass, grpc_status: Option<u8>) {
         if self.told {
             return;
         }
         self.told = true;
         let now = crate::clock::now();
+        if let Some(concurrency) = self.concurrency.take()
+            && class == CallClass::Success
+            && self.is_good(grpc_status)
+        {
+            concurrency.succeeded(now);
+        }
         if let Some(mut call) = self.call.take() {
             call.on_failure(match grpc_status {
                 _ if self.reason == Some(Reason::UpstreamReset) => Failure::Reset,
@@ -268,7 +317,8 @@ impl Record {
 
     /// What the answer says about the endpoint.
     fn class(&self, grpc_status: Option<u8>) -> CallClass {
-        if self.reason == Some(Reason::RateLimited) {
+        if matches!(self.reason, Some(Reason::RateLimited | Reason::LoadShed)) {
+            // Refused by its sidecar before it was seen: no failure of anybody.
             return CallClass::Neutral;
         }
         let failures = self.policy.as_ref().map(|policy| &policy.failures);

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use http::header::EXPECT;
+use http::header::{EXPECT, HeaderName, HeaderValue, RETRY_AFTER};
 use http::request::Parts;
 use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
+use weft_core::adaptive::Rejected;
 use weft_core::headers::{
     WEFT_APP_PROTOCOL, WEFT_CHECK, X_FORWARDED_CLIENT_CERT, is_upgrade, remove_hop_by_hop,
     remove_untrusted,
@@ -30,6 +31,8 @@ use crate::mesh::{Rated, ServerSlot};
 use crate::outbound::{chunks, describe, finish_upgrade, origin_form, relayed, send_upgrade};
 use crate::telemetry::metrics::{Direction, HttpStats, Wire};
 use crate::worker::Worker;
+
+const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
 /// One connection of a caller.
 struct Conversation {
@@ -123,7 +126,15 @@ impl Conversation {
         {
             return refused(rated, limit, record);
         }
-        let request = Request::from_parts(parts, ProxyBody::of_request(body, received));
+        let mut body = ProxyBody::of_request(body, received);
+        if upgrade.is_none()
+            && check.is_none()
+            && left != Some(Duration::ZERO)
+            && let Err(rejected) = self.enter(&parts, &mut body, &mut record)
+        {
+            return overloaded(&rejected, rated.as_ref(), &mut record);
+        }
+        let request = Request::from_parts(parts, body);
         let result = match upgrade {
             Some(client) => match self.upgrade(request).await {
                 Ok(mut response) => {
@@ -144,6 +155,7 @@ impl Conversation {
                 relayed(response, record, None)
             }
             Err((reason, detail)) => {
+                record.on_failure(reason);
                 record.reason = Some(reason);
                 let mut response = answer(reason, &detail, grpc);
                 tell(rated.as_ref(), &mut response);
@@ -181,14 +193,24 @@ impl Conversation {
     /// What limits on the rate of requests say.
     fn rate(&self, parts: &Parts) -> Option<Rated> {
         let view = self.server.load();
-        let view = view.as_ref()?;
-        let head = RequestHead {
-            method: &parts.method,
-            path: parts.uri.path(),
-            query: parts.uri.query(),
-            headers: &parts.headers,
-        };
-        view.rate(&head, self.peer())
+        view.as_ref()?.rate(&head(parts), self.peer())
+    }
+
+    /// A place among the requests that the application is given at a time, where that is limited.
+    fn enter(
+        &self,
+        parts: &Parts,
+        body: &mut ProxyBody,
+        record: &mut Record,
+    ) -> Result<(), Rejected> {
+        let server = self.server.load();
+        let shed = server.as_ref().and_then(|view| view.shedding.as_ref());
+        let Some(shed) = shed else { return Ok(()) };
+        let caller = self.caller.as_ref().map(|caller| caller.peer.identity());
+        let priority = shed.model.priority(caller, &head(parts));
+        let place = shed.limit.try_acquire(priority, body.watch_end())?;
+        record.concurrency = Some(place);
+        Ok(())
     }
 
     /// What the application is to see; whether it is spoken to in HTTP/1.1.
@@ -321,6 +343,16 @@ impl Conversation {
     }
 }
 
+/// What policies look at.
+fn head(parts: &Parts) -> RequestHead<'_> {
+    RequestHead {
+        method: &parts.method,
+        path: parts.uri.path(),
+        query: parts.uri.query(),
+        headers: &parts.headers,
+    }
+}
+
 fn tell<B>(rated: Option<&Rated>, response: &mut Response<B>) {
     if let Some(rated) = rated {
         rated.write(response.headers_mut());
@@ -338,6 +370,26 @@ fn refused(
     record.reason = Some(Reason::RateLimited);
     let mut response = answer(Reason::RateLimited, &detail, record.grpc);
     rated.write(response.headers_mut());
+    record.status = response.status();
+    response
+}
+
+/// The answer to one request at a time too many: when to come back, in HTTP (RFC 9110 section 10.2.3)
+/// and for gRPC (gRFC A6, "Server Pushback").
+fn overloaded<G>(
+    rejected: &Rejected,
+    rated: Option<&Rated>,
+    record: &mut Record,
+) -> Response<ProxyBody<G>> {
+    let mut response = answer(Reason::LoadShed, &rejected.to_string(), record.grpc);
+    tell(rated, &mut response);
+    let headers = response.headers_mut();
+    if record.grpc {
+        headers.insert(GRPC_PUSHBACK, HeaderValue::from_static("1000"));
+    } else {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    record.reason = Some(Reason::LoadShed);
     record.status = response.status();
     response
 }

@@ -318,3 +318,80 @@ impl Drop for Call {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::metrics::{Direction, HttpKey, Metrics};
+    use weft_core::health::{Check, HealthCheck, InitialState};
+
+    fn live(policy: &TrafficPolicy) -> Live {
+        let key = HttpKey {
+            direction: Direction::Outbound,
+            service: "shop/web".into(),
+            peer: "".into(),
+        };
+        Live::new(Metrics::new(10).http(key), policy)
+    }
+
+    /// A policy with checks, and with a breaker that calls open or without.
+    fn checked(breaker: bool, change: impl Fn(&mut HealthCheck)) -> TrafficPolicy {
+        let mut check = HealthCheck::new(Check::Tcp);
+        change(&mut check);
+        let mut policy = TrafficPolicy {
+            health_check: Some(Arc::new(check)),
+            ..TrafficPolicy::default()
+        };
+        if !breaker {
+            policy.breaker = None;
+        }
+        policy
+    }
+
+    fn fail(live: &Live) {
+        for _ in 0..3 {
+            live.on_check(Err(CheckFailure::Timeout), crate::clock::now());
+        }
+    }
+
+    #[test]
+    fn what_checks_found_outlives_every_policy_with_checks() {
+        for (before, after) in [(true, false), (false, true), (false, false), (true, true)] {
+            let live = live(&checked(before, |_| {}));
+            let now = crate::clock::now();
+            assert!(live.is_available(now) && live.check_due().is_some());
+            fail(&live);
+            assert!(live.is_unhealthy() && !live.is_available(now));
+            live.follow(&checked(after, |check| check.interval *= 2));
+            assert!(live.is_unhealthy(), "{before} {after}");
+            live.on_check(Ok(()), crate::clock::now());
+            assert!(live.is_available(crate::clock::now()));
+        }
+    }
+
+    #[test]
+    fn without_checks_nothing_of_them_is_left() {
+        for breaker in [true, false] {
+            let live = live(&checked(breaker, |_| {}));
+            fail(&live);
+            let mut policy = checked(breaker, |_| {});
+            policy.health_check = None;
+            live.follow(&policy);
+            assert!(!live.is_unhealthy() && live.is_available(crate::clock::now()));
+            assert_eq!(live.check_due(), None);
+            assert_eq!(live.breaker(crate::clock::now()).is_some(), breaker);
+            // A check that was under way ends in nothing.
+            fail(&live);
+            assert!(!live.is_unhealthy());
+        }
+    }
+
+    #[test]
+    fn one_may_have_to_pass_a_check_first() {
+        let first = |check: &mut HealthCheck| check.initial = InitialState::Unhealthy;
+        let live = live(&checked(false, first));
+        assert!(live.is_unhealthy());
+        live.on_check(Ok(()), crate::clock::now());
+        assert!(live.is_available(crate::clock::now()));
+    }
+}

@@ -1,6 +1,7 @@
 //! What this sidecar knows of the mesh: an immutable snapshot, swapped in whole, and the demand
 //! for what it does not know yet.
 
+mod concurrency;
 mod endpoint;
 mod gate;
 mod outside;
@@ -28,12 +29,13 @@ use weft_core::route::{Route, in_force};
 use weft_core::server::ServerPolicy;
 use weft_proto::resource::Kind;
 
+pub use concurrency::{Concurrency, UnderWay};
 pub use endpoint::{Call, Endpoint, EndpointKey, Live};
 pub use gate::{Admitted, Full};
 pub use outside::{ALPN_HTTP1, ALPN_HTTP2, Named, Outside, OutsideTls};
 pub use port::{Counted, PortCall, PortView};
 pub use rate::Rated;
-pub use server::{ServerSlot, ServerView};
+pub use server::{ServerSlot, ServerView, Shed};
 
 use server::Server;
 
@@ -209,6 +211,11 @@ impl Mesh {
     /// Takes a lease of a limit that is shared.
     pub fn take_lease(&self, grant: Grant) {
         self.server.rules.lease(grant, crate::clock::now());
+    }
+
+    /// The limits on requests to the application, by its port, where there are any.
+    pub fn server_limits(&self) -> Vec<(u16, Arc<Concurrency>)> {
+        self.server.limits()
     }
 
     /// Where this sidecar runs; empty when unknown.

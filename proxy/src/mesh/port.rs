@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use weft_core::balance::hash::Table;
 use weft_core::breaker::{
     Breaker, BreakerConfig, CallClass, CallOutcome, Permit, Rejected, Transition, View,
@@ -18,6 +19,7 @@ use weft_core::retry::RetryBudget;
 use weft_core::route::{Found, Route, RouteTable, RuleKey};
 use weft_core::time::Instant;
 
+use super::concurrency::Concurrency;
 use super::endpoint::Endpoint;
 use super::gate::{Admitted, Full, Gate};
 use super::outside::Outside;
@@ -90,6 +92,8 @@ struct State {
     breaker: Mutex<Option<Breaker>>,
     /// Where the policy has one for each rule: of the rules that requests came by.
     by_rule: Mutex<HashMap<RuleKey, Breaker>>,
+    /// Where the policy has one that follows how long answers take.
+    adaptive: ArcSwapOption<Concurrency>,
 }
 
 impl Default for State {
@@ -102,6 +106,7 @@ impl Default for State {
             budget: Mutex::default(),
             breaker: Mutex::default(),
             by_rule: Mutex::default(),
+            adaptive: ArcSwapOption::empty(),
         }
     }
 }
@@ -176,6 +181,13 @@ impl PortView {
             return Ok(Admitted::FREELY);
         }
         self.state.requests.enter().await
+    }
+
+    /// The limit that follows how long answers take; `None` where the policy has none.
+    pub fn concurrency(&self) -> Option<Arc<Concurrency>> {
+        // Most ports have none: that is known without looking further.
+        self.policy.adaptive.as_ref()?;
+        self.state.adaptive.load_full()
     }
 
     /// A place among the retries under way; `None` when the limit is reached.
@@ -334,6 +346,10 @@ impl State {
         let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
         budget.set(policy.budget.ratio, policy.budget.minimum_per_second);
         follow(&mut self.breaker(), policy.service_breaker.as_ref());
+        let before = self.adaptive.load_full();
+        let adaptive = policy.adaptive.as_ref();
+        let adaptive = adaptive.map(|config| Concurrency::follow(before.as_ref(), config));
+        self.adaptive.store(adaptive);
         let mut by_rule = self.by_rule();
         match &policy.route_breaker {
             Some(config) => by_rule

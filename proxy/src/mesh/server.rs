@@ -10,8 +10,10 @@ use tokio::time::{Instant, timeout_at};
 use weft_core::name::ServiceName;
 use weft_core::route::RequestHead;
 use weft_core::server::{ServerPolicy, ServerPort};
+use weft_core::shedding::Shedding;
 use weft_core::time;
 
+use super::concurrency::Concurrency;
 use super::rate::{Limit, Rated, Rules, rate};
 
 /// Everything that is enforced here.
@@ -39,17 +41,17 @@ pub struct ServerView {
     /// What the services' policies say: all of it holds.
     pub models: Vec<Arc<ServerPort>>,
     limits: Vec<Limit>,
+    /// How many requests at a time are let through, where that is limited.
+    pub shedding: Option<Shed>,
 }
 
-impl ServerView {
-    /// What limits on the rate say to a request; `None` where none is for it. `caller` is the
-    /// verified identity.
-    pub fn rate(&self, head: &RequestHead<'_>, caller: Option<&str>) -> Option<Rated> {
-        if self.limits.is_empty() {
-            return None;
-        }
-        rate(&self.limits, head, caller, crate::clock::now())
-    }
+/// What is refused when the application has enough to do.
+#[derive(Debug)]
+pub struct Shed {
+    /// What the policy says.
+    pub model: Arc<Shedding>,
+    /// How much is enough.
+    pub limit: Arc<Concurrency>,
 }
 
 impl Server {
@@ -84,6 +86,17 @@ impl Server {
             }
         }
         self.slot(port)
+    }
+
+    /// The limits of all ports that have one.
+    pub(super) fn limits(&self) -> Vec<(u16, Arc<Concurrency>)> {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let limits = slots.iter().filter_map(|(port, slot)| {
+            let view = slot.load();
+            let shed = view.as_ref()?.shedding.as_ref()?;
+            Some((*port, Arc::clone(&shed.limit)))
+        });
+        limits.collect()
     }
 
     fn slot(&self, port: u16) -> Arc<ServerSlot> {
@@ -126,6 +139,33 @@ impl Server {
     }
 }
 
+impl ServerView {
+    /// What was learned before stays.
+    fn new(models: Vec<Arc<ServerPort>>, rules: &Rules, before: Option<&Self>) -> Self {
+        let before = before.and_then(|before| before.shedding.as_ref());
+        // The application is one, whichever of its services is called: so is the limit.
+        let model = models.iter().find_map(|model| model.shedding.clone());
+        let limits = models.iter().flat_map(|model| &model.rate_limits);
+        Self {
+            limits: limits.filter_map(|limit| rules.of(limit)).collect(),
+            shedding: model.map(|model| Shed {
+                limit: Concurrency::follow(before.map(|shed| &shed.limit), &model.limit),
+                model,
+            }),
+            models,
+        }
+    }
+
+    /// What limits on the rate say to a request; `None` where none is for it. `caller` is the
+    /// verified identity.
+    pub fn rate(&self, head: &RequestHead<'_>, caller: Option<&str>) -> Option<Rated> {
+        if self.limits.is_empty() {
+            return None;
+        }
+        rate(&self.limits, head, caller, crate::clock::now())
+    }
+}
+
 impl ServerSlot {
     /// What is enforced now; nothing on most ports.
     pub fn load(&self) -> Guard<Option<Arc<ServerView>>> {
@@ -140,11 +180,8 @@ impl ServerSlot {
             (None, Some(_)) | (Some(_), None) => false,
         };
         if !same {
-            let view = models.map(|models| {
-                let limits = models.iter().flat_map(|model| &model.rate_limits);
-                let limits = limits.filter_map(|limit| rules.of(limit)).collect();
-                Arc::new(ServerView { models, limits })
-            });
+            let before = before.as_deref();
+            let view = models.map(|models| Arc::new(ServerView::new(models, rules, before)));
             self.now.store(view);
         }
     }

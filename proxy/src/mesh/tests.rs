@@ -70,7 +70,7 @@ fn weights_are_known_without_looking() {
     let endpoint = |number: u16, weight| model::Endpoint {
         instance: format!("i-{number}").into(),
         workload: "shop/web".parse().unwrap(),
-        identity: "spiffe://mesh/ns/shop/sa/web".parse().ok(),
+        identity: Some("spiffe://mesh/ns/shop/sa/web".parse().unwrap()),
         zone: String::new(),
         weight,
         transport: Transport::Mesh,
@@ -92,7 +92,7 @@ fn weights_are_known_without_looking() {
     // While one is new, they differ.
     let mut world = self::world(&["shop/web"]);
     world.services[0].0.endpoints = vec![endpoint(1, 100), endpoint(3, 100)];
-    let policy = weft_core::policy::TrafficPolicy {
+    let policy = TrafficPolicy {
         slow_start: Some(Duration::from_secs(60)),
         ..Default::default()
     };

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
+use weft_core::adaptive::Priority;
 use weft_core::headers::WEFT_REASON;
 use weft_core::policy::{BreakerMode, Fallback};
 use weft_core::reason::Reason;
@@ -13,7 +14,7 @@ use weft_core::route::Found;
 
 use super::http::Failed;
 use super::route::{Next, target};
-use crate::http::{ProxyBody, Record, answer};
+use crate::http::{BodyEnd, ProxyBody, Record, answer};
 use crate::mesh::{Full, PortView};
 use crate::worker::Worker;
 
@@ -99,8 +100,13 @@ fn enter(
     Ok(())
 }
 
-/// Waits for a place within the port's limit on requests.
-pub(super) async fn wait(port: &PortView, record: &mut Record) -> Result<(), Failed> {
+/// Waits for a place within the port's limit on requests, and takes one within that which follows
+/// how long answers take. `body` tells when all of the request was there.
+pub(super) async fn wait(
+    port: &PortView,
+    body: Option<BodyEnd>,
+    record: &mut Record,
+) -> Result<(), Failed> {
     let most = |limit: Option<u32>| limit.unwrap_or_default();
     record.admitted = Some(port.admit().await.map_err(|full| match full {
         Full::NoPlace => Failed {
@@ -112,5 +118,13 @@ pub(super) async fn wait(port: &PortView, record: &mut Record) -> Result<(), Fai
             detail: format!("{} requests wait already", most(port.policy.max_pending)),
         },
     })?);
+    if let Some(concurrency) = port.concurrency() {
+        // Nobody waits here: a queue is what this limit is against.
+        let place = concurrency.try_acquire(Priority::Default, body);
+        record.concurrency = Some(place.map_err(|rejected| Failed {
+            reason: Reason::ConcurrencyLimit,
+            detail: rejected.to_string(),
+        })?);
+    }
     Ok(())
 }

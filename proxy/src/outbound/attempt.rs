@@ -18,7 +18,7 @@ use weft_core::time::Instant;
 use super::http::{Failed, describe};
 use super::pool::{DialError, Slot};
 use crate::http::{Kept, ProxyBody, Record};
-use crate::mesh::Call;
+use crate::mesh::{Call, Endpoint, EndpointKey, PortView};
 
 /// Bytes of a body that are kept for a copy of the request; of a longer one there is none.
 const MIRROR_BYTES: usize = 256 * 1024;
@@ -228,8 +228,14 @@ fn judge(
     let status = response.status().as_u16();
     let reason = response.headers().get(WEFT_REASON);
     let reason = reason.and_then(|word| word.to_str().ok()?.parse::<Reason>().ok());
-    terms.heed(&response, record);
+    // Whose answer it is, also where it is the last of several.
+    record.reason = reason;
     let failure = match reason {
+        Some(Reason::LoadShed) => {
+            // It says nothing about the endpoint, neither that it fails nor how fast it is.
+            drop(record.waiting.take());
+            Failure::Shed
+        }
         // Said by the peer's sidecar: the application has not seen the request.
         Some(
             Reason::ApplicationUnreachable | Reason::ApplicationLoopbackOnly | Reason::Draining,
@@ -237,13 +243,14 @@ fn judge(
         _ if terms.retry.statuses.contains(&status) => Failure::Status(status),
         _ if let Some(code) = grpc_code(&response, terms.retry) => Failure::GrpcStatus(code),
         _ => {
-            record.reason = reason;
+            terms.heed(&response, record);
             record.call = record.waiting.take();
             record.on_response(crate::clock::now());
             return Ok((response, slot));
         }
     };
     record.note_failure(failure);
+    terms.heed(&response, record);
     record.finish_waiting(match reason {
         // Whoever asks too much says nothing about the endpoint.
         Some(Reason::RateLimited) => CallClass::Neutral,
@@ -265,6 +272,12 @@ fn grpc_code(response: &Response<Incoming>, retry: &RetryPolicy) -> Option<u32> 
     let code = response.headers().get("grpc-status")?;
     let code = code.to_str().ok()?.parse().ok()?;
     retry.grpc_codes.contains(&code).then_some(code)
+}
+
+/// Whether the port has an endpoint that was not asked yet.
+pub(super) fn has_other(port: &PortView, last: &Endpoint, tried: &[EndpointKey]) -> bool {
+    let mut others = port.endpoints.iter();
+    others.any(|other| other.key != last.key && !tried.contains(&other.key))
 }
 
 fn is_refused(error: &hyper::Error) -> bool {

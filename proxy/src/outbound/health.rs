@@ -3,6 +3,7 @@
 //! They run on the first worker and go over its pool: the way that requests go, over connections
 //! that are there already, and without a thread for sidecars that check nothing. On the control
 //! thread there is no pool, and a large update of the configuration would look like slow endpoints.
+//! (A worker that is late because it is busy sees endpoints as late; so do the requests on it.)
 //! Each endpoint has a small task, which ends with its policy, its endpoint or its subscription;
 //! nothing here counts as a use of a service.
 

@@ -89,3 +89,6 @@ pub(super) fn heed_of(port: &PortView, now: Instant) -> Heed {
         heed
     }
 }
+
+#[cfg(test)]
+mod tests;

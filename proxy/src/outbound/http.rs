@@ -23,7 +23,7 @@ use weft_core::time::Instant;
 use weft_core::timeout as deadline;
 
 use super::admission;
-use super::attempt::{Attempt, Sending, Terms, keep, send};
+use super::attempt::{Attempt, Sending, Terms, has_other, keep, send};
 use super::pool::Slot;
 use super::route::{self, Next};
 use super::{Wish, outside, pick, upgrade};
@@ -166,6 +166,7 @@ impl Conversation {
                 (response, reason)
             }
             Err(Failed { reason, detail }) => {
+                record.on_failure(reason);
                 if reason == Reason::RequestTimeout {
                     record.give_up_waiting();
                 }
@@ -188,7 +189,7 @@ impl Conversation {
         port: &Arc<PortView>,
         decision: Option<&Decision<'_>>,
         mut parts: Parts,
-        (body, asked): (ProxyBody, Option<Duration>),
+        (mut body, asked): (ProxyBody, Option<Duration>),
         record: &mut Record,
     ) -> Result<Exchanged, Failed> {
         if asked == Some(Duration::ZERO) {
@@ -216,6 +217,8 @@ impl Conversation {
         let deadline = deadline.map(|time| record.began + time);
         let mirrors = decision.map_or(&[][..], |decision| &decision.mirrors);
         let terms = Terms::of(&target.policy, rule);
+        let adaptive = target.policy.adaptive.as_ref();
+        let ended = adaptive.and_then(|_| body.watch_end());
         let (body, kept) = keep(body, &terms, mirrors);
         if !mirrors.is_empty() {
             route::mirror(&self.worker, port, mirrors, &parts, kept.as_ref());
@@ -240,7 +243,7 @@ impl Conversation {
         });
         let began = record.began;
         let exchange = async {
-            admission::wait(&target, record).await?;
+            admission::wait(&target, ended, record).await?;
             self.attempts(Arc::clone(&target), terms, sent, wish, record)
                 .await
         };
@@ -314,7 +317,9 @@ impl Conversation {
             };
             let (method, replayable) = (&sent.parts.method, sent.is_replayable());
             let again = may_retry(terms.retry, failed.failure, method, replayable, made);
-            if !again {
+            // One more request is the last thing that whoever has enough to do needs.
+            let elsewhere = failed.failure != Failure::Shed || has_other(&port, &endpoint, &tried);
+            if !again || !elsewhere {
                 return failed.give_up();
             }
             let (now, wait) = (
@@ -334,6 +339,7 @@ impl Conversation {
             endpoint.live.stats.retried();
             tried.push(endpoint.key.clone());
             sleep(wait).await;
+            record.repeat(failed.failure);
             port = self.fresh(port);
         }
     }
@@ -470,6 +476,7 @@ pub(crate) fn relayed(
     remove_hop_by_hop(&mut parts.headers, false);
     record.status = parts.status;
     record.slot = slot;
+    record.on_answer(&parts.headers);
     if record.grpc
         && let Some(status) = parts.headers.get("grpc-status")
     {

@@ -89,7 +89,11 @@ fn read_path(
 }
 
 /// A value, or a problem with it.
-fn note<T>(check: &mut Check<'_>, at: &str, read: Result<T, RouteError>) -> Option<T> {
+pub(in crate::document) fn note<T>(
+    check: &mut Check<'_>,
+    at: &str,
+    read: Result<T, RouteError>,
+) -> Option<T> {
     match read {
         Ok(value) => Some(value),
         Err(error) => {

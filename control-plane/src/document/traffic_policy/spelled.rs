@@ -65,6 +65,7 @@ pub fn spelled_out(policy: &TrafficPolicy) -> Value {
             "requestsPerConnection": policy.requests_per_connection,
         },
         "healthCheck": policy.health_check.as_deref().map(spell_check),
+        "adaptiveConcurrency": super::adaptive::spell(policy),
     });
     without_nulls(&mut value);
     value

@@ -310,7 +310,8 @@ fn new_endpoints_and_zones_have_their_shares() {
         // Nobody else, or nobody else who is well: there is nowhere to go.
         ((1, 4), (0, 0), 1.0),
         ((1, 4), (0, 8), 1.0),
-        ((0, 4), (0, 8), 0.0),
+        ((0, 4), (0, 8), 1.0),
+        ((0, 0), (0, 8), 0.0),
         // Both sides have lost most: each gets its part.
         ((1, 4), (1, 4), 0.5),
         ((1, 4), (1, 8), 2.0 / 3.0),

@@ -36,6 +36,7 @@ impl Collector for Scrape {
         connections(&mut out, &self.0)?;
         breakers(&mut out, &self.0)?;
         rates::encode(&mut out, &self.0)?;
+        super::concurrency::encode(&mut out, &self.0)?;
         control_plane(&mut out, &self.0)?;
         pools(&mut out, &self.0.pools)?;
         totals(&mut out, &self.0)

@@ -12,12 +12,14 @@ use std::time::{Instant, SystemTime};
 
 use prometheus_client::registry::Registry;
 
+mod concurrency;
 mod encode;
 mod process;
 mod rates;
 mod stats;
 mod table;
 
+pub use concurrency::{ConcurrencySample, ConcurrencySource};
 pub use rates::{RateSample, RateSource};
 pub use stats::{HttpStats, InFlight, RequestDone, TcpOpen, TcpStats};
 
@@ -270,6 +272,7 @@ struct Inner {
     certificate_expiry: AtomicU64,
     breakers: OnceLock<BreakerSource>,
     rates: OnceLock<RateSource>,
+    concurrency: OnceLock<ConcurrencySource>,
     series_max: usize,
 }
 
@@ -294,6 +297,7 @@ impl Metrics {
             certificate_expiry: AtomicU64::new(0),
             breakers: OnceLock::new(),
             rates: OnceLock::new(),
+            concurrency: OnceLock::new(),
             series_max,
         });
         let mut registry = Registry::default();
@@ -348,6 +352,11 @@ impl Metrics {
         let since_epoch = not_after.duration_since(SystemTime::UNIX_EPOCH);
         let seconds = since_epoch.map_or(0, |d| d.as_secs());
         self.inner.certificate_expiry.store(seconds, Relaxed);
+    }
+
+    /// Whom to ask for the limits that follow how long answers take. Only the first one counts.
+    pub fn set_concurrency_source(&self, source: ConcurrencySource) {
+        drop(self.inner.concurrency.set(source));
     }
 
     /// Whom to ask for the breakers. Only the first one counts.

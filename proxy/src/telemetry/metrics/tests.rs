@@ -1,3 +1,4 @@
+use weft_core::adaptive::View;
 use weft_core::rate::RuleName;
 
 use super::*;
@@ -225,6 +226,20 @@ fn everything() -> Metrics {
             share: 250_000,
         }]
     }));
+    metrics.set_concurrency_source(Box::new(|| {
+        vec![ConcurrencySample {
+            direction: Direction::Inbound,
+            service: "shop/orders".to_owned(),
+            port: "80".to_owned(),
+            view: View {
+                limit: 12,
+                in_flight: 5,
+                normal: Some(Duration::from_millis(50)),
+                recent: None,
+                refused: [7, 1],
+            },
+        }]
+    }));
     metrics.pool(PoolKind::Mesh).connections.add(3);
     metrics.pool(PoolKind::Mesh).idle.add(1);
     metrics.totals().spans_exported.add(5);
@@ -246,6 +261,11 @@ fn the_rest() {
             "weft_rate_limit_requests_total{policy=\"shop/web\",rule=\"1\",result=\"refused\"} 2",
             "weft_rate_limit_keys{policy=\"shop/web\",rule=\"1\"} 4",
             "weft_rate_limit_share{policy=\"shop/web\",rule=\"1\"} 0.25",
+            "weft_concurrency_limit{direction=\"inbound\",service=\"shop/orders\",port=\"80\"} 12.0",
+            "weft_concurrency_in_flight{direction=\"inbound\",service=\"shop/orders\",port=\"80\"} 5.0",
+            "weft_concurrency_normal_latency_seconds{direction=\"inbound\",service=\"shop/orders\",port=\"80\"} 0.05",
+            "weft_concurrency_refused_total{direction=\"inbound\",service=\"shop/orders\",port=\"80\",priority=\"default\"} 7",
+            "weft_concurrency_refused_total{direction=\"inbound\",service=\"shop/orders\",port=\"80\",priority=\"critical\"} 1",
             "weft_pool_connections{pool=\"mesh\",state=\"active\"} 2",
             "weft_pool_connections{pool=\"mesh\",state=\"idle\"} 1",
             "weft_spans_total{result=\"exported\"} 5",

@@ -1,0 +1,223 @@
+//! Who is picked, of the endpoints that a sidecar holds.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use weft_core::breaker::{BreakerConfig, CallClass};
+use weft_core::health::{Check, CheckFailure, HealthCheck};
+use weft_core::model::{self, AppProtocol, ServicePort, Transport};
+use weft_core::policy::{BreakerMode, TrafficPolicy};
+
+use crate::config::ProxyConfig;
+use crate::mesh::{Mesh, PortView, World};
+use crate::outbound::{Wish, pick};
+use crate::telemetry::metrics::Metrics;
+
+const PICKS: usize = 4000;
+
+/// A sidecar that holds `shop/web` with endpoints in these zones.
+fn mesh(zones: &[&str], policy: TrafficPolicy) -> Arc<Mesh> {
+    let (mesh, _demanded) = Mesh::new(Metrics::new(100), &ProxyConfig::default());
+    publish(&mesh, zones, policy);
+    mesh
+}
+
+fn publish(mesh: &Mesh, zones: &[&str], policy: TrafficPolicy) {
+    let endpoint = |(index, zone): (usize, &&str)| model::Endpoint {
+        instance: format!("i{index}").into(),
+        workload: "shop/web".parse().unwrap(),
+        identity: "spiffe://weft.local/ns/shop/sa/web".parse().ok(),
+        zone: (*zone).to_owned(),
+        weight: 100,
+        transport: Transport::Mesh,
+        ports: vec![model::EndpointPort {
+            service_port: 80,
+            address: ([127, 0, 0, 1], 1000 + u16::try_from(index).unwrap()).into(),
+        }],
+    };
+    let service = model::Service {
+        name: "shop/web".parse().unwrap(),
+        addresses: Vec::new(),
+        ports: vec![ServicePort {
+            port: 80,
+            protocol: AppProtocol::Http,
+        }],
+        endpoints: zones.iter().enumerate().map(endpoint).collect(),
+        policies: BTreeMap::from([(80, Arc::new(policy))]),
+        routes: Vec::new(),
+        external: None,
+    };
+    mesh.publish(World {
+        services: vec![(service, Vec::new())],
+        ..World::default()
+    });
+}
+
+fn port(mesh: &Mesh) -> Arc<PortView> {
+    Arc::clone(mesh.snapshot().ports().next().unwrap())
+}
+
+/// The share that each endpoint gets of requests of a caller in zone `a`.
+fn shares(port: &PortView) -> Vec<f64> {
+    let wish = Wish {
+        key: None,
+        zone: "a",
+    };
+    let mut counts = HashMap::new();
+    for _ in 0..PICKS {
+        let (endpoint, call) = pick(port, &[], wish).unwrap();
+        drop(call);
+        *counts.entry(endpoint.key.address).or_insert(0) += 1;
+    }
+    let of = |address| f64::from(*counts.get(&address).unwrap_or(&0)) / PICKS as f64;
+    let endpoints = port.endpoints.iter();
+    endpoints.map(|endpoint| of(endpoint.key.address)).collect()
+}
+
+fn near(found: &[f64], expected: &[f64]) {
+    let close = |(a, b): (&f64, &f64)| (a - b).abs() < 0.05 && (*b > 0.0 || *a == 0.0);
+    let all = found.len() == expected.len() && found.iter().zip(expected).all(close);
+    assert!(all, "{found:?}, expected {expected:?}");
+}
+
+/// Any endpoint by chance, checked, and with a breaker that opens at the first failure.
+fn policy() -> TrafficPolicy {
+    TrafficPolicy {
+        balancing: weft_core::balance::Policy::Random,
+        breaker: Some(BreakerConfig {
+            consecutive_failures: Some(1),
+            open: Duration::from_secs(60),
+            ..BreakerConfig::default()
+        }),
+        health_check: Some(Arc::new(HealthCheck::new(Check::Tcp))),
+        ..TrafficPolicy::default()
+    }
+}
+
+/// Checks say that these are unwell.
+fn fail_checks(port: &PortView, which: &[usize]) {
+    for index in which {
+        for _ in 0..3 {
+            let live = &port.endpoints[*index].live;
+            live.on_check(Err(CheckFailure::Timeout), crate::clock::now());
+        }
+    }
+}
+
+/// A call to this one has failed.
+fn fail_call(port: &PortView, which: usize) {
+    let now = crate::clock::now();
+    let call = port.endpoints[which].live.begin(now).unwrap();
+    assert!(call.finish(CallClass::Failure, now).is_some());
+}
+
+#[test]
+fn calls_and_checks_keep_requests_away_alike() {
+    let mesh = mesh(&["a", "a", "a", "a"], policy());
+    let port = port(&mesh);
+    near(&shares(&port), &[0.25; 4]);
+    fail_checks(&port, &[0]);
+    fail_call(&port, 1);
+    near(&shares(&port), &[0.0, 0.0, 0.5, 0.5]);
+    // The last one, and then any.
+    fail_checks(&port, &[2]);
+    near(&shares(&port), &[0.0, 0.0, 0.0, 1.0]);
+    fail_call(&port, 3);
+    near(&shares(&port), &[0.25; 4]);
+}
+
+#[test]
+fn breakers_that_are_only_observed_keep_nothing_away_and_checks_do() {
+    let observed = TrafficPolicy {
+        breaker_mode: BreakerMode::Observe,
+        ..policy()
+    };
+    let mesh = mesh(&["a", "a", "a", "a"], observed);
+    let port = port(&mesh);
+    fail_call(&port, 1);
+    near(&shares(&port), &[0.25; 4]);
+    fail_checks(&port, &[0]);
+    near(&shares(&port), &[0.0, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0]);
+}
+
+#[test]
+fn too_few_that_are_well_are_as_good_as_none() {
+    for guarded in [
+        TrafficPolicy {
+            panic_threshold: 0.5,
+            ..policy()
+        },
+        TrafficPolicy {
+            max_ejected_share: 0.5,
+            ..policy()
+        },
+    ] {
+        let mesh = mesh(&["a", "a", "a", "a"], guarded);
+        let port = port(&mesh);
+        fail_checks(&port, &[0]);
+        fail_call(&port, 1);
+        near(&shares(&port), &[0.0, 0.0, 0.5, 0.5]);
+        fail_checks(&port, &[2]);
+        near(&shares(&port), &[0.25; 4]);
+    }
+}
+
+#[test]
+fn what_a_zone_does_not_stand_goes_to_the_others() {
+    let preferring = TrafficPolicy {
+        prefer_zone: true,
+        ..policy()
+    };
+    let zones = ["a", "a", "a", "a", "b", "b"];
+    let mesh = mesh(&zones, preferring);
+    let port = port(&mesh);
+    near(&shares(&port), &[0.25, 0.25, 0.25, 0.25, 0.0, 0.0]);
+    // Three quarters stand everything.
+    fail_checks(&port, &[0]);
+    let third = 1.0 / 3.0;
+    near(&shares(&port), &[0.0, third, third, third, 0.0, 0.0]);
+    // Half of them 70 %; nothing of what is let go comes back.
+    fail_call(&port, 1);
+    near(&shares(&port), &[0.0, 0.0, 0.35, 0.35, 0.15, 0.15]);
+    fail_checks(&port, &[2, 3]);
+    near(&shares(&port), &[0.0, 0.0, 0.0, 0.0, 0.5, 0.5]);
+    // Nobody is well.
+    fail_checks(&port, &[4, 5]);
+    near(&shares(&port), &[0.25, 0.25, 0.25, 0.25, 0.0, 0.0]);
+}
+
+#[test]
+fn checks_are_no_use_of_a_service() {
+    let mesh = mesh(&["a"], policy());
+    let key = port(&mesh).endpoints[0].key.clone();
+    let service = "shop/web".parse().unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    let idle = Duration::from_millis(10);
+    // All that the checker asks of it.
+    assert!(mesh.snapshot().endpoint(&key).is_some());
+    assert_eq!(mesh.unused_since(idle).len(), 1);
+    assert!(mesh.known(&service, 80).is_some());
+    assert_eq!(mesh.unused_since(idle).len(), 0);
+}
+
+#[test]
+fn a_change_of_policy_keeps_what_was_found() {
+    let mesh = mesh(&["a", "a"], policy());
+    fail_checks(&port(&mesh), &[0]);
+    let mut slower = HealthCheck::new(Check::Tcp);
+    slower.interval = Duration::from_secs(30);
+    let changed = TrafficPolicy {
+        breaker: None,
+        health_check: Some(Arc::new(slower)),
+        ..policy()
+    };
+    publish(&mesh, &["a", "a"], changed);
+    near(&shares(&port(&mesh)), &[0.0, 1.0]);
+    let without = TrafficPolicy {
+        health_check: None,
+        ..policy()
+    };
+    publish(&mesh, &["a", "a"], without);
+    near(&shares(&port(&mesh)), &[0.5, 0.5]);
+}
