@@ -89,7 +89,7 @@ async fn effective(client: &Client, args: &GetArgs, service: &str) -> Result<(),
                     .unwrap_or_else(|| "(defaults)".to_owned()),
                 one.why.clone(),
                 join(&one.beaten),
-                join(&rate_limits(one)),
+                join(rate_limits(one)),
             ]
         });
         let columns = ["PORT", "POLICY", "WHY", "NOT IN FORCE", "RATE LIMITS"];

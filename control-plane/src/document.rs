@@ -413,54 +413,59 @@ fn parse(check: &mut Check<'_>, value: &Value) -> Option<Document> {
         namespace: metadata.namespace.clone(),
         name: metadata.name.clone(),
     };
+    read_spec(check, kind, own, &envelope.spec)
+}
+
+/// Reads the `spec` of a kind.
+fn read_spec(check: &mut Check<'_>, kind: &str, own: ObjectName, spec: &Value) -> Option<Document> {
     match kind {
         "Service" => {
-            let spec: ServiceSpec = check.typed("spec.", &envelope.spec)?;
+            let spec: ServiceSpec = check.typed("spec.", spec)?;
             check_ports(check, &spec);
             let name = ServiceName::new(&own.namespace, &own.name).ok()?;
             Some(Document::Service(name, spec))
         }
         "MeshConfig" => {
-            let spec: MeshConfigSpec = check.typed("spec.", &envelope.spec)?;
+            let spec: MeshConfigSpec = check.typed("spec.", spec)?;
             check_config(check, &own, &spec);
             Some(Document::MeshConfig(spec))
         }
         "TrafficPolicy" => {
-            let spec: TrafficPolicySpec = check.typed("spec.", &envelope.spec)?;
+            let spec: TrafficPolicySpec = check.typed("spec.", spec)?;
             check_policy(check, &own.namespace, &spec);
             Some(Document::TrafficPolicy(own, Box::new(spec)))
         }
         "ExternalService" => {
-            let spec: ExternalServiceSpec = check.typed("spec.", &envelope.spec)?;
+            let spec: ExternalServiceSpec = check.typed("spec.", spec)?;
             spec.read(check);
             let name = ServiceName::new(&own.namespace, &own.name).ok()?;
             Some(Document::ExternalService(name, Box::new(spec)))
         }
         "FaultInjection" => {
-            let spec: FaultInjectionSpec = check.typed("spec.", &envelope.spec)?;
+            let spec: FaultInjectionSpec = check.typed("spec.", spec)?;
             spec.read(check);
             Some(Document::FaultInjection(own, spec))
         }
-        "RateLimitPolicy" => read_rate_limits(check, own, &envelope.spec),
+        "RateLimitPolicy" => read_rate_limits(check, own, spec),
         "ReferenceGrant" => {
-            let spec: ReferenceGrantSpec = check.typed("spec.", &envelope.spec)?;
+            let spec: ReferenceGrantSpec = check.typed("spec.", spec)?;
             check_grant(check, &spec);
             Some(Document::ReferenceGrant(own, spec))
         }
         "HTTPRoute" => {
-            let spec: HttpRouteSpec = check.typed("spec.", &envelope.spec)?;
+            let spec: HttpRouteSpec = check.typed("spec.", spec)?;
             Some(read_route(check, own, RouteSpec::Http(Box::new(spec))))
         }
         "GRPCRoute" => {
-            let spec: GrpcRouteSpec = check.typed("spec.", &envelope.spec)?;
+            let spec: GrpcRouteSpec = check.typed("spec.", spec)?;
             Some(read_route(check, own, RouteSpec::Grpc(Box::new(spec))))
         }
         "TLSRoute" => {
-            let spec: TlsRouteSpec = check.typed("spec.", &envelope.spec)?;
+            let spec: TlsRouteSpec = check.typed("spec.", spec)?;
             Some(read_route(check, own, RouteSpec::Tls(Box::new(spec))))
         }
         "TCPRoute" => {
-            let spec: TcpRouteSpec = check.typed("spec.", &envelope.spec)?;
+            let spec: TcpRouteSpec = check.typed("spec.", spec)?;
             Some(read_route(check, own, RouteSpec::Tcp(Box::new(spec))))
         }
         // All of KINDS are above; a test reads an example of each.
@@ -601,7 +606,7 @@ fn check_policy(check: &mut Check<'_>, namespace: &str, spec: &TrafficPolicySpec
         );
     }
     if let Some(adaptive) = &spec.adaptive_concurrency {
-        adaptive.check(check);
+        adaptive.check(check, spec.target_ref.kind);
     }
     for error in spec.resolve(namespace).validate() {
         let path = format!("spec.{}", error.field);

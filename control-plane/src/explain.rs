@@ -69,14 +69,7 @@ pub struct Known<'a> {
 
 /// Explains a request. `random` decides between backends, as it does in a sidecar.
 pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u64) -> Vec<Step> {
-    let mut steps = Steps {
-        all: Vec::new(),
-        method: question.method.clone(),
-    };
-    if !known.connected {
-        let result = "no sidecar of it is connected: its breakers are not known";
-        steps.add("caller", format!("Workload {}", question.from), result);
-    }
+    let mut steps = Steps::of(known, question);
     let Some((service, port, protocol)) = find_service(known, question, &mut steps) else {
         return steps.all;
     };
@@ -92,7 +85,8 @@ pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u6
         explain_target(known, &service, port, None, &mut steps);
         let arriving = Arriving::of(question, None);
         arriving.at(known.compiled, &service.name, port, &mut steps);
-        adaptive::explain_priority(known, question, (&service, port), None, &mut steps);
+        let target = (&service.name, port);
+        adaptive::explain_priority(known, &question.from, &arriving, target, &mut steps);
         return steps.all;
     }
     let table = RouteTable::new(routes);
@@ -114,27 +108,30 @@ pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u6
         headers: &question.headers,
     };
     let Some(decision) = table.decide(&head, random) else {
-        let names = table.routes().iter().map(|route| {
-            let name = &route.name;
-            format!("{}/{}", name.namespace, name.name)
-        });
-        let routes: Vec<String> = names.collect();
-        let result = format!(
-            "no rule takes it: {}",
-            answered(Reason::RouteNotFound, &routes.join(", "))
-        );
-        steps.add("route", "-", result);
+        steps.add("route", "-", no_rule(&table));
         return steps.all;
     };
     explain_decision(&decision, whose, (question, port), &mut steps);
-    if let Outcome::Forward(_) = decision.outcome {
+    if let Outcome::Forward(backend) = decision.outcome {
         explain_backends(known, decision.found.rule, &mut steps);
         let arriving = Arriving::of(question, Some(&decision));
         arriving.at_backends(known.compiled, decision.found.rule, &mut steps);
+        if let Some(name) = &backend.service {
+            let target = (name, backend.port);
+            adaptive::explain_priority(known, &question.from, &arriving, target, &mut steps);
+        }
     }
-    let asked = (&service, port);
-    adaptive::explain_priority(known, question, asked, Some(&decision), &mut steps);
     steps.all
+}
+
+fn no_rule(table: &RouteTable) -> String {
+    let names = table.routes().iter().map(|route| {
+        let name = &route.name;
+        format!("{}/{}", name.namespace, name.name)
+    });
+    let routes: Vec<String> = names.collect();
+    let answer = answered(Reason::RouteNotFound, &routes.join(", "));
+    format!("no rule takes it: {answer}")
 }
 
 /// A connection to the URL's host, which is also what its ClientHello would name.
@@ -182,6 +179,18 @@ struct Steps {
 }
 
 impl Steps {
+    fn of(known: Known<'_>, question: &Question) -> Self {
+        let mut steps = Self {
+            all: Vec::new(),
+            method: question.method.clone(),
+        };
+        if !known.connected {
+            let result = "no sidecar of it is connected: its breakers are not known";
+            steps.add("caller", format!("Workload {}", question.from), result);
+        }
+        steps
+    }
+
     fn add(&mut self, step: &str, by: impl Into<String>, result: impl Into<String>) {
         self.all.push(Step {
             step: step.to_owned(),

@@ -95,10 +95,7 @@ impl TryFrom<mesh::TrafficPolicy> for TrafficPolicy {
         };
         let policy = Self {
             balancing,
-            breaker: wire
-                .circuit_breaker
-                .map(BreakerConfig::try_from)
-                .transpose()?,
+            breaker: breaker(wire.circuit_breaker)?,
             max_ejected_share: wire.max_ejected_share,
             retry: retry.try_into()?,
             budget,
@@ -109,14 +106,8 @@ impl TryFrom<mesh::TrafficPolicy> for TrafficPolicy {
             hash_on: wire.hash_on.map(HashOn::try_from).transpose()?,
             slow_start: wire.slow_start.map(Duration::from_nanos),
             prefer_zone: wire.prefer_zone,
-            service_breaker: wire
-                .service_breaker
-                .map(BreakerConfig::try_from)
-                .transpose()?,
-            route_breaker: wire
-                .route_breaker
-                .map(BreakerConfig::try_from)
-                .transpose()?,
+            service_breaker: breaker(wire.service_breaker)?,
+            route_breaker: breaker(wire.route_breaker)?,
             breaker_mode: breaker_mode(wire.breaker_mode)?,
             failures: match wire.failures {
                 Some(failures) => failures.try_into()?,
@@ -142,6 +133,10 @@ impl TryFrom<mesh::TrafficPolicy> for TrafficPolicy {
             None => Ok(policy),
         }
     }
+}
+
+fn breaker(wire: Option<mesh::CircuitBreaker>) -> Result<Option<BreakerConfig>, Rejection> {
+    wire.map(BreakerConfig::try_from).transpose()
 }
 
 fn breaker_mode(wire: i32) -> Result<BreakerMode, Rejection> {

@@ -8,7 +8,8 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use serde_json::{Value, json};
 
 use crate::support::{
-    Machine, Mesh, Namespace, Program, Running, Settings, Workload, ip, need, script, wait_for,
+    Bed, Finished, Machine, Mesh, Namespace, Program, Running, Settings, Workload, ip, need,
+    script, wait_for,
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -256,6 +257,69 @@ fn plain_requests(mesh: &Mesh<'_>) {
     assert_eq!(seen[4]["headers"]["host"], "198.51.100.7:9000");
 }
 
+/// The outside as a place where programs serve under names that are declared.
+struct Declared<'a> {
+    mesh: Mesh<'a>,
+    inside: &'a Namespace,
+}
+
+impl Bed for Declared<'_> {
+    fn dir(&self) -> &Path {
+        self.mesh.scratch().path()
+    }
+
+    fn serve(&self, name: &str, ports: &[&str], program: Program) -> Running {
+        let (port, protocol) = ports[0].split_once(':').unwrap_or((ports[0], "http"));
+        let spec = format!(
+            "{{hosts: [{name}.example.test], resolution: static, endpoints: [{{address: {ONE}}}], \
+             ports: [{{port: {port}, protocol: {protocol}}}]}}"
+        );
+        apply(&self.mesh, &external(name, &spec));
+        let port = port.parse().expect("a port");
+        start(self.inside, &self.mesh, name, port, program)
+    }
+
+    fn call(&self, name: &str, _services: &[&str], program: Program, limit: Duration) -> Finished {
+        self.mesh.run_to_end(&Workload::new(name), program, limit)
+    }
+
+    fn host(&self, service: &str) -> String {
+        format!("{service}.example.test")
+    }
+
+    fn meshed(&self) -> bool {
+        true
+    }
+}
+
+fn declared(scenario: fn(&dyn Bed)) {
+    let machine = Machine::shared();
+    let inside = outside(&[ONE]);
+    let mesh = mesh_in(&machine, &inside);
+    scenario(&Declared {
+        mesh,
+        inside: &inside,
+    });
+}
+
+#[test]
+fn every_legal_shape_of_http_leaves_the_mesh_and_comes_back() {
+    need!("root", "ip", "python3");
+    declared(crate::http::torture);
+}
+
+#[test]
+fn every_kind_of_grpc_call_leaves_the_mesh_and_comes_back() {
+    need!("root", "ip", "python:grpc");
+    declared(crate::grpc::every_kind_of_call);
+}
+
+#[test]
+fn websockets_leave_the_mesh() {
+    need!("root", "ip", "python:websockets");
+    declared(crate::websocket::echo);
+}
+
 /// A policy for the ExternalService `api`, and routes from and to it.
 const TREATED: &str = "\
 ---
@@ -364,6 +428,11 @@ fn policies_and_routes_are_for_the_outside_too() {
     let moved = "301 http://new.example.test/gone/x";
     assert_eq!(printed.lines().last(), Some(moved), "{printed}");
     whatever_is_asked_for_is_shown(&mesh);
+    let fewer = external("api", &spec.replace(&format!(", {{address: {OTHER}}}"), ""));
+    let file = mesh.scratch().file("fewer.yaml", fewer);
+    let plan = shown(&mesh, &format!("plan -f {} -o json", file.display()));
+    let change = format!("endpoints {ONE}, {OTHER} become {ONE}");
+    assert!(plan.to_string().contains(&change), "{plan}");
 }
 
 /// Effective policies, statuses and conflicts.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::http::host_in_url;
 use crate::support::{Bed, Machine, Mesh, Pods, need, report, script};
 
-fn every_kind_of_call(bed: &dyn Bed) {
+pub(crate) fn every_kind_of_call(bed: &dyn Bed) {
     let _server = bed.serve(
         "echo",
         &["50051:grpc"],

@@ -56,7 +56,7 @@ fn curl_and_nginx(bed: &dyn Bed) {
     assert_eq!(code, "200,1");
 }
 
-fn torture(bed: &dyn Bed) {
+pub(crate) fn torture(bed: &dyn Bed) {
     let _server = bed.serve(
         "torture",
         &["8081"],

@@ -135,7 +135,38 @@ fn a_policy_changes_while_requests_run() {
     put(&mesh, &policy("web", "rules: [{requests: 5, per: 24h}]"));
     assert_eq!(count(20), 5);
 
-    // Refused whole, field by field: what was applied before stays in force.
+    refused_field_by_field(&mesh);
+    assert_eq!(count(5), 0, "what was counted is still counted");
+
+    // Raising the burst gives nothing; a second policy holds beside the first.
+    put(
+        &mesh,
+        &policy("web", "rules: [{requests: 50, per: 24h, burst: 100}]"),
+    );
+    assert_eq!(count(5), 0);
+    let two = policy("web", "rules: [{requests: 1000, per: 1s}]")
+        + &policy("more", "rules: [{requests: 6, per: 24h}]");
+    put(&mesh, &two);
+    wait_for("tokens to come", LIMIT, || (count(1) == 1).then_some(()));
+    let answers = ask(&mesh, "me", &json!([get("/", json!({}), 10)])).remove(0);
+    assert_eq!(passed(&answers), 5);
+    let policies = answers[9]["headers"]["ratelimit-policy"]
+        .as_str()
+        .unwrap_or_default();
+    assert_eq!(policies, "\"more/0\";q=6;w=86400, \"web/0\";q=1000;w=1");
+
+    told(&mesh);
+    for name in ["web", "more"] {
+        mesh.command(&format!("delete RateLimitPolicy {name} -n shop"))
+            .success();
+    }
+    wait_for("no limit to be there", LIMIT, || {
+        (count(20) == 20).then_some(())
+    });
+}
+
+/// Refused whole, field by field: what was applied before stays in force.
+fn refused_field_by_field(mesh: &Mesh<'_>) {
     let bad = "scope: world, rules: [{requests: 0, per: 25h, key: [{header: 'a b'}], x: 1, \
                matches: [{path: {value: nowhere}}]}]";
     let refused = mesh.apply(&policy("web", bad));
@@ -161,26 +192,10 @@ fn a_policy_changes_while_requests_run() {
     let refused = mesh.apply(&dangling);
     assert_eq!(refused.code(), 2, "{refused}");
     assert!(refused.stderr.contains("spec.targetRef"), "{refused}");
-    assert_eq!(count(5), 0, "what was counted is still counted");
+}
 
-    // Raising the burst gives nothing; a second policy holds beside the first.
-    put(
-        &mesh,
-        &policy("web", "rules: [{requests: 50, per: 24h, burst: 100}]"),
-    );
-    assert_eq!(count(5), 0);
-    let two = policy("web", "rules: [{requests: 1000, per: 1s}]")
-        + &policy("more", "rules: [{requests: 6, per: 24h}]");
-    put(&mesh, &two);
-    wait_for("tokens to come", LIMIT, || (count(1) == 1).then_some(()));
-    let answers = ask(&mesh, "me", &json!([get("/", json!({}), 10)])).remove(0);
-    assert_eq!(passed(&answers), 5);
-    let policies = answers[9]["headers"]["ratelimit-policy"]
-        .as_str()
-        .unwrap_or_default();
-    assert_eq!(policies, "\"more/0\";q=6;w=86400, \"web/0\";q=1000;w=1");
-
-    // What is in force, why, and what would change.
+/// What is in force, why, and what would change.
+fn told(mesh: &Mesh<'_>) {
     let shown = mesh
         .command("get --effective shop/web -o json")
         .success()
@@ -207,14 +222,64 @@ fn a_policy_changes_while_requests_run() {
         planned.contains("rate limit more/0 becomes 9 requests"),
         "{planned}"
     );
+}
 
-    for name in ["web", "more"] {
-        mesh.command(&format!("delete RateLimitPolicy {name} -n shop"))
-            .success();
-    }
-    wait_for("no limit to be there", LIMIT, || {
-        (count(20) == 20).then_some(())
-    });
+#[test]
+fn the_example_does_what_it_says() {
+    need!("python3");
+    let machine = Machine::shared();
+    let mesh = Mesh::start(&machine);
+    let _orders = mesh.serve("orders", &["80"], script("echo.py").args(["80", "orders"]));
+    let example = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let example = example.join("deploy/examples/rate-limit-policy.yaml");
+    let apply = format!("apply --wait 10s -f {}", example.display());
+    mesh.command(&apply).success();
+    let order = |user: &str| {
+        json!({
+            "url": "http://orders.shop.mesh/v1/orders",
+            "method": "POST",
+            "headers": {"x-user": user},
+            "body": "x",
+            "times": 8,
+        })
+    };
+    let search = json!({"url": "http://orders.shop.mesh/v1/search?q=x"});
+    let requests = json!([order("1"), order("2"), search]);
+    let file = mesh.scratch().file("requests.json", requests.to_string());
+    let asked = mesh.call("me", &["orders"], script("ask.py").arg(file), LIMIT);
+    let answers: Vec<Vec<Value>> = serde_json::from_str(&asked.success().stdout).expect("JSON");
+    assert_eq!((passed(&answers[0]), passed(&answers[1])), (5, 5));
+    let policies = &answers[2][0]["headers"]["ratelimit-policy"];
+    let expected = "\"orders/0\";q=1000;w=1, \"orders-search/0\";q=200;w=1";
+    assert_eq!(policies, expected);
+}
+
+#[test]
+fn refusals_are_no_failures_and_are_not_repeated() {
+    need!("python3");
+    let machine = Machine::shared();
+    let mesh = Mesh::start(&machine);
+    let _web = mesh.serve("web", &["8080"], script("echo.py").args(["8080", "web"]));
+    // A breaker that opens after two 429, as far as they are the endpoint's.
+    let breaker = "---\napiVersion: weft-mesh.io/v1alpha1\nkind: TrafficPolicy\n\
+                   metadata: {name: web, namespace: shop}\n\
+                   spec: {targetRef: {kind: Service, name: web}, \
+                   circuitBreaker: {consecutiveFailures: 2, openTime: 60s, \
+                   failures: {statuses: [429, 5xx]}, service: {consecutiveFailures: 2}}}\n";
+    let limited = "rules: [{requests: 1, per: 24h, \
+                   matches: [{path: {type: PathPrefix, value: /limited}}]}]";
+    put(&mesh, &(policy("web", limited) + breaker));
+    let answers = ask(
+        &mesh,
+        "me",
+        &json!([get("/limited", json!({}), 10), get("/free", json!({}), 10)]),
+    );
+    assert_eq!((passed(&answers[0]), passed(&answers[1])), (1, 10));
+    let counted = ask(&mesh, "me", &json!([{"url": format!("{URL}/count")}]));
+    assert_eq!(
+        counted[0][0]["body"]["count"], 11,
+        "refused ones never get there"
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::support::{Bed, Machine, Mesh, Pods, need, report, script};
 
-fn echo(bed: &dyn Bed) {
+pub(crate) fn echo(bed: &dyn Bed) {
     let _server = bed.serve("chat", &["8765"], script("websocket_server.py").arg("8765"));
     let client = script("websocket_client.py").args([bed.host("chat").as_str(), "8765"]);
     report(&bed.call("guest", &["chat"], client, Duration::from_secs(90)));

@@ -169,7 +169,11 @@ const POLICIES: &[(&str, &str, &str)] = &[
         "grpc and tcp",
     ),
     ("healthCheck: {ping: {}}", "spec.healthCheck", "unknown"),
-    ("healthCheck: {http: {}}", "spec.healthCheck.http", "path"),
+    (
+        "healthCheck: {http: {}}",
+        "spec.healthCheck.http.path",
+        "nothing",
+    ),
     (
         "healthCheck: {http: {path: x}}",
         "spec.healthCheck.http.path",

@@ -274,10 +274,8 @@ pub struct Statuses(u16, u16);
 impl<'de> Deserialize<'de> for Statuses {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let written = serde_json::Value::deserialize(deserializer)?;
-        let text = match &written {
-            serde_json::Value::String(text) => text.clone(),
-            other => other.to_string(),
-        };
+        let text = written.as_str().map(ToOwned::to_owned);
+        let text = text.unwrap_or_else(|| written.to_string());
         let class = text.strip_suffix("xx").and_then(|class| class.parse().ok());
         let parsed = match (class, text.split_once('-')) {
             (Some(class @ 1..=5), _) => Some(Self(class * 100, class * 100 + 99)),

@@ -3,9 +3,9 @@
 use weft_core::adaptive::AdaptiveConfig;
 use weft_core::name::SpiffeId;
 
+use super::limits::Arriving;
 use super::{
-    Decision, Kind, Known, Outcome, Question, Reason, RequestHead, Resource, Service, ServiceName,
-    Steps, TrafficPolicy, WorkloadName, service,
+    Kind, Known, Reason, Resource, ServiceName, Steps, TrafficPolicy, WorkloadName, service,
 };
 
 /// The limits of a port, where it has any.
@@ -32,41 +32,28 @@ pub(super) fn explain_limits(policy: &TrafficPolicy, by: &str, steps: &mut Steps
     }
 }
 
-/// What the request is to the sidecar of whoever gets it: as the route's filters leave it.
+/// What the request is to the sidecar of whoever gets it.
 pub(super) fn explain_priority(
     known: Known<'_>,
-    question: &Question,
-    (own, port): (&Service, u16),
-    decision: Option<&Decision<'_>>,
+    from: &WorkloadName,
+    arriving: &Arriving<'_>,
+    (target, port): (&ServiceName, u16),
     steps: &mut Steps,
 ) {
-    let (mut url, mut headers) = (question.url.clone(), question.headers.clone());
-    let target = match decision.map(|decision| (decision, &decision.outcome)) {
-        None => Some((own.clone(), port)),
-        Some((decision, Outcome::Forward(backend))) => {
-            let _edited = decision.edit_request(&mut url, &mut headers);
-            let name = backend.service.as_ref().map(ServiceName::to_string);
-            let target = name.and_then(|name| service(known.compiled, &name));
-            target.map(|target| (target, backend.port))
-        }
-        Some(_) => None,
-    };
-    let shedding = target.and_then(|(target, port)| target.policies.get(&port)?.shedding.clone());
-    let Some(shedding) = shedding.filter(|shedding| !shedding.critical.is_empty()) else {
+    let target = service(known.compiled, &target.to_string());
+    let policy = target.and_then(|target| target.policies.get(&port).cloned());
+    let Some(shedding) = policy.and_then(|policy| policy.shedding.clone()) else {
         return;
     };
-    let head = RequestHead {
-        method: &question.method,
-        path: url.path(),
-        query: url.query(),
-        headers: &headers,
-    };
-    let caller = identity(known, &question.from);
+    if shedding.critical.is_empty() {
+        return;
+    }
+    let caller = identity(known, from);
     let by = match &caller {
         Some(caller) => caller.to_string(),
         None => "a caller that the mesh does not know".to_owned(),
     };
-    let priority = shedding.priority(caller.as_ref(), &head);
+    let priority = shedding.priority(caller.as_ref(), &arriving.head());
     steps.add("priority", by, priority.as_str());
 }
 

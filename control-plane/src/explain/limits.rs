@@ -30,6 +30,16 @@ impl<'a> Arriving<'a> {
         }
     }
 
+    /// What rules look at.
+    pub(super) fn head(&self) -> RequestHead<'_> {
+        RequestHead {
+            method: self.method,
+            path: self.uri.path(),
+            query: self.uri.query(),
+            headers: &self.headers,
+        }
+    }
+
     /// Limits of every backend that gets anything.
     pub(super) fn at_backends(&self, compiled: &Compiled, rule: &Rule, steps: &mut Steps) {
         for backend in rule.backends.iter().filter(|backend| backend.weight > 0) {
@@ -47,12 +57,7 @@ impl<'a> Arriving<'a> {
         port: u16,
         steps: &mut Steps,
     ) {
-        let head = RequestHead {
-            method: self.method,
-            path: self.uri.path(),
-            query: self.uri.query(),
-            headers: &self.headers,
-        };
+        let head = self.head();
         let limits = compiled.rate_limits(service, port).into_iter();
         for limit in limits.filter(|limit| limit.takes(&head)) {
             let name = &limit.name;

@@ -197,7 +197,9 @@ impl Holdings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
     use weft_core::model::Service;
+    use weft_core::server::ServerPolicy;
 
     fn service(name: &str, address: &str) -> Received {
         let service = Service {
@@ -274,5 +276,38 @@ mod tests {
         names.sort();
         assert_eq!(names, ["240.0.0.1", "web.shop.mesh"]);
         assert_eq!(holdings.subscriptions(Kind::Service), ["other.shop.mesh"]);
+    }
+
+    /// What a sidecar enforces outlives its restart; that there is nothing says nothing about the
+    /// service of the same name.
+    #[test]
+    fn what_is_enforced_is_kept_on_the_disk() {
+        let policy = |service: &str| ServerPolicy {
+            service: service.parse().unwrap(),
+            instances: 2,
+            ports: [(8080, Arc::default())].into(),
+        };
+        let received = Received {
+            name: "shop/web".to_owned(),
+            version: "1".to_owned(),
+            aliases: Vec::new(),
+            resource: Ok(Resource::ServerPolicy(policy("shop/web"))),
+        };
+        let mut holdings = Holdings::default();
+        for name in ["shop/web", "shop/more"] {
+            holdings.subscribe(Kind::ServerPolicy, name);
+        }
+        let removed = vec!["shop/more".to_owned()];
+        holdings.handle_response(Kind::ServerPolicy, vec![received], removed);
+        let world = holdings.world();
+        assert!(world.absent.is_empty() && world.server_absent.contains("shop/more"));
+
+        let mut restored = Holdings::default();
+        let bytes = super::super::grpc::to_bytes(&holdings);
+        let rejected = super::super::grpc::from_bytes(&bytes, &mut restored);
+        assert!(rejected.is_empty(), "{rejected:?}");
+        let web = "shop/web".parse().unwrap();
+        assert_eq!(restored.world().server.get(&web), Some(&policy("shop/web")));
+        assert_eq!(restored.subscriptions(Kind::ServerPolicy), ["shop/web"]);
     }
 }

@@ -107,8 +107,10 @@ impl<G> ProxyBody<G> {
     /// The body of a message in HTTP/1.1: in chunks, where its length is not known (see
     /// [`Trailers::frame`]).
     pub fn frame(&mut self, headers: &mut HeaderMap, trailers: Trailers) {
-        if let Self::Relayed(relayed) = self {
-            relayed.trailers = trailers.frame(headers, &relayed.body);
+        match self {
+            Self::Relayed(relayed) => relayed.trailers = trailers.frame(headers, &relayed.body),
+            Self::Kept(kept) => kept.frame(headers, trailers),
+            Self::Empty | Self::Text(_) => {}
         }
     }
 }

@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use tokio::sync::Notify;
 
 use super::body::{BodyEnd, BodyError, ProxyBody, is_last};
+use super::trailers::Trailers;
 
 /// The kept body. Its attempts share it, and only the last one gets to read on.
 #[derive(Debug, Clone)]
@@ -61,6 +62,8 @@ pub struct KeptBody {
     /// How many of the pieces it has given.
     given: usize,
     ended: bool,
+    /// Where the body is written in chunks of HTTP/1.1.
+    trailers: Option<Trailers>,
 }
 
 impl Kept {
@@ -100,6 +103,7 @@ impl Kept {
             attempt: state.attempt,
             given: 0,
             ended: false,
+            trailers: None,
         })
     }
 
@@ -128,6 +132,7 @@ impl Kept {
                         attempt,
                         given: 0,
                         ended: false,
+                        trailers: None,
                     }));
                 }
             }
@@ -162,8 +167,8 @@ impl KeptBody {
         }
         if state.end == End::Whole {
             self.ended = true;
-            let trailers = state.trailers.clone();
-            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+            let trailers = state.trailers.clone().map(Frame::trailers);
+            return Poll::Ready(trailers.map(|trailers| Ok(self.written(trailers))));
         }
         if state.attempt != self.attempt {
             return Poll::Ready(Some(Err(BodyError::Superseded)));
@@ -190,7 +195,23 @@ impl KeptBody {
                 self.shared.end(&mut state, None);
             }
         }
+        drop(state);
+        let frame = frame.map(|frame| frame.map(|frame| self.written(frame)));
         Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Broken)))
+    }
+
+    /// The body of a message in HTTP/1.1 (see [`Trailers::frame`]).
+    pub(super) fn frame(&mut self, headers: &mut HeaderMap, trailers: Trailers) {
+        self.trailers = trailers.frame_sized(headers, self.size_hint().exact());
+    }
+
+    /// Trailers as the connection wants them, and anything else as it is.
+    fn written(&self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        let trailers = self.trailers.as_ref().zip(frame.trailers_ref());
+        match trailers.and_then(|(to, trailers)| to.replace(trailers)) {
+            Some(chunk) => Frame::data(chunk),
+            None => frame,
+        }
     }
 
     pub(super) fn is_end_stream(&self) -> bool {

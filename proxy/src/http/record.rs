@@ -286,6 +286,7 @@ impl Record {
         }
         if let Some(line) = self.line.take() {
             let mut record = line.record;
+            record.wire = self.wire;
             record.status = Some(self.status.as_u16());
             record.grpc_status = grpc_status;
             record.reason = self.reason;

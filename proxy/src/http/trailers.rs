@@ -56,7 +56,12 @@ impl Trailers {
     ///
     /// hyper would leave out the body of a `GET` that doesn't say so itself.
     pub fn frame(self, headers: &mut HeaderMap, body: &impl Body) -> Option<Self> {
-        if headers.contains_key(CONTENT_LENGTH) || body.size_hint().exact().is_some() {
+        self.frame_sized(headers, body.size_hint().exact())
+    }
+
+    /// The same for a body of which the length is known or not.
+    pub(super) fn frame_sized(self, headers: &mut HeaderMap, length: Option<u64>) -> Option<Self> {
+        if headers.contains_key(CONTENT_LENGTH) || length.is_some() {
             return None;
         }
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));

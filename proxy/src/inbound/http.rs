@@ -98,12 +98,8 @@ impl Conversation {
         if let Some(check) = &check {
             // No traffic: it has a metric of its own.
             record.stats = None;
-            self.worker
-                .shared
-                .metrics
-                .totals()
-                .health_checks_received
-                .inc();
+            let totals = self.worker.shared.metrics.totals();
+            totals.health_checks_received.inc();
             if check == CHECK_CONNECTION {
                 return self.check_connection().await;
             }
@@ -121,18 +117,11 @@ impl Conversation {
             None => (self.note(&mut record, &mut parts), self.rate(&parts)),
         };
         let grpc = record.grpc;
-        if let Some(rated) = &rated
-            && let Some(limit) = rated.refusal()
-        {
-            return refused(rated, limit, record);
-        }
         let mut body = ProxyBody::of_request(body, received);
-        if upgrade.is_none()
-            && check.is_none()
-            && left != Some(Duration::ZERO)
-            && let Err(rejected) = self.enter(&parts, &mut body, &mut record)
-        {
-            return overloaded(&rejected, rated.as_ref(), &mut record);
+        let counts = check.is_none() && upgrade.is_none() && left != Some(Duration::ZERO);
+        let refused = self.refusal(&parts, &mut body, (rated.as_ref(), counts), &mut record);
+        if let Some(refused) = refused {
+            return refused;
         }
         let request = Request::from_parts(parts, body);
         let result = match upgrade {
@@ -194,6 +183,23 @@ impl Conversation {
     fn rate(&self, parts: &Parts) -> Option<Rated> {
         let view = self.server.load();
         view.as_ref()?.rate(&head(parts), self.peer())
+    }
+
+    /// The answer to what is one request too many: in a while, or at a time, where it counts.
+    fn refusal(
+        &self,
+        parts: &Parts,
+        body: &mut ProxyBody,
+        (rated, counts): (Option<&Rated>, bool),
+        record: &mut Record,
+    ) -> Option<Response<ProxyBody<Box<Record>>>> {
+        if let Some(rated) = rated
+            && let Some(limit) = rated.refusal()
+        {
+            return Some(refused(rated, limit, record));
+        }
+        let rejected = counts.then(|| self.enter(parts, body, record))?.err()?;
+        Some(overloaded(&rejected, rated, record))
     }
 
     /// A place among the requests that the application is given at a time, where that is limited.
@@ -363,7 +369,7 @@ fn tell<B>(rated: Option<&Rated>, response: &mut Response<B>) {
 fn refused(
     rated: &Rated,
     limit: &RateLimit,
-    mut record: Box<Record>,
+    record: &mut Record,
 ) -> Response<ProxyBody<Box<Record>>> {
     let name = &limit.name;
     let detail = format!("{}/{}, rule {}", name.namespace, name.policy, name.rule);

@@ -231,16 +231,7 @@ impl Conversation {
             deadline,
         };
         let mut wish = Wish::of(&self.worker, &target, &sent.parts);
-        let hash_on = target
-            .policy
-            .hash_on
-            .as_ref()
-            .filter(|_| wish.key.is_none());
-        let issued = hash_on.and_then(|on| on.issue(fastrand::u64(..)));
-        let issued = issued.map(|(key, cookie)| {
-            wish.key = Some(key);
-            cookie
-        });
+        let issued = issue(&target, &mut wish);
         let began = record.began;
         let exchange = async {
             admission::wait(&target, ended, record).await?;
@@ -409,6 +400,15 @@ fn left_of(time: Duration, decision: Option<&Decision<'_>>, began: Instant) -> D
         None => time,
         Some(_delay) => time.saturating_sub(crate::clock::now().saturating_since(began)),
     }
+}
+
+/// The cookie that a request without one is given, where that is what its endpoint is picked by.
+fn issue(port: &PortView, wish: &mut Wish<'_>) -> Option<HeaderValue> {
+    let hash_on = port.policy.hash_on.as_ref();
+    let hash_on = hash_on.filter(|_| wish.key.is_none());
+    let (key, cookie) = hash_on.and_then(|on| on.issue(fastrand::u64(..)))?;
+    wish.key = Some(key);
+    Some(cookie)
 }
 
 fn deadline_exceeded(asked: Duration) -> Failed {

@@ -10,7 +10,7 @@ use weft_core::policy::TrafficPolicy;
 use weft_core::route::{HttpMatch, PathMatch, ValueMatch};
 use weft_core::shedding::{Caller, Critical, Shedding};
 
-use super::Time;
+use super::{TargetKind, Time};
 use crate::document::{Check, HeaderMatchType, HeaderSpec, route};
 
 /// Share of the limit that is kept where something is critical and no share is given.
@@ -118,10 +118,13 @@ impl AdaptiveConcurrencySpec {
         Some(Arc::new(server.read(&mut Check::new("the store", 1))))
     }
 
-    /// Adds what cannot even be read to `check`.
-    pub(in crate::document) fn check(&self, check: &mut Check<'_>) {
-        if let Some(server) = &self.server {
-            let _read = server.read(check);
+    /// Adds what cannot even be read to `check`, and what nobody would do for such a target.
+    pub(in crate::document) fn check(&self, check: &mut Check<'_>, target: TargetKind) {
+        let Some(server) = &self.server else { return };
+        let _read = server.read(check);
+        if target == TargetKind::ExternalService {
+            let allowed = "nothing for an ExternalService, where no sidecar could do it: client";
+            check.add("spec.adaptiveConcurrency.server", "a value", allowed);
         }
     }
 }
@@ -372,8 +375,11 @@ mod tests {
                 "(",
             ),
         ];
-        for (adaptive, path, found) in cases {
-            let problems = read("-", &policy(adaptive)).unwrap_err();
+        let outside = policy("{server: {}}").replace("kind: Service,", "kind: ExternalService,");
+        let outside = (outside, "server", "a value");
+        let cases = cases.map(|(adaptive, path, found)| (policy(adaptive), path, found));
+        for (document, path, found) in cases.into_iter().chain([outside]) {
+            let problems = read("-", &document).unwrap_err();
             let path = format!("spec.adaptiveConcurrency.{path}");
             let said = problems
                 .iter()

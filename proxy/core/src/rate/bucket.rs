@@ -36,13 +36,11 @@ impl Pace {
 
     /// How long so many units take; for ever where nothing comes.
     fn time_for(&self, units: u128) -> Duration {
-        match units.checked_div(self.gain) {
-            None => Duration::MAX,
-            Some(nanos) => {
-                let nanos = nanos + u128::from(units % self.gain != 0);
-                Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
-            }
+        if self.gain == 0 {
+            return Duration::MAX;
         }
+        let nanos = units.div_ceil(self.gain);
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
     /// Tokens that come in a time, whole ones.
@@ -58,7 +56,7 @@ pub struct Verdict {
     pub allowed: bool,
     /// Whole tokens that are left.
     pub left: u64,
-    /// Of a request that is refused: until the next token comes. Else until the bucket is full.
+    /// Until the next token comes.
     pub wait: Duration,
 }
 
@@ -86,7 +84,7 @@ impl Bucket {
             self.level -= pace.cost;
         }
         let missing = match allowed {
-            true => pace.capacity - self.level,
+            true => (pace.cost - self.level % pace.cost).min(pace.capacity - self.level),
             false => pace.cost - self.level,
         };
         Verdict {

@@ -138,10 +138,11 @@ mod tests {
     #[test]
     fn parts_make_a_key() {
         let header = || RateKey::Header("x-user".parse().unwrap());
-        let me = Some("spiffe://t/ns/a/sa/b");
+        let name = "spiffe://t/ns/a/sa/b";
+        let me = Some(name);
         let both = || vec![RateKey::Caller, header()];
         assert_eq!(key(vec![], &[("x-user", "1")], me), "");
-        assert_eq!(key(vec![RateKey::Caller], &[], me), me.unwrap());
+        assert_eq!(key(vec![RateKey::Caller], &[], me), name);
         assert_eq!(key(vec![RateKey::Caller], &[], None), "");
         assert_eq!(key(vec![header()], &[("x-user", "1")], me), "1");
         let twice = [("x-user", "1"), ("x-user", "2")];

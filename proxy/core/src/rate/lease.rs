@@ -19,6 +19,8 @@ pub const LOST_AFTER: Duration = Duration::from_secs(30);
 const MINIMUM_PART: u64 = 10;
 /// Changes below this part of a share are not worth a message.
 const SMALL_PART: u32 = 20;
+/// Most requests of one report that count.
+const DEMAND_MAX: u64 = 1 << 40;
 /// Demand is counted in sixteenths, so that halving it forgets nothing at once.
 const DEMAND_SCALE: u64 = 16;
 
@@ -327,14 +329,15 @@ impl Allocator {
 
 impl Holder {
     fn note(&mut self, demand: Demand) {
-        self.demand.base = self.demand.base / 2 + demand.base.saturating_mul(DEMAND_SCALE / 2);
+        let scaled = |asked: u64| asked.min(DEMAND_MAX) * (DEMAND_SCALE / 2);
+        self.demand.base = self.demand.base / 2 + scaled(demand.base);
         self.demand.keys.retain(|_key, wanted| {
             *wanted /= 2;
             *wanted > 0
         });
         for (key, asked) in demand.keys.into_iter().take(HOT_KEYS_MAX) {
             let wanted = self.demand.keys.entry(key).or_default();
-            *wanted = wanted.saturating_add(asked.saturating_mul(DEMAND_SCALE / 2));
+            *wanted += scaled(asked);
         }
     }
 }
