@@ -389,7 +389,9 @@ fn rule_changes(old: &Rule, new: &Rule) -> Vec<String> {
         ("backendRequest", old.backend_timeout, new.backend_timeout),
     ];
     for (field, old, new) in times.into_iter().filter(|(_, old, new)| old != new) {
-        let text = |time: Option<Duration>| time.map_or("unset".to_owned(), |t| format!("{t:?}"));
+        let text = |time: Option<Duration>| {
+            time.map_or_else(|| "unset".to_owned(), |time| format!("{time:?}"))
+        };
         let (old, new) = (text(old), text(new));
         changes.push(format!("timeouts.{field} becomes {new}, was {old}"));
     }

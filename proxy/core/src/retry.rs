@@ -348,7 +348,8 @@ mod tests {
         let evenly = |step: u64| step * 1_000_000;
         let bursts = |step: u64| step / 10_000 * 25_000_000_000 + step % 10_000 * 1000;
         let at_once = |step: u64| step * 1000;
-        let storms: [(&str, fn(u64) -> u64, u64); 3] = [
+        type Storm = (&'static str, fn(u64) -> u64, u64);
+        let storms: [Storm; 3] = [
             ("evenly", evenly, 150_000),
             ("bursts", bursts, 200_000),
             ("at once", at_once, 199_000),

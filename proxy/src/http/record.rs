@@ -170,10 +170,9 @@ impl Record {
         if let Some(call) = &mut self.call {
             call.on_response(now);
         }
-        for call in [&mut self.rule_call, &mut self.port_call] {
-            if let Some(call) = call {
-                call.on_response(now);
-            }
+        let calls = [&mut self.rule_call, &mut self.port_call];
+        for call in calls.into_iter().flatten() {
+            call.on_response(now);
         }
     }
 
