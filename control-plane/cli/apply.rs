@@ -18,7 +18,7 @@ use weft_control_plane::client::{Client, encode, query};
 use weft_control_plane::document::INPUT_MAX_BYTES;
 use weft_control_plane::store::HistoryEntry;
 
-use crate::output::{CliError, Format, OutputArgs, age, show, table};
+use crate::output::{CliError, Format, OutputArgs, age, note, show, table};
 
 /// How often it is asked who has a change.
 const ASK_EVERY: Duration = Duration::from_millis(50);
@@ -128,11 +128,16 @@ pub(crate) struct HistoryArgs {
 ///
 /// Examples:
 ///   weft rollback 17
+///   weft rollback 17 --wait
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct RollbackArgs {
     /// The revision, as in `weft history`
     revision: u64,
+    /// Wait until every connected sidecar runs with it; exit code 1 when one rejects it or the time
+    /// is over
+    #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "10s", value_parser = parse_duration)]
+    wait: Option<Duration>,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -171,6 +176,9 @@ pub(crate) async fn plan(client: Client, args: PlanArgs) -> Result<(), CliError>
                 resource.action.as_str().to_owned(),
             ]
         });
+        if plan.effects.is_empty() {
+            note("nothing changes for callers");
+        }
         let effects = plan.effects.iter().map(|effect| {
             vec![
                 format!("  {}", effect.service),
@@ -240,7 +248,11 @@ pub(crate) async fn rollback(client: Client, args: RollbackArgs) -> Result<(), C
     let path = query("/v1/rollback", &[("author", &author())]);
     let revision = args.revision;
     let result: ApplyResult = client.post(&path, &RollbackRequest { revision }).await?;
-    show_result(args.output.format, &result)
+    show_result(args.output.format, &result)?;
+    match args.wait {
+        Some(limit) => wait(&client, result.revision, limit).await,
+        None => Ok(()),
+    }
 }
 
 fn show_result(format: Format, result: &ApplyResult) -> Result<(), CliError> {

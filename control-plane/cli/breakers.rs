@@ -4,7 +4,7 @@ use clap::Args;
 use weft_control_plane::api::types::{BreakerInfo, Items};
 use weft_control_plane::client::Client;
 
-use crate::output::{CliError, OutputArgs, age, show, table};
+use crate::output::{CliError, Format, OutputArgs, age, note, show, table};
 
 /// Shows circuit breakers that have opened: by calling sidecar, service and endpoint, with their
 /// state, since when, why, and when the next probe may be made.
@@ -43,6 +43,17 @@ pub(crate) async fn breakers(client: Client, args: BreakersArgs) -> Result<(), C
             && is(&args.from, &breaker.caller)
             && !(args.open && breaker.state == "closed")
     });
+    if all.items.is_empty() && args.output.format == Format::Table {
+        let of = |what: &Option<String>, word: &str| {
+            let what = what.as_ref();
+            what.map(|what| format!(" {word} {what}"))
+                .unwrap_or_default()
+        };
+        let open = if args.open { "is open" } else { "has opened" };
+        let (to, from) = (of(&args.service, "towards"), of(&args.from, "of"));
+        note(&format!("no breaker{from}{to} {open}"));
+        return Ok(());
+    }
     show(args.output.format, &all, |all| {
         let or_dash = |text: &str| match text {
             "" => "-".to_owned(),

@@ -211,6 +211,7 @@ mod tests {
             ("weft delete Service web -n shop", true),
             ("weft history Service", false),
             ("weft rollback x", false),
+            ("weft rollback 3 --wait 5s", true),
             (
                 "weft token create --workload shop/a --service b --port 80 --ttl 1m",
                 true,

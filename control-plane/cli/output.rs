@@ -40,7 +40,7 @@ pub(crate) enum CliError {
     #[error(transparent)]
     Client(#[from] ClientError),
     /// Documents: exit code 2.
-    #[error("{} problems", .0.len())]
+    #[error("{}", many(.0.len()))]
     Problems(Vec<Problem>),
     /// The command makes no sense, or its input: exit code 2.
     #[error("{0}")]
@@ -86,6 +86,19 @@ impl CliError {
             ExitCode::FAILURE
         }
     }
+}
+
+fn many(problems: usize) -> String {
+    match problems {
+        1 => "1 problem".to_owned(),
+        problems => format!("{problems} problems"),
+    }
+}
+
+/// Says something about an answer that is empty: not on standard output, which may be read by
+/// programs.
+pub(crate) fn note(text: &str) {
+    eprintln!("{text}");
 }
 
 fn say(problems: &[Problem]) {

@@ -5,6 +5,7 @@ mod adaptive;
 mod external;
 mod health;
 mod limits;
+mod words;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -62,13 +63,15 @@ pub struct Known<'a> {
     pub policies: &'a [(ObjectName, TrafficPolicySpec)],
     /// Breakers that the caller's sidecars have told of.
     pub breakers: &'a [ObservedBreaker],
+    /// Whether the caller has a sidecar that could tell.
+    pub connected: bool,
 }
 
 /// Explains a request. `random` decides between backends, as it does in a sidecar.
 pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u64) -> Vec<Step> {
-    let mut steps = Steps::default();
+    let mut steps = Steps::of(known, question);
     let Some((service, port, protocol)) = find_service(known, question, &mut steps) else {
-        return steps.0;
+        return steps.all;
     };
     let tls = question.url.scheme() == Some(&Scheme::HTTPS);
     let own = namespace_routes(known, question, &service.name);
@@ -84,19 +87,19 @@ pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u6
         arriving.at(known.compiled, &service.name, port, &mut steps);
         let target = (&service.name, port);
         adaptive::explain_priority(known, &question.from, &arriving, target, &mut steps);
-        return steps.0;
+        return steps.all;
     }
     let table = RouteTable::new(routes);
     if table.is_about_connections() {
         explain_connection(known, &table, question, whose, &mut steps);
-        return steps.0;
+        return steps.all;
     }
     if tls || !protocol.may_be_http() {
         let result =
             "none: connections pass as they are, and routes of requests do not look into them";
         steps.add("route", "-", result);
         explain_target(known, &service, port, None, &mut steps);
-        return steps.0;
+        return steps.all;
     }
     let head = RequestHead {
         method: &question.method,
@@ -105,19 +108,10 @@ pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u6
         headers: &question.headers,
     };
     let Some(decision) = table.decide(&head, random) else {
-        let names = table.routes().iter().map(|route| {
-            let name = &route.name;
-            format!("{}/{}", name.namespace, name.name)
-        });
-        let routes: Vec<String> = names.collect();
-        let result = format!(
-            "no rule takes it: {}",
-            answered(Reason::RouteNotFound, &routes.join(", "))
-        );
-        steps.add("route", "-", result);
-        return steps.0;
+        steps.add("route", "-", no_rule(&table));
+        return steps.all;
     };
-    explain_decision(&decision, whose, &mut steps);
+    explain_decision(&decision, whose, (question, port), &mut steps);
     if let Outcome::Forward(backend) = decision.outcome {
         explain_backends(known, decision.found.rule, &mut steps);
         let arriving = Arriving::of(question, Some(&decision));
@@ -127,7 +121,17 @@ pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u6
             adaptive::explain_priority(known, &question.from, &arriving, target, &mut steps);
         }
     }
-    steps.0
+    steps.all
+}
+
+fn no_rule(table: &RouteTable) -> String {
+    let names = table.routes().iter().map(|route| {
+        let name = &route.name;
+        format!("{}/{}", name.namespace, name.name)
+    });
+    let routes: Vec<String> = names.collect();
+    let answer = answered(Reason::RouteNotFound, &routes.join(", "));
+    format!("no rule takes it: {answer}")
 }
 
 /// A connection to the URL's host, which is also what its ClientHello would name.
@@ -168,12 +172,27 @@ fn explain_backends(known: Known<'_>, rule: &Rule, steps: &mut Steps) {
     }
 }
 
-#[derive(Default)]
-struct Steps(Vec<Step>);
+struct Steps {
+    all: Vec<Step>,
+    /// Of the request.
+    method: Method,
+}
 
 impl Steps {
+    fn of(known: Known<'_>, question: &Question) -> Self {
+        let mut steps = Self {
+            all: Vec::new(),
+            method: question.method.clone(),
+        };
+        if !known.connected {
+            let result = "no sidecar of it is connected: its breakers are not known";
+            steps.add("caller", format!("Workload {}", question.from), result);
+        }
+        steps
+    }
+
     fn add(&mut self, step: &str, by: impl Into<String>, result: impl Into<String>) {
-        self.0.push(Step {
+        self.all.push(Step {
             step: step.to_owned(),
             by: by.into(),
             result: result.into(),
@@ -263,7 +282,12 @@ fn namespace_routes(
     }
 }
 
-fn explain_decision(decision: &Decision<'_>, whose: &str, steps: &mut Steps) {
+fn explain_decision(
+    decision: &Decision<'_>,
+    whose: &str,
+    (question, port): (&Question, u16),
+    steps: &mut Steps,
+) {
     let found = &decision.found;
     let name = &found.route.name;
     let by = format!("route {}/{}", name.namespace, name.name);
@@ -283,13 +307,17 @@ fn explain_decision(decision: &Decision<'_>, whose: &str, steps: &mut Steps) {
         steps.add("fault", &by, format!("this one waits {delay:?} first"));
     }
     match &decision.outcome {
-        Outcome::Forward(_) => {}
+        Outcome::Forward(_) => {
+            if let Some(sent) = words::sent(decision, question) {
+                steps.add("request", &by, sent);
+            }
+        }
         Outcome::NoBackend => {
             let result = answered(Reason::BackendNotFound, "the rule has no backend");
             steps.add("backend", &by, result);
         }
         Outcome::Redirect(redirect) => {
-            let result = format!("answered with {}", redirect.status.code());
+            let result = words::redirected(redirect, question, port, found.prefix());
             steps.add("answer", &by, result);
         }
         Outcome::Preflight(_) => steps.add("answer", &by, "answered as a CORS preflight"),
@@ -353,14 +381,17 @@ fn explain_target(
         }
     };
     steps.add("policy", &by, why);
-    steps.add("balancing", &by, balancing_text(&policy));
+    steps.add("balancing", &by, words::balancing(&policy));
     steps.add("breaker", &by, breaker_text(&policy));
     adaptive::explain_limits(&policy, &by, steps);
     explain_endpoints(known, service, port, policy.fallback.is_some(), steps);
     health::explain(known, (service, port), &policy, &by, steps);
+    if let Some(text) = words::limits(&policy) {
+        steps.add("limit", &by, text);
+    }
     let own = |here: bool| if here { "the route" } else { &*by };
     let retry = rule.and_then(|rule| rule.retry.as_ref());
-    let text = retry_text(retry.unwrap_or(&policy.retry), &policy);
+    let text = words::retries(retry.unwrap_or(&policy.retry), &policy, &steps.method);
     steps.add("retry", own(retry.is_some()), text);
     steps.add("hedge", &by, hedge_in_words(policy.hedge.as_ref()));
     let request = rule.and_then(|rule| rule.request_timeout);
@@ -397,7 +428,7 @@ fn explain_endpoints(
             None => "the whole port".to_owned(),
             Some(rule) => format!("the rule {rule}"),
         };
-        let result = format!("of {whose}: {} ({})", breaker.state.as_str(), breaker.cause);
+        let result = format!("of {whose}: {}", words::state(breaker));
         steps.add("breaker", "the caller's sidecar", result);
     }
     if let Some(external) = &service.external {
@@ -415,7 +446,7 @@ fn explain_endpoints(
             found.is_some_and(|(_, found)| *found == address)
         };
         let state = match observed.clone().find(of_address) {
-            Some(breaker) => format!("{} ({})", breaker.state.as_str(), breaker.cause),
+            Some(breaker) => words::state(breaker),
             None => "closed".to_owned(),
         };
         let result = format!("{} at {address}: breaker {state}", endpoint.workload);
@@ -442,29 +473,6 @@ fn time_text(time: Option<Duration>, otherwise: &str) -> String {
     }
 }
 
-fn retry_text(retry: &weft_core::retry::RetryPolicy, policy: &TrafficPolicy) -> String {
-    if retry.attempts == 0 {
-        return "never".to_owned();
-    }
-    format!(
-        "up to {} times on {:?}, waiting {:?} to {:?}; budget {} of the requests and {} a second",
-        retry.attempts,
-        retry.statuses,
-        retry.backoff,
-        retry.backoff_max,
-        policy.budget.ratio,
-        policy.budget.minimum_per_second,
-    )
-}
-
-fn balancing_text(policy: &TrafficPolicy) -> String {
-    let kind = policy.balancing.as_str();
-    match &policy.hash_on {
-        Some(on) => format!("{kind} on {on:?}"),
-        None => kind.to_owned(),
-    }
-}
-
 fn breaker_text(policy: &TrafficPolicy) -> String {
     let mode = match policy.breaker_mode {
         BreakerMode::Enforce => "",
@@ -474,11 +482,17 @@ fn breaker_text(policy: &TrafficPolicy) -> String {
     let opens = |config: &BreakerConfig| {
         let in_a_row = config.consecutive_failures;
         let in_a_row = in_a_row.map(|n| format!("{n} failures in a row or "));
+        let slow = config.slow_call.map(|limit| {
+            let rate = config.slow_rate * 100.0;
+            format!(", or {rate:.0} % of them slower than {limit:?}")
+        });
         format!(
-            "opens after {}{:.0} % of at least {} calls",
+            "opens after {}{:.0} % of at least {} calls{}, for {:?} at first",
             in_a_row.unwrap_or_default(),
             config.failure_rate * 100.0,
-            config.minimum_calls
+            config.minimum_calls,
+            slow.unwrap_or_default(),
+            config.open,
         )
     };
     let endpoints = policy
@@ -537,7 +551,7 @@ fn filter_text(filter: &Filter) -> String {
     match filter {
         Filter::RequestHeaders(modifier) => format!("request fields: {}", names(modifier)),
         Filter::ResponseHeaders(modifier) => format!("response fields: {}", names(modifier)),
-        Filter::Redirect(redirect) => format!("redirects to {}", path(&redirect.path)),
+        Filter::Redirect(redirect) => words::redirect(redirect),
         Filter::Rewrite(rewrite) => {
             let host = rewrite.hostname.as_deref().unwrap_or("the same host");
             format!("rewrites to {host}, {}", path(&rewrite.path))

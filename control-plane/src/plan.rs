@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -9,7 +10,7 @@ use weft_core::external::External;
 use weft_core::model::Service;
 use weft_core::name::ServiceName;
 use weft_core::rate::RateLimit;
-use weft_core::route::Route;
+use weft_core::route::{Route, Rule};
 use weft_proto::resource::{Kind, Resource};
 
 use crate::compile::{Compiled, policies_for};
@@ -46,6 +47,7 @@ pub fn effects(before: State<'_>, after: State<'_>) -> Vec<Effect> {
     };
     let (old, new) = (services(before), services(after));
     let names: BTreeSet<&ServiceName> = old.keys().chain(new.keys()).collect();
+    let through = through_routes(after.compiled);
     for name in names {
         let mut add = |change: String| {
             effects.push(Effect {
@@ -71,6 +73,14 @@ pub fn effects(before: State<'_>, after: State<'_>) -> Vec<Effect> {
             (None, None) => {}
         }
         for port in new.get(name).iter().flat_map(|service| &service.ports) {
+            let by_routes = through.get(&(name.clone(), port.port));
+            let mut add = |change: String| {
+                effects.push(Effect {
+                    service: name.to_string(),
+                    callers: everybody(by_routes),
+                    change,
+                });
+            };
             limit_changes((name, port.port), before.compiled, after.compiled, &mut add);
             policy_changes(
                 (name, port.port),
@@ -122,6 +132,45 @@ fn external_changes(old: &Service, new: &Service, add: &mut impl FnMut(String)) 
             )),
         }
     }
+}
+
+/// Routes that send requests to a port of a service, other than its own.
+type Through = BTreeMap<(ServiceName, u16), BTreeSet<String>>;
+
+fn through_routes(compiled: &Compiled) -> Through {
+    let mut through = Through::new();
+    let mut note = |service: &ServiceName, route: &Route| {
+        for backend in route.rules.iter().flat_map(|rule| &rule.backends) {
+            let Some(target) = backend.service.as_ref().filter(|target| *target != service) else {
+                continue;
+            };
+            let route = format!("{}/{}", route.name.namespace, route.name.name);
+            let key = (target.clone(), backend.port);
+            through.entry(key).or_default().insert(route);
+        }
+    };
+    for service in compiled.services() {
+        for route in &service.routes {
+            note(&service.name, route);
+        }
+    }
+    for encoded in compiled.of_kind(Kind::Namespace) {
+        if let Resource::Namespace(namespace) = &encoded.resource {
+            for (service, routes) in &namespace.routes {
+                routes.iter().for_each(|route| note(service, route));
+            }
+        }
+    }
+    through
+}
+
+/// Every caller, and those who come by these routes.
+fn everybody(by_routes: Option<&BTreeSet<String>>) -> String {
+    let Some(routes) = by_routes else {
+        return EVERYBODY.to_owned();
+    };
+    let routes: Vec<&str> = routes.iter().map(String::as_str).collect();
+    format!("{EVERYBODY}, also by route {}", routes.join(", "))
 }
 
 /// Routes that callers of single namespaces go by.
@@ -198,7 +247,9 @@ fn route_changes(old: &[Arc<Route>], new: &[Arc<Route>], add: &mut impl FnMut(St
                 for index in 0..most {
                     match (old.rules.get(index), new.rules.get(index)) {
                         (Some(old), Some(new)) if old != new => {
-                            add(format!("route {name}: rule {index} changes"));
+                            for change in rule_changes(old, new) {
+                                add(format!("route {name}: rule {index}: {change}"));
+                            }
                         }
                         (None, Some(_)) => add(format!("route {name}: rule {index} comes")),
                         (Some(_), None) => add(format!("route {name}: rule {index} goes")),
@@ -286,7 +337,83 @@ fn compare(path: &str, old: &Value, new: &Value, fields: &mut Vec<String>) {
                 compare(&path, &old[name], &new[name], fields);
             }
         }
-        (old, new) if old != new => fields.push(format!("{path} becomes {new}, was {old}")),
+        // What comes or goes as a whole is told field by field.
+        (Value::Null, Value::Object(after)) => {
+            for (name, new) in after {
+                compare(&format!("{path}.{name}"), &Value::Null, new, fields);
+            }
+        }
+        (Value::Object(before), Value::Null) => {
+            for (name, old) in before {
+                compare(&format!("{path}.{name}"), old, &Value::Null, fields);
+            }
+        }
+        (old, new) if old != new => {
+            let (old, new) = (value_text(old), value_text(new));
+            fields.push(format!("{path} becomes {new}, was {old}"));
+        }
         _ => {}
+    }
+}
+
+fn value_text(value: &Value) -> String {
+    match value {
+        Value::Null => "unset".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
+    }
+}
+
+/// What is different between two rules.
+fn rule_changes(old: &Rule, new: &Rule) -> Vec<String> {
+    let mut changes = Vec::new();
+    if old.name != new.name {
+        let name = |rule: &Rule| rule.name.as_deref().unwrap_or("unset").to_owned();
+        changes.push(format!("name becomes {}, was {}", name(new), name(old)));
+    }
+    if old.matches != new.matches {
+        changes.push("other requests are meant".to_owned());
+    }
+    if old.filters != new.filters {
+        changes.push("filters change".to_owned());
+    }
+    if old.backends != new.backends {
+        let (was, is) = (backends_text(old), backends_text(new));
+        changes.push(match was == is {
+            true => "filters of backends change".to_owned(),
+            false => format!("backends become {is}, were {was}"),
+        });
+    }
+    let times = [
+        ("request", old.request_timeout, new.request_timeout),
+        ("backendRequest", old.backend_timeout, new.backend_timeout),
+    ];
+    for (field, old, new) in times.into_iter().filter(|(_, old, new)| old != new) {
+        let text = |time: Option<Duration>| {
+            time.map_or_else(|| "unset".to_owned(), |time| format!("{time:?}"))
+        };
+        let (old, new) = (text(old), text(new));
+        changes.push(format!("timeouts.{field} becomes {new}, was {old}"));
+    }
+    if old.retry != new.retry {
+        changes.push("retry changes".to_owned());
+    }
+    changes
+}
+
+/// Backends with their shares.
+fn backends_text(rule: &Rule) -> String {
+    let total: u64 = rule.backends.iter().map(|b| u64::from(b.weight)).sum();
+    let shares = rule.backends.iter().map(|backend| {
+        let share = f64::from(backend.weight) / (total.max(1)) as f64 * 100.0;
+        match &backend.service {
+            Some(service) => format!("{share:.0} % {service}:{}", backend.port),
+            None => format!("{share:.0} % nowhere"),
+        }
+    });
+    let shares: Vec<String> = shares.collect();
+    match shares.is_empty() {
+        true => "none".to_owned(),
+        false => shares.join(" and "),
     }
 }

@@ -1,21 +1,23 @@
 //! Tells the control plane what people want to see of this sidecar: which breakers have opened, and
 //! why.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_stream::wrappers::ReceiverStream;
-use weft_core::breaker::StateView;
+use weft_core::breaker::{StateView, View};
 use weft_core::model::ObservedBreaker;
+use weft_core::name::WorkloadName;
 use weft_core::time::Instant;
 use weft_proto::registry::Observed;
 use weft_proto::registry::registry_client::RegistryClient;
 
 use crate::control_plane::{self, Trusting};
 use crate::identity::Manager;
-use crate::mesh::{Mesh, PortView};
+use crate::mesh::{Endpoint, Mesh, PortView};
 use crate::telemetry::metrics::{BreakerSample, BreakerState, ConcurrencySample, Direction};
 use crate::tls::Trust;
 
@@ -106,23 +108,35 @@ fn of_port(port: &PortView, now: Instant) -> Vec<ObservedBreaker> {
         let name = (endpoint.model.workload.clone(), endpoint.key.address);
         Some((Some(name), None, endpoint.live.breaker(now)?))
     });
+    let recent = |endpoint: &(WorkloadName, SocketAddr)| {
+        let of_address = |other: &&Arc<Endpoint>| other.key.address == endpoint.1;
+        let found = port.endpoints.iter().find(of_address);
+        found.map(|found| found.live.recent_failures())
+    };
     let opened = own.into_iter().chain(rules).chain(endpoints);
     let opened = opened.filter_map(|(endpoint, route, view)| {
         Some(ObservedBreaker {
             service: port.service.clone(),
             port: port.port,
-            endpoint,
             route,
+            cause: cause_text(&view, endpoint.as_ref().and_then(recent)),
+            endpoint,
             state: view.state,
             since: view.since?,
-            cause: view
-                .cause
-                .map(|cause| cause.to_string())
-                .unwrap_or_default(),
             next_probe: view.next_probe,
         })
     });
     opened.collect()
+}
+
+/// Why a breaker opened, and what the last failures were.
+fn cause_text(view: &View, recent: Option<String>) -> String {
+    let cause = view.cause.map(|cause| cause.to_string());
+    let cause = cause.unwrap_or_default();
+    match recent.filter(|recent| !recent.is_empty()) {
+        Some(recent) => format!("{cause}; last: {recent}"),
+        None => cause,
+    }
 }
 
 /// Every breaker, as a scrape sees it.

@@ -2,6 +2,11 @@
 //! `weft validate` and by `weft apply` alike; what was applied before stays in force, and what leads
 //! nowhere harms nothing else.
 
+#![expect(
+    clippy::too_many_lines,
+    reason = "tables, a line for each sort of bad policy"
+)]
+
 use std::time::Duration;
 
 use serde_json::{Value, json};

@@ -168,7 +168,7 @@ fn decisions_are_explained() {
         ("backend", "100 % go to shop/web:8080"),
         ("policy", "TrafficPolicy shop/port"),
         ("endpoint", "breaker closed"),
-        ("retry", "up to 4 times"),
+        ("retry", "up to 4 more attempts on 502, 503, 504, a reset"),
         ("timeout", "request 3s"),
     ] {
         let there = explained
@@ -214,6 +214,7 @@ fn breakers_are_seen_with_their_reasons() {
     assert_eq!(breaker["workload"], "shop/web");
     let cause = breaker["cause"].as_str().expect("a cause");
     assert!(cause.contains("failures in a row"), "{breaker}");
+    assert!(cause.contains("last: 500, 500, 500"), "{breaker}");
     assert!(
         breaker["nextProbe"].as_i64() > breaker["since"].as_i64(),
         "{breaker}"

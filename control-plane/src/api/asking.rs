@@ -21,11 +21,12 @@ pub(super) async fn explain_request(
     let request: ExplainRequest = read(&body)?;
     let question = question(request)?;
     let (compiled, policies) = (admin.plane.compiled(), admin.plane.policies());
-    let breakers = observed_by(&admin.plane, &question.from);
+    let (breakers, connected) = observed_by(&admin.plane, &question.from);
     let known = Known {
         compiled: &compiled,
         policies: &policies,
         breakers: &breakers,
+        connected,
     };
     let items = explain(known, &question, || fastrand::u64(..));
     Ok(Json(Items { items }))
@@ -73,7 +74,9 @@ pub(super) async fn effective(State(admin): State<Admin>) -> Answer<Items<Effect
             let first = candidates.first();
             let why = match first.map(|(_, spec)| spec.target_ref.port) {
                 None => "no TrafficPolicy is for it",
-                Some(Some(_)) => "it is for this port",
+                Some(Some(_)) if candidates.len() == 1 => "it is for this port",
+                Some(None) if candidates.len() == 1 => "it is for the whole service",
+                Some(Some(_)) => "it is for this port, and the oldest of those",
                 Some(None) => "it is for the whole service, and the oldest of those",
             };
             let beaten = candidates.iter().skip(1);

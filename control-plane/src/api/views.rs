@@ -20,7 +20,7 @@ use super::types::{
 };
 use crate::document::API_VERSION;
 use crate::operator::OperatorRecord;
-use crate::plane::{ObservedView, Plane, ProxyView};
+use crate::plane::{Plane, ProxyView};
 use crate::registry::Entry;
 use crate::store::StoredResource;
 use crate::tls::PeerIdentity;
@@ -155,13 +155,14 @@ pub(super) async fn breakers(State(admin): State<Admin>) -> Answer<Items<Breaker
     }))
 }
 
-/// Breakers that the sidecars of a workload have told of.
-pub(super) fn observed_by(plane: &Plane, workload: &WorkloadName) -> Vec<ObservedBreaker> {
+/// Breakers that the sidecars of a workload have told of, as of now; and whether there is such a
+/// sidecar.
+pub(super) fn observed_by(plane: &Plane, workload: &WorkloadName) -> (Vec<ObservedBreaker>, bool) {
     let names = names(plane);
-    let of_workload = |observed: &ObservedView| {
-        let identity = &observed.peer.identity;
+    let is_meant = |peer: &PeerIdentity| {
+        let identity = &peer.identity;
         // A program that only calls is not registered: its identity tells.
-        match names.get(&observed.peer.instance) {
+        match names.get(&peer.instance) {
             Some(name) => *name == workload.to_string(),
             None => {
                 (identity.namespace(), identity.service_account())
@@ -169,8 +170,28 @@ pub(super) fn observed_by(plane: &Plane, workload: &WorkloadName) -> Vec<Observe
             }
         }
     };
-    let observed = plane.observed().into_iter().filter(of_workload);
-    observed.flat_map(|observed| observed.breakers).collect()
+    let connected = plane.proxies().iter().any(|view| is_meant(&view.peer));
+    let now = crate::unix_millis();
+    let mut all = Vec::new();
+    for observed in plane.observed() {
+        if !is_meant(&observed.peer) {
+            continue;
+        }
+        // Times count from when they were told.
+        let gone = u64::try_from(now - observed.told).unwrap_or_default();
+        let gone = Duration::from_millis(gone);
+        all.extend(
+            observed
+                .breakers
+                .into_iter()
+                .map(|breaker| ObservedBreaker {
+                    since: breaker.since + gone,
+                    next_probe: breaker.next_probe.map(|wait| wait.saturating_sub(gone)),
+                    ..breaker
+                }),
+        );
+    }
+    (all, connected)
 }
 
 /// Breakers that have opened at least once, by sidecar.

@@ -432,7 +432,7 @@ mod tests {
     /// What is wrong, where that is said, and what is found there.
     const BAD: &[(&str, &str, &str)] = &[
         ("{hosts: [], ports: [PORT80]}", "spec.hosts", "0 of them"),
-        ("{ports: [PORT80]}", "spec", "hosts"),
+        ("{ports: [PORT80]}", "spec.hosts", "nothing"),
         ("{hosts: [a.b], ports: []}", "spec.ports", "0 of them"),
         (
             "{hosts: ['*.example.com'], ports: [PORT80]}",
@@ -467,8 +467,8 @@ mod tests {
         ),
         (
             "{hosts: [a.b], ports: [{port: 80}]}",
-            "spec.ports[0]",
-            "protocol",
+            "spec.ports[0].protocol",
+            "nothing",
         ),
         (
             "{hosts: [a.b], ports: [{port: 80, protocol: gopher}]}",
@@ -542,8 +542,8 @@ mod tests {
         ),
         (
             "{hosts: [a.b], ports: [PORT80], tls: {}}",
-            "spec.tls",
-            "mode",
+            "spec.tls.mode",
+            "nothing",
         ),
         (
             "{hosts: [a.b], ports: [PORT80], tls: {mode: none, sni: c.d}}",

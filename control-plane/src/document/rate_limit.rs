@@ -223,7 +223,7 @@ mod tests {
             ("rules: [{requests: 1, per: 0s}]", "spec.rules[0].per"),
             ("rules: [{requests: 1, per: soon}]", "spec.rules[0].per"),
             ("rules: [{requests: 1, per: 25h}]", "spec.rules[0].per"),
-            ("rules: [{requests: 1}]", "spec.rules[0]"),
+            ("rules: [{requests: 1}]", "spec.rules[0].per"),
             (
                 "rules: [{requests: 1, per: 1s, burst: 0}]",
                 "spec.rules[0].burst",

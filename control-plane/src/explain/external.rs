@@ -3,7 +3,7 @@
 use weft_core::external::{EndpointHost, External};
 use weft_core::model::{ObservedBreaker, Service};
 
-use super::Steps;
+use super::{Steps, words};
 
 /// Who serves a port outside the mesh, how they are reached, and the breakers that the caller's
 /// sidecar has told of: it alone knows the addresses of names.
@@ -39,8 +39,7 @@ pub(super) fn explain_endpoints(
     }
     for breaker in observed {
         if let Some((_, address)) = &breaker.endpoint {
-            let state = breaker.state.as_str();
-            let result = format!("{address}: breaker {state} ({})", breaker.cause);
+            let result = format!("{address}: breaker {}", words::state(breaker));
             steps.add("endpoint", "the caller's sidecar", result);
         }
     }

@@ -1,6 +1,7 @@
 //! Whether a failed attempt is made again, when, and at whose expense.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::time::Duration;
 
 use http::Method;
@@ -34,6 +35,21 @@ impl Failure {
         match self {
             Self::ConnectFailed | Self::RefusedStream | Self::Shed | Self::NotSent => true,
             Self::Reset | Self::PerTryTimeout | Self::Status(_) | Self::GrpcStatus(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ConnectFailed => f.write_str("no connection"),
+            Self::RefusedStream => f.write_str("refused"),
+            Self::Shed => f.write_str("shed"),
+            Self::NotSent => f.write_str("not sent"),
+            Self::Reset => f.write_str("reset"),
+            Self::PerTryTimeout => f.write_str("no answer in time"),
+            Self::Status(status) => write!(f, "{status}"),
+            Self::GrpcStatus(code) => write!(f, "gRPC {code}"),
         }
     }
 }
@@ -332,7 +348,8 @@ mod tests {
         let evenly = |step: u64| step * 1_000_000;
         let bursts = |step: u64| step / 10_000 * 25_000_000_000 + step % 10_000 * 1000;
         let at_once = |step: u64| step * 1000;
-        let storms: [(&str, fn(u64) -> u64, u64); 3] = [
+        type Storm = (&'static str, fn(u64) -> u64, u64);
+        let storms: [Storm; 3] = [
             ("evenly", evenly, 150_000),
             ("bursts", bursts, 200_000),
             ("at once", at_once, 199_000),

@@ -197,10 +197,9 @@ impl Record {
         if let Some(call) = &mut self.call {
             call.on_response(now);
         }
-        for call in [&mut self.rule_call, &mut self.port_call] {
-            if let Some(call) = call {
-                call.on_response(now);
-            }
+        let calls = [&mut self.rule_call, &mut self.port_call];
+        for call in calls.into_iter().flatten() {
+            call.on_response(now);
         }
     }
 
@@ -208,7 +207,16 @@ impl Record {
     pub fn give_up_waiting(&mut self) {
         let failures = self.policy.as_ref().map(|policy| &policy.failures);
         let failures = failures.unwrap_or(&Failures::DEFAULT);
-        self.finish_waiting(failures.of_failure(Failure::PerTryTimeout));
+        let class = failures.of_failure(Failure::PerTryTimeout);
+        self.note_failure(Failure::PerTryTimeout);
+        self.finish_waiting(class);
+    }
+
+    /// What the failure of the attempt was whose response was waited for.
+    pub fn note_failure(&mut self, failure: Failure) {
+        if let Some(call) = &mut self.waiting {
+            call.on_failure(failure);
+        }
     }
 
     /// Ends the attempt whose response was waited for with what came of it.
@@ -284,7 +292,12 @@ impl Record {
         {
             concurrency.succeeded(now);
         }
-        if let Some(call) = self.call.take() {
+        if let Some(mut call) = self.call.take() {
+            call.on_failure(match grpc_status {
+                _ if self.reason == Some(Reason::UpstreamReset) => Failure::Reset,
+                Some(code) if code > 0 => Failure::GrpcStatus(code.into()),
+                Some(_) | None => Failure::Status(self.status.as_u16()),
+            });
             self.note_breaker(call.finish(class, now));
         }
         self.finish_port_calls(class);

@@ -11,9 +11,11 @@ use weft_core::health::{CheckFailure, Health, Verdict};
 use weft_core::model;
 use weft_core::name::ServiceName;
 use weft_core::policy::TrafficPolicy;
+use weft_core::retry::Failure;
 use weft_core::time::Instant;
 
 use super::port::follow;
+use super::recent::Recent;
 use crate::telemetry::metrics::HttpStats;
 use crate::tls::Material;
 
@@ -63,6 +65,7 @@ struct Machines {
     breaker: Option<Breaker>,
     /// Where the policy has endpoints checked. What it finds is in the breaker.
     health: Option<Health>,
+    recent: Recent,
 }
 
 #[derive(Debug, Default)]
@@ -78,6 +81,7 @@ pub struct Call {
     permit: Option<Permit>,
     began: Instant,
     answered: Option<Instant>,
+    failure: Option<Failure>,
 }
 
 impl Live {
@@ -89,6 +93,7 @@ impl Live {
                 ewma: PeakEwma::new(EWMA_DECAY, EWMA_DEFAULT_LATENCY),
                 breaker: None,
                 health: None,
+                recent: Recent::default(),
             }),
             born: crate::clock::now(),
             tls: Mutex::default(),
@@ -191,6 +196,11 @@ impl Live {
         }
     }
 
+    /// The last failures, the newest first, for people; empty where there was none.
+    pub fn recent_failures(&self) -> String {
+        self.machines().recent.text()
+    }
+
     /// When it was first seen.
     pub fn born(&self) -> Instant {
         self.born
@@ -215,6 +225,7 @@ impl Live {
             permit,
             began: now,
             answered: None,
+            failure: None,
         })
     }
 
@@ -226,6 +237,7 @@ impl Live {
             permit: None,
             began: now,
             answered: None,
+            failure: None,
         }
     }
 
@@ -263,12 +275,21 @@ impl Call {
         self.answered = Some(now);
     }
 
+    /// What a failure of the call was. One that nobody names has not come as far as a request.
+    pub fn on_failure(&mut self, failure: Failure) {
+        self.failure = Some(failure);
+    }
+
     /// Ends the call with what came of it; says when that changed the breaker's state.
     pub fn finish(mut self, class: CallClass, now: Instant) -> Option<Transition> {
         let latency = self.answered.unwrap_or(now).saturating_since(self.began);
         let mut machines = self.live.machines();
         let failed = matches!(class, CallClass::Failure);
         machines.ewma.on_finish(latency, failed, now);
+        if failed {
+            let failure = self.failure.unwrap_or(Failure::ConnectFailed);
+            machines.recent.note(failure);
+        }
         // Switched off meanwhile: there is nothing to tell.
         let permit = self.permit.take().zip(machines.breaker.as_mut());
         let transition = permit.and_then(|(permit, breaker)| {

@@ -7,6 +7,7 @@ mod gate;
 mod outside;
 mod port;
 mod rate;
+mod recent;
 mod server;
 
 use std::collections::{BTreeMap, HashMap, HashSet};

@@ -237,6 +237,7 @@ pub(super) async fn send(
         Err(attempt) => {
             // Whose answer it is, also where it is the last of several.
             record.reason = attempt.said();
+            record.note_failure(attempt.failure);
             match attempt.class(terms.failures) {
                 Some(class) => record.finish_waiting(class),
                 None => drop(record.waiting.take()),

@@ -222,7 +222,7 @@ async fn copy(
         })?,
     };
     let wish = Wish::of(worker, &target, &parts);
-    let (endpoint, call) = pick(&target, &[], wish).map_err(|reason| Failed {
+    let (endpoint, mut call) = pick(&target, &[], wish).map_err(|reason| Failed {
         reason,
         detail: target.service.to_string(),
     })?;
@@ -244,7 +244,9 @@ async fn copy(
     let failures = &target.policy.failures;
     let (class, result) = match response {
         Ok(response) => {
-            let class = failures.of_answer(response.status().as_u16(), None);
+            let status = response.status().as_u16();
+            call.on_failure(Failure::Status(status));
+            let class = failures.of_answer(status, None);
             let mut body = response.into_body();
             while let Some(Ok(_ignored)) = body.frame().await {}
             (class, Ok(()))
@@ -254,6 +256,7 @@ async fn copy(
                 reason: Reason::UpstreamReset,
                 detail: super::describe(&error),
             };
+            call.on_failure(Failure::Reset);
             (failures.of_failure(Failure::Reset), Err(failed))
         }
     };

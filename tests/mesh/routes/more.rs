@@ -169,6 +169,10 @@ const GRPC: &str = "[{port: 50051, protocol: grpc}]";
 /// MESH-GRPC: MeshBasic, MeshGRPCRouteWeight, MeshGRPCRouteRequestHeaderModifier; matching, and what
 /// leads nowhere.
 #[test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "three routes, and what calls come to"
+)]
 fn grpc_calls_by_weight_and_with_other_fields() {
     need!("python:grpc");
     let machine = Machine::shared();
@@ -265,6 +269,7 @@ fn condition(mesh: &Mesh<'_>, kind: &str, name: &str, wanted: &str) -> (String, 
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of routes and statuses")]
 fn statuses_say_what_holds_and_for_which_generation() {
     need!("python3");
     let machine = Machine::shared();

@@ -525,183 +525,196 @@ fn an_answer_may_say_for_how_long_to_stay_away() {
     assert!(breaker.try_acquire(at(60_000)).unwrap().is_probe());
 }
 
-/// What may change the state of a breaker, each from a fresh one in the state before.
+type Make = fn() -> Breaker;
+type Event = fn(&mut Breaker) -> Option<Transition>;
+
+/// Opens when half of the last four calls failed or were slow.
+fn closed() -> Breaker {
+    Breaker::new(BreakerConfig {
+        window: Window::Count(4),
+        slow_call: Some(Duration::from_millis(100)),
+        slow_rate: 0.5,
+        ..config()
+    })
+}
+
+/// Open from 0 to 1000.
+fn open() -> Breaker {
+    opened(0)
+}
+
+/// Half-open from 1000 on, one success short of closing.
+fn half_open() -> Breaker {
+    let mut breaker = opened(0);
+    breaker.set_config(BreakerConfig {
+        slow_call: Some(Duration::from_millis(100)),
+        half_open_successes: 2,
+        ..config()
+    });
+    assert_eq!(call(&mut breaker, OK, 1000), None);
+    breaker
+}
+
+/// What may change the state of a breaker: from which one, by what, to which other one.
+const TRANSITIONS: &[(&str, Make, Event, StateView, Option<StateView>)] = &[
+    (
+        "failures in a row",
+        closed,
+        |b| (0..5).find_map(|_| call(b, BAD, 1000)),
+        StateView::Closed,
+        Some(StateView::Open),
+    ),
+    (
+        "a success",
+        closed,
+        |b| call(b, OK, 1000),
+        StateView::Closed,
+        None,
+    ),
+    (
+        "one failure",
+        closed,
+        |b| call(b, BAD, 1000),
+        StateView::Closed,
+        None,
+    ),
+    (
+        "one slow call",
+        closed,
+        |b| slow_call(b, OK, 1000, 101),
+        StateView::Closed,
+        None,
+    ),
+    (
+        "Retry-After",
+        closed,
+        |b| b.hold_open(Duration::from_secs(3), at(1000)),
+        StateView::Closed,
+        Some(StateView::Open),
+    ),
+    (
+        "Retry-After: 0",
+        closed,
+        |b| b.hold_open(Duration::ZERO, at(1000)),
+        StateView::Closed,
+        None,
+    ),
+    (
+        "a longer Retry-After",
+        open,
+        |b| b.hold_open(Duration::from_secs(3), at(500)),
+        StateView::Open,
+        Some(StateView::Open),
+    ),
+    (
+        "a shorter Retry-After",
+        open,
+        |b| b.hold_open(Duration::from_millis(1), at(500)),
+        StateView::Open,
+        None,
+    ),
+    (
+        "a probe that fails",
+        half_open,
+        |b| call(b, BAD, 1000),
+        StateView::HalfOpen,
+        Some(StateView::Open),
+    ),
+    (
+        "a probe that is slow",
+        half_open,
+        |b| slow_call(b, OK, 1000, 101),
+        StateView::HalfOpen,
+        Some(StateView::Open),
+    ),
+    (
+        "the last probe that is needed",
+        half_open,
+        |b| call(b, OK, 1000),
+        StateView::HalfOpen,
+        Some(StateView::Closed),
+    ),
+    (
+        "a probe that says nothing",
+        half_open,
+        |b| call(b, CallClass::Neutral, 1000),
+        StateView::HalfOpen,
+        None,
+    ),
+    (
+        "Retry-After to a probe",
+        half_open,
+        |b| b.hold_open(Duration::from_secs(3), at(1000)),
+        StateView::HalfOpen,
+        Some(StateView::Open),
+    ),
+    (
+        "a call that says nothing",
+        closed,
+        |b| call(b, CallClass::Neutral, 1000),
+        StateView::Closed,
+        None,
+    ),
+    (
+        "a cancelled probe",
+        half_open,
+        |b| {
+            let probe = b.try_acquire(at(1000)).unwrap();
+            b.on_cancel(probe);
+            None
+        },
+        StateView::HalfOpen,
+        None,
+    ),
+    (
+        "a call that came too early",
+        open,
+        |b| {
+            assert!(b.try_acquire(at(999)).is_err());
+            None
+        },
+        StateView::Open,
+        None,
+    ),
+];
+
+/// Each from a fresh breaker in the state before.
 #[test]
 fn every_transition() {
-    use StateView::{Closed, HalfOpen, Open};
-    type Make = fn() -> Breaker;
-    type Event = fn(&mut Breaker) -> Option<Transition>;
-    let closed: Make = || {
-        Breaker::new(BreakerConfig {
-            window: Window::Count(4),
-            slow_call: Some(Duration::from_millis(100)),
-            slow_rate: 0.5,
-            ..config()
-        })
-    };
-    // Open from 0 to 1000.
-    let open: Make = || opened(0);
-    // Half-open from 1000 on, one success short of closing.
-    let half_open: Make = || {
-        let mut breaker = opened(0);
-        breaker.set_config(BreakerConfig {
-            slow_call: Some(Duration::from_millis(100)),
-            half_open_successes: 2,
-            ..config()
-        });
-        assert_eq!(call(&mut breaker, OK, 1000), None);
-        breaker
-    };
-    let several = |breaker: &mut Breaker, classes: &[CallClass], latency| {
-        let calls = classes.iter();
-        let calls = calls.map(|class| slow_call(breaker, *class, 1000, latency));
-        let mut transitions: Vec<_> = calls.collect();
-        let last = transitions.pop().unwrap();
-        assert!(transitions.iter().all(Option::is_none));
-        last
-    };
-    let cases: [(&str, Make, Event, StateView, Option<StateView>); 16] = [
-        (
-            "failures in a row",
-            closed,
-            |b| (0..5).find_map(|_| call(b, BAD, 1000)),
-            Closed,
-            Some(Open),
-        ),
-        ("a success", closed, |b| call(b, OK, 1000), Closed, None),
-        ("one failure", closed, |b| call(b, BAD, 1000), Closed, None),
-        (
-            "one slow call",
-            closed,
-            |b| slow_call(b, OK, 1000, 101),
-            Closed,
-            None,
-        ),
-        (
-            "Retry-After",
-            closed,
-            |b| b.hold_open(Duration::from_secs(3), at(1000)),
-            Closed,
-            Some(Open),
-        ),
-        (
-            "Retry-After: 0",
-            closed,
-            |b| b.hold_open(Duration::ZERO, at(1000)),
-            Closed,
-            None,
-        ),
-        (
-            "a longer Retry-After",
-            open,
-            |b| b.hold_open(Duration::from_secs(3), at(500)),
-            Open,
-            Some(Open),
-        ),
-        (
-            "a shorter Retry-After",
-            open,
-            |b| b.hold_open(Duration::from_millis(1), at(500)),
-            Open,
-            None,
-        ),
-        (
-            "a probe that fails",
-            half_open,
-            |b| call(b, BAD, 1000),
-            HalfOpen,
-            Some(Open),
-        ),
-        (
-            "a probe that is slow",
-            half_open,
-            |b| slow_call(b, OK, 1000, 101),
-            HalfOpen,
-            Some(Open),
-        ),
-        (
-            "the last probe that is needed",
-            half_open,
-            |b| call(b, OK, 1000),
-            HalfOpen,
-            Some(Closed),
-        ),
-        (
-            "a probe that says nothing",
-            half_open,
-            |b| call(b, CallClass::Neutral, 1000),
-            HalfOpen,
-            None,
-        ),
-        (
-            "Retry-After to a probe",
-            half_open,
-            |b| b.hold_open(Duration::from_secs(3), at(1000)),
-            HalfOpen,
-            Some(Open),
-        ),
-        (
-            "a call that says nothing",
-            closed,
-            |b| call(b, CallClass::Neutral, 1000),
-            Closed,
-            None,
-        ),
-        (
-            "a cancelled probe",
-            half_open,
-            |b| {
-                let probe = b.try_acquire(at(1000)).unwrap();
-                b.on_cancel(probe);
-                None
-            },
-            HalfOpen,
-            None,
-        ),
-        (
-            "a call that came too early",
-            open,
-            |b| {
-                assert!(b.try_acquire(at(999)).is_err());
-                None
-            },
-            Open,
-            None,
-        ),
-    ];
-    for (what, make, event, from, to) in cases {
+    for (what, make, event, from, to) in TRANSITIONS.iter().copied() {
         let mut breaker = make();
-        let when = if from == Open { 500 } else { 1000 };
+        let when = if from == StateView::Open { 500 } else { 1000 };
         assert_eq!(breaker.state(at(when)), from, "{what}");
         let transition = event(&mut breaker);
         assert_eq!(transition, to.map(|to| Transition { from, to }), "{what}");
         assert_eq!(breaker.state(at(when)), to.unwrap_or(from), "{what}");
     }
-    // By the failure rate and by the slow rate: half of the last four.
-    let mut breaker = closed();
-    let last = several(&mut breaker, &[OK, BAD, OK, BAD], 1);
-    assert_eq!(last.unwrap().to, Open);
+    // By time alone.
+    let mut breaker = open();
+    assert_eq!(breaker.state(at(999)), StateView::Open);
+    assert_eq!(breaker.state(at(1000)), StateView::HalfOpen);
+    assert!(breaker.try_acquire(at(1000)).unwrap().is_probe());
+}
+
+#[test]
+fn rates_of_the_last_calls_open_it() {
+    let several = |classes: [CallClass; 4], latency| {
+        let mut breaker = closed();
+        let calls = classes.map(|class| slow_call(&mut breaker, class, 1000, latency));
+        assert!(calls[..3].iter().all(Option::is_none));
+        assert_eq!(calls[3].unwrap().to, StateView::Open);
+        breaker.view(at(1000)).cause
+    };
+    let failed = several([OK, BAD, OK, BAD], 1);
     assert_eq!(
-        breaker.view(at(1000)).cause,
+        failed,
         Some(Cause::FailureRate {
             failed: 2,
             calls: 4
         })
     );
-    let mut breaker = closed();
-    let last = several(&mut breaker, &[OK, OK, OK, OK], 101);
-    assert_eq!(last.unwrap().to, Open);
-    assert_eq!(
-        breaker.view(at(1000)).cause,
-        Some(Cause::SlowRate { slow: 4, calls: 4 })
-    );
-    // By time alone.
-    let mut breaker = open();
-    assert_eq!(
-        (breaker.state(at(999)), breaker.state(at(1000))),
-        (Open, HalfOpen)
-    );
-    assert!(breaker.try_acquire(at(1000)).unwrap().is_probe());
+    let slow = several([OK, OK, OK, OK], 101);
+    assert_eq!(slow, Some(Cause::SlowRate { slow: 4, calls: 4 }));
 }
 
 /// At a call a second the window of ten seconds never holds the minimum: rates decide nothing. What
