@@ -476,6 +476,7 @@ fn routes_are_read_strictly() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of settings and refusals")]
 fn settings_and_grants_are_read_strictly() {
     let config = |spec: &str| {
         format!(
