@@ -245,6 +245,7 @@ impl Sidecar {
             None => (None, None, None, None),
         };
         let shared = Arc::new(Shared {
+            limited: Arc::default(),
             config: Arc::new(config),
             mesh: Arc::clone(&mesh),
             tls,

@@ -53,6 +53,8 @@ pub struct Shared {
     pub nest: Option<SocketFactory>,
     /// What of the host the program may reach.
     pub host: Option<HostAccess>,
+    /// Connections to ports that limit them.
+    pub limited: Arc<outbound::Limited>,
     /// Accepted connections, all workers together.
     pub connections: AtomicUsize,
 }
@@ -115,7 +117,11 @@ pub fn run(index: usize, shared: Arc<Shared>, listeners: Vec<Listener>) -> io::R
 
 async fn serve(index: usize, shared: Arc<Shared>, listeners: Vec<Listener>) -> io::Result<()> {
     let worker = Rc::new(Worker {
-        pool: Pool::new(Arc::clone(&shared.tls), Arc::clone(&shared.config)),
+        pool: Pool::new(
+            Arc::clone(&shared.limited),
+            Arc::clone(&shared.tls),
+            Arc::clone(&shared.config),
+        ),
         applications: Applications::new(Arc::clone(&shared)),
         copying: Cell::new(0),
         serving: Cell::new(0),

@@ -158,6 +158,70 @@ fn a_limit_lets_exactly_so_many_through() {
     }
 }
 
+/// Connections of a sidecar to endpoints at these ports.
+fn connections(sidecar: u32, ports: &[String]) -> usize {
+    let output = std::process::Command::new("ss")
+        .args(["-Htnp", "state", "established"])
+        .output()
+        .expect("run ss");
+    let sockets = String::from_utf8_lossy(&output.stdout);
+    let of_sidecar = format!("pid={sidecar},");
+    let theirs = |line: &&str| {
+        let peer = line.split_whitespace().nth(3).unwrap_or_default();
+        let port = peer.rsplit(':').next().unwrap_or_default();
+        line.contains(&of_sidecar) && ports.iter().any(|wanted| wanted == port)
+    };
+    sockets.lines().filter(theirs).count()
+}
+
+#[test]
+fn connections_are_counted_over_all_workers() {
+    need!("root", "python3", "curl", "ss");
+    let machine = Machine::shared();
+    let mesh = Mesh::start(&machine);
+    let _instances = [instance(&mesh, "one", 200), instance(&mesh, "two", 200)];
+    let shown = mesh.command("get services web -n shop -o json").success();
+    let shown = shown.stdout;
+    let ports: Vec<String> = shown
+        .split("127.0.0.1:")
+        .skip(1)
+        .map(|rest| rest.chars().take_while(char::is_ascii_digit).collect())
+        .collect();
+    assert_eq!(ports.len(), 2, "{shown}");
+    // Everything at once, from connections that four workers share out among them; then it stays.
+    let storm = |number: usize| {
+        let url = "http://web.shop.mesh:8080/slow/0.3?[1-40]";
+        let program = format!(
+            "curl --silent --parallel --parallel-immediate --parallel-max 40 \
+             --write-out '%{{http_code}}:%header{{weft-reason}}\n' {url}; echo done; exec sleep 1000"
+        );
+        let caller = Workload::new(&format!("caller-{number}"))
+            .wait_for("web")
+            .flag("--workers", "4");
+        let mut running = mesh.run(&caller, Program::shell(program));
+        running.wait_until("its answers", LIMIT, |running| {
+            running.stdout().contains("done")
+        });
+        let printed = running.stdout();
+        let answered = printed.lines().filter(|line| *line == "200:").count();
+        assert_eq!(answered, 40, "{printed}");
+        connections(running.pid(), &ports)
+    };
+    let unlimited = storm(0);
+    assert!(unlimited > 3, "only {unlimited} connections");
+    for limit in [1, 2, 3] {
+        put(
+            &mesh,
+            &format!("loadBalancer: {{type: roundRobin}}, limits: {{connections: {limit}}}"),
+        );
+        let stand = storm(limit);
+        assert!((1..=limit).contains(&stand), "{stand} beyond {limit}");
+    }
+    // Each opens another after so many requests; nothing fails, and the limit holds.
+    put(&mesh, "limits: {connections: 1, requestsPerConnection: 7}");
+    assert_eq!(storm(4), 1);
+}
+
 /// `STATUS:REASON:BODY` of one answer.
 fn shown(mesh: &Mesh<'_>, more: &str) -> String {
     let shown = "--write-out %{http_code}:%header{weft-reason}";

@@ -482,7 +482,7 @@ pub struct LimitsSpec {
     /// Retries.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub concurrent_retries: Option<u32>,
-    /// Opaque and upgraded connections.
+    /// Connections to all endpoints together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections: Option<u32>,
     /// Requests that a connection to an endpoint carries.

@@ -97,7 +97,7 @@ impl Failures {
             Failure::ConnectFailed => self.connect,
             Failure::RefusedStream | Failure::NotSent | Failure::Reset => self.reset,
             Failure::PerTryTimeout => self.timeout,
-            Failure::Shed => false,
+            Failure::Shed | Failure::Limited => false,
             Failure::Status(status) => return self.of_answer(status, None),
             Failure::GrpcStatus(code) => return self.of_answer(200, Some(code)),
         };
@@ -207,7 +207,8 @@ pub struct TrafficPolicy {
     pub max_pending: Option<u32>,
     /// Retries at the same time; `None`: any number.
     pub max_retries: Option<u32>,
-    /// Opaque and upgraded connections at the same time; `None`: any number.
+    /// Connections to all endpoints together, at the same time; `None`: any number. Requests to the
+    /// outside of the mesh are not counted.
     pub max_connections: Option<u32>,
     /// Requests that a connection to an endpoint carries before another takes its place; `None`:
     /// any number.

@@ -17,6 +17,8 @@ pub enum Failure {
     RefusedStream,
     /// The peer's sidecar refused it: its application has enough to do, and has not seen it.
     Shed,
+    /// Our own limit on connections leaves none to send it over.
+    Limited,
     /// The connection was gone before anything was sent.
     NotSent,
     /// The connection or stream broke after the request, or part of it, was sent.
@@ -33,7 +35,11 @@ impl Failure {
     /// Whether the application can't have seen the request.
     pub const fn provably_not_sent(self) -> bool {
         match self {
-            Self::ConnectFailed | Self::RefusedStream | Self::Shed | Self::NotSent => true,
+            Self::ConnectFailed
+            | Self::RefusedStream
+            | Self::Shed
+            | Self::Limited
+            | Self::NotSent => true,
             Self::Reset | Self::PerTryTimeout | Self::Status(_) | Self::GrpcStatus(_) => false,
         }
     }
@@ -45,6 +51,7 @@ impl fmt::Display for Failure {
             Self::ConnectFailed => f.write_str("no connection"),
             Self::RefusedStream => f.write_str("refused"),
             Self::Shed => f.write_str("shed"),
+            Self::Limited => f.write_str("no connection left"),
             Self::NotSent => f.write_str("not sent"),
             Self::Reset => f.write_str("reset"),
             Self::PerTryTimeout => f.write_str("no answer in time"),
@@ -143,6 +150,8 @@ pub fn decide(
         Failure::ConnectFailed | Failure::RefusedStream | Failure::Shed | Failure::NotSent => {
             (true, true)
         }
+        // Another attempt would be one too many as well.
+        Failure::Limited => (false, true),
         Failure::Reset | Failure::PerTryTimeout => (true, is_idempotent(method)),
         Failure::Status(status) => (policy.statuses.contains(status), is_idempotent(method)),
         Failure::GrpcStatus(code) => (policy.grpc_codes.contains(code), true),
@@ -285,6 +294,7 @@ mod tests {
             (Failure::RefusedStream, Method::POST, true, 1, go),
             (Failure::Shed, Method::POST, true, 1, go),
             (Failure::Shed, Method::GET, true, 3, used),
+            (Failure::Limited, Method::GET, true, 1, never),
             (Failure::NotSent, Method::PATCH, true, 2, go),
             (Failure::NotSent, Method::PATCH, true, 3, used),
             (Failure::Reset, Method::POST, true, 1, harm),

@@ -222,6 +222,12 @@ impl PortView {
         self.count(|state| &state.connections)
     }
 
+    /// Whether one more connection would be within the limit.
+    pub fn has_room_for_connection(&self) -> bool {
+        let limit = &self.state.connections;
+        limit.in_use() < limit.max()
+    }
+
     fn count(&self, limit: fn(&State) -> &Limit) -> Option<Counted> {
         limit(&self.state).try_acquire().then(|| Counted {
             state: Arc::clone(&self.state),

@@ -170,7 +170,10 @@ pub(super) struct Attempt {
 impl Attempt {
     pub(super) fn not_connected(error: &DialError) -> Self {
         Self {
-            failure: Failure::ConnectFailed,
+            failure: match error {
+                DialError::Limited { .. } => Failure::Limited,
+                _ => Failure::ConnectFailed,
+            },
             reason: error.reason(),
             detail: error.to_string(),
             response: None,
@@ -194,7 +197,7 @@ impl Attempt {
     /// What it says about the endpoint; `None`: nothing, neither that it fails nor how fast it is.
     pub(super) fn class(&self, failures: &Failures) -> Option<CallClass> {
         match (self.failure, self.reason) {
-            (Failure::Shed, _) => None,
+            (Failure::Shed | Failure::Limited, _) => None,
             // Whoever asks too much says nothing about the endpoint.
             (_, Reason::RateLimited) => Some(CallClass::Neutral),
             (failure, _) => Some(failures.of_failure(failure)),

@@ -270,7 +270,11 @@ impl Conversation {
         let mut race = trip.terms.hedge.map(Race::new);
         port.budget().on_request(record.began);
         loop {
-            let picked = pick(&port, &trip.tried, trip.wish);
+            let out_of_reach = self.worker.pool.out_of_reach(&port);
+            let picked = match out_of_reach.as_slice() {
+                [] => pick(&port, &trip.tried, trip.wish),
+                out => pick(&port, &[out, trip.tried.as_slice()].concat(), trip.wish),
+            };
             let (endpoint, call) = picked.map_err(|reason| Failed {
                 reason,
                 detail: format!("{}:{}", port.service, port.port),
@@ -337,9 +341,11 @@ impl Conversation {
         let slot = match self.worker.pool.slot(port, endpoint).await {
             Ok(slot) => slot,
             Err(error) => {
-                let class = trip.terms.failures.of_failure(Failure::ConnectFailed);
-                call.finish(class, crate::clock::now());
-                return Err(Attempt::not_connected(&error));
+                let attempt = Attempt::not_connected(&error);
+                if let Some(class) = attempt.class(trip.terms.failures) {
+                    call.finish(class, crate::clock::now());
+                }
+                return Err(attempt);
             }
         };
         let sent = &mut trip.sent;

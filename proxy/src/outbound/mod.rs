@@ -44,7 +44,7 @@ use crate::worker::{Worker, redirected, reset};
 pub(crate) use health::run as check_health;
 use heed::{Heed, Place, heed_of, place_of};
 pub(crate) use http::{chunks, describe, relayed};
-pub use pool::{DialError, Pool, Slot};
+pub use pool::{DialError, Limited, Pool, Slot};
 pub(crate) use upgrade::{finish as finish_upgrade, origin_form, send as send_upgrade};
 
 /// A connection that interception redirected here.

@@ -1,5 +1,7 @@
-//! Connections to peers: few, long-lived, shared by many requests; one set per worker.
+//! Connections to peers: few, long-lived, shared by many requests; one set per worker, but for ports
+//! that limit them.
 
+mod limited;
 mod outside;
 
 use std::cell::{Cell, RefCell};
@@ -23,6 +25,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use weft_core::reason::Reason;
 
+pub use limited::Limited;
 pub(super) use outside::{OutsideStream, dial as dial_outside};
 
 use crate::config::ProxyConfig;
@@ -65,6 +68,14 @@ pub enum DialError {
         /// Who.
         source: PeerError,
     },
+    /// As many stand as may.
+    #[error("connecting to {address}: {limit} connections are open")]
+    Limited {
+        /// Where.
+        address: SocketAddr,
+        /// How many may.
+        limit: u32,
+    },
     /// We have no certificate to show.
     #[error("this sidecar has no certificate yet")]
     NoCertificate,
@@ -79,6 +90,7 @@ impl DialError {
             Self::Tls { source, .. } if names_another(source) => Reason::PeerIdentityMismatch,
             Self::Tls { .. } => Reason::TlsFailed,
             Self::Peer { .. } => Reason::PeerIdentityMismatch,
+            Self::Limited { .. } => Reason::ConnectionLimit,
             Self::NoCertificate => Reason::PeerNotAuthenticated,
         }
     }
@@ -219,40 +231,49 @@ impl Carrier {
     }
 }
 
-/// A place on a carrier for one request.
+/// A place on a connection for one request.
 #[derive(Debug)]
-pub struct Slot {
-    carrier: Rc<Carrier>,
+pub struct Slot(Place);
+
+/// Whose connection it is.
+#[derive(Debug)]
+enum Place {
+    /// The worker's own.
+    Own(Rc<Carrier>),
+    /// One of all workers.
+    Common(Arc<limited::Common>),
 }
 
 impl Slot {
     fn new(carrier: &Rc<Carrier>) -> Self {
-        carrier.in_flight.set(carrier.in_flight.get() + 1);
         carrier.carried.set(carrier.carried.get().saturating_add(1));
-        Self {
-            carrier: Rc::clone(carrier),
-        }
+        Self::promised(carrier)
     }
 
     /// The place that a request was promised while the connection was being made.
     fn promised(carrier: &Rc<Carrier>) -> Self {
         carrier.in_flight.set(carrier.in_flight.get() + 1);
-        Self {
-            carrier: Rc::clone(carrier),
-        }
+        Self(Place::Own(Rc::clone(carrier)))
     }
 
     /// What requests are sent with.
     pub(crate) fn sender(&self) -> Sender {
-        self.carrier.sender.clone()
+        match &self.0 {
+            Place::Own(carrier) => carrier.sender.clone(),
+            Place::Common(common) => Sender::Mesh(common.sender.clone()),
+        }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let carrier = &self.carrier;
-        carrier.in_flight.set(carrier.in_flight.get() - 1);
-        carrier.last_used.set(Instant::now());
+        match &self.0 {
+            Place::Own(carrier) => {
+                carrier.in_flight.set(carrier.in_flight.get() - 1);
+                carrier.last_used.set(Instant::now());
+            }
+            Place::Common(common) => common.leave(),
+        }
     }
 }
 
@@ -287,15 +308,18 @@ impl Peer {
 #[derive(Debug)]
 pub struct Pool {
     peers: RefCell<HashMap<EndpointKey, Peer>>,
+    /// Those to ports with a limit, of all workers.
+    limited: Arc<Limited>,
     tls: Arc<TlsContext>,
     config: Arc<ProxyConfig>,
 }
 
 impl Pool {
-    /// No connection yet.
-    pub fn new(tls: Arc<TlsContext>, config: Arc<ProxyConfig>) -> Self {
+    /// No connection yet, but those that all workers share.
+    pub fn new(limited: Arc<Limited>, tls: Arc<TlsContext>, config: Arc<ProxyConfig>) -> Self {
         Self {
             peers: RefCell::default(),
+            limited,
             tls,
             config,
         }
@@ -306,6 +330,10 @@ impl Pool {
     pub async fn slot(&self, port: &PortView, endpoint: &Endpoint) -> Result<Slot, DialError> {
         if let Some(outside) = &port.outside {
             return Box::pin(self.outside_slot(port, outside, endpoint)).await;
+        }
+        if let Some(most) = port.policy.max_connections {
+            // On the heap: whoever has no limit needs no room for it.
+            return Box::pin(self.limited_slot(port, endpoint, most)).await;
         }
         let material = self.tls.current().ok_or(DialError::NoCertificate)?;
         let generation = material.generation;
@@ -358,14 +386,25 @@ impl Pool {
         endpoint: &Endpoint,
         material: Arc<Material>,
     ) -> Result<Rc<Carrier>, DialError> {
-        let stream = dial(
-            port,
-            endpoint,
-            &material,
-            ALPN_H2,
-            port.connect_timeout(&self.config),
-        )
-        .await?;
+        let sender = self.handshake(port, endpoint, &material).await?;
+        Ok(Rc::new(Carrier {
+            sender: Sender::Mesh(sender),
+            in_flight: Cell::new(0),
+            carried: Cell::new(0),
+            generation: material.generation,
+            last_used: Cell::new(Instant::now()),
+        }))
+    }
+
+    /// A connection to a peer's sidecar, which this worker drives.
+    async fn handshake(
+        &self,
+        port: &PortView,
+        endpoint: &Endpoint,
+        material: &Arc<Material>,
+    ) -> Result<SendRequest<ProxyBody>, DialError> {
+        let limit = port.connect_timeout(&self.config);
+        let stream = dial(port, endpoint, material, ALPN_H2, limit).await?;
         let made = http2_client(&self.config)
             .handshake(TokioIo::new(stream))
             .await;
@@ -378,18 +417,13 @@ impl Pool {
                 tracing::debug!(%error, "carrier ended");
             }
         });
-        Ok(Rc::new(Carrier {
-            sender: Sender::Mesh(sender),
-            in_flight: Cell::new(0),
-            carried: Cell::new(0),
-            generation: material.generation,
-            last_used: Cell::new(Instant::now()),
-        }))
+        Ok(sender)
     }
 
     /// Drops connections to endpoints that are gone, which have no time to be idle, and those that
     /// were idle for longer than theirs; requests under way finish.
     pub fn sweep(&self, idle: impl Fn(&EndpointKey) -> Option<Duration>) {
+        self.limited.sweep(&idle);
         let now = Instant::now();
         self.peers.borrow_mut().retain(|key, peer| {
             let Some(idle) = idle(key) else {

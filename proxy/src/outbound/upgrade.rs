@@ -126,7 +126,7 @@ async fn ask(
     record: &mut Record,
 ) -> Result<Response<Incoming>, Failed> {
     let shared = &conversation.worker.shared;
-    let Some(counted) = port.admit_connection() else {
+    let Some(counted) = conversation.worker.pool.admit_connection(&port) else {
         let limit = port.policy.max_connections.unwrap_or_default();
         return Err(Failed {
             reason: Reason::ConnectionLimit,
