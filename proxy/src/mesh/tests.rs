@@ -1,6 +1,6 @@
 //! What is kept, and what is let go.
 
-use weft_core::model::{AppProtocol, ServicePort};
+use weft_core::model::{AppProtocol, ServicePort, Transport};
 
 use super::*;
 
