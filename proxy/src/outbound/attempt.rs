@@ -170,9 +170,10 @@ pub(super) struct Attempt {
 impl Attempt {
     pub(super) fn not_connected(error: &DialError) -> Self {
         Self {
-            failure: match error {
-                DialError::Limited { .. } => Failure::Limited,
-                _ => Failure::ConnectFailed,
+            failure: if error.is_limited() {
+                Failure::Limited
+            } else {
+                Failure::ConnectFailed
             },
             reason: error.reason(),
             detail: error.to_string(),

@@ -82,6 +82,11 @@ pub enum DialError {
 }
 
 impl DialError {
+    /// Whether nobody was dialled, for a limit of our own: it says nothing about the endpoint.
+    pub const fn is_limited(&self) -> bool {
+        matches!(self, Self::Limited { .. })
+    }
+
     /// The reason that callers see.
     pub fn reason(&self) -> Reason {
         match self {

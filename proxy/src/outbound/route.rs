@@ -17,7 +17,7 @@ use weft_core::retry::Failure;
 use weft_core::route::{Abort, Decision, Mirror, Outcome, Redirect, RequestHead};
 
 use super::http::Failed;
-use super::{DialError, Wish, pick};
+use super::{Wish, pick};
 use crate::http::{Kept, ProxyBody, Record, grpc_answer};
 use crate::mesh::PortView;
 use crate::worker::Worker;
@@ -230,7 +230,7 @@ async fn copy(
         Ok(slot) => slot,
         Err(error) => {
             let class = target.policy.failures.of_failure(Failure::ConnectFailed);
-            if !matches!(error, DialError::Limited { .. }) {
+            if !error.is_limited() {
                 call.finish(class, crate::clock::now());
             }
             return Err(Failed {

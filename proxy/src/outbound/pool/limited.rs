@@ -97,7 +97,7 @@ impl Limited {
         let spent = |common: &Common| common.carried.load(Ordering::Relaxed) >= room.requests;
         carriers
             .standing
-            .retain(|common| !common.sender.is_closed() && !(spent(common) && common.is_idle()));
+            .retain(|common| !(common.sender.is_closed() || spent(common) && common.is_idle()));
         let current = |common: &Common| !spent(common) && common.generation == room.generation;
         if let Some(common) = carriers.take(key, room.streams, current) {
             return Next::Take(common);
