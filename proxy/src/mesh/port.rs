@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use tokio::sync::Notify;
 use weft_core::balance::hash::Table;
 use weft_core::breaker::{
     Breaker, BreakerConfig, CallClass, CallOutcome, Permit, Rejected, Transition, View,
@@ -88,6 +89,8 @@ struct State {
     requests: Arc<Gate>,
     retries: Limit,
     connections: Limit,
+    /// Told when a connection has gone, or has room again, or more may stand.
+    connections_changed: Arc<Notify>,
     budget: Mutex<RetryBudget>,
     /// Where the policy hedges by them.
     latencies: Mutex<Option<Latencies>>,
@@ -106,6 +109,7 @@ impl Default for State {
             requests: Arc::default(),
             retries: Limit::new(UNLIMITED),
             connections: Limit::new(UNLIMITED),
+            connections_changed: Arc::default(),
             budget: Mutex::default(),
             latencies: Mutex::default(),
             breaker: Mutex::default(),
@@ -125,6 +129,7 @@ pub struct Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         (self.limit)(&self.state).release();
+        self.state.connections_changed.notify_waiters();
     }
 }
 
@@ -220,6 +225,11 @@ impl PortView {
     /// A place among the opaque and upgraded connections; `None` when the limit is reached.
     pub fn admit_connection(&self) -> Option<Counted> {
         self.count(|state| &state.connections)
+    }
+
+    /// Told when a connection has gone, or has room again, or more may stand.
+    pub fn connections_changed(&self) -> &Arc<Notify> {
+        &self.state.connections_changed
     }
 
     /// Whether one more connection would be within the limit.
@@ -371,6 +381,7 @@ impl State {
             .set_max(policy.max_retries.unwrap_or(UNLIMITED));
         let connections = policy.max_connections.unwrap_or(UNLIMITED);
         self.connections.set_max(connections);
+        self.connections_changed.notify_waiters();
         let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
         budget.set(policy.budget.ratio, policy.budget.minimum_per_second);
         follow(&mut self.breaker(), policy.service_breaker.as_ref());

@@ -89,7 +89,7 @@ fn enter(
     ] {
         match call {
             Ok(call) => *of_record = call,
-            Err(_open) if policy.breaker_mode == BreakerMode::Observe => {}
+            Err(_open) if policy.breaker_mode == BreakerMode::Observe => *of_record = None,
             Err(open) => return Err((Reason::CircuitOpen, open.retry_after)),
         }
     }

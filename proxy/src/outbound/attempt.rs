@@ -199,6 +199,8 @@ impl Attempt {
     pub(super) fn class(&self, failures: &Failures) -> Option<CallClass> {
         match (self.failure, self.reason) {
             (Failure::Shed | Failure::Limited, _) => None,
+            // Nobody was dialled: we have no certificate to show.
+            (Failure::ConnectFailed, Reason::PeerNotAuthenticated) => None,
             // Whoever asks too much says nothing about the endpoint.
             (_, Reason::RateLimited) => Some(CallClass::Neutral),
             (failure, _) => Some(failures.of_failure(failure)),
@@ -216,16 +218,14 @@ impl Attempt {
     }
 }
 
-/// Makes an attempt. What the endpoint is told of it is in the record.
+/// Makes an attempt. Its call is in the record, so that it is known when the time of the whole
+/// request is over meanwhile.
 pub(super) async fn send(
     request: Request<ProxyBody>,
     slot: Slot,
-    call: Call,
     record: &mut Record,
     terms: &Terms<'_>,
 ) -> Result<(Response<Incoming>, Slot), Attempt> {
-    // Kept there, it is known when the time of the whole request is over meanwhile.
-    record.waiting = Some(call);
     let sent = transmit(request, &slot, terms.per_try_timeout).await;
     let judged = sent.and_then(|response| {
         terms.heed(&response, record.waiting.as_ref());

@@ -201,6 +201,10 @@ async fn ask(
         return Ok(());
     }
     let request = request(port, config)?;
+    // A check is no reason to wait for one of our own connections to end.
+    if worker.pool.out_of_reach(port).contains(&endpoint.key) {
+        return Err(NotWell::Silence);
+    }
     let slot = worker.pool.slot(port, endpoint).await?;
     let answered = slot.sender().send_request(request).await;
     let response = answered.map_err(|_broken| CheckFailure::Reset)?;

@@ -26,7 +26,8 @@ use super::admission;
 use super::allowed::{Allowed, while_waited_for};
 use super::attempt::{Attempt, Sending, Terms, has_other, keep, send};
 use super::hedge::Race;
-use super::pool::Slot;
+use super::heed::heed_of;
+use super::pool::{Pool, Slot};
 use super::route::{self, Next};
 use super::{Wish, outside, pick, upgrade};
 use crate::http::trace::{Trace, begin_client};
@@ -270,7 +271,7 @@ impl Conversation {
         let mut race = trip.terms.hedge.map(Race::new);
         port.budget().on_request(record.began);
         loop {
-            let out_of_reach = self.worker.pool.out_of_reach(&port);
+            let out_of_reach = out_of_reach(&self.worker.pool, &port);
             let picked = match out_of_reach.as_slice() {
                 [] => pick(&port, &trip.tried, trip.wish),
                 out => pick(&port, &[out, trip.tried.as_slice()].concat(), trip.wish),
@@ -338,16 +339,26 @@ impl Conversation {
         trip: &mut Trip<'_>,
         record: &mut Record,
     ) -> Result<(Response<Incoming>, Slot), Attempt> {
+        // Whoever waits for a place within our own limit waits for nobody's answer.
+        let limited = port.policy.max_connections.is_some();
+        let mut held = Some(call);
+        if !limited {
+            record.waiting = held.take();
+        }
         let slot = match self.worker.pool.slot(port, endpoint).await {
             Ok(slot) => slot,
             Err(error) => {
                 let attempt = Attempt::not_connected(&error);
-                if let Some(class) = attempt.class(trip.terms.failures) {
-                    call.finish(class, crate::clock::now());
+                record.waiting = record.waiting.take().or(held);
+                record.note_failure(attempt.failure);
+                match attempt.class(trip.terms.failures) {
+                    Some(class) => record.finish_waiting(class),
+                    None => drop(record.waiting.take()),
                 }
                 return Err(attempt);
             }
         };
+        record.waiting = record.waiting.take().or(held);
         let sent = &mut trip.sent;
         record.span = begin_client(
             &self.worker.shared,
@@ -359,7 +370,7 @@ impl Conversation {
         );
         record.traced(&sent.parts.headers);
         let request = sent.request(trip.terms.retry.attempts > 0);
-        send(request, slot, call, record, &trip.terms).await
+        send(request, slot, record, &trip.terms).await
     }
 
     /// The port in the configuration of now.
@@ -418,6 +429,23 @@ impl Conversation {
         let authority = Authority::try_from(host.as_bytes()).ok()?;
         *last = Some((host, authority.clone()));
         Some(authority)
+    }
+}
+
+/// Endpoints that the limit on connections leaves no way to. None are left out where nothing else
+/// is well: the connections that stand are drained by that, and make room.
+fn out_of_reach(pool: &Pool, port: &PortView) -> Vec<EndpointKey> {
+    let out = pool.out_of_reach(port);
+    if out.is_empty() {
+        return out;
+    }
+    let now = crate::clock::now();
+    let heed = heed_of(port, now);
+    let well =
+        |endpoint: &Arc<Endpoint>| !out.contains(&endpoint.key) && !heed.excludes(endpoint, now);
+    match port.endpoints.iter().any(well) {
+        true => out,
+        false => Vec::new(),
     }
 }
 

@@ -218,7 +218,7 @@ async fn opaque(worker: &Rc<Worker>, mut client: Replayed<TcpStream>, port: &Arc
     };
     let port = &*port;
     let stats = shared.metrics.tcp(tcp_key(&port.service.to_string()));
-    let Some(_counted) = port.admit_connection() else {
+    let Some(_counted) = worker.pool.admit_connection(port) else {
         let limit = port.policy.max_connections.unwrap_or_default();
         let detail = format!("{}: {limit} connections are open", port.service);
         return refuse(worker, client.get_ref(), Reason::ConnectionLimit, &detail);

@@ -30,7 +30,9 @@ pub(super) struct Common {
     generation: u64,
     /// Nanoseconds of the process's clock.
     last_used: AtomicU64,
-    /// Told when nothing is under way on it any more.
+    /// Requests that it takes at a time.
+    streams: u32,
+    /// Told when it has room again, or nothing to do.
     changed: Arc<Notify>,
     /// Its place within the port's limit, until the last request on it has ended.
     _counted: Counted,
@@ -41,7 +43,8 @@ impl Common {
     pub(super) fn leave(&self) {
         let now = crate::clock::now().as_nanos();
         self.last_used.store(now, Ordering::Relaxed);
-        if self.in_flight.fetch_sub(1, Ordering::Release) == 1 {
+        let before = self.in_flight.fetch_sub(1, Ordering::Release);
+        if before == 1 || before >= self.streams {
             self.changed.notify_waiters();
         }
     }
@@ -57,8 +60,6 @@ struct Carriers {
     standing: Vec<Arc<Common>>,
     /// To whom one is being made.
     making: Vec<EndpointKey>,
-    /// Told when one is there, or is not, or has nothing to do any more.
-    changed: Arc<Notify>,
 }
 
 /// The connections of all ports with a limit, of all workers.
@@ -68,7 +69,7 @@ pub struct Limited(Mutex<HashMap<(ServiceName, u16), Carriers>>);
 /// What a request comes to that needs a connection.
 enum Next {
     Take(Arc<Common>),
-    Make(Counted, Arc<Notify>),
+    Make(Counted),
     Wait(OwnedNotified),
 }
 
@@ -93,7 +94,7 @@ impl Limited {
         let mut all = self.lock();
         let carriers = all.entry((port.service.clone(), port.port)).or_default();
         // Before anything is looked at: what changes from now on is told.
-        let changed = Arc::clone(&carriers.changed).notified_owned();
+        let changed = Arc::clone(port.connections_changed()).notified_owned();
         let spent = |common: &Common| common.carried.load(Ordering::Relaxed) >= room.requests;
         carriers
             .standing
@@ -110,7 +111,7 @@ impl Limited {
             port.admit_connection()
         }) {
             carriers.making.push(key.clone());
-            return Next::Make(counted, Arc::clone(&carriers.changed));
+            return Next::Make(counted);
         }
         let any = carriers.take(key, room.streams, |common| !spent(common));
         any.map_or(Next::Wait(changed), Next::Take)
@@ -181,6 +182,7 @@ struct Making<'a> {
     limited: &'a Limited,
     port: (ServiceName, u16),
     key: EndpointKey,
+    changed: Arc<Notify>,
 }
 
 impl Making<'_> {
@@ -196,8 +198,8 @@ impl Drop for Making<'_> {
         let mut all = self.limited.lock();
         if let Some(carriers) = all.get_mut(&self.port) {
             carriers.making.retain(|key| *key != self.key);
-            carriers.changed.notify_waiters();
         }
+        self.changed.notify_waiters();
     }
 }
 
@@ -218,9 +220,9 @@ impl Pool {
                 requests: port.policy.requests_per_connection.unwrap_or(u32::MAX),
                 generation: material.generation,
             };
-            let (counted, changed) = match self.limited.next(port, &endpoint.key, room) {
+            let counted = match self.limited.next(port, &endpoint.key, room) {
                 Next::Take(common) => return Ok(Slot(Place::Common(common))),
-                Next::Make(counted, changed) => (counted, changed),
+                Next::Make(counted) => counted,
                 Next::Wait(change) => {
                     let told = timeout_at(patience, change).await;
                     told.map_err(|_elapsed| DialError::Limited {
@@ -234,6 +236,7 @@ impl Pool {
                 limited: &self.limited,
                 port: (port.service.clone(), port.port),
                 key: endpoint.key.clone(),
+                changed: Arc::clone(port.connections_changed()),
             };
             // Given back before others are told that there is no connection.
             let counted = counted;
@@ -245,7 +248,8 @@ impl Pool {
                 carried: AtomicU32::new(1),
                 generation: material.generation,
                 last_used: AtomicU64::default(),
-                changed,
+                streams: room.streams,
+                changed: Arc::clone(port.connections_changed()),
                 _counted: counted,
             });
             making.done(&common);

@@ -212,7 +212,9 @@ impl Pool {
                 made
             });
             let carrier = made.await.clone()?;
-            if carrier.has_room(streams) && carrier.carried.get() < most {
+            // One that has just been made takes a request although it has not asked for one yet.
+            let fresh = carrier.carried.get() == 0;
+            if (fresh || carrier.has_room(streams)) && carrier.carried.get() < most {
                 return Ok(Slot::new(&carrier));
             }
         }
