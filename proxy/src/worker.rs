@@ -1,5 +1,6 @@
 //! One worker: a thread with its own runtime, its own listeners, connections and pools. Nothing is
-//! handed between workers while a request is served.
+//! handed between workers while a request is served, but for connections to ports that limit them
+//! (`outbound/pool/limited.rs`).
 
 use std::cell::Cell;
 use std::io;

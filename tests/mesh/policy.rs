@@ -229,6 +229,43 @@ fn shown(mesh: &Mesh<'_>, more: &str) -> String {
 }
 
 #[test]
+fn who_waits_in_our_own_queue_is_nobodys_failure() {
+    need!("python3", "curl");
+    let machine = Machine::shared();
+    let mesh = Mesh::start(&machine);
+    let _web = mesh.serve("web", &["8080"], backend("8080 web"));
+    put(
+        &mesh,
+        "limits: {concurrentRequests: 1, pendingRequests: 9}, timeouts: {request: 300ms}, \
+         circuitBreaker: {enabled: false, service: {consecutiveFailures: 3, openTime: 60s}}",
+    );
+    // Whoever asks for something slow may take longer than the others wait.
+    let route = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n\
+                 metadata: {name: web, namespace: shop}\n\
+                 spec: {parentRefs: [{group: '', kind: Service, name: web}], rules: [\
+                 {matches: [{path: {value: /slow}}], timeouts: {request: 20s}, backendRefs: [{name: web, port: 8080}]}, \
+                 {backendRefs: [{name: web, port: 8080}]}]}\n";
+    let file = mesh.scratch().file("route.yaml", route);
+    let apply = format!("apply --wait 10s -f {}", file.display());
+    mesh.command(&apply).success();
+    let shown = "--silent --output /dev/null --write-out '%{http_code}:%header{weft-reason}|'";
+    let url = "http://web.shop.mesh:8080";
+    let held = mesh.scratch().file("held", "");
+    let held = held.display();
+    // From when on one waits in vain, the place is taken.
+    let program = format!(
+        "curl {shown} {url}/slow/4 >{held} & until curl {shown} {url}/ | grep -q 504; do :; done; \
+         curl --parallel --parallel-immediate {shown} '{url}/[1-5]'; echo; wait; cat {held}; \
+         curl {shown} {url}/"
+    );
+    let called = mesh.call("me", &["web"], Program::shell(program), LIMIT);
+    let printed = called.success().stdout;
+    let (waited, after) = printed.split_once('\n').expect("two lines");
+    assert_eq!(waited, "504:request-timeout|".repeat(5), "{printed}");
+    assert_eq!(after, "200:|200:|", "{printed}");
+}
+
+#[test]
 fn requests_that_wait_come_in_their_turn() {
     need!("python3", "curl");
     let machine = Machine::shared();

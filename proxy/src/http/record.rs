@@ -59,6 +59,8 @@ pub struct Record {
     pub retrying: Option<Counted>,
     /// Its place among the port's connections, where it becomes one.
     pub counted: Option<Counted>,
+    /// Whether an endpoint was chosen for it: until then it has only waited for our own limits.
+    asked: bool,
     /// The answer's status.
     pub status: StatusCode,
     /// Why the mesh itself answered.
@@ -96,6 +98,7 @@ impl Record {
             concurrency: None,
             retrying: None,
             counted: None,
+            asked: false,
             status: StatusCode::OK,
             reason: None,
             grpc: false,
@@ -157,6 +160,7 @@ impl Record {
 
     /// Notes an attempt at an endpoint.
     pub fn attempt(&mut self, endpoint: SocketAddr) {
+        self.asked = true;
         if let Some(line) = &mut self.line {
             line.record.endpoint = Some(endpoint);
             line.record.attempts += 1;
@@ -224,6 +228,11 @@ impl Record {
         if let Some(call) = self.waiting.take() {
             self.note_breaker(call.finish(class, crate::clock::now()));
         }
+    }
+
+    /// Whether anybody has been asked for an answer.
+    pub fn is_asked(&self) -> bool {
+        self.asked
     }
 
     /// Tells the breakers of the rule and of the port what came of the request.

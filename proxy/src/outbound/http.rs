@@ -176,7 +176,9 @@ impl Conversation {
                 if reason == Reason::RequestTimeout || (silent && !own) {
                     record.give_up_waiting();
                 }
-                if reason.fault() == Fault::Upstream && !own {
+                // One whose time was over in our own queue says nothing about those it was for.
+                let queued = reason == Reason::RequestTimeout && !record.is_asked();
+                if reason.fault() == Fault::Upstream && !own && !queued {
                     record.finish_port_calls(CallClass::Failure);
                 }
                 (answer(reason, &detail, record.grpc), Some(reason))
