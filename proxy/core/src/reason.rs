@@ -153,6 +153,12 @@ reasons! {
     BadRequest = "bad-request", 400, 3, Downstream,
         "the request is not one that can be forwarded",
         "correct the request; the detail in the answer says what is wrong";
+    ClientGone = "client-gone", 499, 1, Downstream,
+        "the caller went away, or broke its request's body off, before it was answered",
+        "look at the caller: its own timeout, a cancelled request, or a connection that broke; nobody else has failed";
+    ClientTimeout = "client-timeout", 408, 4, Downstream,
+        "the caller began a request and did not go on with it in time",
+        "look at the caller; timeouts.client_head and timeouts.client_stall say how long the sidecar waits";
     BodyTooLarge = "body-too-large", 413, 8, Downstream,
         "the body is larger than allowed",
         "send less, or raise the limit";

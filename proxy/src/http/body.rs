@@ -9,9 +9,9 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use weft_core::time::Instant;
 
+use super::incoming::{BodyError, Incoming};
 use super::kept::{Kept, KeptBody};
 use super::trailers::Trailers;
 use super::watch::{Activity, Watched};
@@ -29,20 +29,6 @@ pub enum ProxyBody<G = ()> {
     Kept(KeptBody),
     /// Relayed, and cut when nothing moves in its stream.
     Watched(Watched<G>),
-}
-
-/// Why a body ends early.
-#[derive(Debug, thiserror::Error)]
-pub enum BodyError {
-    /// The connection that it comes from broke.
-    #[error(transparent)]
-    Broken(#[from] hyper::Error),
-    /// Another attempt sends it.
-    #[error("another attempt sends the body")]
-    Superseded,
-    /// Nothing moved in the stream for too long.
-    #[error("nothing moved in the stream for too long")]
-    Silent,
 }
 
 /// When a request's body came to its end, where somebody wants to know.
@@ -84,7 +70,7 @@ pub trait BodyGuard: Unpin {
     /// The body came to its end, with these trailers.
     fn on_end(self, trailers: Option<&HeaderMap>);
     /// The body broke.
-    fn on_error(self, error: &hyper::Error);
+    fn on_error(self, error: &BodyError);
     /// The body was cut: nothing moved in its stream for too long.
     fn on_silence(self);
     /// That many bytes went through.
@@ -93,7 +79,7 @@ pub trait BodyGuard: Unpin {
 
 impl BodyGuard for () {
     fn on_end(self, _trailers: Option<&HeaderMap>) {}
-    fn on_error(self, _error: &hyper::Error) {}
+    fn on_error(self, _error: &BodyError) {}
     fn on_silence(self) {}
     fn on_data(&mut self, _bytes: usize) {}
 }
@@ -214,7 +200,7 @@ impl<G: BodyGuard> Relayed<G> {
     pub(super) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         match &polled {
             Poll::Pending => {}
@@ -266,7 +252,7 @@ impl<G: BodyGuard> Relayed<G> {
 
 /// Whether a body has come to its end with this, and well: hyper does not poll past a frame that
 /// completes the length.
-pub(super) fn is_last(frame: Option<&Result<Frame<Bytes>, hyper::Error>>, body: &Incoming) -> bool {
+pub(super) fn is_last(frame: Option<&Result<Frame<Bytes>, BodyError>>, body: &Incoming) -> bool {
     match frame {
         None => true,
         Some(Ok(frame)) => frame.is_trailers() || body.is_end_stream(),
@@ -286,7 +272,7 @@ impl<G: BodyGuard> Body for ProxyBody<G> {
             Self::Empty => Poll::Ready(None),
             Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
             Self::Relayed(relayed) => {
-                let polled = relayed.poll_frame(cx).map_err(BodyError::Broken);
+                let polled = relayed.poll_frame(cx);
                 match &relayed.activity {
                     None => polled,
                     Some(activity) => {

@@ -9,10 +9,10 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::sync::Notify;
 
-use super::body::{BodyEnd, BodyError, ProxyBody, is_last};
+use super::body::{BodyEnd, ProxyBody, is_last};
+use super::incoming::{BodyError, Incoming};
 use super::trailers::Trailers;
 use super::watch::Activity;
 
@@ -193,7 +193,6 @@ impl KeptBody {
         {
             ended.note();
         }
-        let polled = polled.map_err(BodyError::Broken);
         let polled = match &state.activity {
             None => polled,
             Some(activity) => activity.note_upload(cx, polled, state.body.is_end_stream()),

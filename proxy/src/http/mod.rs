@@ -1,10 +1,12 @@
 //! HTTP on both sides: settings shared by every connection, and the answers of the mesh itself.
 
 mod body;
+mod incoming;
 mod kept;
 mod record;
 pub(crate) mod trace;
 mod trailers;
+mod upgrade;
 mod watch;
 
 use std::convert::Infallible;
@@ -14,7 +16,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -25,10 +26,12 @@ use weft_core::reason::Reason;
 use crate::config::ProxyConfig;
 use crate::drain::Drain;
 
-pub use body::{BodyEnd, BodyError, BodyGuard, ProxyBody, Relayed};
+pub use body::{BodyEnd, BodyGuard, ProxyBody, Relayed};
+pub use incoming::{BodyError, BodyFault, ExchangeError, Incoming, SendError};
 pub use kept::{Kept, KeptBody};
 pub use record::Record;
 pub use trailers::{Trailers, WithTrailers};
+pub use upgrade::{Io, Upgrade, UpgradeError, Upgraded};
 pub use watch::{Activity, Watched};
 
 /// What is buffered for sending, per stream.
@@ -124,6 +127,15 @@ pub fn http2_client(config: &ProxyConfig) -> hyper::client::conn::http2::Builder
     builder
 }
 
+/// Sends a request in HTTP/2; the error gives it back where nothing of it was sent.
+pub async fn send_http2(
+    sender: &mut hyper::client::conn::http2::SendRequest<ProxyBody>,
+    request: Request<ProxyBody>,
+) -> Result<Response<Incoming>, SendError> {
+    let response = sender.try_send_request(request).await?;
+    Ok(response.map(Incoming::from))
+}
+
 /// A client for HTTP/1.1, towards applications and for upgrades.
 pub fn http1_client(config: &ProxyConfig) -> hyper::client::conn::http1::Builder {
     let mut builder = hyper::client::conn::http1::Builder::new();
@@ -157,8 +169,8 @@ pub(crate) async fn serve<IO, H, F>(
     H: Fn(Request<Incoming>) -> F + 'static,
     F: Future<Output = Response<ProxyBody<Box<Record>>>> + 'static,
 {
-    let service = service_fn(move |request| {
-        let answer = handle(request);
+    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+        let answer = handle(request.map(Incoming::from));
         async move { Ok::<_, Infallible>(answer.await) }
     });
     let io = TokioIo::new(io);

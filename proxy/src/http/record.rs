@@ -14,6 +14,7 @@ use weft_core::retry::Failure;
 use weft_core::time::Instant;
 
 use super::body::BodyGuard;
+use super::incoming::BodyError;
 use super::trailers::Trailers;
 use super::watch::Activity;
 use crate::mesh::{Admitted, Call, Counted, PortCall, UnderWay};
@@ -374,7 +375,7 @@ impl BodyGuard for Box<Record> {
         self.tell(class, grpc_status);
     }
 
-    fn on_error(mut self, _error: &hyper::Error) {
+    fn on_error(mut self, _error: &BodyError) {
         self.reason = self.reason.or(Some(Reason::UpstreamReset));
         let failures = self.policy.as_ref().map(|policy| &policy.failures);
         let class = failures.map(|failures| failures.of_failure(Failure::Reset));

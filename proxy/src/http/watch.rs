@@ -14,7 +14,8 @@ use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::sleep;
 use weft_core::time::Instant;
 
-use super::body::{BodyError, BodyGuard, Relayed};
+use super::body::{BodyGuard, Relayed};
+use super::incoming::BodyError;
 
 /// What both directions of one stream note.
 #[derive(Debug)]
@@ -171,7 +172,7 @@ impl<G: BodyGuard> Watched<G> {
             Poll::Ready(_) => self.activity.touch(),
             Poll::Pending => shared.reader = Some(cx.waker().clone()),
         }
-        polled.map_err(BodyError::Broken)
+        polled
     }
 
     pub(super) fn is_end_stream(&self) -> bool {

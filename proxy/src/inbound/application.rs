@@ -8,8 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::spawn_local;
@@ -17,7 +16,9 @@ use tokio::time::{Instant, timeout};
 use weft_core::model::AppProtocol;
 use weft_core::reason::Reason;
 
-use crate::http::{ProxyBody, Trailers, WithTrailers, http1_client, http2_client};
+use crate::http::{
+    Incoming, ProxyBody, SendError, Trailers, WithTrailers, http1_client, http2_client,
+};
 use crate::worker::Shared;
 
 /// One port of the application.
@@ -62,11 +63,12 @@ impl Http1 {
     pub async fn send(
         &mut self,
         request: Request<ProxyBody>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<ProxyBody>>> {
+    ) -> Result<Response<Incoming>, SendError> {
         let (mut parts, mut body) = request.into_parts();
         body.frame(&mut parts.headers, self.trailers.clone());
         let request = Request::from_parts(parts, body);
-        self.sender.try_send_request(request).await
+        let response = self.sender.try_send_request(request).await?;
+        Ok(response.map(Incoming::from))
     }
 
     /// Whether it takes a request at once.

@@ -9,8 +9,8 @@ use std::time::Duration;
 use http::header::{EXPECT, HeaderName, HeaderValue, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, Version};
+use http_body::Body as _;
 use http_body_util::{BodyExt as _, Limited};
-use hyper::body::{Body as _, Incoming};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
@@ -28,7 +28,10 @@ use weft_core::timeout as deadline;
 
 use super::{Application, Caller, Http1, dial, key};
 use crate::http::trace::begin_server;
-use crate::http::{CHECK_CONNECTION, ProxyBody, Record, Trailers, WithTrailers, answer, is_grpc};
+use crate::http::{
+    CHECK_CONNECTION, ExchangeError, Incoming, ProxyBody, Record, SendError, Trailers, Upgrade,
+    WithTrailers, answer, is_grpc, send_http2,
+};
 use crate::mesh::{Rated, ServerSlot};
 use crate::outbound::{chunks, describe, finish_upgrade, origin_form, relayed, send_upgrade};
 use crate::telemetry::metrics::{Direction, HttpStats, Wire};
@@ -94,7 +97,7 @@ impl Conversation {
         };
         let upgrade = (request.version() != Version::HTTP_2
             && is_upgrade(request.method(), request.headers()))
-        .then(|| hyper::upgrade::on(&mut request));
+        .then(|| Upgrade::take(request.extensions_mut()));
         let (mut parts, body) = request.into_parts();
         let check = self.check(&mut record, &mut parts.headers);
         if check
@@ -283,16 +286,16 @@ impl Conversation {
                     self.keep_when_ready(connection);
                     return Ok(response);
                 }
-                Err(mut error) => match (error.take_message(), again) {
-                    (Some(unsent), _) => request = unsent,
+                Err(SendError { unsent, error }) => match (unsent, again) {
+                    (Some(unsent), _) => request = *unsent,
                     (None, Some(copy)) => request = copy,
-                    (None, None) => return Err(broken(&error.into_error())),
+                    (None, None) => return Err(broken(&error)),
                 },
             }
         }
         let mut connection = applications.http1(&self.application).await?;
         let response = connection.send(request).await;
-        let response = response.map_err(|error| broken(&error.into_error()))?;
+        let response = response.map_err(|failed| broken(&failed.error))?;
         self.keep_when_ready(connection);
         Ok(response)
     }
@@ -319,11 +322,11 @@ impl Conversation {
         *request.version_mut() = Version::HTTP_2;
         for _attempt in 0..2 {
             let mut sender = applications.http2(&self.application).await?;
-            match sender.try_send_request(request).await {
+            match send_http2(&mut sender, request).await {
                 Ok(response) => return Ok(response),
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) => request = unsent,
-                    None => return Err(broken(&error.into_error())),
+                Err(SendError { unsent, error }) => match unsent {
+                    Some(unsent) => request = *unsent,
+                    None => return Err(broken(&error)),
                 },
             }
         }
@@ -438,11 +441,6 @@ fn repeat(request: &Request<ProxyBody>) -> Option<Request<ProxyBody>> {
     Some(copy)
 }
 
-fn broken(error: &hyper::Error) -> (Reason, String) {
-    let reason = if error.is_parse() {
-        Reason::UpstreamProtocolError
-    } else {
-        Reason::UpstreamReset
-    };
-    (reason, describe(error))
+fn broken(error: &ExchangeError) -> (Reason, String) {
+    (error.reason(), describe(error))
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use http::header::RETRY_AFTER;
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
 use tokio::time::timeout;
 use weft_core::breaker::CallClass;
 use weft_core::headers::WEFT_REASON;
@@ -18,7 +17,7 @@ use weft_core::time::Instant;
 
 use super::http::{Failed, describe};
 use super::pool::{DialError, Slot};
-use crate::http::{Kept, ProxyBody, Record};
+use crate::http::{Incoming, Kept, ProxyBody, Record, SendError};
 use crate::mesh::{Call, Endpoint, EndpointKey, PortView};
 
 /// Bytes of a body that are kept for a copy of the request; of a longer one there is none.
@@ -199,6 +198,8 @@ impl Attempt {
     pub(super) fn class(&self, failures: &Failures) -> Option<CallClass> {
         match (self.failure, self.reason) {
             (Failure::Shed | Failure::Limited, _) => None,
+            // The caller broke its own request off.
+            (_, Reason::ClientGone) => None,
             // Nobody was dialled: we have no certificate to show.
             (Failure::ConnectFailed, Reason::PeerNotAuthenticated) => None,
             // Whoever asks too much says nothing about the endpoint.
@@ -266,20 +267,18 @@ pub(super) async fn transmit(
             Err(_elapsed) => return Err(Attempt::too_slow(limit)),
         },
     };
-    sent.map_err(|mut error| {
-        let unsent = error.take_message().is_some();
-        let source = error.into_error();
-        let failure = if unsent {
+    sent.map_err(|SendError { unsent, error }| {
+        let failure = if unsent.is_some() {
             Failure::NotSent
-        } else if is_refused(&source) {
+        } else if error.is_refused() {
             Failure::RefusedStream
         } else {
             Failure::Reset
         };
         Attempt {
             failure,
-            reason: Reason::UpstreamReset,
-            detail: describe(&source),
+            reason: error.reason(),
+            detail: describe(&error),
             response: None,
         }
     })
@@ -336,17 +335,6 @@ fn grpc_code(response: &Response<Incoming>, retry: &RetryPolicy) -> Option<u32> 
 pub(super) fn has_other(port: &PortView, last: &Endpoint, tried: &[EndpointKey]) -> bool {
     let mut others = port.endpoints.iter();
     others.any(|other| other.key != last.key && !tried.contains(&other.key))
-}
-
-fn is_refused(error: &hyper::Error) -> bool {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = source {
-        if let Some(h2) = error.downcast_ref::<h2::Error>() {
-            return h2.reason() == Some(h2::Reason::REFUSED_STREAM);
-        }
-        source = error.source();
-    }
-    false
 }
 
 fn take(parts: &mut Parts) -> Parts {

@@ -16,7 +16,6 @@ use http::header::{CONTENT_TYPE, TE, USER_AGENT};
 use http::uri::Uri;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{sleep, timeout};
@@ -27,7 +26,7 @@ use weft_core::reason::Reason;
 use weft_core::timeout as deadline;
 
 use super::pool::{self, DialError};
-use crate::http::{CHECK_CONNECTION, CHECK_REQUEST, ProxyBody};
+use crate::http::{BodyError, CHECK_CONNECTION, CHECK_REQUEST, Incoming, ProxyBody};
 use crate::mesh::{Endpoint, EndpointKey, PortView, Snapshot};
 use crate::worker::Worker;
 
@@ -300,7 +299,7 @@ async fn judge_http(http: &HttpCheck, status: u16, body: Incoming) -> Result<(),
     let mut body = Limited::new(body, ANSWER_MAX_BYTES);
     while let Some(frame) = body.frame().await {
         if let Err(error) = frame {
-            return match error.downcast_ref::<hyper::Error>() {
+            return match error.downcast_ref::<BodyError>() {
                 Some(_) => Err(CheckFailure::Reset),
                 // Long, and therefore not read to its end.
                 None => Ok(()),
@@ -315,7 +314,7 @@ async fn judge_grpc(status: u16, headers: &HeaderMap, body: Incoming) -> Result<
         return Err(CheckFailure::Status(status));
     }
     let collected = Limited::new(body, grpc::MAX_ANSWER).collect().await;
-    let collected = collected.map_err(|error| match error.downcast_ref::<hyper::Error>() {
+    let collected = collected.map_err(|error| match error.downcast_ref::<BodyError>() {
         Some(_) => CheckFailure::Reset,
         None => CheckFailure::Malformed,
     })?;

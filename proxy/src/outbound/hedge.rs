@@ -9,7 +9,6 @@ use std::task::Poll;
 use std::time::Duration;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
 use weft_core::balance::Candidates;
 use weft_core::hedge::{Decision, HedgePolicy, Situation, decide};
@@ -22,7 +21,7 @@ use super::http::{Conversation, Trip};
 use super::pool::Slot;
 use super::{View, Wish};
 use crate::http::trace::begin_client;
-use crate::http::{ProxyBody, Record};
+use crate::http::{Incoming, ProxyBody, Record};
 use crate::mesh::{Call, Counted, Endpoint, EndpointKey, PortView};
 use crate::telemetry::tracing::RequestSpan;
 use crate::worker::Worker;

@@ -13,8 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
@@ -29,7 +27,7 @@ pub use limited::Limited;
 pub(super) use outside::{OutsideStream, dial as dial_outside};
 
 use crate::config::ProxyConfig;
-use crate::http::{ProxyBody, http2_client};
+use crate::http::{ExchangeError, Incoming, ProxyBody, SendError, http2_client, send_http2};
 use crate::mesh::{Endpoint, EndpointKey, PortView};
 use crate::tls::{ALPN_H2, Material, PeerError, TlsContext, peer_of_client};
 
@@ -175,9 +173,9 @@ impl Sender {
     pub(crate) async fn try_send_request(
         &mut self,
         request: Request<ProxyBody>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<ProxyBody>>> {
+    ) -> Result<Response<Incoming>, SendError> {
         match self {
-            Self::Mesh(sender) => sender.try_send_request(request).await,
+            Self::Mesh(sender) => send_http2(sender, request).await,
             Self::Outside(sender) => Box::pin(sender.send(request)).await,
         }
     }
@@ -186,9 +184,9 @@ impl Sender {
     pub(crate) async fn send_request(
         &mut self,
         request: Request<ProxyBody>,
-    ) -> hyper::Result<Response<Incoming>> {
+    ) -> Result<Response<Incoming>, ExchangeError> {
         let sent = self.try_send_request(request).await;
-        sent.map_err(TrySendError::into_error)
+        sent.map_err(|failed| failed.error)
     }
 
     fn is_closed(&self) -> bool {

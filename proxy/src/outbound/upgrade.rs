@@ -7,8 +7,6 @@ use std::sync::Arc;
 use http::header::HOST;
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Uri};
-use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
@@ -26,7 +24,7 @@ use super::route::{self, Next};
 use super::{Wish, admission, outside, pick, pool};
 use crate::config::ProxyConfig;
 use crate::http::trace::{Trace, begin_client};
-use crate::http::{Activity, ProxyBody, Record, http1_client};
+use crate::http::{Activity, Incoming, ProxyBody, Record, Upgrade, http1_client};
 use crate::mesh::{Endpoint, PortView};
 use crate::relay::{Ended, relay};
 use crate::telemetry::metrics::Direction;
@@ -40,7 +38,7 @@ pub(super) async fn outbound(
     mut request: Request<Incoming>,
     mut record: Box<Record>,
 ) -> Response<ProxyBody<Box<Record>>> {
-    let client = hyper::upgrade::on(&mut request);
+    let client = Upgrade::take(request.extensions_mut());
     let (mut parts, body) = request.into_parts();
     remove_hop_by_hop(&mut parts.headers, parts.method != Method::CONNECT);
     let asked = deadline::allowed(&parts.headers, None);
@@ -211,10 +209,8 @@ where
             tracing::debug!(%error, "upgraded connection ended");
         }
     });
-    sender
-        .send_request(origin_form(request))
-        .await
-        .map_err(failed)
+    let response = sender.send_request(origin_form(request)).await;
+    Ok(response.map_err(failed)?.map(Incoming::from))
 }
 
 /// HTTP/1.1 towards a server: the path alone, and Host; CONNECT keeps its authority.
@@ -240,7 +236,7 @@ pub(crate) fn origin_form<B>(request: Request<B>) -> Request<B> {
 pub(crate) fn finish(
     worker: &Rc<Worker>,
     mut response: Response<Incoming>,
-    client: OnUpgrade,
+    client: Option<Upgrade>,
     record: Box<Record>,
 ) -> Response<ProxyBody<Box<Record>>> {
     let agreed = response.status() == StatusCode::SWITCHING_PROTOCOLS
@@ -248,7 +244,7 @@ pub(crate) fn finish(
     if !agreed {
         return relayed(response, record, None);
     }
-    let server = hyper::upgrade::on(&mut response);
+    let server = Upgrade::take(response.extensions_mut());
     let status = response.status();
     let (mut parts, _no_body) = response.into_parts();
     remove_hop_by_hop(
@@ -259,14 +255,17 @@ pub(crate) fn finish(
     let mut record = record;
     record.status = status;
     spawn_local(async move {
-        let (client, server) = match tokio::try_join!(client, server) {
+        let (Some(client), Some(server)) = (client, server) else {
+            return;
+        };
+        let both = tokio::try_join!(client.upgraded(), server.upgraded());
+        let (mut client, mut server) = match both {
             Ok(both) => both,
             Err(error) => {
                 tracing::debug!(%error, "upgrade not completed");
                 return;
             }
         };
-        let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
         let policy = record.policy.as_ref();
         let idle = policy.and_then(|policy| policy.stream_idle_timeout);
         let relaying = relay(&mut client, &mut server, &shared.config, idle);
@@ -285,7 +284,7 @@ pub(crate) fn finish(
     Response::from_parts(parts, ProxyBody::Empty)
 }
 
-/// hyper marks the response to a CONNECT by leaving it an upgrade to wait for.
+/// The response to a CONNECT is marked by an upgrade to wait for.
 fn is_connect(response: &Response<Incoming>) -> bool {
-    response.extensions().get::<OnUpgrade>().is_some()
+    Upgrade::is_offered(response.extensions())
 }

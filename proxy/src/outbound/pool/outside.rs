@@ -11,8 +11,7 @@ use std::time::Duration;
 use http::header::COOKIE;
 use http::uri::Scheme;
 use http::{HeaderMap, HeaderValue, Request, Response, Uri};
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
@@ -24,7 +23,9 @@ use weft_core::headers::remove_untrusted;
 use weft_core::model::AppProtocol;
 
 use super::{Carrier, DialError, Peer, Pool, Sender, Slot, connect};
-use crate::http::{ProxyBody, Trailers, WithTrailers, http1_client, http2_client};
+use crate::http::{
+    Incoming, ProxyBody, SendError, Trailers, WithTrailers, http1_client, http2_client, send_http2,
+};
 use crate::mesh::{ALPN_HTTP2, Endpoint, Outside, OutsideTls, PortView};
 use crate::outbound::upgrade::origin_form;
 
@@ -53,25 +54,24 @@ impl OutsideSender {
     pub(super) async fn send(
         &mut self,
         mut request: Request<ProxyBody>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<ProxyBody>>> {
+    ) -> Result<Response<Incoming>, SendError> {
         remove_untrusted(request.headers_mut());
-        let sent = match &mut self.line {
+        let mut response = match &mut self.line {
             Line::Http1(sender, trailers) => {
                 let (mut parts, mut body) = origin_form(request).into_parts();
                 join_cookies(&mut parts.headers);
                 body.frame(&mut parts.headers, trailers.clone());
                 let request = Request::from_parts(parts, body);
                 let sending = sender.borrow_mut().try_send_request(request);
-                sending.await
+                sending.await?.map(Incoming::from)
             }
             Line::Http2(sender) => {
                 if self.tls {
                     secure(request.uri_mut());
                 }
-                sender.try_send_request(request).await
+                send_http2(sender, request).await?
             }
         };
-        let mut response = sent?;
         remove_untrusted(response.headers_mut());
         Ok(response)
     }

@@ -1,0 +1,158 @@
+//! Bodies as they arrive, whatever protocol they arrive in, and why they or their message failed.
+
+use std::error::Error as StdError;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::Request;
+use http_body::{Body, Frame, SizeHint};
+use weft_core::reason::Reason;
+
+use super::body::ProxyBody;
+
+/// The body of a message that is being received.
+#[derive(Debug)]
+pub enum Incoming {
+    /// Received by hyper.
+    Hyper(hyper::body::Incoming),
+}
+
+impl From<hyper::body::Incoming> for Incoming {
+    fn from(body: hyper::body::Incoming) -> Self {
+        Self::Hyper(body)
+    }
+}
+
+impl Body for Incoming {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Hyper(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Http2),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Hyper(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Hyper(body) => body.size_hint(),
+        }
+    }
+}
+
+/// Why a body ends early.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The HTTP/2 stream that it comes from was reset, or its connection broke.
+    #[error(transparent)]
+    Http2(#[from] hyper::Error),
+    /// Another attempt sends it.
+    #[error("another attempt sends the body")]
+    Superseded,
+    /// Nothing moved in the stream for too long.
+    #[error("nothing moved in the stream for too long")]
+    Silent,
+}
+
+/// Whose doing the early end of a body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyFault {
+    /// Of the peer that sends the body: it went away, reset the stream or broke the framing. Of a
+    /// request's body that is the caller, of a response's the endpoint.
+    Sender,
+    /// Of the mesh: a policy ended the stream, or another attempt has taken the body over.
+    Mesh,
+}
+
+impl BodyError {
+    /// Whose doing it is.
+    pub fn fault(&self) -> BodyFault {
+        match self {
+            Self::Http2(_) => BodyFault::Sender,
+            Self::Superseded | Self::Silent => BodyFault::Mesh,
+        }
+    }
+}
+
+/// Why there is no response to a request.
+#[derive(Debug, thiserror::Error)]
+pub enum ExchangeError {
+    /// HTTP/2: the stream or its connection failed.
+    #[error(transparent)]
+    Http2(#[from] hyper::Error),
+}
+
+impl ExchangeError {
+    /// Whether the server refused the stream: it has not processed the request (RFC 9113 section
+    /// 8.7).
+    pub fn is_refused(&self) -> bool {
+        let reason = self.h2_error().and_then(h2::Error::reason);
+        reason == Some(h2::Reason::REFUSED_STREAM)
+    }
+
+    /// Whether what the server sent was not HTTP.
+    pub fn is_malformed(&self) -> bool {
+        match self {
+            Self::Http2(error) => error.is_parse(),
+        }
+    }
+
+    /// The mesh's reason for having no response.
+    pub fn reason(&self) -> Reason {
+        if self.is_upload_broken() {
+            Reason::ClientGone
+        } else if self.is_malformed() {
+            Reason::UpstreamProtocolError
+        } else {
+            Reason::UpstreamReset
+        }
+    }
+
+    /// Whether this side broke the exchange off, because the request's body ended early: it says
+    /// nothing about the server.
+    pub fn is_upload_broken(&self) -> bool {
+        let error = self.h2_error();
+        error.is_some_and(|error| error.is_reset() && !error.is_remote() && !error.is_library())
+    }
+
+    fn h2_error(&self) -> Option<&h2::Error> {
+        let mut source: Option<&(dyn StdError + 'static)> = match self {
+            Self::Http2(error) => Some(error),
+        };
+        while let Some(error) = source {
+            if let Some(h2) = error.downcast_ref() {
+                return Some(h2);
+            }
+            source = error.source();
+        }
+        None
+    }
+}
+
+/// A request that got no response.
+#[derive(Debug)]
+pub struct SendError {
+    /// The request, where nothing of it was sent.
+    pub unsent: Option<Box<Request<ProxyBody>>>,
+    /// Why.
+    pub error: ExchangeError,
+}
+
+impl From<hyper::client::conn::TrySendError<Request<ProxyBody>>> for SendError {
+    fn from(mut error: hyper::client::conn::TrySendError<Request<ProxyBody>>) -> Self {
+        Self {
+            unsent: error.take_message().map(Box::new),
+            error: error.into_error().into(),
+        }
+    }
+}
