@@ -10,6 +10,7 @@ pub mod adaptive;
 pub mod balance;
 pub mod breaker;
 pub mod external;
+pub mod h1;
 pub mod headers;
 pub mod health;
 pub mod hedge;

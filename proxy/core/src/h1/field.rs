@@ -1,0 +1,201 @@
+//! From the lines of a head to a [`HeaderMap`] that shares their bytes.
+
+use std::mem::MaybeUninit;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use httparse::Header;
+
+use super::framing::Noted;
+use super::malformed::{Defect, Excerpt, Message};
+use super::scan::is_tchar;
+
+/// Fields for which there is room on the stack.
+const INLINE_FIELDS: usize = 96;
+
+/// Calls `parse` with room for so many fields.
+pub(super) fn with_room<'b, T>(
+    fields: usize,
+    parse: impl FnOnce(&mut [MaybeUninit<Header<'b>>]) -> T,
+) -> T {
+    if fields <= INLINE_FIELDS {
+        parse(&mut [const { MaybeUninit::uninit() }; INLINE_FIELDS])
+    } else {
+        let mut room: Vec<_> = std::iter::repeat_with(MaybeUninit::uninit)
+            .take(fields)
+            .collect();
+        parse(&mut room)
+    }
+}
+
+/// The fields as a map of slices of `head`, and what they say of the message.
+pub(super) fn header_map(
+    head: &Bytes,
+    fields: &[Header<'_>],
+    message: Message,
+) -> Result<(HeaderMap, Noted), Defect> {
+    let mut noted = Noted::default();
+    let headers = collect(head, fields, |name, value| noted.note(message, name, value))?;
+    Ok((headers, noted))
+}
+
+/// The fields as a map of slices of `section`; what they say is not looked at.
+pub(super) fn trailer_map(section: &Bytes, fields: &[Header<'_>]) -> Result<HeaderMap, Defect> {
+    collect(section, fields, |_, _| Ok(true))
+}
+
+/// The fields for which `keep` returns true.
+fn collect(
+    head: &Bytes,
+    fields: &[Header<'_>],
+    mut keep: impl FnMut(&HeaderName, &HeaderValue) -> Result<bool, Defect>,
+) -> Result<HeaderMap, Defect> {
+    let limit = fields.len();
+    let too_many = |_| Defect::TooManyFields { limit };
+    let mut headers = HeaderMap::try_with_capacity(fields.len()).map_err(too_many)?;
+    for field in fields {
+        let name = name(field)?;
+        let value = value(head, field)?;
+        if keep(&name, &value)? {
+            headers.try_append(name, value).map_err(too_many)?;
+        }
+    }
+    Ok(headers)
+}
+
+fn name(field: &Header<'_>) -> Result<HeaderName, Defect> {
+    let bytes = field.name.as_bytes();
+    if let Some(known) = known_name(bytes) {
+        return Ok(known.clone());
+    }
+    HeaderName::from_bytes(bytes).map_err(|_| Defect::FieldLine {
+        found: Excerpt::of(bytes),
+    })
+}
+
+fn value(head: &Bytes, field: &Header<'_>) -> Result<HeaderValue, Defect> {
+    let value = if field.value.contains(&b'\n') {
+        Bytes::from(unfold(field.value))
+    } else if field.value.is_empty() {
+        Bytes::new()
+    } else {
+        head.slice_ref(field.value)
+    };
+    HeaderValue::from_maybe_shared(value).map_err(|_| Defect::FieldValue {
+        name: Excerpt::of(field.name.as_bytes()),
+    })
+}
+
+/// Joins the lines of a folded value by one space each (RFC 9112 section 5.2).
+fn unfold(value: &[u8]) -> Vec<u8> {
+    let lines = value.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    let lines: Vec<&[u8]> = lines.filter(|line| !line.is_empty()).collect();
+    lines.join(&b' ')
+}
+
+/// Finds the line that made the parser refuse the section, and says what is wrong with it.
+pub(super) fn diagnose(lines: &[u8]) -> Defect {
+    let mut rest = lines;
+    while !rest.is_empty() {
+        let end = rest.iter().position(|byte| *byte == b'\n');
+        let (line, after) = rest.split_at(end.map_or(rest.len(), |end| end + 1));
+        rest = after;
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if let Some(defect) = diagnose_line(line) {
+            return defect;
+        }
+    }
+    Defect::FieldLine {
+        found: Excerpt::of(lines),
+    }
+}
+
+fn diagnose_line(line: &[u8]) -> Option<Defect> {
+    if line.is_empty() {
+        return None;
+    }
+    if line.contains(&0) {
+        return Some(Defect::Nul);
+    }
+    if line.contains(&b'\r') {
+        return Some(Defect::BareCarriageReturn);
+    }
+    let found = Excerpt::of(line);
+    if matches!(line[0], b' ' | b'\t') {
+        return Some(Defect::FoldedLine { found });
+    }
+    let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+        return Some(Defect::FieldLine { found });
+    };
+    let (name, value) = line.split_at(colon);
+    if name.is_empty() || !name.iter().all(|byte| is_tchar(*byte)) {
+        let trimmed = name.trim_ascii_end();
+        let found = Excerpt::of(name);
+        let is_token = !trimmed.is_empty() && trimmed.iter().all(|byte| is_tchar(*byte));
+        return Some(if is_token {
+            Defect::SpaceBeforeColon { found }
+        } else {
+            Defect::FieldLine { found }
+        });
+    }
+    let is_control = |byte: &u8| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f;
+    let name = Excerpt::of(name);
+    let has_control = value.iter().any(is_control);
+    has_control.then_some(Defect::FieldValue { name })
+}
+
+/// A slice of names in a static of their own, as a match arm's value.
+macro_rules! names {
+    ($($name:literal),*) => {{
+        const COUNT: usize = [$($name),*].len();
+        static NAMES: [HeaderName; COUNT] = [$(HeaderName::from_static($name)),*];
+        &NAMES
+    }};
+}
+
+/// Names that are frequent in a mesh and that [`HeaderName`] would allocate each time.
+fn known_name(name: &[u8]) -> Option<&'static HeaderName> {
+    let candidates: &[HeaderName] = match name.len() {
+        2 => names!["b3"],
+        7 => names!["baggage"],
+        8 => names!["priority"],
+        9 => names!["x-api-key", "x-real-ip", "sec-ch-ua"],
+        10 => names!["tracestate", "keep-alive", "weft-check"],
+        11 => names!["traceparent", "x-b3-spanid", "grpc-status", "weft-reason"],
+        12 => names![
+            "x-b3-traceid",
+            "x-b3-sampled",
+            "x-request-id",
+            "x-powered-by",
+            "grpc-timeout",
+            "grpc-message"
+        ],
+        13 => names!["weft-deadline"],
+        14 => names![
+            "sec-fetch-site",
+            "sec-fetch-mode",
+            "sec-fetch-dest",
+            "sec-fetch-user"
+        ],
+        15 => names!["x-forwarded-for", "idempotency-key"],
+        16 => names![
+            "x-forwarded-host",
+            "x-forwarded-port",
+            "x-correlation-id",
+            "proxy-connection",
+            "sec-ch-ua-mobile"
+        ],
+        17 => names![
+            "x-forwarded-proto",
+            "x-b3-parentspanid",
+            "weft-app-protocol"
+        ],
+        18 => names!["sec-ch-ua-platform"],
+        23 => names!["x-forwarded-client-cert"],
+        _ => return None,
+    };
+    candidates
+        .iter()
+        .find(|known| known.as_str().as_bytes().eq_ignore_ascii_case(name))
+}

@@ -1,0 +1,202 @@
+//! Where a message ends (RFC 9112 section 6), and what becomes of its connection (section 9).
+
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version};
+
+use super::malformed::{Defect, Excerpt, Message};
+
+/// How the end of a message's body is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// There is no body: the message ends with its head.
+    None,
+    /// So many bytes follow the head.
+    Length(u64),
+    /// Chunks follow, and trailers may (RFC 9112 section 7.1).
+    Chunked,
+    /// A response's body ends with the connection.
+    UntilClose,
+}
+
+/// What `Connection` says (RFC 9110 section 7.6.1); fields that it nominates are not listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ConnectionOptions {
+    /// The sender closes the connection after this exchange.
+    pub close: bool,
+    /// The sender wants to keep it, which HTTP/1.0 has to say.
+    pub keep_alive: bool,
+    /// The sender offers, or accepts, the protocol in `Upgrade`. Never set in HTTP/1.0, whose
+    /// `Upgrade` is ignored (RFC 9110 section 7.8).
+    pub upgrade: bool,
+}
+
+/// What the fields of a head say of its framing and its connection, collected while they are read.
+#[derive(Debug, Default)]
+pub(super) struct Noted {
+    pub(super) hosts: usize,
+    pub(super) length: Option<u64>,
+    pub(super) transfer_encoding: bool,
+    pub(super) chunked: bool,
+    pub(super) connection: ConnectionOptions,
+    pub(super) expect_continue: bool,
+}
+
+impl Noted {
+    /// Notes a field and returns whether it is kept: a repeated `Content-Length` is not.
+    pub(super) fn note(
+        &mut self,
+        message: Message,
+        name: &HeaderName,
+        value: &HeaderValue,
+    ) -> Result<bool, Defect> {
+        if name == HOST {
+            self.hosts += 1;
+        } else if name == CONTENT_LENGTH {
+            return self.note_length(value.as_bytes());
+        } else if name == TRANSFER_ENCODING {
+            self.note_codings(message, value.as_bytes())?;
+        } else if name == CONNECTION {
+            for option in elements(value.as_bytes()) {
+                self.connection.close |= option.eq_ignore_ascii_case(b"close");
+                self.connection.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                self.connection.upgrade |= option.eq_ignore_ascii_case(b"upgrade");
+            }
+        } else if name == EXPECT {
+            let mut expectations = elements(value.as_bytes());
+            self.expect_continue |= expectations.any(|e| e.eq_ignore_ascii_case(b"100-continue"));
+        }
+        Ok(true)
+    }
+
+    /// Identical repetitions are one value (RFC 9110 section 8.6); lists are refused.
+    fn note_length(&mut self, value: &[u8]) -> Result<bool, Defect> {
+        let Some(second) = parse_decimal(value) else {
+            let found = Excerpt::of(value);
+            return Err(Defect::ContentLength { found });
+        };
+        match self.length.replace(second) {
+            None => Ok(true),
+            Some(first) if first == second => Ok(false),
+            Some(first) => Err(Defect::ContentLengthDiffers { first, second }),
+        }
+    }
+
+    /// An intermediary must not lose a coding that it does not decode, and between sidecars there
+    /// are none (RFC 9113 section 8.2.2), so everything but `chunked` is refused. Applications are
+    /// never asked for others: `TE` is reduced to `trailers` on the way to them. `identity`, which
+    /// RFC 2616 had, means nothing.
+    fn note_codings(&mut self, message: Message, value: &[u8]) -> Result<(), Defect> {
+        self.transfer_encoding = true;
+        for coding in elements(value) {
+            if self.chunked {
+                let found = Excerpt::of(coding);
+                return Err(Defect::ChunkedNotLast { found });
+            }
+            if coding.eq_ignore_ascii_case(b"chunked") {
+                self.chunked = true;
+            } else if message == Message::Request || !coding.eq_ignore_ascii_case(b"identity") {
+                let found = Excerpt::of(coding);
+                return Err(Defect::TransferCoding { found });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the sender lets the connection live after this message (RFC 9112 section 9.3).
+    pub(super) fn keep_alive(&self, version: Version) -> bool {
+        !self.connection.close && (version == Version::HTTP_11 || self.connection.keep_alive)
+    }
+
+    /// The options of the connection, as far as the message's version knows them.
+    pub(super) fn connection(&self, version: Version) -> ConnectionOptions {
+        ConnectionOptions {
+            upgrade: self.connection.upgrade && version == Version::HTTP_11,
+            ..self.connection
+        }
+    }
+
+    fn check_transfer_encoding(&self, version: Version) -> Result<(), Defect> {
+        if self.transfer_encoding && version == Version::HTTP_10 {
+            return Err(Defect::TransferEncodingInHttp10);
+        }
+        Ok(())
+    }
+
+    /// The framing of a request (RFC 9112 section 6.3, items 3 to 7).
+    pub(super) fn request_framing(
+        &self,
+        method: &Method,
+        version: Version,
+    ) -> Result<Framing, Defect> {
+        self.check_transfer_encoding(version)?;
+        if self.transfer_encoding && self.length.is_some() {
+            return Err(Defect::TwoFramings);
+        }
+        if self.transfer_encoding && !self.chunked {
+            return Err(Defect::TransferEncodingEmpty);
+        }
+        let framing = match self.length {
+            _ if self.chunked => Framing::Chunked,
+            Some(length) => Framing::Length(length),
+            None => Framing::None,
+        };
+        let empty = matches!(framing, Framing::None | Framing::Length(0));
+        if *method == Method::CONNECT && !empty {
+            return Err(Defect::ConnectWithContent);
+        }
+        Ok(framing)
+    }
+
+    /// The framing of a response (RFC 9112 section 6.3, items 1 to 8).
+    pub(super) fn response_framing(
+        &self,
+        method: &Method,
+        version: Version,
+        status: StatusCode,
+    ) -> Result<Framing, Defect> {
+        self.check_transfer_encoding(version)?;
+        if !may_have_body(method, status) {
+            return Ok(Framing::None);
+        }
+        Ok(match self.length {
+            _ if self.chunked => Framing::Chunked,
+            Some(length) => Framing::Length(length),
+            None => Framing::UntilClose,
+        })
+    }
+}
+
+/// Whether a response to `method` with this status has a body, whatever its fields say.
+pub(super) fn may_have_body(method: &Method, status: StatusCode) -> bool {
+    !(*method == Method::HEAD
+        || status.is_informational()
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED
+        || is_tunnel(method, status))
+}
+
+/// Whether a response turns its connection into something else than HTTP/1.1: 101, and success of
+/// `CONNECT`.
+pub(super) fn is_tunnel(method: &Method, status: StatusCode) -> bool {
+    status == StatusCode::SWITCHING_PROTOCOLS || (*method == Method::CONNECT && status.is_success())
+}
+
+/// Decimal digits only: `u64::from_str` would accept a sign.
+fn parse_decimal(value: &[u8]) -> Option<u64> {
+    if value.is_empty() {
+        return None;
+    }
+    let mut number: u64 = 0;
+    for byte in value {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+        number = number.checked_mul(10)?.checked_add(digit)?;
+    }
+    Some(number)
+}
+
+/// The elements of a comma-separated list; empty ones are skipped (RFC 9110 section 5.6.1).
+fn elements(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    list.split(|byte| *byte == b',')
+        .map(<[u8]>::trim_ascii)
+        .filter(|element| !element.is_empty())
+}

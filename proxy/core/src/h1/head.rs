@@ -1,0 +1,232 @@
+//! Heads of requests and responses.
+
+use std::mem::MaybeUninit;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, HOST};
+use http::{Method, Request, Response, StatusCode, Version, request, response};
+use httparse::{Header, ParserConfig, Status};
+
+use super::field::{diagnose, header_map, with_room};
+use super::framing::{ConnectionOptions, Framing, is_tunnel};
+use super::limits::Limits;
+use super::malformed::{Defect, Excerpt, Malformed, Message};
+use super::scan::{HeadScan, Section};
+use super::target::{TargetForm, check_host, parse_target, set_host};
+
+/// The head of a request.
+#[derive(Debug)]
+pub struct RequestHead {
+    /// Method, target, version and fields as received, with three exceptions: an absolute target
+    /// has replaced `Host` (RFC 9112 section 3.2.2), identical repetitions of `Content-Length` are
+    /// one, and names are in lower case. `Host` is there once in HTTP/1.1.
+    pub parts: request::Parts,
+    /// The form in which the target was written.
+    pub target_form: TargetForm,
+    /// Where the request ends.
+    pub framing: Framing,
+    /// Whether the client keeps the connection after the answer (RFC 9112 section 9.3).
+    pub keep_alive: bool,
+    /// What `Connection` says.
+    pub connection: ConnectionOptions,
+    /// Whether the client waits for 100 before it sends the body. Never set in HTTP/1.0 (RFC 9110
+    /// section 10.1.1).
+    pub expect_continue: bool,
+}
+
+/// The head of a response. A 1xx is a head of its own, which others follow.
+#[derive(Debug)]
+pub struct ResponseHead {
+    /// Status, version and fields as received, with the exceptions of [`RequestHead::parts`], and
+    /// without a `Content-Length` that `Transfer-Encoding` overrides. With [`Framing::None`] a
+    /// `Content-Length` says what the response to `GET` would have (RFC 9110 section 8.6).
+    pub parts: response::Parts,
+    /// Where the response ends.
+    pub framing: Framing,
+    /// Whether the connection can be used again when the response has ended.
+    pub keep_alive: bool,
+    /// What `Connection` says.
+    pub connection: ConnectionOptions,
+    /// The reason phrase where it is not the usual one of the status. It may be empty.
+    pub reason_phrase: Option<Bytes>,
+    /// Whether the connection is no HTTP/1.1 any more after this head: 101, or success of
+    /// `CONNECT`.
+    pub tunnel: bool,
+}
+
+impl ResponseHead {
+    /// Whether another head follows: 1xx but 101 (RFC 9110 section 15.2).
+    pub fn is_interim(&self) -> bool {
+        self.parts.status.is_informational() && !self.tunnel
+    }
+}
+
+/// Reads the head of a request off the buffer; `None` where it is not complete. `scan` belongs to
+/// the buffer and remembers what was searched.
+pub fn parse_request(
+    buffer: &mut BytesMut,
+    scan: &mut HeadScan,
+    limits: &Limits,
+) -> Result<Option<RequestHead>, Malformed> {
+    let message = Message::Request;
+    read_request(buffer, scan, limits).map_err(|defect| Malformed { message, defect })
+}
+
+/// Reads the head of a response to `request_method` off the buffer; `None` where it is not
+/// complete. `scan` belongs to the buffer and remembers what was searched.
+pub fn parse_response(
+    buffer: &mut BytesMut,
+    scan: &mut HeadScan,
+    request_method: &Method,
+    limits: &Limits,
+) -> Result<Option<ResponseHead>, Malformed> {
+    let message = Message::Response;
+    read_response(buffer, scan, request_method, limits)
+        .map_err(|defect| Malformed { message, defect })
+}
+
+fn read_request(
+    buffer: &mut BytesMut,
+    scan: &mut HeadScan,
+    limits: &Limits,
+) -> Result<Option<RequestHead>, Defect> {
+    let Some(end) = scan.find_end(buffer, Section::Head(Message::Request), limits)? else {
+        return Ok(None);
+    };
+    let head = buffer.split_to(end.length).freeze();
+    with_room(end.lines, |room| request_head(&head, room)).map(Some)
+}
+
+fn request_head<'b>(
+    head: &'b Bytes,
+    room: &mut [MaybeUninit<Header<'b>>],
+) -> Result<RequestHead, Defect> {
+    let mut parsed = httparse::Request::new(&mut []);
+    let status = ParserConfig::default().parse_request_with_uninit_headers(&mut parsed, head, room);
+    let (Ok(Status::Complete(_)), Some(method), Some(path), Some(minor)) =
+        (status, parsed.method, parsed.path, parsed.version)
+    else {
+        return Err(diagnose_head(head));
+    };
+    let (headers, noted) = header_map(head, parsed.headers, Message::Request)?;
+    let version = http_version(minor);
+    let method = Method::from_bytes(method.as_bytes()).map_err(|_| diagnose_head(head))?;
+    match (noted.hosts, headers.get(HOST)) {
+        (0, _) if version == Version::HTTP_11 => return Err(Defect::HostMissing),
+        (2.., _) => return Err(Defect::HostRepeated),
+        (_, Some(host)) => check_host(host)?,
+        (_, None) => {}
+    }
+    let framing = noted.request_framing(&method, version)?;
+    let (uri, target_form) = parse_target(&method, head.slice_ref(path.as_bytes()))?;
+
+    let (mut parts, ()) = Request::new(()).into_parts();
+    parts.headers = headers;
+    if target_form == TargetForm::Absolute {
+        set_host(&mut parts.headers, &uri);
+    }
+    parts.method = method;
+    parts.uri = uri;
+    parts.version = version;
+    Ok(RequestHead {
+        parts,
+        target_form,
+        framing,
+        keep_alive: noted.keep_alive(version),
+        connection: noted.connection(version),
+        expect_continue: noted.expect_continue && version == Version::HTTP_11,
+    })
+}
+
+fn read_response(
+    buffer: &mut BytesMut,
+    scan: &mut HeadScan,
+    request_method: &Method,
+    limits: &Limits,
+) -> Result<Option<ResponseHead>, Defect> {
+    let Some(end) = scan.find_end(buffer, Section::Head(Message::Response), limits)? else {
+        return Ok(None);
+    };
+    let head = buffer.split_to(end.length).freeze();
+    with_room(end.lines, |room| response_head(&head, room, request_method)).map(Some)
+}
+
+fn response_head<'b>(
+    head: &'b Bytes,
+    room: &mut [MaybeUninit<Header<'b>>],
+    request_method: &Method,
+) -> Result<ResponseHead, Defect> {
+    let mut parsed = httparse::Response::new(&mut []);
+    let mut config = ParserConfig::default();
+    config
+        .allow_spaces_after_header_name_in_responses(true)
+        .allow_obsolete_multiline_headers_in_responses(true);
+    let status = config.parse_response_with_uninit_headers(&mut parsed, head, room);
+    let (Ok(Status::Complete(_)), Some(code), Some(minor)) = (status, parsed.code, parsed.version)
+    else {
+        return Err(diagnose_head(head));
+    };
+    let (mut headers, noted) = header_map(head, parsed.headers, Message::Response)?;
+    let version = http_version(minor);
+    let status = StatusCode::from_u16(code).map_err(|_| diagnose_head(head))?;
+    let framing = noted.response_framing(request_method, version, status)?;
+    if noted.transfer_encoding && noted.chunked {
+        headers.remove(CONTENT_LENGTH);
+    }
+    let tunnel = is_tunnel(request_method, status);
+    let keep_alive = noted.keep_alive(version) && framing != Framing::UntilClose && !tunnel;
+
+    let (mut parts, ()) = Response::new(()).into_parts();
+    parts.headers = headers;
+    parts.status = status;
+    parts.version = version;
+    Ok(ResponseHead {
+        parts,
+        framing,
+        keep_alive,
+        connection: noted.connection(version),
+        reason_phrase: reason_phrase(head, status),
+        tunnel,
+    })
+}
+
+/// The phrase after `HTTP/1.1 200 `. The parser's own has no bytes above 127.
+fn reason_phrase(head: &Bytes, status: StatusCode) -> Option<Bytes> {
+    const BEFORE: usize = "HTTP/1.1 200 ".len();
+    let line = first_line(head);
+    let phrase = line.get(BEFORE..).unwrap_or_default();
+    let usual = status.canonical_reason().unwrap_or_default();
+    (phrase != usual.as_bytes()).then(|| {
+        if phrase.is_empty() {
+            Bytes::new()
+        } else {
+            head.slice_ref(phrase)
+        }
+    })
+}
+
+fn http_version(minor: u8) -> Version {
+    if minor == 0 {
+        Version::HTTP_10
+    } else {
+        Version::HTTP_11
+    }
+}
+
+/// The first line without its end.
+fn first_line(head: &[u8]) -> &[u8] {
+    let end = head.iter().position(|byte| *byte == b'\n');
+    let line = &head[..end.unwrap_or(head.len())];
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+/// What is wrong with a head that the parser refuses, although its first line was accepted.
+fn diagnose_head(head: &[u8]) -> Defect {
+    let line = first_line(head);
+    if str::from_utf8(line).is_err() {
+        let found = Excerpt::of(line);
+        return Defect::RequestLine { found };
+    }
+    let end = head.iter().position(|byte| *byte == b'\n');
+    diagnose(&head[end.map_or(head.len(), |end| end + 1)..])
+}
