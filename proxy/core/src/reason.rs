@@ -148,7 +148,7 @@ reasons! {
         "the endpoint's answer was not valid HTTP",
         "check the protocol that is declared for the port, and what the application answers";
     HeadersTooLarge = "headers-too-large", 431, 8, Downstream,
-        "the head of the request is larger than limits.max_header_bytes",
+        "the head or the trailers of the request, or of the application's response (then 502), are larger than limits.max_header_bytes or have too many fields",
         "make cookies and tokens smaller, or raise limits.max_header_bytes";
     BadRequest = "bad-request", 400, 3, Downstream,
         "the request is not one that can be forwarded",

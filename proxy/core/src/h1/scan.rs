@@ -76,7 +76,14 @@ impl HeadScan {
                 };
             };
             let feed = self.searched + feed;
-            let end = line_end(window, self.line, feed, section.is_strict())?;
+            let end = match line_end(window, self.line, feed, section.is_strict()) {
+                // The same as if the line feed had not come yet.
+                Err(_) if self.lines == 0 => {
+                    section.check_partial_first_line(&window[..feed], limits)?;
+                    return Err(Defect::BareLineFeed);
+                }
+                end => end?,
+            };
             let is_empty = end == self.line;
             if is_empty && self.lines == 0 && section != Section::Trailers {
                 self.skip_empty_line(buffer, feed, limits)?;
