@@ -6,6 +6,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "weft/identity/v1/identity.proto",
         "weft/registry/v1/registry.proto",
         "weft/ratelimit/v1/ratelimit.proto",
+        "xds/discovery.proto",
+        "xds/node.proto",
+        "xds/status.proto",
     ];
     for file in files {
         println!("cargo::rerun-if-changed={file}");

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use clap::Args;
-use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -25,6 +24,7 @@ use weft_core::name::{NameError, TrustDomain};
 use weft_proto::identity::identity_server::IdentityServer;
 use weft_proto::ratelimit::rate_limits_server::RateLimitsServer;
 use weft_proto::registry::registry_server::RegistryServer;
+use weft_proto::xds::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 
 use crate::api::{self, Status, Who};
 use crate::ca::{Authority, CaError, LEAF_TTL_MAX, LEAF_TTL_MIN};

@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use envoy_types::pb::google::protobuf::Any;
 use serde::{Deserialize, Serialize};
 use weft_core::model::{
     AppProtocol, Endpoint, EndpointPort, MeshConfig, Namespace, Service, ServicePort, Transport,
@@ -17,7 +16,7 @@ use weft_core::model::{
 };
 use weft_core::name::ServiceName;
 use weft_core::rate::RateLimit;
-use weft_proto::resource::{Kind, Resource};
+use weft_proto::resource::{Any, Kind, Resource};
 
 use gateway_api::experimental::referencegrants::ReferenceGrantSpec;
 use weft_core::policy::TrafficPolicy;

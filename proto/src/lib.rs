@@ -20,6 +20,9 @@ mod shedding;
 
 pub use convert::Rejection;
 
+pub use generated::envoy::config::core::v3 as xds_core;
+pub use generated::envoy::service::discovery::v3 as xds;
+pub use generated::google::rpc;
 pub use generated::weft::identity::v1 as identity;
 pub use generated::weft::mesh::v1 as mesh;
 pub use generated::weft::ratelimit::v1 as ratelimit;
@@ -39,6 +42,27 @@ pub use generated::weft::registry::v1 as registry;
     reason = "generated code"
 )]
 mod generated {
+    pub mod envoy {
+        pub mod config {
+            pub mod core {
+                pub mod v3 {
+                    tonic::include_proto!("envoy.config.core.v3");
+                }
+            }
+        }
+        pub mod service {
+            pub mod discovery {
+                pub mod v3 {
+                    tonic::include_proto!("envoy.service.discovery.v3");
+                }
+            }
+        }
+    }
+    pub mod google {
+        pub mod rpc {
+            tonic::include_proto!("google.rpc");
+        }
+    }
     pub mod weft {
         pub mod mesh {
             pub mod v1 {

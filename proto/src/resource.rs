@@ -1,7 +1,7 @@
 //! A resource as discovery moves it: encoded once, decoded and checked once.
 
-use envoy_types::pb::google::protobuf::Any;
 use prost::Message;
+pub use prost_types::Any;
 use weft_core::model::{MeshConfig, Namespace, Service, TrustBundle, Workload};
 use weft_core::server::ServerPolicy;
 

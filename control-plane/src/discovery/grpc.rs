@@ -5,17 +5,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
-use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryService;
-use envoy_types::pb::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-    Resource as Envelope,
-};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 use weft_proto::resource::Kind;
+use weft_proto::xds::aggregated_discovery_service_server::AggregatedDiscoveryService;
+use weft_proto::xds::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+    Resource as Envelope,
+};
+use weft_proto::xds_core::node::UserAgentVersionType;
 
 use super::{Answer, Answered, Push, Request as Asked, Session};
 use crate::plane::{Plane, ProxyView};
@@ -207,7 +207,6 @@ fn response(push: Push) -> DeltaDiscoveryResponse {
         version: encoded.version.clone(),
         aliases: encoded.aliases.clone(),
         resource: Some(encoded.any.clone()),
-        ..Envelope::default()
     });
     DeltaDiscoveryResponse {
         system_version_info: push.generation.to_string(),
@@ -215,6 +214,5 @@ fn response(push: Push) -> DeltaDiscoveryResponse {
         type_url: push.kind.type_url().to_owned(),
         removed_resources: push.removed,
         nonce: push.nonce,
-        ..DeltaDiscoveryResponse::default()
     }
 }

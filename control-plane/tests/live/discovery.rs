@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
-use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use tonic::Code;
 use weft_proto::resource::Kind;
+use weft_proto::xds::DeltaDiscoveryRequest;
+use weft_proto::xds::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 
 use crate::support::{ControlPlane, Sidecar, wait_until};
 

@@ -1,9 +1,9 @@
 //! Registration: what is allowed, who wins, and how long it lasts.
 
-use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use tonic::Code;
 use weft_proto::registry::register_response::Message as Answer;
 use weft_proto::resource::Kind;
+use weft_proto::xds::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 
 use crate::support::{ControlPlane, Sidecar, wait_until};
 

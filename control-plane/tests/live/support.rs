@@ -8,11 +8,6 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use envoy_types::pb::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse,
-};
-use envoy_types::pb::google::rpc;
 use hyper_util::rt::TokioIo;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::{ClientConfig, RootCertStore};
@@ -36,6 +31,9 @@ use weft_proto::registry::{
     Goodbye, RegisterRequest, RegisterResponse, RegisteredPort, Registration,
 };
 use weft_proto::resource::{Kind, Resource};
+use weft_proto::rpc;
+use weft_proto::xds::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use weft_proto::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
 /// Nothing here takes longer, unless it is broken.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);

@@ -2,18 +2,17 @@
 
 use std::collections::HashMap;
 
-use envoy_types::pb::envoy::config::core::v3::Node;
-use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use envoy_types::pb::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as Envelope,
-};
-use envoy_types::pb::google::rpc::Status;
 use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 use weft_proto::resource::{Kind, Resource};
+use weft_proto::rpc::Status;
+use weft_proto::xds::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use weft_proto::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as Envelope};
+use weft_proto::xds_core::Node;
+use weft_proto::xds_core::node::UserAgentVersionType;
 
 use super::held::{Applied, Holdings, Received};
 use crate::control_plane::MESSAGE_MAX_BYTES;
@@ -51,12 +50,9 @@ impl Stream {
         let mut node = Some(Node {
             id: node.to_owned(),
             user_agent_name: "weft-proxy".to_owned(),
-            user_agent_version_type: Some(
-                envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType::UserAgentVersion(
-                    env!("CARGO_PKG_VERSION").to_owned(),
-                ),
-            ),
-            ..Node::default()
+            user_agent_version_type: Some(UserAgentVersionType::UserAgentVersion(
+                env!("CARGO_PKG_VERSION").to_owned(),
+            )),
         });
         for kind in Kind::ALL {
             let request = DeltaDiscoveryRequest {
