@@ -945,6 +945,7 @@ impl AdminState for State {
                     "address": endpoint.key.address,
                     "identity": endpoint.model.identity,
                     "breaker": endpoint.live.breaker(now).map(|view| view.state.as_str()),
+                    "changes": observe::changes(endpoint.live.breaker_changes(), now),
                     "score": endpoint.live.score(now),
                 })
             })

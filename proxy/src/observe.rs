@@ -3,12 +3,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_stream::wrappers::ReceiverStream;
-use weft_core::breaker::{StateView, View};
+use weft_core::breaker::{Change, StateView, View};
 use weft_core::model::ObservedBreaker;
 use weft_core::name::WorkloadName;
 use weft_core::time::Instant;
@@ -137,6 +138,23 @@ fn cause_text(view: &View, recent: Option<String>) -> String {
         Some(recent) => format!("{cause}; last: {recent}"),
         None => cause,
     }
+}
+
+/// Changes of a breaker's state, each with its time in milliseconds since the Unix epoch.
+pub fn changes(changes: Vec<Change>, now: Instant) -> Value {
+    let unix = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let rows = changes.into_iter().map(|change| {
+        let at = unix.saturating_sub(now.saturating_since(change.at));
+        json!({
+            "at": u64::try_from(at.as_millis()).unwrap_or(u64::MAX),
+            "from": change.transition.from.as_str(),
+            "to": change.transition.to.as_str(),
+            "cause": change.cause.map(|cause| cause.to_string()),
+        })
+    });
+    Value::Array(rows.collect())
 }
 
 /// Every breaker, as a scrape sees it.

@@ -19,7 +19,7 @@ const KEYS: &[&str] = &[
 
 fn demo(scratch: &Scratch, user: Option<&str>) {
     let mut program = Program::new(weft_binary())
-        .args(["demo", "--for", "5s", "--output", "json"])
+        .args(["demo", "--for", "8s", "--output", "json"])
         .env("HOME", scratch.path())
         .env("TMPDIR", scratch.dir("tmp"));
     if let Some(user) = user {
@@ -42,7 +42,43 @@ fn demo(scratch: &Scratch, user: Option<&str>) {
     assert_eq!(number("plaintext_requests"), 0.0, "{last}");
     assert!(number("mtls_requests") >= number("requests"), "{last}");
     assert!(number("spans_exported") > 0.0, "{last}");
+    breaker_opened_and_closed(&summary, last);
     eprintln!("{last}");
+}
+
+/// One instance turns bad and is well again: its breaker opens, tries again, and closes.
+fn breaker_opened_and_closed(summary: &serde_json::Map<String, Value>, last: &str) {
+    let list = |key: &str| summary.get(key).and_then(Value::as_array).cloned();
+    let transitions = list("transitions").unwrap_or_default();
+    let mut states = Vec::new();
+    for transition in &transitions {
+        let text = |key: &str| transition[key].as_str().unwrap_or_default();
+        assert_eq!(text("caller"), "shop/orders-1", "{last}");
+        if text("endpoint") == "shop/stock-2" {
+            assert!(transition["at_ms"].as_u64() > Some(0), "{last}");
+            states.push((text("from"), text("to")));
+            assert_eq!(text("to") == "open", !text("cause").is_empty(), "{last}");
+        }
+    }
+    assert_eq!(states.first(), Some(&("closed", "open")), "{last}");
+    assert!(states.contains(&("open", "half-open")), "{last}");
+    assert_eq!(states.last(), Some(&("half-open", "closed")), "{last}");
+    let phases = list("phases").unwrap_or_default();
+    let names: Vec<_> = phases.iter().map(|phase| phase["phase"].as_str()).collect();
+    assert_eq!(
+        names,
+        [Some("well"), Some("bad"), Some("well-again")],
+        "{last}"
+    );
+    for phase in &phases {
+        assert_eq!(phase["failures"].as_u64(), Some(0), "{last}");
+    }
+    // In turns while it is well, and left out once it is not.
+    let share = |index: usize| {
+        let count = |key: &str| phases[index][key].as_f64().unwrap_or_default();
+        count("bad_instance_requests") / count("stock_requests").max(1.0)
+    };
+    assert!(share(0) > 0.4 && share(1) < 0.3, "{last}");
 }
 
 #[test]

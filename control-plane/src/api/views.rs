@@ -127,13 +127,18 @@ pub(super) async fn workloads(State(admin): State<Admin>) -> Answer<Items<Worklo
 
 /// What instances' workloads are called.
 fn names(plane: &Plane) -> HashMap<Arc<str>, String> {
-    let entries = plane.entries().into_iter();
-    entries
-        .map(|entry| (entry.instance, entry.registration.workload.to_string()))
-        .collect()
+    // A program that only calls is not registered: the record of its attestation names it.
+    let attested = plane.instances().into_iter();
+    let attested =
+        attested.map(|record| (record.instance.into(), record.binding.workload.to_string()));
+    let registered = plane.entries().into_iter();
+    let registered =
+        registered.map(|entry| (entry.instance, entry.registration.workload.to_string()));
+    attested.chain(registered).collect()
 }
 
-/// What a sidecar is called: as its workload; while that has not registered, by its identity.
+/// The name of a sidecar: its workload, or its identity where neither a registration nor an
+/// attestation names one.
 fn name_of(names: &HashMap<Arc<str>, String>, peer: &PeerIdentity) -> String {
     let name = names.get(&peer.instance).cloned();
     name.unwrap_or_else(|| peer.identity.to_string())

@@ -6,11 +6,12 @@
 //! Lazy: nothing happens between calls, `now` decides. Every permit carries the generation in which
 //! it was given, so that results of calls begun in an earlier state don't count, and a probe's
 //! permit carries its slot, so that only the probe itself gives that back. Memory is taken by
-//! [`Breaker::new`] and [`Breaker::set_config`], never by a call.
+//! [`Breaker::new`], [`Breaker::set_config`] and the first changes of state, not by other calls.
 
 mod cause;
 mod config;
 mod counters;
+mod history;
 
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ pub use config::{
     BreakerConfig, ConfigError, MAX_HALF_OPEN_PERMITS, MAX_WINDOW_BUCKETS, MAX_WINDOW_CALLS, Window,
 };
 use counters::{Counters, Counts};
+use history::History;
+pub use history::{CHANGES_MAX, Change};
 
 use crate::health::Verdict;
 use crate::time::Instant;
@@ -161,6 +164,7 @@ pub struct Breaker {
     entered: Option<Instant>,
     cause: Option<Cause>,
     opened: u64,
+    history: History,
 }
 
 impl Breaker {
@@ -178,6 +182,7 @@ impl Breaker {
             entered: None,
             cause: None,
             opened: 0,
+            history: History::default(),
             config,
         }
     }
@@ -198,6 +203,11 @@ impl Breaker {
             self.probes.clear();
             self.state = State::Closed { recovered: None };
         }
+    }
+
+    /// The last changes of its state, oldest first; at most [`CHANGES_MAX`].
+    pub fn changes(&self) -> impl Iterator<Item = &Change> {
+        self.history.iter()
     }
 
     /// The parameters.
@@ -475,10 +485,12 @@ impl Breaker {
         self.probes.clear();
         self.counters.clear();
         self.in_a_row = 0;
-        Transition {
+        let transition = Transition {
             from,
             to: state.view(),
-        }
+        };
+        self.history.push(now, transition, self.cause);
+        transition
     }
 }
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 use weft_core::balance::PeakEwma;
-use weft_core::breaker::{Breaker, CallClass, CallOutcome, Permit, Rejected, Transition, View};
+use weft_core::breaker::{
+    Breaker, CallClass, CallOutcome, Change, Permit, Rejected, Transition, View,
+};
 use weft_core::health::{CheckFailure, Health, Verdict};
 use weft_core::model;
 use weft_core::name::ServiceName;
@@ -187,6 +189,13 @@ impl Live {
     pub fn breaker(&self, now: Instant) -> Option<View> {
         let machines = self.machines();
         machines.breaker.as_ref().map(|breaker| breaker.view(now))
+    }
+
+    /// The last changes of the breaker's state, oldest first; empty where the policy has none.
+    pub fn breaker_changes(&self) -> Vec<Change> {
+        let machines = self.machines();
+        let breaker = machines.breaker.iter();
+        breaker.flat_map(Breaker::changes).copied().collect()
     }
 
     /// Keeps requests away for as long as an answer said.

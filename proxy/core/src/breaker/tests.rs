@@ -52,6 +52,38 @@ fn opens_on_consecutive_failures_and_says_when_to_come_back() {
 }
 
 #[test]
+fn the_last_changes_are_kept() {
+    let mut breaker = opened(1000);
+    call(&mut breaker, BAD, 2000);
+    for round in 0..20u64 {
+        let _half_open_and_open_again = call(&mut breaker, BAD, 1_000_000 * (round + 1));
+    }
+    let changes: Vec<Change> = breaker.changes().copied().collect();
+    assert_eq!(changes.len(), CHANGES_MAX);
+    let [.., probed, last] = changes.as_slice() else {
+        panic!("{changes:?}");
+    };
+    let (open, half_open) = (StateView::Open, StateView::HalfOpen);
+    assert_eq!((probed.at, probed.cause), (at(20_000_000), None));
+    assert_eq!(
+        (probed.transition.from, probed.transition.to),
+        (open, half_open)
+    );
+    assert_eq!((last.at, last.cause), (at(20_000_000), Some(Cause::Probe)));
+    assert_eq!(
+        (last.transition.from, last.transition.to),
+        (half_open, open)
+    );
+    // The first of all.
+    let breaker = opened(1000);
+    let first = breaker
+        .changes()
+        .next()
+        .map(|change| (change.at, change.cause));
+    assert_eq!(first, Some((at(1000), Some(Cause::InARow(5)))));
+}
+
+#[test]
 fn a_success_in_between_starts_the_row_anew() {
     let mut breaker = Breaker::new(config());
     for round in 0..4 {
