@@ -2,8 +2,8 @@
 
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
-    CONTENT_TYPE, HOST, HeaderName, HeaderValue, MAX_FORWARDS, SET_COOKIE, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    CONTENT_TYPE, COOKIE, EXPECT, HOST, HeaderName, HeaderValue, MAX_FORWARDS, PROXY_AUTHORIZATION,
+    RANGE, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, Method};
 
@@ -23,6 +23,7 @@ pub const WEFT_CHECK: HeaderName = HeaderName::from_static("weft-check");
 pub const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Removes what is for one hop only (RFC 9110 section 7.6.1): the fields that `Connection` names,
@@ -34,17 +35,48 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
         remove_nominated(headers);
         headers.remove(CONNECTION);
     }
-    if keep_upgrade && headers.contains_key(UPGRADE) {
+    if keep_upgrade && reduce_upgrade(headers) {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     } else {
         headers.remove(UPGRADE);
     }
+    headers.remove(HTTP2_SETTINGS);
     headers.remove(KEEP_ALIVE);
     headers.remove(PROXY_CONNECTION);
     headers.remove(TRANSFER_ENCODING);
     if headers.contains_key(TE) {
         reduce_te(headers);
     }
+}
+
+/// Leaves nothing of `Upgrade` that is HTTP in another version: its requests would be relayed as
+/// bytes that nobody reads. Whether anything is left.
+fn reduce_upgrade(headers: &mut HeaderMap) -> bool {
+    let asked = || headers.get_all(UPGRADE).iter();
+    if !asked().any(|value| tokens(value.as_bytes()).any(is_http_version)) {
+        return headers.contains_key(UPGRADE);
+    }
+    let kept: Vec<&[u8]> = asked()
+        .flat_map(|value| tokens(value.as_bytes()).filter(|token| !is_http_version(token)))
+        .collect();
+    let kept = HeaderValue::from_bytes(&kept.join(&b", "[..]));
+    headers.remove(UPGRADE);
+    match kept {
+        Ok(kept) if !kept.is_empty() => {
+            headers.insert(UPGRADE, kept);
+            true
+        }
+        Ok(_) | Err(_) => false,
+    }
+}
+
+/// `h2c` with its drafts, `h2`, `HTTP/2.0` and the like.
+fn is_http_version(token: &[u8]) -> bool {
+    let begins = |word: &[u8]| {
+        let start = token.get(..word.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(word))
+    };
+    begins(b"h2") || begins(b"h3") || begins(b"http")
 }
 
 /// Leaves nothing of `TE` but `trailers`.
@@ -98,18 +130,50 @@ pub fn may_be_trailer(name: &HeaderName) -> bool {
         CONTENT_LENGTH,
         CONTENT_RANGE,
         CONTENT_TYPE,
+        COOKIE,
+        EXPECT,
         HOST,
         KEEP_ALIVE,
         MAX_FORWARDS,
+        PROXY_AUTHORIZATION,
         PROXY_CONNECTION,
+        RANGE,
         SET_COOKIE,
         TE,
         TRAILER,
         TRANSFER_ENCODING,
         UPGRADE,
-        X_FORWARDED_CLIENT_CERT,
     ];
-    !forbidden.contains(name) && !name.as_str().starts_with(INTERNAL_PREFIX)
+    !forbidden.contains(name) && !is_mesh_field(name.as_str())
+}
+
+/// Removes from trailers what may not be one, in both directions and in every version of HTTP.
+pub fn clean_trailers(trailers: &mut HeaderMap) {
+    if trailers.keys().all(may_be_trailer) {
+        return;
+    }
+    let forbidden = |name: &&HeaderName| !may_be_trailer(name);
+    let names: Vec<HeaderName> = trailers.keys().filter(forbidden).cloned().collect();
+    for name in names {
+        trailers.remove(name);
+    }
+}
+
+/// Whether only the mesh may set a field: [`X_FORWARDED_CLIENT_CERT`] and what begins with
+/// [`INTERNAL_PREFIX`], and every other name that a server folds into one of these. CGI, WSGI and
+/// what follows them read any byte but letters and digits as `_` (RFC 3875 section 4.1.18).
+pub fn is_mesh_field(name: &str) -> bool {
+    let folds_into = |name: &[u8], field: &str| {
+        let same = |(byte, expected): (&u8, u8)| match expected {
+            b'-' => !byte.is_ascii_alphanumeric(),
+            letter => byte.to_ascii_lowercase() == letter,
+        };
+        name.len() == field.len() && name.iter().zip(field.bytes()).all(same)
+    };
+    let name = name.as_bytes();
+    let internal = name.get(..INTERNAL_PREFIX.len());
+    internal.is_some_and(|prefix| folds_into(prefix, INTERNAL_PREFIX))
+        || folds_into(name, X_FORWARDED_CLIENT_CERT.as_str())
 }
 
 /// Whether a request asks to turn the connection into something else: `CONNECT`, or an
@@ -120,27 +184,49 @@ pub fn is_upgrade(method: &Method, headers: &HeaderMap) -> bool {
 
 /// What a message wants to go on with, `websocket` for instance (RFC 9110 section 7.8).
 ///
-/// `h2c` is not one: it is obsolete (RFC 9113 section 3.1), ordinary clients offer it on every
-/// first request, and a server is free to ignore it.
+/// `h2c` and every other version of HTTP is not one: it is obsolete (RFC 9113 section 3.1), ordinary
+/// clients offer it on every first request, and a server is free to ignore it.
 pub fn upgrade_protocol(headers: &HeaderMap) -> Option<&HeaderValue> {
-    let protocol = headers.get(UPGRADE)?;
     let mut connection = headers.get_all(CONNECTION).iter();
     let asked = connection.any(|value| contains_token(value.as_bytes(), b"upgrade"));
-    let only_h2c = tokens(protocol.as_bytes()).all(|token| token.eq_ignore_ascii_case(b"h2c"));
-    (asked && !only_h2c).then_some(protocol)
+    let other =
+        |value: &&HeaderValue| tokens(value.as_bytes()).any(|token| !is_http_version(token));
+    let protocol = headers.get_all(UPGRADE).iter().find(other)?;
+    asked.then_some(protocol)
 }
 
-/// Removes what only the mesh may say, from whoever is not the mesh: `x-forwarded-client-cert` and
-/// everything that begins with [`INTERNAL_PREFIX`].
+/// Removes what only the mesh may say ([`is_mesh_field`]) from a head that is not the mesh's own,
+/// and what may not be a trailer from the fields that it announces.
 pub fn remove_untrusted(headers: &mut HeaderMap) {
-    headers.remove(X_FORWARDED_CLIENT_CERT);
-    let internal = |name: &&HeaderName| name.as_str().starts_with(INTERNAL_PREFIX);
-    if !headers.keys().any(|name| internal(&name)) {
+    if headers.contains_key(TRAILER) {
+        clean_announcement(headers);
+    }
+    let untrusted = |name: &&HeaderName| is_mesh_field(name.as_str());
+    if !headers.keys().any(|name| untrusted(&name)) {
         return;
     }
-    let names: Vec<HeaderName> = headers.keys().filter(internal).cloned().collect();
+    let names: Vec<HeaderName> = headers.keys().filter(untrusted).cloned().collect();
     for name in names {
         headers.remove(name);
+    }
+}
+
+/// Leaves nothing in `Trailer` but what may be one.
+fn clean_announcement(headers: &mut HeaderMap) {
+    let may = |token: &&[u8]| HeaderName::from_bytes(token).is_ok_and(|name| may_be_trailer(&name));
+    let announced = || headers.get_all(TRAILER).iter();
+    if announced().all(|value| tokens(value.as_bytes()).all(|token| may(&token))) {
+        return;
+    }
+    let kept: Vec<&[u8]> = announced()
+        .flat_map(|value| tokens(value.as_bytes()).filter(may))
+        .collect();
+    let kept = HeaderValue::from_bytes(&kept.join(&b", "[..]));
+    headers.remove(TRAILER);
+    if let Ok(kept) = kept
+        && !kept.is_empty()
+    {
+        headers.insert(TRAILER, kept);
     }
 }
 
@@ -246,6 +332,17 @@ mod tests {
         assert!(is_upgrade(&Method::GET, &websocket));
         assert!(is_upgrade(&Method::CONNECT, &HeaderMap::new()));
         assert_eq!(upgrade_protocol(&websocket).unwrap(), "websocket");
+        let both = headers(&[
+            ("connection", "Upgrade, HTTP2-Settings"),
+            ("upgrade", "h2c"),
+            ("upgrade", "H2C-14, websocket, HTTP/2.0"),
+            ("http2-settings", "x"),
+        ]);
+        assert!(is_upgrade(&Method::GET, &both));
+        let mut kept = both;
+        remove_hop_by_hop(&mut kept, true);
+        let expected = [("connection", "upgrade"), ("upgrade", "websocket")];
+        assert_eq!(kept, headers(&expected));
         for fields in [
             [("upgrade", "websocket"), ("connection", "keep-alive")],
             [
@@ -277,6 +374,65 @@ mod tests {
         ]);
         remove_untrusted(&mut outside);
         assert_eq!(outside, headers(&[("weftless", "1"), ("a", "b")]));
+    }
+
+    #[test]
+    fn fields_of_the_mesh_by_every_name() {
+        for name in [
+            "x-forwarded-client-cert",
+            "X-Forwarded-Client-Cert",
+            "x_forwarded_client_cert",
+            "x.forwarded-client_cert",
+            "x~forwarded!client|cert",
+            "weft-reason",
+            "WEFT_CHECK",
+            "weft.anything",
+        ] {
+            assert!(is_mesh_field(name), "{name}");
+            let name: HeaderName = name.parse().unwrap();
+            assert!(!may_be_trailer(&name), "{name}");
+            let mut outside = HeaderMap::new();
+            outside.insert(name.clone(), HeaderValue::from_static("x"));
+            let mut trailers = outside.clone();
+            remove_untrusted(&mut outside);
+            clean_trailers(&mut trailers);
+            assert!(outside.is_empty() && trailers.is_empty(), "{name}");
+        }
+        for name in [
+            "x-forwarded-client-certs",
+            "xx-forwarded-client-cert",
+            "x-forwarded-for",
+            "forwarded",
+            "weft",
+            "wefta-x",
+            "we-ft-x",
+        ] {
+            assert!(!is_mesh_field(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn announced_trailers() {
+        for (announced, expected) in [
+            (&["x-sum, grpc-status"][..], &["x-sum, grpc-status"][..]),
+            (&["x-forwarded-client-cert"], &[]),
+            (&["X_Forwarded_Client_Cert, a", "host,b"], &["a, b"]),
+            (&["a", "b"], &["a", "b"]),
+        ] {
+            let of = |values: &[&'static str]| {
+                let mut headers = HeaderMap::new();
+                for value in values {
+                    headers.append(TRAILER, HeaderValue::from_static(value));
+                }
+                headers
+            };
+            let mut found = of(announced);
+            remove_untrusted(&mut found);
+            assert_eq!(found, of(expected));
+        }
+        let mut trailers = headers(&[("grpc-status", "0"), ("authorization", "x"), ("a", "b")]);
+        clean_trailers(&mut trailers);
+        assert_eq!(trailers, headers(&[("grpc-status", "0"), ("a", "b")]));
     }
 
     proptest! {

@@ -17,6 +17,7 @@ pub mod hedge;
 pub mod limit;
 pub mod model;
 pub mod name;
+pub mod opaque;
 pub mod policy;
 pub mod protocol;
 pub mod rate;

@@ -51,53 +51,54 @@ pub fn detect(bytes: &[u8]) -> Verdict {
     detect_request_line(bytes)
 }
 
-/// `method SP request-target SP HTTP-version CRLF` (RFC 9112 section 3).
+/// `method SP request-target SP HTTP-version CRLF` (RFC 9112 section 3), and what servers read
+/// instead of it: after empty lines and spaces, with any token as the method, and with more or other
+/// space between the parts.
 fn detect_request_line(bytes: &[u8]) -> Verdict {
     let window = &bytes[..bytes.len().min(DETECT_MAX_BYTES)];
-    let line = match window.iter().position(|byte| *byte == b'\n') {
-        Some(end) => &window[..end],
-        None => window,
-    };
-    let complete = line.len() < window.len();
-    let Some(method_end) = line.iter().position(|byte| *byte == b' ') else {
-        let could_be = line.len() <= METHOD_MAX && line.iter().all(|byte| is_method(*byte));
-        return if could_be && !complete {
+    let skipped = window
+        .iter()
+        .take_while(|byte| is_space(**byte) || **byte == b'\n');
+    let window = &window[skipped.count()..];
+    // Up to the end of the line, or to a byte that no request line has.
+    let end = window.iter().position(|byte| !is_text(*byte));
+    let line = &window[..end.unwrap_or(window.len())];
+    let (decided, full) = (end.is_some(), bytes.len() >= DETECT_MAX_BYTES);
+    let Some(method_end) = line.iter().position(|byte| is_space(*byte)) else {
+        let could_be = line.len() <= METHOD_MAX && line.iter().all(|byte| is_token(*byte));
+        return if could_be && !decided && !full {
             Verdict::NeedMore
         } else {
             Verdict::Opaque
         };
     };
     let (method, rest) = (&line[..method_end], &line[method_end + 1..]);
-    if starts_target(method, rest) {
-        return Verdict::Http1;
-    }
-    let well_formed = !method.is_empty()
-        && method.len() <= METHOD_MAX
-        && method.iter().all(|byte| is_method(*byte))
-        && rest
-            .iter()
-            .all(|byte| matches!(byte, 0x20..=0x7e | b'\r' | 0x80..));
-    if !well_formed {
+    if method.len() > METHOD_MAX || !method.iter().all(|byte| is_token(*byte)) {
         return Verdict::Opaque;
     }
-    if complete {
-        let line = rest.strip_suffix(b"\r").unwrap_or(rest);
-        let version = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
-        return if version.starts_with(b"HTTP/1.") && version.len() < line.len() {
-            Verdict::Http1
-        } else {
-            Verdict::Opaque
-        };
+    let spaces = rest.iter().take_while(|byte| is_space(**byte)).count();
+    let target = &rest[spaces..];
+    if starts_target(method, target) || has_version(rest) {
+        return Verdict::Http1;
+    }
+    if decided {
+        return Verdict::Opaque;
     }
     // A target longer than what we are willing to read: nothing but HTTP looks like this.
-    if window.len() >= DETECT_MAX_BYTES {
-        return if rest.starts_with(b"/") || rest.starts_with(b"http") {
+    if full {
+        return if target.starts_with(b"/") || target.starts_with(b"http") {
             Verdict::Http1
         } else {
             Verdict::Opaque
         };
     }
     Verdict::NeedMore
+}
+
+/// Whether `HTTP/` is there, in any case: no other protocol's first line has it.
+fn has_version(line: &[u8]) -> bool {
+    line.windows(5)
+        .any(|part| part.eq_ignore_ascii_case(b"HTTP/"))
 }
 
 /// Whether a request line that is not complete yet can only be one of HTTP/1: a request line that
@@ -126,9 +127,21 @@ fn starts_authority(target: &[u8]) -> bool {
     })
 }
 
-/// Methods are tokens; all that are registered are upper-case letters and '-'.
-const fn is_method(byte: u8) -> bool {
-    byte.is_ascii_uppercase() || byte == b'-' || byte == b'_'
+/// Bytes of a token (RFC 9110 section 5.6.2).
+const fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
+}
+
+/// What servers take for the space between the parts of a request line (RFC 9112 section 3), the
+/// CR before its end included.
+const fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r' | 0x0b | 0x0c)
+}
+
+/// What a request line may have, or a lenient server reads in one.
+const fn is_text(byte: u8) -> bool {
+    is_space(byte) || matches!(byte, 0x21..=0x7e | 0x80..)
 }
 
 #[cfg(test)]
@@ -169,7 +182,7 @@ mod tests {
         check(b"GET", Verdict::NeedMore);
         check(b"PRI", Verdict::NeedMore);
         check(PREFACE, Verdict::Http2);
-        check(b"PRI * HTTP/2.0\r\n\r\nXX", Verdict::Opaque);
+        check(b"PRI * HTTP/2.0\r\n\r\nXX", Verdict::Http1);
         check(b"PRINT / HTTP/1.1\r\n", Verdict::Http1);
         check(&[0x16], Verdict::NeedMore);
         check(&[0x16, 3, 1], Verdict::Tls);
@@ -180,7 +193,28 @@ mod tests {
         check(b"GET\r\n", Verdict::Opaque);
         check(b"PING\r\n", Verdict::Opaque);
         check(b"GET key\r\n", Verdict::Opaque);
-        check(b"get / HTTP/1.1\r\n", Verdict::Opaque);
+        check(b"get /key\r\n", Verdict::Opaque);
+        check(b"get / HTTP/1.1\r\n", Verdict::Http1);
+        check(b"set /key 0 0 5\r\n", Verdict::Opaque);
+        check(b"load.one 0.5 1700000000\n", Verdict::Opaque);
+        check(b"NICK a\r\nUSER a 0 * :a\r\n", Verdict::Opaque);
+        check(b"SSH-2.0-OpenSSH_9.2 x\r\n", Verdict::Opaque);
+        check(b"INVITE sip:a SIP/2.0\r\n", Verdict::Opaque);
+        check(b"ruok", Verdict::NeedMore);
+        check(b"FOO / HTTP/1.1\r\n", Verdict::Http1);
+        check(b"F!O / HTTP/1.1\r\n", Verdict::Http1);
+        check(b"f.o x\t\thttp/9", Verdict::Http1);
+        check(b"\r\n \nGET / HTTP/1.1\r\n", Verdict::Http1);
+        check(b"\r\n", Verdict::NeedMore);
+        check(b"\r\nPRI * HTTP/2.0\r\n", Verdict::Http1);
+        check(b"GET   /", Verdict::Http1);
+        check(b"GET\t/\tHTTP/1.1\r\n", Verdict::Http1);
+        check(b"GET\x0b/", Verdict::Http1);
+        check(b"GET\x1c/\x1cHTTP/1.1\r\n", Verdict::Opaque);
+        check(b"G\xc9T / HTTP/1.1\r\n", Verdict::Opaque);
+        check(b"GET * HTTP/1.1\n", Verdict::Http1);
+        check(b"GET /\r\n", Verdict::Http1);
+        check(b"\0GET / HTTP/1.1\r\n", Verdict::Opaque);
         let mut long = b"GET /".to_vec();
         long.resize(DETECT_MAX_BYTES, b'a');
         check(&long, Verdict::Http1);
@@ -191,6 +225,7 @@ mod tests {
         fn decided_once(bytes in prop_oneof![
             proptest::collection::vec(any::<u8>(), 0..200),
             "[A-Z]{1,8} /[a-z /]{0,40}( HTTP/1\\.[01])?\r?\n?.{0,20}".prop_map(String::into_bytes),
+            "[\r\n\t ]{0,3}[a-zA-Z!]{0,5}[ \t\x0b]{0,3}[/*a-z]{0,9}[ \t\r]{0,3}[htpHTP/]{0,7}\r?\n?".prop_map(String::into_bytes),
             "(GET|CONNECT|OPTIONS|PRI) [a-z:0-9\\[\\]*/.{]{0,40} ?.{0,20}\r?\n?".prop_map(String::into_bytes),
         ]) {
             let mut decided = None;
@@ -205,7 +240,7 @@ mod tests {
         }
 
         #[test]
-        fn decides_at_the_limit(byte in any::<u8>(), head in "[A-Z]{0,10} ?.{0,10}") {
+        fn decides_at_the_limit(byte in any::<u8>(), head in "\r?\n?[A-Z]{0,10} ?.{0,10}") {
             let mut bytes = head.into_bytes();
             bytes.resize(DETECT_MAX_BYTES, byte);
             prop_assert_ne!(detect(&bytes), Verdict::NeedMore);

@@ -1,0 +1,30 @@
+// An HTTP server that prints and answers with the caller's identity as it sees it.
+package main
+
+import (
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"os"
+)
+
+func main() {
+	answer := func(w http.ResponseWriter, r *http.Request) {
+		seen := r.Header.Get("X-Forwarded-Client-Cert")
+		if seen == "" {
+			seen = "-"
+		}
+		fmt.Printf("%q %q identity=%s\n", r.Method, r.RequestURI, seen)
+		_, _ = io.Copy(io.Discard, r.Body)
+		if merged := r.Trailer.Get("X-Forwarded-Client-Cert"); merged != "" {
+			fmt.Printf("trailer identity=%s\n", merged)
+		}
+		fmt.Fprintf(w, "identity=%s\n", seen)
+	}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	server := http.Server{Addr: ":" + os.Args[1], Handler: http.HandlerFunc(answer), Protocols: protocols}
+	log.Fatal(server.ListenAndServe())
+}

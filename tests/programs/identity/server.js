@@ -1,0 +1,16 @@
+// An HTTP server that prints and answers with the caller's identity as it sees it.
+'use strict';
+const http = require('http');
+
+const server = http.createServer((request, response) => {
+  const names = Object.keys(request.headers).filter((name) => /^x.forwarded.client.cert$/.test(name));
+  const seen = names.map((name) => request.headers[name]).join(',') || '-';
+  console.log(`${request.method} ${request.url} identity=${seen}`);
+  request.resume();
+  request.on('end', () => {
+    const merged = request.trailers['x-forwarded-client-cert'];
+    if (merged !== undefined) console.log(`trailer identity=${merged}`);
+    response.end(`identity=${seen}\n`);
+  });
+});
+server.listen(Number(process.argv[2]), '::');
