@@ -12,6 +12,7 @@ pub mod control_plane;
 pub mod discovery;
 pub mod dns;
 pub mod drain;
+mod first;
 pub mod http;
 pub mod identity;
 pub mod inbound;

@@ -268,6 +268,13 @@ pub fn redirected(stream: &TcpStream, client: SocketAddr) -> Option<SocketAddr> 
     None
 }
 
+/// Whether a connection was made to the listener itself and not redirected there. Connection tracking
+/// then records the listener's own address, and dialling that leads back here.
+pub fn is_direct(stream: &TcpStream, destination: SocketAddr) -> bool {
+    let canonical = |address: SocketAddr| (address.ip().to_canonical(), address.port());
+    stream.local_addr().map(canonical).ok() == Some(canonical(destination))
+}
+
 fn original_destination(stream: &TcpStream) -> io::Result<Option<SocketAddr>> {
     let local = stream.local_addr()?;
     let mapped = match local.ip() {

@@ -31,6 +31,9 @@ mod silence;
 mod rate_limits;
 // What an application that is asked for too much refuses.
 mod shedding;
+// Who gets past the mesh: forged callers, and what leads back to the sidecar itself.
+mod forged;
+mod loops;
 // What is let out of the mesh.
 mod outside;
 // What is outside and declared.

@@ -14,6 +14,7 @@ pub mod h1;
 pub mod headers;
 pub mod health;
 pub mod hedge;
+pub mod hops;
 pub mod limit;
 pub mod model;
 pub mod name;

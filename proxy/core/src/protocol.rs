@@ -51,6 +51,15 @@ pub fn detect(bytes: &[u8]) -> Verdict {
     detect_request_line(bytes)
 }
 
+/// Whether a beginning that is not decided yet has the start of a method that every server knows: it
+/// is worth a longer wait than what may as well be another protocol's first word.
+pub fn begins_method(bytes: &[u8]) -> bool {
+    let word = bytes.split(|byte| *byte == b' ').next().unwrap_or_default();
+    let others: [&[u8]; 2] = [b"CONNECT", b"PRI"];
+    let mut known = METHODS.iter().chain(&others);
+    !word.is_empty() && known.any(|method| method.starts_with(word))
+}
+
 /// `method SP request-target SP HTTP-version CRLF` (RFC 9112 section 3), and what servers read
 /// instead of it: after empty lines and spaces, with any token as the method, and with more or other
 /// space between the parts.
@@ -218,6 +227,16 @@ mod tests {
         let mut long = b"GET /".to_vec();
         long.resize(DETECT_MAX_BYTES, b'a');
         check(&long, Verdict::Http1);
+    }
+
+    #[test]
+    fn methods_that_have_begun() {
+        for bytes in [&b"G"[..], b"GET", b"GET x", b"PRI *", b"CONNE"] {
+            assert!(begins_method(bytes), "{bytes:?}");
+        }
+        for bytes in [&b""[..], b"ruok", b"get", b"GETS", b" GET", b"FOO /"] {
+            assert!(!begins_method(bytes), "{bytes:?}");
+        }
     }
 
     proptest! {

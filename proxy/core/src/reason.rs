@@ -126,6 +126,12 @@ reasons! {
     PlaintextRefused = "plaintext-refused", 403, 7, Downstream,
         "this workload takes mutual TLS only (mtls: strict)",
         "call through a sidecar, or set mtls to permissive on the server";
+    NotHttp = "not-http", 400, 3, Downstream,
+        "the connection does not begin with a request, and its port takes nothing else: it is declared HTTP, or a policy limits its requests",
+        "speak HTTP, or declare what the port speaks (tcp, tls)";
+    HiddenHttp = "hidden-http", 400, 3, Downstream,
+        "bytes that were taken for another protocol turned out to be HTTP, which would have passed every rule and could have named any caller",
+        "send a request as RFC 9112 has it and at once, or declare what the port speaks";
     RequestTimeout = "request-timeout", 504, 4, Upstream,
         "the request took longer than its timeout",
         "find out what took long with a trace, then timeouts.request";

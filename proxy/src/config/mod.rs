@@ -201,6 +201,22 @@ pub struct ListenerConfig {
     pub admin_socket: Option<PathBuf>,
 }
 
+impl ListenerConfig {
+    /// Whether one of them has this port.
+    pub fn has_port(&self, port: u16) -> bool {
+        let all = [
+            self.outbound,
+            self.inbound,
+            self.dns,
+            self.admin,
+            self.metrics,
+        ];
+        all.into_iter()
+            .flatten()
+            .any(|address| address.port() == port)
+    }
+}
+
 impl Default for ListenerConfig {
     fn default() -> Self {
         let any = |port| Some(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port));

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::Request;
 use http_body::{Body, Frame, SizeHint};
+use weft_core::headers::clean_trailers;
 use weft_core::reason::Reason;
 
 use super::body::ProxyBody;
@@ -32,9 +33,10 @@ impl Body for Incoming {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.get_mut() {
+        let polled = match self.get_mut() {
             Self::Hyper(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Http2),
-        }
+        };
+        polled.map_ok(cleaned)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -47,6 +49,18 @@ impl Body for Incoming {
         match self {
             Self::Hyper(body) => body.size_hint(),
         }
+    }
+}
+
+/// A frame without what may not be a trailer: neither a caller nor an application says with one what
+/// only the mesh may, or changes what its head said.
+fn cleaned(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            clean_trailers(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        Err(other) => other,
     }
 }
 

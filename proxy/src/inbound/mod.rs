@@ -1,24 +1,25 @@
 //! Connections of others to the application.
 
 mod application;
+mod carry;
 mod http;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use bytes::Bytes;
 use tokio::net::TcpStream;
-use weft_core::model::AppProtocol;
-use weft_core::protocol::Verdict;
 use weft_core::reason::Reason;
 
 use crate::config::MtlsMode;
-use crate::outbound::sniff;
-use crate::relay::{Ended, relay};
+use crate::first::client_first;
 use crate::telemetry::metrics::{Direction, HttpKey, Wire};
 use crate::tls::{Material, OpenError, Opened, Replayed, VerifiedPeer, open};
-use crate::worker::{Worker, redirected, reset};
+use crate::worker::{Worker, is_direct, redirected, reset};
+
+use carry::{Greeting, Takes, Unspoken, carry, greet};
 
 pub use application::{Application, Applications, Http1, dial};
 
@@ -28,142 +29,173 @@ pub async fn captured(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr
         return;
     };
     let application = worker.applications.at(destination);
-    serve(worker, stream, client, application, false).await;
+    let listeners = &worker.shared.config.listeners;
+    if is_direct(&stream, destination) || listeners.has_port(destination.port()) {
+        let detail = format!("{destination} is one of this sidecar's own listeners");
+        carry::refuse(worker, &application, None, Reason::LoopDetected, &detail);
+        return reset(&stream);
+    }
+    if worker.shared.config.mtls == MtlsMode::Strict {
+        return mesh(worker, stream, client, application).await;
+    }
+    let Some(material) = material(worker, &stream, client) else {
+        return;
+    };
+    let takes = Takes::of(worker, &application).await;
+    let Some((stream, greeting)) = greeted(worker, stream, &application, takes).await else {
+        return;
+    };
+    let (greeting, first) = (
+        Greeting {
+            said: Bytes::new(),
+            ..greeting
+        },
+        greeting.said,
+    );
+    let known = Known {
+        greeting: Some(greeting),
+        material,
+        client,
+    };
+    serve(worker, stream, first, application, known).await;
 }
 
 /// A connection to a listener that takes mutual TLS only.
 pub async fn mesh(
     worker: &Rc<Worker>,
-    stream: TcpStream,
+    mut stream: TcpStream,
     client: SocketAddr,
     application: Application,
 ) {
-    serve(worker, stream, client, application, true).await;
+    let Some(material) = material(worker, &stream, client) else {
+        return;
+    };
+    let limit = worker.shared.config.timeouts.handshake;
+    let first = match client_first(&mut stream, limit).await {
+        Ok(Some(first)) if !first.is_empty() => first,
+        Ok(Some(_ended)) => return,
+        Ok(None) => return handshake_failed(worker, client, &OpenError::Timeout(limit)),
+        Err(error) => return handshake_failed(worker, client, &error.into()),
+    };
+    let known = Known {
+        greeting: None,
+        material,
+        client,
+    };
+    serve(worker, stream, first, application, known).await;
 }
 
 /// A connection to a port that was published on the host: from outside the mesh.
 pub async fn publish(worker: &Rc<Worker>, stream: TcpStream, application: Application) {
     let metrics = &worker.shared.metrics;
     metrics.connection(Direction::Inbound, Wire::Plaintext);
-    let unread = Replayed::new(bytes::Bytes::new(), stream);
-    outside(worker, unread, application).await;
+    let takes = Takes::of(worker, &application).await;
+    if let Some((stream, greeting)) = greeted(worker, stream, &application, takes).await {
+        carry(worker, stream, application, None, greeting).await;
+    }
+}
+
+/// What is known of a connection beside its first bytes.
+struct Known {
+    /// How a connection from outside has begun; `None` where nobody outside may call.
+    greeting: Option<Greeting>,
+    material: Arc<Material>,
+    client: SocketAddr,
 }
 
 async fn serve(
     worker: &Rc<Worker>,
     stream: TcpStream,
-    client: SocketAddr,
+    first: Bytes,
     application: Application,
-    mesh_only: bool,
+    known: Known,
 ) {
+    let Known {
+        greeting,
+        material,
+        client,
+    } = known;
     let shared = &worker.shared;
-    let Some(material) = shared.tls.current() else {
-        refuse(worker, client, Reason::PeerNotAuthenticated);
-        return reset(&stream);
+    let handshake = shared.config.timeouts.handshake;
+    let from_mesh = |peer| {
+        shared.metrics.connection(Direction::Inbound, Wire::Mtls);
+        Some(Caller::new(&material, peer))
     };
-    let timeouts = &shared.config.timeouts;
-    // Server-first: a silent client is waited for only as long as detection may take.
-    let silence = if mesh_only {
-        timeouts.handshake
-    } else {
-        timeouts.detect
-    };
-    match open(stream, &material, silence, timeouts.handshake).await {
+    match open(stream, first, &material, handshake).await {
         Ok(Opened::MeshH2(stream, peer)) => {
-            shared.metrics.connection(Direction::Inbound, Wire::Mtls);
-            let caller = Some(Caller::new(&material, peer));
-            http::serve(worker, stream, application, caller, true).await;
+            http::serve(worker, stream, application, from_mesh(peer), true).await;
         }
         Ok(Opened::MeshH1(stream, peer)) => {
-            shared.metrics.connection(Direction::Inbound, Wire::Mtls);
-            let caller = Some(Caller::new(&material, peer));
-            http::serve(worker, stream, application, caller, false).await;
+            http::serve(worker, stream, application, from_mesh(peer), false).await;
         }
-        Ok(Opened::MeshTcp(stream, peer)) => {
-            shared.metrics.connection(Direction::Inbound, Wire::Mtls);
-            opaque(worker, stream, application, Some(&peer)).await;
+        Ok(Opened::MeshTcp(mut stream, peer)) => {
+            let caller = from_mesh(peer);
+            let takes = Takes::of(worker, &application).await;
+            // The caller's own sidecar has waited for its client: what comes first is there.
+            let pause = Duration::ZERO;
+            let begun = greet(worker, &mut stream, &application, takes, pause).await;
+            match begun {
+                Ok(greeting) => carry(worker, stream, application, caller, greeting).await,
+                Err(Unspoken::Gone) => {}
+                Err(Unspoken::Refused(reason, detail)) => {
+                    carry::refuse(worker, &application, caller.as_ref(), reason, &detail);
+                    reset(stream.socket());
+                }
+            }
         }
         Ok(Opened::Outside(stream)) => {
-            if mesh_only || shared.config.mtls == MtlsMode::Strict {
+            let (said, stream) = stream.into_parts();
+            let Some(greeting) = greeting else {
                 refuse(worker, client, Reason::PlaintextRefused);
-                return reset(stream.get_ref());
-            }
+                return reset(&stream);
+            };
             let metrics = &shared.metrics;
             metrics.connection(Direction::Inbound, Wire::Plaintext);
-            outside(worker, stream, application).await;
+            let greeting = Greeting { said, ..greeting };
+            carry(worker, stream, application, None, greeting).await;
         }
-        Err(error) => {
-            let reason = match error {
-                OpenError::Peer(_) => "peer",
-                OpenError::Timeout(_) => "timeout",
-                OpenError::Io(_) => "tls",
-            };
-            shared.metrics.handshake_failed(Direction::Inbound, reason);
-            tracing::info!(%client, %error, "inbound handshake failed");
+        Err(error) => handshake_failed(worker, client, &error),
+    }
+}
+
+/// Our own certificate; without one nobody is served.
+fn material(worker: &Worker, stream: &TcpStream, client: SocketAddr) -> Option<Arc<Material>> {
+    let material = worker.shared.tls.current();
+    if material.is_none() {
+        refuse(worker, client, Reason::PeerNotAuthenticated);
+        reset(stream);
+    }
+    material
+}
+
+/// A connection from which plaintext is taken, with what was said first.
+async fn greeted(
+    worker: &Worker,
+    mut stream: TcpStream,
+    application: &Application,
+    takes: Takes,
+) -> Option<(TcpStream, Greeting)> {
+    let pause = worker.shared.config.timeouts.detect;
+    match greet(worker, &mut stream, application, takes, pause).await {
+        Ok(greeting) => Some((stream, greeting)),
+        Err(Unspoken::Gone) => None,
+        Err(Unspoken::Refused(reason, detail)) => {
+            carry::refuse(worker, application, None, reason, &detail);
+            reset(&stream);
+            None
         }
     }
 }
 
-/// Plaintext, or the application's own TLS. HTTP is read, so that nobody outside can claim to be
-/// a caller whom the mesh has verified.
-async fn outside(worker: &Rc<Worker>, stream: Replayed<TcpStream>, application: Application) {
-    let (first, mut io) = stream.into_parts();
-    let opaque_port = matches!(application.protocol, AppProtocol::Tcp | AppProtocol::Tls);
-    // A silent client waits for the server to speak.
-    let (verdict, first) = if opaque_port {
-        (Verdict::Opaque, first)
-    } else {
-        match sniff(worker, &mut io, first).await {
-            Ok(found) => found,
-            Err(error) => {
-                tracing::debug!(%error, "the client went away");
-                return;
-            }
-        }
+fn handshake_failed(worker: &Worker, client: SocketAddr, error: &OpenError) {
+    let reason = match error {
+        OpenError::Peer(_) => "peer",
+        OpenError::Timeout(_) => "timeout",
+        OpenError::Io(_) => "tls",
     };
-    let stream = Replayed::new(first, io);
-    match verdict {
-        Verdict::Http1 => http::serve(worker, stream, application, None, false).await,
-        Verdict::Http2 => http::serve(worker, stream, application, None, true).await,
-        Verdict::Tls | Verdict::Opaque | Verdict::NeedMore => {
-            opaque(worker, stream, application, None).await;
-        }
-    }
-}
-
-/// Opaque bytes to the application.
-async fn opaque<IO>(
-    worker: &Rc<Worker>,
-    mut client: IO,
-    application: Application,
-    peer: Option<&VerifiedPeer>,
-) where
-    IO: AsyncRead + AsyncWrite + Unpin + Socket,
-{
-    let shared = &worker.shared;
-    let mut server = match dial(shared, &application).await {
-        Ok(server) => server,
-        Err((reason, detail)) => {
-            tracing::info!(reason = reason.as_str(), detail, "connection refused");
-            return reset(client.socket());
-        }
-    };
-    let stats = shared.metrics.tcp(key(&application, peer));
-    let opened = stats.open(peer.map_or(Wire::Plaintext, |_peer| Wire::Mtls));
-    let (moved, ended) = tokio::select! {
-        done = relay(&mut client, &mut server, &shared.config, None) => done,
-        () = shared.drain.cut() => {
-            reset(&server);
-            return reset(client.socket());
-        }
-    };
-    opened.received(moved.forward);
-    opened.sent(moved.backward);
-    if !matches!(ended, Ended::Clean) {
-        tracing::debug!(?ended, port = application.port, "TCP relay ended");
-        reset(&server);
-        reset(client.socket());
-    }
+    let metrics = &worker.shared.metrics;
+    metrics.handshake_failed(Direction::Inbound, reason);
+    tracing::info!(%client, %error, "inbound handshake failed");
 }
 
 /// A connection of some kind over a TCP socket.
@@ -172,9 +204,15 @@ trait Socket {
     fn socket(&self) -> &TcpStream;
 }
 
-impl Socket for Replayed<TcpStream> {
+impl Socket for TcpStream {
     fn socket(&self) -> &TcpStream {
-        self.get_ref()
+        self
+    }
+}
+
+impl<IO: Socket> Socket for Replayed<IO> {
+    fn socket(&self) -> &TcpStream {
+        self.get_ref().socket()
     }
 }
 

@@ -156,6 +156,11 @@ impl ServerView {
         }
     }
 
+    /// Whether something is enforced that only requests can be held to.
+    pub fn limits_requests(&self) -> bool {
+        !self.limits.is_empty() || self.shedding.is_some()
+    }
+
     /// What limits on the rate say to a request; `None` where none is for it. `caller` is the
     /// verified identity.
     pub fn rate(&self, head: &RequestHead<'_>, caller: Option<&str>) -> Option<Rated> {

@@ -19,27 +19,27 @@ use std::time::Duration;
 
 use ::http::HeaderMap;
 use ::http::request::Parts;
-use bytes::{Bytes, BytesMut};
-use tokio::io::AsyncReadExt;
+use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_util::either::Either;
 use weft_core::balance::{Candidates, hash::HashOn, slow_start_share};
 use weft_core::breaker::CallClass;
 use weft_core::model::{AppProtocol, Transport};
 use weft_core::name::ServiceName;
 use weft_core::policy::BreakerMode;
-use weft_core::protocol::{DETECT_MAX_BYTES, Verdict, detect};
+use weft_core::protocol::Verdict;
 use weft_core::reason::Reason;
 use weft_core::retry::Failure;
 use weft_core::route::RouteTable;
 use weft_core::time::Instant;
 
-use crate::config::ProxyConfig;
-use crate::mesh::{Call, Destination, Endpoint, EndpointKey, PortView};
+use crate::first::{First, client_first, first_of, sniff};
+use crate::mesh::{Call, Counted, Destination, Endpoint, EndpointKey, PortView};
 use crate::relay::{Ended, relay};
-use crate::telemetry::metrics::{Direction, HttpKey, Wire};
+use crate::telemetry::metrics::{Direction, HttpKey, TcpStats, Wire};
 use crate::tls::{ALPN_TCP, Replayed, read_server_name};
-use crate::worker::{Worker, redirected, reset};
+use crate::worker::{Worker, is_direct, redirected, reset};
 
 pub(crate) use health::run as check_health;
 use heed::{Heed, Place, heed_of, place_of};
@@ -47,11 +47,18 @@ pub(crate) use http::{chunks, describe, relayed};
 pub use pool::{DialError, Limited, Pool, Slot};
 pub(crate) use upgrade::{finish as finish_upgrade, origin_form, send as send_upgrade};
 
+/// What `0s` stands for.
+const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// A connection that interception redirected here.
 pub async fn captured(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr) {
     let Some(destination) = redirected(&stream, client) else {
         return;
     };
+    if is_direct(&stream, destination) {
+        let detail = format!("{destination} is this sidecar's own listener");
+        return refuse(worker, &stream, Reason::LoopDetected, &detail);
+    }
     if let Some(host) = &worker.shared.host
         && host.address == destination.ip().to_canonical()
     {
@@ -78,9 +85,23 @@ pub async fn upstream(
     port: Option<u16>,
 ) {
     match find(worker, service, port).await {
+        Ok(port) if leads_back(worker, &port) => {
+            let detail = format!("an endpoint of {service} is this sidecar's own listener");
+            refuse(worker, &stream, Reason::LoopDetected, &detail);
+        }
         Ok(port) => serve(worker, stream, port).await,
         Err(reason) => refuse(worker, &stream, reason, &service.to_string()),
     }
+}
+
+/// Whether an endpoint is one of the local listeners that lead to services.
+fn leads_back(worker: &Worker, port: &PortView) -> bool {
+    let own = &worker.shared.config.upstreams;
+    let mut endpoints = port.endpoints.iter();
+    endpoints.any(|endpoint| {
+        let address = endpoint.key.address;
+        own.iter().any(|upstream| upstream.listen == address)
+    })
 }
 
 async fn find(
@@ -104,7 +125,7 @@ async fn find(
     mesh.resolve_service(service, port).await
 }
 
-async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, port: Arc<PortView>) {
+async fn serve(worker: &Rc<Worker>, stream: TcpStream, port: Arc<PortView>) {
     if let Some(table) = &port.routes
         && table.is_about_connections()
     {
@@ -115,33 +136,63 @@ async fn serve(worker: &Rc<Worker>, mut stream: TcpStream, port: Arc<PortView>) 
             .endpoints
             .iter()
             .any(|endpoint| endpoint.model.transport == Transport::Plain);
-    let (verdict, first) = match port.protocol {
-        AppProtocol::Tcp | AppProtocol::Tls => (Verdict::Opaque, Bytes::new()),
-        _ if plain => (Verdict::Opaque, Bytes::new()),
-        AppProtocol::Http => (Verdict::Http1, Bytes::new()),
-        AppProtocol::Http2 | AppProtocol::Grpc => (Verdict::Http2, Bytes::new()),
-        AppProtocol::Detect => match sniff(worker, &mut stream, Bytes::new()).await {
-            Ok(found) => found,
-            Err(error) => {
-                tracing::debug!(%error, "the client went away before it said anything");
+    match port.protocol {
+        AppProtocol::Tcp | AppProtocol::Tls => opaque(worker, unread(stream), &port).await,
+        _ if plain => opaque(worker, unread(stream), &port).await,
+        // A declared http port takes HTTP/2 with prior knowledge as well: only the client's first
+        // bytes tell.
+        AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc => {
+            http::serve(worker, unread(stream), port, None).await;
+        }
+        AppProtocol::Detect => detected(worker, stream, port).await,
+    }
+}
+
+fn unread(stream: TcpStream) -> Replayed<TcpStream> {
+    Replayed::new(Bytes::new(), stream)
+}
+
+/// A connection to a port of which nothing is declared. A silent client waits for the server to
+/// speak: where the server does, it is opaque; where the client speaks after all, its bytes decide.
+async fn detected(worker: &Rc<Worker>, mut stream: TcpStream, port: Arc<PortView>) {
+    let config = &worker.shared.config;
+    let pause = config.timeouts.detect;
+    let gone = |error| tracing::debug!(%error, "the client went away before it said anything");
+    let (said, connected) = match client_first(&mut stream, pause).await {
+        Ok(Some(said)) => (said, None),
+        Ok(None) => {
+            let Some(mut connected) = connect_any(worker, &stream, &port).await else {
                 return;
-            }
-        },
-    };
-    match verdict {
-        Verdict::Http1 | Verdict::Http2 => {
-            // A declared http port takes HTTP/2 with prior knowledge as well: only the client's
-            // first bytes tell.
-            let http2 = match (verdict, first.is_empty()) {
-                (Verdict::Http2, false) => Some(true),
-                (Verdict::Http1, false) => Some(false),
-                _ => None,
             };
-            http::serve(worker, Replayed::new(first, stream), port, http2).await;
+            let silence = match config.timeouts.tcp_idle {
+                Duration::ZERO => NO_LIMIT,
+                idle => idle,
+            };
+            match first_of(&mut stream, &mut connected.stream, silence).await {
+                Ok(First::Client(said)) => (said, Some(connected)),
+                Ok(First::Server(answered)) => {
+                    let client = unread(stream);
+                    return relay_opaque(worker, client, &port, connected, answered).await;
+                }
+                Ok(First::Silence) => {
+                    connected.stats.refused(Reason::IdleTimeout.as_str());
+                    return reset(&stream);
+                }
+                Err(error) => return gone(error),
+            }
         }
-        Verdict::Tls | Verdict::Opaque | Verdict::NeedMore => {
-            opaque(worker, Replayed::new(first, stream), &port).await;
-        }
+        Err(error) => return gone(error),
+    };
+    let (verdict, said) = match sniff(worker, &mut stream, said, pause).await {
+        Ok(found) => found,
+        Err(error) => return gone(error),
+    };
+    let client = Replayed::new(said, stream);
+    match (verdict, connected) {
+        (Verdict::Http1, _) => http::serve(worker, client, port, Some(false)).await,
+        (Verdict::Http2, _) => http::serve(worker, client, port, Some(true)).await,
+        (_, Some(connected)) => relay_opaque(worker, client, &port, connected, Bytes::new()).await,
+        (_, None) => opaque(worker, client, &port).await,
     }
 }
 
@@ -172,60 +223,48 @@ async fn routed(worker: &Rc<Worker>, stream: TcpStream, port: &Arc<PortView>, ta
     }
 }
 
-/// Reads just enough to know the protocol. A client that stays silent waits for the server to
-/// speak: opaque.
-pub(crate) async fn sniff(
-    worker: &Worker,
-    stream: &mut TcpStream,
-    first: Bytes,
-) -> std::io::Result<(Verdict, Bytes)> {
-    let mut bytes = BytesMut::from(&*first);
-    let limit_bytes = worker
-        .shared
-        .config
-        .limits
-        .detect_bytes
-        .bytes()
-        .min(DETECT_MAX_BYTES);
-    let reading = async {
-        loop {
-            let verdict = detect(&bytes);
-            if verdict != Verdict::NeedMore || bytes.len() >= limit_bytes {
-                return Ok::<_, std::io::Error>(verdict);
-            }
-            if stream.read_buf(&mut bytes).await? == 0 {
-                return Ok(Verdict::Opaque);
-            }
-        }
-    };
-    let limit = worker.shared.config.timeouts.detect;
-    let verdict = match timeout(limit, reading).await {
-        Ok(result) => result?,
-        Err(_elapsed) => {
-            worker.shared.metrics.totals().detection_timeouts.inc();
-            Verdict::Opaque
-        }
-    };
-    Ok((verdict, bytes.freeze()))
+/// Opaque bytes, one mTLS connection each.
+async fn opaque(worker: &Rc<Worker>, client: Replayed<TcpStream>, port: &Arc<PortView>) {
+    if let Some(connected) = connect_any(worker, client.get_ref(), port).await {
+        relay_opaque(worker, client, port, connected, Bytes::new()).await;
+    }
 }
 
-/// Opaque bytes, one mTLS connection each.
-async fn opaque(worker: &Rc<Worker>, mut client: Replayed<TcpStream>, port: &Arc<PortView>) {
+/// A connection to one of a port's endpoints for opaque bytes.
+struct Connected {
+    stream: ServerStream,
+    wire: Wire,
+    call: Call,
+    stats: Arc<TcpStats>,
+    /// Its place within the limit on connections, where there is one.
+    counted: Counted,
+}
+
+/// Connects to an endpoint of the port, and to another where that fails; `None` where the client was
+/// refused.
+async fn connect_any(
+    worker: &Rc<Worker>,
+    client: &TcpStream,
+    port: &Arc<PortView>,
+) -> Option<Connected> {
     let shared = &worker.shared;
+    let refused = |reason, detail: &str| {
+        refuse(worker, client, reason, detail);
+        None
+    };
     let port = match outside::resolved(worker, Arc::clone(port), None).await {
         Ok(port) => port,
-        Err(failed) => return refuse(worker, client.get_ref(), failed.reason, &failed.detail),
+        Err(failed) => return refused(failed.reason, &failed.detail),
     };
     let port = &*port;
     let stats = shared.metrics.tcp(tcp_key(&port.service.to_string()));
-    let Some(_counted) = worker.pool.admit_connection(port) else {
+    let Some(counted) = worker.pool.admit_connection(port) else {
         let limit = port.policy.max_connections.unwrap_or_default();
         let detail = format!("{}: {limit} connections are open", port.service);
-        return refuse(worker, client.get_ref(), Reason::ConnectionLimit, &detail);
+        return refused(Reason::ConnectionLimit, &detail);
     };
     if port.policy.breaker_mode == BreakerMode::ForceOpen {
-        let detail = port.service.to_string();
-        return refuse(worker, client.get_ref(), Reason::CircuitOpen, &detail);
+        return refused(Reason::CircuitOpen, &port.service.to_string());
     }
     let mesh = &shared.mesh;
     let hash_on = port.policy.hash_on.as_ref();
@@ -235,32 +274,57 @@ async fn opaque(worker: &Rc<Worker>, mut client: Replayed<TcpStream>, port: &Arc
     };
     let mut tried: Vec<EndpointKey> = Vec::new();
     // Nothing has been sent before the connection stands: trying another endpoint is safe.
-    let (mut server, mut call) = loop {
-        let picked = match pick(port, &tried, wish) {
+    loop {
+        let (endpoint, mut call) = match pick(port, &tried, wish) {
             Ok(picked) => picked,
-            Err(reason) => {
-                return refuse(worker, client.get_ref(), reason, &port.service.to_string());
-            }
+            Err(reason) => return refused(reason, &port.service.to_string()),
         };
-        let (endpoint, call) = picked;
         match connect(worker, port, &endpoint).await {
-            Ok(server) => break (server, call),
+            Ok((stream, wire)) => {
+                call.on_response(crate::clock::now());
+                return Some(Connected {
+                    stream,
+                    wire,
+                    call,
+                    stats,
+                    counted,
+                });
+            }
             Err((reason, detail)) => {
                 let class = port.policy.failures.of_failure(Failure::ConnectFailed);
                 call.finish(class, crate::clock::now());
                 tried.push(endpoint.key.clone());
                 if tried.len() >= port.endpoints.len().min(3) {
-                    return refuse(worker, client.get_ref(), reason, &detail);
+                    return refused(reason, &detail);
                 }
             }
         }
-    };
-    call.on_response(crate::clock::now());
-    let opened = stats.open(server.wire());
+    }
+}
+
+/// Relays a connection to its end; `answered` is what the server has said already.
+async fn relay_opaque(
+    worker: &Rc<Worker>,
+    mut client: Replayed<TcpStream>,
+    port: &PortView,
+    connected: Connected,
+    answered: Bytes,
+) {
+    let shared = &worker.shared;
+    let Connected {
+        stream,
+        wire,
+        call,
+        stats,
+        counted: _counted,
+    } = connected;
+    let mut server = Replayed::new(answered, stream);
+    let opened = stats.open(wire);
     let (moved, ended) = {
         let drain = shared.drain.cut();
+        let idle = port.policy.idle_timeout;
         tokio::select! {
-            done = server.relay(&mut client, &shared.config, port.policy.idle_timeout) => done,
+            done = relay(&mut client, &mut server, &shared.config, idle) => done,
             () = drain => return reset(client.get_ref()),
         }
     };
@@ -279,58 +343,35 @@ async fn opaque(worker: &Rc<Worker>, mut client: Replayed<TcpStream>, port: &Arc
     }
 }
 
-/// The far side of an opaque relay.
-enum Server {
-    Mesh(Box<tokio_rustls::client::TlsStream<TcpStream>>),
-    Outside(pool::OutsideStream, Wire),
-    Plain(TcpStream),
-}
-
-impl Server {
-    fn wire(&self) -> Wire {
-        match self {
-            Self::Mesh(_) => Wire::Mtls,
-            Self::Outside(_, wire) => *wire,
-            Self::Plain(_) => Wire::Plaintext,
-        }
-    }
-
-    async fn relay(
-        &mut self,
-        client: &mut Replayed<TcpStream>,
-        config: &ProxyConfig,
-        idle: Option<Duration>,
-    ) -> (crate::relay::Moved, Ended) {
-        match self {
-            Self::Mesh(stream) => relay(client, &mut **stream, config, idle).await,
-            Self::Outside(stream, _) => relay(client, stream, config, idle).await,
-            Self::Plain(stream) => relay(client, stream, config, idle).await,
-        }
-    }
-}
+/// The far side of an opaque relay: another sidecar, or a server outside the mesh.
+type ServerStream = Either<Box<tokio_rustls::client::TlsStream<TcpStream>>, pool::OutsideStream>;
 
 async fn connect(
     worker: &Worker,
     port: &PortView,
     endpoint: &Endpoint,
-) -> Result<Server, (Reason, String)> {
+) -> Result<(ServerStream, Wire), (Reason, String)> {
     let shared = &worker.shared;
     let limit = port.connect_timeout(&shared.config);
     let told = |error: DialError| (error.reason(), error.to_string());
     if let Some(outside) = &port.outside {
         let address = endpoint.key.address;
         let stream = pool::dial_outside(outside, address, |tls| &tls.opaque, limit).await;
-        return Ok(Server::Outside(stream.map_err(told)?, port.wire()));
+        return Ok((Either::Right(stream.map_err(told)?), port.wire()));
     }
     match endpoint.model.transport {
         Transport::Mesh => {
             let material = shared.tls.current().ok_or(DialError::NoCertificate);
             let material = material.map_err(told)?;
             let stream = pool::dial(port, endpoint, &material, ALPN_TCP, limit).await;
-            Ok(Server::Mesh(Box::new(stream.map_err(told)?)))
+            let stream = Box::new(stream.map_err(told)?);
+            Ok((Either::Left(stream), Wire::Mtls))
         }
         Transport::Plain => match timeout(limit, pool::connect(endpoint.key.address)).await {
-            Ok(stream) => Ok(Server::Plain(stream.map_err(told)?)),
+            Ok(stream) => {
+                let stream = Either::Left(stream.map_err(told)?);
+                Ok((Either::Right(stream), Wire::Plaintext))
+            }
             Err(_elapsed) => Err((Reason::ConnectTimeout, endpoint.key.address.to_string())),
         },
     }

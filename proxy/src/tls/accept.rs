@@ -48,26 +48,19 @@ pub enum OpenError {
     Peer(#[from] PeerError),
 }
 
-/// Reads the first bytes and, when they are a sidecar's ClientHello, completes the handshake.
-///
-/// `silence` is how long a client may send nothing at all before it is taken for one that waits
-/// for the server to speak; `handshake` bounds everything after the first byte.
+/// Looks at the first bytes and, when they are a sidecar's ClientHello, completes the handshake within
+/// `handshake`.
 pub async fn open(
-    mut io: TcpStream,
+    io: TcpStream,
+    first: Bytes,
     material: &Arc<Material>,
-    silence: Duration,
     handshake: Duration,
 ) -> Result<Opened, OpenError> {
-    let mut bytes = BytesMut::with_capacity(4096);
-    match timeout(silence, io.read_buf(&mut bytes)).await {
-        Ok(read) => read?,
-        Err(_elapsed) => 0,
-    };
     // 0x16 is a TLS handshake record (RFC 8446 section 5.1).
-    if bytes.first() != Some(&0x16) {
-        return Ok(Opened::Outside(Replayed::new(bytes.freeze(), io)));
+    if first.first() != Some(&0x16) {
+        return Ok(Opened::Outside(Replayed::new(first, io)));
     }
-    let shake = complete(io, bytes, material);
+    let shake = complete(io, BytesMut::from(&*first), material);
     match timeout(handshake, shake).await {
         Ok(result) => result,
         Err(_elapsed) => Err(OpenError::Timeout(handshake)),

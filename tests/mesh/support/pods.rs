@@ -129,6 +129,24 @@ impl<'a> Pods<'a> {
         program.with_its_user().under(enter).start(pod, &self.logs)
     }
 
+    /// Runs a program on the node itself, outside every pod and without a sidecar.
+    pub(crate) fn outside(&self, program: Program, limit: Duration) -> Finished {
+        let program = program.with_its_user().under(self.bridge.enter());
+        program.start("outside", &self.logs).finish(limit)
+    }
+
+    /// Where a pod's sidecar keeps its identity.
+    pub(crate) fn identity(&self, pod: &str) -> PathBuf {
+        let sidecars = self.sidecars.as_ref().expect("pods with sidecars");
+        sidecars.state_dir(pod).join("identity.json")
+    }
+
+    /// What a pod's sidecar has counted.
+    pub(crate) fn metrics(&self, pod: &str) -> String {
+        let curl = Program::line("curl -sSf --max-time 10 http://127.0.0.1:15020/metrics");
+        self.start(pod, curl).finish(START).success().stdout
+    }
+
     /// Captures what a pod sends and receives on its way to others.
     pub(crate) fn capture(&self, pod: &str) -> super::Capture {
         let pods = self.pods();

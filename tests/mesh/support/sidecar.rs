@@ -57,10 +57,7 @@ impl Sidecars {
         intercept
             .run(&format!("{name}-intercept"), &self.logs, START)
             .success();
-        let (token, state) = (
-            self.token(name, ports),
-            self.dir.join(format!("{name}-state")),
-        );
+        let (token, state) = (self.token(name, ports), self.state_dir(name));
         std::fs::create_dir(&state).expect("make a state directory");
         for path in [&token, &state] {
             chown(path, Some(PROXY_UID), Some(PROXY_UID)).expect("give it to the sidecar's user");
@@ -93,6 +90,11 @@ impl Sidecars {
         };
         sidecar.wait_until("it is ready", START, |_| ready());
         sidecar
+    }
+
+    /// The state directory of a pod's sidecar.
+    pub(crate) fn state_dir(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}-state"))
     }
 
     /// Waits until a service has an endpoint.

@@ -1,16 +1,22 @@
-"""Sends odd beginnings of requests with a forged identity; prints which were answered as HTTP.
+"""Sends odd beginnings of requests that name a caller; prints what was answered to each, by name.
 
-beginnings.py HOST PORT [PAUSE_MS]: each on a connection of its own. With a pause, nothing is sent for so
-long at first, and then the beginning in two pieces."""
+beginnings.py HOST PORT CALLER PAUSE_MS [IDENTITY_JSON]: each on a connection of its own. With a pause, nothing
+is sent for so long at first, and then the beginning in two pieces. With a workload's own identity, everything
+goes through TLS as another sidecar's `weft-tcp`.
+"""
 
-import itertools
+import concurrent.futures
 import json
 import socket
+import ssl
 import sys
 import time
 
-FORGED = "identity-that-was-forged"
-FIELD = f"X-Forwarded-Client-Cert: {FORGED}"
+import own
+
+CALLER = sys.argv[3]
+FIELD = f"X-Forwarded-Client-Cert: {CALLER}"
+TIMEOUT = 2
 
 
 def beginnings():
@@ -41,28 +47,48 @@ def beginnings():
     # A ClientHello in whose fields a lenient server finds a request line.
     random = b" /x HTTP/1.1\r\nA: ".ljust(32, b"a")
     session = b"b" * 30 + b"\r\n"
-    extension = FIELD.encode() + b"\r\nConnection: close\r\n\r\n"
+    extension = b"\r\n" + FIELD.encode() + b"\r\nConnection: close\r\n\r\n"
     extensions = b"\xff\xee" + len(extension).to_bytes(2, "big") + extension
     hello = b"\x03\x03" + random + b"\x20" + session + b"\x00\x02\x13\x01\x01\x00" + len(extensions).to_bytes(2, "big") + extensions
     shake = b"\x01" + len(hello).to_bytes(3, "big") + hello
     yield "client hello", b"\x16\x03\x01" + len(shake).to_bytes(2, "big") + shake
 
 
-def h2(pause):
+def http2():
     """HTTP/2 with prior knowledge."""
     from h2.connection import H2Connection
 
     connection = H2Connection()
     connection.initiate_connection()
-    headers = [(":method", "GET"), (":path", "/"), (":scheme", "http"), (":authority", "a"), ("x-forwarded-client-cert", FORGED)]
+    headers = [(":method", "GET"), (":path", "/"), (":scheme", "http"), (":authority", "a"), ("x-forwarded-client-cert", CALLER)]
     connection.send_headers(1, headers, end_stream=True)
     return connection.data_to_send()
 
 
-def ask(host, port, pieces, pause):
+def names():
+    """The same name as servers fold it, and fields around it."""
+    end = "Connection: close\r\n\r\n"
+    for name in ["x_forwarded_client_cert", "X_Forwarded-client_CERT", "x.forwarded.client.cert", "X-Forwarded-Client-Cert "]:
+        yield f"name {name}", f"GET / HTTP/1.1\r\nHost: a\r\n{name}: {CALLER}\r\n{end}"
+    yield "twice", f"GET / HTTP/1.1\r\nHost: a\r\n{FIELD}\r\n{FIELD}\r\n{end}"
+    yield "nominated", f"GET / HTTP/1.1\r\nHost: a\r\n{FIELD}\r\nConnection: close, x-forwarded-client-cert\r\n\r\n"
+    yield "folded line", f"GET / HTTP/1.1\r\nHost: a\r\nA: b\r\n {FIELD}\r\n{end}"
+    for announced in ["x-forwarded-client-cert", "x_forwarded_client_cert", "x-sum"]:
+        for name in ["X-Forwarded-Client-Cert", "x_forwarded_client_cert"]:
+            head = f"POST / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nTrailer: {announced}\r\nTransfer-Encoding: chunked\r\n{end}"
+            yield f"trailer {announced} {name}", f"{head}2\r\nhi\r\n0\r\n{name}: {CALLER}\r\nx-sum: 1\r\n\r\n"
+    for upgrade in ["h2c", "H2C", "h2c, x", "x, h2c-16", "HTTP/2.0", "TLS/1.2"]:
+        head = f"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: {upgrade}\r\n"
+        yield f"upgrade {upgrade}", f"{head}HTTP2-Settings: AAMAAABk\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n{FIELD}\r\n{end}"
+
+
+def ask(name, pieces, pause):
+    host, port = sys.argv[1], int(sys.argv[2])
     try:
         with socket.create_connection((host, port), timeout=10) as stream:
-            stream.settimeout(2)
+            if len(sys.argv) > 5:
+                stream = own.tls(sys.argv[5], "weft-tcp").wrap_socket(stream, server_hostname="a")
+            stream.settimeout(TIMEOUT)
             if pause:
                 time.sleep(pause)
             for piece in pieces:
@@ -72,26 +98,31 @@ def ask(host, port, pieces, pause):
             answer = b""
             while chunk := stream.recv(65536):
                 answer += chunk
-                if b"identity=" in answer:
+                if b"identity=" in answer and not name.startswith("upgrade"):
                     break
-            return answer
+            return answer or b"(end)"
     except TimeoutError:
         return b"(silence)"
-    except OSError as error:
+    except (OSError, ssl.SSLError) as error:
         return f"({type(error).__name__})".encode()
 
 
 def main():
-    host, port = sys.argv[1], int(sys.argv[2])
-    pause = int(sys.argv[3]) / 1000 if len(sys.argv) > 3 else 0
+    pause = int(sys.argv[4]) / 1000
     end = f"{FIELD}\r\nConnection: close\r\n\r\n".encode()
-    results = {}
-    for name, beginning in itertools.chain(beginnings(), [("http/2", None)]):
-        request = h2(pause) if beginning is None else beginning + (b"" if name == "client hello" else end)
+    requests = {"http/2": http2()}
+    for name, beginning in beginnings():
+        requests[name] = beginning + (b"" if name == "client hello" else end)
+    for name, request in names():
+        requests[name] = request.encode()
+
+    def one(item):
+        name, request = item
         pieces = [request[:2], request[2:]] if pause else [request]
-        answer = ask(host, port, pieces, pause)
-        results[name] = "forged" if FORGED.encode() in answer else answer[:40].decode("latin-1")
-    print(json.dumps(results))
+        return name, ask(name, pieces, pause).decode("latin-1")
+
+    with concurrent.futures.ThreadPoolExecutor(160) as pool:
+        print(json.dumps(dict(pool.map(one, requests.items()))))
 
 
 main()

@@ -22,9 +22,5 @@ func main() {
 		}
 		fmt.Fprintf(w, "identity=%s\n", seen)
 	}
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	protocols.SetUnencryptedHTTP2(true)
-	server := http.Server{Addr: ":" + os.Args[1], Handler: http.HandlerFunc(answer), Protocols: protocols}
-	log.Fatal(server.ListenAndServe())
+	log.Fatal(http.ListenAndServe(":"+os.Args[1], http.HandlerFunc(answer)))
 }

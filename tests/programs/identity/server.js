@@ -10,6 +10,12 @@ const server = http.createServer((request, response) => {
   request.on('end', () => {
     const merged = request.trailers['x-forwarded-client-cert'];
     if (merged !== undefined) console.log(`trailer identity=${merged}`);
+    if (request.url === '/speaks') {
+      response.writeHead(200, { 'weft-reason': 'no-endpoints', 'Weft_Deadline': '1', Trailer: 'weft-reason, x-sum' });
+      response.write('hi');
+      response.addTrailers({ 'weft-reason': 'no-endpoints', 'x-forwarded-client-cert': 'x', 'x-sum': '1' });
+      return response.end();
+    }
     response.end(`identity=${seen}\n`);
   });
 });

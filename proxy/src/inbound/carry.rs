@@ -1,0 +1,288 @@
+//! Byte streams to the application: plaintext from outside the mesh, and what other sidecars carry
+//! as `weft-tcp`. Bytes that nobody parses carry nobody's word: a port that takes requests only gets
+//! requests, and a port of which nothing is declared gets opaque bytes only as long as no HTTP
+//! server could take them for a request.
+
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use weft_core::model::AppProtocol;
+use weft_core::opaque::speaks_http;
+use weft_core::protocol::Verdict;
+use weft_core::reason::Reason;
+
+use super::{Application, Caller, Socket, dial, http, key};
+use crate::first::{First, client_first, first_of, guarded, sniff, suspicion};
+use crate::relay::{Ended, relay};
+use crate::telemetry::metrics::Wire;
+use crate::tls::{Replayed, VerifiedPeer};
+use crate::worker::{Worker, reset};
+
+/// What `0s` stands for.
+const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// What a port takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Takes {
+    /// Requests only: it is declared so, or something about it depends on requests.
+    Requests,
+    /// Requests, and bytes that no server could take for a request: nothing is declared.
+    Detected,
+    /// Bytes: it is declared so.
+    Bytes,
+}
+
+impl Takes {
+    /// What a port of the application takes now. The control plane's word on limits is waited for as
+    /// for a request.
+    pub(super) async fn of(worker: &Worker, application: &Application) -> Self {
+        match application.protocol {
+            AppProtocol::Tcp | AppProtocol::Tls => Self::Bytes,
+            AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc => Self::Requests,
+            AppProtocol::Detect => {
+                let server = worker.shared.mesh.server_port(application.port).await;
+                let view = server.load();
+                match view.as_ref().is_some_and(|view| view.limits_requests()) {
+                    true => Self::Requests,
+                    false => Self::Detected,
+                }
+            }
+        }
+    }
+}
+
+/// A connection on which somebody has spoken.
+#[derive(Debug)]
+pub(super) struct Greeting {
+    /// What the client said; nothing where the server spoke first.
+    pub(super) said: Bytes,
+    /// The application, where it was dialled already, and what it said.
+    pub(super) application: Option<Replayed<TcpStream>>,
+    /// What the port takes, as far as it is known now.
+    pub(super) takes: Takes,
+}
+
+/// Why there is no greeting.
+#[derive(Debug)]
+pub(super) enum Unspoken {
+    /// The client went away, or said nothing for too long.
+    Gone,
+    /// The application cannot be reached.
+    Refused(Reason, String),
+}
+
+impl From<io::Error> for Unspoken {
+    fn from(_broken: io::Error) -> Self {
+        Self::Gone
+    }
+}
+
+/// Waits for the client's first bytes. Where it is silent for the pause and the port takes more than
+/// requests, the application is dialled and may speak first; the pause decides nothing else.
+pub(super) async fn greet<IO>(
+    worker: &Worker,
+    client: &mut IO,
+    application: &Application,
+    takes: Takes,
+    pause: Duration,
+) -> Result<Greeting, Unspoken>
+where
+    IO: AsyncRead + Unpin,
+{
+    let greeting = |said, application| Greeting {
+        said,
+        application,
+        takes,
+    };
+    if takes == Takes::Requests {
+        return first_request(worker, client).await;
+    }
+    if let Some(said) = client_first(client, pause).await? {
+        return Ok(greeting(said, None));
+    }
+    let shared = &worker.shared;
+    let dialled = dial(shared, application).await;
+    let mut server = dialled.map_err(|(reason, detail)| Unspoken::Refused(reason, detail))?;
+    let silence = no_limit(shared.config.timeouts.tcp_idle);
+    match first_of(client, &mut server, silence).await? {
+        First::Client(said) => {
+            let server = Replayed::new(Bytes::new(), server);
+            Ok(greeting(said, Some(server)))
+        }
+        // A server of HTTP that got tired of the silence, or announces its settings.
+        First::Server(answered)
+            if takes == Takes::Detected && speaks_http(&answered, true) == Some(true) =>
+        {
+            drop(server);
+            first_request(worker, client).await
+        }
+        First::Server(answered) => {
+            let server = Replayed::new(answered, server);
+            Ok(greeting(Bytes::new(), Some(server)))
+        }
+        First::Silence => Err(Unspoken::Gone),
+    }
+}
+
+/// Waits for the first bytes of a client that has to send a request: as long as between two requests.
+async fn first_request<IO>(worker: &Worker, client: &mut IO) -> Result<Greeting, Unspoken>
+where
+    IO: AsyncRead + Unpin,
+{
+    let shared = &worker.shared;
+    let limit = no_limit(shared.config.timeouts.client_idle);
+    let said = tokio::select! {
+        said = client_first(client, limit) => said?.ok_or(Unspoken::Gone)?,
+        () = shared.drain.leaving() => return Err(Unspoken::Gone),
+    };
+    Ok(Greeting {
+        said,
+        application: None,
+        takes: Takes::Requests,
+    })
+}
+
+fn no_limit(limit: Duration) -> Duration {
+    match limit {
+        Duration::ZERO => NO_LIMIT,
+        limit => limit,
+    }
+}
+
+/// Carries a connection that has begun so to the application: its requests, or its bytes.
+pub(super) async fn carry<IO>(
+    worker: &Rc<Worker>,
+    mut client: IO,
+    application: Application,
+    caller: Option<Caller>,
+    greeting: Greeting,
+) where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + Socket + 'static,
+{
+    let Greeting {
+        said,
+        application: server,
+        takes,
+    } = greeting;
+    let answered = server
+        .as_ref()
+        .is_some_and(|server| !server.first().is_empty());
+    if takes == Takes::Bytes || answered || (said.is_empty() && takes == Takes::Detected) {
+        let client = Replayed::new(said, client);
+        let watched = takes == Takes::Detected;
+        return relayed(
+            worker,
+            client,
+            server,
+            &application,
+            caller.as_ref(),
+            watched,
+        )
+        .await;
+    }
+    let timeouts = &worker.shared.config.timeouts;
+    // Where only a request may come, the rest of its line is waited for as the rest of a handshake.
+    let limit = match takes {
+        Takes::Requests => timeouts.handshake,
+        Takes::Detected | Takes::Bytes => timeouts.detect,
+    };
+    let Ok((verdict, said)) = sniff(worker, &mut client, said, limit).await else {
+        return tracing::debug!("the client went away");
+    };
+    let ended = said.is_empty();
+    let client = Replayed::new(said, client);
+    match verdict {
+        Verdict::Http1 => http::serve(worker, client, application, caller, false).await,
+        Verdict::Http2 => http::serve(worker, client, application, caller, true).await,
+        _ if takes == Takes::Requests => {
+            if !ended {
+                refuse(worker, &application, caller.as_ref(), Reason::NotHttp, "");
+                reset(client.socket());
+            }
+        }
+        Verdict::Tls | Verdict::Opaque | Verdict::NeedMore => {
+            relayed(worker, client, server, &application, caller.as_ref(), true).await;
+        }
+    }
+}
+
+/// Relays bytes that nobody parses; `watched` where they must be none of HTTP.
+async fn relayed<IO>(
+    worker: &Rc<Worker>,
+    client: Replayed<IO>,
+    server: Option<Replayed<TcpStream>>,
+    application: &Application,
+    caller: Option<&Caller>,
+    watched: bool,
+) where
+    IO: AsyncRead + AsyncWrite + Unpin + Socket,
+{
+    let shared = &worker.shared;
+    let server = match server {
+        Some(server) => server,
+        None => match dial(shared, application).await {
+            Ok(server) => Replayed::new(Bytes::new(), server),
+            Err((reason, detail)) => {
+                refuse(worker, application, caller, reason, &detail);
+                return reset(client.socket());
+            }
+        },
+    };
+    let peer = caller.map(|caller| &caller.peer);
+    let stats = shared.metrics.tcp(key(application, peer));
+    let opened = stats.open(peer.map_or(Wire::Plaintext, |_peer| Wire::Mtls));
+    let (mut client, mut server) = guarded(client, server, watched);
+    let (moved, ended) = tokio::select! {
+        done = relay(&mut client, &mut server, &shared.config, None) => done,
+        () = shared.drain.cut() => {
+            reset(server.get_ref().socket());
+            return reset(client.get_ref().socket());
+        }
+    };
+    opened.received(moved.forward);
+    opened.sent(moved.backward);
+    if matches!(ended, Ended::Clean) {
+        return;
+    }
+    if let Ended::Broken(error) = &ended
+        && let Some(suspicion) = suspicion(error)
+    {
+        let detail = suspicion.to_string();
+        refuse(worker, application, caller, Reason::HiddenHttp, &detail);
+    } else {
+        tracing::debug!(?ended, port = application.port, "TCP relay ended");
+    }
+    reset(server.get_ref().socket());
+    reset(client.get_ref().socket());
+}
+
+/// Says why a connection to the application is closed.
+pub(super) fn refuse(
+    worker: &Worker,
+    application: &Application,
+    caller: Option<&Caller>,
+    reason: Reason,
+    detail: &str,
+) {
+    let peer: Option<&VerifiedPeer> = caller.map(|caller| &caller.peer);
+    let stats = worker.shared.metrics.tcp(key(application, peer));
+    stats.refused(reason.as_str());
+    let (port, reason) = (application.port, reason.as_str());
+    let peer = peer.map_or("outside", |peer| peer.identity().as_str());
+    tracing::info!(reason, port, peer, detail, "connection refused");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_is_no_limit() {
+        assert_eq!(no_limit(Duration::ZERO), NO_LIMIT);
+        assert_eq!(no_limit(Duration::from_secs(1)), Duration::from_secs(1));
+    }
+}
