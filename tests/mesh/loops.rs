@@ -74,6 +74,27 @@ fn a_sidecar_does_not_dial_itself() {
     );
 }
 
+/// A reverse proxy that points to its own service.
+#[test]
+fn a_request_that_goes_round_is_refused() {
+    need!("root", "ip", "curl", "node");
+    let machine = Machine::shared();
+    let pods = Pods::meshed(&machine);
+    let host = pods.host("web");
+    let server = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/programs/identity/server.js"
+    );
+    let server = Program::new("node").args([server, "8080", &host]);
+    let web = pods.serve("web", &["8080"], server);
+    let curl = format!("curl -sS -i --max-time 30 http://{host}:8080/round");
+    let asked = pods.call("caller", &["web"], Program::line(&curl), LIMIT);
+    let answer = asked.success().stdout;
+    assert!(answer.starts_with("HTTP/1.1 508"), "{answer}");
+    assert!(answer.contains("loop-detected: "), "{answer}");
+    assert_eq!(web.stdout().matches("/round").count(), 64);
+}
+
 /// A local listener that leads to a service whose endpoint is that listener.
 #[test]
 fn a_listener_that_leads_to_itself() {

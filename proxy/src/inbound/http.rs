@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use http::header::{EXPECT, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{
+    CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING,
+};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, Version};
 use http_body::Body as _;
@@ -19,6 +21,7 @@ use weft_core::headers::{
     WEFT_APP_PROTOCOL, WEFT_CHECK, X_FORWARDED_CLIENT_CERT, is_upgrade, remove_hop_by_hop,
     remove_untrusted,
 };
+use weft_core::hops::Hops;
 use weft_core::model::AppProtocol;
 use weft_core::rate::RateLimit;
 use weft_core::reason::Reason;
@@ -241,7 +244,11 @@ impl Conversation {
             &mut parts.headers,
             upgrade && parts.method != Method::CONNECT,
         );
+        let hops = Hops::read(&parts.headers);
         remove_untrusted(&mut parts.headers);
+        if self.caller.is_some() {
+            hops.write(&mut parts.headers);
+        }
         // Answered by ourselves: hyper says 100 when the body is asked for.
         parts.headers.remove(EXPECT);
         if let Some(forwarded) = self.caller.as_ref().and_then(|c| c.forwarded.as_ref()) {
@@ -342,9 +349,21 @@ impl Conversation {
     ) -> Result<Response<Incoming>, (Reason, String)> {
         let stream = dial(&self.worker.shared, &self.application).await?;
         let config = &self.worker.shared.config;
+        let connect = *request.method() == Method::CONNECT;
         let sent = send_upgrade(TokioIo::new(stream), request, config).await;
-        sent.map_err(|failed| (failed.reason, failed.detail))
+        let response = sent.map_err(|failed| (failed.reason, failed.detail))?;
+        if connect && response.status().is_success() && has_content(response.headers()) {
+            let detail = "the answer to CONNECT has content: no tunnel was opened";
+            return Err((Reason::UpgradeFailed, detail.to_owned()));
+        }
+        Ok(response)
     }
+}
+
+/// Whether a response announces content. One to CONNECT that agrees does not (RFC 9110 section 9.3.6):
+/// a server that does answers as to any request, and would read the tunnel's bytes as the next one.
+fn has_content(headers: &HeaderMap) -> bool {
+    headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING)
 }
 
 /// Asks the application, as long as somebody waits for the answer.

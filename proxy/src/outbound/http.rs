@@ -16,6 +16,7 @@ use weft_core::breaker::CallClass;
 use weft_core::headers::{
     WEFT_APP_PROTOCOL, WEFT_REASON, is_upgrade, remove_hop_by_hop, remove_untrusted,
 };
+use weft_core::hops::{HOPS_MAX, Hops};
 use weft_core::reason::{Fault, Reason};
 use weft_core::retry::{Failure, backoff, may_retry};
 use weft_core::route::Decision;
@@ -86,6 +87,21 @@ pub(crate) struct Failed {
     pub(crate) detail: String,
 }
 
+/// Removes what only the mesh may say from the application's request, and counts this sidecar among
+/// those that it has passed.
+pub(super) fn one_more(headers: &mut HeaderMap) -> Result<(), Failed> {
+    let hops = Hops::read(headers);
+    remove_untrusted(headers);
+    let Some(hops) = hops.next() else {
+        return Err(Failed {
+            reason: Reason::LoopDetected,
+            detail: format!("it has passed {HOPS_MAX} sidecars"),
+        });
+    };
+    hops.write(headers);
+    Ok(())
+}
+
 impl Conversation {
     /// The port in the configuration of now.
     pub(super) fn port(&self) -> Arc<PortView> {
@@ -114,7 +130,7 @@ impl Conversation {
         remove_hop_by_hop(&mut parts.headers, false);
         // How long the application waits is its own to say: it can only make it shorter.
         let asked = deadline::allowed(&parts.headers, None);
-        remove_untrusted(&mut parts.headers);
+        let hops = one_more(&mut parts.headers);
         // Answered by ourselves: hyper says 100 when the body is asked for.
         parts.headers.remove(EXPECT);
         record.grpc = is_grpc(&parts.headers);
@@ -127,8 +143,8 @@ impl Conversation {
         );
         let body = ProxyBody::of_request(body, received);
         let port = self.port();
-        let decided = self
-            .address(&mut parts)
+        let decided = hops
+            .and_then(|()| self.address(&mut parts))
             .and_then(|()| route::decide(&port, &parts));
         let (decision, outcome) = match decided {
             Err(failed) => (None, Err(failed)),

@@ -18,7 +18,7 @@ use weft_core::retry::Failure;
 use weft_core::timeout as deadline;
 
 use super::allowed::{Allowed, while_waited_for};
-use super::http::{Conversation, Decided, Exchanged, Failed, describe, relayed};
+use super::http::{Conversation, Decided, Exchanged, Failed, describe, one_more, relayed};
 use super::pool::{DialError, OutsideStream};
 use super::route::{self, Next};
 use super::{Wish, admission, outside, pick, pool};
@@ -42,7 +42,7 @@ pub(super) async fn outbound(
     let (mut parts, body) = request.into_parts();
     remove_hop_by_hop(&mut parts.headers, parts.method != Method::CONNECT);
     let asked = deadline::allowed(&parts.headers, None);
-    remove_untrusted(&mut parts.headers);
+    let hops = one_more(&mut parts.headers);
     let shared = &conversation.worker.shared;
     let port = conversation.port();
     let direction = Direction::Outbound;
@@ -50,11 +50,13 @@ pub(super) async fn outbound(
     let received = record.begin_line(&shared.access_log, direction, &parts, hostname, None);
     let body = ProxyBody::of_request(body, received);
     // CONNECT names a host, and nothing that routes could look at.
-    let decided = if parts.method == Method::CONNECT {
-        Ok(None)
-    } else {
-        let absolute = conversation.make_absolute(&mut parts);
-        absolute.and_then(|()| route::decide(&port, &parts))
+    let decided = match hops {
+        Err(failed) => Err(failed),
+        Ok(()) if parts.method == Method::CONNECT => Ok(None),
+        Ok(()) => {
+            let absolute = conversation.make_absolute(&mut parts);
+            absolute.and_then(|()| route::decide(&port, &parts))
+        }
     };
     let worker = &conversation.worker;
     let (decided, outcome) = match decided {

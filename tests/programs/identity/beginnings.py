@@ -77,6 +77,8 @@ def names():
         for name in ["X-Forwarded-Client-Cert", "x_forwarded_client_cert"]:
             head = f"POST / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nTrailer: {announced}\r\nTransfer-Encoding: chunked\r\n{end}"
             yield f"trailer {announced} {name}", f"{head}2\r\nhi\r\n0\r\n{name}: {CALLER}\r\nx-sum: 1\r\n\r\n"
+    for target in ["a:80", "/"]:
+        yield f"upgrade connect {target}", f"CONNECT {target} HTTP/1.1\r\nHost: a:80\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n{FIELD}\r\n{end}"
     for upgrade in ["h2c", "H2C", "h2c, x", "x, h2c-16", "HTTP/2.0", "TLS/1.2"]:
         head = f"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: {upgrade}\r\n"
         yield f"upgrade {upgrade}", f"{head}HTTP2-Settings: AAMAAABk\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n{FIELD}\r\n{end}"

@@ -16,6 +16,14 @@ const server = http.createServer((request, response) => {
       response.addTrailers({ 'weft-reason': 'no-endpoints', 'x-forwarded-client-cert': 'x', 'x-sum': '1' });
       return response.end();
     }
+    // Asks for itself with everything it was asked with, as a reverse proxy that points to itself.
+    if (request.url === '/round') {
+      const again = { host: process.argv[3], port: process.argv[2], path: '/round', headers: request.headers };
+      return http.get(again, (answer) => {
+        response.writeHead(answer.statusCode, answer.headers);
+        answer.pipe(response);
+      });
+    }
     response.end(`identity=${seen}\n`);
   });
 });
