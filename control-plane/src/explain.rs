@@ -9,12 +9,12 @@ mod words;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::uri::Scheme;
 use http::{HeaderMap, Method, Uri};
 use serde::{Deserialize, Serialize};
 use weft_core::breaker::BreakerConfig;
+use weft_core::headers::is_grpc;
 use weft_core::model::{AppProtocol, ObservedBreaker, Service};
 use weft_core::name::{ServiceName, WorkloadName};
 use weft_core::policy::{BreakerMode, Fallback, TrafficPolicy};
@@ -23,6 +23,7 @@ use weft_core::route::{
     About, Backend, Decision, Filter, HttpMatch, Outcome, PathMatch, PathRewrite, RequestHead,
     RouteTable, Rule, ValueMatch, in_force,
 };
+use weft_core::terms::{self, Origin, Terms};
 use weft_proto::resource::{Kind, Resource};
 
 use crate::compile::{Compiled, policies_for};
@@ -174,8 +175,10 @@ fn explain_backends(known: Known<'_>, rule: &Rule, steps: &mut Steps) {
 
 struct Steps {
     all: Vec<Step>,
-    /// Of the request.
+    /// The request's method.
     method: Method,
+    /// The path of a gRPC call.
+    grpc: Option<String>,
 }
 
 impl Steps {
@@ -183,6 +186,7 @@ impl Steps {
         let mut steps = Self {
             all: Vec::new(),
             method: question.method.clone(),
+            grpc: is_grpc(&question.headers).then(|| question.url.path().to_owned()),
         };
         if !known.connected {
             let result = "no sidecar of it is connected: its breakers are not known";
@@ -389,25 +393,30 @@ fn explain_target(
     if let Some(text) = words::limits(&policy) {
         steps.add("limit", &by, text);
     }
-    let own = |here: bool| if here { "the route" } else { &*by };
-    let retry = rule.and_then(|rule| rule.retry.as_ref());
-    let text = words::retries(retry.unwrap_or(&policy.retry), &policy, &steps.method);
-    steps.add("retry", own(retry.is_some()), text);
-    steps.add("hedge", &by, hedge_in_words(policy.hedge.as_ref()));
-    let request = rule.and_then(|rule| rule.request_timeout);
-    let attempt = rule.and_then(|rule| rule.backend_timeout);
-    let text = format!(
-        "request {}, attempt {}, connecting {}, idle connection {}, idle stream {}",
-        time_text(
-            request.or(policy.request_timeout),
-            "the sidecar's timeouts.request"
-        ),
-        time_text(attempt.or(policy.per_try_timeout), "as long as the request"),
-        time_text(policy.connect_timeout, "the sidecar's timeouts.connect"),
-        time_text(policy.idle_timeout, "the sidecar's"),
-        time_text(policy.stream_idle_timeout, "without limit"),
-    );
-    steps.add("timeout", own(request.is_some() || attempt.is_some()), text);
+    let question = terms::Kind {
+        method: &steps.method,
+        grpc: steps.grpc.as_deref(),
+        upgrade: false,
+    };
+    // A sidecar's configuration may set other defaults: it is not known here.
+    let terms = Terms::of(&policy, rule, question, &terms::Defaults::default());
+    let own = |origin| match origin {
+        Origin::Route => "the route",
+        Origin::Policy | Origin::Sidecar | Origin::BuiltIn => &*by,
+    };
+    let retry = words::retries(terms.retry.value, &policy, &steps.method);
+    let (retry_by, timeout_by) = (own(terms.retry.origin), {
+        let by_route = [terms.request, terms.attempt].map(|limit| limit.origin);
+        own(match by_route.contains(&Origin::Route) {
+            true => Origin::Route,
+            false => Origin::Policy,
+        })
+    });
+    let timeouts = words::timeouts(&terms);
+    let hedge = hedge_in_words(policy.hedge.as_ref());
+    steps.add("retry", retry_by, retry);
+    steps.add("hedge", &by, hedge);
+    steps.add("timeout", timeout_by, timeouts);
 }
 
 /// Who serves a port, with the breakers that the caller's sidecar has told of.
@@ -462,14 +471,6 @@ fn explain_endpoints(
             false => format!("none: {}", answered(Reason::NoEndpoints, "")),
         };
         steps.add("endpoint", "-", result);
-    }
-}
-
-fn time_text(time: Option<Duration>, otherwise: &str) -> String {
-    match time {
-        Some(Duration::ZERO) => "without limit".to_owned(),
-        Some(time) => format!("{time:?}"),
-        None => otherwise.to_owned(),
     }
 }
 

@@ -53,7 +53,7 @@ pub(super) fn explain_priority(
         Some(caller) => caller.to_string(),
         None => "a caller that the mesh does not know".to_owned(),
     };
-    let priority = shedding.priority(caller.as_ref(), &arriving.head());
+    let priority = shedding.priority_of(caller.as_ref(), &arriving.head());
     steps.add("priority", by, priority.as_str());
 }
 

@@ -1,5 +1,7 @@
 //! That explanations are those of the live path, and read well.
 
+use std::time::Duration;
+
 use http::HeaderValue;
 use proptest::prelude::*;
 use weft_core::model::{AppProtocol, Namespace, ServicePort};
@@ -96,7 +98,7 @@ fn hedges_and_idle_times_are_told() {
     ] {
         assert!(says(&steps, "hedge", part), "{part}: {steps:#?}");
     }
-    let idle = "idle connection 9s, idle stream 8s";
+    let idle = "idle connection: 9 s, the policy's; idle stream: 8 s, the policy's";
     assert!(says(&steps, "timeout", idle), "{steps:#?}");
 }
 
@@ -296,11 +298,19 @@ fn expected(
     steps.push(("backend", "go to shop/web:80".to_owned(), there));
     steps.push(("backend", "500 and backend-not-found".to_owned(), gone));
     // As the sidecar has it: the rule's own before the policy's.
-    let request = rule.request_timeout.or(policy.request_timeout);
-    let attempt = rule.backend_timeout.or(policy.per_try_timeout);
-    let text = |time: Option<Duration>| time.map_or(String::new(), |time| format!("{time:?}"));
-    steps.push(("timeout", format!("request {}", text(request)), there));
-    steps.push(("timeout", format!("attempt {}", text(attempt)), there));
+    let text = |own: Option<Duration>, policy: Option<Duration>, otherwise: &str| match own {
+        Some(time) => format!("{} s, the route's", time.as_secs()),
+        None => policy.map_or_else(
+            || format!("no limit, the {otherwise}"),
+            |time| format!("{} s, the policy's", time.as_secs()),
+        ),
+    };
+    let request = (rule.request_timeout, policy.request_timeout);
+    let request = text(request.0, request.1, "sidecar's default");
+    let attempt = (rule.backend_timeout, policy.per_try_timeout);
+    let attempt = text(attempt.0, attempt.1, "default");
+    steps.push(("timeout", format!("request: {request}"), there));
+    steps.push(("timeout", format!("attempt: {attempt}"), there));
     let retries = match rule.retry.as_ref().unwrap_or(&policy.retry).attempts {
         0 => "never".to_owned(),
         attempts => format!("up to {attempts} more attempts"),

@@ -8,6 +8,7 @@ use weft_core::model::ObservedBreaker;
 use weft_core::policy::TrafficPolicy;
 use weft_core::retry::{RetryPolicy, is_idempotent};
 use weft_core::route::{Decision, PathRewrite, Redirect};
+use weft_core::terms::Terms;
 
 use super::Question;
 
@@ -80,6 +81,14 @@ pub(super) fn retries(retry: &RetryPolicy, policy: &TrafficPolicy, method: &Meth
         text.push_str(&format!("; to repeat a {method} that was sent may do harm"));
     }
     text
+}
+
+/// How long everything may take, with who says so.
+pub(super) fn timeouts(terms: &Terms<'_>) -> String {
+    format!(
+        "request: {}; attempt: {}; connecting: {}; idle connection: {}; idle stream: {}",
+        terms.request, terms.attempt, terms.connect, terms.idle, terms.stream_idle
+    )
 }
 
 /// The state of a breaker, since when, why, and when it is tried again.

@@ -49,15 +49,15 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
     }
 }
 
-/// Leaves nothing of `Upgrade` that is HTTP in another version: its requests would be relayed as
+/// Leaves nothing of `Upgrade` that is HTTP again ([`is_mere_offer`]): its requests would be relayed as
 /// bytes that nobody reads. Whether anything is left.
 fn reduce_upgrade(headers: &mut HeaderMap) -> bool {
     let asked = || headers.get_all(UPGRADE).iter();
-    if !asked().any(|value| tokens(value.as_bytes()).any(is_http_version)) {
+    if !asked().any(|value| tokens(value.as_bytes()).any(is_mere_offer)) {
         return headers.contains_key(UPGRADE);
     }
     let kept: Vec<&[u8]> = asked()
-        .flat_map(|value| tokens(value.as_bytes()).filter(|token| !is_http_version(token)))
+        .flat_map(|value| tokens(value.as_bytes()).filter(|token| !is_mere_offer(token)))
         .collect();
     let kept = HeaderValue::from_bytes(&kept.join(&b", "[..]));
     headers.remove(UPGRADE);
@@ -70,13 +70,16 @@ fn reduce_upgrade(headers: &mut HeaderMap) -> bool {
     }
 }
 
-/// `h2c` with its drafts, `h2`, `HTTP/2.0` and the like.
-fn is_http_version(token: &[u8]) -> bool {
+/// Whether a protocol of an `Upgrade` field is HTTP again, in another version (`h2c` with its drafts,
+/// `HTTP/2.0`) or under TLS (`TLS/1.2`, RFC 2817, which Apache HttpClient 5.4 offers with every
+/// request): a server is free to ignore it (RFC 9110 section 7.8), and no hop of ours takes it up.
+fn is_mere_offer(protocol: &[u8]) -> bool {
     let begins = |word: &[u8]| {
-        let start = token.get(..word.len());
+        let start = protocol.get(..word.len());
         start.is_some_and(|start| start.eq_ignore_ascii_case(word))
     };
-    begins(b"h2") || begins(b"h3") || begins(b"http")
+    let tls = begins(b"tls") && protocol.get(3).is_none_or(|byte| *byte == b'/');
+    tls || begins(b"h2") || begins(b"h3") || begins(b"http")
 }
 
 /// Leaves nothing of `TE` but `trailers`.
@@ -184,15 +187,20 @@ pub fn is_upgrade(method: &Method, headers: &HeaderMap) -> bool {
 
 /// What a message wants to go on with, `websocket` for instance (RFC 9110 section 7.8).
 ///
-/// `h2c` and every other version of HTTP is not one: it is obsolete (RFC 9113 section 3.1), ordinary
-/// clients offer it on every first request, and a server is free to ignore it.
+/// An offer that ordinary clients make on ordinary requests is not one, and the server is not asked
+/// ([`is_mere_offer`]).
 pub fn upgrade_protocol(headers: &HeaderMap) -> Option<&HeaderValue> {
     let mut connection = headers.get_all(CONNECTION).iter();
     let asked = connection.any(|value| contains_token(value.as_bytes(), b"upgrade"));
-    let other =
-        |value: &&HeaderValue| tokens(value.as_bytes()).any(|token| !is_http_version(token));
-    let protocol = headers.get_all(UPGRADE).iter().find(other)?;
+    let taken_up = |value: &&HeaderValue| !tokens(value.as_bytes()).all(is_mere_offer);
+    let protocol = headers.get_all(UPGRADE).iter().find(taken_up)?;
     asked.then_some(protocol)
+}
+
+/// Whether a request is a gRPC call, by its content type.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(CONTENT_TYPE);
+    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// Removes what only the mesh may say ([`is_mesh_field`]) from a head that is not the mesh's own,

@@ -16,7 +16,8 @@ pub use config::{
     MAX_CHECK_TEXT, MAX_CHECK_THRESHOLD, MAX_CHECK_TIMEOUT, MIN_CHECK_INTERVAL,
 };
 
-use crate::reason::{Fault, Reason};
+use crate::fault::Fault;
+use crate::reason::Reason;
 use crate::time::Instant;
 
 /// The longest wait between checks of an endpoint of which nothing is known yet.
@@ -49,8 +50,8 @@ impl CheckFailure {
         match (reason, reason.fault()) {
             // The application has not answered in the time that the check has.
             (Reason::DeadlineExceeded, _) => Some(Self::Timeout),
-            (_, Fault::Upstream) => Some(Self::Mesh(reason)),
-            (_, Fault::Downstream | Fault::Mesh) => None,
+            (_, Fault::Endpoint) => Some(Self::Mesh(reason)),
+            (_, Fault::Caller | Fault::Mesh | Fault::Nobody) => None,
         }
     }
 }

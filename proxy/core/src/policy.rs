@@ -97,7 +97,7 @@ impl Failures {
             Failure::ConnectFailed => self.connect,
             Failure::RefusedStream | Failure::NotSent | Failure::Reset => self.reset,
             Failure::PerTryTimeout => self.timeout,
-            Failure::Shed | Failure::Limited => false,
+            Failure::Shed | Failure::Limited | Failure::UploadBroken => false,
             Failure::Status(status) => return self.of_answer(status, None),
             Failure::GrpcStatus(code) => return self.of_answer(200, Some(code)),
         };

@@ -6,16 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// Whose doing it was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// The caller's.
-    Downstream,
-    /// The called one's.
-    Upstream,
-    /// The mesh's: its state, its policy or its configuration.
-    Mesh,
-}
+use crate::fault::Fault;
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $word:literal, $status:literal, $grpc:literal, $fault:ident, $text:literal, $advice:literal;)*) => {
@@ -44,7 +35,7 @@ macro_rules! reasons {
                 match self { $(Self::$name => $grpc,)* }
             }
 
-            /// Whose doing it was.
+            /// Whose fault it is.
             pub const fn fault(self) -> Fault {
                 match self { $(Self::$name => Fault::$fault,)* }
             }
@@ -66,16 +57,16 @@ reasons! {
     NoEndpoints = "no-endpoints", 503, 14, Mesh,
         "nobody serves this port of the service now: see `weft get` and whether its workloads are ready",
         "start a workload for the service, or look why its workloads are not ready: a declared port that does not accept keeps a workload out";
-    NoHealthyEndpoint = "no-healthy-endpoint", 503, 14, Upstream,
+    NoHealthyEndpoint = "no-healthy-endpoint", 503, 14, Endpoint,
         "every endpoint of the service has just failed",
         "look at the endpoints' own logs; the metrics by endpoint say which failure came first";
-    ServiceNotFound = "service-not-found", 503, 14, Downstream,
+    ServiceNotFound = "service-not-found", 503, 14, Caller,
         "the mesh has no service at this address",
         "check the name and the address that was dialled; a service exists once it is declared or a workload names it";
-    PortNotDeclared = "port-not-declared", 503, 14, Downstream,
+    PortNotDeclared = "port-not-declared", 503, 14, Caller,
         "the service does not have this port",
         "declare the port in the Service or on its workloads";
-    RouteNotFound = "route-not-found", 404, 12, Downstream,
+    RouteNotFound = "route-not-found", 404, 12, Caller,
         "the service has routes, and none of them takes this request",
         "see what its routes match (`weft get httproutes`); a rule without matches takes everything else";
     BackendNotFound = "backend-not-found", 500, 14, Mesh,
@@ -87,94 +78,94 @@ reasons! {
     DiscoveryUnavailable = "discovery-unavailable", 503, 14, Mesh,
         "the control plane has not answered for this destination yet; unanswered is not absent, so nothing was sent",
         "check that the control plane runs and that the sidecar reaches it; what was known before still works";
-    CircuitOpen = "circuit-open", 503, 14, Upstream,
+    CircuitOpen = "circuit-open", 503, 14, Endpoint,
         "the circuit breaker is open",
         "wait for the next probe, and look at the failures that opened it";
     ConcurrencyLimit = "concurrency-limit", 503, 8, Mesh,
         "too many concurrent requests",
         "send less at a time, add endpoints, or raise the limit";
-    LoadShed = "load-shed", 503, 8, Upstream,
+    LoadShed = "load-shed", 503, 8, Endpoint,
         "the application has as much to do as it takes well, and its own sidecar refused one more; the application has not seen the request",
         "add endpoints or make the application faster; what matters most can be declared critical (adaptiveConcurrency.server)";
     PendingLimit = "pending-limit", 503, 8, Mesh,
         "too many requests wait for a connection",
         "add endpoints, or raise the limit";
-    RateLimited = "rate-limited", 429, 8, Downstream,
+    RateLimited = "rate-limited", 429, 8, Caller,
         "more requests came than a RateLimitPolicy of the service lets through",
         "wait as long as Retry-After says; RateLimit-Policy names the limit (policy/rule)";
     ConnectionLimit = "connection-limit", 503, 8, Mesh,
         "too many connections",
         "reuse connections, add endpoints, or raise the connection limit";
-    NameResolutionFailed = "name-resolution-failed", 503, 14, Upstream,
+    NameResolutionFailed = "name-resolution-failed", 503, 14, Endpoint,
         "no address is known for the name of an endpoint outside the mesh",
         "check spec.endpoints of the ExternalService, and that the name resolves on the sidecar's host";
-    ConnectFailed = "connect-failed", 503, 14, Upstream,
+    ConnectFailed = "connect-failed", 503, 14, Endpoint,
         "no TCP connection to the endpoint or its sidecar",
         "check that the endpoint or its sidecar runs and that the network lets its port through";
-    ConnectTimeout = "connect-timeout", 503, 14, Upstream,
+    ConnectTimeout = "connect-timeout", 503, 14, Endpoint,
         "connecting to the endpoint or its sidecar took too long; a firewall that drops packets looks like this",
         "check firewalls and network policies between the two hosts, then timeouts.connect";
-    TlsFailed = "tls-failed", 503, 14, Upstream,
+    TlsFailed = "tls-failed", 503, 14, Endpoint,
         "the TLS handshake with the endpoint or its sidecar failed",
         "look at both sidecars' logs of that moment: clocks, roots of trust and expired certificates are the usual causes; outside the mesh, caCertificates of the ExternalService";
-    PeerIdentityMismatch = "peer-identity-mismatch", 503, 16, Upstream,
+    PeerIdentityMismatch = "peer-identity-mismatch", 503, 16, Endpoint,
         "whoever answered is not who the control plane said has to be there; outside the mesh, its certificate has another name",
         "find out what listens at that address: an address that was given to another workload, or an impostor; outside the mesh, check tls.sni";
     PeerNotAuthenticated = "peer-not-authenticated", 503, 16, Mesh,
         "one of the two sidecars has no valid certificate",
         "check the certificates of both sidecars; they renew only while the control plane is reachable";
-    PlaintextRefused = "plaintext-refused", 403, 7, Downstream,
+    PlaintextRefused = "plaintext-refused", 403, 7, Caller,
         "this workload takes mutual TLS only (mtls: strict)",
         "call through a sidecar, or set mtls to permissive on the server";
-    NotHttp = "not-http", 400, 3, Downstream,
+    NotHttp = "not-http", 400, 3, Caller,
         "the connection does not begin with a request, and its port takes nothing else: it is declared HTTP, or a policy limits its requests",
         "speak HTTP, or declare what the port speaks (tcp, tls)";
-    HiddenHttp = "hidden-http", 400, 3, Downstream,
+    HiddenHttp = "hidden-http", 400, 3, Caller,
         "bytes that were taken for another protocol turned out to be HTTP, which would have passed every rule and could have named any caller",
         "send a request as RFC 9112 has it and at once, or declare what the port speaks";
-    RequestTimeout = "request-timeout", 504, 4, Upstream,
+    RequestTimeout = "request-timeout", 504, 4, Endpoint,
         "the request took longer than its timeout",
         "find out what took long with a trace, then timeouts.request";
-    PerTryTimeout = "per-try-timeout", 504, 4, Upstream,
+    PerTryTimeout = "per-try-timeout", 504, 4, Endpoint,
         "the last attempt took longer than the timeout of one",
         "find out what took long with a trace, then the timeout of one attempt";
-    DeadlineExceeded = "deadline-exceeded", 504, 4, Downstream,
+    DeadlineExceeded = "deadline-exceeded", 504, 4, Caller,
         "the caller's own deadline (grpc-timeout, weft-deadline) has passed: nobody waits for the answer",
         "find out what took long with a trace, or let the caller wait longer";
-    IdleTimeout = "idle-timeout", 504, 4, Upstream,
+    IdleTimeout = "idle-timeout", 504, 4, Endpoint,
         "nothing moved for the idle time",
         "send keep-alives, or raise the idle timeout";
-    StreamIdleTimeout = "stream-idle-timeout", 504, 4, Upstream,
+    StreamIdleTimeout = "stream-idle-timeout", 504, 4, Endpoint,
         "nothing moved in the request's stream, in either direction, for the idle time of a stream",
         "find out who went silent, with a trace and both access logs; send keep-alives, or raise timeouts.streamIdle";
-    UpstreamReset = "upstream-reset", 502, 14, Upstream,
+    UpstreamReset = "upstream-reset", 502, 14, Endpoint,
         "the endpoint broke the connection or reset the stream",
         "look at the endpoint's log: a crash, a restart, or its own timeout";
-    UpstreamProtocolError = "upstream-protocol-error", 502, 13, Upstream,
+    UpstreamProtocolError = "upstream-protocol-error", 502, 13, Endpoint,
         "the endpoint's answer was not valid HTTP",
         "check the protocol that is declared for the port, and what the application answers";
-    HeadersTooLarge = "headers-too-large", 431, 8, Downstream,
+    HeadersTooLarge = "headers-too-large", 431, 8, Caller,
         "the head or the trailers of the request, or of the application's response (then 502), are larger than limits.max_header_bytes or have too many fields",
         "make cookies and tokens smaller, or raise limits.max_header_bytes";
-    BadRequest = "bad-request", 400, 3, Downstream,
+    BadRequest = "bad-request", 400, 3, Caller,
         "the request is not one that can be forwarded",
         "correct the request; the detail in the answer says what is wrong";
-    ClientGone = "client-gone", 499, 1, Downstream,
+    ClientGone = "client-gone", 499, 1, Caller,
         "the caller went away, or broke its request's body off, before it was answered",
         "look at the caller: its own timeout, a cancelled request, or a connection that broke; nobody else has failed";
-    ClientTimeout = "client-timeout", 408, 4, Downstream,
+    ClientTimeout = "client-timeout", 408, 4, Caller,
         "the caller began a request and did not go on with it in time",
         "look at the caller; timeouts.client_head and timeouts.client_stall say how long the sidecar waits";
-    BodyTooLarge = "body-too-large", 413, 8, Downstream,
+    BodyTooLarge = "body-too-large", 413, 8, Caller,
         "the body is larger than allowed",
         "send less, or raise the limit";
     RetryBudgetExhausted = "retry-budget-exhausted", 503, 14, Mesh,
         "the attempt failed and the retry budget is spent",
         "look at why attempts fail: more retries would only add load";
-    ApplicationUnreachable = "application-unreachable", 503, 14, Upstream,
+    ApplicationUnreachable = "application-unreachable", 503, 14, Endpoint,
         "the sidecar runs, but the application does not accept connections on this port",
         "check that the application runs and listens on the declared port";
-    ApplicationLoopbackOnly = "application-loopback-only", 503, 14, Upstream,
+    ApplicationLoopbackOnly = "application-loopback-only", 503, 14, Endpoint,
         "the application listens on loopback only; let it listen on all addresses, or declare the port as loopback",
         "bind the application to 0.0.0.0 or [::], or set workload.ports[].loopback";
     DestinationRefused = "destination-refused", 502, 7, Mesh,
@@ -183,7 +174,7 @@ reasons! {
     Draining = "draining", 503, 14, Mesh,
         "the sidecar is about to stop",
         "repeat the request: another endpoint takes it";
-    UpgradeFailed = "upgrade-failed", 502, 13, Upstream,
+    UpgradeFailed = "upgrade-failed", 502, 13, Endpoint,
         "the connection could not be upgraded",
         "check that the application supports the upgrade and answers with 101";
     LoopDetected = "loop-detected", 508, 9, Mesh,
@@ -232,9 +223,10 @@ mod tests {
     /// A reason's row of the guide: the test that fails prints the rows to put there.
     fn row(reason: Reason) -> String {
         let whose = match reason.fault() {
-            Fault::Downstream => "the caller",
-            Fault::Upstream => "the called one",
+            Fault::Caller => "the caller",
+            Fault::Endpoint => "the called one",
             Fault::Mesh => "the mesh",
+            Fault::Nobody => "nobody",
         };
         format!(
             "| `{reason}` | {} | {} | {whose} | {} | {} |",

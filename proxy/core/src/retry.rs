@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::Method;
 
+use crate::fault::Fault;
 use crate::time::Instant;
 
 /// What became of an attempt.
@@ -29,6 +30,8 @@ pub enum Failure {
     Status(u16),
     /// A gRPC answer with this code other than 0, OK.
     GrpcStatus(u32),
+    /// The caller broke its upload off: the endpoint never got the whole request.
+    UploadBroken,
 }
 
 impl Failure {
@@ -40,7 +43,27 @@ impl Failure {
             | Self::Shed
             | Self::Limited
             | Self::NotSent => true,
-            Self::Reset | Self::PerTryTimeout | Self::Status(_) | Self::GrpcStatus(_) => false,
+            Self::Reset
+            | Self::PerTryTimeout
+            | Self::Status(_)
+            | Self::GrpcStatus(_)
+            | Self::UploadBroken => false,
+        }
+    }
+
+    /// Whose fault it is.
+    pub const fn fault(self) -> Fault {
+        match self {
+            Self::ConnectFailed
+            | Self::RefusedStream
+            | Self::NotSent
+            | Self::Reset
+            | Self::PerTryTimeout
+            | Self::Status(_)
+            | Self::GrpcStatus(_) => Fault::Endpoint,
+            Self::UploadBroken => Fault::Caller,
+            Self::Limited => Fault::Mesh,
+            Self::Shed => Fault::Nobody,
         }
     }
 }
@@ -57,6 +80,7 @@ impl fmt::Display for Failure {
             Self::PerTryTimeout => f.write_str("no answer in time"),
             Self::Status(status) => write!(f, "{status}"),
             Self::GrpcStatus(code) => write!(f, "gRPC {code}"),
+            Self::UploadBroken => f.write_str("the caller broke its upload off"),
         }
     }
 }
@@ -150,8 +174,8 @@ pub fn decide(
         Failure::ConnectFailed | Failure::RefusedStream | Failure::Shed | Failure::NotSent => {
             (true, true)
         }
-        // Another attempt would be one too many as well.
-        Failure::Limited => (false, true),
+        // Another attempt would be one too many as well, or lack the body as well.
+        Failure::Limited | Failure::UploadBroken => (false, true),
         Failure::Reset | Failure::PerTryTimeout => (true, is_idempotent(method)),
         Failure::Status(status) => (policy.statuses.contains(status), is_idempotent(method)),
         Failure::GrpcStatus(code) => (policy.grpc_codes.contains(code), true),

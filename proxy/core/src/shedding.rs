@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::adaptive::{AdaptiveConfig, Priority};
 use crate::name::{NameError, SpiffeId, check_label};
+use crate::peer::VerifiedPeer;
 use crate::policy::PolicyError;
 use crate::route::{HttpMatch, PathMatch, RequestHead};
 
@@ -44,7 +45,12 @@ pub struct Caller {
 impl Shedding {
     /// What a request is to its sidecar. `caller` is who the mesh verified; `None` for whoever is
     /// outside.
-    pub fn priority(&self, caller: Option<&SpiffeId>, request: &RequestHead<'_>) -> Priority {
+    pub fn priority(&self, caller: Option<&VerifiedPeer>, request: &RequestHead<'_>) -> Priority {
+        self.priority_of(caller.map(VerifiedPeer::identity), request)
+    }
+
+    /// What a request of a supposed caller would be, for explanations: [`Self::priority`] decides.
+    pub fn priority_of(&self, caller: Option<&SpiffeId>, request: &RequestHead<'_>) -> Priority {
         let mut critical = self.critical.iter();
         if critical.any(|critical| critical.takes(caller, request)) {
             Priority::Critical
@@ -244,7 +250,7 @@ mod tests {
                 ..Shedding::default()
             };
             let caller: Option<SpiffeId> = caller.map(|caller| caller.parse().unwrap());
-            let found = shedding.priority(caller.as_ref(), &request) == Priority::Critical;
+            let found = shedding.priority_of(caller.as_ref(), &request) == Priority::Critical;
             assert_eq!(found, expected, "{rule:?} {caller:?} {path} {field}");
         }
     }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use weft_core::model::AppProtocol;
 use weft_core::name::{NameError, WorkloadName};
+use weft_core::terms::Defaults;
 
 mod args;
 mod load;
@@ -300,17 +301,29 @@ pub struct TimeoutConfig {
     pub drain: Duration,
 }
 
+impl TimeoutConfig {
+    /// What holds for requests where neither a route nor a policy says otherwise.
+    pub fn terms(&self) -> Defaults {
+        Defaults {
+            request: self.request,
+            connect: self.connect,
+            idle: self.peer_idle,
+        }
+    }
+}
+
 impl Default for TimeoutConfig {
     fn default() -> Self {
+        let terms = Defaults::default();
         Self {
-            connect: Duration::from_secs(2),
+            connect: terms.connect,
             handshake: Duration::from_secs(5),
-            request: Duration::ZERO,
+            request: terms.request,
             detect: Duration::from_millis(300),
             discovery_wait: Duration::from_secs(2),
             client_idle: Duration::from_secs(300),
             application_idle: Duration::from_secs(4),
-            peer_idle: Duration::from_secs(300),
+            peer_idle: terms.idle,
             peer_keepalive: Duration::from_secs(30),
             tcp_idle: Duration::from_secs(3600),
             deregister: Duration::from_secs(5),

@@ -59,9 +59,9 @@ impl ControlPlaneVerifier {
         let mut chain = vec![leaf.clone()];
         chain.extend(others.iter().cloned());
         let check = |trust: &Trust, trust_domain: &TrustDomain| {
-            trust
-                .check_server(&chain, now)?
-                .expect(&control_plane_identity(trust_domain))
+            let peer = trust.check_server(&chain, now)?;
+            let expected = peer.expect(&control_plane_identity(trust_domain));
+            expected.map_err(PeerError::from)
         };
         match &self.trusting {
             Trusting::RootDigest(digest) => {

@@ -200,7 +200,8 @@ impl Conversation {
     /// What limits on the rate of requests say.
     fn rate(&self, parts: &Parts) -> Option<Rated> {
         let view = self.server.load();
-        view.as_ref()?.rate(&head(parts), self.peer())
+        let caller = self.caller.as_ref().map(|caller| &caller.peer);
+        view.as_ref()?.rate(&head(parts), caller)
     }
 
     /// The answer to what is one request too many: in a while, or at a time, where it counts.
@@ -230,7 +231,7 @@ impl Conversation {
         let server = self.server.load();
         let shed = server.as_ref().and_then(|view| view.shedding.as_ref());
         let Some(shed) = shed else { return Ok(()) };
-        let caller = self.caller.as_ref().map(|caller| caller.peer.identity());
+        let caller = self.caller.as_ref().map(|caller| &caller.peer);
         let priority = shed.model.priority(caller, &head(parts));
         let place = shed.limit.try_acquire(priority, body.watch_end())?;
         record.concurrency = Some(place);

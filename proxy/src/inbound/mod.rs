@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
+use weft_core::peer::VerifiedPeer;
 use weft_core::reason::Reason;
 
 use crate::config::MtlsMode;
 use crate::first::client_first;
 use crate::telemetry::metrics::{Direction, HttpKey, Wire};
-use crate::tls::{Material, OpenError, Opened, Replayed, VerifiedPeer, open};
+use crate::tls::{Material, OpenError, Opened, Replayed, open};
 use crate::worker::{Worker, is_direct, redirected, reset};
 
 use carry::{Greeting, Takes, Unspoken, carry, greet};

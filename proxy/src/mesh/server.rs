@@ -8,6 +8,7 @@ use arc_swap::{ArcSwapOption, Guard};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use weft_core::name::ServiceName;
+use weft_core::peer::VerifiedPeer;
 use weft_core::route::RequestHead;
 use weft_core::server::{ServerPolicy, ServerPort};
 use weft_core::shedding::Shedding;
@@ -161,12 +162,13 @@ impl ServerView {
         !self.limits.is_empty() || self.shedding.is_some()
     }
 
-    /// What limits on the rate say to a request; `None` where none is for it. `caller` is the
-    /// verified identity.
-    pub fn rate(&self, head: &RequestHead<'_>, caller: Option<&str>) -> Option<Rated> {
+    /// What limits on the rate say to a request; `None` where none is for it. `caller` is who the
+    /// mesh verified.
+    pub fn rate(&self, head: &RequestHead<'_>, caller: Option<&VerifiedPeer>) -> Option<Rated> {
         if self.limits.is_empty() {
             return None;
         }
+        let caller = caller.map(|caller| caller.identity().as_str());
         rate(&self.limits, head, caller, crate::clock::now())
     }
 }

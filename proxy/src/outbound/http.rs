@@ -13,11 +13,12 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, V
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 use weft_core::breaker::CallClass;
+use weft_core::fault::Fault;
 use weft_core::headers::{
     WEFT_APP_PROTOCOL, WEFT_REASON, is_upgrade, remove_hop_by_hop, remove_untrusted,
 };
 use weft_core::hops::{HOPS_MAX, Hops};
-use weft_core::reason::{Fault, Reason};
+use weft_core::reason::Reason;
 use weft_core::retry::{Failure, backoff, may_retry};
 use weft_core::route::Decision;
 use weft_core::timeout as deadline;
@@ -193,7 +194,7 @@ impl Conversation {
                 }
                 // One whose time was over in our own queue says nothing about those it was for.
                 let queued = reason == Reason::RequestTimeout && !record.is_asked();
-                if reason.fault() == Fault::Upstream && !own && !queued {
+                if reason.fault() == Fault::Endpoint && !own && !queued {
                     record.finish_port_calls(CallClass::Failure);
                 }
                 (answer(reason, &detail, record.grpc), Some(reason))

@@ -138,7 +138,7 @@ pub(super) async fn dial(
             address,
             source: Arc::new(io::Error::other("nobody is known to have to answer there")),
         })?;
-        let peer = peer_of_client(&stream, material).and_then(|p| p.expect(identity));
+        let peer = peer_of_client(&stream, material).and_then(|p| Ok(p.expect(identity)?));
         peer.map_err(|source| DialError::Peer { address, source })?;
         Ok(stream)
     };

@@ -14,9 +14,11 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::{StartHandshake, client, server};
 use webpki::KeyUsage;
+use weft_core::peer::VerifiedPeer;
 use weft_core::protocol::{Verdict, detect};
 
-use super::{ALPN_H1, ALPN_H2, ALPN_PREFIX, ALPN_TCP, Material, PeerError, VerifiedPeer};
+use super::verify::verify_peer;
+use super::{ALPN_H1, ALPN_H2, ALPN_PREFIX, ALPN_TCP, Material, PeerError};
 
 /// Longest ClientHello that is read; a post-quantum one has about 1.7 KiB.
 const CLIENT_HELLO_MAX_BYTES: usize = 64 * 1024;
@@ -86,7 +88,7 @@ async fn complete(
         .into_stream(Arc::clone(&material.server))
         .await?;
     let connection = stream.get_ref().1;
-    let peer = VerifiedPeer::check(
+    let peer = verify_peer(
         connection.peer_certificates(),
         KeyUsage::client_auth(),
         &material.trust,
@@ -145,7 +147,7 @@ pub fn peer_of_client(
     stream: &client::TlsStream<TcpStream>,
     material: &Material,
 ) -> Result<VerifiedPeer, PeerError> {
-    VerifiedPeer::check(
+    verify_peer(
         stream.get_ref().1.peer_certificates(),
         KeyUsage::server_auth(),
         &material.trust,

@@ -17,7 +17,7 @@ use weft_core::name::SpiffeId;
 
 pub use accept::{OpenError, Opened, Replayed, open, peer_of_client, read_server_name};
 pub(crate) use verify::sha256_hex;
-pub use verify::{PeerError, Trust, VerifiedPeer};
+pub use verify::{PeerError, Trust};
 
 /// Requests of HTTP/1.x, HTTP/2 and gRPC as streams on shared connections.
 pub const ALPN_H2: &[u8] = b"weft-h2";

@@ -12,6 +12,7 @@ use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use weft_core::model::TrustBundle;
 use weft_core::name::{SpiffeId, TrustDomain};
+use weft_core::peer::{OtherPeer, VerifiedPeer};
 
 use super::TlsError;
 
@@ -53,7 +54,7 @@ impl Trust {
         certificates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<VerifiedPeer, PeerError> {
-        VerifiedPeer::check(Some(certificates), KeyUsage::server_auth(), self, now)
+        verify_peer(Some(certificates), KeyUsage::server_auth(), self, now)
     }
 
     /// Whether the certificates of `instance` are refused.
@@ -94,96 +95,54 @@ pub enum PeerError {
         instance: String,
     },
     /// It is not the one that was meant.
-    #[error("the peer is {found}, expected {expected}")]
-    Mismatch {
-        /// Who it is.
-        found: SpiffeId,
-        /// Who was meant.
-        expected: SpiffeId,
-    },
+    #[error(transparent)]
+    Mismatch(#[from] OtherPeer),
 }
 
-/// Proof that a peer is who it says: made only here, after a handshake, from the certificates
-/// of that connection, with the bundle and the time of now.
-#[derive(Debug, Clone)]
-pub struct VerifiedPeer {
-    identity: SpiffeId,
-    instance: Arc<str>,
-    certificate_hash: Arc<str>,
-}
-
-impl VerifiedPeer {
-    /// Its SPIFFE ID.
-    pub fn identity(&self) -> &SpiffeId {
-        &self.identity
+/// Checks the certificates that a finished handshake left. Also to be called after a resumed
+/// one, where rustls ran no verifier and hands out the certificates of the ticket.
+pub(super) fn verify_peer(
+    certificates: Option<&[CertificateDer<'_>]>,
+    usage: KeyUsage,
+    trust: &Trust,
+    now: UnixTime,
+) -> Result<VerifiedPeer, PeerError> {
+    let Some((leaf, intermediates)) = certificates.and_then(<[_]>::split_first) else {
+        return Err(PeerError::NoCertificate);
+    };
+    let end_entity = EndEntityCert::try_from(leaf).map_err(PeerError::Chain)?;
+    end_entity
+        .verify_for_usage(
+            algorithms().all,
+            &trust.anchors,
+            intermediates,
+            now,
+            usage,
+            None,
+            None,
+        )
+        .map_err(PeerError::Chain)?;
+    let names: Vec<&str> = end_entity.valid_uri_names().collect();
+    let [name] = names.as_slice() else {
+        return Err(no_identity(&names));
+    };
+    let identity: SpiffeId = name.parse().map_err(|_ignored| no_identity(&names))?;
+    if identity.trust_domain() != trust.trust_domain.as_str() {
+        return Err(PeerError::TrustDomain {
+            found: identity,
+            expected: trust.trust_domain.clone(),
+        });
     }
-
-    /// Its instance.
-    pub fn instance(&self) -> &Arc<str> {
-        &self.instance
+    let instance = instance_of(leaf).ok_or_else(|| no_identity(&names))?;
+    if trust.is_revoked(&instance) {
+        return Err(PeerError::Revoked { identity, instance });
     }
-
-    /// SHA-256 of its certificate, hexadecimal.
-    pub fn certificate_hash(&self) -> &str {
-        &self.certificate_hash
-    }
-
-    /// Refuses everyone but `expected`.
-    pub fn expect(self, expected: &SpiffeId) -> Result<Self, PeerError> {
-        if self.identity == *expected {
-            Ok(self)
-        } else {
-            Err(PeerError::Mismatch {
-                found: self.identity,
-                expected: expected.clone(),
-            })
-        }
-    }
-
-    /// Checks the certificates that a finished handshake left. Also to be called after a resumed
-    /// one, where rustls ran no verifier and hands out the certificates of the ticket.
-    pub(super) fn check(
-        certificates: Option<&[CertificateDer<'_>]>,
-        usage: KeyUsage,
-        trust: &Trust,
-        now: UnixTime,
-    ) -> Result<Self, PeerError> {
-        let Some((leaf, intermediates)) = certificates.and_then(<[_]>::split_first) else {
-            return Err(PeerError::NoCertificate);
-        };
-        let end_entity = EndEntityCert::try_from(leaf).map_err(PeerError::Chain)?;
-        end_entity
-            .verify_for_usage(
-                algorithms().all,
-                &trust.anchors,
-                intermediates,
-                now,
-                usage,
-                None,
-                None,
-            )
-            .map_err(PeerError::Chain)?;
-        let names: Vec<&str> = end_entity.valid_uri_names().collect();
-        let [name] = names.as_slice() else {
-            return Err(no_identity(&names));
-        };
-        let identity: SpiffeId = name.parse().map_err(|_ignored| no_identity(&names))?;
-        if identity.trust_domain() != trust.trust_domain.as_str() {
-            return Err(PeerError::TrustDomain {
-                found: identity,
-                expected: trust.trust_domain.clone(),
-            });
-        }
-        let instance = instance_of(leaf).ok_or_else(|| no_identity(&names))?;
-        if trust.is_revoked(&instance) {
-            return Err(PeerError::Revoked { identity, instance });
-        }
-        Ok(Self {
-            identity,
-            instance: instance.into(),
-            certificate_hash: sha256_hex(leaf).into(),
-        })
-    }
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that vouches: the chain, its time, its name and its instance are checked above"
+    )]
+    let peer = VerifiedPeer::assertion(identity, &instance, &sha256_hex(leaf));
+    Ok(peer)
 }
 
 fn no_identity(names: &[&str]) -> PeerError {
@@ -239,7 +198,7 @@ impl MeshVerifier {
     ) -> Result<(), rustls::Error> {
         let mut chain = vec![leaf.clone()];
         chain.extend(intermediates.iter().cloned());
-        match VerifiedPeer::check(Some(&chain), usage, &self.trust, now) {
+        match verify_peer(Some(&chain), usage, &self.trust, now) {
             Ok(_verified_again_after_the_handshake) => Ok(()),
             Err(error) => Err(rustls::Error::InvalidCertificate(CertificateError::Other(
                 rustls::OtherError(Arc::new(error)),

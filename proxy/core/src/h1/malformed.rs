@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use crate::reason::{Fault, Reason};
+use crate::fault::Fault;
+use crate::reason::Reason;
 
 /// The two messages of an exchange. It decides whose fault a defect is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,8 +59,8 @@ impl Malformed {
     /// Whose fault it is: the sender's.
     pub fn fault(&self) -> Fault {
         match self.message {
-            Message::Request => Fault::Downstream,
-            Message::Response => Fault::Upstream,
+            Message::Request => Fault::Caller,
+            Message::Response => Fault::Endpoint,
         }
     }
 }

@@ -7,7 +7,7 @@ use super::super::{
     ConnectionOptions, Framing, HeadScan, Limits, Message, TargetForm, parse_request,
 };
 use super::{check_refusal, fields, request};
-use crate::reason::Fault;
+use crate::fault::Fault;
 
 #[test]
 fn heads_are_read() {
@@ -50,7 +50,7 @@ fn what_follows_a_head_stays() {
     assert!(!scan.is_idle(&buffer));
     assert_eq!(
         scan.on_eof(&buffer, Message::Request).unwrap_err().fault(),
-        Fault::Downstream
+        Fault::Caller
     );
     buffer.clear();
     let scan = HeadScan::default();

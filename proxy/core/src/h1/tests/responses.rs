@@ -4,7 +4,7 @@ use http::{Method, Version};
 
 use super::super::Framing::{self, Chunked, Length, UntilClose};
 use super::{check_refusal, fields, response};
-use crate::reason::Fault;
+use crate::fault::Fault;
 
 #[test]
 fn heads_are_read() {
@@ -189,7 +189,7 @@ fn refusals() {
     ];
     for (input, text) in cases {
         let found = response(&Method::GET, input);
-        assert_eq!(found.as_ref().unwrap_err().fault(), Fault::Upstream);
+        assert_eq!(found.as_ref().unwrap_err().fault(), Fault::Endpoint);
         check_refusal(found, &(502, "upstream-protocol-error", text), input);
     }
     let large = format!("HTTP/1.1 200 OK\r\nX: {}", "a".repeat(70_000));

@@ -1,0 +1,72 @@
+//! Proof of who is at the other end of a connection.
+
+use std::sync::Arc;
+
+use crate::name::SpiffeId;
+
+/// The workload at the other end of a mutual TLS connection.
+///
+/// A value exists only after a handshake whose certificates were checked with the bundle and the
+/// time of then: [`VerifiedPeer::assertion`] is called by the TLS module alone, and a lint
+/// (`disallowed-methods`) refuses every other call. What decides by identity takes this type and
+/// not a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedPeer {
+    identity: SpiffeId,
+    instance: Arc<str>,
+    certificate_hash: Arc<str>,
+}
+
+/// The peer is not the one that was meant.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the peer is {found}, expected {expected}")]
+pub struct OtherPeer {
+    /// Who it is.
+    pub found: SpiffeId,
+    /// Who was meant.
+    pub expected: SpiffeId,
+}
+
+impl VerifiedPeer {
+    /// Asserts that the certificates of a finished handshake were verified and name this workload.
+    /// `instance` is the subject's common name, `certificate_hash` the leaf's SHA-256 in
+    /// hexadecimal digits.
+    pub fn assertion(identity: SpiffeId, instance: &str, certificate_hash: &str) -> Self {
+        Self {
+            identity,
+            instance: instance.into(),
+            certificate_hash: certificate_hash.into(),
+        }
+    }
+
+    /// Its SPIFFE ID.
+    pub fn identity(&self) -> &SpiffeId {
+        &self.identity
+    }
+
+    /// Its instance.
+    pub fn instance(&self) -> &Arc<str> {
+        &self.instance
+    }
+
+    /// SHA-256 of its certificate, hexadecimal.
+    pub fn certificate_hash(&self) -> &str {
+        &self.certificate_hash
+    }
+
+    /// Refuses everyone but `expected`.
+    ///
+    /// # Errors
+    ///
+    /// When the peer is somebody else.
+    pub fn expect(self, expected: &SpiffeId) -> Result<Self, OtherPeer> {
+        if self.identity == *expected {
+            Ok(self)
+        } else {
+            Err(OtherPeer {
+                found: self.identity,
+                expected: expected.clone(),
+            })
+        }
+    }
+}
