@@ -23,6 +23,7 @@ use crate::nest::SocketFactory;
 use crate::outbound::{self, Pool};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::spans::Spans;
 use crate::telemetry::tracing::Tracer;
 use crate::tls::TlsContext;
 
@@ -58,6 +59,16 @@ pub struct Shared {
     pub limited: Arc<outbound::Limited>,
     /// Accepted connections, all workers together.
     pub connections: AtomicUsize,
+}
+
+impl Shared {
+    /// Makes spans, where the sidecar traces.
+    pub(crate) fn spans(&self) -> Spans<'_> {
+        Spans {
+            tracer: self.tracer.as_ref(),
+            ratio: self.config.tracing.sample_ratio,
+        }
+    }
 }
 
 /// The host's loopback, as a program in a namespace of its own reaches it.

@@ -34,6 +34,8 @@ mod shedding;
 // Who gets past the mesh: forged callers, and what leads back to the sidecar itself.
 mod forged;
 mod loops;
+// Whose fault it is when a request ends early, and that nothing gets around its checks.
+mod way;
 // What is let out of the mesh.
 mod outside;
 // What is outside and declared.

@@ -169,7 +169,7 @@ fn decisions_are_explained() {
         ("policy", "TrafficPolicy shop/port"),
         ("endpoint", "breaker closed"),
         ("retry", "up to 4 more attempts on 502, 503, 504, a reset"),
-        ("timeout", "request 3s"),
+        ("timeout", "request: 3 s, the route's"),
     ] {
         let there = explained
             .iter()

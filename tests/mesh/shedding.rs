@@ -39,7 +39,7 @@ fn curl(mesh: &Mesh<'_>, arguments: &str) -> String {
     called.success().stdout
 }
 
-fn application(port: &str, name: &str) -> Program {
+pub(crate) fn application(port: &str, name: &str) -> Program {
     let arguments = [port, name, &WORKERS.to_string(), &TAKES.to_string()];
     script("capacity.py").args(arguments.map(ToOwned::to_owned))
 }
@@ -166,7 +166,7 @@ fn instance(mesh: &Mesh<'_>, name: &str) -> Running {
 
 /// Requests at the same time, with the same key, that may not be repeated unless nobody has seen
 /// them: what each was answered with.
-fn at_once(mesh: &Mesh<'_>, requests: usize, more: &str) -> Vec<String> {
+pub(crate) fn at_once(mesh: &Mesh<'_>, requests: usize, more: &str) -> Vec<String> {
     let shown = "--write-out %{http_code}:%header{weft-reason}:%header{retry-after}|";
     let answered = curl(
         mesh,
@@ -214,7 +214,7 @@ fn what_one_endpoint_refuses_another_takes() {
 }
 
 /// What a workload's sidecar tells Prometheus; `None` while it is not known.
-fn metrics(mesh: &Mesh<'_>, workload: &str) -> Option<String> {
+pub(crate) fn metrics(mesh: &Mesh<'_>, workload: &str) -> Option<String> {
     let logs = mesh.scratch().dir("prometheus");
     let fetch = |url: &str| {
         let program = Program::line(&format!("curl --silent --fail --max-time 30 {url}"));

@@ -351,12 +351,20 @@ mod tests {
         remove_hop_by_hop(&mut kept, true);
         let expected = [("connection", "upgrade"), ("upgrade", "websocket")];
         assert_eq!(kept, headers(&expected));
+        let second = headers(&[
+            ("upgrade", "TLS/1.2"),
+            ("upgrade", "tlsx/1, websocket"),
+            ("connection", "Upgrade"),
+        ]);
+        assert_eq!(upgrade_protocol(&second).unwrap(), "tlsx/1, websocket");
         for fields in [
             [("upgrade", "websocket"), ("connection", "keep-alive")],
             [
                 ("upgrade", "h2c"),
                 ("connection", "Upgrade, HTTP2-Settings"),
             ],
+            [("upgrade", "TLS/1.2"), ("connection", "Upgrade")],
+            [("upgrade", "tls/1.3, H2C"), ("connection", "Upgrade")],
             [("accept", "*/*"), ("connection", "upgrade")],
         ] {
             assert!(!is_upgrade(&Method::GET, &headers(&fields)), "{fields:?}");

@@ -4,6 +4,7 @@
 //! [`Health`] counts and decides; what follows from its [`Verdict`] is the breaker's
 //! ([`crate::breaker::Breaker::on_check`]), which is the one state of an endpoint.
 
+mod budget;
 mod config;
 pub mod grpc;
 
@@ -11,6 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use budget::{CHECKING_PEERS_MAX, CHECKS_PER_SECOND, CheckBudget};
 pub use config::{
     Check, HealthCheck, HttpCheck, InitialState, MAX_CHECK_HEADERS, MAX_CHECK_INTERVAL,
     MAX_CHECK_TEXT, MAX_CHECK_THRESHOLD, MAX_CHECK_TIMEOUT, MIN_CHECK_INTERVAL,

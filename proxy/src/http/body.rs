@@ -9,11 +9,11 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use weft_core::time::Instant;
 
 use super::incoming::{BodyError, Incoming};
 use super::kept::{Kept, KeptBody};
 use super::trailers::Trailers;
+use super::upload::Upload;
 use super::watch::{Activity, Watched};
 
 /// A body that is relayed, or a short one of our own.
@@ -31,24 +31,6 @@ pub enum ProxyBody<G = ()> {
     Watched(Watched<G>),
 }
 
-/// When a request's body came to its end, where somebody wants to know.
-#[derive(Debug, Clone, Default)]
-pub struct BodyEnd(Arc<AtomicU64>);
-
-impl BodyEnd {
-    /// It ends now.
-    pub fn note(&self) {
-        let now = crate::clock::now().as_nanos();
-        self.0.store(now.max(1), Ordering::Relaxed);
-    }
-
-    /// When it ended, if it has.
-    pub fn get(&self) -> Option<Instant> {
-        let nanos = self.0.load(Ordering::Relaxed);
-        (nanos > 0).then(|| Instant::from_nanos(nanos))
-    }
-}
-
 /// A body that comes from elsewhere.
 #[derive(Debug)]
 pub struct Relayed<G> {
@@ -61,8 +43,8 @@ pub struct Relayed<G> {
     counter: Option<Arc<AtomicU64>>,
     /// Told of what moves, where it is a request's and somebody wants to know.
     activity: Option<Arc<Activity>>,
-    /// Told of the end, where somebody wants to know.
-    ended: Option<BodyEnd>,
+    /// Told how far it has come, where it is a request's.
+    upload: Option<Upload>,
 }
 
 /// Told how a relayed body ended. When the guard is dropped untold, the body was cut.
@@ -98,7 +80,7 @@ impl<G> ProxyBody<G> {
             trailers: None,
             counter: None,
             activity: None,
-            ended: None,
+            upload: None,
         })
     }
 
@@ -137,7 +119,7 @@ impl ProxyBody {
             trailers: None,
             counter,
             activity: None,
-            ended: None,
+            upload: None,
         })
     }
 
@@ -152,11 +134,19 @@ impl ProxyBody {
         }
     }
 
-    /// Notes when the body comes to its end; `None` where there is nothing of it to come.
-    pub fn watch_end(&mut self) -> Option<BodyEnd> {
+    /// What is known of the body from now on; `None` where there is nothing of it to come.
+    pub fn watch_upload(&mut self) -> Option<Upload> {
         match self {
-            Self::Relayed(relayed) => Some(relayed.ended.get_or_insert_default().clone()),
+            Self::Relayed(relayed) => Some(relayed.upload.get_or_insert_default().clone()),
             Self::Empty | Self::Text(_) | Self::Kept(_) | Self::Watched(_) => None,
+        }
+    }
+
+    /// Adds the bytes of a request's body to a counter.
+    pub fn count(&mut self, counter: Arc<AtomicU64>) {
+        match self {
+            Self::Relayed(relayed) => relayed.counter = Some(counter),
+            Self::Empty | Self::Text(_) | Self::Kept(_) | Self::Watched(_) => {}
         }
     }
 
@@ -169,10 +159,10 @@ impl ProxyBody {
                     body,
                     counter,
                     activity,
-                    ended,
+                    upload,
                     ..
                 } = relayed;
-                Ok(Kept::new(body, (counter, activity, ended), limit))
+                Ok(Kept::new(body, (counter, activity, upload), limit))
             }
             Self::Empty | Self::Text(_) | Self::Kept(_) | Self::Watched(_) => Err(self),
         }
@@ -202,6 +192,9 @@ impl<G: BodyGuard> Relayed<G> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Some(upload) = &self.upload {
+            upload.note(&polled, &self.body);
+        }
         match &polled {
             Poll::Pending => {}
             Poll::Ready(Some(Ok(frame))) => {
@@ -239,24 +232,7 @@ impl<G: BodyGuard> Relayed<G> {
                 }
             }
         }
-        if self.ended.is_some()
-            && let Poll::Ready(frame) = &polled
-            && is_last(frame.as_ref(), &self.body)
-            && let Some(ended) = self.ended.take()
-        {
-            ended.note();
-        }
         polled
-    }
-}
-
-/// Whether a body has come to its end with this, and well: hyper does not poll past a frame that
-/// completes the length.
-pub(super) fn is_last(frame: Option<&Result<Frame<Bytes>, BodyError>>, body: &Incoming) -> bool {
-    match frame {
-        None => true,
-        Some(Ok(frame)) => frame.is_trailers() || body.is_end_stream(),
-        Some(Err(_broken)) => false,
     }
 }
 

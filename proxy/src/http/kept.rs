@@ -11,16 +11,17 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::Notify;
 
-use super::body::{BodyEnd, ProxyBody, is_last};
+use super::body::ProxyBody;
 use super::incoming::{BodyError, Incoming};
 use super::trailers::Trailers;
+use super::upload::Upload;
 use super::watch::Activity;
 
-/// Who wants to know of a body: of its bytes, of what moves, and of its end.
+/// Who wants to know of a body: of its bytes, of what moves, and of how far it has come.
 type Watchers = (
     Option<Arc<AtomicU64>>,
     Option<Arc<Activity>>,
-    Option<BodyEnd>,
+    Option<Upload>,
 );
 
 /// The kept body. Its attempts share it, and only the last one gets to read on.
@@ -41,8 +42,8 @@ struct State {
     counter: Option<Arc<AtomicU64>>,
     /// Told of what moves, where somebody wants to know.
     activity: Option<Arc<Activity>>,
-    /// Told of the end, where somebody wants to know.
-    ended: Option<BodyEnd>,
+    /// Told how far it has come.
+    upload: Option<Upload>,
     /// What came so far, in its pieces; empty when it is not kept.
     pieces: Vec<Bytes>,
     trailers: Option<HeaderMap>,
@@ -78,13 +79,13 @@ pub struct KeptBody {
 
 impl Kept {
     /// Keeps up to `limit` bytes of a body.
-    pub(super) fn new(body: Incoming, (counter, activity, ended): Watchers, limit: usize) -> Self {
+    pub(super) fn new(body: Incoming, (counter, activity, upload): Watchers, limit: usize) -> Self {
         Self(Arc::new(Shared {
             state: Mutex::new(State {
                 body,
                 counter,
                 activity,
-                ended,
+                upload,
                 pieces: Vec::new(),
                 trailers: None,
                 bytes: 0,
@@ -186,12 +187,8 @@ impl KeptBody {
             return Poll::Ready(Some(Err(BodyError::Superseded)));
         }
         let polled = Pin::new(&mut state.body).poll_frame(cx);
-        if state.ended.is_some()
-            && let Poll::Ready(frame) = &polled
-            && is_last(frame.as_ref(), &state.body)
-            && let Some(ended) = state.ended.take()
-        {
-            ended.note();
+        if let Some(upload) = &state.upload {
+            upload.note(&polled, &state.body);
         }
         let polled = match &state.activity {
             None => polled,

@@ -3,10 +3,10 @@
 mod body;
 mod incoming;
 mod kept;
-mod record;
-pub(crate) mod trace;
+mod relayed;
 mod trailers;
 mod upgrade;
+mod upload;
 mod watch;
 
 use std::convert::Infallible;
@@ -26,12 +26,13 @@ use weft_core::reason::Reason;
 use crate::config::ProxyConfig;
 use crate::drain::Drain;
 
-pub use body::{BodyEnd, BodyGuard, ProxyBody, Relayed};
+pub use body::{BodyGuard, ProxyBody, Relayed};
 pub use incoming::{BodyError, BodyFault, ExchangeError, Incoming, SendError};
 pub use kept::{Kept, KeptBody};
-pub use record::Record;
+pub(crate) use relayed::{chunks, describe, origin_form, relayed};
 pub use trailers::{Trailers, WithTrailers};
 pub use upgrade::{Io, Upgrade, UpgradeError, Upgraded};
+pub use upload::Upload;
 pub use watch::{Activity, Watched};
 
 /// What is buffered for sending, per stream.
@@ -158,7 +159,7 @@ fn ping(config: &ProxyConfig) -> Option<Duration> {
 
 /// Serves a client's connection to its end. When the sidecar leaves, the connection is told to come
 /// to one, and cut when the time for that is over.
-pub(crate) async fn serve<IO, H, F>(
+pub(crate) async fn serve<IO, H, F, G>(
     io: IO,
     http2: bool,
     config: &ProxyConfig,
@@ -167,7 +168,8 @@ pub(crate) async fn serve<IO, H, F>(
 ) where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Fn(Request<Incoming>) -> F + 'static,
-    F: Future<Output = Response<ProxyBody<Box<Record>>>> + 'static,
+    F: Future<Output = Response<ProxyBody<G>>> + 'static,
+    G: BodyGuard + 'static,
 {
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let answer = handle(request.map(Incoming::from));
@@ -231,10 +233,4 @@ pub(crate) fn grpc_answer<G>(code: u32, reason: Reason, detail: &str) -> Respons
     }
     headers.insert(WEFT_REASON, HeaderValue::from_static(reason.as_str()));
     response
-}
-
-/// Whether a request is gRPC, by its content type.
-pub fn is_grpc(headers: &http::HeaderMap) -> bool {
-    let content_type = headers.get(CONTENT_TYPE);
-    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use weft_core::model::AppProtocol;
 use weft_core::opaque::speaks_http;
+use weft_core::peer::VerifiedPeer;
 use weft_core::protocol::Verdict;
 use weft_core::reason::Reason;
 
@@ -19,7 +20,7 @@ use super::{Application, Caller, Socket, dial, http, key};
 use crate::first::{First, client_first, first_of, guarded, sniff, suspicion};
 use crate::relay::{Ended, relay};
 use crate::telemetry::metrics::Wire;
-use crate::tls::{Replayed, VerifiedPeer};
+use crate::tls::Replayed;
 use crate::worker::{Worker, reset};
 
 /// What `0s` stands for.

@@ -1,8 +1,11 @@
 //! Connections of others to the application.
 
+mod answered;
 mod application;
 mod carry;
+mod check;
 mod http;
+mod request;
 
 use std::net::SocketAddr;
 use std::rc::Rc;

@@ -8,7 +8,7 @@ use http::header::CONTENT_TYPE;
 use weft_core::adaptive::{AdaptiveConfig, Limiter, Permit, Priority, Rejected, Sample, View};
 use weft_core::time::Instant;
 
-use crate::http::BodyEnd;
+use crate::http::Upload;
 
 /// An answer that goes on for longer than this after it began is a stream.
 const STREAM_AFTER: Duration = Duration::from_secs(1);
@@ -25,7 +25,7 @@ pub struct UnderWay {
     shared: Arc<Concurrency>,
     state: State,
     /// When all of the request was there; `None` where it has no body.
-    body: Option<BodyEnd>,
+    body: Option<Upload>,
 }
 
 #[derive(Debug)]
@@ -65,7 +65,7 @@ impl Concurrency {
     pub fn try_acquire(
         self: &Arc<Self>,
         priority: Priority,
-        body: Option<BodyEnd>,
+        body: Option<Upload>,
     ) -> Result<UnderWay, Rejected> {
         let now = crate::clock::now();
         let permit = self.limiter().try_acquire(now, priority)?;
@@ -101,7 +101,7 @@ impl UnderWay {
         };
         let now = crate::clock::now();
         let mut limiter = self.shared.limiter();
-        let sent = self.body.as_ref().map(BodyEnd::get);
+        let sent = self.body.as_ref().map(Upload::ended);
         // An answer to what is still being said is one of a conversation.
         let stream = is_event_stream(headers) || sent == Some(None);
         if stream {
@@ -203,9 +203,9 @@ mod tests {
         ];
         for (kind, whole, says) in cases {
             let limit = limit();
-            let body = BodyEnd::default();
+            let body = Upload::default();
             if whole {
-                body.note();
+                body.end();
             }
             let mut call = limit.try_acquire(Priority::Default, Some(body)).unwrap();
             call.on_answer(&content(kind));

@@ -7,6 +7,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwapOption, Guard};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
+use weft_core::health::CheckBudget;
 use weft_core::name::ServiceName;
 use weft_core::peer::VerifiedPeer;
 use weft_core::route::RequestHead;
@@ -34,6 +35,8 @@ pub(super) struct Server {
 #[derive(Debug, Default)]
 pub struct ServerSlot {
     now: ArcSwapOption<ServerView>,
+    /// Health checks of callers' sidecars.
+    checks: Mutex<CheckBudget>,
 }
 
 /// What is enforced on a port.
@@ -177,6 +180,12 @@ impl ServerSlot {
     /// What is enforced now; nothing on most ports.
     pub fn load(&self) -> Guard<Option<Arc<ServerView>>> {
         self.now.load()
+    }
+
+    /// Takes a health check of a peer; false where it has none left for now.
+    pub fn take_check(&self, peer: &VerifiedPeer, now: time::Instant) -> bool {
+        let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
+        checks.take(peer, now)
     }
 
     fn publish(&self, models: Option<Vec<Arc<ServerPort>>>, rules: &Rules) {

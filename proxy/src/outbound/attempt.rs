@@ -1,79 +1,265 @@
 //! One attempt of a request, and what is kept for the next.
 
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::RETRY_AFTER;
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use tokio::time::timeout;
-use weft_core::breaker::CallClass;
-use weft_core::headers::WEFT_REASON;
-use weft_core::hedge::HedgePolicy;
-use weft_core::policy::{Failures, TrafficPolicy};
+use weft_core::fault::Fault;
 use weft_core::reason::Reason;
-use weft_core::retry::{Failure, RetryPolicy};
-use weft_core::route::{Mirror, Rule};
+use weft_core::retry::{Failure, RetryPolicy, backoff, may_retry};
+use weft_core::route::Mirror;
+use weft_core::terms::Terms;
 use weft_core::time::Instant;
+use weft_core::timeout as deadline;
 
-use super::http::{Failed, describe};
-use super::pool::{DialError, Slot};
-use crate::http::{Incoming, Kept, ProxyBody, Record, SendError};
-use crate::mesh::{Call, Endpoint, EndpointKey, PortView};
+use super::connection::Connection;
+use super::failed::Failed;
+use super::heed::heed_of;
+use super::pool::{DialError, Pool};
+use super::request::{Admitted, reason_of};
+use super::{Wish, pick};
+use crate::http::{Incoming, Kept, ProxyBody, SendError, Upload, describe};
+use crate::mesh::{Call, Counted, Endpoint, EndpointKey, PortView};
+use crate::telemetry::spans::{ClientAttempt, Trace};
 
 /// Bytes of a body that are kept for a copy of the request; of a longer one there is none.
 const MIRROR_BYTES: usize = 256 * 1024;
 
-/// How attempts are made: the policy's terms, unless the route has its own.
-pub(super) struct Terms<'a> {
-    pub(super) retry: &'a RetryPolicy,
-    pub(super) per_try_timeout: Option<Duration>,
-    /// Where this request is hedged.
-    pub(super) hedge: Option<&'a HedgePolicy>,
-    pub(super) failures: &'a Failures,
-    heed_retry_after: bool,
+/// A request on its way through its attempts.
+pub(super) struct Trip<'a> {
+    pub(super) sending: Sending,
+    pub(super) wish: Wish<'a>,
+    pub(super) trace: Trace,
+    /// Endpoints that were asked and have failed, or are slow.
+    pub(super) tried: Vec<EndpointKey>,
+    /// Attempts made, without hedges.
+    pub(super) made: u32,
+    /// Its place among the port's retries, where the attempt under way is one.
+    pub(super) retrying: Option<Counted>,
 }
 
-impl<'a> Terms<'a> {
-    pub(super) fn of(
-        policy: &'a TrafficPolicy,
-        rule: Option<&'a Rule>,
-        parts: &Parts,
-        grpc: bool,
-    ) -> Self {
-        let path = grpc.then(|| parts.uri.path());
-        let hedge = policy.hedge.as_ref();
-        let hedge = hedge.filter(|hedge| hedge.covers(&parts.method, path));
-        let retry = rule.and_then(|rule| rule.retry.as_ref());
-        let timeout = rule.and_then(|rule| rule.backend_timeout);
+impl<'a> Trip<'a> {
+    pub(super) fn new(sending: Sending, wish: Wish<'a>) -> Self {
         Self {
-            retry: retry.unwrap_or(&policy.retry),
-            per_try_timeout: match timeout {
-                Some(Duration::ZERO) => None,
-                Some(own) => Some(own),
-                None => policy.per_try_timeout,
-            },
-            hedge,
-            failures: &policy.failures,
-            heed_retry_after: policy.heed_retry_after,
+            trace: Trace::of(&sending.parts.headers),
+            sending,
+            wish,
+            tried: Vec::new(),
+            made: 0,
+            retrying: None,
         }
     }
 }
 
-impl Terms<'_> {
-    /// Where an answer says for how long to stay away, it is heeded (RFC 9110 section 10.2.3).
-    pub(super) fn heed(&self, response: &Response<Incoming>, call: Option<&Call>) {
-        if !self.heed_retry_after || response.status() != StatusCode::SERVICE_UNAVAILABLE {
+/// An attempt that was answered.
+pub(super) struct Done {
+    pub(super) response: Response<Incoming>,
+    pub(super) connection: Connection,
+    /// The call that the response's end decides about; `None` where it is the failure that was told
+    /// of already.
+    pub(super) call: Option<Call>,
+}
+
+impl Done {
+    /// The reason that the response names.
+    pub(super) fn reason(&self) -> Option<Reason> {
+        reason_of(self.response.headers())
+    }
+}
+
+/// An attempt without an answer.
+pub(super) enum Ended {
+    /// It failed; there may be another.
+    Failed(Attempt),
+    /// The time of the whole request is over.
+    Over(Failed),
+}
+
+impl Admitted<'_> {
+    /// Chooses an endpoint for the next attempt, and begins a call on it.
+    pub(super) fn choose(&mut self, port: &PortView) -> Result<(Arc<Endpoint>, Call), Failed> {
+        let trip = &mut self.trip;
+        let out_of_reach = out_of_reach(&self.exchange.worker().pool, port);
+        let picked = match out_of_reach.as_slice() {
+            [] => pick(port, &trip.tried, trip.wish),
+            out => pick(port, &[out, trip.tried.as_slice()].concat(), trip.wish),
+        };
+        let (endpoint, call) = picked.map_err(|reason| {
+            let detail = format!("{}:{}", port.service, port.port);
+            Failed::new(reason, detail)
+        })?;
+        trip.made += 1;
+        let ledger = &mut self.exchange.ledger;
+        ledger.attempt(endpoint.key.address, &endpoint.live.stats, port.wire());
+        Ok((endpoint, call))
+    }
+
+    /// Makes one attempt: a connection, the request, and the head of its response.
+    pub(super) async fn attempt(
+        &mut self,
+        port: &PortView,
+        endpoint: &Arc<Endpoint>,
+        call: Call,
+    ) -> Result<Done, Ended> {
+        let own = self.exchange.upgrade.is_some();
+        let acquired = {
+            let worker = self.exchange.worker();
+            let acquiring = pin!(Connection::acquire(worker, port, endpoint, own));
+            self.patience.wait(acquiring).await
+        };
+        let mut connection = match acquired {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => return Err(self.learn(call, Attempt::not_connected(&error))),
+            Err(over) => {
+                // Within a limit of our own, nobody else is waited for.
+                let asked = port.policy.max_connections.is_none();
+                return Err(self.end(call, over, asked));
+            }
+        };
+        let trip = &mut self.trip;
+        let about = ClientAttempt {
+            endpoint: endpoint.key.address,
+            service: &port.hostname,
+            number: trip.made - 1,
+        };
+        let spans = self.exchange.conversation.worker.shared.spans();
+        let span = spans.client(&mut trip.trace, &mut trip.sending.parts, about);
+        self.exchange.ledger.set_span(span);
+        self.exchange.ledger.traced(&trip.sending.parts.headers);
+        let request = trip.sending.request(self.terms.retry.value.attempts > 0);
+        let limit = self.terms.attempt.value;
+        let upload = self.exchange.upload.as_ref();
+        let transmitted = {
+            let transmitting = pin!(transmit(request, &mut connection, limit, upload));
+            self.patience.wait(transmitting).await
+        };
+        let response = match transmitted {
+            Ok(Ok(response)) => response,
+            Ok(Err(failed)) => return Err(self.learn(call, failed)),
+            Err(over) => return Err(self.end(call, over, true)),
+        };
+        heed(&self.terms, &response, &call);
+        match judge(response, connection, &self.terms) {
+            Ok((response, connection)) => Ok(answered(response, connection, call)),
+            Err(failed) => Err(self.learn(call, failed)),
+        }
+    }
+
+    /// Tells the endpoint's breaker and the balancer of a failed attempt, as far as it is the
+    /// endpoint's fault.
+    pub(super) fn learn(&self, mut call: Call, attempt: Attempt) -> Ended {
+        let progress = self.exchange.progress(true);
+        let failures = self.terms.failures;
+        call.on_failure(attempt.failure);
+        if let Some(class) = failures.of_attempt(attempt.failure, attempt.reason, progress) {
+            let transition = call.finish(class, crate::clock::now());
+            self.exchange.ledger.breaker_changed(transition);
+        }
+        Ended::Failed(attempt)
+    }
+
+    /// The time of the request is over while `call` was waited for; `asked`: the endpoint was.
+    pub(super) fn end(&self, call: Call, over: Failed, asked: bool) -> Ended {
+        let over = over.after(self.exchange.progress(asked));
+        self.learn_timeout(call, &over);
+        Ended::Over(over)
+    }
+
+    /// Tells the endpoint's breaker and the balancer that an answer took too long, where that is the
+    /// endpoint's fault.
+    pub(super) fn learn_timeout(&self, mut call: Call, over: &Failed) {
+        if over.fault != Fault::Endpoint {
             return;
         }
-        if said(response) == Some(Reason::LoadShed) {
-            return;
+        call.on_failure(Failure::PerTryTimeout);
+        let class = self.terms.failures.of_failure(Failure::PerTryTimeout);
+        let transition = call.finish(class, crate::clock::now());
+        self.exchange.ledger.breaker_changed(transition);
+    }
+
+    /// How long to wait before the next attempt, and takes what it costs; `None`: there is none.
+    pub(super) fn repeat(
+        &mut self,
+        port: &PortView,
+        endpoint: &Arc<Endpoint>,
+        failure: Failure,
+    ) -> Option<Duration> {
+        let trip = &mut self.trip;
+        // The place of the attempt that failed is another's.
+        trip.retrying = None;
+        let (retry, sending) = (self.terms.retry.value, &trip.sending);
+        let (method, replayable) = (&sending.parts.method, sending.is_replayable());
+        if !may_retry(retry, failure, method, replayable, trip.made) {
+            return None;
         }
-        let seconds = response.headers().get(RETRY_AFTER);
-        let seconds = seconds.and_then(|text| text.to_str().ok()?.parse().ok());
-        if let (Some(seconds), Some(call)) = (seconds, call) {
-            let wait = Duration::from_secs(seconds);
-            call.live().hold_open(wait, crate::clock::now());
+        // One more request is the last thing that an overloaded endpoint needs.
+        if failure == Failure::Shed && !has_other(port, endpoint, &trip.tried) {
+            return None;
         }
+        let now = crate::clock::now();
+        let wait = backoff(retry, trip.made, fastrand::u64(..));
+        if !deadline::leaves_time_for(sending.deadline, now, wait) {
+            return None;
+        }
+        let place = port.admit_retry()?;
+        if !port.budget().try_retry(now) {
+            return None;
+        }
+        trip.retrying = Some(place);
+        endpoint.live.stats.retried();
+        trip.tried.push(endpoint.key.clone());
+        Some(wait)
+    }
+}
+
+/// The endpoint has answered: the rest is not its latency.
+pub(super) fn answered(
+    response: Response<Incoming>,
+    connection: Connection,
+    mut call: Call,
+) -> Done {
+    call.on_response(crate::clock::now());
+    Done {
+        response,
+        connection,
+        call: Some(call),
+    }
+}
+
+/// Endpoints that the limit on connections leaves no way to. None are left out where nothing else
+/// is well: the connections that stand are drained by that, and make room.
+fn out_of_reach(pool: &Pool, port: &PortView) -> Vec<EndpointKey> {
+    let out = pool.out_of_reach(port);
+    if out.is_empty() {
+        return out;
+    }
+    let now = crate::clock::now();
+    let heed = heed_of(port, now);
+    let well =
+        |endpoint: &Arc<Endpoint>| !out.contains(&endpoint.key) && !heed.excludes(endpoint, now);
+    match port.endpoints.iter().any(well) {
+        true => out,
+        false => Vec::new(),
+    }
+}
+
+/// Where an answer says for how long to stay away, it is heeded (RFC 9110 section 10.2.3).
+pub(super) fn heed(terms: &Terms<'_>, response: &Response<Incoming>, call: &Call) {
+    if !terms.heed_retry_after || response.status() != StatusCode::SERVICE_UNAVAILABLE {
+        return;
+    }
+    if reason_of(response.headers()) == Some(Reason::LoadShed) {
+        return;
+    }
+    let seconds = response.headers().get(RETRY_AFTER);
+    let seconds = seconds.and_then(|text| text.to_str().ok()?.parse().ok());
+    if let Some(seconds) = seconds {
+        let wait = Duration::from_secs(seconds);
+        call.live().hold_open(wait, crate::clock::now());
     }
 }
 
@@ -83,8 +269,9 @@ pub(super) fn keep(
     terms: &Terms<'_>,
     mirrors: &[&Mirror],
 ) -> (Option<ProxyBody>, Option<Kept>) {
-    let limit = terms.retry.body_max as usize;
-    let again = terms.retry.attempts > 0 || terms.hedge.is_some();
+    let retry = terms.retry.value;
+    let limit = retry.body_max as usize;
+    let again = retry.attempts > 0 || terms.hedge.is_some();
     let wanted = again && limit > 0;
     if !wanted && mirrors.is_empty() {
         return (Some(body), None);
@@ -160,94 +347,54 @@ impl Sending {
 /// A failed attempt, with what may come of it.
 pub(super) struct Attempt {
     pub(super) failure: Failure,
-    reason: Reason,
+    pub(super) reason: Reason,
     detail: String,
     /// A response that is an answer, if there is to be no further attempt.
-    response: Option<Box<(Response<Incoming>, Slot)>>,
+    response: Option<Box<(Response<Incoming>, Connection)>>,
 }
 
 impl Attempt {
+    fn new(failure: Failure, reason: Reason, detail: impl Into<String>) -> Self {
+        Self {
+            failure,
+            reason,
+            detail: detail.into(),
+            response: None,
+        }
+    }
+
     pub(super) fn not_connected(error: &DialError) -> Self {
-        Self {
-            failure: if error.is_limited() {
-                Failure::Limited
-            } else {
-                Failure::ConnectFailed
-            },
-            reason: error.reason(),
-            detail: error.to_string(),
-            response: None,
-        }
+        let failure = match error.is_limited() {
+            true => Failure::Limited,
+            false => Failure::ConnectFailed,
+        };
+        Self::new(failure, error.reason(), error.to_string())
     }
 
-    fn too_slow(limit: Duration) -> Self {
-        Self {
-            failure: Failure::PerTryTimeout,
-            reason: Reason::PerTryTimeout,
-            detail: format!("{limit:?}"),
-            response: None,
-        }
+    /// Whether the time that it took says nothing of how long answers take.
+    pub(super) fn shows_no_latency(&self) -> bool {
+        self.failure != Failure::PerTryTimeout
     }
 
-    /// The reason that its response names.
-    pub(super) fn said(&self) -> Option<Reason> {
-        self.response.as_ref().and_then(|answer| said(&answer.0))
-    }
-
-    /// What it says about the endpoint; `None`: nothing, neither that it fails nor how fast it is.
-    pub(super) fn class(&self, failures: &Failures) -> Option<CallClass> {
-        match (self.failure, self.reason) {
-            (Failure::Shed | Failure::Limited, _) => None,
-            // The caller broke its own request off.
-            (_, Reason::ClientGone) => None,
-            // Nobody was dialled: we have no certificate to show.
-            (Failure::ConnectFailed, Reason::PeerNotAuthenticated) => None,
-            // Whoever asks too much says nothing about the endpoint.
-            (_, Reason::RateLimited) => Some(CallClass::Neutral),
-            (failure, _) => Some(failures.of_failure(failure)),
-        }
-    }
-
-    pub(super) fn give_up(self) -> Result<(Response<Incoming>, Slot), Failed> {
+    /// There is no further attempt: its response is the answer, or its reason.
+    pub(super) fn give_up(self) -> Result<Done, Failed> {
         match self.response {
-            Some(answer) => Ok(*answer),
-            None => Err(Failed {
-                reason: self.reason,
-                detail: self.detail,
-            }),
-        }
-    }
-}
-
-/// Makes an attempt. Its call is in the record, so that it is known when the time of the whole
-/// request is over meanwhile.
-pub(super) async fn send(
-    request: Request<ProxyBody>,
-    slot: Slot,
-    record: &mut Record,
-    terms: &Terms<'_>,
-) -> Result<(Response<Incoming>, Slot), Attempt> {
-    let sent = transmit(request, &slot, terms.per_try_timeout).await;
-    let judged = sent.and_then(|response| {
-        terms.heed(&response, record.waiting.as_ref());
-        judge(response, slot, terms)
-    });
-    match judged {
-        Ok((done, reason)) => {
-            record.reason = reason;
-            record.call = record.waiting.take();
-            record.on_response(crate::clock::now());
-            Ok(done)
-        }
-        Err(attempt) => {
-            // Whose answer it is, also where it is the last of several.
-            record.reason = attempt.said();
-            record.note_failure(attempt.failure);
-            match attempt.class(terms.failures) {
-                Some(class) => record.finish_waiting(class),
-                None => drop(record.waiting.take()),
+            Some(answer) => {
+                let (response, connection) = *answer;
+                Ok(Done {
+                    response,
+                    connection,
+                    call: None,
+                })
             }
-            Err(attempt)
+            None => {
+                let mut failed = Failed::new(self.reason, self.detail);
+                let fault = self.failure.fault();
+                if fault != Fault::Endpoint {
+                    failed.fault = fault;
+                }
+                Err(failed)
+            }
         }
     }
 }
@@ -255,19 +402,31 @@ pub(super) async fn send(
 /// Sends a request and waits for the head of its response.
 pub(super) async fn transmit(
     request: Request<ProxyBody>,
-    slot: &Slot,
+    connection: &mut Connection,
     per_try_timeout: Option<Duration>,
+    upload: Option<&Upload>,
 ) -> Result<Response<Incoming>, Attempt> {
-    let mut sender = slot.sender();
-    let sending = sender.try_send_request(request);
+    let upgrades = connection.is_own();
+    let sending = connection.send(request);
     let sent = match per_try_timeout {
         None => sending.await,
         Some(limit) => match timeout(limit, sending).await {
             Ok(sent) => sent,
-            Err(_elapsed) => return Err(Attempt::too_slow(limit)),
+            Err(_elapsed) => {
+                let detail = format!("{limit:?}");
+                return Err(Attempt::new(
+                    Failure::PerTryTimeout,
+                    Reason::PerTryTimeout,
+                    detail,
+                ));
+            }
         },
     };
     sent.map_err(|SendError { unsent, error }| {
+        let detail = describe(&error);
+        if error.is_upload_broken() || upload.is_some_and(Upload::is_broken) {
+            return Attempt::new(Failure::UploadBroken, Reason::ClientGone, detail);
+        }
         let failure = if unsent.is_some() {
             Failure::NotSent
         } else if error.is_refused() {
@@ -275,50 +434,43 @@ pub(super) async fn transmit(
         } else {
             Failure::Reset
         };
-        Attempt {
-            failure,
-            reason: error.reason(),
-            detail: describe(&error),
-            response: None,
-        }
+        let reason = match upgrades {
+            true => Reason::UpgradeFailed,
+            false => error.reason(),
+        };
+        Attempt::new(failure, reason, detail)
     })
 }
-
-/// A response that is the answer, with the reason that it names.
-type Answer = ((Response<Incoming>, Slot), Option<Reason>);
 
 /// Whether a response is the answer, or a failure that may be repeated.
 pub(super) fn judge(
     response: Response<Incoming>,
-    slot: Slot,
+    connection: Connection,
     terms: &Terms<'_>,
-) -> Result<Answer, Attempt> {
+) -> Result<(Response<Incoming>, Connection), Attempt> {
+    let retry = terms.retry.value;
     let status = response.status().as_u16();
-    let reason = said(&response);
+    let reason = reason_of(response.headers());
     let failure = match reason {
         Some(Reason::LoadShed) => Failure::Shed,
         // Said by the peer's sidecar: the application has not seen the request.
         Some(
             Reason::ApplicationUnreachable | Reason::ApplicationLoopbackOnly | Reason::Draining,
         ) => Failure::RefusedStream,
-        // Nobody waits for another attempt.
-        Some(Reason::DeadlineExceeded) => return Ok(((response, slot), reason)),
-        _ if terms.retry.statuses.contains(&status) => Failure::Status(status),
-        _ if let Some(code) = grpc_code(&response, terms.retry) => Failure::GrpcStatus(code),
-        _ => return Ok(((response, slot), reason)),
+        // Nobody waits for another attempt, or the request is not whole.
+        Some(Reason::DeadlineExceeded | Reason::ClientGone) => {
+            return Ok((response, connection));
+        }
+        _ if retry.statuses.contains(&status) => Failure::Status(status),
+        _ if let Some(code) = grpc_code(&response, retry) => Failure::GrpcStatus(code),
+        _ => return Ok((response, connection)),
     };
     Err(Attempt {
         failure,
         reason: reason.unwrap_or(Reason::UpstreamReset),
         detail: format!("status {status}"),
-        response: Some(Box::new((response, slot))),
+        response: Some(Box::new((response, connection))),
     })
-}
-
-/// The reason that a response names.
-fn said(response: &Response<Incoming>) -> Option<Reason> {
-    let word = response.headers().get(WEFT_REASON)?;
-    word.to_str().ok()?.parse().ok()
 }
 
 /// The code of a call that failed before it had an answer, if it is one to repeat on.
@@ -332,7 +484,7 @@ fn grpc_code(response: &Response<Incoming>, retry: &RetryPolicy) -> Option<u32> 
 }
 
 /// Whether the port has an endpoint that was not asked yet.
-pub(super) fn has_other(port: &PortView, last: &Endpoint, tried: &[EndpointKey]) -> bool {
+fn has_other(port: &PortView, last: &Endpoint, tried: &[EndpointKey]) -> bool {
     let mut others = port.endpoints.iter();
     others.any(|other| other.key != last.key && !tried.contains(&other.key))
 }

@@ -2,7 +2,7 @@
 //! Core decides, here it is done.
 
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -15,19 +15,19 @@ use weft_core::hedge::{Decision, HedgePolicy, Situation, decide};
 use weft_core::retry::Failure;
 use weft_core::time::Instant;
 
-use super::attempt::{Attempt, judge, transmit};
+use super::attempt::{Attempt, Done, Ended, answered, heed, judge, transmit};
+use super::connection::Connection;
 use super::heed::{Heed, Place, heed_of, place_of};
-use super::http::{Conversation, Trip};
-use super::pool::Slot;
+use super::request::Admitted;
 use super::{View, Wish};
-use crate::http::trace::begin_client;
-use crate::http::{Incoming, ProxyBody, Record};
+use crate::http::{Incoming, ProxyBody, Upload};
 use crate::mesh::{Call, Counted, Endpoint, EndpointKey, PortView};
+use crate::telemetry::spans::ClientAttempt;
 use crate::telemetry::tracing::RequestSpan;
 use crate::worker::Worker;
 
-/// What came of an attempt: a response with its place on a connection.
-type Outcome = Result<(Response<Incoming>, Slot), Attempt>;
+/// How an attempt ends: with a response and the connection that it came by, or not.
+type Outcome = Result<(Response<Incoming>, Connection), Attempt>;
 
 /// The attempts of one request that is hedged.
 #[derive(Debug)]
@@ -39,11 +39,10 @@ pub(super) struct Race<'a> {
     measured: bool,
 }
 
-/// One attempt under way. Dropped, it says nothing about its endpoint and gives back what it holds.
+/// One attempt under way. Dropped, it is cancelled and gives back what it holds.
 struct Runner {
     endpoint: Arc<Endpoint>,
-    /// `None` where the record has it, which is that of the oldest.
-    call: Option<Call>,
+    call: Call,
     span: Option<RequestSpan>,
     /// Its place among the retries.
     counted: Option<Counted>,
@@ -72,47 +71,45 @@ impl<'a> Race<'a> {
     /// no other attempt is under way any more.
     pub(super) async fn run(
         &mut self,
-        conversation: &Conversation,
+        way: &mut Admitted<'_>,
         port: &Arc<PortView>,
-        (endpoint, call): (&Arc<Endpoint>, Call),
-        trip: &mut Trip<'_>,
-        record: &mut Record,
-    ) -> Outcome {
+        first: (&Arc<Endpoint>, Call),
+    ) -> Result<Done, Ended> {
         let began = crate::clock::now();
         let delay = match self.policy.learns() {
             true => self.policy.delay(port.latencies().as_mut(), began),
             false => self.policy.delay(None, began),
         };
         let mut due = delay.map(|delay| Box::pin(sleep(delay)));
-        trip.tried.push(endpoint.key.clone());
-        let first = launch(&conversation.worker, port, endpoint, trip, self.made);
-        let mut runners = vec![Runner {
-            counted: record.retrying.take(),
-            ..first
-        }];
-        // Kept there, it is known when the time of the whole request is over meanwhile.
-        record.waiting = Some(call);
-        record.traced(&trip.sent.parts.headers);
+        way.trip.tried.push(first.0.key.clone());
+        let counted = way.trip.retrying.take();
+        let first = launch(way, port, first, counted, self.made);
+        way.exchange.ledger.traced(&way.trip.sending.parts.headers);
+        let mut runners = vec![first];
         loop {
-            let (index, ended) = match next(&mut runners, &mut due).await {
+            let waited = {
+                let next = pin!(next(&mut runners, &mut due));
+                way.patience.wait(next).await
+            };
+            let event = match waited {
+                Ok(event) => event,
+                Err(over) => return Err(give_up(way, runners, over)),
+            };
+            let (index, ended) = match event {
                 Event::Ended(index, ended) => (index, ended),
                 Event::Due => {
-                    due = self.hedge(conversation, port, trip).map(|runner| {
-                        record.hedge();
+                    due = self.hedge(way, port).map(|runner| {
+                        way.exchange.ledger.hedge();
                         runners.push(runner);
                         Box::pin(sleep(delay.unwrap_or(Duration::MAX)))
                     });
                     continue;
                 }
             };
-            let mut runner = runners.remove(index);
-            let call = match index {
-                0 => record.waiting.take(),
-                _ => runner.call.take(),
-            };
-            let outcome = ended.and_then(|(response, slot)| {
-                trip.terms.heed(&response, call.as_ref());
-                judge(response, slot, &trip.terms)
+            let runner = runners.remove(index);
+            let outcome = ended.and_then(|(response, connection)| {
+                heed(&way.terms, &response, &runner.call);
+                judge(response, connection, &way.terms)
             });
             let now = crate::clock::now();
             if !runner.is_hedge || outcome.is_ok() {
@@ -120,49 +117,34 @@ impl<'a> Race<'a> {
                 self.measure(port, failure, now.saturating_since(began), now);
             }
             match outcome {
-                Ok((done, reason)) => {
-                    record.reason = reason;
-                    record.call = call;
-                    record.on_response(now);
-                    won(runner, &runners, record);
-                    return Ok(done);
+                Ok((response, connection)) => {
+                    let call = won(way, runner, &runners);
+                    return Ok(answered(response, connection, call));
                 }
                 Err(failed) => {
-                    record.reason = failed.said();
-                    let class = failed.class(trip.terms.failures);
-                    let told = call.zip(class);
-                    let transition = told.and_then(|(call, class)| call.finish(class, now));
-                    if let (Some(transition), Some(span)) = (transition, &runner.span) {
-                        span.breaker_changed(&transition);
-                    }
-                    record.span = runner.span;
-                    let Some(oldest) = runners.first_mut() else {
-                        record.retrying = runner.counted;
-                        return Err(failed);
-                    };
+                    way.exchange.ledger.set_span(runner.span);
+                    let ended = way.learn(runner.call, failed);
                     // Another one is still under way, and may be answered.
-                    record.waiting = record.waiting.take().or_else(|| oldest.call.take());
+                    if runners.is_empty() {
+                        way.trip.retrying = runner.counted;
+                        return Err(ended);
+                    }
                 }
             }
         }
     }
 
     /// Makes a hedge, if there may be one.
-    fn hedge(
-        &mut self,
-        conversation: &Conversation,
-        port: &Arc<PortView>,
-        trip: &mut Trip<'_>,
-    ) -> Option<Runner> {
+    fn hedge(&mut self, way: &mut Admitted<'_>, port: &Arc<PortView>) -> Option<Runner> {
         let now = crate::clock::now();
-        let port = conversation.fresh(Arc::clone(port));
+        let port = way.exchange.conversation.fresh(Arc::clone(port));
         let policy = port.policy.hedge.as_ref()?;
-        let picked = pick_beside(&port, &trip.tried, trip.wish, now);
+        let picked = pick_beside(&port, &way.trip.tried, way.trip.wish, now);
         let counted = port.admit_retry();
         let situation = Situation {
             made: self.made,
-            body_is_whole: trip.sent.is_whole(),
-            deadline: trip.sent.deadline,
+            body_is_whole: way.trip.sending.is_whole(),
+            deadline: way.trip.sending.deadline,
             is_open: port.is_open(now),
             has_endpoint: picked.is_some(),
             has_place: counted.is_some(),
@@ -177,17 +159,13 @@ impl<'a> Race<'a> {
         let (endpoint, call) = picked?;
         self.made += 1;
         endpoint.live.stats.hedged();
-        trip.tried.push(endpoint.key.clone());
-        let runner = launch(&conversation.worker, &port, &endpoint, trip, self.made);
+        way.trip.tried.push(endpoint.key.clone());
+        let mut runner = launch(way, &port, (&endpoint, call), counted, self.made);
+        runner.is_hedge = true;
         if let Some(span) = &runner.span {
             span.set_hedge();
         }
-        Some(Runner {
-            call: Some(call),
-            counted,
-            is_hedge: true,
-            ..runner
-        })
+        Some(runner)
     }
 
     /// Notes how long the request's first attempt took. One that was given up took longer than
@@ -205,10 +183,19 @@ impl<'a> Race<'a> {
     }
 }
 
-/// The first answer: the record is about its attempt from now on, and the others are given up.
-fn won(runner: Runner, losers: &[Runner], record: &mut Record) {
-    // The oldest of the losers; dropped, it says nothing.
-    record.waiting = None;
+/// The time of the whole request is over: the oldest attempt was waited for longest, and the others
+/// are cancelled.
+fn give_up(way: &mut Admitted<'_>, mut runners: Vec<Runner>, over: super::failed::Failed) -> Ended {
+    if runners.is_empty() {
+        return Ended::Over(over.after(way.exchange.progress(true)));
+    }
+    let oldest = runners.swap_remove(0);
+    way.exchange.ledger.set_span(oldest.span);
+    way.end(oldest.call, over, true)
+}
+
+/// The first answer: what is told is about its attempt from now on, and the others are given up.
+fn won(way: &mut Admitted<'_>, runner: Runner, losers: &[Runner]) -> Call {
     for loser in losers {
         if let Some(span) = &loser.span {
             span.set_given_up();
@@ -218,64 +205,68 @@ fn won(runner: Runner, losers: &[Runner], record: &mut Record) {
     if runner.is_hedge {
         endpoint.live.stats.hedge_won();
     }
-    record.answered_by(endpoint.key.address, &endpoint.live.stats);
-    record.span = runner.span;
-    record.retrying = runner.counted;
+    let ledger = &mut way.exchange.ledger;
+    ledger.answered_by(endpoint.key.address, &endpoint.live.stats);
+    ledger.set_span(runner.span);
+    way.trip.retrying = runner.counted;
+    runner.call
 }
 
 /// Sends the request to an endpoint; `hedges` were made with it.
 fn launch(
-    worker: &Rc<Worker>,
+    way: &mut Admitted<'_>,
     port: &Arc<PortView>,
-    endpoint: &Arc<Endpoint>,
-    trip: &mut Trip<'_>,
+    (endpoint, call): (&Arc<Endpoint>, Call),
+    counted: Option<Counted>,
     hedges: u32,
 ) -> Runner {
-    let sent = &mut trip.sent;
-    let span = begin_client(
-        &worker.shared,
-        &mut trip.trace,
-        &mut sent.parts,
-        endpoint.key.address,
-        &port.hostname,
-        trip.made + hedges - 1,
-    );
-    let sending = ask(
+    let about = ClientAttempt {
+        endpoint: endpoint.key.address,
+        service: &port.hostname,
+        number: way.trip.made + hedges - 1,
+    };
+    let worker = way.exchange.worker();
+    let sending = &mut way.trip.sending;
+    let spans = worker.shared.spans();
+    let span = spans.client(&mut way.trip.trace, &mut sending.parts, about);
+    let asking = ask(
         Rc::clone(worker),
         (Arc::clone(port), Arc::clone(endpoint)),
-        sent.request(true),
-        sent.deadline,
-        trip.terms.per_try_timeout,
+        (sending.request(true), way.exchange.upload.clone()),
+        sending.deadline,
+        way.terms.attempt.value,
     );
     Runner {
         endpoint: Arc::clone(endpoint),
-        call: None,
+        call,
         span,
-        counted: None,
+        counted,
         is_hedge: false,
-        sending: Box::pin(sending),
+        sending: Box::pin(asking),
     }
 }
 
 async fn ask(
     worker: Rc<Worker>,
     (port, endpoint): (Arc<PortView>, Arc<Endpoint>),
-    mut request: Request<ProxyBody>,
+    (mut request, upload): (Request<ProxyBody>, Option<Upload>),
     deadline: Option<Instant>,
     per_try_timeout: Option<Duration>,
 ) -> Outcome {
-    let slot = worker.pool.slot(&port, &endpoint).await;
-    let slot = slot.map_err(|error| Attempt::not_connected(&error))?;
+    // Upgrades are not hedged: the connection is a shared one.
+    let acquired = Connection::acquire(&worker, &port, &endpoint, false).await;
+    let mut connection = acquired.map_err(|error| Attempt::not_connected(&error))?;
     if let Some(deadline) = deadline {
         // Connecting took its time.
         let left = deadline.saturating_since(crate::clock::now());
         weft_core::timeout::write(left, request.headers_mut());
     }
-    let response = transmit(request, &slot, per_try_timeout).await?;
-    Ok((response, slot))
+    let upload = upload.as_ref();
+    let response = transmit(request, &mut connection, per_try_timeout, upload).await?;
+    Ok((response, connection))
 }
 
-/// Whatever happens first. An answer comes before a hedge.
+/// Waits for the next event. An answer comes before a hedge.
 async fn next(runners: &mut [Runner], due: &mut Option<Pin<Box<Sleep>>>) -> Event {
     poll_fn(|cx| {
         for (index, runner) in runners.iter_mut().enumerate() {

@@ -1,14 +1,18 @@
 //! Connections of the application to others.
 
 mod admission;
-mod allowed;
+mod answered;
 mod attempt;
+mod connection;
+mod failed;
 mod health;
 mod hedge;
 mod heed;
 mod http;
 mod outside;
+mod patience;
 mod pool;
+mod request;
 mod route;
 mod upgrade;
 
@@ -43,9 +47,8 @@ use crate::worker::{Worker, is_direct, redirected, reset};
 
 pub(crate) use health::run as check_health;
 use heed::{Heed, Place, heed_of, place_of};
-pub(crate) use http::{chunks, describe, relayed};
 pub use pool::{DialError, Limited, Pool, Slot};
-pub(crate) use upgrade::{finish as finish_upgrade, origin_form, send as send_upgrade};
+pub(crate) use upgrade::{SingleExchange, is_agreed, join};
 
 /// What `0s` stands for.
 const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);

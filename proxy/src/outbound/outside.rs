@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use weft_core::reason::Reason;
 
-use super::http::Failed;
+use super::failed::Failed;
 use crate::mesh::PortView;
 use crate::telemetry::metrics::Wire;
 use crate::worker::Worker;
@@ -71,8 +71,5 @@ async fn wait(
     };
     let result = timeout(limit, waiting).await;
     let result = result.unwrap_or_else(|_elapsed| Err(format!("not resolved in {limit:?}")));
-    result.map_err(|detail| Failed {
-        reason: Reason::NameResolutionFailed,
-        detail,
-    })
+    result.map_err(|detail| Failed::new(Reason::NameResolutionFailed, detail))
 }

@@ -16,9 +16,10 @@ use weft_core::reason::Reason;
 use weft_core::retry::Failure;
 use weft_core::route::{Abort, Decision, Mirror, Outcome, Redirect, RequestHead};
 
-use super::http::Failed;
+use super::failed::Failed;
+use super::request::Answer;
 use super::{Wish, pick};
-use crate::http::{Kept, ProxyBody, Record, grpc_answer};
+use crate::http::{Kept, ProxyBody, describe, grpc_answer};
 use crate::mesh::PortView;
 use crate::worker::Worker;
 
@@ -33,7 +34,7 @@ pub(super) enum Next {
     /// To a port's endpoints.
     Forward(Arc<PortView>),
     /// Back, with this answer.
-    Answer(Response<ProxyBody<Box<Record>>>),
+    Answer(Answer),
 }
 
 /// Decides about a request, whose URI is absolute: `None` where the port has no routes.
@@ -51,9 +52,11 @@ pub(super) fn decide<'a>(
         headers: &parts.headers,
     };
     let decision = table.decide(&head, || fastrand::u64(..));
-    let decision = decision.ok_or_else(|| Failed {
-        reason: Reason::RouteNotFound,
-        detail: format!("{}:{}", port.service, port.port),
+    let decision = decision.ok_or_else(|| {
+        Failed::new(
+            Reason::RouteNotFound,
+            format!("{}:{}", port.service, port.port),
+        )
     })?;
     Ok(Some(decision))
 }
@@ -76,9 +79,11 @@ pub(super) async fn follow(
         Outcome::Forward(backend) => {
             let target = target(worker, port, backend.service.as_ref(), backend.port).await?;
             let edited = decision.edit_request(&mut parts.uri, &mut parts.headers);
-            edited.map_err(|error| Failed {
-                reason: Reason::BadRequest,
-                detail: format!("the route's rewrite makes no URI of it: {error}"),
+            edited.map_err(|error| {
+                Failed::new(
+                    Reason::BadRequest,
+                    format!("the route's rewrite makes no URI of it: {error}"),
+                )
             })?;
             Ok(Next::Forward(target))
         }
@@ -98,10 +103,8 @@ pub(super) async fn follow(
 }
 
 fn no_backend(port: &PortView, detail: &str) -> Failed {
-    Failed {
-        reason: Reason::BackendNotFound,
-        detail: format!("{}:{}: {detail}", port.service, port.port),
-    }
+    let detail = format!("{}:{}: {detail}", port.service, port.port);
+    Failed::new(Reason::BackendNotFound, detail)
 }
 
 /// The port that a backend names: known, or asked for.
@@ -123,13 +126,15 @@ pub(super) async fn target(
     }
     let found = mesh.resolve_service(service, number).await;
     let missing = [Reason::ServiceNotFound, Reason::PortNotDeclared];
-    found.map_err(|reason| Failed {
-        reason: if missing.contains(&reason) {
-            Reason::BackendNotFound
-        } else {
-            reason
-        },
-        detail: format!("{service}:{number}"),
+    found.map_err(|reason| {
+        Failed::new(
+            if missing.contains(&reason) {
+                Reason::BackendNotFound
+            } else {
+                reason
+            },
+            format!("{service}:{number}"),
+        )
     })
 }
 
@@ -138,13 +143,15 @@ fn redirected(
     port: &PortView,
     parts: &Parts,
     prefix: Option<&str>,
-) -> Result<Response<ProxyBody<Box<Record>>>, Failed> {
+) -> Result<Answer, Failed> {
     let uri = &parts.uri;
     let host = uri.host().unwrap_or(&port.hostname);
     let location = redirect.location(host, port.port, uri.path(), uri.query(), prefix);
-    let location = HeaderValue::try_from(location).map_err(|error| Failed {
-        reason: Reason::BadRequest,
-        detail: format!("no Location can be made of it: {error}"),
+    let location = HeaderValue::try_from(location).map_err(|error| {
+        Failed::new(
+            Reason::BadRequest,
+            format!("no Location can be made of it: {error}"),
+        )
     })?;
     let mut response = Response::new(ProxyBody::Empty);
     *response.status_mut() = StatusCode::from_u16(redirect.status.code()).unwrap_or_default();
@@ -152,7 +159,7 @@ fn redirected(
     Ok(response)
 }
 
-fn aborted(abort: Abort, grpc: bool) -> Response<ProxyBody<Box<Record>>> {
+fn aborted(abort: Abort, grpc: bool) -> Answer {
     let reason = Reason::FaultInjected;
     if grpc {
         return grpc_answer(abort.grpc_code, reason, reason.description());
@@ -216,16 +223,16 @@ async fn copy(
     let target = super::outside::resolved(worker, target, None).await?;
     let body = match body {
         None => ProxyBody::Empty,
-        Some(kept) => kept.copy().await.ok_or_else(|| Failed {
-            reason: Reason::BodyTooLarge,
-            detail: "longer than what is kept for a copy".to_owned(),
+        Some(kept) => kept.copy().await.ok_or_else(|| {
+            Failed::new(
+                Reason::BodyTooLarge,
+                "longer than what is kept for a copy".to_owned(),
+            )
         })?,
     };
     let wish = Wish::of(worker, &target, &parts);
-    let (endpoint, mut call) = pick(&target, &[], wish).map_err(|reason| Failed {
-        reason,
-        detail: target.service.to_string(),
-    })?;
+    let (endpoint, mut call) = pick(&target, &[], wish)
+        .map_err(|reason| Failed::new(reason, target.service.to_string()))?;
     let slot = match worker.pool.slot(&target, &endpoint).await {
         Ok(slot) => slot,
         Err(error) => {
@@ -233,10 +240,7 @@ async fn copy(
             if !error.is_limited() {
                 call.finish(class, crate::clock::now());
             }
-            return Err(Failed {
-                reason: error.reason(),
-                detail: error.to_string(),
-            });
+            return Err(Failed::new(error.reason(), error.to_string()));
         }
     };
     let response = slot
@@ -254,10 +258,7 @@ async fn copy(
             (class, Ok(()))
         }
         Err(error) => {
-            let failed = Failed {
-                reason: Reason::UpstreamReset,
-                detail: super::describe(&error),
-            };
+            let failed = Failed::new(Reason::UpstreamReset, describe(&error));
             call.on_failure(Failure::Reset);
             (failures.of_failure(Failure::Reset), Err(failed))
         }

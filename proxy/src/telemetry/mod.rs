@@ -3,6 +3,8 @@
 //! Nothing here waits for a reader: queues are bounded, what does not fit is dropped and counted.
 
 pub mod access_log;
+pub(crate) mod ledger;
 pub mod log;
 pub mod metrics;
+pub(crate) mod spans;
 pub mod tracing;

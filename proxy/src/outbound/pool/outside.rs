@@ -24,10 +24,10 @@ use weft_core::model::AppProtocol;
 
 use super::{Carrier, DialError, Peer, Pool, Sender, Slot, connect};
 use crate::http::{
-    Incoming, ProxyBody, SendError, Trailers, WithTrailers, http1_client, http2_client, send_http2,
+    Incoming, ProxyBody, SendError, Trailers, WithTrailers, http1_client, http2_client,
+    origin_form, send_http2,
 };
 use crate::mesh::{ALPN_HTTP2, Endpoint, Outside, OutsideTls, PortView};
-use crate::outbound::upgrade::origin_form;
 
 /// Servers close idle connections in HTTP/1.1 when they please: ours are closed before most do.
 const HTTP1_IDLE: Duration = Duration::from_secs(15);

@@ -1,0 +1,86 @@
+//! How far a request's body has come from its caller.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame};
+use weft_core::time::Instant;
+
+use super::incoming::{BodyError, Incoming};
+
+/// What is known of a request's body. Shared between the body, wherever it is read, and those who
+/// learn from how the request ends: a body that breaks is its caller's fault, and an endpoint that
+/// still waits for it has not been slow.
+#[derive(Debug, Clone, Default)]
+pub struct Upload(Arc<AtomicU64>);
+
+/// States that are no time. A body ended between them, in nanoseconds of our clock.
+const OPEN: u64 = 0;
+const AWAITED: u64 = u64::MAX - 1;
+const BROKEN: u64 = u64::MAX;
+
+impl Upload {
+    /// When all of it was there; `None` before that.
+    pub fn ended(&self) -> Option<Instant> {
+        match self.0.load(Ordering::Relaxed) {
+            OPEN | AWAITED | BROKEN => None,
+            nanos => Some(Instant::from_nanos(nanos)),
+        }
+    }
+
+    /// Whether it broke: its caller went away, reset it or framed it wrong.
+    pub fn is_broken(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == BROKEN
+    }
+
+    /// Whether the endpoint has taken all that came, and more is to come.
+    pub fn is_awaited(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == AWAITED
+    }
+
+    /// It ends now.
+    pub fn end(&self) {
+        let now = crate::clock::now().as_nanos();
+        self.0.store(now.clamp(1, AWAITED - 1), Ordering::Relaxed);
+    }
+
+    /// Notes what came of asking for more of it.
+    pub(super) fn note(
+        &self,
+        polled: &Poll<Option<Result<Frame<Bytes>, BodyError>>>,
+        body: &Incoming,
+    ) {
+        let state = match polled {
+            Poll::Pending => AWAITED,
+            Poll::Ready(Some(Err(_))) => BROKEN,
+            // Nobody polls past a frame that completes the length.
+            Poll::Ready(Some(Ok(frame))) if !frame.is_trailers() && !body.is_end_stream() => OPEN,
+            Poll::Ready(Some(Ok(_)) | None) => {
+                if self.ended().is_none() {
+                    self.end();
+                }
+                return;
+            }
+        };
+        self.0.store(state, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_told_apart() {
+        let upload = Upload::default();
+        assert!(!upload.is_awaited() && !upload.is_broken() && upload.ended().is_none());
+        upload.0.store(AWAITED, Ordering::Relaxed);
+        assert!(upload.is_awaited() && !upload.is_broken() && upload.ended().is_none());
+        upload.0.store(BROKEN, Ordering::Relaxed);
+        assert!(!upload.is_awaited() && upload.is_broken() && upload.ended().is_none());
+        upload.end();
+        assert!(!upload.is_awaited() && !upload.is_broken() && upload.ended().is_some());
+    }
+}

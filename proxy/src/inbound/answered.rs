@@ -1,0 +1,47 @@
+//! The last state of a request of others: the application's response is on its way back.
+
+use http::HeaderMap;
+use weft_core::reason::Reason;
+
+use crate::http::{BodyError, BodyGuard, Upload};
+use crate::mesh::UnderWay;
+use crate::telemetry::ledger::Ledger;
+
+/// What is told when the response has come to its end, and given back. Dropped before its end, the caller went away.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    pub(super) ledger: Ledger,
+    /// Its place among the requests that the application is given at a time.
+    pub(super) concurrency: Option<UnderWay>,
+    pub(super) upload: Option<Upload>,
+}
+
+impl BodyGuard for Box<Answered> {
+    fn on_end(mut self, trailers: Option<&HeaderMap>) {
+        let code = self.ledger.grpc_code(trailers);
+        if let Some(concurrency) = self.concurrency.take()
+            && self.ledger.is_good(code)
+        {
+            concurrency.succeeded(crate::clock::now());
+        }
+        self.ledger.close(code);
+    }
+
+    fn on_error(mut self, _error: &BodyError) {
+        let broken = self.upload.as_ref().is_some_and(Upload::is_broken);
+        self.ledger.end_early(match broken {
+            true => Reason::ClientGone,
+            false => Reason::UpstreamReset,
+        });
+        self.ledger.close(None);
+    }
+
+    fn on_silence(mut self) {
+        self.ledger.end_early(Reason::StreamIdleTimeout);
+        self.ledger.close(None);
+    }
+
+    fn on_data(&mut self, bytes: usize) {
+        self.ledger.on_data(bytes);
+    }
+}

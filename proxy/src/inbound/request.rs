@@ -1,0 +1,454 @@
+//! A request of others on its way to the application, from its head to its answer's.
+//!
+//! Each state owns what the request needs from there on and what has to be given back. A transition
+//! consumes the state and returns the next one, or an answer; dropping a state cancels the request.
+//! Upgrades and `CONNECT` go the same way, with the same limits: only their connection is another,
+//! and the answer becomes a stream of bytes.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::header::{EXPECT, HeaderValue, RETRY_AFTER};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, Method, Request, Response, Version};
+use http_body::Body as _;
+use http_body_util::{BodyExt as _, Limited};
+use tokio::time::timeout;
+use weft_core::adaptive::Rejected;
+use weft_core::headers::{
+    WEFT_APP_PROTOCOL, WEFT_CHECK, X_FORWARDED_CLIENT_CERT, is_grpc, is_upgrade, remove_hop_by_hop,
+    remove_untrusted,
+};
+use weft_core::hops::Hops;
+use weft_core::model::AppProtocol;
+use weft_core::peer::VerifiedPeer;
+use weft_core::rate::RateLimit;
+use weft_core::reason::Reason;
+use weft_core::route::RequestHead;
+use weft_core::timeout as deadline;
+
+use super::answered::Answered;
+use super::check::Checking;
+use super::http::Conversation;
+use crate::http::{Incoming, ProxyBody, Trailers, Upgrade, Upload, answer, chunks, relayed};
+use crate::mesh::{Rated, UnderWay};
+use crate::outbound::{is_agreed, join};
+use crate::telemetry::ledger::Ledger;
+use crate::telemetry::metrics::{Direction, Wire};
+
+const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+
+/// Of a request in HTTP/1.1 that is refused, a body up to this many bytes is read, for so long at
+/// most.
+const UNREAD_MAX_BYTES: usize = 64 * 1024;
+const UNREAD_MAX_TIME: Duration = Duration::from_secs(1);
+
+/// What a caller is answered with.
+pub(super) type Answer = Response<ProxyBody<Box<Answered>>>;
+
+/// The next state, or the answer that comes instead of it.
+type Step<T> = Result<T, Box<Answer>>;
+
+/// The whole way of a request.
+pub(super) async fn exchange(
+    conversation: &Rc<Conversation>,
+    request: Request<Incoming>,
+) -> Answer {
+    let answered = way(conversation, request).await;
+    answered.unwrap_or_else(|answer| *answer)
+}
+
+async fn way(conversation: &Conversation, request: Request<Incoming>) -> Step<Answer> {
+    let received = Received::new(conversation, request);
+    let decided = received.decide().await?;
+    let admitted = decided.admit().await?;
+    let sent = admitted.send().await?;
+    Ok(sent.answer())
+}
+
+/// What goes along with a request through all states: where its answer goes, and what is told of it.
+pub(super) struct Exchange<'p> {
+    pub(super) conversation: &'p Conversation,
+    pub(super) ledger: Ledger,
+    /// Its body; `None` where it has none.
+    upload: Option<Upload>,
+    /// The connection that becomes a stream of bytes when the application agrees.
+    pub(super) upgrade: Option<Upgrade>,
+    /// Where trailers may follow the answer in HTTP/1.1.
+    chunks: Option<Trailers>,
+    /// What limits on the rate of requests say to it, which the answer tells.
+    rated: Option<Rated>,
+}
+
+impl<'p> Exchange<'p> {
+    /// Who calls, where the mesh verified it.
+    pub(super) fn peer(&self) -> Option<&'p VerifiedPeer> {
+        let caller = self.conversation.caller.as_ref();
+        caller.map(|caller| &caller.peer)
+    }
+
+    /// Answers with a reason.
+    pub(super) fn refuse(self, reason: Reason, detail: &str) -> Box<Answer> {
+        let response = answer(reason, detail, self.ledger.is_grpc());
+        self.respond(response, reason)
+    }
+
+    /// Answers with a response of the mesh itself.
+    fn respond(mut self, mut response: Answer, reason: Reason) -> Box<Answer> {
+        self.tell_rate(response.headers_mut());
+        self.ledger.answer(response.status(), Some(reason));
+        Box::new(response)
+    }
+
+    fn tell_rate(&self, headers: &mut HeaderMap) {
+        if let Some(rated) = &self.rated {
+            rated.write(headers);
+        }
+    }
+}
+
+/// The request is here, as the application is to see it.
+struct Received<'p> {
+    exchange: Exchange<'p>,
+    parts: Parts,
+    body: Body,
+    /// How long its caller still waits, where it says so.
+    left: Option<Duration>,
+    /// What a sidecar's health check is for, where it says that it is one.
+    check: Option<HeaderValue>,
+}
+
+/// A request's body, with how it goes on.
+struct Body {
+    body: ProxyBody,
+    /// Whether its caller speaks HTTP/1.
+    from_http1: bool,
+    /// Whether the application is spoken to in HTTP/1.1.
+    to_http1: bool,
+}
+
+impl<'p> Received<'p> {
+    fn new(conversation: &'p Conversation, mut request: Request<Incoming>) -> Self {
+        let asks =
+            request.version() != Version::HTTP_2 && is_upgrade(request.method(), request.headers());
+        let upgrade = asks.then(|| Upgrade::take(request.extensions_mut()));
+        let chunks = chunks(&conversation.trailers, &request);
+        let (mut parts, body) = request.into_parts();
+        let left = deadline::allowed(&parts.headers, None);
+        // Only a caller in the mesh says so: anybody else's word is removed.
+        let check = parts.headers.remove(WEFT_CHECK);
+        let check = check.filter(|_| conversation.caller.is_some());
+        let noted = parts.headers.remove(WEFT_APP_PROTOCOL);
+        let from_http1 = noted.is_some() || parts.version != Version::HTTP_2;
+        prepare(conversation, &mut parts, asks);
+        if let Some(left) = left {
+            // The application may pass it on with what it asks of others.
+            deadline::write(left, &mut parts.headers);
+        }
+        let ledger = Ledger::new(crate::clock::now(), is_grpc(&parts.headers));
+        let mut body = ProxyBody::of_request(body, None);
+        let exchange = Exchange {
+            conversation,
+            ledger,
+            upload: body.watch_upload(),
+            upgrade: upgrade.flatten(),
+            chunks,
+            rated: None,
+        };
+        let to_http1 = match conversation.application.protocol {
+            AppProtocol::Http => true,
+            AppProtocol::Http2 | AppProtocol::Grpc => false,
+            // The application is spoken to in what its caller speaks.
+            AppProtocol::Detect | AppProtocol::Tcp | AppProtocol::Tls => from_http1,
+        };
+        Self {
+            exchange,
+            parts,
+            body: Body {
+                body,
+                from_http1,
+                to_http1,
+            },
+            left,
+            check,
+        }
+    }
+
+    /// Tells a health check from a request, and asks the limits on the rate of requests.
+    async fn decide(self) -> Step<Decided<'p>> {
+        let Self {
+            mut exchange,
+            mut parts,
+            mut body,
+            left,
+            check,
+        } = self;
+        let checking = check.map(|check| exchange.check(&check, &parts, &body.body));
+        match checking {
+            Some(Checking::Request) => {}
+            Some(Checking::Connection) => return Err(exchange.check_connection().await),
+            Some(Checking::TooMany) => {
+                exchange.begin(&mut parts, &mut body.body);
+                let detail = "health checks of one sidecar";
+                return Err(exchange.refuse(Reason::RateLimited, detail));
+            }
+            Some(Checking::Nothing) | None => exchange.begin(&mut parts, &mut body.body),
+        }
+        let is_check = matches!(checking, Some(Checking::Request));
+        if !is_check {
+            let server = exchange.conversation.server.load();
+            let server = server.as_ref();
+            exchange.rated = server.and_then(|view| view.rate(&head(&parts), exchange.peer()));
+        }
+        let limit = exchange.rated.as_ref().and_then(Rated::refusal);
+        if let Some(limit) = limit {
+            let detail = limit_name(limit);
+            body.read_short(&exchange.ledger).await;
+            return Err(exchange.refuse(Reason::RateLimited, &detail));
+        }
+        Ok(Decided {
+            exchange,
+            parts,
+            body,
+            left,
+            is_check,
+        })
+    }
+}
+
+/// What the application is to see of a request's head.
+fn prepare(conversation: &Conversation, parts: &mut Parts, upgrade: bool) {
+    let headers = &mut parts.headers;
+    remove_hop_by_hop(headers, upgrade && parts.method != Method::CONNECT);
+    let hops = Hops::read(headers);
+    remove_untrusted(headers);
+    if conversation.caller.is_some() {
+        hops.write(headers);
+    }
+    // Answered by ourselves: hyper says 100 when the body is asked for.
+    headers.remove(EXPECT);
+    let caller = conversation.caller.as_ref();
+    if let Some(forwarded) = caller.and_then(|caller| caller.forwarded.as_ref()) {
+        headers.insert(X_FORWARDED_CLIENT_CERT, forwarded.clone());
+    }
+}
+
+/// What policies look at.
+fn head(parts: &Parts) -> RequestHead<'_> {
+    RequestHead {
+        method: &parts.method,
+        path: parts.uri.path(),
+        query: parts.uri.query(),
+        headers: &parts.headers,
+    }
+}
+
+fn limit_name(limit: &RateLimit) -> String {
+    let name = &limit.name;
+    format!("{}/{}, rule {}", name.namespace, name.policy, name.rule)
+}
+
+impl Exchange<'_> {
+    /// Begins the metrics, the span and the line of the access log of a request.
+    fn begin(&mut self, parts: &mut Parts, body: &mut ProxyBody) {
+        let conversation = self.conversation;
+        let wire = match conversation.caller {
+            Some(_) => Wire::Mtls,
+            None => Wire::Plaintext,
+        };
+        self.ledger.count(&conversation.stats, wire);
+        let peer = self.peer().map(|peer| peer.identity().as_str());
+        let shared = &conversation.worker.shared;
+        let service = &conversation.application.service;
+        let span = shared.spans().server(parts, peer, service);
+        self.ledger.set_span(span);
+        let log = &shared.access_log;
+        let received = self
+            .ledger
+            .begin_line(log, Direction::Inbound, parts, service, peer);
+        if let Some(received) = received {
+            body.count(received);
+        }
+    }
+}
+
+/// The limits on the rate of requests let the request through.
+struct Decided<'p> {
+    exchange: Exchange<'p>,
+    parts: Parts,
+    body: Body,
+    left: Option<Duration>,
+    is_check: bool,
+}
+
+impl<'p> Decided<'p> {
+    /// Finds a place among the requests that the application is given at a time, where that is
+    /// limited.
+    async fn admit(self) -> Step<Admitted<'p>> {
+        let Self {
+            exchange,
+            parts,
+            body,
+            left,
+            is_check,
+        } = self;
+        // Nobody waits for the answer: it costs the application nothing.
+        let counts = !is_check && left != Some(Duration::ZERO);
+        let concurrency = match exchange.enter(&parts, counts) {
+            Ok(concurrency) => concurrency,
+            Err(rejected) => {
+                body.read_short(&exchange.ledger).await;
+                return Err(overloaded(exchange, &rejected));
+            }
+        };
+        Ok(Admitted {
+            exchange,
+            parts,
+            body,
+            left,
+            concurrency,
+        })
+    }
+}
+
+impl Exchange<'_> {
+    fn enter(&self, parts: &Parts, counts: bool) -> Result<Option<UnderWay>, Rejected> {
+        let server = self.conversation.server.load();
+        let shed = server.as_ref().and_then(|view| view.shedding.as_ref());
+        let Some(shed) = shed.filter(|_| counts) else {
+            return Ok(None);
+        };
+        let priority = shed.model.priority(self.peer(), &head(parts));
+        let place = shed.limit.try_acquire(priority, self.upload.clone())?;
+        Ok(Some(place))
+    }
+}
+
+/// The answer to one request at a time too many: when to come back, in HTTP (RFC 9110 section 10.2.3)
+/// and for gRPC (gRFC A6, "Server Pushback").
+fn overloaded(exchange: Exchange<'_>, rejected: &Rejected) -> Box<Answer> {
+    let grpc = exchange.ledger.is_grpc();
+    let mut response = exchange.refuse(Reason::LoadShed, &rejected.to_string());
+    let headers = response.headers_mut();
+    if grpc {
+        headers.insert(GRPC_PUSHBACK, HeaderValue::from_static("1000"));
+    } else {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+impl Body {
+    /// Reads a short body of a request that is refused to its end, where its caller speaks HTTP/1: an
+    /// answer in the middle of it would cost the connection, which is worth more to both sides than
+    /// these bytes. In HTTP/2 the stream alone ends, and a gRPC call may go on for hours.
+    async fn read_short(self, ledger: &Ledger) {
+        let body = self.body;
+        if !self.from_http1 || ledger.is_grpc() {
+            return;
+        }
+        if body.size_hint().lower() > UNREAD_MAX_BYTES as u64 {
+            return;
+        }
+        let reading = Limited::new(body, UNREAD_MAX_BYTES).collect();
+        let _as_far_as_it_came = timeout(UNREAD_MAX_TIME, reading).await;
+    }
+}
+
+/// The request has its place, and goes to the application.
+struct Admitted<'p> {
+    exchange: Exchange<'p>,
+    parts: Parts,
+    body: Body,
+    left: Option<Duration>,
+    concurrency: Option<UnderWay>,
+}
+
+impl<'p> Admitted<'p> {
+    /// Asks the application, as long as somebody waits for the answer.
+    async fn send(self) -> Step<Sent<'p>> {
+        let Self {
+            exchange,
+            parts,
+            body,
+            left,
+            concurrency,
+        } = self;
+        let conversation = exchange.conversation;
+        let request = Request::from_parts(parts, body.body);
+        let (upgrades, to_http1) = (exchange.upgrade.is_some(), body.to_http1);
+        let asking = async move {
+            match upgrades {
+                true => Box::pin(conversation.upgrade(request)).await,
+                false => conversation.ask(to_http1, request).await,
+            }
+        };
+        let late = |left| {
+            let detail = format!("{left:?} were left when it came");
+            Err((Reason::DeadlineExceeded, detail))
+        };
+        let asked = match left {
+            None => asking.await,
+            Some(Duration::ZERO) => late(Duration::ZERO),
+            Some(left) => timeout(left, asking).await.unwrap_or_else(|_| late(left)),
+        };
+        match asked {
+            Ok(response) => Ok(Sent {
+                exchange,
+                concurrency,
+                response,
+            }),
+            Err((reason, detail)) => {
+                let broken = exchange.upload.as_ref().is_some_and(Upload::is_broken);
+                // The application never got the whole request.
+                let reason = if broken { Reason::ClientGone } else { reason };
+                if let Some(concurrency) = concurrency
+                    && reason != Reason::DeadlineExceeded
+                {
+                    // One that waited too long has seen that it is slow, any other has seen nothing.
+                    concurrency.failed();
+                }
+                Err(exchange.refuse(reason, &detail))
+            }
+        }
+    }
+}
+
+/// The application answers: the head of its response is here.
+struct Sent<'p> {
+    exchange: Exchange<'p>,
+    concurrency: Option<UnderWay>,
+    response: Response<Incoming>,
+}
+
+impl Sent<'_> {
+    /// Hands the response on. What is held is given back with its end.
+    fn answer(self) -> Answer {
+        let Self {
+            mut exchange,
+            mut concurrency,
+            mut response,
+        } = self;
+        // The application does not speak for the mesh: the caller's sidecar believes that word and
+        // would repeat the request.
+        remove_untrusted(response.headers_mut());
+        exchange.tell_rate(response.headers_mut());
+        if let Some(concurrency) = &mut concurrency {
+            concurrency.on_answer(response.headers());
+        }
+        exchange.ledger.answer(response.status(), None);
+        exchange.ledger.note_head(response.headers());
+        let guard = Box::new(Answered {
+            ledger: exchange.ledger,
+            concurrency,
+            upload: exchange.upload,
+        });
+        match exchange.upgrade {
+            Some(client) if is_agreed(&response) => {
+                let shared = &exchange.conversation.worker.shared;
+                join(shared, None, response, client, guard)
+            }
+            Some(_) | None => relayed(response, guard, exchange.chunks, None),
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The last state of a request of the application: its response is on its way back.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use weft_core::breaker::CallClass;
+use weft_core::policy::TrafficPolicy;
+use weft_core::reason::Reason;
+use weft_core::retry::Failure;
+
+use super::admission::PortCalls;
+use super::connection::Connection;
+use crate::http::{BodyError, BodyGuard, Upload};
+use crate::mesh::{Admitted, Call, Counted, UnderWay};
+use crate::telemetry::ledger::Ledger;
+
+/// What is told when the response has come to its end, and given back. Dropped before that, the
+/// caller went away.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    pub(super) ledger: Ledger,
+    /// The call that its end decides about; `None` where it is the failure that was told of already.
+    pub(super) call: Option<Call>,
+    pub(super) calls: PortCalls,
+    /// What counts as a failure.
+    pub(super) policy: Arc<TrafficPolicy>,
+    pub(super) upload: Option<Upload>,
+    /// Its place within the limit that follows how long answers take.
+    pub(super) concurrency: Option<UnderWay>,
+    pub(super) _held: Held,
+}
+
+/// Places that a request holds until its stream has ended.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// Within the port's limit on requests.
+    pub(super) _request: Admitted,
+    /// Among the port's retries, where the last attempt is one.
+    pub(super) _retry: Option<Counted>,
+    /// On a connection.
+    pub(super) _connection: Connection,
+}
+
+impl Answered {
+    /// Tells everybody what the response came to: `None` says nothing of the endpoint.
+    fn end(&mut self, learned: Option<CallClass>, grpc_code: Option<u8>) {
+        let now = crate::clock::now();
+        if let Some(concurrency) = self.concurrency.take()
+            && learned == Some(CallClass::Success)
+            && self.ledger.is_good(grpc_code)
+        {
+            concurrency.succeeded(now);
+        }
+        if let Some(mut call) = self.call.take()
+            && let Some(class) = learned
+        {
+            let status = self.ledger.status().map_or(0, |status| status.as_u16());
+            call.on_failure(match grpc_code {
+                _ if self.ledger.reason() == Some(Reason::UpstreamReset) => Failure::Reset,
+                Some(code) if code > 0 => Failure::GrpcStatus(code.into()),
+                Some(_) | None => Failure::Status(status),
+            });
+            self.ledger.breaker_changed(call.finish(class, now));
+        }
+        let calls = std::mem::take(&mut self.calls);
+        if let Some(class) = learned {
+            calls.finish(class, &self.ledger);
+        }
+        self.ledger.close(grpc_code);
+    }
+
+    fn is_upload_broken(&self) -> bool {
+        self.upload.as_ref().is_some_and(Upload::is_broken)
+    }
+}
+
+impl BodyGuard for Box<Answered> {
+    fn on_end(mut self, trailers: Option<&HeaderMap>) {
+        let code = self.ledger.grpc_code(trailers);
+        let status = self.ledger.status().map_or(0, |status| status.as_u16());
+        let reason = self.ledger.reason();
+        let failures = &self.policy.failures;
+        let class = failures.of_response(reason, status, code.map(Into::into));
+        self.end(Some(class), code);
+    }
+
+    fn on_error(mut self, _error: &BodyError) {
+        if self.is_upload_broken() {
+            // The endpoint could not go on either.
+            self.ledger.end_early(Reason::ClientGone);
+            return self.end(None, None);
+        }
+        self.ledger.end_early(Reason::UpstreamReset);
+        let class = self.policy.failures.of_failure(Failure::Reset);
+        self.end(Some(class), None);
+    }
+
+    fn on_silence(mut self) {
+        self.ledger.end_early(Reason::StreamIdleTimeout);
+        // A stream may have nothing to say: that the policy ends it says nothing about the endpoint.
+        self.end(Some(CallClass::Neutral), None);
+    }
+
+    fn on_data(&mut self, bytes: usize) {
+        self.ledger.on_data(bytes);
+    }
+}
+
+impl Drop for Answered {
+    fn drop(&mut self) {
+        // The caller went away while the response came: the endpoint had answered.
+        self.end(Some(CallClass::Neutral), None);
+    }
+}

@@ -1,0 +1,511 @@
+//! A request of the application on its way to a service, from its head to its answer's.
+//!
+//! Each state owns what the request needs from there on and what has to be given back: its place
+//! within limits, the calls that breakers wait to hear of, its connection, its span and its line in
+//! the access log. A transition consumes the state and returns the next one, or an answer. Dropping
+//! a state, whichever it is, cancels the request. Upgrades and `CONNECT` go the same way: only
+//! their connection is another, and the answer becomes a stream of bytes.
+
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{EXPECT, ORIGIN, SET_COOKIE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
+use tokio::time::sleep;
+use weft_core::breaker::CallClass;
+use weft_core::fault::Fault;
+use weft_core::headers::{WEFT_REASON, is_grpc, is_upgrade, remove_hop_by_hop};
+use weft_core::outcome::Progress;
+use weft_core::policy::TrafficPolicy;
+use weft_core::reason::Reason;
+use weft_core::route::Decision;
+use weft_core::terms::{self, Terms};
+use weft_core::timeout as deadline;
+
+use super::admission::{self, Admission, PortCalls};
+use super::answered::{Answered, Held};
+use super::attempt::{Done, Ended, Sending, Trip, keep};
+use super::failed::Failed;
+use super::hedge::Race;
+use super::http::{Conversation, one_more};
+use super::patience::{Patience, while_waited_for};
+use super::route::{self, Next};
+use super::{Wish, outside, upgrade};
+use crate::http::{
+    Activity, Incoming, ProxyBody, Trailers, Upgrade, Upload, answer, chunks, relayed,
+};
+use crate::mesh::{self, PortView, UnderWay};
+use crate::telemetry::ledger::Ledger;
+use crate::telemetry::metrics::Direction;
+use crate::worker::Worker;
+
+/// What the application is answered with.
+pub(super) type Answer = Response<ProxyBody<Box<Answered>>>;
+
+/// The next state, or the answer that comes instead of it.
+type Step<T> = Result<T, Box<Answer>>;
+
+/// The whole way of a request.
+pub(super) async fn exchange(
+    conversation: &Rc<Conversation>,
+    request: Request<Incoming>,
+) -> Answer {
+    let port = conversation.port();
+    let answered = way(conversation, &port, request).await;
+    answered.unwrap_or_else(|answer| *answer)
+}
+
+async fn way(
+    conversation: &Conversation,
+    port: &Arc<PortView>,
+    request: Request<Incoming>,
+) -> Step<Answer> {
+    let received = Received::new(conversation, port, request);
+    let decided = received.decide().await?;
+    let policy = Arc::clone(&decided.target.policy);
+    let admitted = decided.admit(&policy).await?;
+    let sent = admitted.send().await?;
+    Ok(sent.answer())
+}
+
+/// What goes along with a request through all states: where its answer goes, and what is told of it.
+pub(super) struct Exchange<'p> {
+    pub(super) conversation: &'p Conversation,
+    /// The port that the application asked for.
+    port: &'p Arc<PortView>,
+    pub(super) ledger: Ledger,
+    /// Its body; `None` where it has none.
+    pub(super) upload: Option<Upload>,
+    /// The connection that becomes a stream of bytes when the server agrees.
+    pub(super) upgrade: Option<Upgrade>,
+    /// Where trailers may follow the answer in HTTP/1.1.
+    chunks: Option<Trailers>,
+    routed: Option<Routed<'p>>,
+}
+
+/// A decision of a route, with what its response has to be told of the request.
+struct Routed<'p> {
+    decision: Decision<'p>,
+    origin: Option<HeaderValue>,
+}
+
+impl<'p> Exchange<'p> {
+    pub(super) fn worker(&self) -> &'p Rc<Worker> {
+        &self.conversation.worker
+    }
+
+    fn decision(&self) -> Option<&Decision<'p>> {
+        self.routed.as_ref().map(|routed| &routed.decision)
+    }
+
+    /// How far the request has come; `asked`: an endpoint was chosen for it.
+    pub(super) fn progress(&self, asked: bool) -> Progress {
+        Progress {
+            asked,
+            uploading: self.upload.as_ref().is_some_and(Upload::is_awaited),
+            grpc: self.ledger.is_grpc(),
+        }
+    }
+
+    /// Answers with the reason of a failure.
+    fn refuse(self, failed: &Failed) -> Box<Answer> {
+        let response = answer(failed.reason, &failed.detail, self.ledger.is_grpc());
+        self.respond(response)
+    }
+
+    /// Answers with a response of the mesh itself.
+    fn respond(mut self, response: Answer) -> Box<Answer> {
+        let reason = reason_of(response.headers());
+        self.ledger.answer(response.status(), reason);
+        let mesh = &self.conversation.worker.shared.mesh;
+        self.ledger.count_otherwise(|| mesh.own_stats(self.port));
+        Box::new(edited(self.routed, response))
+    }
+}
+
+/// The response, changed as the route's filters say.
+fn edited<B>(routed: Option<Routed<'_>>, mut response: Response<B>) -> Response<B> {
+    if let Some(Routed { decision, origin }) = routed {
+        decision.edit_response(origin.as_ref(), response.headers_mut());
+    }
+    response
+}
+
+/// The reason that a response names.
+pub(super) fn reason_of(headers: &HeaderMap) -> Option<Reason> {
+    headers.get(WEFT_REASON)?.to_str().ok()?.parse().ok()
+}
+
+/// The request is here, without what only holds for the hop that it came by.
+struct Received<'p> {
+    exchange: Exchange<'p>,
+    parts: Parts,
+    body: ProxyBody,
+    /// How long its caller waits, where it says so.
+    asked: Option<Duration>,
+    /// Whether it goes round.
+    hops: Result<(), Failed>,
+}
+
+impl<'p> Received<'p> {
+    fn new(
+        conversation: &'p Conversation,
+        port: &'p Arc<PortView>,
+        mut request: Request<Incoming>,
+    ) -> Self {
+        let asks =
+            request.version() != Version::HTTP_2 && is_upgrade(request.method(), request.headers());
+        let upgrade = asks.then(|| Upgrade::take(request.extensions_mut()));
+        let chunks = chunks(&conversation.trailers, &request);
+        let (mut parts, body) = request.into_parts();
+        remove_hop_by_hop(&mut parts.headers, asks && parts.method != Method::CONNECT);
+        // How long the application waits is its own to say: it can only make it shorter.
+        let asked = deadline::allowed(&parts.headers, None);
+        let hops = one_more(&mut parts.headers);
+        // Answered by ourselves: hyper says 100 when the body is asked for.
+        parts.headers.remove(EXPECT);
+        let mut ledger = Ledger::new(crate::clock::now(), is_grpc(&parts.headers));
+        let log = &conversation.worker.shared.access_log;
+        let received = ledger.begin_line(log, Direction::Outbound, &parts, &port.hostname, None);
+        let mut body = ProxyBody::of_request(body, received);
+        let exchange = Exchange {
+            conversation,
+            port,
+            ledger,
+            upload: body.watch_upload(),
+            upgrade: upgrade.flatten(),
+            chunks,
+            routed: None,
+        };
+        Self {
+            exchange,
+            parts,
+            body,
+            asked,
+            hops,
+        }
+    }
+
+    /// Asks the routes where the request goes, and the breakers there whether it may.
+    async fn decide(self) -> Step<Decided<'p>> {
+        let Self {
+            mut exchange,
+            mut parts,
+            body,
+            asked,
+            hops,
+        } = self;
+        match hops.and_then(|()| exchange.route(&mut parts)) {
+            Ok(routed) => exchange.routed = routed,
+            Err(failed) => return Err(exchange.refuse(&failed)),
+        }
+        let target = match exchange.follow(&mut parts, asked).await {
+            Ok(Next::Forward(target)) => target,
+            Ok(Next::Answer(response)) => return Err(exchange.respond(response)),
+            Err(failed) => return Err(exchange.refuse(&failed)),
+        };
+        let found = exchange.decision().map(|decision| &decision.found);
+        let grpc = exchange.ledger.is_grpc();
+        match admission::admit(exchange.worker(), target, found, grpc).await {
+            Ok(Admission::Open(target, calls)) => Ok(Decided {
+                exchange,
+                parts,
+                body,
+                asked,
+                target,
+                calls,
+            }),
+            Ok(Admission::Answer(response)) => Err(exchange.respond(response)),
+            Err(failed) => Err(exchange.refuse(&failed)),
+        }
+    }
+}
+
+impl<'p> Exchange<'p> {
+    /// The decision of the port's routes; `None` where it has none.
+    fn route(&self, parts: &mut Parts) -> Result<Option<Routed<'p>>, Failed> {
+        let upgrades = self.upgrade.is_some();
+        // CONNECT names a host, and nothing that routes could look at.
+        if upgrades && parts.method == Method::CONNECT {
+            return Ok(None);
+        }
+        self.conversation.make_absolute(parts)?;
+        if !upgrades {
+            Conversation::note_protocol(parts);
+        }
+        let decision = route::decide(self.port, parts)?;
+        Ok(decision.map(|decision| {
+            let origin = decision.needs_origin();
+            let origin = origin.then(|| parts.headers.get(ORIGIN).cloned());
+            Routed {
+                decision,
+                origin: origin.flatten(),
+            }
+        }))
+    }
+
+    /// Does what the routes decided, as long as the caller waits.
+    async fn follow(&self, parts: &mut Parts, asked: Option<Duration>) -> Result<Next, Failed> {
+        let (worker, grpc) = (self.worker(), self.ledger.is_grpc());
+        let following = route::follow(worker, self.port, self.decision(), parts, grpc);
+        let next = while_waited_for(asked, pin!(following)).await?;
+        match next {
+            Next::Forward(target) => {
+                let target = outside::resolved(worker, target, asked).await?;
+                Ok(Next::Forward(target))
+            }
+            answer @ Next::Answer(_) => Ok(answer),
+        }
+    }
+}
+
+/// It is known where the request goes, and the breakers of the rule and the port let it through.
+struct Decided<'p> {
+    exchange: Exchange<'p>,
+    parts: Parts,
+    body: ProxyBody,
+    asked: Option<Duration>,
+    target: Arc<PortView>,
+    calls: PortCalls,
+}
+
+impl<'p> Decided<'p> {
+    /// Finds its terms, and a place within the port's limits.
+    async fn admit(self, policy: &'p Arc<TrafficPolicy>) -> Step<Admitted<'p>> {
+        let Self {
+            exchange,
+            parts,
+            mut body,
+            asked,
+            target,
+            calls,
+        } = self;
+        let worker = exchange.worker();
+        let kind = terms::Kind {
+            method: &parts.method,
+            grpc: exchange.ledger.is_grpc().then(|| parts.uri.path()),
+            upgrade: exchange.upgrade.is_some(),
+        };
+        let rule = exchange.decision().map(|decision| decision.found.rule);
+        let defaults = worker.shared.config.timeouts.terms();
+        let terms = Terms::of(policy, rule, kind, &defaults);
+        let time = terms.time(exchange.ledger.began(), asked);
+        let activity = terms.stream_idle.value.map(Activity::new);
+        if let Some(activity) = &activity {
+            body.watch(activity);
+        }
+        let patience = match Patience::begin(time, activity) {
+            Ok(patience) => patience,
+            Err(failed) => return Err(exchange.refuse(&failed)),
+        };
+        // A stream of bytes is not copied, and neither is what asks for it.
+        let copied = exchange.upgrade.is_none();
+        let mirrors = exchange.decision().filter(|_| copied);
+        let mirrors = mirrors.map_or(&[][..], |decision| &decision.mirrors);
+        let (body, kept) = keep(body, &terms, mirrors);
+        if !mirrors.is_empty() {
+            route::mirror(worker, exchange.port, mirrors, &parts, kept.as_ref());
+        }
+        let entering = admission::enter(&target, exchange.upload.as_ref());
+        let entered = patience.wait(pin!(entering)).await.flatten();
+        let (held, concurrency) = match entered {
+            Ok(places) => places,
+            Err(failed) => return Err(exchange.refuse(&failed)),
+        };
+        let sending = Sending {
+            body,
+            kept,
+            mirrored: !mirrors.is_empty(),
+            deadline: patience.deadline(),
+            parts,
+        };
+        let mut wish = Wish::of(worker, &target, &sending.parts);
+        Ok(Admitted {
+            cookie: issue(&target, &mut wish),
+            trip: Trip::new(sending, wish),
+            exchange,
+            calls,
+            held,
+            concurrency,
+            policy,
+            terms,
+            patience,
+            target,
+        })
+    }
+}
+
+/// The cookie that a request without one is given, where that is what its endpoint is picked by.
+fn issue(port: &PortView, wish: &mut Wish<'_>) -> Option<HeaderValue> {
+    let hash_on = port.policy.hash_on.as_ref();
+    let hash_on = hash_on.filter(|_| wish.key.is_none());
+    let (key, cookie) = hash_on.and_then(|on| on.issue(fastrand::u64(..)))?;
+    wish.key = Some(key);
+    Some(cookie)
+}
+
+/// The request has its places within the port's limits, and goes to one endpoint after another.
+pub(super) struct Admitted<'p> {
+    pub(super) exchange: Exchange<'p>,
+    calls: PortCalls,
+    /// Its place within the port's limit on requests.
+    held: mesh::Admitted,
+    /// Its place within the limit that follows how long answers take.
+    concurrency: Option<UnderWay>,
+    policy: &'p Arc<TrafficPolicy>,
+    pub(super) terms: Terms<'p>,
+    pub(super) patience: Patience,
+    target: Arc<PortView>,
+    pub(super) trip: Trip<'p>,
+    /// What the answer sets.
+    cookie: Option<HeaderValue>,
+}
+
+impl<'p> Admitted<'p> {
+    /// Sends the request, again where that is allowed, until there is an answer.
+    async fn send(mut self) -> Step<Sent<'p>> {
+        match self.attempts().await {
+            Ok(done) => Ok(Sent {
+                admitted: self,
+                done,
+            }),
+            Err(failed) => Err(self.refuse(&failed)),
+        }
+    }
+
+    async fn attempts(&mut self) -> Result<Done, Failed> {
+        let mut race = self.terms.hedge.map(Race::new);
+        let mut port = Arc::clone(&self.target);
+        port.budget().on_request(self.exchange.ledger.began());
+        loop {
+            let (endpoint, call) = self.choose(&port)?;
+            let outcome = match &mut race {
+                None => self.attempt(&port, &endpoint, call).await,
+                Some(race) => {
+                    // On the heap: a request that is not hedged needs no room for it.
+                    Box::pin(race.run(self, &port, (&endpoint, call))).await
+                }
+            };
+            let failed = match outcome {
+                Ok(done) => {
+                    self.trip.sending.done();
+                    return self.unless_timed_out(done);
+                }
+                Err(Ended::Over(failed)) => return Err(failed),
+                Err(Ended::Failed(attempt)) => attempt,
+            };
+            let Some(wait) = self.repeat(&port, &endpoint, failed.failure) else {
+                return failed.give_up();
+            };
+            let waited = self.patience.wait(pin!(sleep(wait))).await;
+            waited.map_err(|over| over.after(self.exchange.progress(true)))?;
+            if let Some(concurrency) = &mut self.concurrency
+                && failed.shows_no_latency()
+            {
+                concurrency.restart();
+            }
+            port = self.exchange.conversation.fresh(port);
+        }
+    }
+
+    /// The answer, unless it is the peer's sidecar that was faster by a moment than our own timeout,
+    /// which set the deadline.
+    fn unless_timed_out(&self, mut done: Done) -> Result<Done, Failed> {
+        let late = done.reason() == Some(Reason::DeadlineExceeded);
+        let over = late.then(|| self.patience.timed_out()).flatten();
+        let Some(over) = over else {
+            return Ok(done);
+        };
+        let over = over.after(self.exchange.progress(true));
+        if let Some(call) = done.call.take() {
+            self.learn_timeout(call, &over);
+        }
+        Err(over)
+    }
+
+    /// Answers with the reason of a failure, of which those learn whose fault it is.
+    fn refuse(self, failed: &Failed) -> Box<Answer> {
+        let late = [
+            Reason::RequestTimeout,
+            Reason::PerTryTimeout,
+            Reason::DeadlineExceeded,
+        ];
+        if let Some(concurrency) = self.concurrency
+            && !late.contains(&failed.reason)
+        {
+            // One that waited too long has seen that it is slow, any other has seen nothing.
+            concurrency.failed();
+        }
+        if failed.fault == Fault::Endpoint {
+            self.calls.finish(CallClass::Failure, &self.exchange.ledger);
+        }
+        self.exchange.refuse(failed)
+    }
+}
+
+/// An endpoint answers: the head of its response is here.
+struct Sent<'p> {
+    admitted: Admitted<'p>,
+    done: Done,
+}
+
+impl Sent<'_> {
+    /// Hands the response on. What is held is given back with its end.
+    fn answer(self) -> Answer {
+        let Self { admitted, done } = self;
+        let Admitted {
+            mut exchange,
+            mut calls,
+            held,
+            mut concurrency,
+            policy,
+            patience,
+            trip,
+            cookie,
+            ..
+        } = admitted;
+        let reason = done.reason();
+        let Done {
+            mut response,
+            connection,
+            call,
+        } = done;
+        calls.on_response(crate::clock::now());
+        if let Some(concurrency) = &mut concurrency {
+            concurrency.on_answer(response.headers());
+        }
+        exchange.ledger.answer(response.status(), reason);
+        exchange.ledger.note_head(response.headers());
+        if let Some(cookie) = cookie {
+            response.headers_mut().append(SET_COOKIE, cookie);
+        }
+        let worker = exchange.worker();
+        let guard = Box::new(Answered {
+            ledger: exchange.ledger,
+            call,
+            calls,
+            policy: Arc::clone(policy),
+            upload: exchange.upload,
+            concurrency,
+            _held: Held {
+                _request: held,
+                _retry: trip.retrying,
+                _connection: connection,
+            },
+        });
+        let response = match exchange.upgrade {
+            Some(client) if upgrade::is_agreed(&response) => {
+                let idle = policy.stream_idle_timeout;
+                upgrade::join(&worker.shared, idle, response, client, guard)
+            }
+            Some(_) | None => {
+                let activity = patience.activity().cloned();
+                relayed(response, guard, exchange.chunks, activity)
+            }
+        };
+        edited(exchange.routed, response)
+    }
+}

@@ -1,0 +1,108 @@
+//! Spans of requests: core decides, spans are made only for what is sampled.
+
+use std::net::SocketAddr;
+
+use http::HeaderMap;
+use http::header::HOST;
+use http::request::Parts;
+use weft_core::trace::{Incoming, Sampler, TraceContext, decide, inject};
+
+use super::tracing::{ClientRequest, RequestSpan, ServerRequest, Tracer};
+
+/// Makes spans, where the sidecar traces.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Spans<'a> {
+    /// Where spans go; `None`: nothing is traced.
+    pub(crate) tracer: Option<&'a Tracer>,
+    /// The share of new traces that is sampled.
+    pub(crate) ratio: f64,
+}
+
+/// The trace that a request belongs to: what it brought, and what later attempts are to be part of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Trace(Incoming);
+
+/// One attempt of a request, as its span describes it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ClientAttempt<'a> {
+    /// Who is asked.
+    pub(crate) endpoint: SocketAddr,
+    /// The service that is called.
+    pub(crate) service: &'a str,
+    /// How many attempts were made before.
+    pub(crate) number: u32,
+}
+
+impl Trace {
+    /// What the request brought.
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        Self(Incoming::of(headers))
+    }
+
+    fn own(&self, ratio: f64, headers: &mut HeaderMap) -> TraceContext {
+        let random = [fastrand::u64(..), fastrand::u64(..), fastrand::u64(..)];
+        let own = decide(self.0, random, Sampler { ratio });
+        inject(&own, self.0.formats, headers);
+        own
+    }
+}
+
+impl Spans<'_> {
+    /// The span of a request that arrived here for the application; `None` where it is not sampled.
+    /// The application is told of it.
+    pub(crate) fn server(
+        self,
+        parts: &mut Parts,
+        peer: Option<&str>,
+        service: &str,
+    ) -> Option<RequestSpan> {
+        let tracer = self.tracer?;
+        let trace = Trace::of(&parts.headers);
+        let own = trace.own(self.ratio, &mut parts.headers);
+        if !own.sampled {
+            return None;
+        }
+        let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+        let authority = parts.uri.authority().map(http::uri::Authority::as_str);
+        let request = ServerRequest {
+            method: &parts.method,
+            path: parts.uri.path(),
+            authority: authority.or(host).unwrap_or_default(),
+            version: parts.version,
+            client: None,
+            peer,
+            service,
+        };
+        Some(tracer.server_span(&own, trace.0.parent.as_ref(), &request))
+    }
+
+    /// The span of one attempt of the application's request; `None` where it is not sampled. The
+    /// peer is told of it.
+    pub(crate) fn client(
+        self,
+        trace: &mut Trace,
+        parts: &mut Parts,
+        attempt: ClientAttempt<'_>,
+    ) -> Option<RequestSpan> {
+        let tracer = self.tracer?;
+        let own = trace.own(self.ratio, &mut parts.headers);
+        let parent = trace.0.parent;
+        if parent.is_none() {
+            // Later attempts are in the same trace, with the same decision.
+            trace.0.parent = Some(own.into());
+            trace.0.sampled = Some(own.sampled);
+        }
+        if !own.sampled {
+            return None;
+        }
+        let request = ClientRequest {
+            method: &parts.method,
+            path: parts.uri.path(),
+            version: parts.version,
+            endpoint: Some(attempt.endpoint),
+            service: attempt.service,
+            attempt: attempt.number,
+        };
+        Some(tracer.client_span(&own, parent.as_ref(), &request))
+    }
+}
