@@ -168,11 +168,14 @@ fn is_stricter_than_hyper(defect: &Defect) -> bool {
             | Defect::TwoFramings
             | Defect::TransferCoding { .. }
             | Defect::ChunkedNotLast { .. }
+            | Defect::TransferEncodingEmpty
             | Defect::ChunkSize { .. }
             | Defect::SpaceBeforeColon { .. }
             | Defect::FoldedLine { .. }
             | Defect::EmptyLines { .. }
             | Defect::ContentLength { .. }
+            | Defect::ContentLengthDiffers { .. }
+            | Defect::TransferEncodingInHttp10
     )
 }
 
@@ -309,6 +312,46 @@ fn messages(first_lines: Vec<&'static str>, most: usize) -> impl Strategy<Value 
         }
         stream
     })
+}
+
+/// The properties below compare something: ordinary streams are accepted by both.
+#[test]
+fn ordinary_streams() {
+    let streams = [
+        ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", 1),
+        (
+            "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nabGET / HTTP/1.0\r\n\r\n",
+            2,
+        ),
+        (
+            "POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\
+             3;x=y\r\nabc\r\n0\r\nX: y\r\n\r\nDELETE http://b/ HTTP/1.1\r\nHost: b\r\n\r\n",
+            2,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\nGET / HTTP/1.1\r\n",
+            1,
+        ),
+    ];
+    for (stream, count) in streams {
+        let hyper = runtime().block_on(hyper_requests(stream.as_bytes()));
+        let (ours, ending) = our_requests(stream.as_bytes());
+        assert!(matches!(ending, Ending::Clean), "{stream:?}: {ending:?}");
+        assert_eq!(ours.len(), count, "{stream:?}");
+        assert_eq!(ours, hyper, "{stream:?}");
+    }
+    let streams = [
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab",
+        "HTTP/1.0 299 Odd\r\n\r\nuntil the end",
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200\r\nTransfer-Encoding: chunked\r\n\r\n\
+         2\r\nab\r\n0\r\nX: y\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nX : a\r\n b\r\nContent-Length: 0\r\n\r\n",
+    ];
+    for stream in streams {
+        let hyper = runtime().block_on(hyper_response(stream.as_bytes(), &Method::GET));
+        let ours = our_response(stream.as_bytes(), &Method::GET).unwrap();
+        assert_eq!(ours, hyper.unwrap(), "{stream:?}");
+    }
 }
 
 proptest! {

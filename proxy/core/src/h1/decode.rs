@@ -231,7 +231,7 @@ fn chunk_end(buffer: &mut BytesMut) -> Result<Option<State>, Defect> {
             buffer.advance(2);
             Ok(Some(State::ChunkLine { searched: 0 }))
         }
-        [found @ ..] => Err(Defect::ChunkEnd {
+        found => Err(Defect::ChunkEnd {
             found: Excerpt::of(&found[..found.len().min(2)]),
         }),
     }

@@ -263,7 +263,9 @@ fn write_target(parts: &request::Parts, form: TargetForm, out: &mut BytesMut) {
 fn write_host(parts: &request::Parts, out: &mut BytesMut) {
     let authority = parts.uri.authority().map(|authority| authority.as_str());
     let host = parts.headers.get(HOST).map(HeaderValue::as_bytes);
-    let host = host.or(authority.map(str::as_bytes)).unwrap_or_default();
+    let host = host
+        .or_else(|| authority.map(str::as_bytes))
+        .unwrap_or_default();
     out.extend_from_slice(b"host: ");
     out.extend_from_slice(host);
     out.extend_from_slice(b"\r\n");

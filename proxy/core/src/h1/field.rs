@@ -160,7 +160,7 @@ fn known_name(name: &[u8]) -> Option<&'static HeaderName> {
         2 => names!["b3"],
         7 => names!["baggage"],
         8 => names!["priority"],
-        9 => names!["x-api-key", "x-real-ip", "sec-ch-ua"],
+        9 => names!["x-api-key", "x-real-ip", "sec-ch-ua", "weft-hops"],
         10 => names!["tracestate", "keep-alive", "weft-check"],
         11 => names!["traceparent", "x-b3-spanid", "grpc-status", "weft-reason"],
         12 => names![

@@ -84,10 +84,14 @@ impl Noted {
     /// An intermediary must not lose a coding that it does not decode, and between sidecars there
     /// are none (RFC 9113 section 8.2.2), so everything but `chunked` is refused. Applications are
     /// never asked for others: `TE` is reduced to `trailers` on the way to them. `identity`, which
-    /// RFC 2616 had, means nothing.
+    /// RFC 2616 had, means nothing. Empty elements are refused, although lists may have them (RFC
+    /// 9110 section 5.6.1): no sender writes them, and recipients differ on `chunked,`.
     fn note_codings(&mut self, message: Message, value: &[u8]) -> Result<(), Defect> {
         self.transfer_encoding = true;
-        for coding in elements(value) {
+        for coding in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            if coding.is_empty() {
+                return Err(Defect::TransferEncodingEmpty);
+            }
             if self.chunked {
                 let found = Excerpt::of(coding);
                 return Err(Defect::ChunkedNotLast { found });
@@ -131,9 +135,6 @@ impl Noted {
         self.check_transfer_encoding(version)?;
         if self.transfer_encoding && self.length.is_some() {
             return Err(Defect::TwoFramings);
-        }
-        if self.transfer_encoding && !self.chunked {
-            return Err(Defect::TransferEncodingEmpty);
         }
         let framing = match self.length {
             _ if self.chunked => Framing::Chunked,

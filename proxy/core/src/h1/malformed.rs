@@ -48,11 +48,14 @@ impl Malformed {
         if self.message == Message::Response {
             return 502;
         }
-        match &self.defect {
-            Defect::Version { .. } | Defect::Http2Preface => 505,
-            Defect::TransferCoding { .. } => 501,
-            Defect::TargetTooLong { .. } => 414,
-            _ => self.reason().http_status(),
+        if let Defect::Version { .. } | Defect::Http2Preface = self.defect {
+            505
+        } else if let Defect::TransferCoding { .. } = self.defect {
+            501
+        } else if let Defect::TargetTooLong { .. } = self.defect {
+            414
+        } else {
+            self.reason().http_status()
         }
     }
 
@@ -140,7 +143,7 @@ pub enum Defect {
     TransferCoding { found: Excerpt },
     #[error("there is a transfer coding after chunked: {found}; chunked is allowed once and last")]
     ChunkedNotLast { found: Excerpt },
-    #[error("Transfer-Encoding is empty; only chunked is supported")]
+    #[error("Transfer-Encoding has an empty element; only chunked is supported")]
     TransferEncodingEmpty,
     #[error("it is CONNECT and has content; none is allowed")]
     ConnectWithContent,

@@ -5,7 +5,8 @@
 //! the head's [`Framing`] and calls it until [`Decoded::End`]; what is left in the buffer belongs
 //! to the next message. In the other direction [`encode_request`] or [`encode_response`] write a
 //! head and return the framing that the recipient was told; an [`Encoder`] of that framing writes
-//! the body.
+//! the body. Bytes that are left after a final response answer no request: such a connection is
+//! closed rather than used again.
 //!
 //! Architecture invariant: every input ends in a message or in a [`Malformed`], which says what was
 //! found, what is allowed, whose fault it is and what the mesh answers. The same bytes give the

@@ -215,7 +215,7 @@ fn check_request_line(line: &[u8], limits: &Limits) -> Result<(), Defect> {
     if target.is_empty() || !target.iter().all(is_visible) {
         return Err(Defect::RequestLine { found: found() });
     }
-    check_version(version).unwrap_or(Err(Defect::RequestLine { found: found() }))
+    check_version(version).unwrap_or_else(|| Err(Defect::RequestLine { found: found() }))
 }
 
 /// `HTTP-version SP status-code [ SP reason-phrase ]` (RFC 9112 section 4); without the last

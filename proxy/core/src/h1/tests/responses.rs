@@ -145,7 +145,7 @@ fn leniency() {
 
 #[test]
 fn refusals() {
-    let cases: [(&[u8], &str); 22] = [
+    let cases: [(&[u8], &str); 23] = [
         (b"ICY 200 OK\r\n", "status line"),
         (b"<html>", "status line"),
         (b"SSH-2.0-OpenSSH_9.9\r\n", "status line"),
@@ -181,6 +181,10 @@ fn refusals() {
         (
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n",
             "once and last",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked,\r\n\r\n",
+            "empty element",
         ),
         (
             b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
