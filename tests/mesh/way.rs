@@ -208,7 +208,7 @@ fn a_forged_health_check_gets_around_no_limit() {
         let program = script("mesh_peer.py").arg(&identity).args([
             &address,
             "web.shop.mesh",
-            "400",
+            "50",
             method,
             "/",
             check,
