@@ -9,7 +9,7 @@ use crate::ratelimit as wire;
 /// Keys of one message.
 const KEYS_MAX: usize = 1024;
 /// Longest name of a namespace or a policy, bytes.
-const NAME_MAX: usize = 63;
+const NAME_MAX: usize = 253;
 
 impl From<&RuleName> for wire::Rule {
     fn from(name: &RuleName) -> Self {
@@ -31,7 +31,7 @@ fn rule(wire: Option<wire::Rule>) -> Result<RuleName, Rejection> {
             return Err(Rejection::Value {
                 field,
                 found: name.chars().take(NAME_MAX).collect(),
-                allowed: "a name of 1 to 63 bytes",
+                allowed: "a name of 1 to 253 bytes",
             });
         }
     }

@@ -47,6 +47,23 @@ async fn enrol_renew_and_return() {
     assert!(refused.message().contains("for another key"), "{refused}");
 }
 
+/// Names of service accounts are DNS subdomains in Kubernetes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_account_with_dots() {
+    let control_plane = ControlPlane::start().await;
+    let token = control_plane
+        .token_for("shop/web", Some("web.v1-2"), &["shop/web"], &[80])
+        .await;
+    let mut sidecar = Sidecar::new(&control_plane);
+    let signed = sidecar.sign(Credential::JoinToken(token)).await.unwrap();
+    assert_eq!(signed.identity, "spiffe://weft.local/ns/shop/sa/web.v1-2");
+    let renewed = sidecar
+        .sign(Credential::CurrentCertificate(CurrentCertificate {}))
+        .await
+        .unwrap();
+    assert_eq!(renewed.identity, signed.identity);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn refused() {
     let control_plane = ControlPlane::start().await;

@@ -118,9 +118,19 @@ impl ControlPlane {
     }
 
     pub(crate) async fn token(&self, workload: &str, services: &[&str], ports: &[u16]) -> String {
+        self.token_for(workload, None, services, ports).await
+    }
+
+    pub(crate) async fn token_for(
+        &self,
+        workload: &str,
+        account: Option<&str>,
+        services: &[&str],
+        ports: &[u16],
+    ) -> String {
         let request = TokenRequest {
             workload: workload.parse().unwrap(),
-            service_account: None,
+            service_account: account.map(str::to_owned),
             services: services.iter().map(|s| s.parse().unwrap()).collect(),
             ports: ports.to_vec(),
             ttl_seconds: 600,

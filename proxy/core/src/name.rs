@@ -12,6 +12,9 @@ pub const MESH_SUFFIX: &str = "mesh";
 /// Longest DNS label (RFC 1035 section 2.3.4).
 const LABEL_MAX: usize = 63;
 
+/// Longest DNS name as text, as Kubernetes has it for names of objects.
+const SUBDOMAIN_MAX: usize = 253;
+
 /// Longest trust domain name (SPIFFE ID specification, section 2.1).
 const TRUST_DOMAIN_MAX: usize = 255;
 
@@ -23,6 +26,14 @@ pub enum NameError {
         "{found:?} is not a name: allowed are 1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit (RFC 1123)"
     )]
     Label {
+        /// What was given.
+        found: String,
+    },
+    /// Not a DNS subdomain as RFC 1123 has it.
+    #[error(
+        "{found:?} is not a name: allowed are 1 to 253 of a-z, 0-9, '-' and '.', each part between dots beginning and ending with a letter or digit (RFC 1123)"
+    )]
+    Subdomain {
         /// What was given.
         found: String,
     },
@@ -50,12 +61,7 @@ pub enum NameError {
 
 /// Checks that `text` is a DNS label (RFC 1123 section 2.1).
 pub fn check_label(text: &str) -> Result<(), NameError> {
-    let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-    let bytes = text.as_bytes();
-    let inner = bytes
-        .iter()
-        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-');
-    if bytes.len() <= LABEL_MAX && inner && edge(bytes.first()) && edge(bytes.last()) {
+    if text.len() <= LABEL_MAX && is_part(text) {
         Ok(())
     } else {
         Err(NameError::Label {
@@ -64,8 +70,29 @@ pub fn check_label(text: &str) -> Result<(), NameError> {
     }
 }
 
+/// Checks that `text` is a DNS subdomain as Kubernetes has it for names of most objects, service
+/// accounts among them: parts between dots of any length, [`SUBDOMAIN_MAX`] in all.
+pub fn check_subdomain(text: &str) -> Result<(), NameError> {
+    if text.len() <= SUBDOMAIN_MAX && text.split('.').all(is_part) {
+        Ok(())
+    } else {
+        Err(NameError::Subdomain {
+            found: text.chars().take(260).collect(),
+        })
+    }
+}
+
+fn is_part(text: &str) -> bool {
+    let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let bytes = text.as_bytes();
+    let inner = bytes
+        .iter()
+        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-');
+    inner && edge(bytes.first()) && edge(bytes.last())
+}
+
 macro_rules! qualified_name {
-    ($(#[$doc:meta])* $name:ident) => {
+    ($(#[$doc:meta])* $name:ident, $check:ident, $kind:literal) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name {
@@ -74,10 +101,10 @@ macro_rules! qualified_name {
         }
 
         impl $name {
-            /// Both parts have to be DNS labels.
+            #[doc = concat!("The namespace has to be a DNS label, the name ", $kind, ".")]
             pub fn new(namespace: &str, name: &str) -> Result<Self, NameError> {
                 check_label(namespace)?;
-                check_label(name)?;
+                $check(name)?;
                 Ok(Self { namespace: namespace.into(), name: name.into() })
             }
 
@@ -86,7 +113,7 @@ macro_rules! qualified_name {
                 &self.namespace
             }
 
-            /// The name within its namespace, a DNS label.
+            #[doc = concat!("The name within its namespace, ", $kind, ".")]
             pub fn name(&self) -> &str {
                 &self.name
             }
@@ -126,13 +153,13 @@ macro_rules! qualified_name {
 
 qualified_name! {
     /// A service, written `NAMESPACE/NAME`.
-    ServiceName
+    ServiceName, check_label, "a DNS label"
 }
 
 qualified_name! {
     /// A workload, written `NAMESPACE/NAME`. Several instances may run under one name over time,
     /// at any moment one of them does.
-    WorkloadName
+    WorkloadName, check_subdomain, "a DNS subdomain"
 }
 
 impl ServiceName {
@@ -200,14 +227,15 @@ const NS: &str = "/ns/";
 const SA: &str = "/sa/";
 
 impl SpiffeId {
-    /// The identity of a service account in a namespace; both have to be DNS labels.
+    /// The identity of a service account in a namespace. The namespace has to be a DNS label, the
+    /// account a DNS subdomain.
     pub fn new(
         trust_domain: &TrustDomain,
         namespace: &str,
         service_account: &str,
     ) -> Result<Self, NameError> {
         check_label(namespace)?;
-        check_label(service_account)?;
+        check_subdomain(service_account)?;
         let trust_domain_end = SCHEME.len() + trust_domain.as_str().len();
         Ok(Self {
             text: format!("{SCHEME}{trust_domain}{NS}{namespace}{SA}{service_account}").into(),
@@ -231,7 +259,7 @@ impl SpiffeId {
         &self.text[self.trust_domain_end + NS.len()..self.namespace_end]
     }
 
-    /// The service account, a DNS label.
+    /// The service account, a DNS subdomain.
     pub fn service_account(&self) -> &str {
         &self.text[self.namespace_end + SA.len()..]
     }
@@ -301,6 +329,23 @@ mod tests {
     }
 
     #[test]
+    fn subdomains() {
+        let long = "a".repeat(253);
+        for ok in ["a", "a.b", "0.web-1.x", "a".repeat(64).as_str(), &long] {
+            assert!(check_subdomain(ok).is_ok(), "{ok}");
+        }
+        let long = "a".repeat(254);
+        for bad in [
+            "", ".", "a.", ".a", "a..b", "a.-b", "A.b", "a/b", "a_b", &long,
+        ] {
+            assert!(check_subdomain(bad).is_err(), "{bad}");
+        }
+        assert!("shop/web.v1".parse::<WorkloadName>().is_ok());
+        assert!("shop/web.v1".parse::<ServiceName>().is_err());
+        assert!("sh.op/web".parse::<WorkloadName>().is_err());
+    }
+
+    #[test]
     fn service_names_and_hostnames() {
         let name: ServiceName = "shop/web".parse().unwrap();
         assert_eq!(name.hostname(), "web.shop.mesh");
@@ -322,7 +367,15 @@ mod tests {
             (id.trust_domain(), id.namespace(), id.service_account()),
             ("weft.local", "shop", "web")
         );
+        let dotted: SpiffeId = "spiffe://weft.local/ns/shop/sa/web.v1-2".parse().unwrap();
+        assert_eq!(
+            (dotted.namespace(), dotted.service_account()),
+            ("shop", "web.v1-2")
+        );
         for bad in [
+            "spiffe://weft.local/ns/sh.op/sa/web",
+            "spiffe://weft.local/ns/shop/sa/..",
+            "spiffe://weft.local/ns/shop/sa/web.",
             "spiffe://weft.local/ns/shop",
             "spiffe://weft.local/ns//sa/web",
             "spiffe://weft.local/ns/shop/sa/web/x",

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use weft_core::name::check_label;
+use weft_core::name::{check_label, check_subdomain};
 
 use super::ProxyConfig;
 
@@ -63,6 +63,12 @@ impl Problems {
         }
     }
 
+    fn subdomain(&mut self, field: &str, text: &str) {
+        if let Err(error) = check_subdomain(text) {
+            self.check(false, field, || error.to_string());
+        }
+    }
+
     fn range<T: PartialOrd + fmt::Display>(&mut self, field: &str, found: T, low: T, high: T) {
         self.check(found >= low && found <= high, field, || {
             format!("{found} is out of range: allowed is {low} to {high}")
@@ -90,11 +96,11 @@ impl ProxyConfig {
                 "missing: set it in the file, as WEFT_WORKLOAD_NAME or with --name".to_owned()
             });
         } else {
-            problems.label("workload.name", &workload.name);
+            problems.subdomain("workload.name", &workload.name);
         }
         problems.label("workload.namespace", &workload.namespace);
         if let Some(account) = &workload.service_account {
-            problems.label("workload.service_account", account);
+            problems.subdomain("workload.service_account", account);
         }
         problems.range("workload.weight", workload.weight, 1, WEIGHT_MAX);
         let mut seen = BTreeSet::new();
