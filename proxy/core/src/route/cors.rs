@@ -27,7 +27,8 @@ pub struct Cors {
 
 impl Cors {
     /// The fields of the answer to a preflight; `None` where the request is none. An origin that
-    /// may not ask gets an answer without such fields, which its browser takes for no.
+    /// may not ask gets an answer without such fields, which its browser takes for no. All of them
+    /// depend on the origin, and say so to caches.
     pub fn preflight(&self, method: &Method, request: &HeaderMap) -> Option<HeaderMap> {
         let asked = request.get(ACCESS_CONTROL_REQUEST_METHOD)?;
         let origin = request.get(ORIGIN)?;
@@ -35,6 +36,7 @@ impl Cors {
             return None;
         }
         let mut headers = HeaderMap::new();
+        vary_by_origin(&mut headers);
         if !self.allows(origin) {
             return Some(headers);
         }
@@ -48,8 +50,11 @@ impl Cors {
         Some(headers)
     }
 
-    /// Adds to a response what lets its origin's scripts see it. `origin` is the request's.
+    /// Adds to a response what lets its origin's scripts see it. `origin` is the request's. That the
+    /// response depends on it is said to requests without one too: a cache that keeps theirs must
+    /// not give it to an origin (Fetch Standard, "CORS protocol and HTTP caches").
     pub fn apply(&self, origin: Option<&HeaderValue>, response: &mut HeaderMap) {
+        vary_by_origin(response);
         let Some(origin) = origin.filter(|origin| self.allows(origin)) else {
             return;
         };
@@ -60,8 +65,6 @@ impl Cors {
 
     fn allow(&self, origin: &HeaderValue, headers: &mut HeaderMap) {
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-        // The answer is for this origin: a cache must not give it to another.
-        headers.append(VARY, HeaderValue::from_name(ORIGIN));
         if self.allow_credentials {
             let yes = HeaderValue::from_static("true");
             headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, yes);
@@ -91,6 +94,16 @@ impl Cors {
             return None;
         }
         HeaderValue::from_str(&values.join(", ")).ok()
+    }
+}
+
+/// Adds `Origin` to `Vary`, unless it is there (RFC 9110 section 12.5.5).
+fn vary_by_origin(headers: &mut HeaderMap) {
+    let fields = headers.get_all(VARY).iter();
+    let mut names = fields.filter_map(|field| field.to_str().ok());
+    let is_said = |name: &str| name.trim() == "*" || name.trim().eq_ignore_ascii_case("origin");
+    if !names.any(|names| names.split(',').any(is_said)) {
+        headers.append(VARY, HeaderValue::from_name(ORIGIN));
     }
 }
 
@@ -201,7 +214,7 @@ mod tests {
             (ACCESS_CONTROL_REQUEST_METHOD, "PUT"),
         ]);
         let answer = cors.preflight(&Method::OPTIONS, &other);
-        assert_eq!(answer, Some(HeaderMap::new()));
+        assert_eq!(answer, Some(asked(&[(VARY, "origin")])));
         let plain = asked(&[(ORIGIN, "https://shop.example")]);
         assert_eq!(cors.preflight(&Method::OPTIONS, &plain), None);
     }
@@ -215,11 +228,23 @@ mod tests {
         };
         let mut response = HeaderMap::new();
         cors.apply(None, &mut response);
-        assert!(response.is_empty());
+        assert_eq!(response, asked(&[(VARY, "origin")]));
+        let other = Cors::default();
+        for (there, expected) in [
+            ("Accept, ORIGIN", vec!["Accept, ORIGIN"]),
+            ("*", vec!["*"]),
+            ("Accept", vec!["Accept", "origin"]),
+        ] {
+            let mut response = asked(&[(VARY, there)]);
+            let origin = HeaderValue::from_static("http://a.example");
+            other.apply(Some(&origin), &mut response);
+            assert!(response.get_all(VARY).iter().eq(expected.iter()));
+            assert_eq!(response.keys_len(), 1);
+        }
         let origin = HeaderValue::from_static("http://a.example");
         cors.apply(Some(&origin), &mut response);
         assert_eq!(response[ACCESS_CONTROL_ALLOW_ORIGIN], "http://a.example");
         assert_eq!(response[ACCESS_CONTROL_EXPOSE_HEADERS], "x-total");
-        assert_eq!(response[VARY], "origin");
+        assert!(response.get_all(VARY).iter().eq(["origin"]));
     }
 }
