@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use weft_core::model::{AppProtocol, Cidr, UnknownDestinations};
-use weft_core::name::{ServiceName, check_label};
+use weft_core::name::{ServiceName, check_label, check_subdomain};
 
 use crate::store::ResourceKey;
 
@@ -31,6 +31,7 @@ pub use external::{
 pub use fault::{AbortSpec, DelaySpec, FaultInjectionSpec, HeaderMatchType, HeaderSpec};
 pub use rate_limit::{RateKeySpec, RateLimitPolicySpec, RateRuleSpec, RateScopeSpec, limit_text};
 pub use route::{GATEWAY_GROUP, Parent, RouteDraft, RouteKind, RouteSpec, RuleDraft};
+pub use traffic_policy::PathNormalizationSpec;
 pub(crate) use traffic_policy::hedge_in_words;
 pub use traffic_policy::{AdaptiveConcurrencySpec, AdaptiveLimitSpec, CriticalSpec, SheddingSpec};
 pub use traffic_policy::{
@@ -72,6 +73,11 @@ const SERVICE_KINDS: &str =
     "group \"\" and kind Service, or group weft-mesh.io and kind ExternalService";
 /// What names are.
 const LABEL: &str = "1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit";
+/// Of a name that is refused, so many characters are shown.
+const FOUND_MAX: usize = 80;
+/// What other names of objects are.
+const SUBDOMAIN: &str =
+    "1 to 253 of a-z, 0-9, '-' and '.', each part beginning and ending with a letter or digit";
 /// Largest input, bytes.
 pub const INPUT_MAX_BYTES: usize = 4 * 1024 * 1024;
 /// Documents in one input.
@@ -402,13 +408,18 @@ fn parse(check: &mut Check<'_>, value: &Value) -> Option<Document> {
         check.add("apiVersion", &envelope.api_version, versions.join(", "));
     }
     let metadata = &envelope.metadata;
-    for (path, text) in [
-        ("metadata.name", &metadata.name),
-        ("metadata.namespace", &metadata.namespace),
-    ] {
-        if check_label(text).is_err() {
-            check.add(path, format!("{text:?}"), LABEL);
-        }
+    if check_label(&metadata.namespace).is_err() {
+        let found = format!("{:?}", metadata.namespace);
+        check.add("metadata.namespace", found, LABEL);
+    }
+    // Services are found by DNS; the names of all else are as Kubernetes has them.
+    let (is_name, allowed) = match kind {
+        "Service" | "ExternalService" => (check_label(&metadata.name).is_ok(), LABEL),
+        _ => (check_subdomain(&metadata.name).is_ok(), SUBDOMAIN),
+    };
+    if !is_name {
+        let found: String = metadata.name.chars().take(FOUND_MAX).collect();
+        check.add("metadata.name", format!("{found:?}"), allowed);
     }
     let own = ObjectName {
         namespace: metadata.namespace.clone(),
@@ -603,6 +614,9 @@ fn check_policy(check: &mut Check<'_>, namespace: &str, spec: &TrafficPolicySpec
     }
     for (path, found, allowed) in spec.hedge.iter().flat_map(HedgeSpec::problems) {
         check.add(path, found, allowed);
+    }
+    if spec.path_normalization.is_some() {
+        PathNormalizationSpec::check(check, spec.target_ref.kind);
     }
     if let Some(adaptive) = &spec.adaptive_concurrency {
         adaptive.check(check, spec.target_ref.kind);

@@ -102,12 +102,7 @@ pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u6
         explain_target(known, &service, port, None, &mut steps);
         return steps.all;
     }
-    let head = RequestHead {
-        method: &question.method,
-        path: question.url.path(),
-        query: question.url.query(),
-        headers: &question.headers,
-    };
+    let head = RequestHead::new(&question.method, &question.url, &question.headers);
     let Some(decision) = table.decide(&head, random) else {
         steps.add("route", "-", no_rule(&table));
         return steps.all;

@@ -53,6 +53,9 @@ pub enum Rejection {
         /// What is wrong with it.
         reason: String,
     },
+    /// What a rule of a route says is not allowed.
+    #[error("routes.rules.{0}")]
+    Rule(PolicyError),
     /// A policy in it is not allowed.
     #[error("policies.policy.{0}")]
     Policy(#[from] PolicyError),

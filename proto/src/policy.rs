@@ -7,6 +7,7 @@ use weft_core::balance::{self, hash::HashOn};
 use weft_core::breaker::{BreakerConfig, Window};
 use weft_core::health::HealthCheck;
 use weft_core::hedge::HedgePolicy;
+use weft_core::path::PathNormalization;
 use weft_core::policy::{BreakerMode, BudgetConfig, Failures, Fallback, TrafficPolicy};
 use weft_core::retry::RetryPolicy;
 
@@ -134,6 +135,7 @@ impl TryFrom<mesh::TrafficPolicy> for TrafficPolicy {
             adaptive: wire.adaptive_concurrency.map(Into::into),
             // Not the callers' business: it comes to those who serve the port, with ServerPolicy.
             shedding: None,
+            path_normalization: PathNormalization::default(),
         };
         match policy.validate().into_iter().next() {
             Some(error) => Err(error.into()),

@@ -14,7 +14,7 @@ use weft_core::route::{
 
 use crate::convert::{Rejection, name, port, unknown, wire_unknown};
 use crate::mesh::{self, filter, http_match, path_rewrite, value_match};
-use crate::policy::nanos;
+use crate::policy::{nanos, status};
 
 impl From<&Namespace> for mesh::Namespace {
     fn from(namespace: &Namespace) -> Self {
@@ -118,7 +118,7 @@ impl TryFrom<mesh::RouteRule> for Rule {
     type Error = Rejection;
 
     fn try_from(wire: mesh::RouteRule) -> Result<Self, Rejection> {
-        Ok(Self {
+        let rule = Self {
             name: wire.name.map(Into::into),
             matches: all(wire.matches)?,
             filters: all(wire.filters)?,
@@ -126,7 +126,11 @@ impl TryFrom<mesh::RouteRule> for Rule {
             request_timeout: wire.request_timeout.map(Duration::from_nanos),
             backend_timeout: wire.backend_timeout.map(Duration::from_nanos),
             retry: wire.retry.map(TryInto::try_into).transpose()?,
-        })
+        };
+        match rule.validate().into_iter().next() {
+            None => Ok(rule),
+            Some(error) => Err(Rejection::Rule(error)),
+        }
     }
 }
 
@@ -357,11 +361,13 @@ impl TryFrom<mesh::PathRewrite> for PathRewrite {
     type Error = Rejection;
 
     fn try_from(wire: mesh::PathRewrite) -> Result<Self, Rejection> {
-        match wire.kind {
-            Some(path_rewrite::Kind::Full(path)) => Ok(Self::Full(path.into())),
-            Some(path_rewrite::Kind::Prefix(path)) => Ok(Self::Prefix(path.into())),
-            None => Err(bad("rules.filters.path", "is missing")),
-        }
+        const FIELD: &str = "rules.filters.path";
+        let rewrite = match wire.kind {
+            Some(path_rewrite::Kind::Full(path)) => Self::full(&path),
+            Some(path_rewrite::Kind::Prefix(path)) => Self::prefix(&path),
+            None => return Err(bad(FIELD, "is missing")),
+        };
+        rewrite.map_err(|error| bad(FIELD, error))
     }
 }
 
@@ -439,11 +445,8 @@ impl TryFrom<mesh::Fault> for Fault {
 
     fn try_from(wire: mesh::Fault) -> Result<Self, Rejection> {
         let abort = wire.abort.map(|wire| {
-            let status = u16::try_from(wire.status).ok();
-            let status = status.filter(|status| (200..=599).contains(status));
-            let bad = || bad("rules.filters.fault", format!("status {}", wire.status));
             Ok::<_, Rejection>(Abort {
-                status: status.ok_or_else(bad)?,
+                status: status("rules.filters.fault.abort.status", wire.status)?,
                 grpc_code: wire.grpc_code,
                 share: wire.share,
             })
@@ -581,5 +584,57 @@ mod tests {
         });
         let decoded = Resource::decode(&namespace.encode()).unwrap();
         assert_eq!(decoded, namespace);
+    }
+
+    /// Documents are held to the same; see `Rule::validate`.
+    #[test]
+    fn what_is_not_allowed_is_refused() {
+        type Change = fn(&mut mesh::RouteRule);
+        let cases: [(&str, Change); 8] = [
+            ("rules.retry.attempts", |r| {
+                r.retry.as_mut().unwrap().attempts = 11;
+            }),
+            ("rules.retry.codes[0]", |r| {
+                r.retry.as_mut().unwrap().statuses = vec![200];
+            }),
+            ("rules.retry.backoff", |r| {
+                r.retry.as_mut().unwrap().backoff = u64::MAX;
+            }),
+            ("rules.filters[6].fault.delay.percentage", |r| {
+                fault(r).delay.as_mut().unwrap().share = 1_000_001;
+            }),
+            ("rules.filters[6].fault.abort.status", |r| {
+                fault(r).abort.as_mut().unwrap().status = 1000;
+            }),
+            ("rules.filters.path", |r| {
+                rewrite(r).path = Some((&PathRewrite::Full("a b".into())).into());
+            }),
+            ("rules.filters.path", |r| {
+                rewrite(r).path = Some((&PathRewrite::Prefix("/a?b".into())).into());
+            }),
+            ("rules.filters[3].urlRewrite.hostname", |r| {
+                rewrite(r).hostname = Some("a b".to_owned());
+            }),
+        ];
+        for (field, change) in cases {
+            let mut wire = mesh::RouteRule::from(&route().rules[0]);
+            change(&mut wire);
+            let refused = Rule::try_from(wire).unwrap_err().to_string();
+            assert!(refused.contains(field), "{field}: {refused}");
+        }
+    }
+
+    fn fault(rule: &mut mesh::RouteRule) -> &mut mesh::Fault {
+        match rule.filters[6].kind.as_mut() {
+            Some(filter::Kind::Fault(fault)) => fault,
+            other => panic!("{other:?} is another"),
+        }
+    }
+
+    fn rewrite(rule: &mut mesh::RouteRule) -> &mut mesh::UrlRewrite {
+        match rule.filters[3].kind.as_mut() {
+            Some(filter::Kind::Rewrite(rewrite)) => rewrite,
+            other => panic!("{other:?} is another"),
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weft_core::name::ServiceName;
+use weft_core::path::PathNormalization;
 use weft_core::rate::{RateKey, RateLimit, RateScope, RuleName};
 use weft_core::server::{ServerPolicy, ServerPort};
 
@@ -22,6 +23,7 @@ impl From<&ServerPolicy> for mesh::ServerPolicy {
                     port: u32::from(*port),
                     rate_limits: of_port.rate_limits.iter().map(|l| (&**l).into()).collect(),
                     adaptive_concurrency: of_port.shedding.as_deref().map(Into::into),
+                    path_normalization: Some(of_port.path_normalization.into()),
                 })
                 .collect(),
             instances: policy.instances,
@@ -50,6 +52,7 @@ impl TryFrom<mesh::ServerPolicy> for ServerPolicy {
                     .adaptive_concurrency
                     .map(|wire| wire.try_into().map(Arc::new))
                     .transpose()?,
+                path_normalization: wire.path_normalization.map(Into::into).unwrap_or_default(),
             };
             Ok((port("ports.port", wire.port)?, Arc::new(of_port)))
         });
@@ -58,6 +61,30 @@ impl TryFrom<mesh::ServerPolicy> for ServerPolicy {
             instances: wire.instances,
             ports: ports.collect::<Result<_, Rejection>>()?,
         })
+    }
+}
+
+impl From<PathNormalization> for mesh::PathNormalization {
+    fn from(server: PathNormalization) -> Self {
+        Self {
+            decode_slashes: server.decode_slashes,
+            decode_twice: server.decode_twice,
+            convert_backslashes: server.convert_backslashes,
+            drop_parameters: server.drop_parameters,
+            drop_trailing_slash: server.drop_trailing_slash,
+        }
+    }
+}
+
+impl From<mesh::PathNormalization> for PathNormalization {
+    fn from(wire: mesh::PathNormalization) -> Self {
+        Self {
+            decode_slashes: wire.decode_slashes,
+            decode_twice: wire.decode_twice,
+            convert_backslashes: wire.convert_backslashes,
+            drop_parameters: wire.drop_parameters,
+            drop_trailing_slash: wire.drop_trailing_slash,
+        }
     }
 }
 
@@ -164,7 +191,11 @@ mod tests {
     fn policy(limit: RateLimit) -> Resource {
         let port = ServerPort {
             rate_limits: vec![Arc::new(limit)],
-            ..ServerPort::default()
+            shedding: None,
+            path_normalization: PathNormalization {
+                decode_slashes: false,
+                ..PathNormalization::default()
+            },
         };
         Resource::ServerPolicy(ServerPolicy {
             service: "shop/web".parse().unwrap(),

@@ -11,6 +11,7 @@ use http::{HeaderMap, Method};
 use weft_core::balance::hash::{Maglev, Ring, hash};
 use weft_core::balance::{Candidates, Policy};
 use weft_core::breaker::{Breaker, BreakerConfig, CallClass, CallOutcome};
+use weft_core::path::NormalPath;
 use weft_core::retry::RetryBudget;
 use weft_core::route::{
     About, Backend, HttpMatch, PathMatch, RequestHead, Route, RouteName, RouteTable, Rule,
@@ -57,7 +58,7 @@ fn find(bencher: Bencher<'_, '_>, table: &RouteTable, routes: usize, below: &str
     let path = format!("/api/v1/item-{}{below}", routes - 1);
     let head = RequestHead {
         method: &Method::GET,
-        path: &path,
+        path: NormalPath::new(&path),
         query: None,
         headers: &headers,
     };

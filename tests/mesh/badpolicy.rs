@@ -141,12 +141,12 @@ fn shapes() -> Vec<Bad> {
         bad(
             "a name that is none",
             good.replace("name: bad", "name: Bad_1"),
-            ["metadata.name", "\"Bad_1\"", "1 to 63 of a-z"],
+            ["metadata.name", "\"Bad_1\"", "1 to 253 of a-z"],
         ),
         bad(
             "a name that is too long",
-            good.replace("name: bad", &format!("name: {}", "x".repeat(64))),
-            ["metadata.name", "xxx", "1 to 63 of a-z"],
+            good.replace("name: bad", &format!("name: {}", "x".repeat(254))),
+            ["metadata.name", "xxx", "1 to 253 of a-z"],
         ),
         bad(
             "the same twice",
@@ -417,6 +417,32 @@ fn http_routes() -> Vec<Bad> {
             ],
         ),
         bad(
+            "a rewrite to a relative path",
+            filter(
+                "{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: b}}}",
+            ),
+            ["urlRewrite.path.replaceFullPath", "\"b\"", "begins with /"],
+        ),
+        bad(
+            "a rewrite to a path with a query",
+            filter(
+                "{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: '/b?c'}}}",
+            ),
+            ["urlRewrite.path.replacePrefixMatch", "/b?c", "without"],
+        ),
+        bad(
+            "a redirection to a path with half an escape",
+            rule(
+                "{filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplaceFullPath, replaceFullPath: '/%a'}}}]}",
+            ),
+            ["requestRedirect.path.replaceFullPath", "/%a", "escapes"],
+        ),
+        bad(
+            "a rewrite to a host with a port",
+            filter("{type: URLRewrite, urlRewrite: {hostname: 'a.example:80'}}"),
+            ["urlRewrite.hostname", "a.example:80", "without port"],
+        ),
+        bad(
             "a field of the mesh",
             filter(
                 "{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: weft-reason, value: x}]}}",
@@ -441,6 +467,11 @@ fn http_routes() -> Vec<Bad> {
             "too many attempts",
             rule("{retry: {attempts: 99}}"),
             ["spec.rules[0].retry.attempts", "99", "0 to 10"],
+        ),
+        bad(
+            "a wait of days",
+            rule("{retry: {backoff: 30h}}"),
+            ["spec.rules[0].retry.backoff", "1080000s", "up to a day"],
         ),
         bad(
             "a success to repeat on",
@@ -569,6 +600,15 @@ fn other_routes() -> Vec<Bad> {
 fn policies() -> Vec<Bad> {
     let breaker = |rest: &str| policy(&format!("circuitBreaker: {{{rest}}}"));
     vec![
+        bad(
+            "paths in a way that there is none of",
+            policy("pathNormalization: {foldCase: true}"),
+            [
+                "spec.pathNormalization.foldCase",
+                "an unknown field",
+                "decodeSlashes",
+            ],
+        ),
         bad(
             "no target",
             document(OURS, "TrafficPolicy", "{retry: {attempts: 1}}"),
@@ -743,6 +783,11 @@ fn the_rest() -> Vec<Bad> {
             "a share of more than all",
             fault("{abort: {status: 503, percentage: 101}}"),
             ["spec.abort.percentage", "101", "0 to 100"],
+        ),
+        bad(
+            "a share of less than nothing",
+            fault("{delay: {time: 1s, percentage: -1}}"),
+            ["spec.delay.percentage", "-1", "0 to 100"],
         ),
         bad(
             "a status that is none",

@@ -29,6 +29,8 @@ mod hedging;
 mod silence;
 // How many requests are let through: by one sidecar, and by all together.
 mod rate_limits;
+// Spellings of a path, and servers that read them in their own way.
+mod paths;
 // What an application that is asked for too much refuses.
 mod shedding;
 // Who gets past the mesh: forged callers, and what leads back to the sidecar itself.

@@ -114,6 +114,14 @@ fn requests_count_together_by_what_they_have_in_common() {
     let again = json!([get("/caller", json!({}), 10)]);
     assert_eq!(passed(&ask(&mesh, "other", &again)[0]), 7);
     assert_eq!(passed(&ask(&mesh, "me", &again)[0]), 0);
+    // Names of workloads and service accounts may have dots.
+    let dotted = ask(&mesh, "me.v1", &again);
+    assert_eq!(passed(&dotted[0]), 7);
+    let seen = dotted[0][0]["body"].to_string();
+    assert!(
+        seen.contains("spiffe://weft.local/ns/shop/sa/me.v1"),
+        "{seen}"
+    );
 
     // The caller's own field says nothing about who it is.
     let forged = json!({ "x-forwarded-client-cert": "URI=spiffe://weft.local/ns/shop/sa/new" });

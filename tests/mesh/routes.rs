@@ -48,6 +48,10 @@ const CASES: &[Case] = &[
             ("GET /v2/example", "v2"),
             ("GET /v2 version:one", "v2"),
             ("GET / version:two", "v2"),
+            // By the normal path, and it goes on as it came.
+            // (The server merges slashes at the beginning.)
+            ("GET //%76%32/./a%2fb", "v2 path=/%76%32/./a%2fb"),
+            ("GET /x/../v2", "v2 path=/x/../v2"),
             ("GET /v2example", "404 >weft-reason=route-not-found"),
             ("GET /", "404"),
             ("PUT /exact", "v1"),
@@ -110,6 +114,7 @@ const CASES: &[Case] = &[
         asked: &[
             ("GET /host", "302 >location=http://example.org/host"),
             ("GET /status/x?y=1", "301 >location=http://example.org/status/x?y=1"),
+            ("GET //status/./%7ex%2fy?y=//", "301 >location=http://example.org/status/~x%2Fy?y=//"),
             ("GET /original/a", "302 >location=http://redirect.shop.mesh/replacement/a"),
             ("GET /full/a?b=1", "308 >location=http://redirect.shop.mesh/whole?b=1"),
             ("GET /port", "307 >location=http://redirect.shop.mesh:8083/port"),
@@ -126,6 +131,7 @@ const CASES: &[Case] = &[
         asked: &[
             ("GET /prefix/one/two?q=1", "v1 path=/one/two?q=1 host=rewrite.shop.mesh"),
             ("GET /prefix/one", "v1 path=/one"),
+            ("GET //prefix/%6fne//a%2fb?q=%2f", "v1 path=/one/a%2Fb?q=%2f"),
             ("GET /full/one/two", "v1 path=/one host=other.example"),
             ("GET /strip/a/b", "v2 path=/a/b"),
             ("GET /strip", "v2 path=/"),
@@ -158,9 +164,12 @@ const CASES: &[Case] = &[
         rules: "[{filters: [{type: CORS, cors: {allowOrigins: ['https://*.shop.example'], allowMethods: [PUT], exposeHeaders: [x-from]}}], backendRefs: [{name: v1, port: 8080}]}]",
         asked: &[
             ("OPTIONS /x origin:https://a.shop.example access-control-request-method:PUT", "204 >access-control-allow-origin=https://a.shop.example >access-control-allow-methods=PUT"),
-            ("OPTIONS /x origin:https://evil.example access-control-request-method:PUT", "204 >!access-control-allow-origin"),
-            ("GET /x origin:https://a.shop.example", "v1 >access-control-allow-origin=https://a.shop.example >access-control-expose-headers=x-from"),
-            ("OPTIONS /x", "v1"),
+            ("OPTIONS /x origin:https://evil.example access-control-request-method:PUT", "204 >!access-control-allow-origin >vary=origin"),
+            ("GET /x origin:https://a.shop.example", "v1 >access-control-allow-origin=https://a.shop.example >access-control-expose-headers=x-from >vary=origin"),
+            // A cache must not give these to an origin.
+            ("GET /x origin:https://evil.example", "v1 >!access-control-allow-origin >vary=origin"),
+            ("GET /x", "v1 >vary=origin"),
+            ("OPTIONS /x", "v1 >vary=origin"),
         ],
     },
     Case {

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use weft_core::name::ServiceName;
+use weft_core::policy::TrafficPolicy;
 use weft_core::rate::{RateLimit, RateScope};
 use weft_core::server::{ServerPolicy, ServerPort};
-use weft_core::shedding::Shedding;
 
 use super::{World, policies_for, ports_to, service_names};
 use crate::document::{ObjectName, RateLimitPolicySpec, TargetRef};
@@ -68,8 +68,12 @@ fn policy(world: World<'_>, name: &ServiceName) -> ServerPolicy {
     for (port, (target, _protocol)) in ports_to(world, name, &serving) {
         // Two ports of the service may lead to the same one of the application.
         let of_port = ports.entry(target).or_default();
-        if of_port.shedding.is_none() {
-            of_port.shedding = shedding(world, name, port);
+        if let Some(policy) = policy_in_force(world, name, port) {
+            if of_port.shedding.is_none() {
+                of_port.shedding = policy.shedding;
+            }
+            let paths = of_port.path_normalization;
+            of_port.path_normalization = paths.and(policy.path_normalization);
         }
         for limit in limits_for(world.rate_limits, name, port) {
             shared |= limit.scope == RateScope::Global;
@@ -78,7 +82,7 @@ fn policy(world: World<'_>, name: &ServiceName) -> ServerPolicy {
             }
         }
     }
-    ports.retain(|_target, of_port| *of_port != ServerPort::default());
+    ports.retain(|_target, of_port| !of_port.is_empty());
     let ports = ports.into_iter();
     let instances = u32::try_from(serving.len()).unwrap_or(u32::MAX).max(1);
     ServerPolicy {
@@ -89,9 +93,9 @@ fn policy(world: World<'_>, name: &ServiceName) -> ServerPolicy {
     }
 }
 
-/// What the policy in force for a port of the service sheds.
-fn shedding(world: World<'_>, name: &ServiceName, port: u16) -> Option<Arc<Shedding>> {
+/// The policy in force for a port of the service, where there is one.
+fn policy_in_force(world: World<'_>, name: &ServiceName, port: u16) -> Option<TrafficPolicy> {
     let in_force = policies_for(world.policies, name, port);
     let (_name, spec) = in_force.first()?;
-    spec.resolve(name.namespace()).shedding
+    Some(spec.resolve(name.namespace()))
 }

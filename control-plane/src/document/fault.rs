@@ -2,7 +2,6 @@
 
 use http::HeaderName;
 use serde::{Deserialize, Serialize};
-use weft_core::policy::MAX_TIMEOUT;
 use weft_core::route::{Abort, Delay, Fault, PARTS, ValueMatch};
 
 use super::{Check, Time, route};
@@ -95,36 +94,27 @@ impl FaultInjectionSpec {
             if !(0.0..=100.0).contains(&percentage) {
                 check.add(format!("spec.{field}.percentage"), percentage, "0 to 100");
             }
-            parts(percentage)
+            parts(percentage).min(PARTS)
         };
         let delay = self.delay.map(|delay| {
-            let time = delay.time.0;
-            if time.is_zero() || time > MAX_TIMEOUT {
-                let found = format!("{time:?}");
-                check.add("spec.delay.time", found, "above 0, up to a day");
-            }
             let share = share(check, "delay", delay.percentage);
+            let time = delay.time.0;
             Delay { time, share }
         });
-        let abort = self.abort.map(|abort| {
-            if !(200..=599).contains(&abort.status) {
-                check.add("spec.abort.status", abort.status, "200 to 599");
-            }
-            let grpc_code = abort.grpc_code.unwrap_or(GRPC_CODE);
-            if grpc_code > 16 {
-                check.add("spec.abort.grpcCode", grpc_code, "0 to 16");
-            }
-            Abort {
-                status: abort.status,
-                grpc_code,
-                share: share(check, "abort", abort.percentage),
-            }
+        let abort = self.abort.map(|abort| Abort {
+            status: abort.status,
+            grpc_code: abort.grpc_code.unwrap_or(GRPC_CODE),
+            share: share(check, "abort", abort.percentage),
         });
-        Fault {
+        let fault = Fault {
             headers,
             delay,
             abort,
+        };
+        for error in fault.validate() {
+            check.add(format!("spec.{}", error.field), error.found, error.allowed);
         }
+        fault
     }
 
     /// What it comes to. It was checked when it was read.

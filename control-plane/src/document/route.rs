@@ -18,7 +18,6 @@ use gateway_api::experimental::tlsroutes::TlsRouteSpec;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use weft_core::name::{ServiceName, check_label};
-use weft_core::policy::TrafficPolicy;
 use weft_core::retry::RetryPolicy;
 use weft_core::route::{About, Backend, Rule};
 
@@ -418,6 +417,12 @@ fn read_rule(check: &mut Check<'_>, namespace: &str, at: &str, rule: &HttpRouteR
         backend_timeout: backend,
         retry: retry.map(|retry| read_retry(check, &format!("{at}.retry"), retry)),
     };
+    // Filters and backends were checked where they stand in the document.
+    let mut errors = rule.validate_retry();
+    errors.extend(rule.validate_timeouts());
+    for error in errors {
+        check.add(format!("{at}.{}", error.field), error.found, error.allowed);
+    }
     RuleDraft { rule, faults }
 }
 
@@ -508,13 +513,6 @@ fn read_timeouts(
     let path = format!("{at}.backendRequest");
     let backend = timeouts.backend_request.as_deref();
     let backend = backend.and_then(|text| read_time(check, &path, text));
-    if let (Some(whole), Some(one)) = (request, backend)
-        && !whole.is_zero()
-        && one > whole
-    {
-        let allowed = "at most timeouts.request: a longer one never ends an attempt";
-        check.add(path, format!("{one:?}"), allowed);
-    }
     (request, backend)
 }
 
@@ -537,18 +535,5 @@ fn read_retry(check: &mut Check<'_>, at: &str, retry: &HttpRouteRulesRetry) -> R
         backoff_max: defaults.backoff_max.max(backoff.saturating_mul(10)),
         body_max: defaults.body_max,
     };
-    let whole = TrafficPolicy {
-        retry: read.clone(),
-        ..TrafficPolicy::default()
-    };
-    let mut seen = BTreeSet::new();
-    for error in whole.validate() {
-        let field = error.field.strip_prefix("retry.").unwrap_or(&error.field);
-        let field = field.replace("statuses", "codes");
-        let field = field.replace("backoff.max", "backoff");
-        if seen.insert(field.clone()) {
-            check.add(format!("{at}.{field}"), error.found, error.allowed);
-        }
-    }
     read
 }

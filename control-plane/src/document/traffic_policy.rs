@@ -5,6 +5,7 @@ mod adaptive;
 mod breaker;
 mod health;
 mod hedge;
+mod path;
 mod spelled;
 
 use std::borrow::Cow;
@@ -28,6 +29,7 @@ pub use health::{
 };
 pub use hedge::HedgeSpec;
 pub(crate) use hedge::in_words as hedge_in_words;
+pub use path::PathNormalizationSpec;
 pub use spelled::spelled_out;
 
 /// A time as people write it: `250ms`, `10s`, `1m`.
@@ -85,6 +87,9 @@ pub struct TrafficPolicySpec {
     /// How much at the same time, as long as answers take no longer than normal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adaptive_concurrency: Option<AdaptiveConcurrencySpec>,
+    /// What the servers may do with paths.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_normalization: Option<PathNormalizationSpec>,
 }
 
 /// The Service or ExternalService that a policy is for, in the policy's own namespace.
@@ -337,6 +342,7 @@ impl TrafficPolicySpec {
                 .unwrap_or(defaults.panic_threshold),
             adaptive: adaptive.and_then(AdaptiveConcurrencySpec::client),
             shedding: adaptive.and_then(AdaptiveConcurrencySpec::server),
+            path_normalization: self.path_normalization.unwrap_or_default().resolve(),
         }
     }
 

@@ -42,7 +42,8 @@ pub(super) fn explain_priority(
 ) {
     let target = service(known.compiled, &target.to_string());
     let policy = target.and_then(|target| target.policies.get(&port).cloned());
-    let Some(shedding) = policy.and_then(|policy| policy.shedding.clone()) else {
+    let Some(policy) = policy else { return };
+    let Some(shedding) = &policy.shedding else {
         return;
     };
     if shedding.critical.is_empty() {
@@ -53,7 +54,8 @@ pub(super) fn explain_priority(
         Some(caller) => caller.to_string(),
         None => "a caller that the mesh does not know".to_owned(),
     };
-    let priority = shedding.priority_of(caller.as_ref(), &arriving.head());
+    let paths = policy.path_normalization;
+    let priority = shedding.priority_of(caller.as_ref(), &arriving.head(), paths);
     steps.add("priority", by, priority.as_str());
 }
 

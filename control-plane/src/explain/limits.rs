@@ -2,10 +2,11 @@
 
 use http::{HeaderMap, Method, Uri};
 use weft_core::name::ServiceName;
+use weft_core::path::PathNormalization;
 use weft_core::reason::Reason;
 use weft_core::route::{Decision, RequestHead, Rule};
 
-use super::{Compiled, Question, Steps};
+use super::{Compiled, Question, Steps, answered};
 use crate::document::limit_text;
 
 /// A request as it arrives at the service.
@@ -32,12 +33,7 @@ impl<'a> Arriving<'a> {
 
     /// What rules look at.
     pub(super) fn head(&self) -> RequestHead<'_> {
-        RequestHead {
-            method: self.method,
-            path: self.uri.path(),
-            query: self.uri.query(),
-            headers: &self.headers,
-        }
+        RequestHead::new(self.method, &self.uri, &self.headers)
     }
 
     /// Limits of every backend that gets anything.
@@ -58,10 +54,19 @@ impl<'a> Arriving<'a> {
         steps: &mut Steps,
     ) {
         let head = self.head();
-        let limits = compiled.rate_limits(service, port).into_iter();
-        for limit in limits.filter(|limit| limit.takes(&head)) {
+        let path = head.readings(path_normalization(compiled, service, port));
+        for limit in compiled.rate_limits(service, port) {
             let name = &limit.name;
             let by = format!("RateLimitPolicy {}/{}", name.namespace, name.policy);
+            match limit.applies(&head, &path) {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(ambiguity) => {
+                    let answer = answered(Reason::PathAmbiguous, &ambiguity.to_string());
+                    steps.add("rate limit", by, format!("rule {}: {answer}", name.rule));
+                    continue;
+                }
+            }
             let result = format!(
                 "rule {}: {}; one too many is answered with {} and {}",
                 name.rule,
@@ -72,4 +77,13 @@ impl<'a> Arriving<'a> {
             steps.add("rate limit", by, result);
         }
     }
+}
+
+/// Which readings of a path the servers of a port may have.
+fn path_normalization(compiled: &Compiled, service: &ServiceName, port: u16) -> PathNormalization {
+    let service = super::service(compiled, &service.to_string());
+    let policy = service.and_then(|service| service.policies.get(&port).cloned());
+    policy
+        .map(|policy| policy.path_normalization)
+        .unwrap_or_default()
 }

@@ -258,12 +258,7 @@ fn expected(
         return vec![("route", text, 1)];
     }
     let table = RouteTable::new(routes);
-    let head = RequestHead {
-        method: &question.method,
-        path: question.url.path(),
-        query: None,
-        headers: &question.headers,
-    };
+    let head = RequestHead::new(&question.method, &question.url, &question.headers);
     let Some(decision) = table.decide(&head, dice(seed)) else {
         return vec![("route", "404 and route-not-found".to_owned(), 1)];
     };

@@ -21,6 +21,7 @@ pub mod model;
 pub mod name;
 pub mod opaque;
 pub mod outcome;
+pub mod path;
 pub mod peer;
 pub mod policy;
 pub mod protocol;

@@ -13,6 +13,7 @@ use crate::breaker::{self, BreakerConfig, CallClass};
 use crate::health::HealthCheck;
 use crate::hedge::HedgePolicy;
 use crate::name::ServiceName;
+use crate::path::PathNormalization;
 use crate::retry::{Failure, RetryPolicy};
 use crate::shedding::Shedding;
 
@@ -224,6 +225,9 @@ pub struct TrafficPolicy {
     /// What the sidecars of those who serve the port hold to, whoever calls; `None`: nothing is
     /// shed.
     pub shedding: Option<Arc<Shedding>>,
+    /// Which readings of a path the servers of the port may have: for what their sidecars restrict
+    /// and permit by path.
+    pub path_normalization: PathNormalization,
 }
 
 impl Default for TrafficPolicy {
@@ -258,6 +262,7 @@ impl Default for TrafficPolicy {
             panic_threshold: 0.0,
             adaptive: None,
             shedding: None,
+            path_normalization: PathNormalization::default(),
         }
     }
 }
@@ -425,29 +430,8 @@ impl TrafficPolicy {
     }
 
     fn check_retry(&self, errors: &mut Errors) {
-        let (retry, budget) = (&self.retry, &self.budget);
-        let fits = retry.attempts <= MAX_RETRIES;
-        errors.require(fits, "retry.attempts", retry.attempts, "0 to 10");
-        errors.check_list("retry.statuses", &retry.statuses);
-        errors.check_list("retry.grpcCodes", &retry.grpc_codes);
-        for (index, status) in retry.statuses.iter().enumerate() {
-            let fits = (500..=599).contains(status) || [408, 425, 429].contains(status);
-            let field = format!("retry.statuses[{index}]");
-            errors.require(fits, &field, status, "500 to 599, 408, 425 or 429");
-        }
-        for (index, code) in retry.grpc_codes.iter().enumerate() {
-            let field = format!("retry.grpcCodes[{index}]");
-            errors.require((1..=16).contains(code), &field, code, "1 to 16");
-        }
-        let kept = retry.body_max;
-        let fits = kept <= MAX_RETRY_BODY;
-        errors.require(fits, "retry.maxBodyBytes", kept, "0 to 1048576");
-        let (first, longest) = (retry.backoff, retry.backoff_max);
-        let allowed = "at most retry.backoff.max";
-        let found = format!("{first:?}");
-        errors.require(first <= longest, "retry.backoff.base", found, allowed);
-        let (fits, found) = (longest <= MAX_TIMEOUT, format!("{longest:?}"));
-        errors.require(fits, "retry.backoff.max", found, "up to a day");
+        errors.0.extend(validate_retry(&self.retry));
+        let budget = &self.budget;
         let fits = (0.0..=MAX_RETRY_RATIO).contains(&budget.ratio);
         errors.require(fits, "retry.budget.ratio", budget.ratio, "0 to 10");
         let always = budget.minimum_per_second;
@@ -542,6 +526,35 @@ impl TrafficPolicy {
             errors.require(slow < limit, field, format!("{slow:?}"), &allowed);
         }
     }
+}
+
+/// Checks what is retried, of a policy or of a route's rule; everything that is wrong, with fields as
+/// in a TrafficPolicy.
+pub fn validate_retry(retry: &RetryPolicy) -> Vec<PolicyError> {
+    let mut errors = Errors::default();
+    let fits = retry.attempts <= MAX_RETRIES;
+    errors.require(fits, "retry.attempts", retry.attempts, "0 to 10");
+    errors.check_list("retry.statuses", &retry.statuses);
+    errors.check_list("retry.grpcCodes", &retry.grpc_codes);
+    for (index, status) in retry.statuses.iter().enumerate() {
+        let fits = (500..=599).contains(status) || [408, 425, 429].contains(status);
+        let field = format!("retry.statuses[{index}]");
+        errors.require(fits, &field, status, "500 to 599, 408, 425 or 429");
+    }
+    for (index, code) in retry.grpc_codes.iter().enumerate() {
+        let field = format!("retry.grpcCodes[{index}]");
+        errors.require((1..=16).contains(code), &field, code, "1 to 16");
+    }
+    let kept = retry.body_max;
+    let fits = kept <= MAX_RETRY_BODY;
+    errors.require(fits, "retry.maxBodyBytes", kept, "0 to 1048576");
+    let (first, longest) = (retry.backoff, retry.backoff_max);
+    let allowed = "at most retry.backoff.max";
+    let found = format!("{first:?}");
+    errors.require(first <= longest, "retry.backoff.base", found, allowed);
+    let (fits, found) = (longest <= MAX_TIMEOUT, format!("{longest:?}"));
+    errors.require(fits, "retry.backoff.max", found, "up to a day");
+    errors.0
 }
 
 #[derive(Default)]

@@ -20,6 +20,7 @@ pub use fields::{RATELIMIT, RATELIMIT_POLICY, write};
 pub use key::key_hash;
 pub use limiter::{KEYS_MAX, Limiter};
 
+use crate::path::{PathAmbiguity, Readings};
 use crate::policy::PolicyError;
 use crate::route::{HttpMatch, RequestHead};
 
@@ -104,10 +105,26 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    /// Whether it is for a request.
-    pub fn takes(&self, request: &RequestHead<'_>) -> bool {
-        let mut matches = self.matches.iter();
-        self.matches.is_empty() || matches.any(|matched| matched.takes(request))
+    /// Whether it is for a request: one of its matches takes it in any reading of its path.
+    ///
+    /// # Errors
+    ///
+    /// When it depends on the path, and that has no reading that could be relied on: the request is
+    /// to be refused.
+    pub fn applies(
+        &self,
+        request: &RequestHead<'_>,
+        path: &Readings<'_>,
+    ) -> Result<bool, PathAmbiguity> {
+        let mut applies = Ok(self.matches.is_empty());
+        for matched in &self.matches {
+            match matched.restricts(request, path) {
+                Ok(true) => return Ok(true),
+                Ok(false) => {}
+                Err(ambiguity) => applies = Err(ambiguity),
+            }
+        }
+        applies
     }
 
     /// What is wrong with it, with paths below the rule.

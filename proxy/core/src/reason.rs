@@ -156,12 +156,12 @@ reasons! {
     ClientTimeout = "client-timeout", 408, 4, Caller,
         "the caller began a request and did not go on with it in time",
         "look at the caller; timeouts.client_head and timeouts.client_stall say how long the sidecar waits";
+    PathAmbiguous = "path-ambiguous", 400, 3, Caller,
+        "servers read the path in different ways, and a limit of the service depends on which is meant",
+        "write the path so that it can be read in one way only; the detail in the answer says what is wrong with it";
     BodyTooLarge = "body-too-large", 413, 8, Caller,
         "the body is larger than allowed",
         "send less, or raise the limit";
-    RetryBudgetExhausted = "retry-budget-exhausted", 503, 14, Mesh,
-        "the attempt failed and the retry budget is spent",
-        "look at why attempts fail: more retries would only add load";
     ApplicationUnreachable = "application-unreachable", 503, 14, Endpoint,
         "the sidecar runs, but the application does not accept connections on this port",
         "check that the application runs and listens on the declared port";

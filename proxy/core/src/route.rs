@@ -12,6 +12,7 @@ mod filter;
 mod matching;
 #[cfg(test)]
 mod tests;
+mod validate;
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -27,7 +28,7 @@ pub use decision::{Decision, Outcome};
 pub use fault::{Abort, Delay, Fault, PARTS};
 pub use filter::{
     Backend, Filter, HeaderModifier, Mirror, PathRewrite, Redirect, RedirectStatus, Scheme,
-    UrlRewrite, pick_backend,
+    UrlRewrite, check_hostname, pick_backend,
 };
 pub use matching::{HttpMatch, PathMatch, Pattern, RequestHead, RouteError, ValueMatch};
 
@@ -256,7 +257,8 @@ impl RouteTable {
     /// The rule that a request meets, if there is one. Takes time with the depth of the path, with
     /// the matches that share its path, and with the patterns, not with all that there are.
     pub fn find(&self, request: &RequestHead<'_>) -> Option<Found<'_>> {
-        let exact = self.exact.get(request.path);
+        let path = request.path.as_str();
+        let exact = self.exact.get(path);
         let first = |places: &[Place]| {
             let mut places = places.iter();
             places.find(|place| self.meets(**place, request)).copied()
@@ -265,12 +267,12 @@ impl RouteTable {
             .and_then(|places| first(places))
             .or_else(|| first(&self.patterns))
             .or_else(|| {
-                let prefixes = Prefixes::of(request.path, self.deepest);
+                let prefixes = Prefixes::of(path, self.deepest);
                 let prefixes = prefixes.filter(|prefix| !prefix.is_empty());
                 let mut candidates = prefixes.filter_map(|prefix| self.prefixes.get(prefix));
                 candidates.find_map(|places| first(places))
             })
-            .or_else(|| first(self.of_method(request.path)?))
+            .or_else(|| first(self.of_method(path)?))
             .or_else(|| first(self.prefixes.get("")?))?;
         Some(self.found(place))
     }

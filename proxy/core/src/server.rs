@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::name::ServiceName;
+use crate::path::PathNormalization;
 use crate::rate::RateLimit;
 use crate::shedding::Shedding;
 
@@ -26,4 +27,13 @@ pub struct ServerPort {
     pub rate_limits: Vec<Arc<RateLimit>>,
     /// How many requests at a time are let through, and which come first; `None`: any number.
     pub shedding: Option<Arc<Shedding>>,
+    /// Which readings of a path the application may have, for all that depends on paths.
+    pub path_normalization: PathNormalization,
+}
+
+impl ServerPort {
+    /// Whether there is nothing to enforce.
+    pub fn is_empty(&self) -> bool {
+        self.rate_limits.is_empty() && self.shedding.is_none()
+    }
 }

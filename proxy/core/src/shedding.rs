@@ -6,7 +6,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::adaptive::{AdaptiveConfig, Priority};
-use crate::name::{NameError, SpiffeId, check_label};
+use crate::name::{NameError, SpiffeId, check_label, check_subdomain};
+use crate::path::{PathNormalization, Readings};
 use crate::peer::VerifiedPeer;
 use crate::policy::PolicyError;
 use crate::route::{HttpMatch, PathMatch, RequestHead};
@@ -44,15 +45,27 @@ pub struct Caller {
 
 impl Shedding {
     /// What a request is to its sidecar. `caller` is who the mesh verified; `None` for whoever is
-    /// outside.
-    pub fn priority(&self, caller: Option<&VerifiedPeer>, request: &RequestHead<'_>) -> Priority {
-        self.priority_of(caller.map(VerifiedPeer::identity), request)
+    /// outside. A request is critical by its path only if it is in every reading that the `server`
+    /// may have.
+    pub fn priority(
+        &self,
+        caller: Option<&VerifiedPeer>,
+        request: &RequestHead<'_>,
+        server: PathNormalization,
+    ) -> Priority {
+        self.priority_of(caller.map(VerifiedPeer::identity), request, server)
     }
 
     /// What a request of a supposed caller would be, for explanations: [`Self::priority`] decides.
-    pub fn priority_of(&self, caller: Option<&SpiffeId>, request: &RequestHead<'_>) -> Priority {
+    pub fn priority_of(
+        &self,
+        caller: Option<&SpiffeId>,
+        request: &RequestHead<'_>,
+        server: PathNormalization,
+    ) -> Priority {
+        let path = request.readings(server);
         let mut critical = self.critical.iter();
-        if critical.any(|critical| critical.takes(caller, request)) {
+        if critical.any(|critical| critical.takes(caller, request, &path)) {
             Priority::Critical
         } else {
             Priority::Default
@@ -114,12 +127,17 @@ impl Critical {
 
     /// What a request's fields say is believed of callers in the mesh only: anybody outside could
     /// write them. What is asked for, its path and query, may be critical whoever asks.
-    fn takes(&self, caller: Option<&SpiffeId>, request: &RequestHead<'_>) -> bool {
+    fn takes(
+        &self,
+        caller: Option<&SpiffeId>,
+        request: &RequestHead<'_>,
+        path: &Readings<'_>,
+    ) -> bool {
         let believed = caller.is_some() || self.matched.headers.is_empty();
         let mut callers = self.callers.iter();
         let from = self.callers.is_empty()
             || caller.is_some_and(|caller| callers.any(|wanted| wanted.is(caller)));
-        believed && from && self.matched.takes(request)
+        believed && from && self.matched.permits(request, path)
     }
 
     fn takes_everything(&self) -> bool {
@@ -129,12 +147,8 @@ impl Critical {
             headers,
             queries,
         } = &self.matched;
-        let any_path = match path {
-            PathMatch::Prefix(prefix) => prefix.is_empty(),
-            PathMatch::Exact(_) | PathMatch::Method(_) | PathMatch::Pattern(_) => false,
-        };
         let any_request = method.is_none() && headers.is_empty() && queries.is_empty();
-        self.callers.is_empty() && any_path && any_request
+        self.callers.is_empty() && path.is_any() && any_request
     }
 }
 
@@ -161,7 +175,7 @@ impl FromStr for Caller {
         let (namespace, account) = text.split_once('/').unwrap_or((text, ""));
         check_label(namespace)?;
         if account != "*" {
-            check_label(account)?;
+            check_subdomain(account)?;
         }
         Ok(Self {
             namespace: namespace.into(),
@@ -173,6 +187,7 @@ impl FromStr for Caller {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::path::NormalPath;
     use crate::route::ValueMatch;
     use http::{HeaderMap, Method};
 
@@ -225,6 +240,12 @@ mod tests {
             (&pay, None, "/pay", false, true),
             (&pay, None, "/pay/now", false, true),
             (&pay, web, "/payment", false, false),
+            // Some servers read each of them otherwise.
+            (&pay, web, "/pay%20now", false, false),
+            (&pay, web, "/pay/..%2Fother", false, false),
+            (&pay, web, "/pay/..;/other", false, false),
+            (&pay, web, "/pay/%zz", false, false),
+            (&pay, web, "/pay/a%2Fb", false, true),
             (&from_web, web, "/", false, true),
             (&from_web, ops, "/", false, true),
             (&from_web, other, "/", false, false),
@@ -241,7 +262,7 @@ mod tests {
             }
             let request = RequestHead {
                 method: &Method::GET,
-                path,
+                path: NormalPath::new(path),
                 query: None,
                 headers: &headers,
             };
@@ -250,7 +271,9 @@ mod tests {
                 ..Shedding::default()
             };
             let caller: Option<SpiffeId> = caller.map(|caller| caller.parse().unwrap());
-            let found = shedding.priority_of(caller.as_ref(), &request) == Priority::Critical;
+            let server = PathNormalization::default();
+            let found = shedding.priority_of(caller.as_ref(), &request, server);
+            let found = found == Priority::Critical;
             assert_eq!(found, expected, "{rule:?} {caller:?} {path} {field}");
         }
     }

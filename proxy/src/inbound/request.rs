@@ -22,7 +22,6 @@ use weft_core::headers::{
 use weft_core::hops::Hops;
 use weft_core::model::AppProtocol;
 use weft_core::peer::VerifiedPeer;
-use weft_core::rate::RateLimit;
 use weft_core::reason::Reason;
 use weft_core::route::RequestHead;
 use weft_core::timeout as deadline;
@@ -31,7 +30,7 @@ use super::answered::Answered;
 use super::check::Checking;
 use super::http::Conversation;
 use crate::http::{Incoming, ProxyBody, Trailers, Upgrade, Upload, answer, chunks, relayed};
-use crate::mesh::{Rated, UnderWay};
+use crate::mesh::{RateRefusal, Rated, UnderWay};
 use crate::outbound::{is_agreed, join};
 use crate::telemetry::ledger::Ledger;
 use crate::telemetry::metrics::{Direction, Wire};
@@ -200,11 +199,10 @@ impl<'p> Received<'p> {
             let server = server.as_ref();
             exchange.rated = server.and_then(|view| view.rate(&head(&parts), exchange.peer()));
         }
-        let limit = exchange.rated.as_ref().and_then(Rated::refusal);
-        if let Some(limit) = limit {
-            let detail = limit_name(limit);
+        let refusal = exchange.rated.as_ref().and_then(Rated::refusal);
+        if let Some((reason, detail)) = refusal.map(refused) {
             body.read_short(&exchange.ledger).await;
-            return Err(exchange.refuse(Reason::RateLimited, &detail));
+            return Err(exchange.refuse(reason, &detail));
         }
         Ok(Decided {
             exchange,
@@ -235,17 +233,19 @@ fn prepare(conversation: &Conversation, parts: &mut Parts, upgrade: bool) {
 
 /// What policies look at.
 fn head(parts: &Parts) -> RequestHead<'_> {
-    RequestHead {
-        method: &parts.method,
-        path: parts.uri.path(),
-        query: parts.uri.query(),
-        headers: &parts.headers,
-    }
+    RequestHead::new(&parts.method, &parts.uri, &parts.headers)
 }
 
-fn limit_name(limit: &RateLimit) -> String {
-    let name = &limit.name;
-    format!("{}/{}, rule {}", name.namespace, name.policy, name.rule)
+/// Why limits refuse a request, and the detail.
+fn refused(refusal: RateRefusal<'_>) -> (Reason, String) {
+    match refusal {
+        RateRefusal::Exceeded(limit) => {
+            let name = &limit.name;
+            let detail = format!("{}/{}, rule {}", name.namespace, name.policy, name.rule);
+            (Reason::RateLimited, detail)
+        }
+        RateRefusal::Ambiguous(ambiguity) => (Reason::PathAmbiguous, ambiguity.to_string()),
+    }
 }
 
 impl Exchange<'_> {
@@ -314,11 +314,13 @@ impl<'p> Decided<'p> {
 impl Exchange<'_> {
     fn enter(&self, parts: &Parts, counts: bool) -> Result<Option<UnderWay>, Rejected> {
         let server = self.conversation.server.load();
-        let shed = server.as_ref().and_then(|view| view.shedding.as_ref());
-        let Some(shed) = shed.filter(|_| counts) else {
+        let server = server.as_ref().filter(|_| counts);
+        let Some((server, shed)) = server.and_then(|view| Some((view, view.shedding.as_ref()?)))
+        else {
             return Ok(None);
         };
-        let priority = shed.model.priority(self.peer(), &head(parts));
+        let paths = server.path_normalization;
+        let priority = shed.model.priority(self.peer(), &head(parts), paths);
         let place = shed.limit.try_acquire(priority, self.upload.clone())?;
         Ok(Some(place))
     }

@@ -35,7 +35,7 @@ pub use endpoint::{Call, Endpoint, EndpointKey, Live};
 pub use gate::{Admitted, Full};
 pub use outside::{ALPN_HTTP1, ALPN_HTTP2, Named, Outside, OutsideTls};
 pub use port::{Counted, PortCall, PortView};
-pub use rate::Rated;
+pub use rate::{RateRefusal, Rated};
 pub use server::{ServerSlot, ServerView, Shed};
 pub use snapshot::{ServiceView, Snapshot};
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::HeaderMap;
+use weft_core::path::{PathAmbiguity, PathNormalization};
 use weft_core::rate::lease::{Grant, Report, Shares};
 use weft_core::rate::{self, Limiter, RateLimit, RateScope, RuleName, Verdict};
 use weft_core::route::RequestHead;
@@ -37,8 +38,15 @@ pub(super) struct Limit {
 
 /// What limits say to a request.
 #[derive(Debug)]
-pub struct Rated {
-    verdicts: Vec<(Arc<RateLimit>, Verdict)>,
+pub struct Rated(Result<Vec<(Arc<RateLimit>, Verdict)>, PathAmbiguity>);
+
+/// Why limits refuse a request.
+#[derive(Debug, Clone, Copy)]
+pub enum RateRefusal<'a> {
+    /// Of those that were exceeded, the one that refuses for longest.
+    Exceeded(&'a RateLimit),
+    /// Whether a limit applies cannot be told from the path.
+    Ambiguous(PathAmbiguity),
 }
 
 impl Rule {
@@ -192,28 +200,36 @@ impl Rules {
 }
 
 /// Asks every limit that is for a request; `None` where none is. One that refuses takes no token,
-/// and what the others took they get back.
+/// and what the others took they get back. Where it cannot be told whether one is for it, none is
+/// asked.
 pub(super) fn rate(
     limits: &[Limit],
     head: &RequestHead<'_>,
+    server: PathNormalization,
     caller: Option<&str>,
     now: Instant,
 ) -> Option<Rated> {
+    let path = head.readings(server);
     let mut asked = Vec::new();
-    let mut verdicts = Vec::new();
-    for limit in limits.iter().filter(|limit| limit.model.takes(head)) {
-        let key = limit.model.key_of(head.headers, caller);
-        let verdict = limit.rule.state().limiter.take(&key, now);
-        verdicts.push((Arc::clone(&limit.model), verdict));
-        asked.push((limit, key, verdict.allowed));
+    for limit in limits {
+        match limit.model.applies(head, &path) {
+            Ok(true) => asked.push((limit, limit.model.key_of(head.headers, caller))),
+            Ok(false) => {}
+            Err(ambiguity) => return Some(Rated(Err(ambiguity))),
+        }
     }
     if asked.is_empty() {
         return None;
     }
-    let refused = asked.iter().any(|(.., allowed)| !allowed);
-    for (limit, key, allowed) in asked {
+    let verdicts = asked.iter().map(|(limit, key)| {
+        let verdict = limit.rule.state().limiter.take(key, now);
+        (Arc::clone(&limit.model), verdict)
+    });
+    let verdicts: Vec<_> = verdicts.collect();
+    let refused = verdicts.iter().any(|(_, verdict)| !verdict.allowed);
+    for ((limit, key), (_, verdict)) in asked.into_iter().zip(&verdicts) {
         let rule = &limit.rule;
-        match (allowed, refused) {
+        match (verdict.allowed, refused) {
             (true, true) => rule.state().limiter.give_back(&key),
             (true, false) => {
                 rule.allowed.fetch_add(1, Ordering::Relaxed);
@@ -223,20 +239,25 @@ pub(super) fn rate(
             }
         }
     }
-    Some(Rated { verdicts })
+    Some(Rated(Ok(verdicts)))
 }
 
 impl Rated {
-    /// The limit that refuses for longest; `None` where all let it through.
-    pub fn refusal(&self) -> Option<&RateLimit> {
-        let refused = self.verdicts.iter().filter(|(_, v)| !v.allowed);
+    /// Why the request is refused; `None` where all limits let it through.
+    pub fn refusal(&self) -> Option<RateRefusal<'_>> {
+        let verdicts = match &self.0 {
+            Ok(verdicts) => verdicts,
+            Err(ambiguity) => return Some(RateRefusal::Ambiguous(*ambiguity)),
+        };
+        let refused = verdicts.iter().filter(|(_, v)| !v.allowed);
         let tightest = refused.max_by_key(|(_, verdict)| verdict.wait);
-        tightest.map(|(limit, _)| &**limit)
+        tightest.map(|(limit, _)| RateRefusal::Exceeded(limit))
     }
 
-    /// Tells the caller.
+    /// Tells the caller what is left, where limits were asked.
     pub fn write(&self, headers: &mut HeaderMap) {
-        let verdicts = self.verdicts.iter();
+        let Ok(verdicts) = &self.0 else { return };
+        let verdicts = verdicts.iter();
         rate::write(
             verdicts.map(|(limit, verdict)| (&**limit, *verdict)),
             headers,
@@ -249,7 +270,9 @@ mod tests {
     use super::*;
     use http::Method;
     use std::time::Duration;
+    use weft_core::path::NormalPath;
     use weft_core::rate::RateKey;
+    use weft_core::route::{HttpMatch, PathMatch};
 
     fn model(rule: u32, burst: u64, scope: RateScope) -> Arc<RateLimit> {
         Arc::new(RateLimit {
@@ -277,12 +300,12 @@ mod tests {
         let headers = HeaderMap::new();
         let head = RequestHead {
             method: &Method::GET,
-            path: "/",
+            path: NormalPath::new("/"),
             query: None,
             headers: &headers,
         };
-        let now = Instant::from_nanos(2);
-        let ask = || rate(limits, &head, Some("me"), now).unwrap();
+        let (now, server) = (Instant::from_nanos(2), PathNormalization::default());
+        let ask = || rate(limits, &head, server, Some("me"), now).unwrap();
         (0..tries).filter(|_| ask().refusal().is_none()).count()
     }
 
@@ -296,6 +319,37 @@ mod tests {
         let samples = rules.samples();
         let counted: Vec<_> = samples.iter().map(|s| (s.allowed, s.refused)).collect();
         assert_eq!(counted, [(3, 7), (5, 8)]);
+    }
+
+    #[test]
+    fn nothing_is_taken_for_a_path_without_a_safe_reading() {
+        let rules = Rules::default();
+        let mut login = (*model(0, 3, RateScope::Local)).clone();
+        login.matches = vec![HttpMatch::of(PathMatch::exact("/login").unwrap())];
+        let all = model(1, 3, RateScope::Local);
+        let limits = publish(&rules, &[all, Arc::new(login)], 1);
+        let headers = HeaderMap::new();
+        let head = RequestHead {
+            method: &Method::GET,
+            path: NormalPath::new("/%zz"),
+            query: None,
+            headers: &headers,
+        };
+        let (now, server) = (Instant::from_nanos(2), PathNormalization::default());
+        let refused = rate(&limits, &head, server, None, now).unwrap();
+        let ambiguous = PathAmbiguity::BrokenEscape;
+        assert!(matches!(refused.refusal(), Some(RateRefusal::Ambiguous(a)) if a == ambiguous));
+        let mut headers = HeaderMap::new();
+        refused.write(&mut headers);
+        assert!(headers.is_empty());
+        // One that is for every path does not mind.
+        assert!(
+            rate(&limits[..1], &head, server, None, now)
+                .unwrap()
+                .refusal()
+                .is_none()
+        );
+        assert_eq!(passed(&limits[..1], 5), 2);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use weft_core::health::CheckBudget;
 use weft_core::name::ServiceName;
+use weft_core::path::PathNormalization;
 use weft_core::peer::VerifiedPeer;
 use weft_core::route::RequestHead;
 use weft_core::server::{ServerPolicy, ServerPort};
@@ -45,6 +46,8 @@ pub struct ServerView {
     /// What the services' policies say: all of it holds.
     pub models: Vec<Arc<ServerPort>>,
     limits: Vec<Limit>,
+    /// Which readings of a path the application may have: those that no policy rules out.
+    pub path_normalization: PathNormalization,
     /// How many requests at a time are let through, where that is limited.
     pub shedding: Option<Shed>,
 }
@@ -150,7 +153,9 @@ impl ServerView {
         // The application is one, whichever of its services is called: so is the limit.
         let model = models.iter().find_map(|model| model.shedding.clone());
         let limits = models.iter().flat_map(|model| &model.rate_limits);
+        let paths = models.iter().map(|model| model.path_normalization);
         Self {
+            path_normalization: paths.fold(PathNormalization::default(), PathNormalization::and),
             limits: limits.filter_map(|limit| rules.of(limit)).collect(),
             shedding: model.map(|model| Shed {
                 limit: Concurrency::follow(before.map(|shed| &shed.limit), &model.limit),
@@ -172,7 +177,8 @@ impl ServerView {
             return None;
         }
         let caller = caller.map(|caller| caller.identity().as_str());
-        rate(&self.limits, head, caller, crate::clock::now())
+        let server = self.path_normalization;
+        rate(&self.limits, head, server, caller, crate::clock::now())
     }
 }
 

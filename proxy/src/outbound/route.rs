@@ -45,12 +45,7 @@ pub(super) fn decide<'a>(
     let Some(table) = &port.routes else {
         return Ok(None);
     };
-    let head = RequestHead {
-        method: &parts.method,
-        path: parts.uri.path(),
-        query: parts.uri.query(),
-        headers: &parts.headers,
-    };
+    let head = RequestHead::new(&parts.method, &parts.uri, &parts.headers);
     let decision = table.decide(&head, || fastrand::u64(..));
     let decision = decision.ok_or_else(|| {
         Failed::new(

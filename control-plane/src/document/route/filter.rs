@@ -7,12 +7,11 @@ use gateway_api::experimental::httproutes::{
     HttpRouteRulesFiltersRequestRedirectScheme, HttpRouteRulesFiltersType,
     HttpRouteRulesFiltersUrlRewrite,
 };
-use http::uri::Authority;
 use http::{HeaderName, HeaderValue};
 use weft_core::headers::INTERNAL_PREFIX;
 use weft_core::route::{
     Cors, Filter, HeaderModifier, HttpMatch, Mirror, PathMatch, PathRewrite, Redirect,
-    RedirectStatus, Scheme, UrlRewrite,
+    RedirectStatus, RouteError, Scheme, UrlRewrite, check_hostname,
 };
 
 use super::{Target, again, limit, read_port, read_target};
@@ -306,9 +305,7 @@ fn read_modifier(
 
 fn read_hostname(check: &mut Check<'_>, at: &str, text: Option<&str>) -> Option<Box<str>> {
     let text = text?;
-    let authority = text.parse::<Authority>().ok();
-    let alone = authority.is_some_and(|authority| authority.host() == text);
-    if !alone || text.contains('*') {
+    if !check_hostname(text) {
         let allowed = "a host without port and wildcard";
         check.add(format!("{at}.hostname"), format!("{text:?}"), allowed);
     }
@@ -342,20 +339,22 @@ fn read_path(
     }
     let at = format!("{at}.{field}");
     let text = there(check, &at, text.as_ref())?;
-    let fits = text.is_empty() || PathMatch::exact(text).is_ok() && !text.contains('?');
-    if !fits {
-        let allowed = "a path that begins with /, without a query";
-        check.add(&at, format!("{text:?}"), allowed);
+    let rewrite = match path.r#type {
+        Type::ReplaceFullPath => PathRewrite::full(text),
+        Type::ReplacePrefixMatch => PathRewrite::prefix(text),
+    };
+    if rewrite.is_err() {
+        check.add(&at, format!("{text:?}"), RouteError::PATHS);
     }
     if path.r#type == Type::ReplaceFullPath {
-        return Some(PathRewrite::Full(text.as_str().into()));
+        return rewrite.ok();
     }
     let by_prefix = |matched: &HttpMatch| matches!(matched.path, PathMatch::Prefix(_));
     if !place.matches.iter().all(by_prefix) {
         let allowed = "where every match of the rule is by PathPrefix";
         check.add(at, "beside a match without a prefix", allowed);
     }
-    Some(PathRewrite::Prefix(text.as_str().into()))
+    rewrite.ok()
 }
 
 fn read_redirect(

@@ -8,7 +8,7 @@ use weft_core::breaker::{BreakerConfig, Window};
 use weft_core::health::{Check, HealthCheck};
 use weft_core::policy::{Fallback, TrafficPolicy};
 
-use super::{Time, hedge};
+use super::{Time, hedge, path};
 
 /// A policy with everything that it comes to, as users would write it.
 pub fn spelled_out(policy: &TrafficPolicy) -> Value {
@@ -69,6 +69,7 @@ pub fn spelled_out(policy: &TrafficPolicy) -> Value {
         },
         "healthCheck": policy.health_check.as_deref().map(spell_check),
         "adaptiveConcurrency": super::adaptive::spell(policy),
+        "pathNormalization": path::spell(policy.path_normalization),
     });
     without_nulls(&mut value);
     value

@@ -1,4 +1,5 @@
 use super::*;
+use crate::path::{NormalPath, PathNormalization};
 use crate::route::PathMatch;
 use crate::time::Instant;
 use http::{HeaderMap, Method};
@@ -78,12 +79,14 @@ fn what_a_limit_is_for() {
     let mut limit = limit(1, 1, 1);
     let headers = HeaderMap::new();
     let takes = |limit: &RateLimit, method: Method, path: &str| {
-        limit.takes(&RequestHead {
+        let head = RequestHead {
             method: &method,
-            path,
+            path: NormalPath::new(path),
             query: None,
             headers: &headers,
-        })
+        };
+        let readings = head.readings(PathNormalization::default());
+        limit.applies(&head, &readings).unwrap()
     };
     assert!(takes(&limit, Method::GET, "/x"));
     limit.matches = vec![

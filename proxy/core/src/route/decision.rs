@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue, Uri};
 use super::fault::Abort;
 use super::filter::{Backend, Filter, Mirror, Redirect, pick_backend};
 use super::{Found, RequestHead, RouteTable};
+use crate::path::NormalPath;
 
 /// Everything that is decided about a request before it is sent.
 #[derive(Debug, Clone)]
@@ -127,7 +128,8 @@ impl<'a> Decision<'a> {
                         parts.authority = Some(Authority::try_from(&**hostname)?);
                     }
                     if let Some(path) = &rewrite.path {
-                        let mut path = path.apply(uri.path(), self.found.prefix());
+                        let before = NormalPath::new(uri.path());
+                        let mut path = path.apply(&before, self.found.prefix());
                         if let Some(query) = uri.query() {
                             path.push('?');
                             path.push_str(query);

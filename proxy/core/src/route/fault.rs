@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName};
 
 use super::filter::chance;
-use super::matching::{ValueMatch, has_header};
+use super::matching::{Purpose, ValueMatch, has_header};
 
 /// Shares are in parts of this many.
 pub const PARTS: u32 = 1_000_000;
@@ -46,7 +46,7 @@ impl Fault {
     pub(super) fn meets(&self, headers: &HeaderMap) -> bool {
         self.headers
             .iter()
-            .all(|(name, wanted)| has_header(headers, name, wanted))
+            .all(|(name, wanted)| has_header(headers, name, wanted, Purpose::Routing))
     }
 }
 

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::cors::Cors;
 use super::fault::Fault;
+use super::matching::{RouteError, normal_path};
 use crate::balance::pick_random;
 use crate::name::ServiceName;
+use crate::path::NormalPath;
 
 /// Something that a rule does.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,10 +68,30 @@ pub enum PathRewrite {
 }
 
 impl PathRewrite {
+    /// This path in the place of the whole; an empty one is `/`.
+    ///
+    /// # Errors
+    ///
+    /// When no request has such a path.
+    pub fn full(path: &str) -> Result<Self, RouteError> {
+        replacement(path).map(Self::Full)
+    }
+
+    /// This path in the place of the prefix; an empty one drops the prefix.
+    ///
+    /// # Errors
+    ///
+    /// When no request has such a path.
+    pub fn prefix(path: &str) -> Result<Self, RouteError> {
+        replacement(path).map(Self::Prefix)
+    }
+
     /// The path that takes the place of `path`, which was matched by `prefix` (without its last
-    /// slash); without a prefix nothing of it is replaced.
-    pub fn apply(&self, path: &str, prefix: Option<&str>) -> String {
+    /// slash), in its normal form; without a prefix nothing of it is replaced.
+    pub fn apply(&self, path: &NormalPath<'_>, prefix: Option<&str>) -> String {
+        let path = path.as_str();
         let replacement = match self {
+            Self::Full(path) if path.is_empty() => return "/".to_owned(),
             Self::Full(path) => return path.to_string(),
             Self::Prefix(replacement) => replacement,
         };
@@ -84,6 +107,20 @@ impl PathRewrite {
             return "/".to_owned();
         }
         whole
+    }
+}
+
+/// A path that takes the place of another, or of its prefix.
+fn replacement(path: &str) -> Result<Box<str>, RouteError> {
+    if path.is_empty() {
+        return Ok(Box::default());
+    }
+    let normal = normal_path(path)?;
+    match PathAndQuery::try_from(&*normal) {
+        Ok(_valid) => Ok(normal),
+        Err(_invalid) => Err(RouteError::Path {
+            found: path.chars().take(200).collect(),
+        }),
     }
 }
 
@@ -182,7 +219,7 @@ impl Redirect {
     ///
     /// Which port it names (Gateway API, `HTTPRequestRedirectFilter.port`): the one that is given;
     /// else, where a scheme is given, that scheme's; else the service's. The scheme's own is left
-    /// out.
+    /// out. What stays of the path is in its normal form.
     pub fn location(
         &self,
         host: &str,
@@ -199,9 +236,10 @@ impl Redirect {
         if port != scheme.port() {
             location.push_str(&format!(":{port}"));
         }
+        let path = NormalPath::new(path);
         match &self.path {
-            Some(rewrite) => location.push_str(&rewrite.apply(path, prefix)),
-            None => location.push_str(path),
+            Some(rewrite) => location.push_str(&rewrite.apply(&path, prefix)),
+            None => location.push_str(path.as_str()),
         }
         if let Some(query) = query {
             location.push('?');
@@ -218,6 +256,12 @@ pub struct UrlRewrite {
     pub hostname: Option<Box<str>>,
     /// The path.
     pub path: Option<PathRewrite>,
+}
+
+/// Whether a rewrite or redirect may name such a host: without port, user and wildcard.
+pub fn check_hostname(text: &str) -> bool {
+    let authority = text.parse::<Authority>().ok();
+    authority.is_some_and(|authority| authority.host() == text) && !text.contains('*')
 }
 
 /// A copy for somebody else, whose answer nobody waits for.

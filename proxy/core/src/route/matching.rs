@@ -2,8 +2,10 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use regex::{Regex, RegexBuilder};
+
+use crate::path::{NormalPath, PathAmbiguity, PathNormalization, Readings, decoded_bytes};
 
 /// Longest path and longest value that can be asked for, in characters (Gateway API).
 const PATH_MAX: usize = 1024;
@@ -18,10 +20,7 @@ const WHOLE_ENDS: &str = ")$";
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
     /// The path is none that a request could have.
-    #[error(
-        "found the path {found:?}; allowed: one that begins with /, of at most {PATH_MAX} \
-         characters, without //, /./, /../, %2F and #"
-    )]
+    #[error("found the path {found:?}; allowed: {}", Self::PATHS)]
     Path {
         /// What it was.
         found: String,
@@ -42,17 +41,51 @@ pub enum RouteError {
     },
 }
 
+impl RouteError {
+    /// Which paths are allowed.
+    pub const PATHS: &str = "one that begins with /, of at most 1024 characters, without //, /./, \
+                             /../, %2F, ? and #, whose escapes are of visible characters in UTF-8";
+}
+
 /// The head of a request, as far as routes look at it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct RequestHead<'a> {
     /// The method.
     pub method: &'a Method,
     /// The path, without the query.
-    pub path: &'a str,
+    pub path: NormalPath<'a>,
     /// The query, without the question mark.
     pub query: Option<&'a str>,
     /// The fields.
     pub headers: &'a HeaderMap,
+}
+
+impl<'a> RequestHead<'a> {
+    /// The head of a request. Normalises its path: to be made once per request.
+    pub fn new(method: &'a Method, uri: &'a Uri, headers: &'a HeaderMap) -> Self {
+        Self {
+            method,
+            path: NormalPath::new(uri.path()),
+            query: uri.query(),
+            headers,
+        }
+    }
+
+    /// What a server may take the path for.
+    pub const fn readings(&self, server: PathNormalization) -> Readings<'_> {
+        Readings::of(&self.path, server)
+    }
+}
+
+/// What a match is for, which decides about requests that can be read in several ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Choosing a route: the path's normal form, all values of a field joined, the first parameter.
+    Routing,
+    /// It matches if any reading does.
+    Restriction,
+    /// It matches if all readings do.
+    Permission,
 }
 
 /// A regular expression that takes a whole text.
@@ -133,8 +166,7 @@ impl PathMatch {
     ///
     /// When no request has it.
     pub fn exact(path: &str) -> Result<Self, RouteError> {
-        check_path(path)?;
-        Ok(Self::Exact(path.into()))
+        Ok(Self::Exact(normal_path(path)?))
     }
 
     /// This path and all below it.
@@ -143,7 +175,7 @@ impl PathMatch {
     ///
     /// When no request has it.
     pub fn prefix(path: &str) -> Result<Self, RouteError> {
-        check_path(path)?;
+        let path = normal_path(path)?;
         Ok(Self::Prefix(path.trim_end_matches('/').into()))
     }
 
@@ -193,28 +225,81 @@ impl PathMatch {
     ///
     /// When there can be no such method.
     pub fn grpc_method(method: &str) -> Result<Self, RouteError> {
-        check_path(&format!("/service/{method}"))?;
+        let path = normal_path(&format!("/service/{method}"))?;
         if method.is_empty() || method.contains('/') {
             let found = method.chars().take(200).collect();
             return Err(RouteError::Path { found });
         }
+        let method = path.strip_prefix("/service/").unwrap_or(method);
         Ok(Self::Method(method.into()))
+    }
+
+    /// Whether it takes every path.
+    pub fn is_any(&self) -> bool {
+        match self {
+            Self::Prefix(prefix) => prefix.is_empty(),
+            Self::Exact(_) | Self::Pattern(_) | Self::Method(_) => false,
+        }
+    }
+
+    /// Whether it takes a path, which may be decoded.
+    fn takes(&self, path: &str) -> bool {
+        match self {
+            Self::Exact(wanted) => rest_after(wanted, path) == Some(""),
+            Self::Prefix(prefix) => {
+                let rest = rest_after(prefix, path);
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) || self.is_any()
+            }
+            Self::Method(method) => {
+                let called = super::grpc_call(path);
+                called.is_some_and(|(_service, called)| rest_after(method, called) == Some(""))
+            }
+            Self::Pattern(pattern) => pattern.takes(path),
+        }
+    }
+
+    /// Whether it takes a path without the slash at its end, to a server that does not mind it.
+    fn takes_trimmed(&self, path: &str) -> bool {
+        let trimmed = path.trim_end_matches('/');
+        match self {
+            Self::Exact(wanted) => rest_after(wanted.trim_end_matches('/'), trimmed) == Some(""),
+            Self::Pattern(pattern) => pattern.takes(trimmed),
+            Self::Prefix(_) | Self::Method(_) => false,
+        }
     }
 }
 
-/// Gateway API, `HTTPPathMatch`: such a path would be compared with one that was normalised.
-fn check_path(path: &str) -> Result<(), RouteError> {
-    let inside = ["//", "/./", "/../", "%2f", "%2F", "#"];
+/// What follows `wanted` in a path that has it in the beginning. The path may be decoded where
+/// `wanted` has escapes.
+fn rest_after<'p>(wanted: &str, path: &'p str) -> Option<&'p str> {
+    if let Some(rest) = path.strip_prefix(wanted) {
+        return Some(rest);
+    }
+    if !wanted.contains('%') {
+        return None;
+    }
+    let mut rest = path.bytes();
+    let same = decoded_bytes(wanted).all(|byte| rest.next() == Some(byte));
+    same.then(|| path.get(path.len() - rest.len()..)).flatten()
+}
+
+/// A path that requests may have, in its normal form (Gateway API, `HTTPPathMatch`).
+pub(super) fn normal_path(path: &str) -> Result<Box<str>, RouteError> {
+    let inside = ["//", "/./", "/../", "%2f", "%2F", "#", "?"];
+    let normal = NormalPath::new(path);
     let bad = !path.starts_with('/')
         || path.chars().count() > PATH_MAX
         || inside.iter().any(|part| path.contains(part))
         || path.ends_with("/.")
-        || path.ends_with("/..");
+        || path.ends_with("/..")
+        || Readings::of(&normal, PathNormalization::default())
+            .any(|_| true)
+            .is_err();
     if bad {
         let found = path.chars().take(200).collect();
         return Err(RouteError::Path { found });
     }
-    Ok(())
+    Ok(normal.as_str().into())
 }
 
 /// Which values of a header or a query parameter.
@@ -281,47 +366,60 @@ impl HttpMatch {
         }
     }
 
-    /// Whether it takes a request.
-    pub fn takes(&self, request: &RequestHead<'_>) -> bool {
-        let path = match &self.path {
-            PathMatch::Exact(path) => **path == *request.path,
-            PathMatch::Prefix(prefix) => {
-                let rest = request.path.strip_prefix(&**prefix);
-                prefix.is_empty()
-                    || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-            }
-            PathMatch::Method(method) => {
-                let called = super::grpc_call(request.path);
-                called.is_some_and(|(_service, called)| called == &**method)
-            }
-            // Looked at below.
-            PathMatch::Pattern(_) => true,
-        };
-        path && self.meets(request)
+    /// Whether it takes a request, where that restricts what the request may do.
+    ///
+    /// # Errors
+    ///
+    /// When it depends on the path, and that has no reading that could be relied on.
+    pub fn restricts(
+        &self,
+        request: &RequestHead<'_>,
+        path: &Readings<'_>,
+    ) -> Result<bool, PathAmbiguity> {
+        if !self.fields_match(request, Purpose::Restriction) {
+            return Ok(false);
+        }
+        if self.path.is_any() {
+            return Ok(true);
+        }
+        let trims = path.drops_trailing_slash();
+        path.any(|path| self.path.takes(path) || (trims && self.path.takes_trimmed(path)))
     }
 
-    /// Whether everything but an exact path, a prefix or a method holds: those were looked up.
+    /// Whether it takes a request, where that gives it something which others do not get.
+    pub fn permits(&self, request: &RequestHead<'_>, path: &Readings<'_>) -> bool {
+        self.fields_match(request, Purpose::Permission)
+            && (self.path.is_any() || path.all(|path| self.path.takes(path)))
+    }
+
+    /// Whether a route's match takes a request whose path has been looked up, unless it is a pattern.
     pub(super) fn meets(&self, request: &RequestHead<'_>) -> bool {
         let path = match &self.path {
             PathMatch::Exact(_) | PathMatch::Prefix(_) | PathMatch::Method(_) => true,
-            PathMatch::Pattern(pattern) => pattern.takes(request.path),
+            PathMatch::Pattern(pattern) => pattern.takes(request.path.as_str()),
         };
+        path && self.fields_match(request, Purpose::Routing)
+    }
+
+    /// Whether everything but the path matches.
+    fn fields_match(&self, request: &RequestHead<'_>, purpose: Purpose) -> bool {
         let method = self.method.as_ref();
-        path && method.is_none_or(|method| method == request.method)
-            && self
-                .headers
-                .iter()
-                .all(|(name, wanted)| has_header(request.headers, name, wanted))
-            && self
-                .queries
-                .iter()
-                .all(|(name, wanted)| has_query(request.query, name, wanted))
+        let mut headers = self.headers.iter();
+        let mut queries = self.queries.iter();
+        method.is_none_or(|method| method == request.method)
+            && headers.all(|(name, wanted)| has_header(request.headers, name, wanted, purpose))
+            && queries.all(|(name, wanted)| has_query(request.query, name, wanted, purpose))
     }
 }
 
 /// A field that is there more than once counts as one with its values joined by commas (RFC 9110
-/// section 5.2).
-pub(super) fn has_header(headers: &HeaderMap, name: &HeaderName, wanted: &ValueMatch) -> bool {
+/// section 5.2); servers may also take one of the values.
+pub(super) fn has_header(
+    headers: &HeaderMap,
+    name: &HeaderName,
+    wanted: &ValueMatch,
+    purpose: Purpose,
+) -> bool {
     let mut values = headers.get_all(name).iter();
     let Some(first) = values.next() else {
         return false;
@@ -332,16 +430,31 @@ pub(super) fn has_header(headers: &HeaderMap, name: &HeaderName, wanted: &ValueM
         joined.push(',');
         joined.push_str(&text(more));
     }
-    wanted.takes(&joined)
+    let joined = wanted.takes(&joined);
+    let mut each = headers
+        .get_all(name)
+        .iter()
+        .map(|one| wanted.takes(&text(one)));
+    match purpose {
+        Purpose::Routing => joined,
+        Purpose::Restriction => joined || each.any(|takes| takes),
+        Purpose::Permission => joined && each.all(|takes| takes),
+    }
 }
 
 fn text(value: &HeaderValue) -> Cow<'_, str> {
     String::from_utf8_lossy(value.as_bytes())
 }
 
-/// The first parameter of the name counts, decoded.
-fn has_query(query: Option<&str>, name: &str, wanted: &ValueMatch) -> bool {
-    let mut pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
-    let found = pairs.find(|(found, _)| found == name);
-    found.is_some_and(|(_, value)| wanted.takes(&value))
+/// Parameters are compared decoded. Of several with the name, servers take the first, the last or
+/// all.
+fn has_query(query: Option<&str>, name: &str, wanted: &ValueMatch, purpose: Purpose) -> bool {
+    let pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    let pairs = pairs.filter(|(found, _)| found == name);
+    let mut each = pairs.map(|(_, value)| wanted.takes(&value)).peekable();
+    match purpose {
+        Purpose::Routing => each.next() == Some(true),
+        Purpose::Restriction => each.any(|takes| takes),
+        Purpose::Permission => each.peek().is_some() && each.all(|takes| takes),
+    }
 }

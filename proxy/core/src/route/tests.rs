@@ -4,6 +4,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proptest::prelude::*;
 
 use super::*;
+use crate::path::{NormalPath, PathAmbiguity, PathNormalization};
 
 fn name(name: &str) -> RouteName {
     RouteName {
@@ -94,7 +95,7 @@ impl Asked {
     fn head(&self) -> RequestHead<'_> {
         RequestHead {
             method: &self.method,
-            path: &self.path,
+            path: NormalPath::new(&self.path),
             query: self.query.as_deref(),
             headers: &self.headers,
         }
@@ -319,7 +320,7 @@ fn a_service_goes_before_a_method_of_any_service() {
 #[test]
 fn what_is_no_match_says_so() {
     for bad in [
-        "", "a", "/a//b", "/a/./b", "/a/../b", "/a/..", "/a%2Fb", "/a#b",
+        "", "a", "/a//b", "/a/./b", "/a/../b", "/a/..", "/a%2Fb", "/a#b", "/a?b", "/%zz", "/a%00",
     ] {
         for made in [PathMatch::exact(bad), PathMatch::prefix(bad)] {
             let error = made.unwrap_err().to_string();
@@ -354,10 +355,140 @@ fn prefixes_are_replaced() {
             panic!("{prefix} is one");
         };
         let rewrite = PathRewrite::Prefix(replacement.into());
-        let found = rewrite.apply(path, Some(&prefix));
+        let found = rewrite.apply(&NormalPath::new(path), Some(&prefix));
         assert_eq!(found, expected, "{path} by {prefix} to {replacement}");
     }
-    assert_eq!(PathRewrite::Full("/one".into()).apply("/a/b", None), "/one");
+    let path = NormalPath::new("/a/b");
+    assert_eq!(
+        PathRewrite::full("/one").unwrap().apply(&path, None),
+        "/one"
+    );
+    assert_eq!(PathRewrite::full("").unwrap().apply(&path, None), "/");
+    for bad in [
+        "a", "/a?b", "/a#b", "/a//b", "/%zz", "/a<b", "/../a", "/a%2Fb",
+    ] {
+        assert!(PathRewrite::full(bad).is_err(), "{bad}");
+        assert!(PathRewrite::prefix(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn routes_rewrites_and_redirections_go_by_the_normal_path() {
+    let table = RouteTable::new(vec![route(
+        "r",
+        0,
+        vec![
+            rule(
+                "login",
+                vec![HttpMatch::of(PathMatch::exact("/log%69n").unwrap())],
+            ),
+            rule("umlaut", vec![prefix("/\u{fc}")]),
+            rule(
+                "pattern",
+                vec![HttpMatch::of(PathMatch::pattern("/[0-9]+").unwrap())],
+            ),
+            rule(
+                "method",
+                vec![HttpMatch::of(PathMatch::grpc_method("Get").unwrap())],
+            ),
+        ],
+    )]);
+    let cases = [
+        ("GET /login", "login"),
+        ("GET //login", "login"),
+        ("GET /%6cogin", "login"),
+        ("GET /a/%2e%2e/./login", "login"),
+        ("GET /login%2F", "-"),
+        ("GET /LOGIN", "-"),
+        ("GET /%c3%bc/x", "umlaut"),
+        ("GET /%31%32", "pattern"),
+        ("POST /shop.Orders/G%65t", "method"),
+        ("GET *", "-"),
+    ];
+    check(&table, &cases);
+    let rewrite = PathRewrite::prefix("/new").unwrap();
+    let path = NormalPath::new("//%6fld/./a%2fb");
+    assert_eq!(rewrite.apply(&path, Some("/old")), "/new/a%2Fb");
+    let location = Redirect::default().location("web", 80, "//x/%7ea%2fb/..", Some("q"), None);
+    assert_eq!(location, "http://web/x/?q");
+}
+
+/// What restricts applies in any reading, what permits in all.
+#[test]
+fn restrictions_and_permissions_hold_in_every_reading() {
+    let login = HttpMatch::of(PathMatch::exact("/login").unwrap());
+    let below = prefix("/files");
+    let escaped = HttpMatch::of(PathMatch::exact("/a%3Ab").unwrap());
+    let number = HttpMatch::of(PathMatch::pattern("/[0-9]+").unwrap());
+    // Match, path, whether it restricts, whether it permits.
+    let cases = [
+        (&login, "/login", Ok(true), true),
+        (&login, "/Login", Ok(false), false),
+        (&login, "/loginx", Ok(false), false),
+        (&login, "//login", Ok(true), false),
+        (&login, "/%6cogin", Ok(true), false),
+        (&login, "/%256cogin", Ok(true), false),
+        (&login, "/x/../login", Ok(true), false),
+        (&login, "/x%2F..%2flogin", Ok(true), false),
+        (&login, "/x\\..%5Clogin", Ok(true), false),
+        (&login, "/login;a=b", Ok(true), false),
+        (&login, "/x/..;a/login%3Bx", Ok(true), false),
+        (&login, "/login/", Ok(true), false),
+        (&login, "/login%3Fx", Ok(true), false),
+        (&login, "*", Ok(false), false),
+        (&login, "/login%", Err(PathAmbiguity::BrokenEscape), false),
+        (&login, "/x%00", Err(PathAmbiguity::ControlCharacter), false),
+        (&login, "/%c0%aflogin", Err(PathAmbiguity::NotUtf8), false),
+        (&below, "/files/a%2Fb%20c", Ok(true), true),
+        (&below, "/files/../x", Ok(true), false),
+        (&below, "/x/../files/y", Ok(true), false),
+        (&below, "/x", Ok(false), false),
+        (&escaped, "/a:b", Ok(true), true),
+        (&escaped, "/a%3ab", Ok(true), false),
+        (&number, "/%31", Ok(true), false),
+        (&number, "/1/", Ok(true), false),
+    ];
+    for (matched, path, restricts, permits) in cases {
+        let headers = HeaderMap::new();
+        let head = RequestHead {
+            method: &Method::GET,
+            path: NormalPath::new(path),
+            query: None,
+            headers: &headers,
+        };
+        let readings = head.readings(PathNormalization::default());
+        assert_eq!(matched.restricts(&head, &readings), restricts, "{path}");
+        assert_eq!(matched.permits(&head, &readings), permits, "{path}");
+    }
+}
+
+/// Of several fields or parameters of a name, servers take one or the other.
+#[test]
+fn repeated_fields_and_parameters_are_read_in_every_way() {
+    let mut matched = prefix("/");
+    matched.queries = vec![("do".into(), ValueMatch::exact("login").unwrap())];
+    let by_header = HttpMatch::header(prefix("/"), "x-do", "login");
+    let cases = [
+        ("?do=login", "GET / x-do=login", true, true),
+        ("?do=l%6fgin&x=1", "GET / x-do=login", true, true),
+        ("?do=x&do=login", "GET / x-do=x x-do=login", true, false),
+        ("?do=login&do=x", "GET / x-do=login x-do=x", true, false),
+        ("?x=login", "GET / x=login", false, false),
+    ];
+    for (query, fields, restricts, permits) in cases {
+        let with_fields = Asked::read(fields);
+        let with_query = Asked::read(&format!("GET /{query}"));
+        for (matched, asked) in [(&by_header, &with_fields), (&matched, &with_query)] {
+            let head = asked.head();
+            let readings = head.readings(PathNormalization::default());
+            assert_eq!(
+                matched.restricts(&head, &readings),
+                Ok(restricts),
+                "{query}"
+            );
+            assert_eq!(matched.permits(&head, &readings), permits, "{query}");
+        }
+    }
 }
 
 #[test]
