@@ -214,6 +214,7 @@ impl Sidecar {
             token(&config)?,
             state.clone(),
             Arc::clone(&tls),
+            metrics.clone(),
         ));
         let mut client = discovery::Client::new(
             address.clone(),
@@ -222,6 +223,7 @@ impl Sidecar {
             state,
             demanded,
             config.limits.max_destinations,
+            metrics.clone(),
         );
         client.restore()?;
         enrol(&identity).await?;
@@ -838,6 +840,7 @@ fn serve_dns(shared: &Arc<Shared>, nest: NestDns) -> Result<(), AppError> {
         nameservers(&resolv_conf),
         shared.host.iter().map(|host| host.address).collect(),
         !has_ipv6,
+        shared.metrics.clone(),
     );
     for socket in udp {
         let socket = tokio::net::UdpSocket::from_std(socket)?;

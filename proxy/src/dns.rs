@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use weft_core::name::{MESH_SUFFIX, ServiceName};
 
 use crate::mesh::Mesh;
+use crate::telemetry::metrics::Metrics;
 
 /// Answers about mesh names hold this long, seconds.
 const TTL: u32 = 5;
@@ -43,6 +44,7 @@ pub struct Resolver {
     /// The host has no IPv6: external AAAA answers would lead nowhere.
     drop_external_aaaa: bool,
     room: Arc<Semaphore>,
+    metrics: Metrics,
 }
 
 /// What is to be done with a query.
@@ -107,6 +109,7 @@ impl Resolver {
         nameservers: Vec<SocketAddr>,
         host: Vec<IpAddr>,
         drop_external_aaaa: bool,
+        metrics: Metrics,
     ) -> Arc<Self> {
         Arc::new(Self {
             mesh,
@@ -114,6 +117,7 @@ impl Resolver {
             host,
             drop_external_aaaa,
             room: Arc::new(Semaphore::new(QUERIES_MAX)),
+            metrics,
         })
     }
 
@@ -172,7 +176,11 @@ impl Resolver {
     }
 
     async fn answer(&self, bytes: &[u8], udp: bool) -> Option<Vec<u8>> {
-        let query = Message::from_vec(bytes).ok()?;
+        let totals = self.metrics.totals();
+        let Ok(query) = Message::from_vec(bytes) else {
+            totals.dns_failed.inc();
+            return None;
+        };
         let (addresses, code) = match decide(&query) {
             Decision::Drop => return None,
             Decision::Forward => match self.external(&query).await {
@@ -190,6 +198,11 @@ impl Resolver {
                 Err(_reason) => (Vec::new(), ResponseCode::ServFail),
             },
         };
+        let failed = [ResponseCode::ServFail, ResponseCode::FormErr].contains(&code);
+        match failed {
+            true => totals.dns_failed.inc(),
+            false => totals.dns_answered.inc(),
+        }
         let response = respond(&query, &addresses, code);
         let limit = match (&query.edns, udp) {
             (_, false) => MESSAGE_MAX,
@@ -242,6 +255,7 @@ impl Resolver {
             .iter()
             .any(|q| q.query_type() == RecordType::AAAA);
         if aaaa && self.drop_external_aaaa {
+            self.metrics.totals().dns_answered.inc();
             return respond(query, &[], ResponseCode::NoError).to_vec().ok();
         }
         for server in &self.nameservers {
@@ -253,11 +267,15 @@ impl Resolver {
                 }
             };
             match timeout(FORWARD_TIMEOUT, asking).await {
-                Ok(Ok(answer)) => return Some(answer),
+                Ok(Ok(answer)) => {
+                    self.metrics.totals().dns_forwarded.inc();
+                    return Some(answer);
+                }
                 Ok(Err(error)) => tracing::debug!(%server, %error, "resolver"),
                 Err(_elapsed) => tracing::debug!(%server, "resolver did not answer"),
             }
         }
+        self.metrics.totals().dns_failed.inc();
         respond(query, &[], ResponseCode::ServFail).to_vec().ok()
     }
 }

@@ -52,6 +52,8 @@ mod experiments;
 mod health;
 // explain, plan, breakers, what is in force.
 mod seeing;
+// What the guide promises of metrics and reasons.
+mod promised;
 // Nothing fails while everything around is disturbed.
 mod continuity;
 // What is acknowledged is on the disk.

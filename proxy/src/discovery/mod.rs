@@ -15,6 +15,7 @@ use crate::control_plane::{self, ConnectError, Trusting};
 use crate::identity::{Identity, IdentityError, Manager};
 use crate::mesh::{Demand, Mesh};
 use crate::state::StateDir;
+use crate::telemetry::metrics::Metrics;
 use crate::tls::Trust;
 use held::Holdings;
 
@@ -61,6 +62,7 @@ pub struct Client {
     demanded: mpsc::Receiver<Demand>,
     /// Names asked for at most; beyond that a connection fails as if unanswered.
     destinations_max: usize,
+    metrics: Metrics,
     holdings: Holdings,
     connected: watch::Sender<bool>,
     unsaved: bool,
@@ -87,6 +89,7 @@ impl Client {
         state: StateDir,
         demanded: mpsc::Receiver<Demand>,
         destinations_max: usize,
+        metrics: Metrics,
     ) -> Self {
         let mut holdings = Holdings::default();
         holdings.subscribe(Kind::Namespace, mesh.namespace());
@@ -100,6 +103,7 @@ impl Client {
             state,
             demanded,
             destinations_max,
+            metrics,
             holdings,
             connected: watch::Sender::new(false),
             unsaved: false,
@@ -189,9 +193,15 @@ impl Client {
 
     fn take(&mut self, response: grpc::Response) -> held::Applied {
         let kind = response.kind;
+        let received = response.received.len();
         let applied = self
             .holdings
             .handle_response(kind, response.received, response.removed);
+        let totals = self.metrics.totals();
+        let rejected = applied.rejected.len();
+        totals.discovery_rejected.add(rejected as u64);
+        let accepted = received.saturating_sub(rejected);
+        totals.discovery_accepted.add(accepted as u64);
         for reason in &applied.rejected {
             tracing::error!(kind = kind.as_str(), reason, "resource rejected");
         }

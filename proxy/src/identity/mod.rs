@@ -16,6 +16,7 @@ use weft_proto::identity::{CurrentCertificate, SignRequest, SignResponse};
 
 use crate::control_plane::{self, ConnectError, Trusting};
 use crate::state::{StateDir, StateError};
+use crate::telemetry::metrics::Metrics;
 use crate::tls::{Credentials, Material, TlsContext, TlsError, Trust};
 use saved::Saved;
 
@@ -102,6 +103,7 @@ pub struct Manager {
     token: Option<String>,
     state: StateDir,
     tls: Arc<TlsContext>,
+    metrics: Metrics,
     current: watch::Sender<Option<Identity>>,
     generation: std::sync::atomic::AtomicU64,
 }
@@ -113,12 +115,14 @@ impl Manager {
         token: Option<String>,
         state: StateDir,
         tls: Arc<TlsContext>,
+        metrics: Metrics,
     ) -> Self {
         Self {
             address,
             token,
             state,
             tls,
+            metrics,
             current: watch::Sender::new(None),
             generation: std::sync::atomic::AtomicU64::new(1),
         }
@@ -142,6 +146,16 @@ impl Manager {
 
     /// Gets a certificate with whatever proves us: the valid one, the instance key, the token.
     pub async fn sign(&self) -> Result<(), IdentityError> {
+        let signed = self.sign_with_any().await;
+        let totals = self.metrics.totals();
+        match signed {
+            Ok(()) => totals.certificates_renewed.inc(),
+            Err(_) => totals.certificate_failures.inc(),
+        }
+        signed
+    }
+
+    async fn sign_with_any(&self) -> Result<(), IdentityError> {
         let held = self.current.borrow().clone();
         let mut last = IdentityError::NoCredential;
         for (credential, trusting) in self.credentials(held.as_ref())? {
@@ -205,6 +219,9 @@ impl Manager {
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let material = Material::new(generation, &identity.credentials, trust)?;
         self.tls.replace(material);
+        let not_after = u64::try_from(identity.credentials.not_after).unwrap_or_default();
+        let not_after = UNIX_EPOCH + Duration::from_secs(not_after);
+        self.metrics.set_certificate_expiry(not_after);
         self.current.send_replace(Some(identity));
         Ok(())
     }

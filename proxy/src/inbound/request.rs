@@ -260,7 +260,10 @@ impl Exchange<'_> {
         let peer = self.peer().map(|peer| peer.identity().as_str());
         let shared = &conversation.worker.shared;
         let service = &conversation.application.service;
-        let span = shared.spans().server(parts, peer, service);
+        let span = shared.spans().server(parts, peer, |authority| {
+            let called = shared.mesh.called_service(authority);
+            called.map_or_else(|| service.to_string(), ToString::to_string)
+        });
         self.ledger.set_span(span);
         let log = &shared.access_log;
         let received = self

@@ -136,6 +136,20 @@ impl Mesh {
         self.server.services()
     }
 
+    /// The service of this workload that a request to `authority` is for: the one of that hostname,
+    /// else the first. `None` where the workload serves none.
+    pub fn called_service(&self, authority: &str) -> Option<&ServiceName> {
+        let host = authority
+            .rsplit_once(':')
+            .map_or(authority, |(host, _)| host);
+        let named = ServiceName::from_hostname(host);
+        let services = self.server.services();
+        let called = services
+            .iter()
+            .find(|service| named.as_ref() == Some(service));
+        called.or_else(|| services.first())
+    }
+
     /// What this sidecar enforces on a port of its application; waits for the control plane's
     /// answer, though not for long.
     pub async fn server_port(&self, port: u16) -> Arc<ServerSlot> {

@@ -123,7 +123,7 @@ impl Admitted<'_> {
         let trip = &mut self.trip;
         let about = ClientAttempt {
             endpoint: endpoint.key.address,
-            service: &port.hostname,
+            service: &port.service,
             number: trip.made - 1,
         };
         let spans = self.exchange.conversation.worker.shared.spans();

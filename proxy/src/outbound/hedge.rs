@@ -222,7 +222,7 @@ fn launch(
 ) -> Runner {
     let about = ClientAttempt {
         endpoint: endpoint.key.address,
-        service: &port.hostname,
+        service: &port.service,
         number: way.trip.made + hedges - 1,
     };
     let worker = way.exchange.worker();

@@ -169,7 +169,7 @@ impl<'p> Received<'p> {
         parts.headers.remove(EXPECT);
         let mut ledger = Ledger::new(crate::clock::now(), is_grpc(&parts.headers));
         let log = &conversation.worker.shared.access_log;
-        let received = ledger.begin_line(log, Direction::Outbound, &parts, &port.hostname, None);
+        let received = ledger.begin_line(log, Direction::Outbound, &parts, &port.service, None);
         let mut body = ProxyBody::of_request(body, received);
         let exchange = Exchange {
             conversation,

@@ -1,5 +1,6 @@
 //! What is told of one request when it has ended: to the metrics, the access log and the trace.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +13,7 @@ use weft_core::reason::Reason;
 use weft_core::time::Instant;
 
 use super::access_log::{self, AccessLog};
-use super::metrics::{Direction, HttpStats, RequestDone, Wire};
+use super::metrics::{Direction, HttpStats, InFlight, RequestDone, Wire};
 use super::tracing::RequestSpan;
 
 const GRPC_STATUS: &str = "grpc-status";
@@ -26,8 +27,8 @@ pub(crate) struct Ledger {
     /// Whether the request is a gRPC call, whose status comes in the trailers.
     grpc: bool,
     wire: Wire,
-    /// `None`: it is not counted.
-    stats: Option<Arc<HttpStats>>,
+    /// Where it is counted, also as one that runs; `None`: it is not counted.
+    stats: Option<InFlight>,
     /// Of the request, or of its last attempt; `None`: it is not sampled.
     span: Option<RequestSpan>,
     line: Option<Box<Line>>,
@@ -78,13 +79,13 @@ impl Ledger {
 
     /// Counts the request there.
     pub(crate) fn count(&mut self, stats: &Arc<HttpStats>, wire: Wire) {
-        self.stats = Some(Arc::clone(stats));
+        self.stats = Some(stats.begin());
         self.wire = wire;
     }
 
     /// Counts it there, unless it is counted elsewhere already.
     pub(crate) fn count_otherwise(&mut self, stats: impl FnOnce() -> Arc<HttpStats>) {
-        self.stats.get_or_insert_with(stats);
+        self.stats.get_or_insert_with(|| stats().begin());
     }
 
     /// The span that is told how the request ended; the one before ends here.
@@ -99,7 +100,7 @@ impl Ledger {
         log: &AccessLog,
         direction: Direction,
         parts: &Parts,
-        service: &Arc<str>,
+        service: &dyn fmt::Display,
         peer: Option<&str>,
     ) -> Option<Arc<AtomicU64>> {
         if !log.is_on() {
@@ -122,7 +123,7 @@ impl Ledger {
             bytes_in: 0,
             bytes_out: 0,
             peer: peer.map(Into::into),
-            service: Arc::clone(service),
+            service: service.to_string().into(),
             endpoint: None,
             attempts: 0,
             hedges: 0,
@@ -156,7 +157,7 @@ impl Ledger {
 
     /// Notes which of several attempts was answered.
     pub(crate) fn answered_by(&mut self, endpoint: SocketAddr, stats: &Arc<HttpStats>) {
-        self.stats = Some(Arc::clone(stats));
+        self.stats = Some(stats.begin());
         if let Some(line) = &mut self.line {
             line.record.endpoint = Some(endpoint);
         }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use http::HeaderMap;
 use http::header::HOST;
 use http::request::Parts;
+use weft_core::name::ServiceName;
 use weft_core::trace::{Incoming, Sampler, TraceContext, decide, inject};
 
 use super::tracing::{ClientRequest, RequestSpan, ServerRequest, Tracer};
@@ -28,7 +29,7 @@ pub(crate) struct ClientAttempt<'a> {
     /// Who is asked.
     pub(crate) endpoint: SocketAddr,
     /// The service that is called.
-    pub(crate) service: &'a str,
+    pub(crate) service: &'a ServiceName,
     /// How many attempts were made before.
     pub(crate) number: u32,
 }
@@ -49,12 +50,12 @@ impl Trace {
 
 impl Spans<'_> {
     /// The span of a request that arrived here for the application; `None` where it is not sampled.
-    /// The application is told of it.
+    /// The application is told of it. `service_at` says which service is called under an authority.
     pub(crate) fn server(
         self,
         parts: &mut Parts,
         peer: Option<&str>,
-        service: &str,
+        service_at: impl FnOnce(&str) -> String,
     ) -> Option<RequestSpan> {
         let tracer = self.tracer?;
         let trace = Trace::of(&parts.headers);
@@ -64,14 +65,15 @@ impl Spans<'_> {
         }
         let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
         let authority = parts.uri.authority().map(http::uri::Authority::as_str);
+        let authority = authority.or(host).unwrap_or_default();
         let request = ServerRequest {
             method: &parts.method,
             path: parts.uri.path(),
-            authority: authority.or(host).unwrap_or_default(),
+            authority,
             version: parts.version,
             client: None,
             peer,
-            service,
+            service: &service_at(authority),
         };
         Some(tracer.server_span(&own, trace.0.parent.as_ref(), &request))
     }
@@ -100,7 +102,7 @@ impl Spans<'_> {
             path: parts.uri.path(),
             version: parts.version,
             endpoint: Some(attempt.endpoint),
-            service: attempt.service,
+            service: &attempt.service.to_string(),
             attempt: attempt.number,
         };
         Some(tracer.client_span(&own, parent.as_ref(), &request))

@@ -150,6 +150,15 @@ pub(super) struct MadeHere {
 #[derive(Debug)]
 pub struct InFlight(Arc<HttpStats>);
 
+/// Where the request is counted.
+impl std::ops::Deref for InFlight {
+    type Target = HttpStats;
+
+    fn deref(&self) -> &HttpStats {
+        &self.0
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Relaxed);
