@@ -166,7 +166,7 @@ impl FieldScan {
         for byte in bytes {
             let at = match self.0 {
                 At::Start => At::Name(0),
-                at => at,
+                at @ (At::Name(_) | At::Colon | At::Other) => at,
             };
             self.0 = match at {
                 At::Colon if *byte == b':' => return true,
@@ -179,8 +179,10 @@ impl FieldScan {
                     }
                 }
                 At::Name(0) if matches!(byte, b' ' | b'\t') => At::Start,
-                _ if is_line_end(*byte) => At::Start,
-                _ => At::Other,
+                At::Start | At::Name(_) | At::Colon | At::Other => match is_line_end(*byte) {
+                    true => At::Start,
+                    false => At::Other,
+                },
             };
         }
         false
@@ -224,6 +226,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one case after the other")]
     fn table() {
         let settings = b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64";
         let http2_preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

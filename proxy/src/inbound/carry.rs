@@ -199,15 +199,16 @@ pub(super) async fn carry<IO>(
     match verdict {
         Verdict::Http1 => http::serve(worker, client, application, caller, false).await,
         Verdict::Http2 => http::serve(worker, client, application, caller, true).await,
-        _ if takes == Takes::Requests => {
-            if !ended {
+        Verdict::Tls | Verdict::Opaque | Verdict::NeedMore => match takes {
+            Takes::Requests if ended => {}
+            Takes::Requests => {
                 refuse(worker, &application, caller.as_ref(), Reason::NotHttp, "");
                 reset(client.socket());
             }
-        }
-        Verdict::Tls | Verdict::Opaque | Verdict::NeedMore => {
-            relayed(worker, client, server, &application, caller.as_ref(), true).await;
-        }
+            Takes::Detected | Takes::Bytes => {
+                relayed(worker, client, server, &application, caller.as_ref(), true).await;
+            }
+        },
     }
 }
 
