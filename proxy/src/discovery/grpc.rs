@@ -203,7 +203,6 @@ pub(super) fn to_bytes(holdings: &Holdings) -> Vec<u8> {
             version: version.to_owned(),
             aliases: aliases.to_vec(),
             resource: Some(resource.encode()),
-            ..Envelope::default()
         };
         by_kind.entry(resource.kind()).or_default().push(envelope);
     }
