@@ -1,6 +1,11 @@
 //! The HTTP/1.1 codec of core against hyper's: what ours accepts, hyper accepts too and
 //! understands the same way; what only hyper accepts is a list of refusals made on purpose.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests: a panic is a failed test"
+)]
+
 use std::cell::RefCell;
 use std::rc::Rc;
 

@@ -526,7 +526,7 @@ fn read_retry(check: &mut Check<'_>, at: &str, retry: &HttpRouteRulesRetry) -> R
         codes.map(Result::unwrap_or_default).collect::<Vec<u16>>()
     });
     let attempts = retry.attempts.map(u32::try_from);
-    let read = RetryPolicy {
+    RetryPolicy {
         attempts: attempts.map_or(defaults.attempts, |read| read.unwrap_or(u32::MAX)),
         statuses: codes.map_or(defaults.statuses, Into::into),
         grpc_codes: defaults.grpc_codes,
@@ -534,6 +534,5 @@ fn read_retry(check: &mut Check<'_>, at: &str, retry: &HttpRouteRulesRetry) -> R
         // It doubles: ten times the first is the third.
         backoff_max: defaults.backoff_max.max(backoff.saturating_mul(10)),
         body_max: defaults.body_max,
-    };
-    read
+    }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use weft_core::balance::{self, hash::HashOn};
-use weft_core::policy::{BreakerMode, BudgetConfig, TrafficPolicy};
+use weft_core::policy::{BudgetConfig, TrafficPolicy};
 use weft_core::retry::RetryPolicy;
 
 use crate::app::parse_duration;
@@ -301,12 +301,9 @@ impl TrafficPolicySpec {
             breaker: breaker.enabled.then(|| breaker.resolve()),
             service_breaker: of_port(&breaker.service),
             route_breaker: of_port(&breaker.route),
-            breaker_mode: match breaker.mode {
-                Some(BreakerModeSpec::Enforce) => BreakerMode::Enforce,
-                Some(BreakerModeSpec::Observe) => BreakerMode::Observe,
-                Some(BreakerModeSpec::ForceOpen) => BreakerMode::ForceOpen,
-                None => defaults.breaker_mode,
-            },
+            breaker_mode: breaker
+                .mode
+                .map_or(defaults.breaker_mode, BreakerModeSpec::resolve),
             failures: failures.resolve(),
             heed_retry_after: breaker
                 .heed_retry_after

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use weft_core::breaker::{BreakerConfig, Window};
 use weft_core::name::ServiceName;
-use weft_core::policy::{Failures, Fallback};
+use weft_core::policy::{BreakerMode, Failures, Fallback};
 
 use super::Time;
 
@@ -88,6 +88,16 @@ pub enum BreakerModeSpec {
     Observe,
     /// No request goes through.
     ForceOpen,
+}
+
+impl BreakerModeSpec {
+    pub(super) const fn resolve(self) -> BreakerMode {
+        match self {
+            Self::Enforce => BreakerMode::Enforce,
+            Self::Observe => BreakerMode::Observe,
+            Self::ForceOpen => BreakerMode::ForceOpen,
+        }
+    }
 }
 
 /// What counts as an endpoint's failure.
