@@ -3,6 +3,8 @@
 
 // HTTP/1 in every legal shape, curl and nginx.
 mod http;
+// The ends of HTTP/1 messages and connections.
+mod http1;
 // A grpcio client and server: every kind of call and every way that a call ends.
 mod grpc;
 // Upgraded connections.

@@ -414,6 +414,8 @@ def truncated_response_is_not_whole():
             response = conn.response()
     except (AssertionError, ConnectionError):
         return
+    if response.status == 502 and response.header("weft-reason"):
+        return  # the connection broke before the head was handed on
     raise AssertionError(f"{response.status} with {len(response.body)} bytes looks complete")
 
 

@@ -280,6 +280,13 @@ pub struct TimeoutConfig {
     /// How long an idle HTTP connection of a client is kept; `0s` is no limit.
     #[serde(with = "units::duration")]
     pub client_idle: Duration,
+    /// For a request's head in HTTP/1, from its first byte.
+    #[serde(with = "units::duration")]
+    pub client_head: Duration,
+    /// How long a client without a certificate may stall in HTTP/1: with a body that the
+    /// application waits for, or by not reading its answer; `0s` is no limit.
+    #[serde(with = "units::duration")]
+    pub client_stall: Duration,
     /// How long an idle HTTP connection to the application, or out of the mesh, is kept for reuse.
     #[serde(with = "units::duration")]
     pub application_idle: Duration,
@@ -322,6 +329,8 @@ impl Default for TimeoutConfig {
             detect: Duration::from_millis(300),
             discovery_wait: Duration::from_secs(2),
             client_idle: Duration::from_secs(300),
+            client_head: Duration::from_secs(15),
+            client_stall: Duration::from_secs(50),
             application_idle: Duration::from_secs(4),
             peer_idle: terms.idle,
             peer_keepalive: Duration::from_secs(30),

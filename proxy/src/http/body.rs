@@ -12,7 +12,6 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::incoming::{BodyError, Incoming};
 use super::kept::{Kept, KeptBody};
-use super::trailers::Trailers;
 use super::upload::Upload;
 use super::watch::{Activity, Watched};
 
@@ -37,8 +36,6 @@ pub struct Relayed<G> {
     body: Incoming,
     /// Told of the end, and dropped when the body is.
     guard: Option<G>,
-    /// Where the body is written in chunks of HTTP/1.1.
-    trailers: Option<Trailers>,
     /// Counts what went through, where somebody wants to know.
     counter: Option<Arc<AtomicU64>>,
     /// Told of what moves, where it is a request's and somebody wants to know.
@@ -77,7 +74,6 @@ impl<G> ProxyBody<G> {
         Self::Relayed(Relayed {
             body,
             guard: Some(guard),
-            trailers: None,
             counter: None,
             activity: None,
             upload: None,
@@ -94,16 +90,6 @@ impl<G> ProxyBody<G> {
             Self::Empty | Self::Text(_) | Self::Kept(_) | Self::Watched(_) => self,
         }
     }
-
-    /// The body of a message in HTTP/1.1: in chunks, where its length is not known (see
-    /// [`Trailers::frame`]).
-    pub fn frame(&mut self, headers: &mut HeaderMap, trailers: Trailers) {
-        match self {
-            Self::Relayed(relayed) => relayed.trailers = trailers.frame(headers, &relayed.body),
-            Self::Kept(kept) => kept.frame(headers, trailers),
-            Self::Empty | Self::Text(_) | Self::Watched(_) => {}
-        }
-    }
 }
 
 impl ProxyBody {
@@ -116,7 +102,6 @@ impl ProxyBody {
         Self::Relayed(Relayed {
             body,
             guard: None,
-            trailers: None,
             counter,
             activity: None,
             upload: None,
@@ -211,14 +196,10 @@ impl<G: BodyGuard> Relayed<G> {
                     {
                         guard.on_end(None);
                     }
-                } else if let Some(trailers) = frame.trailers_ref() {
-                    if let Some(guard) = self.guard.take() {
-                        guard.on_end(Some(trailers));
-                    }
-                    let chunk = self.trailers.as_ref().and_then(|to| to.replace(trailers));
-                    if let Some(chunk) = chunk {
-                        return Poll::Ready(Some(Ok(Frame::data(chunk))));
-                    }
+                } else if let Some(trailers) = frame.trailers_ref()
+                    && let Some(guard) = self.guard.take()
+                {
+                    guard.on_end(Some(trailers));
                 }
             }
             Poll::Ready(Some(Err(error))) => {

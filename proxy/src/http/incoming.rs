@@ -7,16 +7,21 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::Request;
 use http_body::{Body, Frame, SizeHint};
+use weft_core::h1::LengthMismatch;
 use weft_core::headers::clean_trailers;
 use weft_core::reason::Reason;
 
 use super::body::ProxyBody;
+use super::h1::client::ClientError;
+use super::h1::{Broken, Http1Body};
 
 /// The body of a message that is being received.
 #[derive(Debug)]
 pub enum Incoming {
-    /// Received by hyper.
+    /// Received by hyper, in HTTP/2.
     Hyper(hyper::body::Incoming),
+    /// Received in HTTP/1.1.
+    Http1(Http1Body),
 }
 
 impl From<hyper::body::Incoming> for Incoming {
@@ -35,6 +40,7 @@ impl Body for Incoming {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = match self.get_mut() {
             Self::Hyper(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Http2),
+            Self::Http1(body) => Pin::new(body).poll_frame(cx),
         };
         polled.map_ok(cleaned)
     }
@@ -42,12 +48,14 @@ impl Body for Incoming {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Hyper(body) => body.is_end_stream(),
+            Self::Http1(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Hyper(body) => body.size_hint(),
+            Self::Http1(body) => body.size_hint(),
         }
     }
 }
@@ -70,6 +78,18 @@ pub enum BodyError {
     /// The HTTP/2 stream that it comes from was reset, or its connection broke.
     #[error(transparent)]
     Http2(#[from] hyper::Error),
+    /// The HTTP/1.1 connection that it comes from broke, or its framing did.
+    #[error("{broken}")]
+    Http1 {
+        /// How.
+        broken: Broken,
+        /// What the stream is reset with where the body goes on in HTTP/2.
+        #[source]
+        reset: h2::Error,
+    },
+    /// It is longer or shorter than its head said.
+    #[error(transparent)]
+    Length(#[from] LengthMismatch),
     /// Another attempt sends it.
     #[error("another attempt sends the body")]
     Superseded,
@@ -89,10 +109,22 @@ pub enum BodyFault {
 }
 
 impl BodyError {
+    /// Of a request: its caller gave it up.
+    pub(super) fn of_request(broken: Broken) -> Self {
+        let reset = h2::Reason::CANCEL.into();
+        Self::Http1 { broken, reset }
+    }
+
+    /// Of a response: the server failed.
+    pub(super) fn of_response(broken: Broken) -> Self {
+        let reset = h2::Reason::INTERNAL_ERROR.into();
+        Self::Http1 { broken, reset }
+    }
+
     /// Whose doing it is.
     pub fn fault(&self) -> BodyFault {
         match self {
-            Self::Http2(_) => BodyFault::Sender,
+            Self::Http2(_) | Self::Http1 { .. } | Self::Length(_) => BodyFault::Sender,
             Self::Superseded | Self::Silent => BodyFault::Mesh,
         }
     }
@@ -104,6 +136,15 @@ pub enum ExchangeError {
     /// HTTP/2: the stream or its connection failed.
     #[error(transparent)]
     Http2(#[from] hyper::Error),
+    /// HTTP/2: the head of the response is too large.
+    #[error("the head of the response is larger than {limit} bytes")]
+    HeadTooLarge {
+        /// What is allowed.
+        limit: usize,
+    },
+    /// HTTP/1.1: the connection failed, or what came was no response.
+    #[error(transparent)]
+    Http1(ClientError),
 }
 
 impl ExchangeError {
@@ -114,10 +155,17 @@ impl ExchangeError {
         reason == Some(h2::Reason::REFUSED_STREAM)
     }
 
+    /// Whether the server closed a connection in HTTP/1.1 instead of answering.
+    pub fn is_closed(&self) -> bool {
+        matches!(self, Self::Http1(ClientError::Closed | ClientError::Io(_)))
+    }
+
     /// Whether what the server sent was not HTTP.
     pub fn is_malformed(&self) -> bool {
         match self {
             Self::Http2(error) => error.is_parse(),
+            Self::Http1(error) => error.is_malformed(),
+            Self::HeadTooLarge { .. } => true,
         }
     }
 
@@ -125,6 +173,10 @@ impl ExchangeError {
     pub fn reason(&self) -> Reason {
         if self.is_upload_broken() {
             Reason::ClientGone
+        } else if let Self::Http1(ClientError::Malformed(malformed)) = self {
+            malformed.reason()
+        } else if let Self::HeadTooLarge { .. } = self {
+            Reason::HeadersTooLarge
         } else if self.is_malformed() {
             Reason::UpstreamProtocolError
         } else {
@@ -135,6 +187,9 @@ impl ExchangeError {
     /// Whether this side broke the exchange off, because the request's body ended early: it says
     /// nothing about the server.
     pub fn is_upload_broken(&self) -> bool {
+        if let Self::Http1(ClientError::Upload(error)) = self {
+            return error.fault() == BodyFault::Sender;
+        }
         let error = self.h2_error();
         error.is_some_and(|error| error.is_reset() && !error.is_remote() && !error.is_library())
     }
@@ -142,6 +197,7 @@ impl ExchangeError {
     fn h2_error(&self) -> Option<&h2::Error> {
         let mut source: Option<&(dyn StdError + 'static)> = match self {
             Self::Http2(error) => Some(error),
+            Self::Http1(_) | Self::HeadTooLarge { .. } => None,
         };
         while let Some(error) = source {
             if let Some(h2) = error.downcast_ref() {

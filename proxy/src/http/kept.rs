@@ -13,7 +13,6 @@ use tokio::sync::Notify;
 
 use super::body::ProxyBody;
 use super::incoming::{BodyError, Incoming};
-use super::trailers::Trailers;
 use super::upload::Upload;
 use super::watch::Activity;
 
@@ -73,8 +72,6 @@ pub struct KeptBody {
     /// How many of the pieces it has given.
     given: usize,
     ended: bool,
-    /// Where the body is written in chunks of HTTP/1.1.
-    trailers: Option<Trailers>,
 }
 
 impl Kept {
@@ -116,7 +113,6 @@ impl Kept {
             attempt: state.attempt,
             given: 0,
             ended: false,
-            trailers: None,
         })
     }
 
@@ -145,7 +141,6 @@ impl Kept {
                         attempt,
                         given: 0,
                         ended: false,
-                        trailers: None,
                     }));
                 }
             }
@@ -181,7 +176,7 @@ impl KeptBody {
         if state.end == End::Whole {
             self.ended = true;
             let trailers = state.trailers.clone().map(Frame::trailers);
-            return Poll::Ready(trailers.map(|trailers| Ok(self.written(trailers))));
+            return Poll::Ready(trailers.map(Ok));
         }
         if state.attempt != self.attempt {
             return Poll::Ready(Some(Err(BodyError::Superseded)));
@@ -211,21 +206,7 @@ impl KeptBody {
             }
         }
         drop(state);
-        Poll::Ready(frame.map(|frame| frame.map(|frame| self.written(frame))))
-    }
-
-    /// The body of a message in HTTP/1.1 (see [`Trailers::frame`]).
-    pub(super) fn frame(&mut self, headers: &mut HeaderMap, trailers: Trailers) {
-        self.trailers = trailers.frame_sized(headers, self.size_hint().exact());
-    }
-
-    /// Trailers as the connection wants them, and anything else as it is.
-    fn written(&self, frame: Frame<Bytes>) -> Frame<Bytes> {
-        let trailers = self.trailers.as_ref().zip(frame.trailers_ref());
-        match trailers.and_then(|(to, trailers)| to.replace(trailers)) {
-            Some(chunk) => Frame::data(chunk),
-            None => frame,
-        }
+        Poll::Ready(frame)
     }
 
     pub(super) fn is_end_stream(&self) -> bool {

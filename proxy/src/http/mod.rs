@@ -1,19 +1,21 @@
 //! HTTP on both sides: settings shared by every connection, and the answers of the mesh itself.
 
 mod body;
+pub mod h1;
 mod incoming;
 mod kept;
 mod relayed;
-mod trailers;
 mod upgrade;
 mod upload;
 mod watch;
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, ready};
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::Either;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
 use hyper::rt::Executor;
@@ -27,10 +29,10 @@ use crate::config::ProxyConfig;
 use crate::drain::Drain;
 
 pub use body::{BodyGuard, ProxyBody, Relayed};
+use h1::Refusal;
 pub use incoming::{BodyError, BodyFault, ExchangeError, Incoming, SendError};
 pub use kept::{Kept, KeptBody};
-pub(crate) use relayed::{chunks, describe, origin_form, relayed};
-pub use trailers::{Trailers, WithTrailers};
+pub(crate) use relayed::{describe, relayed};
 pub use upgrade::{Io, Upgrade, UpgradeError, Upgraded};
 pub use upload::Upload;
 pub use watch::{Activity, Watched};
@@ -58,40 +60,6 @@ where
     }
 }
 
-/// Both kinds of server connections have these methods, and no trait that says so.
-macro_rules! until_drained {
-    ($connection:expr, $drain:expr) => {{
-        let mut connection = std::pin::pin!($connection);
-        tokio::select! {
-            result = connection.as_mut() => result,
-            () = $drain.leaving() => {
-                connection.as_mut().graceful_shutdown();
-                tokio::select! {
-                    result = connection.as_mut() => result,
-                    () = $drain.cut() => Ok(()),
-                }
-            }
-        }
-    }};
-}
-
-/// A server for HTTP/1.x as every listener uses it. Without `pipeline_flush`: with it hyper takes
-/// all of a response into memory while the client does not read.
-fn http1_server(config: &ProxyConfig) -> hyper::server::conn::http1::Builder {
-    let mut builder = hyper::server::conn::http1::Builder::new();
-    builder
-        .auto_date_header(false)
-        .half_close(true)
-        .timer(TokioTimer::new())
-        .max_headers(config.limits.max_headers)
-        .max_buf_size(header_buffer(config));
-    if config.timeouts.client_idle > Duration::ZERO {
-        // hyper counts it from when a head may begin: idle connections end with it as well.
-        builder.header_read_timeout(config.timeouts.client_idle);
-    }
-    builder
-}
-
 /// A server for HTTP/2 as every listener uses it.
 fn http2_server(config: &ProxyConfig) -> hyper::server::conn::http2::Builder<LocalExecutor> {
     let limits = &config.limits;
@@ -103,7 +71,7 @@ fn http2_server(config: &ProxyConfig) -> hyper::server::conn::http2::Builder<Loc
         .initial_connection_window_size(limits.connection_window.window())
         .max_concurrent_streams(limits.max_concurrent_streams)
         .max_send_buf_size(SEND_BUFFER_BYTES)
-        .max_header_list_size(limits.max_header_bytes.window())
+        .max_header_list_size(header_list(config))
         .max_pending_accept_reset_streams(RESETS_MAX)
         .max_local_error_reset_streams(RESETS_MAX)
         .keep_alive_interval(ping(config))
@@ -120,6 +88,7 @@ pub fn http2_client(config: &ProxyConfig) -> hyper::client::conn::http2::Builder
         .initial_stream_window_size(limits.stream_window.window())
         .initial_connection_window_size(limits.connection_window.window())
         .max_send_buf_size(SEND_BUFFER_BYTES)
+        .max_header_list_size(header_list(config))
         .max_concurrent_reset_streams(1024)
         .max_pending_accept_reset_streams(RESETS_MAX)
         .max_local_error_reset_streams(RESETS_MAX)
@@ -128,27 +97,35 @@ pub fn http2_client(config: &ProxyConfig) -> hyper::client::conn::http2::Builder
     builder
 }
 
-/// Sends a request in HTTP/2; the error gives it back where nothing of it was sent.
+/// Sends a request in HTTP/2; the error gives it back where nothing of it was sent. A response with
+/// a head of more than `limit` bytes is refused.
 pub async fn send_http2(
     sender: &mut hyper::client::conn::http2::SendRequest<ProxyBody>,
     request: Request<ProxyBody>,
+    limit: usize,
 ) -> Result<Response<Incoming>, SendError> {
     let response = sender.try_send_request(request).await?;
+    if weight(response.headers()) > limit {
+        return Err(SendError {
+            unsent: None,
+            error: ExchangeError::HeadTooLarge { limit },
+        });
+    }
     Ok(response.map(Incoming::from))
 }
 
-/// A client for HTTP/1.1, towards applications and for upgrades.
-pub fn http1_client(config: &ProxyConfig) -> hyper::client::conn::http1::Builder {
-    let mut builder = hyper::client::conn::http1::Builder::new();
-    builder
-        .max_headers(config.limits.max_headers)
-        .max_buf_size(header_buffer(config));
-    builder
+/// What is decoded of a head in HTTP/2. Larger than what is accepted ([`weight`]), so that a head
+/// that is somewhat too large is answered with its reason; h2 itself refuses what is beyond.
+fn header_list(config: &ProxyConfig) -> u32 {
+    let bytes = config.limits.max_header_bytes.bytes();
+    u32::try_from(bytes.saturating_mul(4)).unwrap_or(u32::MAX)
 }
 
-fn header_buffer(config: &ProxyConfig) -> usize {
-    // hyper's minimum.
-    config.limits.max_header_bytes.bytes().max(8192)
+/// Bytes of a head's fields, as `limits.max_header_bytes` counts them in both protocols: name,
+/// value, and what stands around them in a line of HTTP/1.1.
+fn weight(headers: &http::HeaderMap) -> usize {
+    let line = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
+    headers.iter().map(line).sum()
 }
 
 /// How long a silent connection waits until it is probed; never where that is switched off.
@@ -157,30 +134,43 @@ fn ping(config: &ProxyConfig) -> Option<Duration> {
     (interval > Duration::ZERO).then_some(interval)
 }
 
-/// Serves a client's connection to its end. When the sidecar leaves, the connection is told to come
-/// to one, and cut when the time for that is over.
-pub(crate) async fn serve<IO, H, F, G>(
+/// Serves a client's connection in HTTP/2 to its end. When the sidecar leaves, the connection is
+/// told to come to one, and cut when the time for that is over.
+pub(crate) async fn serve_http2<IO, H, F, R, G>(
     io: IO,
-    http2: bool,
     config: &ProxyConfig,
     drain: &Drain,
     handle: H,
+    refuse: R,
 ) where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Fn(Request<Incoming>) -> F + 'static,
     F: Future<Output = Response<ProxyBody<G>>> + 'static,
+    R: Fn(Refusal) -> Response<ProxyBody<G>> + 'static,
     G: BodyGuard + 'static,
 {
+    let limit = config.limits.max_header_bytes.bytes();
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-        let answer = handle(request.map(Incoming::from));
+        let target = request.uri().path_and_query();
+        let target = target.map_or(0, |target| target.as_str().len());
+        let answer = if weight(request.headers()) + target > limit {
+            Either::Left(ready(refuse(Refusal::too_large(request.headers(), limit))))
+        } else {
+            Either::Right(handle(request.map(Incoming::from)))
+        };
         async move { Ok::<_, Infallible>(answer.await) }
     });
-    let io = TokioIo::new(io);
-    let result = if http2 {
-        until_drained!(http2_server(config).serve_connection(io, service), drain)
-    } else {
-        let connection = http1_server(config).serve_connection(io, service);
-        until_drained!(connection.with_upgrades(), drain)
+    let connection = http2_server(config).serve_connection(TokioIo::new(io), service);
+    let mut connection = pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = drain.leaving() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                result = connection.as_mut() => result,
+                () = drain.cut() => Ok(()),
+            }
+        }
     };
     if let Err(error) = result {
         tracing::debug!(%error, "a client's connection ended");

@@ -1,5 +1,6 @@
 //! Connections that stop being HTTP: `CONNECT`, and what was agreed on with `Upgrade`.
 
+use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -82,6 +83,8 @@ impl Upgrade {
 pub struct Upgraded {
     first: Bytes,
     io: Box<dyn Io>,
+    /// Dropped with it, where somebody waits for its end.
+    _alive: Option<oneshot::Sender<Infallible>>,
 }
 
 impl Upgraded {
@@ -90,7 +93,16 @@ impl Upgraded {
         Self {
             first,
             io: Box::new(io),
+            _alive: None,
         }
+    }
+
+    /// The same, and what ends when it is dropped.
+    pub fn watched(io: impl Io + 'static, first: Bytes) -> (Self, oneshot::Receiver<Infallible>) {
+        let (alive, ended) = oneshot::channel();
+        let mut stream = Self::new(io, first);
+        stream._alive = Some(alive);
+        (stream, ended)
     }
 }
 

@@ -7,18 +7,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::spawn_local;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use weft_core::model::AppProtocol;
 use weft_core::reason::Reason;
 
-use crate::http::{
-    Incoming, ProxyBody, SendError, Trailers, WithTrailers, http1_client, http2_client,
-};
+use crate::http::h1::client::{Connection, Shelf};
+use crate::http::h1::limits;
+use crate::http::{ProxyBody, http2_client};
 use crate::worker::Shared;
 
 /// One port of the application.
@@ -41,45 +40,8 @@ pub struct Application {
 #[derive(Debug)]
 pub struct Applications {
     shared: Arc<Shared>,
-    idle: RefCell<HashMap<u16, Vec<Idle>>>,
+    idle: RefCell<HashMap<u16, Arc<Shelf>>>,
     http2: RefCell<HashMap<u16, http2::SendRequest<ProxyBody>>>,
-}
-
-#[derive(Debug)]
-struct Idle {
-    connection: Http1,
-    since: Instant,
-}
-
-/// A connection in HTTP/1.1.
-#[derive(Debug)]
-pub struct Http1 {
-    sender: http1::SendRequest<ProxyBody>,
-    trailers: Trailers,
-}
-
-impl Http1 {
-    /// Sends a request; the error gives it back where nothing of it was sent.
-    pub async fn send(
-        &mut self,
-        request: Request<ProxyBody>,
-    ) -> Result<Response<Incoming>, SendError> {
-        let (mut parts, mut body) = request.into_parts();
-        body.frame(&mut parts.headers, self.trailers.clone());
-        let request = Request::from_parts(parts, body);
-        let response = self.sender.try_send_request(request).await?;
-        Ok(response.map(Incoming::from))
-    }
-
-    /// Whether it takes a request at once.
-    pub fn is_ready(&self) -> bool {
-        self.sender.is_ready()
-    }
-
-    /// Waits until it takes a request; whether it ever will.
-    pub async fn ready(&mut self) -> bool {
-        self.sender.ready().await.is_ok()
-    }
 }
 
 impl Applications {
@@ -109,43 +71,21 @@ impl Applications {
         }
     }
 
-    /// An idle HTTP/1.1 connection, the one used last: the others may then end.
-    pub fn idle(&self, port: u16) -> Option<Http1> {
+    /// Where connections in HTTP/1.1 wait between requests.
+    pub fn shelf(&self, port: u16) -> Arc<Shelf> {
         let mut idle = self.idle.borrow_mut();
-        let stack = idle.get_mut(&port)?;
-        while let Some(Idle { connection, .. }) = stack.pop() {
-            if connection.is_ready() {
-                return Some(connection);
-            }
-        }
-        None
-    }
-
-    /// Keeps a connection for the next request.
-    pub fn keep(&self, port: u16, connection: Http1) {
         let max = self.shared.config.limits.max_idle_per_endpoint;
-        let mut idle = self.idle.borrow_mut();
-        let stack = idle.entry(port).or_default();
-        if stack.len() < max && !connection.sender.is_closed() {
-            stack.push(Idle {
-                connection,
-                since: Instant::now(),
-            });
-        }
+        let shelf = idle.entry(port).or_insert_with(|| Shelf::new(max));
+        Arc::clone(shelf)
     }
 
     /// A new HTTP/1.1 connection.
-    pub async fn http1(&self, application: &Application) -> Result<Http1, (Reason, String)> {
+    pub async fn http1(
+        &self,
+        application: &Application,
+    ) -> Result<Box<Connection>, (Reason, String)> {
         let stream = dial(&self.shared, application).await?;
-        let (stream, trailers) = WithTrailers::new(stream);
-        let made = http1_client(&self.shared.config).handshake(TokioIo::new(stream));
-        let (sender, connection) = made.await.map_err(broken)?;
-        spawn_local(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "connection to the application ended");
-            }
-        });
-        Ok(Http1 { sender, trailers })
+        Ok(Connection::new(stream, limits(&self.shared.config)))
     }
 
     /// The HTTP/2 connection, made if there is none.
@@ -175,13 +115,8 @@ impl Applications {
 
     /// Ends connections that nobody used for `idle`, before the application does.
     pub fn sweep(&self, idle: Duration) {
-        let now = Instant::now();
-        self.idle.borrow_mut().retain(|_port, stack| {
-            stack.retain(|kept| {
-                !kept.connection.sender.is_closed() && now.duration_since(kept.since) < idle
-            });
-            !stack.is_empty()
-        });
+        let unused = |shelf: &Arc<Shelf>| shelf.sweep(idle) && Arc::strong_count(shelf) == 1;
+        self.idle.borrow_mut().retain(|_port, shelf| !unused(shelf));
         self.http2
             .borrow_mut()
             .retain(|_port, sender| !sender.is_closed());

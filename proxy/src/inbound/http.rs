@@ -1,20 +1,24 @@
 //! Connections of others that carry requests to the application, and how the application is asked.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::error::Error;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, Method, Request, Response, Version};
-use hyper_util::rt::TokioIo;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use tokio::io::{AsyncRead, AsyncWrite};
+use weft_core::headers::{WEFT_CONTINUE, WEFT_EXPECT};
 use weft_core::reason::Reason;
 use weft_core::retry::is_idempotent;
 
-use super::{Application, Caller, Http1, dial, key, request};
+use super::request::Answer;
+use super::{Application, Caller, dial, key, request};
+use crate::http::h1::client::Home;
+use crate::http::h1::{OnContinue, Refusal, Settings, serve as serve_http1};
 use crate::http::{
-    ExchangeError, Incoming, ProxyBody, SendError, Trailers, WithTrailers, describe, origin_form,
-    send_http2,
+    ExchangeError, Incoming, ProxyBody, SendError, describe, send_http2, serve_http2,
 };
 use crate::mesh::ServerSlot;
 use crate::outbound::SingleExchange;
@@ -30,8 +34,8 @@ pub(super) struct Conversation {
     pub(super) stats: Arc<HttpStats>,
     /// What is enforced on the application's port.
     pub(super) server: Arc<ServerSlot>,
-    /// Where responses go in HTTP/1.1.
-    pub(super) trailers: Option<Trailers>,
+    /// Requests that expect 100, by the number that their caller's sidecar gave them.
+    expecting: RefCell<HashMap<u64, OnContinue>>,
 }
 
 /// Serves a connection; `caller` is who the mesh verified, `None` for the outside.
@@ -46,23 +50,68 @@ pub(super) async fn serve<IO>(
 {
     let shared = Arc::clone(&worker.shared);
     let key = key(&application, caller.as_ref().map(|caller| &caller.peer));
-    let (io, trailers) = WithTrailers::new(io);
     let conversation = Rc::new(Conversation {
         worker: Rc::clone(worker),
-        trailers: (!http2).then_some(trailers),
+        expecting: RefCell::default(),
         stats: shared.metrics.http(key),
         server: shared.mesh.server_port(application.port).await,
         application,
         caller,
     });
-    let handle = move |request| {
-        let conversation = Rc::clone(&conversation);
-        async move { request::exchange(&conversation, request).await }
-    };
-    crate::http::serve(io, http2, &shared.config, &shared.drain, handle).await;
+    let (config, drain) = (&shared.config, &shared.drain);
+    if http2 {
+        let refusing = Rc::clone(&conversation);
+        let refuse = move |refusal: Refusal| request::refuse(&refusing, &refusal);
+        let handle = move |request| {
+            let conversation = Rc::clone(&conversation);
+            async move { conversation.handle(request).await }
+        };
+        serve_http2(io, config, drain, handle, refuse).await;
+    } else {
+        let settings = Settings::of(config, conversation.caller.is_none());
+        let handle = |request| conversation.handle(request);
+        let refuse = |refusal: Refusal| request::refuse(&conversation, &refusal);
+        serve_http1(io, settings, drain, handle, refuse).await;
+    }
 }
 
 impl Conversation {
+    /// Answers a request, or says to another sidecar when the body of one may be sent.
+    async fn handle(self: &Rc<Self>, mut request: Request<Incoming>) -> Answer {
+        if self.caller.is_some() {
+            if let Some(number) = request.headers_mut().remove(WEFT_CONTINUE) {
+                return self.may_continue(parsed(&number)).await;
+            }
+            if let Some(number) = request.headers_mut().remove(WEFT_EXPECT) {
+                let _expecting = self.expect(parsed(&number), &mut request);
+                return request::exchange(self, request).await;
+            }
+        }
+        request::exchange(self, request).await
+    }
+
+    /// Notes a request that expects 100.
+    fn expect(&self, number: u64, request: &mut Request<Incoming>) -> Expecting<'_> {
+        let told = OnContinue::default();
+        request.extensions_mut().insert(told.clone());
+        let mut expecting = self.expecting.borrow_mut();
+        expecting.insert(number, told.clone());
+        Expecting {
+            all: &self.expecting,
+            number,
+            told,
+        }
+    }
+
+    /// Answers when the body of the request with this number may be sent, or is not needed.
+    async fn may_continue(&self, number: u64) -> Answer {
+        let told = self.expecting.borrow().get(&number).cloned();
+        if let Some(told) = told {
+            told.0.notified().await;
+        }
+        Response::new(ProxyBody::Empty)
+    }
+
     /// Asks the application, in HTTP/1.1 or in HTTP/2.
     pub(super) async fn ask(
         &self,
@@ -81,42 +130,29 @@ impl Conversation {
     ) -> Result<Response<Incoming>, (Reason, String)> {
         let applications = &self.worker.applications;
         let port = self.application.port;
-        let mut request = origin_form(request);
+        let shelf = applications.shelf(port);
+        let mut request = request;
         // A kept connection may be closed by the application in the very moment it is used: what
         // was not sent, or can be repeated without harm, goes over a new one.
-        while let Some(mut connection) = applications.idle(port) {
+        while let Some(connection) = shelf.take() {
             let again = repeat(&request);
-            match connection.send(request).await {
-                Ok(response) => {
-                    self.keep_when_ready(connection);
-                    return Ok(response);
-                }
+            let home = Home::Shelf(Arc::clone(&shelf));
+            match connection.send(request, home).await {
+                Ok(response) => return Ok(response),
                 Err(SendError { unsent, error }) => match (unsent, again) {
                     (Some(unsent), _) => request = *unsent,
-                    (None, Some(copy)) => request = copy,
-                    (None, None) => return Err(broken(&error)),
+                    (None, Some(copy)) if error.is_closed() => {
+                        // It may be the request that ends connections: once, and no more.
+                        request = copy;
+                        break;
+                    }
+                    (None, _) => return Err(broken(&error)),
                 },
             }
         }
-        let mut connection = applications.http1(&self.application).await?;
-        let response = connection.send(request).await;
-        let response = response.map_err(|failed| broken(&failed.error))?;
-        self.keep_when_ready(connection);
-        Ok(response)
-    }
-
-    /// Puts the connection back once the response has been read to its end.
-    fn keep_when_ready(&self, mut connection: Http1) {
-        let worker = Rc::clone(&self.worker);
-        let port = self.application.port;
-        if connection.is_ready() {
-            return worker.applications.keep(port, connection);
-        }
-        tokio::task::spawn_local(async move {
-            if connection.ready().await {
-                worker.applications.keep(port, connection);
-            }
-        });
+        let connection = applications.http1(&self.application).await?;
+        let response = connection.send(request, Home::Shelf(shelf)).await;
+        response.map_err(|failed| broken(&failed.error))
     }
 
     async fn http2(
@@ -125,9 +161,13 @@ impl Conversation {
     ) -> Result<Response<Incoming>, (Reason, String)> {
         let applications = &self.worker.applications;
         *request.version_mut() = Version::HTTP_2;
+        if let Some(told) = request.extensions_mut().remove::<OnContinue>() {
+            told.0.notify_one();
+        }
+        let limit = self.worker.shared.config.limits.max_header_bytes.bytes();
         for _attempt in 0..2 {
             let mut sender = applications.http2(&self.application).await?;
-            match send_http2(&mut sender, request).await {
+            match send_http2(&mut sender, request, limit).await {
                 Ok(response) => return Ok(response),
                 Err(SendError { unsent, error }) => match unsent {
                     Some(unsent) => request = *unsent,
@@ -149,8 +189,7 @@ impl Conversation {
         let failed = |error: &dyn Error| (Reason::UpgradeFailed, describe(error));
         let stream = dial(&self.worker.shared, &self.application).await?;
         let config = &self.worker.shared.config;
-        let exchange = SingleExchange::begin(TokioIo::new(stream), config).await;
-        let mut exchange = exchange.map_err(|error| failed(&error))?;
+        let mut exchange = SingleExchange::begin(stream, config);
         let connect = *request.method() == Method::CONNECT;
         let response = exchange.send(request).await;
         let response = response.map_err(|failure| failed(&failure.error))?;
@@ -160,6 +199,28 @@ impl Conversation {
         }
         Ok(response)
     }
+}
+
+/// A request that expects 100, until it has been answered.
+struct Expecting<'a> {
+    all: &'a RefCell<HashMap<u64, OnContinue>>,
+    number: u64,
+    told: OnContinue,
+}
+
+impl Drop for Expecting<'_> {
+    fn drop(&mut self) {
+        self.all.borrow_mut().remove(&self.number);
+        self.told.0.notify_one();
+    }
+}
+
+/// The number that a sidecar gave a request; 0 for what is none.
+fn parsed(number: &HeaderValue) -> u64 {
+    let number = number.to_str().ok();
+    number
+        .and_then(|number| number.parse().ok())
+        .unwrap_or_default()
 }
 
 /// Whether a response announces content. One to CONNECT that agrees does not (RFC 9110 section 9.3.6):

@@ -25,7 +25,7 @@ use crate::worker::{Worker, is_direct, redirected, reset};
 
 use carry::{Greeting, Takes, Unspoken, carry, greet};
 
-pub use application::{Application, Applications, Http1, dial};
+pub use application::{Application, Applications, dial};
 
 /// A connection that interception redirected here: from another sidecar, or from outside.
 pub async fn captured(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr) {

@@ -8,9 +8,9 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::header::{EXPECT, HeaderValue, RETRY_AFTER};
+use http::header::{HeaderValue, RETRY_AFTER};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, Method, Request, Response, Version};
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, Limited};
 use tokio::time::timeout;
@@ -29,7 +29,8 @@ use weft_core::timeout as deadline;
 use super::answered::Answered;
 use super::check::Checking;
 use super::http::Conversation;
-use crate::http::{Incoming, ProxyBody, Trailers, Upgrade, Upload, answer, chunks, relayed};
+use crate::http::h1::Refusal;
+use crate::http::{Incoming, ProxyBody, Upgrade, Upload, answer, relayed};
 use crate::mesh::{RateRefusal, Rated, UnderWay};
 use crate::outbound::{is_agreed, join};
 use crate::telemetry::ledger::Ledger;
@@ -57,6 +58,27 @@ pub(super) async fn exchange(
     answered.unwrap_or_else(|answer| *answer)
 }
 
+/// The answer to a request that was not understood.
+pub(super) fn refuse(conversation: &Conversation, refusal: &Refusal) -> Answer {
+    let shared = &conversation.worker.shared;
+    let caller = conversation.caller.as_ref();
+    let mut ledger = Ledger::new(crate::clock::now(), refusal.grpc);
+    ledger.count(&conversation.stats, wire(conversation));
+    let peer = caller.map(|caller| caller.peer.identity().as_str());
+    let (log, service) = (&shared.access_log, &conversation.application.service);
+    ledger.begin_refused_line(log, Direction::Inbound, service, peer);
+    let answer = refusal.answer();
+    ledger.answer(answer.status(), Some(refusal.reason));
+    answer
+}
+
+fn wire(conversation: &Conversation) -> Wire {
+    match conversation.caller {
+        Some(_) => Wire::Mtls,
+        None => Wire::Plaintext,
+    }
+}
+
 async fn way(conversation: &Conversation, request: Request<Incoming>) -> Step<Answer> {
     let received = Received::new(conversation, request);
     let decided = received.decide().await?;
@@ -73,8 +95,6 @@ pub(super) struct Exchange<'p> {
     upload: Option<Upload>,
     /// The connection that becomes a stream of bytes when the application agrees.
     pub(super) upgrade: Option<Upgrade>,
-    /// Where trailers may follow the answer in HTTP/1.1.
-    chunks: Option<Trailers>,
     /// What limits on the rate of requests say to it, which the answer tells.
     rated: Option<Rated>,
 }
@@ -88,7 +108,12 @@ impl<'p> Exchange<'p> {
 
     /// Answers with a reason.
     pub(super) fn refuse(self, reason: Reason, detail: &str) -> Box<Answer> {
-        let response = answer(reason, detail, self.ledger.is_grpc());
+        let grpc = self.ledger.is_grpc();
+        let mut response = answer(reason, detail, grpc);
+        if reason == Reason::HeadersTooLarge && !grpc {
+            // The application's head, not the caller's.
+            *response.status_mut() = StatusCode::BAD_GATEWAY;
+        }
         self.respond(response, reason)
     }
 
@@ -131,7 +156,6 @@ impl<'p> Received<'p> {
         let asks =
             request.version() != Version::HTTP_2 && is_upgrade(request.method(), request.headers());
         let upgrade = asks.then(|| Upgrade::take(request.extensions_mut()));
-        let chunks = chunks(&conversation.trailers, &request);
         let (mut parts, body) = request.into_parts();
         let left = deadline::allowed(&parts.headers, None);
         // Only a caller in the mesh says so: anybody else's word is removed.
@@ -151,7 +175,6 @@ impl<'p> Received<'p> {
             ledger,
             upload: body.watch_upload(),
             upgrade: upgrade.flatten(),
-            chunks,
             rated: None,
         };
         let to_http1 = match conversation.application.protocol {
@@ -223,8 +246,6 @@ fn prepare(conversation: &Conversation, parts: &mut Parts, upgrade: bool) {
     if conversation.caller.is_some() {
         hops.write(headers);
     }
-    // Answered by ourselves: hyper says 100 when the body is asked for.
-    headers.remove(EXPECT);
     let caller = conversation.caller.as_ref();
     if let Some(forwarded) = caller.and_then(|caller| caller.forwarded.as_ref()) {
         headers.insert(X_FORWARDED_CLIENT_CERT, forwarded.clone());
@@ -252,11 +273,7 @@ impl Exchange<'_> {
     /// Begins the metrics, the span and the line of the access log of a request.
     fn begin(&mut self, parts: &mut Parts, body: &mut ProxyBody) {
         let conversation = self.conversation;
-        let wire = match conversation.caller {
-            Some(_) => Wire::Mtls,
-            None => Wire::Plaintext,
-        };
-        self.ledger.count(&conversation.stats, wire);
+        self.ledger.count(&conversation.stats, wire(conversation));
         let peer = self.peer().map(|peer| peer.identity().as_str());
         let shared = &conversation.worker.shared;
         let service = &conversation.application.service;
@@ -453,7 +470,7 @@ impl Sent<'_> {
                 let shared = &exchange.conversation.worker.shared;
                 join(shared, None, response, client, guard)
             }
-            Some(_) | None => relayed(response, guard, exchange.chunks, None),
+            Some(_) | None => relayed(response, guard, None),
         }
     }
 }

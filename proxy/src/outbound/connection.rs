@@ -1,11 +1,15 @@
 //! What a request is sent over: a place on a shared connection, or a connection of its own.
 
+use std::pin::pin;
 use std::rc::Rc;
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, Version};
+use tokio::time::timeout;
+use weft_core::headers::{WEFT_CONTINUE, WEFT_EXPECT};
 
-use super::pool::{DialError, Slot};
+use super::pool::{DialError, Sender, Slot};
 use super::upgrade::OwnConnection;
+use crate::http::h1::{CONTINUE_WAIT, Expectation};
 use crate::http::{Incoming, ProxyBody, SendError};
 use crate::mesh::{Endpoint, PortView};
 use crate::worker::Worker;
@@ -42,7 +46,7 @@ impl Connection {
         request: Request<ProxyBody>,
     ) -> Result<Response<Incoming>, SendError> {
         match self {
-            Self::Shared(slot) => slot.sender().try_send_request(request).await,
+            Self::Shared(slot) => send(slot.sender(), request).await,
             Self::Own(own) => Box::pin(own.send(request)).await,
         }
     }
@@ -51,4 +55,36 @@ impl Connection {
     pub(super) fn is_own(&self) -> bool {
         matches!(self, Self::Own(_))
     }
+}
+
+/// Sends a request. The client of one that expects 100 is told to go on when the application says
+/// so to its sidecar, or after [`CONTINUE_WAIT`] (RFC 9110 section 10.1.1).
+async fn send(
+    mut sender: Sender,
+    mut request: Request<ProxyBody>,
+) -> Result<Response<Incoming>, SendError> {
+    let expectation = request.extensions_mut().remove::<Expectation>();
+    let Some(expectation) = expectation.filter(|_| sender.is_mesh()) else {
+        return sender.try_send_request(request).await;
+    };
+    // On the heap: few requests expect it.
+    Box::pin(async move {
+        let held = expectation.hold();
+        let number = HeaderValue::from(fastrand::u64(1..));
+        let mut asking = Request::new(ProxyBody::Empty);
+        *asking.uri_mut() = request.uri().clone();
+        *asking.version_mut() = Version::HTTP_2;
+        asking.headers_mut().insert(WEFT_CONTINUE, number.clone());
+        request.headers_mut().insert(WEFT_EXPECT, number);
+        let mut beside = sender.clone();
+        let mut sending = pin!(sender.try_send_request(request));
+        let waiting = timeout(CONTINUE_WAIT, beside.try_send_request(asking));
+        tokio::select! {
+            biased;
+            response = &mut sending => return response,
+            _may_go_on = waiting => drop(held),
+        }
+        sending.await
+    })
+    .await
 }

@@ -15,7 +15,8 @@ use weft_core::reason::Reason;
 
 use super::failed::Failed;
 use super::request;
-use crate::http::{Trailers, WithTrailers};
+use crate::http::h1::{Refusal, Settings, serve as serve_http1};
+use crate::http::serve_http2;
 use crate::mesh::PortView;
 use crate::tls::Replayed;
 use crate::worker::Worker;
@@ -25,8 +26,6 @@ pub(super) struct Conversation {
     pub(super) worker: Rc<Worker>,
     port: RefCell<Arc<PortView>>,
     generation: Cell<u64>,
-    /// Where responses go in HTTP/1.1.
-    pub(super) trailers: Option<Trailers>,
     /// The last Host, parsed: it is nearly always the same.
     authority: RefCell<Option<(HeaderValue, Authority)>>,
 }
@@ -49,19 +48,28 @@ pub(super) async fn serve(
         },
     };
     let shared = Arc::clone(&worker.shared);
-    let (stream, trailers) = WithTrailers::new(stream);
     let conversation = Rc::new(Conversation {
         worker: Rc::clone(worker),
-        trailers: (!http2).then_some(trailers),
         port: RefCell::new(port),
         generation: Cell::new(shared.mesh.generation()),
         authority: RefCell::new(None),
     });
-    let handle = move |request| {
-        let conversation = Rc::clone(&conversation);
-        async move { request::exchange(&conversation, request).await }
-    };
-    crate::http::serve(stream, http2, &shared.config, &shared.drain, handle).await;
+    let (config, drain) = (&shared.config, &shared.drain);
+    if http2 {
+        let refusing = Rc::clone(&conversation);
+        let refuse = move |refusal: Refusal| request::refuse(&refusing, &refusal);
+        let handle = move |request| {
+            let conversation = Rc::clone(&conversation);
+            async move { request::exchange(&conversation, request).await }
+        };
+        serve_http2(stream, config, drain, handle, refuse).await;
+    } else {
+        // How slow the application may be is its own to say.
+        let settings = Settings::of(config, false);
+        let handle = |request| request::exchange(&conversation, request);
+        let refuse = |refusal: Refusal| request::refuse(&conversation, &refusal);
+        serve_http1(stream, settings, drain, handle, refuse).await;
+    }
 }
 
 /// Removes what only the mesh may say from the application's request, and counts this sidecar among

@@ -175,7 +175,8 @@ impl Sender {
         request: Request<ProxyBody>,
     ) -> Result<Response<Incoming>, SendError> {
         match self {
-            Self::Mesh(sender) => send_http2(sender, request).await,
+            // What its application may send is the peer's own to say.
+            Self::Mesh(sender) => send_http2(sender, request, usize::MAX).await,
             Self::Outside(sender) => Box::pin(sender.send(request)).await,
         }
     }
@@ -187,6 +188,11 @@ impl Sender {
     ) -> Result<Response<Incoming>, ExchangeError> {
         let sent = self.try_send_request(request).await;
         sent.map_err(|failed| failed.error)
+    }
+
+    /// Whether it leads to another sidecar.
+    pub(crate) fn is_mesh(&self) -> bool {
+        matches!(self, Self::Mesh(_))
     }
 
     fn is_closed(&self) -> bool {

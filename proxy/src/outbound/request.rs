@@ -11,9 +11,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{EXPECT, ORIGIN, SET_COOKIE};
+use http::header::{ORIGIN, SET_COOKIE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use tokio::time::sleep;
 use weft_core::breaker::CallClass;
 use weft_core::fault::Fault;
@@ -34,9 +34,8 @@ use super::http::{Conversation, one_more};
 use super::patience::{Patience, while_waited_for};
 use super::route::{self, Next};
 use super::{Wish, outside, upgrade};
-use crate::http::{
-    Activity, Incoming, ProxyBody, Trailers, Upgrade, Upload, answer, chunks, relayed,
-};
+use crate::http::h1::Refusal;
+use crate::http::{Activity, Incoming, ProxyBody, Upgrade, Upload, answer, relayed};
 use crate::mesh::{self, PortView, UnderWay};
 use crate::telemetry::ledger::Ledger;
 use crate::telemetry::metrics::Direction;
@@ -56,6 +55,19 @@ pub(super) async fn exchange(
     let port = conversation.port();
     let answered = way(conversation, &port, request).await;
     answered.unwrap_or_else(|answer| *answer)
+}
+
+/// The answer to a request that was not understood.
+pub(super) fn refuse(conversation: &Conversation, refusal: &Refusal) -> Answer {
+    let shared = &conversation.worker.shared;
+    let port = conversation.port();
+    let mut ledger = Ledger::new(crate::clock::now(), refusal.grpc);
+    ledger.count_otherwise(|| shared.mesh.own_stats(&port));
+    let (log, service) = (&shared.access_log, &port.hostname);
+    ledger.begin_refused_line(log, Direction::Outbound, service, None);
+    let answer = refusal.answer();
+    ledger.answer(answer.status(), Some(refusal.reason));
+    answer
 }
 
 async fn way(
@@ -81,8 +93,6 @@ pub(super) struct Exchange<'p> {
     pub(super) upload: Option<Upload>,
     /// The connection that becomes a stream of bytes when the server agrees.
     pub(super) upgrade: Option<Upgrade>,
-    /// Where trailers may follow the answer in HTTP/1.1.
-    chunks: Option<Trailers>,
     routed: Option<Routed<'p>>,
 }
 
@@ -112,7 +122,12 @@ impl<'p> Exchange<'p> {
 
     /// Answers with the reason of a failure.
     fn refuse(self, failed: &Failed) -> Box<Answer> {
-        let response = answer(failed.reason, &failed.detail, self.ledger.is_grpc());
+        let grpc = self.ledger.is_grpc();
+        let mut response = answer(failed.reason, &failed.detail, grpc);
+        if failed.reason == Reason::HeadersTooLarge && !grpc {
+            // The server's head, not the caller's.
+            *response.status_mut() = StatusCode::BAD_GATEWAY;
+        }
         self.respond(response)
     }
 
@@ -159,14 +174,11 @@ impl<'p> Received<'p> {
         let asks =
             request.version() != Version::HTTP_2 && is_upgrade(request.method(), request.headers());
         let upgrade = asks.then(|| Upgrade::take(request.extensions_mut()));
-        let chunks = chunks(&conversation.trailers, &request);
         let (mut parts, body) = request.into_parts();
         remove_hop_by_hop(&mut parts.headers, asks && parts.method != Method::CONNECT);
         // How long the application waits is its own to say: it can only make it shorter.
         let asked = deadline::allowed(&parts.headers, None);
         let hops = one_more(&mut parts.headers);
-        // Answered by ourselves: hyper says 100 when the body is asked for.
-        parts.headers.remove(EXPECT);
         let mut ledger = Ledger::new(crate::clock::now(), is_grpc(&parts.headers));
         let log = &conversation.worker.shared.access_log;
         let received = ledger.begin_line(log, Direction::Outbound, &parts, &port.service, None);
@@ -177,7 +189,6 @@ impl<'p> Received<'p> {
             ledger,
             upload: body.watch_upload(),
             upgrade: upgrade.flatten(),
-            chunks,
             routed: None,
         };
         Self {
@@ -503,7 +514,7 @@ impl Sent<'_> {
             }
             Some(_) | None => {
                 let activity = patience.activity().cloned();
-                relayed(response, guard, exchange.chunks, activity)
+                relayed(response, guard, activity)
             }
         };
         edited(exchange.routed, response)

@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
-use hyper::client::conn::http1::SendRequest;
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 use tokio_rustls::client::TlsStream;
@@ -15,7 +13,8 @@ use weft_core::headers::{remove_hop_by_hop, remove_untrusted};
 
 use super::pool::{self, DialError, OutsideStream};
 use crate::config::ProxyConfig;
-use crate::http::{BodyGuard, Incoming, ProxyBody, SendError, Upgrade, http1_client, origin_form};
+use crate::http::h1::client::{ClientError, Connection, Home};
+use crate::http::{BodyGuard, Incoming, Io, ProxyBody, SendError, Upgrade, h1};
 use crate::mesh::{Counted, Endpoint, PortView};
 use crate::relay::{Ended, relay};
 use crate::tls::{ALPN_H1, TlsContext};
@@ -45,13 +44,8 @@ impl OwnConnection {
             limit: port.policy.max_connections.unwrap_or_default(),
         })?;
         let stream = dial(&shared.config, &shared.tls, port, endpoint).await?;
-        let exchange = SingleExchange::begin(TokioIo::new(stream), &shared.config).await;
-        let exchange = exchange.map_err(|error| DialError::Tls {
-            address: endpoint.key.address,
-            source: Arc::new(std::io::Error::other(error)),
-        })?;
         Ok(Self {
-            exchange,
+            exchange: SingleExchange::begin(stream, &shared.config),
             outside: port.outside.is_some(),
             _counted: counted,
         })
@@ -92,21 +86,12 @@ async fn dial(
 
 /// One exchange in HTTP/1.1 on a connection that may then be taken over.
 #[derive(Debug)]
-pub(crate) struct SingleExchange(SendRequest<ProxyBody>);
+pub(crate) struct SingleExchange(Option<Box<Connection>>);
 
 impl SingleExchange {
     /// Takes a fresh connection.
-    pub(crate) async fn begin<IO>(io: IO, config: &ProxyConfig) -> hyper::Result<Self>
-    where
-        IO: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-    {
-        let (sender, connection) = http1_client(config).handshake(io).await?;
-        spawn_local(async move {
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%error, "upgraded connection ended");
-            }
-        });
-        Ok(Self(sender))
+    pub(crate) fn begin(io: impl Io + 'static, config: &ProxyConfig) -> Self {
+        Self(Some(Connection::new(io, h1::limits(config))))
     }
 
     /// Sends the request.
@@ -114,8 +99,13 @@ impl SingleExchange {
         &mut self,
         request: Request<ProxyBody>,
     ) -> Result<Response<Incoming>, SendError> {
-        let response = self.0.try_send_request(origin_form(request)).await?;
-        Ok(response.map(Incoming::from))
+        match self.0.take() {
+            Some(connection) => connection.send(request, Home::None).await,
+            None => Err(SendError {
+                unsent: Some(Box::new(request)),
+                error: ClientError::Closed.into(),
+            }),
+        }
     }
 }
 

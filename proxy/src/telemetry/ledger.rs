@@ -138,6 +138,24 @@ impl Ledger {
         Some(received)
     }
 
+    /// Begins a line of the access log, where one is kept, of a request that was not understood.
+    pub(crate) fn begin_refused_line(
+        &mut self,
+        log: &AccessLog,
+        direction: Direction,
+        service: &Arc<str>,
+        peer: Option<&str>,
+    ) {
+        let (parts, ()) = http::Request::new(()).into_parts();
+        let counter = self.begin_line(log, direction, &parts, service, peer);
+        if counter.is_some()
+            && let Some(line) = &mut self.line
+        {
+            line.record.method = None;
+            line.record.path = "-".to_owned();
+        }
+    }
+
     /// Notes an attempt at an endpoint, where it is counted from now on.
     pub(crate) fn attempt(&mut self, endpoint: SocketAddr, stats: &Arc<HttpStats>, wire: Wire) {
         self.count(stats, wire);

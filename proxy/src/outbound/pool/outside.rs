@@ -1,17 +1,16 @@
 //! Connections to servers outside the mesh: plain, or in TLS of our own making, in HTTP/1.1 one
 //! request after the other, in HTTP/2 as many as the server takes.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::COOKIE;
 use http::uri::Scheme;
-use http::{HeaderMap, HeaderValue, Request, Response, Uri};
-use hyper::client::conn::{http1, http2};
+use http::{Request, Response, Uri};
+use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
@@ -23,10 +22,9 @@ use weft_core::headers::remove_untrusted;
 use weft_core::model::AppProtocol;
 
 use super::{Carrier, DialError, Peer, Pool, Sender, Slot, connect};
-use crate::http::{
-    Incoming, ProxyBody, SendError, Trailers, WithTrailers, http1_client, http2_client,
-    origin_form, send_http2,
-};
+use crate::http::h1::client::{ClientError, Connection, SharedLine};
+use crate::http::h1::limits;
+use crate::http::{Incoming, ProxyBody, SendError, http2_client, send_http2};
 use crate::mesh::{ALPN_HTTP2, Endpoint, Outside, OutsideTls, PortView};
 
 /// Servers close idle connections in HTTP/1.1 when they please: ours are closed before most do.
@@ -40,11 +38,13 @@ pub(in crate::outbound) type OutsideStream = Either<TcpStream, Box<TlsStream<Tcp
 pub(crate) struct OutsideSender {
     line: Line,
     tls: bool,
+    /// What the head of a response may have.
+    head_bytes: usize,
 }
 
 #[derive(Debug, Clone)]
 enum Line {
-    Http1(Rc<RefCell<http1::SendRequest<ProxyBody>>>, Trailers),
+    Http1(SharedLine),
     Http2(http2::SendRequest<ProxyBody>),
 }
 
@@ -57,19 +57,20 @@ impl OutsideSender {
     ) -> Result<Response<Incoming>, SendError> {
         remove_untrusted(request.headers_mut());
         let mut response = match &mut self.line {
-            Line::Http1(sender, trailers) => {
-                let (mut parts, mut body) = origin_form(request).into_parts();
-                join_cookies(&mut parts.headers);
-                body.frame(&mut parts.headers, trailers.clone());
-                let request = Request::from_parts(parts, body);
-                let sending = sender.borrow_mut().try_send_request(request);
-                sending.await?.map(Incoming::from)
+            Line::Http1(line) => {
+                let Some((connection, home)) = line.take() else {
+                    return Err(SendError {
+                        unsent: Some(Box::new(request)),
+                        error: ClientError::Closed.into(),
+                    });
+                };
+                connection.send(request, home).await?
             }
             Line::Http2(sender) => {
                 if self.tls {
                     secure(request.uri_mut());
                 }
-                send_http2(sender, request).await?
+                send_http2(sender, request, self.head_bytes).await?
             }
         };
         remove_untrusted(response.headers_mut());
@@ -78,7 +79,7 @@ impl OutsideSender {
 
     pub(super) fn is_closed(&self) -> bool {
         match &self.line {
-            Line::Http1(sender, _) => sender.borrow().is_closed(),
+            Line::Http1(line) => line.is_closed(),
             Line::Http2(sender) => sender.is_closed(),
         }
     }
@@ -91,26 +92,9 @@ impl OutsideSender {
     /// Whether it takes a request at once.
     pub(super) fn is_ready(&self) -> bool {
         match &self.line {
-            Line::Http1(sender, _) => sender.borrow().is_ready(),
+            Line::Http1(line) => line.is_ready(),
             Line::Http2(_) => true,
         }
-    }
-}
-
-/// HTTP/2 may have split it; HTTP/1.1 knows one field only (RFC 9113 section 8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
-    let mut cookies = headers.get_all(COOKIE).iter();
-    let (Some(first), Some(_second)) = (cookies.next(), cookies.next()) else {
-        return;
-    };
-    let mut joined = first.as_bytes().to_vec();
-    for cookie in headers.get_all(COOKIE).iter().skip(1) {
-        joined.extend_from_slice(b"; ");
-        joined.extend_from_slice(cookie.as_bytes());
-    }
-    // Made of values: it is one.
-    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
-        headers.insert(COOKIE, joined);
     }
 }
 
@@ -263,15 +247,16 @@ impl Pool {
             spawn(connection);
             Line::Http2(sender)
         } else {
-            let (stream, trailers) = WithTrailers::new(stream);
-            let made = http1_client(&self.config).handshake(TokioIo::new(stream));
-            let (sender, connection) = made.await.map_err(failed)?;
-            spawn(connection);
-            Line::Http1(Rc::new(RefCell::new(sender)), trailers)
+            let connection = Connection::new(stream, limits(&self.config));
+            Line::Http1(SharedLine::new(connection))
         };
         let tls = outside.tls.is_some();
         Ok(Rc::new(Carrier {
-            sender: Sender::Outside(OutsideSender { line, tls }),
+            sender: Sender::Outside(OutsideSender {
+                line,
+                tls,
+                head_bytes: self.config.limits.max_header_bytes.bytes(),
+            }),
             in_flight: Cell::new(0),
             carried: Cell::new(0),
             generation: outside.id,
@@ -300,20 +285,6 @@ pub(super) fn idle_of(sender: &Sender, idle: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn cookies_are_one_field_again() {
-        let mut headers = HeaderMap::new();
-        join_cookies(&mut headers);
-        assert!(headers.is_empty());
-        headers.append(COOKIE, HeaderValue::from_static("a=1"));
-        join_cookies(&mut headers);
-        headers.append(COOKIE, HeaderValue::from_static("b=2"));
-        headers.append(COOKIE, HeaderValue::from_static("c=3"));
-        join_cookies(&mut headers);
-        let all: Vec<_> = headers.get_all(COOKIE).iter().collect();
-        assert_eq!(all, ["a=1; b=2; c=3"]);
-    }
 
     #[test]
     fn only_the_scheme_changes() {

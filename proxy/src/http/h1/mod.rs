@@ -1,0 +1,132 @@
+//! HTTP/1.1 on every edge: the connections that move the bytes of [`weft_core::h1`].
+//!
+//! A server's connection is one task, which reads requests, has them answered one after the other,
+//! and notices while it waits that its client has gone. A client's connection has no task: whoever
+//! waits for the response drives it, and the response's body gives it back when it has ended.
+
+mod body;
+pub mod client;
+mod outgoing;
+mod server;
+mod timer;
+mod upload;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Response, StatusCode};
+use weft_core::h1::{Limits, Malformed};
+use weft_core::headers::is_grpc;
+use weft_core::reason::Reason;
+
+use super::{ProxyBody, answer};
+use crate::config::ProxyConfig;
+
+pub(crate) use body::Expectation;
+pub use body::{Broken, Http1Body, RequestBody};
+pub(crate) use client::{CONTINUE_WAIT, OnContinue};
+pub(crate) use server::serve;
+
+/// How long a server's connection waits, and how much it reads.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    /// Of heads and of what frames bodies.
+    pub(crate) limits: Limits,
+    /// For the next request; `None` waits for ever.
+    pub(crate) idle: Option<Duration>,
+    /// For a head that has begun.
+    pub(crate) head: Duration,
+    /// For a body that is waited for, and for a client that does not read; `None` waits for ever.
+    pub(crate) stall: Option<Duration>,
+}
+
+impl Settings {
+    /// Of a listener; `stalls`: whether its clients are bounded in how long they stall.
+    pub(crate) fn of(config: &ProxyConfig, stalls: bool) -> Self {
+        let timeouts = &config.timeouts;
+        let some = |time: Duration| (time > Duration::ZERO).then_some(time);
+        Self {
+            limits: limits(config),
+            idle: some(timeouts.client_idle),
+            head: some(timeouts.client_head).unwrap_or(timer::NEVER),
+            stall: some(timeouts.client_stall).filter(|_| stalls),
+        }
+    }
+}
+
+/// Limits of heads, in both directions.
+pub fn limits(config: &ProxyConfig) -> Limits {
+    let limits = Limits::with_head_bytes(config.limits.max_header_bytes.bytes());
+    Limits {
+        fields: config.limits.max_headers,
+        ..limits
+    }
+}
+
+/// A request that is answered without being understood.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    /// The mesh's reason.
+    pub(crate) reason: Reason,
+    /// The status of the answer.
+    pub(crate) status: StatusCode,
+    /// What was found, what is allowed.
+    pub(crate) detail: String,
+    /// Whether what came of its fields says that it is gRPC.
+    pub(crate) grpc: bool,
+}
+
+impl Refusal {
+    fn malformed(malformed: &Malformed, received: &[u8]) -> Self {
+        let status = StatusCode::from_u16(malformed.status());
+        Self {
+            reason: malformed.reason(),
+            status: status.unwrap_or(StatusCode::BAD_REQUEST),
+            detail: malformed.to_string(),
+            grpc: says_grpc(received),
+        }
+    }
+
+    /// The answer that says so.
+    pub(crate) fn answer<G>(&self) -> Response<ProxyBody<G>> {
+        let mut answer = answer(self.reason, &self.detail, self.grpc);
+        if !self.grpc {
+            *answer.status_mut() = self.status;
+        }
+        answer
+    }
+
+    /// Of a request in HTTP/2 whose head is larger than `limit` bytes.
+    pub(super) fn too_large(headers: &HeaderMap, limit: usize) -> Self {
+        Self {
+            reason: Reason::HeadersTooLarge,
+            status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            detail: format!("the head is larger than {limit} bytes"),
+            grpc: is_grpc(headers),
+        }
+    }
+
+    fn late(limit: Duration, received: &[u8]) -> Self {
+        Self {
+            reason: Reason::ClientTimeout,
+            status: StatusCode::REQUEST_TIMEOUT,
+            detail: format!("the head was not complete within {limit:?}"),
+            grpc: says_grpc(received),
+        }
+    }
+}
+
+/// Whether a head that was not understood has gRPC's content type.
+fn says_grpc(head: &[u8]) -> bool {
+    const FIELD: &[u8] = b"content-type: application/grpc";
+    let mut windows = head.windows(FIELD.len());
+    windows.any(|window| window.eq_ignore_ascii_case(FIELD))
+}
+
+/// A reason phrase that is not the usual one, as an extension of a response.
+#[derive(Debug, Clone)]
+struct ReasonPhrase(Bytes);

@@ -1,0 +1,137 @@
+//! Bodies that are sent in HTTP/1.1.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::CONTENT_LENGTH;
+use http_body::{Body, Frame};
+use tokio::io::AsyncWrite;
+use weft_core::h1::{Encoder, Framing};
+
+use super::wire::Wire;
+use crate::http::BodyError;
+
+/// A body on its way to a connection. It is asked for more only while the connection takes it.
+#[derive(Debug)]
+pub(super) struct Outgoing<B> {
+    body: B,
+    /// `None` once the end has been queued.
+    encoder: Option<Encoder>,
+    /// Whether anything was taken from the body.
+    pub(super) touched: bool,
+}
+
+/// Why a body is not sent to its end.
+#[derive(Debug)]
+pub(super) enum Cut {
+    /// It ended early.
+    Body(BodyError),
+    /// The connection broke.
+    Io(io::Error),
+}
+
+/// What is known of a body's end before it is sent.
+pub(super) fn framing<B: Body>(headers: &HeaderMap, body: &B) -> Framing {
+    if body.is_end_stream() {
+        return Framing::None;
+    }
+    let said = || headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
+    match body.size_hint().exact().or_else(said) {
+        Some(length) => Framing::Length(length),
+        None => Framing::Chunked,
+    }
+}
+
+impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Outgoing<B> {
+    /// A body in the framing that the recipient was told.
+    pub(super) fn new(body: B, framing: Framing) -> Self {
+        let nothing = matches!(framing, Framing::None | Framing::Length(0));
+        Self {
+            body,
+            encoder: (!nothing).then(|| Encoder::new(framing)),
+            touched: false,
+        }
+    }
+
+    /// Whether all of it has been queued.
+    pub(super) fn is_queued(&self) -> bool {
+        self.encoder.is_none()
+    }
+
+    /// Gives back a body of which nothing was taken.
+    pub(super) fn into_body(self) -> B {
+        self.body
+    }
+
+    /// Queues and writes; ready when all of it has been written.
+    pub(super) fn poll<IO: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        wire: &mut Wire<IO>,
+    ) -> Poll<Result<(), Cut>> {
+        loop {
+            let mut starved = false;
+            while self.encoder.is_some() && wire.has_room() {
+                match Pin::new(&mut self.body).poll_frame(cx) {
+                    Poll::Pending => {
+                        starved = true;
+                        break;
+                    }
+                    Poll::Ready(frame) => {
+                        self.touched = true;
+                        if let Err(error) = self.queue(frame.transpose(), wire) {
+                            return Poll::Ready(Err(Cut::Body(error)));
+                        }
+                    }
+                }
+            }
+            match wire.poll_flush(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Cut::Io(error))),
+                Poll::Ready(Ok(())) if self.encoder.is_none() => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(())) if starved => return Poll::Pending,
+                Poll::Ready(Ok(())) => {}
+            }
+        }
+    }
+
+    fn queue<IO>(
+        &mut self,
+        frame: Result<Option<Frame<Bytes>>, BodyError>,
+        wire: &mut Wire<IO>,
+    ) -> Result<(), BodyError> {
+        let Some(frame) = frame? else {
+            return self.end(None, wire);
+        };
+        match frame.into_data() {
+            Ok(data) => {
+                let Some(encoder) = &mut self.encoder else {
+                    return Ok(());
+                };
+                let around = encoder.data(data.len())?;
+                wire.out().extend_from_slice(&around.before);
+                wire.queue(data);
+                wire.out().extend_from_slice(around.after);
+                if self.body.is_end_stream() {
+                    return self.end(None, wire);
+                }
+                Ok(())
+            }
+            Err(frame) => self.end(frame.trailers_ref(), wire),
+        }
+    }
+
+    fn end<IO>(
+        &mut self,
+        trailers: Option<&HeaderMap>,
+        wire: &mut Wire<IO>,
+    ) -> Result<(), BodyError> {
+        match self.encoder.take() {
+            Some(encoder) => Ok(encoder.end(trailers, wire.out())?),
+            None => Ok(()),
+        }
+    }
+}

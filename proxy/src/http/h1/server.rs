@@ -1,0 +1,573 @@
+//! A server's side of connections in HTTP/1.1: one task each, which has requests answered one after
+//! the other.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http::{Method, Request, Response, StatusCode, Version};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use weft_core::h1::{
+    HeadScan, Malformed, Message, RequestHead, ResponseOptions, encode_response, parse_request,
+};
+use weft_core::headers::{is_grpc, is_upgrade};
+use weft_core::reason::Reason;
+
+use super::body::Broken;
+use super::outgoing::{Cut, Outgoing, framing};
+use super::timer::Timer;
+use super::upload::{Fed, Upload};
+use super::wire::{AHEAD_READ_BYTES, BODY_READ_BYTES, HEAD_READ_BYTES, Wire};
+use super::{ReasonPhrase, Refusal, Settings};
+use crate::drain::{Drain, Phase};
+use crate::http::{BodyGuard, Incoming, ProxyBody, Upgrade, Upgraded, answer};
+
+/// A response on its way to the client.
+type Answer<G> = Response<ProxyBody<G>>;
+
+/// Of what a client sends while its request is answered, this much is read ahead. Reading is what
+/// tells that it has gone.
+const READ_AHEAD_BYTES: usize = 64 * 1024;
+/// A client that has ended its sending may still read (RFC 9112 section 9.6). If nothing has been
+/// answered after this long, it is taken to be gone.
+const HALF_CLOSED_GRACE: Duration = Duration::from_secs(1);
+/// The same once the answer has begun, since the last byte of it was written.
+const HALF_CLOSED_SILENCE: Duration = Duration::from_secs(60);
+/// Of a request's body that nobody reads after the answer, this much is read so that the connection
+/// can go on.
+const UNREAD_MAX_BYTES: usize = 256 * 1024;
+/// A connection that is closed while its client still sends is read on for so long, and so many
+/// bytes, so that the answer is not lost by a reset (RFC 9112 section 9.6).
+const LINGER: Duration = Duration::from_secs(5);
+const LINGER_MAX_BYTES: usize = 16 * 1024 * 1024;
+
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// Serves a client's connection to its end. While the sidecar leaves, answers say that the
+/// connection ends, and one that waits for another request is closed.
+pub(crate) async fn serve<IO, H, F, R, G>(
+    io: IO,
+    settings: Settings,
+    drain: &Drain,
+    handle: H,
+    refuse: R,
+) where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Answer<G>>,
+    R: Fn(Refusal) -> Answer<G>,
+    G: BodyGuard,
+{
+    let mut connection = Connection {
+        wire: Wire::new(io),
+        scan: HeadScan::default(),
+        timer: Timer::default(),
+        settings,
+        served: 0,
+        half_closed: None,
+    };
+    let end = {
+        let mut running = pin!(connection.run(drain, handle, refuse));
+        tokio::select! {
+            biased;
+            end = &mut running => end,
+            () = drain.cut() => return,
+        }
+    };
+    match end {
+        End::Closed => {}
+        End::Unread => connection.linger().await,
+        End::Upgraded(to) => {
+            let (io, first) = connection.wire.into_parts();
+            let (upgraded, ended) = Upgraded::watched(io, first);
+            if to.send(upgraded).is_ok() {
+                // A stream of bytes is this connection still.
+                let _dropped = ended.await;
+            }
+        }
+    }
+}
+
+struct Connection<IO> {
+    wire: Wire<IO>,
+    scan: HeadScan,
+    timer: Timer,
+    settings: Settings,
+    /// Requests answered.
+    served: u64,
+    /// When the client ended its sending.
+    half_closed: Option<Instant>,
+}
+
+/// How a connection ends.
+enum End {
+    /// Nothing more is to be done.
+    Closed,
+    /// The client may be sending still.
+    Unread,
+    /// It goes on as a stream of bytes.
+    Upgraded(oneshot::Sender<Upgraded>),
+}
+
+/// What comes next on a connection.
+enum Next {
+    Request(Box<RequestHead>),
+    Refused(Refusal),
+    Ended,
+}
+
+/// Waits for the sidecar to leave, and remembers that it does.
+struct Leaving<'a, L> {
+    future: Pin<&'a mut L>,
+    reached: bool,
+}
+
+impl<L: Future<Output = ()>> Leaving<'_, L> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+        self.reached = self.reached || self.future.as_mut().poll(cx).is_ready();
+        self.reached
+    }
+}
+
+/// What becomes of a connection after an exchange.
+enum After {
+    Next,
+    End(End),
+}
+
+/// Why a request is not answered to its end.
+#[derive(Debug)]
+enum Gone {
+    /// The client went away.
+    Client,
+    /// The client's body is broken.
+    Malformed(Malformed),
+    /// The client's body was waited for in vain.
+    Stalled(Duration),
+    /// The answer's own body ended early.
+    Answer,
+}
+
+impl From<io::Error> for Gone {
+    fn from(_error: io::Error) -> Self {
+        Self::Client
+    }
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
+    async fn run<H, F, R, G>(&mut self, drain: &Drain, handle: H, refuse: R) -> End
+    where
+        H: Fn(Request<Incoming>) -> F,
+        F: Future<Output = Answer<G>>,
+        R: Fn(Refusal) -> Answer<G>,
+        G: BodyGuard,
+    {
+        let mut leaving = Leaving {
+            future: pin!(drain.leaving()),
+            reached: false,
+        };
+        loop {
+            let head = match self.next(&mut leaving).await {
+                Next::Request(head) => head,
+                Next::Refused(refusal) => {
+                    let answer = refuse(refusal);
+                    return self.last_answer(&Method::GET, answer).await;
+                }
+                Next::Ended => return End::Closed,
+            };
+            match self.exchange(*head, drain, &handle).await {
+                After::Next => self.served += 1,
+                After::End(end) => return end,
+            }
+        }
+    }
+
+    /// Waits for a request.
+    async fn next<L: Future<Output = ()>>(&mut self, leaving: &mut Leaving<'_, L>) -> Next {
+        let idle_since = Instant::now();
+        let mut begun = None;
+        poll_fn(|cx| {
+            loop {
+                let received = &mut self.wire.read;
+                match parse_request(received, &mut self.scan, &self.settings.limits) {
+                    Ok(Some(head)) => return Poll::Ready(Next::Request(Box::new(head))),
+                    Ok(None) => {}
+                    Err(malformed) => {
+                        let refusal = Refusal::malformed(&malformed, received);
+                        return Poll::Ready(Next::Refused(refusal));
+                    }
+                }
+                let idle = self.scan.is_idle(received);
+                if !idle {
+                    begun.get_or_insert_with(Instant::now);
+                }
+                match self.wire.poll_fill(cx, HEAD_READ_BYTES) {
+                    Poll::Ready(Ok(1..)) => continue,
+                    Poll::Ready(Ok(0)) => return Poll::Ready(self.ended_before_request()),
+                    Poll::Ready(Err(_gone)) => return Poll::Ready(Next::Ended),
+                    Poll::Pending => {}
+                }
+                // One that has just been accepted is not idle: its request may be on the way.
+                if leaving.poll(cx) && idle && self.served > 0 {
+                    return Poll::Ready(Next::Ended);
+                }
+                let limit = match begun {
+                    Some(begun) => Some(begun + self.settings.head),
+                    None => self.settings.idle.map(|idle| idle_since + idle),
+                };
+                self.timer.set(limit);
+                ready!(self.timer.poll(cx));
+                return Poll::Ready(match begun {
+                    None => Next::Ended,
+                    Some(_) => Next::Refused(Refusal::late(self.settings.head, &self.wire.read)),
+                });
+            }
+        })
+        .await
+    }
+
+    /// A client that ends its sending within a head may still read.
+    fn ended_before_request(&self) -> Next {
+        let received = &self.wire.read;
+        match self.scan.on_eof(received, Message::Request) {
+            Ok(()) => Next::Ended,
+            Err(malformed) => Next::Refused(Refusal::malformed(&malformed, received)),
+        }
+    }
+
+    async fn exchange<H, F, G>(&mut self, head: RequestHead, drain: &Drain, handle: &H) -> After
+    where
+        H: Fn(Request<Incoming>) -> F,
+        F: Future<Output = Answer<G>>,
+        G: BodyGuard,
+    {
+        let asked = Asked::of(&head);
+        let (body, mut upload) = Upload::of(&head, &mut self.wire.read, &self.settings.limits);
+        let mut request = Request::from_parts(head.parts, Incoming::Http1(body));
+        if let Some(expectation) = upload.as_ref().and_then(Upload::expectation) {
+            request.extensions_mut().insert(expectation);
+        }
+        let upgrade = is_upgrade(request.method(), request.headers()).then(|| {
+            let (to, upgrade) = Upgrade::pending();
+            request.extensions_mut().insert(upgrade);
+            to
+        });
+        let answered = {
+            // On the heap: a connection that waits for a request needs no room for one.
+            let (mut handling, began) = (Box::pin(handle(request)), Instant::now());
+            poll_fn(|cx| self.poll_answer(cx, &mut upload, handling.as_mut(), began)).await
+        };
+        let answer = match answered {
+            Ok(answer) => answer,
+            Err(gone) => return After::End(self.give_up(gone, &asked).await),
+        };
+        let status = answer.status();
+        // A client that still waits for 100 is not asked for the body any more.
+        let withheld = upload.take_if(|upload| upload.expected);
+        let keep_alive = asked.keep_alive
+            && withheld.is_none()
+            && drain.phase() < Phase::Leaving
+            && (self.half_closed.is_none() || !self.wire.read.is_empty());
+        let kept = match self.answer(answer, &asked, keep_alive, &mut upload).await {
+            Ok(kept) => kept,
+            // The client sees a connection that ends early.
+            Err(_gone) => return After::End(End::Closed),
+        };
+        let tunnel = status == StatusCode::SWITCHING_PROTOCOLS
+            || (asked.method == Method::CONNECT && status.is_success());
+        if tunnel {
+            return After::End(upgrade.map_or(End::Closed, End::Upgraded));
+        }
+        let read = match &mut upload {
+            None => withheld.is_none(),
+            Some(upload) => self.finish(upload).await,
+        };
+        if let Some(upload) = upload.or(withheld) {
+            upload.fail(Broken::Answered);
+        }
+        match (kept, read && self.wire.read.is_empty()) {
+            (true, _) if read => After::Next,
+            (false, true) => After::End(self.close().await),
+            _ => After::End(End::Unread),
+        }
+    }
+
+    /// Has the request answered, and gives up when its client has gone.
+    fn poll_answer<F: Future<Output = Answer<G>>, G>(
+        &mut self,
+        cx: &mut Context<'_>,
+        upload: &mut Option<Upload>,
+        mut handling: Pin<&mut F>,
+        began: Instant,
+    ) -> Poll<Result<Answer<G>, Gone>> {
+        self.receive(cx, upload)?;
+        loop {
+            if let Poll::Ready(answer) = handling.as_mut().poll(cx) {
+                return Poll::Ready(Ok(answer));
+            }
+            // It may have asked for more of the body.
+            if upload.is_none() || !self.receive(cx, upload)? {
+                break;
+            }
+        }
+        let stalled = self.stalls_at(upload.as_ref());
+        let closed = self
+            .half_closed
+            .map(|since| since.max(began) + HALF_CLOSED_GRACE);
+        self.timer.set(earlier(stalled, closed));
+        ready!(self.timer.poll(cx));
+        Poll::Ready(Err(self.overdue(upload, stalled)))
+    }
+
+    /// When a body that its reader waits for is given up.
+    fn stalls_at(&self, upload: Option<&Upload>) -> Option<Instant> {
+        Some(upload?.waiting_since()? + self.settings.stall?)
+    }
+
+    fn overdue(&self, upload: &Option<Upload>, stalled: Option<Instant>) -> Gone {
+        match (stalled, upload, self.settings.stall) {
+            (Some(at), Some(upload), Some(limit)) if at <= Instant::now() => {
+                upload.fail(Broken::Stalled(limit));
+                Gone::Stalled(limit)
+            }
+            _ => Gone::Client,
+        }
+    }
+
+    /// Receives what the body's reader wants, and what tells that the client has gone. Whether the
+    /// reader got something.
+    fn receive(&mut self, cx: &mut Context<'_>, upload: &mut Option<Upload>) -> Result<bool, Gone> {
+        let mut fed_any = false;
+        loop {
+            let mut starved = false;
+            if let Some(upload) = upload {
+                match upload
+                    .feed(cx, &mut self.wire.read)
+                    .map_err(Gone::Malformed)?
+                {
+                    Fed::Some => {
+                        fed_any = true;
+                        continue;
+                    }
+                    Fed::Starved => starved = true,
+                    Fed::Full | Fed::Done | Fed::Unwanted => {}
+                }
+                if starved && std::mem::take(&mut upload.expected) {
+                    self.wire.out().extend_from_slice(CONTINUE);
+                }
+            }
+            if !self.wire.is_drained()
+                && let Poll::Ready(flushed) = self.wire.poll_flush(cx)
+            {
+                flushed?;
+            }
+            if !starved && self.wire.read.len() >= READ_AHEAD_BYTES {
+                return Ok(fed_any);
+            }
+            let room = if starved {
+                BODY_READ_BYTES
+            } else {
+                AHEAD_READ_BYTES
+            };
+            match self.wire.poll_fill(cx, room) {
+                Poll::Pending => return Ok(fed_any),
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(Ok(0)) => {
+                    if let Some(upload) = upload
+                        && let Some(_cut) = upload.on_eof(&self.wire.read)
+                    {
+                        return Err(Gone::Client);
+                    }
+                    self.half_closed.get_or_insert_with(Instant::now);
+                    return Ok(fed_any);
+                }
+                Poll::Ready(Err(error)) => {
+                    if let Some(upload) = upload {
+                        upload.fail(Broken::Reset(error.kind()));
+                    }
+                    return Err(Gone::Client);
+                }
+            }
+        }
+    }
+
+    /// Tells a client that can still be told why its request is not answered.
+    async fn give_up(&mut self, gone: Gone, asked: &Asked) -> End {
+        let (reason, status, detail) = match gone {
+            Gone::Client | Gone::Answer => return End::Closed,
+            Gone::Malformed(malformed) => {
+                let detail = malformed.to_string();
+                (malformed.reason(), malformed.status(), detail)
+            }
+            Gone::Stalled(limit) => {
+                let detail = format!("nothing came of the body within {limit:?}");
+                (Reason::ClientTimeout, 408, detail)
+            }
+        };
+        let mut answer: Answer<()> = answer(reason, &detail, asked.grpc);
+        if !asked.grpc
+            && let Ok(status) = StatusCode::from_u16(status)
+        {
+            *answer.status_mut() = status;
+        }
+        self.last_answer(&asked.method, answer).await
+    }
+
+    async fn last_answer<G: BodyGuard>(&mut self, method: &Method, answer: Answer<G>) -> End {
+        let asked = Asked {
+            method: method.clone(),
+            version: Version::HTTP_11,
+            keep_alive: false,
+            grpc: false,
+        };
+        match self.answer(answer, &asked, false, &mut None).await {
+            Ok(_never_kept) => End::Unread,
+            Err(_gone) => End::Closed,
+        }
+    }
+
+    /// Writes an answer; whether the connection goes on.
+    async fn answer<G: BodyGuard>(
+        &mut self,
+        answer: Answer<G>,
+        asked: &Asked,
+        keep_alive: bool,
+        upload: &mut Option<Upload>,
+    ) -> Result<bool, Gone> {
+        let (parts, body) = answer.into_parts();
+        let phrase = parts.extensions.get::<ReasonPhrase>();
+        let options = ResponseOptions {
+            request_method: &asked.method,
+            client_version: asked.version,
+            keep_alive,
+            date: None,
+        };
+        let known = framing(&parts.headers, &body);
+        let phrase = phrase.map(|phrase| &phrase.0);
+        let written = encode_response(&parts, known, phrase, options, self.wire.out());
+        let mut outgoing = Outgoing::new(body, written.framing);
+        let mut progress = (self.wire.written, Instant::now());
+        poll_fn(|cx| self.poll_write(cx, upload, &mut outgoing, &mut progress)).await?;
+        Ok(written.keep_alive)
+    }
+
+    fn poll_write<G: BodyGuard>(
+        &mut self,
+        cx: &mut Context<'_>,
+        upload: &mut Option<Upload>,
+        outgoing: &mut Outgoing<ProxyBody<G>>,
+        progress: &mut (u64, Instant),
+    ) -> Poll<Result<(), Gone>> {
+        self.receive(cx, upload)?;
+        loop {
+            match outgoing.poll(cx, &mut self.wire) {
+                Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
+                Poll::Ready(Err(Cut::Io(_))) => return Poll::Ready(Err(Gone::Client)),
+                Poll::Ready(Err(Cut::Body(_))) => return Poll::Ready(Err(Gone::Answer)),
+                Poll::Pending => {}
+            }
+            if upload.is_none() || !self.receive(cx, upload)? {
+                break;
+            }
+        }
+        if progress.0 != self.wire.written {
+            *progress = (self.wire.written, Instant::now());
+        }
+        let unread = self.settings.stall.filter(|_| !self.wire.is_drained());
+        let unread = unread.map(|stall| progress.1 + stall);
+        let closed = self.half_closed.map(|_| progress.1 + HALF_CLOSED_SILENCE);
+        let stalled = self.stalls_at(upload.as_ref());
+        self.timer.set(earlier(earlier(unread, closed), stalled));
+        ready!(self.timer.poll(cx));
+        Poll::Ready(Err(self.overdue(upload, stalled)))
+    }
+
+    /// After the answer: as long as somebody reads the rest of the request's body, it is received;
+    /// what nobody reads, within bounds. Whether all of it was.
+    async fn finish(&mut self, upload: &mut Upload) -> bool {
+        let (mut unread, mut until) = (0, None);
+        poll_fn(|cx| {
+            loop {
+                match upload.feed(cx, &mut self.wire.read) {
+                    Ok(Fed::Done) => return Poll::Ready(true),
+                    Ok(Fed::Some) => continue,
+                    Ok(Fed::Starved | Fed::Full) => {}
+                    Ok(Fed::Unwanted) => match upload.discard(&mut self.wire.read) {
+                        Ok(bytes) => unread += bytes,
+                        Err(_malformed) => return Poll::Ready(false),
+                    },
+                    Err(_malformed) => return Poll::Ready(false),
+                }
+                if upload.is_done() || unread > UNREAD_MAX_BYTES {
+                    return Poll::Ready(upload.is_done());
+                }
+                if unread > 0 {
+                    until.get_or_insert_with(|| Instant::now() + LINGER);
+                }
+                if self.wire.read.len() < READ_AHEAD_BYTES {
+                    match self.wire.poll_fill(cx, BODY_READ_BYTES) {
+                        Poll::Ready(Ok(1..)) => continue,
+                        Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(false),
+                        Poll::Pending => {}
+                    }
+                }
+                self.timer.set(until);
+                ready!(self.timer.poll(cx));
+                return Poll::Ready(false);
+            }
+        })
+        .await
+    }
+
+    /// Ends the sending; everything of the client's has been read.
+    async fn close(&mut self) -> End {
+        let _gone = poll_fn(|cx| self.wire.poll_shutdown(cx)).await;
+        End::Closed
+    }
+
+    /// Ends the sending, and reads on for a while, so that the answer arrives.
+    async fn linger(&mut self) {
+        let mut unread = 0;
+        let reading = poll_fn(|cx| {
+            ready!(self.wire.poll_shutdown(cx))?;
+            while unread < LINGER_MAX_BYTES {
+                match ready!(self.wire.poll_discard(cx))? {
+                    0 => break,
+                    read => unread += read,
+                }
+            }
+            Poll::Ready(Ok::<_, io::Error>(()))
+        });
+        let _as_far_as_it_came = tokio::time::timeout(LINGER, reading).await;
+    }
+}
+
+/// What an answer has to know of its request.
+struct Asked {
+    method: Method,
+    version: Version,
+    keep_alive: bool,
+    grpc: bool,
+}
+
+impl Asked {
+    fn of(head: &RequestHead) -> Self {
+        Self {
+            method: head.parts.method.clone(),
+            version: head.parts.version,
+            keep_alive: head.keep_alive,
+            grpc: is_grpc(&head.parts.headers),
+        }
+    }
+}
+
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}

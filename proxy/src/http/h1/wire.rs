@@ -1,0 +1,235 @@
+//! The bytes of one connection: what was read of it and not used yet, and what is to be written.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Data up to this many bytes is copied behind what is to be written before it; longer data is
+/// written from where it is.
+const COPY_MAX_BYTES: usize = 4 * 1024;
+/// As much as this waits to be written before no more is asked for.
+const QUEUE_MAX_BYTES: usize = 64 * 1024;
+/// What a connection has room for at first.
+const FIRST_READ_BYTES: usize = 8 * 1024;
+/// Room for a read of a head, at least.
+pub(super) const HEAD_READ_BYTES: usize = 4 * 1024;
+/// Room for a read of what is only to tell that the other side has gone, at least.
+pub(super) const AHEAD_READ_BYTES: usize = 1024;
+/// Room for one read of a body.
+pub(super) const BODY_READ_BYTES: usize = 64 * 1024;
+
+/// A connection with its buffers. Memory is bounded: `read` by whoever asks for more, the queue by
+/// [`QUEUE_MAX_BYTES`] and one piece of data.
+pub(super) struct Wire<IO> {
+    io: IO,
+    /// Received and not used yet.
+    pub(super) read: BytesMut,
+    /// The other side has ended its sending.
+    pub(super) eof: bool,
+    /// To be written first.
+    small: BytesMut,
+    /// To be written next.
+    large: Bytes,
+    /// To be written last.
+    after: BytesMut,
+    /// Bytes written in all.
+    pub(super) written: u64,
+    unflushed: bool,
+}
+
+impl<IO> std::fmt::Debug for Wire<IO> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wire")
+            .field("read", &self.read.len())
+            .field("eof", &self.eof)
+            .field("written", &self.written)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<IO> Wire<IO> {
+    pub(super) fn new(io: IO) -> Self {
+        Self {
+            io,
+            read: BytesMut::new(),
+            eof: false,
+            small: BytesMut::new(),
+            large: Bytes::new(),
+            after: BytesMut::new(),
+            written: 0,
+            unflushed: false,
+        }
+    }
+
+    pub(super) fn into_parts(self) -> (IO, Bytes) {
+        (self.io, self.read.freeze())
+    }
+
+    /// Where heads and what frames a body are written to.
+    pub(super) fn out(&mut self) -> &mut BytesMut {
+        if self.large.is_empty() {
+            &mut self.small
+        } else {
+            &mut self.after
+        }
+    }
+
+    /// Queues data of a body.
+    pub(super) fn queue(&mut self, data: Bytes) {
+        if data.len() > COPY_MAX_BYTES && self.large.is_empty() {
+            self.large = data;
+        } else {
+            self.out().extend_from_slice(&data);
+        }
+    }
+
+    /// Whether more may be queued.
+    pub(super) fn has_room(&self) -> bool {
+        self.large.is_empty() && self.small.len() < QUEUE_MAX_BYTES
+    }
+
+    /// Whether all that was queued has been handed to the connection.
+    pub(super) fn is_drained(&self) -> bool {
+        self.small.is_empty() && self.large.is_empty() && self.after.is_empty()
+    }
+}
+
+impl<IO: AsyncRead + Unpin> Wire<IO> {
+    /// Reads more, with room for `room` bytes; 0 at the end.
+    pub(super) fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: usize,
+    ) -> Poll<io::Result<usize>> {
+        if self.eof {
+            return Poll::Ready(Ok(0));
+        }
+        if self.read.capacity() == 0 {
+            self.read.reserve(FIRST_READ_BYTES.max(room));
+        } else {
+            self.read.reserve(room);
+        }
+        let read = tokio_util::io::poll_read_buf(Pin::new(&mut self.io), cx, &mut self.read);
+        let read = ready!(read)?;
+        self.eof = read == 0;
+        Poll::Ready(Ok(read))
+    }
+
+    /// Reads and forgets; 0 at the end.
+    pub(super) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.eof {
+            return Poll::Ready(Ok(0));
+        }
+        let mut room = [std::mem::MaybeUninit::uninit(); HEAD_READ_BYTES];
+        let mut room = ReadBuf::uninit(&mut room);
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut room))?;
+        self.eof = room.filled().is_empty();
+        Poll::Ready(Ok(room.filled().len()))
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> Wire<IO> {
+    /// Writes all that is queued, and has the connection send it.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.is_drained() {
+            let written = ready!(self.poll_write(cx))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.written += written as u64;
+            self.unflushed = true;
+            self.advance(written);
+        }
+        if self.unflushed {
+            ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let io = Pin::new(&mut self.io);
+        if self.large.is_empty() && self.after.is_empty() {
+            return io.poll_write(cx, &self.small);
+        }
+        let slices = [&self.small[..], &self.large, &self.after].map(IoSlice::new);
+        let first = slices.iter().position(|slice| !slice.is_empty());
+        let slices = &slices[first.unwrap_or_default()..];
+        if io.is_write_vectored() {
+            io.poll_write_vectored(cx, slices)
+        } else {
+            io.poll_write(cx, &slices[0])
+        }
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        let small = written.min(self.small.len());
+        if small == self.small.len() {
+            // Keeps its memory for what comes next.
+            self.small.clear();
+        } else {
+            self.small.advance(small);
+        }
+        written -= small;
+        let large = written.min(self.large.len());
+        self.large.advance(large);
+        written -= large;
+        self.after.advance(written);
+        if self.large.is_empty() && !self.after.is_empty() && self.small.is_empty() {
+            std::mem::swap(&mut self.small, &mut self.after);
+        }
+    }
+
+    /// Ends the sending.
+    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::future::poll_fn;
+    use tokio::io::AsyncReadExt as _;
+
+    proptest! {
+        /// Whatever is queued is written, in its order, however little the connection takes.
+        #[test]
+        fn the_order_is_kept(
+            pieces in proptest::collection::vec((any::<bool>(), 0usize..20_000), 0..12),
+            accepted in 1usize..9_000,
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+            runtime.block_on(async {
+                let (near, mut far) = tokio::io::duplex(accepted);
+                let reading = tokio::spawn(async move {
+                    let mut read = Vec::new();
+                    far.read_to_end(&mut read).await.map(|_| read)
+                });
+                let mut wire = Wire::new(near);
+                let mut expected = Vec::new();
+                for (index, (head, length)) in pieces.iter().enumerate() {
+                    let piece = vec![index as u8; *length];
+                    expected.extend_from_slice(&piece);
+                    match head {
+                        true => wire.out().extend_from_slice(&piece),
+                        false => wire.queue(piece.into()),
+                    }
+                    if !wire.has_room() {
+                        poll_fn(|cx| wire.poll_flush(cx)).await?;
+                    }
+                }
+                poll_fn(|cx| wire.poll_flush(cx)).await?;
+                assert!(wire.is_drained());
+                assert_eq!(wire.written as usize, expected.len());
+                drop(wire);
+                assert_eq!(reading.await??, expected);
+                Ok::<(), io::Error>(())
+            })?;
+        }
+    }
+}
