@@ -94,7 +94,8 @@ impl Parts {
         let sidecar = ["--name", "load", "--wait-for", "web"];
         self.run("load", &sidecar, otlp, &program, Stdio::piped())?;
         let load = self.children.last_mut().ok_or("no load")?;
-        load.1.stdout.take().ok_or("the load has no output".into())
+        let stdout = load.1.stdout.take();
+        stdout.ok_or_else(|| "the load has no output".to_owned())
     }
 
     fn start_instance(&mut self, instance: &Instance, otlp: &str) -> Result<(), String> {
