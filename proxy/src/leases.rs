@@ -1,5 +1,6 @@
 //! Shares of limits that hold for all sidecars of a service together: says what this one uses and is
-//! asked for, and takes what the control plane gives. Without it, what was given last holds.
+//! asked for, and takes what the control plane gives. Without it, what was given last holds for a
+//! while ([`weft_core::rate::lease::Lapse`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,10 +38,15 @@ pub async fn run(address: String, mesh: Arc<Mesh>, identity: Arc<Manager>) {
             }
             continue;
         }
-        match stream(&address, &mesh, &identity).await {
+        let ended = stream(&address, &mesh, &identity).await;
+        mesh.leases_in_touch(false);
+        match ended {
             Ok(()) => wait = RECONNECT_FIRST,
             Err(reason) => {
-                tracing::info!(reason, "no leases of rate limits: the last ones hold");
+                tracing::info!(
+                    reason,
+                    "no leases of rate limits: the last ones hold for a while"
+                );
             }
         }
         sleep(wait.mul_f64(0.75 + fastrand::f64() * 0.5)).await;
@@ -66,6 +72,7 @@ async fn stream(address: &str, mesh: &Mesh, identity: &Manager) -> Result<(), St
     let mut grants = opened
         .map_err(|status| status.message().to_owned())?
         .into_inner();
+    mesh.leases_in_touch(true);
     let mut tick = interval(REPORT_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut quiet = 0;

@@ -178,6 +178,16 @@ impl Mesh {
         self.server.rules.begin_stream();
     }
 
+    /// The control plane can be asked for leases, or cannot: then those that it gave end after a
+    /// while.
+    pub fn leases_in_touch(&self, in_touch: bool) {
+        let now = crate::clock::now();
+        match in_touch {
+            true => self.server.rules.regain_touch(now),
+            false => self.server.rules.lose_touch(now),
+        }
+    }
+
     /// Takes a lease of a limit that is shared.
     pub fn take_lease(&self, grant: Grant) {
         self.server.rules.lease(grant, crate::clock::now());

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::HeaderMap;
 use weft_core::path::{PathAmbiguity, PathNormalization};
-use weft_core::rate::lease::{Grant, Report, Shares};
+use weft_core::rate::lease::{Grant, Lapse, Report, Shares};
 use weft_core::rate::{self, Limiter, RateLimit, RateScope, RuleName, Verdict};
 use weft_core::route::RequestHead;
 use weft_core::time::Instant;
@@ -27,6 +27,12 @@ struct State {
     limiter: Limiter,
     /// By which lease, while the control plane gave one.
     lease: Option<u64>,
+    /// Since when the control plane is out of touch.
+    out_of_touch: Option<Instant>,
+    /// What has become of the lease meanwhile.
+    lapse: Lapse,
+    /// How many workloads serve the service.
+    instances: u32,
 }
 
 /// A limit as a policy has it now, and its live side.
@@ -56,6 +62,9 @@ impl Rule {
             state: Mutex::new(State {
                 limiter: Limiter::new(Arc::clone(model), shares, now),
                 lease: None,
+                out_of_touch: None,
+                lapse: Lapse::Holds,
+                instances,
             }),
             allowed: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -65,6 +74,7 @@ impl Rule {
     /// Takes a policy's parameters; what was counted stays.
     fn follow(&self, model: &Arc<RateLimit>, instances: u32, now: Instant) {
         let mut state = self.state();
+        state.instances = instances;
         let shares = match (model.scope, state.lease) {
             (RateScope::Global, Some(_)) => state.limiter.shares().clone(),
             (RateScope::Global, None) | (RateScope::Local, _) => first_share(model, instances),
@@ -82,6 +92,31 @@ impl Rule {
 }
 
 impl State {
+    /// Asks for a token, by what is left of the lease.
+    fn take(&mut self, key: &str, now: Instant) -> Verdict {
+        self.lapse(now);
+        self.limiter.take(key, now)
+    }
+
+    /// A lease ends while the control plane is out of touch.
+    fn lapse(&mut self, now: Instant) {
+        let Some(since) = self.out_of_touch else {
+            return;
+        };
+        let lapse = Lapse::after(now.saturating_since(since));
+        if lapse <= self.lapse || self.lease.is_none() {
+            return;
+        }
+        self.lapse = lapse;
+        let shares = self.limiter.shares().lapsed(lapse, self.instances);
+        let limit = Arc::clone(self.limiter.limit());
+        self.limiter.change(limit, shares, now);
+        if lapse == Lapse::Even {
+            // As if there had never been one: it follows the number of workloads again.
+            self.lease = None;
+        }
+    }
+
     fn is_shared(&self) -> bool {
         self.limiter.limit().scope == RateScope::Global
     }
@@ -164,6 +199,9 @@ impl Rules {
         let rules = self.rules();
         let reports = rules.iter().filter_map(|(name, rule)| {
             let mut state = rule.state();
+            if let Some(now) = now {
+                state.lapse(now);
+            }
             state.is_shared().then(|| Report {
                 rule: name.clone(),
                 version: *state.lease.get_or_insert(0),
@@ -179,6 +217,23 @@ impl Rules {
         for rule in self.rules().values() {
             let mut state = rule.state();
             state.lease = state.lease.map(|_| 0);
+        }
+    }
+
+    /// The control plane is out of touch from now on: leases end after a while.
+    pub(super) fn lose_touch(&self, now: Instant) {
+        for rule in self.rules().values() {
+            let mut state = rule.state();
+            state.out_of_touch.get_or_insert(now);
+        }
+    }
+
+    /// The control plane is in touch again. What has lapsed comes back with the next lease.
+    pub(super) fn regain_touch(&self, now: Instant) {
+        for rule in self.rules().values() {
+            let mut state = rule.state();
+            state.lapse(now);
+            (state.out_of_touch, state.lapse) = (None, Lapse::Holds);
         }
     }
 
@@ -222,7 +277,7 @@ pub(super) fn rate(
         return None;
     }
     let verdicts = asked.iter().map(|(limit, key)| {
-        let verdict = limit.rule.state().limiter.take(key, now);
+        let verdict = limit.rule.state().take(key, now);
         (Arc::clone(&limit.model), verdict)
     });
     let verdicts: Vec<_> = verdicts.collect();
@@ -402,5 +457,44 @@ mod tests {
         publish(&rules, &[model(0, 100, RateScope::Local)], 2);
         assert!(rules.shared().is_empty() && rules.reports(None).is_empty());
         assert_eq!(rules.samples()[0].share, 1_000_000);
+    }
+
+    #[test]
+    fn a_lease_ends_while_the_control_plane_is_out_of_touch() {
+        let at = |secs: u64| Instant::from_nanos(secs * 1_000_000_000);
+        // Of four: more than an even share becomes one at once, less only later.
+        for (leased, ended) in [(900_000, 250_000), (50_000, 50_000)] {
+            let rules = Rules::default();
+            let global = [model(0, 100, RateScope::Global)];
+            let limits = publish(&rules, &global, 4);
+            let shares = Shares {
+                base: leased,
+                ..Shares::WHOLE
+            };
+            let rule = global[0].name.clone();
+            let grant = || Grant {
+                rule: rule.clone(),
+                version: 7,
+                shares: shares.clone(),
+            };
+            rules.lease(grant(), at(1));
+            let share_at = |secs| {
+                limits[0].rule.state().lapse(at(secs));
+                rules.samples()[0].share
+            };
+            assert_eq!(share_at(1000), leased, "in touch");
+            rules.lose_touch(at(1000));
+            rules.lose_touch(at(1010));
+            assert_eq!(share_at(1014), leased);
+            assert_eq!(share_at(1015), ended);
+            assert_eq!(share_at(1044), ended);
+            assert_eq!(share_at(1045), 250_000);
+            // From here on it goes by the number of workloads again.
+            publish(&rules, &global, 2);
+            assert_eq!(share_at(1046), 500_000);
+            rules.regain_touch(at(1050));
+            rules.lease(grant(), at(1051));
+            assert_eq!(share_at(5000), leased);
+        }
     }
 }

@@ -15,6 +15,12 @@ use crate::time::Instant;
 pub const HOT_KEYS_MAX: usize = 32;
 /// Who has been out of touch for this long is not waited for any more.
 pub const LOST_AFTER: Duration = Duration::from_secs(30);
+/// How long a sidecar that knows itself out of touch goes on with its lease. It knows so within 15 s
+/// of the last contact: both together are [`LOST_AFTER`], after which others get the share.
+pub const LEASE_ENDS_AFTER: Duration = Duration::from_secs(15);
+/// After this time out of touch a share that is smaller than an even one becomes an even one. By then
+/// the larger leases of all that went out of touch together have ended.
+pub const EVEN_AFTER: Duration = Duration::from_secs(45);
 /// Everyone gets this part of an even share, whatever the others want.
 const MINIMUM_PART: u64 = 10;
 /// Changes below this part of a share are not worth a message.
@@ -49,9 +55,51 @@ impl Shares {
         Self::base(WHOLE / instances.max(1))
     }
 
+    /// What is left of a lease, by what has become of it.
+    pub fn lapsed(&self, lapse: Lapse, instances: u32) -> Self {
+        let even = Self::even(instances);
+        match lapse {
+            Lapse::Holds => self.clone(),
+            Lapse::AtMostEven => Self {
+                base: self.base.min(even.base),
+                keys: self
+                    .keys
+                    .iter()
+                    .map(|(key, share)| (*key, (*share).min(even.base)))
+                    .collect(),
+            },
+            Lapse::Even => even,
+        }
+    }
+
     /// Of a key.
     pub fn of(&self, key: u64) -> u32 {
         self.keys.get(&key).copied().unwrap_or(self.base)
+    }
+}
+
+/// What becomes of a lease while the sidecar is out of touch with the control plane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Lapse {
+    /// It holds.
+    #[default]
+    Holds,
+    /// It has ended: what is more than an even share is another's.
+    AtMostEven,
+    /// An even share, as of a sidecar that never had a lease.
+    Even,
+}
+
+impl Lapse {
+    /// After so long out of touch.
+    pub fn after(out_of_touch: Duration) -> Self {
+        if out_of_touch < LEASE_ENDS_AFTER {
+            Self::Holds
+        } else if out_of_touch < EVEN_AFTER {
+            Self::AtMostEven
+        } else {
+            Self::Even
+        }
     }
 }
 

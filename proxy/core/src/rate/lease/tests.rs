@@ -387,39 +387,61 @@ proptest! {
         }
     }
 
-    /// The bound of the guide. One partition: some are cut off for good and go on. All together use
-    /// at most the limit, and once more what those held.
+    /// The bound of the guide. One partition: some are cut off for good and go on, and know so after
+    /// up to 15 s. All together use at most the limit, and once others have got what those held, an
+    /// even share more for each of them. Where all are cut off, they use no more than the limit.
     #[test]
-    fn one_partition_adds_what_it_cuts_off(
+    fn leases_end_in_a_partition(
         count in 2usize..6,
         away in proptest::collection::vec(any::<bool>(), 6),
+        everybody: bool,
+        noticed in proptest::collection::vec(0u64..=15, 6),
         wants in proptest::collection::vec(0u64..1000, 6),
     ) {
         let mut world = World::new(false);
         for _sidecar in 0..count {
             world.join();
         }
-        world.heal(&demand(1, &[]));
+        // Shares are as uneven as the demand.
+        for _round in 0..10 {
+            world.now += 1;
+            for (index, wants) in wants.iter().enumerate().take(count) {
+                world.report(index, Some(demand(*wants, &[])));
+                for _message in 0..4 {
+                    world.deliver(index);
+                }
+            }
+            world.poll();
+        }
         let uses = |world: &World| -> u64 {
             world.sidecars.iter().map(|s| u64::from(s.shares.base)).sum()
         };
         prop_assert!(uses(&world) <= u64::from(WHOLE));
-        let cut: Vec<usize> = (0..count).filter(|i| away[*i]).collect();
+        let is_away = |index: usize| everybody || away[index];
+        let cut: Vec<usize> = (0..count).filter(|index| is_away(*index)).collect();
         for index in &cut {
             world.cut(*index);
         }
-        let lost: u64 =
-            cut.iter().map(|i| u64::from(world.sidecars[*i].shares.base)).sum();
-        for second in 0..90u64 {
+        let leases: Vec<Shares> = world.sidecars.iter().map(|s| s.shares.clone()).collect();
+        let instances = count as u32;
+        for second in 1..=120u64 {
             world.now += 1;
-            for index in (0..count).filter(|i| !away[*i]) {
-                world.report(index, Some(demand(wants[index], &[])));
+            for index in (0..count).filter(|index| !is_away(*index)) {
+                world.report(index, Some(demand(wants[index] / 2, &[])));
                 world.deliver(index);
             }
+            for index in &cut {
+                let known = Duration::from_secs(second.saturating_sub(noticed[*index]));
+                let lapse = Lapse::after(known);
+                world.sidecars[*index].shares = leases[*index].lapsed(lapse, instances);
+            }
             world.poll();
-            world.check();
-            let more = if second + 1 < LOST_AFTER.as_secs() { 0 } else { lost };
-            prop_assert!(uses(&world) <= u64::from(WHOLE) + more);
+            let moved = second >= LOST_AFTER.as_secs() && cut.len() < count;
+            let more = if moved { u64::from(WHOLE) * cut.len() as u64 / count as u64 } else { 0 };
+            prop_assert!(uses(&world) <= u64::from(WHOLE) + more, "{second} s: {}", uses(&world));
+        }
+        for index in &cut {
+            prop_assert_eq!(&world.sidecars[*index].shares, &Shares::even(instances));
         }
     }
 }
