@@ -9,7 +9,8 @@ use weft_core::model::{
 };
 use weft_core::name::{NameError, ServiceName, WorkloadName};
 
-use weft_core::policy::{PolicyError, TrafficPolicy};
+use weft_core::invalid::PolicyError;
+use weft_core::policy::TrafficPolicy;
 
 use crate::external::{external, own_addresses, own_hosts};
 use crate::route::routes;

@@ -298,6 +298,7 @@ impl From<&RetryPolicy> for mesh::Retry {
             grpc_codes: retry.grpc_codes.to_vec(),
             backoff: nanos(retry.backoff),
             backoff_max: nanos(retry.backoff_max),
+            backoff_is_minimum: retry.backoff_is_minimum,
             body_max: retry.body_max,
             budget_ratio: 0.0,
             budget_minimum_per_second: 0,
@@ -318,6 +319,7 @@ impl TryFrom<mesh::Retry> for RetryPolicy {
             grpc_codes: wire.grpc_codes.into(),
             backoff: Duration::from_nanos(wire.backoff),
             backoff_max: Duration::from_nanos(wire.backoff_max),
+            backoff_is_minimum: wire.backoff_is_minimum,
             body_max: wire.body_max,
         })
     }

@@ -10,8 +10,10 @@ use divan::Bencher;
 use http::{HeaderMap, Method};
 use weft_core::balance::hash::{Maglev, Ring, hash};
 use weft_core::balance::{Candidates, Policy};
-use weft_core::breaker::{Breaker, BreakerConfig, CallClass, CallOutcome};
+use weft_core::breaker::{Breaker, BreakerConfig, CallClass, CallOutcome, Standing};
+use weft_core::choice::{self, Terms, choose};
 use weft_core::path::NormalPath;
+use weft_core::policy::TrafficPolicy;
 use weft_core::retry::RetryBudget;
 use weft_core::route::{
     About, Backend, HttpMatch, PathMatch, RequestHead, Route, RouteName, RouteTable, Rule,
@@ -152,6 +154,39 @@ impl Candidates for Endpoints {
         // One that differs is the first.
         (self.0[0].2 != 100).then_some(self.0[0].2)
     }
+}
+
+impl choice::Endpoints for Endpoints {
+    fn standing(&self, _index: usize) -> Standing {
+        Standing::Available
+    }
+
+    fn is_tried(&self, _index: usize) -> bool {
+        false
+    }
+
+    fn zone(&self, _index: usize) -> &str {
+        ""
+    }
+}
+
+/// All of the choice: zones, breakers and panic as by default, and the cheaper of two.
+#[divan::bench(args = ENDPOINTS)]
+fn choose_by_default(bencher: Bencher<'_, '_>, endpoints: usize) {
+    let (endpoints, policy) = (Endpoints::new(endpoints), TrafficPolicy::default());
+    let mut turn: u64 = 0;
+    bencher.bench_local(|| {
+        turn += 1;
+        let terms = Terms {
+            policy: &policy,
+            key: None,
+            zone: "a",
+            random: turn.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            turn,
+            last_resort: true,
+        };
+        choose(black_box(&endpoints), &terms)
+    });
 }
 
 fn pick(bencher: Bencher<'_, '_>, policy: Policy, endpoints: usize) {

@@ -26,6 +26,8 @@ mod capture;
 // What is particular to pods.
 mod pods;
 mod policy;
+// An endpoint that never answers.
+mod hung;
 // Slow requests that are made a second time; connections and streams that carry nothing.
 mod hedging;
 mod silence;

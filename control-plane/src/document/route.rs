@@ -520,6 +520,7 @@ fn read_retry(check: &mut Check<'_>, at: &str, retry: &HttpRouteRulesRetry) -> R
     let defaults = RetryPolicy::default();
     let backoff = retry.backoff.as_deref();
     let backoff = backoff.and_then(|text| read_time(check, &format!("{at}.backoff"), text));
+    let backoff_is_minimum = backoff.is_some();
     let backoff = backoff.unwrap_or(defaults.backoff);
     let codes = retry.codes.as_ref().map(|codes| {
         let codes = codes.iter().map(|code| u16::try_from(*code));
@@ -533,6 +534,7 @@ fn read_retry(check: &mut Check<'_>, at: &str, retry: &HttpRouteRulesRetry) -> R
         backoff,
         // It doubles: ten times the first is the third.
         backoff_max: defaults.backoff_max.max(backoff.saturating_mul(10)),
+        backoff_is_minimum,
         body_max: defaults.body_max,
     }
 }

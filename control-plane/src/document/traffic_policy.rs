@@ -408,6 +408,7 @@ impl RetrySpec {
             grpc_codes: self.grpc_codes.map_or(defaults.grpc_codes, Cow::Owned),
             backoff: backoff.base.map_or(defaults.backoff, |time| time.0),
             backoff_max: backoff.max.map_or(defaults.backoff_max, |time| time.0),
+            backoff_is_minimum: defaults.backoff_is_minimum,
             body_max: self.max_body_bytes.unwrap_or(defaults.body_max),
         }
     }

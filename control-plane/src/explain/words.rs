@@ -72,7 +72,11 @@ pub(super) fn retries(retry: &RetryPolicy, policy: &TrafficPolicy, method: &Meth
         "up to {} more attempts on {}, waiting {:?} to {:?}; budget {} of the requests and {} a second",
         retry.attempts,
         on.join(", "),
-        retry.backoff,
+        if retry.backoff_is_minimum {
+            retry.backoff
+        } else {
+            Duration::ZERO
+        },
         retry.backoff_max,
         policy.budget.ratio,
         policy.budget.minimum_per_second,

@@ -4,10 +4,17 @@
 //! against what they normally take. As long as that is about the same, the limit grows; once
 //! answers take longer than normal by more than the tolerance, they wait in a queue, and the limit
 //! falls in proportion, to no less than half at once. Nothing is ever held back to measure with.
-//! Two rules are ours:
+//! Four rules are ours:
 //!
+//! - Answers vary by themselves, often by more than the tolerance. Compared are means of logarithms
+//!   over windows with enough answers to tell such a difference, and a difference counts only beyond
+//!   what the variance of single answers makes of a window's mean.
+//! - What is normal is the mean of such windows. Differences that are mere noise move it up as fast
+//!   as down, else it would drift to the luckiest windows. Answers that clearly take less are learned
+//!   soon, those that clearly take more slowly.
 //! - What is normal is not learned while the limit holds requests back. An overload that lasts would
-//!   become what is normal, and the limit would grow for as long as it lasts.
+//!   become what is normal, and the limit would grow for as long as it lasts. Only at its minimum,
+//!   where the limit cannot fall, it is learned slowly all the same.
 //! - So that a server which has become slower is not taken for one that is overloaded for ever: a
 //!   queue becomes shorter with the limit. Where the limit fell by a third and answers take as long
 //!   as before, there is no queue, and what they take now is normal.
@@ -17,35 +24,46 @@
 //! constant.
 
 mod config;
+mod samples;
+mod under_way;
 
 use std::time::Duration;
 
 pub use config::{AdaptiveConfig, ConfigError, MAX_CRITICAL_SHARE, MAX_QUEUE};
+use samples::Samples;
+use under_way::UnderWay;
 
 use crate::time::Instant;
 
-/// A window has answers of at least this time,
+/// Shortest window.
 const WINDOW: Duration = Duration::from_millis(100);
-/// and this many of them;
+/// Fewest answers of a window that is shorter than [`WINDOW_MAX`].
 const WINDOW_SAMPLES: u32 = 10;
-/// after this time, any number will do.
+/// Answers that are always enough for a window, however much they vary.
+const WINDOW_SAMPLES_MAX: u32 = 200;
+/// Longest window, whatever the number of its answers.
 const WINDOW_MAX: Duration = Duration::from_secs(1);
-/// Share of the difference by which what is normal falls, each window: Gradient2 has steps of 5 %
-/// for this, and only where it is less than half.
-const FALL: f64 = 0.1;
+/// Standard errors by which the mean of a window has to differ before it is more than noise: less
+/// than one window in seven hundred does so by chance.
+const NOISE: f64 = 3.0;
+/// Share of the way that the variance of answers goes towards that of a window.
+const SPREAD_SHARE: f64 = 0.1;
+/// Windows that what is normal is a mean of, after answers were found to take clearly less: it then
+/// goes a tenth of the way with each. Gradient2 has steps of 5 % for this.
+const RELEARN: f64 = 10.0;
 /// One answer counts as at most so many times longer or shorter than normal.
 const OUTLIER: f64 = 32.0;
 /// The least that the limit falls to at once.
 const STEEPEST: f64 = 0.5;
-/// By how much the limit has to have fallen until it is asked whether that was of use,
+/// Share that the limit has to have fallen to until it is asked whether that was of use.
 const FALLEN: f64 = 2.0 / 3.0;
-/// and by how much the time of answers has to have fallen for that.
-const OF_USE: f64 = 0.85;
-/// Calls are counted by when they began, in spans of this length,
-const SPAN: Duration = Duration::from_secs(10);
-/// the last four of them: a call that has no answer after 30 to 40 s is taken for a stream.
-const SPANS: usize = 4;
-
+/// Share above which the limit has not fallen yet.
+const UNFALLEN: f64 = 0.9;
+/// Share that the time of answers has to have fallen to for that: halfway, in logarithms, between
+/// all of [`FALLEN`] and nothing.
+const OF_USE: f64 = 0.816;
+/// Windows after which that is decided, however much answers vary.
+const DESCENT_WINDOWS: u32 = 20;
 /// Which requests are refused first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Priority {
@@ -136,18 +154,14 @@ pub struct Limiter {
     window: Window,
     /// Logarithm of the nanoseconds that an answer normally takes.
     normal: Option<f64>,
-    /// The same of the last windows.
+    /// Windows that `normal` is the mean of, as far as it remembers.
+    learned: f64,
+    /// Variance of the logarithms of single answers; `None` before the first window.
+    spread: Option<f64>,
+    /// The same as `normal` of the last windows.
     recent: Option<f64>,
     descent: Option<Descent>,
     refused: [u64; 2],
-}
-
-/// Calls under way by when they began.
-#[derive(Debug, Clone, Default)]
-struct UnderWay {
-    /// The span of now.
-    span: u64,
-    begun: [u32; SPANS],
 }
 
 /// What was seen since the last time the limit was set.
@@ -156,9 +170,8 @@ struct Window {
     number: u64,
     /// When its first call began.
     began: Option<Instant>,
-    samples: u32,
     /// Of logarithms: one answer of half a minute among ten of 50 ms does not double the mean.
-    sum: f64,
+    latencies: Samples,
     /// Most calls at the same time.
     peak: u32,
     /// Whether any was refused.
@@ -170,8 +183,11 @@ struct Window {
 struct Descent {
     /// From where.
     limit: f64,
-    /// Logarithm of the longest that a window's answers took since.
-    latency: f64,
+    /// What answers took there,
+    before: Samples,
+    /// and what they take since the limit has fallen far enough.
+    after: Samples,
+    windows: u32,
 }
 
 impl Limiter {
@@ -183,6 +199,8 @@ impl Limiter {
             under_way: UnderWay::default(),
             window: Window::default(),
             normal: None,
+            learned: 0.0,
+            spread: None,
             recent: None,
             descent: None,
             refused: [0; 2],
@@ -275,10 +293,10 @@ impl Limiter {
         let latency = logarithm(sample.latency);
         let normal = self.normal.unwrap_or(latency);
         let far = OUTLIER.ln();
-        self.window.sum += latency.max(normal - far).min(normal + far);
-        self.window.samples += 1;
+        let latency = latency.max(normal - far).min(normal + far);
+        self.window.latencies.add(latency);
         let elapsed = now.saturating_since(began);
-        let done = elapsed >= WINDOW && self.window.samples >= WINDOW_SAMPLES;
+        let done = elapsed >= WINDOW && self.window.latencies.count >= self.enough();
         if done || elapsed >= WINDOW_MAX {
             self.close(elapsed);
         }
@@ -306,112 +324,123 @@ impl Limiter {
         (share.ceil() as u32).min(limit.saturating_sub(1))
     }
 
+    /// So many answers that noise does not look like more than the tolerance.
+    fn enough(&self) -> u32 {
+        let spread = self.spread.unwrap_or_default();
+        let tolerance = self.config.tolerance.ln().max(f64::EPSILON);
+        let enough = spread * (NOISE / tolerance).powi(2);
+        (enough.ceil() as u32).clamp(WINDOW_SAMPLES, WINDOW_SAMPLES_MAX)
+    }
+
     /// Sets the limit by what the window saw.
     fn close(&mut self, elapsed: Duration) {
-        let latency = self.window.sum / f64::from(self.window.samples);
         let next = Window {
             number: self.window.number.wrapping_add(1),
             peak: self.in_flight(),
             ..Window::default()
         };
-        let Window { peak, full, .. } = std::mem::replace(&mut self.window, next);
+        let window = std::mem::replace(&mut self.window, next);
+        let latency = window.latencies.mean();
         let recent = self.recent.unwrap_or(latency).midpoint(latency);
         self.recent = Some(recent);
-        let normal = self.learn(latency, elapsed, full);
+        let noise = self.noise(window.latencies);
+        let normal = self.learn(latency, noise, elapsed, window.full);
         // Far fewer than may be: neither do they need more, nor is it they who take long.
-        if f64::from(peak) < self.limit / 2.0 {
+        if f64::from(window.peak) < self.limit / 2.0 {
             self.descent = None;
             return;
         }
-        let gradient = self.config.tolerance * (normal - latency).exp();
-        let gradient = gradient.clamp(STEEPEST, 1.0);
+        let gradient = if latency - normal > noise {
+            let gradient = self.config.tolerance * (normal - latency).exp();
+            gradient.clamp(STEEPEST, 1.0)
+        } else {
+            1.0
+        };
+        let before = self.limit;
         let queue = f64::from(self.config.queue).max(self.limit.sqrt());
         let target = self.limit * gradient + queue;
         let smoothing = self.config.smoothing;
         let limit = self.limit.mul_add(1.0 - smoothing, target * smoothing);
         self.limit = within(limit, &self.config);
-        if gradient < 1.0 && full {
-            self.descend(latency, recent, normal);
-        } else {
+        if !window.full {
             self.descent = None;
+        } else if gradient < 1.0 {
+            self.descend(before, window.latencies, normal);
         }
     }
 
-    /// Learns what is normal: at once when it is less, slowly when it is more, and not at all from
-    /// answers that may have waited in a queue.
-    fn learn(&mut self, latency: f64, elapsed: Duration, full: bool) -> f64 {
+    /// By how much the mean of a window differs from what is normal by chance.
+    fn noise(&mut self, window: Samples) -> f64 {
+        if let Some(variance) = window.variance() {
+            let spread = self.spread.unwrap_or(variance);
+            self.spread = Some(spread + (variance - spread) * SPREAD_SHARE);
+        }
+        NOISE
+            * window
+                .variance_of_mean(self.spread.unwrap_or_default())
+                .sqrt()
+    }
+
+    /// Learns what is normal: soon when it is clearly less, slowly when it is clearly more, as a mean
+    /// while there is nothing but noise, and not at all from answers that may have waited in a queue.
+    fn learn(&mut self, latency: f64, noise: f64, elapsed: Duration, full: bool) -> f64 {
         let normal = self.normal.unwrap_or(latency);
-        let share = if latency < normal {
-            FALL
+        // An hour without requests is not an hour of learning.
+        let elapsed = elapsed.min(WINDOW_MAX).as_secs_f64();
+        let slowly = (elapsed / self.config.long_window.as_secs_f64()).min(1.0);
+        let share = if latency < normal - noise {
+            self.learned = self.learned.min(RELEARN);
+            1.0 / self.learned.max(1.0)
         } else if full {
-            0.0
+            let stuck = self.limit <= within(0.0, &self.config);
+            if stuck { slowly } else { 0.0 }
+        } else if latency > normal + noise {
+            slowly
         } else {
-            // An hour without requests is not an hour of learning.
-            let elapsed = elapsed.min(WINDOW_MAX).as_secs_f64();
-            (elapsed / self.config.long_window.as_secs_f64()).min(1.0)
+            (1.0 / (self.learned + 1.0)).max(slowly)
         };
+        self.learned = (self.learned + 1.0).min(1.0 / slowly);
         let normal = normal + (latency - normal) * share;
         self.normal = Some(normal);
         normal
     }
 
-    /// Looks whether answers came sooner with fewer calls, once the limit has fallen far enough.
-    fn descend(&mut self, latency: f64, recent: f64, normal: f64) {
-        let begin = Descent {
-            limit: self.limit,
-            latency,
+    /// Looks whether answers came sooner with fewer calls, once the limit has fallen far enough:
+    /// from `before` in this window.
+    fn descend(&mut self, before: f64, window: Samples, normal: f64) {
+        let begin = |limit, before| Descent {
+            limit,
+            before,
+            after: Samples::default(),
+            windows: 0,
         };
-        let descent = self.descent.get_or_insert(begin);
-        descent.latency = descent.latency.max(latency);
-        if self.limit > descent.limit {
-            *descent = begin;
-        } else if self.limit <= descent.limit * FALLEN {
-            let useless = recent > descent.latency + OF_USE.ln() && recent > normal;
-            self.descent = (!useless).then_some(Descent {
-                limit: self.limit,
-                latency: recent,
-            });
-            if useless {
-                self.normal = Some(recent);
+        let descent = self
+            .descent
+            .get_or_insert(begin(before, Samples::default()));
+        if before >= descent.limit {
+            *descent = begin(before, window);
+        } else if before >= descent.limit * UNFALLEN {
+            descent.before.merge(window);
+        } else if before <= descent.limit * FALLEN {
+            descent.after.merge(window);
+            descent.windows += 1;
+            let spread = self.spread.unwrap_or_default();
+            let variance =
+                descent.before.variance_of_mean(spread) + descent.after.variance_of_mean(spread);
+            let clear = 2.0 * variance.sqrt() <= -OF_USE.ln();
+            if clear || descent.windows >= DESCENT_WINDOWS {
+                let after = descent.after.mean();
+                // Where they take longer still, the server has changed meanwhile: that tells nothing.
+                let change = after - descent.before.mean();
+                let useless = change.abs() < -OF_USE.ln() && after > normal;
+                let from_here = begin(self.limit, descent.after);
+                self.descent = (!useless).then_some(from_here);
+                if useless {
+                    self.normal = Some(after);
+                    self.learned = self.learned.min(RELEARN);
+                }
             }
         }
-    }
-}
-
-impl UnderWay {
-    /// Forgets what began too long ago.
-    fn follow(&mut self, now: Instant) {
-        let span = now.as_nanos() / SPAN.as_nanos() as u64;
-        let passed = span.saturating_sub(self.span).min(SPANS as u64);
-        for ahead in 1..=passed {
-            // Spans that are four apart have the same place.
-            *self.slot(self.span.wrapping_add(ahead)) = 0;
-        }
-        self.span = self.span.max(span);
-    }
-
-    fn begin(&mut self) -> u64 {
-        let span = self.span;
-        let begun = self.slot(span);
-        *begun = begun.saturating_add(1);
-        span
-    }
-
-    fn end(&mut self, span: u64) {
-        if span + SPANS as u64 > self.span {
-            let begun = self.slot(span);
-            *begun = begun.saturating_sub(1);
-        }
-    }
-
-    fn count(&self) -> u32 {
-        self.begun
-            .iter()
-            .fold(0, |sum, one| sum.saturating_add(*one))
-    }
-
-    const fn slot(&mut self, span: u64) -> &mut u32 {
-        &mut self.begun[(span % SPANS as u64) as usize]
     }
 }
 

@@ -5,110 +5,28 @@
 //! Balancing by a key of the request is in [`hash`].
 
 pub mod hash;
+mod load;
 
 use std::time::Duration;
 
-use crate::time::Instant;
-
-/// What a failure counts as, at least: an endpoint that fails in no time would look like the best
-/// one. It is forgotten like any latency, with the time constant of the average.
-pub const FAILURE_PENALTY: Duration = Duration::from_secs(1);
-
-/// Peak-sensitive exponentially weighted moving average of an endpoint's latency, together with
-/// the requests under way there. A latency above the average is taken at once, one below it only
-/// slowly (the cost function of Finagle's and Linkerd's balancers).
-#[derive(Debug, Clone)]
-pub struct PeakEwma {
-    decay: Duration,
-    nanos: f64,
-    /// When it was measured last; `None`: never.
-    updated: Option<Instant>,
-    in_flight: u32,
-}
-
-impl PeakEwma {
-    /// An endpoint that was never measured is believed to need `initial`; the average forgets with
-    /// time constant `decay`.
-    pub fn new(decay: Duration, initial: Duration) -> Self {
-        Self {
-            decay,
-            nanos: initial.as_nanos() as f64,
-            updated: None,
-            in_flight: 0,
-        }
-    }
-
-    /// A request begins.
-    pub fn on_start(&mut self) {
-        self.in_flight = self.in_flight.saturating_add(1);
-    }
-
-    /// A request ended after `latency`. A failure counts as at least [`FAILURE_PENALTY`].
-    pub fn on_finish(&mut self, latency: Duration, failed: bool, now: Instant) {
-        self.on_cancel();
-        let latency = if failed {
-            latency.max(FAILURE_PENALTY)
-        } else {
-            latency
-        };
-        let nanos = latency.as_nanos() as f64;
-        if self.updated.is_none() || nanos > self.nanos {
-            self.nanos = nanos;
-        } else {
-            let weight = self.weight(now);
-            self.nanos = self.nanos * weight + nanos * (1.0 - weight);
-        }
-        // Threads read the clock before they take the lock: time must not go back.
-        self.updated = self.updated.max(Some(now));
-    }
-
-    /// A request was given up by its caller: that says nothing about the endpoint.
-    pub fn on_cancel(&mut self) {
-        self.in_flight = self.in_flight.saturating_sub(1);
-    }
-
-    /// Requests under way.
-    pub fn in_flight(&self) -> u32 {
-        self.in_flight
-    }
-
-    /// The average latency as believed now.
-    pub fn latency(&self, now: Instant) -> Duration {
-        Duration::from_nanos((self.nanos * self.weight(now)) as u64)
-    }
-
-    /// The cost of sending one more request: lower is better. An endpoint that gets no requests
-    /// becomes cheaper with time, so that it is tried again. One that was never measured is tried
-    /// soon, but by one request at a time: while that is under way it costs the initial latency,
-    /// or everybody would run to a new endpoint until its first answer.
-    pub fn score(&self, now: Instant) -> f64 {
-        let latency = if self.updated.is_none() && self.in_flight == 0 {
-            0.0
-        } else {
-            self.nanos * self.weight(now)
-        };
-        (latency + 1.0) * (f64::from(self.in_flight) + 1.0)
-    }
-
-    fn weight(&self, now: Instant) -> f64 {
-        let Some(updated) = self.updated else {
-            return 1.0;
-        };
-        let elapsed = now.saturating_since(updated).as_nanos() as f64;
-        (-elapsed / self.decay.as_nanos().max(1) as f64).exp()
-    }
-}
+pub use load::{FAILURE_PENALTY, InFlight, PeakEwma, QUOTA_BIAS_TIME};
 
 /// Endpoints as balancing sees them, by their indices.
 pub trait Candidates {
     /// How many there are.
     fn count(&self) -> usize;
     /// Whether this one may not be picked.
-    fn excluded(&self, index: usize) -> bool;
+    fn excluded(&self, _index: usize) -> bool {
+        false
+    }
     /// The cost of one more request, [`PeakEwma::score`]: lower is better.
     fn score(&self, index: usize) -> f64;
     /// Requests under way.
     fn in_flight(&self, index: usize) -> u32;
+    /// What its cost is multiplied by for this request, [`PeakEwma::quota_bias`].
+    fn bias(&self, _index: usize) -> f64 {
+        1.0
+    }
     /// Its share, 1 to 1000; 100 is ordinary.
     fn weight(&self, index: usize) -> u32;
     /// What no weight is above, where they differ; `None` where all are the same, which is picked
@@ -162,7 +80,7 @@ impl Policy {
         let weight = |index: usize| candidates.weight(index);
         match self {
             Self::PeakEwma => {
-                let score = |index: usize| candidates.score(index);
+                let score = |index: usize| candidates.score(index) * candidates.bias(index);
                 match candidates.heaviest() {
                     None => pick_p2c(len, random, excluded, score),
                     Some(heaviest) => {
@@ -172,7 +90,9 @@ impl Policy {
                 }
             }
             Self::LeastRequest => {
-                let score = |index: usize| f64::from(candidates.in_flight(index)) + 1.0;
+                let score = |index: usize| {
+                    (f64::from(candidates.in_flight(index)) + 1.0) * candidates.bias(index)
+                };
                 match candidates.heaviest() {
                     None => pick_p2c(len, random, excluded, score),
                     Some(heaviest) => {
@@ -451,10 +371,10 @@ fn draw(len: usize, bits: &mut SplitMix, excluded: &impl Fn(usize) -> bool) -> O
 
 /// Many random numbers from one (Steele, Lea, Flood: Fast Splittable Pseudorandom Number
 /// Generators).
-struct SplitMix(u64);
+pub(crate) struct SplitMix(pub(crate) u64);
 
 impl SplitMix {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

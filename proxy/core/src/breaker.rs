@@ -11,6 +11,7 @@
 mod cause;
 mod config;
 mod counters;
+mod ejection;
 mod history;
 
 use std::time::Duration;
@@ -20,6 +21,7 @@ pub use config::{
     BreakerConfig, ConfigError, MAX_HALF_OPEN_PERMITS, MAX_WINDOW_BUCKETS, MAX_WINDOW_CALLS, Window,
 };
 use counters::{Counters, Counts};
+pub use ejection::{Standing, is_panic, most_ejected};
 use history::History;
 pub use history::{CHANGES_MAX, Change};
 
@@ -33,7 +35,8 @@ pub enum CallClass {
     Success,
     /// The endpoint's failure.
     Failure,
-    /// Says nothing about the endpoint: cancelled, or refused before it was sent.
+    /// Says nothing about the endpoint but how long it has been waited for: cancelled by the
+    /// caller, or refused before it was sent. Only a call that was slow already counts.
     Neutral,
 }
 
@@ -162,6 +165,8 @@ pub struct Breaker {
     probes_given: u64,
     /// When it came into its state.
     entered: Option<Instant>,
+    /// When it opened after it was last closed.
+    out_since: Option<Instant>,
     cause: Option<Cause>,
     opened: u64,
     history: History,
@@ -180,6 +185,7 @@ impl Breaker {
             probes: Vec::with_capacity(permits(&config)),
             probes_given: 0,
             entered: None,
+            out_since: None,
             cause: None,
             opened: 0,
             history: History::default(),
@@ -201,6 +207,7 @@ impl Breaker {
         {
             self.generation += 1;
             self.probes.clear();
+            self.out_since = None;
             self.state = State::Closed { recovered: None };
         }
     }
@@ -255,10 +262,23 @@ impl Breaker {
         }
     }
 
+    /// Whether calls go through, and if not, since when and why.
+    pub fn standing(&self, now: Instant) -> Standing {
+        let since = self.out_since.unwrap_or(now);
+        if self.is_unhealthy() {
+            Standing::Unhealthy { since }
+        } else if self.is_available(now) {
+            Standing::Available
+        } else {
+            Standing::Open { since }
+        }
+    }
+
     /// A call has ended. `random` is for the jitter of the open time.
     ///
-    /// While half-open one failure opens again, and so does a slow success where slow calls are
-    /// watched for at all.
+    /// A neutral call counts where it was slow: that its caller gave up then says how long it takes
+    /// at least. While half-open one failure opens again, and so does a slow call where slow calls
+    /// are watched for at all.
     pub fn on_result(
         &mut self,
         permit: Permit,
@@ -270,24 +290,25 @@ impl Breaker {
         if !self.take_back(permit) {
             return None;
         }
+        let limit = self.config.slow_call;
+        let slow = limit.is_some_and(|limit| outcome.latency > limit);
         let failed = match outcome.class {
             CallClass::Success => false,
             CallClass::Failure => true,
+            CallClass::Neutral if slow => false,
             CallClass::Neutral => return None,
         };
-        let limit = self.config.slow_call;
-        let slow = limit.is_some_and(|limit| outcome.latency > limit);
         if !self.config.by_calls {
             return None;
         }
         if probing {
             return self.on_probe(failed || slow, now, random);
         }
-        self.in_a_row = if failed {
-            self.in_a_row.saturating_add(1)
-        } else {
-            0
-        };
+        match outcome.class {
+            CallClass::Failure => self.in_a_row = self.in_a_row.saturating_add(1),
+            CallClass::Success => self.in_a_row = 0,
+            CallClass::Neutral => {}
+        }
         let counts = self.counters.count(now, failed, slow);
         let cause = self.should_open(counts)?;
         Some(self.open(cause, now, random))
@@ -316,18 +337,22 @@ impl Breaker {
         matches!(self.state, State::Unhealthy)
     }
 
-    /// Opens for as long as an answer said, at most for the longest open time; nothing changes
-    /// where it is open for longer already, or where the answer said "at once".
-    pub fn hold_open(&mut self, wait: Duration, now: Instant) -> Option<Transition> {
-        if wait.is_zero() || !self.config.by_calls || self.is_unhealthy() {
+    /// Opens for as long as the answer to a call said, at most for the longest open time. Nothing
+    /// changes where the answer said "at once", or where the call began in an earlier generation:
+    /// what the breaker has decided since is newer than what the call saw.
+    pub fn hold_open(
+        &mut self,
+        permit: &Permit,
+        wait: Duration,
+        now: Instant,
+    ) -> Option<Transition> {
+        let current = permit.generation == self.generation;
+        if !current || wait.is_zero() || !self.config.by_calls || self.is_unhealthy() {
             return None;
         }
         let until = now + wait.min(self.config.open_max);
-        let longer = matches!(self.state, State::Open { until: own } if own >= until);
-        (!longer).then(|| {
-            self.cause = Some(Cause::RetryAfter);
-            self.enter(State::Open { until }, now)
-        })
+        self.cause = Some(Cause::RetryAfter);
+        Some(self.enter(State::Open { until }, now))
     }
 
     /// Everything about it, for people.
@@ -345,9 +370,20 @@ impl Breaker {
         }
     }
 
-    /// A call was given up: its slot is free again, nothing is counted.
-    pub fn on_cancel(&mut self, permit: Permit) {
-        self.take_back(permit);
+    /// A call was given up after its endpoint was waited for so long: its slot is free again. It
+    /// counts only if it was slow already, as in [`Breaker::on_result`].
+    pub fn on_cancel(
+        &mut self,
+        permit: Permit,
+        waited: Duration,
+        now: Instant,
+        random: u64,
+    ) -> Option<Transition> {
+        let outcome = CallOutcome {
+            class: CallClass::Neutral,
+            latency: waited,
+        };
+        self.on_result(permit, outcome, now, random)
     }
 
     /// The state as it shows now.
@@ -480,6 +516,11 @@ impl Breaker {
         self.entered = Some(now);
         let opens = matches!(state, State::Open { .. } | State::Unhealthy);
         self.opened += u64::from(opens);
+        if opens {
+            self.out_since.get_or_insert(now);
+        } else if matches!(state, State::Closed { .. }) {
+            self.out_since = None;
+        }
         self.generation += 1;
         self.state = state;
         self.probes.clear();
@@ -506,24 +547,6 @@ impl State {
 
 fn permits(config: &BreakerConfig) -> usize {
     config.half_open_permits.clamp(1, MAX_HALF_OPEN_PERMITS) as usize
-}
-
-/// The panic guard: whether one more endpoint of `total` may be ejected when `ejected` are already.
-/// Never the last healthy one, and never more than `max_ejected_share` of all (0 to 1): ejecting
-/// only helps while others can take the traffic.
-pub fn may_eject(total: usize, ejected: usize, max_ejected_share: f64) -> bool {
-    let after = ejected.saturating_add(1);
-    // 29 of 100 is within a share of 0.29, although 100 × 0.29 is 28.999….
-    let most = total as f64 * max_ejected_share + 1e-9;
-    after < total && after as f64 <= most
-}
-
-/// Whether so small a share of `total` endpoints is left when `out` are out that balancing does
-/// better to disregard it: those that are left would not stand the traffic of all. `threshold` is
-/// that share, 0 to 1; 0 is never.
-pub fn is_panic(total: usize, out: usize, threshold: f64) -> bool {
-    let left = total.saturating_sub(out);
-    left as f64 + 1e-9 < total as f64 * threshold
 }
 
 #[cfg(test)]

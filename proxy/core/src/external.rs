@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::model::{Endpoint, EndpointPort, Transport};
+use crate::endpoint::{Endpoint, EndpointPort, Transport};
 use crate::name::{MESH_SUFFIX, ServiceName, WorkloadName, check_label};
 
 /// Longest host name, bytes (RFC 1035 section 2.3.4).

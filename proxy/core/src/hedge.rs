@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use http::Method;
 
-use crate::policy::{MAX_TIMEOUT, PolicyError};
+use crate::invalid::PolicyError;
 use crate::retry::{RetryBudget, is_idempotent};
 use crate::time::Instant;
-use crate::timeout;
+use crate::timeout::{self, MAX_TIMEOUT};
 
 pub use latency::{HALF_LIFE, Latencies, MINIMUM_SAMPLES};
 

@@ -9,6 +9,8 @@
 pub mod adaptive;
 pub mod balance;
 pub mod breaker;
+pub mod choice;
+pub mod endpoint;
 pub mod external;
 pub mod fault;
 pub mod h1;
@@ -16,6 +18,7 @@ pub mod headers;
 pub mod health;
 pub mod hedge;
 pub mod hops;
+pub mod invalid;
 pub mod limit;
 pub mod model;
 pub mod name;

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+/// The largest limit on requests at the same time.
+pub const MAX_REQUESTS: u32 = 1_000_000;
 /// Without a limit; what is in use is counted all the same.
 pub const UNLIMITED: u32 = u32::MAX;
 

@@ -1,7 +1,6 @@
 //! How a caller's sidecar treats one port of a service: what a TrafficPolicy comes to.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,27 +11,20 @@ use crate::balance::{self, hash::HashOn};
 use crate::breaker::{self, BreakerConfig, CallClass};
 use crate::health::HealthCheck;
 use crate::hedge::HedgePolicy;
+use crate::invalid::{Errors, PolicyError};
+use crate::limit::MAX_REQUESTS;
 use crate::name::ServiceName;
 use crate::path::PathNormalization;
-use crate::retry::{Failure, RetryPolicy};
+use crate::retry::{Failure, RetryPolicy, validate_retry};
 use crate::shedding::Shedding;
+use crate::timeout::MAX_TIMEOUT;
 
-/// Most attempts after the first: more only multiply a failure.
-pub const MAX_RETRIES: u32 = 10;
 /// Most retries per request in the long run.
 pub const MAX_RETRY_RATIO: f64 = 10.0;
 /// Most retries per second that are allowed whatever the load.
 pub const MAX_RETRIES_PER_SECOND: u32 = 10_000;
-/// Most bytes of a body that are kept for another attempt.
-pub const MAX_RETRY_BODY: u32 = 1024 * 1024;
 /// Most bytes of a fallback's body.
 pub const MAX_FALLBACK: usize = 64 * 1024;
-/// The largest limit on requests at the same time.
-pub const MAX_REQUESTS: u32 = 1_000_000;
-/// Most statuses or codes in a list: it is read for every answer.
-pub const MAX_LIST: usize = 32;
-/// Longest timeout and longest wait.
-pub const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// Shortest time after which an idle connection is closed: they are looked for once a second.
 pub const MIN_IDLE: Duration = Duration::from_secs(1);
 
@@ -267,18 +259,6 @@ impl Default for TrafficPolicy {
     }
 }
 
-/// A value is not allowed.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[error("{field}: found {found}; allowed: {allowed}")]
-pub struct PolicyError {
-    /// The path of the field, as users write it.
-    pub field: String,
-    /// What was found.
-    pub found: String,
-    /// What is allowed.
-    pub allowed: String,
-}
-
 impl From<breaker::ConfigError> for PolicyError {
     fn from(error: breaker::ConfigError) -> Self {
         let field = match error.field {
@@ -352,18 +332,6 @@ impl TrafficPolicy {
             error.field = format!("adaptiveConcurrency.{side}.{}", error.field);
             errors.0.push(error);
         }
-    }
-
-    /// Whether it ever matters how many endpoints are out, beyond whether all are.
-    pub fn counts_ejected(&self) -> bool {
-        self.max_ejected_share < 1.0 || self.panic_threshold > 0.0
-    }
-
-    /// Whether health and breakers are disregarded while `out` of `total` endpoints are out: all of
-    /// them are, or more than [`Self::max_ejected_share`] or [`Self::panic_threshold`] bears.
-    pub fn disregards(&self, total: usize, out: usize) -> bool {
-        let too_many = !breaker::may_eject(total, out.saturating_sub(1), self.max_ejected_share);
-        out > 0 && (too_many || breaker::is_panic(total, out, self.panic_threshold))
     }
 
     /// The parameters of an endpoint's breaker, which health checks need too; `None` where nothing
@@ -528,61 +496,6 @@ impl TrafficPolicy {
     }
 }
 
-/// Checks what is retried, of a policy or of a route's rule; everything that is wrong, with fields as
-/// in a TrafficPolicy.
-pub fn validate_retry(retry: &RetryPolicy) -> Vec<PolicyError> {
-    let mut errors = Errors::default();
-    let fits = retry.attempts <= MAX_RETRIES;
-    errors.require(fits, "retry.attempts", retry.attempts, "0 to 10");
-    errors.check_list("retry.statuses", &retry.statuses);
-    errors.check_list("retry.grpcCodes", &retry.grpc_codes);
-    for (index, status) in retry.statuses.iter().enumerate() {
-        let fits = (500..=599).contains(status) || [408, 425, 429].contains(status);
-        let field = format!("retry.statuses[{index}]");
-        errors.require(fits, &field, status, "500 to 599, 408, 425 or 429");
-    }
-    for (index, code) in retry.grpc_codes.iter().enumerate() {
-        let field = format!("retry.grpcCodes[{index}]");
-        errors.require((1..=16).contains(code), &field, code, "1 to 16");
-    }
-    let kept = retry.body_max;
-    let fits = kept <= MAX_RETRY_BODY;
-    errors.require(fits, "retry.maxBodyBytes", kept, "0 to 1048576");
-    let (first, longest) = (retry.backoff, retry.backoff_max);
-    let allowed = "at most retry.backoff.max";
-    let found = format!("{first:?}");
-    errors.require(first <= longest, "retry.backoff.base", found, allowed);
-    let (fits, found) = (longest <= MAX_TIMEOUT, format!("{longest:?}"));
-    errors.require(fits, "retry.backoff.max", found, "up to a day");
-    errors.0
-}
-
-#[derive(Default)]
-struct Errors(Vec<PolicyError>);
-
-impl Errors {
-    /// A list that is short, and has nothing twice.
-    fn check_list<T: PartialEq + fmt::Debug>(&mut self, field: &str, list: &[T]) {
-        let found = format!("{} of them", list.len());
-        self.require(list.len() <= MAX_LIST, field, found, "32 at most");
-        for (index, item) in list.iter().enumerate().take(MAX_LIST) {
-            let again = list[..index].contains(item);
-            let (at, found) = (format!("{field}[{index}]"), format!("{item:?} again"));
-            self.require(!again, &at, found, "each once");
-        }
-    }
-
-    fn require(&mut self, fits: bool, field: &str, found: impl ToString, allowed: &str) {
-        if !fits {
-            self.0.push(PolicyError {
-                field: field.to_owned(),
-                found: found.to_string(),
-                allowed: allowed.to_owned(),
-            });
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -593,38 +506,6 @@ mod tests {
     #[test]
     fn the_default_is_allowed() {
         assert_eq!(TrafficPolicy::default().validate(), []);
-    }
-
-    #[test]
-    fn breakers_are_disregarded_where_too_many_are_out() {
-        let cases = [
-            (1.0, 0.0, 4, 3, false),
-            // The last endpoint.
-            (1.0, 0.0, 4, 4, true),
-            (1.0, 0.0, 1, 1, true),
-            (1.0, 0.0, 4, 0, false),
-            (0.5, 0.0, 4, 2, false),
-            (0.5, 0.0, 4, 3, true),
-            (1.0, 0.5, 4, 2, false),
-            (1.0, 0.5, 4, 3, true),
-            // The stricter of the two.
-            (0.5, 0.9, 4, 1, true),
-            (0.2, 0.1, 4, 1, true),
-            (1.0, 1.0, 4, 0, false),
-            (1.0, 1.0, 0, 0, false),
-        ];
-        for (max_ejected_share, panic_threshold, total, out, expected) in cases {
-            let policy = TrafficPolicy {
-                max_ejected_share,
-                panic_threshold,
-                ..TrafficPolicy::default()
-            };
-            let found = policy.disregards(total, out);
-            assert_eq!(
-                found, expected,
-                "{out} of {total}: {max_ejected_share} {panic_threshold}"
-            );
-        }
     }
 
     #[test]

@@ -20,8 +20,8 @@ pub use fields::{RATELIMIT, RATELIMIT_POLICY, write};
 pub use key::key_hash;
 pub use limiter::{KEYS_MAX, Limiter};
 
+use crate::invalid::PolicyError;
 use crate::path::{PathAmbiguity, Readings};
-use crate::policy::PolicyError;
 use crate::route::{HttpMatch, RequestHead};
 
 /// Most requests of a limit, and its largest burst.

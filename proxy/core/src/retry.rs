@@ -7,7 +7,14 @@ use std::time::Duration;
 use http::Method;
 
 use crate::fault::Fault;
+use crate::invalid::{Errors, PolicyError};
 use crate::time::Instant;
+use crate::timeout::MAX_TIMEOUT;
+
+/// Most attempts after the first: more only multiply a failure.
+pub const MAX_RETRIES: u32 = 10;
+/// Most bytes of a body that are kept for another attempt.
+pub const MAX_RETRY_BODY: u32 = 1024 * 1024;
 
 /// What became of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +42,13 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// Whether a quota or a load limit refused the request: that says how busy the endpoint is, and
+    /// not that it fails.
+    pub const fn is_quota(self) -> bool {
+        // 429, RESOURCE_EXHAUSTED.
+        matches!(self, Self::Status(429) | Self::GrpcStatus(8) | Self::Shed)
+    }
+
     /// Whether the application can't have seen the request.
     pub const fn provably_not_sent(self) -> bool {
         match self {
@@ -99,6 +113,9 @@ pub struct RetryPolicy {
     pub backoff: Duration,
     /// The longest wait.
     pub backoff_max: Duration,
+    /// Whether `backoff` is a minimum that jitter only lengthens, as HTTPRoute's `retry.backoff` is
+    /// (Gateway API, GEP-1731). Else waits have full jitter.
+    pub backoff_is_minimum: bool,
     /// Bytes of a request's body that are kept for another attempt; a longer one is sent once.
     pub body_max: u32,
 }
@@ -111,6 +128,7 @@ impl Default for RetryPolicy {
             grpc_codes: Cow::Borrowed(&[]),
             backoff: Duration::from_millis(25),
             backoff_max: Duration::from_millis(250),
+            backoff_is_minimum: false,
             body_max: 64 * 1024,
         }
     }
@@ -205,16 +223,52 @@ pub fn may_retry(
 }
 
 /// How long to wait before attempt number `attempt` (1 is the first repeat): exponential with full
-/// jitter.
+/// jitter, from nothing or from the minimum.
 pub fn backoff(policy: &RetryPolicy, attempt: u32, random: u64) -> Duration {
     let doubled = policy
         .backoff
         .saturating_mul(1 << attempt.saturating_sub(1).min(16));
-    let longest = doubled.min(policy.backoff_max);
-    let nanos = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
+    let (least, longest) = if policy.backoff_is_minimum {
+        // Half as much again, so that the first waits of many callers differ too.
+        let longest = doubled.saturating_add(doubled / 2);
+        (policy.backoff, longest.min(policy.backoff_max))
+    } else {
+        (Duration::ZERO, doubled.min(policy.backoff_max))
+    };
+    let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let range = nanos(longest.saturating_sub(least));
     // A random share of it, rounded up.
-    let share = (u128::from(nanos) * u128::from(random)).div_ceil(u128::from(u64::MAX));
-    Duration::from_nanos(share as u64)
+    let share = (u128::from(range) * u128::from(random)).div_ceil(u128::from(u64::MAX));
+    least.saturating_add(Duration::from_nanos(share as u64))
+}
+
+/// Checks what is retried, of a policy or of a route's rule; everything that is wrong, with fields as
+/// in a TrafficPolicy.
+pub fn validate_retry(retry: &RetryPolicy) -> Vec<PolicyError> {
+    let mut errors = Errors::default();
+    let fits = retry.attempts <= MAX_RETRIES;
+    errors.require(fits, "retry.attempts", retry.attempts, "0 to 10");
+    errors.check_list("retry.statuses", &retry.statuses);
+    errors.check_list("retry.grpcCodes", &retry.grpc_codes);
+    for (index, status) in retry.statuses.iter().enumerate() {
+        let fits = (500..=599).contains(status) || [408, 425, 429].contains(status);
+        let field = format!("retry.statuses[{index}]");
+        errors.require(fits, &field, status, "500 to 599, 408, 425 or 429");
+    }
+    for (index, code) in retry.grpc_codes.iter().enumerate() {
+        let field = format!("retry.grpcCodes[{index}]");
+        errors.require((1..=16).contains(code), &field, code, "1 to 16");
+    }
+    let kept = retry.body_max;
+    let fits = kept <= MAX_RETRY_BODY;
+    errors.require(fits, "retry.maxBodyBytes", kept, "0 to 1048576");
+    let (first, longest) = (retry.backoff, retry.backoff_max);
+    let allowed = "at most retry.backoff.max";
+    let found = format!("{first:?}");
+    errors.require(first <= longest, "retry.backoff.base", found, allowed);
+    let (fits, found) = (longest <= MAX_TIMEOUT, format!("{longest:?}"));
+    errors.require(fits, "retry.backoff.max", found, "up to a day");
+    errors.0
 }
 
 /// Seconds over which the budget is counted.
@@ -367,6 +421,29 @@ mod tests {
             ..policy
         };
         assert!(backoff(&endless, u32::MAX, u64::MAX) > Duration::from_secs(3600));
+    }
+
+    #[test]
+    fn a_minimum_is_never_undercut() {
+        let policy = RetryPolicy {
+            backoff: Duration::from_millis(100),
+            backoff_max: Duration::from_millis(1000),
+            backoff_is_minimum: true,
+            ..RetryPolicy::default()
+        };
+        let millis = |attempt, random| backoff(&policy, attempt, random).as_millis();
+        let longest: Vec<u128> = (1..7).map(|attempt| millis(attempt, u64::MAX)).collect();
+        assert_eq!(longest, [150, 300, 600, 1000, 1000, 1000]);
+        for attempt in 1..7 {
+            assert_eq!(millis(attempt, 0), 100);
+        }
+        // A maximum below the minimum does not undercut it either.
+        let capped = RetryPolicy {
+            backoff_max: Duration::from_millis(50),
+            ..policy
+        };
+        assert_eq!(backoff(&capped, 3, 0), Duration::from_millis(100));
+        assert_eq!(backoff(&capped, 3, u64::MAX), Duration::from_millis(100));
     }
 
     /// The bound that [`RetryBudget`] promises since the clock's origin.

@@ -6,10 +6,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::adaptive::{AdaptiveConfig, Priority};
+use crate::invalid::PolicyError;
 use crate::name::{NameError, SpiffeId, check_label, check_subdomain};
 use crate::path::{PathNormalization, Readings};
 use crate::peer::VerifiedPeer;
-use crate::policy::PolicyError;
 use crate::route::{HttpMatch, PathMatch, RequestHead};
 
 /// Most rules that say what is critical: each request is held against them.

@@ -14,6 +14,8 @@ use crate::time::Instant;
 /// What a gRPC client sends (gRPC over HTTP/2, "Timeout").
 pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
+/// Longest timeout and longest wait that a policy may ask for.
+pub const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// Digits of a `grpc-timeout`.
 const GRPC_DIGITS: usize = 8;
 /// The largest number in a `grpc-timeout`.

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustls::ClientConfig;
-use weft_core::balance::PeakEwma;
+use weft_core::balance::{InFlight, PeakEwma};
 use weft_core::breaker::{
-    Breaker, CallClass, CallOutcome, Change, Permit, Rejected, Transition, View,
+    Breaker, CallClass, CallOutcome, Change, Permit, Rejected, Standing, Transition, View,
 };
 use weft_core::health::{CheckFailure, Health, Verdict};
 use weft_core::model;
@@ -18,6 +18,7 @@ use weft_core::time::Instant;
 
 use super::port::follow;
 use super::recent::Recent;
+use crate::http::Upload;
 use crate::telemetry::metrics::HttpStats;
 use crate::tls::Material;
 
@@ -76,13 +77,17 @@ struct TlsCache {
     configs: Vec<(&'static [u8], Arc<ClientConfig>)>,
 }
 
-/// A call that has begun and has to be finished or cancelled.
+/// A call that has begun and has to be finished. Dropped, it was given up by its caller: then the
+/// time that the endpoint was waited for is the least that it takes.
 #[derive(Debug)]
 pub struct Call {
     live: Arc<Live>,
     permit: Option<Permit>,
-    began: Instant,
-    answered: Option<Instant>,
+    /// `None` once it has ended.
+    request: Option<InFlight>,
+    /// The rule that the request came by; 0 for none.
+    route: u64,
+    upload: Option<Upload>,
     failure: Option<Failure>,
 }
 
@@ -159,22 +164,16 @@ impl Live {
         }
     }
 
-    /// Whether checks keep requests away.
-    pub fn is_unhealthy(&self) -> bool {
-        let machines = self.machines();
-        machines.breaker.as_ref().is_some_and(Breaker::is_unhealthy)
-    }
-
     /// Requests under way.
     pub fn in_flight(&self) -> u32 {
         self.machines().ewma.in_flight()
     }
 
-    /// Whether the breaker would let a call through, without asking for a permit.
-    pub fn is_available(&self, now: Instant) -> bool {
+    /// Whether it takes requests, without asking for a permit.
+    pub fn standing(&self, now: Instant) -> Standing {
         let machines = self.machines();
         let breaker = machines.breaker.as_ref();
-        breaker.is_none_or(|breaker| breaker.is_available(now))
+        breaker.map_or(Standing::Available, |breaker| breaker.standing(now))
     }
 
     /// The balancing score: lower is better.
@@ -183,6 +182,11 @@ impl Live {
         let breaker = machines.breaker.as_ref();
         let share = breaker.map_or(1.0, |breaker| breaker.ramp_share(now));
         machines.ewma.score(now) / share.max(0.01)
+    }
+
+    /// What a cost is multiplied by for a request that comes by this rule.
+    pub fn bias(&self, route: u64, now: Instant) -> f64 {
+        self.machines().ewma.quota_bias(route, now)
     }
 
     /// The breaker, for people; `None` where the policy has none.
@@ -196,13 +200,6 @@ impl Live {
         let machines = self.machines();
         let breaker = machines.breaker.iter();
         breaker.flat_map(Breaker::changes).copied().collect()
-    }
-
-    /// Keeps requests away for as long as an answer said.
-    pub fn hold_open(&self, wait: Duration, now: Instant) {
-        if let Some(breaker) = &mut self.machines().breaker {
-            let _transition = breaker.hold_open(wait, now);
-        }
     }
 
     /// The last failures, the newest first, for people; empty where there was none.
@@ -220,32 +217,34 @@ impl Live {
         now.saturating_since(self.born)
     }
 
-    /// Begins a call, if the breaker allows one.
-    pub fn begin(self: &Arc<Self>, now: Instant) -> Result<Call, Rejected> {
+    /// Begins a call, if the breaker allows one, of a request that came by a rule (0 for none).
+    ///
+    /// # Errors
+    ///
+    /// When the breaker lets none through.
+    pub fn begin(self: &Arc<Self>, route: u64, now: Instant) -> Result<Call, Rejected> {
         let mut machines = self.machines();
         let breaker = machines.breaker.as_mut();
-        let permit = breaker
-            .map(|breaker| breaker.try_acquire(now))
-            .transpose()?;
-        machines.ewma.on_start();
+        let permit = breaker.map(|breaker| breaker.try_acquire(now));
+        let permit = permit.transpose()?;
+        let request = machines.ewma.on_start(now);
         drop(machines);
-        Ok(Call {
-            live: Arc::clone(self),
-            permit,
-            began: now,
-            answered: None,
-            failure: None,
-        })
+        Ok(self.call(permit, request, route))
     }
 
-    /// Begins a call past an open breaker: ejecting this endpoint would have left too few.
-    pub fn begin_forced(self: &Arc<Self>, now: Instant) -> Call {
-        self.machines().ewma.on_start();
+    /// Begins a call past an open breaker: it is only observed, or too few would be left.
+    pub fn begin_forced(self: &Arc<Self>, route: u64, now: Instant) -> Call {
+        let request = self.machines().ewma.on_start(now);
+        self.call(None, request, route)
+    }
+
+    fn call(self: &Arc<Self>, permit: Option<Permit>, request: InFlight, route: u64) -> Call {
         Call {
             live: Arc::clone(self),
-            permit: None,
-            began: now,
-            answered: None,
+            permit,
+            request: Some(request),
+            route,
+            upload: None,
             failure: None,
         }
     }
@@ -273,15 +272,56 @@ impl Live {
 }
 
 impl Call {
-    /// Where it was made.
-    pub fn live(&self) -> &Live {
-        &self.live
-    }
-
     /// The response has begun, or the connection stands. That is how long the endpoint took: how
     /// long a download, a stream or a connection goes on then says nothing about it.
     pub fn on_response(&mut self, now: Instant) {
-        self.answered = Some(now);
+        if let Some(end) = self.upload.take().and_then(|upload| upload.ended()) {
+            self.leave_out_upload(Some(end));
+        }
+        if let Some(request) = &mut self.request {
+            self.live.machines().ewma.on_answer(request, now);
+        }
+    }
+
+    /// The request waits in a queue of our own until [`Self::on_sent`]: that is not the endpoint's
+    /// time.
+    pub fn on_queued(&mut self) {
+        if let Some(request) = &mut self.request {
+            self.live.machines().ewma.on_queued(request);
+        }
+    }
+
+    /// The request has left the queue.
+    pub fn on_sent(&mut self, now: Instant) {
+        if let Some(request) = &mut self.request {
+            self.live.machines().ewma.on_sent(request, now);
+        }
+    }
+
+    /// Tells of the request's body: while its caller sends it, the endpoint is not waited for.
+    pub fn on_upload(&mut self, upload: Option<&Upload>) {
+        self.upload = upload.cloned();
+    }
+
+    /// Leaves out the time before all of the body was there, or all of it while there is more.
+    fn leave_out_upload(&mut self, end: Option<Instant>) {
+        if let Some(request) = &mut self.request
+            && end.is_none_or(|end| request.waits_since() < Some(end))
+        {
+            let mut machines = self.live.machines();
+            machines.ewma.on_queued(request);
+            if let Some(end) = end {
+                machines.ewma.on_sent(request, end);
+            }
+        }
+    }
+
+    /// Keeps requests away for as long as the answer said.
+    pub fn hold_open(&self, wait: Duration, now: Instant) {
+        let mut machines = self.live.machines();
+        if let (Some(breaker), Some(permit)) = (&mut machines.breaker, &self.permit) {
+            let _transition = breaker.hold_open(permit, wait, now);
+        }
     }
 
     /// What a failure of the call was. One that nobody names has not come as far as a request.
@@ -291,39 +331,41 @@ impl Call {
 
     /// Ends the call with what came of it; says when that changed the breaker's state.
     pub fn finish(mut self, class: CallClass, now: Instant) -> Option<Transition> {
-        let latency = self.answered.unwrap_or(now).saturating_since(self.began);
+        self.end(class, now)
+    }
+
+    fn end(&mut self, class: CallClass, now: Instant) -> Option<Transition> {
+        let request = self.request.take()?;
+        let latency = request.waited(now);
         let mut machines = self.live.machines();
         let failed = matches!(class, CallClass::Failure);
-        machines.ewma.on_finish(latency, failed, now);
+        if self.failure.is_some_and(Failure::is_quota) && !failed {
+            machines.ewma.on_quota(request, self.route, now);
+        } else if class == CallClass::Neutral {
+            machines.ewma.on_cancel(request, now);
+        } else {
+            machines.ewma.on_finish(request, failed, now);
+        }
         if failed {
             let failure = self.failure.unwrap_or(Failure::ConnectFailed);
             machines.recent.note(failure);
         }
         // Switched off meanwhile: there is nothing to tell.
         let permit = self.permit.take().zip(machines.breaker.as_mut());
-        let transition = permit.and_then(|(permit, breaker)| {
+        permit.and_then(|(permit, breaker)| {
             let outcome = CallOutcome { class, latency };
             breaker.on_result(permit, outcome, now, fastrand::u64(..))
-        });
-        drop(machines);
-        self.began = FINISHED;
-        transition
+        })
     }
 }
 
-/// Marks a call whose end has been told.
-const FINISHED: Instant = Instant::from_nanos(u64::MAX);
-
 impl Drop for Call {
     fn drop(&mut self) {
-        if self.began == FINISHED {
-            return;
-        }
-        // The client went away: that says nothing about the endpoint, but gives its slot back.
-        let mut machines = self.live.machines();
-        machines.ewma.on_cancel();
-        if let (Some(permit), Some(breaker)) = (self.permit.take(), &mut machines.breaker) {
-            breaker.on_cancel(permit);
+        if self.request.is_some() {
+            if let Some(upload) = self.upload.take() {
+                self.leave_out_upload(upload.ended());
+            }
+            self.end(CallClass::Neutral, crate::clock::now());
         }
     }
 }
@@ -357,6 +399,17 @@ mod tests {
         policy
     }
 
+    fn is_unhealthy(live: &Live) -> bool {
+        matches!(
+            live.standing(crate::clock::now()),
+            Standing::Unhealthy { .. }
+        )
+    }
+
+    fn is_available(live: &Live) -> bool {
+        live.standing(crate::clock::now()) == Standing::Available
+    }
+
     fn fail(live: &Live) {
         for _ in 0..3 {
             live.on_check(Err(CheckFailure::Timeout), crate::clock::now());
@@ -367,14 +420,13 @@ mod tests {
     fn what_checks_found_outlives_every_policy_with_checks() {
         for (before, after) in [(true, false), (false, true), (false, false), (true, true)] {
             let live = live(&checked(before, |_| {}));
-            let now = crate::clock::now();
-            assert!(live.is_available(now) && live.check_due().is_some());
+            assert!(is_available(&live) && live.check_due().is_some());
             fail(&live);
-            assert!(live.is_unhealthy() && !live.is_available(now));
+            assert!(is_unhealthy(&live) && !is_available(&live));
             live.follow(&checked(after, |check| check.interval *= 2));
-            assert!(live.is_unhealthy(), "{before} {after}");
+            assert!(is_unhealthy(&live), "{before} {after}");
             live.on_check(Ok(()), crate::clock::now());
-            assert!(live.is_available(crate::clock::now()));
+            assert!(is_available(&live));
         }
     }
 
@@ -386,12 +438,12 @@ mod tests {
             let mut policy = checked(breaker, |_| {});
             policy.health_check = None;
             live.follow(&policy);
-            assert!(!live.is_unhealthy() && live.is_available(crate::clock::now()));
+            assert!(!is_unhealthy(&live) && is_available(&live));
             assert_eq!(live.check_due(), None);
             assert_eq!(live.breaker(crate::clock::now()).is_some(), breaker);
             // A check that was under way ends in nothing.
             fail(&live);
-            assert!(!live.is_unhealthy());
+            assert!(!is_unhealthy(&live));
         }
     }
 
@@ -399,8 +451,8 @@ mod tests {
     fn one_may_have_to_pass_a_check_first() {
         let first = |check: &mut HealthCheck| check.initial = InitialState::Unhealthy;
         let live = live(&checked(false, first));
-        assert!(live.is_unhealthy());
+        assert!(is_unhealthy(&live));
         live.on_check(Ok(()), crate::clock::now());
-        assert!(live.is_available(crate::clock::now()));
+        assert!(is_available(&live));
     }
 }

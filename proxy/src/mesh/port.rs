@@ -26,6 +26,7 @@ use super::endpoint::Endpoint;
 use super::gate::{Admitted, Full, Gate};
 use super::outside::Outside;
 use crate::config::ProxyConfig;
+use crate::http::Upload;
 
 /// Rules that have a breaker of their own at a port.
 const RULES_MAX: usize = 1000;
@@ -133,14 +134,16 @@ impl Drop for Counted {
     }
 }
 
-/// A request that a breaker of the port waits to hear of. Dropped, it says nothing.
+/// A request that a breaker of the port waits to hear of. Dropped, it was given up by its caller.
 #[derive(Debug)]
 pub struct PortCall {
     state: Arc<State>,
     /// The rule whose breaker it is; `None` for the one of the whole port.
     rule: Option<RuleKey>,
     permit: Option<Permit>,
-    began: Instant,
+    /// When an endpoint was first asked; `None` while it waits for our own limits.
+    asked: Option<Instant>,
+    upload: Option<Upload>,
     answered: Option<Instant>,
 }
 
@@ -302,7 +305,8 @@ impl PortView {
             state: Arc::clone(&self.state),
             rule: None,
             permit,
-            began: now,
+            asked: None,
+            upload: None,
             answered: None,
         }))
     }
@@ -334,7 +338,8 @@ impl PortView {
             state: Arc::clone(&self.state),
             rule: Some(key),
             permit: Some(permit),
-            began: now,
+            asked: None,
+            upload: None,
             answered: None,
         }))
     }
@@ -444,6 +449,13 @@ pub(super) fn follow(breaker: &mut Option<Breaker>, config: Option<&BreakerConfi
 }
 
 impl PortCall {
+    /// An endpoint is asked from now on: until then the request has waited for our own limits. While
+    /// its caller sends the body, the endpoint is not waited for.
+    pub fn on_asked(&mut self, upload: Option<&Upload>, now: Instant) {
+        self.asked.get_or_insert(now);
+        self.upload = upload.cloned();
+    }
+
     /// The response has begun: see [`super::Call::on_response`].
     pub fn on_response(&mut self, now: Instant) {
         self.answered = Some(now);
@@ -451,8 +463,14 @@ impl PortCall {
 
     /// Ends the request with what came of it; says when that changed the breaker's state.
     pub fn finish(mut self, class: CallClass, now: Instant) -> Option<Transition> {
-        let latency = self.answered.unwrap_or(now).saturating_since(self.began);
+        self.end(class, now)
+    }
+
+    fn end(&mut self, class: CallClass, now: Instant) -> Option<Transition> {
         let permit = self.permit.take()?;
+        let until = self.answered.unwrap_or(now);
+        let latency = self.asked.map(|asked| until.saturating_since(asked));
+        let latency = latency.unwrap_or_default();
         let outcome = CallOutcome { class, latency };
         let random = fastrand::u64(..);
         // Switched off meanwhile: there is nothing to tell.
@@ -465,10 +483,14 @@ impl PortCall {
 
 impl Drop for PortCall {
     fn drop(&mut self) {
-        if let Some(permit) = self.permit.take() {
-            let cancel = |breaker: &mut Breaker| breaker.on_cancel(permit);
-            let _switched_off = self.state.with_breaker(self.rule.as_ref(), cancel);
+        if self.answered.is_none()
+            && let Some(upload) = &self.upload
+        {
+            let ended = upload.ended();
+            self.asked = ended.and_then(|end| self.asked.max(Some(end)));
         }
+        // Given up by the caller: how long the endpoints were waited for counts all the same.
+        self.end(CallClass::Neutral, crate::clock::now());
     }
 }
 

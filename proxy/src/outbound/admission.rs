@@ -39,6 +39,14 @@ pub(super) enum Admission {
 }
 
 impl PortCalls {
+    /// An endpoint is asked from now on.
+    pub(super) fn on_asked(&mut self, upload: Option<&Upload>) {
+        let calls = [&mut self.rule, &mut self.port];
+        for call in calls.into_iter().flatten() {
+            call.on_asked(upload, crate::clock::now());
+        }
+    }
+
     /// The response has begun: the rest is not its latency.
     pub(super) fn on_response(&mut self, now: Instant) {
         let calls = [&mut self.rule, &mut self.port];

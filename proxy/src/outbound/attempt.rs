@@ -18,10 +18,9 @@ use weft_core::timeout as deadline;
 
 use super::connection::Connection;
 use super::failed::Failed;
-use super::heed::heed_of;
-use super::pool::{DialError, Pool};
+use super::pool::DialError;
 use super::request::{Admitted, reason_of};
-use super::{Wish, pick};
+use super::{Avoid, Wish, pick};
 use crate::http::{Incoming, Kept, ProxyBody, SendError, Upload, describe};
 use crate::mesh::{Call, Counted, Endpoint, EndpointKey, PortView};
 use crate::telemetry::spans::{ClientAttempt, Trace};
@@ -83,16 +82,18 @@ impl Admitted<'_> {
     /// Chooses an endpoint for the next attempt, and begins a call on it.
     pub(super) fn choose(&mut self, port: &PortView) -> Result<(Arc<Endpoint>, Call), Failed> {
         let trip = &mut self.trip;
-        let out_of_reach = out_of_reach(&self.exchange.worker().pool, port);
-        let picked = match out_of_reach.as_slice() {
-            [] => pick(port, &trip.tried, trip.wish),
-            out => pick(port, &[out, trip.tried.as_slice()].concat(), trip.wish),
+        let unreachable = self.exchange.worker().pool.out_of_reach(port);
+        let avoid = Avoid {
+            tried: &trip.tried,
+            unreachable: &unreachable,
         };
-        let (endpoint, call) = picked.map_err(|reason| {
+        let picked = pick(port, avoid, trip.wish);
+        let (endpoint, mut call) = picked.map_err(|reason| {
             let detail = format!("{}:{}", port.service, port.port);
             Failed::new(reason, detail)
         })?;
         trip.made += 1;
+        call.on_upload(self.exchange.upload.as_ref());
         let ledger = &mut self.exchange.ledger;
         ledger.attempt(endpoint.key.address, &endpoint.live.stats, port.wire());
         Ok((endpoint, call))
@@ -103,8 +104,14 @@ impl Admitted<'_> {
         &mut self,
         port: &PortView,
         endpoint: &Arc<Endpoint>,
-        call: Call,
+        mut call: Call,
     ) -> Result<Done, Ended> {
+        if port.policy.max_connections.is_some() {
+            // Within a limit of our own, nobody else is waited for.
+            call.on_queued();
+        } else {
+            self.calls.on_asked(self.exchange.upload.as_ref());
+        }
         let own = self.exchange.upgrade.is_some();
         let acquired = {
             let worker = self.exchange.worker();
@@ -120,6 +127,8 @@ impl Admitted<'_> {
                 return Err(self.end(call, over, asked));
             }
         };
+        call.on_sent(crate::clock::now());
+        self.calls.on_asked(self.exchange.upload.as_ref());
         let trip = &mut self.trip;
         let about = ClientAttempt {
             endpoint: endpoint.key.address,
@@ -230,23 +239,6 @@ pub(super) fn answered(
     }
 }
 
-/// Endpoints that the limit on connections leaves no way to. None are left out where nothing else
-/// is well: the connections that stand are drained by that, and make room.
-fn out_of_reach(pool: &Pool, port: &PortView) -> Vec<EndpointKey> {
-    let out = pool.out_of_reach(port);
-    if out.is_empty() {
-        return out;
-    }
-    let now = crate::clock::now();
-    let heed = heed_of(port, now);
-    let well =
-        |endpoint: &Arc<Endpoint>| !out.contains(&endpoint.key) && !heed.excludes(endpoint, now);
-    match port.endpoints.iter().any(well) {
-        true => out,
-        false => Vec::new(),
-    }
-}
-
 /// Where an answer says for how long to stay away, it is heeded (RFC 9110 section 10.2.3).
 pub(super) fn heed(terms: &Terms<'_>, response: &Response<Incoming>, call: &Call) {
     if !terms.heed_retry_after || response.status() != StatusCode::SERVICE_UNAVAILABLE {
@@ -259,7 +251,7 @@ pub(super) fn heed(terms: &Terms<'_>, response: &Response<Incoming>, call: &Call
     let seconds = seconds.and_then(|text| text.to_str().ok()?.parse().ok());
     if let Some(seconds) = seconds {
         let wait = Duration::from_secs(seconds);
-        call.live().hold_open(wait, crate::clock::now());
+        call.hold_open(wait, crate::clock::now());
     }
 }
 

@@ -10,18 +10,16 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use tokio::time::{Sleep, sleep};
-use weft_core::balance::Candidates;
 use weft_core::hedge::{Decision, HedgePolicy, Situation, decide};
 use weft_core::retry::Failure;
 use weft_core::time::Instant;
 
 use super::attempt::{Attempt, Done, Ended, answered, heed, judge, transmit};
+use super::choose::{Avoid, pick_beside};
 use super::connection::Connection;
-use super::heed::{Heed, Place, heed_of, place_of};
 use super::request::Admitted;
-use super::{View, Wish};
 use crate::http::{Incoming, ProxyBody, Upload};
-use crate::mesh::{Call, Counted, Endpoint, EndpointKey, PortView};
+use crate::mesh::{Call, Counted, Endpoint, PortView};
 use crate::telemetry::spans::ClientAttempt;
 use crate::telemetry::tracing::RequestSpan;
 use crate::worker::Worker;
@@ -82,6 +80,7 @@ impl<'a> Race<'a> {
         };
         let mut due = delay.map(|delay| Box::pin(sleep(delay)));
         way.trip.tried.push(first.0.key.clone());
+        way.calls.on_asked(way.exchange.upload.as_ref());
         let counted = way.trip.retrying.take();
         let first = launch(way, port, first, counted, self.made);
         way.exchange.ledger.traced(&way.trip.sending.parts.headers);
@@ -139,7 +138,11 @@ impl<'a> Race<'a> {
         let now = crate::clock::now();
         let port = way.exchange.conversation.fresh(Arc::clone(port));
         let policy = port.policy.hedge.as_ref()?;
-        let picked = pick_beside(&port, &way.trip.tried, way.trip.wish, now);
+        let avoid = Avoid {
+            tried: &way.trip.tried,
+            ..Avoid::default()
+        };
+        let picked = pick_beside(&port, avoid, way.trip.wish);
         let counted = port.admit_retry();
         let situation = Situation {
             made: self.made,
@@ -280,47 +283,4 @@ async fn next(runners: &mut [Runner], due: &mut Option<Pin<Box<Sleep>>>) -> Even
         }
     })
     .await
-}
-
-/// Chooses an endpoint that is not left out, and begins a call on it: another one than those that
-/// were tried, as long as there is one.
-fn pick_beside(
-    port: &PortView,
-    tried: &[EndpointKey],
-    wish: Wish<'_>,
-    now: Instant,
-) -> Option<(Arc<Endpoint>, Call)> {
-    let heed = heed_of(port, now);
-    let place = place_of(port, wish.zone, heed, now);
-    let anywhere = Place::Anywhere;
-    let views = [
-        (tried, place),
-        (tried, anywhere),
-        (&[], place),
-        (&[], anywhere),
-    ];
-    views.into_iter().find_map(|(tried, place)| {
-        let view = View {
-            port,
-            tried,
-            heed,
-            place,
-            now,
-        };
-        let index = match (wish.key, port.table()) {
-            (Some(key), Some(table)) => table.pick(key, |index| view.excluded(index)),
-            // Not the next one's turn: requests that are slow would always meet the same endpoint.
-            _ => port
-                .policy
-                .balancing
-                .pick(&view, fastrand::u64(..), fastrand::u64(..)),
-        };
-        let endpoint = &port.endpoints[index?];
-        let call = match endpoint.live.begin(now) {
-            Ok(call) => call,
-            Err(_open) if heed == Heed::All => return None,
-            Err(_open) => endpoint.live.begin_forced(now),
-        };
-        Some((Arc::clone(endpoint), call))
-    })
 }

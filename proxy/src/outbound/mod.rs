@@ -3,11 +3,11 @@
 mod admission;
 mod answered;
 mod attempt;
+mod choose;
 mod connection;
 mod failed;
 mod health;
 mod hedge;
-mod heed;
 mod http;
 mod outside;
 mod patience;
@@ -21,13 +21,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::HeaderMap;
-use ::http::request::Parts;
 use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::either::Either;
-use weft_core::balance::{Candidates, hash::HashOn, slow_start_share};
 use weft_core::breaker::CallClass;
 use weft_core::model::{AppProtocol, Transport};
 use weft_core::name::ServiceName;
@@ -36,7 +33,6 @@ use weft_core::protocol::Verdict;
 use weft_core::reason::Reason;
 use weft_core::retry::Failure;
 use weft_core::route::RouteTable;
-use weft_core::time::Instant;
 
 use crate::first::{First, client_first, first_of, sniff};
 use crate::mesh::{Call, Counted, Destination, Endpoint, EndpointKey, PortView};
@@ -45,8 +41,8 @@ use crate::telemetry::metrics::{Direction, HttpKey, TcpStats, Wire};
 use crate::tls::{ALPN_TCP, Replayed, read_server_name};
 use crate::worker::{Worker, is_direct, redirected, reset};
 
+use choose::{Avoid, Wish, pick};
 pub(crate) use health::run as check_health;
-use heed::{Heed, Place, heed_of, place_of};
 pub use pool::{DialError, Limited, Pool, Slot};
 pub(crate) use upgrade::{SingleExchange, is_agreed, join};
 
@@ -269,16 +265,15 @@ async fn connect_any(
     if port.policy.breaker_mode == BreakerMode::ForceOpen {
         return refused(Reason::CircuitOpen, &port.service.to_string());
     }
-    let mesh = &shared.mesh;
-    let hash_on = port.policy.hash_on.as_ref();
-    let wish = Wish {
-        key: hash_on.and_then(|on| on.key(&HeaderMap::new(), None, mesh.source())),
-        zone: mesh.zone(),
-    };
+    let wish = Wish::of_connection(worker, port);
     let mut tried: Vec<EndpointKey> = Vec::new();
     // Nothing has been sent before the connection stands: trying another endpoint is safe.
     loop {
-        let (endpoint, mut call) = match pick(port, &tried, wish) {
+        let avoid = Avoid {
+            tried: &tried,
+            ..Avoid::default()
+        };
+        let (endpoint, mut call) = match pick(port, avoid, wish) {
             Ok(picked) => picked,
             Err(reason) => return refused(reason, &port.service.to_string()),
         };
@@ -419,140 +414,5 @@ fn tcp_key(service: &str) -> HttpKey {
         direction: Direction::Outbound,
         service: service.into(),
         peer: "".into(),
-    }
-}
-
-/// What a request is balanced by, beside the endpoints' own state.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Wish<'a> {
-    /// The hash of its key, where it has one.
-    pub(crate) key: Option<u64>,
-    /// Where the caller is; empty when unknown.
-    pub(crate) zone: &'a str,
-}
-
-impl<'a> Wish<'a> {
-    /// What a request is balanced by; one without a key may go anywhere.
-    pub(crate) fn of(worker: &'a Worker, port: &PortView, parts: &Parts) -> Self {
-        let mesh = &worker.shared.mesh;
-        let hash_on = port.policy.hash_on.as_ref();
-        let key = |on: &HashOn| on.key(&parts.headers, parts.uri.query(), mesh.source());
-        Self {
-            key: hash_on.and_then(key),
-            zone: mesh.zone(),
-        }
-    }
-}
-
-/// Chooses an endpoint that was not tried yet, as the port's policy says, and begins a call on it.
-/// When every breaker is open, one is tried all the same: ejecting all would be an outage of our
-/// own making.
-pub(crate) fn pick(
-    port: &PortView,
-    tried: &[EndpointKey],
-    wish: Wish<'_>,
-) -> Result<(Arc<Endpoint>, Call), Reason> {
-    let endpoints = &port.endpoints;
-    if endpoints.is_empty() {
-        return Err(Reason::NoEndpoints);
-    }
-    let now = crate::clock::now();
-    if let ([only], true) = (endpoints.as_slice(), tried.is_empty()) {
-        let call = match only.live.begin(now) {
-            Ok(call) => call,
-            Err(_open) => only.live.begin_forced(now),
-        };
-        return Ok((Arc::clone(only), call));
-    }
-    let heed = heed_of(port, now);
-    let place = place_of(port, wish.zone, heed, now);
-    let choose = |tried, heed| {
-        let of_place = |place| {
-            let view = View {
-                port,
-                tried,
-                heed,
-                place,
-                now,
-            };
-            if let (Some(key), Some(table)) = (wish.key, port.table()) {
-                return table.pick(key, |index| view.excluded(index));
-            }
-            let balancing = port.policy.balancing;
-            balancing.pick(&view, fastrand::u64(..), port.next_turn())
-        };
-        match place {
-            Place::Anywhere => of_place(place),
-            Place::In(_) | Place::OutOf(_) => of_place(place).or_else(|| of_place(Place::Anywhere)),
-        }
-    };
-    if heed != Heed::Nothing {
-        for _attempt in 0..2 {
-            let Some(index) = choose(tried, heed) else {
-                break;
-            };
-            let endpoint = &endpoints[index];
-            let call = match endpoint.live.begin(now) {
-                Ok(call) => call,
-                // A breaker that is only observed keeps nothing away.
-                Err(_open) if heed == Heed::Checks => endpoint.live.begin_forced(now),
-                Err(_open) => continue,
-            };
-            return Ok((Arc::clone(endpoint), call));
-        }
-    }
-    let index = choose(tried, Heed::Nothing).or_else(|| choose(&[], Heed::Nothing));
-    let endpoint = &endpoints[index.ok_or(Reason::NoHealthyEndpoint)?];
-    let call = match endpoint.live.begin(now) {
-        Ok(call) => call,
-        Err(_open) => endpoint.live.begin_forced(now),
-    };
-    Ok((Arc::clone(endpoint), call))
-}
-
-/// A port's endpoints for one request.
-struct View<'a> {
-    port: &'a PortView,
-    tried: &'a [EndpointKey],
-    heed: Heed,
-    place: Place<'a>,
-    now: Instant,
-}
-
-impl Candidates for View<'_> {
-    fn count(&self) -> usize {
-        self.port.endpoints.len()
-    }
-
-    fn excluded(&self, index: usize) -> bool {
-        let endpoint = &self.port.endpoints[index];
-        self.tried.contains(&endpoint.key)
-            || self.place.excludes(&endpoint.model.zone)
-            || self.heed.excludes(endpoint, self.now)
-    }
-
-    fn score(&self, index: usize) -> f64 {
-        self.port.endpoints[index].live.score(self.now)
-    }
-
-    fn in_flight(&self, index: usize) -> u32 {
-        self.port.endpoints[index].live.in_flight()
-    }
-
-    fn weight(&self, index: usize) -> u32 {
-        // Finer, so that one of weight 1 starts slowly too.
-        const FINER: f64 = 10.0;
-        let endpoint = &self.port.endpoints[index];
-        let weight = endpoint.model.weight;
-        let Some(time) = self.port.policy.slow_start else {
-            return weight;
-        };
-        let share = slow_start_share(endpoint.live.age(self.now), time);
-        let weight = f64::from(weight) * FINER * share;
-        weight.round().max(1.0) as u32
-    }
-
-    fn heaviest(&self) -> Option<u32> {
-        self.port.heaviest(self.now)
     }
 }

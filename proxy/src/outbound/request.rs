@@ -28,6 +28,7 @@ use weft_core::timeout as deadline;
 use super::admission::{self, Admission, PortCalls};
 use super::answered::{Answered, Held};
 use super::attempt::{Done, Ended, Sending, Trip, keep};
+use super::choose::rule_id;
 use super::failed::Failed;
 use super::hedge::Race;
 use super::http::{Conversation, one_more};
@@ -334,6 +335,8 @@ impl<'p> Decided<'p> {
             parts,
         };
         let mut wish = Wish::of(worker, &target, &sending.parts);
+        let rule = exchange.decision().map(|decision| decision.found.rule);
+        wish.route = rule.map_or(0, rule_id);
         Ok(Admitted {
             cookie: issue(&target, &mut wish),
             trip: Trip::new(sending, wish),
@@ -361,7 +364,7 @@ fn issue(port: &PortView, wish: &mut Wish<'_>) -> Option<HeaderValue> {
 /// The request has its places within the port's limits, and goes to one endpoint after another.
 pub(super) struct Admitted<'p> {
     pub(super) exchange: Exchange<'p>,
-    calls: PortCalls,
+    pub(super) calls: PortCalls,
     /// Its place within the port's limit on requests.
     held: mesh::Admitted,
     /// Its place within the limit that follows how long answers take.

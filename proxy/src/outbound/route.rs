@@ -18,7 +18,7 @@ use weft_core::route::{Abort, Decision, Mirror, Outcome, Redirect, RequestHead};
 
 use super::failed::Failed;
 use super::request::Answer;
-use super::{Wish, pick};
+use super::{Avoid, Wish, pick};
 use crate::http::{Kept, ProxyBody, describe, grpc_answer};
 use crate::mesh::PortView;
 use crate::worker::Worker;
@@ -226,7 +226,7 @@ async fn copy(
         })?,
     };
     let wish = Wish::of(worker, &target, &parts);
-    let (endpoint, mut call) = pick(&target, &[], wish)
+    let (endpoint, mut call) = pick(&target, Avoid::default(), wish)
         .map_err(|reason| Failed::new(reason, target.service.to_string()))?;
     let slot = match worker.pool.slot(&target, &endpoint).await {
         Ok(slot) => slot,

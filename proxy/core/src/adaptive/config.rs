@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::policy::MAX_REQUESTS;
+use crate::limit::MAX_REQUESTS;
 
 /// Most requests that may be allowed to wait in a queue.
 pub const MAX_QUEUE: u32 = 1000;

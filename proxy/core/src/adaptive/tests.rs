@@ -65,7 +65,7 @@ fn the_default_is_allowed_and_what_is_refused_is_named() {
     }
 }
 
-const MAX: u32 = crate::policy::MAX_REQUESTS;
+const MAX: u32 = crate::limit::MAX_REQUESTS;
 
 #[test]
 fn a_share_is_kept_for_critical_calls() {
@@ -309,6 +309,37 @@ struct Phase {
     workers: usize,
     millis: f64,
     rate: f64,
+    shape: Shape,
+}
+
+/// How the time of a request's work is distributed around its mean.
+#[derive(Debug, Clone, Copy)]
+enum Shape {
+    /// Evenly, from half to one and a half.
+    Even,
+    Exponential,
+    /// With a standard deviation of 1 of the logarithm.
+    LogNormal,
+    /// With the exponent 1.5: its variance is infinite.
+    Pareto,
+}
+
+impl Shape {
+    const NOISY: [Self; 3] = [Self::Exponential, Self::LogNormal, Self::Pareto];
+
+    /// A time whose mean is 1.
+    fn draw(self, random: &mut Random) -> f64 {
+        match self {
+            Self::Even => 0.5 + random.share(),
+            Self::Exponential => -random.share().ln(),
+            Self::LogNormal => {
+                let (radius, angle) = (random.share(), random.share());
+                let normal = (-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos();
+                (normal - 0.5).exp()
+            }
+            Self::Pareto => random.share().powf(-1.0 / 1.5) / 3.0,
+        }
+    }
 }
 
 /// What came of a phase, in its last half.
@@ -318,6 +349,10 @@ struct Seen {
     answered: f64,
     /// Milliseconds that one took.
     latency: f64,
+    /// Milliseconds that 99 of 100 took at most.
+    p99: f64,
+    /// Share of the requests that were refused.
+    refused: f64,
     least: u32,
     most: u32,
 }
@@ -392,7 +427,7 @@ impl Simulated<'_> {
             && let Some(call) = self.waiting.pop_front()
         {
             self.busy += 1;
-            let work = phase.millis * (0.5 + self.random.share()) * MILLISECOND as f64;
+            let work = phase.millis * phase.shape.draw(&mut self.random) * MILLISECOND as f64;
             self.at(now + work as u64, Event::Ends(call));
         }
     }
@@ -423,15 +458,22 @@ fn simulate(limiter: Option<&mut Limiter>, phases: &[Phase]) -> Vec<Seen> {
     for phase in phases {
         let end = start + phase.seconds * 1_000_000_000;
         let middle = u64::midpoint(start, end);
-        let (mut answered, mut took, mut least, mut most) = (0u64, 0.0, u32::MAX, 0);
+        let (mut took, mut least, mut most) = (Vec::new(), u32::MAX, 0);
+        let refused = |server: &Simulated<'_>| {
+            let limiter = server.limiter.as_ref();
+            limiter.map_or(0, |limiter| limiter.view().refused[0])
+        };
+        let (before, mut arrived) = (refused(&server), 0u64);
         while let Some((now, event)) = server.next(end) {
             match event {
-                Event::Arrives => server.arrives(now, phase),
+                Event::Arrives => {
+                    arrived += 1;
+                    server.arrives(now, phase);
+                }
                 Event::Ends(call) => {
                     let began = server.ends(call, now);
                     if now >= middle {
-                        answered += 1;
-                        took += (now - began) as f64 / MILLISECOND as f64;
+                        took.push((now - began) as f64 / MILLISECOND as f64);
                     }
                 }
             }
@@ -444,8 +486,13 @@ fn simulate(limiter: Option<&mut Limiter>, phases: &[Phase]) -> Vec<Seen> {
             }
         }
         seen.push(Seen {
-            answered: answered as f64 / (phase.seconds as f64 / 2.0),
-            latency: took / answered as f64,
+            answered: took.len() as f64 / (phase.seconds as f64 / 2.0),
+            latency: took.iter().sum::<f64>() / took.len() as f64,
+            p99: {
+                took.sort_by(f64::total_cmp);
+                took.get(took.len() * 99 / 100).copied().unwrap_or_default()
+            },
+            refused: (refused(&server) - before) as f64 / arrived as f64,
             least,
             most,
         });
@@ -460,6 +507,7 @@ const fn phase(seconds: u64, workers: usize, millis: f64, rate: f64) -> Phase {
         workers,
         millis,
         rate,
+        shape: Shape::Even,
     }
 }
 
@@ -528,6 +576,70 @@ fn load_below_the_capacity_is_never_refused() {
     let mut limiter = limiter(|_| {});
     simulate(Some(&mut limiter), &[phase(600, 50, 20.0, 250.0)]);
     assert_eq!(limiter.view().refused, [0, 0]);
+}
+
+/// Ordinary variance of answers is no queue, whatever its distribution, for as long as it takes.
+#[test]
+fn variance_is_not_taken_for_overload() {
+    // A server that does everything at the same time, and servers with a queue that are half and
+    // three quarters busy; seconds, workers, milliseconds, requests a second.
+    let loads = [
+        (600, 100_000, 100.0, 100.0),
+        (600, 100_000, 1000.0, 5.0),
+        (200, 100_000, 10.0, 2000.0),
+        (600, 50, 20.0, 1250.0),
+        (600, 20, 50.0, 300.0),
+    ];
+    for shape in Shape::NOISY {
+        for (seconds, workers, millis, rate) in loads {
+            let mut limiter = limiter(|_| {});
+            let phase = Phase {
+                shape,
+                ..phase(seconds, workers, millis, rate)
+            };
+            let seen = simulate(Some(&mut limiter), &[phase])[0];
+            let what = format!("{shape:?} {workers} {millis} ms {rate}/s: {seen:?}");
+            assert!(seen.refused <= 0.01, "{what}");
+            // As many are under way on average.
+            let busy = rate * millis / 1000.0;
+            assert!(f64::from(seen.least) >= busy * 1.2, "{what}");
+        }
+    }
+}
+
+/// Half, twice and five times what it can, and then half again, with answers that vary.
+#[test]
+fn overload_is_found_among_variance_and_passes() {
+    for shape in [Shape::Even, Shape::Exponential, Shape::LogNormal] {
+        let of = |seconds, rate| Phase {
+            shape,
+            ..phase(seconds, 8, 50.0, rate)
+        };
+        // Its capacity is 160 a second.
+        let phases = [
+            of(60, 80.0),
+            of(20, 320.0),
+            of(40, 320.0),
+            of(20, 800.0),
+            of(40, 800.0),
+            of(60, 80.0),
+        ];
+        let mut limiter = limiter(|_| {});
+        let seen = simulate(Some(&mut limiter), &phases);
+        let (worst, best) = (simulate(None, &phases[..3])[2], seen[0]);
+        for (index, seen) in seen.iter().enumerate().take(5).skip(1) {
+            let what = format!("{shape:?} {index}: {seen:?}, without {worst:?}, at ease {best:?}");
+            assert!(seen.answered >= 144.0, "{what}");
+            // No more than so many wait for each that is done, 10 s after the load came.
+            assert!(seen.latency <= 250.0, "{what}");
+            assert!(seen.p99 <= best.p99 + 400.0, "{what}");
+        }
+        let after = seen[5];
+        assert!(
+            after.refused <= 0.01 && after.latency < 80.0,
+            "{shape:?}: {after:?}"
+        );
+    }
 }
 
 #[derive(Debug, Clone)]

@@ -2,9 +2,11 @@
 //! after a random time, and what is picked next depends on what was seen before.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
+use std::time::Duration;
 
 use super::*;
+use crate::time::Instant;
 
 /// An endpoint as it behaves.
 #[derive(Clone, Copy)]
@@ -54,7 +56,8 @@ impl Candidates for Seen<'_> {
     }
 }
 
-/// What happens next: when, and the endpoint whose answer comes, if it is not a new request.
+/// What happens next: when, and the endpoint and number of the request that ends, if it is not a new
+/// one.
 type Event = Reverse<(u64, Option<(usize, u64)>)>;
 
 /// The share of the requests that each server gets, at so many a second.
@@ -70,12 +73,13 @@ fn shares(policy: Policy, servers: &[Server], rate: u64) -> Vec<f64> {
     let mut events: BinaryHeap<Event> = BinaryHeap::from([Reverse((1, None))]);
     let mut counts = vec![0u64; servers.len()];
     let mut made = 0;
+    let mut under_way = HashMap::new();
     while let Some(Reverse((nanos, what))) = events.pop() {
         seen.now = Instant::from_nanos(nanos);
-        if let Some((index, began)) = what {
-            let latency = Duration::from_nanos(nanos - began);
+        if let Some((index, number)) = what {
             let failed = servers[index].fails;
-            seen.loads[index].on_finish(latency, failed, seen.now);
+            let request = under_way.remove(&number).unwrap();
+            seen.loads[index].on_finish(request, failed, seen.now);
             continue;
         }
         if made == REQUESTS {
@@ -84,10 +88,10 @@ fn shares(policy: Policy, servers: &[Server], rate: u64) -> Vec<f64> {
         let index = policy.pick(&seen, bits.next(), made).unwrap();
         made += 1;
         counts[index] += 1;
-        seen.loads[index].on_start();
+        under_way.insert(made, seen.loads[index].on_start(seen.now));
         let micros = servers[index].micros;
         let latency = micros * 1000 + bits.below_u64(micros * 2000);
-        events.push(Reverse((nanos + latency, Some((index, nanos)))));
+        events.push(Reverse((nanos + latency, Some((index, made)))));
         // Evenly at random around the mean, so that requests meet.
         let wait = bits.below_u64(2_000_000_000 / rate) + 1;
         events.push(Reverse((nanos + wait, None)));
@@ -215,4 +219,62 @@ fn a_new_endpoint_starts_slowly() {
         before = share;
     }
     assert_eq!(slow_start_share(Duration::ZERO, Duration::ZERO), 1.0);
+}
+
+/// Two endpoints, one of which takes requests and never answers, and callers that give up after so
+/// many milliseconds: the share of the hung one after the first ten seconds of five minutes.
+fn share_of_a_hung_one(rate: u64, patience: u64) -> f64 {
+    const SECOND: u64 = 1_000_000_000;
+    let servers = [server(100, 5000), server(100, 5000)];
+    let mut bits = SplitMix(0x5eed);
+    let fresh = PeakEwma::new(Duration::from_secs(10), Duration::from_millis(30));
+    let mut seen = Seen {
+        servers: &servers,
+        loads: vec![fresh; servers.len()],
+        now: Instant::default(),
+    };
+    let mut events: BinaryHeap<Event> = BinaryHeap::from([Reverse((1, None))]);
+    let mut under_way = HashMap::new();
+    let (mut made, mut hung, mut counted) = (0u64, 0u64, 0u64);
+    while let Some(Reverse((nanos, what))) = events.pop() {
+        seen.now = Instant::from_nanos(nanos);
+        if let Some((index, number)) = what {
+            let request = under_way.remove(&number).unwrap();
+            match index {
+                0 => seen.loads[0].on_cancel(request, seen.now),
+                _ => seen.loads[1].on_finish(request, false, seen.now),
+            }
+            continue;
+        }
+        if nanos > 300 * SECOND {
+            break;
+        }
+        let index = Policy::PeakEwma.pick(&seen, bits.next(), made).unwrap();
+        made += 1;
+        if nanos > 10 * SECOND {
+            counted += 1;
+            hung += u64::from(index == 0);
+        }
+        under_way.insert(made, seen.loads[index].on_start(seen.now));
+        let takes = match index {
+            0 => patience * 1_000_000,
+            _ => servers[1].micros * 1000 + bits.below_u64(servers[1].micros * 2000),
+        };
+        events.push(Reverse((nanos + takes, Some((index, made)))));
+        let wait = bits.below_u64(2 * SECOND / rate) + 1;
+        events.push(Reverse((nanos + wait, None)));
+    }
+    hung as f64 / counted as f64
+}
+
+#[test]
+fn one_that_never_answers_attracts_nothing() {
+    for patience in [100, 1000, 5000] {
+        for rate in [5, 50, 1000] {
+            let found = share_of_a_hung_one(rate, patience);
+            // It is tried now and then, as any slow one: at few requests, or where an idle one that
+            // takes longer than the patience would still be as good, that is a larger part.
+            assert!(found < 0.02, "{rate} a second, {patience} ms: {found}");
+        }
+    }
 }

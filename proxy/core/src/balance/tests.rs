@@ -1,6 +1,9 @@
 //! Costs, and distributions within bounds.
 
+use std::time::Duration;
+
 use super::*;
+use crate::time::Instant;
 use proptest::prelude::*;
 
 fn at(millis: u64) -> Instant {
@@ -11,14 +14,24 @@ fn ewma() -> PeakEwma {
     PeakEwma::new(Duration::from_secs(10), Duration::from_millis(30))
 }
 
+/// A request that ends at this time, after so many milliseconds.
+fn finish(load: &mut PeakEwma, latency: u64, failed: bool, millis: u64) {
+    let request = load.on_start(at(millis - latency));
+    load.on_finish(request, failed, at(millis));
+}
+
+/// A request that its caller gives up at this time, after so many milliseconds.
+fn give_up(load: &mut PeakEwma, waited: u64, millis: u64) {
+    let request = load.on_start(at(millis - waited));
+    load.on_cancel(request, at(millis));
+}
+
 #[test]
 fn peaks_are_taken_at_once_and_forgotten_slowly() {
     let mut load = ewma();
-    load.on_start();
-    load.on_finish(Duration::from_millis(500), false, at(1000));
+    finish(&mut load, 500, false, 1000);
     assert_eq!(load.latency(at(1000)), Duration::from_millis(500));
-    load.on_start();
-    load.on_finish(Duration::from_millis(1), false, at(1010));
+    finish(&mut load, 1, false, 1010);
     assert!(load.latency(at(1010)) > Duration::from_millis(490));
     assert!(load.latency(at(60_000)) < Duration::from_millis(5));
 }
@@ -26,25 +39,102 @@ fn peaks_are_taken_at_once_and_forgotten_slowly() {
 #[test]
 fn fast_failures_do_not_attract() {
     let (mut failing, mut slow) = (ewma(), ewma());
-    failing.on_start();
-    failing.on_finish(Duration::from_micros(10), true, at(1000));
-    slow.on_start();
-    slow.on_finish(Duration::from_millis(200), false, at(1000));
+    finish(&mut failing, 0, true, 1000);
+    finish(&mut slow, 200, false, 1000);
     assert!(failing.score(at(1000)) > slow.score(at(1000)));
 }
 
 #[test]
 fn requests_under_way_count_and_cancelled_ones_do_not() {
     let mut load = ewma();
-    let idle = load.score(at(0));
-    load.on_start();
-    load.on_start();
-    assert!(load.score(at(0)) > idle * 2.9);
-    load.on_cancel();
-    load.on_cancel();
-    load.on_cancel();
+    finish(&mut load, 5, false, 1000);
+    let idle = load.score(at(1000));
+    let held = [load.on_start(at(1000)), load.on_start(at(1000))];
+    assert!(load.score(at(1000)) > idle * 2.9);
+    for request in held {
+        load.on_cancel(request, at(1000));
+    }
     assert_eq!(load.in_flight(), 0);
-    assert!((load.score(at(0)) - idle).abs() < 1e-6);
+    assert!((load.score(at(1000)) - idle).abs() < 1e-6);
+}
+
+#[test]
+fn the_time_that_callers_have_waited_is_the_least_that_it_takes() {
+    let mut load = ewma();
+    finish(&mut load, 5, false, 1000);
+    give_up(&mut load, 2000, 3000);
+    assert_eq!(load.latency(at(3000)), Duration::from_millis(2000));
+    // It only raises: neither one that was given up early nor one as long as that says it is less.
+    let before = load.latency(at(4000));
+    give_up(&mut load, 100, 4000);
+    assert_eq!(load.latency(at(4000)), before);
+    // Forgotten like any other.
+    assert!(load.latency(at(60_000)) < Duration::from_millis(10));
+    // One that never answered is not tried by everybody, however soon callers give up.
+    let mut silent = ewma();
+    give_up(&mut silent, 1, 1000);
+    assert_eq!(silent.latency(at(1000)), Duration::from_millis(30));
+    assert!(silent.score(at(1000)) > 1e6);
+}
+
+#[test]
+fn unanswered_requests_count_by_their_age() {
+    let mut load = ewma();
+    finish(&mut load, 5, false, 1000);
+    let mut hung = load.on_start(at(1000));
+    assert_eq!(load.latency(at(1003)).as_millis(), 4, "still as it was");
+    assert_eq!(load.latency(at(3000)), Duration::from_millis(2000));
+    let second = load.on_start(at(3000));
+    assert_eq!(
+        load.latency(at(3000)),
+        Duration::from_millis(1000),
+        "on average"
+    );
+    // What waits in a queue of our own waits for nobody.
+    load.on_queued(&mut hung);
+    assert_eq!(load.latency(at(4000)), Duration::from_millis(1000));
+    load.on_sent(&mut hung, at(4000));
+    assert_eq!(load.latency(at(5000)), Duration::from_millis(1500));
+    load.on_cancel(second, at(5000));
+    // Once the answer has begun, the rest is not latency.
+    load.on_answer(&mut hung, at(5000));
+    assert_eq!(hung.waited(at(9000)), Duration::from_millis(1000));
+    load.on_finish(hung, false, at(65_000));
+    assert!(load.latency(at(65_000)) < Duration::from_millis(1010));
+    assert_eq!(load.in_flight(), 0);
+    // Given up in the queue, it says nothing.
+    let mut fresh = ewma();
+    let mut queued = fresh.on_start(at(0));
+    fresh.on_queued(&mut queued);
+    fresh.on_cancel(queued, at(60_000));
+    assert!(
+        fresh.score(at(60_000)) < 2.0,
+        "as if it had never been asked"
+    );
+}
+
+#[test]
+fn a_quota_makes_an_endpoint_dearer_for_its_route_and_a_while() {
+    let mut load = ewma();
+    finish(&mut load, 20, false, 1000);
+    let latency = load.latency(at(1000));
+    for _ in 0..100 {
+        let request = load.on_start(at(1000));
+        load.on_quota(request, 7, at(1000));
+    }
+    // Refused in no time: that is not how long answers take, and it is no failure.
+    assert_eq!((load.latency(at(1000)), load.in_flight()), (latency, 0));
+    assert!((load.quota_bias(7, at(1000)) - 4.0).abs() < 1e-9);
+    assert!((load.quota_bias(7, at(6000)) - 2.5).abs() < 1e-9);
+    assert_eq!(load.quota_bias(7, at(11_000)), 1.0);
+    assert_eq!(load.quota_bias(8, at(1000)), 1.0, "another route");
+    // Of more routes than there is room for the oldest are forgotten.
+    for route in 8..20 {
+        let request = load.on_start(at(1000 + route));
+        load.on_quota(request, route, at(1000 + route));
+    }
+    assert_eq!(load.quota_bias(7, at(1100)), 1.0);
+    assert!(load.quota_bias(19, at(1100)) > 3.9);
 }
 
 #[test]
@@ -86,21 +176,21 @@ fn a_new_endpoint_is_tried_by_one_request_at_a_time() {
     let late = at(86_400_000);
     let mut fresh = ewma();
     let mut known = ewma();
-    known.on_start();
-    known.on_finish(Duration::from_millis(5), false, late);
+    finish(&mut known, 5, false, 86_400_000);
     assert!(fresh.score(late) < known.score(late), "it is tried");
-    fresh.on_start();
+    let first = fresh.on_start(late);
     assert!(fresh.score(late) > known.score(late), "by one");
     assert_eq!(fresh.latency(late), Duration::from_millis(30));
-    fresh.on_finish(Duration::from_millis(2), false, late);
-    assert_eq!(fresh.latency(late), Duration::from_millis(2));
+    let later = late + Duration::from_millis(2);
+    fresh.on_finish(first, false, later);
+    assert_eq!(fresh.latency(later), Duration::from_millis(2));
 }
 
 #[test]
 fn a_clock_read_earlier_does_not_turn_time_back() {
     let mut load = ewma();
-    load.on_finish(Duration::from_millis(10), false, at(2000));
-    load.on_finish(Duration::from_millis(10), false, at(1000));
+    finish(&mut load, 10, false, 2000);
+    finish(&mut load, 10, false, 1000);
     assert_eq!(load.latency(at(2000)), Duration::from_millis(10));
 }
 

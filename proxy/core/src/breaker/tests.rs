@@ -33,6 +33,11 @@ fn slow_call(
     breaker.on_result(permit, CallOutcome { class, latency }, at(millis), 0)
 }
 
+/// The caller gives up at once.
+fn cancel(breaker: &mut Breaker, permit: Permit) {
+    assert_eq!(breaker.on_cancel(permit, Duration::ZERO, at(0), 0), None);
+}
+
 fn opened(millis: u64) -> Breaker {
     let mut breaker = Breaker::new(config());
     for _ in 0..5 {
@@ -192,7 +197,7 @@ fn only_so_many_probes_and_a_cancelled_one_gives_its_slot_back() {
     let mut breaker = opened(0);
     let probe = breaker.try_acquire(at(1000)).unwrap();
     assert!(breaker.try_acquire(at(1001)).is_err());
-    breaker.on_cancel(probe);
+    cancel(&mut breaker, probe);
     assert!(breaker.is_available(at(1001)));
     let neutral = breaker.try_acquire(at(1001)).unwrap();
     let outcome = CallOutcome {
@@ -347,7 +352,7 @@ fn a_probe_that_was_given_up_does_not_give_back_the_slot_of_another() {
         assert_eq!(breaker.state(at(11_001)), StateView::HalfOpen);
         assert!(!breaker.is_available(at(11_001)));
         assert!(breaker.try_acquire(at(11_001)).is_err());
-        breaker.on_cancel(other);
+        cancel(&mut breaker, other);
         assert!(breaker.try_acquire(at(11_001)).is_ok());
     }
 }
@@ -432,24 +437,17 @@ fn parameters_out_of_range() {
 #[test]
 fn the_last_healthy_endpoint_is_never_ejected() {
     let cases = [
-        (1, 0, 1.0, false),
-        (2, 0, 1.0, true),
-        (2, 1, 1.0, false),
-        (10, 4, 0.5, true),
-        (10, 5, 0.5, false),
-        (100, 28, 0.29, true),
-        (100, 29, 0.29, false),
-        (10, 0, 0.0, false),
-        (10, 0, f64::NAN, false),
-        (2, usize::MAX, 1.0, false),
-        (0, 0, 1.0, false),
+        (1, 1.0, 0),
+        (2, 1.0, 1),
+        (10, 0.5, 5),
+        (100, 0.29, 29),
+        (10, 0.0, 0),
+        (10, f64::NAN, 0),
+        (0, 1.0, 0),
+        (4, 0.99, 3),
     ];
-    for (total, ejected, share, expected) in cases {
-        assert_eq!(
-            may_eject(total, ejected, share),
-            expected,
-            "{total} {ejected} {share}"
-        );
+    for (total, share, expected) in cases {
+        assert_eq!(most_ejected(total, share), expected, "{total} {share}");
     }
 }
 
@@ -480,7 +478,7 @@ proptest! {
                     prop_assert_eq!(announced, given.is_ok());
                     held.extend(given.ok());
                 }
-                (3, Some(permit)) => breaker.on_cancel(permit),
+                (3, Some(permit)) => drop(breaker.on_cancel(permit, Duration::ZERO, at(now), now)),
                 (4, Some(permit)) => {
                     breaker.on_result(permit, outcome(OK), at(now), now);
                 }
@@ -541,20 +539,40 @@ fn it_says_since_when_and_why() {
 #[test]
 fn an_answer_may_say_for_how_long_to_stay_away() {
     let mut breaker = Breaker::new(config());
-    let changed = breaker.hold_open(Duration::from_secs(7), at(0)).unwrap();
+    let stay_away = |breaker: &mut Breaker, permit: &Permit, secs| {
+        breaker.hold_open(permit, Duration::from_secs(secs), at(0))
+    };
+    let first = breaker.try_acquire(at(0)).unwrap();
+    let second = breaker.try_acquire(at(0)).unwrap();
+    let changed = stay_away(&mut breaker, &first, 7).unwrap();
     assert_eq!(
         (changed.from, changed.to),
         (StateView::Closed, StateView::Open)
     );
     assert_eq!(breaker.view(at(0)).cause, Some(Cause::RetryAfter));
-    // A shorter time does not shorten it, and none is longer than the longest.
-    assert_eq!(breaker.hold_open(Duration::from_secs(1), at(0)), None);
-    breaker.hold_open(Duration::from_secs(3600), at(0)).unwrap();
+    // Other calls that began before it opened change nothing, neither now nor after it has closed.
+    assert_eq!(stay_away(&mut breaker, &second, 1), None);
+    assert_eq!(stay_away(&mut breaker, &second, 3600), None);
+    let next_probe = breaker.view(at(0)).next_probe;
+    assert_eq!(next_probe, Some(Duration::from_secs(7)));
+    assert!(call(&mut breaker, OK, 7000).is_some());
+    assert_eq!(stay_away(&mut breaker, &second, 3600), None);
+    assert_eq!(breaker.state(at(7000)), StateView::Closed);
+    // None is longer than the longest.
+    let mut breaker = Breaker::new(config());
+    let permit = breaker.try_acquire(at(0)).unwrap();
+    stay_away(&mut breaker, &permit, 3600).unwrap();
     let longest = config().open_max;
     assert_eq!(breaker.view(at(0)).next_probe, Some(longest));
     // Results of calls that began before do not count.
     assert!(breaker.try_acquire(at(59_999)).is_err());
     assert!(breaker.try_acquire(at(60_000)).unwrap().is_probe());
+}
+
+/// A call is answered with 503 and `Retry-After`.
+fn retry_after(breaker: &mut Breaker, millis: u64, wait: Duration) -> Option<Transition> {
+    let permit = breaker.try_acquire(at(millis)).unwrap();
+    breaker.hold_open(&permit, wait, at(millis))
 }
 
 type Make = fn() -> Breaker;
@@ -620,29 +638,15 @@ const TRANSITIONS: &[(&str, Make, Event, StateView, Option<StateView>)] = &[
     (
         "Retry-After",
         closed,
-        |b| b.hold_open(Duration::from_secs(3), at(1000)),
+        |b| retry_after(b, 1000, Duration::from_secs(3)),
         StateView::Closed,
         Some(StateView::Open),
     ),
     (
         "Retry-After: 0",
         closed,
-        |b| b.hold_open(Duration::ZERO, at(1000)),
+        |b| retry_after(b, 1000, Duration::ZERO),
         StateView::Closed,
-        None,
-    ),
-    (
-        "a longer Retry-After",
-        open,
-        |b| b.hold_open(Duration::from_secs(3), at(500)),
-        StateView::Open,
-        Some(StateView::Open),
-    ),
-    (
-        "a shorter Retry-After",
-        open,
-        |b| b.hold_open(Duration::from_millis(1), at(500)),
-        StateView::Open,
         None,
     ),
     (
@@ -676,7 +680,7 @@ const TRANSITIONS: &[(&str, Make, Event, StateView, Option<StateView>)] = &[
     (
         "Retry-After to a probe",
         half_open,
-        |b| b.hold_open(Duration::from_secs(3), at(1000)),
+        |b| retry_after(b, 1000, Duration::from_secs(3)),
         StateView::HalfOpen,
         Some(StateView::Open),
     ),
@@ -692,7 +696,7 @@ const TRANSITIONS: &[(&str, Make, Event, StateView, Option<StateView>)] = &[
         half_open,
         |b| {
             let probe = b.try_acquire(at(1000)).unwrap();
-            b.on_cancel(probe);
+            cancel(b, probe);
             None
         },
         StateView::HalfOpen,
@@ -815,7 +819,7 @@ fn an_earlier_generation_is_not_heard_in_any_state() {
         for _ in 0..4 {
             assert_eq!(call(&mut breaker, BAD, 1004), None);
         }
-        breaker.hold_open(Duration::from_secs(2), at(1005));
+        retry_after(&mut breaker, 1005, Duration::from_secs(2)).unwrap();
         tell(&mut breaker, 1006, StateView::Open);
     }
 }
@@ -846,11 +850,7 @@ proptest! {
     /// However endpoints fail, at least one stays, and never more are out than the share allows.
     #[test]
     fn ejecting_leaves_some(total in 0usize..40, share in 0.0..=1.0) {
-        let mut out = 0;
-        while may_eject(total, out, share) {
-            out += 1;
-            prop_assert!(out <= total);
-        }
+        let out = most_ejected(total, share);
         prop_assert!(total == 0 || out < total);
         prop_assert!(out as f64 <= total as f64 * share + 1e-6);
         // It stops for a reason.
@@ -882,7 +882,6 @@ fn health_checks_open_it_from_every_state_and_only_they_close_it() {
         let hour = 3_600_000;
         assert!(breaker.try_acquire(at(hour)).is_err());
         assert!(!breaker.is_available(at(hour)));
-        assert_eq!(breaker.hold_open(Duration::from_secs(1), at(hour)), None);
         let view = breaker.view(at(hour));
         assert_eq!((view.state, view.next_probe), (Open, None));
         let cause = view.cause.unwrap().to_string();
@@ -929,7 +928,7 @@ fn without_calls_only_checks_open_it() {
     for _ in 0..100 {
         assert_eq!(call(&mut breaker, BAD, 0), None);
     }
-    assert_eq!(breaker.hold_open(Duration::from_secs(9), at(0)), None);
+    assert_eq!(retry_after(&mut breaker, 0, Duration::from_secs(9)), None);
     let opens = between(StateView::Closed, StateView::Open);
     assert_eq!(breaker.on_check(Verdict::Unchecked, at(0)), opens);
     let why = breaker.view(at(0)).cause.unwrap().to_string();
@@ -959,4 +958,65 @@ fn panic_when_too_few_are_left() {
         let found = is_panic(total, out, threshold);
         assert_eq!(found, expected, "{out} of {total}, {threshold}");
     }
+}
+
+/// A call that its caller gives up after so many milliseconds.
+fn give_up(breaker: &mut Breaker, millis: u64, waited: u64) -> Option<Transition> {
+    let permit = breaker.try_acquire(at(millis)).unwrap();
+    breaker.on_cancel(permit, Duration::from_millis(waited), at(millis), 0)
+}
+
+#[test]
+fn callers_that_give_up_late_have_seen_a_slow_call() {
+    let watching = BreakerConfig {
+        slow_call: Some(Duration::from_millis(100)),
+        slow_rate: 0.5,
+        ..config()
+    };
+    let mut breaker = Breaker::new(watching.clone());
+    for _ in 0..100 {
+        assert_eq!(give_up(&mut breaker, 1000, 100), None, "not slow yet");
+    }
+    for _ in 0..19 {
+        assert_eq!(give_up(&mut breaker, 1000, 101), None);
+    }
+    let opens = between(StateView::Closed, StateView::Open);
+    assert_eq!(give_up(&mut breaker, 1000, 101), opens);
+    let (slow, calls) = (20, 20);
+    let cause = breaker.view(at(1000)).cause;
+    assert_eq!(cause, Some(Cause::SlowRate { slow, calls }));
+    // A probe is no better where it hangs, and says nothing where its caller was quick.
+    assert_eq!(give_up(&mut breaker, 2000, 100), None);
+    assert_eq!(breaker.state(at(2000)), StateView::HalfOpen);
+    let opens = between(StateView::HalfOpen, StateView::Open);
+    assert_eq!(give_up(&mut breaker, 2000, 101), opens);
+    // They are no failures, and no successes either: the row of failures goes on.
+    let mut breaker = Breaker::new(watching);
+    for _ in 0..4 {
+        call(&mut breaker, BAD, 0);
+        assert_eq!(give_up(&mut breaker, 0, 101), None);
+    }
+    assert!(call(&mut breaker, BAD, 0).is_some());
+    // Where slow calls are not watched for, no time is too long.
+    let mut breaker = Breaker::new(config());
+    for _ in 0..100 {
+        assert_eq!(give_up(&mut breaker, 0, 3_600_000), None);
+    }
+}
+
+#[test]
+fn it_is_out_since_it_was_last_closed() {
+    let mut breaker = opened(0);
+    let since = at(0);
+    assert_eq!(breaker.standing(at(500)), Standing::Open { since });
+    assert_eq!(breaker.standing(at(1000)), Standing::Available, "a probe");
+    call(&mut breaker, BAD, 1000);
+    assert_eq!(breaker.standing(at(1500)), Standing::Open { since });
+    breaker.on_check(UNWELL, at(1600));
+    assert_eq!(breaker.standing(at(1600)), Standing::Unhealthy { since });
+    breaker.on_check(Verdict::Healthy, at(2000));
+    assert_eq!(breaker.standing(at(2000)), Standing::Available);
+    breaker.on_check(UNWELL, at(3000));
+    let since = at(3000);
+    assert_eq!(breaker.standing(at(4000)), Standing::Unhealthy { since });
 }

@@ -8,7 +8,7 @@ use http::uri::{Authority, PathAndQuery};
 use http::{HeaderName, HeaderValue};
 
 use crate::headers::INTERNAL_PREFIX;
-use crate::policy::PolicyError;
+use crate::invalid::PolicyError;
 
 /// Shortest time between checks.
 pub const MIN_CHECK_INTERVAL: Duration = Duration::from_millis(100);

@@ -332,7 +332,11 @@ proptest! {
                         breaker.on_check(verdict, at(now));
                     }
                 }
-                2 => drop(breaker.hold_open(Duration::from_secs(1), at(now))),
+                2 => {
+                    if let Ok(permit) = breaker.try_acquire(at(now)) {
+                        breaker.hold_open(&permit, Duration::from_secs(1), at(now));
+                    }
+                }
                 _ => {
                     if let Ok(permit) = breaker.try_acquire(at(now)) {
                         let outcome = crate::breaker::CallOutcome {

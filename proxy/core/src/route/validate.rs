@@ -5,7 +5,9 @@ use std::time::Duration;
 use super::fault::{Fault, PARTS};
 use super::filter::{Filter, Mirror, check_hostname};
 use super::{Backend, Rule};
-use crate::policy::{MAX_TIMEOUT, PolicyError, validate_retry};
+use crate::invalid::PolicyError;
+use crate::retry::validate_retry;
+use crate::timeout::MAX_TIMEOUT;
 
 /// Largest weight of a backend (Gateway API, `HTTPBackendRef.weight`).
 pub(super) const WEIGHT_MAX: u32 = 1_000_000;

@@ -8,10 +8,11 @@ use weft_core::breaker::{BreakerConfig, CallClass};
 use weft_core::health::{Check, CheckFailure, HealthCheck};
 use weft_core::model::{self, AppProtocol, ServicePort, Transport};
 use weft_core::policy::{BreakerMode, TrafficPolicy};
+use weft_core::retry::Failure;
 
 use crate::config::ProxyConfig;
 use crate::mesh::{Mesh, PortView, World};
-use crate::outbound::{Wish, pick};
+use crate::outbound::choose::{Avoid, Wish, pick};
 use crate::telemetry::metrics::Metrics;
 
 const PICKS: usize = 4000;
@@ -63,10 +64,11 @@ fn shares(port: &PortView) -> Vec<f64> {
     let wish = Wish {
         key: None,
         zone: "a",
+        route: 0,
     };
     let mut counts = HashMap::new();
     for _ in 0..PICKS {
-        let (endpoint, call) = pick(port, &[], wish).unwrap();
+        let (endpoint, call) = pick(port, Avoid::default(), wish).unwrap();
         drop(call);
         *counts.entry(endpoint.key.address).or_insert(0) += 1;
     }
@@ -108,7 +110,7 @@ fn fail_checks(port: &PortView, which: &[usize]) {
 /// A call to this one has failed.
 fn fail_call(port: &PortView, which: usize) {
     let now = crate::clock::now();
-    let call = port.endpoints[which].live.begin(now).unwrap();
+    let call = port.endpoints[which].live.begin(0, now).unwrap();
     assert!(call.finish(CallClass::Failure, now).is_some());
 }
 
@@ -143,24 +145,80 @@ fn breakers_that_are_only_observed_keep_nothing_away_and_checks_do() {
 
 #[test]
 fn too_few_that_are_well_are_as_good_as_none() {
-    for guarded in [
-        TrafficPolicy {
-            panic_threshold: 0.5,
-            ..policy()
+    let guarded = TrafficPolicy {
+        panic_threshold: 0.5,
+        ..policy()
+    };
+    let mesh = mesh(&["a", "a", "a", "a"], guarded);
+    let port = port(&mesh);
+    fail_checks(&port, &[0]);
+    fail_call(&port, 1);
+    near(&shares(&port), &[0.0, 0.0, 0.5, 0.5]);
+    fail_checks(&port, &[2]);
+    near(&shares(&port), &[0.25; 4]);
+}
+
+#[test]
+fn no_more_than_the_share_are_left_out() {
+    let guarded = TrafficPolicy {
+        max_ejected_share: 0.5,
+        ..policy()
+    };
+    let mesh = mesh(&["a", "a", "a", "a"], guarded);
+    let port = port(&mesh);
+    fail_checks(&port, &[0]);
+    fail_call(&port, 1);
+    near(&shares(&port), &[0.0, 0.0, 0.5, 0.5]);
+    // The one that goes out last takes requests all the same.
+    fail_checks(&port, &[2]);
+    near(&shares(&port), &[0.0, 0.0, 0.5, 0.5]);
+}
+
+#[test]
+fn one_that_was_tried_comes_before_one_that_is_out() {
+    let mesh = mesh(&["a", "a"], policy());
+    let port = port(&mesh);
+    fail_call(&port, 1);
+    let tried = [port.endpoints[0].key.clone()];
+    let (avoid, wish) = (
+        Avoid {
+            tried: &tried,
+            ..Avoid::default()
         },
-        TrafficPolicy {
-            max_ejected_share: 0.5,
-            ..policy()
+        Wish {
+            key: None,
+            zone: "a",
+            route: 0,
         },
-    ] {
-        let mesh = mesh(&["a", "a", "a", "a"], guarded);
-        let port = port(&mesh);
-        fail_checks(&port, &[0]);
-        fail_call(&port, 1);
-        near(&shares(&port), &[0.0, 0.0, 0.5, 0.5]);
-        fail_checks(&port, &[2]);
-        near(&shares(&port), &[0.25; 4]);
+    );
+    for _ in 0..100 {
+        let (endpoint, _call) = pick(&port, avoid, wish).unwrap();
+        assert_eq!(endpoint.key, tried[0]);
     }
+}
+
+#[test]
+fn a_quota_makes_an_endpoint_dearer_and_opens_nothing() {
+    let mesh = mesh(&["a", "a"], TrafficPolicy::default());
+    let port = port(&mesh);
+    let now = crate::clock::now();
+    for endpoint in &port.endpoints {
+        let mut call = endpoint.live.begin(1, now).unwrap();
+        let later = now + Duration::from_millis(5);
+        call.on_response(later);
+        call.finish(CallClass::Success, later);
+    }
+    for failure in [Failure::Status(429), Failure::GrpcStatus(8), Failure::Shed] {
+        for _ in 0..50 {
+            let mut call = port.endpoints[0].live.begin(1, now).unwrap();
+            call.on_failure(failure);
+            assert_eq!(call.finish(CallClass::Success, now), None);
+        }
+    }
+    let live = &port.endpoints[0].live;
+    assert_eq!(live.breaker(now).unwrap().opened, 0);
+    assert!((live.bias(1, now) - 4.0).abs() < 0.1);
+    assert_eq!(live.bias(2, now), 1.0, "another route");
 }
 
 #[test]
