@@ -5,8 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
 use crate::support::{Machine, Mesh, Program, Workload, need, script, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -121,31 +119,24 @@ fn families(scrape: &str) -> BTreeMap<String, f64> {
     families
 }
 
-/// What the sidecars of `workloads` tell, all together; `None` until each of them is to be scraped.
-fn scrape(mesh: &Mesh<'_>, workloads: &[&str]) -> Option<String> {
-    let logs = mesh.scratch().dir("prometheus");
-    let fetch = |url: &str| {
-        let curl = Program::line(&format!("curl --silent --fail {url}"));
-        curl.run("curl", &logs, LIMIT).success().stdout
-    };
-    let status = mesh.command("status -o json").success().stdout;
-    let status: Value = serde_json::from_str(&status).expect("JSON");
-    let address = status["metricsAddress"].as_str().expect("an address");
-    let targets = fetch(&format!("http://{address}/targets"));
-    let targets: Value = serde_json::from_str(&targets).expect("JSON");
-    let targets = targets.as_array().into_iter().flatten();
-    let of = |target: &&Value| {
-        workloads
-            .iter()
-            .any(|name| target["labels"]["workload"] == *name)
-    };
-    let all = targets.filter(of).map(|target| {
-        let host = target["targets"][0].as_str().expect("HOST:PORT");
-        let path = target["labels"]["__metrics_path__"].as_str();
-        fetch(&format!("http://{host}{}", path.expect("a path")))
+/// The admin interface of a workload's sidecar.
+fn admin(mesh: &Mesh<'_>, workload: &str) -> String {
+    let socket = mesh.scratch().path().join(format!("{workload}.sock"));
+    socket.display().to_string()
+}
+
+/// What the sidecars of `workloads` tell, all together.
+fn scrape(mesh: &Mesh<'_>, workloads: &[&str]) -> String {
+    let logs = mesh.scratch().dir("scrapes");
+    let all = workloads.iter().map(|workload| {
+        let socket = admin(mesh, workload);
+        let line = format!("curl --silent --fail --unix-socket {socket} http://localhost/metrics");
+        Program::line(&line)
+            .run("curl", &logs, LIMIT)
+            .success()
+            .stdout
     });
-    let all: Vec<String> = all.collect();
-    (all.len() == workloads.len()).then(|| all.concat())
+    all.collect()
 }
 
 const POLICIES: &str = "\
@@ -177,6 +168,7 @@ fn each_metric_of_the_guide_is_counted() {
         let log = mesh.scratch().path().join(format!("{name}.log"));
         Workload::new(name)
             .flag("--access-log", &log.display().to_string())
+            .flag("--admin-socket", &admin(&mesh, name))
             // Nobody is there: spans are made, and not taken.
             .flag("--otlp-endpoint", "http://127.0.0.1:9")
             .flag("--sample-ratio", "1")
@@ -205,8 +197,7 @@ fn each_metric_of_the_guide_is_counted() {
     assert!(all.len() > 40, "{all:?}");
     let end = Instant::now() + LIMIT;
     let missing = wait_for("an answer about every metric", 2 * LIMIT, || {
-        let scrape = scrape(&mesh, &["me", "web-1", "web-2"]).unwrap_or_default();
-        let found = families(&scrape);
+        let found = families(&scrape(&mesh, &["me", "web-1", "web-2"]));
         let counts = |name: &&String| found.get(name.as_str()).is_some_and(|value| *value > 0.0);
         let usual = all
             .iter()
