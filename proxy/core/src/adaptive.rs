@@ -416,7 +416,7 @@ impl Limiter {
         };
         let descent = self
             .descent
-            .get_or_insert(begin(before, Samples::default()));
+            .get_or_insert_with(|| begin(before, Samples::default()));
         if before >= descent.limit {
             *descent = begin(before, window);
         } else if before >= descent.limit * UNFALLEN {
