@@ -14,7 +14,7 @@ use weft_core::reason::Reason;
 use weft_core::retry::is_idempotent;
 
 use super::request::Answer;
-use super::{Application, Caller, dial, key, request};
+use super::{Application, Caller, Socket, dial, key, request};
 use crate::http::h1::client::Home;
 use crate::http::h1::{OnContinue, Refusal, Settings, serve as serve_http1};
 use crate::http::{
@@ -23,7 +23,7 @@ use crate::http::{
 use crate::mesh::ServerSlot;
 use crate::outbound::SingleExchange;
 use crate::telemetry::metrics::HttpStats;
-use crate::worker::Worker;
+use crate::worker::{Worker, reset};
 
 /// One connection of a caller.
 pub(super) struct Conversation {
@@ -46,7 +46,7 @@ pub(super) async fn serve<IO>(
     caller: Option<Caller>,
     http2: bool,
 ) where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + Socket + 'static,
 {
     let shared = Arc::clone(&worker.shared);
     let key = key(&application, caller.as_ref().map(|caller| &caller.peer));
@@ -71,7 +71,8 @@ pub(super) async fn serve<IO>(
         let settings = Settings::of(config, conversation.caller.is_none());
         let handle = |request| conversation.handle(request);
         let refuse = |refusal: Refusal| request::refuse(&conversation, &refusal);
-        serve_http1(io, settings, drain, handle, refuse).await;
+        let broken = |io: &IO| reset(io.socket());
+        serve_http1(io, settings, drain, (handle, refuse), broken).await;
     }
 }
 

@@ -19,7 +19,7 @@ use crate::http::h1::{Refusal, Settings, serve as serve_http1};
 use crate::http::serve_http2;
 use crate::mesh::PortView;
 use crate::tls::Replayed;
-use crate::worker::Worker;
+use crate::worker::{Worker, reset};
 
 /// One connection of the application, with what it remembers between requests.
 pub(super) struct Conversation {
@@ -68,7 +68,8 @@ pub(super) async fn serve(
         let settings = Settings::of(config, false);
         let handle = |request| request::exchange(&conversation, request);
         let refuse = |refusal: Refusal| request::refuse(&conversation, &refusal);
-        serve_http1(stream, settings, drain, handle, refuse).await;
+        let broken = |stream: &Replayed<TcpStream>| reset(stream.get_ref());
+        serve_http1(stream, settings, drain, (handle, refuse), broken).await;
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod body;
 pub mod client;
+mod home;
 mod outgoing;
 mod server;
 mod timer;

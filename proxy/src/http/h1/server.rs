@@ -49,12 +49,15 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// Serves a client's connection to its end. While the sidecar leaves, answers say that the
 /// connection ends, and one that waits for another request is closed.
+///
+/// `reset` has a client see a reset where the end of the connection would look like that of an
+/// answer, which is what HTTP/1.0 ends with.
 pub(crate) async fn serve<IO, H, F, R, G>(
     io: IO,
     settings: Settings,
     drain: &Drain,
-    handle: H,
-    refuse: R,
+    (handle, refuse): (H, R),
+    reset: impl FnOnce(&IO),
 ) where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Fn(Request<Incoming>) -> F,
@@ -75,11 +78,12 @@ pub(crate) async fn serve<IO, H, F, R, G>(
         tokio::select! {
             biased;
             end = &mut running => end,
-            () = drain.cut() => return,
+            () = drain.cut() => End::Broken,
         }
     };
     match end {
         End::Closed => {}
+        End::Broken => reset(connection.wire.io()),
         End::Unread => connection.linger().await,
         End::Upgraded(to) => {
             let (io, first) = connection.wire.into_parts();
@@ -107,6 +111,8 @@ struct Connection<IO> {
 enum End {
     /// Nothing more is to be done.
     Closed,
+    /// The answer is not whole.
+    Broken,
     /// The client may be sending still.
     Unread,
     /// It goes on as a stream of bytes.
@@ -274,8 +280,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
             && (self.half_closed.is_none() || !self.wire.read.is_empty());
         let kept = match self.answer(answer, &asked, keep_alive, &mut upload).await {
             Ok(kept) => kept,
-            // The client sees a connection that ends early.
-            Err(_gone) => return After::End(End::Closed),
+            Err(_gone) => return After::End(End::Broken),
         };
         let tunnel = status == StatusCode::SWITCHING_PROTOCOLS
             || (asked.method == Method::CONNECT && status.is_success());

@@ -57,7 +57,9 @@ fn server<F: Future<Output = Answer> + 'static>(
 ) -> DuplexStream {
     let (near, far) = duplex(16 * 1024);
     let drain = Rc::clone(drain);
-    tokio::task::spawn_local(async move { serve(near, SETTINGS, &drain, handle, refuse).await });
+    tokio::task::spawn_local(async move {
+        serve(near, SETTINGS, &drain, (handle, refuse), |_| {}).await
+    });
     far
 }
 
@@ -327,7 +329,7 @@ fn what_stalls_is_given_up() {
         let (noted, drain) = (Rc::clone(&ended), Rc::clone(&drain));
         tokio::task::spawn_local(async move {
             let handle = |_request| async { text(vec![b'x'; 100_000]) };
-            serve(near, SETTINGS, &drain, handle, refuse).await;
+            serve(near, SETTINGS, &drain, (handle, refuse), |_| {}).await;
             *noted.borrow_mut() = Some(tokio::time::Instant::now());
         });
         let began = tokio::time::Instant::now();
@@ -609,4 +611,34 @@ fn a_body_waits_for_the_servers_continue() {
             assert_eq!(began.elapsed().as_millis() < 400, says);
         });
     }
+}
+
+#[test]
+fn an_answer_that_breaks_ends_with_a_reset() {
+    run(async {
+        let (from, mut far_server) = duplex(1000);
+        tokio::task::spawn_local(async move {
+            until(&mut far_server, "\r\n\r\n").await;
+            let half = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf";
+            far_server.write_all(half).await.expect("written");
+        });
+        let response = Connection::new(from, SETTINGS.limits)
+            .send(get(), Home::None)
+            .await;
+        let answer = RefCell::new(Some(
+            response
+                .expect("a response")
+                .map(|body| ProxyBody::of_request(body, None)),
+        ));
+        let (near, mut far) = duplex(1000);
+        // Nothing but the end of the connection ends this answer.
+        far.write_all(b"GET / HTTP/1.0\r\n\r\n")
+            .await
+            .expect("written");
+        let drain = Drain::default();
+        let handle = async |_request| answer.take().expect("one request");
+        let mut resets = 0;
+        serve(near, SETTINGS, &drain, (handle, refuse), |_| resets += 1).await;
+        assert_eq!(resets, 1);
+    });
 }

@@ -64,6 +64,11 @@ impl<IO> Wire<IO> {
         }
     }
 
+    /// The connection itself.
+    pub(super) fn io(&self) -> &IO {
+        &self.io
+    }
+
     pub(super) fn into_parts(self) -> (IO, Bytes) {
         (self.io, self.read.freeze())
     }

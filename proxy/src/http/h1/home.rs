@@ -1,0 +1,160 @@
+//! Where a client's connections wait between requests.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::client::{Connection, lock};
+
+/// What becomes of a connection after an exchange.
+#[derive(Debug)]
+pub enum Home {
+    /// It is closed.
+    None,
+    /// It waits there with others.
+    Shelf(Arc<Shelf>),
+    /// It waits there alone.
+    Line(Line),
+}
+
+impl Home {
+    pub(super) fn give_back(self, connection: Box<Connection>) {
+        match self {
+            Self::None => {}
+            Self::Shelf(shelf) => shelf.put(connection),
+            Self::Line(mut line) => line.put(connection),
+        }
+    }
+}
+
+/// Connections between requests; the one used last is taken first, so that the others may end.
+#[derive(Debug)]
+pub struct Shelf {
+    idle: Mutex<Vec<Idle>>,
+    /// More are not kept.
+    max: usize,
+}
+
+#[derive(Debug)]
+struct Idle {
+    connection: Box<Connection>,
+    since: Instant,
+}
+
+impl Shelf {
+    /// Room for so many.
+    pub fn new(max: usize) -> Arc<Self> {
+        Arc::new(Self {
+            idle: Mutex::default(),
+            max,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
+        lock(&self.idle)
+    }
+
+    /// Takes one that the server has not closed.
+    pub fn take(&self) -> Option<Box<Connection>> {
+        let mut idle = self.lock();
+        loop {
+            let mut connection = idle.pop()?.connection;
+            if connection.is_alive() {
+                return Some(connection);
+            }
+        }
+    }
+
+    fn put(&self, connection: Box<Connection>) {
+        let mut idle = self.lock();
+        if idle.len() < self.max {
+            let since = Instant::now();
+            idle.push(Idle { connection, since });
+        }
+    }
+
+    /// Closes those that were idle for so long, and those that the server has closed. Whether none
+    /// is left.
+    pub fn sweep(&self, limit: Duration) -> bool {
+        let now = Instant::now();
+        let mut idle = self.lock();
+        idle.retain_mut(|idle| {
+            now.duration_since(idle.since) < limit && idle.connection.is_alive()
+        });
+        idle.is_empty()
+    }
+}
+
+/// The place of one connection, which knows whether it is in use.
+#[derive(Debug, Clone)]
+pub struct SharedLine(Arc<Mutex<LineState>>);
+
+#[derive(Debug)]
+enum LineState {
+    Idle(Box<Connection>),
+    Busy,
+    Closed,
+}
+
+/// Leads a connection in use back to its place. Dropped without it, the place knows that the
+/// connection is closed.
+#[derive(Debug)]
+pub struct Line(Arc<Mutex<LineState>>);
+
+impl SharedLine {
+    /// The place of this connection.
+    pub fn new(connection: Box<Connection>) -> Self {
+        Self(Arc::new(Mutex::new(LineState::Idle(connection))))
+    }
+
+    /// Takes the connection, if it is there and alive.
+    pub fn take(&self) -> Option<(Box<Connection>, Home)> {
+        let mut state = self.checked();
+        if !matches!(*state, LineState::Idle(_)) {
+            return None;
+        }
+        match std::mem::replace(&mut *state, LineState::Busy) {
+            LineState::Idle(connection) => {
+                Some((connection, Home::Line(Line(Arc::clone(&self.0)))))
+            }
+            LineState::Busy | LineState::Closed => None,
+        }
+    }
+
+    /// Whether it waits for a request.
+    pub fn is_ready(&self) -> bool {
+        matches!(*self.checked(), LineState::Idle(_))
+    }
+
+    /// Whether it will never take a request again.
+    pub fn is_closed(&self) -> bool {
+        matches!(*self.checked(), LineState::Closed)
+    }
+
+    /// How it is, after a look at what the server has done.
+    fn checked(&self) -> MutexGuard<'_, LineState> {
+        let mut state = lock(&self.0);
+        if let LineState::Idle(connection) = &mut *state
+            && !connection.is_alive()
+        {
+            *state = LineState::Closed;
+        }
+        state
+    }
+}
+
+impl Line {
+    fn put(&mut self, connection: Box<Connection>) {
+        *lock(&self.0) = LineState::Idle(connection);
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let mut state = lock(&self.0);
+        if matches!(*state, LineState::Busy) {
+            *state = LineState::Closed;
+        }
+    }
+}
