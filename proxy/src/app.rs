@@ -295,7 +295,7 @@ impl Sidecar {
         let admin = admin_listeners.serve(&AdminServer::new(state, metrics, log));
         serve_dns(&shared, nest_dns)?;
         let workers = plan.spawn(&shared)?;
-        tokio::spawn(release_startup_pages(readiness.clone()));
+        tokio::spawn(release_memory(readiness.clone()));
         Ok(Self {
             shared,
             workers,
@@ -439,13 +439,20 @@ impl Sidecar {
     }
 }
 
-/// Lets go of what only starting needed, once it is over.
-async fn release_startup_pages(readiness: Readiness) {
+/// Lets go of what only starting needed, once it is over, and of what bursts of requests needed.
+async fn release_memory(readiness: Readiness) {
     readiness.wait().await;
     sleep(memory::RELEASE_AFTER).await;
     match memory::release_startup_pages() {
         Ok(kib) => tracing::debug!(kib, "let go of pages that starting needed"),
         Err(error) => tracing::debug!(%error, "kept all pages that starting needed"),
+    }
+    loop {
+        sleep(memory::TRIM_EVERY).await;
+        let released = tokio::task::spawn_blocking(memory::release_freed).await;
+        if let Ok(Some(bytes)) = released {
+            tracing::debug!(bytes, "gave back memory that was freed");
+        }
     }
 }
 

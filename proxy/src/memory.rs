@@ -1,13 +1,16 @@
-//! Memory that only starting needed.
+//! Memory that only starting needed, and memory that a burst of requests needed.
 //!
 //! Starting runs far more code than serving: arguments, documents, certificates, namespaces. The
 //! kernel maps it in pieces of 64 KiB and keeps it mapped. A sidecar stands beside every workload,
 //! so once it is ready it lets go of what it has not written to; what is still used comes back from
 //! the page cache with the next call.
+//!
+//! What is freed stays with the allocator, as holes between what is still used: after a burst that can
+//! be many times of what a sidecar needs. It is given back once much of it is free.
 
 #![expect(
     unsafe_code,
-    reason = "madvise is a system call without a safe wrapper"
+    reason = "madvise, mallinfo2 and malloc_trim have no safe wrappers"
 )]
 
 use std::io;
@@ -15,6 +18,45 @@ use std::time::Duration;
 
 /// From readiness until what starting needed is let go: first connections use much of the rest.
 pub const RELEASE_AFTER: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether much of the allocated memory is free.
+pub const TRIM_EVERY: Duration = Duration::from_secs(15);
+
+/// Free memory that is given back, in bytes. Looking for it keeps the allocator busy for a moment:
+/// less is not worth that.
+const TRIM_FROM: usize = 12 << 20;
+
+/// Gives memory that was freed back to the system, where it is much. How many bytes were free.
+pub fn release_freed() -> Option<usize> {
+    let free = freed();
+    if free < TRIM_FROM {
+        return None;
+    }
+    trim();
+    Some(free)
+}
+
+#[cfg(target_env = "gnu")]
+fn freed() -> usize {
+    // SAFETY: it has no arguments, takes the allocator's own locks and returns numbers.
+    let info = unsafe { libc::mallinfo2() };
+    info.fordblks
+}
+
+#[cfg(target_env = "gnu")]
+fn trim() {
+    // SAFETY: it takes the allocator's own locks, and touches only what is free.
+    let _whether_any = unsafe { libc::malloc_trim(0) };
+}
+
+/// Other allocators give back by themselves.
+#[cfg(not(target_env = "gnu"))]
+fn freed() -> usize {
+    0
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn trim() {}
 
 /// A mapping of a file that this process cannot write to and has no copy of.
 #[derive(Debug, PartialEq, Eq)]
@@ -119,6 +161,17 @@ mod tests {
         let expected = [(0x1000, 0x2000), (0xb000, 0x4000)];
         let expected = expected.map(|(start, length)| Clean { start, length });
         assert_eq!(clean_mappings(&smaps.concat()), (expected.into(), 12));
+    }
+
+    #[cfg(target_env = "gnu")]
+    #[test]
+    fn what_was_freed_is_given_back() {
+        let many: Vec<Vec<u8>> = (0..40_000).map(|_| vec![1; 1000]).collect();
+        // Between what is free stays something that is used.
+        let kept: Vec<_> = many.into_iter().step_by(100).collect();
+        let free = release_freed().expect("40 MB were freed");
+        assert!(free > TRIM_FROM, "{free}");
+        assert_eq!(kept.len(), 400);
     }
 
     #[test]
