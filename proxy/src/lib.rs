@@ -24,6 +24,7 @@ pub mod names;
 pub mod nest;
 pub mod observe;
 pub mod outbound;
+pub mod pool;
 pub mod registration;
 pub mod relay;
 pub mod state;

@@ -1,6 +1,6 @@
 //! One worker: a thread with its own runtime, its own listeners, connections and pools. Nothing is
 //! handed between workers while a request is served, but for connections to ports that limit them
-//! (`outbound/pool/limited.rs`).
+//! (`pool/limited.rs`).
 
 use std::cell::Cell;
 use std::io;
@@ -14,9 +14,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
 use tokio::time::{interval, sleep};
 use weft_core::name::ServiceName;
+use weft_core::resets::ResetPolicy;
 
 use crate::config::ProxyConfig;
 use crate::drain::Drain;
+use crate::http::{Resets, resets};
 use crate::inbound::{self, Application, Applications};
 use crate::mesh::{EndpointKey, Mesh};
 use crate::nest::SocketFactory;
@@ -113,6 +115,8 @@ pub struct Worker {
     pub pool: Pool,
     /// Connections to the application.
     pub applications: Applications,
+    /// What the workload's program may reset of its requests.
+    pub(crate) resets: Resets,
     /// Copies of requests that are under way.
     pub copying: Cell<usize>,
     /// Connections being served here.
@@ -133,8 +137,10 @@ async fn serve(index: usize, shared: Arc<Shared>, listeners: Vec<Listener>) -> i
             Arc::clone(&shared.limited),
             Arc::clone(&shared.tls),
             Arc::clone(&shared.config),
+            shared.metrics.clone(),
         ),
         applications: Applications::new(Arc::clone(&shared)),
+        resets: resets(ResetPolicy::PROGRAM),
         copying: Cell::new(0),
         serving: Cell::new(0),
         shared,

@@ -62,6 +62,9 @@ mod promised;
 mod continuity;
 // What is acknowledged is on the disk.
 mod durability;
+// Connections to the application; requests that are reset as soon as they are made.
+mod appconns;
+mod resets;
 // Bad documents, tokens, bytes and programs.
 mod badinput;
 // Bad policy: refused in four parts, and without harm.

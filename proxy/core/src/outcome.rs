@@ -23,6 +23,8 @@ impl Failures {
             (Failure::ConnectFailed, Reason::PeerNotAuthenticated) => None,
             // A limit on the rate of requests answered: fast, and not because the endpoint fails.
             (_, Reason::RateLimited) => Some(CallClass::Neutral),
+            // An application that ends a connection in good order goes on over others.
+            (_, Reason::ApplicationRefused) => Some(CallClass::Neutral),
             (failure, _) => match failure.fault() {
                 Fault::Endpoint => Some(self.of_failure(failure)),
                 Fault::Caller | Fault::Mesh | Fault::Nobody => None,
@@ -96,6 +98,11 @@ mod tests {
             (PerTryTimeout, any, Some(CallClass::Failure)),
             (Status(503), any, Some(CallClass::Failure)),
             (Status(429), Reason::RateLimited, Some(CallClass::Neutral)),
+            (
+                RefusedStream,
+                Reason::ApplicationRefused,
+                Some(CallClass::Neutral),
+            ),
             (Shed, Reason::LoadShed, None),
             (Limited, Reason::ConnectionLimit, None),
             (UploadBroken, Reason::ClientGone, None),

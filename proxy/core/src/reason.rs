@@ -165,6 +165,9 @@ reasons! {
     ApplicationUnreachable = "application-unreachable", 503, 14, Endpoint,
         "the sidecar runs, but the application does not accept connections on this port",
         "check that the application runs and listens on the declared port";
+    ApplicationRefused = "application-refused", 503, 14, Nobody,
+        "the application said in HTTP/2 that it has not processed the request (REFUSED_STREAM or GOAWAY), also when it was asked again",
+        "look at the application's limits on connections and streams (nginx: keepalive_requests, http2_max_concurrent_streams)";
     ApplicationLoopbackOnly = "application-loopback-only", 503, 14, Endpoint,
         "the application listens on loopback only; let it listen on all addresses, or declare the port as loopback",
         "bind the application to 0.0.0.0 or [::], or set workload.ports[].loopback";

@@ -290,6 +290,9 @@ pub struct TimeoutConfig {
     /// How long an idle HTTP connection to the application, or out of the mesh, is kept for reuse.
     #[serde(with = "units::duration")]
     pub application_idle: Duration,
+    /// How long a request waits for a connection to the application with room for it.
+    #[serde(with = "units::duration")]
+    pub application_pending: Duration,
     /// How long an idle connection to another sidecar is kept.
     #[serde(with = "units::duration")]
     pub peer_idle: Duration,
@@ -332,6 +335,7 @@ impl Default for TimeoutConfig {
             client_head: Duration::from_secs(15),
             client_stall: Duration::from_secs(50),
             application_idle: Duration::from_secs(4),
+            application_pending: Duration::from_secs(10),
             peer_idle: terms.idle,
             peer_keepalive: Duration::from_secs(30),
             tcp_idle: Duration::from_secs(3600),
@@ -352,6 +356,11 @@ pub struct LimitConfig {
     /// Idle HTTP/1.1 connections to the application kept for reuse, per port and worker. The one
     /// used last goes first, so that those beyond what is needed end.
     pub max_idle_per_endpoint: usize,
+    /// Connections to one port of the application, per worker and version of HTTP.
+    pub max_application_connections: u32,
+    /// Requests to one port of the application that wait for a connection with room for them, per
+    /// worker and version of HTTP; more are refused.
+    pub max_application_pending: u32,
     /// Concurrent requests on one connection, as we advertise it.
     pub max_concurrent_streams: u32,
     /// A request's or response's head, all its fields together.
@@ -380,6 +389,8 @@ impl Default for LimitConfig {
             max_connections: 10_000,
             listen_backlog: 1024,
             max_idle_per_endpoint: 1024,
+            max_application_connections: 4096,
+            max_application_pending: 4096,
             max_concurrent_streams: 256,
             max_header_bytes: ByteSize::kib(64),
             max_headers: 256,

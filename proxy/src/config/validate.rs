@@ -85,6 +85,7 @@ impl ProxyConfig {
         self.check_sockets(&mut problems);
         self.check_timeouts(&mut problems);
         self.check_limits(&mut problems);
+        self.check_application(&mut problems);
         self.check_telemetry(&mut problems);
         problems.0
     }
@@ -199,6 +200,7 @@ impl ProxyConfig {
             ("timeouts.detect", timeouts.detect),
             ("timeouts.discovery_wait", timeouts.discovery_wait),
             ("timeouts.application_idle", timeouts.application_idle),
+            ("timeouts.application_pending", timeouts.application_pending),
             ("timeouts.peer_idle", timeouts.peer_idle),
             ("tracing.export_interval", self.tracing.export_interval),
         ];
@@ -206,6 +208,22 @@ impl ProxyConfig {
             problems.check(found > Duration::ZERO, field, || {
                 "0s is not allowed here: it would fail everything at once".to_owned()
             });
+        }
+    }
+
+    fn check_application(&self, problems: &mut Problems) {
+        let limits = &self.limits;
+        for (field, found) in [
+            (
+                "limits.max_application_connections",
+                limits.max_application_connections,
+            ),
+            (
+                "limits.max_application_pending",
+                limits.max_application_pending,
+            ),
+        ] {
+            problems.range(field, found, 1, 10_000_000);
         }
     }
 

@@ -148,11 +148,18 @@ pub enum ExchangeError {
 }
 
 impl ExchangeError {
-    /// Whether the server refused the stream: it has not processed the request (RFC 9113 section
-    /// 8.7).
+    /// Whether the server has said that it has not processed the request: it refused the stream, or
+    /// is going away and the stream is beyond the last one that it takes (RFC 9113 section 8.7).
     pub fn is_refused(&self) -> bool {
         let reason = self.h2_error().and_then(h2::Error::reason);
-        reason == Some(h2::Reason::REFUSED_STREAM)
+        reason == Some(h2::Reason::REFUSED_STREAM) || self.is_going_away()
+    }
+
+    /// Whether the server's connection takes no further requests. h2 gives GOAWAY as the error of
+    /// those streams only that are beyond its last one.
+    pub fn is_going_away(&self) -> bool {
+        let error = self.h2_error();
+        error.is_some_and(|error| error.is_go_away() && error.is_remote())
     }
 
     /// Whether the server closed a connection in HTTP/1.1 instead of answering.

@@ -4,6 +4,7 @@ mod body;
 pub mod h1;
 mod incoming;
 mod kept;
+mod paced;
 mod relayed;
 mod upgrade;
 mod upload;
@@ -12,6 +13,7 @@ mod watch;
 use std::convert::Infallible;
 use std::future::{Future, ready};
 use std::pin::pin;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,6 +26,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use weft_core::headers::WEFT_REASON;
 use weft_core::reason::Reason;
+use weft_core::resets::ResetPolicy;
 
 use crate::config::ProxyConfig;
 use crate::drain::Drain;
@@ -32,6 +35,8 @@ pub use body::{BodyGuard, ProxyBody, Relayed};
 use h1::Refusal;
 pub use incoming::{BodyError, BodyFault, ExchangeError, Incoming, SendError};
 pub use kept::{Kept, KeptBody};
+use paced::{Pace, Paced};
+pub(crate) use paced::{Resets, resets};
 pub(crate) use relayed::{describe, relayed};
 pub use upgrade::{Io, Upgrade, UpgradeError, Upgraded};
 pub use upload::Upload;
@@ -39,8 +44,10 @@ pub use watch::{Activity, Watched};
 
 /// What is buffered for sending, per stream.
 const SEND_BUFFER_BYTES: usize = 256 * 1024;
-/// Streams that a client cancelled and that are still to be forgotten. Peers are authenticated,
-/// and many callers share a connection: a storm of cancellations of one must not end it for all.
+/// Streams of one connection that have ended with an error of their own, or that were reset before
+/// they were taken note of, and are still to be forgotten. What a client may reset is limited by
+/// [`weft_core::resets`]: that is reached first, and does not end the connection of a peer, which
+/// many callers share.
 const RESETS_MAX: usize = 16 * 1024;
 /// How long the answer to a probe may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -60,8 +67,53 @@ where
     }
 }
 
+/// Whose connection is served.
+#[derive(Debug, Clone)]
+pub(crate) enum Client {
+    /// Of somebody outside the mesh.
+    Outside,
+    /// Of another sidecar.
+    Peer,
+    /// Of the workload's own program: all its connections share a budget of resets.
+    Program(Resets),
+}
+
+impl Client {
+    fn resets(&self) -> Resets {
+        match self {
+            Self::Outside => resets(ResetPolicy::OUTSIDE),
+            Self::Peer => resets(ResetPolicy::PEER),
+            Self::Program(shared) => Rc::clone(shared),
+        }
+    }
+
+    /// Whether it is probed with PINGs when it is silent. A program on this machine is not: its end
+    /// is seen at once, and some count a PING as an offence.
+    const fn is_probed(&self) -> bool {
+        match self {
+            Self::Outside | Self::Peer => true,
+            Self::Program(_) => false,
+        }
+    }
+}
+
+/// Whom requests are sent to in HTTP/2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Server {
+    /// The application beside this sidecar. It says how many requests it takes at a time before it
+    /// is given any.
+    Application,
+    /// A server outside the mesh.
+    External,
+    /// Another sidecar.
+    Peer,
+}
+
 /// A server for HTTP/2 as every listener uses it.
-fn http2_server(config: &ProxyConfig) -> hyper::server::conn::http2::Builder<LocalExecutor> {
+fn http2_server(
+    config: &ProxyConfig,
+    client: &Client,
+) -> hyper::server::conn::http2::Builder<LocalExecutor> {
     let limits = &config.limits;
     let mut builder = hyper::server::conn::http2::Builder::new(LocalExecutor);
     builder
@@ -74,15 +126,23 @@ fn http2_server(config: &ProxyConfig) -> hyper::server::conn::http2::Builder<Loc
         .max_header_list_size(header_list(config))
         .max_pending_accept_reset_streams(RESETS_MAX)
         .max_local_error_reset_streams(RESETS_MAX)
-        .keep_alive_interval(ping(config))
+        .keep_alive_interval(ping(config).filter(|_| client.is_probed()))
         .keep_alive_timeout(PING_TIMEOUT);
     builder
 }
 
-/// A client for HTTP/2, towards peers and applications.
-pub fn http2_client(config: &ProxyConfig) -> hyper::client::conn::http2::Builder<LocalExecutor> {
+/// A client for HTTP/2. Only peers are probed with PINGs: servers of gRPC end the connection of
+/// whoever sends them more than they like (gRFC A8).
+pub(crate) fn http2_client<E: Clone>(
+    executor: E,
+    config: &ProxyConfig,
+    server: Server,
+) -> hyper::client::conn::http2::Builder<E> {
     let limits = &config.limits;
-    let mut builder = hyper::client::conn::http2::Builder::new(LocalExecutor);
+    let mut builder = hyper::client::conn::http2::Builder::new(executor);
+    if server == Server::Application {
+        builder.initial_max_send_streams(0);
+    }
     builder
         .timer(TokioTimer::new())
         .initial_stream_window_size(limits.stream_window.window())
@@ -92,7 +152,7 @@ pub fn http2_client(config: &ProxyConfig) -> hyper::client::conn::http2::Builder
         .max_concurrent_reset_streams(1024)
         .max_pending_accept_reset_streams(RESETS_MAX)
         .max_local_error_reset_streams(RESETS_MAX)
-        .keep_alive_interval(ping(config))
+        .keep_alive_interval(ping(config).filter(|_| server == Server::Peer))
         .keep_alive_timeout(PING_TIMEOUT);
     builder
 }
@@ -138,8 +198,8 @@ fn ping(config: &ProxyConfig) -> Option<Duration> {
 /// told to come to one, and cut when the time for that is over.
 pub(crate) async fn serve_http2<IO, H, F, R, G>(
     io: IO,
-    config: &ProxyConfig,
-    drain: &Drain,
+    client: &Client,
+    (config, drain): (&ProxyConfig, &Drain),
     handle: H,
     refuse: R,
 ) where
@@ -150,7 +210,11 @@ pub(crate) async fn serve_http2<IO, H, F, R, G>(
     G: BodyGuard + 'static,
 {
     let limit = config.limits.max_header_bytes.bytes();
+    let pace = Pace::new(client.resets());
+    let io = TokioIo::new(Paced::new(io, Rc::clone(&pace)));
+    let of_requests = Rc::clone(&pace);
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+        let pace = Rc::clone(&of_requests);
         let target = request.uri().path_and_query();
         let target = target.map_or(0, |target| target.as_str().len());
         let answer = if weight(request.headers()) + target > limit {
@@ -158,20 +222,26 @@ pub(crate) async fn serve_http2<IO, H, F, R, G>(
         } else {
             Either::Right(handle(request.map(Incoming::from)))
         };
-        async move { Ok::<_, Infallible>(answer.await) }
+        async move {
+            let unanswered = pace.begin().await;
+            let response = answer.await;
+            unanswered.answered();
+            Ok::<_, Infallible>(response)
+        }
     });
-    let connection = http2_server(config).serve_connection(TokioIo::new(io), service);
+    let connection = http2_server(config, client).serve_connection(io, service);
     let mut connection = pin!(connection);
     let result = tokio::select! {
-        result = connection.as_mut() => result,
+        result = pace.in_turns(connection.as_mut()) => result,
         () = drain.leaving() => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
-                result = connection.as_mut() => result,
+                result = pace.in_turns(connection.as_mut()) => result,
                 () = drain.cut() => Ok(()),
             }
         }
     };
+    pace.end();
     if let Err(error) = result {
         tracing::debug!(%error, "a client's connection ended");
     }

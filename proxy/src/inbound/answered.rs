@@ -5,6 +5,7 @@ use weft_core::reason::Reason;
 
 use crate::http::{BodyError, BodyGuard, Upload};
 use crate::mesh::UnderWay;
+use crate::pool::Slot;
 use crate::telemetry::ledger::Ledger;
 
 /// What is told when the response has come to its end, and given back. Dropped before its end, the caller went away.
@@ -14,6 +15,8 @@ pub(crate) struct Answered {
     /// Its place among the requests that the application is given at a time.
     pub(super) concurrency: Option<UnderWay>,
     pub(super) upload: Option<Upload>,
+    /// Its place on a connection to the application, until all of the response has come.
+    pub(super) _slot: Option<Slot>,
 }
 
 impl BodyGuard for Box<Answered> {

@@ -4,21 +4,27 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::client::conn::http2;
-use hyper_util::rt::TokioIo;
+use http::{Request, Response};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::task::spawn_local;
 use tokio::time::timeout;
 use weft_core::model::AppProtocol;
 use weft_core::reason::Reason;
+use weft_core::retry::is_idempotent;
 
-use crate::http::h1::client::{Connection, Shelf};
-use crate::http::h1::limits;
-use crate::http::{ProxyBody, http2_client};
+use crate::http::h1::OnContinue;
+use crate::http::{ExchangeError, Incoming, Kept, ProxyBody, describe};
+use crate::pool::{ApplicationDial, ApplicationPeer, DialError, Slot, keep_alive};
 use crate::worker::Shared;
+
+/// Bytes of a request's body in HTTP/2 that are kept until its answer begins, to ask again where the
+/// application has not processed it. Of a longer one the caller's sidecar decides.
+const REPLAY_BODY_BYTES: usize = 64 * 1024;
+/// How often an application that has not processed a request in HTTP/2 is asked again.
+const REPEATS_MAX: u32 = 3;
 
 /// One port of the application.
 #[derive(Debug, Clone)]
@@ -40,17 +46,19 @@ pub struct Application {
 #[derive(Debug)]
 pub struct Applications {
     shared: Arc<Shared>,
-    idle: RefCell<HashMap<u16, Arc<Shelf>>>,
-    http2: RefCell<HashMap<u16, http2::SendRequest<ProxyBody>>>,
+    /// By port, and whether they are in HTTP/2.
+    peers: RefCell<HashMap<(u16, bool), Rc<ApplicationPeer>>>,
 }
+
+/// An answer, with the place on a connection that its body needs.
+pub(crate) type Asked = Result<(Response<Incoming>, Slot), (Reason, String)>;
 
 impl Applications {
     /// No connection yet.
     pub fn new(shared: Arc<Shared>) -> Self {
         Self {
             shared,
-            idle: RefCell::default(),
-            http2: RefCell::default(),
+            peers: RefCell::default(),
         }
     }
 
@@ -71,56 +79,138 @@ impl Applications {
         }
     }
 
-    /// Where connections in HTTP/1.1 wait between requests.
-    pub fn shelf(&self, port: u16) -> Arc<Shelf> {
-        let mut idle = self.idle.borrow_mut();
-        let max = self.shared.config.limits.max_idle_per_endpoint;
-        let shelf = idle.entry(port).or_insert_with(|| Shelf::new(max));
-        Arc::clone(shelf)
-    }
-
-    /// A new HTTP/1.1 connection.
-    pub async fn http1(
+    /// Asks the application, in HTTP/1.1 or HTTP/2.
+    pub(crate) async fn ask(
         &self,
         application: &Application,
-    ) -> Result<Box<Connection>, (Reason, String)> {
-        let stream = dial(&self.shared, application).await?;
-        Ok(Connection::new(stream, limits(&self.shared.config)))
-    }
-
-    /// The HTTP/2 connection, made if there is none.
-    pub async fn http2(
-        &self,
-        application: &Application,
-    ) -> Result<http2::SendRequest<ProxyBody>, (Reason, String)> {
-        let held = self.http2.borrow().get(&application.port).cloned();
-        if let Some(sender) = held
-            && !sender.is_closed()
-        {
-            return Ok(sender);
+        http1: bool,
+        request: Request<ProxyBody>,
+    ) -> Asked {
+        let peer = self.peer(application.port, !http1);
+        match http1 {
+            true => self.ask_http1(application, &peer, request).await,
+            false => self.ask_http2(application, &peer, request).await,
         }
-        let stream = dial(&self.shared, application).await?;
-        let made = http2_client(&self.shared.config).handshake(TokioIo::new(stream));
-        let (sender, connection) = made.await.map_err(broken)?;
-        spawn_local(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "connection to the application ended");
+    }
+
+    async fn ask_http1(
+        &self,
+        application: &Application,
+        peer: &ApplicationPeer,
+        request: Request<ProxyBody>,
+    ) -> Asked {
+        let slot = peer.slot(|| self.dial(application)).await;
+        let slot = slot.map_err(unconnected)?;
+        // A kept connection may be closed by the application in the very moment it is used: what
+        // was not sent, or can be repeated without harm, is sent again, over a new connection and
+        // no other: a request that ends the application's worker must not meet the next one.
+        let copy = slot.is_reused().then(|| repeat(&request)).flatten();
+        let sent = slot.sender().try_send_request(request).await;
+        let failed = match sent {
+            Ok(response) => return Ok((response, slot)),
+            Err(failed) => failed,
+        };
+        drop(slot);
+        let request = match (failed.unsent, copy) {
+            (Some(unsent), _) => *unsent,
+            (None, Some(copy)) if failed.error.is_closed() => copy,
+            (None, _) => return Err(broken(&failed.error)),
+        };
+        let slot = peer.fresh(self.dial(application)).await;
+        let slot = slot.map_err(unconnected)?;
+        match slot.sender().try_send_request(request).await {
+            Ok(response) => Ok((response, slot)),
+            Err(failed) => Err(broken(&failed.error)),
+        }
+    }
+
+    async fn ask_http2(
+        &self,
+        application: &Application,
+        peer: &ApplicationPeer,
+        request: Request<ProxyBody>,
+    ) -> Asked {
+        let (mut parts, body) = request.into_parts();
+        if let Some(told) = parts.extensions.remove::<OnContinue>() {
+            told.0.notify_one();
+        }
+        // Texts of our own are no requests: what is not kept is nothing.
+        let kept = body.keep(REPLAY_BODY_BYTES).ok();
+        for repeats in 0.. {
+            let slot = peer.slot(|| self.dial(application)).await;
+            let slot = slot.map_err(unconnected)?;
+            let body = kept.as_ref().map_or(ProxyBody::Empty, Kept::body);
+            let request = Request::from_parts(parts.clone(), body);
+            let failed = match slot.sender().try_send_request(request).await {
+                Ok(response) => {
+                    if let Some(kept) = &kept {
+                        kept.release();
+                    }
+                    return Ok((response, slot));
+                }
+                Err(failed) => failed,
+            };
+            if failed.unsent.is_some() || failed.error.is_going_away() {
+                slot.retire();
+            } else if !failed.error.is_refused() {
+                return Err(broken(&failed.error));
             }
+            let whole = kept.as_ref().is_none_or(Kept::is_replayable);
+            if repeats == REPEATS_MAX || !whole {
+                return Err((Reason::ApplicationRefused, describe(&failed.error)));
+            }
+            peer.replayed();
+        }
+        // There is no last number.
+        Err((Reason::ApplicationRefused, String::new()))
+    }
+
+    fn peer(&self, port: u16, http2: bool) -> Rc<ApplicationPeer> {
+        let mut peers = self.peers.borrow_mut();
+        let peer = peers.entry((port, http2)).or_insert_with(|| {
+            let Shared {
+                config, metrics, ..
+            } = &*self.shared;
+            Rc::new(ApplicationPeer::new(config, metrics, http2))
         });
-        self.http2
-            .borrow_mut()
-            .insert(application.port, sender.clone());
-        Ok(sender)
+        Rc::clone(peer)
+    }
+
+    fn dial(&self, application: &Application) -> ApplicationDial {
+        let (shared, application) = (Arc::clone(&self.shared), application.clone());
+        Rc::new(move || {
+            let (shared, application) = (Arc::clone(&shared), application.clone());
+            Box::pin(async move { dial(&shared, &application).await })
+        })
     }
 
     /// Ends connections that nobody used for `idle`, before the application does.
     pub fn sweep(&self, idle: Duration) {
-        let unused = |shelf: &Arc<Shelf>| shelf.sweep(idle) && Arc::strong_count(shelf) == 1;
-        self.idle.borrow_mut().retain(|_port, shelf| !unused(shelf));
-        self.http2
-            .borrow_mut()
-            .retain(|_port, sender| !sender.is_closed());
+        let mut peers = self.peers.borrow_mut();
+        peers.retain(|_port, peer| peer.sweep(idle));
     }
+}
+
+/// The same request, where its repetition does no harm.
+fn repeat(request: &Request<ProxyBody>) -> Option<Request<ProxyBody>> {
+    let repeatable = matches!(request.body(), ProxyBody::Empty) && is_idempotent(request.method());
+    if !repeatable {
+        return None;
+    }
+    let mut copy = Request::new(ProxyBody::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
+}
+
+fn unconnected(error: DialError) -> (Reason, String) {
+    (error.reason(), error.to_string())
+}
+
+fn broken(error: &ExchangeError) -> (Reason, String) {
+    (error.reason(), describe(error))
 }
 
 /// Dials the application at the workload's own address. When it is not there but on loopback, the
@@ -175,9 +265,6 @@ async fn connect(shared: &Shared, address: SocketAddr) -> io::Result<TcpStream> 
     };
     let stream = socket.connect(address).await?;
     stream.set_nodelay(true)?;
+    keep_alive(&stream);
     Ok(stream)
-}
-
-fn broken(error: hyper::Error) -> (Reason, String) {
-    (Reason::UpstreamProtocolError, error.to_string())
 }

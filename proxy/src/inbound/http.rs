@@ -7,19 +7,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 use weft_core::headers::{WEFT_CONTINUE, WEFT_EXPECT};
 use weft_core::reason::Reason;
-use weft_core::retry::is_idempotent;
 
+use super::application::Asked;
 use super::request::Answer;
 use super::{Application, Caller, Socket, dial, key, request};
-use crate::http::h1::client::Home;
 use crate::http::h1::{OnContinue, Refusal, Settings, serve as serve_http1};
-use crate::http::{
-    ExchangeError, Incoming, ProxyBody, SendError, describe, send_http2, serve_http2,
-};
+use crate::http::{Client, Incoming, ProxyBody, describe, serve_http2};
 use crate::mesh::ServerSlot;
 use crate::outbound::SingleExchange;
 use crate::telemetry::metrics::HttpStats;
@@ -60,13 +57,17 @@ pub(super) async fn serve<IO>(
     });
     let (config, drain) = (&shared.config, &shared.drain);
     if http2 {
+        let client = match &conversation.caller {
+            Some(_) => Client::Peer,
+            None => Client::Outside,
+        };
         let refusing = Rc::clone(&conversation);
         let refuse = move |refusal: Refusal| request::refuse(&refusing, &refusal);
         let handle = move |request| {
             let conversation = Rc::clone(&conversation);
             async move { conversation.handle(request).await }
         };
-        serve_http2(io, config, drain, handle, refuse).await;
+        serve_http2(io, &client, (config, drain), handle, refuse).await;
     } else {
         let settings = Settings::of(config, conversation.caller.is_none());
         let handle = |request| conversation.handle(request);
@@ -114,72 +115,9 @@ impl Conversation {
     }
 
     /// Asks the application, in HTTP/1.1 or in HTTP/2.
-    pub(super) async fn ask(
-        &self,
-        http1: bool,
-        request: Request<ProxyBody>,
-    ) -> Result<Response<Incoming>, (Reason, String)> {
-        match http1 {
-            true => self.http1(request).await,
-            false => self.http2(request).await,
-        }
-    }
-
-    async fn http1(
-        &self,
-        request: Request<ProxyBody>,
-    ) -> Result<Response<Incoming>, (Reason, String)> {
+    pub(super) async fn ask(&self, http1: bool, request: Request<ProxyBody>) -> Asked {
         let applications = &self.worker.applications;
-        let port = self.application.port;
-        let shelf = applications.shelf(port);
-        let mut request = request;
-        // A kept connection may be closed by the application in the very moment it is used: what
-        // was not sent, or can be repeated without harm, goes over a new one.
-        while let Some(connection) = shelf.take() {
-            let again = repeat(&request);
-            let home = Home::Shelf(Arc::clone(&shelf));
-            match connection.send(request, home).await {
-                Ok(response) => return Ok(response),
-                Err(SendError { unsent, error }) => match (unsent, again) {
-                    (Some(unsent), _) => request = *unsent,
-                    (None, Some(copy)) if error.is_closed() => {
-                        // It may be the request that ends connections: once, and no more.
-                        request = copy;
-                        break;
-                    }
-                    (None, _) => return Err(broken(&error)),
-                },
-            }
-        }
-        let connection = applications.http1(&self.application).await?;
-        let response = connection.send(request, Home::Shelf(shelf)).await;
-        response.map_err(|failed| broken(&failed.error))
-    }
-
-    async fn http2(
-        &self,
-        mut request: Request<ProxyBody>,
-    ) -> Result<Response<Incoming>, (Reason, String)> {
-        let applications = &self.worker.applications;
-        *request.version_mut() = Version::HTTP_2;
-        if let Some(told) = request.extensions_mut().remove::<OnContinue>() {
-            told.0.notify_one();
-        }
-        let limit = self.worker.shared.config.limits.max_header_bytes.bytes();
-        for _attempt in 0..2 {
-            let mut sender = applications.http2(&self.application).await?;
-            match send_http2(&mut sender, request, limit).await {
-                Ok(response) => return Ok(response),
-                Err(SendError { unsent, error }) => match unsent {
-                    Some(unsent) => request = *unsent,
-                    None => return Err(broken(&error)),
-                },
-            }
-        }
-        Err((
-            Reason::UpstreamReset,
-            "the application closes every connection".to_owned(),
-        ))
+        applications.ask(&self.application, http1, request).await
     }
 
     /// Asks the application over a connection of its own, which may become a stream of bytes.
@@ -228,21 +166,4 @@ fn parsed(number: &HeaderValue) -> u64 {
 /// a server that does answers as to any request, and would read the tunnel's bytes as the next one.
 fn has_content(headers: &HeaderMap) -> bool {
     headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING)
-}
-
-fn repeat(request: &Request<ProxyBody>) -> Option<Request<ProxyBody>> {
-    let repeatable = matches!(request.body(), ProxyBody::Empty) && is_idempotent(request.method());
-    if !repeatable {
-        return None;
-    }
-    let mut copy = Request::new(ProxyBody::Empty);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    Some(copy)
-}
-
-fn broken(error: &ExchangeError) -> (Reason, String) {
-    (error.reason(), describe(error))
 }

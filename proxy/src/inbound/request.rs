@@ -33,6 +33,7 @@ use crate::http::h1::Refusal;
 use crate::http::{Incoming, ProxyBody, Upgrade, Upload, answer, relayed};
 use crate::mesh::{RateRefusal, Rated, UnderWay};
 use crate::outbound::{is_agreed, join};
+use crate::pool::Slot;
 use crate::telemetry::ledger::Ledger;
 use crate::telemetry::metrics::{Direction, Wire};
 
@@ -401,8 +402,14 @@ impl<'p> Admitted<'p> {
         let (upgrades, to_http1) = (exchange.upgrade.is_some(), body.to_http1);
         let asking = async move {
             match upgrades {
-                true => Box::pin(conversation.upgrade(request)).await,
-                false => conversation.ask(to_http1, request).await,
+                true => {
+                    let upgrading = Box::pin(conversation.upgrade(request)).await;
+                    upgrading.map(|response| (response, None))
+                }
+                false => {
+                    let asked = conversation.ask(to_http1, request).await;
+                    asked.map(|(response, slot)| (response, Some(slot)))
+                }
             }
         };
         let late = |left| {
@@ -415,10 +422,11 @@ impl<'p> Admitted<'p> {
             Some(left) => timeout(left, asking).await.unwrap_or_else(|_| late(left)),
         };
         match asked {
-            Ok(response) => Ok(Sent {
+            Ok((response, slot)) => Ok(Sent {
                 exchange,
                 concurrency,
                 response,
+                slot,
             }),
             Err((reason, detail)) => {
                 let broken = exchange.upload.as_ref().is_some_and(Upload::is_broken);
@@ -441,6 +449,8 @@ struct Sent<'p> {
     exchange: Exchange<'p>,
     concurrency: Option<UnderWay>,
     response: Response<Incoming>,
+    /// Its place on a connection, where it has not one of its own.
+    slot: Option<Slot>,
 }
 
 impl Sent<'_> {
@@ -450,6 +460,7 @@ impl Sent<'_> {
             mut exchange,
             mut concurrency,
             mut response,
+            slot,
         } = self;
         // The application does not speak for the mesh: the caller's sidecar believes that word and
         // would repeat the request.
@@ -464,6 +475,7 @@ impl Sent<'_> {
             ledger: exchange.ledger,
             concurrency,
             upload: exchange.upload,
+            _slot: slot,
         });
         match exchange.upgrade {
             Some(client) if is_agreed(&response) => {

@@ -444,10 +444,13 @@ pub(super) fn judge(
     let status = response.status().as_u16();
     let reason = reason_of(response.headers());
     let failure = match reason {
-        Some(Reason::LoadShed) => Failure::Shed,
+        Some(Reason::LoadShed | Reason::PendingLimit) => Failure::Shed,
         // Said by the peer's sidecar: the application has not seen the request.
         Some(
-            Reason::ApplicationUnreachable | Reason::ApplicationLoopbackOnly | Reason::Draining,
+            Reason::ApplicationUnreachable
+            | Reason::ApplicationRefused
+            | Reason::ApplicationLoopbackOnly
+            | Reason::Draining,
         ) => Failure::RefusedStream,
         // Nobody waits for another attempt, or the request is not whole.
         Some(Reason::DeadlineExceeded | Reason::ClientGone) => {

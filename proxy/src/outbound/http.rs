@@ -16,7 +16,7 @@ use weft_core::reason::Reason;
 use super::failed::Failed;
 use super::request;
 use crate::http::h1::{Refusal, Settings, serve as serve_http1};
-use crate::http::serve_http2;
+use crate::http::{Client, serve_http2};
 use crate::mesh::PortView;
 use crate::tls::Replayed;
 use crate::worker::{Worker, reset};
@@ -62,7 +62,8 @@ pub(super) async fn serve(
             let conversation = Rc::clone(&conversation);
             async move { request::exchange(&conversation, request).await }
         };
-        serve_http2(stream, config, drain, handle, refuse).await;
+        let client = Client::Program(Rc::clone(&worker.resets));
+        serve_http2(stream, &client, (config, drain), handle, refuse).await;
     } else {
         // How slow the application may be is its own to say.
         let settings = Settings::of(config, false);

@@ -11,7 +11,6 @@ mod hedge;
 mod http;
 mod outside;
 mod patience;
-mod pool;
 mod request;
 mod route;
 mod upgrade;
@@ -43,7 +42,8 @@ use crate::worker::{Worker, is_direct, redirected, reset};
 
 use choose::{Avoid, Wish, pick};
 pub(crate) use health::run as check_health;
-pub use pool::{DialError, Limited, Pool, Slot};
+use crate::pool;
+pub use crate::pool::{DialError, Limited, Pool, Slot};
 pub(crate) use upgrade::{SingleExchange, is_agreed, join};
 
 /// What `0s` stands for.

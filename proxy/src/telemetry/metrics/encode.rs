@@ -464,8 +464,13 @@ fn pools(out: &mut Out<'_>, pools: &[PoolStats; PoolKind::ALL.len()]) -> fmt::Re
     )?;
     out.counter(
         "weft_pool_overflows",
-        "Requests refused because too many were waiting",
+        "Requests refused because too many were waiting, or for too long",
         each(|pool| pool.overflowed.get()),
+    )?;
+    out.counter(
+        "weft_pool_replays",
+        "Requests sent again because their connection was closed or did not take them",
+        each(|pool| pool.replayed.get()),
     )?;
     let samples = PoolKind::ALL.into_iter().flat_map(|kind| {
         let pool = &pools[kind as usize];

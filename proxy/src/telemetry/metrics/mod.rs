@@ -209,8 +209,10 @@ pub struct PoolStats {
     pub opened: Counter,
     /// Attempts that failed.
     pub failed: Counter,
-    /// Requests refused because too many were waiting.
+    /// Requests refused because too many were waiting, or for too long.
     pub overflowed: Counter,
+    /// Requests sent again because their connection was closed, or did not take them.
+    pub replayed: Counter,
 }
 
 /// Everything that is counted once for the whole sidecar.

@@ -1,7 +1,7 @@
 //! Connections to ports that have a limit on them: counted over all workers, and shared by them.
 //! This is the one place where a request goes over a connection that another worker drives: each
 //! worker with connections of its own could neither keep a limit below the number of workers nor
-//! leave any worker without.
+//! leave any worker without. As elsewhere, a connection that is being made belongs to the port.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -9,13 +9,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::client::conn::http2::SendRequest;
-use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
+use tokio::sync::{Notify, oneshot};
+use tokio::task::spawn_local;
 use tokio::time::timeout_at;
 use weft_core::name::ServiceName;
 use weft_core::time::Instant;
 
-use super::{DialError, Place, Pool, Slot};
+use super::Pool;
+use super::carrier::Slot;
+use super::dialling::{MeshTarget, handshake};
+use super::error::DialError;
 use crate::http::ProxyBody;
 use crate::mesh::{Counted, Endpoint, EndpointKey, PortView};
 
@@ -178,14 +182,14 @@ impl Carriers {
 }
 
 /// A connection that is being made; dropped, it is not any more.
-struct Making<'a> {
-    limited: &'a Limited,
+struct Making {
+    limited: Arc<Limited>,
     port: (ServiceName, u16),
     key: EndpointKey,
     changed: Arc<Notify>,
 }
 
-impl Making<'_> {
+impl Making {
     fn done(self, common: &Arc<Common>) {
         let mut all = self.limited.lock();
         let carriers = all.entry(self.port.clone()).or_default();
@@ -193,7 +197,7 @@ impl Making<'_> {
     }
 }
 
-impl Drop for Making<'_> {
+impl Drop for Making {
     fn drop(&mut self) {
         let mut all = self.limited.lock();
         if let Some(carriers) = all.get_mut(&self.port) {
@@ -221,7 +225,7 @@ impl Pool {
                 generation: material.generation,
             };
             let counted = match self.limited.next(port, &endpoint.key, room) {
-                Next::Take(common) => return Ok(Slot(Place::Common(common))),
+                Next::Take(common) => return Ok(Slot::common(common)),
                 Next::Make(counted) => counted,
                 Next::Wait(change) => {
                     let told = timeout_at(patience, change).await;
@@ -233,27 +237,50 @@ impl Pool {
                 }
             };
             let making = Making {
-                limited: &self.limited,
+                limited: Arc::clone(&self.limited),
                 port: (port.service.clone(), port.port),
                 key: endpoint.key.clone(),
                 changed: Arc::clone(port.connections_changed()),
             };
-            // Given back before others are told that there is no connection.
-            let counted = counted;
-            let sender = self.handshake(port, endpoint, &material).await?;
-            let common = Arc::new(Common {
-                key: endpoint.key.clone(),
-                sender,
-                in_flight: AtomicU32::new(1),
-                carried: AtomicU32::new(1),
-                generation: material.generation,
-                last_used: AtomicU64::default(),
-                streams: room.streams,
-                changed: Arc::clone(port.connections_changed()),
-                _counted: counted,
+            let target = MeshTarget::of(port, endpoint);
+            let config = Arc::clone(&self.config);
+            let limit = port.connect_timeout(&config);
+            let (sender, made) = oneshot::channel();
+            // It goes on when this request leaves, and serves those that wait.
+            spawn_local(async move {
+                let made = match handshake(&target, &material, limit, &config).await {
+                    Ok(sender) => {
+                        let common = Arc::new(Common {
+                            key: making.key.clone(),
+                            sender,
+                            in_flight: AtomicU32::new(1),
+                            carried: AtomicU32::new(1),
+                            generation: material.generation,
+                            last_used: AtomicU64::default(),
+                            streams: room.streams,
+                            changed: Arc::clone(&making.changed),
+                            _counted: counted,
+                        });
+                        making.done(&common);
+                        Ok(Slot::common(common))
+                    }
+                    Err(error) => {
+                        // Given back before others are told that there is no connection.
+                        drop(counted);
+                        drop(making);
+                        Err(error)
+                    }
+                };
+                // Gone meanwhile: dropped, the place is another's.
+                let _taken = sender.send(made);
             });
-            making.done(&common);
-            return Ok(Slot(Place::Common(common)));
+            // Nobody drops the sender unanswered but at the end of the worker.
+            return made.await.unwrap_or_else(|_dropped| {
+                Err(DialError::Limited {
+                    address: endpoint.key.address,
+                    limit: most,
+                })
+            });
         }
     }
 

@@ -1,0 +1,433 @@
+//! How much work one HTTP/2 connection of a client may cause: what is read of it before others have
+//! their turn, which of its requests are begun at once, and how many it may reset.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+use weft_core::resets::{Excess, ResetBudget, ResetPolicy};
+
+/// Bytes that are read of a connection before other connections have their turn: 1,200 requests of
+/// the smallest size.
+const TURN_BYTES: usize = 32 * 1024;
+/// The same for a connection that has reset requests lately.
+const TURN_BYTES_WATCHED: usize = 4 * 1024;
+/// Requests of a connection that are under way before the next one is begun only after it is known
+/// not to be reset already.
+const BEGUN_AT_ONCE: u32 = 32;
+/// The stream identifier of a GOAWAY that says nothing about what was processed (RFC 9113 section
+/// 6.8).
+const ANY_STREAM: [u8; 4] = [0x7f, 0xff, 0xff, 0xff];
+/// ENHANCE_YOUR_CALM (RFC 9113 section 7).
+const ENHANCE_YOUR_CALM: [u8; 4] = [0, 0, 0, 0xb];
+/// The debug data of that GOAWAY.
+const TOO_MANY_RESETS: &[u8] = b"too many requests were reset before they were answered";
+
+/// A budget of resets, of one connection or of several that one client has.
+pub(crate) type Resets = Rc<RefCell<ResetBudget>>;
+
+/// A whole budget.
+pub(crate) fn resets(policy: ResetPolicy) -> Resets {
+    Rc::new(RefCell::new(ResetBudget::new(policy, crate::clock::now())))
+}
+
+/// What is known of one connection: shared by the connection itself and its requests.
+#[derive(Debug)]
+pub(super) struct Pace {
+    resets: Resets,
+    /// Whether it was seen to reset requests, until its budget is whole again.
+    watched: Cell<bool>,
+    /// Bytes read in this turn.
+    read: Cell<usize>,
+    under_way: Cell<u32>,
+    /// How long nothing is to be read.
+    owed: Cell<Duration>,
+    /// Whether it is to be closed for its resets.
+    closing: Cell<bool>,
+    /// Whether it has ended: that its requests end then is no reset.
+    ended: Cell<bool>,
+    /// Who waits for something to read.
+    reader: RefCell<Option<Waker>>,
+}
+
+impl Pace {
+    pub(super) fn new(resets: Resets) -> Rc<Self> {
+        Rc::new(Self {
+            resets,
+            watched: Cell::new(false),
+            read: Cell::new(0),
+            under_way: Cell::new(0),
+            owed: Cell::new(Duration::ZERO),
+            closing: Cell::new(false),
+            ended: Cell::new(false),
+            reader: RefCell::new(None),
+        })
+    }
+
+    /// Drives the connection; each time that it is polled is one turn.
+    pub(super) async fn in_turns<F: Future>(&self, mut connection: Pin<&mut F>) -> F::Output {
+        let done = poll_fn(|cx| {
+            self.read.set(0);
+            connection.as_mut().poll(cx)
+        });
+        done.await
+    }
+
+    /// The connection has ended.
+    pub(super) fn end(&self) {
+        self.ended.set(true);
+    }
+
+    /// A request has come. It is begun at once where there are few; else whatever the client has
+    /// sent with it is taken note of first, so that one that is reset already is never begun.
+    pub(super) async fn begin(self: &Rc<Self>) -> Unanswered {
+        self.under_way.set(self.under_way.get() + 1);
+        let unanswered = Unanswered {
+            pace: Rc::clone(self),
+            answered: false,
+        };
+        if self.watched.get() || self.under_way.get() > BEGUN_AT_ONCE {
+            let mut first = true;
+            poll_fn(|cx| {
+                if std::mem::take(&mut first) {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Poll::Ready(())
+            })
+            .await;
+        }
+        unanswered
+    }
+
+    fn on_reset(&self) {
+        if self.ended.get() || self.closing.get() {
+            return;
+        }
+        self.watched.set(true);
+        let now = crate::clock::now();
+        let mut resets = self.resets.borrow_mut();
+        match resets.on_reset(now) {
+            None => return,
+            Some(Excess::Slow) => self.owed.set(resets.debt(now)),
+            Some(Excess::Close) => self.closing.set(true),
+        }
+        drop(resets);
+        if let Some(reader) = self.reader.borrow_mut().take() {
+            reader.wake();
+        }
+    }
+
+    /// Bytes that may be read in a turn.
+    fn turn(&self) -> usize {
+        if !self.watched.get() {
+            return TURN_BYTES;
+        }
+        let touched = self.resets.borrow_mut().is_touched(crate::clock::now());
+        self.watched.set(touched);
+        if touched {
+            TURN_BYTES_WATCHED
+        } else {
+            TURN_BYTES
+        }
+    }
+}
+
+/// A request that has not been answered. Dropped so, its client has reset it.
+#[derive(Debug)]
+pub(super) struct Unanswered {
+    pace: Rc<Pace>,
+    answered: bool,
+}
+
+impl Unanswered {
+    /// There is an answer.
+    pub(super) fn answered(mut self) {
+        self.answered = true;
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        let under_way = &self.pace.under_way;
+        under_way.set(under_way.get() - 1);
+        if !self.answered {
+            self.pace.on_reset();
+        }
+    }
+}
+
+/// A client's connection in HTTP/2, read at its pace.
+#[derive(Debug)]
+pub(super) struct Paced<IO> {
+    io: IO,
+    pace: Rc<Pace>,
+    pause: Option<Pin<Box<Sleep>>>,
+    /// Where the frames that are written end; where a connection may be closed for its resets.
+    frames: Option<Frames>,
+}
+
+impl<IO> Paced<IO> {
+    pub(super) fn new(io: IO, pace: Rc<Pace>) -> Self {
+        let closes = pace.resets.borrow().policy().excess == Excess::Close;
+        Self {
+            io,
+            pace,
+            pause: None,
+            frames: closes.then(Frames::default),
+        }
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> Paced<IO> {
+    /// Says why the connection is closed, unless a frame of which a part is written stands in the
+    /// way or nothing can be written at once, and closes it.
+    fn refuse(&mut self, cx: &mut Context<'_>) -> io::Error {
+        if self.frames.as_ref().is_some_and(Frames::is_between) {
+            let frame = go_away();
+            let written = Pin::new(&mut self.io).poll_write(cx, &frame);
+            if matches!(written, Poll::Ready(Ok(_))) {
+                let _as_far_as_it_goes = Pin::new(&mut self.io).poll_flush(cx);
+            }
+        }
+        tracing::info!("a client's connection is closed: too many requests were reset");
+        io::Error::new(
+            io::ErrorKind::ConnectionAborted,
+            "closed: too many requests were reset",
+        )
+    }
+}
+
+fn go_away() -> Vec<u8> {
+    let length = u32::try_from(8 + TOO_MANY_RESETS.len()).unwrap_or_default();
+    let mut frame = length.to_be_bytes()[1..].to_vec();
+    // Type GOAWAY, no flags, stream 0.
+    frame.extend_from_slice(&[7, 0, 0, 0, 0, 0]);
+    frame.extend_from_slice(&ANY_STREAM);
+    frame.extend_from_slice(&ENHANCE_YOUR_CALM);
+    frame.extend_from_slice(TOO_MANY_RESETS);
+    frame
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Paced<IO> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let me = &mut *self;
+        if me.pace.closing.get() {
+            return Poll::Ready(Err(me.refuse(cx)));
+        }
+        let owed = me.pace.owed.take();
+        if owed > Duration::ZERO {
+            me.pause = Some(Box::pin(sleep(owed)));
+        }
+        if let Some(pause) = &mut me.pause {
+            ready!(pause.as_mut().poll(cx));
+            me.pause = None;
+        }
+        if me.pace.read.get() >= me.pace.turn() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut me.io).poll_read(cx, buffer);
+        match &polled {
+            Poll::Ready(_) => {
+                let read = buffer.filled().len() - before;
+                me.pace.read.set(me.pace.read.get() + read);
+            }
+            Poll::Pending => {
+                let mut reader = me.pace.reader.borrow_mut();
+                match &mut *reader {
+                    Some(known) => known.clone_from(cx.waker()),
+                    none => *none = Some(cx.waker().clone()),
+                }
+            }
+        }
+        polled
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Paced<IO> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
+        if let Some(frames) = &mut self.frames {
+            frames.on_written(&bytes[..written]);
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, slices))?;
+        if let Some(frames) = &mut self.frames {
+            let mut left = written;
+            for slice in slices {
+                let part = left.min(slice.len());
+                frames.on_written(&slice[..part]);
+                left -= part;
+            }
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// Where frames end in the bytes that are written (RFC 9113 section 4.1).
+#[derive(Debug, Default)]
+struct Frames {
+    /// Bytes of the next frame's head that were written.
+    head: u8,
+    length: u32,
+    /// Bytes of the frame's payload that are still to come.
+    left: u32,
+}
+
+/// Bytes of a frame's head.
+const HEAD_BYTES: u8 = 9;
+
+impl Frames {
+    /// Whether the next byte begins a frame.
+    fn is_between(&self) -> bool {
+        self.head == 0 && self.left == 0
+    }
+
+    fn on_written(&mut self, mut bytes: &[u8]) {
+        while let Some((first, rest)) = bytes.split_first() {
+            if self.left > 0 {
+                let part = bytes.len().min(self.left as usize);
+                self.left -= u32::try_from(part).unwrap_or(self.left);
+                bytes = &bytes[part..];
+                continue;
+            }
+            if self.head < 3 {
+                self.length = (self.length << 8) | u32::from(*first);
+            }
+            self.head += 1;
+            bytes = rest;
+            if self.head == HEAD_BYTES {
+                self.left = self.length;
+                self.length = 0;
+                self.head = 0;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_found_wherever_they_are_cut() {
+        let frames = [go_away(), vec![0, 0, 0, 4, 1, 0, 0, 0, 0], go_away()];
+        let ends: Vec<usize> = frames
+            .iter()
+            .scan(0, |end, frame| {
+                *end += frame.len();
+                Some(*end)
+            })
+            .collect();
+        let bytes = frames.concat();
+        for cut in 0..=bytes.len() {
+            let mut seen = Frames::default();
+            seen.on_written(&bytes[..cut]);
+            assert_eq!(seen.is_between(), cut == 0 || ends.contains(&cut), "{cut}");
+            seen.on_written(&bytes[cut..]);
+            assert!(seen.is_between());
+        }
+    }
+
+    #[tokio::test]
+    async fn requests_that_are_reset_are_counted_and_answered_ones_are_not() {
+        let policy = ResetPolicy {
+            burst: 2,
+            per_second: 1,
+            excess: Excess::Slow,
+        };
+        let pace = Pace::new(resets(policy));
+        for _ in 0..10 {
+            pace.begin().await.answered();
+        }
+        assert!(!pace.watched.get());
+        for _ in 0..2 {
+            drop(pace.begin().await);
+        }
+        assert!(pace.watched.get() && pace.owed.get() == Duration::ZERO);
+        drop(pace.begin().await);
+        assert!(pace.owed.get() > Duration::from_millis(900));
+        assert_eq!(pace.under_way.get(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_ends_with_its_connection_was_not_reset() {
+        let pace = Pace::new(resets(ResetPolicy::OUTSIDE));
+        let request = pace.begin().await;
+        pace.end();
+        drop(request);
+        assert!(!pace.watched.get());
+    }
+
+    /// What is sent beyond a turn is read in the next one, so that others have theirs between.
+    #[tokio::test]
+    async fn a_turn_ends() {
+        let (mut far, near) = tokio::io::duplex(1 << 20);
+        tokio::io::AsyncWriteExt::write_all(&mut far, &[0; 200_000])
+            .await
+            .unwrap();
+        let pace = Pace::new(resets(ResetPolicy::PEER));
+        let mut paced = Paced::new(near, Rc::clone(&pace));
+        let mut turns = Vec::new();
+        let reading = poll_fn(|cx| {
+            let mut read = 0;
+            loop {
+                let mut space = [0; 8192];
+                let mut buffer = ReadBuf::new(&mut space);
+                match Pin::new(&mut paced).poll_read(cx, &mut buffer) {
+                    Poll::Ready(result) => {
+                        result.unwrap();
+                        read += buffer.filled().len();
+                    }
+                    Poll::Pending => break,
+                }
+            }
+            turns.push(read);
+            match turns.iter().sum::<usize>() {
+                200_000 => Poll::Ready(()),
+                _ => Poll::Pending,
+            }
+        });
+        pace.in_turns(std::pin::pin!(reading)).await;
+        assert!(turns.len() > 5, "{turns:?}");
+        assert!(
+            turns.iter().all(|read| *read <= TURN_BYTES + 8192),
+            "{turns:?}"
+        );
+    }
+}

@@ -1,0 +1,279 @@
+//! How connections are made: to another sidecar, to a server outside the mesh, to the application.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::client::conn::http2::SendRequest;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
+use weft_core::model::{self, AppProtocol};
+
+use super::carrier::{Far, Line, Made, Sender};
+use super::error::DialError;
+use super::streams::http2;
+use crate::config::ProxyConfig;
+use crate::http::h1::client::{Connection, SharedLine};
+use crate::http::h1::limits;
+use crate::http::{Io, ProxyBody, Server};
+use crate::mesh::{ALPN_HTTP2, Endpoint, Live, Outside, OutsideTls, PortView};
+use crate::tls::{ALPN_H2, Material, peer_of_client};
+
+/// A silent connection to an application or a server outside the mesh is probed by TCP after this
+/// time: PINGs are an offence to some servers.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
+/// How long TCP waits for the answer to a probe until it sends the next one.
+const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// Probes without an answer that end a connection.
+const TCP_KEEPALIVE_PROBES: u32 = 3;
+
+/// A connection to a server outside the mesh.
+pub(crate) type OutsideStream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+
+/// Another sidecar, as it is dialled.
+#[derive(Debug, Clone)]
+pub(super) struct MeshTarget {
+    hostname: Arc<str>,
+    address: SocketAddr,
+    model: Arc<model::Endpoint>,
+    live: Arc<Live>,
+}
+
+impl MeshTarget {
+    pub(super) fn of(port: &PortView, endpoint: &Endpoint) -> Self {
+        Self {
+            hostname: Arc::clone(&port.hostname),
+            address: endpoint.key.address,
+            model: Arc::clone(&endpoint.model),
+            live: Arc::clone(&endpoint.live),
+        }
+    }
+}
+
+/// Dials a peer's sidecar for `alpn` and makes sure that it is the one meant.
+pub(crate) async fn dial(
+    port: &PortView,
+    endpoint: &Endpoint,
+    material: &Arc<Material>,
+    alpn: &'static [u8],
+    limit: Duration,
+) -> Result<TlsStream<TcpStream>, DialError> {
+    dial_target(&MeshTarget::of(port, endpoint), material, alpn, limit).await
+}
+
+async fn dial_target(
+    target: &MeshTarget,
+    material: &Arc<Material>,
+    alpn: &'static [u8],
+    limit: Duration,
+) -> Result<TlsStream<TcpStream>, DialError> {
+    let address = target.address;
+    let dialling = async {
+        let tcp = connect(address).await?;
+        let config = target.live.tls_config(material, alpn);
+        let name =
+            ServerName::try_from(target.hostname.to_string()).map_err(|_| DialError::Tls {
+                address,
+                source: Arc::new(io::Error::other("the service's hostname is not a DNS name")),
+            })?;
+        let stream = TlsConnector::from(config).connect(name, tcp).await;
+        let stream = stream.map_err(|source| DialError::Tls {
+            address,
+            source: Arc::new(source),
+        })?;
+        let identity = target.model.identity.as_ref();
+        let identity = identity.ok_or_else(|| DialError::Tls {
+            address,
+            source: Arc::new(io::Error::other("nobody is known to have to answer there")),
+        })?;
+        let peer = peer_of_client(&stream, material).and_then(|p| Ok(p.expect(identity)?));
+        peer.map_err(|source| DialError::Peer { address, source })?;
+        Ok(stream)
+    };
+    match timeout(limit, dialling).await {
+        Ok(result) => result,
+        Err(_elapsed) => Err(DialError::Timeout { address, limit }),
+    }
+}
+
+/// A plain connection with the settings that every connection has.
+pub(crate) async fn connect(address: SocketAddr) -> Result<TcpStream, DialError> {
+    let failed = |source| DialError::Connect {
+        address,
+        source: Arc::new(source),
+    };
+    let tcp = TcpStream::connect(address).await.map_err(failed)?;
+    tcp.set_nodelay(true).map_err(failed)?;
+    Ok(tcp)
+}
+
+/// Has TCP find out when nobody is on the other side any more.
+pub(crate) fn keep_alive(stream: &TcpStream) {
+    let probes = TcpKeepalive::new()
+        .with_time(TCP_KEEPALIVE)
+        .with_interval(TCP_KEEPALIVE_INTERVAL)
+        .with_retries(TCP_KEEPALIVE_PROBES);
+    if let Err(error) = SockRef::from(stream).set_tcp_keepalive(&probes) {
+        tracing::debug!(%error, "TCP keepalive not set");
+    }
+}
+
+/// Connects to a server, with the TLS that its service asks for.
+pub(crate) async fn dial_outside(
+    outside: &Outside,
+    address: SocketAddr,
+    config: fn(&OutsideTls) -> &Arc<ClientConfig>,
+    limit: Duration,
+) -> Result<OutsideStream, DialError> {
+    let dialling = async {
+        let tls = match &outside.tls {
+            None => return Ok(Either::Left(external(address).await?)),
+            Some(Err(why)) => return Err(unusable(address, why)),
+            Some(Ok(tls)) => tls,
+        };
+        let tcp = external(address).await?;
+        let connector = TlsConnector::from(Arc::clone(config(tls)));
+        let stream = connector.connect(tls.name.clone(), tcp).await;
+        let stream = stream.map_err(|source| DialError::Tls {
+            address,
+            source: Arc::new(source),
+        })?;
+        Ok(Either::Right(Box::new(stream)))
+    };
+    match timeout(limit, dialling).await {
+        Ok(result) => result,
+        Err(_elapsed) => Err(DialError::Timeout { address, limit }),
+    }
+}
+
+fn unusable(address: SocketAddr, why: &str) -> DialError {
+    DialError::Tls {
+        address,
+        source: Arc::new(io::Error::other(why.to_owned())),
+    }
+}
+
+async fn external(address: SocketAddr) -> Result<TcpStream, DialError> {
+    let tcp = connect(address).await?;
+    keep_alive(&tcp);
+    Ok(tcp)
+}
+
+fn broken(address: SocketAddr, error: hyper::Error) -> DialError {
+    DialError::Tls {
+        address,
+        source: Arc::new(io::Error::other(error)),
+    }
+}
+
+/// What requests are sent with to another sidecar, over a connection of all workers, which this one
+/// drives.
+pub(super) async fn handshake(
+    target: &MeshTarget,
+    material: &Arc<Material>,
+    limit: Duration,
+    config: &ProxyConfig,
+) -> Result<SendRequest<ProxyBody>, DialError> {
+    let stream = dial_target(target, material, ALPN_H2, limit).await?;
+    let made = http2(stream, config, Server::Peer).await;
+    let (sender, _streams) = made.map_err(|error| broken(target.address, error))?;
+    Ok(sender)
+}
+
+/// A connection to another sidecar that requests are sent over.
+pub(super) async fn make_mesh(
+    target: &MeshTarget,
+    material: &Arc<Material>,
+    limit: Duration,
+    config: &ProxyConfig,
+) -> Result<Made, DialError> {
+    let stream = dial_target(target, material, ALPN_H2, limit).await?;
+    let made = http2(stream, config, Server::Peer).await;
+    let (sender, streams) = made.map_err(|error| broken(target.address, error))?;
+    Ok(Made {
+        sender: Sender::mesh(sender),
+        generation: material.generation,
+        streams: Some(streams),
+    })
+}
+
+/// A connection to a server outside the mesh, in what the server speaks.
+pub(super) async fn make_outside(
+    outside: &Outside,
+    protocol: AppProtocol,
+    address: SocketAddr,
+    limit: Duration,
+    config: &ProxyConfig,
+) -> Result<Made, DialError> {
+    let stream = dial_outside(outside, address, |tls| &tls.requests, limit).await?;
+    let negotiated = match &stream {
+        Either::Left(_plain) => None,
+        Either::Right(tls) => tls.get_ref().1.alpn_protocol(),
+    };
+    let with_http2 = match protocol {
+        AppProtocol::Http2 | AppProtocol::Grpc => true,
+        AppProtocol::Detect | AppProtocol::Http | AppProtocol::Tcp | AppProtocol::Tls => {
+            negotiated == Some(ALPN_HTTP2)
+        }
+    };
+    if with_http2 && outside.tls.is_some() && negotiated != Some(ALPN_HTTP2) {
+        return Err(unusable(
+            address,
+            "the server does not speak HTTP/2 (ALPN h2)",
+        ));
+    }
+    let (line, streams) = if with_http2 {
+        let made = http2(stream, config, Server::External).await;
+        let (sender, streams) = made.map_err(|error| broken(address, error))?;
+        (Line::Http2(sender), Some(streams))
+    } else {
+        (http1(stream, config), None)
+    };
+    let tls = outside.tls.is_some();
+    Ok(Made {
+        sender: Sender::new(line, Far::External { tls }, config),
+        generation: outside.id,
+        streams,
+    })
+}
+
+/// A connection to the application, in HTTP/2 or HTTP/1.1. In HTTP/2 it is one when the server has
+/// said how many requests it takes.
+pub(super) async fn make_application(
+    stream: TcpStream,
+    with_http2: bool,
+    limit: Duration,
+    config: &ProxyConfig,
+) -> Result<Made, String> {
+    let far = Far::Application;
+    if !with_http2 {
+        return Ok(Made {
+            sender: Sender::new(http1(stream, config), far, config),
+            generation: 0,
+            streams: None,
+        });
+    }
+    let made = http2(stream, config, Server::Application).await;
+    let (sender, streams) = made.map_err(|error| error.to_string())?;
+    match timeout(limit, streams.settled()).await {
+        Ok(true) => Ok(Made {
+            sender: Sender::new(Line::Http2(sender), far, config),
+            generation: 0,
+            streams: Some(streams),
+        }),
+        Ok(false) => Err("the connection ended before the application sent SETTINGS".to_owned()),
+        Err(_elapsed) => Err(format!("the application sent no SETTINGS within {limit:?}")),
+    }
+}
+
+/// A connection in HTTP/1.1.
+fn http1(stream: impl Io + 'static, config: &ProxyConfig) -> Line {
+    Line::Http1(SharedLine::new(Connection::new(stream, limits(config))))
+}

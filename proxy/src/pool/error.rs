@@ -1,0 +1,120 @@
+//! Why there is no connection.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use weft_core::reason::Reason;
+
+use crate::tls::PeerError;
+
+/// Why a request gets no connection.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum DialError {
+    /// No TCP connection.
+    #[error("connecting to {address}: {source}")]
+    Connect {
+        /// Where.
+        address: SocketAddr,
+        /// What happened.
+        source: Arc<io::Error>,
+    },
+    /// Too slow.
+    #[error("connecting to {address} took longer than {limit:?}")]
+    Timeout {
+        /// Where.
+        address: SocketAddr,
+        /// What is allowed, TLS included.
+        limit: Duration,
+    },
+    /// No TLS.
+    #[error("TLS with {address}: {source}")]
+    Tls {
+        /// Where.
+        address: SocketAddr,
+        /// What happened.
+        source: Arc<io::Error>,
+    },
+    /// Somebody else is there.
+    #[error("{address}: {source}")]
+    Peer {
+        /// Where.
+        address: SocketAddr,
+        /// Who.
+        source: PeerError,
+    },
+    /// The application is not reached.
+    #[error("{detail}")]
+    Application {
+        /// What callers are told.
+        reason: Reason,
+        /// Where, and what happened.
+        detail: Arc<str>,
+    },
+    /// As many stand as may.
+    #[error("connecting to {address}: {limit} connections are open")]
+    Limited {
+        /// Where.
+        address: SocketAddr,
+        /// How many may.
+        limit: u32,
+    },
+    /// As many requests wait for a connection as may.
+    #[error("{waiting} requests wait for a connection already")]
+    Full {
+        /// How many may.
+        waiting: u32,
+    },
+    /// Waited for a connection with room in vain.
+    #[error("no connection had room within {patience:?}; {open} of at most {most} are open")]
+    Busy {
+        /// How long.
+        patience: Duration,
+        /// Connections that stand.
+        open: u32,
+        /// Connections that may stand.
+        most: u32,
+    },
+    /// We have no certificate to show.
+    #[error("this sidecar has no certificate yet")]
+    NoCertificate,
+}
+
+impl DialError {
+    /// Whether nobody was dialled, for a limit of our own: it says nothing about the endpoint.
+    pub const fn is_limited(&self) -> bool {
+        matches!(
+            self,
+            Self::Limited { .. } | Self::Full { .. } | Self::Busy { .. }
+        )
+    }
+
+    /// The reason that callers see.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Connect { .. } => Reason::ConnectFailed,
+            Self::Timeout { .. } => Reason::ConnectTimeout,
+            Self::Tls { source, .. } if names_another(source) => Reason::PeerIdentityMismatch,
+            Self::Tls { .. } => Reason::TlsFailed,
+            Self::Peer { .. } => Reason::PeerIdentityMismatch,
+            Self::Application { reason, .. } => *reason,
+            Self::Limited { .. } => Reason::ConnectionLimit,
+            Self::Full { .. } | Self::Busy { .. } => Reason::PendingLimit,
+            Self::NoCertificate => Reason::PeerNotAuthenticated,
+        }
+    }
+}
+
+/// Whether a server outside the mesh showed a good certificate, for another name.
+fn names_another(error: &io::Error) -> bool {
+    use rustls::CertificateError::{NotValidForName, NotValidForNameContext};
+    let inner = error.get_ref();
+    let inner = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(
+        inner,
+        Some(rustls::Error::InvalidCertificate(
+            NotValidForName | NotValidForNameContext { .. }
+        ))
+    )
+}

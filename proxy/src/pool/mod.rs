@@ -1,0 +1,274 @@
+//! Connections that requests are sent over: to other sidecars, out of the mesh and to the
+//! application. Few, kept for reuse and shared where their protocol allows it; one set per worker, but
+//! for ports that limit them.
+
+mod carrier;
+mod dialling;
+mod error;
+mod limited;
+mod peer;
+mod streams;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use weft_core::dialling::Bounds;
+use weft_core::model::AppProtocol;
+use weft_core::reason::Reason;
+
+pub(crate) use carrier::Sender;
+pub use carrier::Slot;
+pub(crate) use dialling::{OutsideStream, connect, dial, dial_outside, keep_alive};
+pub use error::DialError;
+pub use limited::Limited;
+
+use carrier::Carrier;
+use dialling::{MeshTarget, make_application, make_mesh, make_outside};
+use peer::{Dial, Peer, Terms};
+
+use crate::config::ProxyConfig;
+use crate::mesh::{Endpoint, EndpointKey, Outside, PortView};
+use crate::telemetry::metrics::{Metrics, PoolKind};
+use crate::tls::TlsContext;
+
+/// Connections to one endpoint that a worker makes at a time.
+const DIALS_MAX: u32 = 256;
+/// Requests of a worker that wait for a connection to one endpoint.
+const WAITING_MAX: u32 = 16 * 1024;
+/// Connections to one port of the application that a worker makes at a time: as many as an accept
+/// queue of any length takes.
+const APPLICATION_DIALS_MAX: u32 = 16;
+/// Servers close idle connections in HTTP/1.1 when they please: ours out of the mesh are closed
+/// before most do.
+const HTTP1_IDLE: Duration = Duration::from_secs(15);
+
+/// The connections of one worker to endpoints.
+#[derive(Debug)]
+pub struct Pool {
+    peers: RefCell<HashMap<EndpointKey, Rc<Peer>>>,
+    /// Those to ports with a limit, of all workers.
+    limited: Arc<Limited>,
+    tls: Arc<TlsContext>,
+    config: Arc<ProxyConfig>,
+    metrics: Metrics,
+}
+
+impl Pool {
+    /// No connection yet, but those that all workers share.
+    pub fn new(
+        limited: Arc<Limited>,
+        tls: Arc<TlsContext>,
+        config: Arc<ProxyConfig>,
+        metrics: Metrics,
+    ) -> Self {
+        Self {
+            peers: RefCell::default(),
+            limited,
+            tls,
+            config,
+            metrics,
+        }
+    }
+
+    /// A place on a connection to `endpoint`, made if there is none with room.
+    pub async fn slot(&self, port: &PortView, endpoint: &Endpoint) -> Result<Slot, DialError> {
+        if let Some(outside) = &port.outside {
+            return Box::pin(self.outside_slot(port, outside, endpoint)).await;
+        }
+        if let Some(most) = port.policy.max_connections {
+            // On the heap: whoever has no limit needs no room for it.
+            return Box::pin(self.limited_slot(port, endpoint, most)).await;
+        }
+        let material = self.tls.current().ok_or(DialError::NoCertificate)?;
+        let terms = self.terms(port, material.generation, Some(false));
+        if let Some(peer) = self.peers.borrow().get(&endpoint.key)
+            && let Some(slot) = peer.take(&terms)
+        {
+            return Ok(slot);
+        }
+        let target = MeshTarget::of(port, endpoint);
+        let config = Arc::clone(&self.config);
+        let limit = port.connect_timeout(&self.config);
+        let dial: Dial = Rc::new(move || {
+            let (target, material) = (target.clone(), Arc::clone(&material));
+            let config = Arc::clone(&config);
+            Box::pin(async move { make_mesh(&target, &material, limit, &config).await })
+        });
+        let peer = self.peer(&endpoint.key, PoolKind::Mesh);
+        Box::pin(peer.wait(terms, dial)).await
+    }
+
+    /// A place on a connection to a server outside the mesh, made if there is none with room.
+    async fn outside_slot(
+        &self,
+        port: &PortView,
+        outside: &Arc<Outside>,
+        endpoint: &Endpoint,
+    ) -> Result<Slot, DialError> {
+        // Without TLS nothing is negotiated.
+        let exclusive = match port.protocol {
+            AppProtocol::Http if outside.tls.is_none() => Some(true),
+            AppProtocol::Http2 | AppProtocol::Grpc => Some(false),
+            AppProtocol::Http | AppProtocol::Detect | AppProtocol::Tcp | AppProtocol::Tls => None,
+        };
+        let terms = self.terms(port, outside.id, exclusive);
+        let peer = self.peer(&endpoint.key, PoolKind::External);
+        if let Some(slot) = peer.take(&terms) {
+            return Ok(slot);
+        }
+        let (protocol, address) = (port.protocol, endpoint.key.address);
+        let limit = port.connect_timeout(&self.config);
+        let (outside, config) = (Arc::clone(outside), Arc::clone(&self.config));
+        let dial: Dial = Rc::new(move || {
+            let (outside, config) = (Arc::clone(&outside), Arc::clone(&config));
+            Box::pin(async move { make_outside(&outside, protocol, address, limit, &config).await })
+        });
+        peer.wait(terms, dial).await
+    }
+
+    fn peer(&self, key: &EndpointKey, kind: PoolKind) -> Rc<Peer> {
+        let mut peers = self.peers.borrow_mut();
+        let peer = peers.entry(key.clone());
+        Rc::clone(peer.or_insert_with(|| Peer::new(kind, &self.metrics)))
+    }
+
+    fn terms(&self, port: &PortView, generation: u64, exclusive: Option<bool>) -> Terms {
+        Terms {
+            generation,
+            requests: port.policy.requests_per_connection.unwrap_or(u32::MAX),
+            streams: self.config.limits.max_concurrent_streams,
+            exclusive,
+            bounds: Bounds {
+                connections: u32::MAX,
+                dials: DIALS_MAX,
+                waiting: WAITING_MAX,
+            },
+            // Whoever comes while one is made may need the next one.
+            patience: port.connect_timeout(&self.config) * 2,
+        }
+    }
+
+    /// Drops connections to endpoints that are gone, which have no time to be idle, and those that
+    /// were idle for longer than theirs; requests under way finish.
+    pub fn sweep(&self, idle: impl Fn(&EndpointKey) -> Option<Duration>) {
+        self.limited.sweep(&idle);
+        let spare = self.config.limits.max_idle_per_endpoint;
+        self.peers.borrow_mut().retain(|key, peer| {
+            let Some(idle) = idle(key) else {
+                return false;
+            };
+            let of_carrier = |carrier: &Carrier| match carrier.is_exclusive() {
+                true => idle.min(HTTP1_IDLE),
+                false => idle,
+            };
+            peer.sweep(of_carrier, spare)
+        });
+    }
+
+    /// How many connections there are.
+    pub fn len(&self) -> usize {
+        let peers = self.peers.borrow();
+        peers.values().map(|peer| peer.open()).sum()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Makes a TCP connection to the application.
+pub(crate) type ApplicationDial = Rc<dyn Fn() -> ApplicationDialling>;
+/// One that is being made.
+pub(crate) type ApplicationDialling =
+    Pin<Box<dyn Future<Output = Result<TcpStream, (Reason, String)>>>>;
+
+/// The connections of one worker to one port of the application, in one version of HTTP.
+#[derive(Debug)]
+pub(crate) struct ApplicationPeer {
+    peer: Rc<Peer>,
+    config: Arc<ProxyConfig>,
+    with_http2: bool,
+}
+
+impl ApplicationPeer {
+    pub(crate) fn new(config: &Arc<ProxyConfig>, metrics: &Metrics, with_http2: bool) -> Self {
+        Self {
+            peer: Peer::new(PoolKind::Application, metrics),
+            config: Arc::clone(config),
+            with_http2,
+        }
+    }
+
+    /// A place on a connection, made if there is none with room.
+    pub(crate) async fn slot(
+        &self,
+        connect: impl FnOnce() -> ApplicationDial,
+    ) -> Result<Slot, DialError> {
+        let terms = self.terms();
+        if let Some(slot) = self.peer.take(&terms) {
+            return Ok(slot);
+        }
+        Box::pin(self.peer.wait(terms, self.dial(connect()))).await
+    }
+
+    /// A place on a connection that no other request has used, for one that is sent again because
+    /// its connection was closed.
+    pub(crate) async fn fresh(&self, connect: ApplicationDial) -> Result<Slot, DialError> {
+        self.replayed();
+        self.peer.fresh(self.terms(), self.dial(connect)).await
+    }
+
+    /// A request is sent again.
+    pub(crate) fn replayed(&self) {
+        self.peer.stats().replayed.inc();
+    }
+
+    /// Ends connections that nobody used for `idle`; whether there is anything left.
+    pub(crate) fn sweep(&self, idle: Duration) -> bool {
+        let spare = self.config.limits.max_idle_per_endpoint;
+        self.peer.sweep(|_carrier| idle, spare)
+    }
+
+    fn terms(&self) -> Terms {
+        let limits = &self.config.limits;
+        Terms {
+            generation: 0,
+            requests: u32::MAX,
+            streams: u32::MAX,
+            exclusive: Some(!self.with_http2),
+            bounds: Bounds {
+                connections: limits.max_application_connections,
+                dials: APPLICATION_DIALS_MAX,
+                waiting: limits.max_application_pending,
+            },
+            patience: self.config.timeouts.application_pending,
+        }
+    }
+
+    fn dial(&self, connect: ApplicationDial) -> Dial {
+        let (config, with_http2) = (Arc::clone(&self.config), self.with_http2);
+        let limit = config.timeouts.connect;
+        Rc::new(move || {
+            let connecting = connect();
+            let config = Arc::clone(&config);
+            Box::pin(async move {
+                let failed = |(reason, detail): (Reason, String)| DialError::Application {
+                    reason,
+                    detail: detail.into(),
+                };
+                let stream = connecting.await.map_err(failed)?;
+                let made = make_application(stream, with_http2, limit, &config).await;
+                made.map_err(|detail| failed((Reason::UpstreamProtocolError, detail)))
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+//! How many requests a server takes at a time on one connection in HTTP/2
+//! (SETTINGS_MAX_CONCURRENT_STREAMS, RFC 9113 section 5.1.2). hyper keeps requests beyond that in a
+//! queue of the connection, where nobody sees them wait; so it is never given more.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::task::Poll;
+
+use hyper::client::conn::http2::{Connection, SendRequest};
+use hyper::rt::Executor;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
+use tokio::task::spawn_local;
+
+use super::peer::Peer;
+use crate::config::ProxyConfig;
+use crate::http::{ProxyBody, Server, http2_client};
+
+/// What is known of one connection.
+pub(super) struct Streams {
+    most: Cell<u32>,
+    ended: Cell<bool>,
+    changed: Notify,
+    /// Asks the connection.
+    source: RefCell<Option<Source>>,
+    /// Whose requests wait for room.
+    peer: RefCell<Weak<Peer>>,
+}
+
+type Source = Box<dyn Fn() -> Option<usize>>;
+
+impl std::fmt::Debug for Streams {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Streams")
+            .field("most", &self.most)
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Streams {
+    /// How many requests the server takes at a time; 0 until it has said it, where it is asked first
+    /// ([`Server::Application`]).
+    pub(super) fn most(&self) -> u32 {
+        self.most.get()
+    }
+
+    /// Those who wait there are served when there is more room.
+    pub(super) fn serves(&self, peer: &Rc<Peer>) {
+        *self.peer.borrow_mut() = Rc::downgrade(peer);
+    }
+
+    /// Until the server has said how many it takes; false when the connection has ended before.
+    pub(super) async fn settled(&self) -> bool {
+        loop {
+            let changed = self.changed.notified();
+            if self.most.get() > 0 || self.ended.get() {
+                return self.most.get() > 0;
+            }
+            changed.await;
+        }
+    }
+
+    /// The connection has been read from.
+    fn refresh(&self) {
+        let most = self.source.borrow().as_ref().and_then(|ask| ask());
+        let Some(most) = most else { return };
+        let most = u32::try_from(most).unwrap_or(u32::MAX);
+        if self.most.replace(most) < most {
+            self.tell();
+        }
+    }
+
+    fn end(&self) {
+        self.ended.set(true);
+        self.source.borrow_mut().take();
+        self.tell();
+    }
+
+    fn tell(&self) {
+        self.changed.notify_waiters();
+        let peer = self.peer.borrow().upgrade();
+        if let Some(peer) = peer {
+            peer.serve();
+        }
+    }
+}
+
+/// Runs the tasks of one connection. The first one reads from it.
+#[derive(Debug, Clone)]
+pub(super) struct Tasks {
+    streams: Rc<Streams>,
+    reads: Rc<Cell<bool>>,
+}
+
+impl<F: Future + 'static> Executor<F> for Tasks {
+    fn execute(&self, future: F) {
+        if !self.reads.replace(false) {
+            spawn_local(async move {
+                future.await;
+            });
+            return;
+        }
+        let streams = Rc::clone(&self.streams);
+        spawn_local(async move {
+            let mut future = std::pin::pin!(future);
+            poll_fn(|cx| {
+                let polled = future.as_mut().poll(cx);
+                streams.refresh();
+                polled.map(drop)
+            })
+            .await;
+        });
+    }
+}
+
+/// A connection in HTTP/2 that this worker drives.
+pub(super) async fn http2<IO>(
+    io: IO,
+    config: &ProxyConfig,
+    server: Server,
+) -> hyper::Result<(SendRequest<ProxyBody>, Rc<Streams>)>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let streams = Rc::new(Streams {
+        most: Cell::new(0),
+        ended: Cell::new(false),
+        changed: Notify::new(),
+        source: RefCell::new(None),
+        peer: RefCell::default(),
+    });
+    let tasks = Tasks {
+        streams: Rc::clone(&streams),
+        reads: Rc::new(Cell::new(true)),
+    };
+    let handshake = http2_client(tasks, config, server).handshake(TokioIo::new(io));
+    let (sender, connection) = handshake.await?;
+    let connection = Rc::new(RefCell::new(Some(Box::pin(connection))));
+    let asked = Rc::clone(&connection);
+    *streams.source.borrow_mut() = Some(Box::new(move || {
+        let connection = asked.try_borrow().ok()?;
+        let connection = connection.as_ref()?;
+        Some(connection.current_max_send_streams())
+    }));
+    streams.refresh();
+    spawn_local(drive(connection, Rc::clone(&streams)));
+    Ok((sender, streams))
+}
+
+/// Shared with [`Streams::source`]; nothing once it has ended.
+type Driven<IO> = Rc<RefCell<Option<Pin<Box<Connection<TokioIo<IO>, ProxyBody, Tasks>>>>>>;
+
+async fn drive<IO>(connection: Driven<IO>, streams: Rc<Streams>)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let ended = poll_fn(|cx| match connection.borrow_mut().as_mut() {
+        Some(connection) => connection.as_mut().poll(cx),
+        None => Poll::Ready(Ok(())),
+    });
+    if let Err(error) = ended.await {
+        tracing::debug!(%error, "a connection ended");
+    }
+    let connection = connection.borrow_mut().take();
+    drop(connection);
+    streams.end();
+}
