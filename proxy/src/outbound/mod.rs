@@ -40,10 +40,10 @@ use crate::telemetry::metrics::{Direction, HttpKey, TcpStats, Wire};
 use crate::tls::{ALPN_TCP, Replayed, read_server_name};
 use crate::worker::{Worker, is_direct, redirected, reset};
 
-use choose::{Avoid, Wish, pick};
-pub(crate) use health::run as check_health;
 use crate::pool;
 pub use crate::pool::{DialError, Limited, Pool, Slot};
+use choose::{Avoid, Wish, pick};
+pub(crate) use health::run as check_health;
 pub(crate) use upgrade::{SingleExchange, is_agreed, join};
 
 /// What `0s` stands for.
