@@ -29,11 +29,11 @@ fn silent() -> Program {
     )
 }
 
-/// One request after the other, each given up after a second, with what `more` tells curl.
-fn caller(mesh: &Mesh<'_>, more: &str) -> Running {
+/// One request after the other, each given up after a second.
+fn caller(mesh: &Mesh<'_>) -> Running {
     let shown = "--output /dev/null --write-out '%{http_code} '";
     let url = "http://web.shop.mesh:8080/";
-    let asking = format!("while :; do curl --silent --max-time 1 {more} {shown} {url}; done");
+    let asking = format!("while :; do curl --silent --max-time 1 {shown} {url}; done");
     mesh.run(&Workload::new("me").wait_for("web"), Program::shell(asking))
 }
 
@@ -61,13 +61,11 @@ fn it_attracts_nothing() {
     let _hung = instance(&mesh, "hung", silent());
     let _fast = instance(&mesh, "fast", paced("fast 0"));
     put(&mesh, "circuitBreaker: {enabled: false}");
-    for more in ["", "--http2-prior-knowledge"] {
-        let answers = answers(&caller(&mesh, more), 300);
-        // It is tried, and then only when it has long not been.
-        let first = given_up(&answers[..20]);
-        assert!(first <= 3, "{more}: {answers:?}");
-        assert!(given_up(&answers) <= first + 4, "{more}: {answers:?}");
-    }
+    let answers = answers(&caller(&mesh), 300);
+    // It is tried, and then only when it has long not been.
+    let first = given_up(&answers[..20]);
+    assert!(first <= 3, "{answers:?}");
+    assert!(given_up(&answers) <= first + 4, "{answers:?}");
 }
 
 #[test]
@@ -83,8 +81,7 @@ fn a_breaker_opens_for_calls_that_callers_gave_up_late() {
         "loadBalancer: {type: roundRobin}, circuitBreaker: {slowCallDuration: 500ms, \
          slowCallRate: 0.5, minimumCalls: 3, window: {count: 3}, openTime: 60s, jitter: 0}",
     );
-    // That a caller has gone is known at once in HTTP/2, where its stream ends.
-    let caller = caller(&mesh, "--http2-prior-knowledge");
+    let caller = caller(&mesh);
     let open = wait_for("an open breaker", LIMIT, || {
         let shown = mesh.command("breakers shop/web --open -o json").success();
         shown
