@@ -15,7 +15,7 @@ use crate::support::{
 const LIMIT: Duration = Duration::from_secs(90);
 
 /// What an application says that it has seen (`h2_app.py`, `crashing.py`).
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Seen {
     pub(crate) connections: u64,
@@ -23,18 +23,6 @@ pub(crate) struct Seen {
     pings: u32,
     requests: u32,
     crashes: u32,
-}
-
-impl Default for Seen {
-    fn default() -> Self {
-        Self {
-            connections: 0,
-            most: 0,
-            pings: 0,
-            requests: 0,
-            crashes: 0,
-        }
-    }
 }
 
 /// nginx that speaks HTTP/2 and answers everything, in its default settings otherwise: after 1000

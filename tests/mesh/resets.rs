@@ -80,7 +80,7 @@ impl Watched {
     }
 
     /// Demands that a storm cost no more memory than it may, and that it is given back.
-    fn is_bounded(self) {
+    fn demand_bounded(self) {
         let Self {
             pid,
             before,
@@ -147,7 +147,7 @@ fn a_client_outside_is_calmed_down() {
     // Not one connection for each request that nobody waits for.
     let asked = connections(&mesh) - asked;
     assert!(asked < 100 + 33 * storm.connections, "{asked}: {storm:?}");
-    watched.is_bounded();
+    watched.demand_bounded();
     load.stop_without_failure();
 }
 
@@ -185,7 +185,7 @@ fn a_peer(machine: &Machine, protocol: &str, program: impl Fn(&Mesh<'_>) -> Prog
         "{storm:?}"
     );
     assert!(storm.sent > 1000, "{storm:?}");
-    watched.is_bounded();
+    watched.demand_bounded();
     load.stop_without_failure();
 }
 
@@ -242,8 +242,8 @@ fn the_own_program_is_slowed_down() {
         (1, &[][..]),
         "{storm:?}"
     );
-    own.is_bounded();
-    of_web.is_bounded();
+    own.demand_bounded();
+    of_web.demand_bounded();
     load.stop_without_failure();
     others.stop_without_failure();
 }
