@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -11,8 +12,12 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::config::ProxyConfig;
 
-/// A connection that is mostly idle costs this much, per direction.
+/// What a direction begins with when bytes come; while none do, it holds nothing.
 const BUFFER_FIRST_BYTES: usize = 8 * 1024;
+/// Read at once by a direction that holds nothing.
+const PROBE_BYTES: usize = 4 * 1024;
+/// Nothing has moved for this long: what was grown for bulk is given back.
+const SHRINK_AFTER: Duration = Duration::from_secs(10);
 
 /// What `0s` stands for; tokio's timers reach no further.
 const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -58,7 +63,11 @@ where
     let mut forward = Direction::new(buffer_max);
     let mut backward = Direction::new(buffer_max);
     let mut seen = 0;
-    let mut watchdog = std::pin::pin!(sleep_until(Instant::now() + idle));
+    let mut quiet_since = Instant::now();
+    // Whether the buffers are given back next, before the idle time is over.
+    let mut holding = true;
+    let first = quiet_since + idle.min(SHRINK_AFTER);
+    let mut watchdog = std::pin::pin!(sleep_until(first));
     let ended = poll_fn(|cx| {
         loop {
             let there = match forward.poll(cx, a, b) {
@@ -74,13 +83,27 @@ where
             if there && back {
                 return Poll::Ready(Ended::Clean);
             }
-            ready!(watchdog.as_mut().poll(cx));
             let moved = forward.moved + backward.moved;
-            if moved == seen {
+            if moved != seen && !holding {
+                holding = true;
+                let next = Instant::now() + idle.min(SHRINK_AFTER);
+                watchdog.as_mut().reset(next);
+            }
+            ready!(watchdog.as_mut().poll(cx));
+            let now = Instant::now();
+            if moved != seen {
+                seen = moved;
+                quiet_since = now;
+                watchdog.as_mut().reset(now + idle.min(SHRINK_AFTER));
+                continue;
+            }
+            if now >= quiet_since + idle {
                 return Poll::Ready(Ended::Idle);
             }
-            seen = moved;
-            watchdog.as_mut().reset(Instant::now() + idle);
+            forward.shrink();
+            backward.shrink();
+            holding = false;
+            watchdog.as_mut().reset(quiet_since + idle);
         }
     })
     .await;
@@ -175,7 +198,7 @@ impl Direction {
         source: &mut R,
     ) -> Poll<io::Result<bool>> {
         if self.buffer.is_empty() {
-            self.buffer = vec![0; BUFFER_FIRST_BYTES.min(self.buffer_max).max(1)];
+            return self.poll_probe(cx, source);
         } else if self.end == self.buffer.len() && self.buffer.len() < self.buffer_max {
             // The last read filled it: there is more where that came from.
             let grown = (self.buffer.len() * 2).min(self.buffer_max);
@@ -203,6 +226,38 @@ impl Direction {
         self.start = 0;
         self.end = into.filled().len();
         Poll::Ready(Ok(true))
+    }
+}
+
+impl Direction {
+    /// Reads into nothing of its own: true when bytes came, false at the end.
+    fn poll_probe<R: AsyncRead + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut R,
+    ) -> Poll<io::Result<bool>> {
+        let mut space = [MaybeUninit::uninit(); PROBE_BYTES];
+        let first = BUFFER_FIRST_BYTES.min(self.buffer_max).max(1);
+        let mut into = ReadBuf::uninit(&mut space[..PROBE_BYTES.min(first)]);
+        ready!(Pin::new(source).poll_read(cx, &mut into))?;
+        let came = into.filled();
+        if came.is_empty() {
+            return Poll::Ready(Ok(false));
+        }
+        self.buffer = vec![0; first];
+        self.buffer[..came.len()].copy_from_slice(came);
+        self.start = 0;
+        self.end = came.len();
+        Poll::Ready(Ok(true))
+    }
+
+    /// Gives the buffer back, unless something in it is still to be written.
+    fn shrink(&mut self) {
+        if self.start == self.end {
+            self.buffer = Vec::new();
+            self.start = 0;
+            self.end = 0;
+        }
     }
 }
 
@@ -255,6 +310,53 @@ mod tests {
         let mut got = Vec::new();
         server.read_to_end(&mut got).await.unwrap();
         assert!(got == expected);
+    }
+
+    #[test]
+    fn an_idle_direction_holds_no_buffer() {
+        let mut direction = Direction::new(128 * 1024);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let (mut client, mut source) = duplex(1 << 20);
+        let (mut sink, _server) = duplex(1 << 20);
+        let mut poll = |direction: &mut Direction| direction.poll(&mut cx, &mut source, &mut sink);
+        assert!(poll(&mut direction).is_pending());
+        assert_eq!(direction.buffer.capacity(), 0);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let bulk = vec![7; 600_000];
+        assert!(Pin::new(&mut client).poll_write(&mut cx, &bulk).is_ready());
+        assert!(poll(&mut direction).is_pending());
+        assert_eq!(
+            (direction.moved, direction.buffer.len()),
+            (600_000, 128 * 1024)
+        );
+        direction.shrink();
+        assert!(poll(&mut direction).is_pending());
+        assert_eq!(direction.buffer.capacity(), 0);
+        assert!(
+            Pin::new(&mut client)
+                .poll_write(&mut cx, b"more")
+                .is_ready()
+        );
+        assert!(poll(&mut direction).is_pending());
+        assert_eq!(
+            (direction.moved, direction.buffer.len()),
+            (600_004, BUFFER_FIRST_BYTES)
+        );
+    }
+
+    /// What one side does not read stays, whatever the other is silent for.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_written_yet_survives_a_silence() {
+        let (mut client, mut a) = duplex(1 << 20);
+        let (mut b, mut server) = duplex(64);
+        tokio::spawn(async move { relay(&mut a, &mut b, &idle(600), None).await });
+        let sent: Vec<u8> = (0..100_000u32).map(|n| (n % 251) as u8).collect();
+        client.write_all(&sent).await.unwrap();
+        client.shutdown().await.unwrap();
+        tokio::time::sleep(SHRINK_AFTER * 5).await;
+        let mut got = Vec::new();
+        server.read_to_end(&mut got).await.unwrap();
+        assert!(got == sent);
     }
 
     #[tokio::test(start_paused = true)]
