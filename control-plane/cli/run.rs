@@ -276,10 +276,16 @@ async fn follow(
     mut program: Running,
 ) -> Result<u8, Failure> {
     let mut leaving = false;
+    let vital = sidecar.vital().clone();
     loop {
         let asked = tokio::select! {
             status = program.wait() => return Ok(nest::exit_code(status?)),
             asked = signals.any() => asked,
+            part = vital.lost() => {
+                // A program that is served in part only is better started anew.
+                program.signal(libc::SIGTERM)?;
+                return Err(Failure(format!("the sidecar lost a part of itself: {part}"), FAILED));
+            }
         };
         if asked == libc::SIGTERM && !leaving {
             leaving = true;

@@ -1,19 +1,49 @@
-//! Leaving: first everything is told to come to an end, later what is left is cut.
+//! Leaving: first clients are told to come to an end, later what is left is cut. The program's own
+//! connections to others go on while those to it end: it needs them for its own shutdown.
 
 use tokio::sync::watch;
+
+use crate::tls::Signal;
 
 /// How far leaving has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// Serving.
     Running,
-    /// Clients are told to go elsewhere (GOAWAY, `Connection: close`); new connections are still
-    /// accepted.
+    /// Clients of the application are told to go elsewhere (GOAWAY, `Connection: close`); new
+    /// connections are still accepted.
     Leaving,
-    /// Nothing new is accepted.
+    /// No connection to the application is accepted any more.
     Closing,
+    /// The application's own connections are told to come to an end, and no other is accepted.
+    Departing,
     /// What is left is cut.
     Cut,
+}
+
+/// Whose connections are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Connections of others to the application.
+    Inbound,
+    /// Connections of the application to others.
+    Outbound,
+}
+
+impl Side {
+    const fn told_in(self) -> Phase {
+        match self {
+            Self::Inbound => Phase::Leaving,
+            Self::Outbound => Phase::Departing,
+        }
+    }
+
+    const fn closed_in(self) -> Phase {
+        match self {
+            Self::Inbound => Phase::Closing,
+            Self::Outbound => Phase::Departing,
+        }
+    }
 }
 
 /// Watched by everything that lives as long as a connection.
@@ -47,14 +77,9 @@ impl Drain {
         *self.phase.borrow()
     }
 
-    /// Until connections should come to an end.
-    pub async fn leaving(&self) {
-        self.reached(Phase::Leaving).await;
-    }
-
-    /// Until listeners should close.
-    pub async fn stop_accepting(&self) {
-        self.reached(Phase::Closing).await;
+    /// Until listeners of a side should close.
+    pub async fn stop_accepting(&self, side: Side) {
+        self.reached(side.closed_in()).await;
     }
 
     /// Until what is left is cut.
@@ -66,5 +91,49 @@ impl Drain {
         let mut changes = self.phase.subscribe();
         // The sender is ours: it cannot be gone while we wait.
         let _sender_lives = changes.wait_for(|now| *now >= phase).await;
+    }
+}
+
+/// What brings one connection to its end, beside its client and its own limits: the sidecar leaves,
+/// or nothing vouches for its peer any more.
+#[derive(Debug, Clone)]
+pub struct Ends<'a> {
+    drain: &'a Drain,
+    side: Side,
+    peer: Option<&'a Signal>,
+}
+
+impl<'a> Ends<'a> {
+    /// A connection of a side; `peer` is the signal of one to an authenticated peer.
+    pub fn new(drain: &'a Drain, side: Side, peer: Option<&'a Signal>) -> Self {
+        Self { drain, side, peer }
+    }
+
+    /// Whether the connection should come to an end.
+    pub fn is_leaving(&self) -> bool {
+        self.drain.phase() >= self.side.told_in() || self.peer.is_some_and(Signal::is_ending)
+    }
+
+    /// Until the connection should come to an end.
+    pub async fn leaving(&self) {
+        let told = self.drain.reached(self.side.told_in());
+        match self.peer {
+            None => told.await,
+            Some(peer) => tokio::select! {
+                () = told => {}
+                () = peer.ending() => {}
+            },
+        }
+    }
+
+    /// Until the connection is cut.
+    pub async fn cut(&self) {
+        match self.peer {
+            None => self.drain.cut().await,
+            Some(peer) => tokio::select! {
+                () = self.drain.cut() => {}
+                () = peer.cut() => {}
+            },
+        }
     }
 }

@@ -11,13 +11,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::spawn_local;
+use tokio::task::{JoinSet, spawn_local};
 use tokio::time::{interval, sleep};
+use weft_core::connections::ConnectionKind;
 use weft_core::name::ServiceName;
 use weft_core::resets::ResetPolicy;
 
 use crate::config::ProxyConfig;
-use crate::drain::Drain;
+use crate::connections::{Connections, Permit, keep_alive};
+use crate::drain::{Drain, Phase, Side};
 use crate::http::{Resets, resets};
 use crate::inbound::{self, Application, Applications};
 use crate::mesh::{EndpointKey, Mesh};
@@ -60,7 +62,7 @@ pub struct Shared {
     /// Connections to ports that limit them.
     pub limited: Arc<outbound::Limited>,
     /// Accepted connections, all workers together.
-    pub connections: AtomicUsize,
+    pub connections: Arc<Connections>,
 }
 
 impl Shared {
@@ -119,11 +121,16 @@ pub struct Worker {
     pub(crate) resets: Resets,
     /// Copies of requests that are under way.
     pub copying: Cell<usize>,
-    /// Connections being served here.
-    serving: Cell<usize>,
+    /// Connections being served here, upgraded ones included.
+    serving: Arc<AtomicUsize>,
 }
 
-/// Runs a worker until it has drained; the first also checks the health of endpoints. Blocks its thread.
+/// Runs a worker until it has drained; the first also checks the health of endpoints. Blocks its
+/// thread.
+///
+/// # Errors
+///
+/// When a part of it has ended while it should serve: the worker would serve less than it says.
 pub fn run(index: usize, shared: Arc<Shared>, listeners: Vec<Listener>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -142,21 +149,34 @@ async fn serve(index: usize, shared: Arc<Shared>, listeners: Vec<Listener>) -> i
         applications: Applications::new(Arc::clone(&shared)),
         resets: resets(ResetPolicy::PROGRAM),
         copying: Cell::new(0),
-        serving: Cell::new(0),
+        serving: Arc::default(),
         shared,
     });
-    let mut accepting = Vec::with_capacity(listeners.len());
+    let mut accepting = JoinSet::new();
     for Listener { socket, listening } in listeners {
+        keep_alive(&socket);
         let listener = TcpListener::from_std(socket)?;
-        let task = accept(Rc::clone(&worker), listener, listening);
-        accepting.push(spawn_local(task));
+        accepting.spawn_local(accept(Rc::clone(&worker), listener, listening));
     }
-    spawn_local(sweep(Rc::clone(&worker)));
+    let mut helping = JoinSet::new();
+    helping.spawn_local(sweep(Rc::clone(&worker)));
     if index == 0 {
-        spawn_local(outbound::check_health(Rc::clone(&worker)));
+        helping.spawn_local(outbound::check_health(Rc::clone(&worker)));
     }
-    for task in accepting {
-        let _ended = task.await;
+    loop {
+        let ended = tokio::select! {
+            Some(ended) = helping.join_next() => ended.map(|()| "a task without end"),
+            ended = accepting.join_next() => match ended {
+                Some(ended) => ended.map(|()| "a listener"),
+                None => break,
+            },
+        };
+        let leaving = worker.shared.drain.phase() > Phase::Running;
+        match ended {
+            Ok(_listener) if leaving => {}
+            Ok(what) => return Err(io::Error::other(format!("{what} has ended"))),
+            Err(panic) => return Err(io::Error::other(panic)),
+        }
     }
     worker.drained().await;
     Ok(())
@@ -164,6 +184,8 @@ async fn serve(index: usize, shared: Arc<Shared>, listeners: Vec<Listener>) -> i
 
 async fn accept(worker: Rc<Worker>, listener: TcpListener, listening: Listening) {
     let drain = &worker.shared.drain;
+    let stop = drain.stop_accepting(listening.side());
+    let mut stop = std::pin::pin!(stop);
     loop {
         tokio::select! {
             biased;
@@ -174,7 +196,7 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, listening: Listening)
                     sleep(ACCEPT_PAUSE).await;
                 }
             },
-            () = drain.stop_accepting() => break,
+            () = &mut stop => break,
         }
     }
     // Closing one of several listeners on a port resets what is queued on it: take it first.
@@ -213,43 +235,58 @@ async fn sweep(worker: Rc<Worker>) {
     }
 }
 
+impl Listening {
+    fn side(&self) -> Side {
+        match self {
+            Self::Outbound | Self::Upstream(..) => Side::Outbound,
+            Self::Inbound | Self::Publish(_) | Self::Mesh(_) => Side::Inbound,
+        }
+    }
+
+    /// What is known of a client before it has sent anything.
+    fn kind(&self) -> ConnectionKind {
+        match self {
+            Self::Outbound | Self::Upstream(..) => ConnectionKind::Application,
+            Self::Inbound | Self::Mesh(_) => ConnectionKind::Unidentified,
+            Self::Publish(_) => ConnectionKind::Plaintext,
+        }
+    }
+}
+
 impl Worker {
     fn admit(self: &Rc<Self>, stream: TcpStream, client: SocketAddr, listening: &Listening) {
-        let shared = &self.shared;
-        let limit = shared.config.limits.max_connections;
-        // Compare and swap: the limit is exact across workers.
-        let within = |now: usize| (now < limit).then_some(now + 1);
-        let counted = &shared.connections;
-        if counted
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, within)
-            .is_err()
-        {
-            tracing::warn!(%client, limit, "connection refused: max_connections reached");
-            reset(&stream);
-            return;
-        }
+        let connections = &self.shared.connections;
+        let permit = connections.admit(listening.kind(), client.ip(), &self.serving);
+        let Some(permit) = permit else {
+            return reset(&stream);
+        };
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY not set");
         }
         let (worker, listening) = (Rc::clone(self), listening.clone());
-        self.serving.set(self.serving.get() + 1);
-        spawn_local(async move {
-            match listening {
-                Listening::Outbound => outbound::captured(&worker, stream, client).await,
-                Listening::Upstream(service, port) => {
-                    outbound::upstream(&worker, stream, &service, port).await;
-                }
-                Listening::Inbound => inbound::captured(&worker, stream, client).await,
-                Listening::Publish(application) => {
-                    inbound::publish(&worker, stream, application).await;
-                }
-                Listening::Mesh(application) => {
-                    inbound::mesh(&worker, stream, client, application).await;
-                }
+        spawn_local(async move { worker.serve(stream, client, listening, permit).await });
+    }
+
+    async fn serve(
+        self: &Rc<Self>,
+        stream: TcpStream,
+        client: SocketAddr,
+        listening: Listening,
+        permit: Permit,
+    ) {
+        match listening {
+            Listening::Outbound => outbound::captured(self, stream, client, permit).await,
+            Listening::Upstream(service, port) => {
+                outbound::upstream(self, stream, &service, port, permit).await;
             }
-            worker.shared.connections.fetch_sub(1, Ordering::Relaxed);
-            worker.serving.set(worker.serving.get() - 1);
-        });
+            Listening::Inbound => inbound::captured(self, stream, client, permit).await,
+            Listening::Publish(application) => {
+                inbound::publish(self, stream, application, permit).await;
+            }
+            Listening::Mesh(application) => {
+                inbound::mesh(self, stream, client, application, permit).await;
+            }
+        }
     }
 
     /// Until every connection has ended, or the time for it is over.
@@ -257,7 +294,7 @@ impl Worker {
         let cut = self.shared.drain.cut();
         let mut cut = std::pin::pin!(cut);
         let mut tick = interval(Duration::from_millis(20));
-        while self.serving.get() > 0 {
+        while self.serving.load(Ordering::Relaxed) > 0 {
             tokio::select! {
                 () = &mut cut => return,
                 _ = tick.tick() => {}

@@ -58,6 +58,14 @@ mod health;
 mod seeing;
 // What the guide promises of metrics and reasons.
 mod promised;
+// One client with thousands of connections.
+mod crowds;
+// How long connections live: revocation, certificates that end.
+mod lifetimes;
+// Workloads that leave.
+mod leaving;
+// Names that lead nowhere.
+mod strange_names;
 // Nothing fails while everything around is disturbed.
 mod continuity;
 // What is acknowledged is on the disk.

@@ -15,6 +15,7 @@ pub struct VerifiedPeer {
     identity: SpiffeId,
     instance: Arc<str>,
     certificate_hash: Arc<str>,
+    not_after: i64,
 }
 
 /// The peer is not the one that was meant.
@@ -30,12 +31,18 @@ pub struct OtherPeer {
 impl VerifiedPeer {
     /// Asserts that the certificates of a finished handshake were verified and name this workload.
     /// `instance` is the subject's common name, `certificate_hash` the leaf's SHA-256 in
-    /// hexadecimal digits.
-    pub fn assertion(identity: SpiffeId, instance: &str, certificate_hash: &str) -> Self {
+    /// hexadecimal digits, `not_after` the end of its validity in seconds since the Unix epoch.
+    pub fn assertion(
+        identity: SpiffeId,
+        instance: &str,
+        certificate_hash: &str,
+        not_after: i64,
+    ) -> Self {
         Self {
             identity,
             instance: instance.into(),
             certificate_hash: certificate_hash.into(),
+            not_after,
         }
     }
 
@@ -52,6 +59,11 @@ impl VerifiedPeer {
     /// SHA-256 of its certificate, hexadecimal.
     pub fn certificate_hash(&self) -> &str {
         &self.certificate_hash
+    }
+
+    /// The end of its certificate, seconds since the Unix epoch.
+    pub fn not_after(&self) -> i64 {
+        self.not_after
     }
 
     /// Refuses everyone but `expected`.

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use weft_core::connections::ConnectionLimits;
 use weft_core::model::AppProtocol;
 use weft_core::name::{NameError, WorkloadName};
 use weft_core::terms::Defaults;
@@ -284,7 +285,8 @@ pub struct TimeoutConfig {
     #[serde(with = "units::duration")]
     pub client_head: Duration,
     /// How long a client without a certificate may stall in HTTP/1: with a body that the
-    /// application waits for, or by not reading its answer; `0s` is no limit.
+    /// application waits for, or by not reading its answer. How long a client of an HTTP/2
+    /// connection may read nothing while something waits to be written. `0s` is no limit.
     #[serde(with = "units::duration")]
     pub client_stall: Duration,
     /// How long an idle HTTP connection to the application, or out of the mesh, is kept for reuse.
@@ -303,6 +305,9 @@ pub struct TimeoutConfig {
     /// How long a TCP connection, or a stream of bytes, may be silent; `0s` is no limit.
     #[serde(with = "units::duration")]
     pub tcp_idle: Duration,
+    /// How long a connection lives on after the newest certificate that its peer has proved.
+    #[serde(with = "units::duration")]
+    pub expired_grace: Duration,
     /// For the control plane to acknowledge that the workload leaves.
     #[serde(with = "units::duration")]
     pub deregister: Duration,
@@ -339,6 +344,7 @@ impl Default for TimeoutConfig {
             peer_idle: terms.idle,
             peer_keepalive: Duration::from_secs(30),
             tcp_idle: Duration::from_secs(3600),
+            expired_grace: crate::tls::EXPIRED_GRACE,
             deregister: Duration::from_secs(5),
             drain: Duration::from_secs(30),
         }
@@ -351,6 +357,15 @@ impl Default for TimeoutConfig {
 pub struct LimitConfig {
     /// Accepted connections at a time, all workers and directions together.
     pub max_connections: usize,
+    /// Connections of `max_connections` that have not shown yet whose they are; at most a tenth.
+    /// The oldest is closed for a new one.
+    pub max_unidentified_connections: usize,
+    /// Connections of `max_connections` from outside the mesh.
+    pub max_plaintext_connections: usize,
+    /// Those from one source address; of IPv6, from one /64.
+    pub max_plaintext_connections_per_client: usize,
+    /// Connections of `max_connections` from peers with one identity.
+    pub max_connections_per_peer: usize,
     /// Accepted connections that wait in the kernel, per listener and worker.
     pub listen_backlog: u32,
     /// Idle HTTP/1.1 connections to the application kept for reuse, per port and worker. The one
@@ -377,16 +392,37 @@ pub struct LimitConfig {
     pub connection_window: ByteSize,
     /// Destinations remembered: services, workloads, and answers that there is none.
     pub max_destinations: usize,
+    /// Of them, names that nothing is known of; the one used least lately is forgotten for a new one.
+    pub max_unknown_destinations: usize,
     /// Series of metrics before new ones are counted under `other`.
     pub max_metric_series: usize,
     /// Access log lines that wait for the writer; more are dropped and counted.
     pub access_log_queue: usize,
+    /// Lines of the sidecar's own log that wait for the writer; more are dropped and counted.
+    pub log_queue: usize,
+}
+
+impl LimitConfig {
+    /// How many connections there may be, of each kind and client.
+    pub fn connections(&self) -> ConnectionLimits {
+        ConnectionLimits {
+            total: self.max_connections,
+            unidentified: self.max_unidentified_connections,
+            plaintext: self.max_plaintext_connections,
+            plaintext_per_client: self.max_plaintext_connections_per_client,
+            per_peer: self.max_connections_per_peer,
+        }
+    }
 }
 
 impl Default for LimitConfig {
     fn default() -> Self {
         Self {
             max_connections: 10_000,
+            max_unidentified_connections: 1_000,
+            max_plaintext_connections: 2_500,
+            max_plaintext_connections_per_client: 2_000,
+            max_connections_per_peer: 5_000,
             listen_backlog: 1024,
             max_idle_per_endpoint: 1024,
             max_application_connections: 4096,
@@ -399,8 +435,10 @@ impl Default for LimitConfig {
             stream_window: ByteSize::kib(256),
             connection_window: ByteSize::mib(64),
             max_destinations: 10_000,
+            max_unknown_destinations: 1_000,
             max_metric_series: 2_000,
             access_log_queue: 8_192,
+            log_queue: 4_096,
         }
     }
 }

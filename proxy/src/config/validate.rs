@@ -84,6 +84,7 @@ impl ProxyConfig {
         self.check_control_plane(&mut problems);
         self.check_sockets(&mut problems);
         self.check_timeouts(&mut problems);
+        self.check_counts(&mut problems);
         self.check_limits(&mut problems);
         self.check_application(&mut problems);
         self.check_telemetry(&mut problems);
@@ -227,10 +228,31 @@ impl ProxyConfig {
         }
     }
 
-    fn check_limits(&self, problems: &mut Problems) {
+    fn check_counts(&self, problems: &mut Problems) {
         let limits = &self.limits;
         let counts = [
             ("limits.max_connections", limits.max_connections),
+            (
+                "limits.max_unidentified_connections",
+                limits.max_unidentified_connections,
+            ),
+            (
+                "limits.max_plaintext_connections",
+                limits.max_plaintext_connections,
+            ),
+            (
+                "limits.max_plaintext_connections_per_client",
+                limits.max_plaintext_connections_per_client,
+            ),
+            (
+                "limits.max_connections_per_peer",
+                limits.max_connections_per_peer,
+            ),
+            (
+                "limits.max_unknown_destinations",
+                limits.max_unknown_destinations,
+            ),
+            ("limits.log_queue", limits.log_queue),
             ("limits.listen_backlog", limits.listen_backlog as usize),
             (
                 "limits.max_concurrent_streams",
@@ -245,6 +267,10 @@ impl ProxyConfig {
         for (field, found) in counts {
             problems.range(field, found, 1, 10_000_000);
         }
+    }
+
+    fn check_limits(&self, problems: &mut Problems) {
+        let limits = &self.limits;
         let sizes = [
             (
                 "limits.max_header_bytes",

@@ -233,7 +233,12 @@ pub(super) fn from_bytes(mut bytes: &[u8], holdings: &mut Holdings) -> Vec<Strin
                         holdings.subscribe(kind, &received.name);
                     }
                 }
-                let applied = holdings.handle_response(kind, response.received, Vec::new());
+                let applied = holdings.handle_response(
+                    kind,
+                    response.received,
+                    Vec::new(),
+                    crate::clock::now(),
+                );
                 rejected.extend(applied.rejected);
             }
             Err(error) => {

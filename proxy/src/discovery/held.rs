@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use weft_core::model::TrustBundle;
+use weft_core::time::Instant;
+use weft_core::unknown::{TooMany, UnknownNames};
 use weft_proto::resource::{Kind, Resource};
 
 use crate::mesh::World;
@@ -29,13 +31,21 @@ struct Held {
 }
 
 /// Everything held and everything asked for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Holdings {
     held: HashMap<(Kind, String), Held>,
     /// Names asked for: resource names, hostnames or addresses.
     subscribed: BTreeSet<(Kind, String)>,
     /// Names asked for that do not exist.
     absent: HashSet<(Kind, String)>,
+    /// Names of services and workloads asked for that lead nowhere so far.
+    unknown: UnknownNames<(Kind, String)>,
+}
+
+impl Default for Holdings {
+    fn default() -> Self {
+        Self::new(usize::MAX)
+    }
 }
 
 /// What became of a response.
@@ -48,6 +58,16 @@ pub(super) struct Applied {
 }
 
 impl Holdings {
+    /// Nothing yet; `unknown_max` bounds the names that lead nowhere.
+    pub(super) fn new(unknown_max: usize) -> Self {
+        Self {
+            held: HashMap::new(),
+            subscribed: BTreeSet::new(),
+            absent: HashSet::new(),
+            unknown: UnknownNames::new(unknown_max),
+        }
+    }
+
     /// Takes a response: good resources are taken even beside bad ones, a bad one leaves its
     /// predecessor in force.
     pub(super) fn handle_response(
@@ -55,14 +75,24 @@ impl Holdings {
         kind: Kind,
         received: Vec<Received>,
         removed: Vec<String>,
+        now: Instant,
     ) -> Applied {
         let mut applied = Applied::default();
         // Removals first: an alias that moved is removed from its old owner before it is given
         // to the new one.
         for name in removed {
             let key = (kind, name);
-            applied.changed |= self.held.remove(&key).is_some();
+            if let Some(held) = self.held.remove(&key) {
+                applied.changed = true;
+                let aliases = held.aliases.into_iter().map(|alias| (kind, alias));
+                for alias in aliases.filter(|alias| self.subscribed.contains(alias)) {
+                    self.unknown.handle_gone(alias, now);
+                }
+            }
             if self.subscribed.contains(&key) {
+                if demanded(kind) {
+                    self.unknown.handle_gone(key.clone(), now);
+                }
                 applied.changed |= self.absent.insert(key);
             }
         }
@@ -85,7 +115,9 @@ impl Holdings {
                 }
             };
             for name in received.aliases.iter().chain([&received.name]) {
-                self.absent.remove(&(kind, name.clone()));
+                let key = (kind, name.clone());
+                self.absent.remove(&key);
+                self.unknown.handle_known(&key);
             }
             applied.changed = true;
             self.held.insert(
@@ -105,6 +137,40 @@ impl Holdings {
         self.subscribed.insert((kind, name.to_owned()))
     }
 
+    /// Asks for a name that some connection waits for; `Ok(true)` when it was not asked for before.
+    ///
+    /// # Errors
+    ///
+    /// When too many new names were asked for in a short time.
+    pub(super) fn demand(&mut self, kind: Kind, name: &str, now: Instant) -> Result<bool, TooMany> {
+        let key = (kind, name.to_owned());
+        if self.subscribed.contains(&key) {
+            return Ok(false);
+        }
+        self.unknown.handle_asked(key.clone(), now)?;
+        Ok(self.subscribed.insert(key))
+    }
+
+    /// Whether more names lead nowhere than may be asked for.
+    pub(super) fn has_too_many_unknown(&self) -> bool {
+        self.unknown.is_over()
+    }
+
+    /// Forgets names that lead nowhere and are not used, or too many; those to unsubscribe from.
+    /// `used` says when a name that does not exist was last used.
+    pub(super) fn forget_unknown(
+        &mut self,
+        used: impl Fn(&str) -> Option<Instant>,
+        now: Instant,
+    ) -> Vec<(Kind, String)> {
+        let forgotten = self.unknown.poll_forgotten(|(_, name)| used(name), now);
+        for key in &forgotten {
+            self.absent.remove(key);
+            self.subscribed.remove(key);
+        }
+        forgotten
+    }
+
     /// Drops a resource that nobody uses, with every name it was asked for under; the names to
     /// unsubscribe from.
     pub(super) fn release(&mut self, kind: Kind, name: &str) -> Vec<String> {
@@ -115,6 +181,7 @@ impl Holdings {
         names.retain(|name| {
             let key = (kind, name.clone());
             self.absent.remove(&key);
+            self.unknown.handle_known(&key);
             self.subscribed.remove(&key)
         });
         names
@@ -194,12 +261,19 @@ impl Holdings {
     }
 }
 
+/// Whether resources of a kind are asked for because connections lead to them.
+fn demanded(kind: Kind) -> bool {
+    matches!(kind, Kind::Service | Kind::Workload)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::sync::Arc;
     use weft_core::model::Service;
     use weft_core::server::ServerPolicy;
+
+    const NOW: Instant = Instant::from_nanos(0);
 
     fn service(name: &str, address: &str) -> Received {
         let service = Service {
@@ -227,13 +301,14 @@ mod tests {
             Kind::Service,
             vec![service("shop/web", "240.0.0.1")],
             vec![],
+            NOW,
         );
         let bad = Received {
             resource: Err("ports.port: \"0\" is not\na port".to_owned()),
             ..service("shop/web", "240.0.0.1")
         };
         let good = service("shop/orders", "240.0.0.2");
-        let applied = holdings.handle_response(Kind::Service, vec![bad, good], vec![]);
+        let applied = holdings.handle_response(Kind::Service, vec![bad, good], vec![], NOW);
         assert_eq!(
             applied.rejected,
             ["shop/web: ports.port: \"0\" is not a port"]
@@ -249,7 +324,7 @@ mod tests {
         let removed = vec!["web.shop.mesh".to_owned()];
         assert!(
             holdings
-                .handle_response(Kind::Service, vec![], removed)
+                .handle_response(Kind::Service, vec![], removed, NOW)
                 .changed
         );
         assert!(holdings.world().absent.contains("web.shop.mesh"));
@@ -257,8 +332,37 @@ mod tests {
             Kind::Service,
             vec![service("shop/web", "240.0.0.1")],
             vec![],
+            NOW,
         );
         assert!(holdings.world().absent.is_empty());
+    }
+
+    #[test]
+    fn names_that_lead_nowhere_are_forgotten_and_others_stay() {
+        let mut holdings = Holdings::new(10);
+        let second = |second: u64| Instant::from_nanos(second * 1_000_000_000);
+        let ask = |holdings: &mut Holdings, name: &str| {
+            holdings.demand(Kind::Service, name, second(1)).unwrap()
+        };
+        assert!(ask(&mut holdings, "web.shop.mesh"));
+        assert!(!ask(&mut holdings, "web.shop.mesh"));
+        let web = vec![service("shop/web", "240.0.0.1")];
+        holdings.handle_response(Kind::Service, web, vec![], second(1));
+        for number in 0..11 {
+            ask(&mut holdings, &format!("x{number}.shop.mesh"));
+        }
+        let absent = vec!["x0.shop.mesh".to_owned()];
+        holdings.handle_response(Kind::Service, vec![], absent, second(1));
+        assert!(holdings.has_too_many_unknown() && holdings.asked() == 12);
+        assert_eq!(holdings.forget_unknown(|_| None, second(1)).len(), 2);
+        assert_eq!(holdings.forget_unknown(|_| None, second(100)).len(), 9);
+        assert_eq!(holdings.subscriptions(Kind::Service), ["web.shop.mesh"]);
+        assert!(holdings.world().absent.is_empty());
+        // One that was there and is gone is forgotten as well.
+        let gone = ["shop/web", "web.shop.mesh"].map(str::to_owned).into();
+        holdings.handle_response(Kind::Service, vec![], gone, second(100));
+        assert_eq!(holdings.forget_unknown(|_| None, second(200)).len(), 1);
+        assert_eq!(holdings.asked(), 0);
     }
 
     #[test]
@@ -271,6 +375,7 @@ mod tests {
             Kind::Service,
             vec![service("shop/web", "240.0.0.1")],
             vec![],
+            NOW,
         );
         let mut names = holdings.release(Kind::Service, "shop/web");
         names.sort();
@@ -298,7 +403,7 @@ mod tests {
             holdings.subscribe(Kind::ServerPolicy, name);
         }
         let removed = vec!["shop/more".to_owned()];
-        holdings.handle_response(Kind::ServerPolicy, vec![received], removed);
+        holdings.handle_response(Kind::ServerPolicy, vec![received], removed, NOW);
         let world = holdings.world();
         assert!(world.absent.is_empty() && world.server_absent.contains("shop/more"));
 

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use weft_proto::resource::Kind;
 
+use crate::config::LimitConfig;
 use crate::control_plane::{self, ConnectError, Trusting};
 use crate::identity::{Identity, IdentityError, Manager};
 use crate::mesh::{Demand, Mesh};
@@ -88,10 +89,13 @@ impl Client {
         identity: Arc<Manager>,
         state: StateDir,
         demanded: mpsc::Receiver<Demand>,
-        destinations_max: usize,
+        limits: &LimitConfig,
         metrics: Metrics,
     ) -> Self {
-        let mut holdings = Holdings::default();
+        let destinations_max = limits.max_destinations;
+        // What is known always has the larger part.
+        let unknown_max = limits.max_unknown_destinations.min(destinations_max / 2);
+        let mut holdings = Holdings::new(unknown_max);
         holdings.subscribe(Kind::Namespace, mesh.namespace());
         for service in mesh.services() {
             holdings.subscribe(Kind::ServerPolicy, &service.to_string());
@@ -153,7 +157,9 @@ impl Client {
             tokio::select! {
                 () = &mut waiting => return,
                 Some(demand) = self.demanded.recv() => {
-                    self.holdings.subscribe(demand.kind, &demand.name);
+                    if self.want(&demand) && self.holdings.has_too_many_unknown() {
+                        self.forget_unknown();
+                    }
                 }
             }
         }
@@ -194,9 +200,12 @@ impl Client {
     fn take(&mut self, response: grpc::Response) -> held::Applied {
         let kind = response.kind;
         let received = response.received.len();
-        let applied = self
-            .holdings
-            .handle_response(kind, response.received, response.removed);
+        let applied = self.holdings.handle_response(
+            kind,
+            response.received,
+            response.removed,
+            crate::clock::now(),
+        );
         let totals = self.metrics.totals();
         let rejected = applied.rejected.len();
         totals.discovery_rejected.add(rejected as u64);
@@ -219,42 +228,74 @@ impl Client {
     }
 
     async fn ask(&mut self, first: Demand, stream: &mut grpc::Stream) -> Result<(), StreamEnd> {
-        if self.holdings.asked() >= self.destinations_max {
-            let limit = self.destinations_max;
-            tracing::warn!(
-                limit,
-                name = first.name,
-                "limits.max_destinations reached: not asked for"
-            );
-            return Ok(());
-        }
         let mut wanted: Vec<Demand> = vec![first];
         while let Ok(more) = self.demanded.try_recv() {
             wanted.push(more);
         }
+        wanted.retain(|demand| self.want(demand));
+        let unwanted = match self.holdings.has_too_many_unknown() {
+            true => self.forget_unknown(),
+            false => Vec::new(),
+        };
         for kind in Kind::ALL {
-            let of_kind = wanted.iter().filter(|demand| demand.kind == kind);
-            let names: Vec<String> = of_kind
-                .filter(|demand| self.holdings.subscribe(kind, &demand.name))
-                .map(|demand| demand.name.clone())
-                .collect();
-            if !names.is_empty() {
-                stream.subscribe(kind, names, Vec::new()).await?;
+            let wanted = wanted.iter().filter(|demand| demand.kind == kind);
+            let wanted: Vec<String> = wanted.map(|demand| demand.name.clone()).collect();
+            let unwanted = unwanted.iter().filter(|(of, _)| *of == kind);
+            let unwanted: Vec<String> = unwanted.map(|(_, name)| name.clone()).collect();
+            if !wanted.is_empty() || !unwanted.is_empty() {
+                stream.subscribe(kind, wanted, unwanted).await?;
             }
         }
         Ok(())
     }
 
+    /// Takes note of a name that some connection waits for; whether it has to be asked for.
+    fn want(&mut self, demand: &Demand) -> bool {
+        if self.holdings.asked() >= self.destinations_max {
+            let limit = self.destinations_max;
+            tracing::warn!(
+                limit,
+                name = demand.name,
+                "limits.max_destinations reached: not asked for"
+            );
+            return false;
+        }
+        let now = crate::clock::now();
+        match self.holdings.demand(demand.kind, &demand.name, now) {
+            Ok(new) => new,
+            Err(error) => {
+                tracing::debug!(%error, name = demand.name, "not asked for");
+                false
+            }
+        }
+    }
+
+    /// Forgets names that lead nowhere, where nobody uses them or there are too many; those to
+    /// unsubscribe from.
+    fn forget_unknown(&mut self) -> Vec<(Kind, String)> {
+        let mesh = &self.mesh;
+        let used = |name: &str| mesh.absent_used(name);
+        self.holdings.forget_unknown(used, crate::clock::now())
+    }
+
     async fn drop_unused(&mut self, stream: &mut grpc::Stream) -> Result<(), StreamEnd> {
         let unused = self.mesh.unused_since(UNUSED_AFTER);
-        if unused.is_empty() {
+        let unknown = self.forget_unknown();
+        if unused.is_empty() && unknown.is_empty() {
             return Ok(());
         }
         for Demand { kind, name } in unused {
             let names = self.holdings.release(kind, &name);
             stream.subscribe(kind, Vec::new(), names).await?;
+            self.unsaved = true;
         }
-        self.unsaved = true;
+        for kind in Kind::ALL {
+            let names = unknown.iter().filter(|(of, _)| *of == kind);
+            let names: Vec<String> = names.map(|(_, name)| name.clone()).collect();
+            if !names.is_empty() {
+                stream.subscribe(kind, Vec::new(), names).await?;
+            }
+        }
         self.mesh.publish(self.holdings.world());
         Ok(())
     }
@@ -264,9 +305,7 @@ impl Client {
         if !self.unsaved {
             return;
         }
-        match self.state.write(FILE, &grpc::to_bytes(&self.holdings)) {
-            Ok(()) => self.unsaved = false,
-            Err(error) => tracing::error!(%error, "snapshot not saved"),
-        }
+        self.state.write_soon(FILE, grpc::to_bytes(&self.holdings));
+        self.unsaved = false;
     }
 }

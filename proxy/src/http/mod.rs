@@ -4,6 +4,7 @@ mod body;
 pub mod h1;
 mod incoming;
 mod kept;
+mod open;
 mod paced;
 mod relayed;
 mod upgrade;
@@ -17,7 +18,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use futures_util::future::Either;
+use futures_util::stream::FuturesUnordered;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
 use hyper::rt::Executor;
@@ -29,7 +32,10 @@ use weft_core::reason::Reason;
 use weft_core::resets::ResetPolicy;
 
 use crate::config::ProxyConfig;
-use crate::drain::Drain;
+use crate::connections::Patience;
+use crate::drain::Ends;
+pub(crate) use open::FIRST_REQUEST_WAIT;
+use open::OpenRequests;
 
 pub use body::{BodyGuard, ProxyBody, Relayed};
 use h1::Refusal;
@@ -49,6 +55,9 @@ const SEND_BUFFER_BYTES: usize = 256 * 1024;
 /// [`weft_core::resets`]: that is reached first, and does not end the connection of a peer, which
 /// many callers share.
 const RESETS_MAX: usize = 16 * 1024;
+/// The client connection preface and the head of the SETTINGS frame that has to follow (RFC 9113
+/// section 3.4).
+const HTTP2_FIRST_BYTES: usize = 24 + 9;
 /// How long the answer to a probe may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -194,12 +203,33 @@ fn ping(config: &ProxyConfig) -> Option<Duration> {
     (interval > Duration::ZERO).then_some(interval)
 }
 
-/// Serves a client's connection in HTTP/2 to its end. When the sidecar leaves, the connection is
-/// told to come to one, and cut when the time for that is over.
+/// What brings a connection to its end from outside of it.
+enum End {
+    /// The client is told that it comes to an end.
+    Told,
+    /// It is over.
+    Cut,
+}
+
+/// What bounds a client's connection in HTTP/2 below HTTP. The client has to send its preface and a
+/// frame's head in the time of a handshake, and to read something while there is something to
+/// read: one whose stream stalls still reads its connection. HTTP/1 has timeouts of its own.
+pub(crate) fn patience(config: &ProxyConfig, http2: bool) -> Patience {
+    match http2 {
+        true => Patience {
+            first: Some((HTTP2_FIRST_BYTES, config.timeouts.handshake)),
+            write: config.timeouts.client_stall,
+        },
+        false => Patience::ENDLESS,
+    }
+}
+
+/// Serves a client's connection in HTTP/2 to its end. When it has to come to one, the client is
+/// told, and cut when the time for that is over.
 pub(crate) async fn serve_http2<IO, H, F, R, G>(
     io: IO,
     client: &Client,
-    (config, drain): (&ProxyConfig, &Drain),
+    (config, ends): (&ProxyConfig, &Ends<'_>),
     handle: H,
     refuse: R,
 ) where
@@ -211,10 +241,11 @@ pub(crate) async fn serve_http2<IO, H, F, R, G>(
 {
     let limit = config.limits.max_header_bytes.bytes();
     let pace = Pace::new(client.resets());
+    let open = OpenRequests::new();
     let io = TokioIo::new(Paced::new(io, Rc::clone(&pace)));
-    let of_requests = Rc::clone(&pace);
+    let (of_requests, of_service) = (Rc::clone(&pace), Rc::clone(&open));
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-        let pace = Rc::clone(&of_requests);
+        let (pace, held) = (Rc::clone(&of_requests), of_service.begin());
         let target = request.uri().path_and_query();
         let target = target.map_or(0, |target| target.as_str().len());
         let answer = if weight(request.headers()) + target > limit {
@@ -226,19 +257,30 @@ pub(crate) async fn serve_http2<IO, H, F, R, G>(
             let unanswered = pace.begin().await;
             let response = answer.await;
             unanswered.answered();
-            Ok::<_, Infallible>(response)
+            Ok::<_, Infallible>(response.map(|body| held.until_end(body)))
         }
     });
+    // Looked at only when something of it happens, not with every byte of the connection.
+    let mut watch = FuturesUnordered::from_iter([async {
+        tokio::select! {
+            () = open.leave(ends) => End::Told,
+            () = open.idle_for(config.timeouts.client_idle) => End::Told,
+            () = ends.cut() => End::Cut,
+        }
+    }]);
     let connection = http2_server(config, client).serve_connection(io, service);
     let mut connection = pin!(connection);
     let result = tokio::select! {
         result = pace.in_turns(connection.as_mut()) => result,
-        () = drain.leaving() => {
-            connection.as_mut().graceful_shutdown();
-            tokio::select! {
-                result = pace.in_turns(connection.as_mut()) => result,
-                () = drain.cut() => Ok(()),
+        Some(end) = watch.next() => match end {
+            End::Told => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    result = pace.in_turns(connection.as_mut()) => result,
+                    () = ends.cut() => Ok(()),
+                }
             }
+            End::Cut => Ok(()),
         }
     };
     pace.end();

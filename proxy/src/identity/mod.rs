@@ -3,7 +3,7 @@
 mod saved;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -14,6 +14,7 @@ use weft_proto::identity::identity_client::IdentityClient;
 use weft_proto::identity::sign_request::Credential;
 use weft_proto::identity::{CurrentCertificate, SignRequest, SignResponse};
 
+use crate::clock::unix_now;
 use crate::control_plane::{self, ConnectError, Trusting};
 use crate::state::{StateDir, StateError};
 use crate::telemetry::metrics::Metrics;
@@ -88,14 +89,6 @@ impl Identity {
     }
 }
 
-/// Seconds since the Unix epoch.
-pub fn unix_now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| {
-        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-    })
-}
-
 /// Gets certificates, keeps them fresh, and puts them and the trust bundle in force.
 #[derive(Debug)]
 pub struct Manager {
@@ -161,7 +154,7 @@ impl Manager {
         for (credential, trusting) in self.credentials(held.as_ref())? {
             match self.sign_with(credential, trusting, held.as_ref()).await {
                 Ok(identity) => {
-                    Saved::from(&identity).write(&self.state)?;
+                    Saved::from(&identity).write(&self.state).await?;
                     return self.put_in_force(identity);
                 }
                 Err(error) => last = error,
@@ -208,7 +201,9 @@ impl Manager {
             return Ok(());
         }
         identity.bundle = bundle;
-        Saved::from(&identity).write(&self.state)?;
+        // A revocation does not wait for the disk. Where it is lost there, it comes again with the
+        // next connection to the control plane.
+        Saved::from(&identity).write_soon(&self.state)?;
         self.put_in_force(identity)
     }
 

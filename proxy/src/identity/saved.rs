@@ -47,10 +47,19 @@ impl Saved {
         }
     }
 
-    pub(super) fn write(&self, state: &StateDir) -> Result<(), IdentityError> {
-        let content = serde_json::to_vec(self)
-            .map_err(|error| IdentityError::Answer(format!("{FILE}: {error}")))?;
-        Ok(state.write(FILE, &content)?)
+    /// Writes it; durable when this is over.
+    pub(super) async fn write(&self, state: &StateDir) -> Result<(), IdentityError> {
+        Ok(state.write(FILE, self.content()?).await?)
+    }
+
+    /// Writes it soon.
+    pub(super) fn write_soon(&self, state: &StateDir) -> Result<(), IdentityError> {
+        state.write_soon(FILE, self.content()?);
+        Ok(())
+    }
+
+    fn content(&self) -> Result<Vec<u8>, IdentityError> {
+        serde_json::to_vec(self).map_err(|error| IdentityError::Answer(format!("{FILE}: {error}")))
     }
 
     pub(super) fn into_identity(self) -> Result<Identity, IdentityError> {

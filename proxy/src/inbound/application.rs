@@ -15,9 +15,10 @@ use weft_core::model::AppProtocol;
 use weft_core::reason::Reason;
 use weft_core::retry::is_idempotent;
 
+use crate::connections::keep_alive;
 use crate::http::h1::OnContinue;
 use crate::http::{ExchangeError, Incoming, Kept, ProxyBody, describe};
-use crate::pool::{ApplicationDial, ApplicationPeer, DialError, Slot, keep_alive};
+use crate::pool::{ApplicationDial, ApplicationPeer, DialError, Slot};
 use crate::worker::Shared;
 
 /// Bytes of a request's body in HTTP/2 that are kept until its answer begins, to ask again where the

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::time::sleep;
 use weft_core::model::AppProtocol;
 use weft_core::opaque::speaks_http;
 use weft_core::peer::VerifiedPeer;
@@ -17,7 +18,9 @@ use weft_core::protocol::Verdict;
 use weft_core::reason::Reason;
 
 use super::{Application, Caller, Socket, dial, http, key};
+use crate::drain::{Ends, Side};
 use crate::first::{First, client_first, first_of, guarded, sniff, suspicion};
+use crate::http::FIRST_REQUEST_WAIT;
 use crate::relay::{Ended, relay};
 use crate::telemetry::metrics::Wire;
 use crate::tls::Replayed;
@@ -136,9 +139,16 @@ where
 {
     let shared = &worker.shared;
     let limit = no_limit(shared.config.timeouts.client_idle);
+    // A client that has come before it could know may still ask once.
+    let left = async {
+        Ends::new(&shared.drain, Side::Inbound, None)
+            .leaving()
+            .await;
+        sleep(FIRST_REQUEST_WAIT).await;
+    };
     let said = tokio::select! {
         said = client_first(client, limit) => said?.ok_or(Unspoken::Gone)?,
-        () = shared.drain.leaving() => return Err(Unspoken::Gone),
+        () = left => return Err(Unspoken::Gone),
     };
     Ok(Greeting {
         said,

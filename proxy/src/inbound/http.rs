@@ -15,8 +15,10 @@ use weft_core::reason::Reason;
 use super::application::Asked;
 use super::request::Answer;
 use super::{Application, Caller, Socket, dial, key, request};
+use crate::connections::Guarded;
+use crate::drain::{Ends, Side};
 use crate::http::h1::{OnContinue, Refusal, Settings, serve as serve_http1};
-use crate::http::{Client, Incoming, ProxyBody, describe, serve_http2};
+use crate::http::{Client, Incoming, ProxyBody, describe, patience, serve_http2};
 use crate::mesh::ServerSlot;
 use crate::outbound::SingleExchange;
 use crate::telemetry::metrics::HttpStats;
@@ -46,6 +48,8 @@ pub(super) async fn serve<IO>(
     IO: AsyncRead + AsyncWrite + Unpin + Send + Socket + 'static,
 {
     let shared = Arc::clone(&worker.shared);
+    let signal = io.signal();
+    let io = Guarded::patient(io, patience(&shared.config, http2));
     let key = key(&application, caller.as_ref().map(|caller| &caller.peer));
     let conversation = Rc::new(Conversation {
         worker: Rc::clone(worker),
@@ -55,7 +59,8 @@ pub(super) async fn serve<IO>(
         application,
         caller,
     });
-    let (config, drain) = (&shared.config, &shared.drain);
+    let config = &shared.config;
+    let ends = Ends::new(&shared.drain, Side::Inbound, signal.as_deref());
     if http2 {
         let client = match &conversation.caller {
             Some(_) => Client::Peer,
@@ -67,13 +72,14 @@ pub(super) async fn serve<IO>(
             let conversation = Rc::clone(&conversation);
             async move { conversation.handle(request).await }
         };
-        serve_http2(io, &client, (config, drain), handle, refuse).await;
+        // On the heap: a connection in HTTP/1 needs no room for it.
+        Box::pin(serve_http2(io, &client, (config, &ends), handle, refuse)).await;
     } else {
         let settings = Settings::of(config, conversation.caller.is_none());
         let handle = |request| conversation.handle(request);
         let refuse = |refusal: Refusal| request::refuse(&conversation, &refusal);
-        let broken = |io: &IO| reset(io.socket());
-        serve_http1(io, settings, drain, (handle, refuse), broken).await;
+        let broken = |io: &Guarded<IO>| reset(io.get_ref().socket());
+        serve_http1(io, settings, &ends, (handle, refuse), broken).await;
     }
 }
 

@@ -13,14 +13,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use weft_core::peer::VerifiedPeer;
 use weft_core::reason::Reason;
 
 use crate::config::MtlsMode;
+use crate::connections::{Guarded, Permit};
 use crate::first::client_first;
 use crate::telemetry::metrics::{Direction, HttpKey, Wire};
-use crate::tls::{Material, OpenError, Opened, Replayed, open};
+use crate::tls::{Material, OpenError, Opened, Replayed, Signal, open};
 use crate::worker::{Worker, is_direct, redirected, reset};
 
 use carry::{Greeting, Takes, Unspoken, carry, greet};
@@ -28,7 +30,7 @@ use carry::{Greeting, Takes, Unspoken, carry, greet};
 pub use application::{Application, Applications, dial};
 
 /// A connection that interception redirected here: from another sidecar, or from outside.
-pub async fn captured(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr) {
+pub async fn captured(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr, permit: Permit) {
     let Some(destination) = redirected(&stream, client) else {
         return;
     };
@@ -40,13 +42,18 @@ pub async fn captured(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr
         return reset(&stream);
     }
     if worker.shared.config.mtls == MtlsMode::Strict {
-        return mesh(worker, stream, client, application).await;
+        return mesh(worker, stream, client, application, permit).await;
     }
     let Some(material) = material(worker, &stream, client) else {
         return;
     };
     let takes = Takes::of(worker, &application).await;
-    let Some((stream, greeting)) = greeted(worker, stream, &application, takes).await else {
+    let evicted = permit.evicted();
+    let greeted = tokio::select! {
+        greeted = greeted(worker, stream, &application, takes) => greeted,
+        () = evicted.notified() => return,
+    };
+    let Some((stream, greeting)) = greeted else {
         return;
     };
     let (greeting, first) = (
@@ -60,6 +67,7 @@ pub async fn captured(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr
         greeting: Some(greeting),
         material,
         client,
+        permit,
     };
     serve(worker, stream, first, application, known).await;
 }
@@ -70,12 +78,18 @@ pub async fn mesh(
     mut stream: TcpStream,
     client: SocketAddr,
     application: Application,
+    permit: Permit,
 ) {
     let Some(material) = material(worker, &stream, client) else {
         return;
     };
     let limit = worker.shared.config.timeouts.handshake;
-    let first = match client_first(&mut stream, limit).await {
+    let evicted = permit.evicted();
+    let first = tokio::select! {
+        first = client_first(&mut stream, limit) => first,
+        () = evicted.notified() => return,
+    };
+    let first = match first {
         Ok(Some(first)) if !first.is_empty() => first,
         Ok(Some(_ended)) => return,
         Ok(None) => return handshake_failed(worker, client, &OpenError::Timeout(limit)),
@@ -85,16 +99,23 @@ pub async fn mesh(
         greeting: None,
         material,
         client,
+        permit,
     };
     serve(worker, stream, first, application, known).await;
 }
 
 /// A connection to a port that was published on the host: from outside the mesh.
-pub async fn publish(worker: &Rc<Worker>, stream: TcpStream, application: Application) {
+pub async fn publish(
+    worker: &Rc<Worker>,
+    stream: TcpStream,
+    application: Application,
+    permit: Permit,
+) {
     let metrics = &worker.shared.metrics;
     metrics.connection(Direction::Inbound, Wire::Plaintext);
     let takes = Takes::of(worker, &application).await;
     if let Some((stream, greeting)) = greeted(worker, stream, &application, takes).await {
+        let stream = Guarded::accepted(stream, permit, None);
         carry(worker, stream, application, None, greeting).await;
     }
 }
@@ -105,6 +126,7 @@ struct Known {
     greeting: Option<Greeting>,
     material: Arc<Material>,
     client: SocketAddr,
+    permit: Permit,
 }
 
 async fn serve(
@@ -112,53 +134,94 @@ async fn serve(
     stream: TcpStream,
     first: Bytes,
     application: Application,
-    known: Known,
+    mut known: Known,
 ) {
-    let Known {
-        greeting,
-        material,
-        client,
-    } = known;
     let shared = &worker.shared;
+    let evicted = known.permit.evicted();
     let handshake = shared.config.timeouts.handshake;
-    let from_mesh = |peer| {
-        shared.metrics.connection(Direction::Inbound, Wire::Mtls);
-        Some(Caller::new(&material, peer))
+    let opened = tokio::select! {
+        opened = open(stream, first, &known.material, handshake) => opened,
+        () = evicted.notified() => return,
     };
-    match open(stream, first, &material, handshake).await {
+    match opened {
         Ok(Opened::MeshH2(stream, peer)) => {
-            http::serve(worker, stream, application, from_mesh(peer), true).await;
+            if let Some((stream, caller)) = admit(worker, stream, peer, known) {
+                http::serve(worker, stream, application, Some(caller), true).await;
+            }
         }
         Ok(Opened::MeshH1(stream, peer)) => {
-            http::serve(worker, stream, application, from_mesh(peer), false).await;
+            if let Some((stream, caller)) = admit(worker, stream, peer, known) {
+                http::serve(worker, stream, application, Some(caller), false).await;
+            }
         }
-        Ok(Opened::MeshTcp(mut stream, peer)) => {
-            let caller = from_mesh(peer);
-            let takes = Takes::of(worker, &application).await;
-            // The caller's own sidecar has waited for its client: what comes first is there.
-            let pause = Duration::ZERO;
-            let begun = greet(worker, &mut stream, &application, takes, pause).await;
-            match begun {
-                Ok(greeting) => carry(worker, stream, application, caller, greeting).await,
-                Err(Unspoken::Gone) => {}
-                Err(Unspoken::Refused(reason, detail)) => {
-                    carry::refuse(worker, &application, caller.as_ref(), reason, &detail);
-                    reset(stream.socket());
-                }
+        Ok(Opened::MeshTcp(stream, peer)) => {
+            if let Some((stream, caller)) = admit(worker, stream, peer, known) {
+                Box::pin(bytes_of(worker, stream, caller, application)).await;
             }
         }
         Ok(Opened::Outside(stream)) => {
             let (said, stream) = stream.into_parts();
-            let Some(greeting) = greeting else {
-                refuse(worker, client, Reason::PlaintextRefused);
+            let Some(greeting) = known.greeting else {
+                refuse(worker, known.client, Reason::PlaintextRefused);
                 return reset(&stream);
             };
+            if !known.permit.identify(None) {
+                return reset(&stream);
+            }
             let metrics = &shared.metrics;
             metrics.connection(Direction::Inbound, Wire::Plaintext);
             let greeting = Greeting { said, ..greeting };
+            let stream = Guarded::accepted(stream, known.permit, None);
             carry(worker, stream, application, None, greeting).await;
         }
-        Err(error) => handshake_failed(worker, client, &error),
+        Err(error) => handshake_failed(worker, known.client, &error),
+    }
+}
+
+/// A peer that has proved its identity: its connection counts under that, and stands as long as
+/// something vouches for it. `None` where it was refused.
+fn admit<S: Socket>(
+    worker: &Worker,
+    stream: S,
+    peer: VerifiedPeer,
+    known: Known,
+) -> Option<(Guarded<S>, Caller)> {
+    let Known {
+        material,
+        client,
+        mut permit,
+        greeting: _,
+    } = known;
+    if !permit.identify(Some(peer.identity().as_str())) {
+        reset(stream.socket());
+        return None;
+    }
+    let standing = match material.join(&peer, None) {
+        Ok(standing) => standing,
+        Err(error) => {
+            handshake_failed(worker, client, &OpenError::Peer(error));
+            return None;
+        }
+    };
+    let metrics = &worker.shared.metrics;
+    metrics.connection(Direction::Inbound, Wire::Mtls);
+    let stream = Guarded::accepted(stream, permit, Some(standing));
+    Some((stream, Caller::new(&material, peer)))
+}
+
+/// Opaque bytes of a peer. Its own sidecar has waited for its client: what comes first is there.
+async fn bytes_of<IO>(worker: &Rc<Worker>, mut stream: IO, caller: Caller, application: Application)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + Socket + 'static,
+{
+    let takes = Takes::of(worker, &application).await;
+    match greet(worker, &mut stream, &application, takes, Duration::ZERO).await {
+        Ok(greeting) => carry(worker, stream, application, Some(caller), greeting).await,
+        Err(Unspoken::Gone) => {}
+        Err(Unspoken::Refused(reason, detail)) => {
+            carry::refuse(worker, &application, Some(&caller), reason, &detail);
+            reset(stream.socket());
+        }
     }
 }
 
@@ -206,6 +269,21 @@ fn handshake_failed(worker: &Worker, client: SocketAddr, error: &OpenError) {
 trait Socket {
     /// The socket under it.
     fn socket(&self) -> &TcpStream;
+
+    /// What ends it, where it is one to an authenticated peer.
+    fn signal(&self) -> Option<Arc<Signal>> {
+        None
+    }
+}
+
+impl<S: Socket> Socket for Guarded<S> {
+    fn socket(&self) -> &TcpStream {
+        self.get_ref().socket()
+    }
+
+    fn signal(&self) -> Option<Arc<Signal>> {
+        Self::signal(self).or_else(|| self.get_ref().signal())
+    }
 }
 
 impl Socket for TcpStream {
@@ -217,6 +295,10 @@ impl Socket for TcpStream {
 impl<IO: Socket> Socket for Replayed<IO> {
     fn socket(&self) -> &TcpStream {
         self.get_ref().socket()
+    }
+
+    fn signal(&self) -> Option<Arc<Signal>> {
+        self.get_ref().signal()
     }
 }
 

@@ -13,7 +13,7 @@ mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +28,7 @@ use weft_core::rate::lease::{Grant, Report};
 use weft_core::reason::Reason;
 use weft_core::route::{Route, in_force};
 use weft_core::server::ServerPolicy;
+use weft_core::time::Instant;
 use weft_proto::resource::Kind;
 
 pub use concurrency::{Concurrency, UnderWay};
@@ -249,14 +250,16 @@ impl Mesh {
         snapshot.own_routes = Arc::new(own_routes);
         let own_routes = Arc::clone(&snapshot.own_routes);
         for name in world.absent {
-            snapshot.aliases.insert(name, None);
+            let used = old.absent.get(&name).map(Arc::clone);
+            let used = used.unwrap_or_else(|| Arc::new(AtomicU64::new(now.as_nanos())));
+            snapshot.absent.insert(name, used);
         }
         for (service, aliases) in world.services {
             let previous = old.services.get(&service.name).map(|view| &**view);
             let name = service.name.clone();
             for alias in aliases {
                 let target = Target::Service(name.clone());
-                snapshot.aliases.insert(alias, Some(target));
+                snapshot.aliases.insert(alias, target);
             }
             let own_routes = own_routes.get(&name).map(Vec::as_slice);
             let view = self.view(service, own_routes, previous, &mut live, &mut next);
@@ -267,7 +270,7 @@ impl Mesh {
             let name = workload.name.clone();
             for alias in aliases {
                 let target = Target::Workload(name.clone());
-                snapshot.aliases.insert(alias, Some(target));
+                snapshot.aliases.insert(alias, target);
             }
             if let Some(service) = as_service(workload) {
                 let view = self.view(service, None, previous, &mut live, &mut next);
@@ -489,6 +492,13 @@ impl Mesh {
         self.demand
             .try_send(demand)
             .map_err(|_full| Reason::DiscoveryUnavailable)
+    }
+
+    /// When a name that does not exist was last asked for; `None` where it is not known to be absent.
+    pub fn absent_used(&self, name: &str) -> Option<Instant> {
+        let snapshot = self.snapshot.load();
+        let used = snapshot.absent.get(name)?;
+        Some(Instant::from_nanos(used.load(Ordering::Relaxed)))
     }
 
     /// Names of services and workloads that nobody has used for `idle`, and that no connection has.

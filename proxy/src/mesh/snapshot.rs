@@ -46,9 +46,10 @@ pub struct Snapshot {
     pub services: HashMap<ServiceName, Arc<ServiceView>>,
     /// The workloads held, for being dialled by their own address.
     pub workloads: HashMap<WorkloadName, Arc<ServiceView>>,
-    /// What hostnames and addresses stand for; `None` where the control plane said that there is
-    /// nothing.
-    pub(super) aliases: HashMap<String, Option<Target>>,
+    /// What hostnames and addresses stand for.
+    pub(super) aliases: HashMap<String, Target>,
+    /// Names that the control plane said do not exist, with the time of their last use.
+    pub(super) absent: HashMap<String, Arc<AtomicU64>>,
     /// Routes of this sidecar's namespace.
     pub(super) own_routes: Arc<BTreeMap<ServiceName, Vec<Arc<Route>>>>,
 }
@@ -96,10 +97,14 @@ impl Snapshot {
         {
             return Some(Some(Arc::clone(view)));
         }
-        match self.aliases.get(name)? {
-            None => Some(None),
+        match self.aliases.get(name) {
             Some(Target::Service(name)) => Some(self.services.get(name).cloned()),
             Some(Target::Workload(name)) => Some(self.workloads.get(name).cloned()),
+            None => {
+                let used = self.absent.get(name)?;
+                used.store(crate::clock::now().as_nanos(), Ordering::Relaxed);
+                Some(None)
+            }
         }
     }
 }

@@ -1,22 +1,28 @@
 //! Connections of the application that carry requests to a service.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::HOST;
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Uri, Version};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use weft_core::headers::{WEFT_APP_PROTOCOL, remove_untrusted};
 use weft_core::hops::{HOPS_MAX, Hops};
 use weft_core::reason::Reason;
 
 use super::failed::Failed;
 use super::request;
+use crate::config::ProxyConfig;
+use crate::connections::{Guarded, Permit};
+use crate::drain::{Ends, Side};
 use crate::http::h1::{Refusal, Settings, serve as serve_http1};
-use crate::http::{Client, serve_http2};
+use crate::http::{Client, patience, serve_http2};
 use crate::mesh::PortView;
 use crate::tls::Replayed;
 use crate::worker::{Worker, reset};
@@ -36,10 +42,12 @@ pub(super) async fn serve(
     mut stream: Replayed<TcpStream>,
     port: Arc<PortView>,
     http2: Option<bool>,
+    permit: Permit,
 ) {
+    let shared = Arc::clone(&worker.shared);
     let http2 = match http2 {
         Some(known) => known,
-        None => match stream.read_preface().await {
+        None => match first_bytes(&mut stream, &shared.config).await {
             Ok(http2) => http2,
             Err(error) => {
                 tracing::debug!(%error, "the client went away before it said anything");
@@ -47,14 +55,16 @@ pub(super) async fn serve(
             }
         },
     };
-    let shared = Arc::clone(&worker.shared);
+    let stream = Guarded::accepted(stream, permit, None);
+    let stream = Guarded::patient(stream, patience(&shared.config, http2));
     let conversation = Rc::new(Conversation {
         worker: Rc::clone(worker),
         port: RefCell::new(port),
         generation: Cell::new(shared.mesh.generation()),
         authority: RefCell::new(None),
     });
-    let (config, drain) = (&shared.config, &shared.drain);
+    let config = &shared.config;
+    let ends = Ends::new(&shared.drain, Side::Outbound, None);
     if http2 {
         let refusing = Rc::clone(&conversation);
         let refuse = move |refusal: Refusal| request::refuse(&refusing, &refusal);
@@ -63,14 +73,35 @@ pub(super) async fn serve(
             async move { request::exchange(&conversation, request).await }
         };
         let client = Client::Program(Rc::clone(&worker.resets));
-        serve_http2(stream, &client, (config, drain), handle, refuse).await;
+        // On the heap: a connection in HTTP/1 needs no room for it.
+        Box::pin(serve_http2(
+            stream,
+            &client,
+            (config, &ends),
+            handle,
+            refuse,
+        ))
+        .await;
     } else {
         // How slow the application may be is its own to say.
         let settings = Settings::of(config, false);
         let handle = |request| request::exchange(&conversation, request);
         let refuse = |refusal: Refusal| request::refuse(&conversation, &refusal);
-        let broken = |stream: &Replayed<TcpStream>| reset(stream.get_ref());
-        serve_http1(stream, settings, drain, (handle, refuse), broken).await;
+        let broken = |stream: &Guarded<Guarded<Replayed<TcpStream>>>| {
+            reset(stream.get_ref().get_ref().get_ref());
+        };
+        serve_http1(stream, settings, &ends, (handle, refuse), broken).await;
+    }
+}
+
+/// Whether the client speaks HTTP/2. One that says nothing is idle from the start.
+async fn first_bytes(stream: &mut Replayed<TcpStream>, config: &ProxyConfig) -> io::Result<bool> {
+    let reading = stream.read_preface();
+    match config.timeouts.client_idle {
+        Duration::ZERO => reading.await,
+        limit => timeout(limit, reading)
+            .await
+            .unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into())),
     }
 }
 

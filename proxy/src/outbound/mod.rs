@@ -11,6 +11,7 @@ mod hedge;
 mod http;
 mod outside;
 mod patience;
+mod prove;
 mod request;
 mod route;
 mod upgrade;
@@ -33,6 +34,7 @@ use weft_core::reason::Reason;
 use weft_core::retry::Failure;
 use weft_core::route::RouteTable;
 
+use crate::connections::Permit;
 use crate::first::{First, client_first, first_of, sniff};
 use crate::mesh::{Call, Counted, Destination, Endpoint, EndpointKey, PortView};
 use crate::relay::{Ended, relay};
@@ -44,13 +46,14 @@ use crate::pool;
 pub use crate::pool::{DialError, Limited, Pool, Slot};
 use choose::{Avoid, Wish, pick};
 pub(crate) use health::run as check_health;
+pub(crate) use prove::run as prove_again;
 pub(crate) use upgrade::{SingleExchange, is_agreed, join};
 
 /// What `0s` stands for.
 const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A connection that interception redirected here.
-pub async fn captured(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr) {
+pub async fn captured(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr, permit: Permit) {
     let Some(destination) = redirected(&stream, client) else {
         return;
     };
@@ -70,7 +73,7 @@ pub async fn captured(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr
         return refuse(worker, &stream, Reason::DestinationRefused, &detail);
     }
     match worker.shared.mesh.resolve(destination).await {
-        Ok(Destination::Mesh(port)) => serve(worker, stream, port).await,
+        Ok(Destination::Mesh(port)) => serve(worker, stream, port, permit).await,
         Ok(Destination::Outside) => outside(worker, stream, destination).await,
         Err(reason) => refuse(worker, &stream, reason, &destination.to_string()),
     }
@@ -82,13 +85,14 @@ pub async fn upstream(
     stream: TcpStream,
     service: &ServiceName,
     port: Option<u16>,
+    permit: Permit,
 ) {
     match find(worker, service, port).await {
         Ok(port) if leads_back(worker, &port) => {
             let detail = format!("an endpoint of {service} is this sidecar's own listener");
             refuse(worker, &stream, Reason::LoopDetected, &detail);
         }
-        Ok(port) => serve(worker, stream, port).await,
+        Ok(port) => serve(worker, stream, port, permit).await,
         Err(reason) => refuse(worker, &stream, reason, &service.to_string()),
     }
 }
@@ -124,7 +128,8 @@ async fn find(
     mesh.resolve_service(service, port).await
 }
 
-async fn serve(worker: &Rc<Worker>, stream: TcpStream, port: Arc<PortView>) {
+/// Serves a connection; `permit` is held as long as it is open.
+async fn serve(worker: &Rc<Worker>, stream: TcpStream, port: Arc<PortView>, permit: Permit) {
     if let Some(table) = &port.routes
         && table.is_about_connections()
     {
@@ -141,9 +146,9 @@ async fn serve(worker: &Rc<Worker>, stream: TcpStream, port: Arc<PortView>) {
         // A declared http port takes HTTP/2 with prior knowledge as well: only the client's first
         // bytes tell.
         AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc => {
-            http::serve(worker, unread(stream), port, None).await;
+            http::serve(worker, unread(stream), port, None, permit).await;
         }
-        AppProtocol::Detect => detected(worker, stream, port).await,
+        AppProtocol::Detect => detected(worker, stream, port, permit).await,
     }
 }
 
@@ -153,7 +158,7 @@ fn unread(stream: TcpStream) -> Replayed<TcpStream> {
 
 /// A connection to a port of which nothing is declared. A silent client waits for the server to
 /// speak: where the server does, it is opaque; where the client speaks after all, its bytes decide.
-async fn detected(worker: &Rc<Worker>, mut stream: TcpStream, port: Arc<PortView>) {
+async fn detected(worker: &Rc<Worker>, mut stream: TcpStream, port: Arc<PortView>, permit: Permit) {
     let config = &worker.shared.config;
     let pause = config.timeouts.detect;
     let gone = |error| tracing::debug!(%error, "the client went away before it said anything");
@@ -188,8 +193,8 @@ async fn detected(worker: &Rc<Worker>, mut stream: TcpStream, port: Arc<PortView
     };
     let client = Replayed::new(said, stream);
     match (verdict, connected) {
-        (Verdict::Http1, _) => http::serve(worker, client, port, Some(false)).await,
-        (Verdict::Http2, _) => http::serve(worker, client, port, Some(true)).await,
+        (Verdict::Http1, _) => http::serve(worker, client, port, Some(false), permit).await,
+        (Verdict::Http2, _) => http::serve(worker, client, port, Some(true), permit).await,
         (_, Some(connected)) => relay_opaque(worker, client, &port, connected, Bytes::new()).await,
         (_, None) => opaque(worker, client, &port).await,
     }
@@ -342,7 +347,7 @@ async fn relay_opaque(
 }
 
 /// The far side of an opaque relay: another sidecar, or a server outside the mesh.
-type ServerStream = Either<Box<tokio_rustls::client::TlsStream<TcpStream>>, pool::OutsideStream>;
+type ServerStream = Either<Box<pool::PeerStream>, pool::OutsideStream>;
 
 async fn connect(
     worker: &Worker,

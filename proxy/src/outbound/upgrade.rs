@@ -5,13 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
-use tokio::net::TcpStream;
 use tokio::task::spawn_local;
-use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 use weft_core::headers::{remove_hop_by_hop, remove_untrusted};
 
-use super::pool::{self, DialError, OutsideStream};
+use super::pool::{self, DialError, OutsideStream, PeerStream};
 use crate::config::ProxyConfig;
 use crate::http::h1::client::{ClientError, Connection, Home};
 use crate::http::{BodyGuard, Incoming, Io, ProxyBody, SendError, Upgrade, h1};
@@ -72,7 +70,7 @@ async fn dial(
     tls: &TlsContext,
     port: &PortView,
     endpoint: &Endpoint,
-) -> Result<Either<OutsideStream, Box<TlsStream<TcpStream>>>, DialError> {
+) -> Result<Either<OutsideStream, Box<PeerStream>>, DialError> {
     let limit = port.connect_timeout(config);
     if let Some(outside) = &port.outside {
         let address = endpoint.key.address;

@@ -8,7 +8,6 @@ use std::time::Duration;
 use hyper::client::conn::http2::SendRequest;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -20,19 +19,15 @@ use super::carrier::{Far, Line, Made, Sender};
 use super::error::DialError;
 use super::streams::http2;
 use crate::config::ProxyConfig;
+use crate::connections::{Guarded, keep_alive};
 use crate::http::h1::client::{Connection, SharedLine};
 use crate::http::h1::limits;
 use crate::http::{Io, ProxyBody, Server};
-use crate::mesh::{ALPN_HTTP2, Endpoint, Live, Outside, OutsideTls, PortView};
-use crate::tls::{ALPN_H2, Material, peer_of_client};
+use crate::mesh::{ALPN_HTTP2, Endpoint, EndpointKey, Live, Outside, OutsideTls, PortView};
+use crate::tls::{ALPN_H2, Dialled, Material, peer_of_client};
 
-/// A silent connection to an application or a server outside the mesh is probed by TCP after this
-/// time: PINGs are an offence to some servers.
-const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
-/// How long TCP waits for the answer to a probe until it sends the next one.
-const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// Probes without an answer that end a connection.
-const TCP_KEEPALIVE_PROBES: u32 = 3;
+/// A connection to a peer's sidecar. It is cut when its instance is revoked.
+pub(crate) type PeerStream = Guarded<TlsStream<TcpStream>>;
 
 /// A connection to a server outside the mesh.
 pub(crate) type OutsideStream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
@@ -41,7 +36,7 @@ pub(crate) type OutsideStream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 #[derive(Debug, Clone)]
 pub(super) struct MeshTarget {
     hostname: Arc<str>,
-    address: SocketAddr,
+    key: EndpointKey,
     model: Arc<model::Endpoint>,
     live: Arc<Live>,
 }
@@ -50,9 +45,18 @@ impl MeshTarget {
     pub(super) fn of(port: &PortView, endpoint: &Endpoint) -> Self {
         Self {
             hostname: Arc::clone(&port.hostname),
-            address: endpoint.key.address,
+            key: endpoint.key.clone(),
             model: Arc::clone(&endpoint.model),
             live: Arc::clone(&endpoint.live),
+        }
+    }
+
+    fn dialled(&self) -> Dialled {
+        Dialled {
+            service: self.key.service.clone(),
+            port: self.key.port,
+            instance: Arc::clone(&self.key.instance),
+            address: self.key.address,
         }
     }
 }
@@ -64,7 +68,7 @@ pub(crate) async fn dial(
     material: &Arc<Material>,
     alpn: &'static [u8],
     limit: Duration,
-) -> Result<TlsStream<TcpStream>, DialError> {
+) -> Result<PeerStream, DialError> {
     dial_target(&MeshTarget::of(port, endpoint), material, alpn, limit).await
 }
 
@@ -73,8 +77,8 @@ async fn dial_target(
     material: &Arc<Material>,
     alpn: &'static [u8],
     limit: Duration,
-) -> Result<TlsStream<TcpStream>, DialError> {
-    let address = target.address;
+) -> Result<PeerStream, DialError> {
+    let address = target.key.address;
     let dialling = async {
         let tcp = connect(address).await?;
         let config = target.live.tls_config(material, alpn);
@@ -93,9 +97,11 @@ async fn dial_target(
             address,
             source: Arc::new(io::Error::other("nobody is known to have to answer there")),
         })?;
-        let peer = peer_of_client(&stream, material).and_then(|p| Ok(p.expect(identity)?));
-        peer.map_err(|source| DialError::Peer { address, source })?;
-        Ok(stream)
+        let peer = peer_of_client(&stream, material)
+            .and_then(|peer| Ok(peer.expect(identity)?))
+            .and_then(|peer| material.join(&peer, Some(target.dialled())));
+        let standing = peer.map_err(|source| DialError::Peer { address, source })?;
+        Ok(Guarded::dialled(stream, standing))
     };
     match timeout(limit, dialling).await {
         Ok(result) => result,
@@ -111,18 +117,8 @@ pub(crate) async fn connect(address: SocketAddr) -> Result<TcpStream, DialError>
     };
     let tcp = TcpStream::connect(address).await.map_err(failed)?;
     tcp.set_nodelay(true).map_err(failed)?;
+    keep_alive(&tcp);
     Ok(tcp)
-}
-
-/// Has TCP find out when nobody is on the other side any more.
-pub(crate) fn keep_alive(stream: &TcpStream) {
-    let probes = TcpKeepalive::new()
-        .with_time(TCP_KEEPALIVE)
-        .with_interval(TCP_KEEPALIVE_INTERVAL)
-        .with_retries(TCP_KEEPALIVE_PROBES);
-    if let Err(error) = SockRef::from(stream).set_tcp_keepalive(&probes) {
-        tracing::debug!(%error, "TCP keepalive not set");
-    }
 }
 
 /// Connects to a server, with the TLS that its service asks for.
@@ -134,11 +130,11 @@ pub(crate) async fn dial_outside(
 ) -> Result<OutsideStream, DialError> {
     let dialling = async {
         let tls = match &outside.tls {
-            None => return Ok(Either::Left(external(address).await?)),
+            None => return Ok(Either::Left(connect(address).await?)),
             Some(Err(why)) => return Err(unusable(address, why)),
             Some(Ok(tls)) => tls,
         };
-        let tcp = external(address).await?;
+        let tcp = connect(address).await?;
         let connector = TlsConnector::from(Arc::clone(config(tls)));
         let stream = connector.connect(tls.name.clone(), tcp).await;
         let stream = stream.map_err(|source| DialError::Tls {
@@ -160,12 +156,6 @@ fn unusable(address: SocketAddr, why: &str) -> DialError {
     }
 }
 
-async fn external(address: SocketAddr) -> Result<TcpStream, DialError> {
-    let tcp = connect(address).await?;
-    keep_alive(&tcp);
-    Ok(tcp)
-}
-
 fn broken(address: SocketAddr, error: hyper::Error) -> DialError {
     DialError::Tls {
         address,
@@ -183,7 +173,7 @@ pub(super) async fn handshake(
 ) -> Result<SendRequest<ProxyBody>, DialError> {
     let stream = dial_target(target, material, ALPN_H2, limit).await?;
     let made = http2(stream, config, Server::Peer).await;
-    let (sender, _streams) = made.map_err(|error| broken(target.address, error))?;
+    let (sender, _streams) = made.map_err(|error| broken(target.key.address, error))?;
     Ok(sender)
 }
 
@@ -196,7 +186,7 @@ pub(super) async fn make_mesh(
 ) -> Result<Made, DialError> {
     let stream = dial_target(target, material, ALPN_H2, limit).await?;
     let made = http2(stream, config, Server::Peer).await;
-    let (sender, streams) = made.map_err(|error| broken(target.address, error))?;
+    let (sender, streams) = made.map_err(|error| broken(target.key.address, error))?;
     Ok(Made {
         sender: Sender::mesh(sender),
         generation: material.generation,

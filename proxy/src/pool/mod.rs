@@ -23,7 +23,7 @@ use weft_core::reason::Reason;
 
 pub(crate) use carrier::Sender;
 pub use carrier::Slot;
-pub(crate) use dialling::{OutsideStream, connect, dial, dial_outside, keep_alive};
+pub(crate) use dialling::{OutsideStream, PeerStream, connect, dial, dial_outside};
 pub use error::DialError;
 pub use limited::Limited;
 

@@ -4,9 +4,11 @@
 //! old one whole, connections made before keep theirs.
 
 mod accept;
+mod standing;
 mod verify;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use rustls::client::Resumption;
@@ -14,8 +16,10 @@ use rustls::crypto::CryptoProvider;
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use weft_core::name::SpiffeId;
+use weft_core::peer::VerifiedPeer;
 
 pub use accept::{OpenError, Opened, Replayed, open, peer_of_client, read_server_name};
+pub use standing::{Dialled, Signal, Standing, StandingPeers};
 pub(crate) use verify::sha256_hex;
 pub use verify::{PeerError, Trust};
 
@@ -28,6 +32,9 @@ pub const ALPN_TCP: &[u8] = b"weft-tcp";
 
 /// What the sidecars' ALPN names begin with: a ClientHello that offers one is mesh traffic.
 const ALPN_PREFIX: &[u8] = b"weft-";
+
+/// How long a connection outlives the newest certificate of its peer, unless configured.
+pub const EXPIRED_GRACE: Duration = Duration::from_secs(300);
 
 /// TLS sessions kept per endpoint to resume; enough for a burst of new connections.
 const SESSIONS_PER_ENDPOINT: usize = 8;
@@ -77,6 +84,10 @@ pub struct Material {
     /// For inbound handshakes.
     pub server: Arc<ServerConfig>,
     client: ClientConfig,
+    /// End of our certificate, seconds since the Unix epoch.
+    not_after: i64,
+    /// Connections that were made under this material and any other one of this process.
+    standing: Arc<StandingPeers>,
 }
 
 impl Material {
@@ -110,7 +121,23 @@ impl Material {
             identity: credentials.identity.clone(),
             server: Arc::new(server),
             client,
+            not_after: credentials.not_after,
+            standing: Arc::new(StandingPeers::new(EXPIRED_GRACE)),
         })
+    }
+
+    /// A connection to `peer` stands until what is returned is dropped; `dialled` says where, if we
+    /// made it.
+    ///
+    /// # Errors
+    ///
+    /// When the peer was revoked since its certificates were checked.
+    pub fn join(
+        &self,
+        peer: &VerifiedPeer,
+        dialled: Option<Dialled>,
+    ) -> Result<Standing, PeerError> {
+        self.standing.join(peer, self.not_after, dialled)
     }
 
     /// A configuration for one endpoint and one ALPN name, with session tickets of its own:
@@ -128,20 +155,45 @@ impl Material {
 }
 
 /// The material in force; empty until the first certificate came.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct TlsContext {
     current: ArcSwapOption<Material>,
+    standing: Arc<StandingPeers>,
+}
+
+impl Default for TlsContext {
+    fn default() -> Self {
+        Self::new(EXPIRED_GRACE)
+    }
 }
 
 impl TlsContext {
+    /// Nothing is in force. Connections end `expired_grace` after the newest certificate that their
+    /// peer has proved.
+    pub fn new(expired_grace: Duration) -> Self {
+        Self {
+            current: ArcSwapOption::empty(),
+            standing: Arc::new(StandingPeers::new(expired_grace)),
+        }
+    }
+
     /// What is in force now.
     pub fn current(&self) -> Option<Arc<Material>> {
         self.current.load_full()
     }
 
-    /// Puts new material in force; connections that run keep what they were made with.
-    pub fn replace(&self, material: Material) {
+    /// The connections to authenticated peers.
+    pub fn standing(&self) -> &Arc<StandingPeers> {
+        &self.standing
+    }
+
+    /// Puts new material in force. Connections that run keep what they were made with, but for those
+    /// to revoked instances, which are cut.
+    pub fn replace(&self, mut material: Material) {
+        material.standing = Arc::clone(&self.standing);
+        let trust = Arc::clone(&material.trust);
         self.current.store(Some(Arc::new(material)));
+        self.standing.trust(trust);
     }
 }
 

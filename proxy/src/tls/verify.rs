@@ -133,7 +133,7 @@ pub(super) fn verify_peer(
             expected: trust.trust_domain.clone(),
         });
     }
-    let instance = instance_of(leaf).ok_or_else(|| no_identity(&names))?;
+    let (instance, not_after) = instance_of(leaf).ok_or_else(|| no_identity(&names))?;
     if trust.is_revoked(&instance) {
         return Err(PeerError::Revoked { identity, instance });
     }
@@ -141,7 +141,7 @@ pub(super) fn verify_peer(
         clippy::disallowed_methods,
         reason = "the one place that vouches: the chain, its time, its name and its instance are checked above"
     )]
-    let peer = VerifiedPeer::assertion(identity, &instance, &sha256_hex(leaf));
+    let peer = VerifiedPeer::assertion(identity, &instance, &sha256_hex(leaf), not_after);
     Ok(peer)
 }
 
@@ -151,11 +151,12 @@ fn no_identity(names: &[&str]) -> PeerError {
     }
 }
 
-/// The subject's common name, where the authority writes the instance.
-fn instance_of(leaf: &CertificateDer<'_>) -> Option<String> {
+/// The subject's common name, where the authority writes the instance, and the end of validity.
+fn instance_of(leaf: &CertificateDer<'_>) -> Option<(String, i64)> {
     let (_rest, parsed) = x509_parser::parse_x509_certificate(leaf).ok()?;
     let name = parsed.subject().iter_common_name().next()?;
-    name.as_str().ok().map(str::to_owned)
+    let not_after = parsed.validity().not_after.timestamp();
+    Some((name.as_str().ok()?.to_owned(), not_after))
 }
 
 /// SHA-256, hexadecimal.

@@ -24,7 +24,7 @@ pub(crate) use machine::Machine;
 pub(crate) use mesh::{Mesh, Settings, Workload, free_port, weft_binary};
 pub(crate) use need::{have, need, root};
 pub(crate) use net::{Namespace, ip};
-pub(crate) use pods::Pods;
+pub(crate) use pods::{PodSettings, Pods};
 pub(crate) use process::{Finished, Program, Running};
 pub(crate) use programs::{python, python_code, report, script};
 pub(crate) use scratch::Scratch;

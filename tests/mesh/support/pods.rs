@@ -30,6 +30,15 @@ pub(crate) struct Pods<'a> {
     by_ipv6: bool,
 }
 
+/// How a node's mesh is started.
+#[derive(Debug, Default)]
+pub(crate) struct PodSettings<'s> {
+    /// More flags of `weft control-plane`.
+    pub(crate) flags: &'s [&'s str],
+    /// More of every sidecar's configuration, YAML.
+    pub(crate) config: &'s str,
+}
+
 /// One pod; its sidecar goes before its namespace.
 #[derive(Debug)]
 struct Pod {
@@ -64,16 +73,33 @@ impl<'a> Pods<'a> {
 
     /// Pods with sidecars, and a control plane in a pod of its own.
     pub(crate) fn meshed(machine: &'a Machine) -> Self {
+        Self::meshed_with(machine, &PodSettings::default())
+    }
+
+    /// The same with settings.
+    pub(crate) fn meshed_with(machine: &'a Machine, settings: &PodSettings<'_>) -> Self {
         let mut pods = Self::plain(machine);
         pods.add("control-plane", &[]);
         let control_plane = pods.pod_address("control-plane");
         let sidecars = {
             let held = pods.pods();
             let pod = held.get("control-plane").expect("just added");
-            Sidecars::start(&pod.namespace, control_plane, &pods.scratch)
+            Sidecars::start(&pod.namespace, control_plane, &pods.scratch, settings)
         };
         pods.sidecars = Some(sidecars);
         pods
+    }
+
+    /// SIGKILL for the control plane.
+    pub(crate) fn kill_control_plane(&self) {
+        let sidecars = self.sidecars.as_ref().expect("there is a mesh");
+        sidecars.kill_control_plane();
+    }
+
+    /// Waits until a service has an endpoint.
+    pub(crate) fn wait_for_service(&self, service: &str) {
+        let sidecars = self.sidecars.as_ref().expect("there is a mesh");
+        sidecars.wait_for_service(service);
     }
 
     /// The same, but programs reach each other by IPv6 addresses.

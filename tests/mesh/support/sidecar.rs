@@ -5,8 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::chown;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use super::bed::{START, number};
+use super::pods::PodSettings;
 use super::{Namespace, Program, Running, Scratch, wait_for, weft_binary};
 
 /// The uid that interception leaves alone.
@@ -15,7 +17,9 @@ const PROXY_UID: u32 = 1337;
 /// The control plane of a node with pods.
 #[derive(Debug)]
 pub(crate) struct Sidecars {
-    _control_plane: Running,
+    control_plane: Mutex<Running>,
+    /// More of every sidecar's configuration.
+    config: String,
     address: SocketAddr,
     dir: PathBuf,
     logs: PathBuf,
@@ -23,7 +27,12 @@ pub(crate) struct Sidecars {
 
 impl Sidecars {
     /// Starts a control plane in its pod.
-    pub(crate) fn start(namespace: &Namespace, address: IpAddr, scratch: &Scratch) -> Self {
+    pub(crate) fn start(
+        namespace: &Namespace,
+        address: IpAddr,
+        scratch: &Scratch,
+        settings: &PodSettings<'_>,
+    ) -> Self {
         let address = SocketAddr::new(address, 15010);
         let (dir, logs) = (scratch.dir("mesh"), scratch.dir("logs"));
         let mut control_plane = Program::new(weft_binary())
@@ -34,6 +43,7 @@ impl Sidecars {
                 "--data-dir",
             ])
             .arg(dir.join("data"))
+            .args(settings.flags.iter().copied())
             .under(namespace.enter())
             .start("control-plane", &logs);
         let socket = dir.join("data/admin.sock");
@@ -41,7 +51,8 @@ impl Sidecars {
             UnixStream::connect(&socket).is_ok()
         });
         Self {
-            _control_plane: control_plane,
+            control_plane: Mutex::new(control_plane),
+            config: settings.config.to_owned(),
             address,
             dir,
             logs,
@@ -65,11 +76,12 @@ impl Sidecars {
         let ports: Vec<String> = ports.iter().map(|port| document(port)).collect();
         let config = format!(
             "workload:\n  name: {name}\n  namespace: shop\n  services: [{name}]\n  ports: [{}]\n\
-             control_plane:\n  address: {}\n  token_file: {}\nstate_dir: {}\n",
+             control_plane:\n  address: {}\n  token_file: {}\nstate_dir: {}\n{}",
             ports.join(", "),
             self.address,
             token.display(),
             state.display(),
+            self.config,
         );
         let file = self.dir.join(format!("{name}.yaml"));
         std::fs::write(&file, config).expect("write a configuration");
@@ -95,6 +107,15 @@ impl Sidecars {
     /// The state directory of a pod's sidecar.
     pub(crate) fn state_dir(&self, name: &str) -> PathBuf {
         self.dir.join(format!("{name}-state"))
+    }
+
+    /// SIGKILL for the control plane.
+    pub(crate) fn kill_control_plane(&self) {
+        let mut running = self
+            .control_plane
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        running.kill();
     }
 
     /// Waits until a service has an endpoint.

@@ -23,7 +23,8 @@ use super::timer::Timer;
 use super::upload::{Fed, Upload};
 use super::wire::{AHEAD_READ_BYTES, BODY_READ_BYTES, HEAD_READ_BYTES, Wire};
 use super::{ReasonPhrase, Refusal, Settings};
-use crate::drain::{Drain, Phase};
+use crate::drain::Ends;
+use crate::http::FIRST_REQUEST_WAIT;
 use crate::http::{BodyGuard, Incoming, ProxyBody, Upgrade, Upgraded, answer};
 
 /// A response on its way to the client.
@@ -55,7 +56,7 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 pub(crate) async fn serve<IO, H, F, R, G>(
     io: IO,
     settings: Settings,
-    drain: &Drain,
+    ends: &Ends<'_>,
     (handle, refuse): (H, R),
     reset: impl FnOnce(&IO),
 ) where
@@ -74,11 +75,11 @@ pub(crate) async fn serve<IO, H, F, R, G>(
         half_closed: None,
     };
     let end = {
-        let mut running = pin!(connection.run(drain, handle, refuse));
+        let mut running = pin!(connection.run(ends, handle, refuse));
         tokio::select! {
             biased;
             end = &mut running => end,
-            () = drain.cut() => End::Broken,
+            () = ends.cut() => End::Broken,
         }
     };
     match end {
@@ -129,12 +130,16 @@ enum Next {
 /// Waits for the sidecar to leave, and remembers that it does.
 struct Leaving<'a, L> {
     future: Pin<&'a mut L>,
-    reached: bool,
+    /// Since when.
+    reached: Option<Instant>,
 }
 
 impl<L: Future<Output = ()>> Leaving<'_, L> {
-    fn poll(&mut self, cx: &mut Context<'_>) -> bool {
-        self.reached = self.reached || self.future.as_mut().poll(cx).is_ready();
+    /// Since when the connection has to come to its end, if it has to.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Option<Instant> {
+        if self.reached.is_none() && self.future.as_mut().poll(cx).is_ready() {
+            self.reached = Some(Instant::now());
+        }
         self.reached
     }
 }
@@ -165,7 +170,7 @@ impl From<io::Error> for Gone {
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
-    async fn run<H, F, R, G>(&mut self, drain: &Drain, handle: H, refuse: R) -> End
+    async fn run<H, F, R, G>(&mut self, ends: &Ends<'_>, handle: H, refuse: R) -> End
     where
         H: Fn(Request<Incoming>) -> F,
         F: Future<Output = Answer<G>>,
@@ -173,8 +178,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         G: BodyGuard,
     {
         let mut leaving = Leaving {
-            future: pin!(drain.leaving()),
-            reached: false,
+            future: pin!(ends.leaving()),
+            reached: None,
         };
         loop {
             let head = match self.next(&mut leaving).await {
@@ -185,7 +190,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
                 }
                 Next::Ended => return End::Closed,
             };
-            match self.exchange(*head, drain, &handle).await {
+            match self.exchange(*head, ends, &handle).await {
                 After::Next => self.served += 1,
                 After::End(end) => return end,
             }
@@ -217,13 +222,18 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
                     Poll::Ready(Err(_gone)) => return Poll::Ready(Next::Ended),
                     Poll::Pending => {}
                 }
-                // One that has just been accepted is not idle: its request may be on the way.
-                if leaving.poll(cx) && idle && self.served > 0 {
+                let leaving = leaving.poll(cx);
+                if leaving.is_some() && idle && self.served > 0 {
                     return Poll::Ready(Next::Ended);
                 }
+                // The first request of one that has just been accepted may be on the way.
+                let first = leaving.map(|since| since + FIRST_REQUEST_WAIT);
                 let limit = match begun {
                     Some(begun) => Some(begun + self.settings.head),
-                    None => self.settings.idle.map(|idle| idle_since + idle),
+                    None => {
+                        let idle = self.settings.idle.map(|idle| idle_since + idle);
+                        idle.into_iter().chain(first).min()
+                    }
                 };
                 self.timer.set(limit);
                 ready!(self.timer.poll(cx));
@@ -245,7 +255,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         }
     }
 
-    async fn exchange<H, F, G>(&mut self, head: RequestHead, drain: &Drain, handle: &H) -> After
+    async fn exchange<H, F, G>(&mut self, head: RequestHead, ends: &Ends<'_>, handle: &H) -> After
     where
         H: Fn(Request<Incoming>) -> F,
         F: Future<Output = Answer<G>>,
@@ -276,7 +286,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         let withheld = upload.take_if(|upload| upload.expected);
         let keep_alive = asked.keep_alive
             && withheld.is_none()
-            && drain.phase() < Phase::Leaving
+            && !ends.is_leaving()
             && (self.half_closed.is_none() || !self.wire.read.is_empty());
         let kept = match self.answer(answer, &asked, keep_alive, &mut upload).await {
             Ok(kept) => kept,

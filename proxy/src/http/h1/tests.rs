@@ -15,7 +15,7 @@ use weft_core::reason::Reason;
 
 use super::client::{Connection, Home, SharedLine, Shelf};
 use super::{Refusal, Settings, serve};
-use crate::drain::{Drain, Phase};
+use crate::drain::{Drain, Ends, Phase, Side};
 use crate::http::{BodyFault, Incoming, ProxyBody};
 
 type Answer = Response<ProxyBody>;
@@ -58,7 +58,8 @@ fn server<F: Future<Output = Answer> + 'static>(
     let (near, far) = duplex(16 * 1024);
     let drain = Rc::clone(drain);
     tokio::task::spawn_local(async move {
-        serve(near, SETTINGS, &drain, (handle, refuse), |_| {}).await
+        let ends = Ends::new(&drain, Side::Inbound, None);
+        serve(near, SETTINGS, &ends, (handle, refuse), |_| {}).await
     });
     far
 }
@@ -329,7 +330,8 @@ fn what_stalls_is_given_up() {
         let (noted, drain) = (Rc::clone(&ended), Rc::clone(&drain));
         tokio::task::spawn_local(async move {
             let handle = |_request| async { text(vec![b'x'; 100_000]) };
-            serve(near, SETTINGS, &drain, (handle, refuse), |_| {}).await;
+            let ends = Ends::new(&drain, Side::Inbound, None);
+            serve(near, SETTINGS, &ends, (handle, refuse), |_| {}).await;
             *noted.borrow_mut() = Some(tokio::time::Instant::now());
         });
         let began = tokio::time::Instant::now();
@@ -638,7 +640,8 @@ fn an_answer_that_breaks_ends_with_a_reset() {
         let drain = Drain::default();
         let handle = async |_request| answer.take().expect("one request");
         let mut resets = 0;
-        serve(near, SETTINGS, &drain, (handle, refuse), |_| resets += 1).await;
+        let ends = Ends::new(&drain, Side::Inbound, None);
+        serve(near, SETTINGS, &ends, (handle, refuse), |_| resets += 1).await;
         assert_eq!(resets, 1);
     });
 }

@@ -501,7 +501,7 @@ fn totals(out: &mut Out<'_>, inner: &Inner) -> fmt::Result {
     )?;
     out.counter(
         "weft_connections_refused",
-        "Connections refused because of limits.max_connections",
+        "Connections refused or closed because of a limit on connections",
         vec![(vec![], totals.connections_refused.get())],
     )?;
     out.counter(
@@ -542,5 +542,10 @@ fn totals(out: &mut Out<'_>, inner: &Inner) -> fmt::Result {
             ("written", totals.access_log_written.get()),
             ("dropped", totals.access_log_dropped.get()),
         ]),
+    )?;
+    out.counter(
+        "weft_log_lines_dropped",
+        "Lines of the sidecar's own log that found the queue full",
+        vec![(vec![], totals.log_dropped.get())],
     )
 }

@@ -220,7 +220,7 @@ pub struct PoolStats {
 pub struct Totals {
     /// Detections that ran into their timeout.
     pub detection_timeouts: Counter,
-    /// Connections refused because of `limits.max_connections`.
+    /// Connections refused or closed because of a limit on connections.
     pub connections_refused: Counter,
     /// DNS queries answered by the mesh itself.
     pub dns_answered: Counter,
@@ -248,6 +248,8 @@ pub struct Totals {
     pub health_checks_failed: Counter,
     /// Health checks by others.
     pub health_checks_received: Counter,
+    /// Lines of the sidecar's own log that found the queue full.
+    pub log_dropped: Counter,
     /// Access log lines written.
     pub access_log_written: Counter,
     /// Access log lines that found the queue full, or could not be written.

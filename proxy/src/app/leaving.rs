@@ -1,0 +1,98 @@
+//! The end of a sidecar: what it serves comes to an end before it is cut.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, interval, sleep, timeout};
+
+use super::Sidecar;
+use crate::drain::Phase;
+
+/// Between telling clients to go elsewhere and closing listeners.
+const LEAVE_PAUSE: Duration = Duration::from_millis(50);
+/// At the end, for what was logged to be written.
+const LOG_FLUSH: Duration = Duration::from_millis(200);
+
+impl Sidecar {
+    /// The leaving sequence: out of the registry, acknowledged, still accepting; then clients are
+    /// told to go elsewhere, the application's listeners close, what runs finishes. The application
+    /// reaches others until [`Sidecar::depart`]: it may need them to end.
+    pub async fn leave(&mut self) {
+        if let Some(leave) = self.leave.take() {
+            let (done, left) = oneshot::channel();
+            if leave.send(done).is_ok() {
+                let limit = self.shared.config.timeouts.deregister + Duration::from_millis(500);
+                let _at_most_so_long = timeout(limit, left).await;
+            }
+        }
+        self.shared.drain.advance(Phase::Leaving);
+        sleep(LEAVE_PAUSE).await;
+        self.shared.drain.advance(Phase::Closing);
+        let shared = Arc::clone(&self.shared);
+        self.wait_to_leave(|| shared.connections.inbound() == 0)
+            .await;
+    }
+
+    /// Ends the application's connections to others as well, within the time of [`Sidecar::leave`].
+    pub async fn depart(&mut self) {
+        self.shared.drain.advance(Phase::Departing);
+        let shared = Arc::clone(&self.shared);
+        self.wait_to_leave(|| shared.connections.outbound() == 0)
+            .await;
+    }
+
+    /// Waits for a condition, as long as leaving may take.
+    async fn wait_to_leave(&mut self, done: impl Fn() -> bool) {
+        let limit = self.shared.config.timeouts.drain;
+        let deadline = *self
+            .leave_until
+            .get_or_insert_with(|| Instant::now() + limit);
+        let mut tick = interval(Duration::from_millis(10));
+        while !done() && Instant::now() < deadline {
+            tick.tick().await;
+        }
+    }
+
+    /// Says goodbye when the program has ended by itself: nothing is left to be drained.
+    pub async fn leave_briefly(&mut self) {
+        self.shared.drain.advance(Phase::Departing);
+        if let Some(leave) = self.leave.take() {
+            let (done, left) = oneshot::channel();
+            if leave.send(done).is_ok() {
+                let _at_most_so_long = timeout(self.shared.config.timeouts.deregister, left).await;
+            }
+        }
+    }
+
+    /// Cuts what is left.
+    pub fn cut(&self) {
+        self.shared.drain.advance(Phase::Cut);
+    }
+
+    /// Ends what is left: connections, admin, telemetry.
+    pub async fn stop(self) {
+        self.cut();
+        self.admin.cancel();
+        let ending = tokio::task::spawn_blocking(move || {
+            for worker in self.workers {
+                match worker.join() {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::error!(%error, "worker"),
+                    Err(_panic) => tracing::error!("a worker has panicked"),
+                }
+            }
+            if let Some(tracer) = self.tracer {
+                tracer.shutdown(Duration::from_secs(2));
+            }
+            // Other holders of the log live as long as the runtime: what was handed over by now is
+            // written within this.
+            drop(self.shared);
+            self.access_log_writer.wait(Duration::from_millis(100));
+            if let Some(log) = self.log {
+                log.flush(LOG_FLUSH);
+            }
+        });
+        let _at_most_so_long = timeout(Duration::from_secs(5), ending).await;
+    }
+}

@@ -1,0 +1,162 @@
+//! The requests that are open on one client's connection: whether it has been used, and since when it
+//! is idle.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http_body::{Body, Frame, SizeHint};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use crate::drain::Ends;
+
+/// When the sidecar leaves, a connection that has carried no request yet may still bring one within
+/// this time: the client made it before it could know.
+pub(crate) const FIRST_REQUEST_WAIT: Duration = Duration::from_secs(1);
+
+/// The open requests of a connection.
+#[derive(Debug)]
+pub(super) struct OpenRequests {
+    count: Cell<usize>,
+    /// Whether there has been any.
+    used: Cell<bool>,
+    /// When the connection began or its last request ended.
+    since: Cell<Instant>,
+    begun: Notify,
+}
+
+impl OpenRequests {
+    pub(super) fn new() -> Rc<Self> {
+        Rc::new(Self {
+            count: Cell::new(0),
+            used: Cell::new(false),
+            since: Cell::new(Instant::now()),
+            begun: Notify::new(),
+        })
+    }
+
+    /// A request begins; it is open until what is returned is dropped.
+    pub(super) fn begin(self: &Rc<Self>) -> Held {
+        self.count.set(self.count.get() + 1);
+        self.used.set(true);
+        self.begun.notify_one();
+        Held(Rc::clone(self))
+    }
+
+    /// Until the client has to be told that the connection comes to an end.
+    pub(super) async fn leave(&self, ends: &Ends<'_>) {
+        ends.leaving().await;
+        if !self.used.get() {
+            let _none_came = timeout(FIRST_REQUEST_WAIT, self.begun.notified()).await;
+        }
+    }
+
+    /// Until no request was open for `limit`; zero is no limit.
+    pub(super) async fn idle_for(&self, limit: Duration) {
+        if limit.is_zero() {
+            return std::future::pending().await;
+        }
+        loop {
+            if self.count.get() > 0 {
+                sleep(limit).await;
+                continue;
+            }
+            let due = self.since.get() + limit;
+            if Instant::now() >= due {
+                return;
+            }
+            sleep_until(due).await;
+        }
+    }
+}
+
+/// A request that is open.
+#[derive(Debug)]
+pub(super) struct Held(Rc<OpenRequests>);
+
+impl Held {
+    /// The request is open until its response has ended.
+    pub(super) fn until_end<B>(self, body: B) -> HeldBody<B> {
+        HeldBody { body, _held: self }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.count.set(self.0.count.get() - 1);
+        self.0.since.set(Instant::now());
+    }
+}
+
+/// The body of a response whose request is open until it has ended.
+#[derive(Debug)]
+pub(super) struct HeldBody<B> {
+    body: B,
+    _held: Held,
+}
+
+impl<B: Body + Unpin> Body for HeldBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drain::{Drain, Phase, Side};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_connection_may_still_bring_its_request() {
+        let drain = Drain::default();
+        drain.advance(Phase::Closing);
+        let ends = Ends::new(&drain, Side::Inbound, None);
+        let open = OpenRequests::new();
+        let began = Instant::now();
+        open.leave(&ends).await;
+        assert_eq!(began.elapsed(), FIRST_REQUEST_WAIT);
+        let began = Instant::now();
+        tokio::join!(open.leave(&ends), async {
+            sleep(Duration::from_millis(10)).await;
+            drop(open.begin());
+        });
+        assert_eq!(began.elapsed(), Duration::from_millis(10));
+        // One that has been used is told at once; the program's own only when the program is gone.
+        open.leave(&ends).await;
+        assert_eq!(began.elapsed(), Duration::from_millis(10));
+        let outbound = Ends::new(&drain, Side::Outbound, None);
+        let told = timeout(Duration::from_secs(60), open.leave(&outbound)).await;
+        assert!(told.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn idle_is_counted_from_the_end_of_the_last_request() {
+        let open = OpenRequests::new();
+        let began = Instant::now();
+        let held = open.begin();
+        tokio::join!(open.idle_for(Duration::from_secs(5)), async {
+            sleep(Duration::from_secs(8)).await;
+            drop(held);
+        });
+        // Looked at every five seconds while a request is open.
+        let idle = began.elapsed();
+        assert!((13..=15).contains(&idle.as_secs()), "{idle:?}");
+    }
+}

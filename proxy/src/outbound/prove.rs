@@ -1,0 +1,69 @@
+//! Proofs of identity on behalf of connections that stand for long.
+//!
+//! A database session outlives the certificates of both sidecars. Before these end, the side that
+//! dialled makes one more handshake with the same endpoint: it shows each side a newer certificate
+//! of the other, and every connection between the two instances lives on.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::pool;
+use crate::config::ProxyConfig;
+use crate::mesh::{EndpointKey, Mesh};
+use crate::tls::{ALPN_H2, Dialled, TlsContext};
+
+/// How often it is looked whom to dial.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Proves again what has to be proved, until it is dropped.
+pub(crate) async fn run(mesh: Arc<Mesh>, tls: Arc<TlsContext>, config: Arc<ProxyConfig>) {
+    let mut tick = interval(LOOK_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        for dialled in tls.standing().poll_proofs() {
+            prove(&mesh, &tls, &config, dialled).await;
+        }
+    }
+}
+
+/// One handshake, and no byte after it. Whatever the connection is that stands, this one is for
+/// HTTP/2: for opaque bytes the peer would dial its application.
+async fn prove(mesh: &Mesh, tls: &TlsContext, config: &ProxyConfig, dialled: Dialled) {
+    let key = EndpointKey {
+        service: dialled.service,
+        port: dialled.port,
+        instance: dialled.instance,
+        address: dialled.address,
+    };
+    let snapshot = mesh.snapshot();
+    // One that is gone from the mesh is not vouched for again: its connections come to their end.
+    let Some((port, endpoint)) = snapshot.endpoint(&key) else {
+        return;
+    };
+    let Some(material) = tls.current() else {
+        return;
+    };
+    let limit = port.connect_timeout(config);
+    match pool::dial(port, endpoint, &material, ALPN_H2, limit).await {
+        Ok(proved) => {
+            // The peer closes when it has seen our certificate.
+            let _closed = timeout(limit, close(proved)).await;
+            tracing::debug!(address = %key.address, "proved identities again");
+        }
+        Err(error) => {
+            tracing::warn!(%error, "identities not proved again for connections that stand");
+        }
+    }
+}
+
+async fn close(mut stream: pool::PeerStream) -> io::Result<()> {
+    stream.shutdown().await?;
+    let mut unread = [0; 256];
+    while stream.read(&mut unread).await? > 0 {}
+    Ok(())
+}

@@ -1,0 +1,123 @@
+//! Connections live no longer than what vouches for their peers: revocation cuts them, and a
+//! certificate that ends does not, while the same instance proves a newer one.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::{
+    Bed, Machine, Mesh, PodSettings, Pods, Program, Running, Workload, need, script,
+};
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// How long a revocation may take until a program sees it: a second for the sidecars, and another
+/// for a busy machine.
+const CUT: Duration = Duration::from_secs(2);
+
+const KINDS: [&str; 3] = ["http", "upgrade", "redis"];
+
+fn redis(bed: &dyn Bed) -> Program {
+    let serve = "redis-server --port 6379 --bind '*' '-::*' --protected-mode no --save \"\" --appendonly no";
+    Program::shell(format!("cd {} && exec {serve}", bed.dir().display()))
+}
+
+/// A workload with a connection of each kind that stands.
+fn standing(mesh: &Mesh<'_>, name: &str) -> Running {
+    let (web, redis) = (mesh.host("web"), mesh.host("redis"));
+    let client = script("standing_client.py").args([
+        format!("http={web}:8080"),
+        format!("upgrade={web}:8080"),
+        format!("redis={redis}:6379"),
+    ]);
+    let workload = Workload::new(name).wait_for("web").wait_for("redis");
+    let mut running = mesh.run(&workload, client);
+    running.wait_until("all connections stand", LIMIT, |run| {
+        run.stdout().lines().any(|line| line == "up")
+    });
+    running
+}
+
+/// Revokes the instance of a workload.
+fn revoke(mesh: &Mesh<'_>, workload: &str) {
+    let certs = mesh.command("certs list -o json").success().stdout;
+    let certs: Value = serde_json::from_str(&certs).expect("JSON");
+    let of_workload = certs["items"].as_array().into_iter().flatten();
+    let instance = of_workload
+        .filter(|cert| cert["workload"] == format!("shop/{workload}"))
+        .find_map(|cert| cert["instance"].as_str())
+        .unwrap_or_else(|| panic!("no instance of {workload} in {certs:#}"));
+    mesh.command(&format!("certs revoke {instance}")).success();
+}
+
+fn closed(running: &Running, kind: &str) -> bool {
+    let end = format!("{kind} closed");
+    running.stdout().lines().any(|line| line == end)
+}
+
+/// Whether a connection has been used since so much was printed.
+fn alive(running: &Running, kind: &str, since: usize) -> bool {
+    let used = format!("{kind} alive");
+    running.stdout()[since..].lines().any(|line| line == used)
+}
+
+fn all_alive(running: &mut Running, kinds: &[&str]) {
+    let since = running.stdout().len();
+    running.wait_until("its connections go on", LIMIT, |run| {
+        kinds.iter().all(|kind| alive(run, kind, since))
+    });
+}
+
+#[test]
+fn revocation_cuts_standing_connections_in_and_out() {
+    need!("redis-server", "python3");
+    let machine = Machine::shared();
+    let mesh = Mesh::start(&machine);
+    let _web = mesh.serve("web", &["8080"], script("standing_server.py").arg("8080"));
+    let _redis = mesh.serve("redis", &["6379:tcp"], redis(&mesh));
+    let (mut revoked, mut neighbour) = (standing(&mesh, "revoked"), standing(&mesh, "neighbour"));
+
+    // A caller: the servers' sidecars cut what it has.
+    revoke(&mesh, "revoked");
+    revoked.wait_until("all of its connections are cut", CUT, |run| {
+        KINDS.iter().all(|kind| closed(run, kind))
+    });
+    all_alive(&mut neighbour, &KINDS);
+
+    // A server: its callers' sidecars cut what they have to it, and nothing else.
+    revoke(&mesh, "redis");
+    neighbour.wait_until("the connection to it is cut", CUT, |run| {
+        closed(run, "redis")
+    });
+    all_alive(&mut neighbour, &["http", "upgrade"]);
+    revoke(&mesh, "web");
+    neighbour.wait_until("all of its connections are cut", CUT, |run| {
+        KINDS.iter().all(|kind| closed(run, kind))
+    });
+}
+
+#[test]
+fn a_session_outlives_certificates_but_not_the_proof_of_a_newer_one() {
+    need!("root", "redis-server", "python3", "curl");
+    let machine = Machine::shared();
+    let settings = PodSettings {
+        flags: &["--leaf-ttl", "10s"],
+        config: "timeouts: {expired_grace: 2s, drain: 1s}\n",
+    };
+    let pods = Pods::meshed_with(&machine, &settings);
+    let _redis = pods.serve("redis", &["6379:tcp"], redis(&pods));
+    pods.add("app", &[]);
+    pods.wait_for_service("redis");
+    let session = format!("redis={}:6379", pods.host("redis"));
+    let mut session = pods.start("app", script("standing_client.py").arg(session));
+    // Nothing but this connection: no request of another makes a handshake. Both certificates end
+    // twice in this time.
+    let end = Instant::now() + Duration::from_secs(26);
+    session.wait_until("two certificates have ended", LIMIT, |run| {
+        assert!(!closed(run, "redis"), "an honest session was cut");
+        Instant::now() >= end
+    });
+    all_alive(&mut session, &["redis"]);
+    // Nobody can renew: nothing vouches for the peer when the last certificate has ended.
+    pods.kill_control_plane();
+    session.wait_until("the session ends", LIMIT, |run| closed(run, "redis"));
+}

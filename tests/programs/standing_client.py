@@ -1,0 +1,54 @@
+"""Connections that stand, each of another kind. Usage:
+  standing_client.py KIND=HOST:PORT...
+
+KIND is `http` (a response without end), `upgrade` (an echo of bytes) or `redis` (a PING now and
+then). Prints `up` when all stand, `KIND closed` when one has ended, and `KIND alive` four times a
+second for each that has just been used."""
+
+import socket
+import sys
+import threading
+import time
+
+together = threading.Barrier(len(sys.argv))
+
+
+def upgrade(connection, host):
+    connection.sendall(f"GET /echo HTTP/1.1\r\nHost: {host}\r\nConnection: upgrade\r\n"
+                       "Upgrade: echo\r\n\r\n".encode())
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        answer += connection.recv(4096) or sys.exit("no answer to the upgrade")
+    assert answer.startswith(b"HTTP/1.1 101 "), answer
+
+
+def stream(connection, host):
+    connection.sendall(f"GET /stream HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    answer = connection.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 200 "), answer
+
+
+def stand(kind, host, port):
+    connection = socket.create_connection((host, port), timeout=20)
+    begin = {"http": stream, "upgrade": upgrade, "redis": lambda connection, host: None}[kind]
+    begin(connection, host)
+    together.wait()
+    ask = {"http": b"", "upgrade": b"more", "redis": b"PING\r\n"}[kind]
+    try:
+        while True:
+            connection.sendall(ask)
+            if not connection.recv(4096):
+                break
+            print(f"{kind} alive", flush=True)
+            time.sleep(0.25)
+    except OSError:
+        pass
+    print(f"{kind} closed", flush=True)
+
+
+for argument in sys.argv[1:]:
+    kind, target = argument.split("=")
+    host, port = target.rsplit(":", 1)
+    threading.Thread(target=stand, args=(kind, host, int(port))).start()
+together.wait()
+print("up", flush=True)
