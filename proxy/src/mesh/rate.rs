@@ -399,7 +399,7 @@ mod tests {
         assert!(headers.is_empty());
         // One that is for every path does not mind.
         assert!(
-            rate(&limits[..1], &head, server, None, now)
+            rate(&limits[..1], &head, server, Some("me"), now)
                 .unwrap()
                 .refusal()
                 .is_none()
