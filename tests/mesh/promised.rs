@@ -23,6 +23,7 @@ const OF_TROUBLE: &[&str] = &[
     "weft_breaker_state",
     "weft_breaker_opened_total",
     "weft_concurrency_refused_total",
+    "weft_log_lines_dropped_total",
 ];
 
 /// Reasons that no test of this directory has to provoke: each has to be given by the sidecar's code.

@@ -289,6 +289,10 @@ impl Ledger {
 
 impl Drop for Ledger {
     fn drop(&mut self) {
+        // Nobody answered it any more: its caller was gone before.
+        if self.status.is_none() {
+            self.end_early(Reason::ClientGone);
+        }
         self.close(None);
     }
 }
