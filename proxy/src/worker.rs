@@ -189,6 +189,8 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, listening: Listening)
     loop {
         tokio::select! {
             biased;
+            // First: a flood of connections would keep it from being looked at.
+            () = &mut stop => break,
             accepted = listener.accept() => match accepted {
                 Ok((stream, client)) => worker.admit(stream, client, &listening),
                 Err(error) => {
@@ -196,7 +198,6 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, listening: Listening)
                     sleep(ACCEPT_PAUSE).await;
                 }
             },
-            () = &mut stop => break,
         }
     }
     // Closing one of several listeners on a port resets what is queued on it: take it first.

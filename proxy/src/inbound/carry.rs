@@ -112,7 +112,11 @@ where
     let dialled = dial(shared, application).await;
     let mut server = dialled.map_err(|(reason, detail)| Unspoken::Refused(reason, detail))?;
     let silence = no_limit(shared.config.timeouts.tcp_idle);
-    match first_of(client, &mut server, silence).await? {
+    let first = tokio::select! {
+        first = first_of(client, &mut server, silence) => first?,
+        () = left(worker) => return Err(Unspoken::Gone),
+    };
+    match first {
         First::Client(said) => {
             let server = Replayed::new(Bytes::new(), server);
             Ok(greeting(said, Some(server)))
@@ -139,22 +143,23 @@ where
 {
     let shared = &worker.shared;
     let limit = no_limit(shared.config.timeouts.client_idle);
-    // A client that has come before it could know may still ask once.
-    let left = async {
-        Ends::new(&shared.drain, Side::Inbound, None)
-            .leaving()
-            .await;
-        sleep(FIRST_REQUEST_WAIT).await;
-    };
     let said = tokio::select! {
         said = client_first(client, limit) => said?.ok_or(Unspoken::Gone)?,
-        () = left => return Err(Unspoken::Gone),
+        () = left(worker) => return Err(Unspoken::Gone),
     };
     Ok(Greeting {
         said,
         application: None,
         takes: Takes::Requests,
     })
+}
+
+/// Until a connection on which nobody has spoken is not waited for any more, because the sidecar
+/// leaves. A client that has come before it could know may still ask once.
+async fn left(worker: &Worker) {
+    let ends = Ends::new(&worker.shared.drain, Side::Inbound, None);
+    ends.leaving().await;
+    sleep(FIRST_REQUEST_WAIT).await;
 }
 
 fn no_limit(limit: Duration) -> Duration {
@@ -247,10 +252,13 @@ async fn relayed<IO>(
     let peer = caller.map(|caller| &caller.peer);
     let stats = shared.metrics.tcp(key(application, peer));
     let opened = stats.open(peer.map_or(Wire::Plaintext, |_peer| Wire::Mtls));
+    // The relay reads no peer that it cannot write for, and would not see that it is cut.
+    let signal = client.signal();
+    let ends = Ends::new(&shared.drain, Side::Inbound, signal.as_deref());
     let (mut client, mut server) = guarded(client, server, watched);
     let (moved, ended) = tokio::select! {
         done = relay(&mut client, &mut server, &shared.config, None) => done,
-        () = shared.drain.cut() => {
+        () = ends.cut() => {
             reset(server.get_ref().socket());
             return reset(client.get_ref().socket());
         }

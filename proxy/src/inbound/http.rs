@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use weft_core::headers::{WEFT_CONTINUE, WEFT_EXPECT};
 use weft_core::reason::Reason;
@@ -138,8 +138,12 @@ impl Conversation {
         let connect = *request.method() == Method::CONNECT;
         let response = exchange.send(request).await;
         let response = response.map_err(|failure| failed(&failure.error))?;
-        if connect && response.status().is_success() && has_content(response.headers()) {
-            let detail = "the answer to CONNECT has content: no tunnel was opened";
+        // Servers that know no CONNECT answer it as any other request, and read on. One that has
+        // opened a tunnel says 200 without content (RFC 9110 section 9.3.6); 204 and 205 have none
+        // either way.
+        let opened = response.status() == StatusCode::OK && !has_content(response.headers());
+        if connect && response.status().is_success() && !opened {
+            let detail = "the answer to CONNECT is not 200 without content: no tunnel was opened";
             return Err((Reason::UpgradeFailed, detail.to_owned()));
         }
         Ok(response)

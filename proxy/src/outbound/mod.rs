@@ -35,6 +35,7 @@ use weft_core::retry::Failure;
 use weft_core::route::RouteTable;
 
 use crate::connections::Permit;
+use crate::drain::{Ends, Side};
 use crate::first::{First, client_first, first_of, sniff};
 use crate::mesh::{Call, Counted, Destination, Endpoint, EndpointKey, PortView};
 use crate::relay::{Ended, relay};
@@ -321,14 +322,19 @@ async fn relay_opaque(
         stats,
         counted: _counted,
     } = connected;
+    let signal = match &stream {
+        Either::Left(peer) => peer.signal(),
+        Either::Right(_outside) => None,
+    };
     let mut server = Replayed::new(answered, stream);
     let opened = stats.open(wire);
     let (moved, ended) = {
-        let drain = shared.drain.cut();
+        // The relay reads no peer that it cannot write for, and would not see that it is cut.
+        let ends = Ends::new(&shared.drain, Side::Outbound, signal.as_deref());
         let idle = port.policy.idle_timeout;
         tokio::select! {
             done = relay(&mut client, &mut server, &shared.config, idle) => done,
-            () = drain => return reset(client.get_ref()),
+            () = ends.cut() => return reset(client.get_ref()),
         }
     };
     opened.received(moved.forward);

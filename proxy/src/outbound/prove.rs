@@ -8,6 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -18,6 +19,10 @@ use crate::tls::{ALPN_H2, Dialled, TlsContext};
 
 /// How often it is looked whom to dial.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Proofs under way at a time.
+const PROOFS_MAX: usize = 32;
+/// How long a peer may take to close a connection that has proved what it was for.
+const CLOSE_MAX: Duration = Duration::from_secs(1);
 
 /// Proves again what has to be proved, until it is dropped.
 pub(crate) async fn run(mesh: Arc<Mesh>, tls: Arc<TlsContext>, config: Arc<ProxyConfig>) {
@@ -25,9 +30,11 @@ pub(crate) async fn run(mesh: Arc<Mesh>, tls: Arc<TlsContext>, config: Arc<Proxy
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        for dialled in tls.standing().poll_proofs() {
-            prove(&mesh, &tls, &config, dialled).await;
-        }
+        // Side by side: a peer that stalls delays nobody else's.
+        let due = futures_util::stream::iter(tls.standing().poll_proofs());
+        let proving =
+            due.for_each_concurrent(PROOFS_MAX, |dialled| prove(&mesh, &tls, &config, dialled));
+        proving.await;
     }
 }
 
@@ -52,7 +59,7 @@ async fn prove(mesh: &Mesh, tls: &TlsContext, config: &ProxyConfig, dialled: Dia
     match pool::dial(port, endpoint, &material, ALPN_H2, limit).await {
         Ok(proved) => {
             // The peer closes when it has seen our certificate.
-            let _closed = timeout(limit, close(proved)).await;
+            let _closed = timeout(limit.min(CLOSE_MAX), close(proved)).await;
             tracing::debug!(address = %key.address, "proved identities again");
         }
         Err(error) => {

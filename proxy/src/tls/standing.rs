@@ -1,7 +1,7 @@
 //! The connections of this process to authenticated peers, and the signal that ends each. Core says
 //! which have to end (`weft_core::standing`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -148,6 +148,7 @@ impl StandingPeers {
 impl Inner {
     fn end_expired(&mut self, drain: Duration) {
         let expired = self.machine.poll_expired(crate::clock::unix_now());
+        let expired: HashSet<ConnectionId> = expired.into_iter().collect();
         // A newer certificate that came meanwhile lets those live that have not been cut.
         self.ending.retain(|id, _| expired.contains(id));
         let now = Instant::now();

@@ -259,8 +259,9 @@ impl Drop for Hold {
 }
 
 impl Upload {
-    fn is_done(&self) -> bool {
-        self.outgoing.is_queued() && !self.failed
+    /// Whether all of it has been sent.
+    fn is_done(&self, wire: &Wire<Box<dyn Io>>) -> bool {
+        self.outgoing.is_queued() && wire.is_flushed() && !self.failed
     }
 
     /// Sends on; ready when all is sent, or the server takes no more.
@@ -331,7 +332,7 @@ impl Exchange {
     fn new(connection: Box<Connection>, upload: Upload, home: Home, keep_alive: bool) -> Self {
         let reusable = keep_alive && !upload.failed;
         let ending = Ending { home, reusable };
-        if upload.is_done() || upload.failed {
+        if upload.is_done(&connection.wire) || upload.failed {
             return Self {
                 driver: Driver::Response(connection, ending),
             };
@@ -383,7 +384,8 @@ impl Exchange {
 
 impl Ending {
     fn end(self, connection: Box<Connection>) {
-        if self.reusable && connection.wire.read.is_empty() && !connection.wire.eof {
+        let wire = &connection.wire;
+        if self.reusable && wire.read.is_empty() && !wire.eof && wire.is_flushed() {
             self.home.give_back(connection);
         }
     }

@@ -502,28 +502,36 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
     }
 
     /// After the answer: as long as somebody reads the rest of the request's body, it is received;
-    /// what nobody reads, within bounds. Whether all of it was.
+    /// what nobody reads, within bounds. Whether all of it was. What somebody reads may pause, what
+    /// nobody reads has [`LINGER`] in all.
     async fn finish(&mut self, upload: &mut Upload) -> bool {
+        let patience = self.settings.stall.unwrap_or(HALF_CLOSED_SILENCE);
         let (mut unread, mut until) = (0, None);
         poll_fn(|cx| {
             loop {
-                match upload.feed(cx, &mut self.wire.read) {
+                let (starved, wait) = match upload.feed(cx, &mut self.wire.read) {
                     Ok(Fed::Done) => return Poll::Ready(true),
-                    Ok(Fed::Some) => continue,
-                    Ok(Fed::Starved | Fed::Full) => {}
+                    Ok(Fed::Some) => {
+                        until = None;
+                        continue;
+                    }
+                    Ok(Fed::Starved) => (true, patience),
+                    Ok(Fed::Full) => (false, patience),
                     Ok(Fed::Unwanted) => match upload.discard(&mut self.wire.read) {
-                        Ok(bytes) => unread += bytes,
+                        Ok(bytes) => {
+                            unread += bytes;
+                            (true, LINGER)
+                        }
                         Err(_malformed) => return Poll::Ready(false),
                     },
                     Err(_malformed) => return Poll::Ready(false),
-                }
+                };
                 if upload.is_done() || unread > UNREAD_MAX_BYTES {
                     return Poll::Ready(upload.is_done());
                 }
-                if unread > 0 {
-                    until.get_or_insert_with(|| Instant::now() + LINGER);
-                }
-                if self.wire.read.len() < READ_AHEAD_BYTES {
+                let due = Instant::now() + wait;
+                until = Some(until.map_or(due, |until: Instant| until.min(due)));
+                if starved || self.wire.read.len() < READ_AHEAD_BYTES {
                     match self.wire.poll_fill(cx, BODY_READ_BYTES) {
                         Poll::Ready(Ok(1..)) => continue,
                         Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(false),
@@ -540,7 +548,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
 
     /// Ends the sending; everything of the client's has been read.
     async fn close(&mut self) -> End {
-        let _gone = poll_fn(|cx| self.wire.poll_shutdown(cx)).await;
+        let closing = poll_fn(|cx| self.wire.poll_shutdown(cx));
+        let _as_far_as_it_came = tokio::time::timeout(LINGER, closing).await;
         End::Closed
     }
 

@@ -322,6 +322,17 @@ fn what_stalls_is_given_up() {
         tokio::time::sleep(Duration::from_secs(600)).await;
         assert!(dropped.borrow().is_none());
     });
+    // The rest of a body that nobody wants is waited for no longer than the connection lingers.
+    run(async {
+        let drain = Rc::new(Drain::default());
+        let mut far = server(&drain, |_request| async { text("no") });
+        let began = tokio::time::Instant::now();
+        far.write_all(body.as_bytes()).await.expect("written");
+        let answered = rest(&mut far).await;
+        assert!(answered.starts_with("HTTP/1.1 200 "), "{answered}");
+        let seconds = began.elapsed().as_secs();
+        assert!((5..=10).contains(&seconds), "{seconds}");
+    });
     // A client that does not read what is there for it.
     run(async {
         let drain = Rc::new(Drain::default());
@@ -404,6 +415,32 @@ fn get() -> Request<ProxyBody> {
     let mut request = Request::new(ProxyBody::Empty);
     *request.uri_mut() = "http://a/b?c".parse().expect("a URI");
     request
+}
+
+/// A server that answers before it has all of a request gets the rest of it.
+#[test]
+fn what_is_queued_goes_on_after_the_answer_has_begun() {
+    run(async {
+        let length = 60_000;
+        let mut request = get();
+        *request.method_mut() = http::Method::POST;
+        *request.body_mut() = ProxyBody::text(vec![b'x'; length]);
+        let (told, whole) = tokio::sync::oneshot::channel();
+        let (response, _shelf) = exchange(request, async move |far| {
+            let head = until(far, "\r\n\r\n").await;
+            let early = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+            far.write_all(early).await.expect("written");
+            let mut rest = vec![0; length];
+            far.read_exact(&mut rest).await.expect("all of the body");
+            far.write_all(b"0\r\n\r\n").await.expect("written");
+            let _gone = told.send(head);
+        })
+        .await;
+        let body = response.expect("an answer").into_body();
+        let done = timeout(Duration::from_secs(60), body.collect()).await;
+        done.expect("no wait for each other").expect("a whole body");
+        assert!(whole.await.is_ok());
+    });
 }
 
 #[test]

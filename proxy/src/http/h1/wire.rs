@@ -100,6 +100,11 @@ impl<IO> Wire<IO> {
     pub(super) fn is_drained(&self) -> bool {
         self.small.is_empty() && self.large.is_empty() && self.after.is_empty()
     }
+
+    /// Whether all that was queued has left, also what the connection had held back.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.is_drained() && !self.unflushed
+    }
 }
 
 impl<IO: AsyncRead + Unpin> Wire<IO> {
