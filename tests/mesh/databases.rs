@@ -111,8 +111,11 @@ fn psql_and_postgresql(bed: &dyn Bed) {
 /// MariaDB greets before the client has said a word.
 fn mariadb_and_mariadb(bed: &dyn Bed) {
     let data = directory(bed, "mariadb", MARIADB_USER);
+    // Temporary tables are named after the process, and two servers in namespaces of their own may
+    // have the same number.
+    let temporary = directory(bed, "mariadb-tmp", MARIADB_USER);
     let install = format!(
-        "mariadb-install-db --no-defaults --datadir={data} --auth-root-authentication-method=normal --skip-test-db"
+        "env TMPDIR={temporary} mariadb-install-db --no-defaults --datadir={data} --auth-root-authentication-method=normal --skip-test-db"
     );
     as_user(bed, MARIADB_USER, Program::line(&install));
     let accounts = bed.dir().join("accounts.sql");
@@ -122,7 +125,7 @@ fn mariadb_and_mariadb(bed: &dyn Bed) {
     )
     .expect("write the accounts");
     let serve = format!(
-        "mariadbd --no-defaults --datadir={data} --socket={data}/sock --pid-file={data}/pid --port=3306 \
+        "env TMPDIR={temporary} mariadbd --no-defaults --datadir={data} --socket={data}/sock --pid-file={data}/pid --port=3306 \
          --bind-address=* --init-file={} --skip-name-resolve --innodb-flush-log-at-trx-commit=0",
         accounts.display()
     );
