@@ -10,9 +10,9 @@ use crate::support::{
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// How long a revocation may take until a program sees it: a second for the sidecars, and another
-/// for a busy machine.
-const CUT: Duration = Duration::from_secs(2);
+/// How long a revocation may take until a program sees it. The sidecars act on it as soon as it
+/// arrives; a machine with all tests at once may take this long to run them.
+const CUT: Duration = Duration::from_secs(20);
 
 const KINDS: [&str; 3] = ["http", "upgrade", "redis"];
 
