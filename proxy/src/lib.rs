@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod application;
 pub mod clock;
 pub mod config;
 pub mod connections;
@@ -19,6 +20,7 @@ pub mod identity;
 pub mod inbound;
 pub mod intercept;
 pub mod leases;
+pub mod listeners;
 pub mod memory;
 pub mod mesh;
 pub mod names;
@@ -28,8 +30,10 @@ pub mod outbound;
 pub mod pool;
 pub mod registration;
 pub mod relay;
+pub mod shared;
 pub mod state;
 pub mod telemetry;
 pub mod tls;
+mod upgrade;
 pub mod vital;
 pub mod worker;

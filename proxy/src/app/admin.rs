@@ -11,7 +11,7 @@ use crate::admin::{self, AdminServer, AdminState, Readiness, Serves, bind_tcp, b
 use crate::config::ListenerConfig;
 use crate::identity::Manager;
 use crate::observe;
-use crate::worker::Shared;
+use crate::shared::Shared;
 
 /// The sidecar's own listeners, open and not served yet.
 pub(super) struct AdminListeners(Vec<(admin::Listener, Serves)>);

@@ -12,9 +12,9 @@ use weft_core::name::WorkloadName;
 
 use super::AppError;
 use super::plan::{Plan, own_address};
+use crate::application::{Application, dial};
 use crate::config::ProxyConfig;
-use crate::inbound::Application;
-use crate::worker::Shared;
+use crate::shared::Shared;
 
 /// How often ports that are not ready yet are tried: soon after the start, and later.
 const PROBE_EVERY: Duration = Duration::from_millis(20);
@@ -89,6 +89,6 @@ pub(super) async fn probe_ports(
 }
 
 async fn accepts(shared: &Arc<Shared>, application: &Application) -> bool {
-    let dialled = crate::inbound::dial(shared, application);
+    let dialled = dial(shared, application);
     matches!(timeout(Duration::from_secs(1), dialled).await, Ok(Ok(_)))
 }

@@ -8,11 +8,12 @@ use std::thread::JoinHandle;
 use weft_core::model::RegisteredPort;
 
 use super::{AppError, Publish};
+use crate::application::Application;
 use crate::config::ProxyConfig;
-use crate::inbound::Application;
+use crate::listeners::{self, Listener, Listening};
 use crate::nest::{NestAddresses, NestListeners};
+use crate::shared::Shared;
 use crate::vital::Vital;
-use crate::worker::{self, Listener, Listening, Shared};
 
 /// Stack of a worker, bytes: futures live on the heap.
 const WORKER_STACK: usize = 1 << 20;
@@ -167,7 +168,7 @@ impl Plan {
                 .name(format!("weft-worker-{index}"))
                 .stack_size(WORKER_STACK)
                 .spawn(move || {
-                    let result = worker::run(index, shared, listeners);
+                    let result = listeners::run(index, shared, listeners);
                     if let Err(error) = &result {
                         part.fail(error);
                     }

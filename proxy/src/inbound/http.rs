@@ -12,16 +12,16 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use weft_core::headers::{WEFT_CONTINUE, WEFT_EXPECT};
 use weft_core::reason::Reason;
 
-use super::application::Asked;
 use super::request::Answer;
 use super::{Application, Caller, Socket, dial, key, request};
+use crate::application::Asked;
 use crate::connections::Guarded;
 use crate::drain::{Ends, Side};
 use crate::http::h1::{OnContinue, Refusal, Settings, serve as serve_http1};
 use crate::http::{Client, Incoming, ProxyBody, describe, patience, serve_http2};
 use crate::mesh::ServerSlot;
-use crate::outbound::SingleExchange;
 use crate::telemetry::metrics::HttpStats;
+use crate::upgrade::SingleExchange;
 use crate::worker::{Worker, reset};
 
 /// One connection of a caller.

@@ -1,7 +1,6 @@
 //! Connections of others to the application.
 
 mod answered;
-mod application;
 mod carry;
 mod check;
 mod http;
@@ -18,6 +17,7 @@ use tokio::net::TcpStream;
 use weft_core::peer::VerifiedPeer;
 use weft_core::reason::Reason;
 
+use crate::application::{Application, dial};
 use crate::config::MtlsMode;
 use crate::connections::{Guarded, Permit};
 use crate::first::client_first;
@@ -26,8 +26,6 @@ use crate::tls::{Material, OpenError, Opened, Replayed, Signal, open};
 use crate::worker::{Worker, is_direct, redirected, reset};
 
 use carry::{Greeting, Takes, Unspoken, carry, greet};
-
-pub use application::{Application, Applications, dial};
 
 /// A connection that interception redirected here: from another sidecar, or from outside.
 pub async fn captured(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr, permit: Permit) {

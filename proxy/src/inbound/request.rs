@@ -32,10 +32,10 @@ use super::http::Conversation;
 use crate::http::h1::Refusal;
 use crate::http::{Incoming, ProxyBody, Upgrade, Upload, answer, relayed};
 use crate::mesh::{RateRefusal, Rated, UnderWay};
-use crate::outbound::{is_agreed, join};
 use crate::pool::Slot;
 use crate::telemetry::ledger::Ledger;
 use crate::telemetry::metrics::{Direction, Wire};
+use crate::upgrade::{is_agreed, join};
 
 const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 

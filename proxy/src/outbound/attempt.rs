@@ -18,11 +18,11 @@ use weft_core::timeout as deadline;
 
 use super::connection::Connection;
 use super::failed::Failed;
-use super::pool::DialError;
 use super::request::{Admitted, reason_of};
 use super::{Avoid, Wish, pick};
 use crate::http::{Incoming, Kept, ProxyBody, SendError, Upload, describe};
 use crate::mesh::{Call, Counted, Endpoint, EndpointKey, PortView};
+use crate::pool::DialError;
 use crate::telemetry::spans::{ClientAttempt, Trace};
 
 /// Bytes of a body that are kept for a copy of the request; of a longer one there is none.

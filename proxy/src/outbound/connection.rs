@@ -7,11 +7,11 @@ use http::{HeaderValue, Request, Response, Version};
 use tokio::time::timeout;
 use weft_core::headers::{WEFT_CONTINUE, WEFT_EXPECT};
 
-use super::pool::{DialError, Sender, Slot};
 use super::upgrade::OwnConnection;
 use crate::http::h1::{CONTINUE_WAIT, Expectation};
 use crate::http::{Incoming, ProxyBody, SendError};
 use crate::mesh::{Endpoint, PortView};
+use crate::pool::{DialError, Sender, Slot};
 use crate::worker::Worker;
 
 /// A connection for one request, given back when dropped.

@@ -25,9 +25,9 @@ use weft_core::model::AppProtocol;
 use weft_core::reason::Reason;
 use weft_core::timeout as deadline;
 
-use super::pool::{self, DialError};
 use crate::http::{BodyError, CHECK_CONNECTION, CHECK_REQUEST, Incoming, ProxyBody};
 use crate::mesh::{Endpoint, EndpointKey, PortView, Snapshot};
+use crate::pool::{self, DialError};
 use crate::worker::Worker;
 
 /// Checks under way at the same time; further ones wait for their turn.

@@ -38,17 +38,15 @@ use crate::connections::Permit;
 use crate::drain::{Ends, Side};
 use crate::first::{First, client_first, first_of, sniff};
 use crate::mesh::{Call, Counted, Destination, Endpoint, EndpointKey, PortView};
+use crate::pool::{self, DialError};
 use crate::relay::{Ended, relay};
 use crate::telemetry::metrics::{Direction, HttpKey, TcpStats, Wire};
 use crate::tls::{ALPN_TCP, Replayed, read_server_name};
 use crate::worker::{Worker, is_direct, redirected, reset};
 
-use crate::pool;
-pub use crate::pool::{DialError, Limited, Pool, Slot};
 use choose::{Avoid, Wish, pick};
 pub(crate) use health::run as check_health;
 pub(crate) use prove::run as prove_again;
-pub(crate) use upgrade::{SingleExchange, is_agreed, join};
 
 /// What `0s` stands for.
 const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);

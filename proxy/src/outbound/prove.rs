@@ -12,9 +12,9 @@ use futures_util::StreamExt as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::pool;
 use crate::config::ProxyConfig;
 use crate::mesh::{EndpointKey, Mesh};
+use crate::pool;
 use crate::tls::{ALPN_H2, Dialled, TlsContext};
 
 /// How often it is looked whom to dial.

@@ -34,12 +34,13 @@ use super::hedge::Race;
 use super::http::{Conversation, one_more};
 use super::patience::{Patience, while_waited_for};
 use super::route::{self, Next};
-use super::{Wish, outside, upgrade};
+use super::{Wish, outside};
 use crate::http::h1::Refusal;
 use crate::http::{Activity, Incoming, ProxyBody, Upgrade, Upload, answer, relayed};
 use crate::mesh::{self, PortView, UnderWay};
 use crate::telemetry::ledger::Ledger;
 use crate::telemetry::metrics::Direction;
+use crate::upgrade::{is_agreed, join};
 use crate::worker::Worker;
 
 /// What the application is answered with.
@@ -511,9 +512,9 @@ impl Sent<'_> {
             },
         });
         let response = match exchange.upgrade {
-            Some(client) if upgrade::is_agreed(&response) => {
+            Some(client) if is_agreed(&response) => {
                 let idle = policy.stream_idle_timeout;
-                upgrade::join(&worker.shared, idle, response, client, guard)
+                join(&worker.shared, idle, response, client, guard)
             }
             Some(_) | None => {
                 let activity = patience.activity().cloned();

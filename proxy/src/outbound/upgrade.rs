@@ -1,22 +1,18 @@
-//! Upgrades (WebSocket) and CONNECT: a connection of their own, which becomes a stream of bytes.
+//! A connection of its own for an upgrade (WebSocket) or CONNECT, which becomes a stream of bytes.
 
 use std::rc::Rc;
-use std::sync::Arc;
-use std::time::Duration;
 
-use http::{Request, Response, StatusCode};
-use tokio::task::spawn_local;
+use http::{Request, Response};
 use tokio_util::either::Either;
-use weft_core::headers::{remove_hop_by_hop, remove_untrusted};
+use weft_core::headers::remove_untrusted;
 
-use super::pool::{self, DialError, OutsideStream, PeerStream};
 use crate::config::ProxyConfig;
-use crate::http::h1::client::{ClientError, Connection, Home};
-use crate::http::{BodyGuard, Incoming, Io, ProxyBody, SendError, Upgrade, h1};
+use crate::http::{Incoming, ProxyBody, SendError};
 use crate::mesh::{Counted, Endpoint, PortView};
-use crate::relay::{Ended, relay};
+use crate::pool::{self, DialError, OutsideStream, PeerStream};
 use crate::tls::{ALPN_H1, TlsContext};
-use crate::worker::{Shared, Worker};
+use crate::upgrade::SingleExchange;
+use crate::worker::Worker;
 
 /// A connection for one exchange in HTTP/1.1, which may then be taken over.
 #[derive(Debug)]
@@ -80,76 +76,4 @@ async fn dial(
     let material = tls.current().ok_or(DialError::NoCertificate)?;
     let stream = pool::dial(port, endpoint, &material, ALPN_H1, limit).await?;
     Ok(Either::Right(Box::new(stream)))
-}
-
-/// One exchange in HTTP/1.1 on a connection that may then be taken over.
-#[derive(Debug)]
-pub(crate) struct SingleExchange(Option<Box<Connection>>);
-
-impl SingleExchange {
-    /// Takes a fresh connection.
-    pub(crate) fn begin(io: impl Io + 'static, config: &ProxyConfig) -> Self {
-        Self(Some(Connection::new(io, h1::limits(config))))
-    }
-
-    /// Sends the request.
-    pub(crate) async fn send(
-        &mut self,
-        request: Request<ProxyBody>,
-    ) -> Result<Response<Incoming>, SendError> {
-        match self.0.take() {
-            Some(connection) => connection.send(request, Home::None).await,
-            None => Err(SendError {
-                unsent: Some(Box::new(request)),
-                error: ClientError::Closed.into(),
-            }),
-        }
-    }
-}
-
-/// Whether the server agrees to go on in another protocol than HTTP. The response to a CONNECT is
-/// marked by an upgrade to wait for.
-pub(crate) fn is_agreed(response: &Response<Incoming>) -> bool {
-    let connected = response.status().is_success() && Upgrade::is_offered(response.extensions());
-    response.status() == StatusCode::SWITCHING_PROTOCOLS || connected
-}
-
-/// Makes one stream of bytes of the client's connection and the server's. The guard is told when it
-/// ends: the stream is one request.
-pub(crate) fn join<G: BodyGuard + 'static>(
-    shared: &Arc<Shared>,
-    idle: Option<Duration>,
-    mut response: Response<Incoming>,
-    client: Upgrade,
-    guard: G,
-) -> Response<ProxyBody<G>> {
-    let server = Upgrade::take(response.extensions_mut());
-    let status = response.status();
-    let (mut parts, _no_body) = response.into_parts();
-    let switching = status == StatusCode::SWITCHING_PROTOCOLS;
-    remove_hop_by_hop(&mut parts.headers, switching);
-    let shared = Arc::clone(shared);
-    spawn_local(async move {
-        let Some(server) = server else { return };
-        let both = tokio::try_join!(client.upgraded(), server.upgraded());
-        let (mut client, mut server) = match both {
-            Ok(both) => both,
-            Err(error) => {
-                tracing::debug!(%error, "upgrade not completed");
-                return;
-            }
-        };
-        let relaying = relay(&mut client, &mut server, &shared.config, idle);
-        tokio::select! {
-            (moved, ended) = relaying => {
-                tracing::debug!(?moved, ?ended, "upgraded stream ended");
-                if let Ended::Idle = ended {
-                    return guard.on_silence();
-                }
-            }
-            () = shared.drain.cut() => {}
-        }
-        guard.on_end(None);
-    });
-    Response::from_parts(parts, ProxyBody::Empty)
 }

@@ -19,7 +19,7 @@ use crate::connections::keep_alive;
 use crate::http::h1::OnContinue;
 use crate::http::{ExchangeError, Incoming, Kept, ProxyBody, describe};
 use crate::pool::{ApplicationDial, ApplicationPeer, DialError, Slot};
-use crate::worker::Shared;
+use crate::shared::Shared;
 
 /// Bytes of a request's body in HTTP/2 that are kept until its answer begins, to ask again where the
 /// application has not processed it. Of a longer one the caller's sidecar decides.
