@@ -1,17 +1,11 @@
-//! The first bytes of a connection: who speaks first, what is spoken, and the watch over what is
-//! relayed without being read.
+//! The first bytes of a connection: who speaks first, and what is spoken.
 
-use std::cell::RefCell;
 use std::io;
-use std::pin::Pin;
-use std::rc::Rc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
-use weft_core::opaque::{OpaqueWatch, Suspicion};
 use weft_core::protocol::{DETECT_MAX_BYTES, Verdict, begins_method, detect};
 
 use crate::worker::Worker;
@@ -123,135 +117,10 @@ where
     }
 }
 
-/// One side of a relay whose bytes are looked at before they go on, where anything is looked for:
-/// reading it fails with the [`Suspicion`].
-#[derive(Debug)]
-pub(crate) struct Guarded<IO> {
-    io: IO,
-    side: Side,
-    watch: Option<Rc<RefCell<OpaqueWatch>>>,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Side {
-    Client,
-    Server,
-}
-
-/// Both sides of a relay, watched or not.
-pub(crate) fn guarded<C, S>(client: C, server: S, watched: bool) -> (Guarded<C>, Guarded<S>) {
-    let watch = watched.then(|| Rc::new(RefCell::new(OpaqueWatch::new())));
-    let client = Guarded {
-        io: client,
-        side: Side::Client,
-        watch: watch.clone(),
-    };
-    let server = Guarded {
-        io: server,
-        side: Side::Server,
-        watch,
-    };
-    (client, server)
-}
-
-/// The suspicion that a relay broke for, where it was one.
-pub(crate) fn suspicion(error: &io::Error) -> Option<Suspicion> {
-    error.get_ref()?.downcast_ref::<Suspicion>().copied()
-}
-
-impl<IO> Guarded<IO> {
-    /// The connection itself.
-    pub(crate) fn get_ref(&self) -> &IO {
-        &self.io
-    }
-}
-
-impl<IO: AsyncRead + Unpin> AsyncRead for Guarded<IO> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
-        let (side, Some(watch)) = (self.side, &self.watch) else {
-            return polled;
-        };
-        let (looked, done) = {
-            let mut watch = watch.borrow_mut();
-            let read = &buf.filled()[before..];
-            let looked = match side {
-                Side::Client => watch.client(read),
-                Side::Server => watch.server(read),
-            };
-            (looked, watch.is_done())
-        };
-        if let Err(suspicion) = looked {
-            buf.set_filled(before);
-            return Poll::Ready(Err(io::Error::other(suspicion)));
-        }
-        if done {
-            self.watch = None;
-        }
-        polled
-    }
-}
-
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Guarded<IO> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use tokio::io::{AsyncWriteExt as _, duplex};
-
-    #[tokio::test]
-    async fn nothing_of_what_is_suspicious_goes_on() {
-        let (mut far, near) = duplex(1 << 12);
-        let (mut client, _server) = guarded(near, tokio::io::empty(), true);
-        far.write_all(b"\x01 /x y\r\nX-Forwarded-Client-Cert")
-            .await
-            .unwrap();
-        let mut read = vec![0; 100];
-        assert_eq!(client.read(&mut read).await.unwrap(), 31);
-        far.write_all(b": x\r\n\r\n").await.unwrap();
-        for _again in 0..2 {
-            let error = client.read(&mut read).await.unwrap_err();
-            assert_eq!(suspicion(&error), Some(Suspicion::Identity));
-        }
-    }
-
-    #[tokio::test]
-    async fn a_server_that_speaks_no_http_ends_the_watch() {
-        let ((mut far_client, client), (mut far_server, server)) = (duplex(64), duplex(64));
-        let (mut client, mut server) = guarded(client, server, true);
-        let mut read = [0; 100];
-        far_server.write_all(b"220 mail\r\n").await.unwrap();
-        assert_eq!(server.read(&mut read).await.unwrap(), 10);
-        far_client.write_all(b"EHLO a\r\n").await.unwrap();
-        assert_eq!(client.read(&mut read).await.unwrap(), 8);
-        assert!(client.watch.is_none());
-        far_client
-            .write_all(b"\r\nX-Forwarded-Client-Cert: x\r\n")
-            .await
-            .unwrap();
-        assert_eq!(client.read(&mut read).await.unwrap(), 30);
-    }
 
     #[tokio::test(start_paused = true)]
     async fn who_speaks_first() {

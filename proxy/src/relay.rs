@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep_until};
+use weft_core::opaque::{OpaqueWatch, Suspicion};
 
 use crate::config::ProxyConfig;
+use crate::drain::Ends;
 
 /// What a direction begins with when bytes come; while none do, it holds nothing.
 const BUFFER_FIRST_BYTES: usize = 8 * 1024;
@@ -31,6 +33,21 @@ pub struct Moved {
     pub backward: u64,
 }
 
+/// What a relay keeps to.
+#[derive(Debug)]
+pub struct Terms<'a> {
+    /// The sidecar's own limits.
+    pub config: &'a ProxyConfig,
+    /// What cuts it. A relay does not read from a side while it cannot write to the other, so the
+    /// connections alone would not notice.
+    pub ends: &'a Ends<'a>,
+    /// How long nothing may move; `None` is `timeouts.tcp_idle`.
+    pub idle: Option<Duration>,
+    /// What is looked for in bytes before they go on, where the first side is a client and the second
+    /// a server that may be one of HTTP.
+    pub watch: Option<OpaqueWatch>,
+}
+
 /// How a relay ended.
 #[derive(Debug)]
 pub enum Ended {
@@ -40,21 +57,37 @@ pub enum Ended {
     Idle,
     /// One side broke: the other has to see a reset, not an orderly end.
     Broken(io::Error),
+    /// What came is not to go on: both sides have to see a reset.
+    Suspicious(Suspicion),
+    /// It was cut, as [`Terms::ends`] says.
+    Cut,
+}
+
+impl From<io::Error> for Ended {
+    fn from(error: io::Error) -> Self {
+        Self::Broken(error)
+    }
+}
+
+impl From<Suspicion> for Ended {
+    fn from(suspicion: Suspicion) -> Self {
+        Self::Suspicious(suspicion)
+    }
 }
 
 /// Copies both ways between `a` and `b`. When one side ends its sending, the other is told and may
-/// go on answering. Ends when both have, when one breaks, or when nothing moves for `idle`, by
-/// default the sidecar's own `timeouts.tcp_idle`.
-pub async fn relay<A, B>(
-    a: &mut A,
-    b: &mut B,
-    config: &ProxyConfig,
-    idle: Option<Duration>,
-) -> (Moved, Ended)
+/// go on answering. Ends when both have, when one breaks, or as `terms` say.
+pub async fn relay<A, B>(a: &mut A, b: &mut B, terms: Terms<'_>) -> (Moved, Ended)
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
+    let Terms {
+        config,
+        ends,
+        idle,
+        mut watch,
+    } = terms;
     let idle = match idle.unwrap_or(config.timeouts.tcp_idle) {
         Duration::ZERO => NO_LIMIT,
         idle => idle,
@@ -68,20 +101,26 @@ where
     let mut holding = true;
     let first = quiet_since + idle.min(SHRINK_AFTER);
     let mut watchdog = std::pin::pin!(sleep_until(first));
+    let mut cut = std::pin::pin!(ends.cut());
     let ended = poll_fn(|cx| {
         loop {
-            let there = match forward.poll(cx, a, b) {
-                Poll::Ready(Err(error)) => return Poll::Ready(Ended::Broken(error)),
+            let client = |bytes: &[u8]| look(&mut watch, OpaqueWatch::client, bytes);
+            let there = match forward.poll(cx, a, b, client) {
+                Poll::Ready(Err(ended)) => return Poll::Ready(ended),
                 Poll::Ready(Ok(())) => true,
                 Poll::Pending => false,
             };
-            let back = match backward.poll(cx, b, a) {
-                Poll::Ready(Err(error)) => return Poll::Ready(Ended::Broken(error)),
+            let server = |bytes: &[u8]| look(&mut watch, OpaqueWatch::server, bytes);
+            let back = match backward.poll(cx, b, a, server) {
+                Poll::Ready(Err(ended)) => return Poll::Ready(ended),
                 Poll::Ready(Ok(())) => true,
                 Poll::Pending => false,
             };
             if there && back {
                 return Poll::Ready(Ended::Clean);
+            }
+            if cut.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ended::Cut);
             }
             let moved = forward.moved + backward.moved;
             if moved != seen && !holding {
@@ -112,6 +151,22 @@ where
         backward: backward.moved,
     };
     (moved, ended)
+}
+
+/// Looks at bytes of one side, as long as anything is looked for.
+fn look(
+    watch: &mut Option<OpaqueWatch>,
+    side: fn(&mut OpaqueWatch, &[u8]) -> Result<(), Suspicion>,
+    bytes: &[u8],
+) -> Result<(), Suspicion> {
+    let Some(looking) = watch else {
+        return Ok(());
+    };
+    side(looking, bytes)?;
+    if looking.is_done() {
+        *watch = None;
+    }
+    Ok(())
 }
 
 struct Direction {
@@ -152,7 +207,8 @@ impl Direction {
         cx: &mut Context<'_>,
         source: &mut R,
         sink: &mut W,
-    ) -> Poll<io::Result<()>>
+        mut look: impl FnMut(&[u8]) -> Result<(), Suspicion>,
+    ) -> Poll<Result<(), Ended>>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
@@ -162,7 +218,7 @@ impl Direction {
                 let rest = &self.buffer[self.start..self.end];
                 let written = ready!(Pin::new(&mut *sink).poll_write(cx, rest))?;
                 if written == 0 {
-                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                    return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
                 }
                 self.start += written;
                 self.moved += written as u64;
@@ -170,9 +226,9 @@ impl Direction {
             }
             match self.state {
                 State::Copying => match self.poll_fill(cx, source) {
-                    Poll::Ready(Ok(true)) => {}
+                    Poll::Ready(Ok(true)) => look(&self.buffer[..self.end])?,
                     Poll::Ready(Ok(false)) => self.state = State::Ending,
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                     Poll::Pending => {
                         if self.unflushed {
                             ready!(Pin::new(&mut *sink).poll_flush(cx))?;
@@ -264,12 +320,89 @@ impl Direction {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use crate::drain::{Drain, Phase, Side};
+    use crate::tls::Signal;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::task::JoinHandle;
 
     fn idle(seconds: u64) -> ProxyConfig {
         let mut config = ProxyConfig::default();
         config.timeouts.tcp_idle = Duration::from_secs(seconds);
         config
+    }
+
+    /// A relay that nothing cuts.
+    async fn relay<A, B>(
+        a: &mut A,
+        b: &mut B,
+        config: &ProxyConfig,
+        idle: Option<Duration>,
+    ) -> (Moved, Ended)
+    where
+        A: AsyncRead + AsyncWrite + Unpin,
+        B: AsyncRead + AsyncWrite + Unpin,
+    {
+        let drain = Drain::default();
+        let ends = Ends::new(&drain, Side::Outbound, None);
+        let terms = Terms {
+            config,
+            ends: &ends,
+            idle,
+            watch: None,
+        };
+        super::relay(a, b, terms).await
+    }
+
+    /// One that looks at the bytes of both sides; the client and the server.
+    fn watched() -> (DuplexStream, DuplexStream, JoinHandle<(Moved, Ended)>) {
+        let ((client, mut a), (mut b, server)) = (duplex(1 << 12), duplex(1 << 12));
+        let relaying = tokio::spawn(async move {
+            let (drain, config) = (Drain::default(), idle(60));
+            let terms = Terms {
+                config: &config,
+                ends: &Ends::new(&drain, Side::Inbound, None),
+                idle: None,
+                watch: Some(OpaqueWatch::new()),
+            };
+            super::relay(&mut a, &mut b, terms).await
+        });
+        (client, server, relaying)
+    }
+
+    #[tokio::test]
+    async fn nothing_of_what_is_suspicious_goes_on() {
+        let (mut client, mut server, relaying) = watched();
+        let begin = b"\x01 /x y\r\nX-Forwarded-Client-Cert";
+        client.write_all(begin).await.unwrap();
+        let mut read = vec![0; begin.len()];
+        server.read_exact(&mut read).await.unwrap();
+        client.write_all(b": x\r\n\r\n").await.unwrap();
+        let mut rest = Vec::new();
+        server.read_to_end(&mut rest).await.unwrap();
+        assert!(rest.is_empty());
+        let (moved, ended) = relaying.await.unwrap();
+        assert!(
+            matches!(ended, Ended::Suspicious(Suspicion::Identity)),
+            "{ended:?}"
+        );
+        assert_eq!(moved.forward, begin.len() as u64);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_speaks_no_http_ends_the_watch() {
+        let (mut client, mut server, relaying) = watched();
+        let mut read = [0; 100];
+        server.write_all(b"220 mail\r\n").await.unwrap();
+        assert_eq!(client.read(&mut read).await.unwrap(), 10);
+        client.write_all(b"EHLO a\r\n").await.unwrap();
+        assert_eq!(server.read(&mut read).await.unwrap(), 8);
+        let field = b"\r\nX-Forwarded-Client-Cert: x\r\n";
+        client.write_all(field).await.unwrap();
+        drop(client);
+        assert_eq!(server.read(&mut read).await.unwrap(), field.len());
+        drop(server);
+        let (_moved, ended) = relaying.await.unwrap();
+        assert!(!matches!(ended, Ended::Suspicious(_)), "{ended:?}");
     }
 
     #[tokio::test]
@@ -318,7 +451,9 @@ mod tests {
         let mut cx = Context::from_waker(std::task::Waker::noop());
         let (mut client, mut source) = duplex(1 << 20);
         let (mut sink, _server) = duplex(1 << 20);
-        let mut poll = |direction: &mut Direction| direction.poll(&mut cx, &mut source, &mut sink);
+        let mut poll = |direction: &mut Direction| {
+            direction.poll(&mut cx, &mut source, &mut sink, |_bytes| Ok(()))
+        };
         assert!(poll(&mut direction).is_pending());
         assert_eq!(direction.buffer.capacity(), 0);
         let mut cx = Context::from_waker(std::task::Waker::noop());
@@ -372,6 +507,35 @@ mod tests {
             let (_, ended) = relay(&mut a, &mut b, &idle(5), Some(policy)).await;
             assert!(matches!(ended, Ended::Idle), "{ended:?}");
             assert_eq!(began.elapsed().as_secs(), policy.as_secs());
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_waits_for_its_reader_is_cut() {
+        for by_peer in [true, false] {
+            let (mut client, mut a) = duplex(1 << 16);
+            let (mut b, _server_that_does_not_read) = duplex(64);
+            let (drain, peer) = (Drain::default(), Signal::default());
+            let config = idle(600);
+            let ends = Ends::new(&drain, Side::Outbound, Some(&peer));
+            client.write_all(&[7; 1000]).await.unwrap();
+            let cutting = async {
+                tokio::task::yield_now().await;
+                match by_peer {
+                    true => peer.cut_now(),
+                    false => drain.advance(Phase::Cut),
+                }
+            };
+            let terms = Terms {
+                config: &config,
+                ends: &ends,
+                idle: None,
+                watch: None,
+            };
+            let relaying = super::relay(&mut a, &mut b, terms);
+            let ((moved, ended), ()) = tokio::join!(relaying, cutting);
+            assert!(matches!(ended, Ended::Cut), "{ended:?}");
+            assert_eq!((moved.forward, moved.backward), (64, 0));
         }
     }
 }

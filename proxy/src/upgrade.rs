@@ -9,10 +9,12 @@ use tokio::task::spawn_local;
 use weft_core::headers::remove_hop_by_hop;
 
 use crate::config::ProxyConfig;
+use crate::drain::{Ends, Side};
 use crate::http::h1::client::{ClientError, Connection, Home};
 use crate::http::{BodyGuard, Incoming, Io, ProxyBody, SendError, Upgrade, h1};
-use crate::relay::{Ended, relay};
+use crate::relay::{Ended, Terms, relay};
 use crate::shared::Shared;
+use crate::tls::Signal;
 
 /// One exchange in HTTP/1.1 on a connection that may then be taken over.
 #[derive(Debug)]
@@ -47,9 +49,11 @@ pub(crate) fn is_agreed(response: &Response<Incoming>) -> bool {
 }
 
 /// Makes one stream of bytes of the client's connection and the server's. The guard is told when it
-/// ends: the stream is one request.
+/// ends: the stream is one request. `signal` is that of the connection to another sidecar, where one
+/// of both is.
 pub(crate) fn join<G: BodyGuard + 'static>(
     shared: &Arc<Shared>,
+    (side, signal): (Side, Option<Arc<Signal>>),
     idle: Option<Duration>,
     mut response: Response<Incoming>,
     client: Upgrade,
@@ -71,17 +75,21 @@ pub(crate) fn join<G: BodyGuard + 'static>(
                 return;
             }
         };
-        let relaying = relay(&mut client, &mut server, &shared.config, idle);
-        tokio::select! {
-            (moved, ended) = relaying => {
-                tracing::debug!(?moved, ?ended, "upgraded stream ended");
-                if let Ended::Idle = ended {
-                    return guard.on_silence();
-                }
+        let ends = Ends::new(&shared.drain, side, signal.as_deref());
+        let terms = Terms {
+            config: &shared.config,
+            ends: &ends,
+            idle,
+            watch: None,
+        };
+        let (moved, ended) = relay(client.stream(), server.stream(), terms).await;
+        tracing::debug!(?moved, ?ended, "upgraded stream ended");
+        match ended {
+            Ended::Idle => guard.on_silence(),
+            Ended::Clean | Ended::Broken(_) | Ended::Suspicious(_) | Ended::Cut => {
+                guard.on_end(None)
             }
-            () = shared.drain.cut() => {}
         }
-        guard.on_end(None);
     });
     Response::from_parts(parts, ProxyBody::Empty)
 }

@@ -34,8 +34,8 @@ use weft_core::resets::ResetPolicy;
 use crate::config::ProxyConfig;
 use crate::connections::Patience;
 use crate::drain::Ends;
-pub(crate) use open::FIRST_REQUEST_WAIT;
 use open::OpenRequests;
+pub(crate) use open::{FIRST_REQUEST_WAIT, none_came};
 
 pub use body::{BodyGuard, ProxyBody, Relayed};
 use h1::Refusal;

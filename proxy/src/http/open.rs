@@ -17,6 +17,13 @@ use crate::drain::Ends;
 /// this time: the client made it before it could know.
 pub(crate) const FIRST_REQUEST_WAIT: Duration = Duration::from_secs(1);
 
+/// Until a connection that has brought nothing yet is not waited for any more, because it should come
+/// to an end.
+pub(crate) async fn none_came(ends: &Ends<'_>) {
+    ends.leaving().await;
+    sleep(FIRST_REQUEST_WAIT).await;
+}
+
 /// The open requests of a connection.
 #[derive(Debug)]
 pub(super) struct OpenRequests {

@@ -1,15 +1,14 @@
 //! Connections that stop being HTTP: `CONNECT`, and what was agreed on with `Upgrade`.
 
 use std::convert::Infallible;
-use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
+
+use crate::tls::Replayed;
 
 /// A connection of any kind.
 pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -79,10 +78,9 @@ impl Upgrade {
     }
 }
 
-/// A connection that was handed over: first what had been read of it, then itself.
+/// A connection that was handed over.
 pub struct Upgraded {
-    first: Bytes,
-    io: Box<dyn Io>,
+    stream: Replayed<Box<dyn Io>>,
     /// Dropped with it, where somebody waits for its end.
     _alive: Option<oneshot::Sender<Infallible>>,
 }
@@ -91,8 +89,7 @@ impl Upgraded {
     /// A connection of which these bytes have been read and not used.
     pub fn new(io: impl Io + 'static, first: Bytes) -> Self {
         Self {
-            first,
-            io: Box::new(io),
+            stream: Replayed::new(first, Box::new(io)),
             _alive: None,
         }
     }
@@ -104,58 +101,17 @@ impl Upgraded {
         stream._alive = Some(alive);
         (stream, ended)
     }
+
+    /// The stream: first what had been read of the connection, then itself.
+    pub fn stream(&mut self) -> &mut Replayed<Box<dyn Io>> {
+        &mut self.stream
+    }
 }
 
 impl std::fmt::Debug for Upgraded {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Upgraded")
-            .field("first", &self.first.len())
+            .field("first", &self.stream.first().len())
             .finish_non_exhaustive()
-    }
-}
-
-impl AsyncRead for Upgraded {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.first.is_empty() {
-            return Pin::new(&mut self.io).poll_read(cx, buffer);
-        }
-        let length = self.first.len().min(buffer.remaining());
-        buffer.put_slice(&self.first[..length]);
-        self.first.advance(length);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Upgraded {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -10,18 +10,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::sleep;
 use weft_core::model::AppProtocol;
-use weft_core::opaque::speaks_http;
+use weft_core::opaque::{OpaqueWatch, speaks_http};
 use weft_core::peer::VerifiedPeer;
 use weft_core::protocol::Verdict;
 use weft_core::reason::Reason;
 
 use super::{Application, Caller, Socket, dial, http, key};
 use crate::drain::{Ends, Side};
-use crate::first::{First, client_first, first_of, guarded, sniff, suspicion};
-use crate::http::FIRST_REQUEST_WAIT;
-use crate::relay::{Ended, relay};
+use crate::first::{First, client_first, first_of, sniff};
+use crate::http::none_came;
+use crate::relay::{Ended, Terms, relay};
 use crate::telemetry::metrics::Wire;
 use crate::tls::Replayed;
 use crate::worker::{Worker, reset};
@@ -112,9 +111,10 @@ where
     let dialled = dial(shared, application).await;
     let mut server = dialled.map_err(|(reason, detail)| Unspoken::Refused(reason, detail))?;
     let silence = no_limit(shared.config.timeouts.tcp_idle);
+    let ends = Ends::new(&shared.drain, Side::Inbound, None);
     let first = tokio::select! {
         first = first_of(client, &mut server, silence) => first?,
-        () = left(worker) => return Err(Unspoken::Gone),
+        () = none_came(&ends) => return Err(Unspoken::Gone),
     };
     match first {
         First::Client(said) => {
@@ -143,23 +143,16 @@ where
 {
     let shared = &worker.shared;
     let limit = no_limit(shared.config.timeouts.client_idle);
+    let ends = Ends::new(&shared.drain, Side::Inbound, None);
     let said = tokio::select! {
         said = client_first(client, limit) => said?.ok_or(Unspoken::Gone)?,
-        () = left(worker) => return Err(Unspoken::Gone),
+        () = none_came(&ends) => return Err(Unspoken::Gone),
     };
     Ok(Greeting {
         said,
         application: None,
         takes: Takes::Requests,
     })
-}
-
-/// Until a connection on which nobody has spoken is not waited for any more, because the sidecar
-/// leaves. A client that has come before it could know may still ask once.
-async fn left(worker: &Worker) {
-    let ends = Ends::new(&worker.shared.drain, Side::Inbound, None);
-    ends.leaving().await;
-    sleep(FIRST_REQUEST_WAIT).await;
 }
 
 fn no_limit(limit: Duration) -> Duration {
@@ -230,7 +223,7 @@ pub(super) async fn carry<IO>(
 /// Relays bytes that nobody parses; `watched` where they must be none of HTTP.
 async fn relayed<IO>(
     worker: &Rc<Worker>,
-    client: Replayed<IO>,
+    mut client: Replayed<IO>,
     server: Option<Replayed<TcpStream>>,
     application: &Application,
     caller: Option<&Caller>,
@@ -239,7 +232,7 @@ async fn relayed<IO>(
     IO: AsyncRead + AsyncWrite + Unpin + Socket,
 {
     let shared = &worker.shared;
-    let server = match server {
+    let mut server = match server {
         Some(server) => server,
         None => match dial(shared, application).await {
             Ok(server) => Replayed::new(Bytes::new(), server),
@@ -252,32 +245,29 @@ async fn relayed<IO>(
     let peer = caller.map(|caller| &caller.peer);
     let stats = shared.metrics.tcp(key(application, peer));
     let opened = stats.open(peer.map_or(Wire::Plaintext, |_peer| Wire::Mtls));
-    // The relay reads no peer that it cannot write for, and would not see that it is cut.
     let signal = client.signal();
     let ends = Ends::new(&shared.drain, Side::Inbound, signal.as_deref());
-    let (mut client, mut server) = guarded(client, server, watched);
-    let (moved, ended) = tokio::select! {
-        done = relay(&mut client, &mut server, &shared.config, None) => done,
-        () = ends.cut() => {
-            reset(server.get_ref().socket());
-            return reset(client.get_ref().socket());
-        }
+    let terms = Terms {
+        config: &shared.config,
+        ends: &ends,
+        idle: None,
+        watch: watched.then(OpaqueWatch::new),
     };
+    let (moved, ended) = relay(&mut client, &mut server, terms).await;
     opened.received(moved.forward);
     opened.sent(moved.backward);
-    if matches!(ended, Ended::Clean) {
-        return;
+    match ended {
+        Ended::Clean => return,
+        Ended::Suspicious(suspicion) => {
+            let detail = suspicion.to_string();
+            refuse(worker, application, caller, Reason::HiddenHttp, &detail);
+        }
+        Ended::Idle | Ended::Broken(_) | Ended::Cut => {
+            tracing::debug!(?ended, port = application.port, "TCP relay ended");
+        }
     }
-    if let Ended::Broken(error) = &ended
-        && let Some(suspicion) = suspicion(error)
-    {
-        let detail = suspicion.to_string();
-        refuse(worker, application, caller, Reason::HiddenHttp, &detail);
-    } else {
-        tracing::debug!(?ended, port = application.port, "TCP relay ended");
-    }
-    reset(server.get_ref().socket());
-    reset(client.get_ref().socket());
+    reset(server.socket());
+    reset(client.socket());
 }
 
 /// Says why a connection to the application is closed.

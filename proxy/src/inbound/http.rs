@@ -21,6 +21,7 @@ use crate::http::h1::{OnContinue, Refusal, Settings, serve as serve_http1};
 use crate::http::{Client, Incoming, ProxyBody, describe, patience, serve_http2};
 use crate::mesh::ServerSlot;
 use crate::telemetry::metrics::HttpStats;
+use crate::tls::Signal;
 use crate::upgrade::SingleExchange;
 use crate::worker::{Worker, reset};
 
@@ -33,6 +34,8 @@ pub(super) struct Conversation {
     pub(super) stats: Arc<HttpStats>,
     /// What is enforced on the application's port.
     pub(super) server: Arc<ServerSlot>,
+    /// What ends the connection, where it is one to another sidecar.
+    pub(super) signal: Option<Arc<Signal>>,
     /// Requests that expect 100, by the number that their caller's sidecar gave them.
     expecting: RefCell<HashMap<u64, OnContinue>>,
 }
@@ -53,6 +56,7 @@ pub(super) async fn serve<IO>(
     let key = key(&application, caller.as_ref().map(|caller| &caller.peer));
     let conversation = Rc::new(Conversation {
         worker: Rc::clone(worker),
+        signal: signal.clone(),
         expecting: RefCell::default(),
         stats: shared.metrics.http(key),
         server: shared.mesh.server_port(application.port).await,

@@ -29,6 +29,7 @@ use weft_core::timeout as deadline;
 use super::answered::Answered;
 use super::check::Checking;
 use super::http::Conversation;
+use crate::drain::Side;
 use crate::http::h1::Refusal;
 use crate::http::{Incoming, ProxyBody, Upgrade, Upload, answer, relayed};
 use crate::mesh::{RateRefusal, Rated, UnderWay};
@@ -479,8 +480,10 @@ impl Sent<'_> {
         });
         match exchange.upgrade {
             Some(client) if is_agreed(&response) => {
-                let shared = &exchange.conversation.worker.shared;
-                join(shared, None, response, client, guard)
+                let conversation = exchange.conversation;
+                let shared = &conversation.worker.shared;
+                let ends = (Side::Inbound, conversation.signal.clone());
+                join(shared, ends, None, response, client, guard)
             }
             Some(_) | None => relayed(response, guard, None),
         }

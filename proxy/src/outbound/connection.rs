@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::{HeaderValue, Request, Response, Version};
 use tokio::time::timeout;
@@ -12,6 +13,7 @@ use crate::http::h1::{CONTINUE_WAIT, Expectation};
 use crate::http::{Incoming, ProxyBody, SendError};
 use crate::mesh::{Endpoint, PortView};
 use crate::pool::{DialError, Sender, Slot};
+use crate::tls::Signal;
 use crate::worker::Worker;
 
 /// A connection for one request, given back when dropped.
@@ -48,6 +50,14 @@ impl Connection {
         match self {
             Self::Shared(slot) => send(slot.sender(), request).await,
             Self::Own(own) => Box::pin(own.send(request)).await,
+        }
+    }
+
+    /// What ends it, where it is the request's own and one to another sidecar.
+    pub(super) fn signal(&self) -> Option<Arc<Signal>> {
+        match self {
+            Self::Shared(_) => None,
+            Self::Own(own) => own.signal(),
         }
     }
 

@@ -11,7 +11,7 @@ use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Uri, Version};
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use weft_core::headers::{WEFT_APP_PROTOCOL, remove_untrusted};
 use weft_core::hops::{HOPS_MAX, Hops};
 use weft_core::reason::Reason;
@@ -22,7 +22,7 @@ use crate::config::ProxyConfig;
 use crate::connections::{Guarded, Permit};
 use crate::drain::{Ends, Side};
 use crate::http::h1::{Refusal, Settings, serve as serve_http1};
-use crate::http::{Client, FIRST_REQUEST_WAIT, patience, serve_http2};
+use crate::http::{Client, none_came, patience, serve_http2};
 use crate::mesh::PortView;
 use crate::tls::Replayed;
 use crate::worker::{Worker, reset};
@@ -45,18 +45,14 @@ pub(super) async fn serve(
     permit: Permit,
 ) {
     let shared = Arc::clone(&worker.shared);
+    let ends = Ends::new(&shared.drain, Side::Outbound, None);
     let http2 = match http2 {
         Some(known) => known,
         None => {
-            let ends = Ends::new(&shared.drain, Side::Outbound, None);
-            let left = async {
-                ends.leaving().await;
-                sleep(FIRST_REQUEST_WAIT).await;
-            };
             let read = tokio::select! {
                 biased;
                 read = first_bytes(&mut stream, &shared.config) => read,
-                () = left => return,
+                () = none_came(&ends) => return,
             };
             match read {
                 Ok(http2) => http2,
@@ -76,7 +72,6 @@ pub(super) async fn serve(
         authority: RefCell::new(None),
     });
     let config = &shared.config;
-    let ends = Ends::new(&shared.drain, Side::Outbound, None);
     if http2 {
         let refusing = Rc::clone(&conversation);
         let refuse = move |refusal: Refusal| request::refuse(&refusing, &refusal);

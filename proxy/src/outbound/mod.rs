@@ -39,7 +39,7 @@ use crate::drain::{Ends, Side};
 use crate::first::{First, client_first, first_of, sniff};
 use crate::mesh::{Call, Counted, Destination, Endpoint, EndpointKey, PortView};
 use crate::pool::{self, DialError};
-use crate::relay::{Ended, relay};
+use crate::relay::{Ended, Terms, relay};
 use crate::telemetry::metrics::{Direction, HttpKey, TcpStats, Wire};
 use crate::tls::{ALPN_TCP, Replayed, read_server_name};
 use crate::worker::{Worker, is_direct, redirected, reset};
@@ -326,15 +326,14 @@ async fn relay_opaque(
     };
     let mut server = Replayed::new(answered, stream);
     let opened = stats.open(wire);
-    let (moved, ended) = {
-        // The relay reads no peer that it cannot write for, and would not see that it is cut.
-        let ends = Ends::new(&shared.drain, Side::Outbound, signal.as_deref());
-        let idle = port.policy.idle_timeout;
-        tokio::select! {
-            done = relay(&mut client, &mut server, &shared.config, idle) => done,
-            () = ends.cut() => return reset(client.get_ref()),
-        }
+    let ends = Ends::new(&shared.drain, Side::Outbound, signal.as_deref());
+    let terms = Terms {
+        config: &shared.config,
+        ends: &ends,
+        idle: port.policy.idle_timeout,
+        watch: None,
     };
+    let (moved, ended) = relay(&mut client, &mut server, terms).await;
     opened.received(moved.forward);
     opened.sent(moved.backward);
     match ended {
@@ -347,6 +346,7 @@ async fn relay_opaque(
             tracing::debug!(%error, service = %port.service, "TCP relay broke");
             reset(client.get_ref());
         }
+        Ended::Cut | Ended::Suspicious(_) => reset(client.get_ref()),
     }
 }
 
@@ -398,10 +398,14 @@ async fn outside(worker: &Rc<Worker>, mut client: TcpStream, destination: Socket
     };
     let stats = shared.metrics.tcp(tcp_key("outside"));
     let opened = stats.open(Wire::Plaintext);
-    let (moved, ended) = tokio::select! {
-        done = relay(&mut client, &mut server, &shared.config, None) => done,
-        () = shared.drain.cut() => return reset(&client),
+    let ends = Ends::new(&shared.drain, Side::Outbound, None);
+    let terms = Terms {
+        config: &shared.config,
+        ends: &ends,
+        idle: None,
+        watch: None,
     };
+    let (moved, ended) = relay(&mut client, &mut server, terms).await;
     opened.received(moved.forward);
     opened.sent(moved.backward);
     if !matches!(ended, Ended::Clean) {

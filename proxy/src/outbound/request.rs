@@ -35,6 +35,7 @@ use super::http::{Conversation, one_more};
 use super::patience::{Patience, while_waited_for};
 use super::route::{self, Next};
 use super::{Wish, outside};
+use crate::drain::Side;
 use crate::http::h1::Refusal;
 use crate::http::{Activity, Incoming, ProxyBody, Upgrade, Upload, answer, relayed};
 use crate::mesh::{self, PortView, UnderWay};
@@ -498,6 +499,7 @@ impl Sent<'_> {
             response.headers_mut().append(SET_COOKIE, cookie);
         }
         let worker = exchange.worker();
+        let ends = (Side::Outbound, connection.signal());
         let guard = Box::new(Answered {
             ledger: exchange.ledger,
             call,
@@ -514,7 +516,7 @@ impl Sent<'_> {
         let response = match exchange.upgrade {
             Some(client) if is_agreed(&response) => {
                 let idle = policy.stream_idle_timeout;
-                join(&worker.shared, idle, response, client, guard)
+                join(&worker.shared, ends, idle, response, client, guard)
             }
             Some(_) | None => {
                 let activity = patience.activity().cloned();

@@ -1,6 +1,7 @@
 //! A connection of its own for an upgrade (WebSocket) or CONNECT, which becomes a stream of bytes.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::{Request, Response};
 use tokio_util::either::Either;
@@ -10,7 +11,7 @@ use crate::config::ProxyConfig;
 use crate::http::{Incoming, ProxyBody, SendError};
 use crate::mesh::{Counted, Endpoint, PortView};
 use crate::pool::{self, DialError, OutsideStream, PeerStream};
-use crate::tls::{ALPN_H1, TlsContext};
+use crate::tls::{ALPN_H1, Signal, TlsContext};
 use crate::upgrade::SingleExchange;
 use crate::worker::Worker;
 
@@ -20,6 +21,8 @@ pub(super) struct OwnConnection {
     exchange: SingleExchange,
     /// Whether it leaves the mesh.
     outside: bool,
+    /// What ends it, where it is one to another sidecar.
+    signal: Option<Arc<Signal>>,
     /// Its place among the port's connections.
     _counted: Counted,
 }
@@ -38,11 +41,21 @@ impl OwnConnection {
             limit: port.policy.max_connections.unwrap_or_default(),
         })?;
         let stream = dial(&shared.config, &shared.tls, port, endpoint).await?;
+        let signal = match &stream {
+            Either::Left(_outside) => None,
+            Either::Right(peer) => peer.signal(),
+        };
         Ok(Self {
             exchange: SingleExchange::begin(stream, &shared.config),
             outside: port.outside.is_some(),
+            signal,
             _counted: counted,
         })
+    }
+
+    /// What ends it, where it is one to another sidecar.
+    pub(super) fn signal(&self) -> Option<Arc<Signal>> {
+        self.signal.clone()
     }
 
     /// Sends a request.

@@ -226,6 +226,12 @@ impl Signal {
         self.state.load(Ordering::Acquire) == CUT
     }
 
+    /// Cuts the connection.
+    #[cfg(test)]
+    pub(crate) fn cut_now(&self) {
+        self.set(CUT);
+    }
+
     fn set(&self, state: u8) {
         if self.state.fetch_max(state, Ordering::AcqRel) < state {
             self.io.wake();

@@ -22,7 +22,7 @@ use weft_core::h1::{
 
 use super::ReasonPhrase;
 use super::body::{Broken, Http1Body};
-pub use super::home::{Home, Line, SharedLine, Shelf};
+pub use super::home::{Home, Line, SharedLine};
 use super::outgoing::{Cut, Outgoing, framing};
 use super::wire::{BODY_READ_BYTES, HEAD_READ_BYTES, Wire};
 use crate::http::{

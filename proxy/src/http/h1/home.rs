@@ -1,9 +1,6 @@
 //! Where a client's connections wait between requests.
 
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
-
-use tokio::time::Instant;
 
 use super::client::{Connection, lock};
 
@@ -12,9 +9,7 @@ use super::client::{Connection, lock};
 pub enum Home {
     /// It is closed.
     None,
-    /// It waits there with others.
-    Shelf(Arc<Shelf>),
-    /// It waits there alone.
+    /// It waits there for the next request.
     Line(Line),
 }
 
@@ -22,67 +17,8 @@ impl Home {
     pub(super) fn give_back(self, connection: Box<Connection>) {
         match self {
             Self::None => {}
-            Self::Shelf(shelf) => shelf.put(connection),
             Self::Line(mut line) => line.put(connection),
         }
-    }
-}
-
-/// Connections between requests; the one used last is taken first, so that the others may end.
-#[derive(Debug)]
-pub struct Shelf {
-    idle: Mutex<Vec<Idle>>,
-    /// More are not kept.
-    max: usize,
-}
-
-#[derive(Debug)]
-struct Idle {
-    connection: Box<Connection>,
-    since: Instant,
-}
-
-impl Shelf {
-    /// Room for so many.
-    pub fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self {
-            idle: Mutex::default(),
-            max,
-        })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
-        lock(&self.idle)
-    }
-
-    /// Takes one that the server has not closed.
-    pub fn take(&self) -> Option<Box<Connection>> {
-        let mut idle = self.lock();
-        loop {
-            let mut connection = idle.pop()?.connection;
-            if connection.is_alive() {
-                return Some(connection);
-            }
-        }
-    }
-
-    fn put(&self, connection: Box<Connection>) {
-        let mut idle = self.lock();
-        if idle.len() < self.max {
-            let since = Instant::now();
-            idle.push(Idle { connection, since });
-        }
-    }
-
-    /// Closes those that were idle for so long, and those that the server has closed. Whether none
-    /// is left.
-    pub fn sweep(&self, limit: Duration) -> bool {
-        let now = Instant::now();
-        let mut idle = self.lock();
-        idle.retain_mut(|idle| {
-            now.duration_since(idle.since) < limit && idle.connection.is_alive()
-        });
-        idle.is_empty()
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use weft_core::h1::Limits;
 use weft_core::reason::Reason;
 
-use super::client::{Connection, Home, SharedLine, Shelf};
+use super::client::{Connection, Home, SharedLine};
 use super::{Refusal, Settings, serve};
 use crate::drain::{Drain, Ends, Phase, Side};
 use crate::http::{BodyFault, Incoming, ProxyBody};
@@ -401,14 +401,13 @@ async fn exchange(
     script: impl AsyncFnOnce(&mut DuplexStream) + 'static,
 ) -> (
     Result<Response<Incoming>, super::super::SendError>,
-    std::sync::Arc<Shelf>,
+    SharedLine,
 ) {
     let (near, mut far) = duplex(16 * 1024);
     tokio::task::spawn_local(async move { script(&mut far).await });
-    let shelf = Shelf::new(4);
-    let connection = Connection::new(near, SETTINGS.limits);
-    let home = Home::Shelf(std::sync::Arc::clone(&shelf));
-    (connection.send(request, home).await, shelf)
+    let line = SharedLine::new(Connection::new(near, SETTINGS.limits));
+    let (connection, home) = line.take().expect("idle");
+    (connection.send(request, home).await, line)
 }
 
 fn get() -> Request<ProxyBody> {
@@ -426,7 +425,7 @@ fn what_is_queued_goes_on_after_the_answer_has_begun() {
         *request.method_mut() = http::Method::POST;
         *request.body_mut() = ProxyBody::text(vec![b'x'; length]);
         let (told, whole) = tokio::sync::oneshot::channel();
-        let (response, _shelf) = exchange(request, async move |far| {
+        let (response, _line) = exchange(request, async move |far| {
             let head = until(far, "\r\n\r\n").await;
             let early = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
             far.write_all(early).await.expect("written");
@@ -482,7 +481,7 @@ fn responses_end_and_give_their_connection_back() {
         // Cut at every byte.
         for cut in 1..response.len() {
             run(async {
-                let (answered, shelf) = exchange(get(), async move |far| {
+                let (answered, line) = exchange(get(), async move |far| {
                     let asked = until(far, "\r\n\r\n").await;
                     assert!(
                         asked.starts_with("GET /b?c HTTP/1.1\r\nhost: a\r\n"),
@@ -506,7 +505,7 @@ fn responses_end_and_give_their_connection_back() {
                 assert_eq!(received, body, "{response}");
                 // What comes unasked is seen when the next request would be sent.
                 tokio::time::sleep(Duration::from_millis(2)).await;
-                assert_eq!(shelf.take().is_some(), kept, "{response} cut at {cut}");
+                assert_eq!(line.take().is_some(), kept, "{response} cut at {cut}");
             });
         }
     }
@@ -600,14 +599,14 @@ fn a_request_that_was_not_sent_is_given_back() {
     });
     run(async {
         // Closed without an answer: nobody knows whether it was seen.
-        let (failed, _shelf) = exchange(get(), async |far| {
+        let (failed, _line) = exchange(get(), async |far| {
             until(far, "\r\n\r\n").await;
         })
         .await;
         let failed = failed.expect_err("no response");
         assert!(failed.unsent.is_none() && failed.error.is_closed());
         assert_eq!(failed.error.reason(), Reason::UpstreamReset);
-        let (failed, _shelf) = exchange(get(), async |far| {
+        let (failed, _line) = exchange(get(), async |far| {
             until(far, "\r\n\r\n").await;
             far.write_all(b"no HTTP at all\r\n\r\n")
                 .await
@@ -630,7 +629,7 @@ fn a_body_waits_for_the_servers_continue() {
                 .insert("expect", "100-continue".parse().expect("a value"));
             *request.body_mut() = ProxyBody::text("body");
             let began = tokio::time::Instant::now();
-            let (response, _shelf) = exchange(request, async move |far| {
+            let (response, _line) = exchange(request, async move |far| {
                 until(far, "\r\n\r\n").await;
                 if says {
                     far.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
