@@ -24,13 +24,19 @@ fn redis(bed: &dyn Bed) -> Program {
 /// A workload with a connection of each kind that stands.
 fn standing(mesh: &Mesh<'_>, name: &str) -> Running {
     let (web, redis) = (mesh.host("web"), mesh.host("redis"));
-    let client = script("standing_client.py").args([
+    let targets = [
         format!("http={web}:8080"),
         format!("upgrade={web}:8080"),
         format!("redis={redis}:6379"),
-    ]);
+    ];
     let workload = Workload::new(name).wait_for("web").wait_for("redis");
-    let mut running = mesh.run(&workload, client);
+    standing_to(mesh, &workload, &targets)
+}
+
+/// A workload with connections that stand, `KIND=HOST:PORT`.
+fn standing_to(mesh: &Mesh<'_>, workload: &Workload, targets: &[String]) -> Running {
+    let client = script("standing_client.py").args(targets);
+    let mut running = mesh.run(workload, client);
     running.wait_until("all connections stand", LIMIT, |run| {
         run.stdout().lines().any(|line| line == "up")
     });
@@ -92,6 +98,48 @@ fn revocation_cuts_standing_connections_in_and_out() {
     revoke(&mesh, "web");
     neighbour.wait_until("all of its connections are cut", CUT, |run| {
         KINDS.iter().all(|kind| closed(run, kind))
+    });
+}
+
+/// A sidecar does not read from a peer while it cannot write to the other side, and is told of the cut
+/// nevertheless.
+#[test]
+fn revocation_cuts_upgraded_streams_that_nobody_reads() {
+    need!("python3");
+    let machine = Machine::shared();
+    let mesh = Mesh::start(&machine);
+    let server = script("standing_server.py").arg("8080");
+    let mut web = mesh.serve("web", &["8080"], server);
+    let targets = |kinds: &[&str]| -> Vec<String> {
+        let host = mesh.host("web");
+        let target = |kind: &&str| format!("{kind}={host}:8080");
+        kinds.iter().map(target).collect()
+    };
+    let workload = |name| Workload::new(name).wait_for("web");
+    let kinds = ["unread", "upgrade"];
+    let mut revoked = standing_to(&mesh, &workload("revoked"), &targets(&kinds));
+    let mut neighbour = standing_to(&mesh, &workload("neighbour"), &targets(&kinds));
+
+    // A caller: the server's sidecar cannot write to its application.
+    revoke(&mesh, "revoked");
+    revoked.wait_until("its streams are cut", CUT, |run| {
+        kinds.iter().all(|kind| closed(run, kind))
+    });
+    all_alive(&mut neighbour, &["upgrade"]);
+    assert!(
+        !closed(&neighbour, "unread"),
+        "a neighbour's stream was cut"
+    );
+
+    // A server: its caller's sidecar cannot write to the program.
+    let _reader = standing_to(&mesh, &workload("reader"), &targets(&["flood"]));
+    web.wait_until("nobody reads what it writes", LIMIT, |run| {
+        run.stdout().lines().any(|line| line == "flood full")
+    });
+    revoke(&mesh, "web");
+    web.wait_until("that stream is cut", CUT, |run| closed(run, "flood"));
+    neighbour.wait_until("its streams to it are cut", CUT, |run| {
+        kinds.iter().all(|kind| closed(run, kind))
     });
 }
 

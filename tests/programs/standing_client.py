@@ -1,10 +1,12 @@
 """Connections that stand, each of another kind. Usage:
   standing_client.py KIND=HOST:PORT...
 
-KIND is `http` (a response without end), `upgrade` (an echo of bytes) or `redis` (a PING now and
-then). Prints `up` when all stand, `KIND closed` when one has ended, and `KIND alive` four times a
-second for each that has just been used."""
+KIND is `http` (a response without end), `upgrade` (an echo of bytes), `redis` (a PING now and then),
+`unread` (an upgraded stream of which the server reads nothing, written to until it takes no more) or
+`flood` (one of which the client reads nothing). Prints `up` when all stand, `KIND closed` when one has
+ended, and `KIND alive` four times a second for each of the first three that has just been used."""
 
+import select
 import socket
 import sys
 import threading
@@ -13,8 +15,8 @@ import time
 together = threading.Barrier(len(sys.argv))
 
 
-def upgrade(connection, host):
-    connection.sendall(f"GET /echo HTTP/1.1\r\nHost: {host}\r\nConnection: upgrade\r\n"
+def upgrade(connection, host, path="/echo"):
+    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: upgrade\r\n"
                        "Upgrade: echo\r\n\r\n".encode())
     answer = b""
     while b"\r\n\r\n" not in answer:
@@ -28,8 +30,36 @@ def stream(connection, host):
     assert answer.startswith(b"HTTP/1.1 200 "), answer
 
 
+def unread(connection, host):
+    upgrade(connection, host, "/unread")
+    connection.setblocking(False)
+    while select.select([], [connection], [], 1)[1]:
+        connection.send(bytes(65536))
+
+
+def flood(connection, host):
+    upgrade(connection, host, "/flood")
+
+
+def stand_still(kind, connection):
+    if kind == "unread":
+        try:
+            select.select([connection], [], [])
+            data = connection.recv(1)
+        except OSError:
+            data = b""
+        assert not data, data
+        print(f"{kind} closed", flush=True)
+    else:
+        threading.Event().wait()
+
+
 def stand(kind, host, port):
     connection = socket.create_connection((host, port), timeout=20)
+    if kind in ("unread", "flood"):
+        {"unread": unread, "flood": flood}[kind](connection, host)
+        together.wait()
+        return stand_still(kind, connection)
     begin = {"http": stream, "upgrade": upgrade, "redis": lambda connection, host: None}[kind]
     begin(connection, host)
     together.wait()

@@ -1,8 +1,11 @@
 """A server with connections that stand. Usage: standing_server.py PORT
 
-GET /stream answers with a chunk every 100 ms without end; a request with `Upgrade` becomes an echo
-of bytes; any other GET is answered with `ok`."""
+GET /stream answers with a chunk every 100 ms without end. A request with `Upgrade` becomes a stream
+of bytes: at /unread nobody reads it until it has ended, at /flood it writes without end, elsewhere it
+echoes. Prints `flood full` when such a stream takes no more, and `flood closed` when it has ended. Any
+other GET is answered with `ok`."""
 
+import select
 import socket
 import sys
 import threading
@@ -19,12 +22,37 @@ def head(connection):
     return bytes.lower()
 
 
+def flood(connection):
+    connection.setblocking(False)
+    full = False
+    try:
+        while True:
+            _, writable, _ = select.select([], [connection], [], 1)
+            if not writable and not full:
+                full = True
+                print("flood full", flush=True)
+            if writable:
+                connection.send(bytes(65536))
+    except OSError:
+        print("flood closed", flush=True)
+
+
+def unread(connection):
+    ended = select.poll()
+    ended.register(connection, select.POLLRDHUP)
+    ended.poll()
+
+
 def serve(connection):
     try:
         while request := head(connection):
             if b"\nupgrade:" in request:
                 connection.sendall(b"HTTP/1.1 101 Switching Protocols\r\n"
                                    b"Connection: upgrade\r\nUpgrade: echo\r\n\r\n")
+                if request.startswith(b"get /flood"):
+                    return flood(connection)
+                if request.startswith(b"get /unread"):
+                    return unread(connection)
                 while data := connection.recv(4096):
                     connection.sendall(data)
                 return
