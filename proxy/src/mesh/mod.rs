@@ -6,28 +6,26 @@ mod endpoint;
 mod gate;
 mod outside;
 mod port;
+mod publish;
 mod rate;
 mod recent;
 mod server;
 mod snapshot;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
-use weft_core::model::{self, MeshConfig, Namespace, UnknownDestinations};
+use weft_core::model::UnknownDestinations;
 use weft_core::name::{ServiceName, WorkloadName};
-use weft_core::policy::TrafficPolicy;
 use weft_core::rate::RuleName;
 use weft_core::rate::lease::{Grant, Report};
 use weft_core::reason::Reason;
-use weft_core::route::{Route, in_force};
-use weft_core::server::ServerPolicy;
 use weft_core::time::Instant;
 use weft_proto::resource::Kind;
 
@@ -36,39 +34,19 @@ pub use endpoint::{Call, Endpoint, EndpointKey, Live};
 pub use gate::{Admitted, Full};
 pub use outside::{ALPN_HTTP1, ALPN_HTTP2, Named, Outside, OutsideTls};
 pub use port::{Counted, PortCall, PortView};
+pub use publish::World;
 pub use rate::{RateRefusal, Rated};
 pub use server::{ServerSlot, ServerView, Shed};
 pub use snapshot::{ServiceView, Snapshot};
 
+use outside::Names;
 use server::Server;
-use snapshot::{Target, as_service};
-
-use outside::{Names, unresolved};
 
 use crate::config::ProxyConfig;
 use crate::telemetry::metrics::{Direction, HttpKey, HttpStats, Metrics, RateSample};
 
 /// Names asked for at the same time that the control plane has not answered yet.
 const DEMAND_MAX: usize = 4096;
-
-/// What the discovery client hands over after each change.
-#[derive(Debug, Default)]
-pub struct World {
-    /// Mesh-wide settings.
-    pub config: Option<MeshConfig>,
-    /// What holds for this sidecar's namespace, if anything.
-    pub namespace: Option<Namespace>,
-    /// Services with all names they go by.
-    pub services: Vec<(model::Service, Vec<String>)>,
-    /// Workloads with all names they go by.
-    pub workloads: Vec<(model::Workload, Vec<String>)>,
-    /// Names that the control plane said do not exist.
-    pub absent: HashSet<String>,
-    /// What the sidecars of services enforce, this one among them.
-    pub server: BTreeMap<ServiceName, ServerPolicy>,
-    /// Services that there is nothing of the kind for.
-    pub server_absent: HashSet<String>,
-}
 
 /// A name that some connection waits for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -222,150 +200,6 @@ impl Mesh {
     /// Which snapshot is in force, cheaply.
     pub fn generation(&self) -> u64 {
         *self.changed.borrow()
-    }
-
-    /// Swaps in a new world. Live state of endpoints that stay is carried over, that of the
-    /// others is dropped with the last connection that uses it.
-    pub fn publish(&self, world: World) {
-        let now = crate::clock::now();
-        self.server
-            .publish(&world.server, &world.server_absent, now);
-        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut next = HashMap::with_capacity(live.len());
-        let old = self.snapshot.load();
-        let own = world.namespace.as_ref();
-        let choice = own.and_then(|namespace| namespace.unknown_destinations);
-        let config = world.config.map(|config| MeshConfig {
-            unknown_destinations: choice.unwrap_or(config.unknown_destinations),
-            ..config
-        });
-        let mut snapshot = Snapshot {
-            config: config.map(Arc::new),
-            ..Snapshot::default()
-        };
-        // A label, as names of services, hosts and addresses never are.
-        snapshot.namespace = world.namespace.is_some() || world.absent.contains(&self.namespace);
-        let own_routes = world.namespace.map(|namespace| namespace.routes);
-        let own_routes = own_routes.unwrap_or_default();
-        snapshot.own_routes = Arc::new(own_routes);
-        let own_routes = Arc::clone(&snapshot.own_routes);
-        for name in world.absent {
-            let used = old.absent.get(&name).map(Arc::clone);
-            let used = used.unwrap_or_else(|| Arc::new(AtomicU64::new(now.as_nanos())));
-            snapshot.absent.insert(name, used);
-        }
-        for (service, aliases) in world.services {
-            let previous = old.services.get(&service.name).map(|view| &**view);
-            let name = service.name.clone();
-            for alias in aliases {
-                let target = Target::Service(name.clone());
-                snapshot.aliases.insert(alias, target);
-            }
-            let own_routes = own_routes.get(&name).map(Vec::as_slice);
-            let view = self.view(service, own_routes, previous, &mut live, &mut next);
-            snapshot.services.insert(name, view);
-        }
-        for (workload, aliases) in world.workloads {
-            let previous = old.workloads.get(&workload.name).map(|view| &**view);
-            let name = workload.name.clone();
-            for alias in aliases {
-                let target = Target::Workload(name.clone());
-                snapshot.aliases.insert(alias, target);
-            }
-            if let Some(service) = as_service(workload) {
-                let view = self.view(service, None, previous, &mut live, &mut next);
-                snapshot.workloads.insert(name, view);
-            }
-        }
-        *live = next;
-        self.snapshot.store(Arc::new(snapshot));
-        drop(live);
-        self.changed.send_modify(|generation| *generation += 1);
-    }
-
-    fn view(
-        &self,
-        model: model::Service,
-        own_routes: Option<&[Arc<Route>]>,
-        previous: Option<&ServiceView>,
-        old: &mut HashMap<EndpointKey, Arc<Live>>,
-        next: &mut HashMap<EndpointKey, Arc<Live>>,
-    ) -> Arc<ServiceView> {
-        let external = model.external.clone();
-        let names = external.as_ref().map(|external| self.names.of(external));
-        let (hostname, models) = match external.as_ref().zip(names.as_ref()) {
-            Some((external, names)) => {
-                let addresses = |name: &str| match names.get(name) {
-                    Some(Named::Addresses(addresses)) => &**addresses,
-                    Some(Named::Nothing(_)) | None => &[],
-                };
-                let hostname = external.hosts.first().cloned();
-                let hostname = hostname.unwrap_or_else(|| model.name.hostname().into());
-                (hostname, external.endpoints(&model.name, addresses))
-            }
-            None => (model.name.hostname().into(), model.endpoints.clone()),
-        };
-        let models: Vec<Arc<model::Endpoint>> = models.into_iter().map(Arc::new).collect();
-        let mut ports = HashMap::with_capacity(model.ports.len());
-        for port in &model.ports {
-            let policy = model.policies.get(&port.port).map(Arc::clone);
-            let policy: Arc<TrafficPolicy> = policy.unwrap_or_default();
-            let mut endpoints = Vec::with_capacity(models.len());
-            for endpoint in &models {
-                let Some(address) = endpoint.address_for(port.port) else {
-                    continue;
-                };
-                let key = EndpointKey {
-                    service: model.name.clone(),
-                    port: port.port,
-                    instance: Arc::clone(&endpoint.instance),
-                    address,
-                };
-                let live = match old.remove(&key) {
-                    Some(live) => {
-                        live.follow(&policy);
-                        live
-                    }
-                    None => Arc::new(self.fresh(&key, endpoint, &policy)),
-                };
-                next.insert(key.clone(), Arc::clone(&live));
-                endpoints.push(Arc::new(Endpoint {
-                    key,
-                    model: Arc::clone(endpoint),
-                    live,
-                }));
-            }
-            let routes = in_force(port.port, own_routes, &model.routes);
-            let previous = previous.and_then(|view| view.port(port.port));
-            let name = (model.name.clone(), Arc::clone(&hostname));
-            let mut view = PortView::new(name, port, endpoints, policy, routes, previous);
-            if let Some((external, names)) = external.as_ref().zip(names.as_ref()) {
-                let before = previous.and_then(|port| port.outside.as_ref());
-                let outside = Outside::of(external, port.port, port.protocol, before);
-                view.outside = Some(outside);
-                view.unresolved = unresolved(external, names).err();
-            }
-            ports.insert(port.port, Arc::new(view));
-        }
-        let used = match previous {
-            Some(view) => view.used(),
-            None => crate::clock::now().as_nanos(),
-        };
-        Arc::new(ServiceView {
-            model,
-            hostname,
-            ports,
-            last_used: AtomicU64::new(used),
-        })
-    }
-
-    fn fresh(&self, key: &EndpointKey, endpoint: &model::Endpoint, policy: &TrafficPolicy) -> Live {
-        let stats = self.metrics.http(HttpKey {
-            direction: Direction::Outbound,
-            service: key.service.to_string().into(),
-            peer: endpoint.workload.to_string().into(),
-        });
-        Live::new(stats, policy)
     }
 
     /// Where a connection to `destination` leads; waits for the control plane's answer where

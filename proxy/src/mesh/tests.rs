@@ -1,6 +1,9 @@
 //! What is kept, and what is let go.
 
-use weft_core::model::{AppProtocol, ServicePort, Transport};
+use std::collections::BTreeMap;
+
+use weft_core::model::{self, AppProtocol, ServicePort, Transport};
+use weft_core::policy::TrafficPolicy;
 
 use super::*;
 

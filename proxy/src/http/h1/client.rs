@@ -8,23 +8,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{EXPECT, HOST, UPGRADE};
 use http::{Method, Request};
-use http_body::Frame;
 use tokio::sync::Notify;
-use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Sleep, sleep};
 use weft_core::h1::{
-    Decoded, Decoder, Defect, Framing, HeadScan, Limits, Malformed, Message, RequestOptions,
-    ResponseHead, TargetForm, encode_request, parse_response,
+    Decoder, Defect, Framing, HeadScan, Limits, Malformed, Message, RequestOptions, ResponseHead,
+    TargetForm, encode_request, parse_response,
 };
 
 use super::ReasonPhrase;
-use super::body::{Broken, Http1Body};
+use super::body::Http1Body;
 pub use super::home::{Home, Line, SharedLine};
 use super::outgoing::{Cut, Outgoing, framing};
-use super::wire::{BODY_READ_BYTES, HEAD_READ_BYTES, Wire};
+use super::response::Exchange;
+pub use super::response::Response;
+use super::wire::{HEAD_READ_BYTES, Wire};
 use crate::http::{
     BodyError, ExchangeError, Incoming, Io, ProxyBody, SendError, Upgrade, Upgraded,
 };
@@ -41,7 +40,7 @@ pub(crate) struct OnContinue(pub(crate) Arc<Notify>);
 /// A connection to a server, which carries one exchange at a time.
 #[derive(Debug)]
 pub struct Connection {
-    wire: Wire<Box<dyn Io>>,
+    pub(super) wire: Wire<Box<dyn Io>>,
     scan: HeadScan,
     limits: Limits,
     /// It has carried a request.
@@ -222,11 +221,8 @@ impl Connection {
             }
             None => {
                 let decoder = Decoder::new(Message::Response, head.framing, &self.limits);
-                Http1Body::Response(Box::new(Response {
-                    exchange: Some(Exchange::new(self, upload, home, keep_alive)),
-                    decoder,
-                    next: None,
-                }))
+                let exchange = Exchange::new(self, upload, home, keep_alive);
+                Http1Body::Response(Box::new(Response::new(exchange, decoder)))
             }
         };
         http::Response::from_parts(parts, Incoming::Http1(body))
@@ -235,12 +231,12 @@ impl Connection {
 
 /// A request's body on its way to the server.
 #[derive(Debug)]
-struct Upload {
+pub(super) struct Upload {
     outgoing: Outgoing<ProxyBody>,
     /// Until then 100 is waited for.
     hold: Option<Hold>,
     /// The server takes no more.
-    failed: bool,
+    pub(super) failed: bool,
 }
 
 /// The wait for 100.
@@ -260,12 +256,12 @@ impl Drop for Hold {
 
 impl Upload {
     /// Whether all of it has been sent.
-    fn is_done(&self, wire: &Wire<Box<dyn Io>>) -> bool {
+    pub(super) fn is_done(&self, wire: &Wire<Box<dyn Io>>) -> bool {
         self.outgoing.is_queued() && wire.is_flushed() && !self.failed
     }
 
     /// Sends on; ready when all is sent, or the server takes no more.
-    fn poll(
+    pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         wire: &mut Wire<Box<dyn Io>>,
@@ -292,235 +288,6 @@ impl Upload {
                 self.failed = true;
                 Poll::Ready(Ok(()))
             }
-        }
-    }
-}
-
-/// An exchange whose response has begun.
-#[derive(Debug)]
-struct Exchange {
-    driver: Driver,
-}
-
-/// Who drives the connection.
-#[derive(Debug)]
-enum Driver {
-    /// The response alone.
-    Response(Box<Connection>, Ending),
-    /// The response and, until the request's body is sent, a task.
-    Both(Arc<Mutex<Shared>>, AbortHandle),
-}
-
-/// What becomes of the connection.
-#[derive(Debug)]
-struct Ending {
-    home: Home,
-    reusable: bool,
-}
-
-/// A connection while both bodies move.
-#[derive(Debug)]
-struct Shared {
-    /// `None` once nobody needs it.
-    connection: Option<Box<Connection>>,
-    ending: Option<Ending>,
-    sent: bool,
-    received: bool,
-}
-
-impl Exchange {
-    fn new(connection: Box<Connection>, upload: Upload, home: Home, keep_alive: bool) -> Self {
-        let reusable = keep_alive && !upload.failed;
-        let ending = Ending { home, reusable };
-        if upload.is_done(&connection.wire) || upload.failed {
-            return Self {
-                driver: Driver::Response(connection, ending),
-            };
-        }
-        let shared = Arc::new(Mutex::new(Shared {
-            connection: Some(connection),
-            ending: Some(ending),
-            sent: false,
-            received: false,
-        }));
-        let task = spawn_local(send_rest(Arc::clone(&shared), upload));
-        Self {
-            driver: Driver::Both(shared, task.abort_handle()),
-        }
-    }
-
-    /// The response has been received.
-    fn finish(self) {
-        match self.driver {
-            Driver::Response(connection, ending) => ending.end(connection),
-            Driver::Both(shared, task) => {
-                let mut shared = lock(&shared);
-                shared.received = true;
-                let closes = shared.ending.as_ref().is_none_or(|ending| !ending.reusable);
-                if closes {
-                    task.abort();
-                    shared.connection = None;
-                }
-                shared.end();
-            }
-        }
-    }
-
-    /// The response is given up.
-    fn abandon(self) {
-        if let Driver::Both(shared, task) = self.driver {
-            task.abort();
-            lock(&shared).connection = None;
-        }
-    }
-
-    fn with<T>(&mut self, f: impl FnOnce(&mut Connection) -> T) -> Option<T> {
-        match &mut self.driver {
-            Driver::Response(connection, _) => Some(f(connection)),
-            Driver::Both(shared, _) => lock(shared).connection.as_mut().map(|c| f(c)),
-        }
-    }
-}
-
-impl Ending {
-    fn end(self, connection: Box<Connection>) {
-        let wire = &connection.wire;
-        if self.reusable && wire.read.is_empty() && !wire.eof && wire.is_flushed() {
-            self.home.give_back(connection);
-        }
-    }
-}
-
-impl Shared {
-    fn end(&mut self) {
-        if self.sent
-            && self.received
-            && let (Some(connection), Some(ending)) = (self.connection.take(), self.ending.take())
-        {
-            ending.end(connection);
-        }
-    }
-}
-
-/// Sends the rest of a request's body while its response comes already.
-async fn send_rest(shared: Arc<Mutex<Shared>>, mut upload: Upload) {
-    let sent = poll_fn(|cx| match &mut lock(&shared).connection {
-        Some(connection) => upload.poll(cx, &mut connection.wire),
-        None => Poll::Ready(Ok(())),
-    })
-    .await;
-    let mut shared = lock(&shared);
-    shared.sent = true;
-    if (sent.is_err() || upload.failed)
-        && let Some(ending) = &mut shared.ending
-    {
-        ending.reusable = false;
-    }
-    shared.end();
-}
-
-/// A response's body, which reads from its connection when it is asked for more.
-#[derive(Debug)]
-pub struct Response {
-    /// `None` once the body has ended.
-    exchange: Option<Exchange>,
-    decoder: Decoder,
-    /// Received with what came before, and not given yet.
-    next: Option<Result<Decoded, Malformed>>,
-}
-
-impl Response {
-    pub(super) fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        loop {
-            let decoded = match self.next.take() {
-                Some(next) => next,
-                None => self.decode(),
-            };
-            match decoded {
-                Ok(Decoded::Data(data)) => {
-                    self.look_ahead();
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
-                }
-                Ok(Decoded::Trailers(trailers)) => {
-                    self.look_ahead();
-                    return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
-                }
-                Ok(Decoded::End) => {
-                    self.finish();
-                    return Poll::Ready(None);
-                }
-                Ok(Decoded::NeedMore) => {}
-                Err(malformed) => return self.fail(malformed.into()),
-            }
-            let fill = |connection: &mut Connection| connection.wire.poll_fill(cx, BODY_READ_BYTES);
-            match self
-                .exchange
-                .as_mut()
-                .and_then(|exchange| exchange.with(fill))
-            {
-                Some(Poll::Pending) => return Poll::Pending,
-                Some(Poll::Ready(Ok(1..))) => {}
-                Some(Poll::Ready(Ok(0))) | None => match self.decoder.on_eof() {
-                    Ok(()) => {}
-                    Err(malformed) => return self.fail(malformed.into()),
-                },
-                Some(Poll::Ready(Err(error))) => return self.fail(Broken::Reset(error.kind())),
-            }
-        }
-    }
-
-    fn decode(&mut self) -> Result<Decoded, Malformed> {
-        let decoder = &mut self.decoder;
-        let decode = |connection: &mut Connection| decoder.decode(&mut connection.wire.read);
-        match &mut self.exchange {
-            Some(exchange) => exchange.with(decode).unwrap_or(Ok(Decoded::NeedMore)),
-            None => Ok(Decoded::End),
-        }
-    }
-
-    /// The end may have been received with what came before it: then the reader is told with that,
-    /// and the connection is free.
-    fn look_ahead(&mut self) {
-        match self.decode() {
-            Ok(Decoded::NeedMore) => {}
-            Ok(Decoded::End) => self.finish(),
-            next @ (Ok(Decoded::Data(_) | Decoded::Trailers(_)) | Err(_)) => self.next = Some(next),
-        }
-    }
-
-    fn finish(&mut self) {
-        if let Some(exchange) = self.exchange.take() {
-            exchange.finish();
-        }
-    }
-
-    fn fail(&mut self, broken: Broken) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(exchange) = self.exchange.take() {
-            exchange.abandon();
-        }
-        Poll::Ready(Some(Err(BodyError::of_response(broken))))
-    }
-
-    pub(super) fn is_end_stream(&self) -> bool {
-        self.exchange.is_none() && self.next.is_none()
-    }
-
-    pub(super) fn remaining(&self) -> Option<u64> {
-        let next = match &self.next {
-            Some(Ok(Decoded::Data(data))) => data.len() as u64,
-            Some(_) | None => 0,
-        };
-        Some(self.decoder.remaining()? + next)
-    }
-}
-
-impl Drop for Response {
-    fn drop(&mut self) {
-        if let Some(exchange) = self.exchange.take() {
-            exchange.abandon();
         }
     }
 }

@@ -6,8 +6,10 @@
 
 mod body;
 pub mod client;
+mod closing;
 mod home;
 mod outgoing;
+mod response;
 mod server;
 mod timer;
 mod upload;

@@ -32,19 +32,12 @@ type Answer<G> = Response<ProxyBody<G>>;
 
 /// Of what a client sends while its request is answered, this much is read ahead. Reading is what
 /// tells that it has gone.
-const READ_AHEAD_BYTES: usize = 64 * 1024;
+pub(super) const READ_AHEAD_BYTES: usize = 64 * 1024;
 /// A client that has ended its sending may still read (RFC 9112 section 9.6). If nothing has been
 /// answered after this long, it is taken to be gone.
 const HALF_CLOSED_GRACE: Duration = Duration::from_secs(1);
 /// The same once the answer has begun, since the last byte of it was written.
-const HALF_CLOSED_SILENCE: Duration = Duration::from_secs(60);
-/// Of a request's body that nobody reads after the answer, this much is read so that the connection
-/// can go on.
-const UNREAD_MAX_BYTES: usize = 256 * 1024;
-/// A connection that is closed while its client still sends is read on for so long, and so many
-/// bytes, so that the answer is not lost by a reset (RFC 9112 section 9.6).
-const LINGER: Duration = Duration::from_secs(5);
-const LINGER_MAX_BYTES: usize = 16 * 1024 * 1024;
+pub(super) const HALF_CLOSED_SILENCE: Duration = Duration::from_secs(60);
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -97,11 +90,11 @@ pub(crate) async fn serve<IO, H, F, R, G>(
     }
 }
 
-struct Connection<IO> {
-    wire: Wire<IO>,
+pub(super) struct Connection<IO> {
+    pub(super) wire: Wire<IO>,
     scan: HeadScan,
-    timer: Timer,
-    settings: Settings,
+    pub(super) timer: Timer,
+    pub(super) settings: Settings,
     /// Requests answered.
     served: u64,
     /// When the client ended its sending.
@@ -109,7 +102,7 @@ struct Connection<IO> {
 }
 
 /// How a connection ends.
-enum End {
+pub(super) enum End {
     /// Nothing more is to be done.
     Closed,
     /// The answer is not whole.
@@ -499,74 +492,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         self.timer.set(earlier(earlier(unread, closed), stalled));
         ready!(self.timer.poll(cx));
         Poll::Ready(Err(self.overdue(upload, stalled)))
-    }
-
-    /// After the answer: as long as somebody reads the rest of the request's body, it is received;
-    /// what nobody reads, within bounds. Whether all of it was. What somebody reads may pause, what
-    /// nobody reads has [`LINGER`] in all.
-    async fn finish(&mut self, upload: &mut Upload) -> bool {
-        let patience = self.settings.stall.unwrap_or(HALF_CLOSED_SILENCE);
-        let (mut unread, mut until) = (0, None);
-        poll_fn(|cx| {
-            loop {
-                let (starved, wait) = match upload.feed(cx, &mut self.wire.read) {
-                    Ok(Fed::Done) => return Poll::Ready(true),
-                    Ok(Fed::Some) => {
-                        until = None;
-                        continue;
-                    }
-                    Ok(Fed::Starved) => (true, patience),
-                    Ok(Fed::Full) => (false, patience),
-                    Ok(Fed::Unwanted) => match upload.discard(&mut self.wire.read) {
-                        Ok(bytes) => {
-                            unread += bytes;
-                            (true, LINGER)
-                        }
-                        Err(_malformed) => return Poll::Ready(false),
-                    },
-                    Err(_malformed) => return Poll::Ready(false),
-                };
-                if upload.is_done() || unread > UNREAD_MAX_BYTES {
-                    return Poll::Ready(upload.is_done());
-                }
-                let due = Instant::now() + wait;
-                until = Some(until.map_or(due, |until: Instant| until.min(due)));
-                if starved || self.wire.read.len() < READ_AHEAD_BYTES {
-                    match self.wire.poll_fill(cx, BODY_READ_BYTES) {
-                        Poll::Ready(Ok(1..)) => continue,
-                        Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(false),
-                        Poll::Pending => {}
-                    }
-                }
-                self.timer.set(until);
-                ready!(self.timer.poll(cx));
-                return Poll::Ready(false);
-            }
-        })
-        .await
-    }
-
-    /// Ends the sending; everything of the client's has been read.
-    async fn close(&mut self) -> End {
-        let closing = poll_fn(|cx| self.wire.poll_shutdown(cx));
-        let _as_far_as_it_came = tokio::time::timeout(LINGER, closing).await;
-        End::Closed
-    }
-
-    /// Ends the sending, and reads on for a while, so that the answer arrives.
-    async fn linger(&mut self) {
-        let mut unread = 0;
-        let reading = poll_fn(|cx| {
-            ready!(self.wire.poll_shutdown(cx))?;
-            while unread < LINGER_MAX_BYTES {
-                match ready!(self.wire.poll_discard(cx))? {
-                    0 => break,
-                    read => unread += read,
-                }
-            }
-            Poll::Ready(Ok::<_, io::Error>(()))
-        });
-        let _as_far_as_it_came = tokio::time::timeout(LINGER, reading).await;
     }
 }
 

@@ -2,17 +2,15 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, NoLabelSet};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::registry::Unit;
 
-use super::stats::Stats;
-use super::stats::{CLASSES, GRPC_CODES, Histogram, HistogramSnapshot, HttpStats, TcpStats};
+use super::stats::{Stats, TcpStats};
 use super::table::Table;
-use super::{Direction, HttpKey, Inner, PoolKind, PoolStats, Wire, lock, rates};
+use super::{Direction, HttpKey, Inner, PoolKind, PoolStats, Wire, lock, rates, requests};
 
 /// Reads everything anew at each scrape.
 pub(super) struct Scrape(pub(super) Arc<Inner>);
@@ -28,10 +26,7 @@ impl Collector for Scrape {
         let mut out = Out(encoder);
         let http = series(&lock(&self.0.http));
         let retired = *lock(&self.0.http).retired();
-        requests(&mut out, &http)?;
-        durations(&mut out, &http)?;
-        in_flight(&mut out, &http)?;
-        by_transport(&mut out, &http, retired)?;
+        requests::encode(&mut out, &http, retired)?;
         tcp(&mut out, &series(&lock(&self.0.tcp)))?;
         connections(&mut out, &self.0)?;
         breakers(&mut out, &self.0)?;
@@ -44,7 +39,7 @@ impl Collector for Scrape {
 }
 
 /// Series in a stable order, each with one set of counters per thread.
-type Series<S> = Vec<(HttpKey, Vec<Arc<S>>)>;
+pub(super) type Series<S> = Vec<(HttpKey, Vec<Arc<S>>)>;
 
 /// The labels of one sample.
 pub(super) type Labels<'a> = Vec<(&'static str, &'a str)>;
@@ -55,7 +50,7 @@ fn series<S: Stats>(table: &Table<S>) -> Series<S> {
     series
 }
 
-fn labels(key: &HttpKey) -> Labels<'_> {
+pub(super) fn labels(key: &HttpKey) -> Labels<'_> {
     vec![
         ("direction", key.direction.as_str()),
         ("service", &*key.service),
@@ -63,13 +58,13 @@ fn labels(key: &HttpKey) -> Labels<'_> {
     ]
 }
 
-fn with<'a>(mut labels: Labels<'a>, more: &[(&'static str, &'a str)]) -> Labels<'a> {
+pub(super) fn with<'a>(mut labels: Labels<'a>, more: &[(&'static str, &'a str)]) -> Labels<'a> {
     labels.extend_from_slice(more);
     labels
 }
 
 /// The encoder, with families that have no samples left out.
-pub(super) struct Out<'a>(DescriptorEncoder<'a>);
+pub(super) struct Out<'a>(pub(super) DescriptorEncoder<'a>);
 
 impl Out<'_> {
     /// `_total` is appended to the name.
@@ -120,89 +115,8 @@ impl Out<'_> {
     }
 }
 
-fn requests(out: &mut Out<'_>, series: &Series<HttpStats>) -> fmt::Result {
-    let mut requests = Vec::new();
-    let (mut retries, mut hedges, mut won) = (Vec::new(), Vec::new(), Vec::new());
-    let mut grpc = Vec::new();
-    let made: Vec<_> = series
-        .iter()
-        .map(|(key, shards)| (key, merge(shards.iter().flat_map(|s| s.made()))))
-        .collect();
-    for (key, shards) in series {
-        for wire in Wire::ALL {
-            for (class, name) in CLASSES.iter().enumerate() {
-                let n: u64 = shards.iter().map(|s| s.passed(wire, class)).sum();
-                if n > 0 {
-                    let more = [
-                        ("status_class", *name),
-                        ("reason", ""),
-                        ("transport", wire.as_str()),
-                    ];
-                    requests.push((with(labels(key), &more), n));
-                }
-            }
-        }
-        let sum = |part: fn(&HttpStats) -> &AtomicU64| -> u64 {
-            shards.iter().map(|s| part(s).load(Relaxed)).sum()
-        };
-        for (samples, n) in [
-            (&mut retries, sum(|s| &s.retries)),
-            (&mut hedges, sum(|s| &s.hedges)),
-            (&mut won, sum(|s| &s.hedges_won)),
-        ] {
-            if n > 0 {
-                samples.push((labels(key), n));
-            }
-        }
-        for (code, name) in GRPC_NAMES.iter().enumerate() {
-            let n: u64 = shards.iter().map(|s| s.grpc[code].load(Relaxed)).sum();
-            if n > 0 {
-                grpc.push((with(labels(key), &[("grpc_status", *name)]), n));
-            }
-        }
-    }
-    for (key, kinds) in &made {
-        for (kind, n) in kinds {
-            let more = [
-                ("status_class", CLASSES[kind.class]),
-                ("reason", kind.reason),
-                ("transport", kind.wire.as_str()),
-            ];
-            requests.push((with(labels(key), &more), *n));
-        }
-    }
-    out.counter("weft_requests", "Requests that ended", requests)?;
-    out.counter("weft_request_retries", "Attempts after the first", retries)?;
-    let help = "Attempts made beside one that was slow";
-    out.counter("weft_request_hedges", help, hedges)?;
-    let help = "Those of them that were answered first";
-    out.counter("weft_request_hedges_won", help, won)?;
-    out.counter("weft_grpc_responses", "gRPC calls by status", grpc)
-}
-
-/// The names of gRPC's codes, in the order of their numbers.
-const GRPC_NAMES: [&str; GRPC_CODES] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
-
 /// Sums what has the same key, in the keys' order.
-fn merge<K: Ord>(parts: impl Iterator<Item = (K, u64)>) -> Vec<(K, u64)> {
+pub(super) fn merge<K: Ord>(parts: impl Iterator<Item = (K, u64)>) -> Vec<(K, u64)> {
     let mut sums = std::collections::BTreeMap::new();
     for (key, n) in parts {
         *sums.entry(key).or_insert(0) += n;
@@ -210,84 +124,13 @@ fn merge<K: Ord>(parts: impl Iterator<Item = (K, u64)>) -> Vec<(K, u64)> {
     sums.into_iter().collect()
 }
 
-fn durations(out: &mut Out<'_>, series: &Series<HttpStats>) -> fmt::Result {
-    let families = [
-        (Direction::Inbound, "http_server_request_duration"),
-        (Direction::Outbound, "http_client_request_duration"),
-    ];
-    for (direction, name) in families {
-        let histograms: Vec<_> = series
-            .iter()
-            .filter(|(key, _)| key.direction == direction)
-            .map(|(key, s)| (key, Histogram::snapshot(s.iter().map(|s| &s.duration))))
-            .filter(|(_, histogram)| histogram.count > 0)
-            .collect();
-        if histograms.is_empty() {
-            continue;
-        }
-        let mut family = out.0.encode_descriptor(
-            name,
-            "From the head of the request to the end of the response",
-            Some(&Unit::Seconds),
-            MetricType::Histogram,
-        )?;
-        for (key, histogram) in histograms {
-            let HistogramSnapshot {
-                buckets,
-                sum,
-                count,
-            } = histogram;
-            family
-                .encode_family(&labels(key)[1..].to_vec())?
-                .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
-        }
-    }
-    Ok(())
-}
-
-fn in_flight(out: &mut Out<'_>, series: &Series<HttpStats>) -> fmt::Result {
-    let families = [
-        (Direction::Inbound, "http_server_active_requests"),
-        (Direction::Outbound, "http_client_active_requests"),
-    ];
-    for (direction, name) in families {
-        let series = series.iter().filter(|(k, _)| k.direction == direction);
-        let samples = series.map(|(key, shards)| {
-            let n: i64 = shards.iter().map(|s| s.in_flight.load(Relaxed)).sum();
-            (labels(key)[1..].to_vec(), n)
-        });
-        out.gauge(name, "Requests that run now", samples.collect())?;
-    }
-    Ok(())
-}
-
-/// Sums that do not shrink when series expire.
-fn by_transport(
-    out: &mut Out<'_>,
-    series: &Series<HttpStats>,
-    mut sums: super::table::Totals,
-) -> fmt::Result {
-    for (key, shards) in series {
-        for wire in Wire::ALL {
-            let n: u64 = shards.iter().map(|s| s.requests(wire)).sum();
-            sums[key.direction as usize][wire as usize] += n;
-        }
-    }
-    let samples = pairs().map(|(d, w)| (pair_labels(d, w), sums[d as usize][w as usize]));
-    out.counter(
-        "weft_transport_requests",
-        "Requests that ended, by how they travelled",
-        samples.collect(),
-    )
-}
-
-fn pairs() -> impl Iterator<Item = (Direction, Wire)> {
+pub(super) fn pairs() -> impl Iterator<Item = (Direction, Wire)> {
     Direction::ALL
         .into_iter()
         .flat_map(|d| Wire::ALL.into_iter().map(move |w| (d, w)))
 }
 
-fn pair_labels(direction: Direction, wire: Wire) -> Labels<'static> {
+pub(super) fn pair_labels(direction: Direction, wire: Wire) -> Labels<'static> {
     vec![
         ("direction", direction.as_str()),
         ("transport", wire.as_str()),

@@ -16,6 +16,7 @@ mod concurrency;
 mod encode;
 mod process;
 mod rates;
+mod requests;
 mod stats;
 mod table;
 
