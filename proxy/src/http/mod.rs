@@ -251,7 +251,8 @@ pub(crate) async fn serve_http2<IO, H, F, R, G>(
         let answer = if weight(request.headers()) + target > limit {
             Either::Left(ready(refuse(Refusal::too_large(request.headers(), limit))))
         } else {
-            Either::Right(handle(request.map(Incoming::from)))
+            // On the heap: the task that it becomes part of is moved several times as it is begun.
+            Either::Right(Box::pin(handle(request.map(Incoming::from))))
         };
         async move {
             let unanswered = pace.begin().await;
