@@ -43,6 +43,10 @@ use crate::tls::{self, Purpose};
 const CALLS_MAX: usize = 50_000;
 /// Streams of one connection.
 const STREAMS_MAX: u32 = 64;
+/// What a stream, and a connection, may send ahead of what is read, bytes. A connection has room for
+/// every stream of a sidecar, so that one that is not read does not stop the others.
+const STREAM_WINDOW: u32 = 128 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// How long a call, or the first answer on a stream, may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Accepted connections that wait to be served.
@@ -279,6 +283,8 @@ async fn serve_sidecars(
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(5)))
         .max_concurrent_streams(Some(STREAMS_MAX))
+        .initial_stream_window_size(Some(STREAM_WINDOW))
+        .initial_connection_window_size(Some(CONNECTION_WINDOW))
         .timeout(CALL_TIMEOUT)
         .layer(layers)
         .add_service(health_service)

@@ -945,18 +945,30 @@ impl Plane {
     /// What every sidecar sees.
     pub fn observed(&self) -> Vec<ObservedView> {
         let all = self.observed.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<ObservedView> = all.values().cloned().collect();
-        all.sort_by(|a, b| a.peer.instance.cmp(&b.peer.instance));
-        all
+        newest(&all, |view| &view.peer)
     }
 
     /// Every connected proxy.
     pub fn proxies(&self) -> Vec<ProxyView> {
         let proxies = self.proxies.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<ProxyView> = proxies.values().cloned().collect();
-        all.sort_by(|a, b| a.peer.instance.cmp(&b.peer.instance));
-        all
+        newest(&proxies, |view| &view.peer)
     }
+}
+
+/// What each instance said on its newest stream, in the order of instances: one that moves to
+/// another connection has two for a moment.
+fn newest<T: Clone>(by_stream: &HashMap<u64, T>, peer: impl Fn(&T) -> &PeerIdentity) -> Vec<T> {
+    let mut newest: BTreeMap<&str, (u64, &T)> = BTreeMap::new();
+    for (stream, said) in by_stream {
+        let held = newest
+            .entry(&peer(said).instance)
+            .or_insert((*stream, said));
+        if held.0 < *stream {
+            *held = (*stream, said);
+        }
+    }
+    let newest = newest.into_values();
+    newest.map(|(_stream, said)| said.clone()).collect()
 }
 
 /// Ranges of the services' virtual addresses.

@@ -22,6 +22,7 @@ use tonic::{Request, Status};
 use weft_core::name::SpiffeId;
 
 use crate::ca::{Authority, CaError};
+use crate::unix_seconds;
 
 /// A client that does not complete its handshake is dropped.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,11 +42,19 @@ pub struct PeerIdentity {
 }
 
 impl PeerIdentity {
-    /// Who makes a request; the error is for the client.
+    /// Who makes a request; the error is for the client. A connection may outlive the certificate
+    /// that it was made with: nothing begins on it any more.
     pub fn of<T>(request: &Request<T>) -> Result<Self, Status> {
         let info = request.extensions().get::<PeerInfo>();
         let peer = info.and_then(|info| info.peer.clone());
-        peer.ok_or_else(|| Status::unauthenticated("this call needs a client certificate"))
+        let peer =
+            peer.ok_or_else(|| Status::unauthenticated("this call needs a client certificate"))?;
+        if peer.not_after <= unix_seconds() {
+            return Err(Status::unauthenticated(
+                "the certificate of this connection has ended: connect with a newer one",
+            ));
+        }
+        Ok(peer)
     }
 }
 

@@ -6,30 +6,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
 use weft_core::rate::lease::{Grant, Report};
-use weft_proto::ratelimit::Reports;
 use weft_proto::ratelimit::rate_limits_client::RateLimitsClient;
+use weft_proto::ratelimit::{Grants, Reports};
 
-use crate::control_plane::{self, Trusting};
-use crate::identity::Manager;
+use crate::control_plane::{Backoff, Line, Lines, opened};
 use crate::mesh::Mesh;
-use crate::tls::Trust;
 
 /// How often demand is told.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// After so many reports of no demand at all, nothing is told until there is some.
 const QUIET_AFTER: u32 = 5;
-/// Reconnecting: first wait, doubled up to the cap.
-const RECONNECT_FIRST: Duration = Duration::from_millis(100);
-const RECONNECT_MAX: Duration = Duration::from_secs(3);
 
 /// Runs until the task is dropped. There is a stream only while there are such limits.
-pub async fn run(address: String, mesh: Arc<Mesh>, identity: Arc<Manager>) {
+pub async fn run(mut lines: Lines, mesh: Arc<Mesh>) {
     let mut changes = mesh.changes();
-    let mut wait = RECONNECT_FIRST;
+    let mut backoff = Backoff::new();
     loop {
         changes.mark_unchanged();
         if mesh.shared_rates().is_empty() {
@@ -38,10 +34,11 @@ pub async fn run(address: String, mesh: Arc<Mesh>, identity: Arc<Manager>) {
             }
             continue;
         }
-        let ended = stream(&address, &mesh, &identity).await;
+        let line = lines.current().await;
+        let ended = stream(line, &mut lines, &mesh).await;
         mesh.leases_in_touch(false);
         match ended {
-            Ok(()) => wait = RECONNECT_FIRST,
+            Ok(()) => backoff.reset(),
             Err(reason) => {
                 tracing::info!(
                     reason,
@@ -49,36 +46,45 @@ pub async fn run(address: String, mesh: Arc<Mesh>, identity: Arc<Manager>) {
                 );
             }
         }
-        sleep(wait.mul_f64(0.75 + fastrand::f64() * 0.5)).await;
-        wait = (wait * 2).min(RECONNECT_MAX);
+        lines.pause(backoff.next(fastrand::f64())).await;
     }
 }
 
-/// One stream to its end; `Ok` when it had begun, or is not needed any more.
-async fn stream(address: &str, mesh: &Mesh, identity: &Manager) -> Result<(), String> {
-    let identity = identity.subscribe().borrow().clone();
-    let identity = identity.ok_or("no certificate yet")?;
-    let trust = Trust::new(&identity.bundle).map_err(|error| error.to_string())?;
-    let trusting = Trusting::Mutual(Arc::new(trust), Arc::clone(&identity.credentials));
-    let channel = control_plane::connect(address, &trusting).await;
-    let channel = channel.map_err(|error| error.to_string())?;
-    let (told, outgoing) = mpsc::channel(4);
-    mesh.begin_leases();
+/// The stream on one connection.
+struct Stream {
+    told: mpsc::Sender<Reports>,
+    grants: Streaming<Grants>,
+}
+
+impl Stream {
+    /// Says what is held and what is used; leases come on this stream from now on.
+    async fn open(line: Line, mesh: &Mesh) -> Result<Self, String> {
+        let (told, outgoing) = mpsc::channel(4);
+        mesh.begin_leases();
+        let _room = told.try_send(reports(&mesh.rate_reports(true)));
+        let mut client = RateLimitsClient::new(line);
+        let grants = opened(client.lease(ReceiverStream::new(outgoing))).await;
+        let grants = grants.map_err(|status| status.message().to_owned())?;
+        mesh.leases_in_touch(true);
+        Ok(Self {
+            told,
+            grants: grants.into_inner(),
+        })
+    }
+}
+
+/// Leases to the end of their stream, over more than one connection where that is renewed; `Ok`
+/// when there was a stream, or there are no such limits any more.
+async fn stream(line: Line, lines: &mut Lines, mesh: &Mesh) -> Result<(), String> {
     let mut changes = mesh.changes();
     let mut known = mesh.shared_rates();
-    let _room = told.try_send(reports(&mesh.rate_reports(true)));
-    let mut client = RateLimitsClient::new(channel);
-    let opened = client.lease(ReceiverStream::new(outgoing)).await;
-    let mut grants = opened
-        .map_err(|status| status.message().to_owned())?
-        .into_inner();
-    mesh.leases_in_touch(true);
+    let mut stream = Stream::open(line, mesh).await?;
     let mut tick = interval(REPORT_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut quiet = 0;
     loop {
         let report = tokio::select! {
-            message = grants.next() => {
+            message = stream.grants.next() => {
                 let Some(Ok(message)) = message else { return Ok(()) };
                 for grant in message.grants {
                     match Grant::try_from(grant) {
@@ -87,6 +93,10 @@ async fn stream(address: &str, mesh: &Mesh, identity: &Manager) -> Result<(), St
                     }
                 }
                 mesh.rate_reports(false)
+            }
+            line = lines.next() => {
+                stream = Stream::open(line, mesh).await?;
+                continue;
             }
             _ = tick.tick() => {
                 let reports = mesh.rate_reports(true);
@@ -109,7 +119,7 @@ async fn stream(address: &str, mesh: &Mesh, identity: &Manager) -> Result<(), St
                 mesh.rate_reports(false)
             }
         };
-        if told.send(reports(&report)).await.is_err() {
+        if stream.told.send(reports(&report)).await.is_err() {
             return Ok(());
         }
     }

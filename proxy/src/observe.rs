@@ -7,71 +7,97 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
 use weft_core::breaker::{Change, StateView, View};
 use weft_core::model::ObservedBreaker;
 use weft_core::name::WorkloadName;
 use weft_core::time::Instant;
-use weft_proto::registry::Observed;
 use weft_proto::registry::registry_client::RegistryClient;
+use weft_proto::registry::{ObserveEnd, Observed};
 
-use crate::control_plane::{self, Trusting};
-use crate::identity::Manager;
+use crate::control_plane::{Backoff, Line, Lines, opened};
 use crate::mesh::{Endpoint, Mesh, PortView};
 use crate::telemetry::metrics::{BreakerSample, BreakerState, ConcurrencySample, Direction};
-use crate::tls::Trust;
 
 /// How often it is looked whether something changed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Before another try after the stream ended.
-const RECONNECT_AFTER: Duration = Duration::from_secs(3);
 /// Breakers told of at most; the open ones first.
 const BREAKERS_MAX: usize = 1000;
 
 /// Runs until the task is dropped.
-pub async fn run(address: String, mesh: Arc<Mesh>, identity: Arc<Manager>) {
+pub async fn run(mut lines: Lines, mesh: Arc<Mesh>) {
+    let mut backoff = Backoff::new();
     loop {
-        if let Err(reason) = stream(&address, &mesh, &identity).await {
-            tracing::debug!(reason, "what is observed was not told");
+        let line = lines.current().await;
+        match stream(line, &mut lines, &mesh).await {
+            Ok(()) => backoff.reset(),
+            Err(reason) => tracing::debug!(reason, "what is observed was not told"),
         }
-        sleep(RECONNECT_AFTER.mul_f64(0.75 + fastrand::f64() * 0.5)).await;
+        lines.pause(backoff.next(fastrand::f64())).await;
     }
 }
 
-async fn stream(address: &str, mesh: &Mesh, identity: &Manager) -> Result<(), String> {
-    let identity = identity.subscribe().borrow().clone();
-    let identity = identity.ok_or("no certificate yet")?;
-    let trust = Trust::new(&identity.bundle).map_err(|error| error.to_string())?;
-    let trusting = Trusting::Mutual(Arc::new(trust), Arc::clone(&identity.credentials));
-    let channel = control_plane::connect(address, &trusting).await;
-    let channel = channel.map_err(|error| error.to_string())?;
-    let (told, outgoing) = mpsc::channel(1);
-    let mut client = RegistryClient::new(channel);
-    let telling = async {
-        let mut before = Vec::new();
-        let mut look = interval(LOOK_EVERY);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            look.tick().await;
-            let breakers = observed(mesh);
-            // Times pass without being told: only what they count from changes.
-            let now: Vec<_> = breakers.iter().map(without_times).collect();
-            if now == before {
-                continue;
+/// The stream on one connection.
+struct Stream {
+    told: mpsc::Sender<Observed>,
+    end: Streaming<ObserveEnd>,
+    /// What was told last, without times: they pass without being told.
+    before: Vec<ObservedBreaker>,
+}
+
+impl Stream {
+    async fn open(line: Line) -> Result<Self, String> {
+        let (told, outgoing) = mpsc::channel(1);
+        let mut client = RegistryClient::new(line);
+        let end = opened(client.observe(ReceiverStream::new(outgoing))).await;
+        let end = end.map_err(|status| status.message().to_owned())?;
+        Ok(Self {
+            told,
+            end: end.into_inner(),
+            before: Vec::new(),
+        })
+    }
+}
+
+/// Tells to the end of the stream, over more than one connection where that is renewed; `Ok` when
+/// there was a stream.
+async fn stream(line: Line, lines: &mut Lines, mesh: &Mesh) -> Result<(), String> {
+    let mut stream = Stream::open(line).await?;
+    let mut look = interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _end = stream.end.next() => return Ok(()),
+            line = lines.next() => {
+                let next = Stream::open(line).await?;
+                // The one before ends when this one has told everything.
+                let _before = std::mem::replace(&mut stream, next);
+                if !tell(&mut stream, mesh).await {
+                    return Ok(());
+                }
             }
-            before = now;
-            let breakers = breakers.iter().map(Into::into).collect();
-            if told.send(Observed { breakers }).await.is_err() {
-                return;
+            _ = look.tick() => {
+                if !tell(&mut stream, mesh).await {
+                    return Ok(());
+                }
             }
         }
-    };
-    let ended = client.observe(ReceiverStream::new(outgoing));
-    tokio::select! {
-        ended = ended => ended.map(drop).map_err(|status| status.message().to_owned()),
-        () = telling => Ok(()),
     }
+}
+
+/// Tells what has changed; false when the stream has ended.
+async fn tell(stream: &mut Stream, mesh: &Mesh) -> bool {
+    let breakers = observed(mesh);
+    let now: Vec<_> = breakers.iter().map(without_times).collect();
+    if now == stream.before {
+        return true;
+    }
+    stream.before = now;
+    let breakers = breakers.iter().map(Into::into).collect();
+    stream.told.send(Observed { breakers }).await.is_ok()
 }
 
 fn without_times(breaker: &ObservedBreaker) -> ObservedBreaker {

@@ -1,25 +1,20 @@
 //! Announces the workload to the control plane, for as long as the sidecar runs.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
 use weft_core::model::Registration;
 use weft_proto::registry::register_request::Message as Request;
 use weft_proto::registry::register_response::Message as Response;
 use weft_proto::registry::registry_client::RegistryClient;
-use weft_proto::registry::{Goodbye, RegisterRequest};
+use weft_proto::registry::{Goodbye, RegisterRequest, RegisterResponse};
 
-use crate::control_plane::{self, Trusting};
-use crate::identity::Manager;
-use crate::tls::Trust;
+use crate::control_plane::{Backoff, Line, Lines, opened};
 
-/// Reconnecting: first wait, doubled up to the cap.
-const RECONNECT_FIRST: Duration = Duration::from_millis(100);
-const RECONNECT_MAX: Duration = Duration::from_secs(3);
 /// How long leaving waits for the control plane's word that nobody is sent here any more.
 const GOODBYE_MAX: Duration = Duration::from_secs(5);
 
@@ -37,22 +32,16 @@ pub enum Standing {
 /// Keeps one registration up to date.
 #[derive(Debug)]
 pub struct Registrar {
-    address: String,
-    identity: Arc<Manager>,
+    lines: Lines,
     wanted: watch::Receiver<Registration>,
     standing: watch::Sender<Standing>,
 }
 
 impl Registrar {
     /// Announces what `wanted` says, and whatever it changes to.
-    pub fn new(
-        address: String,
-        identity: Arc<Manager>,
-        wanted: watch::Receiver<Registration>,
-    ) -> Self {
+    pub fn new(lines: Lines, wanted: watch::Receiver<Registration>) -> Self {
         Self {
-            address,
-            identity,
+            lines,
             wanted,
             standing: watch::Sender::new(Standing::Pending),
         }
@@ -66,17 +55,20 @@ impl Registrar {
     /// Runs until `leave` fires, then takes the workload out, waits for the acknowledgement (5 s
     /// at most) and answers through the sender.
     pub async fn run(mut self, mut leave: oneshot::Receiver<oneshot::Sender<bool>>) {
-        let mut wait = RECONNECT_FIRST;
+        let mut backoff = Backoff::new();
         loop {
-            let session = self.session(&mut leave);
-            match session.await {
+            let end = tokio::select! {
+                line = self.lines.current() => self.session(line, &mut leave).await,
+                asked = &mut leave => End::of_nobody(asked),
+            };
+            match end {
                 End::Left(done, acknowledged) => {
                     let _nobody_waits = done.send(acknowledged);
                     return;
                 }
                 End::Abandoned => return,
                 End::Broken(reason) => {
-                    tracing::warn!(reason, retry_in = ?wait, "registration stream ended");
+                    tracing::warn!(reason, "registration stream ended");
                 }
                 End::Refused(reason) => {
                     tracing::error!(reason, "registration refused");
@@ -84,48 +76,33 @@ impl Registrar {
                 }
             }
             if self.standing.borrow().clone() == Standing::Accepted {
-                wait = RECONNECT_FIRST;
+                backoff.reset();
                 self.standing.send_replace(Standing::Pending);
             }
-            tokio::select! {
-                () = sleep(wait.mul_f64(0.75 + fastrand::f64() * 0.5)) => {}
-                asked = &mut leave => {
-                    // Without a stream nobody can acknowledge: the grace takes the workload out.
-                    if let Ok(done) = asked {
-                        let _nobody_waits = done.send(false);
-                    }
-                    return;
-                }
+            let asked = tokio::select! {
+                () = self.lines.pause(backoff.next(fastrand::f64())) => continue,
+                asked = &mut leave => asked,
+            };
+            if let End::Left(done, acknowledged) = End::of_nobody(asked) {
+                let _nobody_waits = done.send(acknowledged);
             }
-            wait = (wait * 2).min(RECONNECT_MAX);
+            return;
         }
     }
 
-    async fn session(&mut self, leave: &mut oneshot::Receiver<oneshot::Sender<bool>>) -> End {
-        let identity = self.identity.subscribe().borrow().clone();
-        let Some(identity) = identity else {
-            return End::Broken("no certificate yet".to_owned());
-        };
-        let trust = match Trust::new(&identity.bundle) {
-            Ok(trust) => Arc::new(trust),
-            Err(error) => return End::Broken(error.to_string()),
-        };
-        let trusting = Trusting::Mutual(trust, Arc::clone(&identity.credentials));
-        let channel = match control_plane::connect(&self.address, &trusting).await {
-            Ok(channel) => channel,
-            Err(error) => return End::Broken(error.to_string()),
-        };
-        let (requests, outgoing) = mpsc::channel(16);
-        let first = self.wanted.borrow_and_update().clone();
-        let _room = requests.try_send(request(Request::Registration((&first).into())));
-        let mut client = RegistryClient::new(channel);
-        let mut responses = match client.register(ReceiverStream::new(outgoing)).await {
-            Ok(response) => response.into_inner(),
+    /// One stream to its end, over more than one connection where that is renewed.
+    async fn session(
+        &mut self,
+        line: Line,
+        leave: &mut oneshot::Receiver<oneshot::Sender<bool>>,
+    ) -> End {
+        let mut stream = match Stream::open(line, &mut self.wanted).await {
+            Ok(stream) => stream,
             Err(status) => return from_status(&status),
         };
         loop {
             tokio::select! {
-                response = responses.next() => match response {
+                response = stream.responses.next() => match response {
                     Some(Ok(response)) => {
                         if let Some(Response::Accepted(_)) = response.message {
                             self.standing.send_replace(Standing::Accepted);
@@ -134,29 +111,62 @@ impl Registrar {
                     Some(Err(status)) => return from_status(&status),
                     None => return End::Broken("the control plane ended the stream".to_owned()),
                 },
+                // The stream that stood ends when the next one has been accepted.
+                line = self.lines.next() => match Stream::open(line, &mut self.wanted).await {
+                    Ok(next) => stream = next,
+                    Err(status) => return from_status(&status),
+                },
                 Ok(()) = self.wanted.changed() => {
                     let changed = self.wanted.borrow_and_update().clone();
                     let message = request(Request::Registration((&changed).into()));
-                    if requests.send(message).await.is_err() {
+                    if stream.requests.send(message).await.is_err() {
                         return End::Broken("the stream has ended".to_owned());
                     }
                 }
                 asked = &mut *leave => {
                     let Ok(done) = asked else { return End::Abandoned };
-                    let _ended_anyway = requests.send(request(Request::Goodbye(Goodbye {}))).await;
-                    let released = async {
-                        while let Some(Ok(response)) = responses.next().await {
-                            if let Some(Response::Released(released)) = response.message {
-                                return released.acknowledged;
-                            }
-                        }
-                        false
-                    };
-                    let acknowledged = timeout(GOODBYE_MAX, released).await.unwrap_or(false);
-                    return End::Left(done, acknowledged);
+                    return End::Left(done, stream.leave().await);
                 }
             }
         }
+    }
+}
+
+/// The stream on one connection.
+struct Stream {
+    requests: mpsc::Sender<RegisterRequest>,
+    responses: Streaming<RegisterResponse>,
+}
+
+impl Stream {
+    /// Announces what is wanted now. The control plane answers when it has decided about it.
+    async fn open(line: Line, wanted: &mut watch::Receiver<Registration>) -> Result<Self, Status> {
+        let (requests, outgoing) = mpsc::channel(16);
+        let first = wanted.borrow_and_update().clone();
+        let _room = requests.try_send(request(Request::Registration((&first).into())));
+        let mut client = RegistryClient::new(line);
+        let responses = opened(client.register(ReceiverStream::new(outgoing))).await?;
+        Ok(Self {
+            requests,
+            responses: responses.into_inner(),
+        })
+    }
+
+    /// Takes the workload out; whether the control plane has acknowledged that.
+    async fn leave(&mut self) -> bool {
+        let _ended_anyway = self
+            .requests
+            .send(request(Request::Goodbye(Goodbye {})))
+            .await;
+        let released = async {
+            while let Some(Ok(response)) = self.responses.next().await {
+                if let Some(Response::Released(released)) = response.message {
+                    return released.acknowledged;
+                }
+            }
+            false
+        };
+        timeout(GOODBYE_MAX, released).await.unwrap_or(false)
     }
 }
 
@@ -167,13 +177,23 @@ enum End {
     Refused(String),
 }
 
+impl End {
+    /// Leaving without a stream: nobody can acknowledge it, the grace takes the workload out.
+    fn of_nobody(asked: Result<oneshot::Sender<bool>, oneshot::error::RecvError>) -> Self {
+        match asked {
+            Ok(done) => Self::Left(done, false),
+            Err(_dropped) => Self::Abandoned,
+        }
+    }
+}
+
 fn request(message: Request) -> RegisterRequest {
     RegisterRequest {
         message: Some(message),
     }
 }
 
-fn from_status(status: &tonic::Status) -> End {
+fn from_status(status: &Status) -> End {
     let text = format!("{} ({:?})", status.message(), status.code());
     match status.code() {
         tonic::Code::PermissionDenied

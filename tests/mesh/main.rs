@@ -58,6 +58,8 @@ mod health;
 mod seeing;
 // What the guide promises of metrics and reasons.
 mod promised;
+// The one connection that a sidecar has to its control plane.
+mod connection;
 // One client with thousands of connections.
 mod crowds;
 // How long connections live: revocation, certificates that end.

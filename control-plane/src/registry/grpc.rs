@@ -26,11 +26,13 @@ pub struct RegistryService {
     pub plane: Arc<Plane>,
 }
 
+type Ends = Pin<Box<dyn Stream<Item = Result<ObserveEnd, Status>> + Send>>;
 type Answers = Pin<Box<dyn Stream<Item = Result<RegisterResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl Service for RegistryService {
     type RegisterStream = Answers;
+    type ObserveStream = Ends;
 
     async fn register(
         &self,
@@ -73,8 +75,7 @@ impl Service for RegistryService {
                     },
                     _ = revoked.changed() => {
                         if plane.is_revoked(&peer.instance) {
-                            let status = Status::unauthenticated("the instance was revoked");
-                            let _gone_anyway = answers.send(Err(status)).await;
+                            let _gone_anyway = answers.send(Err(revoked_instance())).await;
                             break;
                         }
                     }
@@ -89,38 +90,65 @@ impl Service for RegistryService {
     async fn observe(
         &self,
         request: Request<Streaming<Observed>>,
-    ) -> Result<Response<ObserveEnd>, Status> {
+    ) -> Result<Response<Ends>, Status> {
         let peer = PeerIdentity::of(&request)?;
-        let mut told = request.into_inner();
-        let stream = self.plane.next_stream();
-        let mut revoked = self.plane.watch_revoked();
-        // Dropped with the stream, however that ends.
-        let _forgotten = Forgotten {
-            plane: Arc::clone(&self.plane),
-            stream,
-        };
-        loop {
+        if self.plane.is_revoked(&peer.instance) {
+            return Err(revoked_instance());
+        }
+        let (end, outgoing) = mpsc::channel(1);
+        let told = request.into_inner();
+        let plane = Arc::clone(&self.plane);
+        tokio::spawn(async move {
             tokio::select! {
-                message = told.next() => {
-                    let Some(observed) = message.transpose()? else {
-                        return Ok(Response::new(ObserveEnd {}));
-                    };
-                    let breakers = observed.breakers.into_iter().map(ObservedBreaker::try_from);
-                    let breakers = breakers.collect::<Result<_, _>>();
-                    let breakers = breakers.map_err(|rejection| {
-                        Status::invalid_argument(format!("observed: {rejection}"))
-                    })?;
-                    let observed = Some((peer.clone(), breakers));
-                    self.plane.note_observed(stream, observed);
-                }
-                _ = revoked.changed() => {
-                    if self.plane.is_revoked(&peer.instance) {
-                        return Err(Status::unauthenticated("the instance was revoked"));
+                ended = note_observed(&plane, peer, told) => {
+                    if let Err(status) = ended {
+                        let _gone_anyway = end.send(Err(status)).await;
                     }
+                }
+                () = end.closed() => {}
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+    }
+}
+
+/// Notes what one sidecar tells until its stream ends; the error is for the sidecar.
+async fn note_observed(
+    plane: &Arc<Plane>,
+    peer: PeerIdentity,
+    mut told: Streaming<Observed>,
+) -> Result<(), Status> {
+    let stream = plane.next_stream();
+    let mut revoked = plane.watch_revoked();
+    // Dropped with the stream, however that ends.
+    let _forgotten = Forgotten {
+        plane: Arc::clone(plane),
+        stream,
+    };
+    loop {
+        tokio::select! {
+            message = told.next() => {
+                let Some(observed) = message.transpose()? else {
+                    return Ok(());
+                };
+                let breakers = observed.breakers.into_iter().map(ObservedBreaker::try_from);
+                let breakers = breakers.collect::<Result<_, _>>();
+                let breakers = breakers.map_err(|rejection| {
+                    Status::invalid_argument(format!("observed: {rejection}"))
+                })?;
+                plane.note_observed(stream, Some((peer.clone(), breakers)));
+            }
+            _ = revoked.changed() => {
+                if plane.is_revoked(&peer.instance) {
+                    return Err(revoked_instance());
                 }
             }
         }
     }
+}
+
+fn revoked_instance() -> Status {
+    Status::unauthenticated("the instance was revoked")
 }
 
 /// Forgets what a stream told.

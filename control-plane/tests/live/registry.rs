@@ -2,6 +2,7 @@
 
 use tonic::Code;
 use weft_proto::registry::register_response::Message as Answer;
+use weft_proto::registry::registry_client::RegistryClient;
 use weft_proto::resource::Kind;
 use weft_proto::xds::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 
@@ -53,9 +54,7 @@ async fn outside_of_what_the_token_binds() {
 async fn without_a_certificate() {
     let control_plane = ControlPlane::start().await;
     let sidecar = Sidecar::new(&control_plane);
-    let mut client = weft_proto::registry::registry_client::RegistryClient::new(
-        sidecar.connect().await.unwrap(),
-    );
+    let mut client = RegistryClient::new(sidecar.connect().await.unwrap());
     let error = client.register(tokio_stream::empty()).await.unwrap_err();
     assert_eq!(error.code(), Code::Unauthenticated);
 }
@@ -137,12 +136,17 @@ async fn revoked() {
     watching.ask(Kind::Service, &["shop/web"], &[]).await;
     watching.until("+shop/web(80@20080)").await;
     let mut own = web.discover().await;
+    let standing = web.connect().await.unwrap();
 
     control_plane.revoke(web.instance()).await.unwrap();
     let end = registering.answer().await.unwrap_err();
     assert_eq!(end.code(), Code::Unauthenticated, "{end}");
     let end = own.next().await.unwrap_err();
     assert_eq!(end.code(), Code::Unauthenticated, "{end}");
+    let mut client = RegistryClient::new(standing);
+    let observing = client.observe(tokio_stream::pending());
+    let refused = observing.await.expect_err("nothing begins any more");
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
     let heard = [watching.taken().await, watching.taken().await];
     assert!(heard.contains(&"+weft.local(1)".to_owned()), "{heard:?}");
     assert!(heard.contains(&"-shop/web".to_owned()), "{heard:?}");
@@ -153,4 +157,19 @@ async fn revoked() {
         refused.await.expect_err("its certificate is refused");
     }
     assert!(control_plane.revoke("nobody").await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_begins_on_a_connection_whose_certificate_has_ended() {
+    let control_plane = ControlPlane::start_with(&["--leaf-ttl", "10s"]).await;
+    let sidecar = control_plane.enrol("shop/web", &[80]).await;
+    let channel = sidecar.connect().await.unwrap();
+    let open = async || {
+        let mut client = AggregatedDiscoveryServiceClient::new(channel.clone());
+        let opening = client.delta_aggregated_resources(tokio_stream::empty());
+        opening.await.map(drop).map_err(|status| status.code())
+    };
+    assert_eq!(open().await, Ok(()));
+    wait_until("the certificate ends", async || open().await.is_err()).await;
+    assert_eq!(open().await, Err(Code::Unauthenticated));
 }

@@ -28,7 +28,7 @@ pub(super) async fn enrol(identity: &Manager) -> Result<(), AppError> {
     }
     let mut wait = SIGN_RETRY;
     loop {
-        match identity.sign().await {
+        match identity.sign(None).await {
             Ok(()) => return Ok(()),
             // What the control plane has refused, it will refuse again.
             Err(

@@ -24,6 +24,7 @@ use weft_core::name::{NameError, ServiceName, WorkloadName};
 use crate::admin::{AdminServer, Readiness};
 use crate::config::{ConfigError, ProxyArgs, ProxyConfig, load};
 use crate::connections::{Connections, within_open_files};
+use crate::control_plane::Keeper;
 use crate::discovery;
 use crate::dns::{Resolver, nameservers};
 use crate::drain::Drain;
@@ -236,8 +237,10 @@ impl Sidecar {
             Arc::clone(&tls),
             metrics.clone(),
         ));
+        let keeper = Keeper::new(address, identity.presented(), metrics.clone());
+        let lines = keeper.lines();
         let mut client = discovery::Client::new(
-            address.clone(),
+            lines.clone(),
             Arc::clone(&mesh),
             Arc::clone(&identity),
             state,
@@ -289,24 +292,21 @@ impl Sidecar {
         let scraped = admin_listeners.metrics_address();
         let first = first_registration(&shared, &plan, scraped)?;
         let (registration, registered) = watch::channel(first);
-        let observed_by = address.clone();
-        let registrar = Registrar::new(address, Arc::clone(&identity), registered.clone());
+        let registrar = Registrar::new(lines.clone(), registered.clone());
         let standing = registrar.standing();
         let (leave, left) = oneshot::channel();
         if !registered.borrow().ports.is_empty() || !registered.borrow().services.is_empty() {
             vital.spawn("registration", registrar.run(left));
         }
-        let (seen, known) = (Arc::clone(&shared.mesh), Arc::clone(&identity));
-        vital.spawn(
-            "observation",
-            observe::run(observed_by.clone(), seen, known),
-        );
-        let (limited, known) = (Arc::clone(&shared.mesh), Arc::clone(&identity));
-        vital.spawn("leases", leases::run(observed_by, limited, known));
+        vital.spawn("connection", keeper.run());
+        let seen = Arc::clone(&shared.mesh);
+        vital.spawn("observation", observe::run(lines.clone(), seen));
+        let limited = Arc::clone(&shared.mesh);
+        vital.spawn("leases", leases::run(lines.clone(), limited));
         watch_discovery(&shared, client.connected(), &readiness);
         vital.spawn("discovery", client.run());
         let renewing = Arc::clone(&identity);
-        vital.spawn("renewal", async move { renewing.keep_fresh().await });
+        vital.spawn("renewal", async move { renewing.keep_fresh(lines).await });
         let peers = Arc::clone(shared.tls.standing());
         vital.spawn("expiry", peers.end_expired(shared.config.timeouts.drain));
         let proving = outbound::prove_again(

@@ -1,21 +1,29 @@
 //! The connection to the control plane: TLS 1.3, and the control plane has to prove who it is.
+//!
+//! A sidecar with a certificate has one connection ([`Keeper`]); discovery, registration,
+//! observation, leases and renewals are calls on it. Only enrolment, which has no certificate yet,
+//! makes one of its own ([`connect`]) and closes it.
 
+mod backoff;
+mod keeper;
+mod line;
 mod verify;
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Uri;
-use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use tonic::transport::{Channel, Endpoint};
+use tonic::Status;
 use weft_core::name::{SpiffeId, TrustDomain};
 
 use crate::tls::{Credentials, Trust, provider};
+pub use backoff::Backoff;
+pub use keeper::{Keeper, Lines};
+pub use line::Line;
 pub use verify::FirstContactError;
 
 /// Namespace and service account of every control plane.
@@ -24,9 +32,9 @@ const CONTROL_PLANE_ACCOUNT: &str = "control-plane";
 
 /// How long connecting, TLS included, may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A dead peer is noticed after one interval and one timeout.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a stream may take to be opened. Above the 10 s after which the control plane itself
+/// gives up a call, so that its reason is what is heard.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 /// One service with thousands of endpoints fits; more than that is not ours.
 pub const MESSAGE_MAX_BYTES: usize = 32 * 1024 * 1024;
 
@@ -43,12 +51,12 @@ pub enum ConnectError {
     #[error("own certificate: {0}")]
     Own(rustls::Error),
     /// Not reached, or not believed.
-    #[error("control plane {address}: {source}")]
-    Transport {
+    #[error("control plane {address}: {reason}")]
+    Unreachable {
         /// Where it was looked for.
         address: String,
         /// What happened.
-        source: tonic::transport::Error,
+        reason: String,
     },
 }
 
@@ -63,44 +71,69 @@ pub enum Trusting {
     Mutual(Arc<Trust>, Arc<Credentials>),
 }
 
+impl Trusting {
+    /// When the certificate that we show ends, seconds since the Unix epoch.
+    fn not_after(&self) -> Option<i64> {
+        match self {
+            Self::RootDigest(_) | Self::Bundle(..) => None,
+            Self::Mutual(_, credentials) => Some(credentials.not_after),
+        }
+    }
+}
+
 /// The SPIFFE ID of the control plane of a trust domain.
 pub fn control_plane_identity(trust_domain: &TrustDomain) -> SpiffeId {
     SpiffeId::new(trust_domain, CONTROL_PLANE_NAMESPACE, CONTROL_PLANE_ACCOUNT)
         .unwrap_or_else(|_| unreachable!("both constants are DNS labels"))
 }
 
-/// Connects once. The channel does not reconnect with another certificate: for that, connect anew.
-pub async fn connect(address: &str, trusting: &Trusting) -> Result<Channel, ConnectError> {
-    let bad_address = || ConnectError::Address {
-        address: address.to_owned(),
-    };
-    let tls = TlsConnector::from(Arc::new(client_config(trusting)?));
-    let uri: Uri = format!("http://{address}")
-        .parse()
-        .map_err(|_| bad_address())?;
-    if uri.port().is_none() {
-        return Err(bad_address());
+/// Connects once, for a call or two: the connection closes with the last clone of what is returned.
+pub async fn connect(address: &str, trusting: &Trusting) -> Result<Line, ConnectError> {
+    let (line, standing) = dial(address, trusting).await?;
+    tokio::spawn(standing);
+    Ok(line)
+}
+
+/// Connects; with the connection comes what has to be driven for it, and what that returns when it
+/// has ended.
+async fn dial(
+    address: &str,
+    trusting: &Trusting,
+) -> Result<(Line, impl Future<Output = String> + Send + use<>), ConnectError> {
+    let host = address.rsplit_once(':');
+    let valid = host.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    if !valid {
+        return Err(ConnectError::Address {
+            address: address.to_owned(),
+        });
     }
-    let dialled: Arc<str> = address.into();
-    let connector = tower::service_fn(move |_uri: Uri| {
-        let (tls, address) = (tls.clone(), Arc::clone(&dialled));
-        async move {
-            let tcp = TcpStream::connect(&*address).await?;
-            tcp.set_nodelay(true)?;
-            // The name only has to be one: the certificate is checked for the SPIFFE ID.
-            let name = ServerName::try_from("control-plane.weft").map_err(io::Error::other)?;
-            tls.connect(name, tcp).await.map(TokioIo::new)
-        }
-    });
-    let endpoint = Endpoint::from(uri)
-        .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .keep_alive_while_idle(true);
-    let connecting = endpoint.connect_with_connector(connector);
-    connecting.await.map_err(|source| ConnectError::Transport {
+    let tls = TlsConnector::from(Arc::new(client_config(trusting)?));
+    let unreachable = |reason: String| ConnectError::Unreachable {
         address: address.to_owned(),
-        source,
+        reason,
+    };
+    let connecting = async {
+        let tcp = TcpStream::connect(address).await?;
+        tcp.set_nodelay(true)?;
+        // The name only has to be one: the certificate is checked for the SPIFFE ID.
+        let name = ServerName::try_from(line::HOST).map_err(std::io::Error::other)?;
+        tls.connect(name, tcp).await
+    };
+    let connected = timeout(CONNECT_TIMEOUT, connecting).await;
+    let connected = connected
+        .map_err(|_elapsed| unreachable(format!("not connected within {CONNECT_TIMEOUT:?}")))?
+        .map_err(|error| unreachable(error.to_string()))?;
+    let opened = line::open(connected).await;
+    opened.map_err(|error| unreachable(error.to_string()))
+}
+
+/// What opens a stream, within a limit.
+pub async fn opened<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let opened = timeout(OPEN_TIMEOUT, call).await;
+    opened.unwrap_or_else(|_elapsed| {
+        Err(Status::deadline_exceeded(format!(
+            "the control plane has not answered within {OPEN_TIMEOUT:?}"
+        )))
     })
 }
 

@@ -1,12 +1,13 @@
 //! The delta xDS stream: the only place in the sidecar that names its envelopes.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use prost::Message;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use tonic::transport::Channel;
 use weft_proto::resource::{Kind, Resource};
 use weft_proto::rpc::Status;
 use weft_proto::xds::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
@@ -15,10 +16,12 @@ use weft_proto::xds_core::Node;
 use weft_proto::xds_core::node::UserAgentVersionType;
 
 use super::held::{Applied, Holdings, Received};
-use crate::control_plane::MESSAGE_MAX_BYTES;
+use crate::control_plane::{Line, MESSAGE_MAX_BYTES, opened};
 
 /// Requests on their way; the control plane answers before many more are due.
 const REQUESTS_MAX: usize = 256;
+/// A control plane that reads none of them for this long is asked on another stream.
+const SEND_TIMEOUT: Duration = Duration::from_secs(15);
 /// `google.rpc.Code.INVALID_ARGUMENT`.
 const INVALID_ARGUMENT: i32 = 3;
 /// Reasons sent back with a rejection, in bytes.
@@ -42,7 +45,7 @@ pub(super) struct Response {
 impl Stream {
     /// Opens the stream as `node` and says, for every kind, what is held and wanted.
     pub(super) async fn open(
-        channel: Channel,
+        line: Line,
         node: &str,
         holdings: &Holdings,
     ) -> Result<Self, tonic::Status> {
@@ -69,12 +72,10 @@ impl Stream {
             // The channel has room for one of each kind.
             let _sent = requests.try_send(request);
         }
-        let mut client = AggregatedDiscoveryServiceClient::new(channel)
+        let mut client = AggregatedDiscoveryServiceClient::new(line)
             .max_decoding_message_size(MESSAGE_MAX_BYTES);
-        let responses = client
-            .delta_aggregated_resources(ReceiverStream::new(outgoing))
-            .await?
-            .into_inner();
+        let opening = client.delta_aggregated_resources(ReceiverStream::new(outgoing));
+        let responses = opened(opening).await?.into_inner();
         Ok(Self {
             requests,
             responses,
@@ -151,8 +152,13 @@ impl Stream {
 
     async fn send(&mut self, mut request: DeltaDiscoveryRequest) -> Result<(), tonic::Status> {
         request.node = self.node.take();
-        let sent = self.requests.send(request).await;
-        sent.map_err(|_closed| tonic::Status::unavailable("the stream has ended"))
+        let sent = self.requests.send_timeout(request, SEND_TIMEOUT).await;
+        sent.map_err(|error| match error {
+            SendTimeoutError::Closed(_) => tonic::Status::unavailable("the stream has ended"),
+            SendTimeoutError::Timeout(_) => tonic::Status::deadline_exceeded(format!(
+                "the control plane has read nothing for {SEND_TIMEOUT:?}"
+            )),
+        })
     }
 }
 

@@ -8,24 +8,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval};
 use weft_proto::resource::Kind;
 
 use crate::config::LimitConfig;
-use crate::control_plane::{self, ConnectError, Trusting};
-use crate::identity::{Identity, IdentityError, Manager};
+use crate::control_plane::{Backoff, Line, Lines};
+use crate::identity::{IdentityError, Manager};
 use crate::mesh::{Demand, Mesh};
 use crate::state::StateDir;
 use crate::telemetry::metrics::Metrics;
-use crate::tls::Trust;
 use held::Holdings;
 
 /// The file's name in the state directory.
 const FILE: &str = "snapshot.bin";
-/// Reconnecting: first wait, doubled up to the cap. The control plane's grace for a registration
-/// is longer than twice the cap.
-const RECONNECT_FIRST: Duration = Duration::from_millis(100);
-const RECONNECT_MAX: Duration = Duration::from_secs(3);
 /// A subscription that nobody used for this long is dropped.
 const UNUSED_AFTER: Duration = Duration::from_secs(600);
 /// How often unused subscriptions are looked for, and state is written when it changed.
@@ -35,12 +30,6 @@ const SAVE_EVERY: Duration = Duration::from_millis(200);
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
 enum StreamEnd {
-    #[error("no certificate yet")]
-    NoIdentity,
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    #[error(transparent)]
-    Tls(#[from] crate::tls::TlsError),
     #[error("{} ({:?})", .0.message(), .0.code())]
     Status(Box<tonic::Status>),
     #[error("the control plane ended the stream")]
@@ -56,7 +45,7 @@ impl From<tonic::Status> for StreamEnd {
 /// The client with everything it holds.
 #[derive(Debug)]
 pub struct Client {
-    address: String,
+    lines: Lines,
     mesh: Arc<Mesh>,
     identity: Arc<Manager>,
     state: StateDir,
@@ -84,7 +73,7 @@ impl Client {
     /// for those who serve what its workload serves.
     /// `demanded` is the other end of [`Mesh`]'s demand.
     pub fn new(
-        address: String,
+        lines: Lines,
         mesh: Arc<Mesh>,
         identity: Arc<Manager>,
         state: StateDir,
@@ -101,7 +90,7 @@ impl Client {
             holdings.subscribe(Kind::ServerPolicy, &service.to_string());
         }
         Self {
-            address,
+            lines,
             mesh,
             identity,
             state,
@@ -133,29 +122,30 @@ impl Client {
 
     /// Runs until the task is dropped.
     pub async fn run(mut self) {
-        let mut wait = RECONNECT_FIRST;
+        let mut lines = self.lines.clone();
+        let mut backoff = Backoff::new();
         loop {
-            let end = match self.stream().await {
+            let line = self.noting(lines.current()).await;
+            let end = match self.stream(line, &mut lines).await {
                 Ok(never) => match never {},
                 Err(end) => end,
             };
             if self.connected.send_replace(false) {
-                wait = RECONNECT_FIRST;
+                backoff.reset();
             }
-            tracing::warn!(reason = %end, retry_in = ?wait, "discovery stream ended");
+            tracing::warn!(reason = %end, "discovery stream ended");
             self.save();
-            self.idle(wait.mul_f64(0.75 + fastrand::f64() * 0.5)).await;
-            wait = (wait * 2).min(RECONNECT_MAX);
+            let wait = backoff.next(fastrand::f64());
+            self.noting(lines.pause(wait)).await;
         }
     }
 
-    /// Waits, still taking note of what connections want.
-    async fn idle(&mut self, wait: Duration) {
-        let waiting = sleep(wait);
+    /// Waits for something, still taking note of what connections want.
+    async fn noting<T>(&mut self, waiting: impl Future<Output = T>) -> T {
         tokio::pin!(waiting);
         loop {
             tokio::select! {
-                () = &mut waiting => return,
+                done = &mut waiting => return done,
                 Some(demand) = self.demanded.recv() => {
                     if self.want(&demand) && self.holdings.has_too_many_unknown() {
                         self.forget_unknown();
@@ -165,17 +155,25 @@ impl Client {
         }
     }
 
-    async fn stream(&mut self) -> Result<std::convert::Infallible, StreamEnd> {
-        let identity: Identity = {
+    async fn open(&self, line: Line) -> Result<grpc::Stream, StreamEnd> {
+        let node = {
             let current = self.identity.subscribe();
-            let current = current.borrow().clone();
-            current.ok_or(StreamEnd::NoIdentity)?
+            let current = current.borrow();
+            let node = current
+                .as_ref()
+                .map(|own| own.credentials.instance.to_string());
+            node.unwrap_or_default()
         };
-        let trust = Arc::new(Trust::new(&identity.bundle)?);
-        let trusting = Trusting::Mutual(trust, Arc::clone(&identity.credentials));
-        let channel = control_plane::connect(&self.address, &trusting).await?;
-        let node = identity.credentials.instance.to_string();
-        let mut stream = grpc::Stream::open(channel, &node, &self.holdings).await?;
+        Ok(grpc::Stream::open(line, &node, &self.holdings).await?)
+    }
+
+    /// One stream to its end, over more than one connection where that is renewed.
+    async fn stream(
+        &mut self,
+        line: Line,
+        lines: &mut Lines,
+    ) -> Result<std::convert::Infallible, StreamEnd> {
+        let mut stream = self.open(line).await?;
         self.connected.send_replace(true);
         let mut sweep = interval(SWEEP_EVERY);
         let mut save = interval(SAVE_EVERY);
@@ -188,6 +186,8 @@ impl Client {
                     let applied = self.take(response);
                     stream.acknowledge(&id, &applied).await?;
                 }
+                // The stream that stood ends when the next one is open.
+                line = lines.next() => stream = self.open(line).await?,
                 Some(demand) = self.demanded.recv() => {
                     self.ask(demand, &mut stream).await?;
                 }

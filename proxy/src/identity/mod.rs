@@ -8,6 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::sync::watch;
+use tokio::time::timeout;
 use weft_core::model::TrustBundle;
 use weft_core::name::{ServiceName, SpiffeId, WorkloadName};
 use weft_proto::identity::identity_client::IdentityClient;
@@ -15,13 +16,13 @@ use weft_proto::identity::sign_request::Credential;
 use weft_proto::identity::{CurrentCertificate, SignRequest, SignResponse};
 
 use crate::clock::unix_now;
-use crate::control_plane::{self, ConnectError, Trusting};
+use crate::control_plane::{self, ConnectError, Line, Lines, Trusting};
 use crate::state::{StateDir, StateError};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{Credentials, Material, TlsContext, TlsError, Trust};
 use saved::Saved;
 
-/// A signature is not waited for longer than this.
+/// Neither a signature nor a connection to ask for it is waited for longer than this.
 const SIGN_TIMEOUT: Duration = Duration::from_secs(10);
 /// First wait after a failed renewal; it doubles up to the cap.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
@@ -41,6 +42,9 @@ pub enum IdentityError {
     /// The control plane is not reached.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// There is no connection to renew on.
+    #[error("no connection to the control plane within {SIGN_TIMEOUT:?}")]
+    NotConnected,
     /// The control plane refused.
     #[error("the control plane refused to sign: {} ({:?})", .0.message(), .0.code())]
     Refused(Box<tonic::Status>),
@@ -98,6 +102,7 @@ pub struct Manager {
     tls: Arc<TlsContext>,
     metrics: Metrics,
     current: watch::Sender<Option<Identity>>,
+    presented: watch::Sender<Option<Trusting>>,
     generation: std::sync::atomic::AtomicU64,
 }
 
@@ -117,6 +122,7 @@ impl Manager {
             tls,
             metrics,
             current: watch::Sender::new(None),
+            presented: watch::Sender::new(None),
             generation: std::sync::atomic::AtomicU64::new(1),
         }
     }
@@ -124,6 +130,12 @@ impl Manager {
     /// Who we are; changes with every renewal.
     pub fn subscribe(&self) -> watch::Receiver<Option<Identity>> {
         self.current.subscribe()
+    }
+
+    /// As whom to come to the control plane; changes with the certificate and with the roots, not
+    /// with revocations.
+    pub fn presented(&self) -> watch::Receiver<Option<Trusting>> {
+        self.presented.subscribe()
     }
 
     /// Takes up what is on disk, whether or not it has expired (the instance key may still
@@ -137,9 +149,10 @@ impl Manager {
         Ok(true)
     }
 
-    /// Gets a certificate with whatever proves us: the valid one, the instance key, the token.
-    pub async fn sign(&self) -> Result<(), IdentityError> {
-        let signed = self.sign_with_any().await;
+    /// Gets a certificate with whatever proves us: the valid one, where there is a connection to
+    /// renew it on, the instance key, the token.
+    pub async fn sign(&self, lines: Option<&mut Lines>) -> Result<(), IdentityError> {
+        let signed = self.sign_with_any(lines).await;
         let totals = self.metrics.totals();
         match signed {
             Ok(()) => totals.certificates_renewed.inc(),
@@ -148,23 +161,34 @@ impl Manager {
         signed
     }
 
-    async fn sign_with_any(&self) -> Result<(), IdentityError> {
+    async fn sign_with_any(&self, lines: Option<&mut Lines>) -> Result<(), IdentityError> {
         let held = self.current.borrow().clone();
+        let held = held.as_ref();
         let mut last = IdentityError::NoCredential;
-        for (credential, trusting) in self.credentials(held.as_ref())? {
-            match self.sign_with(credential, trusting, held.as_ref()).await {
-                Ok(identity) => {
-                    Saved::from(&identity).write(&self.state).await?;
-                    return self.put_in_force(identity);
-                }
+        if let Some(lines) = lines
+            && held.is_some_and(Identity::is_valid)
+        {
+            match self.renew(lines, held).await {
+                Ok(identity) => return self.keep(identity).await,
+                Err(error) => last = error,
+            }
+        }
+        for (credential, trusting) in self.credentials(held)? {
+            match self.sign_alone(credential, &trusting, held).await {
+                Ok(identity) => return self.keep(identity).await,
                 Err(error) => last = error,
             }
         }
         Err(last)
     }
 
-    /// Renews for ever. The first certificate has to be there.
-    pub async fn keep_fresh(&self) {
+    async fn keep(&self, identity: Identity) -> Result<(), IdentityError> {
+        Saved::from(&identity).write(&self.state).await?;
+        self.put_in_force(identity)
+    }
+
+    /// Renews for ever, on the connection that stands. The first certificate has to be there.
+    pub async fn keep_fresh(&self, mut lines: Lines) {
         let mut wait = RETRY_FIRST;
         let mut failed = false;
         loop {
@@ -174,7 +198,7 @@ impl Manager {
                 due.unwrap_or_default()
             };
             tokio::time::sleep(if failed { wait } else { due }).await;
-            match self.sign().await {
+            match self.sign(Some(&mut lines)).await {
                 Ok(()) => {
                     failed = false;
                     wait = RETRY_FIRST;
@@ -212,15 +236,25 @@ impl Manager {
         let generation = self
             .generation
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let material = Material::new(generation, &identity.credentials, trust)?;
+        let material = Material::new(generation, &identity.credentials, Arc::clone(&trust))?;
         self.tls.replace(material);
+        let presented = Trusting::Mutual(trust, Arc::clone(&identity.credentials));
+        let before = self.current.borrow().clone();
+        let same = before.is_some_and(|before| {
+            Arc::ptr_eq(&before.credentials, &identity.credentials)
+                && before.bundle.roots == identity.bundle.roots
+        });
         let not_after = u64::try_from(identity.credentials.not_after).unwrap_or_default();
         let not_after = UNIX_EPOCH + Duration::from_secs(not_after);
         self.metrics.set_certificate_expiry(not_after);
         self.current.send_replace(Some(identity));
+        if !same {
+            self.presented.send_replace(Some(presented));
+        }
         Ok(())
     }
 
+    /// What proves us beside the certificate that is valid, and whom we believe with it.
     fn credentials(
         &self,
         held: Option<&Identity>,
@@ -228,12 +262,6 @@ impl Manager {
         let mut found = Vec::new();
         if let Some(identity) = held {
             let trust = Arc::new(Trust::new(&identity.bundle)?);
-            if identity.is_valid() {
-                found.push((
-                    Credential::CurrentCertificate(CurrentCertificate {}),
-                    Trusting::Mutual(Arc::clone(&trust), Arc::clone(&identity.credentials)),
-                ));
-            }
             if !identity.instance_key.is_empty() {
                 let trust_domain = identity.bundle.trust_domain.clone();
                 found.push((
@@ -252,31 +280,51 @@ impl Manager {
         Ok(found)
     }
 
-    async fn sign_with(
+    /// Renews with the certificate that the connection was made with.
+    async fn renew(
         &self,
-        credential: Credential,
-        trusting: Trusting,
+        lines: &mut Lines,
         held: Option<&Identity>,
     ) -> Result<Identity, IdentityError> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let csr = CertificateParams::default().serialize_request(&key)?;
-        let channel = control_plane::connect(&self.address, &trusting).await?;
-        let request = SignRequest {
-            csr: csr.der().to_vec(),
-            credential: Some(credential),
-        };
-        let mut client = IdentityClient::new(channel);
-        let asking = client.sign(request);
-        let answer = match tokio::time::timeout(SIGN_TIMEOUT, asking).await {
-            Ok(answer) => answer.map_err(|status| IdentityError::Refused(Box::new(status)))?,
-            Err(_elapsed) => {
-                return Err(IdentityError::Answer(format!(
-                    "none within {SIGN_TIMEOUT:?}"
-                )));
-            }
-        };
-        identity_from(answer.into_inner(), &key, held)
+        let line = timeout(SIGN_TIMEOUT, lines.current()).await;
+        let line = line.map_err(|_elapsed| IdentityError::NotConnected)?;
+        let credential = Credential::CurrentCertificate(CurrentCertificate {});
+        sign_on(line, credential, held).await
     }
+
+    /// Asks on a connection of its own, which shows no certificate and is closed with the answer.
+    async fn sign_alone(
+        &self,
+        credential: Credential,
+        trusting: &Trusting,
+        held: Option<&Identity>,
+    ) -> Result<Identity, IdentityError> {
+        let line = control_plane::connect(&self.address, trusting).await?;
+        sign_on(line, credential, held).await
+    }
+}
+
+async fn sign_on(
+    line: Line,
+    credential: Credential,
+    held: Option<&Identity>,
+) -> Result<Identity, IdentityError> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let csr = CertificateParams::default().serialize_request(&key)?;
+    let request = SignRequest {
+        csr: csr.der().to_vec(),
+        credential: Some(credential),
+    };
+    let mut client = IdentityClient::new(line);
+    let answer = match timeout(SIGN_TIMEOUT, client.sign(request)).await {
+        Ok(answer) => answer.map_err(|status| IdentityError::Refused(Box::new(status)))?,
+        Err(_elapsed) => {
+            return Err(IdentityError::Answer(format!(
+                "none within {SIGN_TIMEOUT:?}"
+            )));
+        }
+    };
+    identity_from(answer.into_inner(), &key, held)
 }
 
 fn identity_from(

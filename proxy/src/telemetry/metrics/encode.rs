@@ -246,9 +246,23 @@ fn breakers(out: &mut Out<'_>, inner: &Inner) -> fmt::Result {
 }
 
 fn control_plane(out: &mut Out<'_>, inner: &Inner) -> fmt::Result {
+    let connected = inner.control_plane_connected.load(Relaxed);
+    out.gauge(
+        "weft_control_plane_connected",
+        "1 while the connection to the control plane stands",
+        vec![(vec![], i64::from(connected))],
+    )?;
+    out.counter(
+        "weft_control_plane_connections",
+        "Attempts to connect to the control plane",
+        results(&[
+            ("success", inner.totals.control_plane_connected.get()),
+            ("failure", inner.totals.control_plane_failures.get()),
+        ]),
+    )?;
     out.gauge(
         "weft_discovery_connected",
-        "1 while the stream to the control plane stands",
+        "1 while the discovery stream stands",
         vec![(vec![], i64::from(inner.discovery_connected.load(Relaxed)))],
     )?;
     let totals = &inner.totals;

@@ -229,6 +229,10 @@ pub struct Totals {
     pub dns_forwarded: Counter,
     /// DNS queries that failed.
     pub dns_failed: Counter,
+    /// Connections to the control plane that were made.
+    pub control_plane_connected: Counter,
+    /// Attempts to connect to the control plane that failed.
+    pub control_plane_failures: Counter,
     /// Resources of the control plane put into force.
     pub discovery_accepted: Counter,
     /// Resources of the control plane refused.
@@ -272,6 +276,7 @@ struct Inner {
     connections: [[Counter; Wire::ALL.len()]; Direction::ALL.len()],
     // A map, since the reasons are words; locked only when a handshake fails.
     handshake_failures: Mutex<BTreeMap<(Direction, &'static str), u64>>,
+    control_plane_connected: AtomicBool,
     discovery_connected: AtomicBool,
     /// Seconds since the epoch; 0 while there is no certificate.
     certificate_expiry: AtomicU64,
@@ -298,6 +303,7 @@ impl Metrics {
             pools: Default::default(),
             connections: Default::default(),
             handshake_failures: Mutex::default(),
+            control_plane_connected: AtomicBool::new(false),
             discovery_connected: AtomicBool::new(false),
             certificate_expiry: AtomicU64::new(0),
             breakers: OnceLock::new(),
@@ -347,7 +353,12 @@ impl Metrics {
         *failures.entry((direction, reason)).or_default() += 1;
     }
 
-    /// Whether the stream to the control plane stands.
+    /// Whether the connection to the control plane stands.
+    pub fn set_control_plane_connected(&self, connected: bool) {
+        self.inner.control_plane_connected.store(connected, Relaxed);
+    }
+
+    /// Whether the discovery stream stands.
     pub fn set_discovery_connected(&self, connected: bool) {
         self.inner.discovery_connected.store(connected, Relaxed);
     }

@@ -209,6 +209,8 @@ fn everything() -> Metrics {
     }
     metrics.handshake_failed(Direction::Inbound, "expired");
     metrics.connection(Direction::Inbound, Wire::Mtls);
+    metrics.set_control_plane_connected(true);
+    metrics.totals().control_plane_connected.add(2);
     metrics.set_discovery_connected(true);
     metrics.set_certificate_expiry(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000));
     metrics.set_breaker_source(Box::new(|| {
@@ -260,6 +262,8 @@ fn the_rest() {
         &[
             "weft_handshake_failures_total{direction=\"inbound\",reason=\"expired\"} 1",
             "weft_connections_total{direction=\"inbound\",transport=\"mtls\"} 1",
+            "weft_control_plane_connected 1",
+            "weft_control_plane_connections_total{result=\"success\"} 2",
             "weft_discovery_connected 1",
             "weft_certificate_expiry_timestamp_seconds 1700000000",
             "weft_breaker_state{service=\"shop/orders\",endpoint=\"10.0.0.1:80\",route=\"\"} 2",
