@@ -1,118 +1,130 @@
 //! Finds a trace in Jaeger that is worth opening.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::watch::fetch_tcp;
 
-/// Traces that are looked through.
-const TRACES_MAX: u32 = 200;
+/// The service whose sidecar has the breaker.
+const SERVICE: &str = "orders";
+/// Traces that are chosen among.
+const TRACES_MAX: u32 = 20;
+/// What is asked for, the best first: tags as Jaeger's API takes them. It looks for them in the
+/// attributes of spans and of their events.
+const WANTED: [&str; 3] = [r#"{"weft.breaker.to":"open"}"#, r#"{"error":"true"}"#, "{}"];
 
 #[derive(Debug, Deserialize)]
 struct Traces {
-    #[serde(default)]
-    data: Vec<Trace>,
+    data: Option<Vec<Trace>>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Services {
-    #[serde(default)]
-    data: Option<Vec<String>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct Trace {
     #[serde(rename = "traceID")]
     trace_id: String,
     #[serde(default)]
-    spans: Vec<Span>,
+    spans: Vec<IgnoredAny>,
 }
 
-#[derive(Debug, Deserialize)]
-struct Span {
-    #[serde(default)]
-    tags: Vec<Field>,
-    #[serde(default)]
-    logs: Vec<Log>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Log {
-    #[serde(default)]
-    fields: Vec<Field>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Field {
-    key: String,
-    #[serde(default)]
-    value: serde_json::Value,
-}
-
-/// The address of a trace in Jaeger's interface at `ui`, `http://HOST:PORT`: one in which a breaker
-/// changed, else one with a failed attempt, else the longest. `Err` says why there is none.
-pub(super) async fn find(ui: &str) -> Result<String, String> {
+/// The address of a trace in Jaeger's interface at `ui`, `http://HOST:PORT`, that began after
+/// `since`: one in which a breaker opened, else one with a failed attempt, else any; of those the
+/// one with the most spans. `Err` says why there is none.
+pub(super) async fn find(ui: &str, since: SystemTime) -> Result<String, String> {
     let ui = ui.trim_end_matches('/');
     let host = ui.strip_prefix("http://");
     let host = host.ok_or_else(|| format!("{ui}: allowed is http://HOST:PORT"))?;
-    let failed = |error: Box<dyn std::error::Error>| format!("{ui}: {error}");
-    let services = fetch_tcp(host, "/api/services").await.map_err(failed)?;
-    let services: Services = serde_json::from_str(&services)
-        .map_err(|error| format!("{ui}/api/services: not Jaeger's answer: {error}"))?;
-    let mut best: Option<(u64, String)> = None;
-    for service in services.data.unwrap_or_default() {
-        if !service.contains("orders") {
-            continue;
+    let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = since.as_micros();
+    for tags in WANTED {
+        let tags = weft_control_plane::client::encode(tags);
+        let path =
+            format!("/api/traces?service={SERVICE}&tags={tags}&start={since}&limit={TRACES_MAX}");
+        let text = fetch_tcp(host, &path).await;
+        let text = text.map_err(|error| format!("{ui}: {error}"))?;
+        if let Some(id) = longest(&text).map_err(|error| format!("{ui}{path}: {error}"))? {
+            return Ok(format!("{ui}/trace/{id}"));
         }
-        let service = weft_control_plane::client::encode(&service);
-        let path = format!("/api/traces?service={service}&lookback=1h&limit={TRACES_MAX}");
-        let text = fetch_tcp(host, &path).await.map_err(failed)?;
-        let traces: Traces = serde_json::from_str(&text)
-            .map_err(|error| format!("{ui}{path}: not Jaeger's answer: {error}"))?;
-        let scored = traces
-            .data
-            .into_iter()
-            .map(|trace| (score(&trace), trace.trace_id));
-        best = best.into_iter().chain(scored).max();
     }
-    let (_, id) = best.ok_or_else(|| format!("{ui}: no trace of orders yet"))?;
-    Ok(format!("{ui}/trace/{id}"))
+    Err(format!("{ui}: no trace of {SERVICE} yet"))
 }
 
-fn score(trace: &Trace) -> u64 {
-    let breaker = |log: &Log| {
-        let mut fields = log.fields.iter();
-        fields.any(|field| field.key.starts_with("weft.breaker"))
-    };
-    let failed = |tag: &Field| tag.key == "error" && tag.value == true;
-    let changed = trace.spans.iter().any(|span| span.logs.iter().any(breaker));
-    let failure = trace.spans.iter().any(|span| span.tags.iter().any(failed));
-    u64::from(changed) * 1_000_000 + u64::from(failure) * 10_000 + trace.spans.len() as u64
+/// The trace with the most spans of an answer.
+fn longest(answer: &str) -> Result<Option<String>, String> {
+    let traces: Traces =
+        serde_json::from_str(answer).map_err(|error| format!("not Jaeger's answer: {error}"))?;
+    let traces = traces.data.unwrap_or_default().into_iter();
+    let longest = traces.max_by_key(|trace| trace.spans.len());
+    Ok(longest.map(|trace| trace.trace_id))
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
 
     #[test]
-    fn a_trace_with_a_breaker_is_worth_most() {
-        let traces: Traces = serde_json::from_str(
-            r#"{"data": [
-                {"traceID": "long", "spans": [{}, {}, {}]},
-                {"traceID": "failed", "spans": [{"tags": [{"key": "error", "value": true}]}]},
-                {"traceID": "opened", "spans": [{"logs": [{"fields": [
-                    {"key": "event", "value": "weft.breaker"},
-                    {"key": "weft.breaker.to", "value": "open"}]}]}]}
-            ]}"#,
-        )
-        .unwrap();
-        let mut order: Vec<_> = traces
-            .data
-            .iter()
-            .map(|t| (score(t), &*t.trace_id))
-            .collect();
-        order.sort();
-        let order: Vec<_> = order.into_iter().map(|(_, id)| id).collect();
-        assert_eq!(order, ["long", "failed", "opened"]);
+    fn the_longest_of_an_answer() {
+        let answer = r#"{"data": [
+            {"traceID": "a", "spans": [{}, {}], "processes": {}},
+            {"traceID": "b", "spans": [{}, {}, {}]},
+            {"traceID": "c", "spans": [{}]}
+        ], "errors": null}"#;
+        assert_eq!(longest(answer), Ok(Some("b".to_owned())));
+        for none in [r#"{"data": null}"#, r#"{"data": []}"#] {
+            assert_eq!(longest(none), Ok(None));
+        }
+        assert!(longest("<html>").is_err());
+    }
+
+    /// Answers as Jaeger does: with a trace where `tags` are asked for, else with none. Returns what
+    /// was asked.
+    async fn jaeger(listener: TcpListener, tags: &'static str) -> Vec<String> {
+        let mut asked = Vec::new();
+        for _ in WANTED {
+            let Ok((mut stream, _)) = listener.accept().await else {
+                break;
+            };
+            let mut request = [0; 4096];
+            let read = stream.read(&mut request).await.unwrap();
+            let request = String::from_utf8_lossy(&request[..read]).into_owned();
+            let line = request.lines().next().unwrap_or_default().to_owned();
+            let found = line.contains(&weft_control_plane::client::encode(tags));
+            let body = match found {
+                true => r#"{"data": [{"traceID": "abc", "spans": [{}]}]}"#,
+                false => r#"{"data": []}"#,
+            };
+            let length = body.len();
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            asked.push(line);
+            if found {
+                break;
+            }
+        }
+        asked
+    }
+
+    #[tokio::test]
+    async fn the_best_that_there_is_since_the_start() {
+        let cases = [
+            (r#"{"weft.breaker.to":"open"}"#, 1, Some("abc")),
+            (r#"{"error":"true"}"#, 2, Some("abc")),
+            ("{}", 3, Some("abc")),
+            ("none of them", 3, None),
+        ];
+        for (tags, questions, expected) in cases {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let ui = format!("http://{}", listener.local_addr().unwrap());
+            let since = UNIX_EPOCH + std::time::Duration::from_secs(7);
+            let (found, asked) = tokio::join!(find(&ui, since), jaeger(listener, tags));
+            let expected = expected.map(|id| format!("{ui}/trace/{id}"));
+            assert_eq!(found.ok(), expected, "{tags}");
+            assert_eq!(asked.len(), questions, "{asked:?}");
+            assert!(asked.iter().all(|line| line.contains("start=7000000&")));
+        }
     }
 }

@@ -9,7 +9,7 @@ mod view;
 mod watch;
 
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use clap::{Args, ValueEnum};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
@@ -28,7 +28,7 @@ use weft_control_plane::app::parse_duration;
 use crate::FAILED;
 use app::LoadReport;
 pub(crate) use app::{AppArgs, LoadArgs, app, load};
-use parts::Parts;
+use parts::{Parts, Spans};
 use phases::{Phase, Schedule};
 use view::{PhaseSummary, Summary};
 use watch::{Breakers, counts};
@@ -71,7 +71,8 @@ pub(crate) struct DemoArgs {
     /// Where spans go; by default they are only counted.
     #[arg(long)]
     otlp_endpoint: Option<String>,
-    /// Jaeger's interface, http://HOST:PORT: the address of a trace worth opening is printed.
+    /// Jaeger's interface, http://HOST:PORT: every request is traced, and the address of a trace
+    /// worth opening is printed.
     #[arg(long, value_name = "URL", requires = "otlp_endpoint")]
     jaeger: Option<String>,
 }
@@ -102,13 +103,17 @@ async fn show(args: &DemoArgs) -> Result<(), String> {
     let dir = std::env::temp_dir().join(format!("weft-demo-{}", std::process::id()));
     std::fs::create_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
     let mut parts = Parts::new(dir);
-    let otlp = match &args.otlp_endpoint {
+    let endpoint = match &args.otlp_endpoint {
         Some(endpoint) => endpoint.clone(),
         None => collect().await.map_err(|error| error.to_string())?,
     };
+    let spans = Spans {
+        endpoint,
+        shown: args.jaeger.is_some(),
+    };
     let mut play = Play::new(args);
     let ended = tokio::select! {
-        result = play.run(&mut parts, &otlp) => result,
+        result = play.run(&mut parts, &spans) => result,
         _ = interrupt.recv() => Ok(()),
         _ = terminate.recv() => Ok(()),
     };
@@ -128,6 +133,8 @@ async fn show(args: &DemoArgs) -> Result<(), String> {
 struct Play<'a> {
     args: &'a DemoArgs,
     schedule: Schedule,
+    /// Traces of before are another demo's.
+    started: SystemTime,
     /// When the first phase began, once everything was up.
     began: Option<Instant>,
     phase: Phase,
@@ -141,6 +148,7 @@ impl<'a> Play<'a> {
         Self {
             args,
             schedule: Schedule::new(args.duration),
+            started: SystemTime::now(),
             began: None,
             phase: Phase::Well,
             report: LoadReport::default(),
@@ -150,8 +158,8 @@ impl<'a> Play<'a> {
     }
 
     /// Runs until its time is over.
-    async fn run(&mut self, parts: &mut Parts, otlp: &str) -> Result<(), String> {
-        let load = parts.start(self.args.rate, otlp)?;
+    async fn run(&mut self, parts: &mut Parts, spans: &Spans) -> Result<(), String> {
+        let load = parts.start(self.args.rate, spans)?;
         let mut lines = BufReader::new(load).lines();
         self.wait_until_up(parts, &mut lines).await?;
         parts.apply(POLICY).await?;
@@ -234,7 +242,7 @@ impl<'a> Play<'a> {
         self.breakers.update(&parts.dir).await;
         let counts = counts(&parts.dir).await;
         let trace = match &self.args.jaeger {
-            Some(ui) => Some(jaeger::find(ui).await),
+            Some(ui) => Some(jaeger::find(ui, self.started).await),
             None => None,
         };
         let total = self.report.total;

@@ -51,10 +51,21 @@ pub(super) const INSTANCES: [Instance; 4] = [
 
 /// Share of the traces that are sent.
 const SAMPLE_RATIO: &str = "0.05";
+/// The same where one is to be shown: those in which something goes wrong are few.
+const SAMPLE_RATIO_SHOWN: &str = "1";
 /// A part that has not ended this long after it was told to is killed.
 const STOP_MAX: Duration = Duration::from_secs(5);
 /// Lines of a part's log that an error shows.
 const LOG_LINES: usize = 5;
+
+/// Where spans go.
+#[derive(Debug, Clone)]
+pub(super) struct Spans {
+    /// An OTLP collector.
+    pub(super) endpoint: String,
+    /// Whether one of the traces is to be shown at the end.
+    pub(super) shown: bool,
+}
 
 /// The parts of the demo; everything ends when this is dropped.
 pub(super) struct Parts {
@@ -72,7 +83,7 @@ impl Parts {
     }
 
     /// Starts all of them; what the load prints is returned.
-    pub(super) fn start(&mut self, rate: u32, otlp: &str) -> Result<ChildStdout, String> {
+    pub(super) fn start(&mut self, rate: u32, spans: &Spans) -> Result<ChildStdout, String> {
         let data = self.dir.join("data").display().to_string();
         let any = "127.0.0.1:0";
         let control = [
@@ -86,19 +97,19 @@ impl Parts {
         ];
         self.spawn("control-plane", &control, Stdio::null())?;
         for instance in &INSTANCES {
-            self.start_instance(instance, otlp)?;
+            self.start_instance(instance, spans)?;
         }
         let target = format!("web.{NAMESPACE}.mesh:{PORT}");
         let rate = rate.to_string();
         let program = ["__demo-load", "--target", &target, "--rate", &rate];
         let sidecar = ["--name", "load", "--wait-for", "web"];
-        self.run("load", &sidecar, otlp, &program, Stdio::piped())?;
+        self.run("load", &sidecar, spans, &program, Stdio::piped())?;
         let load = self.children.last_mut().ok_or("no load")?;
         let stdout = load.1.stdout.take();
         stdout.ok_or_else(|| "the load has no output".to_owned())
     }
 
-    fn start_instance(&mut self, instance: &Instance, otlp: &str) -> Result<(), String> {
+    fn start_instance(&mut self, instance: &Instance, spans: &Spans) -> Result<(), String> {
         let port = format!("{PORT}:http");
         let workload = instance.workload;
         let mut sidecar = vec!["--name", workload, "--service", instance.service];
@@ -117,7 +128,7 @@ impl Parts {
         if instance.bad {
             program.extend(["--bad-while", &switch]);
         }
-        self.run(workload, &sidecar, otlp, &program, Stdio::null())
+        self.run(workload, &sidecar, spans, &program, Stdio::null())
     }
 
     /// Starts a program of the demo beside a sidecar.
@@ -125,7 +136,7 @@ impl Parts {
         &mut self,
         name: &str,
         sidecar: &[&str],
-        otlp: &str,
+        spans: &Spans,
         program: &[&str],
         stdout: Stdio,
     ) -> Result<(), String> {
@@ -133,8 +144,13 @@ impl Parts {
         let socket = socket(&self.dir, name).display().to_string();
         let mut arguments = vec!["run", "--namespace", NAMESPACE];
         arguments.extend(sidecar);
-        arguments.extend(["--admin-socket", &socket, "--otlp-endpoint", otlp]);
-        arguments.extend(["--sample-ratio", SAMPLE_RATIO, "--", &exe]);
+        let ratio = match spans.shown {
+            true => SAMPLE_RATIO_SHOWN,
+            false => SAMPLE_RATIO,
+        };
+        arguments.extend(["--admin-socket", &socket]);
+        arguments.extend(["--otlp-endpoint", &spans.endpoint]);
+        arguments.extend(["--sample-ratio", ratio, "--", &exe]);
         arguments.extend(program);
         self.spawn(name, &arguments, stdout)
     }
