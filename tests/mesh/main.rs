@@ -56,8 +56,9 @@ mod experiments;
 mod health;
 // explain, plan, breakers, what is in force.
 mod seeing;
-// What the guide promises of metrics and reasons.
+// What the guide promises of metrics, reasons and spans.
 mod promised;
+mod spans;
 // The one connection that a sidecar has to its control plane.
 mod connection;
 // One client with thousands of connections.

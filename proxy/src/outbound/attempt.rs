@@ -23,6 +23,7 @@ use super::{Avoid, Wish, pick};
 use crate::http::{Incoming, Kept, ProxyBody, SendError, Upload, describe};
 use crate::mesh::{Call, Counted, Endpoint, EndpointKey, PortView};
 use crate::pool::DialError;
+use crate::telemetry::ledger::Ledger;
 use crate::telemetry::spans::{ClientAttempt, Trace};
 
 /// Bytes of a body that are kept for a copy of the request; of a longer one there is none.
@@ -39,6 +40,8 @@ pub(super) struct Trip<'a> {
     pub(super) made: u32,
     /// Its place among the port's retries, where the attempt under way is one.
     pub(super) retrying: Option<Counted>,
+    /// How long it waited for its places within the port's limits; measured where it is traced.
+    pub(super) queued: Duration,
 }
 
 impl<'a> Trip<'a> {
@@ -50,6 +53,7 @@ impl<'a> Trip<'a> {
             tried: Vec::new(),
             made: 0,
             retrying: None,
+            queued: Duration::ZERO,
         }
     }
 }
@@ -112,6 +116,7 @@ impl Admitted<'_> {
         } else {
             self.calls.on_asked(self.exchange.upload.as_ref());
         }
+        let began = self.begin_span(port, endpoint);
         let own = self.exchange.upgrade.is_some();
         let acquired = {
             let worker = self.exchange.worker();
@@ -127,18 +132,13 @@ impl Admitted<'_> {
                 return Err(self.end(call, over, asked));
             }
         };
-        call.on_sent(crate::clock::now());
+        let now = crate::clock::now();
+        call.on_sent(now);
         self.calls.on_asked(self.exchange.upload.as_ref());
         let trip = &mut self.trip;
-        let about = ClientAttempt {
-            endpoint: endpoint.key.address,
-            service: &port.service,
-            number: trip.made - 1,
-        };
-        let spans = self.exchange.conversation.worker.shared.spans();
-        let span = spans.client(&mut trip.trace, &mut trip.sending.parts, about);
-        self.exchange.ledger.set_span(span);
-        self.exchange.ledger.traced(&trip.sending.parts.headers);
+        if let (Some(span), Some(began)) = (self.exchange.ledger.span(), began) {
+            span.set_queued(std::mem::take(&mut trip.queued) + now.saturating_since(began));
+        }
         let request = trip.sending.request(self.terms.retry.value.attempts > 0);
         let limit = self.terms.attempt.value;
         let upload = self.exchange.upload.as_ref();
@@ -158,12 +158,30 @@ impl Admitted<'_> {
         }
     }
 
+    /// Begins the span of an attempt; when, where the request is sampled.
+    fn begin_span(&mut self, port: &PortView, endpoint: &Endpoint) -> Option<Instant> {
+        let trip = &mut self.trip;
+        let about = ClientAttempt {
+            endpoint: Some(endpoint.key.address),
+            service: &port.service,
+            number: trip.made - 1,
+            retries: trip.made - 1,
+        };
+        let spans = self.exchange.conversation.worker.shared.spans();
+        let span = spans.client(&mut trip.trace, &mut trip.sending.parts, about);
+        let began = span.is_some().then(crate::clock::now);
+        self.exchange.ledger.set_span(span);
+        self.exchange.ledger.traced(&trip.sending.parts.headers);
+        began
+    }
+
     /// Tells the endpoint's breaker and the balancer of a failed attempt, as far as it is the
     /// endpoint's fault.
     pub(super) fn learn(&self, mut call: Call, attempt: Attempt) -> Ended {
         let progress = self.exchange.progress(true);
         let failures = self.terms.failures;
         call.on_failure(attempt.failure);
+        attempt.tell(&self.exchange.ledger);
         if let Some(class) = failures.of_attempt(attempt.failure, attempt.reason, progress) {
             let transition = call.finish(class, crate::clock::now());
             self.exchange.ledger.breaker_changed(transition);
@@ -361,6 +379,16 @@ impl Attempt {
             false => Failure::ConnectFailed,
         };
         Self::new(failure, error.reason(), error.to_string())
+    }
+
+    /// Tells its span of the failure.
+    fn tell(&self, ledger: &Ledger) {
+        match self.response.as_deref() {
+            Some((response, _)) => {
+                ledger.attempt_failed(Some(response.status()), reason_of(response.headers()));
+            }
+            None => ledger.attempt_failed(None, Some(self.reason)),
+        }
     }
 
     /// Whether the time that it took says nothing of how long answers take.

@@ -224,10 +224,12 @@ fn launch(
     hedges: u32,
 ) -> Runner {
     let about = ClientAttempt {
-        endpoint: endpoint.key.address,
+        endpoint: Some(endpoint.key.address),
         service: &port.service,
         number: way.trip.made + hedges - 1,
+        retries: way.trip.made - 1,
     };
+    let queued = std::mem::take(&mut way.trip.queued);
     let worker = way.exchange.worker();
     let sending = &mut way.trip.sending;
     let spans = worker.shared.spans();
@@ -235,6 +237,7 @@ fn launch(
     let asking = ask(
         Rc::clone(worker),
         (Arc::clone(port), Arc::clone(endpoint)),
+        (span.clone(), queued),
         (sending.request(true), way.exchange.upload.clone()),
         sending.deadline,
         way.terms.attempt.value,
@@ -252,13 +255,18 @@ fn launch(
 async fn ask(
     worker: Rc<Worker>,
     (port, endpoint): (Arc<PortView>, Arc<Endpoint>),
+    (span, queued): (Option<RequestSpan>, Duration),
     (mut request, upload): (Request<ProxyBody>, Option<Upload>),
     deadline: Option<Instant>,
     per_try_timeout: Option<Duration>,
 ) -> Outcome {
+    let began = span.is_some().then(crate::clock::now);
     // Upgrades are not hedged: the connection is a shared one.
     let acquired = Connection::acquire(&worker, &port, &endpoint, false).await;
     let mut connection = acquired.map_err(|error| Attempt::not_connected(&error))?;
+    if let (Some(span), Some(began)) = (span, began) {
+        span.set_queued(queued + crate::clock::now().saturating_since(began));
+    }
     if let Some(deadline) = deadline {
         // Connecting took its time.
         let left = deadline.saturating_since(crate::clock::now());

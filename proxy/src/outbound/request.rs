@@ -41,6 +41,7 @@ use crate::http::{Activity, Incoming, ProxyBody, Upgrade, Upload, answer, relaye
 use crate::mesh::{self, PortView, UnderWay};
 use crate::telemetry::ledger::Ledger;
 use crate::telemetry::metrics::Direction;
+use crate::telemetry::spans::{ClientAttempt, Trace};
 use crate::upgrade::{is_agreed, join};
 use crate::worker::Worker;
 
@@ -123,6 +124,12 @@ impl<'p> Exchange<'p> {
         }
     }
 
+    /// Answers a request that was not sent with the reason for that.
+    fn refuse_unsent(mut self, parts: &mut Parts, failed: &Failed) -> Box<Answer> {
+        self.begin_span(parts);
+        self.refuse(failed)
+    }
+
     /// Answers with the reason of a failure.
     fn refuse(self, failed: &Failed) -> Box<Answer> {
         let grpc = self.ledger.is_grpc();
@@ -132,6 +139,20 @@ impl<'p> Exchange<'p> {
             *response.status_mut() = StatusCode::BAD_GATEWAY;
         }
         self.respond(response)
+    }
+
+    /// Begins the span of a request that is answered before there was an attempt.
+    fn begin_span(&mut self, parts: &mut Parts) {
+        let about = ClientAttempt {
+            endpoint: None,
+            service: &self.port.service,
+            number: 0,
+            retries: 0,
+        };
+        let spans = self.conversation.worker.shared.spans();
+        let span = spans.client(&mut Trace::of(&parts.headers), parts, about);
+        self.ledger.set_span(span);
+        self.ledger.traced(&parts.headers);
     }
 
     /// Answers with a response of the mesh itself.
@@ -214,12 +235,15 @@ impl<'p> Received<'p> {
         } = self;
         match hops.and_then(|()| exchange.route(&mut parts)) {
             Ok(routed) => exchange.routed = routed,
-            Err(failed) => return Err(exchange.refuse(&failed)),
+            Err(failed) => return Err(exchange.refuse_unsent(&mut parts, &failed)),
         }
         let target = match exchange.follow(&mut parts, asked).await {
             Ok(Next::Forward(target)) => target,
-            Ok(Next::Answer(response)) => return Err(exchange.respond(response)),
-            Err(failed) => return Err(exchange.refuse(&failed)),
+            Ok(Next::Answer(response)) => {
+                exchange.begin_span(&mut parts);
+                return Err(exchange.respond(response));
+            }
+            Err(failed) => return Err(exchange.refuse_unsent(&mut parts, &failed)),
         };
         let found = exchange.decision().map(|decision| &decision.found);
         let grpc = exchange.ledger.is_grpc();
@@ -232,8 +256,11 @@ impl<'p> Received<'p> {
                 target,
                 calls,
             }),
-            Ok(Admission::Answer(response)) => Err(exchange.respond(response)),
-            Err(failed) => Err(exchange.refuse(&failed)),
+            Ok(Admission::Answer(response)) => {
+                exchange.begin_span(&mut parts);
+                Err(exchange.respond(response))
+            }
+            Err(failed) => Err(exchange.refuse_unsent(&mut parts, &failed)),
         }
     }
 }
@@ -291,7 +318,7 @@ impl<'p> Decided<'p> {
     async fn admit(self, policy: &'p Arc<TrafficPolicy>) -> Step<Admitted<'p>> {
         let Self {
             exchange,
-            parts,
+            mut parts,
             mut body,
             asked,
             target,
@@ -313,7 +340,7 @@ impl<'p> Decided<'p> {
         }
         let patience = match Patience::begin(time, activity) {
             Ok(patience) => patience,
-            Err(failed) => return Err(exchange.refuse(&failed)),
+            Err(failed) => return Err(exchange.refuse_unsent(&mut parts, &failed)),
         };
         // A stream of bytes is not copied, and neither is what asks for it.
         let copied = exchange.upgrade.is_none();
@@ -323,12 +350,15 @@ impl<'p> Decided<'p> {
         if !mirrors.is_empty() {
             route::mirror(worker, exchange.port, mirrors, &parts, kept.as_ref());
         }
+        let traced = worker.shared.tracer.is_some();
+        let entering_since = traced.then(crate::clock::now);
         let entering = admission::enter(&target, exchange.upload.as_ref());
         let entered = patience.wait(pin!(entering)).await.flatten();
         let (held, concurrency) = match entered {
             Ok(places) => places,
-            Err(failed) => return Err(exchange.refuse(&failed)),
+            Err(failed) => return Err(exchange.refuse_unsent(&mut parts, &failed)),
         };
+        let queued = entering_since.map(|since| crate::clock::now().saturating_since(since));
         let sending = Sending {
             body,
             kept,
@@ -339,9 +369,12 @@ impl<'p> Decided<'p> {
         let mut wish = Wish::of(worker, &target, &sending.parts);
         let rule = exchange.decision().map(|decision| decision.found.rule);
         wish.route = rule.map_or(0, rule_id);
+        let cookie = issue(&target, &mut wish);
+        let mut trip = Trip::new(sending, wish);
+        trip.queued = queued.unwrap_or_default();
         Ok(Admitted {
-            cookie: issue(&target, &mut wish),
-            trip: Trip::new(sending, wish),
+            cookie,
+            trip,
             exchange,
             calls,
             held,
@@ -443,7 +476,7 @@ impl<'p> Admitted<'p> {
     }
 
     /// Answers with the reason of a failure, of which those learn whose fault it is.
-    fn refuse(self, failed: &Failed) -> Box<Answer> {
+    fn refuse(mut self, failed: &Failed) -> Box<Answer> {
         let late = [
             Reason::RequestTimeout,
             Reason::PerTryTimeout,
@@ -457,6 +490,10 @@ impl<'p> Admitted<'p> {
         }
         if failed.fault == Fault::Endpoint {
             self.calls.finish(CallClass::Failure, &self.exchange.ledger);
+        }
+        // The head of a request that was sent may be gone, and its span has been told.
+        if self.trip.made == 0 {
+            self.exchange.begin_span(&mut self.trip.sending.parts);
         }
         self.exchange.refuse(failed)
     }

@@ -93,6 +93,22 @@ impl Ledger {
         self.span = span;
     }
 
+    /// The span that is told how the request ended, where it is sampled.
+    pub(crate) fn span(&self) -> Option<&RequestSpan> {
+        self.span.as_ref()
+    }
+
+    /// Notes in its span that an attempt has failed: with this answer, or for this reason.
+    pub(crate) fn attempt_failed(&self, status: Option<StatusCode>, reason: Option<Reason>) {
+        let Some(span) = &self.span else { return };
+        if let Some(status) = status {
+            span.set_status(status.as_u16());
+        }
+        if let Some(reason) = reason {
+            span.set_reason(reason);
+        }
+    }
+
     /// Begins a line of the access log, where one is kept. The counter that is returned is to be
     /// given the bytes of the request's body.
     pub(crate) fn begin_line(

@@ -26,12 +26,14 @@ pub(crate) struct Trace(Incoming);
 /// One attempt of a request, as its span describes it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ClientAttempt<'a> {
-    /// Who is asked.
-    pub(crate) endpoint: SocketAddr,
+    /// Who is asked; `None` where the request is refused before an endpoint was chosen.
+    pub(crate) endpoint: Option<SocketAddr>,
     /// The service that is called.
     pub(crate) service: &'a ServiceName,
     /// How many attempts were made before.
     pub(crate) number: u32,
+    /// How many of those had failed; the others are under way.
+    pub(crate) retries: u32,
 }
 
 impl Trace {
@@ -101,10 +103,14 @@ impl Spans<'_> {
             method: &parts.method,
             path: parts.uri.path(),
             version: parts.version,
-            endpoint: Some(attempt.endpoint),
+            endpoint: attempt.endpoint,
             service: &attempt.service.to_string(),
             attempt: attempt.number,
         };
-        Some(tracer.client_span(&own, parent.as_ref(), &request))
+        let span = tracer.client_span(&own, parent.as_ref(), &request);
+        if attempt.retries > 0 {
+            span.set_retries(attempt.retries);
+        }
+        Some(span)
     }
 }

@@ -255,8 +255,9 @@ impl Kind {
     }
 }
 
-/// A running request's span, or nothing where it is not sampled. It ends when dropped.
-#[derive(Debug)]
+/// A running request's span, or nothing where it is not sampled. It ends when its last clone is
+/// dropped.
+#[derive(Debug, Clone)]
 pub struct RequestSpan {
     span: Span,
     kind: Kind,
@@ -348,14 +349,14 @@ impl RequestSpan {
         }
     }
 
-    /// Attempts after the first.
+    /// Attempts of the request that had failed before this one.
     pub fn set_retries(&self, retries: u32) {
         if self.is_recording() {
             self.span.set_attribute("weft.retries", i64::from(retries));
         }
     }
 
-    /// How long the request waited for a connection or a slot.
+    /// How long the attempt waited for a place within limits and for a connection.
     pub fn set_queued(&self, queued: Duration) {
         if self.is_recording() {
             let millis = queued.as_secs_f64() * 1000.0;
