@@ -255,7 +255,9 @@ impl<G: BodyGuard> Body for ProxyBody<G> {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Empty => SizeHint::with_exact(0),
+            // That it is empty says its end. Of a length hyper would make a `Content-Length: 0` that
+            // the sender of the message has not written.
+            Self::Empty => SizeHint::default(),
             Self::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
             Self::Relayed(relayed) => relayed.size_hint(),
             Self::Kept(kept) => kept.size_hint(),

@@ -70,7 +70,10 @@ impl Exchange<'_> {
 /// Whether a request looks like the checks that sidecars make: a GET without a body, or a call of the
 /// gRPC health protocol.
 fn is_check(parts: &Parts, body: &ProxyBody) -> bool {
-    let short = body.size_hint().upper();
+    let short = match body.is_end_stream() {
+        true => Some(0),
+        false => body.size_hint().upper(),
+    };
     let short = short.is_some_and(|bytes| bytes <= CHECK_BODY_MAX_BYTES);
     match parts.method {
         Method::GET => body.is_end_stream(),

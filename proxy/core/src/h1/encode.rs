@@ -85,10 +85,7 @@ pub fn encode_request(
     match framing {
         Framing::Length(length) => write_length(length, out),
         Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
-        // RFC 9110 section 8.6: methods that usually have content say that they have none.
-        Framing::None if [Method::POST, Method::PUT, Method::PATCH].contains(&parts.method) => {
-            write_length(0, out);
-        }
+        Framing::None if says_empty(parts) => write_length(0, out),
         Framing::None | Framing::UntilClose => {}
     }
     let mut connection = ConnectionList::default();
@@ -98,6 +95,14 @@ pub fn encode_request(
     connection.write(out);
     out.extend_from_slice(b"\r\n");
     framing
+}
+
+/// Whether a request without content says so: methods that usually have content (RFC 9110 section
+/// 8.6), and every other as its caller did.
+fn says_empty(parts: &request::Parts) -> bool {
+    let length = parts.headers.get(CONTENT_LENGTH);
+    [Method::POST, Method::PUT, Method::PATCH].contains(&parts.method)
+        || length.is_some_and(|length| length == "0")
 }
 
 /// Writes the head of a response. `framing` is what is known of the body: its length, that it has

@@ -141,6 +141,11 @@ fn requests_of_another_hop() {
         let expected = format!("{method} / HTTP/1.1\nhost: h\n{lines}");
         check_request(post(method), framing, ORIGIN, &expected);
     }
+    // That there is none is said as it came.
+    let said = Request::get("/").header("host", "h");
+    let said = said.header("content-length", "0").body(()).unwrap();
+    let expected = "GET / HTTP/1.1\nhost: h\ncontent-length: 0\n";
+    check_request(said, Framing::None, ORIGIN, expected);
     check_request(
         Request::get("/")
             .header("host", "h")
