@@ -20,6 +20,7 @@ pub mod headers;
 pub mod health;
 pub mod hedge;
 pub mod hops;
+pub mod interim;
 pub mod invalid;
 pub mod limit;
 pub mod model;

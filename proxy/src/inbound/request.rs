@@ -20,6 +20,7 @@ use weft_core::headers::{
     remove_untrusted,
 };
 use weft_core::hops::Hops;
+use weft_core::interim::Interims;
 use weft_core::model::AppProtocol;
 use weft_core::peer::VerifiedPeer;
 use weft_core::reason::Reason;
@@ -466,6 +467,11 @@ impl Sent<'_> {
         // The application does not speak for the mesh: the caller's sidecar believes that word and
         // would repeat the request.
         remove_untrusted(response.headers_mut());
+        if exchange.conversation.caller.is_some()
+            && let Some(interims) = response.extensions_mut().remove::<Interims>()
+        {
+            interims.write(response.headers_mut());
+        }
         exchange.tell_rate(response.headers_mut());
         if let Some(concurrency) = &mut concurrency {
             concurrency.on_answer(response.headers());

@@ -18,6 +18,7 @@ use tokio::time::sleep;
 use weft_core::breaker::CallClass;
 use weft_core::fault::Fault;
 use weft_core::headers::{WEFT_REASON, is_grpc, is_upgrade, remove_hop_by_hop};
+use weft_core::interim::Interims;
 use weft_core::outcome::Progress;
 use weft_core::policy::TrafficPolicy;
 use weft_core::reason::Reason;
@@ -532,6 +533,10 @@ impl Sent<'_> {
         }
         exchange.ledger.answer(response.status(), reason);
         exchange.ledger.note_head(response.headers());
+        let interims = Interims::take(response.headers_mut());
+        if !interims.is_empty() {
+            response.extensions_mut().insert(interims);
+        }
         if let Some(cookie) = cookie {
             response.headers_mut().append(SET_COOKIE, cookie);
         }

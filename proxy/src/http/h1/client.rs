@@ -9,13 +9,14 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use http::header::{EXPECT, HOST, UPGRADE};
-use http::{Method, Request};
+use http::{Method, Request, StatusCode};
 use tokio::sync::Notify;
 use tokio::time::{Sleep, sleep};
 use weft_core::h1::{
     Decoder, Defect, Framing, HeadScan, Limits, Malformed, Message, RequestOptions, ResponseHead,
     TargetForm, encode_request, parse_response,
 };
+use weft_core::interim::Interims;
 
 use super::ReasonPhrase;
 use super::body::Http1Body;
@@ -90,7 +91,8 @@ impl Connection {
     }
 
     /// Sends a request, and waits for the head of its response. The error gives the request back
-    /// where nothing of it was sent. Interim responses are not passed on.
+    /// where nothing of it was sent. The interim responses before it are its extension
+    /// [`Interims`].
     pub async fn send(
         mut self: Box<Self>,
         request: Request<ProxyBody>,
@@ -124,14 +126,20 @@ impl Connection {
             hold,
             failed: false,
         };
-        let method = &parts.method;
-        let head = poll_fn(|cx| self.poll_head(cx, &mut upload, method)).await;
+        let (method, mut interims) = (&parts.method, Interims::default());
+        let head = poll_fn(|cx| self.poll_head(cx, (&mut upload, &mut interims), method)).await;
         match head {
             Ok(head) if head.tunnel => {
                 let asked = *method == Method::CONNECT || parts.headers.contains_key(UPGRADE);
                 self.hand_over(head, asked)
             }
-            Ok(head) => Ok(self.respond(head, upload, home)),
+            Ok(head) => {
+                let mut response = self.respond(head, upload, home);
+                if !interims.is_empty() {
+                    response.extensions_mut().insert(interims);
+                }
+                Ok(response)
+            }
             Err(error) => {
                 let unsent = self.wire.written == before && !upload.outgoing.touched;
                 let body = upload.outgoing.into_body();
@@ -147,7 +155,7 @@ impl Connection {
     fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
-        upload: &mut Upload,
+        (upload, interims): (&mut Upload, &mut Interims),
         method: &Method,
     ) -> Poll<Result<ResponseHead, ClientError>> {
         loop {
@@ -159,7 +167,10 @@ impl Connection {
             let received = &mut self.wire.read;
             if let Some(head) = parse_response(received, &mut self.scan, method, &self.limits)? {
                 if head.is_interim() {
-                    upload.hold = None;
+                    if head.parts.status == StatusCode::CONTINUE {
+                        upload.hold = None;
+                    }
+                    interims.push(head.parts.status, head.parts.headers);
                     continue;
                 }
                 return Poll::Ready(Ok(head));

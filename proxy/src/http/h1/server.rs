@@ -12,9 +12,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use weft_core::h1::{
-    HeadScan, Malformed, Message, RequestHead, ResponseOptions, encode_response, parse_request,
+    Framing, HeadScan, Malformed, Message, RequestHead, ResponseOptions, encode_response,
+    parse_request,
 };
 use weft_core::headers::{is_grpc, is_upgrade};
+use weft_core::interim::Interims;
 use weft_core::reason::Reason;
 
 use super::body::Broken;
@@ -270,11 +272,14 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
             let (mut handling, began) = (Box::pin(handle(request)), Instant::now());
             poll_fn(|cx| self.poll_answer(cx, &mut upload, handling.as_mut(), began)).await
         };
-        let answer = match answered {
+        let mut answer = match answered {
             Ok(answer) => answer,
             Err(gone) => return After::End(self.give_up(gone, &asked).await),
         };
         let status = answer.status();
+        if let Some(interims) = answer.extensions_mut().remove::<Interims>() {
+            self.write_interims(interims, &asked, &mut upload);
+        }
         // A client that still waits for 100 is not asked for the body any more.
         let withheld = upload.take_if(|upload| upload.expected);
         let keep_alive = asked.keep_alive
@@ -423,6 +428,31 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
             *answer.status_mut() = status;
         }
         self.last_answer(&asked.method, answer).await
+    }
+
+    /// Writes the interim responses that came before an answer. 100 goes to a client that still
+    /// waits for it; nothing goes to one that speaks HTTP/1.0.
+    fn write_interims(&mut self, interims: Interims, asked: &Asked, upload: &mut Option<Upload>) {
+        for interim in interims.iter() {
+            if interim.status == StatusCode::CONTINUE {
+                let waits = |upload: &mut Upload| std::mem::take(&mut upload.expected);
+                if upload.as_mut().is_some_and(waits) {
+                    self.wire.out().extend_from_slice(CONTINUE);
+                }
+                continue;
+            }
+            let mut head = Response::new(());
+            *head.status_mut() = interim.status;
+            *head.headers_mut() = interim.headers.clone();
+            let options = ResponseOptions {
+                request_method: &asked.method,
+                client_version: asked.version,
+                keep_alive: true,
+                date: None,
+            };
+            let (parts, ()) = head.into_parts();
+            encode_response(&parts, Framing::None, None, options, self.wire.out());
+        }
     }
 
     async fn last_answer<G: BodyGuard>(&mut self, method: &Method, answer: Answer<G>) -> End {

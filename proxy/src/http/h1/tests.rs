@@ -416,6 +416,79 @@ fn get() -> Request<ProxyBody> {
     request
 }
 
+/// An attempt that has not been given all that is kept of a body gets it although no other attempt
+/// follows any more.
+#[test]
+fn a_body_is_whole_when_it_is_released_while_it_is_sent_again() {
+    run(async {
+        let drain = Rc::new(Drain::default());
+        let mut far = server(&drain, |request: Request<Incoming>| async {
+            let body = ProxyBody::<()>::of_request(request.into_body(), None);
+            let kept = body.keep(1000).expect("it is relayed");
+            let piece = async |body: &mut ProxyBody| {
+                let frame = body.frame().await.expect("more").expect("a piece");
+                frame.into_data().expect("data")
+            };
+            let mut first = kept.body();
+            assert_eq!(piece(&mut first).await, "one");
+            assert_eq!(piece(&mut first).await, "two");
+            let mut second = kept.body();
+            assert_eq!(piece(&mut second).await, "one");
+            // Its answer begins.
+            kept.release();
+            let rest = second.collect().await.expect("a whole body");
+            text(rest.to_bytes())
+        });
+        let head = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 11\r\n\r\n";
+        for part in [head, "one", "two", "three"] {
+            far.write_all(part.as_bytes()).await.expect("written");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let answered = until(&mut far, "three").await;
+        assert!(answered.ends_with("\r\n\r\ntwothree"), "{answered}");
+    });
+}
+
+/// Interim responses come before the answer that they belong to: through a client's connection of ours,
+/// and a server's.
+#[test]
+fn interim_responses_are_passed_on() {
+    let answered = |asked: &'static str, said: &'static str, end: &'static str| {
+        run(async move {
+            let drain = Rc::new(Drain::default());
+            let mut far = server(&drain, move |request: Request<Incoming>| async move {
+                let request = request.map(|body| ProxyBody::of_request(body, None));
+                let (response, _shelf) = exchange(request, async move |far| {
+                    until(far, "\r\n\r\n").await;
+                    far.write_all(said.as_bytes()).await.expect("written");
+                    // Not before all has been read.
+                    tokio::time::sleep(Duration::from_secs(60)).await;
+                })
+                .await;
+                let response = response.expect("an answer");
+                response.map(|body| ProxyBody::of_request(body, None))
+            });
+            far.write_all(asked.as_bytes()).await.expect("written");
+            until(&mut far, end).await
+        })
+    };
+    let early = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
+    let ok = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nyes";
+    let said: &str = format!("{early}{early}{ok}").leak();
+    let get = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    assert_eq!(answered(get, said, "yes"), said);
+    let old = "GET / HTTP/1.0\r\nhost: a\r\n\r\n";
+    let only = answered(old, said, "yes");
+    assert!(only.starts_with("HTTP/1.1 200 OK\r\n"), "{only}");
+    // A client that waits for 100 gets it, although the answer is there as soon: Java's HttpClient 17
+    // waits for ever without it.
+    let post = "POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n";
+    let said: &str = format!("HTTP/1.1 100 Continue\r\n\r\n{ok}").leak();
+    assert_eq!(answered(post, said, "yes"), said);
+    let unasked = answered(get, said, "yes");
+    assert_eq!(unasked, ok);
+}
+
 /// A server that answers before it has all of a request gets the rest of it.
 #[test]
 fn what_is_queued_goes_on_after_the_answer_has_begun() {
