@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,23 +115,31 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, listening: Listening)
     let drain = &worker.shared.drain;
     let stop = drain.stop_accepting(listening.side());
     let mut stop = std::pin::pin!(stop);
-    loop {
-        tokio::select! {
-            biased;
-            // First: a flood of connections would keep it from being looked at.
-            () = &mut stop => break,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, client)) => admit(&worker, stream, client, &listening),
-                Err(error) => {
-                    tracing::warn!(%error, "accepting failed");
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            },
+    while let Some(accepted) = unless(stop.as_mut(), listener.accept()).await {
+        match accepted {
+            Ok((stream, client)) => admit(&worker, stream, client, &listening),
+            Err(error) => {
+                tracing::warn!(%error, "accepting failed");
+                sleep(ACCEPT_PAUSE).await;
+            }
         }
     }
     // Closing one of several listeners on a port resets what is queued on it: take it first.
     while let Ok((stream, client)) = poll_once(listener.accept()).await {
         admit(&worker, stream, client, &listening);
+    }
+}
+
+/// The result of `work`, or `None` when `stop` is over. That is looked at first: a flood of connections
+/// keeps `work` ready for ever.
+async fn unless<T>(
+    stop: Pin<&mut impl Future<Output = ()>>,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    tokio::select! {
+        biased;
+        () = stop => None,
+        done = work => Some(done),
     }
 }
 
@@ -176,5 +185,20 @@ async fn serve_connection(
         Listening::Mesh(application) => {
             inbound::mesh(worker, stream, client, application, permit).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+    use std::pin::pin;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_flood_does_not_keep_a_listener_open() {
+        assert_eq!(unless(pin!(ready(())), ready(1)).await, None);
+        let never = pin!(std::future::pending());
+        assert_eq!(unless(never, ready(1)).await, Some(1));
     }
 }

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::{
@@ -168,4 +169,65 @@ fn a_session_outlives_certificates_but_not_the_proof_of_a_newer_one() {
     // Nobody can renew: nothing vouches for the peer when the last certificate has ended.
     pods.kill_control_plane();
     session.wait_until("the session ends", LIMIT, |run| closed(run, "redis"));
+}
+
+/// A relay that waits for one side to read does not look at the other: that it is cut is told to it.
+#[test]
+fn revocation_cuts_relays_that_are_stuck() {
+    need!("python3");
+    let machine = Machine::shared();
+    let mesh = Mesh::start(&machine);
+    let mut deaf = mesh.serve("deaf", &["9000:tcp"], script("deaf_server.py").arg("9000"));
+    let stuck = |name: &str| {
+        let client = script("stuck_client.py").args([&mesh.host("deaf"), "9000", name]);
+        let mut running = mesh.run(&Workload::new(name).wait_for("deaf"), client);
+        running.wait_until("nothing more can be written", LIMIT, |run| {
+            run.stdout().lines().any(|line| line == "stuck")
+        });
+        running
+    };
+    let (_revoked, mut neighbour) = (stuck("revoked"), stuck("neighbour"));
+
+    // A caller: the server's sidecar cuts it, although the application reads nothing.
+    revoke(&mesh, "revoked");
+    deaf.wait_until("the application is told", CUT, |run| closed(run, "revoked"));
+    assert!(!closed(&deaf, "neighbour"));
+
+    // A server: the caller's sidecar cuts what it cannot write to.
+    revoke(&mesh, "deaf");
+    neighbour.wait_until("the caller is told", CUT, |run| closed(run, "neighbour"));
+}
+
+/// A peer that stalls in its handshake delays nobody else's proof.
+#[test]
+fn a_frozen_peer_costs_no_other_session() {
+    need!("root", "redis-server", "python3", "curl");
+    let machine = Machine::shared();
+    let settings = PodSettings {
+        flags: &["--leaf-ttl", "10s"],
+        config: "timeouts: {expired_grace: 2s, drain: 1s, connect: 60s}\n",
+    };
+    let pods = Pods::meshed_with(&machine, &settings);
+    let _redis = pods.serve("redis", &["6379:tcp"], redis(&pods));
+    let _frozen = pods.serve("frozen", &["6379:tcp"], redis(&pods));
+    pods.add("app", &[]);
+    let session = |service: &str| {
+        pods.wait_for_service(service);
+        let session = format!("redis={}:6379", pods.host(service));
+        let mut session = pods.start("app", script("standing_client.py").arg(session));
+        session.wait_until("it stands", LIMIT, |run| {
+            run.stdout().lines().any(|line| line == "up")
+        });
+        session
+    };
+    let _hanging = session("frozen");
+    let mut session = session("redis");
+    pods.signal_sidecar("frozen", Signal::STOP);
+    // Both certificates end twice in this time.
+    let end = Instant::now() + Duration::from_secs(26);
+    session.wait_until("two certificates have ended", LIMIT, |run| {
+        assert!(!closed(run, "redis"), "an honest session was cut");
+        Instant::now() >= end
+    });
+    all_alive(&mut session, &["redis"]);
 }

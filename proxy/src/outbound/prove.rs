@@ -4,11 +4,13 @@
 //! dialled makes one more handshake with the same endpoint: it shows each side a newer certificate
 //! of the other, and every connection between the two instances lives on.
 
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -21,6 +23,8 @@ use crate::tls::{ALPN_H2, Dialled, TlsContext};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Proofs under way at a time.
 const PROOFS_MAX: usize = 32;
+/// How long one may take, where a longer timeout of connections is configured.
+const PROOF_MAX: Duration = Duration::from_secs(10);
 /// How long a peer may take to close a connection that has proved what it was for.
 const CLOSE_MAX: Duration = Duration::from_secs(1);
 
@@ -28,14 +32,31 @@ const CLOSE_MAX: Duration = Duration::from_secs(1);
 pub(crate) async fn run(mesh: Arc<Mesh>, tls: Arc<TlsContext>, config: Arc<ProxyConfig>) {
     let mut tick = interval(LOOK_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Side by side, and across the times at which it is looked: a peer that stalls delays nobody else's.
+    let mut under_way = FuturesUnordered::new();
+    let (mut due, mut known) = (VecDeque::new(), HashSet::new());
     loop {
-        tick.tick().await;
-        // Side by side: a peer that stalls delays nobody else's.
-        let due = futures_util::stream::iter(tls.standing().poll_proofs());
-        let proving =
-            due.for_each_concurrent(PROOFS_MAX, |dialled| prove(&mesh, &tls, &config, dialled));
-        proving.await;
+        tokio::select! {
+            _now = tick.tick() => {
+                let proofs = tls.standing().poll_proofs().into_iter();
+                due.extend(proofs.filter(|dialled| known.insert(dialled.clone())));
+            }
+            Some(dialled) = under_way.next(), if !under_way.is_empty() => {
+                known.remove(&dialled);
+            }
+        }
+        while under_way.len() < PROOFS_MAX
+            && let Some(dialled) = due.pop_front()
+        {
+            under_way.push(proved(&mesh, &tls, &config, dialled));
+        }
     }
+}
+
+/// Proves, and says what was to be proved.
+async fn proved(mesh: &Mesh, tls: &TlsContext, config: &ProxyConfig, dialled: Dialled) -> Dialled {
+    prove(mesh, tls, config, dialled.clone()).await;
+    dialled
 }
 
 /// One handshake, and no byte after it. Whatever the connection is that stands, this one is for
@@ -55,7 +76,7 @@ async fn prove(mesh: &Mesh, tls: &TlsContext, config: &ProxyConfig, dialled: Dia
     let Some(material) = tls.current() else {
         return;
     };
-    let limit = port.connect_timeout(config);
+    let limit = port.connect_timeout(config).min(PROOF_MAX);
     match pool::dial(port, endpoint, &material, ALPN_H2, limit).await {
         Ok(proved) => {
             // The peer closes when it has seen our certificate.

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use super::bed::{Bed, START, number};
 use super::net::ip;
 use super::sidecar::Sidecars;
@@ -23,6 +25,8 @@ pub(crate) struct Pods<'a> {
     _machine: &'a Machine,
     // Declared before what they stand on: dropped first.
     pods: Mutex<BTreeMap<String, Pod>>,
+    /// Held while a pod is made: they are numbered.
+    making: Mutex<()>,
     sidecars: Option<Sidecars>,
     bridge: Namespace,
     scratch: Scratch,
@@ -42,7 +46,7 @@ pub(crate) struct PodSettings<'s> {
 /// One pod; its sidecar goes before its namespace.
 #[derive(Debug)]
 struct Pod {
-    _sidecar: Option<Running>,
+    sidecar: Option<Running>,
     namespace: Namespace,
     v4: IpAddr,
     v6: IpAddr,
@@ -63,6 +67,7 @@ impl<'a> Pods<'a> {
         Self {
             _machine: machine,
             pods,
+            making: Mutex::default(),
             sidecars: None,
             bridge,
             scratch,
@@ -110,6 +115,7 @@ impl<'a> Pods<'a> {
 
     /// Makes a pod, with its sidecar where there is a mesh; a second call changes nothing.
     pub(crate) fn add(&self, name: &str, ports: &[&str]) {
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         if self.pods().contains_key(name) {
             return;
         }
@@ -136,7 +142,7 @@ impl<'a> Pods<'a> {
         self.pods().insert(
             name.to_owned(),
             Pod {
-                _sidecar: sidecar,
+                sidecar,
                 namespace,
                 v4,
                 v6,
@@ -159,6 +165,15 @@ impl<'a> Pods<'a> {
     pub(crate) fn outside(&self, program: Program, limit: Duration) -> Finished {
         let program = program.with_its_user().under(self.bridge.enter());
         program.start("outside", &self.logs).finish(limit)
+    }
+
+    /// Sends a pod's sidecar a signal.
+    pub(crate) fn signal_sidecar(&self, pod: &str, signal: Signal) {
+        let mut pods = self.pods();
+        let sidecar = pods.get_mut(pod).and_then(|pod| pod.sidecar.as_mut());
+        sidecar
+            .unwrap_or_else(|| panic!("no sidecar in {pod}"))
+            .signal(signal);
     }
 
     /// Where a pod's sidecar keeps its identity.
