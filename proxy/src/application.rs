@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::TRAILER;
 use http::{Request, Response};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -26,6 +27,12 @@ use crate::shared::Shared;
 const REPLAY_BODY_BYTES: usize = 64 * 1024;
 /// How often an application that has not processed a request in HTTP/2 is asked again.
 const REPEATS_MAX: u32 = 3;
+
+/// How long a connection in HTTP/1.1 may have been idle for a request that cannot be sent twice, because
+/// it has a body or is not idempotent. Servers close idle connections when they please (Node after 5 s,
+/// gunicorn after 2 s), and one that does so in the moment of such a request loses it; a new connection to
+/// the application next to us costs little.
+const UNREPEATABLE_IDLE_MAX: Duration = Duration::from_secs(1);
 
 /// One port of the application.
 #[derive(Debug, Clone)]
@@ -101,11 +108,17 @@ impl Applications {
         request: Request<ProxyBody>,
     ) -> Asked {
         let slot = peer.slot(|| self.dial(application)).await;
-        let slot = slot.map_err(unconnected)?;
+        let mut slot = slot.map_err(unconnected)?;
         // A kept connection may be closed by the application in the very moment it is used: what
         // was not sent, or can be repeated without harm, is sent again, over a new connection and
         // no other: a request that ends the application's worker must not meet the next one.
         let copy = slot.is_reused().then(|| repeat(&request)).flatten();
+        if slot.is_reused() && copy.is_none() && slot.unused_for() >= UNREPEATABLE_IDLE_MAX {
+            slot.retire();
+            drop(slot);
+            let fresh = peer.fresh(self.dial(application)).await;
+            slot = fresh.map_err(unconnected)?;
+        }
         let sent = slot.sender().try_send_request(request).await;
         let failed = match sent {
             Ok(response) => return Ok((response, slot)),
@@ -117,6 +130,7 @@ impl Applications {
             (None, Some(copy)) if failed.error.is_closed() => copy,
             (None, _) => return Err(broken(&failed.error)),
         };
+        peer.replayed();
         let slot = peer.fresh(self.dial(application)).await;
         let slot = slot.map_err(unconnected)?;
         match slot.sender().try_send_request(request).await {
@@ -137,9 +151,22 @@ impl Applications {
         }
         // Texts of our own are no requests: what is not kept is nothing.
         let kept = body.keep(REPLAY_BODY_BYTES).ok();
+        // nginx 1.22 ends a connection on which a request has trailers, with all that is under way
+        // there: those that are announced go over a connection of their own, others are dropped
+        // (RFC 9110 section 6.5.2 lets no sender rely on them).
+        let trailers = kept.is_some() && parts.headers.contains_key(TRAILER);
+        if let Some(kept) = kept.as_ref().filter(|_kept| !trailers) {
+            kept.drop_trailers();
+        }
         for repeats in 0.. {
-            let slot = peer.slot(|| self.dial(application)).await;
+            let slot = match trailers {
+                true => peer.fresh(self.dial(application)).await,
+                false => peer.slot(|| self.dial(application)).await,
+            };
             let slot = slot.map_err(unconnected)?;
+            if trailers {
+                slot.retire();
+            }
             let body = kept.as_ref().map_or(ProxyBody::Empty, Kept::body);
             let request = Request::from_parts(parts.clone(), body);
             let failed = match slot.sender().try_send_request(request).await {

@@ -28,6 +28,11 @@ pub(crate) struct Seen {
 /// nginx that speaks HTTP/2 and answers everything, in its default settings otherwise: after 1000
 /// requests it takes no more on a connection (`keepalive_requests`).
 pub(crate) fn h2_nginx(dir: &Path, port: u16) -> Program {
+    h2_nginx_with(dir, port, "")
+}
+
+/// The same with more settings.
+fn h2_nginx_with(dir: &Path, port: u16, settings: &str) -> Program {
     let dir = dir.join(format!("h2-nginx-{port}"));
     std::fs::create_dir_all(&dir).expect("make a directory");
     std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o777)).expect("open it to all");
@@ -36,10 +41,11 @@ pub(crate) fn h2_nginx(dir: &Path, port: u16) -> Program {
          events {{ worker_connections 2000; }}\n\
          http {{ access_log off; client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy; \
          fastcgi_temp_path {dir}/fastcgi; uwsgi_temp_path {dir}/uwsgi; scgi_temp_path {dir}/scgi;\n\
-         server {{ listen {port} http2; listen [::]:{port} http2; \
-         location / {{ add_header grpc-status 0; return 200 ok; }} }} }}\n",
+         server {{ listen {port} http2; listen [::]:{port} http2; {settings} \
+         location /large {{ root {dir}; }} location / {{ add_header grpc-status 0; return 200 ok; }} }} }}\n",
         dir = dir.display(),
     );
+    std::fs::write(dir.join("large"), vec![b'x'; 8 << 20]).expect("write a file");
     let file = dir.join("nginx.conf");
     std::fs::write(&file, config).expect("write nginx.conf");
     Program::new("nginx")
@@ -75,14 +81,19 @@ fn a_connection_that_ends_costs_no_request() {
     let machine = Machine::shared();
     let mesh = Mesh::start(&machine);
     let _web = mesh.serve("web", &["8080:http2"], h2_nginx(mesh.dir(), 8080));
-    let count = scaled(4000, 20_000);
-    for (kind, answer) in [("post", "200:0:"), ("grpc", "200:0:")] {
-        let arguments = ["web.shop.mesh", "8080", &count.to_string(), "20", kind];
-        let program = script("h2_many.py").args(arguments.map(ToOwned::to_owned));
-        let finished = mesh.call("caller", &["web"], program, scaled(LIMIT, 4 * LIMIT));
-        let many = Many::of(&finished.success());
-        eprintln!("{kind}: {many:?}");
-        assert_eq!(many.only(answer), count, "{kind}: {many:?}");
+    let brief = h2_nginx_with(mesh.dir(), 8081, "keepalive_requests 100;");
+    let _brief = mesh.serve("brief", &["8081:http2"], brief);
+    let by_default = scaled(2500, 20_000);
+    for (service, port, count) in [("web", "8080", by_default), ("brief", "8081", 2500)] {
+        for (kind, answer) in [("post", "200:0:"), ("grpc", "200:0:")] {
+            let host = mesh.host(service);
+            let arguments = [&host, port, &count.to_string(), "20", kind];
+            let program = script("h2_many.py").args(arguments.map(ToOwned::to_owned));
+            let finished = mesh.call("caller", &[service], program, scaled(LIMIT, 4 * LIMIT));
+            let many = Many::of(&finished.success());
+            eprintln!("{service}, {kind}: {many:?}");
+            assert_eq!(many.only(answer), count, "{service}, {kind}: {many:?}");
+        }
     }
 }
 
@@ -333,4 +344,17 @@ fn a_request_that_crashes_a_worker_is_not_sent_to_all() {
         .success();
     let replays = "weft_pool_replays_total{pool=\"application\"} 1";
     assert!(metrics.stdout.contains(replays), "{metrics}");
+}
+
+/// nginx ends a connection in HTTP/2 on which a request has trailers: whoever sends some, nobody else's
+/// request ends with it.
+#[test]
+fn trailers_of_one_request_end_no_other() {
+    need!("nginx", "python:h2");
+    let machine = Machine::shared();
+    let mesh = Mesh::start(&machine);
+    let _web = mesh.serve("web", &["8080:http2"], h2_nginx(mesh.dir(), 8080));
+    let program = script("h2_trailers.py").args(["web.shop.mesh", "8080"]);
+    let finished = mesh.call("caller", &["web"], program, LIMIT).success();
+    assert_eq!(finished.stdout, "whole\n", "{finished}");
 }

@@ -46,6 +46,8 @@ struct State {
     /// What came so far, in its pieces; empty when it is not kept.
     pieces: Vec<Bytes>,
     trailers: Option<HeaderMap>,
+    /// Whether trailers are passed on.
+    with_trailers: bool,
     bytes: usize,
     limit: usize,
     end: End,
@@ -85,6 +87,7 @@ impl Kept {
                 upload,
                 pieces: Vec::new(),
                 trailers: None,
+                with_trailers: true,
                 bytes: 0,
                 limit,
                 end: End::Open,
@@ -92,6 +95,11 @@ impl Kept {
             }),
             settled: Notify::new(),
         }))
+    }
+
+    /// Has the body end without trailers, whatever comes.
+    pub fn drop_trailers(&self) {
+        self.0.state().with_trailers = false;
     }
 
     /// Whether everything that came so far can be sent again.
@@ -198,7 +206,11 @@ impl KeptBody {
                     self.given += usize::from(self.shared.take(&mut state, data));
                 } else if let Some(trailers) = frame.trailers_ref() {
                     self.ended = true;
-                    self.shared.end(&mut state, Some(trailers.clone()));
+                    let kept = state.with_trailers.then(|| trailers.clone());
+                    self.shared.end(&mut state, kept);
+                    if !state.with_trailers {
+                        return Poll::Ready(None);
+                    }
                 }
             }
             Some(Err(_broken)) => self.shared.lose(&mut state),

@@ -300,6 +300,14 @@ impl Slot {
         }
     }
 
+    /// How long its connection had carried nothing.
+    pub(crate) fn unused_for(&self) -> Duration {
+        match &self.0 {
+            Place::Own(carrier) => carrier.last_used().elapsed(),
+            Place::Common(_) => Duration::ZERO,
+        }
+    }
+
     /// Its connection's server takes no further requests: others are sent elsewhere.
     pub(crate) fn retire(&self) {
         if let Place::Own(carrier) = &self.0 {

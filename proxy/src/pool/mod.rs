@@ -217,10 +217,9 @@ impl ApplicationPeer {
         Box::pin(self.peer.wait(terms, self.dial(connect()))).await
     }
 
-    /// A place on a connection that no other request has used, for one that is sent again because
-    /// its connection was closed.
+    /// A place on a connection that no other request has used, for one that could not be sent again
+    /// or is.
     pub(crate) async fn fresh(&self, connect: ApplicationDial) -> Result<Slot, DialError> {
-        self.replayed();
         self.peer.fresh(self.terms(), self.dial(connect)).await
     }
 
