@@ -7,6 +7,8 @@ mod http;
 mod http1;
 // A grpcio client and server: every kind of call and every way that a call ends.
 mod grpc;
+// Real clients and servers in pairs: what they do without a mesh they do with it.
+mod programs;
 // Upgraded connections.
 mod websocket;
 // psql, mariadb and redis-cli with their servers.

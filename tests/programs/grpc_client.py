@@ -150,6 +150,30 @@ def large_messages():
     equal(len(method("unary_unary", "Big")(b"size:16777216", timeout=60)), 16 << 20)
 
 
+def error_details():
+    detail = b"\x0a\x18type.example/weft.Detail\x12\x06\x0a\x04what"
+    wanted = b"\x08\x03\x12\x03bad\x1a" + bytes([len(detail)]) + detail
+    error = status_of(lambda: method("unary_unary", "Details")(wanted, timeout=LIMIT))
+    equal((error.code(), error.details()), (grpc.StatusCode.INVALID_ARGUMENT, "bad"))
+    equal(dict(error.trailing_metadata())["grpc-status-details-bin"], wanted)
+
+
+def compressed():
+    body = b"0123456789abcdef" * (1 << 14)
+    equal(method("unary_unary", "Big")(body, timeout=LIMIT, compression=grpc.Compression.Gzip) == body, True)
+
+
+def keepalive():
+    """PINGs every 300 ms during a silent call, and without one."""
+    options = [("grpc.keepalive_time_ms", 300), ("grpc.keepalive_timeout_ms", 2000), ("grpc.enable_retries", 0),
+               ("grpc.keepalive_permit_without_calls", 1), ("grpc.http2.max_pings_without_data", 0)]
+    with grpc.insecure_channel(TARGET, options=options) as pinging:
+        sleep = pinging.unary_unary("/weft.test.Echo/Sleep")
+        equal(sleep(b"2.5", timeout=LIMIT), b"slept")
+        time.sleep(1)
+        equal(sleep(b"0", timeout=LIMIT), b"slept")
+
+
 def many_streams_at_once():
     streams = [method("unary_stream", "ServerStream")(b"20 100 0.02", timeout=LIMIT) for _ in range(40)]
     equal([len(list(s)) for s in streams], [20] * 40)
@@ -161,4 +185,4 @@ run([(c.__name__, c) for c in [
     server_streaming, server_stream_is_not_collected, bidi_in_lock_step, deadline_exceeded,
     deadline_reaches_the_server, cancellation_reaches_the_server, cancelled_stream,
     error_status_with_details, error_after_messages, unknown_method, large_messages,
-    many_streams_at_once] if not only or c.__name__ in only])
+    error_details, compressed, keepalive, many_streams_at_once] if not only or c.__name__ in only])

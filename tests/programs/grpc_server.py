@@ -77,6 +77,12 @@ def fail_midway(request, context):
     context.abort(grpc.StatusCode.DATA_LOSS, "midway")
 
 
+def details(request, context):
+    """Fails as the request says: a serialized google.rpc.Status of code 3, message `bad`."""
+    context.set_trailing_metadata((("grpc-status-details-bin", request),))
+    context.abort(grpc.StatusCode.INVALID_ARGUMENT, "bad")
+
+
 def how_many_cancelled(request, context):
     return str(cancelled).encode()
 
@@ -90,6 +96,7 @@ METHODS = {
     "Sleep": grpc.unary_unary_rpc_method_handler(sleep),
     "Fail": grpc.unary_unary_rpc_method_handler(fail),
     "FailMidway": grpc.unary_stream_rpc_method_handler(fail_midway),
+    "Details": grpc.unary_unary_rpc_method_handler(details),
     "Cancelled": grpc.unary_unary_rpc_method_handler(how_many_cancelled),
 }
 
@@ -97,7 +104,8 @@ METHODS = {
 def main():
     where = sys.argv[1] if ":" in sys.argv[1] else f"[::]:{sys.argv[1]}"
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=64), options=[
-        ("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", 64 << 20)])
+        ("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", 64 << 20),
+        ("grpc.http2.min_ping_interval_without_data_ms", 100)])
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("weft.test.Echo", METHODS)])
     if not server.add_insecure_port(where):
         sys.exit(f"cannot listen on {where}")
