@@ -458,7 +458,7 @@ fn interim_responses_are_passed_on() {
             let drain = Rc::new(Drain::default());
             let mut far = server(&drain, move |request: Request<Incoming>| async move {
                 let request = request.map(|body| ProxyBody::of_request(body, None));
-                let (response, _shelf) = exchange(request, async move |far| {
+                let (response, _line) = exchange(request, async move |far| {
                     until(far, "\r\n\r\n").await;
                     far.write_all(said.as_bytes()).await.expect("written");
                     // Not before all has been read.
