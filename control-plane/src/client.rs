@@ -1,6 +1,7 @@
 //! A client of the admin API and of the join socket, for the command line.
 
 use std::env;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
@@ -25,6 +27,7 @@ use crate::api::types::{ErrorBody, JoinAnswer, JoinRequest};
 use crate::ca::OWN_DNS_NAME;
 use crate::document::Problem;
 use crate::operator::OperatorFile;
+use crate::reader;
 
 /// Names the control plane: `unix:DATA-DIR` for one of this machine, `https://HOST:PORT` for one
 /// elsewhere.
@@ -204,13 +207,11 @@ impl Client {
         path: &str,
         body: Option<&B>,
     ) -> Result<T, ClientError> {
-        match &self.place {
-            Place::Here(dir) => call_socket(&dir.join(ADMIN_SOCKET), method, path, body).await,
-            Place::There(remote) => {
-                let at = format!("https://{}", remote.address);
-                call(&at, connect_tls(remote), method, path, body).await
-            }
-        }
+        let endpoint = match &self.place {
+            Place::Here(dir) => Endpoint::Socket(dir.join(ADMIN_SOCKET)),
+            Place::There(remote) => Endpoint::Tls(remote.clone()),
+        };
+        endpoint.call(method, path, body).await
     }
 
     /// Reads from the admin API.
@@ -229,8 +230,8 @@ impl Client {
 
     /// Asks for what a workload of this machine needs to join.
     pub async fn join(&self, request: &JoinRequest) -> Result<JoinAnswer, ClientError> {
-        let socket = self.dir()?.join(JOIN_SOCKET);
-        call_socket(&socket, Method::POST, "/v1/join", Some(request)).await
+        let endpoint = Endpoint::Socket(self.dir()?.join(JOIN_SOCKET));
+        endpoint.call(Method::POST, "/v1/join", Some(request)).await
     }
 }
 
@@ -296,67 +297,98 @@ pub fn encode(text: &str) -> String {
     encoded
 }
 
-async fn call_socket<B: Serialize, T: DeserializeOwned>(
-    socket: &Path,
-    method: Method,
-    path: &str,
-    body: Option<&B>,
-) -> Result<T, ClientError> {
-    let at = socket.display().to_string();
-    call(&at, UnixStream::connect(socket), method, path, body).await
+/// What a call connects to.
+enum Endpoint {
+    Socket(PathBuf),
+    Tls(Remote),
 }
 
-/// One request and its answer on a connection of its own; `at` is for messages.
-async fn call<IO, B, T>(
-    at: &str,
-    connecting: impl Future<Output = io::Result<IO>>,
-    method: Method,
-    path: &str,
-    body: Option<&B>,
-) -> Result<T, ClientError>
-where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    B: Serialize,
-    T: DeserializeOwned,
-{
-    let exchanged = async {
-        let stream = connecting.await.map_err(|source| {
-            let at = at.to_owned();
-            ClientError::Connect { at, source }
-        })?;
-        let sent = exchange(stream, method, path, body).await;
-        sent.map_err(|cause| broken(at, cause))
-    };
-    let exchanged = tokio::time::timeout(CALL_TIMEOUT, exchanged).await;
-    let (status, bytes) = exchanged.unwrap_or_else(|_| {
-        let cause = format!("no answer in {} s", CALL_TIMEOUT.as_secs());
-        Err(broken(at, cause))
-    })?;
-    if !status.is_success() {
-        return Err(refused(status, &bytes));
+/// A connection of either kind.
+trait Connection: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Connection for IO {}
+
+impl Endpoint {
+    /// One request and its answer on a connection of its own.
+    ///
+    /// Only this much is generic: the exchange is compiled once for all types of the API.
+    async fn call<B: Serialize, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&B>,
+    ) -> Result<T, ClientError> {
+        let body = body.map_or_else(|| Ok(Vec::new()), serde_json::to_vec);
+        let body = body.map_err(|error| self.broken(error))?;
+        let answer = self.call_json(method, path, body).await?;
+        let reading = reader::read(&answer);
+        reading.value.map_err(|misfit| self.not_understood(misfit))
     }
-    serde_json::from_slice(&bytes).map_err(|error| {
-        let cause = format!("its answer is not understood: {error}; is it of another version?");
-        broken(at, cause)
-    })
+
+    async fn call_json(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<Value, ClientError> {
+        let exchanged = async {
+            let stream = self.connect().await.map_err(|source| {
+                let at = self.to_string();
+                ClientError::Connect { at, source }
+            })?;
+            let sent = exchange(stream, method, path, body).await;
+            sent.map_err(|cause| self.broken(cause))
+        };
+        let exchanged = tokio::time::timeout(CALL_TIMEOUT, exchanged).await;
+        let (status, bytes) = exchanged.unwrap_or_else(|_| {
+            let cause = format!("no answer in {} s", CALL_TIMEOUT.as_secs());
+            Err(self.broken(cause))
+        })?;
+        if !status.is_success() {
+            return Err(refused(status, &bytes));
+        }
+        serde_json::from_slice(&bytes).map_err(|error| self.not_understood(error))
+    }
+
+    async fn connect(&self) -> io::Result<Box<dyn Connection>> {
+        Ok(match self {
+            Self::Socket(path) => Box::new(UnixStream::connect(path).await?),
+            Self::Tls(remote) => Box::new(connect_tls(remote).await?),
+        })
+    }
+
+    fn broken(&self, cause: impl ToString) -> ClientError {
+        ClientError::Broken {
+            at: self.to_string(),
+            cause: cause.to_string(),
+        }
+    }
+
+    fn not_understood(&self, error: impl fmt::Display) -> ClientError {
+        self.broken(format!(
+            "its answer is not understood: {error}; is it of another version?"
+        ))
+    }
 }
 
-async fn exchange<IO, B: Serialize>(
-    stream: IO,
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(path) => write!(f, "{}", path.display()),
+            Self::Tls(remote) => write!(f, "https://{}", remote.address),
+        }
+    }
+}
+
+async fn exchange(
+    stream: Box<dyn Connection>,
     method: Method,
     path: &str,
-    body: Option<&B>,
-) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>>
-where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+    body: Vec<u8>,
+) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // It ends with the request: its error is the request's.
     let connection = tokio::spawn(connection);
-    let body = match body {
-        Some(body) => serde_json::to_vec(body)?,
-        None => Vec::new(),
-    };
     let request = Request::builder()
         .method(method)
         .uri(path)
@@ -369,13 +401,6 @@ where
     let collected = body.collect().await?;
     connection.abort();
     Ok((status, collected.to_bytes()))
-}
-
-fn broken(at: &str, cause: impl ToString) -> ClientError {
-    ClientError::Broken {
-        at: at.to_owned(),
-        cause: cause.to_string(),
-    }
 }
 
 fn refused(status: StatusCode, bytes: &[u8]) -> ClientError {

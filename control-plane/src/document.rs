@@ -3,7 +3,6 @@
 
 mod external;
 mod fault;
-mod fields;
 mod rate_limit;
 mod route;
 mod traffic_policy;

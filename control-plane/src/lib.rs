@@ -20,6 +20,7 @@ pub mod operator;
 pub mod plan;
 pub mod plane;
 pub mod ratelimit;
+mod reader;
 pub mod registry;
 pub mod store;
 pub mod tls;

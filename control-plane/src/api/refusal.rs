@@ -10,6 +10,7 @@ use super::types::{ErrorBody, ErrorView};
 use crate::ca::CaError;
 use crate::document::Problem;
 use crate::plane::PlaneError;
+use crate::reader;
 use crate::store::StoreError;
 
 /// What every route gives.
@@ -106,9 +107,9 @@ impl From<PlaneError> for Refusal {
 
 /// Reads a JSON body; the error names the field.
 pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
-    let deserializer = &mut serde_json::Deserializer::from_slice(body);
-    serde_path_to_error::deserialize(deserializer).map_err(|error| {
-        let path = error.path().to_string();
-        Refusal::invalid(format!("request body: {path}: {}", error.inner()))
-    })
+    let value = serde_json::from_slice(body)
+        .map_err(|error| Refusal::invalid(format!("request body: {error}")))?;
+    reader::read(&value)
+        .value
+        .map_err(|misfit| Refusal::invalid(format!("request body: {misfit}")))
 }

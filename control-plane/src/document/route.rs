@@ -26,6 +26,7 @@ use matching::read_grpc_matches;
 pub(super) use matching::{note, read_headers, read_matches};
 
 use super::{Check, ObjectName};
+use crate::reader;
 
 /// The group of the Gateway API's kinds.
 pub const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
@@ -217,8 +218,8 @@ pub struct Parent {
 /// A type of the generated ones as another of the same shape: they are made anew for every place
 /// where they occur.
 fn again<T: Serialize, U: DeserializeOwned + Default>(value: &T) -> U {
-    let value = serde_json::to_value(value);
-    value.and_then(serde_json::from_value).unwrap_or_default()
+    let value = serde_json::to_value(value).unwrap_or_default();
+    reader::read(&value).value.unwrap_or_default()
 }
 
 /// A rule of a GRPCRoute as one of an HTTPRoute, whose matches are read apart.

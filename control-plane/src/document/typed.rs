@@ -3,51 +3,50 @@
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Check, fields};
+use super::Check;
+use crate::reader::{self, Misfit};
 
 impl Check<'_> {
     /// Reads a value strictly: unknown fields are problems.
     pub(super) fn typed<T: DeserializeOwned>(&mut self, prefix: &str, value: &Value) -> Option<T> {
-        let unknown = match self.stored {
-            true => Vec::new(),
-            false => fields::unknown::<T>(value),
-        };
-        for fields::Unknown {
-            path,
-            is_list,
-            known,
-        } in unknown
-        {
-            let path = format!("{prefix}{path}");
-            let (found, allowed) = match (is_list, known) {
-                (true, known) => ("a list", format!("fields: {}", known.join(", "))),
-                (false, []) => ("an unknown field", "nothing".to_owned()),
-                (false, known) => ("an unknown field", known.join(", ")),
+        let reading = reader::read(value);
+        let unknown = reading.unknown.iter().filter(|_| !self.stored);
+        let unknown: Vec<_> = unknown
+            .map(|one| (format!("{prefix}{}", one.path), one.known))
+            .collect();
+        for (path, known) in unknown {
+            let allowed = match known {
+                [] => "nothing".to_owned(),
+                known => known.join(", "),
             };
-            self.add(place(&path), found, allowed);
+            self.add(place(&path), "an unknown field", allowed);
         }
-        let mut track = serde_path_to_error::Track::new();
-        let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);
-        match T::deserialize(deserializer) {
+        match reading.value {
             Ok(value) => Some(value),
-            Err(error) => {
-                let path = track.path().to_string();
-                let path = if path == "." { String::new() } else { path };
-                let said = told(&error.to_string());
-                let mut path = format!("{prefix}{path}");
-                if let Some(field) = &said.field {
-                    let whole = path.trim_end_matches('.');
-                    path = match whole {
-                        "" => field.clone(),
-                        whole => format!("{whole}.{field}"),
-                    };
-                }
-                let path = place(&path);
-                let allowed = by_name(path, &said.allowed).unwrap_or(said.allowed);
-                self.add(path, said.found, allowed);
+            Err(misfit) => {
+                self.add_misfit(prefix, &misfit);
                 None
             }
         }
+    }
+
+    fn add_misfit(&mut self, prefix: &str, misfit: &Misfit) {
+        let mut path = format!("{prefix}{}", misfit.path);
+        if let Some(known) = misfit.list_for {
+            let allowed = format!("fields: {}", known.join(", "));
+            return self.add(place(&path), "a list", allowed);
+        }
+        let said = told(&misfit.message);
+        if let Some(field) = &said.field {
+            let whole = path.trim_end_matches('.');
+            path = match whole {
+                "" => field.clone(),
+                whole => format!("{whole}.{field}"),
+            };
+        }
+        let path = place(&path);
+        let allowed = by_name(path, &said.allowed).unwrap_or(said.allowed);
+        self.add(path, said.found, allowed);
     }
 }
 

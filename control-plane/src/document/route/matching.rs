@@ -36,10 +36,8 @@ fn read_match(
     let path = read_path(check, &format!("{at}.path"), matched.path.as_ref());
     let method = matched.method.as_ref().and_then(|method| {
         // The enum's names are the methods'.
-        let method: String = serde_json::to_value(method)
-            .and_then(serde_json::from_value)
-            .ok()?;
-        Method::from_bytes(method.as_bytes()).ok()
+        let method = serde_json::to_value(method).ok()?;
+        Method::from_bytes(method.as_str()?.as_bytes()).ok()
     });
     let headers = matched.headers.as_deref().unwrap_or_default().iter();
     let headers = headers.map(|header| {
