@@ -97,8 +97,8 @@ struct Notes {
 /// Where a value is: a list from the inside out.
 enum Place<'p> {
     Whole,
-    Field(&'p Place<'p>, &'p str),
-    Item(&'p Place<'p>, usize),
+    Field(&'p Self, &'p str),
+    Item(&'p Self, usize),
 }
 
 impl Place<'_> {

@@ -113,6 +113,14 @@ fn a_misfit_has_its_path() {
             "way",
             "invalid value: map, expected map with a single key",
         ),
+    ];
+    check_misfits(&cases);
+}
+
+#[test]
+fn a_misfit_within_a_variant_has_its_path() {
+    let with = |way: Value| json!({"list": [], "way": way});
+    let cases = [
         (
             with(json!("packed")),
             "way",
@@ -144,10 +152,15 @@ fn a_misfit_has_its_path() {
             "invalid type: boolean `true`, expected f64",
         ),
     ];
+    check_misfits(&cases);
+}
+
+#[track_caller]
+fn check_misfits(cases: &[(Value, &str, &str)]) {
     for (value, path, message) in cases {
-        let misfit = read::<Outer>(&value).value.unwrap_err();
+        let misfit = read::<Outer>(value).value.unwrap_err();
         let found = (&*misfit.path, &*misfit.message, misfit.list_for);
-        assert_eq!(found, (path, message, None), "{value}");
+        assert_eq!(found, (*path, *message, None), "{value}");
     }
 }
 
