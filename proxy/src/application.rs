@@ -279,7 +279,7 @@ pub async fn dial(
 
 async fn connect(shared: &Shared, address: SocketAddr) -> io::Result<TcpStream> {
     let socket = match &shared.nest {
-        Some(nest) => TcpSocket::from_std_stream(nest.take(address.is_ipv6())?.into()),
+        Some(nest) => TcpSocket::from_std_stream(nest.take(address.is_ipv6()).await?.into()),
         None => {
             let socket = if address.is_ipv6() {
                 TcpSocket::new_v6()?

@@ -6,9 +6,11 @@
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
 /// Sockets in store per address family.
 const STOCK: usize = 32;
@@ -16,8 +18,9 @@ const STOCK: usize = 32;
 /// The thread is woken when so few are left: once for many sockets.
 const LOW: usize = STOCK / 2;
 
-/// The longest that a worker waits for a socket.
-const TAKE_TIMEOUT: Duration = Duration::from_millis(50);
+/// The longest that a connection waits for a socket: on a machine that is busy the thread may not run
+/// for a while. The worker serves others meanwhile.
+const TAKE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long to leave the system alone after it refused a socket (descriptors or memory used up).
 const RETRY_AFTER: Duration = Duration::from_millis(10);
@@ -34,14 +37,14 @@ impl SocketFactory {
     }
 
     /// A fresh, non-blocking, unbound TCP socket for IPv4, or for IPv6 if `v6`, inside the
-    /// namespace. Waits at most 50 ms.
+    /// namespace. Waits for one for a second at most, and holds up nobody else.
     ///
     /// # Errors
     ///
     /// `Unsupported` where the kernel has no IPv6, `NotConnected` once the [`super::Nest`] is
     /// gone, `TimedOut` when the stock is empty and refilling fails; the last reason is in it.
-    pub fn take(&self, v6: bool) -> io::Result<Socket> {
-        self.stock.take(v6)
+    pub async fn take(&self, v6: bool) -> io::Result<Socket> {
+        self.stock.take(v6).await
     }
 }
 
@@ -50,8 +53,8 @@ pub(super) struct Stock {
     shelves: Mutex<Shelves>,
     /// The thread waits here until sockets are wanted.
     wanted: Condvar,
-    /// Workers wait here until there are some.
-    made: Condvar,
+    /// Tells connections that wait that there are some.
+    made: Notify,
     has_v6: bool,
 }
 
@@ -74,7 +77,7 @@ impl Stock {
         Self {
             shelves: Mutex::default(),
             wanted: Condvar::new(),
-            made: Condvar::new(),
+            made: Notify::new(),
             has_v6,
         }
     }
@@ -83,7 +86,7 @@ impl Stock {
     pub(super) fn close(&self) {
         self.shelves().closed = true;
         self.wanted.notify_all();
-        self.made.notify_all();
+        self.made.notify_waiters();
     }
 
     /// Refills the shelves until closed. Runs in a thread inside the namespace.
@@ -106,7 +109,7 @@ impl Stock {
                 Ok(socket) => {
                     shelves.of(v6).push(socket);
                     shelves.refused = None;
-                    self.made.notify_all();
+                    self.made.notify_waiters();
                 }
                 Err(error) => {
                     shelves.refused = Some(error);
@@ -130,37 +133,42 @@ impl Stock {
         (v4.min(v6) < level).then_some(v6 < v4)
     }
 
-    fn take(&self, v6: bool) -> io::Result<Socket> {
+    async fn take(&self, v6: bool) -> io::Result<Socket> {
+        let taking = async {
+            loop {
+                // Before it is looked: what is made from now on is told.
+                let made = self.made.notified();
+                if let Some(socket) = self.try_take(v6)? {
+                    return Ok(socket);
+                }
+                made.await;
+            }
+        };
+        let taken = timeout(TAKE_TIMEOUT, taking).await;
+        taken.unwrap_or_else(|_elapsed| Err(no_socket(self.shelves().refused.as_ref())))
+    }
+
+    /// A socket, where there is one now; otherwise some are made.
+    fn try_take(&self, v6: bool) -> io::Result<Option<Socket>> {
         if v6 && !self.has_v6 {
             return Err(io::Error::new(
                 io::ErrorKind::Unsupported,
                 "this kernel has no IPv6",
             ));
         }
-        let deadline = Instant::now() + TAKE_TIMEOUT;
         let mut shelves = self.shelves();
-        loop {
-            if shelves.closed {
-                return Err(io::Error::new(
-                    io::ErrorKind::NotConnected,
-                    "the program's namespace is closed",
-                ));
-            }
-            let shelf = shelves.of(v6);
-            if let Some(socket) = shelf.pop() {
-                if shelf.len() < LOW {
-                    self.wanted.notify_one();
-                }
-                return Ok(socket);
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(no_socket(shelves.refused.as_ref()));
-            }
-            self.wanted.notify_one();
-            let waited = self.made.wait_timeout(shelves, left);
-            shelves = waited.unwrap_or_else(PoisonError::into_inner).0;
+        if shelves.closed {
+            return Err(io::Error::new(
+                io::ErrorKind::NotConnected,
+                "the program's namespace is closed",
+            ));
         }
+        let shelf = shelves.of(v6);
+        let socket = shelf.pop();
+        if shelf.len() < LOW {
+            self.wanted.notify_one();
+        }
+        Ok(socket)
     }
 
     /// The shelves are sound after any panic: they hold whole sockets.
@@ -178,7 +186,7 @@ fn no_socket(refused: Option<&io::Error>) -> io::Error {
     let why = refused.map_or_else(|| "the stock is empty".to_owned(), ToString::to_string);
     io::Error::new(
         io::ErrorKind::TimedOut,
-        format!("no socket inside the program's namespace within 50 ms: {why}"),
+        format!("no socket inside the program's namespace within {TAKE_TIMEOUT:?}: {why}"),
     )
 }
 
@@ -186,33 +194,52 @@ fn no_socket(refused: Option<&io::Error>) -> io::Error {
 mod tests {
     use super::*;
 
-    #[test]
-    fn sockets_are_of_the_family_asked_for_and_never_run_out() {
+    #[tokio::test]
+    async fn sockets_are_of_the_family_asked_for_and_never_run_out() {
         let stock = Arc::new(Stock::new(true));
         let keeper = Arc::clone(&stock);
         let thread = std::thread::spawn(move || keeper.keep_full());
         let factory = SocketFactory::new(Arc::clone(&stock));
         for round in 0..4 * STOCK {
             let v6 = round % 3 == 0;
-            let socket = factory.take(v6).unwrap();
+            let socket = factory.take(v6).await.unwrap();
             let expected = if v6 { Domain::IPV6 } else { Domain::IPV4 };
             assert_eq!(socket.domain().unwrap(), expected);
             assert!(socket.nonblocking().unwrap());
         }
         stock.close();
         thread.join().unwrap();
-        let error = factory.take(false).unwrap_err();
+        let error = factory.take(false).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotConnected);
     }
 
-    #[test]
-    fn a_missing_socket_is_an_error_soon() {
-        let check = |has_v6, v6, expected| {
-            let error = Stock::new(has_v6).take(v6).unwrap_err();
+    #[tokio::test(start_paused = true)]
+    async fn a_missing_socket_is_an_error_soon() {
+        let check = async |has_v6, v6, expected| {
+            let error = Stock::new(has_v6).take(v6).await.unwrap_err();
             assert_eq!(error.kind(), expected);
         };
-        check(true, false, io::ErrorKind::TimedOut);
-        check(true, true, io::ErrorKind::TimedOut);
-        check(false, true, io::ErrorKind::Unsupported);
+        check(true, false, io::ErrorKind::TimedOut).await;
+        check(true, true, io::ErrorKind::TimedOut).await;
+        check(false, true, io::ErrorKind::Unsupported).await;
+    }
+
+    /// On the thread of a worker others go on while one waits, here the one that has sockets made.
+    #[tokio::test]
+    async fn waiting_for_a_socket_holds_up_nobody() {
+        let stock = Arc::new(Stock::new(true));
+        let began = std::time::Instant::now();
+        let keeper = Arc::clone(&stock);
+        let (taken, thread) = tokio::join!(stock.take(false), async move {
+            std::thread::spawn(move || keeper.keep_full())
+        });
+        assert_eq!(taken.unwrap().domain().unwrap(), Domain::IPV4);
+        assert!(began.elapsed() < TAKE_TIMEOUT);
+        // Those that wait when it is closed are told.
+        let empty = Stock::new(true);
+        let (taken, ()) = tokio::join!(empty.take(false), async { empty.close() });
+        assert_eq!(taken.unwrap_err().kind(), io::ErrorKind::NotConnected);
+        stock.close();
+        thread.join().unwrap();
     }
 }

@@ -14,7 +14,8 @@ use rustix::net::sockopt::{ip_original_dst, ipv6_original_dst};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use weft_proxy::nest::{
-    Child, Nest, NestConfig, NestError, NestListeners, Privilege, User, enter, exit_code,
+    Child, Nest, NestConfig, NestError, NestListeners, Privilege, SocketFactory, User, enter,
+    exit_code,
 };
 
 use crate::{eventually, outside, processes_with};
@@ -299,6 +300,10 @@ fn connections_are_redirected(privilege: Privilege) {
     assert!(sidecar.wait().success());
 }
 
+fn taken(factory: &SocketFactory, v6: bool) -> std::io::Result<socket2::Socket> {
+    runtime().block_on(factory.take(v6))
+}
+
 fn the_program_is_dialled_inside(privilege: Privilege) {
     for any in ["0.0.0.0:80", "[::]:80"] {
         let any: SocketAddr = any.parse().unwrap();
@@ -309,7 +314,7 @@ fn the_program_is_dialled_inside(privilege: Privilege) {
         let target = SocketAddr::new(own, 80).into();
         let mut connected = None;
         eventually("the program to listen on port 80", || {
-            let socket = factory.take(any.is_ipv6()).unwrap();
+            let socket = taken(&factory, any.is_ipv6()).unwrap();
             socket.set_nonblocking(false).unwrap();
             connected = socket.connect(&target).is_ok().then_some(socket);
             connected.is_some()
@@ -321,7 +326,7 @@ fn the_program_is_dialled_inside(privilege: Privilege) {
         assert!(sidecar.wait().success());
         drop(sidecar);
         assert_eq!(
-            factory.take(false).unwrap_err().kind(),
+            taken(&factory, false).unwrap_err().kind(),
             ErrorKind::NotConnected
         );
     }
