@@ -1,6 +1,8 @@
 //! Leaving: first clients are told to come to an end, later what is left is cut. The program's own
 //! connections to others go on while those to it end: it needs them for its own shutdown.
 
+use std::rc::Rc;
+
 use tokio::sync::watch;
 
 use crate::tls::Signal;
@@ -77,6 +79,16 @@ impl Drain {
         *self.phase.borrow()
     }
 
+    /// Whether what was left has been cut.
+    pub fn is_cut(&self) -> bool {
+        self.phase() == Phase::Cut
+    }
+
+    /// Tells the requests of one worker, when they end, whether the sidecar has cut them.
+    pub fn cutting(&self) -> Cutting {
+        Cutting(Rc::new(self.phase.subscribe()))
+    }
+
     /// Until listeners of a side should close.
     pub async fn stop_accepting(&self, side: Side) {
         self.reached(side.closed_in()).await;
@@ -91,6 +103,17 @@ impl Drain {
         let mut changes = self.phase.subscribe();
         // The sender is ours: it cannot be gone while we wait.
         let _sender_lives = changes.wait_for(|now| *now >= phase).await;
+    }
+}
+
+/// Whether what was left has been cut, for the requests of one worker. Copies cost no more than a count.
+#[derive(Debug, Clone)]
+pub struct Cutting(Rc<watch::Receiver<Phase>>);
+
+impl Cutting {
+    /// Whether it has been.
+    pub fn is_cut(&self) -> bool {
+        *self.0.borrow() == Phase::Cut
     }
 }
 

@@ -86,9 +86,9 @@ pub(crate) fn join<G: BodyGuard + 'static>(
         tracing::debug!(?moved, ?ended, "upgraded stream ended");
         match ended {
             Ended::Idle => guard.on_silence(),
-            Ended::Clean | Ended::Broken(_) | Ended::Suspicious(_) | Ended::Cut => {
-                guard.on_end(None)
-            }
+            Ended::Clean | Ended::Broken(_) | Ended::Suspicious(_) => guard.on_end(None),
+            // It sees by itself why.
+            Ended::Cut => drop(guard),
         }
     });
     Response::from_parts(parts, ProxyBody::Empty)

@@ -14,6 +14,7 @@ use tokio::time::interval;
 use weft_core::resets::ResetPolicy;
 
 use crate::application::Applications;
+use crate::drain::Cutting;
 use crate::http::{Resets, resets};
 use crate::mesh::EndpointKey;
 use crate::pool::Pool;
@@ -37,6 +38,8 @@ pub struct Worker {
     pub(crate) resets: Resets,
     /// Copies of requests that are under way.
     pub copying: Cell<usize>,
+    /// Whether requests that end now were cut by the sidecar.
+    pub(crate) cutting: Cutting,
     /// Connections being served here, upgraded ones included.
     pub(crate) serving: Arc<AtomicUsize>,
 }
@@ -54,6 +57,7 @@ impl Worker {
             applications: Applications::new(Arc::clone(&shared)),
             resets: resets(ResetPolicy::PROGRAM),
             copying: Cell::new(0),
+            cutting: shared.drain.cutting(),
             serving: Arc::default(),
             shared,
         }

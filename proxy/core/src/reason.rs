@@ -57,9 +57,6 @@ reasons! {
     NoEndpoints = "no-endpoints", 503, 14, Mesh,
         "nobody serves this port of the service now: see `weft get` and whether its workloads are ready",
         "start a workload for the service, or look why its workloads are not ready: a declared port that does not accept keeps a workload out";
-    NoHealthyEndpoint = "no-healthy-endpoint", 503, 14, Endpoint,
-        "every endpoint of the service has just failed",
-        "look at the endpoints' own logs; the metrics by endpoint say which failure came first";
     ServiceNotFound = "service-not-found", 503, 14, Caller,
         "the mesh has no service at this address",
         "check the name and the address that was dialled; a service exists once it is declared or a workload names it";
@@ -112,8 +109,8 @@ reasons! {
         "whoever answered is not who the control plane said has to be there; outside the mesh, its certificate has another name",
         "find out what listens at that address: an address that was given to another workload, or an impostor; outside the mesh, check tls.sni";
     PeerNotAuthenticated = "peer-not-authenticated", 503, 16, Mesh,
-        "one of the two sidecars has no valid certificate",
-        "check the certificates of both sidecars; they renew only while the control plane is reachable";
+        "this sidecar's own certificate has ended: it cannot show who it is",
+        "check that the control plane runs and that the sidecar reaches it: certificates are renewed there (/certs, weft_certificate_renewals_total)";
     PlaintextRefused = "plaintext-refused", 403, 7, Caller,
         "this workload takes mutual TLS only (mtls: strict)",
         "call through a sidecar, or set mtls to permissive on the server";
@@ -154,14 +151,11 @@ reasons! {
         "the caller went away, or broke its request's body off, before it was answered",
         "look at the caller: its own timeout, a cancelled request, or a connection that broke; nobody else has failed";
     ClientTimeout = "client-timeout", 408, 4, Caller,
-        "the caller began a request and did not go on with it in time",
-        "look at the caller; timeouts.client_head and timeouts.client_stall say how long the sidecar waits";
+        "the caller made a connection or began a request, and did not go on with it in time",
+        "look at the caller; timeouts.client_first, timeouts.client_head and timeouts.client_stall say how long the sidecar waits";
     PathAmbiguous = "path-ambiguous", 400, 3, Caller,
         "servers read the path in different ways, and a limit of the service depends on which is meant",
         "write the path so that it can be read in one way only; the detail in the answer says what is wrong with it";
-    BodyTooLarge = "body-too-large", 413, 8, Caller,
-        "the body is larger than allowed",
-        "send less, or raise the limit";
     ApplicationUnreachable = "application-unreachable", 503, 14, Endpoint,
         "the sidecar runs, but the application does not accept connections on this port",
         "check that the application runs and listens on the declared port";
@@ -175,8 +169,8 @@ reasons! {
         "the destination is outside the mesh, and the mesh refuses those (unknownDestinations: refuse)",
         "declare the destination, or let unknown destinations pass";
     Draining = "draining", 503, 14, Mesh,
-        "the sidecar is about to stop",
-        "repeat the request: another endpoint takes it";
+        "the sidecar stopped while this was under way: what it carried had longer than timeouts.drain to end",
+        "let leaving take longer (timeouts.drain, weft run --drain), or make what takes so long shorter";
     UpgradeFailed = "upgrade-failed", 502, 13, Endpoint,
         "the connection could not be upgraded",
         "check that the application supports the upgrade and answers with 101";

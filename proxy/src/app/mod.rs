@@ -313,6 +313,7 @@ impl Sidecar {
             Arc::clone(&shared.mesh),
             Arc::clone(&shared.tls),
             Arc::clone(&shared.config),
+            metrics.clone(),
         );
         vital.spawn("proofs", proving);
         tokio::spawn(probe_ports(

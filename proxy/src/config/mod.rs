@@ -278,6 +278,10 @@ pub struct TimeoutConfig {
     /// How long a connection waits for the control plane's answer about its destination.
     #[serde(with = "units::duration")]
     pub discovery_wait: Duration,
+    /// How long a client outside the mesh may say nothing on a port that takes requests only, from
+    /// when its connection was accepted; `0s` is no limit.
+    #[serde(with = "units::duration")]
+    pub client_first: Duration,
     /// How long an idle HTTP connection of a client is kept; `0s` is no limit.
     #[serde(with = "units::duration")]
     pub client_idle: Duration,
@@ -336,6 +340,7 @@ impl Default for TimeoutConfig {
             request: terms.request,
             detect: Duration::from_millis(300),
             discovery_wait: Duration::from_secs(2),
+            client_first: Duration::from_secs(50),
             client_idle: Duration::from_secs(300),
             client_head: Duration::from_secs(15),
             client_stall: Duration::from_secs(50),

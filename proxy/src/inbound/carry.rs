@@ -72,8 +72,10 @@ pub(super) struct Greeting {
 /// Why there is no greeting.
 #[derive(Debug)]
 pub(super) enum Unspoken {
-    /// The client went away, or said nothing for too long.
+    /// The client went away.
     Gone,
+    /// The client said nothing for too long: its connection is closed in good order.
+    Silent(Reason, Duration),
     /// The application cannot be reached.
     Refused(Reason, String),
 }
@@ -84,6 +86,15 @@ impl From<io::Error> for Unspoken {
     }
 }
 
+/// How long a client's first bytes are waited for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Silence {
+    /// Until the application is dialled, so that it may speak first.
+    pub(super) pause: Duration,
+    /// In all, where only a request may come; zero is no limit.
+    pub(super) request: Duration,
+}
+
 /// Waits for the client's first bytes. Where it is silent for the pause and the port takes more than
 /// requests, the application is dialled and may speak first; the pause decides nothing else.
 pub(super) async fn greet<IO>(
@@ -91,7 +102,7 @@ pub(super) async fn greet<IO>(
     client: &mut IO,
     application: &Application,
     takes: Takes,
-    pause: Duration,
+    silence: Silence,
 ) -> Result<Greeting, Unspoken>
 where
     IO: AsyncRead + Unpin,
@@ -102,18 +113,18 @@ where
         takes,
     };
     if takes == Takes::Requests {
-        return first_request(worker, client).await;
+        return first_request(worker, client, silence.request).await;
     }
-    if let Some(said) = client_first(client, pause).await? {
+    if let Some(said) = client_first(client, silence.pause).await? {
         return Ok(greeting(said, None));
     }
     let shared = &worker.shared;
     let dialled = dial(shared, application).await;
     let mut server = dialled.map_err(|(reason, detail)| Unspoken::Refused(reason, detail))?;
-    let silence = no_limit(shared.config.timeouts.tcp_idle);
+    let idle = no_limit(shared.config.timeouts.tcp_idle);
     let ends = Ends::new(&shared.drain, Side::Inbound, None);
     let first = tokio::select! {
-        first = first_of(client, &mut server, silence) => first?,
+        first = first_of(client, &mut server, idle) => first?,
         () = none_came(&ends) => return Err(Unspoken::Gone),
     };
     match first {
@@ -126,26 +137,29 @@ where
             if takes == Takes::Detected && speaks_http(&answered, true) == Some(true) =>
         {
             drop(server);
-            first_request(worker, client).await
+            first_request(worker, client, silence.request).await
         }
         First::Server(answered) => {
             let server = Replayed::new(answered, server);
             Ok(greeting(Bytes::new(), Some(server)))
         }
-        First::Silence => Err(Unspoken::Gone),
+        First::Silence => Err(Unspoken::Silent(Reason::IdleTimeout, idle)),
     }
 }
 
-/// Waits for the first bytes of a client that has to send a request: as long as between two requests.
-async fn first_request<IO>(worker: &Worker, client: &mut IO) -> Result<Greeting, Unspoken>
+/// Waits for the first bytes of a client that has to send a request.
+async fn first_request<IO>(
+    worker: &Worker,
+    client: &mut IO,
+    limit: Duration,
+) -> Result<Greeting, Unspoken>
 where
     IO: AsyncRead + Unpin,
 {
-    let shared = &worker.shared;
-    let limit = no_limit(shared.config.timeouts.client_idle);
-    let ends = Ends::new(&shared.drain, Side::Inbound, None);
+    let silent = Unspoken::Silent(Reason::ClientTimeout, limit);
+    let ends = Ends::new(&worker.shared.drain, Side::Inbound, None);
     let said = tokio::select! {
-        said = client_first(client, limit) => said?.ok_or(Unspoken::Gone)?,
+        said = client_first(client, no_limit(limit)) => said?.ok_or(silent)?,
         () = none_came(&ends) => return Err(Unspoken::Gone),
     };
     Ok(Greeting {
@@ -262,12 +276,36 @@ async fn relayed<IO>(
             let detail = suspicion.to_string();
             refuse(worker, application, caller, Reason::HiddenHttp, &detail);
         }
-        Ended::Idle | Ended::Broken(_) | Ended::Cut => {
+        Ended::Idle => refuse(worker, application, caller, Reason::IdleTimeout, ""),
+        Ended::Cut if shared.drain.is_cut() => {
+            refuse(worker, application, caller, Reason::Draining, "");
+        }
+        Ended::Broken(_) | Ended::Cut => {
             tracing::debug!(?ended, port = application.port, "TCP relay ended");
         }
     }
     reset(server.socket());
     reset(client.socket());
+}
+
+/// Says why a connection of a client that did not speak is closed, or just goes.
+pub(super) fn unspoken(
+    worker: &Worker,
+    application: &Application,
+    caller: Option<&Caller>,
+    (why, stream): (Unspoken, &TcpStream),
+) {
+    match why {
+        Unspoken::Gone => {}
+        Unspoken::Silent(reason, limit) => {
+            let detail = format!("nothing was said for {limit:?}");
+            refuse(worker, application, caller, reason, &detail);
+        }
+        Unspoken::Refused(reason, detail) => {
+            refuse(worker, application, caller, reason, &detail);
+            reset(stream);
+        }
+    }
 }
 
 /// Says why a connection to the application is closed.

@@ -25,7 +25,7 @@ use crate::telemetry::metrics::{Direction, HttpKey, Wire};
 use crate::tls::{Material, OpenError, Opened, Replayed, Signal, open};
 use crate::worker::{Worker, is_direct, redirected, reset};
 
-use carry::{Greeting, Takes, Unspoken, carry, greet};
+use carry::{Greeting, Silence, Takes, carry, greet, unspoken};
 
 /// A connection that interception redirected here: from another sidecar, or from outside.
 pub async fn captured(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr, permit: Permit) {
@@ -213,12 +213,15 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + Socket + 'static,
 {
     let takes = Takes::of(worker, &application).await;
-    match greet(worker, &mut stream, &application, takes, Duration::ZERO).await {
+    let silence = Silence {
+        pause: Duration::ZERO,
+        request: worker.shared.config.timeouts.client_idle,
+    };
+    match greet(worker, &mut stream, &application, takes, silence).await {
         Ok(greeting) => carry(worker, stream, application, Some(caller), greeting).await,
-        Err(Unspoken::Gone) => {}
-        Err(Unspoken::Refused(reason, detail)) => {
-            carry::refuse(worker, &application, Some(&caller), reason, &detail);
-            reset(stream.socket());
+        Err(why) => {
+            let stream = stream.socket();
+            unspoken(worker, &application, Some(&caller), (why, stream));
         }
     }
 }
@@ -240,13 +243,15 @@ async fn greeted(
     application: &Application,
     takes: Takes,
 ) -> Option<(TcpStream, Greeting)> {
-    let pause = worker.shared.config.timeouts.detect;
-    match greet(worker, &mut stream, application, takes, pause).await {
+    let timeouts = &worker.shared.config.timeouts;
+    let silence = Silence {
+        pause: timeouts.detect,
+        request: timeouts.client_first,
+    };
+    match greet(worker, &mut stream, application, takes, silence).await {
         Ok(greeting) => Some((stream, greeting)),
-        Err(Unspoken::Gone) => None,
-        Err(Unspoken::Refused(reason, detail)) => {
-            carry::refuse(worker, application, None, reason, &detail);
-            reset(&stream);
+        Err(why) => {
+            unspoken(worker, application, None, (why, &stream));
             None
         }
     }

@@ -65,13 +65,15 @@ pub(super) async fn exchange(
 pub(super) fn refuse(conversation: &Conversation, refusal: &Refusal) -> Answer {
     let shared = &conversation.worker.shared;
     let caller = conversation.caller.as_ref();
-    let mut ledger = Ledger::new(crate::clock::now(), refusal.grpc);
+    let cutting = &conversation.worker.cutting;
+    let mut ledger = Ledger::new(crate::clock::now(), refusal.grpc, cutting);
     ledger.count(&conversation.stats, wire(conversation));
     let peer = caller.map(|caller| caller.peer.identity().as_str());
     let (log, service) = (&shared.access_log, &conversation.application.service);
     ledger.begin_refused_line(log, Direction::Inbound, service, peer);
     let answer = refusal.answer();
     ledger.answer(answer.status(), Some(refusal.reason));
+    ledger.note_head(answer.headers());
     answer
 }
 
@@ -124,6 +126,7 @@ impl<'p> Exchange<'p> {
     fn respond(mut self, mut response: Answer, reason: Reason) -> Box<Answer> {
         self.tell_rate(response.headers_mut());
         self.ledger.answer(response.status(), Some(reason));
+        self.ledger.note_head(response.headers());
         Box::new(response)
     }
 
@@ -171,7 +174,9 @@ impl<'p> Received<'p> {
             // The application may pass it on with what it asks of others.
             deadline::write(left, &mut parts.headers);
         }
-        let ledger = Ledger::new(crate::clock::now(), is_grpc(&parts.headers));
+        let (grpc, cutting) = (is_grpc(&parts.headers), &conversation.worker.cutting);
+        let mut ledger = Ledger::new(crate::clock::now(), grpc, cutting);
+        ledger.watch(parts.extensions.remove());
         let mut body = ProxyBody::of_request(body, None);
         let exchange = Exchange {
             conversation,

@@ -108,7 +108,9 @@ impl BodyGuard for Box<Answered> {
 
 impl Drop for Answered {
     fn drop(&mut self) {
-        // The caller went away while the response came: the endpoint had answered.
+        // The caller went away while the response came, or the sidecar cut it: the endpoint had
+        // answered.
+        self.ledger.interrupt();
         self.end(Some(CallClass::Neutral), None);
     }
 }

@@ -477,8 +477,7 @@ pub(super) fn judge(
         Some(
             Reason::ApplicationUnreachable
             | Reason::ApplicationRefused
-            | Reason::ApplicationLoopbackOnly
-            | Reason::Draining,
+            | Reason::ApplicationLoopbackOnly,
         ) => Failure::RefusedStream,
         // Nobody waits for another attempt, or the request is not whole.
         Some(Reason::DeadlineExceeded | Reason::ClientGone) => {

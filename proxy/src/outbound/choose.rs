@@ -82,7 +82,7 @@ pub(crate) fn pick(
     if port.endpoints.is_empty() {
         return Err(Reason::NoEndpoints);
     }
-    begin(port, avoid, wish, (port.next_turn(), true)).ok_or(Reason::NoHealthyEndpoint)
+    begin(port, avoid, wish, (port.next_turn(), true)).ok_or(Reason::NoEndpoints)
 }
 
 /// Chooses an endpoint for an attempt beside another one, and begins a call on it; `None` where none

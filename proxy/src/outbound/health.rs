@@ -194,9 +194,10 @@ async fn ask(
     config: &HealthCheck,
 ) -> Result<(), NotWell> {
     if let (Check::Tcp, Some(outside)) = (&config.check, &port.outside) {
-        let limit = port.connect_timeout(&worker.shared.config);
-        let address = endpoint.key.address;
-        let _stands = pool::dial_outside(outside, address, |tls| &tls.opaque, limit).await?;
+        let shared = &worker.shared;
+        let (limit, address) = (port.connect_timeout(&shared.config), endpoint.key.address);
+        let metrics = &shared.metrics;
+        pool::dial_outside(outside, address, |tls| &tls.opaque, limit, metrics).await?;
         return Ok(());
     }
     let request = request(port, config)?;

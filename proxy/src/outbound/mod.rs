@@ -346,7 +346,10 @@ async fn relay_opaque(
             tracing::debug!(%error, service = %port.service, "TCP relay broke");
             reset(client.get_ref());
         }
-        Ended::Cut | Ended::Suspicious(_) => reset(client.get_ref()),
+        Ended::Cut | Ended::Suspicious(_) => {
+            note_cut(worker, &stats, &port.service.to_string());
+            reset(client.get_ref());
+        }
     }
 }
 
@@ -361,22 +364,24 @@ async fn connect(
     let shared = &worker.shared;
     let limit = port.connect_timeout(&shared.config);
     let told = |error: DialError| (error.reason(), error.to_string());
+    let metrics = &shared.metrics;
     if let Some(outside) = &port.outside {
         let address = endpoint.key.address;
-        let stream = pool::dial_outside(outside, address, |tls| &tls.opaque, limit).await;
+        let stream = pool::dial_outside(outside, address, |tls| &tls.opaque, limit, metrics).await;
         return Ok((Either::Right(stream.map_err(told)?), port.wire()));
     }
     match endpoint.model.transport {
         Transport::Mesh => {
             let material = shared.tls.current().ok_or(DialError::NoCertificate);
             let material = material.map_err(told)?;
-            let stream = pool::dial(port, endpoint, &material, ALPN_TCP, limit).await;
+            let stream = pool::dial(port, endpoint, &material, ALPN_TCP, limit, metrics).await;
             let stream = Box::new(stream.map_err(told)?);
             Ok((Either::Left(stream), Wire::Mtls))
         }
         Transport::Plain => match timeout(limit, pool::connect(endpoint.key.address)).await {
             Ok(stream) => {
                 let stream = Either::Left(stream.map_err(told)?);
+                metrics.connection(Direction::Outbound, Wire::Plaintext);
                 Ok((Either::Right(stream), Wire::Plaintext))
             }
             Err(_elapsed) => Err((Reason::ConnectTimeout, endpoint.key.address.to_string())),
@@ -390,12 +395,15 @@ async fn outside(worker: &Rc<Worker>, mut client: TcpStream, destination: Socket
     let limit = shared.config.timeouts.connect;
     let mut server = match timeout(limit, pool::connect(destination)).await {
         Ok(Ok(server)) => server,
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "outside the mesh");
-            return reset(&client);
+        Ok(Err(error)) => return refuse(worker, &client, error.reason(), &error.to_string()),
+        Err(_elapsed) => {
+            let detail = format!("{destination}: no answer in {limit:?}");
+            return refuse(worker, &client, Reason::ConnectTimeout, &detail);
         }
-        Err(_elapsed) => return reset(&client),
     };
+    shared
+        .metrics
+        .connection(Direction::Outbound, Wire::Plaintext);
     let stats = shared.metrics.tcp(tcp_key("outside"));
     let opened = stats.open(Wire::Plaintext);
     let ends = Ends::new(&shared.drain, Side::Outbound, None);
@@ -408,9 +416,24 @@ async fn outside(worker: &Rc<Worker>, mut client: TcpStream, destination: Socket
     let (moved, ended) = relay(&mut client, &mut server, terms).await;
     opened.received(moved.forward);
     opened.sent(moved.backward);
+    match ended {
+        Ended::Idle => stats.refused(Reason::IdleTimeout.as_str()),
+        Ended::Cut => note_cut(worker, &stats, "outside"),
+        Ended::Clean | Ended::Broken(_) | Ended::Suspicious(_) => {}
+    }
     if !matches!(ended, Ended::Clean) {
         reset(&client);
         reset(&server);
+    }
+}
+
+/// Says that a connection is cut because the sidecar stops. One to a peer that nothing vouches for any
+/// more is cut as well: the log has said so.
+fn note_cut(worker: &Worker, stats: &TcpStats, service: &str) {
+    if worker.shared.drain.is_cut() {
+        let reason = Reason::Draining.as_str();
+        stats.refused(reason);
+        tracing::info!(reason, service, "connection cut");
     }
 }
 

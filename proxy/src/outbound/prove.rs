@@ -17,6 +17,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use crate::config::ProxyConfig;
 use crate::mesh::{EndpointKey, Mesh};
 use crate::pool;
+use crate::telemetry::metrics::Metrics;
 use crate::tls::{ALPN_H2, Dialled, TlsContext};
 
 /// How often it is looked whom to dial.
@@ -29,7 +30,12 @@ const PROOF_MAX: Duration = Duration::from_secs(10);
 const CLOSE_MAX: Duration = Duration::from_secs(1);
 
 /// Proves again what has to be proved, until it is dropped.
-pub(crate) async fn run(mesh: Arc<Mesh>, tls: Arc<TlsContext>, config: Arc<ProxyConfig>) {
+pub(crate) async fn run(
+    mesh: Arc<Mesh>,
+    tls: Arc<TlsContext>,
+    config: Arc<ProxyConfig>,
+    metrics: Metrics,
+) {
     let mut tick = interval(LOOK_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // Side by side, and across the times at which it is looked: a peer that stalls delays nobody else's.
@@ -48,20 +54,30 @@ pub(crate) async fn run(mesh: Arc<Mesh>, tls: Arc<TlsContext>, config: Arc<Proxy
         while under_way.len() < PROOFS_MAX
             && let Some(dialled) = due.pop_front()
         {
-            under_way.push(proved(&mesh, &tls, &config, dialled));
+            under_way.push(proved((&mesh, &metrics), &tls, &config, dialled));
         }
     }
 }
 
 /// Proves, and says what was to be proved.
-async fn proved(mesh: &Mesh, tls: &TlsContext, config: &ProxyConfig, dialled: Dialled) -> Dialled {
+async fn proved(
+    mesh: (&Mesh, &Metrics),
+    tls: &TlsContext,
+    config: &ProxyConfig,
+    dialled: Dialled,
+) -> Dialled {
     prove(mesh, tls, config, dialled.clone()).await;
     dialled
 }
 
 /// One handshake, and no byte after it. Whatever the connection is that stands, this one is for
 /// HTTP/2: for opaque bytes the peer would dial its application.
-async fn prove(mesh: &Mesh, tls: &TlsContext, config: &ProxyConfig, dialled: Dialled) {
+async fn prove(
+    (mesh, metrics): (&Mesh, &Metrics),
+    tls: &TlsContext,
+    config: &ProxyConfig,
+    dialled: Dialled,
+) {
     let key = EndpointKey {
         service: dialled.service,
         port: dialled.port,
@@ -77,7 +93,7 @@ async fn prove(mesh: &Mesh, tls: &TlsContext, config: &ProxyConfig, dialled: Dia
         return;
     };
     let limit = port.connect_timeout(config).min(PROOF_MAX);
-    match pool::dial(port, endpoint, &material, ALPN_H2, limit).await {
+    match pool::dial(port, endpoint, &material, ALPN_H2, limit, metrics).await {
         Ok(proved) => {
             // The peer closes when it has seen our certificate.
             let _closed = timeout(limit.min(CLOSE_MAX), close(proved)).await;

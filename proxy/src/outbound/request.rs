@@ -66,12 +66,14 @@ pub(super) async fn exchange(
 pub(super) fn refuse(conversation: &Conversation, refusal: &Refusal) -> Answer {
     let shared = &conversation.worker.shared;
     let port = conversation.port();
-    let mut ledger = Ledger::new(crate::clock::now(), refusal.grpc);
+    let cutting = &conversation.worker.cutting;
+    let mut ledger = Ledger::new(crate::clock::now(), refusal.grpc, cutting);
     ledger.count_otherwise(|| shared.mesh.own_stats(&port));
     let (log, service) = (&shared.access_log, &port.hostname);
     ledger.begin_refused_line(log, Direction::Outbound, service, None);
     let answer = refusal.answer();
     ledger.answer(answer.status(), Some(refusal.reason));
+    ledger.note_head(answer.headers());
     answer
 }
 
@@ -160,6 +162,7 @@ impl<'p> Exchange<'p> {
     fn respond(mut self, response: Answer) -> Box<Answer> {
         let reason = reason_of(response.headers());
         self.ledger.answer(response.status(), reason);
+        self.ledger.note_head(response.headers());
         let mesh = &self.conversation.worker.shared.mesh;
         self.ledger.count_otherwise(|| mesh.own_stats(self.port));
         Box::new(edited(self.routed, response))
@@ -204,7 +207,9 @@ impl<'p> Received<'p> {
         // How long the application waits is its own to say: it can only make it shorter.
         let asked = deadline::allowed(&parts.headers, None);
         let hops = one_more(&mut parts.headers);
-        let mut ledger = Ledger::new(crate::clock::now(), is_grpc(&parts.headers));
+        let (grpc, cutting) = (is_grpc(&parts.headers), &conversation.worker.cutting);
+        let mut ledger = Ledger::new(crate::clock::now(), grpc, cutting);
+        ledger.watch(parts.extensions.remove());
         let log = &conversation.worker.shared.access_log;
         let received = ledger.begin_line(log, Direction::Outbound, &parts, &port.service, None);
         let mut body = ProxyBody::of_request(body, received);

@@ -198,7 +198,7 @@ pub(super) fn mirror(
             let Some(done) = done else { return };
             let failed = match done {
                 Ok(Ok(())) => return,
-                Ok(Err(failed)) => format!("{}: {}", failed.reason, failed.detail),
+                Ok(Err(failed)) => failed,
                 Err(_elapsed) => format!("not answered within {MIRROR_MAX:?}"),
             };
             let (from, to) = (&port.service, &mirror.backend);
@@ -207,27 +207,28 @@ pub(super) fn mirror(
     }
 }
 
+/// Sends one copy; the error says for the log why it was not answered.
 async fn copy(
     worker: &Worker,
     port: &Arc<PortView>,
     mirror: &Mirror,
     parts: Parts,
     body: Option<Kept>,
-) -> Result<(), Failed> {
-    let target = target(worker, port, Some(&mirror.backend), mirror.port).await?;
-    let target = super::outside::resolved(worker, target, None).await?;
+) -> Result<(), String> {
+    let told = |failed: Failed| format!("{}: {}", failed.reason, failed.detail);
+    let target = target(worker, port, Some(&mirror.backend), mirror.port).await;
+    let target = super::outside::resolved(worker, target.map_err(told)?, None).await;
+    let target = target.map_err(told)?;
     let body = match body {
         None => ProxyBody::Empty,
-        Some(kept) => kept.copy().await.ok_or_else(|| {
-            Failed::new(
-                Reason::BodyTooLarge,
-                "longer than what is kept for a copy".to_owned(),
-            )
-        })?,
+        Some(kept) => {
+            let body = kept.copy().await;
+            body.ok_or("the body is longer than what is kept for a copy")?
+        }
     };
     let wish = Wish::of(worker, &target, &parts);
     let (endpoint, mut call) = pick(&target, Avoid::default(), wish)
-        .map_err(|reason| Failed::new(reason, target.service.to_string()))?;
+        .map_err(|reason| format!("{reason}: {}", target.service))?;
     let slot = match worker.pool.slot(&target, &endpoint).await {
         Ok(slot) => slot,
         Err(error) => {
@@ -235,7 +236,7 @@ async fn copy(
             if !error.is_limited() {
                 call.finish(class, crate::clock::now());
             }
-            return Err(Failed::new(error.reason(), error.to_string()));
+            return Err(format!("{}: {error}", error.reason()));
         }
     };
     let response = slot
@@ -253,9 +254,9 @@ async fn copy(
             (class, Ok(()))
         }
         Err(error) => {
-            let failed = Failed::new(Reason::UpstreamReset, describe(&error));
             call.on_failure(Failure::Reset);
-            (failures.of_failure(Failure::Reset), Err(failed))
+            let failed = Err(describe(&error));
+            (failures.of_failure(Failure::Reset), failed)
         }
     };
     call.finish(class, crate::clock::now());

@@ -7,11 +7,11 @@ use http::{Request, Response};
 use tokio_util::either::Either;
 use weft_core::headers::remove_untrusted;
 
-use crate::config::ProxyConfig;
 use crate::http::{Incoming, ProxyBody, SendError};
 use crate::mesh::{Counted, Endpoint, PortView};
 use crate::pool::{self, DialError, OutsideStream, PeerStream};
-use crate::tls::{ALPN_H1, Signal, TlsContext};
+use crate::shared::Shared;
+use crate::tls::{ALPN_H1, Signal};
 use crate::upgrade::SingleExchange;
 use crate::worker::Worker;
 
@@ -40,7 +40,7 @@ impl OwnConnection {
             address: endpoint.key.address,
             limit: port.policy.max_connections.unwrap_or_default(),
         })?;
-        let stream = dial(&shared.config, &shared.tls, port, endpoint).await?;
+        let stream = dial(shared, port, endpoint).await?;
         let signal = match &stream {
             Either::Left(_outside) => None,
             Either::Right(peer) => peer.signal(),
@@ -75,18 +75,18 @@ impl OwnConnection {
 }
 
 async fn dial(
-    config: &ProxyConfig,
-    tls: &TlsContext,
+    shared: &Shared,
     port: &PortView,
     endpoint: &Endpoint,
 ) -> Result<Either<OutsideStream, Box<PeerStream>>, DialError> {
-    let limit = port.connect_timeout(config);
+    let (limit, metrics) = (port.connect_timeout(&shared.config), &shared.metrics);
     if let Some(outside) = &port.outside {
         let address = endpoint.key.address;
-        let stream = pool::dial_outside(outside, address, |tls| &tls.upgrade, limit).await?;
+        let stream =
+            pool::dial_outside(outside, address, |tls| &tls.upgrade, limit, metrics).await?;
         return Ok(Either::Left(stream));
     }
-    let material = tls.current().ok_or(DialError::NoCertificate)?;
-    let stream = pool::dial(port, endpoint, &material, ALPN_H1, limit).await?;
+    let material = shared.tls.current().ok_or(DialError::NoCertificate)?;
+    let stream = pool::dial(port, endpoint, &material, ALPN_H1, limit, metrics).await?;
     Ok(Either::Right(Box::new(stream)))
 }

@@ -24,6 +24,7 @@ use crate::http::h1::client::{Connection, SharedLine};
 use crate::http::h1::limits;
 use crate::http::{Io, ProxyBody, Server};
 use crate::mesh::{ALPN_HTTP2, Endpoint, EndpointKey, Live, Outside, OutsideTls, PortView};
+use crate::telemetry::metrics::{Direction, Metrics, Wire};
 use crate::tls::{ALPN_H2, Dialled, Material, peer_of_client};
 
 /// A connection to a peer's sidecar. It is cut when its instance is revoked.
@@ -68,8 +69,10 @@ pub(crate) async fn dial(
     material: &Arc<Material>,
     alpn: &'static [u8],
     limit: Duration,
+    metrics: &Metrics,
 ) -> Result<PeerStream, DialError> {
-    dial_target(&MeshTarget::of(port, endpoint), material, alpn, limit).await
+    let target = MeshTarget::of(port, endpoint);
+    dial_target(&target, material, alpn, limit, metrics).await
 }
 
 async fn dial_target(
@@ -77,9 +80,13 @@ async fn dial_target(
     material: &Arc<Material>,
     alpn: &'static [u8],
     limit: Duration,
+    metrics: &Metrics,
 ) -> Result<PeerStream, DialError> {
     let address = target.key.address;
     let dialling = async {
+        if material.has_ended() {
+            return Err(DialError::NoCertificate);
+        }
         let tcp = connect(address).await?;
         let config = target.live.tls_config(material, alpn);
         let name =
@@ -103,9 +110,21 @@ async fn dial_target(
         let standing = peer.map_err(|source| DialError::Peer { address, source })?;
         Ok(Guarded::dialled(stream, standing))
     };
-    match timeout(limit, dialling).await {
-        Ok(result) => result,
-        Err(_elapsed) => Err(DialError::Timeout { address, limit }),
+    let dialled = timeout(limit, dialling).await;
+    let dialled = dialled.unwrap_or_else(|_elapsed| Err(DialError::Timeout { address, limit }));
+    count(metrics, &dialled, |_stream| Wire::Mtls);
+    dialled
+}
+
+/// Counts a connection that was made to the other side, or a handshake that failed.
+fn count<S>(metrics: &Metrics, dialled: &Result<S, DialError>, wire: impl FnOnce(&S) -> Wire) {
+    match dialled {
+        Ok(stream) => metrics.connection(Direction::Outbound, wire(stream)),
+        Err(error) => {
+            if let Some(reason) = error.handshake() {
+                metrics.handshake_failed(Direction::Outbound, reason);
+            }
+        }
     }
 }
 
@@ -127,6 +146,7 @@ pub(crate) async fn dial_outside(
     address: SocketAddr,
     config: fn(&OutsideTls) -> &Arc<ClientConfig>,
     limit: Duration,
+    metrics: &Metrics,
 ) -> Result<OutsideStream, DialError> {
     let dialling = async {
         let tls = match &outside.tls {
@@ -143,10 +163,13 @@ pub(crate) async fn dial_outside(
         })?;
         Ok(Either::Right(Box::new(stream)))
     };
-    match timeout(limit, dialling).await {
-        Ok(result) => result,
-        Err(_elapsed) => Err(DialError::Timeout { address, limit }),
-    }
+    let dialled = timeout(limit, dialling).await;
+    let dialled = dialled.unwrap_or_else(|_elapsed| Err(DialError::Timeout { address, limit }));
+    count(metrics, &dialled, |stream| match stream {
+        Either::Left(_plain) => Wire::Plaintext,
+        Either::Right(_tls) => Wire::Tls,
+    });
+    dialled
 }
 
 fn unusable(address: SocketAddr, why: &str) -> DialError {
@@ -169,9 +192,9 @@ pub(super) async fn handshake(
     target: &MeshTarget,
     material: &Arc<Material>,
     limit: Duration,
-    config: &ProxyConfig,
+    (config, metrics): (&ProxyConfig, &Metrics),
 ) -> Result<SendRequest<ProxyBody>, DialError> {
-    let stream = dial_target(target, material, ALPN_H2, limit).await?;
+    let stream = dial_target(target, material, ALPN_H2, limit, metrics).await?;
     let made = http2(stream, config, Server::Peer).await;
     let (sender, _streams) = made.map_err(|error| broken(target.key.address, error))?;
     Ok(sender)
@@ -182,9 +205,9 @@ pub(super) async fn make_mesh(
     target: &MeshTarget,
     material: &Arc<Material>,
     limit: Duration,
-    config: &ProxyConfig,
+    (config, metrics): (&ProxyConfig, &Metrics),
 ) -> Result<Made, DialError> {
-    let stream = dial_target(target, material, ALPN_H2, limit).await?;
+    let stream = dial_target(target, material, ALPN_H2, limit, metrics).await?;
     let made = http2(stream, config, Server::Peer).await;
     let (sender, streams) = made.map_err(|error| broken(target.key.address, error))?;
     Ok(Made {
@@ -200,9 +223,9 @@ pub(super) async fn make_outside(
     protocol: AppProtocol,
     address: SocketAddr,
     limit: Duration,
-    config: &ProxyConfig,
+    (config, metrics): (&ProxyConfig, &Metrics),
 ) -> Result<Made, DialError> {
-    let stream = dial_outside(outside, address, |tls| &tls.requests, limit).await?;
+    let stream = dial_outside(outside, address, |tls| &tls.requests, limit, metrics).await?;
     let negotiated = match &stream {
         Either::Left(_plain) => None,
         Either::Right(tls) => tls.get_ref().1.alpn_protocol(),

@@ -77,7 +77,7 @@ pub enum DialError {
         most: u32,
     },
     /// We have no certificate to show.
-    #[error("this sidecar has no certificate yet")]
+    #[error("this sidecar has no valid certificate")]
     NoCertificate,
 }
 
@@ -88,6 +88,21 @@ impl DialError {
             self,
             Self::Limited { .. } | Self::Full { .. } | Self::Busy { .. }
         )
+    }
+
+    /// Why the TLS handshake failed, in a word for metrics; `None` where it was not that.
+    pub(crate) const fn handshake(&self) -> Option<&'static str> {
+        match self {
+            Self::Tls { .. } => Some("tls"),
+            Self::Peer { .. } => Some("peer"),
+            Self::NoCertificate => Some(Reason::PeerNotAuthenticated.as_str()),
+            Self::Connect { .. }
+            | Self::Timeout { .. }
+            | Self::Application { .. }
+            | Self::Limited { .. }
+            | Self::Full { .. }
+            | Self::Busy { .. } => None,
+        }
     }
 
     /// The reason that callers see.

@@ -243,12 +243,12 @@ impl Pool {
                 changed: Arc::clone(port.connections_changed()),
             };
             let target = MeshTarget::of(port, endpoint);
-            let config = Arc::clone(&self.config);
+            let (config, metrics) = (Arc::clone(&self.config), self.metrics.clone());
             let limit = port.connect_timeout(&config);
             let (sender, made) = oneshot::channel();
             // It goes on when this request leaves, and serves those that wait.
             spawn_local(async move {
-                let made = match handshake(&target, &material, limit, &config).await {
+                let made = match handshake(&target, &material, limit, (&config, &metrics)).await {
                     Ok(sender) => {
                         let common = Arc::new(Common {
                             key: making.key.clone(),

@@ -92,12 +92,12 @@ impl Pool {
             return Ok(slot);
         }
         let target = MeshTarget::of(port, endpoint);
-        let config = Arc::clone(&self.config);
+        let (config, metrics) = (Arc::clone(&self.config), self.metrics.clone());
         let limit = port.connect_timeout(&self.config);
         let dial: Dial = Rc::new(move || {
             let (target, material) = (target.clone(), Arc::clone(&material));
-            let config = Arc::clone(&config);
-            Box::pin(async move { make_mesh(&target, &material, limit, &config).await })
+            let (config, metrics) = (Arc::clone(&config), metrics.clone());
+            Box::pin(async move { make_mesh(&target, &material, limit, (&config, &metrics)).await })
         });
         let peer = self.peer(&endpoint.key, PoolKind::Mesh);
         Box::pin(peer.wait(terms, dial)).await
@@ -124,9 +124,14 @@ impl Pool {
         let (protocol, address) = (port.protocol, endpoint.key.address);
         let limit = port.connect_timeout(&self.config);
         let (outside, config) = (Arc::clone(outside), Arc::clone(&self.config));
+        let metrics = self.metrics.clone();
         let dial: Dial = Rc::new(move || {
             let (outside, config) = (Arc::clone(&outside), Arc::clone(&config));
-            Box::pin(async move { make_outside(&outside, protocol, address, limit, &config).await })
+            let metrics = metrics.clone();
+            Box::pin(async move {
+                let about = (&*config, &metrics);
+                make_outside(&outside, protocol, address, limit, about).await
+            })
         });
         peer.wait(terms, dial).await
     }

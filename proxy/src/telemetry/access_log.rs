@@ -327,7 +327,7 @@ mod tests {
             path: path.to_owned(),
             status: Some(503),
             grpc_status: None,
-            reason: Some(Reason::NoHealthyEndpoint),
+            reason: Some(Reason::NoEndpoints),
             duration: Duration::from_micros(1234),
             bytes_in: 5,
             bytes_out: 7,
@@ -340,7 +340,7 @@ mod tests {
         }
     }
 
-    const LINE: &str = r#"{"time":"2023-11-14T22:13:20.000123Z","direction":"inbound","transport":"mtls","protocol":"HTTP/1.1","method":"GET","path":"/a\nb","status":503,"reason":"no-healthy-endpoint","duration_ms":1.234,"bytes_in":5,"bytes_out":7,"peer":"spiffe://weft.local/ns/shop/sa/web","service":"shop/orders","endpoint":"10.0.0.1:80","attempts":2,"hedges":1,"trace_id":"00000000000000000000000000001234"}"#;
+    const LINE: &str = r#"{"time":"2023-11-14T22:13:20.000123Z","direction":"inbound","transport":"mtls","protocol":"HTTP/1.1","method":"GET","path":"/a\nb","status":503,"reason":"no-endpoints","duration_ms":1.234,"bytes_in":5,"bytes_out":7,"peer":"spiffe://weft.local/ns/shop/sa/web","service":"shop/orders","endpoint":"10.0.0.1:80","attempts":2,"hedges":1,"trace_id":"00000000000000000000000000001234"}"#;
 
     #[test]
     fn a_file_gets_one_object_per_line_and_survives_rotation() {

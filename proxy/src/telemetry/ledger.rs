@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use http::request::Parts;
@@ -15,15 +15,37 @@ use weft_core::time::Instant;
 use super::access_log::{self, AccessLog};
 use super::metrics::{Direction, HttpStats, InFlight, RequestDone, Wire};
 use super::tracing::RequestSpan;
+use crate::drain::Cutting;
 
 const GRPC_STATUS: &str = "grpc-status";
 
+/// Why a connection gave up a request that was being answered, with the status that its client was
+/// told: set by the connection before it drops the request.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct GivenUp(Arc<OnceLock<(Reason, StatusCode)>>);
+
+impl GivenUp {
+    /// The client was told this. Only the first word counts.
+    pub(crate) fn tell(&self, reason: Reason, status: StatusCode) {
+        let _first = self.0.set((reason, status));
+    }
+
+    /// What the client was told; `None` where nothing was.
+    pub(crate) fn told(&self) -> Option<(Reason, StatusCode)> {
+        self.0.get().copied()
+    }
+}
+
 /// The account of one request, from its arrival to the end of its response. It is told once: by
 /// [`Ledger::close`], or when it is dropped. One that is dropped before it has a status is told as a
-/// request without an answer: its caller went away.
+/// request without an answer: its connection gave it up, or its caller went away.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     began: Instant,
+    /// Whether the sidecar has cut what was left.
+    cutting: Cutting,
+    /// Why its connection gave it up, where it says so.
+    given_up: Option<GivenUp>,
     /// Whether the request is a gRPC call, whose status comes in the trailers.
     grpc: bool,
     wire: Wire,
@@ -51,9 +73,11 @@ struct Line {
 
 impl Ledger {
     /// A request that arrived at `began`.
-    pub(crate) fn new(began: Instant, grpc: bool) -> Self {
+    pub(crate) fn new(began: Instant, grpc: bool, cutting: &Cutting) -> Self {
         Self {
             began,
+            cutting: cutting.clone(),
+            given_up: None,
             grpc,
             wire: Wire::Mtls,
             stats: None,
@@ -65,6 +89,11 @@ impl Ledger {
             sent_bytes: 0,
             told: false,
         }
+    }
+
+    /// Notes where its connection says why it gives the request up.
+    pub(crate) fn watch(&mut self, given_up: Option<GivenUp>) {
+        self.given_up = given_up;
     }
 
     /// When the request arrived.
@@ -229,6 +258,19 @@ impl Ledger {
         self.reason.get_or_insert(reason);
     }
 
+    /// Notes why the request ends although nobody has ended it, where that is known.
+    pub(crate) fn interrupt(&mut self) {
+        let given_up = self.given_up.as_ref().and_then(GivenUp::told);
+        if self.cutting.is_cut() {
+            self.end_early(Reason::Draining);
+        } else if self.status.is_none()
+            && let Some((reason, status)) = given_up
+        {
+            self.answer(status, Some(reason));
+            self.grpc_status = self.grpc.then(|| reason.grpc_code().into());
+        }
+    }
+
     /// Bytes of the response's body went through.
     pub(crate) fn on_data(&mut self, bytes: usize) {
         self.sent_bytes += bytes as u64;
@@ -305,11 +347,16 @@ impl Ledger {
 
 impl Drop for Ledger {
     fn drop(&mut self) {
+        if self.told {
+            return;
+        }
+        self.interrupt();
         // Nobody answered it any more: its caller was gone before.
         if self.status.is_none() {
             self.end_early(Reason::ClientGone);
         }
-        self.close(None);
+        let code = self.grpc_code(None);
+        self.close(code);
     }
 }
 

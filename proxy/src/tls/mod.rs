@@ -140,6 +140,11 @@ impl Material {
         self.standing.join(peer, self.not_after, dialled)
     }
 
+    /// Whether our certificate has ended, so that nobody would believe it.
+    pub fn has_ended(&self) -> bool {
+        crate::clock::unix_now() >= self.not_after
+    }
+
     /// A configuration for one endpoint and one ALPN name, with session tickets of its own:
     /// replicas share a name but not their ticket keys.
     pub fn client_for(&self, alpn: &[u8]) -> Arc<ClientConfig> {

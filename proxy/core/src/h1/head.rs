@@ -94,7 +94,13 @@ fn read_request(
         return Ok(None);
     };
     let head = buffer.split_to(end.length).freeze();
-    with_room(end.lines, |room| request_head(&head, room)).map(Some)
+    let parsed = with_room(end.lines, |room| request_head(&head, room));
+    if parsed.is_err() {
+        // What refuses it looks for what its fields say.
+        let rest = std::mem::replace(buffer, BytesMut::from(&*head));
+        buffer.unsplit(rest);
+    }
+    parsed.map(Some)
 }
 
 fn request_head<'b>(

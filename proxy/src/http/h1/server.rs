@@ -28,6 +28,7 @@ use super::{ReasonPhrase, Refusal, Settings};
 use crate::drain::Ends;
 use crate::http::FIRST_REQUEST_WAIT;
 use crate::http::{BodyGuard, Incoming, ProxyBody, Upgrade, Upgraded, answer};
+use crate::telemetry::ledger::GivenUp;
 
 /// A response on its way to the client.
 type Answer<G> = Response<ProxyBody<G>>;
@@ -158,6 +159,39 @@ enum Gone {
     Answer,
 }
 
+/// What a client is told whose request is given up.
+struct Told {
+    reason: Reason,
+    status: StatusCode,
+    detail: String,
+}
+
+impl Told {
+    /// `None` where there is nobody to tell.
+    fn of(gone: Gone, grpc: bool) -> Option<Self> {
+        let (reason, status, detail) = match gone {
+            Gone::Client | Gone::Answer => return None,
+            Gone::Malformed(malformed) => {
+                let detail = malformed.to_string();
+                (malformed.reason(), malformed.status(), detail)
+            }
+            Gone::Stalled(limit) => {
+                let detail = format!("nothing came of the body within {limit:?}");
+                (Reason::ClientTimeout, 408, detail)
+            }
+        };
+        let status = match grpc {
+            true => StatusCode::OK,
+            false => StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST),
+        };
+        Some(Self {
+            reason,
+            status,
+            detail,
+        })
+    }
+}
+
 impl From<io::Error> for Gone {
     fn from(_error: io::Error) -> Self {
         Self::Client
@@ -267,14 +301,27 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
             request.extensions_mut().insert(upgrade);
             to
         });
+        // Told before the request is dropped.
+        let given_up = upload.is_some().then(GivenUp::default);
+        if let Some(given_up) = &given_up {
+            request.extensions_mut().insert(given_up.clone());
+        }
         let answered = {
             // On the heap: a connection that waits for a request needs no room for one.
             let (mut handling, began) = (Box::pin(handle(request)), Instant::now());
-            poll_fn(|cx| self.poll_answer(cx, &mut upload, handling.as_mut(), began)).await
+            let answered =
+                poll_fn(|cx| self.poll_answer(cx, &mut upload, handling.as_mut(), began)).await;
+            answered.map_err(|gone| {
+                let told = Told::of(gone, asked.grpc);
+                if let (Some(told), Some(given_up)) = (&told, &given_up) {
+                    given_up.tell(told.reason, told.status);
+                }
+                told
+            })
         };
         let mut answer = match answered {
             Ok(answer) => answer,
-            Err(gone) => return After::End(self.give_up(gone, &asked).await),
+            Err(told) => return After::End(self.give_up(told, &asked).await),
         };
         let status = answer.status();
         if let Some(interims) = answer.extensions_mut().remove::<Interims>() {
@@ -409,24 +456,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
     }
 
     /// Tells a client that can still be told why its request is not answered.
-    async fn give_up(&mut self, gone: Gone, asked: &Asked) -> End {
-        let (reason, status, detail) = match gone {
-            Gone::Client | Gone::Answer => return End::Closed,
-            Gone::Malformed(malformed) => {
-                let detail = malformed.to_string();
-                (malformed.reason(), malformed.status(), detail)
-            }
-            Gone::Stalled(limit) => {
-                let detail = format!("nothing came of the body within {limit:?}");
-                (Reason::ClientTimeout, 408, detail)
-            }
+    async fn give_up(&mut self, told: Option<Told>, asked: &Asked) -> End {
+        let Some(told) = told else {
+            return End::Closed;
         };
-        let mut answer: Answer<()> = answer(reason, &detail, asked.grpc);
-        if !asked.grpc
-            && let Ok(status) = StatusCode::from_u16(status)
-        {
-            *answer.status_mut() = status;
-        }
+        let mut answer: Answer<()> = answer(told.reason, &told.detail, asked.grpc);
+        *answer.status_mut() = told.status;
         self.last_answer(&asked.method, answer).await
     }
 

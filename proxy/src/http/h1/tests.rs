@@ -17,6 +17,7 @@ use super::client::{Connection, Home, SharedLine};
 use super::{Refusal, Settings, serve};
 use crate::drain::{Drain, Ends, Phase, Side};
 use crate::http::{BodyFault, Incoming, ProxyBody};
+use crate::telemetry::ledger::GivenUp;
 
 type Answer = Response<ProxyBody>;
 
@@ -291,6 +292,32 @@ fn what_is_refused_says_why() {
                 "{answered}"
             );
             assert!(answered.contains("connection: close"), "{answered}");
+        });
+    }
+}
+
+/// Who tells of a request learns what its client was told, before the request is dropped.
+#[test]
+fn what_is_given_up_says_why() {
+    let stalled = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nab";
+    let broken = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nno length\r\n";
+    for (request, reason, status) in [
+        (stalled, Reason::ClientTimeout, 408),
+        (broken, Reason::BadRequest, 400),
+    ] {
+        run(async {
+            let drain = Rc::new(Drain::default());
+            let told = Rc::<RefCell<Option<GivenUp>>>::default();
+            let noted = Rc::clone(&told);
+            let mut far = server(&drain, move |request: Request<Incoming>| {
+                *noted.borrow_mut() = request.extensions().get().cloned();
+                echo(request)
+            });
+            far.write_all(request.as_bytes()).await.expect("written");
+            rest(&mut far).await;
+            let told = told.borrow().as_ref().and_then(GivenUp::told);
+            let told = told.map(|(reason, status)| (reason, status.as_u16()));
+            assert_eq!(told, Some((reason, status)));
         });
     }
 }

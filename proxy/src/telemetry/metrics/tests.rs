@@ -39,8 +39,8 @@ fn requests_by_class_reason_and_transport() {
     let stats = metrics.http(key(Direction::Outbound, "shop/orders", "10.0.0.1:80"));
     stats.record(&done(200, None, 1));
     stats.record(&done(204, None, 1));
-    stats.record(&done(503, Some("no-healthy-endpoint"), 2));
-    stats.record(&done(503, Some("no-healthy-endpoint"), 2));
+    stats.record(&done(503, Some("no-endpoints"), 2));
+    stats.record(&done(503, Some("no-endpoints"), 2));
     stats.record(&RequestDone {
         wire: Wire::Plaintext,
         status: None,
@@ -61,7 +61,7 @@ fn requests_by_class_reason_and_transport() {
                 "weft_requests_total{{{base},status_class=\"2xx\",reason=\"\",transport=\"mtls\"}} 2"
             ),
             &format!(
-                "weft_requests_total{{{base},status_class=\"5xx\",reason=\"no-healthy-endpoint\",transport=\"mtls\"}} 2"
+                "weft_requests_total{{{base},status_class=\"5xx\",reason=\"no-endpoints\",transport=\"mtls\"}} 2"
             ),
             &format!(
                 "weft_requests_total{{{base},status_class=\"none\",reason=\"\",transport=\"plaintext\"}} 1"
