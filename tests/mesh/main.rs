@@ -63,6 +63,8 @@ mod promised;
 mod spans;
 // The one connection that a sidecar has to its control plane.
 mod connection;
+mod reasons;
+mod trouble;
 // One client with thousands of connections.
 mod crowds;
 // How long connections live: revocation, certificates that end.

@@ -1,64 +1,62 @@
-//! What the guide promises is there: each metric of its tables is counted by a sidecar, and each
-//! reason is provoked by a test of this directory.
+//! What the guide promises is there: each metric of its tables is counted by a sidecar, with the labels
+//! that they name, each reason is provoked by a test of this directory, and each limit has the value that
+//! a sidecar without settings has.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::support::{Machine, Mesh, Program, Workload, need, script, wait_for};
+use crate::support::{Machine, Mesh, Program, Workload, need, script, wait_for, weft_binary};
+use crate::trouble;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// Metrics that stay away, or at 0, as long as nothing of their kind goes wrong.
-const OF_TROUBLE: &[&str] = &[
-    "weft_tcp_connections_refused_total",
-    "weft_connections_refused_total",
-    "weft_handshake_failures_total",
-    "weft_detection_timeouts_total",
-    "weft_pool_pending_requests",
-    "weft_pool_connection_failures_total",
-    "weft_pool_overflows_total",
-    "weft_pool_replays_total",
-    "weft_breaker_state",
-    "weft_breaker_opened_total",
-    "weft_concurrency_refused_total",
-    "weft_log_lines_dropped_total",
-];
-
-/// Reasons that no test of this directory has to provoke: each has to be given by the sidecar's code.
-const UNPROVOKED: &[&str] = &[
-    "no-endpoints",
-    "no-healthy-endpoint",
-    "service-not-found",
-    "port-not-declared",
-    "discovery-unavailable",
-    "connection-limit",
-    "connect-failed",
-    "peer-not-authenticated",
-    "plaintext-refused",
-    "upstream-reset",
-    "upstream-protocol-error",
-    "headers-too-large",
-    "bad-request",
-    "client-gone",
-    "client-timeout",
-    "body-too-large",
-    "application-loopback-only",
-    "application-refused",
-    "destination-refused",
-    "draining",
-    "upgrade-failed",
-];
-
-/// The words in the first column of the tables of a page, those that begin with one of `prefixes`.
-fn words(page: &str, prefixes: &[&str]) -> BTreeSet<String> {
+/// The rows of the tables of a page whose first column is a word that begins with one of `prefixes`, by
+/// that word; the other columns.
+pub(crate) fn table(page: &str, prefixes: &[&str]) -> BTreeMap<String, Vec<String>> {
     let path = format!("{ROOT}/deploy/guide/{page}");
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
     let rows = text.lines().filter_map(|line| line.strip_prefix("| `"));
-    let words = rows.filter_map(|row| row.split('`').next());
-    let words = words.filter(|word| prefixes.iter().any(|prefix| word.starts_with(prefix)));
-    words.map(str::to_owned).collect()
+    let rows = rows.filter_map(|row| row.trim_end().trim_end_matches('|').split_once("` |"));
+    let rows = rows.filter(|(word, _)| prefixes.iter().any(|prefix| word.starts_with(prefix)));
+    let rows = rows.map(|(word, row)| {
+        let columns = row.split(" | ").map(|column| column.trim().to_owned());
+        (word.to_owned(), columns.collect())
+    });
+    rows.collect()
+}
+
+/// The labels of each metric, as the guide has them.
+pub(crate) fn labels() -> BTreeMap<String, BTreeSet<String>> {
+    let rows = table("metrics.md", &["weft_", "http_", "process_"]).into_iter();
+    let labels = rows.map(|(name, columns)| {
+        let labels = columns[0].split(", ").filter(|label| !label.is_empty());
+        (name, labels.map(str::to_owned).collect())
+    });
+    labels.collect()
+}
+
+/// Samples whose labels are not those of the guide, and those of which it has no metric.
+pub(crate) fn mislabelled(
+    scrape: &str,
+    labels: &BTreeMap<String, BTreeSet<String>>,
+) -> BTreeSet<String> {
+    let samples = scrape.lines().filter(|line| !line.starts_with('#'));
+    let names = samples.filter_map(|line| {
+        let (sample, _value) = line.rsplit_once(' ')?;
+        let (name, rest) = sample.split_once('{').unwrap_or((sample, ""));
+        // Every other part between quotation marks is a value; none of ours has one within.
+        let names = rest.split('"').step_by(2);
+        let names = names.map(|name| name.trim_start_matches(',').trim_end_matches('='));
+        let names = names.filter(|name| !["}", "", "le"].contains(name));
+        let found: BTreeSet<String> = names.map(str::to_owned).collect();
+        let ends = ["_bucket", "_sum", "_count"].iter();
+        let family = { ends }.find_map(|end| name.strip_suffix(end));
+        let expected = labels.get(name).or_else(|| labels.get(family?));
+        (expected != Some(&found)).then(|| format!("{name}: {found:?}, the guide has {expected:?}"))
+    });
+    names.collect()
 }
 
 /// All Rust files below a directory but one, joined.
@@ -81,23 +79,21 @@ fn each_reason_of_the_guide_is_provoked() {
     let tests = sources(&root.join("tests/mesh"), "promised.rs");
     let proxy = sources(&root.join("proxy/src"), "tests.rs");
     let core = sources(&root.join("proxy/core/src"), "reason.rs");
-    let all = words("reasons.md", &[""]);
+    let all = table("reasons.md", &[""]);
     assert!(all.len() > 30, "{all:?}");
     let mut problems = Vec::new();
-    for word in &all {
-        let provoked = tests.contains(word.as_str());
-        let listed = UNPROVOKED.contains(&word.as_str());
+    for word in all.keys() {
+        let quoted = [format!("\"{word}"), format!("{word}\""), format!("{word}:")];
+        let provoked = quoted.iter().any(|quoted| tests.contains(quoted.as_str()));
         let name: String = word.split('-').map(capitalised).collect();
         let given = format!("Reason::{name}");
         if !proxy.contains(&given) && !core.contains(&given) {
             problems.push(format!("{word}: nothing gives it"));
         }
-        if !provoked && !listed {
+        if !provoked {
             problems.push(format!("{word}: no test provokes it"));
         }
     }
-    let gone = UNPROVOKED.iter().filter(|word| !all.contains(**word));
-    problems.extend(gone.map(|word| format!("{word}: listed, and not in the guide")));
     assert!(problems.is_empty(), "{problems:#?}");
 }
 
@@ -196,18 +192,103 @@ fn each_metric_of_the_guide_is_counted() {
         ready.exists().then_some(())
     });
 
-    let all = words("metrics.md", &["weft_", "http_", "process_"]);
-    assert!(all.len() > 40, "{all:?}");
+    let labels = labels();
+    assert!(labels.len() > 40, "{labels:?}");
+    let unknown = trouble::METRICS.iter();
+    let unknown: Vec<_> = { unknown }
+        .filter(|name| !labels.contains_key(**name))
+        .collect();
+    assert!(unknown.is_empty(), "not in the guide: {unknown:?}");
     let end = Instant::now() + LIMIT;
     let missing = wait_for("an answer about every metric", 2 * LIMIT, || {
-        let found = families(&scrape(&mesh, &["me", "web-1", "web-2"]));
+        let scrape = scrape(&mesh, &["me", "web-1", "web-2"]);
+        let wrong = mislabelled(&scrape, &labels);
+        assert!(wrong.is_empty(), "labels that the guide lacks: {wrong:?}");
+        let found = families(&scrape);
         let counts = |name: &&String| found.get(name.as_str()).is_some_and(|value| *value > 0.0);
-        let usual = all
-            .iter()
-            .filter(|name| !OF_TROUBLE.contains(&name.as_str()));
+        // Those of trouble are provoked in a module of their own.
+        let usual = labels
+            .keys()
+            .filter(|name| !trouble::METRICS.contains(&name.as_str()));
         let missing: Vec<&String> = usual.filter(|name| !counts(name)).collect();
         (missing.is_empty() || Instant::now() > end).then_some(missing)
     });
     assert!(missing.is_empty(), "not counted: {missing:?}");
     std::fs::write(&go, "").expect("say that it is over");
+}
+
+/// `section.field` with its value, of a configuration in YAML as the sidecar prints it.
+fn fields(printed: &str, sections: &[&str]) -> BTreeMap<String, String> {
+    let mut section = "";
+    let mut fields = BTreeMap::new();
+    for line in printed.lines() {
+        match line.strip_prefix("  ") {
+            None => section = line.trim_end_matches(':'),
+            Some(field) if sections.contains(&section) && !field.starts_with([' ', '-']) => {
+                let (name, value) = field.split_once(": ").unwrap_or((field, ""));
+                fields.insert(
+                    format!("{section}.{name}"),
+                    value.trim_matches('\'').to_owned(),
+                );
+            }
+            Some(_) => {}
+        }
+    }
+    fields
+}
+
+/// A value in prose as the configuration has it: `64 KiB`, `5 min`, `65,534`.
+fn spelled(text: &str) -> String {
+    let text = text.replace(" min", "m").replace(" ms", "ms");
+    text.chars()
+        .filter(|c| ![' ', ',', '`', '|'].contains(c))
+        .collect()
+}
+
+/// Each limit and each timeout: in the guide with its default, and none besides.
+#[test]
+fn each_limit_of_the_guide_is_in_force() {
+    let logs = tempfile::tempdir().expect("a directory");
+    let line = "proxy --check-config --name web --control-plane cp:15010";
+    let printed = Program::new(weft_binary())
+        .args(line.split(' '))
+        .run("check-config", logs.path(), LIMIT)
+        .success()
+        .stdout;
+    let sections = ["limits", "timeouts"];
+    let found = fields(&printed, &sections);
+    assert!(found.len() > 35, "{found:?}");
+    let rows = table("proxy-configuration.md", &["limits.", "timeouts."]);
+    let defaults = rows.iter().map(|(field, columns)| {
+        let default = columns[0].trim_matches('`');
+        (field.clone(), default.to_owned())
+    });
+    let defaults: BTreeMap<String, String> = defaults.collect();
+    assert_eq!(defaults, found, "the guide, and what is in force");
+
+    // Wherever else a page says how much a limit is.
+    let mut said = 0;
+    for page in std::fs::read_dir(format!("{ROOT}/deploy/guide")).expect("the guide") {
+        let path = page.expect("a page").path();
+        let Ok(text) = std::fs::read_to_string(&path) else {
+            continue;
+        };
+        for line in text.lines() {
+            for (field, value) in &found {
+                let Some((_, after)) = line.split_once(&format!("`{field}`")) else {
+                    continue;
+                };
+                let row = line.starts_with("| ") && !line.starts_with("| `");
+                let stated: Vec<String> = match after.strip_prefix(" (") {
+                    Some(after) => after.split([')', ',']).take(1).map(spelled).collect(),
+                    None if row => after.split(" | ").skip(1).take(2).map(spelled).collect(),
+                    None => continue,
+                };
+                said += 1;
+                let place = format!("{}: {line}", path.display());
+                assert!(stated.contains(value), "{place}: {field} is {value}");
+            }
+        }
+    }
+    assert!(said >= 8, "{said}");
 }

@@ -246,7 +246,7 @@ fn a_forged_health_check_gets_around_no_limit() {
 }
 
 /// The first `addresses` entry somewhere in a document.
-fn address_in(value: &Value) -> Option<String> {
+pub(crate) fn address_in(value: &Value) -> Option<String> {
     match value {
         Value::Object(fields) => {
             let own = fields

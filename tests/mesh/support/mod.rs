@@ -1,6 +1,7 @@
 //! What the tests stand on: processes that never outlive a test, places for programs to run in
 //! (plain namespaces, `weft run`, pods), captures, and loud skips.
 
+mod asking;
 mod bed;
 mod capture;
 mod family;
@@ -16,6 +17,7 @@ mod scratch;
 mod sidecar;
 mod wait;
 
+pub(crate) use asking::{Asker, Place, Received, sum, telling};
 pub(crate) use bed::Bed;
 pub(crate) use capture::Capture;
 pub(crate) use family::descendants;
