@@ -12,6 +12,7 @@ use http::header::TRAILER;
 use http::{Request, Response};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
+use weft_core::h1::TargetForm;
 use weft_core::model::AppProtocol;
 use weft_core::reason::Reason;
 use weft_core::retry::is_idempotent;
@@ -230,6 +231,9 @@ fn repeat(request: &Request<ProxyBody>) -> Option<Request<ProxyBody>> {
     *copy.uri_mut() = request.uri().clone();
     *copy.version_mut() = request.version();
     *copy.headers_mut() = request.headers().clone();
+    if let Some(form) = request.extensions().get::<TargetForm>() {
+        copy.extensions_mut().insert(*form);
+    }
     Some(copy)
 }
 

@@ -11,6 +11,8 @@ mod grpc;
 mod programs;
 // Upgraded connections.
 mod websocket;
+// The same over HTTP/2.
+mod websocket_h2;
 // psql, mariadb and redis-cli with their servers.
 mod databases;
 // A gibibyte up and down.
@@ -44,6 +46,10 @@ mod forged;
 mod loops;
 // Whose fault it is when a request ends early, and that nothing gets around its checks.
 mod way;
+// CONNECT.
+mod connect;
+// A forward proxy that is a service.
+mod forward_proxy;
 // What is let out of the mesh.
 mod outside;
 // What is outside and declared.
@@ -80,6 +86,8 @@ mod durability;
 // Connections to the application; requests that are reset as soon as they are made.
 mod appconns;
 mod resets;
+// Streams in HTTP/2 that are malformed or too large.
+mod h2_streams;
 // Bad documents, tokens, bytes and programs.
 mod badinput;
 // Bad policy: refused in four parts, and without harm.

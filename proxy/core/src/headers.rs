@@ -15,6 +15,13 @@ pub const INTERNAL_PREFIX: &str = "weft-";
 pub const WEFT_REASON: HeaderName = HeaderName::from_static("weft-reason");
 /// Between sidecars: what the application is to be spoken to in.
 pub const WEFT_APP_PROTOCOL: HeaderName = HeaderName::from_static("weft-app-protocol");
+/// The value of [`WEFT_APP_PROTOCOL`] of an upgrade that a client in HTTP/2 asked for.
+pub const APP_HTTP2: &str = "h2";
+/// Between sidecars: `absolute` where the client's target was a whole URI, as a forward proxy gets it
+/// (RFC 9112 section 3.2.2). HTTP/2 tells no form of targets.
+pub const WEFT_TARGET_FORM: HeaderName = HeaderName::from_static("weft-target-form");
+/// The value of [`WEFT_TARGET_FORM`].
+pub const ABSOLUTE: &str = "absolute";
 /// Between sidecars: milliseconds that are left for the request (see [`crate::timeout`]).
 pub const WEFT_DEADLINE: HeaderName = HeaderName::from_static("weft-deadline");
 /// Between sidecars: a health check, `request` for the application or `connection` for its sidecar.
@@ -79,7 +86,7 @@ fn reduce_upgrade(headers: &mut HeaderMap) -> bool {
 /// Whether a protocol of an `Upgrade` field is HTTP again, in another version (`h2c` with its drafts,
 /// `HTTP/2.0`) or under TLS (`TLS/1.2`, RFC 2817, which Apache HttpClient 5.4 offers with every
 /// request): a server is free to ignore it (RFC 9110 section 7.8), and no hop of ours takes it up.
-fn is_mere_offer(protocol: &[u8]) -> bool {
+pub(crate) fn is_mere_offer(protocol: &[u8]) -> bool {
     let begins = |word: &[u8]| {
         let start = protocol.get(..word.len());
         start.is_some_and(|start| start.eq_ignore_ascii_case(word))
@@ -201,6 +208,15 @@ pub fn upgrade_protocol(headers: &HeaderMap) -> Option<&HeaderValue> {
     let taken_up = |value: &&HeaderValue| !tokens(value.as_bytes()).all(is_mere_offer);
     let protocol = headers.get_all(UPGRADE).iter().find(taken_up)?;
     asked.then_some(protocol)
+}
+
+/// The protocols that a message names to go on with, without those that are mere offers
+/// ([`is_mere_offer`]).
+pub(crate) fn upgrade_protocols(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let values = headers.get_all(UPGRADE).iter();
+    values
+        .flat_map(|value| tokens(value.as_bytes()))
+        .filter(|protocol| !is_mere_offer(protocol))
 }
 
 /// Whether a request is a gRPC call, by its content type.

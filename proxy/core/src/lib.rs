@@ -13,6 +13,7 @@ pub mod choice;
 pub mod connections;
 pub mod dialling;
 pub mod endpoint;
+pub mod extended_connect;
 pub mod external;
 pub mod fault;
 pub mod h1;

@@ -2,9 +2,9 @@
 
 use std::error::Error as StdError;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::Request;
 use http_body::{Body, Frame, SizeHint};
 use weft_core::h1::LengthMismatch;
@@ -14,19 +14,91 @@ use weft_core::reason::Reason;
 use super::body::ProxyBody;
 use super::h1::client::ClientError;
 use super::h1::{Broken, Http1Body};
+use super::http2_body::Http2Body;
+
+/// Data frames that are shorter are put together as far as more has been received. Each one costs its
+/// receiver about as many bytes in HTTP/2, and h2 ends a connection, which others share, when too many
+/// of them wait to be read.
+const SMALL_BYTES: usize = 256;
+/// They are put together up to about this size.
+const GATHERED_BYTES: usize = 4096;
 
 /// The body of a message that is being received.
 #[derive(Debug)]
-pub enum Incoming {
-    /// Received by hyper, in HTTP/2.
-    Hyper(hyper::body::Incoming),
-    /// Received in HTTP/1.1.
+pub struct Incoming {
+    source: Source,
+    /// What came after small pieces that were put together: nothing of it is data.
+    next: Option<Box<Next>>,
+}
+
+type Next = Option<Result<Frame<Bytes>, BodyError>>;
+
+#[derive(Debug)]
+enum Source {
+    Http2(Http2Body),
     Http1(Http1Body),
 }
 
-impl From<hyper::body::Incoming> for Incoming {
-    fn from(body: hyper::body::Incoming) -> Self {
-        Self::Hyper(body)
+impl From<Http1Body> for Incoming {
+    fn from(body: Http1Body) -> Self {
+        Self {
+            source: Source::Http1(body),
+            next: None,
+        }
+    }
+}
+
+impl Source {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+        let polled = match self {
+            Self::Http2(body) => body.poll_frame(cx),
+            Self::Http1(body) => Pin::new(body).poll_frame(cx),
+        };
+        polled.map_ok(cleaned)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http2(body) => body.is_end_stream(),
+            Self::Http1(body) => body.is_end_stream(),
+        }
+    }
+}
+
+impl Incoming {
+    /// Received in HTTP/2.
+    pub(super) fn http2(body: Http2Body) -> Self {
+        Self {
+            source: Source::Http2(body),
+            next: None,
+        }
+    }
+
+    /// Puts what else is here to a small piece.
+    fn gather(&mut self, cx: &mut Context<'_>, first: Bytes) -> Bytes {
+        let mut gathered = BytesMut::new();
+        while first.len() + gathered.len() < GATHERED_BYTES && !self.source.is_end_stream() {
+            let Poll::Ready(next) = self.source.poll_frame(cx) else {
+                break;
+            };
+            match next {
+                Some(Ok(frame)) if frame.is_data() => {
+                    let Ok(data) = frame.into_data() else { break };
+                    if gathered.is_empty() {
+                        gathered.extend_from_slice(&first);
+                    }
+                    gathered.extend_from_slice(&data);
+                }
+                next => {
+                    self.next = Some(Box::new(next));
+                    break;
+                }
+            }
+        }
+        match gathered.is_empty() {
+            true => first,
+            false => gathered.freeze(),
+        }
     }
 }
 
@@ -38,24 +110,36 @@ impl Body for Incoming {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = match self.get_mut() {
-            Self::Hyper(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Http2),
-            Self::Http1(body) => Pin::new(body).poll_frame(cx),
+        let me = self.get_mut();
+        if let Some(next) = me.next.take() {
+            return Poll::Ready(*next);
+        }
+        let frame = match ready!(me.source.poll_frame(cx)) {
+            Some(Ok(frame)) => frame,
+            end => return Poll::Ready(end),
         };
-        polled.map_ok(cleaned)
+        let small = |data: &Bytes| data.len() < SMALL_BYTES;
+        if !frame.data_ref().is_some_and(small) {
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        let frame = match frame.into_data() {
+            Ok(first) => Frame::data(me.gather(cx, first)),
+            Err(other) => other,
+        };
+        Poll::Ready(Some(Ok(frame)))
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Hyper(body) => body.is_end_stream(),
-            Self::Http1(body) => body.is_end_stream(),
+        match self.next.as_deref() {
+            None => self.source.is_end_stream(),
+            Some(next) => next.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Hyper(body) => body.size_hint(),
-            Self::Http1(body) => body.size_hint(),
+        match &self.source {
+            Source::Http2(body) => body.size_hint(),
+            Source::Http1(body) => body.size_hint(),
         }
     }
 }
@@ -90,6 +174,12 @@ pub enum BodyError {
     /// It is longer or shorter than its head said.
     #[error(transparent)]
     Length(#[from] LengthMismatch),
+    /// HTTP/2: its trailers are too large.
+    #[error("the trailers are larger than {limit} bytes")]
+    TrailersTooLarge {
+        /// What is allowed.
+        limit: usize,
+    },
     /// Another attempt sends it.
     #[error("another attempt sends the body")]
     Superseded,
@@ -124,8 +214,35 @@ impl BodyError {
     /// Whose doing it is.
     pub fn fault(&self) -> BodyFault {
         match self {
-            Self::Http2(_) | Self::Http1 { .. } | Self::Length(_) => BodyFault::Sender,
+            Self::Http2(_)
+            | Self::Http1 { .. }
+            | Self::Length(_)
+            | Self::TrailersTooLarge { .. } => BodyFault::Sender,
             Self::Superseded | Self::Silent => BodyFault::Mesh,
+        }
+    }
+
+    /// Whether its trailers are larger than allowed.
+    pub(crate) fn is_too_large(&self) -> bool {
+        match self {
+            Self::TrailersTooLarge { .. } => true,
+            Self::Http1 {
+                broken: Broken::Malformed(malformed),
+                ..
+            } => malformed.reason() == Reason::HeadersTooLarge,
+            Self::Http1 { .. }
+            | Self::Http2(_)
+            | Self::Length(_)
+            | Self::Superseded
+            | Self::Silent => false,
+        }
+    }
+
+    /// The reason of a response that ends so.
+    pub(crate) fn response_reason(&self) -> Reason {
+        match self.is_too_large() {
+            true => Reason::HeadersTooLarge,
+            false => Reason::UpstreamReset,
         }
     }
 }
@@ -170,10 +287,16 @@ impl ExchangeError {
     /// Whether what the server sent was not HTTP.
     pub fn is_malformed(&self) -> bool {
         match self {
-            Self::Http2(error) => error.is_parse(),
+            Self::Http2(error) => error.is_parse() || self.is_protocol_error(),
             Self::Http1(error) => error.is_malformed(),
             Self::HeadTooLarge { .. } => true,
         }
+    }
+
+    /// Whether h2 found the server's frames malformed (RFC 9113 section 8.1.1).
+    fn is_protocol_error(&self) -> bool {
+        let error = self.h2_error().filter(|error| error.is_library());
+        error.and_then(h2::Error::reason) == Some(h2::Reason::PROTOCOL_ERROR)
     }
 
     /// The mesh's reason for having no response.

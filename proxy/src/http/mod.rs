@@ -1,7 +1,9 @@
 //! HTTP on both sides: settings shared by every connection, and the answers of the mesh itself.
 
 mod body;
+mod extended;
 pub mod h1;
+mod http2_body;
 mod incoming;
 mod kept;
 mod open;
@@ -21,37 +23,41 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::future::Either;
 use futures_util::stream::FuturesUnordered;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
-use http::{Request, Response, StatusCode, Version};
+use http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue};
+use http::uri::{Authority, Scheme};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::rt::Executor;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use weft_core::headers::WEFT_REASON;
+use weft_core::headers::{WEFT_REASON, is_grpc};
 use weft_core::reason::Reason;
 use weft_core::resets::ResetPolicy;
 
 use crate::config::ProxyConfig;
 use crate::connections::Patience;
 use crate::drain::Ends;
-use open::OpenRequests;
+use extended::Tunnel;
 pub(crate) use open::{FIRST_REQUEST_WAIT, none_came};
+use open::{Held, OpenRequests};
 
 pub use body::{BodyGuard, ProxyBody, Relayed};
 use h1::Refusal;
+use http2_body::Http2Body;
 pub use incoming::{BodyError, BodyFault, ExchangeError, Incoming, SendError};
 pub use kept::{Kept, KeptBody};
 use paced::{Pace, Paced};
 pub(crate) use paced::{Resets, resets};
 pub(crate) use relayed::{describe, relayed};
+pub(crate) use upgrade::sha1;
 pub use upgrade::{Io, Upgrade, UpgradeError, Upgraded};
 pub use upload::Upload;
 pub use watch::{Activity, Watched};
 
 /// What is buffered for sending, per stream.
 const SEND_BUFFER_BYTES: usize = 256 * 1024;
-/// Streams of one connection that have ended with an error of their own, or that were reset before
-/// they were taken note of, and are still to be forgotten. What a client may reset is limited by
+/// Streams of one connection that were reset before they were taken note of, and are still to be
+/// forgotten; of a client outside the mesh also those that have ended with an error of their own. What a client may reset is limited by
 /// [`weft_core::resets`]: that is reached first, and does not end the connection of a peer, which
 /// many callers share.
 const RESETS_MAX: usize = 16 * 1024;
@@ -96,6 +102,15 @@ impl Client {
         }
     }
 
+    /// Streams with malformed messages, over a connection's whole life, after which h2 ends it; no
+    /// limit where the connection has streams of many callers.
+    const fn errors_max(&self) -> Option<usize> {
+        match self {
+            Self::Outside => Some(RESETS_MAX),
+            Self::Peer | Self::Program(_) => None,
+        }
+    }
+
     /// Whether it is probed with PINGs when it is silent. A program on this machine is not: its end
     /// is seen at once, and some count a PING as an offence.
     const fn is_probed(&self) -> bool {
@@ -133,8 +148,9 @@ fn http2_server(
         .max_concurrent_streams(limits.max_concurrent_streams)
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .max_header_list_size(header_list(config))
+        .enable_connect_protocol()
         .max_pending_accept_reset_streams(RESETS_MAX)
-        .max_local_error_reset_streams(RESETS_MAX)
+        .max_local_error_reset_streams(client.errors_max())
         .keep_alive_interval(ping(config).filter(|_| client.is_probed()))
         .keep_alive_timeout(PING_TIMEOUT);
     builder
@@ -160,7 +176,8 @@ pub(crate) fn http2_client<E: Clone>(
         .max_header_list_size(header_list(config))
         .max_concurrent_reset_streams(1024)
         .max_pending_accept_reset_streams(RESETS_MAX)
-        .max_local_error_reset_streams(RESETS_MAX)
+        // Counted over a connection's whole life, on which the streams of many callers are.
+        .max_local_error_reset_streams(None)
         .keep_alive_interval(ping(config).filter(|_| server == Server::Peer))
         .keep_alive_timeout(PING_TIMEOUT);
     builder
@@ -180,14 +197,35 @@ pub async fn send_http2(
             error: ExchangeError::HeadTooLarge { limit },
         });
     }
-    Ok(response.map(Incoming::from))
+    let grpc = is_grpc(response.headers());
+    Ok(response.map(|body| Incoming::http2(Http2Body::response(body, limit, grpc))))
 }
 
-/// What is decoded of a head in HTTP/2. Larger than what is accepted ([`weight`]), so that a head
-/// that is somewhat too large is answered with its reason; h2 itself refuses what is beyond.
+/// Gives a request in HTTP/1.1 what HTTP/2 has in the place of `Host` (RFC 9113 section 8.3.1).
+pub(crate) fn make_absolute<B>(request: &mut Request<B>) {
+    let host = request.headers_mut().remove(HOST);
+    if request.uri().authority().is_some() {
+        return;
+    }
+    let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    if authority.is_some() && parts.path_and_query.is_some() {
+        parts.scheme = Some(Scheme::HTTP);
+        parts.authority = authority;
+    }
+    // All parts are there, or the path alone.
+    *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+}
+
+/// So many times what is accepted of a head is decoded in HTTP/2, and announced to clients
+/// (SETTINGS_MAX_HEADER_LIST_SIZE).
+const DECODED_HEADS: usize = 16;
+
+/// What is decoded of a head or of trailers in HTTP/2. Much larger than what is accepted ([`weight`]),
+/// so that those that are too large are answered with their reason; h2 itself refuses what is beyond.
 fn header_list(config: &ProxyConfig) -> u32 {
     let bytes = config.limits.max_header_bytes.bytes();
-    u32::try_from(bytes.saturating_mul(4)).unwrap_or(u32::MAX)
+    u32::try_from(bytes.saturating_mul(DECODED_HEADS)).unwrap_or(u32::MAX)
 }
 
 /// Bytes of a head's fields, as `limits.max_header_bytes` counts them in both protocols: name,
@@ -246,18 +284,20 @@ pub(crate) async fn serve_http2<IO, H, F, R, G>(
     let (of_requests, of_service) = (Rc::clone(&pace), Rc::clone(&open));
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let (pace, held) = (Rc::clone(&of_requests), of_service.begin());
-        let target = request.uri().path_and_query();
-        let target = target.map_or(0, |target| target.as_str().len());
-        let answer = if weight(request.headers()) + target > limit {
-            Either::Left(ready(refuse(Refusal::too_large(request.headers(), limit))))
-        } else {
+        let (answer, tunnel) = match received(request, limit, || of_service.begin()) {
             // On the heap: the task that it becomes part of is moved several times as it is begun.
-            Either::Right(Box::pin(handle(request.map(Incoming::from))))
+            Ok((request, tunnel)) => (Either::Left(Box::pin(handle(request))), tunnel),
+            Err(refusal) => (Either::Right(ready(refuse(refusal))), None),
         };
         async move {
             let unanswered = pace.begin().await;
             let response = answer.await;
             unanswered.answered();
+            if let Some(tunnel) = tunnel
+                && response.status().is_success()
+            {
+                tunnel.open();
+            }
             Ok::<_, Infallible>(response.map(|body| held.until_end(body)))
         }
     });
@@ -288,6 +328,32 @@ pub(crate) async fn serve_http2<IO, H, F, R, G>(
     if let Err(error) = result {
         tracing::debug!(%error, "a client's connection ended");
     }
+}
+
+/// A request of a client in HTTP/2, as the edges in HTTP/1.1 know it, and its stream where it asks
+/// for one of bytes. `hold` keeps it open beyond its answer.
+fn received(
+    mut request: Request<hyper::body::Incoming>,
+    limit: usize,
+    hold: impl FnOnce() -> Held,
+) -> Result<(Request<Incoming>, Option<Tunnel>), Refusal> {
+    let target = request.uri().path_and_query();
+    let target = target.map_or(0, |target| target.as_str().len());
+    if weight(request.headers()) + target > limit {
+        return Err(Refusal::too_large(request.headers(), limit));
+    }
+    let authority = request.uri().authority();
+    if authority.is_some_and(|authority| authority.as_str().contains('@')) {
+        let detail = ":authority has user information (RFC 9113 section 8.3.1)".to_owned();
+        let (reason, status) = (Reason::BadRequest, StatusCode::BAD_REQUEST);
+        return Err(Refusal::new(reason, status, detail, request.headers()));
+    }
+    let tunnel = match *request.method() == Method::CONNECT {
+        true => Tunnel::take(&mut request, hold())?,
+        false => None,
+    };
+    let request = request.map(|body| Incoming::http2(Http2Body::request(body, limit)));
+    Ok((request, tunnel))
 }
 
 /// What [`weft_core::headers::WEFT_CHECK`] says of a check that is for the application.
@@ -328,12 +394,17 @@ pub(crate) fn grpc_answer<G>(code: u32, reason: Reason, detail: &str) -> Respons
     *response.version_mut() = Version::HTTP_2;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    grpc_fields(headers, code, reason, detail);
+    headers.insert(WEFT_REASON, HeaderValue::from_static(reason.as_str()));
+    response
+}
+
+/// The status of a gRPC call, and what it says to people.
+fn grpc_fields(headers: &mut http::HeaderMap, code: u32, reason: Reason, detail: &str) {
     headers.insert(GRPC_STATUS, HeaderValue::from(code));
     let message = format!("{}: {detail}", reason.as_str());
     // Visible ASCII only; detail comes from our own error messages.
     if let Ok(message) = HeaderValue::from_str(&message.replace(['\n', '%'], " ")) {
         headers.insert(GRPC_MESSAGE, message);
     }
-    headers.insert(WEFT_REASON, HeaderValue::from_static(reason.as_str()));
-    response
 }

@@ -1,12 +1,15 @@
-//! Connections that stop being HTTP: `CONNECT`, and what was agreed on with `Upgrade`.
+//! Connections and streams that stop being HTTP: `CONNECT`, and what was agreed on with `Upgrade`.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use bytes::Bytes;
+use http::Response;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
+use weft_core::extended_connect::{Handshake, NotSwitched};
 
 use crate::tls::Replayed;
 
@@ -17,7 +20,21 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Io for IO {}
 
 /// A message's connection, once it is no longer HTTP.
 #[derive(Debug, Clone)]
-pub struct Upgrade(Kind);
+pub struct Upgrade {
+    kind: Kind,
+    client: UpgradeClient,
+}
+
+/// How the client of an upgrade asked for it.
+#[derive(Debug, Clone)]
+enum UpgradeClient {
+    /// With a request in HTTP/1.1.
+    Http1,
+    /// With `CONNECT` in HTTP/2.
+    Http2Connect,
+    /// With an extended `CONNECT` (RFC 8441), which was translated.
+    Http2Extended(Arc<Handshake>),
+}
 
 #[derive(Debug, Clone)]
 enum Kind {
@@ -39,9 +56,35 @@ pub enum UpgradeError {
 impl Upgrade {
     /// Of a connection in HTTP/1.1, which is handed over through the sender.
     pub fn pending() -> (oneshot::Sender<Upgraded>, Self) {
+        Self::handed_over(UpgradeClient::Http1)
+    }
+
+    /// Of a stream in HTTP/2, which is handed over through the sender; with the handshake of an
+    /// extended `CONNECT`.
+    pub(super) fn of_stream(handshake: Option<Handshake>) -> (oneshot::Sender<Upgraded>, Self) {
+        Self::handed_over(match handshake {
+            Some(handshake) => UpgradeClient::Http2Extended(Arc::new(handshake)),
+            None => UpgradeClient::Http2Connect,
+        })
+    }
+
+    fn handed_over(client: UpgradeClient) -> (oneshot::Sender<Upgraded>, Self) {
         let (sender, receiver) = oneshot::channel();
         let kind = Kind::Http1(Arc::new(Mutex::new(Some(receiver))));
-        (sender, Self(kind))
+        (sender, Self { kind, client })
+    }
+
+    /// Whether its client speaks HTTP/2.
+    pub(crate) fn is_http2(&self) -> bool {
+        !matches!(self.client, UpgradeClient::Http1)
+    }
+
+    /// Makes the server's answer, in HTTP/1.1, what the client is to see.
+    pub(crate) fn translate<B>(&self, response: &mut Response<B>) -> Result<(), NotSwitched> {
+        match &self.client {
+            UpgradeClient::Http1 | UpgradeClient::Http2Connect => Ok(()),
+            UpgradeClient::Http2Extended(handshake) => handshake.end(response),
+        }
     }
 
     /// Takes it from a message, where its connection can be handed over.
@@ -49,7 +92,10 @@ impl Upgrade {
         let own = extensions.remove::<Self>();
         own.or_else(|| {
             let hypers = extensions.remove::<hyper::upgrade::OnUpgrade>()?;
-            Some(Self(Kind::Hyper(hypers)))
+            Some(Self {
+                kind: Kind::Hyper(hypers),
+                client: UpgradeClient::Http1,
+            })
         })
     }
 
@@ -61,7 +107,7 @@ impl Upgrade {
 
     /// Waits until the connection is handed over.
     pub async fn upgraded(self) -> Result<Upgraded, UpgradeError> {
-        match self.0 {
+        match self.kind {
             Kind::Hyper(upgrade) => {
                 let stream = upgrade.await?;
                 Ok(Upgraded::new(TokioIo::new(stream), Bytes::new()))
@@ -76,6 +122,13 @@ impl Upgrade {
             }
         }
     }
+}
+
+/// SHA-1, which the handshake of WebSocket is made with (RFC 6455 section 1.3).
+pub(crate) fn sha1(bytes: &[u8]) -> [u8; 20] {
+    let digest = digest(&SHA1_FOR_LEGACY_USE_ONLY, bytes);
+    // It has as many bytes.
+    digest.as_ref().try_into().unwrap_or_default()
 }
 
 /// A connection that was handed over.

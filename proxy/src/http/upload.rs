@@ -6,6 +6,7 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame};
+use weft_core::reason::Reason;
 use weft_core::time::Instant;
 
 use super::incoming::{BodyError, Incoming};
@@ -20,19 +21,30 @@ pub struct Upload(Arc<AtomicU64>);
 const OPEN: u64 = 0;
 const AWAITED: u64 = u64::MAX - 1;
 const BROKEN: u64 = u64::MAX;
+/// Broken as well: its trailers are larger than allowed.
+const TOO_LARGE: u64 = u64::MAX - 2;
 
 impl Upload {
     /// When all of it was there; `None` before that.
     pub fn ended(&self) -> Option<Instant> {
         match self.0.load(Ordering::Relaxed) {
-            OPEN | AWAITED | BROKEN => None,
+            OPEN | AWAITED | BROKEN | TOO_LARGE => None,
             nanos => Some(Instant::from_nanos(nanos)),
         }
     }
 
     /// Whether it broke: its caller went away, reset it or framed it wrong.
     pub fn is_broken(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == BROKEN
+        self.broken().is_some()
+    }
+
+    /// Why it broke, if it did.
+    pub fn broken(&self) -> Option<Reason> {
+        match self.0.load(Ordering::Relaxed) {
+            BROKEN => Some(Reason::ClientGone),
+            TOO_LARGE => Some(Reason::HeadersTooLarge),
+            _ => None,
+        }
     }
 
     /// Whether the endpoint has taken all that came, and more is to come.
@@ -43,7 +55,7 @@ impl Upload {
     /// It ends now.
     pub fn end(&self) {
         let now = crate::clock::now().as_nanos();
-        self.0.store(now.clamp(1, AWAITED - 1), Ordering::Relaxed);
+        self.0.store(now.clamp(1, TOO_LARGE - 1), Ordering::Relaxed);
     }
 
     /// Notes what came of asking for more of it.
@@ -54,6 +66,7 @@ impl Upload {
     ) {
         let state = match polled {
             Poll::Pending => AWAITED,
+            Poll::Ready(Some(Err(error))) if error.is_too_large() => TOO_LARGE,
             Poll::Ready(Some(Err(_))) => BROKEN,
             // Nobody polls past a frame that completes the length.
             Poll::Ready(Some(Ok(frame))) if !frame.is_trailers() && !body.is_end_stream() => OPEN,
@@ -80,6 +93,10 @@ mod tests {
         assert!(upload.is_awaited() && !upload.is_broken() && upload.ended().is_none());
         upload.0.store(BROKEN, Ordering::Relaxed);
         assert!(!upload.is_awaited() && upload.is_broken() && upload.ended().is_none());
+        assert_eq!(upload.broken(), Some(Reason::ClientGone));
+        upload.0.store(TOO_LARGE, Ordering::Relaxed);
+        assert!(!upload.is_awaited() && upload.is_broken() && upload.ended().is_none());
+        assert_eq!(upload.broken(), Some(Reason::HeadersTooLarge));
         upload.end();
         assert!(!upload.is_awaited() && !upload.is_broken() && upload.ended().is_some());
     }

@@ -30,12 +30,10 @@ impl BodyGuard for Box<Answered> {
         self.ledger.close(code);
     }
 
-    fn on_error(mut self, _error: &BodyError) {
-        let broken = self.upload.as_ref().is_some_and(Upload::is_broken);
-        self.ledger.end_early(match broken {
-            true => Reason::ClientGone,
-            false => Reason::UpstreamReset,
-        });
+    fn on_error(mut self, error: &BodyError) {
+        let broken = self.upload.as_ref().and_then(Upload::broken);
+        let reason = broken.unwrap_or_else(|| error.response_reason());
+        self.ledger.end_early(reason);
         self.ledger.close(None);
     }
 

@@ -2,27 +2,23 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::error::Error;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 use weft_core::headers::{WEFT_CONTINUE, WEFT_EXPECT};
-use weft_core::reason::Reason;
 
 use super::request::Answer;
-use super::{Application, Caller, Socket, dial, key, request};
+use super::{Application, Caller, Socket, key, request};
 use crate::application::Asked;
 use crate::connections::Guarded;
 use crate::drain::{Ends, Side};
 use crate::http::h1::{OnContinue, Refusal, Settings, serve as serve_http1};
-use crate::http::{Client, Incoming, ProxyBody, describe, patience, serve_http2};
+use crate::http::{Client, Incoming, ProxyBody, patience, serve_http2};
 use crate::mesh::ServerSlot;
 use crate::telemetry::metrics::HttpStats;
 use crate::tls::Signal;
-use crate::upgrade::SingleExchange;
 use crate::worker::{Worker, reset};
 
 /// One connection of a caller.
@@ -129,29 +125,6 @@ impl Conversation {
         let applications = &self.worker.applications;
         applications.ask(&self.application, http1, request).await
     }
-
-    /// Asks the application over a connection of its own, which may become a stream of bytes.
-    pub(super) async fn upgrade(
-        &self,
-        request: Request<ProxyBody>,
-    ) -> Result<Response<Incoming>, (Reason, String)> {
-        let failed = |error: &dyn Error| (Reason::UpgradeFailed, describe(error));
-        let stream = dial(&self.worker.shared, &self.application).await?;
-        let config = &self.worker.shared.config;
-        let mut exchange = SingleExchange::begin(stream, config);
-        let connect = *request.method() == Method::CONNECT;
-        let response = exchange.send(request).await;
-        let response = response.map_err(|failure| failed(&failure.error))?;
-        // Servers that know no CONNECT answer it as any other request, and read on. One that has
-        // opened a tunnel says 200 without content (RFC 9110 section 9.3.6); 204 and 205 have none
-        // either way.
-        let opened = response.status() == StatusCode::OK && !has_content(response.headers());
-        if connect && response.status().is_success() && !opened {
-            let detail = "the answer to CONNECT is not 200 without content: no tunnel was opened";
-            return Err((Reason::UpgradeFailed, detail.to_owned()));
-        }
-        Ok(response)
-    }
 }
 
 /// A request that expects 100, until it has been answered.
@@ -174,10 +147,4 @@ fn parsed(number: &HeaderValue) -> u64 {
     number
         .and_then(|number| number.parse().ok())
         .unwrap_or_default()
-}
-
-/// Whether a response announces content. One to CONNECT that agrees does not (RFC 9110 section 9.3.6):
-/// a server that does answers as to any request, and would read the tunnel's bytes as the next one.
-fn has_content(headers: &HeaderMap) -> bool {
-    headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING)
 }

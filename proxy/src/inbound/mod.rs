@@ -5,6 +5,7 @@ mod carry;
 mod check;
 mod http;
 mod request;
+mod upgrade;
 
 use std::net::SocketAddr;
 use std::rc::Rc;

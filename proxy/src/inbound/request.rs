@@ -15,9 +15,10 @@ use http_body::Body as _;
 use http_body_util::{BodyExt as _, Limited};
 use tokio::time::timeout;
 use weft_core::adaptive::Rejected;
+use weft_core::h1::TargetForm;
 use weft_core::headers::{
-    WEFT_APP_PROTOCOL, WEFT_CHECK, X_FORWARDED_CLIENT_CERT, is_grpc, is_upgrade, remove_hop_by_hop,
-    remove_untrusted,
+    ABSOLUTE, APP_HTTP2, WEFT_APP_PROTOCOL, WEFT_CHECK, WEFT_TARGET_FORM, X_FORWARDED_CLIENT_CERT,
+    is_grpc, is_upgrade, remove_hop_by_hop, remove_untrusted,
 };
 use weft_core::hops::Hops;
 use weft_core::interim::Interims;
@@ -115,7 +116,8 @@ impl<'p> Exchange<'p> {
     pub(super) fn refuse(self, reason: Reason, detail: &str) -> Box<Answer> {
         let grpc = self.ledger.is_grpc();
         let mut response = answer(reason, detail, grpc);
-        if reason == Reason::HeadersTooLarge && !grpc {
+        let broken = self.upload.as_ref().is_some_and(Upload::is_broken);
+        if reason == Reason::HeadersTooLarge && !grpc && !broken {
             // The application's head, not the caller's.
             *response.status_mut() = StatusCode::BAD_GATEWAY;
         }
@@ -167,8 +169,23 @@ impl<'p> Received<'p> {
         // Only a caller in the mesh says so: anybody else's word is removed.
         let check = parts.headers.remove(WEFT_CHECK);
         let check = check.filter(|_| conversation.caller.is_some());
+        if conversation.caller.is_some()
+            && parts
+                .headers
+                .get(WEFT_TARGET_FORM)
+                .is_some_and(|form| form == ABSOLUTE)
+        {
+            parts.extensions.insert(TargetForm::Absolute);
+        }
         let noted = parts.headers.remove(WEFT_APP_PROTOCOL);
-        let from_http1 = noted.is_some() || parts.version != Version::HTTP_2;
+        let upgrade = upgrade.flatten();
+        let from_http1 = match noted {
+            Some(noted) => noted != APP_HTTP2,
+            None => {
+                let http2 = upgrade.as_ref().is_some_and(Upgrade::is_http2);
+                parts.version != Version::HTTP_2 && !http2
+            }
+        };
         prepare(conversation, &mut parts, asks);
         if let Some(left) = left {
             // The application may pass it on with what it asks of others.
@@ -182,7 +199,7 @@ impl<'p> Received<'p> {
             conversation,
             ledger,
             upload: body.watch_upload(),
-            upgrade: upgrade.flatten(),
+            upgrade,
             rated: None,
         };
         let to_http1 = match conversation.application.protocol {
@@ -410,7 +427,7 @@ impl<'p> Admitted<'p> {
         let asking = async move {
             match upgrades {
                 true => {
-                    let upgrading = Box::pin(conversation.upgrade(request)).await;
+                    let upgrading = Box::pin(conversation.upgrade(to_http1, request)).await;
                     upgrading.map(|response| (response, None))
                 }
                 false => {
@@ -428,6 +445,7 @@ impl<'p> Admitted<'p> {
             Some(Duration::ZERO) => late(Duration::ZERO),
             Some(left) => timeout(left, asking).await.unwrap_or_else(|_| late(left)),
         };
+        let asked = asked.and_then(|asked| exchange.translate(asked));
         match asked {
             Ok((response, slot)) => Ok(Sent {
                 exchange,
@@ -436,9 +454,9 @@ impl<'p> Admitted<'p> {
                 slot,
             }),
             Err((reason, detail)) => {
-                let broken = exchange.upload.as_ref().is_some_and(Upload::is_broken);
                 // The application never got the whole request.
-                let reason = if broken { Reason::ClientGone } else { reason };
+                let broken = exchange.upload.as_ref().and_then(Upload::broken);
+                let reason = broken.unwrap_or(reason);
                 if let Some(concurrency) = concurrency
                     && reason != Reason::DeadlineExceeded
                 {
@@ -448,6 +466,21 @@ impl<'p> Admitted<'p> {
                 Err(exchange.refuse(reason, &detail))
             }
         }
+    }
+}
+
+/// What the application answered, and its place on a connection where it has not one of its own.
+type Asked = (Response<Incoming>, Option<Slot>);
+
+impl Exchange<'_> {
+    /// The answer as a client in HTTP/2 that asked for a stream of bytes is to see it.
+    fn translate(&self, (mut response, slot): Asked) -> Result<Asked, (Reason, String)> {
+        if let Some(upgrade) = &self.upgrade
+            && let Err(not_switched) = upgrade.translate(&mut response)
+        {
+            return Err((Reason::UpgradeFailed, not_switched.to_string()));
+        }
+        Ok((response, slot))
     }
 }
 

@@ -56,7 +56,7 @@ impl Answered {
         {
             let status = self.ledger.status().map_or(0, |status| status.as_u16());
             call.on_failure(match grpc_code {
-                _ if self.ledger.reason() == Some(Reason::UpstreamReset) => Failure::Reset,
+                _ if ended_early(self.ledger.reason()) => Failure::Reset,
                 Some(code) if code > 0 => Failure::GrpcStatus(code.into()),
                 Some(_) | None => Failure::Status(status),
             });
@@ -74,6 +74,14 @@ impl Answered {
     }
 }
 
+/// Whether a response with this reason did not come to its end.
+fn ended_early(reason: Option<Reason>) -> bool {
+    matches!(
+        reason,
+        Some(Reason::UpstreamReset | Reason::HeadersTooLarge)
+    )
+}
+
 impl BodyGuard for Box<Answered> {
     fn on_end(mut self, trailers: Option<&HeaderMap>) {
         let code = self.ledger.grpc_code(trailers);
@@ -84,13 +92,13 @@ impl BodyGuard for Box<Answered> {
         self.end(Some(class), code);
     }
 
-    fn on_error(mut self, _error: &BodyError) {
+    fn on_error(mut self, error: &BodyError) {
         if self.is_upload_broken() {
             // The endpoint could not go on either.
             self.ledger.end_early(Reason::ClientGone);
             return self.end(None, None);
         }
-        self.ledger.end_early(Reason::UpstreamReset);
+        self.ledger.end_early(error.response_reason());
         let class = self.policy.failures.of_failure(Failure::Reset);
         self.end(Some(class), None);
     }

@@ -444,8 +444,10 @@ pub(super) async fn transmit(
     };
     sent.map_err(|SendError { unsent, error }| {
         let detail = describe(&error);
-        if error.is_upload_broken() || upload.is_some_and(Upload::is_broken) {
-            return Attempt::new(Failure::UploadBroken, Reason::ClientGone, detail);
+        let broken = upload.and_then(Upload::broken);
+        if error.is_upload_broken() || broken.is_some() {
+            let reason = broken.unwrap_or(Reason::ClientGone);
+            return Attempt::new(Failure::UploadBroken, reason, detail);
         }
         let failure = if unsent.is_some() {
             Failure::NotSent

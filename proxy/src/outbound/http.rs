@@ -12,6 +12,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Uri, Version};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use weft_core::h1::TargetForm;
 use weft_core::headers::{WEFT_APP_PROTOCOL, remove_untrusted};
 use weft_core::hops::{HOPS_MAX, Hops};
 use weft_core::reason::Reason;
@@ -170,7 +171,9 @@ impl Conversation {
                 .ok_or_else(|| bad("host"))?,
         };
         let mut uri = std::mem::take(&mut parts.uri).into_parts();
-        uri.scheme = Some(Scheme::HTTP);
+        // A forward proxy is told the scheme.
+        let told = parts.extensions.get() == Some(&TargetForm::Absolute);
+        uri.scheme = uri.scheme.filter(|_| told).or(Some(Scheme::HTTP));
         uri.authority = Some(authority);
         if uri.path_and_query.is_none() {
             uri.path_and_query = Some(PathAndQuery::from_static("/"));

@@ -17,7 +17,11 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Versio
 use tokio::time::sleep;
 use weft_core::breaker::CallClass;
 use weft_core::fault::Fault;
-use weft_core::headers::{WEFT_REASON, is_grpc, is_upgrade, remove_hop_by_hop};
+use weft_core::h1::TargetForm;
+use weft_core::headers::{
+    ABSOLUTE, APP_HTTP2, WEFT_APP_PROTOCOL, WEFT_REASON, WEFT_TARGET_FORM, is_grpc, is_upgrade,
+    remove_hop_by_hop,
+};
 use weft_core::interim::Interims;
 use weft_core::outcome::Progress;
 use weft_core::policy::TrafficPolicy;
@@ -137,7 +141,8 @@ impl<'p> Exchange<'p> {
     fn refuse(self, failed: &Failed) -> Box<Answer> {
         let grpc = self.ledger.is_grpc();
         let mut response = answer(failed.reason, &failed.detail, grpc);
-        if failed.reason == Reason::HeadersTooLarge && !grpc {
+        let broken = self.upload.as_ref().is_some_and(Upload::is_broken);
+        if failed.reason == Reason::HeadersTooLarge && !grpc && !broken {
             // The server's head, not the caller's.
             *response.status_mut() = StatusCode::BAD_GATEWAY;
         }
@@ -207,6 +212,10 @@ impl<'p> Received<'p> {
         // How long the application waits is its own to say: it can only make it shorter.
         let asked = deadline::allowed(&parts.headers, None);
         let hops = one_more(&mut parts.headers);
+        if parts.extensions.get() == Some(&TargetForm::Absolute) {
+            let absolute = HeaderValue::from_static(ABSOLUTE);
+            parts.headers.insert(WEFT_TARGET_FORM, absolute);
+        }
         let (grpc, cutting) = (is_grpc(&parts.headers), &conversation.worker.cutting);
         let mut ledger = Ledger::new(crate::clock::now(), grpc, cutting);
         ledger.watch(parts.extensions.remove());
@@ -275,6 +284,10 @@ impl<'p> Exchange<'p> {
     /// The decision of the port's routes; `None` where it has none.
     fn route(&self, parts: &mut Parts) -> Result<Option<Routed<'p>>, Failed> {
         let upgrades = self.upgrade.is_some();
+        if self.upgrade.as_ref().is_some_and(Upgrade::is_http2) {
+            let http2 = HeaderValue::from_static(APP_HTTP2);
+            parts.headers.insert(WEFT_APP_PROTOCOL, http2);
+        }
         // CONNECT names a host, and nothing that routes could look at.
         if upgrades && parts.method == Method::CONNECT {
             return Ok(None);
@@ -292,6 +305,21 @@ impl<'p> Exchange<'p> {
                 origin: origin.flatten(),
             }
         }))
+    }
+
+    /// The answer as a client in HTTP/2 that asked for a stream of bytes is to see it. That the server
+    /// does not agree is no failure of it.
+    fn translate(&self, mut done: Done) -> Result<Done, Failed> {
+        let Some(upgrade) = &self.upgrade else {
+            return Ok(done);
+        };
+        match upgrade.translate(&mut done.response) {
+            Ok(()) => Ok(done),
+            Err(not_switched) => Err(Failed {
+                fault: Fault::Nobody,
+                ..Failed::new(Reason::UpgradeFailed, not_switched.to_string())
+            }),
+        }
     }
 
     /// Does what the routes decided, as long as the caller waits.
@@ -422,7 +450,8 @@ pub(super) struct Admitted<'p> {
 impl<'p> Admitted<'p> {
     /// Sends the request, again where that is allowed, until there is an answer.
     async fn send(mut self) -> Step<Sent<'p>> {
-        match self.attempts().await {
+        let answered = self.attempts().await;
+        match answered.and_then(|done| self.exchange.translate(done)) {
             Ok(done) => Ok(Sent {
                 admitted: self,
                 done,

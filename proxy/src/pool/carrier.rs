@@ -16,7 +16,7 @@ use super::peer::{Open, Peer};
 use super::streams::Streams;
 use crate::config::ProxyConfig;
 use crate::http::h1::client::{ClientError, SharedLine};
-use crate::http::{ExchangeError, Incoming, ProxyBody, SendError, send_http2};
+use crate::http::{ExchangeError, Incoming, ProxyBody, SendError, make_absolute, send_http2};
 
 /// A connection in HTTP/1.1 whose answer has ended may still have to take the end of a request: it is
 /// looked at again after this time.
@@ -75,7 +75,7 @@ impl Sender {
         self.far == Far::Peer
     }
 
-    /// Sends a request that is absolute; the error gives it back where nothing of it was sent.
+    /// Sends a request, which is absolute unless it goes to the application; the error gives it back where nothing of it was sent.
     pub(crate) async fn try_send_request(
         &mut self,
         mut request: Request<ProxyBody>,
@@ -84,6 +84,7 @@ impl Sender {
         match (&mut self.line, self.far) {
             (Line::Http2(sender), Far::Peer) => send_http2(sender, request, limit).await,
             (Line::Http2(sender), Far::Application) => {
+                make_absolute(&mut request);
                 *request.version_mut() = Version::HTTP_2;
                 send_http2(sender, request, limit).await
             }

@@ -16,6 +16,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{Request, Response};
 use tokio::net::TcpStream;
 use weft_core::dialling::Bounds;
 use weft_core::model::AppProtocol;
@@ -27,11 +28,12 @@ pub(crate) use dialling::{OutsideStream, PeerStream, connect, dial, dial_outside
 pub use error::DialError;
 pub use limited::Limited;
 
-use carrier::Carrier;
+use carrier::{Carrier, Made};
 use dialling::{MeshTarget, make_application, make_mesh, make_outside};
 use peer::{Dial, Peer, Terms};
 
 use crate::config::ProxyConfig;
+use crate::http::{Incoming, ProxyBody, SendError};
 use crate::mesh::{Endpoint, EndpointKey, Outside, PortView};
 use crate::telemetry::metrics::{Metrics, PoolKind};
 use crate::tls::TlsContext;
@@ -192,6 +194,34 @@ pub(crate) type ApplicationDial = Rc<dyn Fn() -> ApplicationDialling>;
 /// One that is being made.
 pub(crate) type ApplicationDialling =
     Pin<Box<dyn Future<Output = Result<TcpStream, (Reason, String)>>>>;
+
+/// A connection to the application in HTTP/2 for one stream of bytes. It ends with the stream.
+#[derive(Debug)]
+pub(crate) struct ApplicationTunnel(Made);
+
+impl ApplicationTunnel {
+    /// Takes a fresh connection, and waits for the application's SETTINGS.
+    pub(crate) async fn open(stream: TcpStream, config: &ProxyConfig) -> Result<Self, String> {
+        let limit = config.timeouts.connect;
+        make_application(stream, true, limit, config)
+            .await
+            .map(Self)
+    }
+
+    /// Whether the application takes extended `CONNECT` (RFC 8441 section 3).
+    pub(crate) fn takes_extended_connect(&self) -> bool {
+        let streams = self.0.streams.as_ref();
+        streams.is_some_and(|streams| streams.extended_connect())
+    }
+
+    /// Asks for the stream.
+    pub(crate) async fn send(
+        mut self,
+        request: Request<ProxyBody>,
+    ) -> Result<Response<Incoming>, SendError> {
+        self.0.sender.try_send_request(request).await
+    }
+}
 
 /// The connections of one worker to one port of the application, in one version of HTTP.
 #[derive(Debug)]

@@ -22,6 +22,8 @@ use crate::http::{ProxyBody, Server, http2_client};
 /// What is known of one connection.
 pub(super) struct Streams {
     most: Cell<u32>,
+    /// Whether the server takes extended `CONNECT` (RFC 8441 section 3).
+    extended_connect: Cell<bool>,
     ended: Cell<bool>,
     changed: Notify,
     /// Asks the connection.
@@ -30,7 +32,13 @@ pub(super) struct Streams {
     peer: RefCell<Weak<Peer>>,
 }
 
-type Source = Box<dyn Fn() -> Option<usize>>;
+type Source = Box<dyn Fn() -> Option<Announced>>;
+
+/// What the server has announced in SETTINGS.
+struct Announced {
+    most: usize,
+    extended_connect: bool,
+}
 
 impl std::fmt::Debug for Streams {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -46,6 +54,11 @@ impl Streams {
     /// ([`Server::Application`]).
     pub(super) fn most(&self) -> u32 {
         self.most.get()
+    }
+
+    /// Whether the server takes extended `CONNECT`.
+    pub(super) fn extended_connect(&self) -> bool {
+        self.extended_connect.get()
     }
 
     /// Those who wait there are served when there is more room.
@@ -66,8 +79,15 @@ impl Streams {
 
     /// The connection has been read from.
     fn refresh(&self) {
-        let most = self.source.borrow().as_ref().and_then(|ask| ask());
-        let Some(most) = most else { return };
+        let announced = self.source.borrow().as_ref().and_then(|ask| ask());
+        let Some(Announced {
+            most,
+            extended_connect,
+        }) = announced
+        else {
+            return;
+        };
+        self.extended_connect.set(extended_connect);
         let most = u32::try_from(most).unwrap_or(u32::MAX);
         if self.most.replace(most) < most {
             self.tell();
@@ -128,6 +148,7 @@ where
 {
     let streams = Rc::new(Streams {
         most: Cell::new(0),
+        extended_connect: Cell::new(false),
         ended: Cell::new(false),
         changed: Notify::new(),
         source: RefCell::new(None),
@@ -144,7 +165,10 @@ where
     *streams.source.borrow_mut() = Some(Box::new(move || {
         let connection = asked.try_borrow().ok()?;
         let connection = connection.as_ref()?;
-        Some(connection.current_max_send_streams())
+        Some(Announced {
+            most: connection.current_max_send_streams(),
+            extended_connect: connection.is_extended_connect_protocol_enabled(),
+        })
     }));
     streams.refresh();
     spawn_local(drive(connection, Rc::clone(&streams)));

@@ -110,8 +110,9 @@ impl Connection {
             // What it was routed by is what the server is to see (RFC 9113 section 8.3.1).
             parts.headers.remove(HOST);
         }
+        let form = parts.extensions.get::<TargetForm>().copied();
         let options = RequestOptions {
-            target_form: TargetForm::Origin,
+            target_form: form.unwrap_or(TargetForm::Origin),
             keep_alive: true,
         };
         let framing = framing(&parts.headers, &body);
@@ -202,8 +203,7 @@ impl Connection {
         let (io, first) = self.wire.into_parts();
         // The receiver is ours.
         let _sent = to.send(Upgraded::new(io, first));
-        let mut response =
-            http::Response::from_parts(head.parts, Incoming::Http1(Http1Body::EMPTY));
+        let mut response = http::Response::from_parts(head.parts, Http1Body::EMPTY.into());
         response.extensions_mut().insert(upgrade);
         Ok(response)
     }
@@ -236,7 +236,7 @@ impl Connection {
                 Http1Body::Response(Box::new(Response::new(exchange, decoder)))
             }
         };
-        http::Response::from_parts(parts, Incoming::Http1(body))
+        http::Response::from_parts(parts, body.into())
     }
 }
 

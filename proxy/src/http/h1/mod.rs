@@ -103,14 +103,26 @@ impl Refusal {
         answer
     }
 
-    /// Of a request in HTTP/2 whose head is larger than `limit` bytes.
-    pub(super) fn too_large(headers: &HeaderMap, limit: usize) -> Self {
+    /// Of a request in HTTP/2 with these fields.
+    pub(super) fn new(
+        reason: Reason,
+        status: StatusCode,
+        detail: String,
+        headers: &HeaderMap,
+    ) -> Self {
         Self {
-            reason: Reason::HeadersTooLarge,
-            status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            detail: format!("the head is larger than {limit} bytes"),
+            reason,
+            status,
+            detail,
             grpc: is_grpc(headers),
         }
+    }
+
+    /// Of a request in HTTP/2 whose head is larger than `limit` bytes.
+    pub(super) fn too_large(headers: &HeaderMap, limit: usize) -> Self {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        let detail = format!("the head is larger than {limit} bytes");
+        Self::new(Reason::HeadersTooLarge, status, detail, headers)
     }
 
     fn late(limit: Duration, received: &[u8]) -> Self {

@@ -12,8 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use weft_core::h1::{
-    Framing, HeadScan, Malformed, Message, RequestHead, ResponseOptions, encode_response,
-    parse_request,
+    Framing, HeadScan, Malformed, Message, RequestHead, ResponseOptions, TargetForm,
+    encode_response, parse_request,
 };
 use weft_core::headers::{is_grpc, is_upgrade};
 use weft_core::interim::Interims;
@@ -292,7 +292,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
     {
         let asked = Asked::of(&head);
         let (body, mut upload) = Upload::of(&head, &mut self.wire.read, &self.settings.limits);
-        let mut request = Request::from_parts(head.parts, Incoming::Http1(body));
+        let mut request = Request::from_parts(head.parts, Incoming::from(body));
+        if head.target_form == TargetForm::Absolute {
+            request.extensions_mut().insert(head.target_form);
+        }
         if let Some(expectation) = upload.as_ref().and_then(Upload::expectation) {
             request.extensions_mut().insert(expectation);
         }

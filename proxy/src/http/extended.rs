@@ -1,0 +1,75 @@
+//! Streams of bytes that clients ask for in HTTP/2: `CONNECT` (RFC 9113 section 8.5) and extended
+//! `CONNECT` (RFC 8441). Both become what they are in HTTP/1.1 and go the way of every upgrade.
+
+use bytes::Bytes;
+use http::{Request, StatusCode, Version};
+use hyper::ext::Protocol;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::sync::oneshot;
+use tokio::task::spawn_local;
+use weft_core::extended_connect::Handshake;
+use weft_core::reason::Reason;
+
+use super::h1::Refusal;
+use super::open::Held;
+use super::upgrade::{Upgrade, Upgraded, sha1};
+
+/// A stream that becomes one of bytes when the answer to its request says so.
+pub(super) struct Tunnel {
+    stream: OnUpgrade,
+    to: oneshot::Sender<Upgraded>,
+    /// The request is open as long as the stream.
+    held: Held,
+}
+
+impl Tunnel {
+    /// Takes the stream from a request that asks for one of bytes, and makes the request one in
+    /// HTTP/1.1; `None` where it asks for none.
+    pub(super) fn take<B>(request: &mut Request<B>, held: Held) -> Result<Option<Self>, Refusal> {
+        let Some(stream) = request.extensions_mut().remove::<OnUpgrade>() else {
+            return Ok(None);
+        };
+        let handshake = translate(request)?;
+        let (to, upgrade) = Upgrade::of_stream(handshake);
+        request.extensions_mut().insert(upgrade);
+        Ok(Some(Self { stream, to, held }))
+    }
+
+    /// The answer opens the stream: it is handed over once that has been sent.
+    pub(super) fn open(self) {
+        let Self { stream, to, held } = self;
+        spawn_local(async move {
+            let stream = match stream.await {
+                Ok(stream) => TokioIo::new(stream),
+                Err(error) => return tracing::debug!(%error, "a stream was not handed over"),
+            };
+            let (upgraded, ended) = Upgraded::watched(stream, Bytes::new());
+            if to.send(upgraded).is_ok() {
+                let _dropped = ended.await;
+            }
+            drop(held);
+        });
+    }
+}
+
+fn translate<B>(request: &mut Request<B>) -> Result<Option<Handshake>, Refusal> {
+    let Some(protocol) = request.extensions_mut().remove::<Protocol>() else {
+        if request.uri().authority().is_none() {
+            let detail = "CONNECT without :authority (RFC 9113 section 8.5)".to_owned();
+            let (reason, status) = (Reason::BadRequest, StatusCode::BAD_REQUEST);
+            return Err(Refusal::new(reason, status, detail, request.headers()));
+        }
+        *request.version_mut() = Version::HTTP_11;
+        return Ok(None);
+    };
+    let nonce = fastrand::u128(..).to_ne_bytes();
+    match Handshake::begin(request, protocol.as_ref(), nonce, sha1) {
+        Ok(handshake) => Ok(Some(handshake)),
+        Err(refused) => {
+            let (reason, status) = (refused.reason(), refused.status());
+            let detail = refused.to_string();
+            Err(Refusal::new(reason, status, detail, request.headers()))
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Bodies that are received in HTTP/2: hyper's, with a limit on trailers, which h2 does not refuse.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body as _, Frame, SizeHint};
+use weft_core::reason::Reason;
+
+use super::incoming::BodyError;
+use super::{grpc_fields, weight};
+
+/// A body that is received in HTTP/2.
+#[derive(Debug)]
+pub(super) struct Http2Body {
+    body: hyper::body::Incoming,
+    /// What its trailers may have, in bytes.
+    limit: usize,
+    /// Whether it is the answer to a gRPC call.
+    grpc_answer: bool,
+}
+
+impl Http2Body {
+    /// Of a request.
+    pub(super) fn request(body: hyper::body::Incoming, limit: usize) -> Self {
+        Self {
+            body,
+            limit,
+            grpc_answer: false,
+        }
+    }
+
+    /// Of a response, to a gRPC call or not.
+    pub(super) fn response(body: hyper::body::Incoming, limit: usize, grpc: bool) -> Self {
+        Self {
+            body,
+            limit,
+            grpc_answer: grpc,
+        }
+    }
+
+    pub(super) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        match polled {
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(self.checked(frame))),
+            end @ (Poll::Pending | Poll::Ready(Some(Err(_)) | None)) => {
+                end.map_err(BodyError::Http2)
+            }
+        }
+    }
+
+    /// Trailers that are too large end the stream. A gRPC call ends with a status instead: its caller
+    /// would not learn the reason otherwise.
+    fn checked(&self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
+        let limit = self.limit;
+        let too_large = |trailers: &HeaderMap| weight(trailers) > limit;
+        if !frame.trailers_ref().is_some_and(too_large) {
+            return Ok(frame);
+        }
+        let error = BodyError::TrailersTooLarge { limit };
+        if !self.grpc_answer {
+            return Err(error);
+        }
+        let reason = Reason::HeadersTooLarge;
+        let mut trailers = HeaderMap::new();
+        grpc_fields(
+            &mut trailers,
+            reason.grpc_code(),
+            reason,
+            &error.to_string(),
+        );
+        Ok(Frame::trailers(trailers))
+    }
+
+    pub(super) fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    pub(super) fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

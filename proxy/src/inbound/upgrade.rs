@@ -1,0 +1,99 @@
+//! How the application is asked for a stream of bytes: `Upgrade` and `CONNECT` in HTTP/1.1, extended
+//! `CONNECT` (RFC 8441) and `CONNECT` in HTTP/2.
+
+use std::error::Error;
+
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use hyper::ext::Protocol;
+use weft_core::extended_connect::Offer;
+use weft_core::reason::Reason;
+
+use super::http::Conversation;
+use crate::application::dial;
+use crate::http::{Incoming, ProxyBody, describe, sha1};
+use crate::pool::ApplicationTunnel;
+use crate::upgrade::SingleExchange;
+
+/// The application's answer, or why there is none.
+type Answered = Result<Response<Incoming>, (Reason, String)>;
+
+const NOT_ADVERTISED: &str = "the application speaks HTTP/2 and takes no extended CONNECT: its SETTINGS \
+    lack SETTINGS_ENABLE_CONNECT_PROTOCOL (RFC 8441 section 3)";
+const CONTENT: &str = "a request with content cannot be asked for as extended CONNECT";
+
+impl Conversation {
+    /// Asks the application over a connection of its own, which may become a stream of bytes.
+    pub(super) async fn upgrade(&self, http1: bool, request: Request<ProxyBody>) -> Answered {
+        match http1 {
+            true => self.upgrade_http1(request).await,
+            false => self.upgrade_http2(request).await,
+        }
+    }
+
+    async fn upgrade_http1(&self, request: Request<ProxyBody>) -> Answered {
+        let stream = dial(&self.worker.shared, &self.application).await?;
+        let config = &self.worker.shared.config;
+        let mut exchange = SingleExchange::begin(stream, config);
+        let connect = *request.method() == Method::CONNECT;
+        let response = exchange.send(request).await;
+        let response = response.map_err(|failure| failed(&failure.error))?;
+        // Servers that know no CONNECT answer it as any other request, and read on. One that has
+        // opened a tunnel says 200 without content (RFC 9110 section 9.3.6); 204 and 205 have none
+        // either way.
+        let opened = response.status() == StatusCode::OK && !has_content(response.headers());
+        if connect && response.status().is_success() && !opened {
+            let detail = "the answer to CONNECT is not 200 without content: no tunnel was opened";
+            return Err((Reason::UpgradeFailed, detail.to_owned()));
+        }
+        Ok(response)
+    }
+
+    async fn upgrade_http2(&self, mut request: Request<ProxyBody>) -> Answered {
+        if !matches!(request.body(), ProxyBody::Empty) {
+            return Err((Reason::UpgradeFailed, CONTENT.to_owned()));
+        }
+        let offer = match *request.method() == Method::CONNECT {
+            true => None,
+            false => {
+                let offer = Offer::begin(&mut request, sha1);
+                Some(offer.map_err(|no| (no.reason(), no.to_string()))?)
+            }
+        };
+        *request.version_mut() = Version::HTTP_2;
+        let stream = dial(&self.worker.shared, &self.application).await?;
+        let config = &self.worker.shared.config;
+        let tunnel = ApplicationTunnel::open(stream, config).await;
+        let tunnel = tunnel.map_err(|detail| (Reason::UpgradeFailed, detail))?;
+        if let Some(offer) = &offer {
+            if !tunnel.takes_extended_connect() {
+                return Err((Reason::UpgradeFailed, NOT_ADVERTISED.to_owned()));
+            }
+            let protocol = Protocol::from(offer.protocol());
+            request.extensions_mut().insert(protocol);
+        }
+        let response = tunnel.send(request).await;
+        let mut response = response.map_err(|failure| failed(&failure.error))?;
+        match (response.status(), offer) {
+            (StatusCode::OK, Some(offer)) => offer.end(&mut response),
+            (StatusCode::OK, None) => {}
+            (status, _) if status.is_success() => {
+                let detail = format!("the answer to CONNECT is {status}: no tunnel was opened");
+                return Err((Reason::UpgradeFailed, detail));
+            }
+            // An ordinary answer.
+            _ => {}
+        }
+        Ok(response)
+    }
+}
+
+fn failed(error: &dyn Error) -> (Reason, String) {
+    (Reason::UpgradeFailed, describe(error))
+}
+
+/// Whether a response announces content. One to CONNECT that agrees does not (RFC 9110 section 9.3.6):
+/// a server that does answers as to any request, and would read the tunnel's bytes as the next one.
+fn has_content(headers: &HeaderMap) -> bool {
+    headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING)
+}
