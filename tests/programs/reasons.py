@@ -96,6 +96,8 @@ class Http:
                 return False
             case "/cut":
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nok\n")
+                # Cut at once, the head would go with it (RFC 9113 section 5.4.2).
+                time.sleep(0.5)
                 return False
             case "/garbage":
                 connection.sendall(b"220 mail.example ready\r\n")
