@@ -6,7 +6,7 @@ mod wanted;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -132,10 +132,15 @@ pub struct ObservedView {
     pub told: i64,
     /// Those that have ever opened.
     pub breakers: Vec<ObservedBreaker>,
+    /// When its stream ended.
+    ended: Option<Instant>,
 }
 
 /// Breakers that are kept of one sidecar; it tells of no more.
 const OBSERVED_MAX: usize = 1000;
+/// What was told on a stream that has ended is kept this long: a sidecar that moves to another
+/// connection tells it anew.
+const OBSERVED_KEPT: Duration = Duration::from_secs(2);
 
 /// The control plane's state.
 #[derive(Debug)]
@@ -513,7 +518,11 @@ impl Plane {
         }
         check_binding(&instance.binding, &entry.registration)?;
         check_values(&entry.registration, &virtual_ranges())?;
-        Ok(state.registry.check(&entry.instance, &entry.registration)?)
+        let stream = entry.stream.unwrap_or_default();
+        let registration = &entry.registration;
+        Ok(state
+            .registry
+            .check(&entry.instance, stream, registration)?)
     }
 
     /// A registration's stream has ended: its grace begins.
@@ -529,7 +538,9 @@ impl Plane {
     pub async fn leave(&self, stream: u64) -> bool {
         let (change, written) = {
             let mut state = self.state();
-            let Some(entry) = state.registry.remove_stream(stream) else {
+            let grace = millis(self.settings.grace);
+            let removed = state.registry.remove_stream(stream, unix_millis(), grace);
+            let Some(entry) = removed else {
                 return true;
             };
             let name = entry.registration.workload.to_string();
@@ -561,6 +572,7 @@ impl Plane {
     }
 
     async fn expire(&self) {
+        self.forget_observed();
         let (gone, tokens) = {
             let mut state = self.state();
             let gone = state.registry.expire(unix_millis());
@@ -898,7 +910,8 @@ impl Plane {
         instance.map_or_else(Vec::new, |i| i.binding.services.clone())
     }
 
-    /// Changes whenever an instance or an operator is revoked.
+    /// Changes whenever an instance or an operator is revoked. One who watches for a revocation
+    /// subscribes before looking whether there was one already.
     pub fn watch_revoked(&self) -> watch::Receiver<u64> {
         self.revoked.subscribe()
     }
@@ -918,7 +931,7 @@ impl Plane {
         }
     }
 
-    /// Notes what a sidecar sees; `None` when its stream has ended.
+    /// Notes what a sidecar sees; `None` when its stream has ended: the view is kept for a moment.
     pub fn note_observed(
         &self,
         stream: u64,
@@ -933,13 +946,23 @@ impl Plane {
                     peer,
                     told,
                     breakers,
+                    ended: None,
                 };
                 all.insert(stream, view);
             }
             None => {
-                all.remove(&stream);
+                if let Some(view) = all.get_mut(&stream) {
+                    view.ended = Some(Instant::now());
+                }
             }
         }
+    }
+
+    /// Forgets what was told on streams that ended a while ago.
+    fn forget_observed(&self) {
+        let mut all = self.observed.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = |ended: Instant| ended.elapsed() < OBSERVED_KEPT;
+        all.retain(|_, view| view.ended.is_none_or(kept));
     }
 
     /// What every sidecar sees.

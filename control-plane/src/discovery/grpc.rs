@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
@@ -56,6 +56,8 @@ impl AggregatedDiscoveryService for DiscoveryService {
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let peer = PeerIdentity::of(&request)?;
+        // Before it is looked whether the instance is revoked: none is missed.
+        let revoked = self.plane.watch_revoked();
         if self.plane.is_revoked(&peer.instance) {
             return Err(Status::unauthenticated("the instance was revoked"));
         }
@@ -75,7 +77,7 @@ impl AggregatedDiscoveryService for DiscoveryService {
             },
             responses,
         };
-        tokio::spawn(conversation.run(request.into_inner()));
+        tokio::spawn(conversation.run(request.into_inner(), revoked));
         Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
     }
 }
@@ -89,9 +91,12 @@ struct Conversation {
 }
 
 impl Conversation {
-    async fn run(mut self, mut requests: Streaming<DeltaDiscoveryRequest>) {
+    async fn run(
+        mut self,
+        mut requests: Streaming<DeltaDiscoveryRequest>,
+        mut revoked: watch::Receiver<u64>,
+    ) {
         let mut published = self.plane.published();
-        let mut revoked = self.plane.watch_revoked();
         self.plane.note_proxy(self.stream, Some(self.view.clone()));
         let responses = self.responses.clone();
         loop {

@@ -41,6 +41,8 @@ impl Service for RateLimitService {
     ) -> Result<Response<Answers>, Status> {
         let peer = PeerIdentity::of(&request)?;
         let revoked = || Status::unauthenticated("the instance was revoked");
+        // Before it is looked whether the instance is revoked: none is missed.
+        let mut watch = self.plane.watch_revoked();
         if self.plane.is_revoked(&peer.instance) {
             return Err(revoked());
         }
@@ -50,7 +52,6 @@ impl Service for RateLimitService {
         let stream = self.plane.next_stream();
         let (plane, leases) = (Arc::clone(&self.plane), Arc::clone(&self.leases));
         let end = leases.open(stream, grants);
-        let mut watch = plane.watch_revoked();
         tokio::spawn(async move {
             loop {
                 tokio::select! {

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
@@ -39,6 +39,8 @@ impl Service for RegistryService {
         request: Request<Streaming<RegisterRequest>>,
     ) -> Result<Response<Answers>, Status> {
         let peer = PeerIdentity::of(&request)?;
+        // Before it is looked whether the instance is revoked: none is missed.
+        let mut revoked = self.plane.watch_revoked();
         let mut asked = request.into_inner();
         let (answers, outgoing) = mpsc::channel(8);
         let plane = Arc::clone(&self.plane);
@@ -52,7 +54,6 @@ impl Service for RegistryService {
         };
         let accepted = take(&plane, &peer, stream, first).await?;
         let _room = answers.try_send(Ok(accepted));
-        let mut revoked = plane.watch_revoked();
         tokio::spawn(async move {
             loop {
                 tokio::select! {
@@ -92,6 +93,7 @@ impl Service for RegistryService {
         request: Request<Streaming<Observed>>,
     ) -> Result<Response<Ends>, Status> {
         let peer = PeerIdentity::of(&request)?;
+        let revoked = self.plane.watch_revoked();
         if self.plane.is_revoked(&peer.instance) {
             return Err(revoked_instance());
         }
@@ -100,7 +102,7 @@ impl Service for RegistryService {
         let plane = Arc::clone(&self.plane);
         tokio::spawn(async move {
             tokio::select! {
-                ended = note_observed(&plane, peer, told) => {
+                ended = note_observed(&plane, peer, told, revoked) => {
                     if let Err(status) = ended {
                         let _gone_anyway = end.send(Err(status)).await;
                     }
@@ -117,9 +119,9 @@ async fn note_observed(
     plane: &Arc<Plane>,
     peer: PeerIdentity,
     mut told: Streaming<Observed>,
+    mut revoked: watch::Receiver<u64>,
 ) -> Result<(), Status> {
     let stream = plane.next_stream();
-    let mut revoked = plane.watch_revoked();
     // Dropped with the stream, however that ends.
     let _forgotten = Forgotten {
         plane: Arc::clone(plane),
@@ -151,7 +153,7 @@ fn revoked_instance() -> Status {
     Status::unauthenticated("the instance was revoked")
 }
 
-/// Forgets what a stream told.
+/// Notes the end of a stream, after which what it told is forgotten.
 struct Forgotten {
     plane: Arc<Plane>,
     stream: u64,
@@ -175,6 +177,9 @@ async fn take(
     let revision = revision.map_err(|error| match error {
         PlaneError::Refused(refused @ (Refused::Taken { .. } | Refused::AddressTaken { .. })) => {
             Status::already_exists(refused.to_string())
+        }
+        PlaneError::Refused(refused @ Refused::Superseded { .. }) => {
+            Status::aborted(refused.to_string())
         }
         PlaneError::Refused(refused @ Refused::Value { .. }) => {
             Status::invalid_argument(refused.to_string())

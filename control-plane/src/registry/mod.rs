@@ -65,6 +65,12 @@ pub enum Refused {
         /// Who has it.
         holder: WorkloadName,
     },
+    /// A newer stream of the same instance announces the workload now, or has taken it out.
+    #[error("workload {workload}: another stream of this instance is newer; this one is over")]
+    Superseded {
+        /// The name.
+        workload: WorkloadName,
+    },
     /// A value makes no sense.
     #[error("{field}: found {found}; allowed: {allowed}")]
     Value {
@@ -81,6 +87,17 @@ pub enum Refused {
 #[derive(Debug, Default)]
 pub struct Registry {
     entries: BTreeMap<WorkloadName, Entry>,
+    /// Instances that were taken out by one of their streams, each for a grace: what an older
+    /// stream still announces comes too late.
+    left: BTreeMap<Arc<str>, Left>,
+}
+
+/// The stream that took an instance out.
+#[derive(Debug)]
+struct Left {
+    stream: u64,
+    /// Forgotten at this time, milliseconds.
+    expires: i64,
 }
 
 impl Registry {
@@ -93,12 +110,27 @@ impl Registry {
         });
         Self {
             entries: entries.collect(),
+            left: BTreeMap::new(),
         }
     }
 
-    /// Whether this instance may announce this.
-    pub fn check(&self, instance: &str, registration: &Registration) -> Result<(), Refused> {
+    /// Whether this instance may announce this on this stream.
+    pub fn check(
+        &self,
+        instance: &str,
+        stream: u64,
+        registration: &Registration,
+    ) -> Result<(), Refused> {
+        let left = self.left.get(instance);
+        if left.is_some_and(|left| left.stream > stream) {
+            return Err(superseded(registration));
+        }
         match self.entries.get(&registration.workload) {
+            Some(entry)
+                if &*entry.instance == instance && entry.stream.is_some_and(|s| s > stream) =>
+            {
+                Err(superseded(registration))
+            }
             Some(entry) if &*entry.instance != instance && entry.stream.is_some() => {
                 Err(Refused::Taken {
                     workload: registration.workload.clone(),
@@ -154,15 +186,20 @@ impl Registry {
         self.entries.remove(&name)
     }
 
-    /// Takes out what a stream registered, unless a newer stream has taken over.
-    pub fn remove_stream(&mut self, stream: u64) -> Option<Entry> {
+    /// Takes out what a stream registered, unless a newer stream has taken over. What older streams
+    /// of the instance announce is refused for a grace.
+    pub fn remove_stream(&mut self, stream: u64, now: i64, grace: i64) -> Option<Entry> {
         let found = self.entries.values().find(|e| e.stream == Some(stream))?;
+        let expires = now + grace;
+        let left = Left { stream, expires };
+        self.left.insert(Arc::clone(&found.instance), left);
         let name = found.registration.workload.clone();
         self.entries.remove(&name)
     }
 
     /// Takes out everybody whose grace is over.
     pub fn expire(&mut self, now: i64) -> Vec<Entry> {
+        self.left.retain(|_, left| left.expires > now);
         let gone = |entry: &Entry| entry.stream.is_none() && entry.expires <= now;
         let names: Vec<WorkloadName> = self
             .entries
@@ -179,6 +216,12 @@ impl Registry {
     /// Everybody, by name.
     pub fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.entries.values()
+    }
+}
+
+fn superseded(registration: &Registration) -> Refused {
+    Refused::Superseded {
+        workload: registration.workload.clone(),
     }
 }
 
@@ -297,13 +340,13 @@ mod tests {
         let mut registry = Registry::default();
         registry.put(entry("a", Some(1)));
         let wanted = registration("shop/web", 8080);
-        assert!(registry.check("a", &wanted).is_ok());
+        assert!(registry.check("a", 9, &wanted).is_ok());
         assert!(matches!(
-            registry.check("b", &wanted),
+            registry.check("b", 9, &wanted),
             Err(Refused::Taken { .. })
         ));
         registry.handle_disconnect(1, 1000, 10_000);
-        assert!(registry.check("b", &wanted).is_ok());
+        assert!(registry.check("b", 9, &wanted).is_ok());
     }
 
     #[test]
@@ -382,14 +425,14 @@ mod tests {
         held.registration.addresses = vec!["10.0.0.1".parse().unwrap()];
         registry.put(held.clone());
         let mut wanted = held.registration.clone();
-        assert!(registry.check("a", &wanted).is_ok(), "its own");
+        assert!(registry.check("a", 9, &wanted).is_ok(), "its own");
         wanted.workload = "shop/other".parse().unwrap();
         assert!(matches!(
-            registry.check("b", &wanted),
+            registry.check("b", 9, &wanted),
             Err(Refused::AddressTaken { .. })
         ));
         registry.handle_disconnect(1, 0, 10_000);
-        assert!(registry.check("b", &wanted).is_ok(), "a pod's successor");
+        assert!(registry.check("b", 9, &wanted).is_ok(), "a pod's successor");
     }
 
     #[test]
@@ -397,7 +440,34 @@ mod tests {
         let mut registry = Registry::default();
         registry.put(entry("a", Some(1)));
         registry.put(entry("a", Some(2)));
-        assert_eq!(registry.remove_stream(1), None);
-        assert!(registry.remove_stream(2).is_some());
+        assert_eq!(registry.remove_stream(1, 0, 10_000), None);
+        assert!(registry.remove_stream(2, 0, 10_000).is_some());
+    }
+
+    #[test]
+    fn an_older_stream_of_the_instance_comes_too_late() {
+        let mut registry = Registry::default();
+        let wanted = registration("shop/web", 8080);
+        registry.put(entry("a", Some(2)));
+        let late = Err(Refused::Superseded {
+            workload: "shop/web".parse().unwrap(),
+        });
+        assert_eq!(
+            registry.check("a", 1, &wanted),
+            late,
+            "a newer one holds it"
+        );
+        assert!(registry.check("a", 2, &wanted).is_ok());
+        assert!(registry.check("a", 3, &wanted).is_ok());
+        registry.remove_stream(2, 1000, 10_000).unwrap();
+        assert_eq!(
+            registry.check("a", 1, &wanted),
+            late,
+            "a newer one has left"
+        );
+        assert!(registry.check("a", 3, &wanted).is_ok(), "it comes back");
+        assert!(registry.check("b", 1, &wanted).is_ok(), "its successor");
+        registry.expire(11_000);
+        assert!(registry.left.is_empty());
     }
 }
