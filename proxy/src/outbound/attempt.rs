@@ -40,8 +40,6 @@ pub(super) struct Trip<'a> {
     pub(super) made: u32,
     /// Its place among the port's retries, where the attempt under way is one.
     pub(super) retrying: Option<Counted>,
-    /// How long it waited for its places within the port's limits; measured where it is traced.
-    pub(super) queued: Duration,
 }
 
 impl<'a> Trip<'a> {
@@ -53,7 +51,6 @@ impl<'a> Trip<'a> {
             tried: Vec::new(),
             made: 0,
             retrying: None,
-            queued: Duration::ZERO,
         }
     }
 }
@@ -123,6 +120,11 @@ impl Admitted<'_> {
             let acquiring = pin!(Connection::acquire(worker, port, endpoint, own));
             self.patience.wait(acquiring).await
         };
+        let now = crate::clock::now();
+        if let (Some(span), Some(began)) = (self.exchange.ledger.span(), began) {
+            let queued = std::mem::take(&mut self.exchange.queued);
+            span.set_queued(queued + now.saturating_since(began));
+        }
         let mut connection = match acquired {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => return Err(self.learn(call, Attempt::not_connected(&error))),
@@ -132,14 +134,12 @@ impl Admitted<'_> {
                 return Err(self.end(call, over, asked));
             }
         };
-        let now = crate::clock::now();
         call.on_sent(now);
         self.calls.on_asked(self.exchange.upload.as_ref());
-        let trip = &mut self.trip;
-        if let (Some(span), Some(began)) = (self.exchange.ledger.span(), began) {
-            span.set_queued(std::mem::take(&mut trip.queued) + now.saturating_since(began));
-        }
-        let request = trip.sending.request(self.terms.retry.value.attempts > 0);
+        let request = self
+            .trip
+            .sending
+            .request(self.terms.retry.value.attempts > 0);
         let limit = self.terms.attempt.value;
         let upload = self.exchange.upload.as_ref();
         let transmitted = {

@@ -128,6 +128,7 @@ impl<'a> Race<'a> {
                         way.trip.retrying = runner.counted;
                         return Err(ended);
                     }
+                    way.exchange.ledger.set_span(None);
                 }
             }
         }
@@ -229,7 +230,7 @@ fn launch(
         number: way.trip.made + hedges - 1,
         retries: way.trip.made - 1,
     };
-    let queued = std::mem::take(&mut way.trip.queued);
+    let queued = std::mem::take(&mut way.exchange.queued);
     let worker = way.exchange.worker();
     let sending = &mut way.trip.sending;
     let spans = worker.shared.spans();
@@ -263,10 +264,10 @@ async fn ask(
     let began = span.is_some().then(crate::clock::now);
     // Upgrades are not hedged: the connection is a shared one.
     let acquired = Connection::acquire(&worker, &port, &endpoint, false).await;
-    let mut connection = acquired.map_err(|error| Attempt::not_connected(&error))?;
     if let (Some(span), Some(began)) = (span, began) {
         span.set_queued(queued + crate::clock::now().saturating_since(began));
     }
+    let mut connection = acquired.map_err(|error| Attempt::not_connected(&error))?;
     if let Some(deadline) = deadline {
         // Connecting took its time.
         let left = deadline.saturating_since(crate::clock::now());

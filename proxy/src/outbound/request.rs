@@ -6,9 +6,11 @@
 //! a state, whichever it is, cancels the request. Upgrades and `CONNECT` go the same way: only
 //! their connection is another, and the answer becomes a stream of bytes.
 
+use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::header::{ORIGIN, SET_COOKIE};
@@ -46,7 +48,7 @@ use crate::http::{Activity, Incoming, ProxyBody, Upgrade, Upload, answer, relaye
 use crate::mesh::{self, PortView, UnderWay};
 use crate::telemetry::ledger::Ledger;
 use crate::telemetry::metrics::Direction;
-use crate::telemetry::spans::{ClientAttempt, Trace};
+use crate::telemetry::spans::ClientAttempt;
 use crate::upgrade::{is_agreed, join};
 use crate::worker::Worker;
 
@@ -105,6 +107,9 @@ pub(super) struct Exchange<'p> {
     /// The connection that becomes a stream of bytes when the server agrees.
     pub(super) upgrade: Option<Upgrade>,
     routed: Option<Routed<'p>>,
+    /// How long it waited for its places within the port's limits, until a span says so; measured
+    /// where requests are traced.
+    pub(super) queued: Duration,
 }
 
 /// A decision of a route, with what its response has to be told of the request.
@@ -132,7 +137,7 @@ impl<'p> Exchange<'p> {
     }
 
     /// Answers a request that was not sent with the reason for that.
-    fn refuse_unsent(mut self, parts: &mut Parts, failed: &Failed) -> Box<Answer> {
+    fn refuse_unsent(mut self, parts: &Parts, failed: &Failed) -> Box<Answer> {
         self.begin_span(parts);
         self.refuse(failed)
     }
@@ -150,17 +155,43 @@ impl<'p> Exchange<'p> {
     }
 
     /// Begins the span of a request that is answered before there was an attempt.
-    fn begin_span(&mut self, parts: &mut Parts) {
+    fn begin_span(&mut self, parts: &Parts) {
+        let spans = self.conversation.worker.shared.spans();
+        if spans.tracer.is_none() {
+            return;
+        }
         let about = ClientAttempt {
             endpoint: None,
             service: &self.port.service,
             number: 0,
             retries: 0,
         };
-        let spans = self.conversation.worker.shared.spans();
-        let span = spans.client(&mut Trace::of(&parts.headers), parts, about);
-        self.ledger.set_span(span);
-        self.ledger.traced(&parts.headers);
+        if let Some((span, trace_id)) = spans.unsent(parts, about) {
+            if !self.queued.is_zero() {
+                span.set_queued(std::mem::take(&mut self.queued));
+            }
+            self.ledger.set_span(Some(span));
+            self.ledger.traced_in(Some(trace_id));
+        }
+    }
+
+    /// Waits for its places within the limits of a port; how long is noted where spans say so.
+    async fn enter(
+        &mut self,
+        port: &PortView,
+        patience: &Patience,
+    ) -> Result<(mesh::Admitted, Option<UnderWay>), Failed> {
+        let mut entering = pin!(admission::enter(port, self.upload.as_ref()));
+        let at_once = poll_fn(|context| Poll::Ready(entering.as_mut().poll(context)));
+        if let Poll::Ready(entered) = at_once.await {
+            return entered;
+        }
+        let traced = self.worker().shared.tracer.is_some();
+        let since = traced.then(crate::clock::now);
+        let entered = patience.wait(entering).await.flatten();
+        let waited = since.map(|since| crate::clock::now().saturating_since(since));
+        self.queued = waited.unwrap_or_default();
+        entered
     }
 
     /// Answers with a response of the mesh itself.
@@ -229,6 +260,7 @@ impl<'p> Received<'p> {
             upload: body.watch_upload(),
             upgrade: upgrade.flatten(),
             routed: None,
+            queued: Duration::ZERO,
         };
         Self {
             exchange,
@@ -250,15 +282,15 @@ impl<'p> Received<'p> {
         } = self;
         match hops.and_then(|()| exchange.route(&mut parts)) {
             Ok(routed) => exchange.routed = routed,
-            Err(failed) => return Err(exchange.refuse_unsent(&mut parts, &failed)),
+            Err(failed) => return Err(exchange.refuse_unsent(&parts, &failed)),
         }
         let target = match exchange.follow(&mut parts, asked).await {
             Ok(Next::Forward(target)) => target,
             Ok(Next::Answer(response)) => {
-                exchange.begin_span(&mut parts);
+                exchange.begin_span(&parts);
                 return Err(exchange.respond(response));
             }
-            Err(failed) => return Err(exchange.refuse_unsent(&mut parts, &failed)),
+            Err(failed) => return Err(exchange.refuse_unsent(&parts, &failed)),
         };
         let found = exchange.decision().map(|decision| &decision.found);
         let grpc = exchange.ledger.is_grpc();
@@ -272,10 +304,10 @@ impl<'p> Received<'p> {
                 calls,
             }),
             Ok(Admission::Answer(response)) => {
-                exchange.begin_span(&mut parts);
+                exchange.begin_span(&parts);
                 Err(exchange.respond(response))
             }
-            Err(failed) => Err(exchange.refuse_unsent(&mut parts, &failed)),
+            Err(failed) => Err(exchange.refuse_unsent(&parts, &failed)),
         }
     }
 }
@@ -351,8 +383,8 @@ impl<'p> Decided<'p> {
     /// Finds its terms, and a place within the port's limits.
     async fn admit(self, policy: &'p Arc<TrafficPolicy>) -> Step<Admitted<'p>> {
         let Self {
-            exchange,
-            mut parts,
+            mut exchange,
+            parts,
             mut body,
             asked,
             target,
@@ -374,29 +406,25 @@ impl<'p> Decided<'p> {
         }
         let patience = match Patience::begin(time, activity) {
             Ok(patience) => patience,
-            Err(failed) => return Err(exchange.refuse_unsent(&mut parts, &failed)),
+            Err(failed) => return Err(exchange.refuse_unsent(&parts, &failed)),
         };
         // A stream of bytes is not copied, and neither is what asks for it.
         let copied = exchange.upgrade.is_none();
         let mirrors = exchange.decision().filter(|_| copied);
         let mirrors = mirrors.map_or(&[][..], |decision| &decision.mirrors);
         let (body, kept) = keep(body, &terms, mirrors);
-        if !mirrors.is_empty() {
+        let mirrored = !mirrors.is_empty();
+        if mirrored {
             route::mirror(worker, exchange.port, mirrors, &parts, kept.as_ref());
         }
-        let traced = worker.shared.tracer.is_some();
-        let entering_since = traced.then(crate::clock::now);
-        let entering = admission::enter(&target, exchange.upload.as_ref());
-        let entered = patience.wait(pin!(entering)).await.flatten();
-        let (held, concurrency) = match entered {
+        let (held, concurrency) = match exchange.enter(&target, &patience).await {
             Ok(places) => places,
-            Err(failed) => return Err(exchange.refuse_unsent(&mut parts, &failed)),
+            Err(failed) => return Err(exchange.refuse_unsent(&parts, &failed)),
         };
-        let queued = entering_since.map(|since| crate::clock::now().saturating_since(since));
         let sending = Sending {
             body,
             kept,
-            mirrored: !mirrors.is_empty(),
+            mirrored,
             deadline: patience.deadline(),
             parts,
         };
@@ -404,11 +432,9 @@ impl<'p> Decided<'p> {
         let rule = exchange.decision().map(|decision| decision.found.rule);
         wish.route = rule.map_or(0, rule_id);
         let cookie = issue(&target, &mut wish);
-        let mut trip = Trip::new(sending, wish);
-        trip.queued = queued.unwrap_or_default();
         Ok(Admitted {
             cookie,
-            trip,
+            trip: Trip::new(sending, wish),
             exchange,
             calls,
             held,
@@ -484,6 +510,8 @@ impl<'p> Admitted<'p> {
             let Some(wait) = self.repeat(&port, &endpoint, failed.failure) else {
                 return failed.give_up();
             };
+            // The failed attempt's span does not last as long as the pause.
+            self.exchange.ledger.set_span(None);
             let waited = self.patience.wait(pin!(sleep(wait))).await;
             waited.map_err(|over| over.after(self.exchange.progress(true)))?;
             if let Some(concurrency) = &mut self.concurrency
@@ -528,7 +556,7 @@ impl<'p> Admitted<'p> {
         }
         // The head of a request that was sent may be gone, and its span has been told.
         if self.trip.made == 0 {
-            self.exchange.begin_span(&mut self.trip.sending.parts);
+            self.exchange.begin_span(&self.trip.sending.parts);
         }
         self.exchange.refuse(failed)
     }

@@ -226,10 +226,17 @@ impl Ledger {
         }
     }
 
+    /// Notes the trace that the request is in.
+    pub(crate) fn traced_in(&mut self, trace_id: Option<[u8; 16]>) {
+        if let Some(line) = &mut self.line {
+            line.record.trace_id = trace_id;
+        }
+    }
+
     /// Notes the trace that the request is in, as its fields say after ours were written.
     pub(crate) fn traced(&mut self, headers: &HeaderMap) {
-        if let Some(line) = &mut self.line {
-            line.record.trace_id = trace_id(headers);
+        if self.line.is_some() {
+            self.traced_in(trace_id(headers));
         }
     }
 

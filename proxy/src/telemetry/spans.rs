@@ -6,7 +6,7 @@ use http::HeaderMap;
 use http::header::HOST;
 use http::request::Parts;
 use weft_core::name::ServiceName;
-use weft_core::trace::{Incoming, Sampler, TraceContext, decide, inject};
+use weft_core::trace::{Incoming, Parent, Sampler, TraceContext, decide, inject};
 
 use super::tracing::{ClientRequest, RequestSpan, ServerRequest, Tracer};
 
@@ -42,11 +42,15 @@ impl Trace {
         Self(Incoming::of(headers))
     }
 
-    fn own(&self, ratio: f64, headers: &mut HeaderMap) -> TraceContext {
+    /// A span of ours in it, and whether it is sampled.
+    fn own(&self, ratio: f64) -> TraceContext {
         let random = [fastrand::u64(..), fastrand::u64(..), fastrand::u64(..)];
-        let own = decide(self.0, random, Sampler { ratio });
-        inject(&own, self.0.formats, headers);
-        own
+        decide(self.0, random, Sampler { ratio })
+    }
+
+    /// Tells the next hop of our span.
+    fn tell(&self, own: &TraceContext, headers: &mut HeaderMap) {
+        inject(own, self.0.formats, headers);
     }
 }
 
@@ -61,7 +65,8 @@ impl Spans<'_> {
     ) -> Option<RequestSpan> {
         let tracer = self.tracer?;
         let trace = Trace::of(&parts.headers);
-        let own = trace.own(self.ratio, &mut parts.headers);
+        let own = trace.own(self.ratio);
+        trace.tell(&own, &mut parts.headers);
         if !own.sampled {
             return None;
         }
@@ -89,7 +94,8 @@ impl Spans<'_> {
         attempt: ClientAttempt<'_>,
     ) -> Option<RequestSpan> {
         let tracer = self.tracer?;
-        let own = trace.own(self.ratio, &mut parts.headers);
+        let own = trace.own(self.ratio);
+        trace.tell(&own, &mut parts.headers);
         let parent = trace.0.parent;
         if parent.is_none() {
             // Later attempts are in the same trace, with the same decision.
@@ -99,18 +105,46 @@ impl Spans<'_> {
         if !own.sampled {
             return None;
         }
-        let request = ClientRequest {
-            method: &parts.method,
-            path: parts.uri.path(),
-            version: parts.version,
-            endpoint: attempt.endpoint,
-            service: &attempt.service.to_string(),
-            attempt: attempt.number,
-        };
-        let span = tracer.client_span(&own, parent.as_ref(), &request);
-        if attempt.retries > 0 {
-            span.set_retries(attempt.retries);
-        }
-        Some(span)
+        Some(client_span(tracer, &own, parent.as_ref(), parts, attempt))
     }
+
+    /// The span of a request that is answered before it was sent, with the trace that it is in;
+    /// `None` where it is not sampled. Nobody is told of it.
+    pub(crate) fn unsent(
+        self,
+        parts: &Parts,
+        attempt: ClientAttempt<'_>,
+    ) -> Option<(RequestSpan, [u8; 16])> {
+        let tracer = self.tracer?;
+        let trace = Trace::of(&parts.headers);
+        let own = trace.own(self.ratio);
+        if !own.sampled {
+            return None;
+        }
+        let parent = trace.0.parent.as_ref();
+        let span = client_span(tracer, &own, parent, parts, attempt);
+        Some((span, own.trace_id))
+    }
+}
+
+fn client_span(
+    tracer: &Tracer,
+    own: &TraceContext,
+    parent: Option<&Parent>,
+    parts: &Parts,
+    attempt: ClientAttempt<'_>,
+) -> RequestSpan {
+    let request = ClientRequest {
+        method: &parts.method,
+        path: parts.uri.path(),
+        version: parts.version,
+        endpoint: attempt.endpoint,
+        service: &attempt.service.to_string(),
+        attempt: attempt.number,
+    };
+    let span = tracer.client_span(own, parent, &request);
+    if attempt.retries > 0 {
+        span.set_retries(attempt.retries);
+    }
+    span
 }
