@@ -9,12 +9,12 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tonic::{Status, Streaming};
 use weft_core::rate::lease::{Grant, Report};
 use weft_proto::ratelimit::rate_limits_client::RateLimitsClient;
 use weft_proto::ratelimit::{Grants, Reports};
 
-use crate::control_plane::{Backoff, Line, Lines, opened};
+use crate::control_plane::{Backoff, Line, Lines, Moves, described, end_status, ended, opened};
 use crate::mesh::Mesh;
 
 /// How often demand is told.
@@ -35,16 +35,20 @@ pub async fn run(mut lines: Lines, mesh: Arc<Mesh>) {
             continue;
         }
         let line = lines.current().await;
-        let ended = stream(line, &mut lines, &mesh).await;
-        mesh.leases_in_touch(false);
-        match ended {
-            Ok(()) => backoff.reset(),
-            Err(reason) => {
-                tracing::info!(
-                    reason,
-                    "no leases of rate limits: the last ones hold for a while"
-                );
+        let end = match Stream::open(line).await {
+            Ok(stream) => {
+                let since = tokio::time::Instant::now();
+                let end = session(stream, &mut lines, &mesh).await;
+                backoff.stood(since.elapsed());
+                end
             }
+            Err(status) => Some(status),
+        };
+        mesh.leases_in_touch(false);
+        if let Some(status) = end {
+            let reason = described(&status);
+            let text = "stream of leases ended: the last ones hold for a while";
+            tracing::info!(reason, "{text}");
         }
         lines.pause(backoff.next(fastrand::f64())).await;
     }
@@ -57,15 +61,10 @@ struct Stream {
 }
 
 impl Stream {
-    /// Says what is held and what is used; leases come on this stream from now on.
-    async fn open(line: Line, mesh: &Mesh) -> Result<Self, String> {
+    async fn open(line: Line) -> Result<Self, Status> {
         let (told, outgoing) = mpsc::channel(4);
-        mesh.begin_leases();
-        let _room = told.try_send(reports(&mesh.rate_reports(true)));
         let mut client = RateLimitsClient::new(line);
-        let grants = opened(client.lease(ReceiverStream::new(outgoing))).await;
-        let grants = grants.map_err(|status| status.message().to_owned())?;
-        mesh.leases_in_touch(true);
+        let grants = opened(client.lease(ReceiverStream::new(outgoing))).await?;
         Ok(Self {
             told,
             grants: grants.into_inner(),
@@ -73,55 +72,67 @@ impl Stream {
     }
 }
 
-/// Leases to the end of their stream, over more than one connection where that is renewed; `Ok`
-/// when there was a stream, or there are no such limits any more.
-async fn stream(line: Line, lines: &mut Lines, mesh: &Mesh) -> Result<(), String> {
+/// Leases come on a new stream from now on: what is held and what is used, which is to be said on it.
+fn begin(mesh: &Mesh) -> Vec<Report> {
+    mesh.begin_leases();
+    mesh.leases_in_touch(true);
+    mesh.rate_reports(true)
+}
+
+/// Leases to the end of their stream, over more than one connection where that is renewed. Why it
+/// ended; `None` when there are no such limits any more.
+async fn session(mut stream: Stream, lines: &mut Lines, mesh: &Mesh) -> Option<Status> {
     let mut changes = mesh.changes();
     let mut known = mesh.shared_rates();
-    let mut stream = Stream::open(line, mesh).await?;
+    let mut moves = Moves::new("leases", lines);
     let mut tick = interval(REPORT_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut quiet = 0;
+    let mut report = begin(mesh);
     loop {
-        let report = tokio::select! {
-            message = stream.grants.next() => {
-                let Some(Ok(message)) = message else { return Ok(()) };
-                for grant in message.grants {
-                    match Grant::try_from(grant) {
-                        Ok(grant) => mesh.take_lease(grant),
-                        Err(rejection) => tracing::error!(%rejection, "lease rejected"),
+        if stream.told.send(reports(&report)).await.is_err() {
+            return Some(end_status(&mut stream.grants).await);
+        }
+        report = loop {
+            tokio::select! {
+                message = stream.grants.next() => {
+                    let message = match message {
+                        Some(Ok(message)) => message,
+                        Some(Err(status)) => return Some(status),
+                        None => return Some(ended()),
+                    };
+                    for grant in message.grants {
+                        match Grant::try_from(grant) {
+                            Ok(grant) => mesh.take_lease(grant),
+                            Err(rejection) => tracing::error!(%rejection, "lease rejected"),
+                        }
+                    }
+                    break mesh.rate_reports(false);
+                }
+                next = moves.next(Stream::open) => {
+                    stream = next;
+                    break begin(mesh);
+                }
+                _ = tick.tick() => {
+                    let reports = mesh.rate_reports(true);
+                    let idle = |report: &Report| report.demand.as_ref().is_none_or(|d| d.base == 0);
+                    quiet = if reports.iter().all(idle) { quiet + 1 } else { 0 };
+                    if quiet <= QUIET_AFTER {
+                        break reports;
                     }
                 }
-                mesh.rate_reports(false)
-            }
-            line = lines.next() => {
-                stream = Stream::open(line, mesh).await?;
-                continue;
-            }
-            _ = tick.tick() => {
-                let reports = mesh.rate_reports(true);
-                let idle = |report: &Report| report.demand.as_ref().is_none_or(|d| d.base == 0);
-                quiet = if reports.iter().all(idle) { quiet + 1 } else { 0 };
-                if quiet > QUIET_AFTER {
-                    continue;
+                Ok(()) = changes.changed() => {
+                    let now = mesh.shared_rates();
+                    if now.is_empty() {
+                        return None;
+                    }
+                    if now != known {
+                        known = now;
+                        break mesh.rate_reports(false);
+                    }
                 }
-                reports
-            }
-            Ok(()) = changes.changed() => {
-                let now = mesh.shared_rates();
-                if now == known {
-                    continue;
-                }
-                if now.is_empty() {
-                    return Ok(());
-                }
-                known = now;
-                mesh.rate_reports(false)
             }
         };
-        if stream.told.send(reports(&report)).await.is_err() {
-            return Ok(());
-        }
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tonic::{Status, Streaming};
 use weft_core::breaker::{Change, StateView, View};
 use weft_core::model::ObservedBreaker;
 use weft_core::name::WorkloadName;
@@ -18,7 +18,7 @@ use weft_core::time::Instant;
 use weft_proto::registry::registry_client::RegistryClient;
 use weft_proto::registry::{ObserveEnd, Observed};
 
-use crate::control_plane::{Backoff, Line, Lines, opened};
+use crate::control_plane::{Backoff, Line, Lines, Moves, described, end_status, ended, opened};
 use crate::mesh::{Endpoint, Mesh, PortView};
 use crate::telemetry::metrics::{BreakerSample, BreakerState, ConcurrencySample, Direction};
 
@@ -32,10 +32,17 @@ pub async fn run(mut lines: Lines, mesh: Arc<Mesh>) {
     let mut backoff = Backoff::new();
     loop {
         let line = lines.current().await;
-        match stream(line, &mut lines, &mesh).await {
-            Ok(()) => backoff.reset(),
-            Err(reason) => tracing::debug!(reason, "what is observed was not told"),
-        }
+        let status = match Stream::open(line).await {
+            Ok(stream) => {
+                let since = tokio::time::Instant::now();
+                let status = session(stream, &mut lines, &mesh).await;
+                backoff.stood(since.elapsed());
+                status
+            }
+            Err(status) => status,
+        };
+        let reason = described(&status);
+        tracing::info!(reason, "observation stream ended");
         lines.pause(backoff.next(fastrand::f64())).await;
     }
 }
@@ -49,11 +56,10 @@ struct Stream {
 }
 
 impl Stream {
-    async fn open(line: Line) -> Result<Self, String> {
+    async fn open(line: Line) -> Result<Self, Status> {
         let (told, outgoing) = mpsc::channel(1);
         let mut client = RegistryClient::new(line);
-        let end = opened(client.observe(ReceiverStream::new(outgoing))).await;
-        let end = end.map_err(|status| status.message().to_owned())?;
+        let end = opened(client.observe(ReceiverStream::new(outgoing))).await?;
         Ok(Self {
             told,
             end: end.into_inner(),
@@ -62,28 +68,27 @@ impl Stream {
     }
 }
 
-/// Tells to the end of the stream, over more than one connection where that is renewed; `Ok` when
-/// there was a stream.
-async fn stream(line: Line, lines: &mut Lines, mesh: &Mesh) -> Result<(), String> {
-    let mut stream = Stream::open(line).await?;
+/// Tells to the end of the stream, over more than one connection where that is renewed; why it
+/// ended.
+async fn session(mut stream: Stream, lines: &mut Lines, mesh: &Mesh) -> Status {
+    let mut moves = Moves::new("observation", lines);
     let mut look = interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
-            _end = stream.end.next() => return Ok(()),
-            line = lines.next() => {
-                let next = Stream::open(line).await?;
-                // The one before ends when this one has told everything.
-                let _before = std::mem::replace(&mut stream, next);
-                if !tell(&mut stream, mesh).await {
-                    return Ok(());
-                }
+        // Of a stream before, the control plane keeps what was told for longer than this takes.
+        let goes_on = tokio::select! {
+            end = stream.end.next() => return match end {
+                Some(Err(status)) => status,
+                Some(Ok(_)) | None => ended(),
+            },
+            next = moves.next(Stream::open) => {
+                stream = next;
+                tell(&mut stream, mesh).await
             }
-            _ = look.tick() => {
-                if !tell(&mut stream, mesh).await {
-                    return Ok(());
-                }
-            }
+            _ = look.tick() => tell(&mut stream, mesh).await,
+        };
+        if !goes_on {
+            return end_status(&mut stream.end).await;
         }
     }
 }

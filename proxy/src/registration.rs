@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -13,9 +14,12 @@ use weft_proto::registry::register_response::Message as Response;
 use weft_proto::registry::registry_client::RegistryClient;
 use weft_proto::registry::{Goodbye, RegisterRequest, RegisterResponse};
 
-use crate::control_plane::{Backoff, Line, Lines, opened};
+use crate::control_plane::{Backoff, Line, Lines, Moves, described, end_status, ended, opened};
 
-/// How long leaving waits for the control plane's word that nobody is sent here any more.
+/// Messages on their way.
+const REQUESTS_MAX: usize = 16;
+/// How long leaving waits for the control plane's word that nobody is sent here any more; for a
+/// connection, too, where there is none.
 const GOODBYE_MAX: Duration = Duration::from_secs(5);
 
 /// Where the registration stands.
@@ -35,6 +39,8 @@ pub struct Registrar {
     lines: Lines,
     wanted: watch::Receiver<Registration>,
     standing: watch::Sender<Standing>,
+    /// Whether the control plane may have the workload on record by a stream of ours.
+    announced: bool,
 }
 
 impl Registrar {
@@ -44,6 +50,7 @@ impl Registrar {
             lines,
             wanted,
             standing: watch::Sender::new(Standing::Pending),
+            announced: false,
         }
     }
 
@@ -54,52 +61,59 @@ impl Registrar {
 
     /// Runs until `leave` fires, then takes the workload out, waits for the acknowledgement (5 s
     /// at most) and answers through the sender.
-    pub async fn run(mut self, mut leave: oneshot::Receiver<oneshot::Sender<bool>>) {
+    pub async fn run(mut self, mut leave: Leave) {
         let mut backoff = Backoff::new();
         loop {
-            let end = tokio::select! {
-                line = self.lines.current() => self.session(line, &mut leave).await,
-                asked = &mut leave => End::of_nobody(asked),
-            };
+            let end = self.announce(&mut backoff, &mut leave).await;
             match end {
-                End::Left(done, acknowledged) => {
-                    let _nobody_waits = done.send(acknowledged);
-                    return;
-                }
-                End::Abandoned => return,
+                End::Leaving(asked, stream) => return self.say_goodbye(asked, stream).await,
                 End::Broken(reason) => {
                     tracing::warn!(reason, "registration stream ended");
+                    if *self.standing.borrow() == Standing::Accepted {
+                        self.standing.send_replace(Standing::Pending);
+                    }
                 }
                 End::Refused(reason) => {
                     tracing::error!(reason, "registration refused");
+                    self.announced = false;
                     self.standing.send_replace(Standing::Refused(reason));
                 }
             }
-            if self.standing.borrow().clone() == Standing::Accepted {
-                backoff.reset();
-                self.standing.send_replace(Standing::Pending);
+            tokio::select! {
+                () = self.lines.pause(backoff.next(fastrand::f64())) => {}
+                asked = &mut leave => return self.say_goodbye(asked, None).await,
             }
-            let asked = tokio::select! {
-                () = self.lines.pause(backoff.next(fastrand::f64())) => continue,
-                asked = &mut leave => asked,
-            };
-            if let End::Left(done, acknowledged) = End::of_nobody(asked) {
-                let _nobody_waits = done.send(acknowledged);
+        }
+    }
+
+    /// Opens a stream, once there is a connection, and keeps it to its end.
+    async fn announce(&mut self, backoff: &mut Backoff, leave: &mut Leave) -> End {
+        let line = tokio::select! {
+            line = self.lines.current() => line,
+            asked = &mut *leave => return End::Leaving(asked, None),
+        };
+        // The control plane may take it, whether or not that is heard here.
+        self.announced = true;
+        let wanted = self.wanted.borrow_and_update().clone();
+        let opened = tokio::select! {
+            opened = Stream::open(line, wanted) => opened,
+            asked = &mut *leave => return End::Leaving(asked, None),
+        };
+        match opened {
+            Ok(stream) => {
+                let since = Instant::now();
+                let end = self.session(stream, leave).await;
+                backoff.stood(since.elapsed());
+                end
             }
-            return;
+            Err(status) => from_status(&status),
         }
     }
 
     /// One stream to its end, over more than one connection where that is renewed.
-    async fn session(
-        &mut self,
-        line: Line,
-        leave: &mut oneshot::Receiver<oneshot::Sender<bool>>,
-    ) -> End {
-        let mut stream = match Stream::open(line, &mut self.wanted).await {
-            Ok(stream) => stream,
-            Err(status) => return from_status(&status),
-        };
+    async fn session(&mut self, mut stream: Stream, leave: &mut Leave) -> End {
+        let mut moves = Moves::new("registration", &mut self.lines);
+        let latest = self.wanted.clone();
         loop {
             tokio::select! {
                 response = stream.responses.next() => match response {
@@ -109,23 +123,61 @@ impl Registrar {
                         }
                     }
                     Some(Err(status)) => return from_status(&status),
-                    None => return End::Broken("the control plane ended the stream".to_owned()),
+                    None => return from_status(&ended()),
                 },
                 // The stream that stood ends when the next one has been accepted.
-                line = self.lines.next() => match Stream::open(line, &mut self.wanted).await {
-                    Ok(next) => stream = next,
-                    Err(status) => return from_status(&status),
-                },
-                Ok(()) = self.wanted.changed() => {
-                    let changed = self.wanted.borrow_and_update().clone();
-                    let message = request(Request::Registration((&changed).into()));
-                    if stream.requests.send(message).await.is_err() {
-                        return End::Broken("the stream has ended".to_owned());
+                next = moves.next(|line| Stream::open(line, latest.borrow().clone())) => {
+                    stream = next;
+                    let wanted = self.wanted.borrow_and_update().clone();
+                    if let Err(end) = stream.tell(wanted).await {
+                        return end;
+                    }
+                }
+                // The next stream may hold the registration already: it is told what has changed.
+                Ok(()) = self.wanted.changed(), if !moves.is_opening() => {
+                    let wanted = self.wanted.borrow_and_update().clone();
+                    if let Err(end) = stream.tell(wanted).await {
+                        return end;
                     }
                 }
                 asked = &mut *leave => {
-                    let Ok(done) = asked else { return End::Abandoned };
-                    return End::Left(done, stream.leave().await);
+                    let next = timeout(GOODBYE_MAX / 2, moves.finish()).await;
+                    let newest = next.ok().flatten().unwrap_or(stream);
+                    return End::Leaving(asked, Some(Box::new(newest)));
+                }
+            }
+        }
+    }
+
+    /// Takes the workload out, on `stream` or, where that fails, on another connection.
+    async fn say_goodbye(mut self, asked: Asked, stream: Option<Box<Stream>>) {
+        let Ok(done) = asked else { return };
+        let acknowledged = match self.announced {
+            true => timeout(GOODBYE_MAX, self.released(stream)).await,
+            false => Ok(false),
+        };
+        let _nobody_waits = done.send(acknowledged.unwrap_or(false));
+    }
+
+    /// Whether everybody knows that the workload is gone.
+    async fn released(&mut self, mut stream: Option<Box<Stream>>) -> bool {
+        let mut backoff = Backoff::new();
+        loop {
+            if let Some(mut stream) = stream.take()
+                && let Some(acknowledged) = stream.leave().await
+            {
+                return acknowledged;
+            }
+            self.lines.pause(backoff.next(fastrand::f64())).await;
+            let line = self.lines.current().await;
+            // A stream takes out what it has announced.
+            let wanted = self.wanted.borrow().clone();
+            match Stream::open(line, wanted).await {
+                Ok(opened) => stream = Some(Box::new(opened)),
+                Err(status) => {
+                    if let End::Refused(_) = from_status(&status) {
+                        return false;
+                    }
                 }
             }
         }
@@ -136,55 +188,66 @@ impl Registrar {
 struct Stream {
     requests: mpsc::Sender<RegisterRequest>,
     responses: Streaming<RegisterResponse>,
+    /// What was announced on it last.
+    told: Registration,
 }
 
 impl Stream {
-    /// Announces what is wanted now. The control plane answers when it has decided about it.
-    async fn open(line: Line, wanted: &mut watch::Receiver<Registration>) -> Result<Self, Status> {
-        let (requests, outgoing) = mpsc::channel(16);
-        let first = wanted.borrow_and_update().clone();
-        let _room = requests.try_send(request(Request::Registration((&first).into())));
+    /// Announces the workload. The control plane answers when it has decided about it.
+    async fn open(line: Line, wanted: Registration) -> Result<Self, Status> {
+        let (requests, outgoing) = mpsc::channel(REQUESTS_MAX);
+        let _room = requests.try_send(request(Request::Registration((&wanted).into())));
         let mut client = RegistryClient::new(line);
         let responses = opened(client.register(ReceiverStream::new(outgoing))).await?;
         Ok(Self {
             requests,
             responses: responses.into_inner(),
+            told: wanted,
         })
     }
 
-    /// Takes the workload out; whether the control plane has acknowledged that.
-    async fn leave(&mut self) -> bool {
-        let _ended_anyway = self
-            .requests
-            .send(request(Request::Goodbye(Goodbye {})))
-            .await;
-        let released = async {
-            while let Some(Ok(response)) = self.responses.next().await {
-                if let Some(Response::Released(released)) = response.message {
-                    return released.acknowledged;
-                }
+    /// Announces what has changed.
+    async fn tell(&mut self, wanted: Registration) -> Result<(), End> {
+        if wanted == self.told {
+            return Ok(());
+        }
+        let message = request(Request::Registration((&wanted).into()));
+        self.told = wanted;
+        match self.requests.try_send(message) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Closed(_)) => {
+                Err(from_status(&end_status(&mut self.responses).await))
             }
-            false
-        };
-        timeout(GOODBYE_MAX, released).await.unwrap_or(false)
-    }
-}
-
-enum End {
-    Left(oneshot::Sender<bool>, bool),
-    Abandoned,
-    Broken(String),
-    Refused(String),
-}
-
-impl End {
-    /// Leaving without a stream: nobody can acknowledge it, the grace takes the workload out.
-    fn of_nobody(asked: Result<oneshot::Sender<bool>, oneshot::error::RecvError>) -> Self {
-        match asked {
-            Ok(done) => Self::Left(done, false),
-            Err(_dropped) => Self::Abandoned,
+            Err(TrySendError::Full(_)) => Err(End::Broken(format!(
+                "the control plane has not read {REQUESTS_MAX} messages"
+            ))),
         }
     }
+
+    /// Takes the workload out; whether everybody knows, `None` where the stream has ended before
+    /// that was said.
+    async fn leave(&mut self) -> Option<bool> {
+        let goodbye = request(Request::Goodbye(Goodbye {}));
+        self.requests.send(goodbye).await.ok()?;
+        while let Some(Ok(response)) = self.responses.next().await {
+            if let Some(Response::Released(released)) = response.message {
+                return Some(released.acknowledged);
+            }
+        }
+        None
+    }
+}
+
+/// Who asks to leave waits for the answer; an error where nobody can ask any more.
+type Asked = Result<oneshot::Sender<bool>, oneshot::error::RecvError>;
+/// Fires when the workload is to be taken out.
+type Leave = oneshot::Receiver<oneshot::Sender<bool>>;
+
+enum End {
+    /// It was asked to leave, on this stream.
+    Leaving(Asked, Option<Box<Stream>>),
+    Broken(String),
+    Refused(String),
 }
 
 fn request(message: Request) -> RegisterRequest {
@@ -194,7 +257,7 @@ fn request(message: Request) -> RegisterRequest {
 }
 
 fn from_status(status: &Status) -> End {
-    let text = format!("{} ({:?})", status.message(), status.code());
+    let text = described(status);
     match status.code() {
         tonic::Code::PermissionDenied
         | tonic::Code::AlreadyExists
@@ -215,3 +278,6 @@ fn from_status(status: &Status) -> End {
         | tonic::Code::DataLoss => End::Broken(text),
     }
 }
+
+#[cfg(test)]
+mod tests;

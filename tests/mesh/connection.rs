@@ -182,6 +182,7 @@ fn a_sidecar_has_one_connection_to_the_control_plane() {
     // Another certificate is another connection, and nothing of what goes over it is away for a
     // moment. Longer than the 10 s after which the control plane ends calls that do not answer.
     let ends = certificate_ends(&mesh, "one");
+    let logged = SIDECARS.map(|workload| mesh.log(workload).len());
     let began = Instant::now();
     wait_for("two renewals", LIMIT, || {
         for workload in SIDECARS {
@@ -192,6 +193,11 @@ fn a_sidecar_has_one_connection_to_the_control_plane() {
         (renewed && began.elapsed() > Duration::from_secs(12)).then_some(())
     });
     let second = one_each(&mesh, &sidecars);
+    for (workload, before) in SIDECARS.into_iter().zip(logged) {
+        let log = mesh.log(workload);
+        let since = log.get(before..).unwrap_or_default();
+        assert!(!since.contains("stream ended"), "{workload}: {since}");
+    }
     let (mut before, mut after) = (first.iter(), second.iter());
     assert!(before.all(|one| !second.contains(one)) && after.all(|one| !first.contains(one)));
     all_works(&mesh, "second");

@@ -18,7 +18,7 @@ pub struct Backoff {
 
 impl Backoff {
     /// What stood for this long counts as having worked.
-    pub(super) const WORKED_AFTER: Duration = MAX;
+    const WORKED_AFTER: Duration = MAX;
 
     /// The first wait comes next.
     pub const fn new() -> Self {
@@ -32,9 +32,12 @@ impl Backoff {
         wait.mul_f64(JITTER_FROM + random * 2.0 * (1.0 - JITTER_FROM))
     }
 
-    /// It has worked: the first wait comes next.
-    pub fn reset(&mut self) {
-        *self = Self::new();
+    /// What was tried stood for this long: the first wait comes next, if that was long enough. What
+    /// begins and ends at once has not worked.
+    pub fn stood(&mut self, lasted: Duration) {
+        if lasted >= Self::WORKED_AFTER {
+            *self = Self::new();
+        }
     }
 }
 
@@ -56,7 +59,9 @@ mod tests {
         let (least, most) = (backoff.next(0.0), backoff.next(0.999_999));
         assert_eq!(least, MAX.mul_f64(0.75));
         assert!(most > MAX && most < MAX.mul_f64(1.25));
-        backoff.reset();
+        backoff.stood(Backoff::WORKED_AFTER - Duration::from_millis(1));
+        assert_ne!(backoff, Backoff::new());
+        backoff.stood(Backoff::WORKED_AFTER);
         assert_eq!(backoff, Backoff::new());
     }
 }

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use super::{Backoff, Line, Trusting, dial};
+use super::{Backoff, ConnectError, Line, Trusting, dial};
 use crate::clock::unix_now;
 use crate::telemetry::metrics::Metrics;
 
@@ -62,16 +62,14 @@ impl Keeper {
             let Some(current) = standing.during(usable(&mut trusting)).await else {
                 return;
             };
-            let connecting = Box::pin(dial(&address, &current));
+            let connecting = Box::pin(proved(&address, &current));
             match standing.during(connecting).await {
                 Ok((line, driver)) => {
                     tracing::info!(address, "connected to the control plane");
-                    standing.replace(line, tokio::spawn(driver));
+                    standing.replace(line, driver);
                     tokio::select! {
                         lasted = standing.lost() => {
-                            if lasted >= Backoff::WORKED_AFTER {
-                                backoff.reset();
-                            }
+                            backoff.stood(lasted);
                         }
                         changed = trusting.changed() => {
                             if changed.is_err() {
@@ -91,6 +89,27 @@ impl Keeper {
             standing.during(sleep(backoff.next(fastrand::f64()))).await;
         }
     }
+}
+
+/// Connects, and waits until the control plane has answered: with TLS 1.3 it may refuse our
+/// certificate when the handshake is over for us.
+async fn proved(
+    address: &str,
+    trusting: &Trusting,
+) -> Result<(Line, JoinHandle<String>), ConnectError> {
+    let (line, driver) = dial(address, trusting).await?;
+    let mut driver = tokio::spawn(driver);
+    let reason = tokio::select! {
+        answered = line.proved() => match answered {
+            Ok(()) => return Ok((line, driver)),
+            Err(reason) => reason,
+        },
+        ended = &mut driver => ended.unwrap_or_else(|failed| failed.to_string()),
+    };
+    Err(ConnectError::Unreachable {
+        address: address.to_owned(),
+        reason,
+    })
 }
 
 /// As whom to come, once there is a certificate that is valid; `None` when there will be none.
@@ -172,6 +191,11 @@ pub struct Lines {
 }
 
 impl Lines {
+    #[cfg(test)]
+    pub(super) fn of(current: watch::Receiver<Option<Line>>) -> Self {
+        Self { current }
+    }
+
     /// The connection that stands; waits while there is none.
     pub async fn current(&mut self) -> Line {
         let line = self.current.borrow_and_update().clone();

@@ -1,16 +1,20 @@
 //! One HTTP/2 connection, as calls of gRPC use it.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, TE};
 use http::uri::{Authority, Scheme};
-use http::{Request, Response, Uri};
+use http::{HeaderValue, Method, Request, Response, Uri};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
 use tonic::body::Body;
 use tower::Service;
 
@@ -19,6 +23,12 @@ pub(super) const HOST: &str = "control-plane.weft";
 /// A dead control plane is noticed after one interval and one timeout.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The call that a new connection is proved with; every answer to it will do.
+const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
+/// One gRPC message without fields.
+const EMPTY_MESSAGE: &[u8] = &[0; 5];
+/// How long it may take.
+const PROVED_TIMEOUT: Duration = Duration::from_secs(5);
 /// What one stream, and all together, may have sent that was not read yet, bytes. The connection
 /// has room for every stream of a sidecar, so that one that is not read does not stop the others.
 const STREAM_WINDOW: u32 = 1024 * 1024;
@@ -55,6 +65,28 @@ where
         }
     };
     Ok((Line { sender }, standing))
+}
+
+impl Line {
+    /// Waits until the other side has answered a call on this connection; `Err` says why it has not.
+    pub(super) async fn proved(&self) -> Result<(), String> {
+        let mut request = Request::new(Body::new(Full::new(Bytes::from_static(EMPTY_MESSAGE))));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = Uri::from_static(HEALTH_CHECK);
+        let headers = request.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        let mut line = self.clone();
+        let answer = async {
+            poll_fn(|context| line.poll_ready(context)).await?;
+            line.call(request).await
+        };
+        match timeout(PROVED_TIMEOUT, answer).await {
+            Ok(Ok(_any)) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_elapsed) => Err(format!("no answer within {PROVED_TIMEOUT:?}")),
+        }
+    }
 }
 
 impl Service<Request<Body>> for Line {

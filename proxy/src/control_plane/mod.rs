@@ -7,6 +7,9 @@
 mod backoff;
 mod keeper;
 mod line;
+mod moves;
+#[cfg(test)]
+pub(crate) mod testing;
 mod verify;
 
 use std::sync::Arc;
@@ -17,13 +20,14 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use tonic::Status;
+use tonic::{Status, Streaming};
 use weft_core::name::{SpiffeId, TrustDomain};
 
 use crate::tls::{Credentials, Trust, provider};
 pub use backoff::Backoff;
 pub use keeper::{Keeper, Lines};
 pub use line::Line;
+pub use moves::Moves;
 pub use verify::FirstContactError;
 
 /// Namespace and service account of every control plane.
@@ -35,6 +39,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a stream may take to be opened. Above the 10 s after which the control plane itself
 /// gives up a call, so that its reason is what is heard.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the status is waited for of a stream that has ended.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 /// One service with thousands of endpoints fits; more than that is not ours.
 pub const MESSAGE_MAX_BYTES: usize = 32 * 1024 * 1024;
 
@@ -135,6 +141,32 @@ pub async fn opened<T>(call: impl Future<Output = Result<T, Status>>) -> Result<
             "the control plane has not answered within {OPEN_TIMEOUT:?}"
         )))
     })
+}
+
+/// What a status says, for the log.
+pub fn described(status: &Status) -> String {
+    format!("{} ({:?})", status.message(), status.code())
+}
+
+/// The status of a stream that the control plane has ended.
+pub fn ended() -> Status {
+    Status::unavailable("the control plane ended the stream")
+}
+
+/// The status that a stream ended with, on which nothing can be sent any more. Messages that come
+/// before it are lost.
+pub async fn end_status<T>(messages: &mut Streaming<T>) -> Status {
+    let end = async {
+        loop {
+            match messages.message().await {
+                Ok(Some(_lost)) => {}
+                Ok(None) => return ended(),
+                Err(status) => return status,
+            }
+        }
+    };
+    let status = timeout(END_TIMEOUT, end).await;
+    status.unwrap_or_else(|_elapsed| Status::unavailable("the control plane reads no more"))
 }
 
 fn client_config(trusting: &Trusting) -> Result<ClientConfig, ConnectError> {

@@ -1,6 +1,6 @@
 //! The delta xDS stream: the only place in the sidecar that names its envelopes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use prost::Message;
@@ -16,7 +16,7 @@ use weft_proto::xds_core::Node;
 use weft_proto::xds_core::node::UserAgentVersionType;
 
 use super::held::{Applied, Holdings, Received};
-use crate::control_plane::{Line, MESSAGE_MAX_BYTES, opened};
+use crate::control_plane::{Line, MESSAGE_MAX_BYTES, end_status, opened};
 
 /// Requests on their way; the control plane answers before many more are due.
 const REQUESTS_MAX: usize = 256;
@@ -32,6 +32,8 @@ pub(super) struct Stream {
     requests: mpsc::Sender<DeltaDiscoveryRequest>,
     responses: Streaming<DeltaDiscoveryResponse>,
     node: Option<Node>,
+    /// Names that were asked for when it was opened.
+    asked: Vec<(Kind, Vec<String>)>,
 }
 
 /// A response with its kind and its content decoded.
@@ -44,11 +46,11 @@ pub(super) struct Response {
 
 impl Stream {
     /// Opens the stream as `node` and says, for every kind, what is held and wanted.
-    pub(super) async fn open(
+    pub(super) fn open(
         line: Line,
         node: &str,
         holdings: &Holdings,
-    ) -> Result<Self, tonic::Status> {
+    ) -> impl Future<Output = Result<Self, tonic::Status>> + Send + use<> {
         let (requests, outgoing) = mpsc::channel(REQUESTS_MAX);
         let mut node = Some(Node {
             id: node.to_owned(),
@@ -57,30 +59,64 @@ impl Stream {
                 env!("CARGO_PKG_VERSION").to_owned(),
             )),
         });
+        let mut asked = Vec::new();
         for kind in Kind::ALL {
+            let names = match kind.on_demand() {
+                true => holdings.subscriptions(kind),
+                false => vec!["*".to_owned()],
+            };
+            if kind.on_demand() {
+                asked.push((kind, names.clone()));
+            }
             let request = DeltaDiscoveryRequest {
                 node: node.take(),
                 type_url: kind.type_url().to_owned(),
-                resource_names_subscribe: if kind.on_demand() {
-                    holdings.subscriptions(kind)
-                } else {
-                    vec!["*".to_owned()]
+                resource_names_subscribe: names,
+                initial_resource_versions: match kind {
+                    // It comes on every stream: what is in force is kept beside what is held here,
+                    // and a revocation that is missing there must not be missing for good.
+                    Kind::TrustBundle => HashMap::new(),
+                    Kind::Service
+                    | Kind::Workload
+                    | Kind::MeshConfig
+                    | Kind::Namespace
+                    | Kind::ServerPolicy => holdings.versions(kind),
                 },
-                initial_resource_versions: holdings.versions(kind),
                 ..DeltaDiscoveryRequest::default()
             };
             // The channel has room for one of each kind.
             let _sent = requests.try_send(request);
         }
-        let mut client = AggregatedDiscoveryServiceClient::new(line)
-            .max_decoding_message_size(MESSAGE_MAX_BYTES);
-        let opening = client.delta_aggregated_resources(ReceiverStream::new(outgoing));
-        let responses = opened(opening).await?.into_inner();
-        Ok(Self {
-            requests,
-            responses,
-            node,
-        })
+        async move {
+            let mut client = AggregatedDiscoveryServiceClient::new(line)
+                .max_decoding_message_size(MESSAGE_MAX_BYTES);
+            let opening = client.delta_aggregated_resources(ReceiverStream::new(outgoing));
+            let responses = opened(opening).await?.into_inner();
+            Ok(Self {
+                requests,
+                responses,
+                node,
+                asked,
+            })
+        }
+    }
+
+    /// Asks for what has come to be wanted while it was opened, and gives up what is not wanted any
+    /// more.
+    pub(super) async fn catch_up(&mut self, holdings: &Holdings) -> Result<(), tonic::Status> {
+        for (kind, before) in std::mem::take(&mut self.asked) {
+            let now = holdings.subscriptions(kind);
+            let without = |all: &[String], others: &[String]| -> Vec<String> {
+                let others: HashSet<&String> = others.iter().collect();
+                let rest = all.iter().filter(|name| !others.contains(name));
+                rest.cloned().collect()
+            };
+            let (wanted, unwanted) = (without(&now, &before), without(&before, &now));
+            if !wanted.is_empty() || !unwanted.is_empty() {
+                self.subscribe(kind, wanted, unwanted).await?;
+            }
+        }
+        Ok(())
     }
 
     /// The next response; `None` when the control plane ended the stream.
@@ -153,12 +189,13 @@ impl Stream {
     async fn send(&mut self, mut request: DeltaDiscoveryRequest) -> Result<(), tonic::Status> {
         request.node = self.node.take();
         let sent = self.requests.send_timeout(request, SEND_TIMEOUT).await;
-        sent.map_err(|error| match error {
-            SendTimeoutError::Closed(_) => tonic::Status::unavailable("the stream has ended"),
-            SendTimeoutError::Timeout(_) => tonic::Status::deadline_exceeded(format!(
+        match sent {
+            Ok(()) => Ok(()),
+            Err(SendTimeoutError::Closed(_)) => Err(end_status(&mut self.responses).await),
+            Err(SendTimeoutError::Timeout(_)) => Err(tonic::Status::deadline_exceeded(format!(
                 "the control plane has read nothing for {SEND_TIMEOUT:?}"
-            )),
-        })
+            ))),
+        }
     }
 }
 

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use weft_proto::resource::Kind;
 
 use crate::config::LimitConfig;
-use crate::control_plane::{Backoff, Line, Lines};
+use crate::control_plane::{Backoff, Line, Lines, Moves};
 use crate::identity::{IdentityError, Manager};
 use crate::mesh::{Demand, Mesh};
 use crate::state::StateDir;
@@ -40,6 +40,20 @@ impl From<tonic::Status> for StreamEnd {
     fn from(status: tonic::Status) -> Self {
         Self::Status(Box::new(status))
     }
+}
+
+/// Opens a stream that says what is held and wanted now.
+fn opening(
+    line: Line,
+    identity: &Manager,
+    holdings: &Holdings,
+) -> impl Future<Output = Result<grpc::Stream, tonic::Status>> + Send + use<> {
+    let current = identity.subscribe();
+    let node = {
+        let own = current.borrow();
+        own.as_ref().map(|own| own.credentials.instance.to_string())
+    };
+    grpc::Stream::open(line, &node.unwrap_or_default(), holdings)
 }
 
 /// The client with everything it holds.
@@ -126,13 +140,18 @@ impl Client {
         let mut backoff = Backoff::new();
         loop {
             let line = self.noting(lines.current()).await;
-            let end = match self.stream(line, &mut lines).await {
-                Ok(never) => match never {},
-                Err(end) => end,
+            let opening = opening(line, &self.identity, &self.holdings);
+            let end = match self.noting(opening).await {
+                Ok(stream) => {
+                    self.connected.send_replace(true);
+                    let since = Instant::now();
+                    let Err(end) = self.stream(stream, &mut lines).await;
+                    backoff.stood(since.elapsed());
+                    end
+                }
+                Err(status) => status.into(),
             };
-            if self.connected.send_replace(false) {
-                backoff.reset();
-            }
+            self.connected.send_replace(false);
             tracing::warn!(reason = %end, "discovery stream ended");
             self.save();
             let wait = backoff.next(fastrand::f64());
@@ -155,26 +174,14 @@ impl Client {
         }
     }
 
-    async fn open(&self, line: Line) -> Result<grpc::Stream, StreamEnd> {
-        let node = {
-            let current = self.identity.subscribe();
-            let current = current.borrow();
-            let node = current
-                .as_ref()
-                .map(|own| own.credentials.instance.to_string());
-            node.unwrap_or_default()
-        };
-        Ok(grpc::Stream::open(line, &node, &self.holdings).await?)
-    }
-
     /// One stream to its end, over more than one connection where that is renewed.
     async fn stream(
         &mut self,
-        line: Line,
+        mut stream: grpc::Stream,
         lines: &mut Lines,
     ) -> Result<std::convert::Infallible, StreamEnd> {
-        let mut stream = self.open(line).await?;
-        self.connected.send_replace(true);
+        stream.catch_up(&self.holdings).await?;
+        let mut moves = Moves::new("discovery", lines);
         let mut sweep = interval(SWEEP_EVERY);
         let mut save = interval(SAVE_EVERY);
         save.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -187,7 +194,10 @@ impl Client {
                     stream.acknowledge(&id, &applied).await?;
                 }
                 // The stream that stood ends when the next one is open.
-                line = lines.next() => stream = self.open(line).await?,
+                next = moves.next(|line| opening(line, &self.identity, &self.holdings)) => {
+                    stream = next;
+                    stream.catch_up(&self.holdings).await?;
+                }
                 Some(demand) = self.demanded.recv() => {
                     self.ask(demand, &mut stream).await?;
                 }
@@ -214,14 +224,14 @@ impl Client {
         for reason in &applied.rejected {
             tracing::error!(kind = kind.as_str(), reason, "resource rejected");
         }
+        if kind == Kind::TrustBundle
+            && let Some(bundle) = self.holdings.trust_bundle()
+            && let Err(error) = self.identity.trust(bundle.clone())
+        {
+            tracing::error!(%error, "trust bundle not put in force");
+        }
         if applied.changed {
             self.unsaved = true;
-            if kind == Kind::TrustBundle
-                && let Some(bundle) = self.holdings.trust_bundle()
-                && let Err(error) = self.identity.trust(bundle.clone())
-            {
-                tracing::error!(%error, "trust bundle not put in force");
-            }
             self.mesh.publish(self.holdings.world());
         }
         applied

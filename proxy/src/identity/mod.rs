@@ -2,7 +2,7 @@
 
 mod saved;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
@@ -103,7 +103,9 @@ pub struct Manager {
     metrics: Metrics,
     current: watch::Sender<Option<Identity>>,
     presented: watch::Sender<Option<Trusting>>,
-    generation: std::sync::atomic::AtomicU64,
+    /// Held while what is in force changes: the certificate and the trust bundle change
+    /// independently of each other, and neither undoes the other.
+    changing: Mutex<u64>,
 }
 
 impl Manager {
@@ -123,7 +125,7 @@ impl Manager {
             metrics,
             current: watch::Sender::new(None),
             presented: watch::Sender::new(None),
-            generation: std::sync::atomic::AtomicU64::new(1),
+            changing: Mutex::new(0),
         }
     }
 
@@ -145,7 +147,7 @@ impl Manager {
             return Ok(false);
         };
         let identity = saved.into_identity()?;
-        self.put_in_force(identity)?;
+        self.put_in_force(identity, &mut self.changing())?;
         Ok(true)
     }
 
@@ -169,22 +171,43 @@ impl Manager {
             && held.is_some_and(Identity::is_valid)
         {
             match self.renew(lines, held).await {
-                Ok(identity) => return self.keep(identity).await,
+                Ok(identity) => return self.keep(identity, held).await,
                 Err(error) => last = error,
             }
         }
         for (credential, trusting) in self.credentials(held)? {
             match self.sign_alone(credential, &trusting, held).await {
-                Ok(identity) => return self.keep(identity).await,
+                Ok(identity) => return self.keep(identity, held).await,
                 Err(error) => last = error,
             }
         }
         Err(last)
     }
 
-    async fn keep(&self, identity: Identity) -> Result<(), IdentityError> {
-        Saved::from(&identity).write(&self.state).await?;
-        self.put_in_force(identity)
+    /// Keeps a new certificate on disk and puts it in force. It was asked for by `held`: a trust
+    /// bundle that came in the place of that one's since then stays in force, here and on disk.
+    async fn keep(
+        &self,
+        mut identity: Identity,
+        held: Option<&Identity>,
+    ) -> Result<(), IdentityError> {
+        let mut before = held.map(|held| held.bundle.clone());
+        loop {
+            Saved::from(&identity).write(&self.state).await?;
+            let mut changing = self.changing();
+            let bundle = self.current.borrow().as_ref().map(|i| i.bundle.clone());
+            match bundle {
+                Some(newer) if before.as_ref() != Some(&newer) => {
+                    identity.bundle = newer.clone();
+                    before = Some(newer);
+                }
+                Some(_) | None => return self.put_in_force(identity, &mut changing),
+            }
+        }
+    }
+
+    fn changing(&self) -> MutexGuard<'_, u64> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Renews for ever, on the connection that stands. The first certificate has to be there.
@@ -218,6 +241,7 @@ impl Manager {
 
     /// Puts a new trust bundle in force.
     pub fn trust(&self, bundle: TrustBundle) -> Result<(), IdentityError> {
+        let mut changing = self.changing();
         let Some(mut identity) = self.current.borrow().clone() else {
             return Ok(());
         };
@@ -228,15 +252,14 @@ impl Manager {
         // A revocation does not wait for the disk. Where it is lost there, it comes again with the
         // next connection to the control plane.
         Saved::from(&identity).write_soon(&self.state)?;
-        self.put_in_force(identity)
+        self.put_in_force(identity, &mut changing)
     }
 
-    fn put_in_force(&self, identity: Identity) -> Result<(), IdentityError> {
+    /// Each that is put in force has its own generation, the last of which is counted here.
+    fn put_in_force(&self, identity: Identity, generation: &mut u64) -> Result<(), IdentityError> {
         let trust = Arc::new(Trust::new(&identity.bundle)?);
-        let generation = self
-            .generation
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let material = Material::new(generation, &identity.credentials, Arc::clone(&trust))?;
+        *generation += 1;
+        let material = Material::new(*generation, &identity.credentials, Arc::clone(&trust))?;
         self.tls.replace(material);
         let presented = Trusting::Mutual(trust, Arc::clone(&identity.credentials));
         let before = self.current.borrow().clone();
@@ -376,21 +399,4 @@ fn root_digest(token: &str) -> Option<&str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::root_digest;
-
-    #[test]
-    fn digest_of_a_token() {
-        let digest = "ab".repeat(32);
-        let token = format!("weft1.weft.local.{digest}.id.secret");
-        assert_eq!(root_digest(&token), Some(digest.as_str()));
-        for bad in [
-            "",
-            "weft1",
-            "weft1.a.b.c.d",
-            &format!("weft2.a.{digest}.i.s"),
-        ] {
-            assert_eq!(root_digest(bad), None, "{bad}");
-        }
-    }
-}
+mod tests;

@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use tokio::io::{DuplexStream, duplex};
+use tokio::io::duplex;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -67,16 +67,10 @@ impl RateLimits for Talkative {
 
 /// A connection to `server`.
 async fn connected(server: &Talkative) -> Line {
-    let (ours, theirs) = duplex(64 * 1024);
-    let incoming = tokio_stream::once(Ok::<DuplexStream, std::io::Error>(theirs));
-    let serving = tonic::transport::Server::builder()
+    let server = tonic::transport::Server::builder()
         .add_service(IdentityServer::new(server.clone()))
-        .add_service(RateLimitsServer::new(server.clone()))
-        .serve_with_incoming(incoming);
-    tokio::spawn(serving);
-    let (line, standing) = open(ours).await.unwrap();
-    tokio::spawn(standing);
-    line
+        .add_service(RateLimitsServer::new(server.clone()));
+    crate::control_plane::testing::line(server).await
 }
 
 async fn sign(line: &Line, csr: &[u8]) -> Result<(), tonic::Code> {
@@ -129,6 +123,27 @@ async fn the_connection_ends_with_its_last_handle_and_is_seen_to_end() {
     let (mut line, standing) = open(ours).await.unwrap();
     drop(theirs);
     timeout(LIMIT, standing).await.unwrap();
-    let ready = std::future::poll_fn(|context| line.poll_ready(context));
+    let ready = poll_fn(|context| line.poll_ready(context));
     assert!(ready.await.is_err());
+}
+
+/// As after a certificate that was refused when the client's handshake was over.
+#[tokio::test]
+async fn a_connection_that_answers_nothing_is_not_proved() {
+    let (ours, theirs) = duplex(1024);
+    let (line, standing) = open(ours).await.unwrap();
+    tokio::spawn(standing);
+    let (proved, ()) = tokio::join!(line.proved(), async { drop(theirs) });
+    assert!(proved.is_err());
+    let line = connected(&Talkative::default()).await;
+    assert_eq!(line.proved().await, Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_stays_silent_is_not_proved() {
+    let (ours, theirs) = duplex(1024);
+    let (line, standing) = open(ours).await.unwrap();
+    tokio::spawn(standing);
+    assert!(line.proved().await.is_err());
+    drop(theirs);
 }
