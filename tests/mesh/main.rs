@@ -66,11 +66,11 @@ mod health;
 mod seeing;
 // What the guide promises of metrics, reasons and spans.
 mod promised;
+mod reasons;
 mod spans;
+mod trouble;
 // The one connection that a sidecar has to its control plane.
 mod connection;
-mod reasons;
-mod trouble;
 // One client with thousands of connections.
 mod crowds;
 // How long connections live: revocation, certificates that end.
