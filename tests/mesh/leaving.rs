@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::http::nginx;
-use crate::support::{Bed, Machine, Mesh, Workload, need, python_code, script};
+use crate::support::{Bed, Machine, Mesh, Pods, Workload, need, python_code, script};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -74,4 +74,41 @@ fn an_upgraded_stream_is_waited_for() {
     web.finish(LIMIT);
     let took = began.elapsed();
     assert!(took < Duration::from_secs(10), "{took:?}");
+}
+
+/// Connects and says nothing, as the server does.
+const SILENT_CLIENT: &str = "
+import socket, sys, time
+one = socket.create_connection((sys.argv[1], 9000), timeout=20)
+print('up', flush=True)
+time.sleep(1000)
+";
+const SILENT_SERVER: &str = "
+import socket
+listener = socket.create_server(('', 9000))
+held = []
+while True:
+    held.append(listener.accept())
+    print('accepted', flush=True)
+";
+
+/// A connection of the program on which neither side has spoken is no reason to stay.
+#[test]
+fn a_silent_connection_is_not_waited_for() {
+    need!("root", "python3");
+    let machine = Machine::shared();
+    let pods = Pods::meshed(&machine);
+    let mut server = pods.serve("quiet", &["9000"], python_code(SILENT_SERVER));
+    pods.wait_for_service("quiet");
+    // What asks whether the port listens has been accepted too.
+    let before = server.stdout().matches("accepted").count();
+    pods.add("caller", &[]);
+    let client = python_code(SILENT_CLIENT).arg(pods.host("quiet"));
+    let _client = pods.start("caller", client);
+    server.wait_until("its connection", LIMIT, |run| {
+        run.stdout().matches("accepted").count() > before
+    });
+    // Far less than the 30 s of a drain.
+    let took = pods.leave("caller", LIMIT);
+    assert!(took < Duration::from_secs(12), "{took:?}");
 }

@@ -30,6 +30,8 @@ mod capture;
 // What is particular to pods.
 mod pods;
 mod policy;
+// Limits that come while connections stand.
+mod limits;
 // An endpoint that never answers.
 mod hung;
 // Slow requests that are made a second time; connections and streams that carry nothing.

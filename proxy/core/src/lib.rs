@@ -23,6 +23,7 @@ pub mod hedge;
 pub mod hops;
 pub mod interim;
 pub mod invalid;
+pub mod leaving;
 pub mod limit;
 pub mod model;
 pub mod name;

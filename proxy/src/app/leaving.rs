@@ -1,10 +1,11 @@
 //! The end of a sidecar: what it serves comes to an end before it is cut.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, interval, sleep, timeout};
+use tokio::time::{interval, sleep, timeout};
+use weft_core::leaving::LeavingTime;
+use weft_core::time::Instant;
 
 use super::Sidecar;
 use crate::drain::Phase;
@@ -29,29 +30,24 @@ impl Sidecar {
         self.shared.drain.advance(Phase::Leaving);
         sleep(LEAVE_PAUSE).await;
         self.shared.drain.advance(Phase::Closing);
-        let shared = Arc::clone(&self.shared);
-        self.wait_to_leave(|| shared.connections.inbound() == 0)
-            .await;
+        let until = self.leaving_time().inbound_until();
+        let connections = &self.shared.connections;
+        wait_until(until, || connections.inbound() == 0).await;
     }
 
-    /// Ends the application's connections to others as well, within the time of [`Sidecar::leave`].
+    /// Ends the application's connections to others as well, within what [`Sidecar::leave`] has left
+    /// of the time.
     pub async fn depart(&mut self) {
         self.shared.drain.advance(Phase::Departing);
-        let shared = Arc::clone(&self.shared);
-        self.wait_to_leave(|| shared.connections.outbound() == 0)
-            .await;
+        let until = self.leaving_time().outbound_until();
+        let connections = &self.shared.connections;
+        wait_until(until, || connections.outbound() == 0).await;
     }
 
-    /// Waits for a condition, as long as leaving may take.
-    async fn wait_to_leave(&mut self, done: impl Fn() -> bool) {
-        let limit = self.shared.config.timeouts.drain;
-        let deadline = *self
-            .leave_until
-            .get_or_insert_with(|| Instant::now() + limit);
-        let mut tick = interval(Duration::from_millis(10));
-        while !done() && Instant::now() < deadline {
-            tick.tick().await;
-        }
+    fn leaving_time(&mut self) -> LeavingTime {
+        let drain = self.shared.config.timeouts.drain;
+        let began = || LeavingTime::new(crate::clock::now(), drain);
+        *self.leaving_time.get_or_insert_with(began)
     }
 
     /// Says goodbye when the program has ended by itself: nothing is left to be drained.
@@ -94,5 +90,13 @@ impl Sidecar {
             }
         });
         let _at_most_so_long = timeout(Duration::from_secs(5), ending).await;
+    }
+}
+
+/// Waits for a condition, until a point in time at the latest.
+async fn wait_until(until: Instant, is_met: impl Fn() -> bool) {
+    let mut tick = interval(Duration::from_millis(10));
+    while !is_met() && crate::clock::now() < until {
+        tick.tick().await;
     }
 }

@@ -18,6 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use weft_core::leaving::LeavingTime;
 use weft_core::model::Registration;
 use weft_core::name::{NameError, ServiceName, WorkloadName};
 
@@ -189,8 +190,8 @@ pub struct Sidecar {
     tracer: Option<Tracer>,
     access_log_writer: access_log::Writer,
     vital: Vital,
-    /// When leaving is over, once it has begun.
-    leave_until: Option<Instant>,
+    /// The time for leaving, once it has begun.
+    leaving_time: Option<LeavingTime>,
     log: Option<LogHandle>,
 }
 
@@ -344,7 +345,7 @@ impl Sidecar {
             tracer,
             access_log_writer,
             vital,
-            leave_until: None,
+            leaving_time: None,
             log,
         })
     }

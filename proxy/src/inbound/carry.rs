@@ -3,6 +3,7 @@
 //! requests, and a port of which nothing is declared gets opaque bytes only as long as no HTTP
 //! server could take them for a request.
 
+use std::future::pending;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -267,7 +268,24 @@ async fn relayed<IO>(
         idle: None,
         watch: watched.then(OpaqueWatch::new),
     };
-    let (moved, ended) = relay(&mut client, &mut server, terms).await;
+    // Where nothing is declared a policy may come that is about requests: what nobody parses could
+    // not be held to it.
+    let restricted = async {
+        if !watched {
+            return pending().await;
+        }
+        let slot = shared.mesh.server_port(application.port).await;
+        slot.limits_requests().await;
+    };
+    let (moved, ended) = tokio::select! {
+        done = relay(&mut client, &mut server, terms) => done,
+        () = restricted => {
+            let detail = "a policy limits the requests of this port now";
+            refuse(worker, application, caller, Reason::NotHttp, detail);
+            reset(server.socket());
+            return reset(client.socket());
+        }
+    };
     opened.received(moved.forward);
     opened.sent(moved.backward);
     match ended {

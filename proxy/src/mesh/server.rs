@@ -36,6 +36,8 @@ pub(super) struct Server {
 #[derive(Debug, Default)]
 pub struct ServerSlot {
     now: ArcSwapOption<ServerView>,
+    /// Whether something is enforced now that only requests can be held to.
+    limits_requests: watch::Sender<bool>,
     /// Health checks of callers' sidecars.
     checks: Mutex<CheckBudget>,
 }
@@ -188,6 +190,13 @@ impl ServerSlot {
         self.now.load()
     }
 
+    /// Until something is enforced that only requests can be held to.
+    pub async fn limits_requests(&self) {
+        let mut limits = self.limits_requests.subscribe();
+        // The sender is ours: it cannot be gone while this waits.
+        let _sender_lives = limits.wait_for(|limits| *limits).await;
+    }
+
     /// Takes a health check of a peer; false where it has none left for now.
     pub fn take_check(&self, peer: &VerifiedPeer, now: time::Instant) -> bool {
         let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
@@ -204,7 +213,9 @@ impl ServerSlot {
         if !same {
             let before = before.as_deref();
             let view = models.map(|models| Arc::new(ServerView::new(models, rules, before)));
+            let limits = view.as_ref().is_some_and(|view| view.limits_requests());
             self.now.store(view);
+            self.limits_requests.send_replace(limits);
         }
     }
 }

@@ -37,6 +37,7 @@ use weft_core::route::RouteTable;
 use crate::connections::Permit;
 use crate::drain::{Ends, Side};
 use crate::first::{First, client_first, first_of, sniff};
+use crate::http::none_came;
 use crate::mesh::{Call, Counted, Destination, Endpoint, EndpointKey, PortView};
 use crate::pool::{self, DialError};
 use crate::relay::{Ended, Terms, relay};
@@ -171,7 +172,13 @@ async fn detected(worker: &Rc<Worker>, mut stream: TcpStream, port: Arc<PortView
                 Duration::ZERO => NO_LIMIT,
                 idle => idle,
             };
-            match first_of(&mut stream, &mut connected.stream, silence).await {
+            let ends = Ends::new(&worker.shared.drain, Side::Outbound, None);
+            let first = tokio::select! {
+                biased;
+                first = first_of(&mut stream, &mut connected.stream, silence) => first,
+                () = none_came(&ends) => return,
+            };
+            match first {
                 Ok(First::Client(said)) => (said, Some(connected)),
                 Ok(First::Server(answered)) => {
                     let client = unread(stream);

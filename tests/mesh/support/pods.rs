@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -115,6 +115,11 @@ impl<'a> Pods<'a> {
 
     /// Makes a pod, with its sidecar where there is a mesh; a second call changes nothing.
     pub(crate) fn add(&self, name: &str, ports: &[&str]) {
+        self.add_with(name, ports, "");
+    }
+
+    /// The same, with more of its sidecar's configuration, YAML.
+    pub(crate) fn add_with(&self, name: &str, ports: &[&str], config: &str) {
         let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         if self.pods().contains_key(name) {
             return;
@@ -138,7 +143,7 @@ impl<'a> Pods<'a> {
         let sidecar = self
             .sidecars
             .as_ref()
-            .map(|sidecars| sidecars.add(name, ports, &namespace));
+            .map(|sidecars| sidecars.add(name, ports, config, &namespace));
         self.pods().insert(
             name.to_owned(),
             Pod {
@@ -159,6 +164,31 @@ impl<'a> Pods<'a> {
             .namespace
             .enter();
         program.with_its_user().under(enter).start(pod, &self.logs)
+    }
+
+    /// Tells a pod's sidecar to leave; how long it took to end.
+    pub(crate) fn leave(&self, pod: &str, limit: Duration) -> Duration {
+        let mut pods = self.pods();
+        let pod = pods.get_mut(pod).unwrap_or_else(|| panic!("no pod {pod}"));
+        let mut sidecar = pod.sidecar.take().expect("a pod with a sidecar");
+        drop(pods);
+        let began = Instant::now();
+        sidecar.signal(Signal::TERM);
+        sidecar.finish(limit);
+        began.elapsed()
+    }
+
+    /// Runs `weft` with a command that is split at spaces, for the mesh's administrator.
+    pub(crate) fn command(&self, command: &str) -> Finished {
+        let sidecars = self.sidecars.as_ref().expect("there is a mesh");
+        sidecars.command(command)
+    }
+
+    /// Applies documents; returns when every sidecar that they concern has them.
+    pub(crate) fn apply(&self, documents: &str) {
+        let file = self.scratch.file("documents.yaml", documents);
+        let apply = format!("apply --wait 10s -f {}", file.display());
+        self.command(&apply).success();
     }
 
     /// Runs a program on the node itself, outside every pod and without a sidecar.

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::bed::{START, number};
 use super::pods::PodSettings;
-use super::{Namespace, Program, Running, Scratch, wait_for, weft_binary};
+use super::{Finished, Namespace, Program, Running, Scratch, wait_for, weft_binary};
 
 /// The uid that interception leaves alone.
 const PROXY_UID: u32 = 1337;
@@ -60,7 +60,13 @@ impl Sidecars {
     }
 
     /// Puts a sidecar into a pod; returns when it is ready.
-    pub(crate) fn add(&self, name: &str, ports: &[&str], namespace: &Namespace) -> Running {
+    pub(crate) fn add(
+        &self,
+        name: &str,
+        ports: &[&str],
+        config: &str,
+        namespace: &Namespace,
+    ) -> Running {
         let proxy = || Program::new(weft_binary()).arg("proxy");
         let intercept = Program::new(weft_binary())
             .arg("intercept")
@@ -76,7 +82,7 @@ impl Sidecars {
         let ports: Vec<String> = ports.iter().map(|port| document(port)).collect();
         let config = format!(
             "workload:\n  name: {name}\n  namespace: shop\n  services: [{name}]\n  ports: [{}]\n\
-             control_plane:\n  address: {}\n  token_file: {}\nstate_dir: {}\n{}",
+             control_plane:\n  address: {}\n  token_file: {}\nstate_dir: {}\n{}\n{config}",
             ports.join(", "),
             self.address,
             token.display(),
@@ -126,6 +132,11 @@ impl Sidecars {
                 .run("weft-get", &self.logs, START);
             listed.stdout.contains("\"instance\"").then_some(())
         });
+    }
+
+    /// Runs `weft` with a command that is split at spaces.
+    pub(crate) fn command(&self, command: &str) -> Finished {
+        self.weft(command).run("weft", &self.logs, START)
     }
 
     fn weft(&self, command: &str) -> Program {
