@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::config::ProxyConfig;
 use crate::connections::Connections;
 use crate::drain::Drain;
+use crate::http::Resets;
 use crate::mesh::Mesh;
 use crate::nest::SocketFactory;
 use crate::pool::Limited;
@@ -40,6 +41,8 @@ pub struct Shared {
     pub limited: Arc<Limited>,
     /// Accepted connections, all workers together.
     pub connections: Arc<Connections>,
+    /// What clients may reset of their requests.
+    pub resets: Arc<Resets>,
 }
 
 impl Shared {

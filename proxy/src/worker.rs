@@ -11,11 +11,9 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::interval;
-use weft_core::resets::ResetPolicy;
 
 use crate::application::Applications;
 use crate::drain::Cutting;
-use crate::http::{Resets, resets};
 use crate::mesh::EndpointKey;
 use crate::pool::Pool;
 use crate::shared::Shared;
@@ -34,8 +32,6 @@ pub struct Worker {
     pub pool: Pool,
     /// Connections to the application.
     pub applications: Applications,
-    /// What the workload's program may reset of its requests.
-    pub(crate) resets: Resets,
     /// Copies of requests that are under way.
     pub copying: Cell<usize>,
     /// Whether requests that end now were cut by the sidecar.
@@ -55,7 +51,6 @@ impl Worker {
                 shared.metrics.clone(),
             ),
             applications: Applications::new(Arc::clone(&shared)),
-            resets: resets(ResetPolicy::PROGRAM),
             copying: Cell::new(0),
             cutting: shared.drain.cutting(),
             serving: Arc::default(),

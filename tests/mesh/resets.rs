@@ -6,14 +6,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
+use weft_core::resets::ResetPolicy;
 
 use crate::appconns::{Seen, h2_nginx};
 use crate::http::nginx;
 use crate::support::{
-    Bed, Load, Machine, Mesh, Program, Workload, free_port, need, python, script, wait_for,
+    Bed, Load, Machine, Mesh, Program, Running, Workload, free_port, need, python, script, wait_for,
 };
 
 const LIMIT: Duration = Duration::from_secs(90);
@@ -29,6 +30,8 @@ const CALM: u32 = 11;
 #[derive(Debug, Deserialize)]
 struct Storm {
     sent: u64,
+    /// Resets that the sidecar has read.
+    taken: u64,
     connections: u64,
     codes: Vec<u32>,
 }
@@ -111,10 +114,21 @@ fn neighbour(mesh: &Mesh<'_>) -> Load {
 }
 
 fn storm(mesh: &Mesh<'_>, host: &str, port: &str, identity: Option<&Path>) -> Storm {
-    let mut program = script("h2_storm.py").args([host, port, SECONDS]);
-    if let Some(identity) = identity {
-        program = program.arg(identity);
-    }
+    spread_storm(mesh, (host, port), identity, 1)
+}
+
+/// A storm over so many connections at a time.
+fn spread_storm(
+    mesh: &Mesh<'_>,
+    (host, port): (&str, &str),
+    identity: Option<&Path>,
+    connections: u64,
+) -> Storm {
+    let identity = identity.unwrap_or_else(|| Path::new("-"));
+    let program = script("h2_storm.py")
+        .args([host, port, SECONDS])
+        .arg(identity);
+    let program = program.arg(connections.to_string());
     let finished = program.run("storm", &mesh.scratch().dir("storm"), LIMIT);
     Storm::of(&finished.success().stdout)
 }
@@ -246,4 +260,100 @@ fn the_own_program_is_slowed_down() {
     of_web.demand_bounded();
     load.stop_without_failure();
     others.stop_without_failure();
+}
+
+/// What `h2_cancels.py` has done.
+#[derive(Debug, Deserialize)]
+struct Honest {
+    asked: u64,
+    answered: u64,
+    cancelled: u64,
+    ended: bool,
+}
+
+/// A client that cancels 20 requests a second while a storm is under way, and is told nothing.
+fn honest(mesh: &Mesh<'_>, port: &str, more: [&str; 2]) -> Running {
+    let program = script("h2_cancels.py").args(["127.0.0.1", port, "10"]);
+    program
+        .args(more)
+        .start("honest", &mesh.scratch().dir("honest"))
+}
+
+fn demand_untouched(honest: Running) {
+    let printed = honest.finish(LIMIT).success().stdout;
+    let honest: Honest = serde_json::from_str(&printed).expect("a report");
+    eprintln!("{honest:?}");
+    assert!(!honest.ended && honest.cancelled > 20, "{honest:?}");
+    assert_eq!(honest.answered, honest.asked, "{honest:?}");
+}
+
+/// Connections of a storm that is spread.
+const SPREAD: u64 = 50;
+/// Requests of the smallest size that a connection may have sent before it is known what its client
+/// owes: what is read of it in a turn, and a batch of the storm, by which what was read is counted.
+const UNSEEN: u64 = 150 + 500;
+
+/// Resets that a client with this budget may make during a storm, and what is not seen in time.
+fn allowance(policy: ResetPolicy, took: Duration) -> u64 {
+    let seconds = took.as_secs() + 1;
+    u64::from(policy.burst) + u64::from(policy.per_second) * seconds + SPREAD * UNSEEN
+}
+
+/// All connections from one address share a budget; those from another have their own.
+#[test]
+fn a_client_outside_has_one_budget_for_all_its_connections() {
+    need!("curl", "python3");
+    let machine = Machine::alone();
+    let mesh = Mesh::start(&machine);
+    let port = free_port();
+    let web = Workload::new("web")
+        .port("8080")
+        .flag("--publish", &format!("{port}:8080"));
+    let _web = mesh.run(&web, script("crashing.py").arg("8080"));
+    let load = neighbour(&mesh);
+    connections(&mesh);
+    let port = port.to_string();
+    let honest = honest(&mesh, &port, ["-", "127.0.0.2"]);
+    let began = Instant::now();
+    let storm = spread_storm(&mesh, ("127.0.0.1", &port), None, SPREAD);
+    eprintln!("outside, spread: {storm:?}");
+    assert_eq!(storm.codes, [CALM], "{storm:?}");
+    let most = allowance(ResetPolicy::OUTSIDE, began.elapsed());
+    assert!(storm.taken <= most, "{most}: {storm:?}");
+    demand_untouched(honest);
+    load.stop_without_failure();
+}
+
+/// All connections of one instance share a budget; other instances have their own.
+#[test]
+fn a_peer_has_one_budget_for_all_its_connections() {
+    need!("nginx", "python3");
+    let machine = Machine::alone();
+    let mesh = Mesh::start(&machine);
+    let web = mesh.run(&Workload::new("web").port("8080"), nginx(mesh.dir(), 8080));
+    let load = neighbour(&mesh);
+    let peer = |name: &str| {
+        let state = mesh.scratch().dir(name);
+        let workload = Workload::new(name).flag("--state-dir", &state.display().to_string());
+        let running = mesh.run(&workload, Program::line("sleep infinity"));
+        (running, identity(&state))
+    };
+    let ((_bad, bad), (_good, good)) = (peer("bad"), peer("good"));
+    let watched = Watched::begin(web.pid());
+    let endpoint = endpoint(&mesh);
+    let honest = honest(&mesh, &endpoint, [&good.display().to_string(), "127.0.0.1"]);
+    let began = Instant::now();
+    let storm = spread_storm(&mesh, ("127.0.0.1", &endpoint), Some(&bad), SPREAD);
+    eprintln!("a peer, spread: {storm:?}");
+    // Many callers may share its connections: they are slowed, and stay.
+    assert_eq!(
+        (storm.connections, &*storm.codes),
+        (SPREAD, &[][..]),
+        "{storm:?}"
+    );
+    let most = allowance(ResetPolicy::PEER, began.elapsed());
+    assert!(storm.taken <= most, "{most}: {storm:?}");
+    demand_untouched(honest);
+    watched.demand_bounded();
+    load.stop_without_failure();
 }

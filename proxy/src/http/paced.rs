@@ -6,17 +6,22 @@ use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
-use weft_core::resets::{Excess, ResetBudget, ResetPolicy};
+use weft_core::resets::{Excess, ResetBudgets, ResetClient, ResetStanding};
+
+use super::RESETS_MAX;
 
 /// Bytes that are read of a connection before other connections have their turn: 1,200 requests of
 /// the smallest size.
 const TURN_BYTES: usize = 32 * 1024;
-/// The same for a connection that has reset requests lately.
+/// The same for a connection that has not had an answer yet, or whose client has reset requests
+/// lately.
 const TURN_BYTES_WATCHED: usize = 4 * 1024;
 /// Requests of a connection that are under way before the next one is begun only after it is known
 /// not to be reset already.
@@ -29,25 +34,90 @@ const ENHANCE_YOUR_CALM: [u8; 4] = [0, 0, 0, 0xb];
 /// The debug data of that GOAWAY.
 const TOO_MANY_RESETS: &[u8] = b"too many requests were reset before they were answered";
 
-/// A budget of resets, of one connection or of several that one client has.
-pub(crate) type Resets = Rc<RefCell<ResetBudget>>;
+/// The reset budgets of all clients, of all workers.
+///
+/// It is locked when a request is reset, while a client that has reset some is read from, and for
+/// every client while one owes resets.
+#[derive(Debug, Default)]
+pub struct Resets {
+    budgets: Mutex<ResetBudgets>,
+    /// Until when a client owes resets, in nanoseconds of our clock; 0 where none does.
+    owed_until: AtomicU64,
+}
 
-/// A whole budget.
-pub(crate) fn resets(policy: ResetPolicy) -> Resets {
-    Rc::new(RefCell::new(ResetBudget::new(policy, crate::clock::now())))
+impl Resets {
+    fn on_reset(&self, client: &ResetClient) -> Option<Excess> {
+        let now = crate::clock::now();
+        let mut budgets = self.lock();
+        let excess = budgets.on_reset(client, now)?;
+        let until = now + budgets.standing(client, now).debt;
+        self.owed_until
+            .fetch_max(until.as_nanos(), Ordering::Relaxed);
+        Some(excess)
+    }
+
+    fn standing(&self, client: &ResetClient) -> ResetStanding {
+        self.lock().standing(client, crate::clock::now())
+    }
+
+    /// Whether any client owes resets.
+    fn is_owed(&self) -> bool {
+        let until = self.owed_until.load(Ordering::Relaxed);
+        until > 0 && crate::clock::now().as_nanos() < until
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ResetBudgets> {
+        self.budgets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whose connection is served.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    who: ResetClient,
+    resets: Arc<Resets>,
+}
+
+impl Client {
+    pub(crate) fn new(who: ResetClient, resets: &Arc<Resets>) -> Self {
+        let resets = Arc::clone(resets);
+        Self { who, resets }
+    }
+
+    /// Streams with malformed messages, over a connection's whole life, after which h2 ends it; no
+    /// limit where the connection has streams of many callers.
+    pub(super) const fn errors_max(&self) -> Option<usize> {
+        match self.who {
+            ResetClient::Outside(_) => Some(RESETS_MAX),
+            ResetClient::Peer(_) | ResetClient::Program => None,
+        }
+    }
+
+    /// Whether it is probed with PINGs when it is silent. A program on this machine is not: its end
+    /// is seen at once, and some count a PING as an offence.
+    pub(super) const fn is_probed(&self) -> bool {
+        match self.who {
+            ResetClient::Outside(_) | ResetClient::Peer(_) => true,
+            ResetClient::Program => false,
+        }
+    }
+
+    fn excess(&self) -> Excess {
+        self.who.policy().excess
+    }
 }
 
 /// What is known of one connection: shared by the connection itself and its requests.
 #[derive(Debug)]
 pub(super) struct Pace {
-    resets: Resets,
-    /// Whether it was seen to reset requests, until its budget is whole again.
+    client: Client,
+    /// Whether its client was seen to reset requests, until its budget is whole again.
     watched: Cell<bool>,
+    /// Whether it has had an answer.
+    answered: Cell<bool>,
     /// Bytes read in this turn.
     read: Cell<usize>,
     under_way: Cell<u32>,
-    /// How long nothing is to be read.
-    owed: Cell<Duration>,
     /// Whether it is to be closed for its resets.
     closing: Cell<bool>,
     /// Whether it has ended: that its requests end then is no reset.
@@ -57,13 +127,13 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) fn new(resets: Resets) -> Rc<Self> {
+    pub(super) fn new(client: Client) -> Rc<Self> {
         Rc::new(Self {
-            resets,
+            client,
             watched: Cell::new(false),
+            answered: Cell::new(false),
             read: Cell::new(0),
             under_way: Cell::new(0),
-            owed: Cell::new(Duration::ZERO),
             closing: Cell::new(false),
             ended: Cell::new(false),
             reader: RefCell::new(None),
@@ -84,15 +154,20 @@ impl Pace {
         self.ended.set(true);
     }
 
-    /// A request has come. It is begun at once where there are few; else whatever the client has
-    /// sent with it is taken note of first, so that one that is reset already is never begun.
+    /// A request has come. It is begun at once where there are few, and some were answered before;
+    /// else whatever the client has sent with it is taken note of first, so that one that is reset
+    /// already is never begun.
     pub(super) async fn begin(self: &Rc<Self>) -> Unanswered {
         self.under_way.set(self.under_way.get() + 1);
         let unanswered = Unanswered {
             pace: Rc::clone(self),
             answered: false,
         };
-        if self.watched.get() || self.under_way.get() > BEGUN_AT_ONCE {
+        let at_once = match self.answered.get() {
+            true => BEGUN_AT_ONCE,
+            false => 1,
+        };
+        if self.watched.get() || self.under_way.get() > at_once {
             let mut first = true;
             poll_fn(|cx| {
                 if std::mem::take(&mut first) {
@@ -111,31 +186,38 @@ impl Pace {
             return;
         }
         self.watched.set(true);
-        let now = crate::clock::now();
-        let mut resets = self.resets.borrow_mut();
-        match resets.on_reset(now) {
-            None => return,
-            Some(Excess::Slow) => self.owed.set(resets.debt(now)),
-            Some(Excess::Close) => self.closing.set(true),
+        if self.client.resets.on_reset(&self.client.who) != Some(Excess::Close) {
+            // What it owes is asked for before more is read.
+            return;
         }
-        drop(resets);
+        self.closing.set(true);
         if let Some(reader) = self.reader.borrow_mut().take() {
             reader.wake();
         }
     }
 
     /// Bytes that may be read in a turn.
-    fn turn(&self) -> usize {
-        if !self.watched.get() {
-            return TURN_BYTES;
+    ///
+    /// # Errors
+    ///
+    /// How long nothing may be read, while the client owes resets.
+    fn turn(&self) -> Result<usize, Duration> {
+        let is_watched = self.watched.get();
+        let standing = match is_watched || self.client.resets.is_owed() {
+            true => self.client.resets.standing(&self.client.who),
+            false => ResetStanding::default(),
+        };
+        if is_watched {
+            self.watched.set(standing.is_touched);
+            // A connection on which nothing was reset may carry somebody else's requests.
+            if standing.debt > Duration::ZERO && self.client.excess() == Excess::Slow {
+                return Err(standing.debt);
+            }
         }
-        let touched = self.resets.borrow_mut().is_touched(crate::clock::now());
-        self.watched.set(touched);
-        if touched {
-            TURN_BYTES_WATCHED
-        } else {
-            TURN_BYTES
-        }
+        Ok(match standing.is_touched || !self.answered.get() {
+            true => TURN_BYTES_WATCHED,
+            false => TURN_BYTES,
+        })
     }
 }
 
@@ -150,6 +232,7 @@ impl Unanswered {
     /// There is an answer.
     pub(super) fn answered(mut self) {
         self.answered = true;
+        self.pace.answered.set(true);
     }
 }
 
@@ -175,7 +258,7 @@ pub(super) struct Paced<IO> {
 
 impl<IO> Paced<IO> {
     pub(super) fn new(io: IO, pace: Rc<Pace>) -> Self {
-        let closes = pace.resets.borrow().policy().excess == Excess::Close;
+        let closes = pace.client.excess() == Excess::Close;
         Self {
             io,
             pace,
@@ -225,15 +308,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Paced<IO> {
         if me.pace.closing.get() {
             return Poll::Ready(Err(me.refuse(cx)));
         }
-        let owed = me.pace.owed.take();
-        if owed > Duration::ZERO {
-            me.pause = Some(Box::pin(sleep(owed)));
-        }
-        if let Some(pause) = &mut me.pause {
-            ready!(pause.as_mut().poll(cx));
-            me.pause = None;
-        }
-        if me.pace.read.get() >= me.pace.turn() {
+        let turn = loop {
+            if let Some(pause) = &mut me.pause {
+                ready!(pause.as_mut().poll(cx));
+                me.pause = None;
+            }
+            match me.pace.turn() {
+                Ok(turn) => break turn,
+                Err(owed) => me.pause = Some(Box::pin(sleep(owed))),
+            }
+        };
+        if me.pace.read.get() >= turn {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -343,6 +428,7 @@ impl Frames {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use weft_core::resets::ResetPolicy;
 
     #[test]
     fn frames_are_found_wherever_they_are_cut() {
@@ -364,30 +450,59 @@ mod tests {
         }
     }
 
+    fn client(who: ResetClient, resets: &Arc<Resets>) -> Client {
+        Client::new(who, resets)
+    }
+
     #[tokio::test]
     async fn requests_that_are_reset_are_counted_and_answered_ones_are_not() {
-        let policy = ResetPolicy {
-            burst: 2,
-            per_second: 1,
-            excess: Excess::Slow,
-        };
-        let pace = Pace::new(resets(policy));
+        let resets = Arc::<Resets>::default();
+        let pace = Pace::new(client(ResetClient::Program, &resets));
         for _ in 0..10 {
             pace.begin().await.answered();
         }
         assert!(!pace.watched.get());
-        for _ in 0..2 {
+        for _ in 0..ResetPolicy::PROGRAM.burst {
             drop(pace.begin().await);
         }
-        assert!(pace.watched.get() && pace.owed.get() == Duration::ZERO);
-        drop(pace.begin().await);
-        assert!(pace.owed.get() > Duration::from_millis(900));
+        assert!(pace.watched.get() && pace.turn() == Ok(TURN_BYTES_WATCHED));
+        for _ in 0..ResetPolicy::PROGRAM.per_second {
+            drop(pace.begin().await);
+        }
+        assert!(
+            pace.turn()
+                .is_err_and(|owed| owed > Duration::from_millis(500))
+        );
         assert_eq!(pace.under_way.get(), 0);
+    }
+
+    /// However many connections a client has, they share what it may reset, also those that it makes
+    /// later; another client notices nothing.
+    #[tokio::test]
+    async fn connections_of_one_client_share_a_budget() {
+        let resets = Arc::<Resets>::default();
+        let bad = || client(ResetClient::Peer("bad".into()), &resets);
+        let paces: Vec<_> = (0..50).map(|_| Pace::new(bad())).collect();
+        for _ in 0..=ResetPolicy::PEER.burst / 25 {
+            for pace in &paces {
+                drop(pace.begin().await);
+            }
+        }
+        assert!(paces.iter().all(|pace| pace.turn().is_err()));
+        let later = Pace::new(bad());
+        later.begin().await.answered();
+        assert_eq!(later.turn(), Ok(TURN_BYTES_WATCHED));
+        drop(later.begin().await);
+        assert!(later.turn().is_err());
+        let other = Pace::new(client(ResetClient::Peer("good".into()), &resets));
+        drop(other.begin().await);
+        assert_eq!(other.turn(), Ok(TURN_BYTES_WATCHED));
+        assert!(!other.closing.get());
     }
 
     #[tokio::test]
     async fn what_ends_with_its_connection_was_not_reset() {
-        let pace = Pace::new(resets(ResetPolicy::OUTSIDE));
+        let pace = Pace::new(client(ResetClient::Program, &Arc::default()));
         let request = pace.begin().await;
         pace.end();
         drop(request);
@@ -401,7 +516,9 @@ mod tests {
         tokio::io::AsyncWriteExt::write_all(&mut far, &[0; 200_000])
             .await
             .unwrap();
-        let pace = Pace::new(resets(ResetPolicy::PEER));
+        let pace = Pace::new(client(ResetClient::Peer("one".into()), &Arc::default()));
+        assert_eq!(pace.turn(), Ok(TURN_BYTES_WATCHED));
+        pace.begin().await.answered();
         let mut paced = Paced::new(near, Rc::clone(&pace));
         let mut turns = Vec::new();
         let reading = poll_fn(|cx| {

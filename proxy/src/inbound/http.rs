@@ -8,6 +8,7 @@ use std::sync::Arc;
 use http::{HeaderValue, Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 use weft_core::headers::{WEFT_CONTINUE, WEFT_EXPECT};
+use weft_core::resets::ResetClient;
 
 use super::request::Answer;
 use super::{Application, Caller, Socket, key, request};
@@ -48,6 +49,7 @@ pub(super) async fn serve<IO>(
 {
     let shared = Arc::clone(&worker.shared);
     let signal = io.signal();
+    let address = io.socket().peer_addr();
     let io = Guarded::patient(io, patience(&shared.config, http2));
     let key = key(&application, caller.as_ref().map(|caller| &caller.peer));
     let conversation = Rc::new(Conversation {
@@ -62,10 +64,13 @@ pub(super) async fn serve<IO>(
     let config = &shared.config;
     let ends = Ends::new(&shared.drain, Side::Inbound, signal.as_deref());
     if http2 {
-        let client = match &conversation.caller {
-            Some(_) => Client::Peer,
-            None => Client::Outside,
+        let who = match (&conversation.caller, address) {
+            (Some(caller), _) => ResetClient::Peer(Arc::clone(caller.peer.instance())),
+            (None, Ok(address)) => ResetClient::outside(address.ip()),
+            // It has gone.
+            (None, Err(_)) => return,
         };
+        let client = Client::new(who, &shared.resets);
         let refusing = Rc::clone(&conversation);
         let refuse = move |refusal: Refusal| request::refuse(&refusing, &refusal);
         let handle = move |request| {

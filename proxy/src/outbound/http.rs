@@ -16,6 +16,7 @@ use weft_core::h1::TargetForm;
 use weft_core::headers::{WEFT_APP_PROTOCOL, remove_untrusted};
 use weft_core::hops::{HOPS_MAX, Hops};
 use weft_core::reason::Reason;
+use weft_core::resets::ResetClient;
 
 use super::failed::Failed;
 use super::request;
@@ -80,7 +81,7 @@ pub(super) async fn serve(
             let conversation = Rc::clone(&conversation);
             async move { request::exchange(&conversation, request).await }
         };
-        let client = Client::Program(Rc::clone(&worker.resets));
+        let client = Client::new(ResetClient::Program, &shared.resets);
         // On the heap: a connection in HTTP/1 needs no room for it.
         Box::pin(serve_http2(
             stream,
