@@ -1,5 +1,5 @@
 //! The state of one worker. Nothing is handed between workers while a request is served, but for
-//! connections to ports that limit them (`pool/limited.rs`).
+//! connections to ports that limit them (`pool/owner.rs`).
 
 use std::cell::Cell;
 use std::io;
@@ -14,8 +14,7 @@ use tokio::time::interval;
 
 use crate::application::Applications;
 use crate::drain::Cutting;
-use crate::mesh::EndpointKey;
-use crate::pool::Pool;
+use crate::pool::{Kept, Pool};
 use crate::shared::Shared;
 
 /// How often idle connections are looked for. Policies have times from a second on.
@@ -67,12 +66,16 @@ impl Worker {
             tick.tick().await;
             let whole = number.is_multiple_of(SWEEPS_WHOLE);
             let snapshot = self.shared.mesh.snapshot();
-            let policys = |key: &EndpointKey| snapshot.port_of(key)?.policy.idle_timeout;
-            self.pool.sweep(|key| match policys(key) {
-                // One that is in no hurry is left alone until all are looked at.
-                None if !whole => Some(Duration::MAX),
-                _ if whole && !snapshot.holds(key) => None,
-                own => Some(own.unwrap_or(timeouts.peer_idle)),
+            self.pool.sweep(|key| {
+                let policy = snapshot.port_of(key).map(|port| &port.policy);
+                let idle = match policy.and_then(|policy| policy.idle_timeout) {
+                    // One that is in no hurry is left alone until all are looked at.
+                    None if !whole => Some(Duration::MAX),
+                    _ if whole && !snapshot.holds(key) => None,
+                    own => Some(own.unwrap_or(timeouts.peer_idle)),
+                };
+                let is_limited = policy.is_some_and(|policy| policy.max_connections.is_some());
+                Kept { idle, is_limited }
             });
             if whole {
                 self.applications.sweep(timeouts.application_idle);
@@ -85,7 +88,8 @@ impl Worker {
         let cut = self.shared.drain.cut();
         let mut cut = std::pin::pin!(cut);
         let mut tick = interval(Duration::from_millis(20));
-        while self.serving.load(Ordering::Relaxed) > 0 {
+        // Other workers' requests may be under way over connections that this one drives.
+        while self.serving.load(Ordering::Relaxed) > 0 || self.shared.limited.is_busy() {
             tokio::select! {
                 () = &mut cut => return,
                 _ = tick.tick() => {}

@@ -1,10 +1,81 @@
-//! Limits that come while connections stand.
+//! Limits on connections through real sidecars, and limits that come while connections stand.
 
 use std::time::Duration;
 
-use crate::support::{Bed, Machine, Pods, need, python_code};
+use crate::support::{Bed, Machine, Pods, Program, Running, need, python_code, script, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// The value of a sample in a metrics page; 0 where it is not there.
+fn sample(metrics: &str, name: &str) -> u64 {
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+    let value = line.and_then(|rest| rest.trim().parse::<f64>().ok());
+    value.unwrap_or_default() as u64
+}
+
+/// The peer's sidecar takes two requests on a connection: a port with a limit gets as many connections
+/// as the limit allows, what does not fit waits and is counted, and what waits in vain is refused by
+/// name.
+#[test]
+fn a_limited_port_learns_how_many_requests_its_peer_takes() {
+    need!("root", "python3", "curl");
+    let machine = Machine::shared();
+    let pods = Pods::meshed(&machine);
+    pods.add_with(
+        "web",
+        &["8080:http"],
+        "limits: {max_concurrent_streams: 2}\n",
+    );
+    let web = script("backend.py").args(["8080", "web"]);
+    let _web = pods.serve("web", &["8080:http"], web);
+    pods.wait_for_service("web");
+    pods.add("caller", &[]);
+    pods.apply(
+        "apiVersion: weft-mesh.io/v1alpha1\nkind: TrafficPolicy\n\
+         metadata: {name: web, namespace: shop}\n\
+         spec: {targetRef: {kind: Service, name: web}, limits: {connections: 3}, \
+         timeouts: {connect: 2s}, retry: {attempts: 0}}\n",
+    );
+    // Two at a time on each of three connections; six wait, for twice the time of connecting.
+    let ask = |path: &str| {
+        let url = format!("http://{}:8080{path}?[1-12]", pods.host("web"));
+        let curl = format!(
+            "curl --silent --parallel --parallel-immediate --parallel-max 12 --output /dev/null \
+             --write-out '%{{http_code}}:%header{{weft-reason}}\\n' '{url}'"
+        );
+        pods.start("caller", Program::shell(curl))
+    };
+    let answered = |running: Running| {
+        let printed = running.finish(LIMIT).success().stdout;
+        let count = |wanted: &str| printed.lines().filter(|line| *line == wanted).count();
+        (count("200:"), count("503:pending-limit"))
+    };
+    // The first request's connection shows how many it takes.
+    answered(ask("/"));
+    let overflows = || {
+        let name = "weft_pool_overflows_total{pool=\"mesh\"}";
+        sample(&pods.metrics("caller"), name)
+    };
+    let before = overflows();
+    let running = ask("/slow/8");
+    let pending = "weft_pool_pending_requests{pool=\"mesh\"}";
+    wait_for("six to wait", LIMIT, || {
+        let metrics = pods.metrics("caller");
+        (sample(&metrics, pending) == 6).then_some(())
+    });
+    let connections = |state: &str| {
+        let metrics = pods.metrics("caller");
+        let name = format!("weft_pool_connections{{pool=\"mesh\",state=\"{state}\"}}");
+        sample(&metrics, &name)
+    };
+    assert_eq!(connections("active") + connections("idle"), 3);
+    assert_eq!(answered(running), (6, 6));
+    let metrics = pods.metrics("caller");
+    assert_eq!(sample(&metrics, pending), 0, "{metrics}");
+    assert_eq!(overflows() - before, 6, "{metrics}");
+    // Who is patient enough is served, in its turn.
+    assert_eq!(answered(ask("/slow/0.3")), (12, 0));
+}
 
 /// Answers each line with itself, in words that are no HTTP.
 const ECHO: &str = "

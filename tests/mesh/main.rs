@@ -30,7 +30,7 @@ mod capture;
 // What is particular to pods.
 mod pods;
 mod policy;
-// Limits that come while connections stand.
+// Limits on connections, and limits that come while connections stand.
 mod limits;
 // An endpoint that never answers.
 mod hung;

@@ -1,100 +1,472 @@
-//! How many connections are made to a destination for the requests that wait for one.
+//! How requests come to connections: take one that stands, wait, dial another, or be refused.
+//!
+//! A [`ConnectionSet`] holds the connections to one destination, or to several that share a limit,
+//! and the requests that wait for one. It neither dials nor sends: the caller tells it what happened
+//! (`on_*`) and does what [`ConnectionSet::poll`] answers until that is `None`.
+//!
+//! Invariants: requests that wait are served in order of arrival, and before any that comes later;
+//! connections and dials together never exceed [`Bounds::connections`]; a dial belongs to the
+//! destination, not to the request that it was begun for.
 
-/// What a destination has and needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Demand {
-    /// Requests that wait for a connection.
-    pub waiting: u32,
-    /// Connections that are being made.
-    pub dialling: u32,
-    /// Connections that stand.
-    pub open: u32,
-    /// Requests that one connection is expected to take at a time.
-    pub per_connection: u32,
+mod demand;
+mod destination;
+mod entries;
+mod queue;
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::time::Instant;
+
+use destination::Destination;
+use entries::{Entries, unused};
+
+pub use entries::ConnectionId;
+
+/// What a set observes of a connection.
+pub trait Connection {
+    /// Whether it takes no request any more.
+    fn is_closed(&self) -> bool;
+
+    /// Whether it takes a request at once. One that does not may still be at the end of a request
+    /// before.
+    fn is_ready(&self) -> bool;
 }
 
-/// What a destination may have.
+impl<T: Connection + ?Sized> Connection for Rc<T> {
+    fn is_closed(&self) -> bool {
+        self.deref().is_closed()
+    }
+
+    fn is_ready(&self) -> bool {
+        self.deref().is_ready()
+    }
+}
+
+impl<T: Connection + ?Sized> Connection for Arc<T> {
+    fn is_closed(&self) -> bool {
+        self.deref().is_closed()
+    }
+
+    fn is_ready(&self) -> bool {
+        self.deref().is_ready()
+    }
+}
+
+/// The limits of a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// Connections, those that are being made included.
+    /// Connections, dials in flight included.
     pub connections: u32,
-    /// Connections that are being made at a time.
+    /// Dials in flight to one destination.
     pub dials: u32,
     /// Requests that wait for a connection.
     pub waiting: u32,
 }
 
-impl Demand {
-    /// How many more connections are to be made now.
-    pub fn dials(&self, bounds: &Bounds) -> u32 {
-        let each = self.per_connection.max(1);
-        let covered = self.dialling.saturating_mul(each);
-        let short = self.waiting.saturating_sub(covered).div_ceil(each);
-        let standing = self.open.saturating_add(self.dialling);
-        short
-            .min(bounds.dials.saturating_sub(self.dialling))
-            .min(bounds.connections.saturating_sub(standing))
+/// Which connections a request may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// Connections of other generations are used only where the limit on connections leaves no
+    /// other.
+    pub generation: u64,
+    /// Requests that a connection carries in all.
+    pub requests: u32,
+    /// Concurrent requests on a connection at most, whatever its server takes.
+    pub streams: u32,
+    /// Whether connections take one request at a time, where that is known before one stands.
+    pub exclusive: Option<bool>,
+    /// The limits of the set.
+    pub bounds: Bounds,
+    /// How long a request waits.
+    pub patience: Duration,
+}
+
+/// A connection that was dialled.
+#[derive(Debug)]
+pub struct NewConnection<C> {
+    /// The connection.
+    pub connection: C,
+    /// The generation that it was made under.
+    pub generation: u64,
+    /// Whether it takes one request at a time.
+    pub is_exclusive: bool,
+    /// Concurrent requests that its server takes, as far as it has said.
+    pub streams: u32,
+}
+
+/// A place on a connection for one request, until [`ConnectionSet::on_released`].
+#[derive(Debug)]
+pub struct Grant<C> {
+    /// Names the connection.
+    pub id: ConnectionId,
+    /// The connection.
+    pub connection: C,
+    /// Whether it has carried other requests: its server may have closed it meanwhile.
+    pub is_reused: bool,
+    /// When a request before this one left it, or it was made.
+    pub last_used: Instant,
+}
+
+/// What the caller has to do next.
+#[derive(Debug)]
+pub enum Step<K, C, W, P> {
+    /// Give a waiting request its place.
+    Serve(W, Grant<C>),
+    /// Dial a destination, within the place that was taken for the connection.
+    Dial(K, P),
+}
+
+/// Why a request may not wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueFull;
+
+/// Why no connection may be dialled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AtLimit;
+
+/// The connections to destinations that share limits, and the requests that wait for one.
+///
+/// `K` names a destination, `C` is a connection, `W` what a waiting request is told by.
+#[derive(Debug)]
+pub struct ConnectionSet<K, C, W> {
+    destinations: BTreeMap<K, Destination<W>>,
+    entries: Entries<K, C>,
+    next_ticket: u64,
+    waiting: u32,
+    dialling: u32,
+    is_closed: bool,
+}
+
+impl<K, C, W> Default for ConnectionSet<K, C, W> {
+    fn default() -> Self {
+        Self {
+            destinations: BTreeMap::new(),
+            entries: Entries::default(),
+            next_ticket: 0,
+            waiting: 0,
+            dialling: 0,
+            is_closed: false,
+        }
+    }
+}
+
+impl<K: Ord + Clone, C: Connection + Clone, W> ConnectionSet<K, C, W> {
+    /// A place on a connection that stands; `None` if there is no room, or others wait for it.
+    pub fn take(&mut self, key: &K, terms: &Terms) -> Option<Grant<C>> {
+        let destination = self.destinations.get_mut(key)?;
+        if destination.queue.is_empty() {
+            destination.take(&mut self.entries, terms, false)
+        } else {
+            None
+        }
+    }
+
+    /// Lets a request wait; its ticket is for [`Self::leave`].
+    ///
+    /// # Errors
+    ///
+    /// When as many wait as may.
+    pub fn wait(&mut self, key: &K, terms: Terms, waiter: W) -> Result<u64, QueueFull> {
+        if self.waiting >= terms.bounds.waiting {
+            return Err(QueueFull);
+        }
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.waiting += 1;
+        self.destination(key, terms).queue.push(ticket, waiter);
+        Ok(ticket)
+    }
+
+    /// A request stops waiting; false if it has been served.
+    pub fn leave(&mut self, key: &K, ticket: u64) -> bool {
+        let destination = self.destinations.get_mut(key);
+        let left = destination.and_then(|destination| destination.queue.remove(ticket));
+        self.waiting -= u32::from(left.is_some());
+        left.is_some()
+    }
+
+    /// The next thing to do. `place` takes a place within a limit that others share; where it has
+    /// none, and where the set has as many connections as it may, an idle connection is closed to
+    /// make room.
+    pub fn poll<P>(&mut self, mut place: impl FnMut() -> Option<P>) -> Option<Step<K, C, W, P>> {
+        if self.waiting == 0 {
+            return None;
+        }
+        if let Some((waiter, grant)) = self.serve(false) {
+            return Some(Step::Serve(waiter, grant));
+        }
+        let key = self.uncovered()?;
+        match self.place(&key, &mut place) {
+            Some(place) => {
+                self.dialling += 1;
+                if let Some(destination) = self.destinations.get_mut(&key) {
+                    destination.dialling += 1;
+                }
+                Some(Step::Dial(key, place))
+            }
+            None => {
+                let (waiter, grant) = self.serve(true)?;
+                Some(Step::Serve(waiter, grant))
+            }
+        }
+    }
+
+    /// Begins a dial for one request, which takes its place by [`Self::on_connected`]: for one that
+    /// must not use a connection that others have used.
+    ///
+    /// # Errors
+    ///
+    /// When there are as many connections as there may be.
+    pub fn reserve_dial(&mut self, key: &K, terms: Terms) -> Result<(), AtLimit> {
+        if self.is_at_limit(&terms) {
+            return Err(AtLimit);
+        }
+        self.dialling += 1;
+        self.destination(key, terms).dialling += 1;
+        Ok(())
+    }
+
+    /// A dial has made a connection. The place on it is for the request that reserved the dial, if
+    /// one did.
+    pub fn on_connected(
+        &mut self,
+        key: &K,
+        new: NewConnection<C>,
+        is_reserved: bool,
+        now: Instant,
+    ) -> (ConnectionId, Option<Grant<C>>) {
+        let NewConnection {
+            connection,
+            generation,
+            is_exclusive,
+            streams,
+        } = new;
+        let about = (generation, is_exclusive, streams);
+        let entry = unused(key.clone(), connection, about, now);
+        let id = self.entries.insert(entry);
+        self.dialling = self.dialling.saturating_sub(1);
+        let Some(destination) = self.destinations.get_mut(key) else {
+            return (id, None);
+        };
+        destination.add(&mut self.entries, id.index);
+        let grant = is_reserved.then(|| destination.place(&mut self.entries, id.index));
+        (id, grant.flatten())
+    }
+
+    /// A dial has failed. Answers the waiting requests that it would have served; none if it was
+    /// reserved.
+    pub fn on_dial_failed(&mut self, key: &K, is_reserved: bool) -> Vec<W> {
+        self.on_dial_dropped(key);
+        let Some(destination) = self.destinations.get_mut(key) else {
+            return Vec::new();
+        };
+        let each = match is_reserved {
+            true => 0,
+            false => destination.per_connection().min(destination.queue.len()),
+        };
+        self.waiting -= each;
+        let told = (0..each).filter_map(|_| destination.queue.pop());
+        told.collect()
+    }
+
+    /// A dial has ended that says nothing about its destination.
+    pub fn on_dial_dropped(&mut self, key: &K) {
+        self.dialling = self.dialling.saturating_sub(1);
+        if let Some(destination) = self.destinations.get_mut(key) {
+            destination.dialling = destination.dialling.saturating_sub(1);
+        }
+    }
+
+    /// A server has said how many concurrent requests a connection takes
+    /// (SETTINGS_MAX_CONCURRENT_STREAMS, RFC 9113 section 5.1.2).
+    pub fn on_streams(&mut self, id: ConnectionId, streams: u32) {
+        let Some(entry) = self.entries.get(id) else {
+            return;
+        };
+        entry.streams = streams;
+        if let Some(destination) = self.destinations.get_mut(&entry.key) {
+            destination.streams = Some(streams);
+        }
+    }
+
+    /// A request has left a connection. Answers whether that one has to become ready before it
+    /// serves another.
+    pub fn on_released(&mut self, id: ConnectionId, now: Instant) -> bool {
+        let Some(entry) = self.entries.get(id) else {
+            return false;
+        };
+        entry.in_flight = entry.in_flight.saturating_sub(1);
+        entry.last_used = now;
+        let is_over = entry.is_finishing || entry.connection.is_closed();
+        if entry.in_flight == 0 && (entry.is_finishing || entry.is_exclusive && is_over) {
+            self.entries.remove(id.index);
+            return false;
+        }
+        if !entry.is_exclusive {
+            return false;
+        }
+        let must_wait = !entry.connection.is_ready();
+        match self.destinations.get_mut(&entry.key) {
+            Some(destination) if !self.is_closed => destination.idle.push(id.index),
+            Some(_) | None => self.entries.finish(id.index),
+        }
+        must_wait
+    }
+
+    /// A connection is given no further requests: its server has said that it takes none.
+    pub fn retire(&mut self, id: ConnectionId) {
+        let Some(entry) = self.entries.get(id) else {
+            return;
+        };
+        if let Some(destination) = self.destinations.get_mut(&entry.key) {
+            destination.forget(id.index);
+        }
+        self.entries.finish(id.index);
+    }
+
+    /// Closes connections that carried nothing for longer than `idle` allows, given the destination
+    /// and whether the connection is exclusive, and idle exclusive ones beyond `spare`. Answers how
+    /// many carry nothing now.
+    pub fn sweep(
+        &mut self,
+        now: Instant,
+        idle: impl Fn(&K, bool) -> Duration,
+        spare: usize,
+    ) -> u32 {
+        let mut unused = 0;
+        let entries = &mut self.entries;
+        for (key, destination) in &mut self.destinations {
+            let limits = (idle(key, false), idle(key, true));
+            unused += destination.sweep(entries, now, limits, spare);
+        }
+        self.destinations
+            .retain(|key, destination| !destination.is_unused() || entries.leads_to(key));
+        unused
+    }
+
+    /// Closes what carries nothing, and lets everything else finish: nobody asks for these
+    /// destinations any more.
+    pub fn close(&mut self) {
+        self.is_closed = true;
+        for destination in self.destinations.values_mut() {
+            destination.close(&mut self.entries);
+        }
+    }
+
+    /// Closes the connection that has carried nothing for the longest time; false if there is none.
+    pub fn evict_idle(&mut self) -> bool {
+        let entries = &self.entries;
+        let idle = self.destinations.values();
+        let idle = idle.filter_map(|destination| destination.evictable(entries));
+        let Some((_used, index)) = idle.min() else {
+            return false;
+        };
+        self.drop_entry(index);
+        true
+    }
+
+    /// Whether a connection carries nothing and can make room for another.
+    pub fn has_idle(&self) -> bool {
+        let mut all = self.destinations.values();
+        all.any(|destination| destination.evictable(&self.entries).is_some())
+    }
+
+    /// Whether a connection to a destination stands or is being dialled.
+    pub fn leads_to(&self, key: &K) -> bool {
+        let destination = self.destinations.get(key);
+        let dials = destination.is_some_and(|destination| destination.dialling > 0);
+        dials || self.entries.leads_to(key)
+    }
+
+    /// Whether it has to do with a destination.
+    pub fn knows(&self, key: &K) -> bool {
+        self.destinations.contains_key(key)
+    }
+
+    /// Connections that stand, those that only finish what they carry included.
+    pub fn open(&self) -> u32 {
+        self.entries.len()
+    }
+
+    /// Requests that wait.
+    pub fn waiting(&self) -> u32 {
+        self.waiting
+    }
+
+    /// Whether it has no connection, no dial and no waiting request.
+    pub fn is_unused(&self) -> bool {
+        self.open() == 0 && self.dialling == 0 && self.waiting == 0
+    }
+
+    /// Whether requests are under way, or wait.
+    pub fn is_busy(&self) -> bool {
+        self.waiting > 0 || self.entries.is_busy()
+    }
+
+    fn destination(&mut self, key: &K, terms: Terms) -> &mut Destination<W> {
+        let destination = self.destinations.entry(key.clone());
+        let destination = destination.or_insert_with(|| Destination::new(terms));
+        destination.terms = terms;
+        destination
+    }
+
+    fn serve(&mut self, any_generation: bool) -> Option<(W, Grant<C>)> {
+        for destination in self.destinations.values_mut() {
+            if destination.queue.is_empty() {
+                continue;
+            }
+            let terms = destination.terms;
+            let grant = destination.take(&mut self.entries, &terms, any_generation);
+            if let Some(grant) = grant
+                && let Some(waiter) = destination.queue.pop()
+            {
+                self.waiting -= 1;
+                return Some((waiter, grant));
+            }
+        }
+        None
+    }
+
+    /// The destination of the request that has waited longest of those that no dial in flight will
+    /// serve.
+    fn uncovered(&self) -> Option<K> {
+        let all = self.destinations.iter();
+        let uncovered = all.filter_map(|(key, to)| Some((to.uncovered()?, key)));
+        uncovered.min().map(|(_ticket, key)| key.clone())
+    }
+
+    fn place<P>(&mut self, key: &K, place: &mut impl FnMut() -> Option<P>) -> Option<P> {
+        let terms = self.destinations.get(key)?.terms;
+        loop {
+            if !self.is_at_limit(&terms)
+                && let Some(place) = place()
+            {
+                return Some(place);
+            }
+            if !self.evict_idle() {
+                return None;
+            }
+        }
+    }
+
+    fn is_at_limit(&self, terms: &Terms) -> bool {
+        self.open().saturating_add(self.dialling) >= terms.bounds.connections
+    }
+
+    fn drop_entry(&mut self, index: usize) {
+        let Some(entry) = self.entries.peek(index) else {
+            return;
+        };
+        if let Some(destination) = self.destinations.get_mut(&entry.key) {
+            destination.forget(index);
+        }
+        self.entries.remove(index);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const BOUNDS: Bounds = Bounds {
-        connections: 8,
-        dials: 4,
-        waiting: 100,
-    };
-
-    #[test]
-    fn as_many_as_it_takes_within_the_bounds() {
-        // (waiting, dialling, open, per connection) → dials
-        for ((waiting, dialling, open, per_connection), expected) in [
-            ((0, 0, 0, 1), 0),
-            ((1, 0, 0, 1), 1),
-            ((1, 1, 0, 1), 0),
-            ((3, 1, 0, 1), 2),
-            // One connection is enough for all.
-            ((50, 0, 0, 100), 1),
-            ((50, 1, 0, 100), 0),
-            ((6, 0, 1, 2), 3),
-            ((101, 1, 0, 100), 1),
-            // Not known yet: one shows.
-            ((50, 0, 0, u32::MAX), 1),
-            ((50, 1, 0, u32::MAX), 0),
-            // Dials at a time, and connections.
-            ((50, 0, 0, 1), 4),
-            ((50, 4, 0, 1), 0),
-            ((50, 2, 5, 1), 1),
-            ((50, 0, 8, 1), 0),
-            ((50, 0, 9, 1), 0),
-            ((5, 0, 0, 0), 4),
-        ] {
-            let demand = Demand {
-                waiting,
-                dialling,
-                open,
-                per_connection,
-            };
-            assert_eq!(demand.dials(&BOUNDS), expected, "{demand:?}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn never_beyond_the_bounds(
-            waiting in 0u32..1000,
-            dialling in 0u32..8,
-            open in 0u32..12,
-            per_connection in 0u32..300,
-        ) {
-            let demand = Demand { waiting, dialling, open, per_connection };
-            let dials = demand.dials(&BOUNDS);
-            prop_assert!(dials <= waiting);
-            prop_assert!(dials == 0 || dialling + dials <= BOUNDS.dials);
-            prop_assert!(dials == 0 || open + dialling + dials <= BOUNDS.connections);
-        }
-    }
-}
+mod tests;

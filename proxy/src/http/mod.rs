@@ -84,8 +84,7 @@ where
 /// Whom requests are sent to in HTTP/2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Server {
-    /// The application beside this sidecar. It says how many requests it takes at a time before it
-    /// is given any.
+    /// The application beside this sidecar.
     Application,
     /// A server outside the mesh.
     External,
@@ -125,10 +124,9 @@ pub(crate) fn http2_client<E: Clone>(
 ) -> hyper::client::conn::http2::Builder<E> {
     let limits = &config.limits;
     let mut builder = hyper::client::conn::http2::Builder::new(executor);
-    if server == Server::Application {
-        builder.initial_max_send_streams(0);
-    }
     builder
+        // None before the server has said how many it takes.
+        .initial_max_send_streams(0)
         .timer(TokioTimer::new())
         .initial_stream_window_size(limits.stream_window.window())
         .initial_connection_window_size(limits.connection_window.window())

@@ -28,7 +28,7 @@ const EWMA_DECAY: Duration = Duration::from_secs(10);
 const EWMA_DEFAULT_LATENCY: Duration = Duration::from_millis(30);
 
 /// What identifies live state from one snapshot to the next.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EndpointKey {
     /// The service that it serves.
     pub service: ServiceName,

@@ -33,7 +33,7 @@ pub use concurrency::{Concurrency, UnderWay};
 pub use endpoint::{Call, Endpoint, EndpointKey, Live};
 pub use gate::{Admitted, Full};
 pub use outside::{ALPN_HTTP1, ALPN_HTTP2, Named, Outside, OutsideTls};
-pub use port::{Counted, PortCall, PortView};
+pub use port::{ConnectionLimit, Counted, PortCall, PortView};
 pub use publish::World;
 pub use rate::{RateRefusal, Rated};
 pub use server::{ServerSlot, ServerView, Shed};

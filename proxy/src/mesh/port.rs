@@ -1,6 +1,8 @@
 //! One port of a service: what the control plane said of it, and live state that outlives every
 //! change of that.
 
+mod counted;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -20,6 +22,9 @@ use weft_core::policy::{BreakerMode, TrafficPolicy};
 use weft_core::retry::RetryBudget;
 use weft_core::route::{Found, Route, RouteTable, RuleKey};
 use weft_core::time::Instant;
+
+use counted::count;
+pub use counted::{ConnectionLimit, Counted};
 
 use super::concurrency::Concurrency;
 use super::endpoint::Endpoint;
@@ -90,8 +95,8 @@ struct State {
     requests: Arc<Gate>,
     retries: Limit,
     connections: Limit,
-    /// Told when a connection has gone, or has room again, or more may stand.
-    connections_changed: Arc<Notify>,
+    /// Tells one of those that wait for a connection that another may be made.
+    connections_changed: Notify,
     budget: Mutex<RetryBudget>,
     /// Where the policy hedges by them.
     latencies: Mutex<Option<Latencies>>,
@@ -110,27 +115,13 @@ impl Default for State {
             requests: Arc::default(),
             retries: Limit::new(UNLIMITED),
             connections: Limit::new(UNLIMITED),
-            connections_changed: Arc::default(),
+            connections_changed: Notify::new(),
             budget: Mutex::default(),
             latencies: Mutex::default(),
             breaker: Mutex::default(),
             by_rule: Mutex::default(),
             adaptive: ArcSwapOption::empty(),
         }
-    }
-}
-
-/// Something that is counted within a limit of a port, until it is dropped.
-#[derive(Debug)]
-pub struct Counted {
-    state: Arc<State>,
-    limit: fn(&State) -> &Limit,
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        (self.limit)(&self.state).release();
-        self.state.connections_changed.notify_waiters();
     }
 }
 
@@ -222,30 +213,12 @@ impl PortView {
 
     /// A place among the retries under way; `None` when the limit is reached.
     pub fn admit_retry(&self) -> Option<Counted> {
-        self.count(|state| &state.retries)
+        count(&self.state, |state| &state.retries)
     }
 
-    /// A place among the opaque and upgraded connections; `None` when the limit is reached.
-    pub fn admit_connection(&self) -> Option<Counted> {
-        self.count(|state| &state.connections)
-    }
-
-    /// Told when a connection has gone, or has room again, or more may stand.
-    pub fn connections_changed(&self) -> &Arc<Notify> {
-        &self.state.connections_changed
-    }
-
-    /// Whether one more connection would be within the limit.
-    pub fn has_room_for_connection(&self) -> bool {
-        let limit = &self.state.connections;
-        limit.in_use() < limit.max()
-    }
-
-    fn count(&self, limit: fn(&State) -> &Limit) -> Option<Counted> {
-        limit(&self.state).try_acquire().then(|| Counted {
-            state: Arc::clone(&self.state),
-            limit,
-        })
+    /// The limit on connections to it.
+    pub fn connections(&self) -> ConnectionLimit {
+        ConnectionLimit::of(&self.state)
     }
 
     /// How long connecting to one of its endpoints may take.
@@ -386,7 +359,7 @@ impl State {
             .set_max(policy.max_retries.unwrap_or(UNLIMITED));
         let connections = policy.max_connections.unwrap_or(UNLIMITED);
         self.connections.set_max(connections);
-        self.connections_changed.notify_waiters();
+        self.connections_changed.notify_one();
         let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
         budget.set(policy.budget.ratio, policy.budget.minimum_per_second);
         follow(&mut self.breaker(), policy.service_breaker.as_ref());

@@ -51,7 +51,7 @@ struct Runner {
 /// What happens next.
 enum Event {
     /// An attempt has ended.
-    Ended(usize, Outcome),
+    Ended(usize, Box<Outcome>),
     /// It is time for a hedge.
     Due,
 }
@@ -95,7 +95,7 @@ impl<'a> Race<'a> {
                 Err(over) => return Err(give_up(way, runners, over)),
             };
             let (index, ended) = match event {
-                Event::Ended(index, ended) => (index, ended),
+                Event::Ended(index, ended) => (index, *ended),
                 Event::Due => {
                     due = self.hedge(way, port).map(|runner| {
                         way.exchange.ledger.hedge();
@@ -283,7 +283,7 @@ async fn next(runners: &mut [Runner], due: &mut Option<Pin<Box<Sleep>>>) -> Even
     poll_fn(|cx| {
         for (index, runner) in runners.iter_mut().enumerate() {
             if let Poll::Ready(ended) = runner.sending.as_mut().poll(cx) {
-                return Poll::Ready(Event::Ended(index, ended));
+                return Poll::Ready(Event::Ended(index, Box::new(ended)));
             }
         }
         match due {

@@ -1,26 +1,19 @@
 //! One connection that requests are sent over, and a request's place on it.
 
-use std::cell::Cell;
-use std::rc::{Rc, Weak};
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Duration;
 
 use http::uri::Scheme;
 use http::{Request, Response, Uri, Version};
 use hyper::client::conn::http2;
-use tokio::time::{Instant, sleep};
 use weft_core::headers::remove_untrusted;
 
-use super::limited::Common;
-use super::peer::{Open, Peer};
+use super::owner::{Process, Worker};
+use super::peer::Held;
 use super::streams::Streams;
 use crate::config::ProxyConfig;
 use crate::http::h1::client::{ClientError, SharedLine};
 use crate::http::{ExchangeError, Incoming, ProxyBody, SendError, make_absolute, send_http2};
-
-/// A connection in HTTP/1.1 whose answer has ended may still have to take the end of a request: it is
-/// looked at again after this time.
-const READY_AGAIN: Duration = Duration::from_millis(2);
 
 /// What is spoken on a connection.
 #[derive(Debug, Clone)]
@@ -46,7 +39,7 @@ pub(super) enum Far {
 /// What requests are sent with.
 #[derive(Debug, Clone)]
 pub(crate) struct Sender {
-    line: Line,
+    pub(super) line: Line,
     far: Far,
     /// What the head of a response in HTTP/2 may have, in bytes.
     head_bytes: usize,
@@ -105,17 +98,6 @@ impl Sender {
         let sent = self.try_send_request(request).await;
         sent.map_err(|failed| failed.error)
     }
-
-    fn is_closed(&self) -> bool {
-        match &self.line {
-            Line::Http1(sender) => sender.is_closed(),
-            Line::Http2(sender) => sender.is_closed(),
-        }
-    }
-
-    fn is_exclusive(&self) -> bool {
-        matches!(self.line, Line::Http1(_))
-    }
 }
 
 async fn send_http1(
@@ -164,170 +146,69 @@ fn secure(uri: &mut Uri) {
 
 /// A connection that has just been made.
 #[derive(Debug)]
-pub(super) struct Made {
-    pub(super) sender: Sender,
+pub(super) struct Made<L> {
+    /// What requests are sent with.
+    pub(super) line: L,
     /// Of which terms.
     pub(super) generation: u64,
     /// How many requests its server takes at a time; `None`: one.
     pub(super) streams: Option<Rc<Streams>>,
 }
 
-/// One connection to a destination, shared where its protocol allows that.
-#[derive(Debug)]
-pub(super) struct Carrier {
-    sender: Sender,
-    peer: Weak<Peer>,
-    in_flight: Cell<u32>,
-    /// Requests that it has been given.
-    carried: Cell<u32>,
-    streams: Option<Rc<Streams>>,
-    /// Whether its server takes no further request.
-    retired: Cell<bool>,
-    generation: u64,
-    last_used: Cell<Instant>,
-    _open: Open,
-}
-
-impl Carrier {
-    pub(super) fn new(made: Made, peer: &Rc<Peer>) -> Rc<Self> {
-        if let Some(streams) = &made.streams {
-            streams.serves(peer);
+impl Made<http2::SendRequest<ProxyBody>> {
+    /// A connection to another sidecar, of one worker.
+    pub(super) fn of_worker(self) -> Made<Sender> {
+        Made {
+            line: Sender::mesh(self.line),
+            generation: self.generation,
+            streams: self.streams,
         }
-        Rc::new(Self {
-            sender: made.sender,
-            peer: Rc::downgrade(peer),
-            in_flight: Cell::new(0),
-            carried: Cell::new(0),
-            streams: made.streams,
-            retired: Cell::new(false),
-            generation: made.generation,
-            last_used: Cell::new(Instant::now()),
-            _open: peer.opened(),
-        })
-    }
-
-    /// A place for one request.
-    pub(super) fn place(self: &Rc<Self>) -> Slot {
-        self.in_flight.set(self.in_flight.get() + 1);
-        self.carried.set(self.carried.get().saturating_add(1));
-        Slot(Place::Own(Rc::clone(self)))
-    }
-
-    /// Whether it takes one request at a time.
-    pub(super) fn is_exclusive(&self) -> bool {
-        self.sender.is_exclusive()
-    }
-
-    /// Whether further requests may be sent over it.
-    pub(super) fn is_usable(&self) -> bool {
-        !self.retired.get() && !self.sender.is_closed()
-    }
-
-    /// Whether it takes a request at once.
-    pub(super) fn is_ready(&self) -> bool {
-        match &self.sender.line {
-            Line::Http1(sender) => sender.is_ready(),
-            Line::Http2(_) => true,
-        }
-    }
-
-    /// Until it takes a request, or never will.
-    pub(super) async fn ready(&self) {
-        if let Line::Http1(line) = &self.sender.line {
-            while !line.is_ready() && !line.is_closed() {
-                sleep(READY_AGAIN).await;
-            }
-        }
-    }
-
-    /// Whether it takes one more request, of at most so many at a time.
-    pub(super) fn has_room(&self, most: u32) -> bool {
-        self.in_flight.get() < most.min(self.streams())
-    }
-
-    /// How many requests its server takes at a time.
-    pub(super) fn streams(&self) -> u32 {
-        self.streams.as_ref().map_or(1, |streams| streams.most())
-    }
-
-    pub(super) fn in_flight(&self) -> u32 {
-        self.in_flight.get()
-    }
-
-    pub(super) fn carried(&self) -> u32 {
-        self.carried.get()
-    }
-
-    pub(super) fn generation(&self) -> u64 {
-        self.generation
-    }
-
-    pub(super) fn last_used(&self) -> Instant {
-        self.last_used.get()
     }
 }
 
-/// A place on a connection for one request.
+/// A place on a connection for one request, given back when dropped.
 #[derive(Debug)]
-pub struct Slot(Place);
+pub struct Slot(pub(super) Place);
 
 /// Whose connection it is.
 #[derive(Debug)]
-enum Place {
+pub(super) enum Place {
     /// The worker's own.
-    Own(Rc<Carrier>),
-    /// One of all workers.
-    Common(Arc<Common>),
+    Worker(Held<Worker>),
+    /// One of all workers, to another sidecar.
+    Process(Held<Process>),
 }
 
 impl Slot {
-    pub(super) fn common(common: Arc<Common>) -> Self {
-        Self(Place::Common(common))
-    }
-
     /// What requests are sent with.
     pub(crate) fn sender(&self) -> Sender {
         match &self.0 {
-            Place::Own(carrier) => carrier.sender.clone(),
-            Place::Common(common) => Sender::mesh(common.sender.clone()),
+            Place::Worker(held) => held.line().clone(),
+            Place::Process(held) => Sender::mesh(held.line().clone()),
         }
     }
 
     /// Whether its connection has carried other requests: its server may have closed it meanwhile.
     pub(crate) fn is_reused(&self) -> bool {
         match &self.0 {
-            Place::Own(carrier) => carrier.carried() > 1,
-            Place::Common(_) => true,
+            Place::Worker(held) => held.is_reused(),
+            Place::Process(held) => held.is_reused(),
         }
     }
 
     /// How long its connection had carried nothing.
     pub(crate) fn unused_for(&self) -> Duration {
         match &self.0 {
-            Place::Own(carrier) => carrier.last_used().elapsed(),
-            Place::Common(_) => Duration::ZERO,
+            Place::Worker(held) => held.unused_for(),
+            Place::Process(held) => held.unused_for(),
         }
     }
 
     /// Its connection's server takes no further requests: others are sent elsewhere.
     pub(crate) fn retire(&self) {
-        if let Place::Own(carrier) = &self.0 {
-            carrier.retired.set(true);
-        }
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
         match &self.0 {
-            Place::Own(carrier) => {
-                carrier.in_flight.set(carrier.in_flight.get() - 1);
-                carrier.last_used.set(Instant::now());
-                if let Some(peer) = carrier.peer.upgrade() {
-                    peer.on_left(carrier);
-                }
-            }
-            Place::Common(common) => common.leave(),
+            Place::Worker(held) => held.retire(),
+            Place::Process(held) => held.retire(),
         }
     }
 }

@@ -2,12 +2,14 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::client::conn::http2::SendRequest;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -17,7 +19,7 @@ use weft_core::model::{self, AppProtocol};
 
 use super::carrier::{Far, Line, Made, Sender};
 use super::error::DialError;
-use super::streams::http2;
+use super::streams::{Streams, http2};
 use crate::config::ProxyConfig;
 use crate::connections::{Guarded, keep_alive};
 use crate::http::h1::client::{Connection, SharedLine};
@@ -179,25 +181,14 @@ fn unusable(address: SocketAddr, why: &str) -> DialError {
     }
 }
 
-fn broken(address: SocketAddr, error: hyper::Error) -> DialError {
+fn broken(address: SocketAddr, limit: Duration, error: io::Error) -> DialError {
+    if error.kind() == io::ErrorKind::TimedOut {
+        return DialError::Timeout { address, limit };
+    }
     DialError::Tls {
         address,
-        source: Arc::new(io::Error::other(error)),
+        source: Arc::new(error),
     }
-}
-
-/// What requests are sent with to another sidecar, over a connection of all workers, which this one
-/// drives.
-pub(super) async fn handshake(
-    target: &MeshTarget,
-    material: &Arc<Material>,
-    limit: Duration,
-    (config, metrics): (&ProxyConfig, &Metrics),
-) -> Result<SendRequest<ProxyBody>, DialError> {
-    let stream = dial_target(target, material, ALPN_H2, limit, metrics).await?;
-    let made = http2(stream, config, Server::Peer).await;
-    let (sender, _streams) = made.map_err(|error| broken(target.key.address, error))?;
-    Ok(sender)
 }
 
 /// A connection to another sidecar that requests are sent over.
@@ -206,12 +197,12 @@ pub(super) async fn make_mesh(
     material: &Arc<Material>,
     limit: Duration,
     (config, metrics): (&ProxyConfig, &Metrics),
-) -> Result<Made, DialError> {
+) -> Result<Made<SendRequest<ProxyBody>>, DialError> {
     let stream = dial_target(target, material, ALPN_H2, limit, metrics).await?;
-    let made = http2(stream, config, Server::Peer).await;
-    let (sender, streams) = made.map_err(|error| broken(target.key.address, error))?;
+    let made = settled(stream, config, Server::Peer, limit).await;
+    let (sender, streams) = made.map_err(|error| broken(target.key.address, limit, error))?;
     Ok(Made {
-        sender: Sender::mesh(sender),
+        line: sender,
         generation: material.generation,
         streams: Some(streams),
     })
@@ -224,7 +215,7 @@ pub(super) async fn make_outside(
     address: SocketAddr,
     limit: Duration,
     (config, metrics): (&ProxyConfig, &Metrics),
-) -> Result<Made, DialError> {
+) -> Result<Made<Sender>, DialError> {
     let stream = dial_outside(outside, address, |tls| &tls.requests, limit, metrics).await?;
     let negotiated = match &stream {
         Either::Left(_plain) => None,
@@ -243,46 +234,67 @@ pub(super) async fn make_outside(
         ));
     }
     let (line, streams) = if with_http2 {
-        let made = http2(stream, config, Server::External).await;
-        let (sender, streams) = made.map_err(|error| broken(address, error))?;
+        let made = settled(stream, config, Server::External, limit).await;
+        let (sender, streams) = made.map_err(|error| broken(address, limit, error))?;
         (Line::Http2(sender), Some(streams))
     } else {
         (http1(stream, config), None)
     };
     let tls = outside.tls.is_some();
     Ok(Made {
-        sender: Sender::new(line, Far::External { tls }, config),
+        line: Sender::new(line, Far::External { tls }, config),
         generation: outside.id,
         streams,
     })
 }
 
-/// A connection to the application, in HTTP/2 or HTTP/1.1. In HTTP/2 it is one when the server has
-/// said how many requests it takes.
+/// A connection to the application, in HTTP/2 or HTTP/1.1.
 pub(super) async fn make_application(
     stream: TcpStream,
     with_http2: bool,
     limit: Duration,
     config: &ProxyConfig,
-) -> Result<Made, String> {
+) -> Result<Made<Sender>, String> {
     let far = Far::Application;
     if !with_http2 {
         return Ok(Made {
-            sender: Sender::new(http1(stream, config), far, config),
+            line: Sender::new(http1(stream, config), far, config),
             generation: 0,
             streams: None,
         });
     }
-    let made = http2(stream, config, Server::Application).await;
+    let made = settled(stream, config, Server::Application, limit).await;
     let (sender, streams) = made.map_err(|error| error.to_string())?;
+    Ok(Made {
+        line: Sender::new(Line::Http2(sender), far, config),
+        generation: 0,
+        streams: Some(streams),
+    })
+}
+
+/// A connection in HTTP/2 whose server has said how many requests it takes at a time: its SETTINGS
+/// come first (RFC 9113 section 3.4). Requests that were sent before would be refused where they are
+/// too many, or wait where nobody sees them.
+async fn settled<IO>(
+    io: IO,
+    config: &ProxyConfig,
+    server: Server,
+    limit: Duration,
+) -> io::Result<(SendRequest<ProxyBody>, Rc<Streams>)>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let made = http2(io, config, server).await;
+    let (sender, streams) = made.map_err(io::Error::other)?;
     match timeout(limit, streams.settled()).await {
-        Ok(true) => Ok(Made {
-            sender: Sender::new(Line::Http2(sender), far, config),
-            generation: 0,
-            streams: Some(streams),
-        }),
-        Ok(false) => Err("the connection ended before the application sent SETTINGS".to_owned()),
-        Err(_elapsed) => Err(format!("the application sent no SETTINGS within {limit:?}")),
+        Ok(true) => Ok((sender, streams)),
+        Ok(false) => Err(io::Error::other(
+            "the connection ended before the server sent SETTINGS",
+        )),
+        Err(_elapsed) => {
+            let detail = format!("the server sent no SETTINGS within {limit:?}");
+            Err(io::Error::new(io::ErrorKind::TimedOut, detail))
+        }
     }
 }
 

@@ -6,6 +6,7 @@ mod carrier;
 mod dialling;
 mod error;
 mod limited;
+mod owner;
 mod peer;
 mod streams;
 
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use tokio::net::TcpStream;
-use weft_core::dialling::Bounds;
+use weft_core::dialling::{Bounds, Terms};
 use weft_core::model::AppProtocol;
 use weft_core::reason::Reason;
 
@@ -28,19 +29,22 @@ pub(crate) use dialling::{OutsideStream, PeerStream, connect, dial, dial_outside
 pub use error::DialError;
 pub use limited::Limited;
 
-use carrier::{Carrier, Made};
+use carrier::{Made, Place};
 use dialling::{MeshTarget, make_application, make_mesh, make_outside};
-use peer::{Dial, Peer, Terms};
+use limited::PortKey;
+use owner::{Dialling, Owner, Process, SharedPeer, Worker};
+use peer::{Held, Peer};
 
 use crate::config::ProxyConfig;
 use crate::http::{Incoming, ProxyBody, SendError};
-use crate::mesh::{Endpoint, EndpointKey, Outside, PortView};
+use crate::mesh::{Counted, Endpoint, EndpointKey, Outside, PortView};
 use crate::telemetry::metrics::{Metrics, PoolKind};
 use crate::tls::TlsContext;
 
 /// Connections to one endpoint that a worker makes at a time.
 const DIALS_MAX: u32 = 256;
-/// Requests of a worker that wait for a connection to one endpoint.
+/// Requests that wait for a connection: of a worker to one endpoint, or of all workers to a port
+/// with a limit on connections.
 const WAITING_MAX: u32 = 16 * 1024;
 /// Connections to one port of the application that a worker makes at a time: as many as an accept
 /// queue of any length takes.
@@ -52,9 +56,11 @@ const HTTP1_IDLE: Duration = Duration::from_secs(15);
 /// The connections of one worker to endpoints.
 #[derive(Debug)]
 pub struct Pool {
-    peers: RefCell<HashMap<EndpointKey, Rc<Peer>>>,
+    peers: RefCell<HashMap<EndpointKey, Rc<Peer<Worker>>>>,
     /// Those to ports with a limit, of all workers.
     limited: Arc<Limited>,
+    /// The ports of them that this worker uses.
+    used: RefCell<HashMap<PortKey, SharedPeer>>,
     tls: Arc<TlsContext>,
     config: Arc<ProxyConfig>,
     metrics: Metrics,
@@ -71,6 +77,7 @@ impl Pool {
         Self {
             peers: RefCell::default(),
             limited,
+            used: RefCell::default(),
             tls,
             config,
             metrics,
@@ -89,20 +96,50 @@ impl Pool {
         let material = self.tls.current().ok_or(DialError::NoCertificate)?;
         let terms = self.terms(port, material.generation, Some(false));
         if let Some(peer) = self.peers.borrow().get(&endpoint.key)
-            && let Some(slot) = peer.take(&terms)
+            && let Some(held) = peer::take::<Worker>(peer, &(), &terms)
         {
-            return Ok(slot);
+            return Ok(of_worker(held));
         }
         let target = MeshTarget::of(port, endpoint);
         let (config, metrics) = (Arc::clone(&self.config), self.metrics.clone());
         let limit = port.connect_timeout(&self.config);
-        let dial: Dial = Rc::new(move || {
+        let dial = move || -> Dialling<Sender> {
+            let (target, material) = (target.clone(), Arc::clone(&material));
+            let (config, metrics) = (Arc::clone(&config), metrics.clone());
+            Box::pin(async move {
+                let made = make_mesh(&target, &material, limit, (&config, &metrics)).await;
+                made.map(Made::of_worker)
+            })
+        };
+        let peer = self.peer(&endpoint.key, PoolKind::Mesh);
+        let waiting = Box::pin(peer::wait::<Worker>(&peer, &(), terms, Rc::new(dial)));
+        waiting.await.map(of_worker)
+    }
+
+    /// A place on a connection to a port that has a limit on them.
+    async fn limited_slot(
+        &self,
+        port: &PortView,
+        endpoint: &Endpoint,
+        most: u32,
+    ) -> Result<Slot, DialError> {
+        let material = self.tls.current().ok_or(DialError::NoCertificate)?;
+        let mut terms = self.terms(port, material.generation, Some(false));
+        terms.bounds.connections = most;
+        let peer = self.shared(port);
+        if let Some(held) = peer::take::<Process>(&peer, &endpoint.key, &terms) {
+            return Ok(of_process(held));
+        }
+        let target = MeshTarget::of(port, endpoint);
+        let (config, metrics) = (Arc::clone(&self.config), self.metrics.clone());
+        let limit = port.connect_timeout(&self.config);
+        let dial: <Process as Owner>::Dial = Arc::new(move || {
             let (target, material) = (target.clone(), Arc::clone(&material));
             let (config, metrics) = (Arc::clone(&config), metrics.clone());
             Box::pin(async move { make_mesh(&target, &material, limit, (&config, &metrics)).await })
         });
-        let peer = self.peer(&endpoint.key, PoolKind::Mesh);
-        Box::pin(peer.wait(terms, dial)).await
+        let waiting = peer::wait::<Process>(&peer, &endpoint.key, terms, dial);
+        waiting.await.map(of_process)
     }
 
     /// A place on a connection to a server outside the mesh, made if there is none with room.
@@ -120,28 +157,64 @@ impl Pool {
         };
         let terms = self.terms(port, outside.id, exclusive);
         let peer = self.peer(&endpoint.key, PoolKind::External);
-        if let Some(slot) = peer.take(&terms) {
-            return Ok(slot);
+        if let Some(held) = peer::take::<Worker>(&peer, &(), &terms) {
+            return Ok(of_worker(held));
         }
         let (protocol, address) = (port.protocol, endpoint.key.address);
         let limit = port.connect_timeout(&self.config);
         let (outside, config) = (Arc::clone(outside), Arc::clone(&self.config));
         let metrics = self.metrics.clone();
-        let dial: Dial = Rc::new(move || {
+        let dial = move || -> Dialling<Sender> {
             let (outside, config) = (Arc::clone(&outside), Arc::clone(&config));
             let metrics = metrics.clone();
             Box::pin(async move {
                 let about = (&*config, &metrics);
                 make_outside(&outside, protocol, address, limit, about).await
             })
-        });
-        peer.wait(terms, dial).await
+        };
+        let waiting = peer::wait::<Worker>(&peer, &(), terms, Rc::new(dial));
+        waiting.await.map(of_worker)
     }
 
-    fn peer(&self, key: &EndpointKey, kind: PoolKind) -> Rc<Peer> {
+    fn peer(&self, key: &EndpointKey, kind: PoolKind) -> Rc<Peer<Worker>> {
         let mut peers = self.peers.borrow_mut();
         let peer = peers.entry(key.clone());
-        Rc::clone(peer.or_insert_with(|| Peer::new(kind, &self.metrics)))
+        Rc::clone(peer.or_insert_with(|| Peer::of_worker(kind, &self.metrics)))
+    }
+
+    /// The connections of all workers to a port with a limit.
+    fn shared(&self, port: &PortView) -> SharedPeer {
+        let mut used = self.used.borrow_mut();
+        let peer = used.entry((port.service.clone(), port.port));
+        let peer = peer.or_insert_with(|| self.limited.peer(port, &self.metrics));
+        if !peer.limit().is_of(port) {
+            *peer = self.limited.peer(port, &self.metrics);
+        }
+        Arc::clone(peer)
+    }
+
+    /// The endpoints of a port that cannot be reached while as many connections stand as may.
+    pub(crate) fn out_of_reach(&self, port: &PortView) -> Vec<EndpointKey> {
+        if port.policy.max_connections.is_none() || port.connections().has_room() {
+            return Vec::new();
+        }
+        self.shared(port).look(|set| {
+            if set.has_idle() {
+                return Vec::new();
+            }
+            let keys = port.endpoints.iter().map(|endpoint| &endpoint.key);
+            keys.filter(|key| !set.leads_to(key)).cloned().collect()
+        })
+    }
+
+    /// A place among the port's connections for one that requests do not share, where need be in
+    /// the place of one that carries nothing.
+    pub(crate) fn admit_connection(&self, port: &PortView) -> Option<Counted> {
+        let limit = port.connections();
+        limit.admit().or_else(|| {
+            self.shared(port).evict_idle();
+            limit.admit()
+        })
     }
 
     fn terms(&self, port: &PortView, generation: u64, exclusive: Option<bool>) -> Terms {
@@ -162,31 +235,48 @@ impl Pool {
 
     /// Drops connections to endpoints that are gone, which have no time to be idle, and those that
     /// were idle for longer than theirs; requests under way finish.
-    pub fn sweep(&self, idle: impl Fn(&EndpointKey) -> Option<Duration>) {
-        self.limited.sweep(&idle);
+    pub fn sweep(&self, kept: impl Fn(&EndpointKey) -> Kept) {
+        // One that is used no longer is given back before it is asked who has it.
+        self.used
+            .borrow_mut()
+            .retain(|_port, peer| peer.look(|set| !set.is_unused()));
+        self.limited.sweep(|key| kept(key).idle);
         let spare = self.config.limits.max_idle_per_endpoint;
         self.peers.borrow_mut().retain(|key, peer| {
-            let Some(idle) = idle(key) else {
-                return false;
+            let idle = match kept(key) {
+                Kept {
+                    idle: Some(idle),
+                    is_limited: false,
+                } => idle,
+                Kept { .. } => {
+                    peer.close();
+                    return false;
+                }
             };
-            let of_carrier = |carrier: &Carrier| match carrier.is_exclusive() {
+            let of = |_: &(), is_exclusive| match is_exclusive {
                 true => idle.min(HTTP1_IDLE),
                 false => idle,
             };
-            peer.sweep(of_carrier, spare)
+            peer.sweep(of, spare)
         });
     }
+}
 
-    /// How many connections there are.
-    pub fn len(&self) -> usize {
-        let peers = self.peers.borrow();
-        peers.values().map(|peer| peer.open()).sum()
-    }
+/// Which connections to an endpoint are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// How long they may carry nothing; `None` where the endpoint is gone.
+    pub idle: Option<Duration>,
+    /// Whether its port has a limit on connections: then workers have none of their own.
+    pub is_limited: bool,
+}
 
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
+fn of_worker(held: Held<Worker>) -> Slot {
+    Slot(Place::Worker(held))
+}
+
+fn of_process(held: Held<Process>) -> Slot {
+    Slot(Place::Process(held))
 }
 
 /// Makes a TCP connection to the application.
@@ -197,7 +287,7 @@ pub(crate) type ApplicationDialling =
 
 /// A connection to the application in HTTP/2 for one stream of bytes. It ends with the stream.
 #[derive(Debug)]
-pub(crate) struct ApplicationTunnel(Made);
+pub(crate) struct ApplicationTunnel(Made<Sender>);
 
 impl ApplicationTunnel {
     /// Takes a fresh connection, and waits for the application's SETTINGS.
@@ -219,14 +309,14 @@ impl ApplicationTunnel {
         mut self,
         request: Request<ProxyBody>,
     ) -> Result<Response<Incoming>, SendError> {
-        self.0.sender.try_send_request(request).await
+        self.0.line.try_send_request(request).await
     }
 }
 
 /// The connections of one worker to one port of the application, in one version of HTTP.
 #[derive(Debug)]
 pub(crate) struct ApplicationPeer {
-    peer: Rc<Peer>,
+    peer: Rc<Peer<Worker>>,
     config: Arc<ProxyConfig>,
     with_http2: bool,
 }
@@ -234,7 +324,7 @@ pub(crate) struct ApplicationPeer {
 impl ApplicationPeer {
     pub(crate) fn new(config: &Arc<ProxyConfig>, metrics: &Metrics, with_http2: bool) -> Self {
         Self {
-            peer: Peer::new(PoolKind::Application, metrics),
+            peer: Peer::of_worker(PoolKind::Application, metrics),
             config: Arc::clone(config),
             with_http2,
         }
@@ -246,16 +336,19 @@ impl ApplicationPeer {
         connect: impl FnOnce() -> ApplicationDial,
     ) -> Result<Slot, DialError> {
         let terms = self.terms();
-        if let Some(slot) = self.peer.take(&terms) {
-            return Ok(slot);
+        if let Some(held) = peer::take::<Worker>(&self.peer, &(), &terms) {
+            return Ok(of_worker(held));
         }
-        Box::pin(self.peer.wait(terms, self.dial(connect()))).await
+        let dial = self.dial(connect());
+        let waiting = Box::pin(peer::wait::<Worker>(&self.peer, &(), terms, dial));
+        waiting.await.map(of_worker)
     }
 
     /// A place on a connection that no other request has used, for one that could not be sent again
     /// or is.
     pub(crate) async fn fresh(&self, connect: ApplicationDial) -> Result<Slot, DialError> {
-        self.peer.fresh(self.terms(), self.dial(connect)).await
+        let made = self.peer.fresh(self.terms(), self.dial(connect));
+        made.await.map(of_worker)
     }
 
     /// A request is sent again.
@@ -266,7 +359,7 @@ impl ApplicationPeer {
     /// Ends connections that nobody used for `idle`; whether there is anything left.
     pub(crate) fn sweep(&self, idle: Duration) -> bool {
         let spare = self.config.limits.max_idle_per_endpoint;
-        self.peer.sweep(|_carrier| idle, spare)
+        self.peer.sweep(|(), _| idle, spare)
     }
 
     fn terms(&self) -> Terms {
@@ -285,7 +378,7 @@ impl ApplicationPeer {
         }
     }
 
-    fn dial(&self, connect: ApplicationDial) -> Dial {
+    fn dial(&self, connect: ApplicationDial) -> <Worker as Owner>::Dial {
         let (config, with_http2) = (Arc::clone(&self.config), self.with_http2);
         let limit = config.timeouts.connect;
         Rc::new(move || {

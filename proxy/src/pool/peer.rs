@@ -1,123 +1,151 @@
-//! The connections to one destination, and the requests that wait for one: the one way in which a
-//! request comes to a connection.
+//! The driver of a set of connections: it makes the dials that `weft_core::dialling` decides on, and
+//! hands places to the requests that wait.
 //!
-//! A request takes a place on a connection that stands, or waits. As long as requests wait, as many
-//! connections are made as it takes (`weft_core::dialling`). A connection that is being made belongs
-//! to the destination and not to the request that it was begun for: it goes on when that request
-//! leaves, and whoever has waited longest is served by it.
+//! A dial goes on when the request that it was begun for leaves, and whoever has waited longest is
+//! served by it.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::fmt;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
-use tokio::time::{Instant, timeout};
-use weft_core::dialling::{Bounds, Demand};
+use tokio::time::{sleep, timeout};
+use weft_core::dialling::{
+    Connection, ConnectionId, ConnectionSet, Grant, NewConnection, Step, Terms,
+};
 
-use super::carrier::{Carrier, Made, Slot};
+use super::carrier::Made;
 use super::error::DialError;
+use super::owner::{Carrier, Exclusive, Owner, Wire, Worker};
 use crate::telemetry::metrics::{Metrics, PoolKind, PoolStats};
 
-/// Makes a connection.
-pub(super) type Dial = Rc<dyn Fn() -> Dialling>;
-/// A connection that is being made.
-pub(super) type Dialling = Pin<Box<dyn Future<Output = Result<Made, DialError>>>>;
+/// A connection in HTTP/1.1 whose answer has ended may still have to take the end of a request: it is
+/// looked at again after this time.
+const READY_AGAIN: Duration = Duration::from_millis(2);
 
-/// The request that a connection is made for, where there is one.
-type First = oneshot::Sender<Result<Slot, DialError>>;
+/// What a waiting request is told by.
+type Waiter<O> = oneshot::Sender<Result<Held<O>, DialError>>;
 
-/// On which terms requests come to connections.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Terms {
-    /// Connections made under another one are not used.
-    pub(super) generation: u64,
-    /// Requests that a connection is given in all.
-    pub(super) requests: u32,
-    /// Requests that a connection is given at a time at most, whatever its server takes.
-    pub(super) streams: u32,
-    /// Whether connections take one request at a time, where that is known before one stands.
-    pub(super) exclusive: Option<bool>,
-    pub(super) bounds: Bounds,
-    /// How long a request waits.
-    pub(super) patience: Duration,
-}
-
-impl Terms {
-    /// Whether a connection is given requests any more.
-    fn keep(&self, carrier: &Carrier) -> bool {
-        carrier.is_usable() && !self.is_spent(carrier)
-    }
-
-    /// Whether it has carried all that it may.
-    fn is_spent(&self, carrier: &Carrier) -> bool {
-        self.requests < u32::MAX && carrier.carried() >= self.requests
-    }
-}
-
-/// A destination.
-pub(super) struct Peer {
+/// A set of connections of one owner.
+pub(super) struct Peer<O: Owner> {
     kind: PoolKind,
     metrics: Metrics,
-    /// Requests in the queue, those that have left not counted.
-    waiting: Cell<u32>,
-    /// Connections on which nothing is under way, as the metrics were last told.
-    unused: Cell<i64>,
-    state: RefCell<State>,
+    limit: O::Limit,
+    state: O::Cell,
 }
 
-#[derive(Default)]
-struct State {
-    /// What requests last came with.
-    last: Option<(Terms, Dial)>,
-    /// Connections for several requests at a time.
-    shared: Vec<Rc<Carrier>>,
-    /// Connections for one request at a time, on which nothing is under way; the one used last is
-    /// taken first, so that the others may end.
-    idle: Vec<Rc<Carrier>>,
-    /// Connections for one request at a time that have one.
-    busy: u32,
-    /// Whether connections take one request at a time, once one has shown it.
-    exclusive: Option<bool>,
-    dialling: u32,
-    /// In the order in which they came, some of which may have left.
-    queue: VecDeque<Waiter>,
+/// What is behind the lock, where there is one.
+pub(super) struct State<O: Owner> {
+    set: ConnectionSet<O::Key, O::Carrier, Waiter<O>>,
+    /// How each destination is dialled: what requests last came with.
+    dials: BTreeMap<O::Key, O::Dial>,
+    /// Connections that carry nothing, as the metrics were last told.
+    unused: i64,
 }
 
-/// A request that waits.
-struct Waiter {
-    sender: oneshot::Sender<Result<Slot, DialError>>,
-    /// Whether it is one of those that [`Peer::waiting`] counts.
-    counted: Rc<Cell<bool>>,
-}
-
-impl Waiter {
-    fn has_left(&self) -> bool {
-        self.sender.is_closed()
+impl<O: Owner> Default for State<O> {
+    fn default() -> Self {
+        Self {
+            set: ConnectionSet::default(),
+            dials: BTreeMap::new(),
+            unused: 0,
+        }
     }
 }
 
-impl fmt::Debug for Peer {
+impl<O: Owner> fmt::Debug for Peer<O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Peer")
             .field("kind", &self.kind)
-            .field("waiting", &self.waiting)
             .finish_non_exhaustive()
     }
 }
 
-impl Peer {
-    pub(super) fn new(kind: PoolKind, metrics: &Metrics) -> Rc<Self> {
-        Rc::new(Self {
+/// A place on a connection for one request, given back when dropped.
+pub(super) struct Held<O: Owner> {
+    peer: O::Ref<Peer<O>>,
+    grant: Grant<O::Carrier>,
+}
+
+impl<O: Owner> fmt::Debug for Held<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Held").field(&self.grant).finish()
+    }
+}
+
+impl<O: Owner> Held<O> {
+    /// What requests are sent with.
+    pub(super) fn line(&self) -> &O::Line {
+        &self.grant.connection.line
+    }
+
+    pub(super) fn is_reused(&self) -> bool {
+        self.grant.is_reused
+    }
+
+    /// How long its connection had not been used when this place was given.
+    pub(super) fn unused_for(&self) -> Duration {
+        crate::clock::now().saturating_since(self.grant.last_used)
+    }
+
+    pub(super) fn retire(&self) {
+        let id = self.grant.id;
+        self.peer.state.with(|state| state.set.retire(id));
+    }
+}
+
+impl<O: Owner> Drop for Held<O> {
+    fn drop(&mut self) {
+        release::<O>(&self.peer, self.grant.id, &self.grant.connection);
+    }
+}
+
+impl Peer<Worker> {
+    /// The connections of a worker to one destination.
+    pub(super) fn of_worker(kind: PoolKind, metrics: &Metrics) -> Rc<Self> {
+        Rc::new(Self::new(kind, metrics, ()))
+    }
+
+    /// A place on a connection that is made for this request: where one that stood was no good.
+    pub(super) async fn fresh(
+        self: &Rc<Self>,
+        terms: Terms,
+        dial: <Worker as Owner>::Dial,
+    ) -> Result<Held<Worker>, DialError> {
+        let (sender, receiver) = oneshot::channel();
+        let reserved = self.state.with(|state| {
+            let reserved = state.set.reserve_dial(&(), terms);
+            state.dials.insert((), dial.clone());
+            reserved
+        });
+        if reserved.is_err() {
+            return Err(self.busy(&terms, Duration::ZERO));
+        }
+        let begun = Begun {
+            peer: Rc::clone(self),
+            key: (),
+            is_over: false,
+        };
+        spawn_local(run(begun, dial, (), Some(sender)));
+        arrival::<Worker>(self, terms, receiver).await
+    }
+}
+
+impl<O: Owner> Peer<O> {
+    pub(super) fn new(kind: PoolKind, metrics: &Metrics, limit: O::Limit) -> Self {
+        Self {
             kind,
             metrics: metrics.clone(),
-            waiting: Cell::new(0),
-            unused: Cell::new(0),
-            state: RefCell::default(),
-        })
+            limit,
+            state: O::Cell::default(),
+        }
+    }
+
+    /// The limit that its connections share with others.
+    pub(super) fn limit(&self) -> &O::Limit {
+        &self.limit
     }
 
     pub(super) fn stats(&self) -> &PoolStats {
@@ -125,355 +153,269 @@ impl Peer {
     }
 
     /// Counts a connection among those that are open, for as long as this is kept.
-    pub(super) fn opened(&self) -> Open {
+    fn opened(&self) -> Open {
         let stats = self.stats();
         stats.opened.inc();
         stats.connections.add(1);
         Open(self.metrics.clone(), self.kind)
     }
 
-    /// A place on a connection that stands.
-    pub(super) fn take(&self, terms: &Terms) -> Option<Slot> {
-        self.state.borrow_mut().take(terms)
+    /// Closes connections that carried nothing for longer than `idle` says of them, and those for
+    /// one request at a time beyond `spare`; whether there is anything left.
+    pub(super) fn sweep(&self, idle: impl Fn(&O::Key, bool) -> Duration, spare: usize) -> bool {
+        self.state.with(|state| {
+            let unused = state.set.sweep(crate::clock::now(), idle, spare);
+            self.tell_unused(state, i64::from(unused));
+            let State { set, dials, .. } = state;
+            dials.retain(|key, _dial| set.knows(key));
+            !set.is_unused()
+        })
     }
 
-    /// A place on a connection, which is waited for. `dial` makes one.
-    pub(super) async fn wait(self: &Rc<Self>, terms: Terms, dial: Dial) -> Result<Slot, DialError> {
-        let (sender, receiver) = oneshot::channel();
-        let counted = Rc::new(Cell::new(false));
-        {
-            let mut state = self.state.borrow_mut();
-            if self.waiting.get() >= terms.bounds.waiting {
-                self.stats().overflowed.inc();
-                return Err(DialError::Full {
-                    waiting: terms.bounds.waiting,
-                });
-            }
-            state.last = Some((terms, dial));
-            state.forget_left(self.waiting.get());
-            let counted = Rc::clone(&counted);
-            state.queue.push_back(Waiter { sender, counted });
-        }
-        let _waiting = Waiting::begin(self, counted);
-        self.dial();
-        self.arrival(terms, receiver).await
+    /// Nobody asks for it any more: what carries nothing is closed, the rest finishes.
+    pub(super) fn close(&self) {
+        self.state.with(|state| state.set.close());
     }
 
-    /// A place on a connection that is made for this request: where one that stood was no good.
-    pub(super) async fn fresh(
-        self: &Rc<Self>,
-        terms: Terms,
-        dial: Dial,
-    ) -> Result<Slot, DialError> {
-        let (sender, receiver) = oneshot::channel();
-        {
-            let mut state = self.state.borrow_mut();
-            if state.open() + state.dialling >= terms.bounds.connections {
-                return Err(state.busy(&terms, Duration::ZERO));
-            }
-            state.dialling += 1;
-            state.last = Some((terms, Rc::clone(&dial)));
-        }
-        spawn_local(Rc::clone(self).run(dial, Some(sender)));
-        self.arrival(terms, receiver).await
-    }
-
-    async fn arrival(
+    /// Looks at the set.
+    pub(super) fn look<R>(
         &self,
-        terms: Terms,
-        receiver: oneshot::Receiver<Result<Slot, DialError>>,
-    ) -> Result<Slot, DialError> {
-        match timeout(terms.patience, receiver).await {
-            Ok(Ok(result)) => result,
-            // Nobody drops a sender unanswered but at the end of the worker.
-            Ok(Err(_)) | Err(_) => {
-                self.stats().overflowed.inc();
-                Err(self.state.borrow().busy(&terms, terms.patience))
-            }
-        }
+        act: impl FnOnce(&ConnectionSet<O::Key, O::Carrier, Waiter<O>>) -> R,
+    ) -> R {
+        self.state.with(|state| act(&state.set))
     }
 
-    /// Begins to make as many connections as it takes.
-    fn dial(self: &Rc<Self>) {
-        let (dials, dial) = {
-            let mut state = self.state.borrow_mut();
-            let Some((terms, dial)) = state.last.clone() else {
-                return;
-            };
-            state.drop_spent(&terms);
-            let demand = state.demand(self.waiting.get(), &terms);
-            let dials = demand.dials(&terms.bounds);
-            state.dialling += dials;
-            (dials, dial)
-        };
-        for _ in 0..dials {
-            spawn_local(Rc::clone(self).run(Rc::clone(&dial), None));
-        }
-    }
-
-    /// Makes a connection, and serves those who wait; first the one that it is made for.
-    async fn run(self: Rc<Self>, dial: Dial, first: Option<First>) {
-        let made = dial().await;
-        match made {
-            Ok(made) => {
-                self.add(made, first);
-            }
-            Err(error) => {
-                self.stats().failed.inc();
-                self.fail(&error, first);
-            }
-        }
-        self.serve();
-    }
-
-    fn add(self: &Rc<Self>, made: Made, first: Option<First>) {
-        let slot = {
-            let mut state = self.state.borrow_mut();
-            state.dialling -= 1;
-            let Some((terms, _dial)) = &state.last else {
-                return;
-            };
-            let terms = *terms;
-            let generation = made.generation;
-            let carrier = Carrier::new(made, self);
-            state.exclusive = Some(carrier.is_exclusive());
-            if generation == terms.generation {
-                state.renew(generation);
-            }
-            match (carrier.is_exclusive(), first.is_some()) {
-                (true, true) => {
-                    state.busy += 1;
-                    Some(carrier.place())
-                }
-                (true, false) => {
-                    state.idle.push(carrier);
-                    None
-                }
-                (false, special) => {
-                    state.shared.push(Rc::clone(&carrier));
-                    special.then(|| carrier.place())
-                }
-            }
-        };
-        if let (Some(first), Some(slot)) = (first, slot) {
-            // Gone meanwhile: the place is another's.
-            let _taken = first.send(Ok(slot));
-        }
-    }
-
-    /// Tells those whom the connection would have served.
-    fn fail(&self, error: &DialError, first: Option<First>) {
-        let told = {
-            let mut state = self.state.borrow_mut();
-            state.dialling -= 1;
-            if let Some(first) = first {
-                let _gone = first.send(Err(error.clone()));
-                return;
-            }
-            let each = match &state.last {
-                Some((terms, _dial)) => state.per_connection(terms),
-                None => 1,
-            };
-            let queue = &mut state.queue;
-            let mut told = Vec::new();
-            while (told.len() as u64) < u64::from(each)
-                && let Some(waiter) = queue.pop_front()
-            {
-                if !waiter.has_left() {
-                    told.push(waiter);
-                }
-            }
-            told
-        };
-        for waiter in told {
-            self.uncount(&waiter.counted);
-            let _gone = waiter.sender.send(Err(error.clone()));
-        }
-    }
-
-    /// Gives places to those who wait, as far as there are any, and has more made where need be.
-    pub(super) fn serve(self: &Rc<Self>) {
-        while self.waiting.get() > 0 {
-            let next = self.state.borrow_mut().next();
-            let Some((waiter, slot)) = next else {
-                break;
-            };
-            self.uncount(&waiter.counted);
-            // It is there: it was asked a moment ago, on this very thread.
-            let _taken = waiter.sender.send(Ok(slot));
-        }
-        if self.waiting.get() > 0 {
-            self.dial();
-        }
-    }
-
-    /// A request waits no longer.
-    fn uncount(&self, counted: &Cell<bool>) {
-        if counted.replace(false) {
-            self.waiting.set(self.waiting.get() - 1);
-            self.stats().pending.add(-1);
-        }
-    }
-
-    /// A request has left a connection.
-    pub(super) fn on_left(self: &Rc<Self>, carrier: &Rc<Carrier>) {
-        if carrier.is_exclusive() {
-            let mut state = self.state.borrow_mut();
-            state.busy = state.busy.saturating_sub(1);
-            if carrier.is_usable() {
-                state.idle.push(Rc::clone(carrier));
-            }
-        }
-        if self.waiting.get() == 0 {
-            return;
-        }
-        if !carrier.is_exclusive() || carrier.is_ready() || !carrier.is_usable() {
-            return self.serve();
-        }
-        let (peer, carrier) = (Rc::clone(self), Rc::clone(carrier));
-        spawn_local(async move {
-            carrier.ready().await;
-            peer.serve();
-        });
-    }
-
-    /// Forgets connections that were idle for longer than `idle` says of them, and those for one
-    /// request at a time beyond `spare`; whether there is anything left.
-    pub(super) fn sweep(&self, idle: impl Fn(&Carrier) -> Duration, spare: usize) -> bool {
-        let now = Instant::now();
-        let mut state = self.state.borrow_mut();
-        let stays = |carrier: &Rc<Carrier>| {
-            let used =
-                carrier.in_flight() > 0 || now.duration_since(carrier.last_used()) < idle(carrier);
-            used && carrier.is_usable()
-        };
-        state.shared.retain(stays);
-        state.idle.retain(stays);
-        let surplus = state.idle.len().saturating_sub(spare);
-        // The one used last is at the end.
-        drop(state.idle.drain(..surplus));
-        let shared = state.shared.iter();
-        let unused = shared.filter(|carrier| carrier.in_flight() == 0).count() + state.idle.len();
-        self.tell_unused(i64::try_from(unused).unwrap_or(i64::MAX));
-        state.open() > 0 || state.dialling > 0 || self.waiting.get() > 0
-    }
-
-    /// Connections that stand.
-    pub(super) fn open(&self) -> usize {
-        self.state.borrow().open() as usize
+    /// Closes the connection that has carried nothing for the longest time.
+    pub(super) fn evict_idle(&self) -> bool {
+        self.state.with(|state| state.set.evict_idle())
     }
 
     /// Not with each request: the gauge is shared by all workers.
-    fn tell_unused(&self, unused: i64) {
-        let before = self.unused.replace(unused);
+    fn tell_unused(&self, state: &mut State<O>, unused: i64) {
+        let before = std::mem::replace(&mut state.unused, unused);
         self.stats().idle.add(unused - before);
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        self.tell_unused(0);
-    }
-}
-
-impl State {
-    fn take(&mut self, terms: &Terms) -> Option<Slot> {
-        if let Some(slot) = self.take_idle(terms) {
-            return Some(slot);
-        }
-        self.shared.retain(|carrier| terms.keep(carrier));
-        let fits = |carrier: &&Rc<Carrier>| {
-            carrier.generation() == terms.generation && carrier.has_room(terms.streams)
-        };
-        self.shared.iter().find(fits).map(Carrier::place)
-    }
-
-    /// The one used last that takes a request at once. Others may still be at the end of an answer.
-    fn take_idle(&mut self, terms: &Terms) -> Option<Slot> {
-        for index in (0..self.idle.len()).rev() {
-            let carrier = &self.idle[index];
-            let fits = carrier.generation() == terms.generation && !terms.is_spent(carrier);
-            if fits && carrier.is_ready() {
-                let carrier = self.idle.remove(index);
-                self.busy += 1;
-                return Some(carrier.place());
-            }
-            if !fits || !carrier.is_usable() {
-                self.idle.remove(index);
-            }
-        }
-        None
-    }
-
-    /// Forgets connections that are closed, that have carried all that they may, or that were made
-    /// under other terms: what is under way on them finishes.
-    fn drop_spent(&mut self, terms: &Terms) {
-        self.shared.retain(|carrier| terms.keep(carrier));
-        let now = terms.generation;
-        self.idle
-            .retain(|carrier| terms.keep(carrier) && carrier.generation() == now);
-    }
-
-    /// A connection of a generation stands: those of others finish what they carry.
-    fn renew(&mut self, generation: u64) {
-        self.shared
-            .retain(|carrier| carrier.generation() == generation);
-    }
-
-    /// Who has waited longest, with a place for it.
-    fn next(&mut self) -> Option<(Waiter, Slot)> {
-        let (terms, _dial) = self.last.clone()?;
-        while self.queue.front().is_some_and(Waiter::has_left) {
-            self.queue.pop_front();
-        }
-        self.queue.front()?;
-        let slot = self.take(&terms)?;
-        let waiter = self.queue.pop_front()?;
-        Some((waiter, slot))
-    }
-
-    /// Forgets those who have left, where they are most of the queue.
-    fn forget_left(&mut self, waiting: u32) {
-        if self.queue.len() > 2 * waiting as usize + 16 {
-            self.queue.retain(|waiter| !waiter.has_left());
-        }
-    }
-
-    fn open(&self) -> u32 {
-        let standing = self.shared.len() + self.idle.len();
-        u32::try_from(standing).unwrap_or(u32::MAX) + self.busy
-    }
-
-    /// How many requests a connection that is made now will take at a time, as far as is known.
-    fn per_connection(&self, terms: &Terms) -> u32 {
-        match self.exclusive.or(terms.exclusive) {
-            Some(true) => 1,
-            // The first one shows it.
-            None => u32::MAX,
-            Some(false) => {
-                let last = self.shared.last().map(|carrier| carrier.streams());
-                let streams = last.unwrap_or(terms.streams).min(terms.streams);
-                streams.min(terms.requests).max(1)
-            }
-        }
-    }
-
-    fn demand(&self, waiting: u32, terms: &Terms) -> Demand {
-        Demand {
-            waiting,
-            dialling: self.dialling,
-            open: self.open(),
-            per_connection: self.per_connection(terms),
-        }
     }
 
     fn busy(&self, terms: &Terms, patience: Duration) -> DialError {
         DialError::Busy {
             patience,
-            open: self.open(),
+            open: self.state.with(|state| state.set.open()),
             most: terms.bounds.connections,
         }
     }
+}
+
+impl<O: Owner> Drop for Peer<O> {
+    fn drop(&mut self) {
+        self.state.with(|state| self.tell_unused(state, 0));
+    }
+}
+
+/// A place on a connection that stands.
+pub(super) fn take<O: Owner>(
+    peer: &O::Ref<Peer<O>>,
+    key: &O::Key,
+    terms: &Terms,
+) -> Option<Held<O>> {
+    let grant = peer.state.with(|state| state.set.take(key, terms))?;
+    let peer = peer.clone();
+    Some(Held { peer, grant })
+}
+
+/// A place on a connection, which is waited for. `dial` makes one.
+pub(super) async fn wait<O: Owner>(
+    peer: &O::Ref<Peer<O>>,
+    key: &O::Key,
+    terms: Terms,
+    dial: O::Dial,
+) -> Result<Held<O>, DialError> {
+    let (sender, receiver) = oneshot::channel();
+    let ticket = peer.state.with(|state| {
+        let ticket = state.set.wait(key, terms, sender);
+        state.dials.insert(key.clone(), dial);
+        ticket
+    });
+    let Ok(ticket) = ticket else {
+        peer.stats().overflowed.inc();
+        let waiting = terms.bounds.waiting;
+        return Err(DialError::Full { waiting });
+    };
+    peer.stats().pending.add(1);
+    let waiting = Waiting::<O> { peer, key, ticket };
+    serve::<O>(peer);
+    let arrived = arrival::<O>(peer, terms, receiver).await;
+    drop(waiting);
+    arrived
+}
+
+async fn arrival<O: Owner>(
+    peer: &O::Ref<Peer<O>>,
+    terms: Terms,
+    mut receiver: oneshot::Receiver<Result<Held<O>, DialError>>,
+) -> Result<Held<O>, DialError> {
+    let arrived = async {
+        loop {
+            tokio::select! {
+                biased;
+                told = &mut receiver => return told,
+                () = O::freed(&peer.limit) => serve::<O>(peer),
+            }
+        }
+    };
+    match timeout(terms.patience, arrived).await {
+        Ok(Ok(result)) => result,
+        // Nobody drops a sender unanswered but at the end of a worker.
+        Ok(Err(_)) | Err(_) => {
+            peer.stats().overflowed.inc();
+            Err(peer.busy(&terms, terms.patience))
+        }
+    }
+}
+
+/// Does what there is to do: gives places to those who wait, and dials.
+pub(super) fn serve<O: Owner>(peer: &O::Ref<Peer<O>>) {
+    loop {
+        let step = peer.state.with(|state| {
+            let step = state.set.poll(|| O::place(&peer.limit))?;
+            Some(match step {
+                Step::Serve(waiter, grant) => Step::Serve(waiter, grant),
+                Step::Dial(key, place) => {
+                    let dial = state.dials.get(&key).cloned();
+                    Step::Dial((key, dial), place)
+                }
+            })
+        });
+        match step {
+            None => return,
+            Some(Step::Serve(waiter, grant)) => {
+                peer.stats().pending.add(-1);
+                let peer = peer.clone();
+                // Gone meanwhile: dropped, the place is another's.
+                let _taken = waiter.send(Ok(Held { peer, grant }));
+            }
+            Some(Step::Dial((key, dial), place)) => {
+                let begun = Begun {
+                    peer: peer.clone(),
+                    key,
+                    is_over: false,
+                };
+                if let Some(dial) = dial {
+                    spawn_local(run::<O>(begun, dial, place, None));
+                }
+            }
+        }
+    }
+}
+
+/// A dial in flight. Dropped before it is over, its worker has ended.
+struct Begun<O: Owner> {
+    peer: O::Ref<Peer<O>>,
+    key: O::Key,
+    is_over: bool,
+}
+
+impl<O: Owner> Drop for Begun<O> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            let Self { peer, key, .. } = self;
+            peer.state.with(|state| state.set.on_dial_dropped(key));
+            O::pass_on(&peer.limit);
+        }
+    }
+}
+
+/// Makes a connection, and serves those who wait; first the request that it was reserved for.
+async fn run<O: Owner>(
+    mut begun: Begun<O>,
+    dial: O::Dial,
+    place: O::Place,
+    reserved: Option<Waiter<O>>,
+) {
+    let made = O::dial(&dial).await;
+    begun.is_over = true;
+    let peer = begun.peer.clone();
+    match made {
+        Ok(made) => add::<O>(&peer, &begun.key, (made, place), reserved),
+        Err(error) => {
+            // Given back before others are told that there is no connection.
+            drop(place);
+            peer.stats().failed.inc();
+            let told = peer.state.with(|state| {
+                let is_reserved = reserved.is_some();
+                state.set.on_dial_failed(&begun.key, is_reserved)
+            });
+            let left = i64::try_from(told.len()).unwrap_or_default();
+            peer.stats().pending.add(-left);
+            for waiter in reserved.into_iter().chain(told) {
+                let _gone = waiter.send(Err(error.clone()));
+            }
+        }
+    }
+    serve::<O>(&peer);
+}
+
+fn add<O: Owner>(
+    peer: &O::Ref<Peer<O>>,
+    key: &O::Key,
+    (made, place): (Made<O::Line>, O::Place),
+    reserved: Option<Waiter<O>>,
+) {
+    let Made {
+        line,
+        generation,
+        streams,
+    } = made;
+    let new = NewConnection {
+        generation,
+        is_exclusive: line.is_exclusive(),
+        streams: streams.as_ref().map_or(1, |streams| streams.most()),
+        connection: O::carrier(Carrier {
+            line,
+            _open: peer.opened(),
+            _place: place,
+        }),
+    };
+    let (id, grant) = peer.state.with(|state| {
+        let now = crate::clock::now();
+        state.set.on_connected(key, new, reserved.is_some(), now)
+    });
+    if let Some(streams) = streams {
+        let weak = O::downgrade(peer);
+        streams.on_change(Box::new(move |streams| {
+            let Some(peer) = O::upgrade(&weak) else {
+                return;
+            };
+            peer.state.with(|state| state.set.on_streams(id, streams));
+            serve::<O>(&peer);
+        }));
+    }
+    if let (Some(reserved), Some(grant)) = (reserved, grant) {
+        let peer = peer.clone();
+        // Gone meanwhile: dropped, the place is another's.
+        let _taken = reserved.send(Ok(Held { peer, grant }));
+    }
+}
+
+/// A request has left a connection.
+fn release<O: Owner>(peer: &O::Ref<Peer<O>>, id: ConnectionId, connection: &O::Carrier) {
+    let (must_wait, waiting) = peer.state.with(|state| {
+        let must_wait = state.set.on_released(id, crate::clock::now());
+        (must_wait, state.set.waiting())
+    });
+    if !must_wait {
+        if waiting > 0 {
+            serve::<O>(peer);
+        }
+        return;
+    }
+    let (peer, connection) = (peer.clone(), connection.clone());
+    spawn_local(async move {
+        while !connection.is_ready() && !connection.is_closed() {
+            sleep(READY_AGAIN).await;
+        }
+        drop(connection);
+        serve::<O>(&peer);
+    });
 }
 
 /// A connection that is counted among those that are open.
@@ -487,22 +429,20 @@ impl Drop for Open {
 }
 
 /// A request in the queue; it may leave at any time.
-struct Waiting<'a> {
-    peer: &'a Rc<Peer>,
-    counted: Rc<Cell<bool>>,
+struct Waiting<'a, O: Owner> {
+    peer: &'a O::Ref<Peer<O>>,
+    key: &'a O::Key,
+    ticket: u64,
 }
 
-impl<'a> Waiting<'a> {
-    fn begin(peer: &'a Rc<Peer>, counted: Rc<Cell<bool>>) -> Self {
-        counted.set(true);
-        peer.waiting.set(peer.waiting.get() + 1);
-        peer.stats().pending.add(1);
-        Self { peer, counted }
-    }
-}
-
-impl Drop for Waiting<'_> {
+impl<O: Owner> Drop for Waiting<'_, O> {
     fn drop(&mut self) {
-        self.peer.uncount(&self.counted);
+        let left = self
+            .peer
+            .state
+            .with(|state| state.set.leave(self.key, self.ticket));
+        if left {
+            self.peer.stats().pending.add(-1);
+        }
     }
 }

@@ -5,7 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::task::Poll;
 
 use hyper::client::conn::http2::{Connection, SendRequest};
@@ -15,7 +15,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
 
-use super::peer::Peer;
 use crate::config::ProxyConfig;
 use crate::http::{ProxyBody, Server, http2_client};
 
@@ -28,11 +27,12 @@ pub(super) struct Streams {
     changed: Notify,
     /// Asks the connection.
     source: RefCell<Option<Source>>,
-    /// Whose requests wait for room.
-    peer: RefCell<Weak<Peer>>,
+    /// Told how many it takes, each time that that changes.
+    listener: RefCell<Option<Listener>>,
 }
 
 type Source = Box<dyn Fn() -> Option<Announced>>;
+type Listener = Box<dyn Fn(u32)>;
 
 /// What the server has announced in SETTINGS.
 struct Announced {
@@ -50,8 +50,7 @@ impl std::fmt::Debug for Streams {
 }
 
 impl Streams {
-    /// How many requests the server takes at a time; 0 until it has said it, where it is asked first
-    /// ([`Server::Application`]).
+    /// How many requests the server takes at a time; 0 until it has said it.
     pub(super) fn most(&self) -> u32 {
         self.most.get()
     }
@@ -61,9 +60,10 @@ impl Streams {
         self.extended_connect.get()
     }
 
-    /// Those who wait there are served when there is more room.
-    pub(super) fn serves(&self, peer: &Rc<Peer>) {
-        *self.peer.borrow_mut() = Rc::downgrade(peer);
+    /// Calls `listener` with how many requests the server takes each time that this changes, and
+    /// when the connection ends.
+    pub(super) fn on_change(&self, listener: Listener) {
+        *self.listener.borrow_mut() = Some(listener);
     }
 
     /// Until the server has said how many it takes; false when the connection has ended before.
@@ -89,7 +89,7 @@ impl Streams {
         };
         self.extended_connect.set(extended_connect);
         let most = u32::try_from(most).unwrap_or(u32::MAX);
-        if self.most.replace(most) < most {
+        if self.most.replace(most) != most {
             self.tell();
         }
     }
@@ -102,9 +102,8 @@ impl Streams {
 
     fn tell(&self) {
         self.changed.notify_waiters();
-        let peer = self.peer.borrow().upgrade();
-        if let Some(peer) = peer {
-            peer.serve();
+        if let Some(listener) = &*self.listener.borrow() {
+            listener(self.most.get());
         }
     }
 }
@@ -152,7 +151,7 @@ where
         ended: Cell::new(false),
         changed: Notify::new(),
         source: RefCell::new(None),
-        peer: RefCell::default(),
+        listener: RefCell::default(),
     });
     let tasks = Tasks {
         streams: Rc::clone(&streams),

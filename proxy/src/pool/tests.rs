@@ -3,21 +3,26 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
+use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
 use tokio::sync::Notify;
 use tokio::task::{LocalSet, spawn_local, yield_now};
-use weft_core::dialling::Bounds;
+use weft_core::dialling::{Bounds, Terms};
+use weft_core::name::ServiceName;
 use weft_core::reason::Reason;
 
-use super::carrier::{Far, Line, Made, Sender, Slot};
+use super::carrier::{Far, Line, Made, Sender};
 use super::error::DialError;
-use super::peer::{Dial, Peer, Terms};
-use super::streams::http2;
+use super::owner::{Dialling, Owner, Process, SharedPeer, Worker};
+use super::peer::{self, Held, Peer};
 use crate::config::ProxyConfig;
-use crate::http::{LocalExecutor, Server};
+use crate::http::{LocalExecutor, ProxyBody, Server};
+use crate::mesh::{ConnectionLimit, EndpointKey};
 use crate::telemetry::metrics::{Metrics, PoolKind};
 
 /// Requests that the server takes at a time on a connection.
@@ -40,11 +45,11 @@ fn terms(connections: u32, waiting: u32) -> Terms {
 
 /// A destination, its dials, and what they wait for.
 struct Bench {
-    peer: Rc<Peer>,
+    peer: Rc<Peer<Worker>>,
     metrics: Metrics,
     dials: Rc<Cell<u32>>,
     gate: Rc<Notify>,
-    dial: Dial,
+    dial: <Worker as Owner>::Dial,
 }
 
 impl Bench {
@@ -53,34 +58,41 @@ impl Bench {
         let metrics = Metrics::new(10);
         let (dials, gate) = (Rc::<Cell<u32>>::default(), Rc::<Notify>::default());
         let (counter, waited) = (Rc::clone(&dials), Rc::clone(&gate));
-        let dial: Dial = Rc::new(move || {
+        let dial = move || -> Dialling<Sender> {
             counter.set(counter.get() + 1);
             let waited = Rc::clone(&waited);
             Box::pin(async move {
                 if closed {
                     waited.notified().await;
                 }
-                Ok(connection().await)
+                let made = connection().await;
+                let far = Far::Application;
+                let config = ProxyConfig::default();
+                Ok(Made {
+                    line: Sender::new(Line::Http2(made.line), far, &config),
+                    generation: made.generation,
+                    streams: made.streams,
+                })
             })
-        });
+        };
         Self {
-            peer: Peer::new(PoolKind::Application, &metrics),
+            peer: Peer::of_worker(PoolKind::Application, &metrics),
             metrics,
             dials,
             gate,
-            dial,
+            dial: Rc::new(dial),
         }
     }
 
-    async fn slot(&self, terms: Terms) -> Result<Slot, DialError> {
-        match self.peer.take(&terms) {
-            Some(slot) => Ok(slot),
-            None => self.peer.wait(terms, Rc::clone(&self.dial)).await,
+    async fn slot(&self, terms: Terms) -> Result<Held<Worker>, DialError> {
+        match peer::take::<Worker>(&self.peer, &(), &terms) {
+            Some(held) => Ok(held),
+            None => peer::wait::<Worker>(&self.peer, &(), terms, Rc::clone(&self.dial)).await,
         }
     }
 }
 
-async fn connection() -> Made {
+async fn connection() -> Made<http2::SendRequest<ProxyBody>> {
     let (near, far) = tokio::io::duplex(64 * 1024);
     let never = hyper::service::service_fn(|_request| async {
         std::future::pending::<()>().await;
@@ -92,12 +104,12 @@ async fn connection() -> Made {
     server.max_concurrent_streams(STREAMS);
     spawn_local(server.serve_connection(TokioIo::new(far), never));
     let config = Arc::new(ProxyConfig::default());
-    let made = http2(near, &config, Server::Application).await;
-    let (sender, streams) = made.unwrap();
+    let made = super::streams::http2(near, &config, Server::Application).await;
+    let (line, streams) = made.unwrap();
     assert!(streams.settled().await);
     assert_eq!(streams.most(), STREAMS);
     Made {
-        sender: Sender::new(Line::Http2(sender), Far::Application, &config),
+        line,
         generation: 0,
         streams: Some(streams),
     }
@@ -112,7 +124,7 @@ async fn as_many_connections_as_it_takes() {
             let slots = (0..7).map(|_| bench.slot(terms(100, 100)));
             let slots: Vec<_> = futures_util::future::join_all(slots).await;
             assert!(slots.iter().all(Result::is_ok), "{slots:?}");
-            assert_eq!(bench.peer.open(), 4);
+            assert_eq!(bench.peer.look(|set| set.open()), 4);
             assert_eq!(bench.metrics.pool(PoolKind::Application).pending.get(), 0);
             drop(slots);
             // What stands is used again.
@@ -179,7 +191,10 @@ async fn a_dial_goes_on_when_its_request_leaves() {
             yield_now().await;
             bench.gate.notify_one();
             assert!(stays.await.unwrap().is_ok());
-            assert_eq!((bench.dials.get(), bench.peer.open()), (1, 1));
+            assert_eq!(
+                (bench.dials.get(), bench.peer.look(|set| set.open())),
+                (1, 1)
+            );
         })
         .await;
 }
@@ -190,9 +205,11 @@ async fn who_waits_for_a_dial_that_fails_is_told() {
     local
         .run_until(async {
             let metrics = Metrics::new(10);
-            let peer = Peer::new(PoolKind::Mesh, &metrics);
-            let dial: Dial = Rc::new(|| Box::pin(async { Err(DialError::NoCertificate) }));
-            let waits = (0..3).map(|_| peer.wait(terms(100, 100), Rc::clone(&dial)));
+            let peer = Peer::of_worker(PoolKind::Mesh, &metrics);
+            let dial: <Worker as Owner>::Dial =
+                Rc::new(|| Box::pin(async { Err(DialError::NoCertificate) }));
+            let terms = terms(100, 100);
+            let waits = (0..3).map(|_| peer::wait::<Worker>(&peer, &(), terms, Rc::clone(&dial)));
             for told in futures_util::future::join_all(waits).await {
                 assert!(matches!(told, Err(DialError::NoCertificate)), "{told:?}");
             }
@@ -200,4 +217,210 @@ async fn who_waits_for_a_dial_that_fails_is_told() {
             assert_eq!((stats.pending.get(), stats.connections.get()), (0, 0));
         })
         .await;
+}
+
+/// The connections of all workers to a port with a limit.
+fn limited(most: u32) -> (SharedPeer, Metrics) {
+    let metrics = Metrics::new(10);
+    let limit = ConnectionLimit::new(most);
+    let peer = Peer::<Process>::new(PoolKind::Mesh, &metrics, limit);
+    (Arc::new(peer), metrics)
+}
+
+fn endpoint(number: u8) -> EndpointKey {
+    EndpointKey {
+        service: ServiceName::new("shop", "web").unwrap(),
+        port: 8080,
+        instance: "one".into(),
+        address: ([10, 0, 0, number], 8080).into(),
+    }
+}
+
+async fn limited_place(peer: &SharedPeer, terms: Terms) -> Result<Held<Process>, DialError> {
+    let key = endpoint(1);
+    if let Some(held) = peer::take::<Process>(peer, &key, &terms) {
+        return Ok(held);
+    }
+    let dial: <Process as Owner>::Dial = Arc::new(|| Box::pin(async { Ok(connection().await) }));
+    peer::wait::<Process>(peer, &key, terms, dial).await
+}
+
+/// A thread like a worker's.
+fn worker<F: Future<Output = ()>>(work: impl FnOnce() -> F + Send + 'static) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, work());
+    })
+}
+
+/// A peer that takes two streams on a connection gets as many connections as the limit allows; what
+/// does not fit waits, is counted, and is refused by name.
+#[tokio::test]
+async fn a_limited_port_learns_how_many_streams_its_peer_takes() {
+    let local = LocalSet::new();
+    local
+        .run_until(async {
+            let (peer, metrics) = limited(2);
+            let slots = (0..4).map(|_| limited_place(&peer, terms(2, 4)));
+            let mut slots: Vec<_> = futures_util::future::join_all(slots).await;
+            assert!(slots.iter().all(Result::is_ok), "{slots:?}");
+            let stats = metrics.pool(PoolKind::Mesh);
+            assert_eq!((stats.connections.get(), stats.opened.get()), (2, 2));
+            let terms = terms(2, 2);
+            let waits: Vec<_> = (0..2)
+                .map(|_| {
+                    let peer = Arc::clone(&peer);
+                    spawn_local(async move { limited_place(&peer, terms).await })
+                })
+                .collect();
+            yield_now().await;
+            assert_eq!(stats.pending.get(), 2);
+            let refused = limited_place(&peer, terms).await.unwrap_err();
+            assert_eq!(refused.reason(), Reason::PendingLimit, "{refused}");
+            assert_eq!(stats.overflowed.get(), 1);
+            drop(slots.pop());
+            let [first, second]: [_; 2] = waits.try_into().unwrap();
+            let _served = first.await.unwrap().unwrap();
+            let late = second.await.unwrap().unwrap_err();
+            assert!(
+                matches!(
+                    late,
+                    DialError::Busy {
+                        open: 2,
+                        most: 2,
+                        ..
+                    }
+                ),
+                "{late}"
+            );
+            assert_eq!((stats.pending.get(), stats.overflowed.get()), (0, 2));
+        })
+        .await;
+}
+
+/// A place that another kind of connection has given back is noticed.
+#[tokio::test]
+async fn a_limited_port_waits_for_places_that_others_have() {
+    let local = LocalSet::new();
+    local
+        .run_until(async {
+            let (peer, metrics) = limited(1);
+            let opaque = peer.limit().admit().unwrap();
+            let waits = Arc::clone(&peer);
+            let waits = spawn_local(async move { limited_place(&waits, terms(1, 9)).await });
+            yield_now().await;
+            assert_eq!(metrics.pool(PoolKind::Mesh).pending.get(), 1);
+            drop(opaque);
+            let held = waits.await.unwrap().unwrap();
+            assert!(peer.limit().admit().is_none());
+            drop(held);
+            assert!(peer.evict_idle());
+            assert!(peer.limit().admit().is_some());
+        })
+        .await;
+}
+
+/// Requests of two workers are served in the order in which they came, whichever worker's place
+/// comes free.
+#[test]
+fn workers_wait_in_one_queue() {
+    let (peer, _metrics) = limited(1);
+    let (told, order) = mpsc::channel();
+    let (all_wait, is_over) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+    let mut patient = terms(1, 100);
+    patient.patience = Duration::from_secs(20);
+    let asks: Vec<_> = (0..2)
+        .map(|index| {
+            let (ask, mut asked) = tokio::sync::mpsc::unbounded_channel::<u32>();
+            let (peer, told) = (Arc::clone(&peer), told.clone());
+            let (all_wait, is_over) = (Arc::clone(&all_wait), Arc::clone(&is_over));
+            let thread = worker(move || async move {
+                let mut tasks = Vec::new();
+                while let Some(number) = asked.recv().await {
+                    let (peer, told) = (Arc::clone(&peer), told.clone());
+                    let (all_wait, is_over) = (Arc::clone(&all_wait), Arc::clone(&is_over));
+                    tasks.push(spawn_local(async move {
+                        let held = limited_place(&peer, patient).await.unwrap();
+                        told.send((index, number)).unwrap();
+                        let until = if index == 0 { &is_over } else { &all_wait };
+                        while number == 0 && !until.load(Ordering::Acquire) {
+                            yield_now().await;
+                        }
+                        drop(held);
+                    }));
+                }
+                for task in tasks {
+                    task.await.unwrap();
+                }
+            });
+            (ask, thread)
+        })
+        .collect();
+    // The first two take the two streams of the one connection.
+    for (ask, _thread) in &asks {
+        ask.send(0).unwrap();
+        assert_eq!(order.recv().unwrap().1, 0);
+    }
+    for number in 1..=8 {
+        asks[number as usize % 2].0.send(number).unwrap();
+        while peer.look(|set| set.waiting()) < number {
+            std::thread::yield_now();
+        }
+    }
+    all_wait.store(true, Ordering::Release);
+    // One place goes from hand to hand.
+    let served: Vec<u32> = (0..8).map(|_| order.recv().unwrap().1).collect();
+    assert_eq!(served, [1, 2, 3, 4, 5, 6, 7, 8]);
+    is_over.store(true, Ordering::Release);
+    for (ask, thread) in asks {
+        drop(ask);
+        thread.join().unwrap();
+    }
+}
+
+/// From four workers at once: never more connections than may stand, and nobody is left waiting,
+/// also where requests leave while they wait.
+#[test]
+fn a_limit_is_exact_over_all_workers() {
+    let (peer, metrics) = limited(3);
+    let mut patient = terms(3, 1000);
+    patient.patience = Duration::from_secs(30);
+    patient.requests = 7;
+    let workers: Vec<_> = (0..4)
+        .map(|_| {
+            let (peer, metrics) = (Arc::clone(&peer), metrics.clone());
+            worker(move || async move {
+                let asking = (0..16).map(|task| {
+                    let (peer, metrics) = (Arc::clone(&peer), metrics.clone());
+                    spawn_local(async move {
+                        for round in 0..40 {
+                            let place = limited_place(&peer, patient);
+                            if (task + round) % 5 == 0 {
+                                let hurried = Duration::from_micros(300);
+                                let _left = tokio::time::timeout(hurried, place).await;
+                                continue;
+                            }
+                            let held = place.await.unwrap();
+                            let open = metrics.pool(PoolKind::Mesh).connections.get();
+                            assert!(open <= 3, "{open}");
+                            yield_now().await;
+                            drop(held);
+                        }
+                    })
+                });
+                for asked in futures_util::future::join_all(asking).await {
+                    asked.unwrap();
+                }
+                // The connections that this one drives are used by others.
+                while peer.look(|set| set.is_busy()) {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            })
+        })
+        .collect();
+    for worker in workers {
+        worker.join().unwrap();
+    }
+    assert_eq!(metrics.pool(PoolKind::Mesh).pending.get(), 0);
 }

@@ -1,0 +1,467 @@
+//! Tables and simulations of a [`ConnectionSet`].
+
+use std::cell::Cell;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A connection whose state the test sets.
+#[derive(Debug, Clone)]
+struct Wire(Rc<(Cell<bool>, Cell<bool>)>);
+
+impl Wire {
+    fn new() -> Self {
+        Self(Rc::new((Cell::new(false), Cell::new(true))))
+    }
+
+    fn close(&self) {
+        self.0.0.set(true);
+    }
+
+    fn set_ready(&self, is_ready: bool) {
+        self.0.1.set(is_ready);
+    }
+}
+
+impl Connection for Wire {
+    fn is_closed(&self) -> bool {
+        self.0.0.get()
+    }
+
+    fn is_ready(&self) -> bool {
+        self.0.1.get()
+    }
+}
+
+type Set = ConnectionSet<char, Wire, u32>;
+
+fn terms(connections: u32) -> Terms {
+    Terms {
+        generation: 1,
+        requests: u32::MAX,
+        streams: u32::MAX,
+        exclusive: Some(false),
+        bounds: Bounds {
+            connections,
+            dials: 8,
+            waiting: 100,
+        },
+        patience: Duration::from_secs(1),
+    }
+}
+
+fn at(seconds: u64) -> Instant {
+    Instant::from_nanos(seconds * 1_000_000_000)
+}
+
+fn shared(generation: u64, streams: u32) -> NewConnection<Wire> {
+    NewConnection {
+        connection: Wire::new(),
+        generation,
+        is_exclusive: false,
+        streams,
+    }
+}
+
+fn exclusive() -> NewConnection<Wire> {
+    NewConnection {
+        is_exclusive: true,
+        ..shared(1, 1)
+    }
+}
+
+fn free() -> Option<()> {
+    Some(())
+}
+
+/// Everything that is to be done now: who is served, and which destinations are dialled.
+fn work(set: &mut Set) -> (Vec<(u32, Grant<Wire>)>, String) {
+    let (mut served, mut dialled) = (Vec::new(), String::new());
+    while let Some(step) = set.poll(free) {
+        match step {
+            Step::Serve(waiter, grant) => served.push((waiter, grant)),
+            Step::Dial(key, ()) => dialled.push(key),
+        }
+    }
+    (served, dialled)
+}
+
+fn names(served: &[(u32, Grant<Wire>)]) -> Vec<u32> {
+    served.iter().map(|(waiter, _grant)| *waiter).collect()
+}
+
+#[test]
+fn who_comes_first_is_served_first() {
+    let mut set = Set::default();
+    for waiter in 1..=5 {
+        set.wait(&'a', terms(1), waiter).unwrap();
+    }
+    let (served, dialled) = work(&mut set);
+    assert_eq!((served.len(), &*dialled), (0, "a"));
+    set.on_connected(&'a', shared(1, 2), false, at(0));
+    let (served, dialled) = work(&mut set);
+    assert_eq!((&*names(&served), &*dialled), (&[1, 2][..], ""));
+    // Room goes to who waits, not to who comes now.
+    set.on_released(served[0].1.id, at(0));
+    assert!(set.take(&'a', &terms(1)).is_none());
+    assert_eq!(names(&work(&mut set).0), [3]);
+    assert_eq!((set.waiting(), set.open()), (2, 1));
+}
+
+#[test]
+fn who_leaves_the_queue_gives_its_place_back() {
+    let mut set = Set::default();
+    let mut bounded = terms(1);
+    bounded.bounds.waiting = 2;
+    let first = set.wait(&'a', bounded, 1).unwrap();
+    set.wait(&'a', bounded, 2).unwrap();
+    assert_eq!(set.wait(&'a', bounded, 3), Err(QueueFull));
+    assert_eq!(work(&mut set).1, "a");
+    assert!(set.leave(&'a', first));
+    assert!(!set.leave(&'a', first));
+    set.wait(&'a', bounded, 4).unwrap();
+    set.on_connected(&'a', exclusive(), false, at(0));
+    let (served, _) = work(&mut set);
+    assert_eq!(names(&served), [2]);
+}
+
+#[test]
+fn the_stream_limit_of_the_peer_is_learned() {
+    let mut set = Set::default();
+    for waiter in 0..6 {
+        set.wait(&'a', terms(10), waiter).unwrap();
+    }
+    // Nobody knows yet how many one takes: one is dialled.
+    assert_eq!(work(&mut set).1, "a");
+    let (id, _) = set.on_connected(&'a', shared(1, 100), false, at(0));
+    set.on_streams(id, 2);
+    let (served, dialled) = work(&mut set);
+    assert_eq!((served.len(), &*dialled), (2, "aa"));
+    // A server that takes more later has room at once.
+    set.on_streams(id, 4);
+    assert_eq!(names(&work(&mut set).0), [2, 3]);
+}
+
+#[test]
+fn a_place_that_comes_free_goes_to_who_waits_longest_for_any_destination() {
+    let mut set = Set::default();
+    set.wait(&'b', terms(1), 0).unwrap();
+    assert_eq!(work(&mut set).1, "b");
+    let (_, none) = set.on_connected(&'b', exclusive(), false, at(0));
+    assert!(none.is_none());
+    let (held, _) = work(&mut set);
+    for (waiter, key) in [(1, 'c'), (2, 'a'), (3, 'c')] {
+        set.wait(&key, terms(1), waiter).unwrap();
+    }
+    assert_eq!(work(&mut set).1, "");
+    // Idle, it makes room for another destination.
+    set.on_released(held[0].1.id, at(1));
+    assert_eq!(work(&mut set).1, "c");
+    assert_eq!(set.open(), 0);
+    set.on_connected(&'c', exclusive(), false, at(1));
+    let (held, dialled) = work(&mut set);
+    assert_eq!((&*names(&held), &*dialled), (&[1][..], ""));
+    // The next request of the same destination goes over it although another waits for room.
+    set.on_released(held[0].1.id, at(2));
+    let (held, dialled) = work(&mut set);
+    assert_eq!((&*names(&held), &*dialled), (&[3][..], ""));
+    set.on_released(held[0].1.id, at(2));
+    assert_eq!(work(&mut set).1, "a");
+}
+
+#[test]
+fn a_place_within_a_limit_of_others_is_waited_for() {
+    let mut set = Set::default();
+    set.wait(&'a', terms(3), 1).unwrap();
+    assert!(set.poll(|| None::<()>).is_none());
+    assert!(matches!(set.poll(free), Some(Step::Dial('a', ()))));
+}
+
+#[test]
+fn another_generation_serves_only_where_the_limit_leaves_no_other() {
+    let mut set = Set::default();
+    let newer = |connections| Terms {
+        generation: 2,
+        ..terms(connections)
+    };
+    set.wait(&'a', terms(1), 0).unwrap();
+    work(&mut set);
+    set.on_connected(&'a', shared(1, 10), false, at(0));
+    let (held, _) = work(&mut set);
+    assert!(set.take(&'a', &newer(1)).is_none());
+    set.wait(&'a', newer(1), 1).unwrap();
+    assert_eq!(names(&work(&mut set).0), [1]);
+    // With room for another one it is dialled, and the old one finishes what it carries.
+    set.wait(&'a', newer(2), 2).unwrap();
+    let (served, dialled) = work(&mut set);
+    assert_eq!((served.len(), &*dialled), (0, "a"));
+    set.on_connected(&'a', shared(2, 10), false, at(0));
+    let (served, _) = work(&mut set);
+    assert_eq!((&*names(&served), set.open()), (&[2][..], 2));
+    set.on_released(held[0].1.id, at(0));
+    assert_eq!(set.open(), 2);
+}
+
+#[test]
+fn a_connection_that_has_carried_all_it_may_makes_room() {
+    let once = Terms {
+        requests: 1,
+        ..terms(1)
+    };
+    let mut set = Set::default();
+    for waiter in 0..3 {
+        set.wait(&'a', once, waiter).unwrap();
+    }
+    for waiter in 0..3 {
+        assert_eq!(work(&mut set).1, "a");
+        set.on_connected(&'a', shared(1, 10), false, at(0));
+        let (served, dialled) = work(&mut set);
+        assert_eq!((&*names(&served), &*dialled), (&[waiter][..], ""));
+        set.on_released(served[0].1.id, at(0));
+    }
+}
+
+#[test]
+fn the_connection_used_last_is_taken_first() {
+    let one = Terms {
+        exclusive: Some(true),
+        ..terms(9)
+    };
+    let mut set = Set::default();
+    for waiter in 0..3 {
+        set.wait(&'a', one, waiter).unwrap();
+    }
+    assert_eq!(work(&mut set).1, "aaa");
+    for _ in 0..3 {
+        set.on_connected(&'a', exclusive(), false, at(0));
+    }
+    let (served, _) = work(&mut set);
+    for (waiter, grant) in &served {
+        set.on_released(grant.id, at(u64::from(*waiter)));
+    }
+    let ids: Vec<_> = served.iter().map(|(_, grant)| grant.id).collect();
+    // Not one that is at the end of a request.
+    served[2].1.connection.set_ready(false);
+    let taken = set.take(&'a', &terms(9)).unwrap();
+    assert_eq!((taken.id, taken.is_reused), (ids[1], true));
+    assert_eq!(taken.last_used, at(1));
+    // Two carry nothing, and one of them is too old.
+    assert_eq!(set.sweep(at(11), |_, _| Duration::from_secs(10), 9), 1);
+    assert_eq!(set.open(), 2);
+    assert_eq!(set.sweep(at(11), |_, _| Duration::from_secs(10), 0), 0);
+    // Closed meanwhile, it is not taken again.
+    taken.connection.close();
+    set.on_released(taken.id, at(12));
+    assert!(set.take(&'a', &terms(9)).is_none());
+    assert_eq!(set.open(), 0);
+}
+
+#[test]
+fn a_failed_dial_is_told_to_those_it_would_have_served() {
+    let one = Terms {
+        exclusive: Some(true),
+        ..terms(2)
+    };
+    let mut set = Set::default();
+    for waiter in 0..3 {
+        set.wait(&'a', one, waiter).unwrap();
+    }
+    assert_eq!(work(&mut set).1, "aa");
+    assert_eq!(set.on_dial_failed(&'a', false), [0]);
+    assert_eq!(work(&mut set).1, "a");
+    set.on_dial_dropped(&'a');
+    assert_eq!(work(&mut set).1, "a");
+    assert_eq!((set.waiting(), set.open()), (2, 0));
+}
+
+#[test]
+fn a_reserved_dial_serves_its_request_and_no_other() {
+    let mut set = Set::default();
+    set.reserve_dial(&'a', terms(2)).unwrap();
+    set.wait(&'a', terms(2), 1).unwrap();
+    assert_eq!(set.on_dial_failed(&'a', true), Vec::<u32>::new());
+    set.reserve_dial(&'a', terms(1)).unwrap();
+    assert_eq!(set.reserve_dial(&'a', terms(1)), Err(AtLimit));
+    let (id, grant) = set.on_connected(&'a', exclusive(), true, at(0));
+    assert_eq!(grant.map(|grant| grant.id), Some(id));
+    assert!(work(&mut set).0.is_empty());
+    set.on_released(id, at(0));
+    assert_eq!(names(&work(&mut set).0), [1]);
+}
+
+#[test]
+fn what_is_retired_or_closed_finishes_what_it_carries() {
+    let mut set = Set::default();
+    set.wait(&'a', terms(9), 0).unwrap();
+    work(&mut set);
+    let (id, _) = set.on_connected(&'a', shared(1, 10), false, at(0));
+    work(&mut set);
+    let second = set.take(&'a', &terms(9)).unwrap();
+    assert_eq!(second.id, id);
+    set.retire(id);
+    assert!(set.take(&'a', &terms(9)).is_none());
+    set.on_released(id, at(0));
+    assert_eq!(set.open(), 1);
+    set.on_released(id, at(0));
+    assert_eq!(set.open(), 0);
+    // Its number is another's now.
+    set.wait(&'a', terms(9), 1).unwrap();
+    work(&mut set);
+    let (other, _) = set.on_connected(&'a', exclusive(), false, at(0));
+    set.on_released(id, at(0));
+    set.on_streams(id, 7);
+    set.retire(id);
+    assert_eq!(names(&work(&mut set).0), [1]);
+    set.close();
+    assert!(set.is_busy());
+    set.on_released(other, at(0));
+    assert!(set.is_unused());
+}
+
+/// What a simulated mesh does next.
+#[derive(Debug, Clone, Copy)]
+enum Event {
+    Ask(char, u64),
+    Leave(usize),
+    Connect(usize, u32),
+    Fail(usize),
+    Release(usize),
+    Close(usize),
+    Streams(usize, u32),
+    Sweep,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let key = prop_oneof![Just('a'), Just('b'), Just('c')];
+    let number = 0usize..16;
+    prop_oneof![
+        4 => (key, 1u64..3).prop_map(|(key, generation)| Event::Ask(key, generation)),
+        1 => number.clone().prop_map(Event::Leave),
+        3 => (number.clone(), 1u32..4).prop_map(|(at, streams)| Event::Connect(at, streams)),
+        1 => number.clone().prop_map(Event::Fail),
+        3 => number.clone().prop_map(Event::Release),
+        1 => number.clone().prop_map(Event::Close),
+        1 => (number, 0u32..4).prop_map(|(at, streams)| Event::Streams(at, streams)),
+        1 => Just(Event::Sweep),
+    ]
+}
+
+/// A set with everything that is under way around it.
+#[derive(Default)]
+struct Simulation {
+    set: Set,
+    /// Requests that wait: destination, ticket, number.
+    waiting: Vec<(char, u64, u32)>,
+    dials: Vec<char>,
+    held: Vec<Grant<Wire>>,
+    next: u32,
+    now: u64,
+}
+
+const MOST: u32 = 4;
+
+impl Simulation {
+    fn terms(generation: u64) -> Terms {
+        let mut terms = Terms {
+            generation,
+            requests: 5,
+            streams: 3,
+            ..terms(MOST)
+        };
+        terms.bounds.waiting = 6;
+        terms
+    }
+
+    fn handle(&mut self, event: Event) {
+        self.now += 1;
+        let now = at(self.now);
+        match event {
+            Event::Ask(key, generation) => {
+                let terms = Self::terms(generation);
+                if let Some(grant) = self.set.take(&key, &terms) {
+                    assert!(!self.waiting.iter().any(|one| one.0 == key));
+                    self.held.push(grant);
+                } else if let Ok(ticket) = self.set.wait(&key, terms, self.next) {
+                    self.waiting.push((key, ticket, self.next));
+                    self.next += 1;
+                } else {
+                    assert_eq!(self.waiting.len(), 6);
+                }
+            }
+            Event::Leave(at) if at < self.waiting.len() => {
+                let (key, ticket, _) = self.waiting.remove(at);
+                assert!(self.set.leave(&key, ticket));
+            }
+            Event::Connect(at, streams) if at < self.dials.len() => {
+                let key = self.dials.swap_remove(at);
+                let new = shared(2, streams);
+                self.set.on_connected(&key, new, false, now);
+            }
+            Event::Fail(at) if at < self.dials.len() => {
+                let key = self.dials.swap_remove(at);
+                for told in self.set.on_dial_failed(&key, false) {
+                    self.waiting.retain(|one| one.2 != told);
+                }
+            }
+            Event::Release(at) if at < self.held.len() => {
+                let grant = self.held.swap_remove(at);
+                self.set.on_released(grant.id, now);
+            }
+            Event::Close(at) if at < self.held.len() => self.held[at].connection.close(),
+            Event::Streams(at, streams) if at < self.held.len() => {
+                self.set.on_streams(self.held[at].id, streams);
+            }
+            Event::Sweep => {
+                self.set.sweep(now, |_, _| Duration::from_secs(3), 1);
+            }
+            Event::Leave(_)
+            | Event::Connect(..)
+            | Event::Fail(_)
+            | Event::Release(_)
+            | Event::Close(_)
+            | Event::Streams(..) => {}
+        }
+    }
+
+    fn settle(&mut self) {
+        let (served, dialled) = work(&mut self.set);
+        for (number, grant) in served {
+            let first = self.waiting.iter().position(|one| one.2 == number);
+            let (key, ..) = self.waiting.remove(first.expect("it waits"));
+            assert!(
+                !self
+                    .waiting
+                    .iter()
+                    .any(|one| one.0 == key && one.2 < number),
+                "{number} before {:?}",
+                self.waiting
+            );
+            assert!(!grant.connection.is_closed());
+            self.held.push(grant);
+        }
+        self.dials.extend(dialled.chars());
+        let standing = self.set.open() + u32::try_from(self.dials.len()).unwrap();
+        assert!(standing <= MOST, "{standing} connections and dials");
+        assert_eq!(self.set.waiting() as usize, self.waiting.len());
+    }
+}
+
+proptest! {
+    /// Whatever happens in whatever order: never more connections than may stand, requests of one
+    /// destination in their order, and nobody waits while nothing is under way.
+    #[test]
+    fn within_its_limits_and_in_order(events in proptest::collection::vec(event(), 0..150)) {
+        let mut simulation = Simulation::default();
+        for event in events {
+            simulation.handle(event);
+            simulation.settle();
+            let stuck = simulation.dials.is_empty() && simulation.held.is_empty();
+            prop_assert!(!stuck || simulation.waiting.is_empty());
+        }
+        for grant in std::mem::take(&mut simulation.held) {
+            simulation.set.on_released(grant.id, at(simulation.now));
+        }
+        prop_assert!(!simulation.set.is_busy() || simulation.set.waiting() > 0);
+    }
+}
