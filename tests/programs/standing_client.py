@@ -12,6 +12,15 @@ import sys
 import threading
 import time
 
+speaking = threading.Lock()
+
+
+def say(line):
+    """Prints a line, whole: `print` writes its end by itself, after that of another thread."""
+    with speaking:
+        print(line, flush=True)
+
+
 together = threading.Barrier(len(sys.argv))
 
 
@@ -49,7 +58,7 @@ def stand_still(kind, connection):
         except OSError:
             data = b""
         assert not data, data
-        print(f"{kind} closed", flush=True)
+        say(f"{kind} closed")
     else:
         threading.Event().wait()
 
@@ -69,11 +78,11 @@ def stand(kind, host, port):
             connection.sendall(ask)
             if not connection.recv(4096):
                 break
-            print(f"{kind} alive", flush=True)
+            say(f"{kind} alive")
             time.sleep(0.25)
     except OSError:
         pass
-    print(f"{kind} closed", flush=True)
+    say(f"{kind} closed")
 
 
 for argument in sys.argv[1:]:
@@ -81,4 +90,4 @@ for argument in sys.argv[1:]:
     host, port = target.rsplit(":", 1)
     threading.Thread(target=stand, args=(kind, host, int(port))).start()
 together.wait()
-print("up", flush=True)
+say("up")
