@@ -98,8 +98,12 @@ def bidi_in_lock_step():
 def deadline_exceeded():
     began = time.monotonic()
     error = status_of(lambda: method("unary_unary", "Sleep")(b"5", timeout=0.5))
-    equal(error.code(), grpc.StatusCode.DEADLINE_EXCEEDED)
-    assert time.monotonic() - began < 2.5, "much later than its deadline"
+    took = time.monotonic() - began
+    # grpc-go resets the stream when the deadline has passed by its own clock: to a client whose clock
+    # is a moment behind, the call was cancelled.
+    if error.code() != grpc.StatusCode.CANCELLED or took < 0.45:
+        equal(error.code(), grpc.StatusCode.DEADLINE_EXCEEDED)
+    assert took < 2.5, "much later than its deadline"
 
 
 def deadline_reaches_the_server():
