@@ -12,6 +12,7 @@ use http::header::TRAILER;
 use http::{Request, Response};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
+use weft_core::dialling::Want;
 use weft_core::h1::TargetForm;
 use weft_core::model::AppProtocol;
 use weft_core::reason::Reason;
@@ -108,18 +109,17 @@ impl Applications {
         peer: &ApplicationPeer,
         request: Request<ProxyBody>,
     ) -> Asked {
-        let slot = peer.slot(|| self.dial(application)).await;
-        let mut slot = slot.map_err(unconnected)?;
+        let want = match is_repeatable(&request) {
+            true => Want::Any,
+            false => Want::UsedSince(crate::clock::now() - UNREPEATABLE_IDLE_MAX),
+        };
+        let slot = peer.slot(want, || self.dial(application)).await;
+        let slot = slot.map_err(unconnected)?;
         // A kept connection may be closed by the application in the very moment it is used: what
         // was not sent, or can be repeated without harm, is sent again, over a new connection and
         // no other: a request that ends the application's worker must not meet the next one.
-        let copy = slot.is_reused().then(|| repeat(&request)).flatten();
-        if slot.is_reused() && copy.is_none() && slot.unused_for() >= UNREPEATABLE_IDLE_MAX {
-            slot.retire();
-            drop(slot);
-            let fresh = peer.fresh(self.dial(application)).await;
-            slot = fresh.map_err(unconnected)?;
-        }
+        let is_kept = slot.is_reused() || slot.unused_for() >= UNREPEATABLE_IDLE_MAX;
+        let copy = is_kept.then(|| repeat(&request)).flatten();
         let sent = slot.sender().try_send_request(request).await;
         let failed = match sent {
             Ok(response) => return Ok((response, slot)),
@@ -132,7 +132,8 @@ impl Applications {
             (None, _) => return Err(broken(&failed.error)),
         };
         peer.replayed();
-        let slot = peer.fresh(self.dial(application)).await;
+        let want = Want::MadeSince(crate::clock::now());
+        let slot = peer.slot(want, || self.dial(application)).await;
         let slot = slot.map_err(unconnected)?;
         match slot.sender().try_send_request(request).await {
             Ok(response) => Ok((response, slot)),
@@ -161,14 +162,19 @@ impl Applications {
         }
         for repeats in 0.. {
             let slot = match trailers {
-                true => peer.fresh(self.dial(application)).await,
-                false => peer.slot(|| self.dial(application)).await,
+                true => peer.own(self.dial(application)).await,
+                false => peer.slot(Want::Any, || self.dial(application)).await,
             };
             let slot = slot.map_err(unconnected)?;
-            if trailers {
-                slot.retire();
-            }
-            let body = kept.as_ref().map_or(ProxyBody::Empty, Kept::body);
+            let body = match &kept {
+                None => ProxyBody::Empty,
+                Some(kept) if trailers => {
+                    let (body, sent) = kept.watched_body();
+                    slot.keep_until_sent(sent);
+                    body
+                }
+                Some(kept) => kept.body(),
+            };
             let request = Request::from_parts(parts.clone(), body);
             let failed = match slot.sender().try_send_request(request).await {
                 Ok(response) => {
@@ -220,10 +226,14 @@ impl Applications {
     }
 }
 
+/// Whether the repetition of a request does no harm.
+fn is_repeatable(request: &Request<ProxyBody>) -> bool {
+    matches!(request.body(), ProxyBody::Empty) && is_idempotent(request.method())
+}
+
 /// The same request, where its repetition does no harm.
 fn repeat(request: &Request<ProxyBody>) -> Option<Request<ProxyBody>> {
-    let repeatable = matches!(request.body(), ProxyBody::Empty) && is_idempotent(request.method());
-    if !repeatable {
+    if !is_repeatable(request) {
         return None;
     }
     let mut copy = Request::new(ProxyBody::Empty);

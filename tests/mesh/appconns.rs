@@ -20,6 +20,7 @@ const LIMIT: Duration = Duration::from_secs(90);
 pub(crate) struct Seen {
     pub(crate) connections: u64,
     most: u32,
+    most_open: u32,
     pings: u32,
     requests: u32,
     crashes: u32,
@@ -344,6 +345,26 @@ fn a_request_that_crashes_a_worker_is_not_sent_to_all() {
         .success();
     let replays = "weft_pool_replays_total{pool=\"application\"} 1";
     assert!(metrics.stdout.contains(replays), "{metrics}");
+}
+
+/// Requests that announce trailers have a connection each, within the limit on connections, and wait for
+/// one like all others.
+#[test]
+fn requests_with_trailers_wait_for_connections_of_their_own() {
+    need!("python:h2", "curl");
+    let machine = Machine::shared();
+    let mesh = Mesh::start(&machine);
+    let port = free_port();
+    let _application = h2_app(&mesh, port, 100, "1");
+    let few = "limits: {max_application_connections: 3}\n";
+    let pair = Pair::start(&mesh, port, "http2", few);
+    let many = pair.many(8, 8, "trailers");
+    eprintln!("{many:?}");
+    assert_eq!(many.only("200:0:"), 8, "{many:?}");
+    // Asked over one more.
+    let seen = seen(port);
+    assert_eq!((seen.connections, seen.most), (9, 1), "{seen:?}");
+    assert!(seen.most_open <= 4, "{seen:?}");
 }
 
 /// nginx ends a connection in HTTP/2 on which a request has trailers: whoever sends some, nobody else's

@@ -1,8 +1,8 @@
 """An HTTP/2 application (PyPI h2) that says what it has seen.
 Usage: h2_app.py PORT STREAMS DELAY
 It takes STREAMS requests at a time on a connection (SETTINGS_MAX_CONCURRENT_STREAMS) and answers each
-after DELAY seconds, but for /seen at once: a JSON object with the connections so far, the most requests
-that were under way on one of them, and the PINGs."""
+after DELAY seconds, but for /seen at once: a JSON object with the connections so far, the most of them
+that were open at a time, the most requests that were under way on one of them, and the PINGs."""
 
 import json
 import socket
@@ -16,7 +16,7 @@ import h2.events
 import h2.settings
 
 PORT, STREAMS, DELAY = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
-seen = dict(connections=0, most=0, pings=0, requests=0)
+seen = dict(connections=0, open=0, most_open=0, most=0, pings=0, requests=0)
 
 
 def serve(sock):
@@ -72,8 +72,17 @@ def serve(sock):
             return
 
 
+def serve_counted(sock):
+    seen["open"] += 1
+    seen["most_open"] = max(seen["most_open"], seen["open"])
+    try:
+        serve(sock)
+    finally:
+        seen["open"] -= 1
+
+
 listener = socket.create_server(("", PORT), backlog=512, family=socket.AF_INET6, dualstack_ipv6=True)
 while True:
     accepted, _ = listener.accept()
     seen["connections"] += 1
-    threading.Thread(target=serve, args=[accepted], daemon=True).start()
+    threading.Thread(target=serve_counted, args=[accepted], daemon=True).start()

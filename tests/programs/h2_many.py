@@ -1,6 +1,7 @@
 """Many HTTP/2 requests on one connection (PyPI h2).
 Usage: h2_many.py HOST PORT COUNT AT-ONCE KIND [AUTHORITY]
-KIND is `get`, `post` (a body of some bytes) or `grpc` (the same as a gRPC call). Prints one JSON object:
+KIND is `get`, `post` (a body of some bytes), `grpc` (the same as a gRPC call) or `trailers` (a body that
+announces trailers, and ends with them after the answer). Prints one JSON object:
 how often each answer came, as `STATUS:GRPC-STATUS:WEFT-REASON`, and the seconds that all took."""
 
 import json
@@ -11,6 +12,7 @@ import time
 import h2.config
 import h2.connection
 import h2.events
+import h2.exceptions
 
 HOST, PORT, COUNT, AT_ONCE, KIND = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
 AUTHORITY = sys.argv[6] if len(sys.argv) > 6 else f"{HOST}:{PORT}"
@@ -27,15 +29,26 @@ def begin():
                (":authority", AUTHORITY)]
     if KIND == "grpc":
         headers += [("content-type", "application/grpc"), ("te", "trailers")]
+    if KIND == "trailers":
+        headers.append(("trailer", "x-sum"))
     connection.send_headers(stream, headers, end_stream=KIND == "get")
     if KIND != "get":
-        connection.send_data(stream, b"\0\0\0\0\x05hello", end_stream=True)
+        connection.send_data(stream, b"\0\0\0\0\x05hello", end_stream=KIND != "trailers")
     under_way.add(stream)
 
 
 def count(what, stream):
     under_way.discard(stream)
     answers[what] = answers.get(what, 0) + 1
+
+
+def end(stream):
+    if KIND != "trailers":
+        return
+    try:
+        connection.send_headers(stream, [("x-sum", "1")], end_stream=True)
+    except h2.exceptions.ProtocolError:
+        pass  # The other side has not waited for it.
 
 
 def said(headers):
@@ -56,7 +69,8 @@ while begun < COUNT or under_way:
             connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
         elif isinstance(event, h2.events.StreamEnded):
             count(heads.pop(event.stream_id, "no answer"), event.stream_id)
-        elif isinstance(event, h2.events.StreamReset):
+            end(event.stream_id)
+        elif isinstance(event, h2.events.StreamReset) and event.stream_id in under_way:
             count(f"reset {int(event.error_code)}", event.stream_id)
         elif isinstance(event, h2.events.ConnectionTerminated):
             answers["connection ended"] = len(under_way) + COUNT - begun

@@ -4,14 +4,16 @@
 //! and the requests that wait for one. It neither dials nor sends: the caller tells it what happened
 //! (`on_*`) and does what [`ConnectionSet::poll`] answers until that is `None`.
 //!
-//! Invariants: requests that wait are served in order of arrival, and before any that comes later;
-//! connections and dials together never exceed [`Bounds::connections`]; a dial belongs to the
-//! destination, not to the request that it was begun for.
+//! Invariants: requests that wait are served in order of arrival, and before any that comes later,
+//! but that those which want a new connection ([`Want::MadeSince`], [`Want::Own`]) hold up nobody who
+//! can use one that stands; connections and dials together never exceed [`Bounds::connections`]; a
+//! dial belongs to the destination, not to the request that it was begun for.
 
 mod demand;
 mod destination;
 mod entries;
 mod queue;
+mod want;
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -25,6 +27,7 @@ use destination::Destination;
 use entries::{Entries, unused};
 
 pub use entries::ConnectionId;
+pub use want::Want;
 
 /// What a set observes of a connection.
 pub trait Connection {
@@ -70,6 +73,8 @@ pub struct Bounds {
 /// Which connections a request may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
+    /// Which of the connections that stand this request may use.
+    pub want: Want,
     /// Connections of other generations are used only where the limit on connections leaves no
     /// other.
     pub generation: u64,
@@ -124,10 +129,6 @@ pub enum Step<K, C, W, P> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueFull;
 
-/// Why no connection may be dialled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AtLimit;
-
 /// The connections to destinations that share limits, and the requests that wait for one.
 ///
 /// `K` names a destination, `C` is a connection, `W` what a waiting request is told by.
@@ -156,13 +157,22 @@ impl<K, C, W> Default for ConnectionSet<K, C, W> {
 
 impl<K: Ord + Clone, C: Connection + Clone, W> ConnectionSet<K, C, W> {
     /// A place on a connection that stands; `None` if there is no room, or others wait for it.
+    ///
+    /// Where none has been used as lately as the request wants ([`Want::UsedSince`]), the one that
+    /// has carried nothing for the longest time is closed: the request is about to add another.
     pub fn take(&mut self, key: &K, terms: &Terms) -> Option<Grant<C>> {
         let destination = self.destinations.get_mut(key)?;
-        if destination.queue.is_empty() {
-            destination.take(&mut self.entries, terms, false)
-        } else {
-            None
+        if destination.queue.len() > destination.queue.alone() {
+            return None;
         }
+        let grant = destination.take(&mut self.entries, terms, false);
+        if grant.is_none()
+            && matches!(terms.want, Want::UsedSince(_))
+            && let Some((_used, index)) = destination.evictable(&self.entries)
+        {
+            self.drop_entry(index);
+        }
+        grant
     }
 
     /// Lets a request wait; its ticket is for [`Self::leave`].
@@ -177,7 +187,8 @@ impl<K: Ord + Clone, C: Connection + Clone, W> ConnectionSet<K, C, W> {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         self.waiting += 1;
-        self.destination(key, terms).queue.push(ticket, waiter);
+        let queue = &mut self.destination(key, terms).queue;
+        queue.push(ticket, terms.want, waiter);
         Ok(ticket)
     }
 
@@ -215,30 +226,8 @@ impl<K: Ord + Clone, C: Connection + Clone, W> ConnectionSet<K, C, W> {
         }
     }
 
-    /// Begins a dial for one request, which takes its place by [`Self::on_connected`]: for one that
-    /// must not use a connection that others have used.
-    ///
-    /// # Errors
-    ///
-    /// When there are as many connections as there may be.
-    pub fn reserve_dial(&mut self, key: &K, terms: Terms) -> Result<(), AtLimit> {
-        if self.is_at_limit(&terms) {
-            return Err(AtLimit);
-        }
-        self.dialling += 1;
-        self.destination(key, terms).dialling += 1;
-        Ok(())
-    }
-
-    /// A dial has made a connection. The place on it is for the request that reserved the dial, if
-    /// one did.
-    pub fn on_connected(
-        &mut self,
-        key: &K,
-        new: NewConnection<C>,
-        is_reserved: bool,
-        now: Instant,
-    ) -> (ConnectionId, Option<Grant<C>>) {
+    /// A dial has made a connection.
+    pub fn on_connected(&mut self, key: &K, new: NewConnection<C>, now: Instant) -> ConnectionId {
         let NewConnection {
             connection,
             generation,
@@ -249,28 +238,19 @@ impl<K: Ord + Clone, C: Connection + Clone, W> ConnectionSet<K, C, W> {
         let entry = unused(key.clone(), connection, about, now);
         let id = self.entries.insert(entry);
         self.dialling = self.dialling.saturating_sub(1);
-        let Some(destination) = self.destinations.get_mut(key) else {
-            return (id, None);
-        };
-        destination.add(&mut self.entries, id.index);
-        let grant = is_reserved.then(|| destination.place(&mut self.entries, id.index));
-        (id, grant.flatten())
+        if let Some(destination) = self.destinations.get_mut(key) {
+            destination.add(&mut self.entries, id.index);
+        }
+        id
     }
 
-    /// A dial has failed. Answers the waiting requests that it would have served; none if it was
-    /// reserved.
-    pub fn on_dial_failed(&mut self, key: &K, is_reserved: bool) -> Vec<W> {
+    /// A dial has failed. Answers the waiting requests that it would have served.
+    pub fn on_dial_failed(&mut self, key: &K) -> Vec<W> {
         self.on_dial_dropped(key);
-        let Some(destination) = self.destinations.get_mut(key) else {
-            return Vec::new();
-        };
-        let each = match is_reserved {
-            true => 0,
-            false => destination.per_connection().min(destination.queue.len()),
-        };
-        self.waiting -= each;
-        let told = (0..each).filter_map(|_| destination.queue.pop());
-        told.collect()
+        let destination = self.destinations.get_mut(key);
+        let told = destination.map(Destination::unserved).unwrap_or_default();
+        self.waiting -= u32::try_from(told.len()).unwrap_or(self.waiting);
+        told
     }
 
     /// A dial has ended that says nothing about its destination.
@@ -416,16 +396,10 @@ impl<K: Ord + Clone, C: Connection + Clone, W> ConnectionSet<K, C, W> {
 
     fn serve(&mut self, any_generation: bool) -> Option<(W, Grant<C>)> {
         for destination in self.destinations.values_mut() {
-            if destination.queue.is_empty() {
-                continue;
-            }
-            let terms = destination.terms;
-            let grant = destination.take(&mut self.entries, &terms, any_generation);
-            if let Some(grant) = grant
-                && let Some(waiter) = destination.queue.pop()
-            {
+            let served = destination.serve(&mut self.entries, any_generation);
+            if served.is_some() {
                 self.waiting -= 1;
-                return Some((waiter, grant));
+                return served;
             }
         }
         None

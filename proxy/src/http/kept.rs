@@ -1,6 +1,7 @@
 //! A request's body that is kept while it goes through, so that it can be sent again: to another
 //! endpoint after a failure, or as a copy to somebody else.
 
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use super::body::ProxyBody;
 use super::incoming::{BodyError, Incoming};
@@ -74,6 +75,8 @@ pub struct KeptBody {
     /// How many of the pieces it has given.
     given: usize,
     ended: bool,
+    /// Dropped with the body, where somebody wants to know.
+    _dropped: Option<oneshot::Sender<Infallible>>,
 }
 
 impl Kept {
@@ -114,14 +117,25 @@ impl Kept {
 
     /// The body from its beginning, for another attempt; the one before gets no more of it.
     pub fn body<G>(&self) -> ProxyBody<G> {
+        ProxyBody::Kept(self.attempt(None))
+    }
+
+    /// Like [`Self::body`]; the receiver ends when the body is dropped.
+    pub fn watched_body<G>(&self) -> (ProxyBody<G>, oneshot::Receiver<Infallible>) {
+        let (dropped, receiver) = oneshot::channel();
+        (ProxyBody::Kept(self.attempt(Some(dropped))), receiver)
+    }
+
+    fn attempt(&self, dropped: Option<oneshot::Sender<Infallible>>) -> KeptBody {
         let mut state = self.0.state();
         state.attempt += 1;
-        ProxyBody::Kept(KeptBody {
+        KeptBody {
             shared: Arc::clone(&self.0),
             attempt: state.attempt,
             given: 0,
             ended: false,
-        })
+            _dropped: dropped,
+        }
     }
 
     /// There is no other attempt, and no copy: what is not read yet only goes through.
@@ -151,6 +165,7 @@ impl Kept {
                         attempt,
                         given: 0,
                         ended: false,
+                        _dropped: None,
                     }));
                 }
             }

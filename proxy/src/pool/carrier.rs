@@ -1,11 +1,14 @@
 //! One connection that requests are sent over, and a request's place on it.
 
+use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
 use http::uri::Scheme;
 use http::{Request, Response, Uri, Version};
 use hyper::client::conn::http2;
+use tokio::sync::oneshot;
+use tokio::task::spawn_local;
 use weft_core::headers::remove_untrusted;
 
 use super::owner::{Process, Worker};
@@ -175,6 +178,8 @@ pub struct Slot(pub(super) Place);
 pub(super) enum Place {
     /// The worker's own.
     Worker(Held<Worker>),
+    /// The worker's own, and no other request's.
+    Own(Rc<Held<Worker>>),
     /// One of all workers, to another sidecar.
     Process(Held<Process>),
 }
@@ -184,6 +189,7 @@ impl Slot {
     pub(crate) fn sender(&self) -> Sender {
         match &self.0 {
             Place::Worker(held) => held.line().clone(),
+            Place::Own(held) => held.line().clone(),
             Place::Process(held) => Sender::mesh(held.line().clone()),
         }
     }
@@ -192,6 +198,7 @@ impl Slot {
     pub(crate) fn is_reused(&self) -> bool {
         match &self.0 {
             Place::Worker(held) => held.is_reused(),
+            Place::Own(held) => held.is_reused(),
             Place::Process(held) => held.is_reused(),
         }
     }
@@ -200,7 +207,20 @@ impl Slot {
     pub(crate) fn unused_for(&self) -> Duration {
         match &self.0 {
             Place::Worker(held) => held.unused_for(),
+            Place::Own(held) => held.unused_for(),
             Place::Process(held) => held.unused_for(),
+        }
+    }
+
+    /// Counts a connection that is one request's own until `sent` is dropped as well, with the
+    /// request's body: an application may have answered before all of it came.
+    pub(crate) fn keep_until_sent(&self, sent: oneshot::Receiver<Infallible>) {
+        if let Place::Own(held) = &self.0 {
+            let held = Rc::clone(held);
+            spawn_local(async move {
+                let Err(_dropped) = sent.await;
+                drop(held);
+            });
         }
     }
 
@@ -208,6 +228,7 @@ impl Slot {
     pub(crate) fn retire(&self) {
         match &self.0 {
             Place::Worker(held) => held.retire(),
+            Place::Own(held) => held.retire(),
             Place::Process(held) => held.retire(),
         }
     }

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use tokio::net::TcpStream;
-use weft_core::dialling::{Bounds, Terms};
+use weft_core::dialling::{Bounds, Terms, Want};
 use weft_core::model::AppProtocol;
 use weft_core::reason::Reason;
 
@@ -219,6 +219,7 @@ impl Pool {
 
     fn terms(&self, port: &PortView, generation: u64, exclusive: Option<bool>) -> Terms {
         Terms {
+            want: Want::Any,
             generation,
             requests: port.policy.requests_per_connection.unwrap_or(u32::MAX),
             streams: self.config.limits.max_concurrent_streams,
@@ -330,12 +331,13 @@ impl ApplicationPeer {
         }
     }
 
-    /// A place on a connection, made if there is none with room.
+    /// A place on a connection that the request may use, made if there is none with room.
     pub(crate) async fn slot(
         &self,
+        want: Want,
         connect: impl FnOnce() -> ApplicationDial,
     ) -> Result<Slot, DialError> {
-        let terms = self.terms();
+        let terms = self.terms(want);
         if let Some(held) = peer::take::<Worker>(&self.peer, &(), &terms) {
             return Ok(of_worker(held));
         }
@@ -344,11 +346,14 @@ impl ApplicationPeer {
         waiting.await.map(of_worker)
     }
 
-    /// A place on a connection that no other request has used, for one that could not be sent again
-    /// or is.
-    pub(crate) async fn fresh(&self, connect: ApplicationDial) -> Result<Slot, DialError> {
-        let made = self.peer.fresh(self.terms(), self.dial(connect));
-        made.await.map(of_worker)
+    /// A new connection that no other request is given a place on. It is counted until the slot is
+    /// dropped and the request has been sent ([`Slot::keep_until_sent`]).
+    pub(crate) async fn own(&self, connect: ApplicationDial) -> Result<Slot, DialError> {
+        let terms = self.terms(Want::Own(crate::clock::now()));
+        let dial = self.dial(connect);
+        let waiting = Box::pin(peer::wait::<Worker>(&self.peer, &(), terms, dial));
+        let held = waiting.await?;
+        Ok(Slot(Place::Own(Rc::new(held))))
     }
 
     /// A request is sent again.
@@ -362,9 +367,10 @@ impl ApplicationPeer {
         self.peer.sweep(|(), _| idle, spare)
     }
 
-    fn terms(&self) -> Terms {
+    fn terms(&self, want: Want) -> Terms {
         let limits = &self.config.limits;
         Terms {
+            want,
             generation: 0,
             requests: u32::MAX,
             streams: u32::MAX,

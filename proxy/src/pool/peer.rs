@@ -107,30 +107,6 @@ impl Peer<Worker> {
     pub(super) fn of_worker(kind: PoolKind, metrics: &Metrics) -> Rc<Self> {
         Rc::new(Self::new(kind, metrics, ()))
     }
-
-    /// A place on a connection that is made for this request: where one that stood was no good.
-    pub(super) async fn fresh(
-        self: &Rc<Self>,
-        terms: Terms,
-        dial: <Worker as Owner>::Dial,
-    ) -> Result<Held<Worker>, DialError> {
-        let (sender, receiver) = oneshot::channel();
-        let reserved = self.state.with(|state| {
-            let reserved = state.set.reserve_dial(&(), terms);
-            state.dials.insert((), dial.clone());
-            reserved
-        });
-        if reserved.is_err() {
-            return Err(self.busy(&terms, Duration::ZERO));
-        }
-        let begun = Begun {
-            peer: Rc::clone(self),
-            key: (),
-            is_over: false,
-        };
-        spawn_local(run(begun, dial, (), Some(sender)));
-        arrival::<Worker>(self, terms, receiver).await
-    }
 }
 
 impl<O: Owner> Peer<O> {
@@ -300,7 +276,7 @@ pub(super) fn serve<O: Owner>(peer: &O::Ref<Peer<O>>) {
                     is_over: false,
                 };
                 if let Some(dial) = dial {
-                    spawn_local(run::<O>(begun, dial, place, None));
+                    spawn_local(run::<O>(begun, dial, place));
                 }
             }
         }
@@ -324,29 +300,23 @@ impl<O: Owner> Drop for Begun<O> {
     }
 }
 
-/// Makes a connection, and serves those who wait; first the request that it was reserved for.
-async fn run<O: Owner>(
-    mut begun: Begun<O>,
-    dial: O::Dial,
-    place: O::Place,
-    reserved: Option<Waiter<O>>,
-) {
+/// Makes a connection, and serves those who wait.
+async fn run<O: Owner>(mut begun: Begun<O>, dial: O::Dial, place: O::Place) {
     let made = O::dial(&dial).await;
     begun.is_over = true;
     let peer = begun.peer.clone();
     match made {
-        Ok(made) => add::<O>(&peer, &begun.key, (made, place), reserved),
+        Ok(made) => add::<O>(&peer, &begun.key, (made, place)),
         Err(error) => {
             // Given back before others are told that there is no connection.
             drop(place);
             peer.stats().failed.inc();
-            let told = peer.state.with(|state| {
-                let is_reserved = reserved.is_some();
-                state.set.on_dial_failed(&begun.key, is_reserved)
-            });
+            let told = peer
+                .state
+                .with(|state| state.set.on_dial_failed(&begun.key));
             let left = i64::try_from(told.len()).unwrap_or_default();
             peer.stats().pending.add(-left);
-            for waiter in reserved.into_iter().chain(told) {
+            for waiter in told {
                 let _gone = waiter.send(Err(error.clone()));
             }
         }
@@ -354,12 +324,7 @@ async fn run<O: Owner>(
     serve::<O>(&peer);
 }
 
-fn add<O: Owner>(
-    peer: &O::Ref<Peer<O>>,
-    key: &O::Key,
-    (made, place): (Made<O::Line>, O::Place),
-    reserved: Option<Waiter<O>>,
-) {
+fn add<O: Owner>(peer: &O::Ref<Peer<O>>, key: &O::Key, (made, place): (Made<O::Line>, O::Place)) {
     let Made {
         line,
         generation,
@@ -375,9 +340,9 @@ fn add<O: Owner>(
             _place: place,
         }),
     };
-    let (id, grant) = peer.state.with(|state| {
+    let id = peer.state.with(|state| {
         let now = crate::clock::now();
-        state.set.on_connected(key, new, reserved.is_some(), now)
+        state.set.on_connected(key, new, now)
     });
     if let Some(streams) = streams {
         let weak = O::downgrade(peer);
@@ -388,11 +353,6 @@ fn add<O: Owner>(
             peer.state.with(|state| state.set.on_streams(id, streams));
             serve::<O>(&peer);
         }));
-    }
-    if let (Some(reserved), Some(grant)) = (reserved, grant) {
-        let peer = peer.clone();
-        // Gone meanwhile: dropped, the place is another's.
-        let _taken = reserved.send(Ok(Held { peer, grant }));
     }
 }
 

@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::{LocalSet, spawn_local, yield_now};
-use weft_core::dialling::{Bounds, Terms};
+use weft_core::dialling::{Bounds, Terms, Want};
 use weft_core::name::ServiceName;
 use weft_core::reason::Reason;
 
-use super::carrier::{Far, Line, Made, Sender};
+use super::carrier::{Far, Line, Made, Place, Sender, Slot};
 use super::error::DialError;
 use super::owner::{Dialling, Owner, Process, SharedPeer, Worker};
 use super::peer::{self, Held, Peer};
@@ -30,6 +30,7 @@ const STREAMS: u32 = 2;
 
 fn terms(connections: u32, waiting: u32) -> Terms {
     Terms {
+        want: Want::Any,
         generation: 0,
         requests: u32::MAX,
         streams: u32::MAX,
@@ -215,6 +216,42 @@ async fn who_waits_for_a_dial_that_fails_is_told() {
             }
             let stats = metrics.pool(PoolKind::Mesh);
             assert_eq!((stats.pending.get(), stats.connections.get()), (0, 0));
+        })
+        .await;
+}
+
+/// A connection that is a request's own counts until that has been sent, also where its answer has
+/// ended before; nobody else is given a place on it, and who wants one waits within the limits.
+#[tokio::test]
+async fn a_connection_of_its_own_counts_until_its_request_was_sent() {
+    let local = LocalSet::new();
+    local
+        .run_until(async {
+            let bench = Rc::new(Bench::new(false));
+            let any = terms(1, 100);
+            let own = Terms {
+                want: Want::Own(crate::clock::now()),
+                ..any
+            };
+            let slot = Slot(Place::Own(Rc::new(bench.slot(own).await.unwrap())));
+            let (body, sent) = oneshot::channel();
+            slot.keep_until_sent(sent);
+            drop(slot);
+            for terms in [any, own] {
+                let late = bench.slot(terms).await.unwrap_err();
+                assert!(
+                    matches!(late, DialError::Busy { open: 1, patience, .. } if !patience.is_zero()),
+                    "{late}"
+                );
+            }
+            let waits = Rc::clone(&bench);
+            let waits = spawn_local(async move { waits.slot(own).await });
+            yield_now().await;
+            assert_eq!(bench.dials.get(), 1);
+            drop(body);
+            let _held = waits.await.unwrap().unwrap();
+            let stats = bench.metrics.pool(PoolKind::Application);
+            assert_eq!((stats.connections.get(), stats.opened.get()), (1, 2));
         })
         .await;
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::demand::Demand;
 use super::entries::Entries;
 use super::queue::Queue;
-use super::{Connection, Grant, Terms};
+use super::want::Kind;
+use super::{Connection, Grant, Terms, Want};
 use crate::time::Instant;
 
 /// The connections to one destination, as indices of a set's entries.
@@ -51,9 +52,24 @@ impl<W> Destination<W> {
         terms: &Terms,
         any_generation: bool,
     ) -> Option<Grant<C>> {
-        if let Some(index) = self.take_idle(entries, terms, any_generation) {
-            return grant(entries, index);
+        let index = self
+            .take_idle(entries, terms, any_generation)
+            .or_else(|| self.with_room(entries, terms, any_generation))?;
+        let grant = grant(entries, index);
+        if matches!(terms.want, Want::Own(_)) {
+            self.forget(index);
+            entries.finish(index);
         }
+        grant
+    }
+
+    /// The first connection for several requests that has room for one more.
+    fn with_room<K, C: Connection>(
+        &mut self,
+        entries: &mut Entries<K, C>,
+        terms: &Terms,
+        any_generation: bool,
+    ) -> Option<usize> {
         self.shared.retain(|&index| {
             let stays = entries.peek(index);
             let stays = stays.is_some_and(|entry| entry.is_usable(terms));
@@ -65,11 +81,48 @@ impl<W> Destination<W> {
         let fits = |index: &&usize| {
             let entry = entries.peek(**index);
             entry.is_some_and(|entry| {
-                (any_generation || entry.generation == terms.generation) && entry.has_room(terms)
+                (any_generation || entry.generation == terms.generation)
+                    && entry.has_room(terms)
+                    && entry.suits(terms.want)
             })
         };
-        let index = *self.shared.iter().find(fits)?;
-        grant(entries, index)
+        self.shared.iter().find(fits).copied()
+    }
+
+    /// Gives the waiting request that came first of those for whom there is room its place.
+    pub(super) fn serve<K, C: Connection + Clone>(
+        &mut self,
+        entries: &mut Entries<K, C>,
+        any_generation: bool,
+    ) -> Option<(W, Grant<C>)> {
+        let mut firsts = Kind::ALL.map(|kind| self.queue.first(kind));
+        firsts.sort_unstable_by_key(|first| first.map(|(ticket, _want)| ticket));
+        for (ticket, want) in firsts.into_iter().flatten() {
+            let terms = Terms { want, ..self.terms };
+            if let Some(grant) = self.take(entries, &terms, any_generation) {
+                return Some((self.queue.remove(ticket)?, grant));
+            }
+        }
+        None
+    }
+
+    /// Takes out the waiting requests that a dial would have served that has failed.
+    pub(super) fn unserved(&mut self) -> Vec<W> {
+        let (alone, rest) = (self.queue.ticket(0, true), self.queue.ticket(0, false));
+        let is_alone = match (alone, rest) {
+            (Some(alone), Some(rest)) => alone < rest,
+            (alone, None) => alone.is_some(),
+            (None, Some(_)) => false,
+        };
+        let most = match is_alone {
+            true => 1,
+            false => self.per_connection().min(self.queue.len()),
+        };
+        let told = (0..most).map_while(|_| {
+            let ticket = self.queue.ticket(0, is_alone)?;
+            self.queue.remove(ticket)
+        });
+        told.collect()
     }
 
     /// The exclusive connection used last that takes a request at once.
@@ -89,21 +142,11 @@ impl<W> Destination<W> {
             if !fits || !entry.is_usable(terms) {
                 self.idle.remove(at);
                 entries.remove(index);
-            } else if entry.connection.is_ready() {
+            } else if entry.suits(terms.want) && entry.connection.is_ready() {
                 return Some(self.idle.remove(at));
             }
         }
         None
-    }
-
-    /// A place on a connection that has just been made.
-    pub(super) fn place<K, C: Clone>(
-        &mut self,
-        entries: &mut Entries<K, C>,
-        index: usize,
-    ) -> Option<Grant<C>> {
-        self.idle.retain(|&idle| idle != index);
-        grant(entries, index)
     }
 
     /// Adds a connection that has just been made. Those of other generations finish what they carry.
@@ -147,13 +190,21 @@ impl<W> Destination<W> {
 
     /// The ticket of the first request that no dial in flight will serve, if another may be begun.
     pub(super) fn uncovered(&self) -> Option<u64> {
+        let dials_max = self.terms.bounds.dials;
+        if self.dialling >= dials_max {
+            return None;
+        }
+        let alone = self.queue.alone();
+        let dials_alone = self.dialling.min(alone);
         let demand = Demand {
-            waiting: self.queue.len(),
-            dialling: self.dialling,
+            waiting: self.queue.len() - alone,
+            dialling: self.dialling - dials_alone,
             per_connection: self.per_connection(),
         };
-        let covered = demand.uncovered(self.terms.bounds.dials)?;
-        self.queue.ticket(covered)
+        let shared = demand.uncovered(dials_max);
+        let shared = shared.and_then(|covered| self.queue.ticket(covered, false));
+        let alone = self.queue.ticket(dials_alone, true);
+        shared.into_iter().chain(alone).min()
     }
 
     /// Closes what has carried nothing for longer than (shared, exclusive) connections may, and

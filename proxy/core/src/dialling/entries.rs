@@ -1,6 +1,6 @@
 //! The connections of a set, by index.
 
-use super::{Connection, Terms};
+use super::{Connection, Terms, Want};
 use crate::time::Instant;
 
 /// Names one connection of a set. It is never given to another one.
@@ -33,6 +33,17 @@ impl<K, C: Connection> Entry<K, C> {
     pub(super) fn is_usable(&self, terms: &Terms) -> bool {
         let is_spent = terms.requests < u32::MAX && self.carried >= terms.requests;
         !is_spent && !self.is_finishing && !self.connection.is_closed()
+    }
+
+    /// Whether it is one of those that a request wants.
+    pub(super) fn suits(&self, want: Want) -> bool {
+        match want {
+            Want::Any => true,
+            Want::UsedSince(since) => self.in_flight > 0 || self.last_used >= since,
+            Want::MadeSince(since) | Want::Own(since) => {
+                self.carried == 0 && self.last_used >= since
+            }
+        }
     }
 
     /// Whether it takes one more request now.

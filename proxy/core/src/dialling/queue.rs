@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use super::want::{Kind, Want};
+
 /// Entries of requests that have left are dropped once they are more than those that wait and this.
 const SLACK: usize = 16;
 
@@ -10,15 +12,16 @@ const SLACK: usize = 16;
 /// Tickets are handed out by the caller and only ever grow.
 #[derive(Debug)]
 pub(super) struct Queue<W> {
-    entries: VecDeque<(u64, Option<W>)>,
-    len: u32,
+    entries: VecDeque<(u64, Want, Option<W>)>,
+    /// Members of each [`Kind`].
+    len: [u32; Kind::ALL.len()],
 }
 
 impl<W> Default for Queue<W> {
     fn default() -> Self {
         Self {
             entries: VecDeque::new(),
-            len: 0,
+            len: Default::default(),
         }
     }
 }
@@ -26,45 +29,57 @@ impl<W> Default for Queue<W> {
 impl<W> Queue<W> {
     /// The number of members.
     pub(super) fn len(&self) -> u32 {
-        self.len
+        self.len.iter().sum()
+    }
+
+    /// The number of members that take a connection each, and only one that is made for them.
+    pub(super) fn alone(&self) -> u32 {
+        self.len[Kind::Alone as usize]
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
-    pub(super) fn push(&mut self, ticket: u64, waiter: W) {
-        self.entries.push_back((ticket, Some(waiter)));
-        self.len += 1;
+    pub(super) fn push(&mut self, ticket: u64, want: Want, waiter: W) {
+        self.entries.push_back((ticket, want, Some(waiter)));
+        self.len[want.kind() as usize] += 1;
     }
 
-    /// Takes out the member that came first.
-    pub(super) fn pop(&mut self) -> Option<W> {
-        while let Some((_ticket, waiter)) = self.entries.pop_front() {
-            if waiter.is_some() {
-                self.len -= 1;
-                return waiter;
-            }
+    /// The member of a kind that came first.
+    pub(super) fn first(&self, kind: Kind) -> Option<(u64, Want)> {
+        if self.len[kind as usize] == 0 {
+            return None;
         }
-        None
+        self.members(|one| one == kind).next()
     }
 
-    /// The ticket of the member that has `before` others in front of it.
-    pub(super) fn ticket(&self, before: u32) -> Option<u64> {
-        let members = self.entries.iter().filter(|(_, waiter)| waiter.is_some());
-        let mut tickets = members.map(|(ticket, _)| *ticket);
-        tickets.nth(before as usize)
+    /// The ticket of the member that has `before` others in front of it, among those that take a
+    /// connection each, or among the rest.
+    pub(super) fn ticket(&self, before: u32, alone: bool) -> Option<u64> {
+        let mut members = self.members(|kind| (kind == Kind::Alone) == alone);
+        members.nth(before as usize).map(|(ticket, _want)| ticket)
     }
 
     /// Takes out one member; `None` if it is not there any more.
     pub(super) fn remove(&mut self, ticket: u64) -> Option<W> {
-        let found = self.entries.binary_search_by_key(&ticket, |(one, _)| *one);
-        let removed = self.entries[found.ok()?].1.take()?;
-        self.len -= 1;
-        if self.entries.len() > 2 * self.len as usize + SLACK {
-            self.entries.retain(|(_, waiter)| waiter.is_some());
+        let found = self.entries.binary_search_by_key(&ticket, |(one, ..)| *one);
+        let (_ticket, want, waiter) = &mut self.entries[found.ok()?];
+        let removed = waiter.take()?;
+        self.len[want.kind() as usize] -= 1;
+        while let Some((_, _, None)) = self.entries.front() {
+            self.entries.pop_front();
+        }
+        if self.entries.len() > 2 * self.len() as usize + SLACK {
+            self.entries.retain(|(_, _, waiter)| waiter.is_some());
         }
         Some(removed)
+    }
+
+    fn members(&self, of: impl Fn(Kind) -> bool) -> impl Iterator<Item = (u64, Want)> {
+        let members = self.entries.iter();
+        let members = members.filter(move |(_, want, waiter)| waiter.is_some() && of(want.kind()));
+        members.map(|(ticket, want, _)| (*ticket, *want))
     }
 }
 
@@ -82,13 +97,15 @@ mod tests {
             for (step, number) in steps {
                 match step {
                     0 | 1 => {
-                        queue.push(next, next);
+                        queue.push(next, Want::Any, next);
                         list.push(next);
                         next += 1;
                     }
                     2 => {
                         let first = (!list.is_empty()).then(|| list.remove(0));
-                        prop_assert_eq!(queue.pop(), first);
+                        let ticket = queue.first(Kind::Any).map(|(ticket, _)| ticket);
+                        let taken = ticket.and_then(|ticket| queue.remove(ticket));
+                        prop_assert_eq!(taken, first);
                     }
                     _ => {
                         let found = list.iter().position(|one| *one == number);
@@ -97,7 +114,7 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(queue.len() as usize, list.len());
-                prop_assert_eq!(queue.ticket(1), list.get(1).copied());
+                prop_assert_eq!(queue.ticket(1, false), list.get(1).copied());
                 prop_assert!(queue.entries.len() <= 2 * list.len() + SLACK + 1);
             }
         }

@@ -38,6 +38,7 @@ type Set = ConnectionSet<char, Wire, u32>;
 
 fn terms(connections: u32) -> Terms {
     Terms {
+        want: Want::Any,
         generation: 1,
         requests: u32::MAX,
         streams: u32::MAX,
@@ -99,7 +100,7 @@ fn who_comes_first_is_served_first() {
     }
     let (served, dialled) = work(&mut set);
     assert_eq!((served.len(), &*dialled), (0, "a"));
-    set.on_connected(&'a', shared(1, 2), false, at(0));
+    set.on_connected(&'a', shared(1, 2), at(0));
     let (served, dialled) = work(&mut set);
     assert_eq!((&*names(&served), &*dialled), (&[1, 2][..], ""));
     // Room goes to who waits, not to who comes now.
@@ -121,7 +122,7 @@ fn who_leaves_the_queue_gives_its_place_back() {
     assert!(set.leave(&'a', first));
     assert!(!set.leave(&'a', first));
     set.wait(&'a', bounded, 4).unwrap();
-    set.on_connected(&'a', exclusive(), false, at(0));
+    set.on_connected(&'a', exclusive(), at(0));
     let (served, _) = work(&mut set);
     assert_eq!(names(&served), [2]);
 }
@@ -134,7 +135,7 @@ fn the_stream_limit_of_the_peer_is_learned() {
     }
     // Nobody knows yet how many one takes: one is dialled.
     assert_eq!(work(&mut set).1, "a");
-    let (id, _) = set.on_connected(&'a', shared(1, 100), false, at(0));
+    let id = set.on_connected(&'a', shared(1, 100), at(0));
     set.on_streams(id, 2);
     let (served, dialled) = work(&mut set);
     assert_eq!((served.len(), &*dialled), (2, "aa"));
@@ -148,8 +149,7 @@ fn a_place_that_comes_free_goes_to_who_waits_longest_for_any_destination() {
     let mut set = Set::default();
     set.wait(&'b', terms(1), 0).unwrap();
     assert_eq!(work(&mut set).1, "b");
-    let (_, none) = set.on_connected(&'b', exclusive(), false, at(0));
-    assert!(none.is_none());
+    set.on_connected(&'b', exclusive(), at(0));
     let (held, _) = work(&mut set);
     for (waiter, key) in [(1, 'c'), (2, 'a'), (3, 'c')] {
         set.wait(&key, terms(1), waiter).unwrap();
@@ -159,7 +159,7 @@ fn a_place_that_comes_free_goes_to_who_waits_longest_for_any_destination() {
     set.on_released(held[0].1.id, at(1));
     assert_eq!(work(&mut set).1, "c");
     assert_eq!(set.open(), 0);
-    set.on_connected(&'c', exclusive(), false, at(1));
+    set.on_connected(&'c', exclusive(), at(1));
     let (held, dialled) = work(&mut set);
     assert_eq!((&*names(&held), &*dialled), (&[1][..], ""));
     // The next request of the same destination goes over it although another waits for room.
@@ -187,7 +187,7 @@ fn another_generation_serves_only_where_the_limit_leaves_no_other() {
     };
     set.wait(&'a', terms(1), 0).unwrap();
     work(&mut set);
-    set.on_connected(&'a', shared(1, 10), false, at(0));
+    set.on_connected(&'a', shared(1, 10), at(0));
     let (held, _) = work(&mut set);
     assert!(set.take(&'a', &newer(1)).is_none());
     set.wait(&'a', newer(1), 1).unwrap();
@@ -196,7 +196,7 @@ fn another_generation_serves_only_where_the_limit_leaves_no_other() {
     set.wait(&'a', newer(2), 2).unwrap();
     let (served, dialled) = work(&mut set);
     assert_eq!((served.len(), &*dialled), (0, "a"));
-    set.on_connected(&'a', shared(2, 10), false, at(0));
+    set.on_connected(&'a', shared(2, 10), at(0));
     let (served, _) = work(&mut set);
     assert_eq!((&*names(&served), set.open()), (&[2][..], 2));
     set.on_released(held[0].1.id, at(0));
@@ -215,7 +215,7 @@ fn a_connection_that_has_carried_all_it_may_makes_room() {
     }
     for waiter in 0..3 {
         assert_eq!(work(&mut set).1, "a");
-        set.on_connected(&'a', shared(1, 10), false, at(0));
+        set.on_connected(&'a', shared(1, 10), at(0));
         let (served, dialled) = work(&mut set);
         assert_eq!((&*names(&served), &*dialled), (&[waiter][..], ""));
         set.on_released(served[0].1.id, at(0));
@@ -234,7 +234,7 @@ fn the_connection_used_last_is_taken_first() {
     }
     assert_eq!(work(&mut set).1, "aaa");
     for _ in 0..3 {
-        set.on_connected(&'a', exclusive(), false, at(0));
+        set.on_connected(&'a', exclusive(), at(0));
     }
     let (served, _) = work(&mut set);
     for (waiter, grant) in &served {
@@ -268,26 +268,125 @@ fn a_failed_dial_is_told_to_those_it_would_have_served() {
         set.wait(&'a', one, waiter).unwrap();
     }
     assert_eq!(work(&mut set).1, "aa");
-    assert_eq!(set.on_dial_failed(&'a', false), [0]);
+    assert_eq!(set.on_dial_failed(&'a'), [0]);
     assert_eq!(work(&mut set).1, "a");
     set.on_dial_dropped(&'a');
     assert_eq!(work(&mut set).1, "a");
     assert_eq!((set.waiting(), set.open()), (2, 0));
 }
 
+fn wants(want: Want, connections: u32) -> Terms {
+    Terms {
+        want,
+        ..terms(connections)
+    }
+}
+
 #[test]
-fn a_reserved_dial_serves_its_request_and_no_other() {
+fn a_connection_of_its_own_is_nobody_elses_and_counts_until_its_request_has_left() {
     let mut set = Set::default();
-    set.reserve_dial(&'a', terms(2)).unwrap();
-    set.wait(&'a', terms(2), 1).unwrap();
-    assert_eq!(set.on_dial_failed(&'a', true), Vec::<u32>::new());
-    set.reserve_dial(&'a', terms(1)).unwrap();
-    assert_eq!(set.reserve_dial(&'a', terms(1)), Err(AtLimit));
-    let (id, grant) = set.on_connected(&'a', exclusive(), true, at(0));
-    assert_eq!(grant.map(|grant| grant.id), Some(id));
-    assert!(work(&mut set).0.is_empty());
-    set.on_released(id, at(0));
-    assert_eq!(names(&work(&mut set).0), [1]);
+    let own = wants(Want::Own(at(5)), 2);
+    set.wait(&'a', terms(2), 0).unwrap();
+    work(&mut set);
+    set.on_connected(&'a', shared(1, 2), at(0));
+    let (first, _) = work(&mut set);
+    // Room on one that stands is not what it wants, and it holds up nobody who can use that.
+    set.wait(&'a', own, 1).unwrap();
+    let (served, dialled) = work(&mut set);
+    assert_eq!((served.len(), &*dialled), (0, "a"));
+    let second = set.take(&'a', &terms(2)).unwrap();
+    assert_eq!(second.id, first[0].1.id);
+    set.wait(&'a', terms(2), 2).unwrap();
+    let id = set.on_connected(&'a', shared(1, 100), at(5));
+    let (served, _) = work(&mut set);
+    assert_eq!(names(&served), [1]);
+    assert_eq!((served[0].1.id, served[0].1.is_reused), (id, false));
+    assert!(set.take(&'a', &terms(2)).is_none());
+    // At the limit it waits like all others, until its time is over.
+    set.wait(&'a', own, 3).unwrap();
+    assert_eq!((set.open(), work(&mut set).1), (2, String::new()));
+    set.sweep(at(6), |_, _| Duration::from_secs(100), 9);
+    assert_eq!(set.open(), 2);
+    set.on_released(id, at(7));
+    let (served, dialled) = work(&mut set);
+    // Who waits for any connection came first; the dial for it is also the other's.
+    assert_eq!((served.len(), &*dialled, set.open()), (0, "a", 1));
+}
+
+#[test]
+fn a_connection_of_its_own_takes_the_place_of_an_idle_one() {
+    let mut set = Set::default();
+    set.wait(&'a', terms(1), 0).unwrap();
+    work(&mut set);
+    let id = set.on_connected(&'a', shared(1, 2), at(0));
+    work(&mut set);
+    set.wait(&'a', wants(Want::Own(at(1)), 1), 1).unwrap();
+    assert_eq!(work(&mut set).1, "");
+    set.on_released(id, at(2));
+    assert_eq!((work(&mut set).1.as_str(), set.open()), ("a", 0));
+}
+
+#[test]
+fn those_that_want_new_connections_keep_to_the_bound_of_dials_and_of_waiting() {
+    for want in [
+        Want::Own(at(1)),
+        Want::MadeSince(at(1)),
+        Want::UsedSince(at(1)),
+    ] {
+        let mut set = Set::default();
+        let mut new = wants(want, 1000);
+        new.exclusive = Some(true);
+        for waiter in 0..100 {
+            set.wait(&'a', new, waiter).unwrap();
+        }
+        assert_eq!(set.wait(&'a', new, 100), Err(QueueFull));
+        assert_eq!(work(&mut set).1.len(), 8, "{want:?}");
+        set.on_connected(&'a', exclusive(), at(1));
+        let (served, dialled) = work(&mut set);
+        assert_eq!((names(&served), &*dialled), (vec![0], "a"), "{want:?}");
+        assert_eq!(set.on_dial_failed(&'a'), [1], "{want:?}");
+        assert_eq!(set.waiting(), 98);
+    }
+}
+
+#[test]
+fn each_connection_of_its_own_is_dialled_and_the_others_share_one() {
+    let mut set = Set::default();
+    for waiter in 0..6 {
+        let want = match waiter % 2 {
+            0 => Want::Any,
+            _ => Want::Own(at(1)),
+        };
+        set.wait(&'a', wants(want, 100), waiter).unwrap();
+    }
+    assert_eq!(work(&mut set).1, "aaaa");
+    for _ in 0..4 {
+        set.on_connected(&'a', shared(1, 100), at(1));
+    }
+    let (served, dialled) = work(&mut set);
+    assert_eq!((served.len(), &*dialled), (6, ""));
+    let shared = served[0].1.id;
+    for (waiter, grant) in &served {
+        assert_eq!(grant.id == shared, waiter % 2 == 0, "{waiter}");
+    }
+}
+
+#[test]
+fn a_connection_that_was_not_used_for_long_is_replaced_also_if_it_never_was() {
+    let mut set = Set::default();
+    let left = set.wait(&'a', terms(9), 0).unwrap();
+    work(&mut set);
+    set.leave(&'a', left);
+    set.on_connected(&'a', exclusive(), at(0));
+    let since = |seconds| wants(Want::UsedSince(at(seconds)), 9);
+    assert!(set.take(&'a', &since(1)).is_none());
+    assert_eq!(set.open(), 0);
+    set.wait(&'a', since(1), 1).unwrap();
+    assert_eq!(work(&mut set).1, "a");
+    set.on_connected(&'a', exclusive(), at(2));
+    let (served, _) = work(&mut set);
+    set.on_released(served[0].1.id, at(3));
+    assert!(set.take(&'a', &since(3)).is_some());
 }
 
 #[test]
@@ -295,7 +394,7 @@ fn what_is_retired_or_closed_finishes_what_it_carries() {
     let mut set = Set::default();
     set.wait(&'a', terms(9), 0).unwrap();
     work(&mut set);
-    let (id, _) = set.on_connected(&'a', shared(1, 10), false, at(0));
+    let id = set.on_connected(&'a', shared(1, 10), at(0));
     work(&mut set);
     let second = set.take(&'a', &terms(9)).unwrap();
     assert_eq!(second.id, id);
@@ -308,7 +407,7 @@ fn what_is_retired_or_closed_finishes_what_it_carries() {
     // Its number is another's now.
     set.wait(&'a', terms(9), 1).unwrap();
     work(&mut set);
-    let (other, _) = set.on_connected(&'a', exclusive(), false, at(0));
+    let other = set.on_connected(&'a', exclusive(), at(0));
     set.on_released(id, at(0));
     set.on_streams(id, 7);
     set.retire(id);
@@ -319,10 +418,30 @@ fn what_is_retired_or_closed_finishes_what_it_carries() {
     assert!(set.is_unused());
 }
 
+/// What a simulated request wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Any,
+    Used,
+    New,
+    Own,
+}
+
+impl Kind {
+    fn want(self, now: Instant) -> Want {
+        match self {
+            Self::Any => Want::Any,
+            Self::Used => Want::UsedSince(now),
+            Self::New => Want::MadeSince(now),
+            Self::Own => Want::Own(now),
+        }
+    }
+}
+
 /// What a simulated mesh does next.
 #[derive(Debug, Clone, Copy)]
 enum Event {
-    Ask(char, u64),
+    Ask(char, u64, Kind),
     Leave(usize),
     Connect(usize, u32),
     Fail(usize),
@@ -335,8 +454,14 @@ enum Event {
 fn event() -> impl Strategy<Value = Event> {
     let key = prop_oneof![Just('a'), Just('b'), Just('c')];
     let number = 0usize..16;
+    let kind = prop_oneof![
+        4 => Just(Kind::Any),
+        1 => Just(Kind::Used),
+        1 => Just(Kind::New),
+        1 => Just(Kind::Own),
+    ];
     prop_oneof![
-        4 => (key, 1u64..3).prop_map(|(key, generation)| Event::Ask(key, generation)),
+        4 => (key, 1u64..3, kind).prop_map(|(key, generation, kind)| Event::Ask(key, generation, kind)),
         1 => number.clone().prop_map(Event::Leave),
         3 => (number.clone(), 1u32..4).prop_map(|(at, streams)| Event::Connect(at, streams)),
         1 => number.clone().prop_map(Event::Fail),
@@ -351,10 +476,12 @@ fn event() -> impl Strategy<Value = Event> {
 #[derive(Default)]
 struct Simulation {
     set: Set,
-    /// Requests that wait: destination, ticket, number.
-    waiting: Vec<(char, u64, u32)>,
+    /// Requests that wait: destination, ticket, number, and what they want.
+    waiting: Vec<(char, u64, u32, Kind)>,
     dials: Vec<char>,
     held: Vec<Grant<Wire>>,
+    /// Connections that are one request's own.
+    own: Vec<ConnectionId>,
     next: u32,
     now: u64,
 }
@@ -377,30 +504,34 @@ impl Simulation {
         self.now += 1;
         let now = at(self.now);
         match event {
-            Event::Ask(key, generation) => {
-                let terms = Self::terms(generation);
+            Event::Ask(key, generation, kind) => {
+                let mut terms = Self::terms(generation);
+                terms.want = kind.want(now);
                 if let Some(grant) = self.set.take(&key, &terms) {
-                    assert!(!self.waiting.iter().any(|one| one.0 == key));
-                    self.held.push(grant);
+                    let mut waiting = self.waiting.iter();
+                    let passed =
+                        waiting.any(|one| one.0 == key && matches!(one.3, Kind::Any | Kind::Used));
+                    assert!(!passed);
+                    self.hold(grant, kind);
                 } else if let Ok(ticket) = self.set.wait(&key, terms, self.next) {
-                    self.waiting.push((key, ticket, self.next));
+                    self.waiting.push((key, ticket, self.next, kind));
                     self.next += 1;
                 } else {
                     assert_eq!(self.waiting.len(), 6);
                 }
             }
             Event::Leave(at) if at < self.waiting.len() => {
-                let (key, ticket, _) = self.waiting.remove(at);
+                let (key, ticket, ..) = self.waiting.remove(at);
                 assert!(self.set.leave(&key, ticket));
             }
             Event::Connect(at, streams) if at < self.dials.len() => {
                 let key = self.dials.swap_remove(at);
                 let new = shared(2, streams);
-                self.set.on_connected(&key, new, false, now);
+                self.set.on_connected(&key, new, now);
             }
             Event::Fail(at) if at < self.dials.len() => {
                 let key = self.dials.swap_remove(at);
-                for told in self.set.on_dial_failed(&key, false) {
+                for told in self.set.on_dial_failed(&key) {
                     self.waiting.retain(|one| one.2 != told);
                 }
             }
@@ -424,21 +555,30 @@ impl Simulation {
         }
     }
 
+    fn hold(&mut self, grant: Grant<Wire>, kind: Kind) {
+        assert!(!self.own.contains(&grant.id), "on another's own connection");
+        assert!(matches!(kind, Kind::Any | Kind::Used) || !grant.is_reused);
+        if kind == Kind::Own {
+            self.own.push(grant.id);
+        }
+        self.held.push(grant);
+    }
+
     fn settle(&mut self) {
         let (served, dialled) = work(&mut self.set);
         for (number, grant) in served {
             let first = self.waiting.iter().position(|one| one.2 == number);
-            let (key, ..) = self.waiting.remove(first.expect("it waits"));
+            let (key, _, _, kind) = self.waiting.remove(first.expect("it waits"));
             assert!(
                 !self
                     .waiting
                     .iter()
-                    .any(|one| one.0 == key && one.2 < number),
+                    .any(|one| one.0 == key && one.2 < number && one.3 == kind),
                 "{number} before {:?}",
                 self.waiting
             );
             assert!(!grant.connection.is_closed());
-            self.held.push(grant);
+            self.hold(grant, kind);
         }
         self.dials.extend(dialled.chars());
         let standing = self.set.open() + u32::try_from(self.dials.len()).unwrap();
