@@ -6,6 +6,8 @@
 //! derived code is compiled anew for each deserializer that a type is read with, and the types of
 //! documents number several hundred.
 
+mod unique;
+
 use std::cell::RefCell;
 use std::fmt::{self, Write as _};
 use std::slice;
@@ -16,6 +18,8 @@ use serde::de::{
     SeqAccess, Unexpected, VariantAccess, Visitor,
 };
 use serde_json::{Error, Value, map};
+
+pub(crate) use unique::parse;
 
 /// A value that could not be read, or could with fields that are not known.
 #[derive(Debug)]

@@ -107,8 +107,8 @@ impl From<PlaneError> for Refusal {
 
 /// Reads a JSON body; the error names the field.
 pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
-    let value = serde_json::from_slice(body)
-        .map_err(|error| Refusal::invalid(format!("request body: {error}")))?;
+    let value =
+        reader::parse(body).map_err(|error| Refusal::invalid(format!("request body: {error}")))?;
     reader::read(&value)
         .value
         .map_err(|misfit| Refusal::invalid(format!("request body: {misfit}")))

@@ -205,3 +205,28 @@ fn what_fits_is_read_as_serde_json_reads_it() {
         assert!(misfit.path.starts_with(field), "{}", misfit.path);
     }
 }
+
+#[test]
+fn json_with_a_field_twice_is_refused() {
+    let text = r#"{"a": [null, true, -1, 2, 2.5, "x", {"b": {}}], "c": 18446744073709551615}"#;
+    let plain: Value = serde_json::from_str(text).unwrap();
+    assert_eq!(parse(text.as_bytes()).unwrap(), plain);
+    for (text, expected) in [
+        (
+            r#"{"ttl": 1, "ttl": 1}"#,
+            "duplicate field `ttl` at line 1 column 16",
+        ),
+        (
+            r#"{"a": [{"b": 1, "c": 2, "b": 3}]}"#,
+            "duplicate field `b`",
+        ),
+        ("{", "EOF while parsing an object"),
+        ("{} {}", "trailing characters"),
+    ] {
+        let error = parse(text.as_bytes()).unwrap_err().to_string();
+        assert!(error.starts_with(expected), "{error}");
+    }
+    let deep = "[".repeat(1000);
+    let error = parse(deep.as_bytes()).unwrap_err().to_string();
+    assert!(error.starts_with("recursion limit exceeded"), "{error}");
+}
