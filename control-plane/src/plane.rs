@@ -1,6 +1,8 @@
 //! The living state: who is there, what was asked for, and what follows from it. One lock around
 //! plain machines; every change is durable before it shows.
 
+mod live;
+mod observed;
 mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -23,7 +25,11 @@ use crate::tls::PeerIdentity;
 use crate::token::{self, Binding, InstanceRecord, Redeemed, Redemption, TokenError, TokenRecord};
 use crate::{random, sha256_hex, unix_millis, unix_seconds};
 
+use observed::Observations;
 use wanted::Wanted;
+
+pub use live::{LiveStream, LiveStreams};
+pub use observed::ObservedView;
 
 /// Tables of the store.
 const TOKENS: &str = "token";
@@ -37,6 +43,8 @@ const SIGN_PER_SECOND: f64 = 50.0;
 const SIGN_BURST: f64 = 200.0;
 /// Leaving waits this long for everybody to know.
 const LEAVE_MAX: Duration = Duration::from_secs(5);
+/// A registration's stream whose place another one of its instance has taken ends after this long.
+const SUPERSEDED_KEPT: Duration = Duration::from_secs(2);
 /// In a storm of changes, compilations are at least this far apart.
 const COMPILE_PAUSE: Duration = Duration::from_millis(20);
 /// How often the registry is looked through for those whose grace is over.
@@ -123,24 +131,9 @@ pub struct ProxyView {
     pub rejected: BTreeMap<String, String>,
 }
 
-/// What a sidecar has told of its breakers.
-#[derive(Debug, Clone)]
-pub struct ObservedView {
-    /// Which sidecar.
-    pub peer: PeerIdentity,
-    /// When it told, milliseconds since the Unix epoch.
-    pub told: i64,
-    /// Those that have ever opened.
-    pub breakers: Vec<ObservedBreaker>,
-    /// When its stream ended.
-    ended: Option<Instant>,
-}
-
-/// Breakers that are kept of one sidecar; it tells of no more.
-const OBSERVED_MAX: usize = 1000;
-/// What was told on a stream that has ended is kept this long: a sidecar that moves to another
-/// connection tells it anew.
-const OBSERVED_KEPT: Duration = Duration::from_secs(2);
+/// Live streams of observations of one instance: one that moves to another connection has two for
+/// a moment.
+const OBSERVING_MAX: usize = 2;
 
 /// The control plane's state.
 #[derive(Debug)]
@@ -155,7 +148,9 @@ pub struct Plane {
     covered: watch::Sender<Covered>,
     revoked: watch::Sender<u64>,
     proxies: Mutex<HashMap<u64, ProxyView>>,
-    observed: Mutex<HashMap<u64, ObservedView>>,
+    observed: Mutex<Observations>,
+    observing: Arc<LiveStreams>,
+    registering: Arc<LiveStreams>,
     streams: AtomicU64,
     signing: Mutex<(f64, i64)>,
     /// Counters for metrics.
@@ -249,6 +244,8 @@ impl Plane {
             revoked: watch::Sender::new(0),
             proxies: Mutex::default(),
             observed: Mutex::default(),
+            observing: Arc::default(),
+            registering: Arc::default(),
             streams: AtomicU64::new(1),
             signing: Mutex::new((SIGN_BURST, unix_millis())),
             counters: Counters::default(),
@@ -465,6 +462,20 @@ impl Plane {
 
     // --- Registry.
 
+    /// Begins a stream of registrations of an instance. It is over once another one of the instance
+    /// has taken its place.
+    pub fn begin_registering(&self, peer: &PeerIdentity) -> LiveStream {
+        let stream = self.next_stream();
+        self.registering.begin(&peer.instance, stream, usize::MAX)
+    }
+
+    /// How long a stream whose place was taken is left to end by itself: the sidecar that moves to
+    /// another connection ends it as soon as it has heard of that. Shorter than the grace, in which
+    /// a sidecar that did not move has to register anew.
+    pub fn superseded_kept(&self) -> Duration {
+        SUPERSEDED_KEPT.min(self.settings.grace / 2)
+    }
+
     /// Takes a registration of an instance; durable when it answers.
     pub async fn register(
         &self,
@@ -506,7 +517,12 @@ impl Plane {
     fn put(&self, entry: Entry) -> Result<(), PlaneError> {
         let mut state = self.state();
         self.may_register(&state, &entry)?;
-        state.registry.put(entry);
+        let instance = Arc::clone(&entry.instance);
+        let older = state.registry.put(entry);
+        drop(state);
+        if let Some(older) = older {
+            self.registering.end(&instance, older);
+        }
         Ok(())
     }
 
@@ -931,44 +947,42 @@ impl Plane {
         }
     }
 
+    /// Begins a stream of observations of an instance; its oldest ends where there are too many.
+    pub fn begin_observing(&self, peer: &PeerIdentity) -> LiveStream {
+        let stream = self.next_stream();
+        self.observing.begin(&peer.instance, stream, OBSERVING_MAX)
+    }
+
     /// Notes what a sidecar sees; `None` when its stream has ended: the view is kept for a moment.
     pub fn note_observed(
         &self,
         stream: u64,
-        observed: Option<(PeerIdentity, Vec<ObservedBreaker>)>,
+        peer: &PeerIdentity,
+        breakers: Option<Vec<ObservedBreaker>>,
     ) {
         let mut all = self.observed.lock().unwrap_or_else(PoisonError::into_inner);
-        match observed {
-            Some((peer, mut breakers)) => {
-                breakers.truncate(OBSERVED_MAX);
-                let told = unix_millis();
-                let view = ObservedView {
-                    peer,
-                    told,
-                    breakers,
-                    ended: None,
-                };
-                all.insert(stream, view);
-            }
-            None => {
-                if let Some(view) = all.get_mut(&stream) {
-                    view.ended = Some(Instant::now());
-                }
-            }
-        }
+        let Some(breakers) = breakers else {
+            return all.end(&peer.instance, stream, Instant::now());
+        };
+        let view = ObservedView {
+            peer: peer.clone(),
+            told: unix_millis(),
+            breakers,
+            ended: None,
+        };
+        all.tell(stream, view);
     }
 
     /// Forgets what was told on streams that ended a while ago.
     fn forget_observed(&self) {
         let mut all = self.observed.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = |ended: Instant| ended.elapsed() < OBSERVED_KEPT;
-        all.retain(|_, view| view.ended.is_none_or(kept));
+        all.forget(Instant::now());
     }
 
     /// What every sidecar sees.
     pub fn observed(&self) -> Vec<ObservedView> {
         let all = self.observed.lock().unwrap_or_else(PoisonError::into_inner);
-        newest(&all, |view| &view.peer)
+        all.newest()
     }
 
     /// Every connected proxy.

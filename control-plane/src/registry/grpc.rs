@@ -44,7 +44,8 @@ impl Service for RegistryService {
         let mut asked = request.into_inner();
         let (answers, outgoing) = mpsc::channel(8);
         let plane = Arc::clone(&self.plane);
-        let stream = plane.next_stream();
+        let mut live = plane.begin_registering(&peer);
+        let stream = live.number();
         // The first message decides: a refusal is the status of the call.
         let first = asked.next().await.transpose()?;
         let Some(Asked::Registration(first)) = first.and_then(|message| message.message) else {
@@ -55,6 +56,11 @@ impl Service for RegistryService {
         let accepted = take(&plane, &peer, stream, first).await?;
         let _room = answers.try_send(Ok(accepted));
         tokio::spawn(async move {
+            let superseded = async {
+                live.ended().await;
+                tokio::time::sleep(plane.superseded_kept()).await;
+            };
+            tokio::pin!(superseded);
             loop {
                 tokio::select! {
                     message = asked.next() => match message {
@@ -79,6 +85,10 @@ impl Service for RegistryService {
                             let _gone_anyway = answers.send(Err(revoked_instance())).await;
                             break;
                         }
+                    }
+                    () = &mut superseded => {
+                        let _gone_anyway = answers.send(Err(superseded_stream())).await;
+                        break;
                     }
                     () = answers.closed() => break,
                 }
@@ -121,10 +131,12 @@ async fn note_observed(
     mut told: Streaming<Observed>,
     mut revoked: watch::Receiver<u64>,
 ) -> Result<(), Status> {
-    let stream = plane.next_stream();
+    let mut live = plane.begin_observing(&peer);
+    let stream = live.number();
     // Dropped with the stream, however that ends.
     let _forgotten = Forgotten {
         plane: Arc::clone(plane),
+        peer: peer.clone(),
         stream,
     };
     loop {
@@ -138,15 +150,23 @@ async fn note_observed(
                 let breakers = breakers.map_err(|rejection| {
                     Status::invalid_argument(format!("observed: {rejection}"))
                 })?;
-                plane.note_observed(stream, Some((peer.clone(), breakers)));
+                plane.note_observed(stream, &peer, Some(breakers));
             }
             _ = revoked.changed() => {
                 if plane.is_revoked(&peer.instance) {
                     return Err(revoked_instance());
                 }
             }
+            () = live.ended() => {
+                let text = "the instance has opened newer streams; this one is over";
+                return Err(Status::aborted(text));
+            }
         }
     }
+}
+
+fn superseded_stream() -> Status {
+    Status::aborted("another stream of this instance is newer; this one is over: register anew")
 }
 
 fn revoked_instance() -> Status {
@@ -156,12 +176,13 @@ fn revoked_instance() -> Status {
 /// Notes the end of a stream, after which what it told is forgotten.
 struct Forgotten {
     plane: Arc<Plane>,
+    peer: PeerIdentity,
     stream: u64,
 }
 
 impl Drop for Forgotten {
     fn drop(&mut self) {
-        self.plane.note_observed(self.stream, None);
+        self.plane.note_observed(self.stream, &self.peer, None);
     }
 }
 

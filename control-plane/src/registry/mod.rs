@@ -163,10 +163,18 @@ impl Registry {
         self.entries.get(workload)
     }
 
-    /// Takes a registration; it supersedes what the same instance, or one that is gone, had.
-    pub fn put(&mut self, entry: Entry) {
+    /// Takes a registration; it supersedes what the same instance, or one that is gone, had. Gives
+    /// the other live stream that held it.
+    ///
+    /// That stream has to end. Streams count by when they arrive: it may be the one that the sidecar
+    /// has, and this one a late message of a connection that it has given up. The sidecar registers
+    /// anew then, so the newest stream is its own in the end, in whatever order they arrived.
+    #[must_use]
+    pub fn put(&mut self, entry: Entry) -> Option<u64> {
         let name = entry.registration.workload.clone();
-        self.entries.insert(name, entry);
+        let stream = entry.stream;
+        let before = self.entries.insert(name, entry)?;
+        before.stream.filter(|older| Some(*older) != stream)
     }
 
     /// The stream of an instance has ended: it is kept for a grace.
@@ -338,7 +346,7 @@ mod tests {
     #[test]
     fn only_another_instance_with_a_live_stream_is_in_the_way() {
         let mut registry = Registry::default();
-        registry.put(entry("a", Some(1)));
+        let _ = registry.put(entry("a", Some(1)));
         let wanted = registration("shop/web", 8080);
         assert!(registry.check("a", 9, &wanted).is_ok());
         assert!(matches!(
@@ -352,10 +360,10 @@ mod tests {
     #[test]
     fn gone_after_the_grace_unless_it_came_back() {
         let mut registry = Registry::default();
-        registry.put(entry("a", Some(1)));
+        let _ = registry.put(entry("a", Some(1)));
         registry.handle_disconnect(1, 1000, 10_000);
         assert!(registry.expire(10_999).is_empty());
-        registry.put(entry("a", Some(2)));
+        let _ = registry.put(entry("a", Some(2)));
         // The old stream's end comes late: it is not the one that holds the entry.
         registry.handle_disconnect(1, 11_000, 0);
         assert!(registry.expire(99_999).is_empty());
@@ -423,7 +431,7 @@ mod tests {
         let mut registry = Registry::default();
         let mut held = entry("a", Some(1));
         held.registration.addresses = vec!["10.0.0.1".parse().unwrap()];
-        registry.put(held.clone());
+        let _ = registry.put(held.clone());
         let mut wanted = held.registration.clone();
         assert!(registry.check("a", 9, &wanted).is_ok(), "its own");
         wanted.workload = "shop/other".parse().unwrap();
@@ -438,8 +446,8 @@ mod tests {
     #[test]
     fn a_stream_takes_out_only_what_is_its_own() {
         let mut registry = Registry::default();
-        registry.put(entry("a", Some(1)));
-        registry.put(entry("a", Some(2)));
+        let _ = registry.put(entry("a", Some(1)));
+        let _ = registry.put(entry("a", Some(2)));
         assert_eq!(registry.remove_stream(1, 0, 10_000), None);
         assert!(registry.remove_stream(2, 0, 10_000).is_some());
     }
@@ -448,7 +456,7 @@ mod tests {
     fn an_older_stream_of_the_instance_comes_too_late() {
         let mut registry = Registry::default();
         let wanted = registration("shop/web", 8080);
-        registry.put(entry("a", Some(2)));
+        let _ = registry.put(entry("a", Some(2)));
         let late = Err(Refused::Superseded {
             workload: "shop/web".parse().unwrap(),
         });
@@ -469,5 +477,15 @@ mod tests {
         assert!(registry.check("b", 1, &wanted).is_ok(), "its successor");
         registry.expire(11_000);
         assert!(registry.left.is_empty());
+    }
+
+    #[test]
+    fn the_stream_whose_place_is_taken_is_given() {
+        let mut registry = Registry::default();
+        assert_eq!(registry.put(entry("a", Some(1))), None, "nobody's");
+        assert_eq!(registry.put(entry("a", Some(1))), None, "its own");
+        assert_eq!(registry.put(entry("a", Some(2))), Some(1));
+        registry.handle_disconnect(2, 0, 10_000);
+        assert_eq!(registry.put(entry("a", Some(3))), None, "one that is gone");
     }
 }

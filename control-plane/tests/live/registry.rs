@@ -1,6 +1,7 @@
 //! Registration: what is allowed, who wins, and how long it lasts.
 
 use tonic::Code;
+use weft_proto::registry::Observed;
 use weft_proto::registry::register_response::Message as Answer;
 use weft_proto::registry::registry_client::RegistryClient;
 use weft_proto::resource::Kind;
@@ -84,6 +85,42 @@ async fn duplicates_and_supersession() {
         stream.say(second.registration(&[80])).await.is_ok()
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_whose_place_is_taken_is_told_so() {
+    let control_plane = ControlPlane::start().await;
+    let web = control_plane.enrol("shop/web", &[80]).await;
+    let mut held = web.register(&[80]).await;
+    // A connection that the sidecar has given up: its message comes late, and then its end.
+    let late = web.register(&[80]).await;
+    drop(late);
+    let error = held.answer().await.unwrap_err();
+    assert_eq!(error.code(), Code::Aborted, "{error}");
+    // Registered anew within the grace, it stays.
+    let _anew = web.register(&[80]).await;
+    tokio::time::sleep(std::time::Duration::from_secs(8)).await;
+    let workloads = control_plane.get("/v1/workloads").await;
+    assert_eq!(workloads.as_array().unwrap().len(), 1, "{workloads}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_has_two_streams_of_observations() {
+    let control_plane = ControlPlane::start().await;
+    let web = control_plane.enrol("shop/web", &[80]).await;
+    let mut client = RegistryClient::new(web.connect().await.unwrap());
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        let told = tokio_stream::pending::<Observed>();
+        streams.push(client.observe(told).await.unwrap().into_inner());
+    }
+    let error = streams[0].message().await.unwrap_err();
+    assert_eq!(error.code(), Code::Aborted, "{error}");
+    for stream in &mut streams[1..] {
+        let quiet = std::time::Duration::from_millis(300);
+        let said = tokio::time::timeout(quiet, stream.message()).await;
+        assert!(said.is_err(), "{said:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

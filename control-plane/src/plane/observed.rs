@@ -1,0 +1,145 @@
+//! What sidecars see of their breakers, by instance.
+//!
+//! An instance has one view per live stream, of which there are few, and one of a stream that has
+//! ended: opening and ending streams in a loop keeps nothing more.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use weft_core::model::ObservedBreaker;
+
+use crate::tls::PeerIdentity;
+
+/// Breakers that are kept of one sidecar; it tells of no more.
+pub(super) const OBSERVED_MAX: usize = 1000;
+/// What was told on a stream that has ended is kept this long: a sidecar that moves to another
+/// connection tells it anew.
+const OBSERVED_KEPT: Duration = Duration::from_secs(2);
+
+/// What a sidecar has told of its breakers.
+#[derive(Debug, Clone)]
+pub struct ObservedView {
+    /// Which sidecar.
+    pub peer: PeerIdentity,
+    /// When it told, milliseconds since the Unix epoch.
+    pub told: i64,
+    /// Those that have ever opened.
+    pub breakers: Vec<ObservedBreaker>,
+    /// When its stream ended.
+    pub(super) ended: Option<Instant>,
+}
+
+/// The views of all instances, each by the number of its stream.
+#[derive(Debug, Default)]
+pub(super) struct Observations {
+    by_instance: BTreeMap<Arc<str>, HashMap<u64, ObservedView>>,
+}
+
+impl Observations {
+    /// Takes what was told on a live stream, in the place of what older streams had told that have
+    /// ended.
+    pub(super) fn tell(&mut self, stream: u64, mut view: ObservedView) {
+        view.breakers.truncate(OBSERVED_MAX);
+        let instance = Arc::clone(&view.peer.instance);
+        let views = self.by_instance.entry(instance).or_default();
+        views.retain(|other, view| view.ended.is_none() || *other > stream);
+        views.insert(stream, view);
+    }
+
+    /// A stream has ended. Of all that have, only the newest one's view is kept, for a moment.
+    pub(super) fn end(&mut self, instance: &str, stream: u64, now: Instant) {
+        let Some(views) = self.by_instance.get_mut(instance) else {
+            return;
+        };
+        if let Some(view) = views.get_mut(&stream) {
+            view.ended = Some(now);
+        }
+        let ended = views.iter().filter(|(_, view)| view.ended.is_some());
+        let newest = ended.map(|(stream, _)| *stream).max();
+        views.retain(|stream, view| view.ended.is_none() || Some(*stream) == newest);
+    }
+
+    /// Forgets what was told on streams that ended a while ago.
+    pub(super) fn forget(&mut self, now: Instant) {
+        let kept = |ended: Instant| now.saturating_duration_since(ended) < OBSERVED_KEPT;
+        self.by_instance.retain(|_, views| {
+            views.retain(|_, view| view.ended.is_none_or(kept));
+            !views.is_empty()
+        });
+    }
+
+    /// What each instance told on its newest stream, in the order of instances.
+    pub(super) fn newest(&self) -> Vec<ObservedView> {
+        let views = self.by_instance.values();
+        let newest = views.filter_map(|views| views.iter().max_by_key(|(stream, _)| **stream));
+        newest.map(|(_, view)| view.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(instance: &str, told: i64) -> ObservedView {
+        let peer = PeerIdentity {
+            instance: instance.into(),
+            identity: "spiffe://t/ns/shop/sa/web".parse().unwrap(),
+            not_after: 0,
+        };
+        ObservedView {
+            peer,
+            told,
+            breakers: Vec::new(),
+            ended: None,
+        }
+    }
+
+    fn streams(all: &Observations, instance: &str) -> Vec<u64> {
+        let views = all.by_instance.get(instance);
+        let mut streams: Vec<u64> = views.into_iter().flat_map(HashMap::keys).copied().collect();
+        streams.sort_unstable();
+        streams
+    }
+
+    #[test]
+    fn streams_in_a_loop_leave_one_view() {
+        let now = Instant::now();
+        let mut all = Observations::default();
+        all.tell(1, view("b", 1));
+        for stream in 2..100 {
+            all.tell(stream, view("a", 2));
+            all.end("a", stream, now);
+            assert_eq!(streams(&all, "a"), [stream]);
+        }
+        assert_eq!(streams(&all, "b"), [1], "the neighbour's");
+        all.forget(now + OBSERVED_KEPT);
+        assert_eq!(all.by_instance.len(), 1, "nothing is left of the instance");
+    }
+
+    #[test]
+    fn an_ended_view_stands_until_a_newer_stream_tells() {
+        let now = Instant::now();
+        let mut all = Observations::default();
+        all.tell(1, view("a", 1));
+        all.end("a", 1, now);
+        all.forget(now + OBSERVED_KEPT / 2);
+        assert_eq!(all.newest().len(), 1);
+        all.tell(2, view("a", 2));
+        assert_eq!(streams(&all, "a"), [2]);
+        // A newer stream comes and goes beside it.
+        all.tell(3, view("a", 3));
+        all.end("a", 3, now);
+        all.tell(2, view("a", 4));
+        assert_eq!(streams(&all, "a"), [2, 3]);
+        all.end("a", 2, now);
+        assert_eq!(streams(&all, "a"), [3], "the newest that has ended");
+    }
+
+    #[test]
+    fn a_stream_that_told_nothing_leaves_nothing() {
+        let mut all = Observations::default();
+        all.end("a", 1, Instant::now());
+        assert!(all.by_instance.is_empty());
+    }
+}
