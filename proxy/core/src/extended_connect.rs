@@ -50,6 +50,9 @@ pub enum NotSwitched {
     /// It is success of an ordinary request, which in HTTP/2 would say that the stream is open.
     #[error("the server answered {0} instead of switching protocols")]
     Ignored(StatusCode),
+    /// It switches protocols, which CONNECT does not ask for.
+    #[error("the server answered CONNECT with 101; 200 opens a tunnel (RFC 9110 section 9.3.6)")]
+    Unasked,
     /// It switches to something else.
     #[error("the server switched to {found:?}, {asked:?} was asked for")]
     Protocol {
@@ -181,6 +184,9 @@ pub enum NotTranslatable {
     /// It names no protocol.
     #[error("the request names no protocol to upgrade to")]
     NoProtocol,
+    /// What it names is no protocol's name.
+    #[error("Upgrade names {0:?}; a token is allowed (RFC 9110 section 7.8)")]
+    NoToken(String),
     /// Extended `CONNECT` is the same for any method, so only one is translated.
     #[error("the method is {0}; an upgrade that goes on in HTTP/2 is asked for with GET")]
     Method(Method),
@@ -197,7 +203,7 @@ impl NotTranslatable {
     pub const fn reason(&self) -> Reason {
         match self {
             Self::NoProtocol | Self::Method(_) => Reason::UpgradeFailed,
-            Self::Key { .. } => Reason::BadRequest,
+            Self::NoToken(_) | Self::Key { .. } => Reason::BadRequest,
         }
     }
 }
@@ -210,9 +216,13 @@ impl Offer {
             return Err(NotTranslatable::Method(request.method().clone()));
         }
         let headers = request.headers_mut();
-        let protocol = upgrade_protocols(headers).next();
-        let protocol = protocol.and_then(|name| HeaderValue::from_bytes(name).ok());
-        let protocol = protocol.ok_or(NotTranslatable::NoProtocol)?;
+        let name = upgrade_protocols(headers).next();
+        let name = name.ok_or(NotTranslatable::NoProtocol)?;
+        let no_token = || NotTranslatable::NoToken(shown(name));
+        if !is_token(name) {
+            return Err(no_token());
+        }
+        let protocol = HeaderValue::from_bytes(name).map_err(|_no_value| no_token())?;
         let mut accept = None;
         if is_websocket(protocol.as_bytes()) {
             let key = only_key(headers)?;

@@ -6,7 +6,7 @@ mod guarded;
 mod keepalive;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -72,12 +72,50 @@ impl Connections {
                 Client::at(address)
             }
         };
+        self.admit_client((kind, client), address, serving).ok()
+    }
+
+    /// Admits a stream of bytes within a connection in HTTP/2: each has a socket of its own on the
+    /// other side, so it counts as a further connection of its client, the verified identity or, for
+    /// `None`, the address outside the mesh.
+    ///
+    /// # Errors
+    ///
+    /// Names the limit when there is no room; metrics and log say so as well.
+    pub fn admit_stream(
+        self: &Arc<Self>,
+        identity: Option<&str>,
+        address: IpAddr,
+        serving: &Arc<AtomicUsize>,
+    ) -> Result<Permit, Exceeded> {
+        self.admit_client(identified(identity, address), address, serving)
+    }
+
+    /// Admits a stream of bytes within a connection in HTTP/2 of the workload's own application.
+    ///
+    /// # Errors
+    ///
+    /// Names the limit when there is no room; metrics and log say so as well.
+    pub fn admit_application_stream(
+        self: &Arc<Self>,
+        serving: &Arc<AtomicUsize>,
+    ) -> Result<Permit, Exceeded> {
+        let client = (ConnectionKind::Application, Client::Application);
+        self.admit_client(client, Ipv4Addr::LOCALHOST.into(), serving)
+    }
+
+    fn admit_client(
+        self: &Arc<Self>,
+        (kind, client): (ConnectionKind, Client),
+        address: IpAddr,
+        serving: &Arc<AtomicUsize>,
+    ) -> Result<Permit, Exceeded> {
         let mut inner = self.lock();
         let admission = match inner.budget.admit(kind, client) {
             Ok(admission) => admission,
             Err(exceeded) => {
                 self.refused(&mut inner, exceeded, address);
-                return None;
+                return Err(exceeded);
             }
         };
         if let Some(evicted) = admission.evicted {
@@ -99,7 +137,7 @@ impl Connections {
         }
         drop(inner);
         serving.fetch_add(1, Ordering::Relaxed);
-        Some(Permit {
+        Ok(Permit {
             connections: Arc::clone(self),
             ticket: admission.ticket,
             address,
@@ -158,6 +196,14 @@ impl Connections {
     }
 }
 
+/// The client with a verified identity or, for `None`, at an address outside the mesh.
+fn identified(identity: Option<&str>, address: IpAddr) -> (ConnectionKind, Client) {
+    match identity {
+        Some(identity) => (ConnectionKind::Peer, Client::Identity(identity.into())),
+        None => (ConnectionKind::Plaintext, Client::at(address)),
+    }
+}
+
 /// An accepted connection; it is open until this is dropped.
 #[derive(Debug)]
 pub struct Permit {
@@ -175,10 +221,7 @@ impl Permit {
     /// log say why.
     #[must_use]
     pub fn identify(&mut self, identity: Option<&str>) -> bool {
-        let (kind, client) = match identity {
-            Some(identity) => (ConnectionKind::Peer, Client::Identity(identity.into())),
-            None => (ConnectionKind::Plaintext, Client::at(self.address)),
-        };
+        let (kind, client) = identified(identity, self.address);
         if kind == self.kind {
             return true;
         }
@@ -244,6 +287,36 @@ mod tests {
         let program = admit(ConnectionKind::Application);
         assert_eq!((connections.inbound(), connections.outbound()), (3, 1));
         drop((held, program));
+        assert_eq!((connections.inbound(), connections.outbound()), (0, 0));
+        assert_eq!(serving.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn streams_of_bytes_count_as_connections_of_their_client() {
+        let metrics = Metrics::new(10);
+        let connections = Connections::new(LIMITS, metrics.clone());
+        let serving = Arc::<AtomicUsize>::default();
+        let client = [10, 0, 0, 1].into();
+        let connection = connections.admit(ConnectionKind::Plaintext, client, &serving);
+        let stream = connections.admit_stream(None, client, &serving).unwrap();
+        let refused = connections.admit_stream(None, client, &serving);
+        let exceeded = refused.unwrap_err();
+        assert_eq!(exceeded.kind, ConnectionKind::Plaintext, "two of a client");
+        assert_eq!(metrics.totals().connections_refused.get(), 1);
+        let other = connections.admit_stream(None, [10, 0, 0, 2].into(), &serving);
+        assert!(other.is_ok());
+        drop(stream);
+        assert!(connections.admit_stream(None, client, &serving).is_ok());
+        let identity = Some("spiffe://weft.local/ns/shop/sa/web");
+        let peer = |_| connections.admit_stream(identity, client, &serving);
+        let peers: Vec<_> = (0..=LIMITS.per_peer).map(peer).collect();
+        assert_eq!(
+            peers.iter().filter(|peer| peer.is_ok()).count(),
+            LIMITS.per_peer
+        );
+        let program = connections.admit_application_stream(&serving);
+        assert_eq!(connections.outbound(), 1);
+        drop((connection, other, peers, program));
         assert_eq!((connections.inbound(), connections.outbound()), (0, 0));
         assert_eq!(serving.load(Ordering::Relaxed), 0);
     }

@@ -58,7 +58,7 @@ fn translate<B>(request: &mut Request<B>) -> Result<Option<Handshake>, Refusal> 
         if request.uri().authority().is_none() {
             let detail = "CONNECT without :authority (RFC 9113 section 8.5)".to_owned();
             let (reason, status) = (Reason::BadRequest, StatusCode::BAD_REQUEST);
-            return Err(Refusal::new(reason, status, detail, request.headers()));
+            return Err(Refusal::of(request, reason, status, detail));
         }
         *request.version_mut() = Version::HTTP_11;
         return Ok(None);
@@ -69,7 +69,7 @@ fn translate<B>(request: &mut Request<B>) -> Result<Option<Handshake>, Refusal> 
         Err(refused) => {
             let (reason, status) = (refused.reason(), refused.status());
             let detail = refused.to_string();
-            Err(Refusal::new(reason, status, detail, request.headers()))
+            Err(Refusal::of(request, reason, status, detail))
         }
     }
 }

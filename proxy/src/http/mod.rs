@@ -23,8 +23,9 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue};
-use http::uri::{Authority, Scheme};
+use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper::ext::Protocol;
 use hyper::rt::Executor;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -106,7 +107,7 @@ fn http2_server(
         .initial_connection_window_size(limits.connection_window.window())
         .max_concurrent_streams(limits.max_concurrent_streams)
         .max_send_buf_size(SEND_BUFFER_BYTES)
-        .max_header_list_size(header_list(config))
+        .max_header_list_size(header_list(config, client.is_application()))
         .enable_connect_protocol()
         .max_pending_accept_reset_streams(RESETS_MAX)
         .max_local_error_reset_streams(client.errors_max())
@@ -131,7 +132,7 @@ pub(crate) fn http2_client<E: Clone>(
         .initial_stream_window_size(limits.stream_window.window())
         .initial_connection_window_size(limits.connection_window.window())
         .max_send_buf_size(SEND_BUFFER_BYTES)
-        .max_header_list_size(header_list(config))
+        .max_header_list_size(header_list(config, server == Server::Application))
         .max_concurrent_reset_streams(1024)
         .max_pending_accept_reset_streams(RESETS_MAX)
         // Counted over a connection's whole life, on which the streams of many callers are.
@@ -175,15 +176,29 @@ pub(crate) fn make_absolute<B>(request: &mut Request<B>) {
     *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
 }
 
-/// So many times what is accepted of a head is decoded in HTTP/2, and announced to clients
-/// (SETTINGS_MAX_HEADER_LIST_SIZE).
-const DECODED_HEADS: usize = 16;
+/// Bytes of a request's method, as in HTTP/1.1.
+const METHOD_BYTES: usize = 64;
+/// Bytes of `:authority`: the longest name in DNS, a colon and a port.
+const AUTHORITY_BYTES: usize = 255 + 6;
+/// Bytes of `:protocol`.
+const PROTOCOL_BYTES: usize = 64;
+
+/// So many times what is accepted of a head is decoded in HTTP/2, and announced
+/// (SETTINGS_MAX_HEADER_LIST_SIZE). Trailers that nobody reads stay in memory with their stream, so
+/// it is little where the other side is not the workload's own application.
+const DECODED_HEADS: usize = 4;
+/// The same for the workload's own application, which loses nobody's memory but its own sidecar's.
+const DECODED_HEADS_APPLICATION: usize = 16;
 
 /// What is decoded of a head or of trailers in HTTP/2. Much larger than what is accepted ([`weight`]),
 /// so that those that are too large are answered with their reason; h2 itself refuses what is beyond.
-fn header_list(config: &ProxyConfig) -> u32 {
+fn header_list(config: &ProxyConfig, application: bool) -> u32 {
     let bytes = config.limits.max_header_bytes.bytes();
-    u32::try_from(bytes.saturating_mul(DECODED_HEADS)).unwrap_or(u32::MAX)
+    let times = match application {
+        true => DECODED_HEADS_APPLICATION,
+        false => DECODED_HEADS,
+    };
+    u32::try_from(bytes.saturating_mul(times)).unwrap_or(u32::MAX)
 }
 
 /// Bytes of a head's fields, as `limits.max_header_bytes` counts them in both protocols: name,
@@ -299,23 +314,47 @@ fn received(
     limit: usize,
     hold: impl FnOnce() -> Held,
 ) -> Result<(Request<Incoming>, Option<Tunnel>), Refusal> {
-    let target = request.uri().path_and_query();
-    let target = target.map_or(0, |target| target.as_str().len());
-    if weight(request.headers()) + target > limit {
-        return Err(Refusal::too_large(request.headers(), limit));
-    }
-    let authority = request.uri().authority();
-    if authority.is_some_and(|authority| authority.as_str().contains('@')) {
-        let detail = ":authority has user information (RFC 9113 section 8.3.1)".to_owned();
-        let (reason, status) = (Reason::BadRequest, StatusCode::BAD_REQUEST);
-        return Err(Refusal::new(reason, status, detail, request.headers()));
-    }
+    check_head(&request, limit)?;
     let tunnel = match *request.method() == Method::CONNECT {
         true => Tunnel::take(&mut request, hold())?,
         false => None,
     };
     let request = request.map(|body| Incoming::http2(Http2Body::request(body, limit)));
     Ok((request, tunnel))
+}
+
+/// Holds the head of a request in HTTP/2 to the limits.
+fn check_head<B>(request: &Request<B>, limit: usize) -> Result<(), Refusal> {
+    let uri = request.uri();
+    let method = request.method().as_str();
+    let scheme = uri.scheme_str().unwrap_or_default();
+    let authority = uri.authority().map_or("", Authority::as_str);
+    let target = uri.path_and_query().map_or("", PathAndQuery::as_str);
+    let protocol = request.extensions().get::<Protocol>();
+    let protocol = protocol.map_or("", Protocol::as_str);
+    let pseudo = [method, scheme, authority, target, protocol];
+    let pseudo: usize = pseudo.iter().map(|value| value.len()).sum();
+    if weight(request.headers()) + pseudo > limit {
+        return Err(Refusal::too_large(request, "the head", limit));
+    }
+    if method.len() > METHOD_BYTES {
+        return Err(Refusal::too_large(request, ":method", METHOD_BYTES));
+    }
+    for (name, value, most) in [
+        (":authority", authority, AUTHORITY_BYTES),
+        (":protocol", protocol, PROTOCOL_BYTES),
+    ] {
+        if value.len() > most {
+            let found = value.len();
+            let detail = format!("{name} has {found} bytes; up to {most} are allowed");
+            return Err(Refusal::bad_request(request, detail));
+        }
+    }
+    if authority.contains('@') {
+        let detail = ":authority has user information (RFC 9113 section 8.3.1)".to_owned();
+        return Err(Refusal::bad_request(request, detail));
+    }
+    Ok(())
 }
 
 /// What [`weft_core::headers::WEFT_CHECK`] says of a check that is for the application.
@@ -368,5 +407,52 @@ fn grpc_fields(headers: &mut http::HeaderMap, code: u32, reason: Reason, detail:
     // Visible ASCII only; detail comes from our own error messages.
     if let Ok(message) = HeaderValue::from_str(&message.replace(['\n', '%'], " ")) {
         headers.insert(GRPC_MESSAGE, message);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: usize = 1024;
+
+    fn connect(authority: &str, protocol: Option<&'static str>) -> Request<()> {
+        let mut request = Request::connect(format!("http://{authority}/"));
+        if let Some(protocol) = protocol {
+            request = request.extension(Protocol::from_static(protocol));
+        }
+        request
+            .header(CONTENT_TYPE, "application/grpc")
+            .body(())
+            .unwrap()
+    }
+
+    #[test]
+    fn pseudo_fields_are_bounded() {
+        let long = || "a".repeat(AUTHORITY_BYTES);
+        const NAME: &str = "pppppppppppppppppppppppppppppppppppppppppppppppppppppppppppppppp";
+        assert_eq!(NAME.len(), PROTOCOL_BYTES);
+        assert!(check_head(&connect(&long(), Some(NAME)), LIMIT).is_ok());
+        let refused = |request: &Request<()>, limit| {
+            let refusal = check_head(request, limit).unwrap_err();
+            assert!(!refusal.grpc, "200 would open a tunnel");
+            let answer: Response<ProxyBody<()>> = refusal.answer();
+            (refusal.reason, answer.status().as_u16())
+        };
+        let bad = (Reason::BadRequest, 400);
+        let large = (Reason::HeadersTooLarge, 431);
+        assert_eq!(refused(&connect(&(long() + "a"), None), LIMIT), bad);
+        assert_eq!(refused(&connect("user@web", None), LIMIT), bad);
+        let longer = concat!(
+            "p",
+            "ppppppppppppppppppppppppppppppppppppppppppppppppppppppppppppppppp"
+        );
+        assert_eq!(refused(&connect("web", Some(longer)), LIMIT), bad);
+        // All of them count.
+        assert_eq!(refused(&connect(&long(), Some(NAME)), 300), large);
+        let mut method = connect("web", None);
+        *method.method_mut() = Method::from_bytes(&[b'M'; METHOD_BYTES + 1]).unwrap();
+        method.headers_mut().remove(CONTENT_TYPE);
+        assert_eq!(refused(&method, LIMIT), large);
     }
 }

@@ -102,6 +102,11 @@ impl Client {
         }
     }
 
+    /// Whether it is a program of this workload.
+    pub(super) const fn is_application(&self) -> bool {
+        matches!(self.who, ResetClient::Program)
+    }
+
     fn excess(&self) -> Excess {
         self.who.policy().excess
     }

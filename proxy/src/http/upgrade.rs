@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use bytes::Bytes;
-use http::Response;
+use http::{Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
@@ -82,7 +82,11 @@ impl Upgrade {
     /// Makes the server's answer, in HTTP/1.1, what the client is to see.
     pub(crate) fn translate<B>(&self, response: &mut Response<B>) -> Result<(), NotSwitched> {
         match &self.client {
-            UpgradeClient::Http1 | UpgradeClient::Http2Connect => Ok(()),
+            UpgradeClient::Http1 => Ok(()),
+            UpgradeClient::Http2Connect => match response.status() {
+                StatusCode::SWITCHING_PROTOCOLS => Err(NotSwitched::Unasked),
+                _ => Ok(()),
+            },
             UpgradeClient::Http2Extended(handshake) => handshake.end(response),
         }
     }

@@ -3,6 +3,7 @@
 use http::HeaderMap;
 use weft_core::reason::Reason;
 
+use crate::connections::Permit;
 use crate::http::{BodyError, BodyGuard, Upload};
 use crate::mesh::UnderWay;
 use crate::pool::Slot;
@@ -17,6 +18,8 @@ pub(crate) struct Answered {
     pub(super) upload: Option<Upload>,
     /// Its place on a connection to the application, until all of the response has come.
     pub(super) _slot: Option<Slot>,
+    /// Its place among the connections of its client, where it is a stream of bytes in HTTP/2.
+    pub(super) _stream: Option<Permit>,
 }
 
 impl BodyGuard for Box<Answered> {

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -28,6 +29,8 @@ pub(super) struct Conversation {
     pub(super) application: Application,
     /// Who calls, where the mesh verified it.
     pub(super) caller: Option<Caller>,
+    /// The address that the connection comes from; `None` where it has gone.
+    pub(super) address: Option<IpAddr>,
     pub(super) stats: Arc<HttpStats>,
     /// What is enforced on the application's port.
     pub(super) server: Arc<ServerSlot>,
@@ -60,6 +63,7 @@ pub(super) async fn serve<IO>(
         server: shared.mesh.server_port(application.port).await,
         application,
         caller,
+        address: address.as_ref().ok().map(SocketAddr::ip),
     });
     let config = &shared.config;
     let ends = Ends::new(&shared.drain, Side::Inbound, signal.as_deref());

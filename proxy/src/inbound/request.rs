@@ -5,6 +5,7 @@
 //! Upgrades and `CONNECT` go the same way, with the same limits: only their connection is another,
 //! and the answer becomes a stream of bytes.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use http_body::Body as _;
 use http_body_util::{BodyExt as _, Limited};
 use tokio::time::timeout;
 use weft_core::adaptive::Rejected;
+use weft_core::connections::Exceeded;
 use weft_core::h1::TargetForm;
 use weft_core::headers::{
     ABSOLUTE, APP_HTTP2, WEFT_APP_PROTOCOL, WEFT_CHECK, WEFT_TARGET_FORM, X_FORWARDED_CLIENT_CERT,
@@ -31,6 +33,7 @@ use weft_core::timeout as deadline;
 use super::answered::Answered;
 use super::check::Checking;
 use super::http::Conversation;
+use crate::connections::Permit;
 use crate::drain::Side;
 use crate::http::h1::Refusal;
 use crate::http::{Incoming, ProxyBody, Upgrade, Upload, answer, relayed};
@@ -103,6 +106,8 @@ pub(super) struct Exchange<'p> {
     pub(super) upgrade: Option<Upgrade>,
     /// What limits on the rate of requests say to it, which the answer tells.
     rated: Option<Rated>,
+    /// Its place among the connections of its client, where it asks for a stream of bytes in HTTP/2.
+    stream: Option<Permit>,
 }
 
 impl<'p> Exchange<'p> {
@@ -178,6 +183,7 @@ impl<'p> Received<'p> {
             parts.extensions.insert(TargetForm::Absolute);
         }
         let noted = parts.headers.remove(WEFT_APP_PROTOCOL);
+        let noted = noted.filter(|_| conversation.caller.is_some());
         let upgrade = upgrade.flatten();
         let from_http1 = match noted {
             Some(noted) => noted != APP_HTTP2,
@@ -191,7 +197,9 @@ impl<'p> Received<'p> {
             // The application may pass it on with what it asks of others.
             deadline::write(left, &mut parts.headers);
         }
-        let (grpc, cutting) = (is_grpc(&parts.headers), &conversation.worker.cutting);
+        // A refusal in gRPC has status 200, which opens a tunnel.
+        let grpc = !asks && is_grpc(&parts.headers);
+        let cutting = &conversation.worker.cutting;
         let mut ledger = Ledger::new(crate::clock::now(), grpc, cutting);
         ledger.watch(parts.extensions.remove());
         let mut body = ProxyBody::of_request(body, None);
@@ -201,6 +209,7 @@ impl<'p> Received<'p> {
             upload: body.watch_upload(),
             upgrade,
             rated: None,
+            stream: None,
         };
         let to_http1 = match conversation.application.protocol {
             AppProtocol::Http => true,
@@ -331,12 +340,15 @@ impl<'p> Decided<'p> {
     /// limited.
     async fn admit(self) -> Step<Admitted<'p>> {
         let Self {
-            exchange,
+            mut exchange,
             parts,
             body,
             left,
             is_check,
         } = self;
+        if let Err(exceeded) = exchange.count_stream() {
+            return Err(exchange.refuse(Reason::ConnectionLimit, &exceeded.to_string()));
+        }
         // Nobody waits for the answer: it costs the application nothing.
         let counts = !is_check && left != Some(Duration::ZERO);
         let concurrency = match exchange.enter(&parts, counts) {
@@ -357,6 +369,21 @@ impl<'p> Decided<'p> {
 }
 
 impl Exchange<'_> {
+    /// Finds a stream of bytes in HTTP/2 its place among the connections of its client.
+    fn count_stream(&mut self) -> Result<(), Exceeded> {
+        if self.upgrade.as_ref().is_some_and(Upgrade::is_http2) {
+            let conversation = self.conversation;
+            let identity = self.peer().map(|peer| peer.identity().as_str());
+            let unknown = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+            let address = conversation.address.unwrap_or(unknown);
+            let worker = &conversation.worker;
+            let connections = &worker.shared.connections;
+            let permit = connections.admit_stream(identity, address, &worker.serving)?;
+            self.stream = Some(permit);
+        }
+        Ok(())
+    }
+
     fn enter(&self, parts: &Parts, counts: bool) -> Result<Option<UnderWay>, Rejected> {
         let server = self.conversation.server.load();
         let server = server.as_ref().filter(|_| counts);
@@ -521,6 +548,7 @@ impl Sent<'_> {
             concurrency,
             upload: exchange.upload,
             _slot: slot,
+            _stream: exchange.stream,
         });
         match exchange.upgrade {
             Some(client) if is_agreed(&response) => {

@@ -42,7 +42,7 @@ impl Conversation {
         // opened a tunnel says 200 without content (RFC 9110 section 9.3.6); 204 and 205 have none
         // either way.
         let opened = response.status() == StatusCode::OK && !has_content(response.headers());
-        if connect && response.status().is_success() && !opened {
+        if connect && opens(response.status()) && !opened {
             let detail = "the answer to CONNECT is not 200 without content: no tunnel was opened";
             return Err((Reason::UpgradeFailed, detail.to_owned()));
         }
@@ -77,7 +77,7 @@ impl Conversation {
         match (response.status(), offer) {
             (StatusCode::OK, Some(offer)) => offer.end(&mut response),
             (StatusCode::OK, None) => {}
-            (status, _) if status.is_success() => {
+            (status, _) if opens(status) => {
                 let detail = format!("the answer to CONNECT is {status}: no tunnel was opened");
                 return Err((Reason::UpgradeFailed, detail));
             }
@@ -86,6 +86,11 @@ impl Conversation {
         }
         Ok(response)
     }
+}
+
+/// Whether a status would be taken for the agreement to go on with bytes.
+fn opens(status: StatusCode) -> bool {
+    status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS
 }
 
 fn failed(error: &dyn Error) -> (Reason, String) {

@@ -10,6 +10,7 @@ use weft_core::retry::Failure;
 
 use super::admission::PortCalls;
 use super::connection::Connection;
+use crate::connections::Permit;
 use crate::http::{BodyError, BodyGuard, Upload};
 use crate::mesh::{Admitted, Call, Counted, UnderWay};
 use crate::telemetry::ledger::Ledger;
@@ -39,6 +40,8 @@ pub(super) struct Held {
     pub(super) _retry: Option<Counted>,
     /// On a connection.
     pub(super) _connection: Connection,
+    /// Among the connections of the application, where it is a stream of bytes in HTTP/2.
+    pub(super) _stream: Option<Permit>,
 }
 
 impl Answered {

@@ -18,6 +18,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use tokio::time::sleep;
 use weft_core::breaker::CallClass;
+use weft_core::connections::Exceeded;
 use weft_core::fault::Fault;
 use weft_core::h1::TargetForm;
 use weft_core::headers::{
@@ -42,6 +43,7 @@ use super::http::{Conversation, one_more};
 use super::patience::{Patience, while_waited_for};
 use super::route::{self, Next};
 use super::{Wish, outside};
+use crate::connections::Permit;
 use crate::drain::Side;
 use crate::http::h1::Refusal;
 use crate::http::{Activity, Incoming, ProxyBody, Upgrade, Upload, answer, relayed};
@@ -110,6 +112,9 @@ pub(super) struct Exchange<'p> {
     /// How long it waited for its places within the port's limits, until a span says so; measured
     /// where requests are traced.
     pub(super) queued: Duration,
+    /// Its place among the connections of the application, where it asks for a stream of bytes in
+    /// HTTP/2.
+    stream: Option<Permit>,
 }
 
 /// A decision of a route, with what its response has to be told of the request.
@@ -247,7 +252,9 @@ impl<'p> Received<'p> {
             let absolute = HeaderValue::from_static(ABSOLUTE);
             parts.headers.insert(WEFT_TARGET_FORM, absolute);
         }
-        let (grpc, cutting) = (is_grpc(&parts.headers), &conversation.worker.cutting);
+        // A refusal in gRPC has status 200, which opens a tunnel.
+        let grpc = !asks && is_grpc(&parts.headers);
+        let cutting = &conversation.worker.cutting;
         let mut ledger = Ledger::new(crate::clock::now(), grpc, cutting);
         ledger.watch(parts.extensions.remove());
         let log = &conversation.worker.shared.access_log;
@@ -261,6 +268,7 @@ impl<'p> Received<'p> {
             upgrade: upgrade.flatten(),
             routed: None,
             queued: Duration::ZERO,
+            stream: None,
         };
         Self {
             exchange,
@@ -280,7 +288,8 @@ impl<'p> Received<'p> {
             asked,
             hops,
         } = self;
-        match hops.and_then(|()| exchange.route(&mut parts)) {
+        let counted = hops.and_then(|()| exchange.count_stream());
+        match counted.and_then(|()| exchange.route(&mut parts)) {
             Ok(routed) => exchange.routed = routed,
             Err(failed) => return Err(exchange.refuse_unsent(&parts, &failed)),
         }
@@ -313,6 +322,19 @@ impl<'p> Received<'p> {
 }
 
 impl<'p> Exchange<'p> {
+    /// Finds a stream of bytes in HTTP/2 its place among the connections of the application.
+    fn count_stream(&mut self) -> Result<(), Failed> {
+        if self.upgrade.as_ref().is_some_and(Upgrade::is_http2) {
+            let worker = self.worker();
+            let connections = &worker.shared.connections;
+            let counted = connections.admit_application_stream(&worker.serving);
+            let refused =
+                |exceeded: Exceeded| Failed::new(Reason::ConnectionLimit, exceeded.to_string());
+            self.stream = Some(counted.map_err(refused)?);
+        }
+        Ok(())
+    }
+
     /// The decision of the port's routes; `None` where it has none.
     fn route(&self, parts: &mut Parts) -> Result<Option<Routed<'p>>, Failed> {
         let upgrades = self.upgrade.is_some();
@@ -615,6 +637,7 @@ impl Sent<'_> {
                 _request: held,
                 _retry: trip.retrying,
                 _connection: connection,
+                _stream: exchange.stream,
             },
         });
         let response = match exchange.upgrade {

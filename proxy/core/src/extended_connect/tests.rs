@@ -218,6 +218,10 @@ fn upgrades_that_cannot_be_translated() {
     assert_eq!(refused("GET", &twice), Reason::BadRequest);
     assert_eq!(refused("POST", &key(KEY)), Reason::UpgradeFailed);
     assert_eq!(refused("GET", &[]), Reason::UpgradeFailed);
+    for name in ["chat room", "chat;q=1", "(chat)", "ch\u{e4}t"] {
+        let fields = [("connection", "upgrade"), ("upgrade", name)];
+        assert_eq!(refused("GET", &fields), Reason::BadRequest, "{name}");
+    }
 }
 
 /// What one sidecar makes of a client's request and the other of the first one's, and back.

@@ -21,7 +21,7 @@ mod tests;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use weft_core::h1::{Limits, Malformed};
 use weft_core::headers::is_grpc;
 use weft_core::reason::Reason;
@@ -103,26 +103,31 @@ impl Refusal {
         answer
     }
 
-    /// Of a request in HTTP/2 with these fields.
-    pub(super) fn new(
+    /// Of a request in HTTP/2. To CONNECT it is never one in gRPC: its status 200 opens a tunnel.
+    pub(super) fn of<B>(
+        request: &Request<B>,
         reason: Reason,
         status: StatusCode,
         detail: String,
-        headers: &HeaderMap,
     ) -> Self {
         Self {
             reason,
             status,
             detail,
-            grpc: is_grpc(headers),
+            grpc: *request.method() != Method::CONNECT && is_grpc(request.headers()),
         }
     }
 
-    /// Of a request in HTTP/2 whose head is larger than `limit` bytes.
-    pub(super) fn too_large(headers: &HeaderMap, limit: usize) -> Self {
+    /// Of a request in HTTP/2, where `what` of its head is larger than `limit` bytes.
+    pub(super) fn too_large<B>(request: &Request<B>, what: &str, limit: usize) -> Self {
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        let detail = format!("the head is larger than {limit} bytes");
-        Self::new(Reason::HeadersTooLarge, status, detail, headers)
+        let detail = format!("{what} is larger than {limit} bytes");
+        Self::of(request, Reason::HeadersTooLarge, status, detail)
+    }
+
+    /// Of a request in HTTP/2 that is malformed.
+    pub(super) fn bad_request<B>(request: &Request<B>, detail: String) -> Self {
+        Self::of(request, Reason::BadRequest, StatusCode::BAD_REQUEST, detail)
     }
 
     fn late(limit: Duration, received: &[u8]) -> Self {
@@ -138,8 +143,10 @@ impl Refusal {
 /// Whether a head that was not understood has gRPC's content type.
 fn says_grpc(head: &[u8]) -> bool {
     const FIELD: &[u8] = b"content-type: application/grpc";
+    // A refusal in gRPC has status 200, which opens a tunnel.
+    let connect = head.trim_ascii_start().starts_with(b"CONNECT ");
     let mut windows = head.windows(FIELD.len());
-    windows.any(|window| window.eq_ignore_ascii_case(FIELD))
+    !connect && windows.any(|window| window.eq_ignore_ascii_case(FIELD))
 }
 
 /// A reason phrase that is not the usual one, as an extension of a response.

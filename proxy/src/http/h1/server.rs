@@ -577,7 +577,7 @@ impl Asked {
             method: head.parts.method.clone(),
             version: head.parts.version,
             keep_alive: head.keep_alive,
-            grpc: is_grpc(&head.parts.headers),
+            grpc: head.parts.method != Method::CONNECT && is_grpc(&head.parts.headers),
         }
     }
 }
