@@ -5,10 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
+/// By instance and number: what ends a stream.
+type ByInstance = HashMap<Arc<str>, BTreeMap<u64, oneshot::Sender<()>>>;
+
 /// Streams of one kind, by instance.
 #[derive(Debug, Default)]
 pub struct LiveStreams {
-    by_instance: Mutex<HashMap<Arc<str>, BTreeMap<u64, oneshot::Sender<()>>>>,
+    by_instance: Mutex<ByInstance>,
 }
 
 /// A live stream; it is no more once this is dropped.
@@ -21,7 +24,7 @@ pub struct LiveStream {
 }
 
 impl LiveStreams {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, BTreeMap<u64, oneshot::Sender<()>>>> {
+    fn lock(&self) -> MutexGuard<'_, ByInstance> {
         self.by_instance
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
