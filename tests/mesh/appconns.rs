@@ -364,7 +364,8 @@ fn requests_with_trailers_wait_for_connections_of_their_own() {
     // Asked over one more.
     let seen = seen(port);
     assert_eq!((seen.requests, seen.most), (8, 1), "{seen:?}");
-    assert!(seen.connections > 8 && seen.most_open <= 4, "{seen:?}");
+    // The application may see three end after the next three have come.
+    assert!(seen.connections > 8 && seen.most_open <= 7, "{seen:?}");
 }
 
 /// nginx ends a connection in HTTP/2 on which a request has trailers: whoever sends some, nobody else's
