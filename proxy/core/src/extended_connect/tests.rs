@@ -218,7 +218,7 @@ fn upgrades_that_cannot_be_translated() {
     assert_eq!(refused("GET", &twice), Reason::BadRequest);
     assert_eq!(refused("POST", &key(KEY)), Reason::UpgradeFailed);
     assert_eq!(refused("GET", &[]), Reason::UpgradeFailed);
-    for name in ["chat room", "chat;q=1", "(chat)", "ch\u{e4}t"] {
+    for name in ["chat room", "chat[1]", "(chat)"] {
         let fields = [("connection", "upgrade"), ("upgrade", name)];
         assert_eq!(refused("GET", &fields), Reason::BadRequest, "{name}");
     }
