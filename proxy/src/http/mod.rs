@@ -57,9 +57,9 @@ pub use watch::{Activity, Watched};
 /// What is buffered for sending, per stream.
 const SEND_BUFFER_BYTES: usize = 256 * 1024;
 /// Streams of one connection that were reset before they were taken note of, and are still to be
-/// forgotten; of a client outside the mesh also those that have ended with an error of their own. What a client may reset is limited by
-/// [`weft_core::resets`]: that is reached first, and does not end the connection of a peer, which
-/// many callers share.
+/// forgotten; of a client outside the mesh also those that have ended with an error of their own.
+/// What a client may reset is limited by [`weft_core::resets`]: that is reached first, and does not
+/// end the connection of a peer, which many callers share.
 const RESETS_MAX: usize = 16 * 1024;
 /// The client connection preface and the head of the SETTINGS frame that has to follow (RFC 9113
 /// section 3.4).

@@ -38,7 +38,8 @@ pub(crate) async fn run(
 ) {
     let mut tick = interval(LOOK_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // Side by side, and across the times at which it is looked: a peer that stalls delays nobody else's.
+    // Side by side, and across the times at which it is looked: a peer that stalls delays nobody
+    // else's.
     let mut under_way = FuturesUnordered::new();
     let (mut due, mut known) = (VecDeque::new(), HashSet::new());
     loop {
