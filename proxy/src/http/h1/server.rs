@@ -538,15 +538,15 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         outgoing: &mut Outgoing<ProxyBody<G>>,
         progress: &mut (u64, Instant),
     ) -> Poll<Result<(), Gone>> {
-        self.receive(cx, upload)?;
         loop {
+            // Before anything is received, which flushes: the head leaves with the body's beginning.
             match outgoing.poll(cx, &mut self.wire) {
                 Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
                 Poll::Ready(Err(Cut::Io(_))) => return Poll::Ready(Err(Gone::Client)),
                 Poll::Ready(Err(Cut::Body(_))) => return Poll::Ready(Err(Gone::Answer)),
                 Poll::Pending => {}
             }
-            if upload.is_none() || !self.receive(cx, upload)? {
+            if !self.receive(cx, upload)? {
                 break;
             }
         }

@@ -2,13 +2,20 @@
 
 use std::cell::RefCell;
 use std::future::Future;
+use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+use tokio::io::{
+    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf, duplex,
+};
 use tokio::time::timeout;
 use weft_core::h1::Limits;
 use weft_core::reason::Reason;
@@ -779,5 +786,71 @@ fn an_answer_that_breaks_ends_with_a_reset() {
         let ends = Ends::new(&drain, Side::Inbound, None);
         serve(near, SETTINGS, &ends, (handle, refuse), |_| resets += 1).await;
         assert_eq!(resets, 1);
+    });
+}
+
+/// A connection that counts what it is asked to write.
+struct Counted {
+    io: DuplexStream,
+    writes: Arc<AtomicUsize>,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// A head and a body that is there leave in one write, an answer's as well as a request's.
+#[test]
+fn a_message_that_is_there_is_written_at_once() {
+    run(async {
+        let (near, far) = duplex(16 * 1024);
+        let (answers, requests) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let served = Counted {
+            io: near,
+            writes: Arc::clone(&answers),
+        };
+        tokio::task::spawn_local(async move {
+            let drain = Drain::default();
+            let ends = Ends::new(&drain, Side::Inbound, None);
+            serve(served, SETTINGS, &ends, (echo, refuse), |_| {}).await
+        });
+        let asked = Counted {
+            io: far,
+            writes: Arc::clone(&requests),
+        };
+        let connection = Connection::new(asked, SETTINGS.limits);
+        let request = Request::post("/").header("host", "a");
+        let request = request.body(ProxyBody::text("body")).expect("a request");
+        let answer = connection.send(request, Home::None).await;
+        let answer = answer.expect("answered");
+        let body = answer.into_body().collect().await.expect("whole");
+        assert_eq!(body.to_bytes(), "POST / false body");
+        let counts = [&requests, &answers].map(|count| count.load(Ordering::Relaxed));
+        assert_eq!(counts, [1, 1]);
     });
 }
