@@ -4,6 +4,7 @@
 //! and notices while it waits that its client has gone. A client's connection has no task: whoever
 //! waits for the response drives it, and the response's body gives it back when it has ended.
 
+mod answering;
 mod body;
 pub mod client;
 mod closing;

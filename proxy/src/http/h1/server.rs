@@ -2,36 +2,31 @@
 //! the other.
 
 use std::future::{Future, poll_fn};
-use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use weft_core::h1::{
-    Framing, HeadScan, Malformed, Message, RequestHead, ResponseOptions, TargetForm,
-    encode_response, parse_request,
-};
-use weft_core::headers::{is_grpc, is_upgrade};
+use weft_core::h1::{HeadScan, Message, RequestHead, TargetForm, parse_request};
+use weft_core::headers::is_upgrade;
 use weft_core::interim::Interims;
-use weft_core::reason::Reason;
 
+use super::answering::{Asked, Gone, Told};
 use super::body::Broken;
-use super::outgoing::{Cut, Outgoing, framing};
 use super::timer::Timer;
 use super::upload::{Fed, Upload};
 use super::wire::{AHEAD_READ_BYTES, BODY_READ_BYTES, HEAD_READ_BYTES, Wire};
-use super::{ReasonPhrase, Refusal, Settings};
+use super::{Refusal, Settings};
 use crate::drain::Ends;
 use crate::http::FIRST_REQUEST_WAIT;
-use crate::http::{BodyGuard, Incoming, ProxyBody, Upgrade, Upgraded, answer};
+use crate::http::{BodyGuard, Incoming, ProxyBody, Upgrade, Upgraded};
 use crate::telemetry::ledger::GivenUp;
 
 /// A response on its way to the client.
-type Answer<G> = Response<ProxyBody<G>>;
+pub(super) type Answer<G> = Response<ProxyBody<G>>;
 
 /// Of what a client sends while its request is answered, this much is read ahead. Reading is what
 /// tells that it has gone.
@@ -42,7 +37,7 @@ const HALF_CLOSED_GRACE: Duration = Duration::from_secs(1);
 /// The same once the answer has begun, since the last byte of it was written.
 pub(super) const HALF_CLOSED_SILENCE: Duration = Duration::from_secs(60);
 
-const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// Serves a client's connection to its end. While the sidecar leaves, answers say that the
 /// connection ends, and one that waits for another request is closed.
@@ -101,7 +96,7 @@ pub(super) struct Connection<IO> {
     /// Requests answered.
     served: u64,
     /// When the client ended its sending.
-    half_closed: Option<Instant>,
+    pub(super) half_closed: Option<Instant>,
 }
 
 /// How a connection ends.
@@ -144,58 +139,6 @@ impl<L: Future<Output = ()>> Leaving<'_, L> {
 enum After {
     Next,
     End(End),
-}
-
-/// Why a request is not answered to its end.
-#[derive(Debug)]
-enum Gone {
-    /// The client went away.
-    Client,
-    /// The client's body is broken.
-    Malformed(Malformed),
-    /// The client's body was waited for in vain.
-    Stalled(Duration),
-    /// The answer's own body ended early.
-    Answer,
-}
-
-/// What a client is told whose request is given up.
-struct Told {
-    reason: Reason,
-    status: StatusCode,
-    detail: String,
-}
-
-impl Told {
-    /// `None` where there is nobody to tell.
-    fn of(gone: Gone, grpc: bool) -> Option<Self> {
-        let (reason, status, detail) = match gone {
-            Gone::Client | Gone::Answer => return None,
-            Gone::Malformed(malformed) => {
-                let detail = malformed.to_string();
-                (malformed.reason(), malformed.status(), detail)
-            }
-            Gone::Stalled(limit) => {
-                let detail = format!("nothing came of the body within {limit:?}");
-                (Reason::ClientTimeout, 408, detail)
-            }
-        };
-        let status = match grpc {
-            true => StatusCode::OK,
-            false => StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST),
-        };
-        Some(Self {
-            reason,
-            status,
-            detail,
-        })
-    }
-}
-
-impl From<io::Error> for Gone {
-    fn from(_error: io::Error) -> Self {
-        Self::Client
-    }
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
@@ -387,11 +330,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
     }
 
     /// When a body that its reader waits for is given up.
-    fn stalls_at(&self, upload: Option<&Upload>) -> Option<Instant> {
+    pub(super) fn stalls_at(&self, upload: Option<&Upload>) -> Option<Instant> {
         Some(upload?.waiting_since()? + self.settings.stall?)
     }
 
-    fn overdue(&self, upload: &Option<Upload>, stalled: Option<Instant>) -> Gone {
+    pub(super) fn overdue(&self, upload: &Option<Upload>, stalled: Option<Instant>) -> Gone {
         match (stalled, upload, self.settings.stall) {
             (Some(at), Some(upload), Some(limit)) if at <= Instant::now() => {
                 upload.fail(Broken::Stalled(limit));
@@ -403,7 +346,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
 
     /// Receives what the body's reader wants, and what tells that the client has gone. Whether the
     /// reader got something.
-    fn receive(&mut self, cx: &mut Context<'_>, upload: &mut Option<Upload>) -> Result<bool, Gone> {
+    pub(super) fn receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        upload: &mut Option<Upload>,
+    ) -> Result<bool, Gone> {
         let mut fed_any = false;
         loop {
             let mut starved = false;
@@ -457,132 +404,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
             }
         }
     }
-
-    /// Tells a client that can still be told why its request is not answered.
-    async fn give_up(&mut self, told: Option<Told>, asked: &Asked) -> End {
-        let Some(told) = told else {
-            return End::Closed;
-        };
-        let mut answer: Answer<()> = answer(told.reason, &told.detail, asked.grpc);
-        *answer.status_mut() = told.status;
-        self.last_answer(&asked.method, answer).await
-    }
-
-    /// Writes the interim responses that came before an answer. 100 goes to a client that still
-    /// waits for it; nothing goes to one that speaks HTTP/1.0.
-    fn write_interims(&mut self, interims: Interims, asked: &Asked, upload: &mut Option<Upload>) {
-        for interim in interims.iter() {
-            if interim.status == StatusCode::CONTINUE {
-                let waits = |upload: &mut Upload| std::mem::take(&mut upload.expected);
-                if upload.as_mut().is_some_and(waits) {
-                    self.wire.out().extend_from_slice(CONTINUE);
-                }
-                continue;
-            }
-            let mut head = Response::new(());
-            *head.status_mut() = interim.status;
-            *head.headers_mut() = interim.headers.clone();
-            let options = ResponseOptions {
-                request_method: &asked.method,
-                client_version: asked.version,
-                keep_alive: true,
-                date: None,
-            };
-            let (parts, ()) = head.into_parts();
-            encode_response(&parts, Framing::None, None, options, self.wire.out());
-        }
-    }
-
-    async fn last_answer<G: BodyGuard>(&mut self, method: &Method, answer: Answer<G>) -> End {
-        let asked = Asked {
-            method: method.clone(),
-            version: Version::HTTP_11,
-            keep_alive: false,
-            grpc: false,
-        };
-        match self.answer(answer, &asked, false, &mut None).await {
-            Ok(_never_kept) => End::Unread,
-            Err(_gone) => End::Closed,
-        }
-    }
-
-    /// Writes an answer; whether the connection goes on.
-    async fn answer<G: BodyGuard>(
-        &mut self,
-        answer: Answer<G>,
-        asked: &Asked,
-        keep_alive: bool,
-        upload: &mut Option<Upload>,
-    ) -> Result<bool, Gone> {
-        let (parts, body) = answer.into_parts();
-        let phrase = parts.extensions.get::<ReasonPhrase>();
-        let options = ResponseOptions {
-            request_method: &asked.method,
-            client_version: asked.version,
-            keep_alive,
-            date: None,
-        };
-        let known = framing(&parts.headers, &body);
-        let phrase = phrase.map(|phrase| &phrase.0);
-        let written = encode_response(&parts, known, phrase, options, self.wire.out());
-        let mut outgoing = Outgoing::new(body, written.framing);
-        let mut progress = (self.wire.written, Instant::now());
-        poll_fn(|cx| self.poll_write(cx, upload, &mut outgoing, &mut progress)).await?;
-        Ok(written.keep_alive)
-    }
-
-    fn poll_write<G: BodyGuard>(
-        &mut self,
-        cx: &mut Context<'_>,
-        upload: &mut Option<Upload>,
-        outgoing: &mut Outgoing<ProxyBody<G>>,
-        progress: &mut (u64, Instant),
-    ) -> Poll<Result<(), Gone>> {
-        loop {
-            // Before anything is received, which flushes: the head leaves with the body's beginning.
-            match outgoing.poll(cx, &mut self.wire) {
-                Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
-                Poll::Ready(Err(Cut::Io(_))) => return Poll::Ready(Err(Gone::Client)),
-                Poll::Ready(Err(Cut::Body(_))) => return Poll::Ready(Err(Gone::Answer)),
-                Poll::Pending => {}
-            }
-            if !self.receive(cx, upload)? {
-                break;
-            }
-        }
-        if progress.0 != self.wire.written {
-            *progress = (self.wire.written, Instant::now());
-        }
-        let unread = self.settings.stall.filter(|_| !self.wire.is_drained());
-        let unread = unread.map(|stall| progress.1 + stall);
-        let closed = self.half_closed.map(|_| progress.1 + HALF_CLOSED_SILENCE);
-        let stalled = self.stalls_at(upload.as_ref());
-        self.timer.set(earlier(earlier(unread, closed), stalled));
-        ready!(self.timer.poll(cx));
-        Poll::Ready(Err(self.overdue(upload, stalled)))
-    }
 }
 
-/// What an answer has to know of its request.
-struct Asked {
-    method: Method,
-    version: Version,
-    keep_alive: bool,
-    grpc: bool,
-}
-
-impl Asked {
-    fn of(head: &RequestHead) -> Self {
-        Self {
-            method: head.parts.method.clone(),
-            version: head.parts.version,
-            keep_alive: head.keep_alive,
-            grpc: head.parts.method != Method::CONNECT && is_grpc(&head.parts.headers),
-        }
-    }
-}
-
-fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+pub(super) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
         (one, other) => one.or(other),
