@@ -171,7 +171,7 @@ reasons! {
     Draining = "draining", 503, 14, Mesh,
         "the sidecar stopped while this was under way: what it carried had longer than timeouts.drain to end",
         "let leaving take longer (timeouts.drain, weft run --drain), or make what takes so long shorter";
-    UpgradeFailed = "upgrade-failed", 502, 13, Endpoint,
+    UpgradeFailed = "upgrade-failed", 502, 13, Nobody,
         "the connection could not be upgraded",
         "check that the application supports the upgrade and answers with 101";
     LoopDetected = "loop-detected", 508, 9, Mesh,

@@ -44,19 +44,19 @@ pub(super) fn trailer_map(section: &Bytes, fields: &[Header<'_>]) -> Result<Head
     collect(section, fields, |_, _| Ok(true))
 }
 
-/// The fields for which `keep` returns true.
+/// The fields for which `keep` returns true, with the values that it leaves.
 fn collect(
     head: &Bytes,
     fields: &[Header<'_>],
-    mut keep: impl FnMut(&HeaderName, &HeaderValue) -> Result<bool, Defect>,
+    mut keep: impl FnMut(&HeaderName, &mut HeaderValue) -> Result<bool, Defect>,
 ) -> Result<HeaderMap, Defect> {
     let limit = fields.len();
     let too_many = |_| Defect::TooManyFields { limit };
     let mut headers = HeaderMap::try_with_capacity(fields.len()).map_err(too_many)?;
     for field in fields {
         let name = name(field)?;
-        let value = value(head, field)?;
-        if keep(&name, &value)? {
+        let mut value = value(head, field)?;
+        if keep(&name, &mut value)? {
             headers.try_append(name, value).map_err(too_many)?;
         }
     }

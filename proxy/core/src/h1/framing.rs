@@ -41,18 +41,23 @@ pub(super) struct Noted {
     pub(super) expect_continue: bool,
 }
 
+/// The largest length of a body: h2, which carries messages between sidecars, refuses values of more
+/// than 19 digits, also where they are zeros.
+const LENGTH_MAX: u64 = 9_999_999_999_999_999_999;
+
 impl Noted {
-    /// Notes a field and returns whether it is kept: a repeated `Content-Length` is not.
+    /// Notes a field and returns whether it is kept: a repeated `Content-Length` is not, and one that
+    /// is kept has no leading zeros.
     pub(super) fn note(
         &mut self,
         message: Message,
         name: &HeaderName,
-        value: &HeaderValue,
+        value: &mut HeaderValue,
     ) -> Result<bool, Defect> {
         if name == HOST {
             self.hosts += 1;
         } else if name == CONTENT_LENGTH {
-            return self.note_length(value.as_bytes());
+            return self.note_length(value);
         } else if name == TRANSFER_ENCODING {
             self.note_codings(message, value.as_bytes())?;
         } else if name == CONNECTION {
@@ -69,11 +74,15 @@ impl Noted {
     }
 
     /// Identical repetitions are one value (RFC 9110 section 8.6); lists are refused.
-    fn note_length(&mut self, value: &[u8]) -> Result<bool, Defect> {
-        let Some(second) = parse_decimal(value) else {
-            let found = Excerpt::of(value);
+    fn note_length(&mut self, value: &mut HeaderValue) -> Result<bool, Defect> {
+        let second = parse_decimal(value.as_bytes()).filter(|length| *length <= LENGTH_MAX);
+        let Some(second) = second else {
+            let found = Excerpt::of(value.as_bytes());
             return Err(Defect::ContentLength { found });
         };
+        if value.as_bytes().starts_with(b"0") {
+            *value = HeaderValue::from(second);
+        }
         match self.length.replace(second) {
             None => Ok(true),
             Some(first) if first == second => Ok(false),

@@ -131,7 +131,7 @@ pub enum Defect {
     HostRepeated,
     #[error("Host is {found}; `host` or `host:port` is allowed")]
     Host { found: Excerpt },
-    #[error("Content-Length is {found}; one decimal number below 2^64 is allowed")]
+    #[error("Content-Length is {found}; one decimal number below 10^19 is allowed")]
     ContentLength { found: Excerpt },
     #[error("there are two values of Content-Length, {first} and {second}; one is allowed")]
     ContentLengthDiffers { first: u64, second: u64 },
