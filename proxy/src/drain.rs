@@ -2,8 +2,10 @@
 //! connections to others go on while those to it end: it needs them for its own shutdown.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tokio::sync::watch;
+use weft_core::reason::Reason;
 
 use crate::tls::Signal;
 
@@ -86,7 +88,10 @@ impl Drain {
 
     /// Tells the requests of one worker, when they end, whether the sidecar has cut them.
     pub fn cutting(&self) -> Cutting {
-        Cutting(Rc::new(self.phase.subscribe()))
+        Cutting(Rc::new(Cut {
+            phase: self.phase.subscribe(),
+            peer: None,
+        }))
     }
 
     /// Until listeners of a side should close.
@@ -106,14 +111,35 @@ impl Drain {
     }
 }
 
-/// Whether what was left has been cut, for the requests of one worker. Copies cost no more than a count.
+/// Whether requests were cut by the sidecar, for those of one worker or of one connection. Copies cost
+/// no more than a count.
 #[derive(Debug, Clone)]
-pub struct Cutting(Rc<watch::Receiver<Phase>>);
+pub struct Cutting(Rc<Cut>);
+
+#[derive(Debug)]
+struct Cut {
+    phase: watch::Receiver<Phase>,
+    peer: Option<Arc<Signal>>,
+}
 
 impl Cutting {
-    /// Whether it has been.
-    pub fn is_cut(&self) -> bool {
-        *self.0.borrow() == Phase::Cut
+    /// The same for the requests of one connection; `peer` is the signal of one to an authenticated
+    /// peer.
+    pub fn of_connection(&self, peer: Option<Arc<Signal>>) -> Self {
+        let Some(peer) = peer else {
+            return self.clone();
+        };
+        Self(Rc::new(Cut {
+            phase: self.0.phase.clone(),
+            peer: Some(peer),
+        }))
+    }
+
+    /// Why they were cut; `None` where they were not.
+    pub fn reason(&self) -> Option<Reason> {
+        let Cut { phase, peer } = &*self.0;
+        let by_peer = peer.as_ref().and_then(|peer| peer.cut_reason());
+        by_peer.or_else(|| (*phase.borrow() == Phase::Cut).then_some(Reason::Draining))
     }
 }
 
@@ -147,6 +173,12 @@ impl<'a> Ends<'a> {
                 () = peer.ending() => {}
             },
         }
+    }
+
+    /// Why the connection is cut; `None` where it is not.
+    pub fn cut_reason(&self) -> Option<Reason> {
+        let by_peer = self.peer.and_then(Signal::cut_reason);
+        by_peer.or_else(|| self.drain.is_cut().then_some(Reason::Draining))
     }
 
     /// Until the connection is cut.

@@ -86,9 +86,11 @@ pub(crate) fn join<G: BodyGuard + 'static>(
         tracing::debug!(?moved, ?ended, "upgraded stream ended");
         match ended {
             Ended::Idle => guard.on_silence(),
-            Ended::Clean | Ended::Broken(_) | Ended::Suspicious(_) => guard.on_end(None),
-            // It sees by itself why.
+            Ended::Clean => guard.on_end(None),
+            // It sees by itself why. One that is cut is broken to whoever reads from it.
             Ended::Cut => drop(guard),
+            Ended::Broken(_) if ends.cut_reason().is_some() => drop(guard),
+            Ended::Broken(_) | Ended::Suspicious(_) => guard.on_end(None),
         }
     });
     Response::from_parts(parts, ProxyBody::Empty)

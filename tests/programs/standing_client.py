@@ -72,6 +72,8 @@ def stand(kind, host, port):
     begin = {"http": stream, "upgrade": upgrade, "redis": lambda connection, host: None}[kind]
     begin(connection, host)
     together.wait()
+    # However long the other side is silent: it is the end that is waited for.
+    connection.settimeout(None)
     ask = {"http": b"", "upgrade": b"more", "redis": b"PING\r\n"}[kind]
     try:
         while True:

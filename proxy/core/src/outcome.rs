@@ -21,6 +21,8 @@ impl Failures {
             (Failure::PerTryTimeout, _) if progress.is_callers_turn() => None,
             // Nobody was dialled: there is no certificate of our own to show.
             (Failure::ConnectFailed, Reason::PeerNotAuthenticated) => None,
+            // We ended its connection ourselves.
+            (_, Reason::PeerRevoked | Reason::PeerExpired | Reason::PeerUntrusted) => None,
             // A limit on the rate of requests answered: fast, and not because the endpoint fails.
             (_, Reason::RateLimited) => Some(CallClass::Neutral),
             // An application that ends a connection in good order goes on over others.
@@ -93,6 +95,8 @@ mod tests {
         let cases = [
             (ConnectFailed, any, Some(CallClass::Failure)),
             (ConnectFailed, Reason::PeerNotAuthenticated, None),
+            (Reset, Reason::PeerRevoked, None),
+            (NotSent, Reason::PeerUntrusted, None),
             (RefusedStream, any, Some(CallClass::Failure)),
             (Reset, any, Some(CallClass::Failure)),
             (PerTryTimeout, any, Some(CallClass::Failure)),

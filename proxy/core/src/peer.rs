@@ -4,6 +4,18 @@ use std::sync::Arc;
 
 use crate::name::SpiffeId;
 
+/// Names a root that a trust bundle may have, by its subject and its public key: a root that was
+/// issued again for the same key is the same one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AnchorId([u8; 32]);
+
+impl AnchorId {
+    /// The root whose subject and public key have this SHA-256.
+    pub const fn new(digest: [u8; 32]) -> Self {
+        Self(digest)
+    }
+}
+
 /// The workload at the other end of a mutual TLS connection.
 ///
 /// A value exists only after a handshake whose certificates were checked with the bundle and the
@@ -16,6 +28,7 @@ pub struct VerifiedPeer {
     instance: Arc<str>,
     certificate_hash: Arc<str>,
     not_after: i64,
+    anchor: AnchorId,
 }
 
 /// The peer is not the one that was meant.
@@ -31,18 +44,21 @@ pub struct OtherPeer {
 impl VerifiedPeer {
     /// Asserts that the certificates of a finished handshake were verified and name this workload.
     /// `instance` is the subject's common name, `certificate_hash` the leaf's SHA-256 in
-    /// hexadecimal digits, `not_after` the end of its validity in seconds since the Unix epoch.
+    /// hexadecimal digits, `not_after` the end of its validity in seconds since the Unix epoch,
+    /// `anchor` the root that the chain leads to.
     pub fn assertion(
         identity: SpiffeId,
         instance: &str,
         certificate_hash: &str,
         not_after: i64,
+        anchor: AnchorId,
     ) -> Self {
         Self {
             identity,
             instance: instance.into(),
             certificate_hash: certificate_hash.into(),
             not_after,
+            anchor,
         }
     }
 
@@ -64,6 +80,11 @@ impl VerifiedPeer {
     /// The end of its certificate, seconds since the Unix epoch.
     pub fn not_after(&self) -> i64 {
         self.not_after
+    }
+
+    /// The root that its certificates lead to.
+    pub fn anchor(&self) -> AnchorId {
+        self.anchor
     }
 
     /// Refuses everyone but `expected`.

@@ -111,6 +111,15 @@ reasons! {
     PeerNotAuthenticated = "peer-not-authenticated", 503, 16, Mesh,
         "this sidecar's own certificate has ended: it cannot show who it is",
         "check that the control plane runs and that the sidecar reaches it: certificates are renewed there (/certs, weft_certificate_renewals_total)";
+    PeerRevoked = "peer-revoked", 503, 14, Mesh,
+        "the instance on the other side of the connection between the sidecars was revoked (`weft certs revoke`): the connection was cut",
+        "nothing is broken where that was meant; other instances of the workload go on";
+    PeerExpired = "peer-expired", 503, 14, Mesh,
+        "the other side of the connection between the sidecars has proved no newer certificate since its last one ended: the connection was cut after timeouts.expired_grace",
+        "look at that sidecar's log: it does not renew its certificate, or the side that dialled no longer reaches it";
+    PeerUntrusted = "peer-untrusted", 503, 14, Mesh,
+        "the root that the certificate of the other side leads to has left the trust bundle, and it has proved none under another root: the connection was cut after timeouts.expired_grace",
+        "let all sidecars renew their certificates before a root leaves the bundle; look at the log of the one that did not";
     PlaintextRefused = "plaintext-refused", 403, 7, Caller,
         "this workload takes mutual TLS only (mtls: strict)",
         "call through a sidecar, or set mtls to permissive on the server";

@@ -3,13 +3,18 @@
 //! A connection lives no longer than what vouches for it. Revoking an instance cuts all of its
 //! connections at once. The end of the leaf certificate that a connection began with does not: the
 //! connection lives on while the same instance has proved a newer leaf by another handshake, and
-//! ends a grace after the newest leaf has.
+//! ends a grace after the newest leaf has. A leaf counts until it ends or until the root that it leads
+//! to leaves the trust bundle, whichever is first.
 //!
 //! Times are seconds since the Unix epoch, as certificates have them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::Arc;
+
+use crate::name::SpiffeId;
+use crate::peer::AnchorId;
+use crate::reason::Reason;
 
 /// Share of the time that two certificates are still valid together after which the side that
 /// dialled proves its identity again. Certificates are renewed at half of their life, so that both
@@ -29,19 +34,44 @@ pub enum Ending {
     Revoked,
     /// No certificate of its peer's instance is valid any more: it comes to an end.
     Expired,
+    /// No certificate of its peer's instance leads to a root of the trust bundle any more: it comes to
+    /// an end.
+    Untrusted,
+}
+
+impl Ending {
+    /// The reason that is told of what ends with the connection.
+    pub const fn reason(self) -> Reason {
+        match self {
+            Self::Revoked => Reason::PeerRevoked,
+            Self::Expired => Reason::PeerExpired,
+            Self::Untrusted => Reason::PeerUntrusted,
+        }
+    }
 }
 
 /// A handshake that has succeeded.
 #[derive(Debug, Clone)]
 pub struct Handshake<'a, D> {
+    /// Who the peer is.
+    pub identity: &'a SpiffeId,
     /// The peer's instance.
     pub instance: &'a Arc<str>,
-    /// The end of the peer's leaf.
-    pub not_after: i64,
-    /// The end of our own leaf.
-    pub own_not_after: i64,
+    /// The peer's leaf.
+    pub leaf: Leaf,
+    /// Our own leaf; `None` where it leads to no root of our own trust bundle.
+    pub own: Option<Leaf>,
     /// Whom we dialled; `None` for a connection that was accepted.
     pub dialled: Option<D>,
+}
+
+/// What of a leaf certificate says for how long it counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leaf {
+    /// The end of its validity.
+    pub not_after: i64,
+    /// The root that it leads to.
+    pub anchor: AnchorId,
 }
 
 /// The connections of a process to authenticated peers. `D` says whom to dial for a new proof.
@@ -49,14 +79,24 @@ pub struct Handshake<'a, D> {
 pub struct StandingConnections<D> {
     grace: i64,
     next: u64,
-    instances: BTreeMap<Arc<str>, Instance<D>>,
-    connections: HashMap<ConnectionId, Arc<str>>,
+    instances: BTreeMap<Party, Instance<D>>,
+    connections: HashMap<ConnectionId, Party>,
+    /// Roots that have left the trust bundle, and when: those that a leaf in use leads to.
+    gone: BTreeMap<AnchorId, i64>,
+}
+
+/// Whose leaves vouch for each other's connections. One with another identity does not, although the
+/// instance has the same name: who has the key of a root that has left can have given it any.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Party {
+    instance: Arc<str>,
+    identity: SpiffeId,
 }
 
 #[derive(Debug)]
 struct Instance<D> {
-    /// The end of the newest leaf that it has proved.
-    not_after: i64,
+    /// The end of the newest leaf that it has proved, for each root.
+    leaves: BTreeMap<AnchorId, i64>,
     connections: BTreeSet<ConnectionId>,
     proofs: HashMap<D, Proof>,
 }
@@ -65,6 +105,8 @@ struct Instance<D> {
 #[derive(Debug)]
 struct Proof {
     due: i64,
+    /// The roots that both sides' leaves of the last handshake lead to.
+    anchors: [Option<AnchorId>; 2],
     connections: BTreeSet<ConnectionId>,
 }
 
@@ -76,6 +118,7 @@ impl<D: Eq + Hash + Clone> StandingConnections<D> {
             next: 0,
             instances: BTreeMap::new(),
             connections: HashMap::new(),
+            gone: BTreeMap::new(),
         }
     }
 
@@ -84,24 +127,30 @@ impl<D: Eq + Hash + Clone> StandingConnections<D> {
     pub fn handle_handshake(&mut self, handshake: Handshake<'_, D>, now: i64) -> ConnectionId {
         let id = ConnectionId(self.next);
         self.next += 1;
-        let shared = Arc::clone(handshake.instance);
-        self.connections.insert(id, Arc::clone(&shared));
-        let instance = self.instances.entry(shared).or_insert_with(|| Instance {
-            not_after: handshake.not_after,
-            connections: BTreeSet::new(),
-            proofs: HashMap::new(),
-        });
-        instance.not_after = instance.not_after.max(handshake.not_after);
+        let party = Party {
+            instance: Arc::clone(handshake.instance),
+            identity: handshake.identity.clone(),
+        };
+        self.connections.insert(id, party.clone());
+        let Leaf { not_after, anchor } = handshake.leaf;
+        let instance = self.instances.entry(party).or_insert_with(Instance::new);
+        let newest = instance.leaves.entry(anchor).or_insert(not_after);
+        *newest = (*newest).max(not_after);
         instance.connections.insert(id);
         if let Some(dialled) = handshake.dialled {
-            let until = handshake.not_after.min(handshake.own_not_after);
+            let own = handshake.own;
+            // A leaf of ours that leads to no root proves nothing to anybody who has the same bundle.
+            let until = own.map_or(now, |own| not_after.min(own.not_after));
             let due = due_after(now, until);
+            let anchors = [Some(anchor), own.map(|own| own.anchor)];
             let proof = instance.proofs.entry(dialled).or_insert_with(|| Proof {
                 due,
+                anchors,
                 connections: BTreeSet::new(),
             });
             // A resumed handshake shows the certificates of the first one: it proves nothing newer.
             proof.due = proof.due.max(due);
+            proof.anchors = anchors;
             proof.connections.insert(id);
         }
         id
@@ -109,10 +158,10 @@ impl<D: Eq + Hash + Clone> StandingConnections<D> {
 
     /// A connection has ended.
     pub fn handle_closed(&mut self, id: ConnectionId) {
-        let Some(name) = self.connections.remove(&id) else {
+        let Some(party) = self.connections.remove(&id) else {
             return;
         };
-        let Some(instance) = self.instances.get_mut(&name) else {
+        let Some(instance) = self.instances.get_mut(&party) else {
             return;
         };
         instance.connections.remove(&id);
@@ -121,25 +170,54 @@ impl<D: Eq + Hash + Clone> StandingConnections<D> {
             !proof.connections.is_empty()
         });
         if instance.connections.is_empty() {
-            self.instances.remove(&name);
+            self.instances.remove(&party);
         }
     }
 
     /// Other instances are revoked now: the connections that have to be cut.
     pub fn handle_revoked(&self, is_revoked: impl Fn(&str) -> bool) -> Vec<ConnectionId> {
-        let revoked = self.instances.iter().filter(|(name, _)| is_revoked(name));
+        let instances = self.instances.iter();
+        let revoked = instances.filter(|(party, _)| is_revoked(&party.instance));
         revoked
             .flat_map(|(_, instance)| instance.connections.iter().copied())
             .collect()
     }
 
-    /// The connections whose time is over. They are named until they are closed.
-    pub fn poll_expired(&self, now: i64) -> Vec<ConnectionId> {
+    /// Another trust bundle is in force. A leaf that leads to a root that has left counts as one that
+    /// ends now, until the root comes back; who was dialled with it is to be dialled for a new proof.
+    pub fn handle_bundle(&mut self, is_trusted: impl Fn(AnchorId) -> bool, now: i64) {
+        let before = std::mem::take(&mut self.gone);
         let instances = self.instances.values();
-        let expired = instances.filter(|instance| instance.ends(self.grace) <= now);
-        expired
-            .flat_map(|instance| instance.connections.iter().copied())
-            .collect()
+        let relied_on = instances.flat_map(|instance| {
+            let leaves = instance.leaves.keys().copied();
+            let proofs = instance.proofs.values();
+            leaves.chain(proofs.flat_map(|proof| proof.anchors.into_iter().flatten()))
+        });
+        let gone = relied_on.filter(|anchor| !is_trusted(*anchor));
+        self.gone = gone
+            .map(|anchor| (anchor, before.get(&anchor).copied().unwrap_or(now)))
+            .collect();
+        let left =
+            |anchor: &AnchorId| self.gone.contains_key(anchor) && !before.contains_key(anchor);
+        for instance in self.instances.values_mut() {
+            for proof in instance.proofs.values_mut() {
+                if proof.anchors.iter().flatten().any(left) {
+                    proof.due = proof.due.min(now);
+                }
+            }
+        }
+    }
+
+    /// The connections whose time is over, and why. They are named until they are closed.
+    pub fn poll_ended(&self, now: i64) -> Vec<(ConnectionId, Ending)> {
+        let mut ended = Vec::new();
+        for instance in self.instances.values() {
+            let (until, ending) = instance.counts_until(&self.gone);
+            if until.saturating_add(self.grace) <= now {
+                ended.extend(instance.connections.iter().map(|id| (*id, ending)));
+            }
+        }
+        ended
     }
 
     /// Whom to dial now, so that both sides see a newer certificate. Each is named again after a
@@ -169,8 +247,25 @@ impl<D: Eq + Hash + Clone> StandingConnections<D> {
 }
 
 impl<D> Instance<D> {
-    fn ends(&self, grace: i64) -> i64 {
-        self.not_after.saturating_add(grace)
+    fn new() -> Self {
+        Self {
+            leaves: BTreeMap::new(),
+            connections: BTreeSet::new(),
+            proofs: HashMap::new(),
+        }
+    }
+
+    /// Until when one of its leaves counts, and why none does after that. `gone` are the roots that
+    /// have left the trust bundle, and when.
+    fn counts_until(&self, gone: &BTreeMap<AnchorId, i64>) -> (i64, Ending) {
+        let leaves = self.leaves.iter();
+        let ends = leaves.map(|(anchor, not_after)| match gone.get(anchor) {
+            Some(left) if left < not_after => (*left, Ending::Untrusted),
+            Some(_) | None => (*not_after, Ending::Expired),
+        });
+        // Each has proved a leaf.
+        ends.max_by_key(|(until, _)| *until)
+            .unwrap_or((i64::MIN, Ending::Expired))
     }
 }
 
@@ -181,125 +276,4 @@ fn due_after(now: i64, until: i64) -> i64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    type Connections = StandingConnections<u8>;
-
-    const GRACE: i64 = 10;
-
-    fn shake(connections: &mut Connections, name: &str, not_after: i64, now: i64) -> ConnectionId {
-        let handshake = Handshake {
-            instance: &name.into(),
-            not_after,
-            own_not_after: i64::MAX,
-            dialled: None,
-        };
-        connections.handle_handshake(handshake, now)
-    }
-
-    fn dial(connections: &mut Connections, (own, theirs): (i64, i64), now: i64) -> ConnectionId {
-        let handshake = Handshake {
-            instance: &"i-1".into(),
-            not_after: theirs,
-            own_not_after: own,
-            dialled: Some(7),
-        };
-        connections.handle_handshake(handshake, now)
-    }
-
-    #[test]
-    fn revocation_names_every_connection_of_the_instance_and_no_other() {
-        let mut connections = Connections::new(GRACE);
-        let (one, two) = (
-            shake(&mut connections, "i-1", 100, 0),
-            shake(&mut connections, "i-1", 200, 0),
-        );
-        let other = shake(&mut connections, "i-2", 100, 0);
-        assert_eq!(connections.handle_revoked(|name| name == "i-1"), [one, two]);
-        connections.handle_closed(one);
-        assert_eq!(connections.handle_revoked(|name| name == "i-1"), [two]);
-        assert_eq!(
-            connections.handle_revoked(|_| true),
-            [two, other],
-            "all that stand"
-        );
-    }
-
-    #[test]
-    fn a_newer_leaf_of_the_same_instance_keeps_older_connections() {
-        let mut connections = Connections::new(GRACE);
-        let old = shake(&mut connections, "i-1", 100, 0);
-        let other = shake(&mut connections, "i-2", 100, 0);
-        let proof = shake(&mut connections, "i-1", 150, 60);
-        connections.handle_closed(proof);
-        let cases = [
-            (109, vec![]),
-            (110, vec![other]),
-            (159, vec![other]),
-            (160, vec![old, other]),
-        ];
-        for (now, expected) in cases {
-            assert_eq!(connections.poll_expired(now), expected, "{now}");
-        }
-        // An older leaf takes nothing back, as a resumed handshake shows one.
-        shake(&mut connections, "i-1", 100, 60);
-        assert_eq!(connections.poll_expired(159), [other]);
-    }
-
-    #[test]
-    fn one_that_was_dialled_is_dialled_again_in_time() {
-        let mut connections = Connections::new(GRACE);
-        let first = dial(&mut connections, (200, 100), 20);
-        // Three quarters of the 80 s in which both are valid.
-        assert!(connections.poll_proofs(79).is_empty());
-        assert_eq!(connections.poll_proofs(80), [7]);
-        assert!(connections.poll_proofs(81).is_empty());
-        assert_eq!(connections.poll_proofs(85), [7], "until one has succeeded");
-        let proof = dial(&mut connections, (200, 180), 86);
-        connections.handle_closed(proof);
-        assert!(connections.poll_proofs(100).is_empty());
-        assert_eq!(connections.poll_proofs(157), [7]);
-        connections.handle_closed(first);
-        assert!(connections.poll_proofs(1000).is_empty());
-        assert!(connections.is_empty() && connections.instances.is_empty());
-    }
-
-    proptest! {
-        /// Whatever comes and goes: nothing is left behind, and a connection ends exactly when the
-        /// newest leaf of its instance has been over for the grace.
-        #[test]
-        fn only_the_newest_leaf_counts(steps in prop::collection::vec((0u8..4, 0u8..3, 0i64..100), 0..200)) {
-            let mut connections = Connections::new(GRACE);
-            let mut open: Vec<(ConnectionId, u8)> = Vec::new();
-            let mut newest: BTreeMap<u8, i64> = BTreeMap::new();
-            for (step, name, not_after) in steps {
-                if step == 0 && !open.is_empty() {
-                    let (id, name) = open.swap_remove(not_after as usize % open.len());
-                    connections.handle_closed(id);
-                    if open.iter().all(|(_, other)| *other != name) {
-                        newest.remove(&name);
-                    }
-                } else {
-                    let id = shake(&mut connections, &format!("i-{name}"), not_after, 0);
-                    open.push((id, name));
-                    let known = newest.entry(name).or_insert(not_after);
-                    *known = (*known).max(not_after);
-                }
-                let now = not_after;
-                let mut expired = connections.poll_expired(now);
-                let ended = |(_, name): &&(ConnectionId, u8)| newest[name] + GRACE <= now;
-                let mut expected: Vec<_> = open.iter().filter(ended).map(|(id, _)| *id).collect();
-                expired.sort_unstable();
-                expected.sort_unstable();
-                prop_assert_eq!(expired, expected);
-                prop_assert_eq!(connections.len(), open.len());
-            }
-            for (id, _) in open {
-                connections.handle_closed(id);
-            }
-            prop_assert!(connections.is_empty() && connections.instances.is_empty());
-        }
-    }
-}
+mod tests;

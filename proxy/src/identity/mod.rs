@@ -8,7 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use weft_core::model::TrustBundle;
 use weft_core::name::{ServiceName, SpiffeId, WorkloadName};
 use weft_proto::identity::identity_client::IdentityClient;
@@ -27,6 +27,9 @@ const SIGN_TIMEOUT: Duration = Duration::from_secs(10);
 /// First wait after a failed renewal; it doubles up to the cap.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(15);
+/// Sidecars that have to renew at once, for the root of their certificates has left the trust bundle, do
+/// so within this time: all of the mesh have to.
+const RENEW_SPREAD: Duration = Duration::from_secs(2);
 
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +54,9 @@ pub enum IdentityError {
     /// Its answer is not usable.
     #[error("the control plane's answer is not usable: {0}")]
     Answer(String),
+    /// The certificate is none that anybody believes.
+    #[error("the certificate leads to no root of the trust bundle: nobody believes it")]
+    Disbelieved,
     /// The key cannot be made.
     #[error("making a key and a certificate request: {0}")]
     Key(#[from] rcgen::Error),
@@ -212,16 +218,17 @@ impl Manager {
 
     /// Renews for ever, on the connection that stands. The first certificate has to be there.
     pub async fn keep_fresh(&self, mut lines: Lines) {
+        let mut changes = self.current.subscribe();
         let mut wait = RETRY_FIRST;
         let mut failed = false;
         loop {
-            let due = {
-                let current = self.current.borrow();
-                let due = current.as_ref().map(|i| i.renew_after(fastrand::f64()));
-                due.unwrap_or_default()
-            };
-            tokio::time::sleep(if failed { wait } else { due }).await;
-            match self.sign(Some(&mut lines)).await {
+            if failed {
+                sleep(wait).await;
+            } else {
+                self.due(&mut changes).await;
+            }
+            let signed = self.sign(Some(&mut lines)).await;
+            match signed.and_then(|()| self.check_believed()) {
                 Ok(()) => {
                     failed = false;
                     wait = RETRY_FIRST;
@@ -236,6 +243,32 @@ impl Manager {
                     failed = true;
                 }
             }
+        }
+    }
+
+    /// Until the next certificate is to be asked for: in time before the last one ends, or soon where
+    /// nobody believes that one any more.
+    async fn due(&self, changes: &mut watch::Receiver<Option<Identity>>) {
+        let in_time = {
+            let current = self.current.borrow();
+            let due = current.as_ref().map(|i| i.renew_after(fastrand::f64()));
+            due.unwrap_or_default()
+        };
+        let disbelieved = changes.wait_for(|_identity| self.check_believed().is_err());
+        tokio::select! {
+            () = sleep(in_time) => return,
+            // The sender is ours: it cannot be gone while we wait.
+            _changed = disbelieved => {}
+        }
+        tracing::warn!("the root of our certificate has left the trust bundle: renewing it");
+        sleep(RENEW_SPREAD.mul_f64(fastrand::f64())).await;
+    }
+
+    /// Whether the certificate in force leads to a root of the trust bundle in force.
+    fn check_believed(&self) -> Result<(), IdentityError> {
+        match self.tls.current() {
+            Some(material) if !material.is_believed() => Err(IdentityError::Disbelieved),
+            Some(_) | None => Ok(()),
         }
     }
 

@@ -295,12 +295,11 @@ async fn relayed<IO>(
             refuse(worker, application, caller, Reason::HiddenHttp, &detail);
         }
         Ended::Idle => refuse(worker, application, caller, Reason::IdleTimeout, ""),
-        Ended::Cut if shared.drain.is_cut() => {
-            refuse(worker, application, caller, Reason::Draining, "");
-        }
-        Ended::Broken(_) | Ended::Cut => {
-            tracing::debug!(?ended, port = application.port, "TCP relay ended");
-        }
+        // One that is cut is broken to whoever reads from it.
+        Ended::Broken(_) | Ended::Cut => match ends.cut_reason() {
+            Some(reason) => refuse(worker, application, caller, reason, ""),
+            None => tracing::debug!(?ended, port = application.port, "TCP relay ended"),
+        },
     }
     reset(server.socket());
     reset(client.socket());

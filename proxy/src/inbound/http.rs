@@ -15,7 +15,7 @@ use super::request::Answer;
 use super::{Application, Caller, Socket, key, request};
 use crate::application::Asked;
 use crate::connections::Guarded;
-use crate::drain::{Ends, Side};
+use crate::drain::{Cutting, Ends, Side};
 use crate::http::h1::{OnContinue, Refusal, Settings, serve as serve_http1};
 use crate::http::{Client, Incoming, ProxyBody, patience, serve_http2};
 use crate::mesh::ServerSlot;
@@ -36,6 +36,8 @@ pub(super) struct Conversation {
     pub(super) server: Arc<ServerSlot>,
     /// What ends the connection, where it is one to another sidecar.
     pub(super) signal: Option<Arc<Signal>>,
+    /// Whether its requests were cut by the sidecar.
+    pub(super) cutting: Cutting,
     /// Requests that expect 100, by the number that their caller's sidecar gave them.
     expecting: RefCell<HashMap<u64, OnContinue>>,
 }
@@ -58,6 +60,7 @@ pub(super) async fn serve<IO>(
     let conversation = Rc::new(Conversation {
         worker: Rc::clone(worker),
         signal: signal.clone(),
+        cutting: worker.cutting.of_connection(signal.clone()),
         expecting: RefCell::default(),
         stats: shared.metrics.http(key),
         server: shared.mesh.server_port(application.port).await,

@@ -69,7 +69,7 @@ pub(super) async fn exchange(
 pub(super) fn refuse(conversation: &Conversation, refusal: &Refusal) -> Answer {
     let shared = &conversation.worker.shared;
     let caller = conversation.caller.as_ref();
-    let cutting = &conversation.worker.cutting;
+    let cutting = &conversation.cutting;
     let mut ledger = Ledger::new(crate::clock::now(), refusal.grpc, cutting);
     ledger.count(&conversation.stats, wire(conversation));
     let peer = caller.map(|caller| caller.peer.identity().as_str());
@@ -199,7 +199,7 @@ impl<'p> Received<'p> {
         }
         // A refusal in gRPC has status 200, which opens a tunnel.
         let grpc = !asks && is_grpc(&parts.headers);
-        let cutting = &conversation.worker.cutting;
+        let cutting = &conversation.cutting;
         let mut ledger = Ledger::new(crate::clock::now(), grpc, cutting);
         ledger.watch(parts.extensions.remove());
         let mut body = ProxyBody::of_request(body, None);

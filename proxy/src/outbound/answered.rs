@@ -28,7 +28,7 @@ pub(crate) struct Answered {
     pub(super) upload: Option<Upload>,
     /// Its place within the limit that follows how long answers take.
     pub(super) concurrency: Option<UnderWay>,
-    pub(super) _held: Held,
+    pub(super) held: Held,
 }
 
 /// Places that a request holds until its stream has ended.
@@ -39,7 +39,7 @@ pub(super) struct Held {
     /// Among the port's retries, where the last attempt is one.
     pub(super) _retry: Option<Counted>,
     /// On a connection.
-    pub(super) _connection: Connection,
+    pub(super) connection: Connection,
     /// Among the connections of the application, where it is a stream of bytes in HTTP/2.
     pub(super) _stream: Option<Permit>,
 }
@@ -72,6 +72,12 @@ impl Answered {
         self.ledger.close(grpc_code);
     }
 
+    /// Why the connection between the sidecars was cut, where it was: that says nothing of the
+    /// endpoint.
+    fn cut_reason(&self) -> Option<Reason> {
+        self.held.connection.cut_reason()
+    }
+
     fn is_upload_broken(&self) -> bool {
         self.upload.as_ref().is_some_and(Upload::is_broken)
     }
@@ -96,6 +102,10 @@ impl BodyGuard for Box<Answered> {
     }
 
     fn on_error(mut self, error: &BodyError) {
+        if let Some(reason) = self.cut_reason() {
+            self.ledger.end_early(reason);
+            return self.end(Some(CallClass::Neutral), None);
+        }
         if self.is_upload_broken() {
             // The endpoint could not go on either.
             self.ledger.end_early(Reason::ClientGone);
@@ -121,6 +131,9 @@ impl Drop for Answered {
     fn drop(&mut self) {
         // The caller went away while the response came, or the sidecar cut it: the endpoint had
         // answered.
+        if let Some(reason) = self.cut_reason() {
+            self.ledger.end_early(reason);
+        }
         self.ledger.interrupt();
         self.end(Some(CallClass::Neutral), None);
     }

@@ -456,9 +456,10 @@ pub(super) async fn transmit(
         } else {
             Failure::Reset
         };
-        let reason = match upgrades {
-            true => Reason::UpgradeFailed,
-            false => error.reason(),
+        let reason = match connection.cut_reason() {
+            Some(reason) => reason,
+            None if upgrades => Reason::UpgradeFailed,
+            None => error.reason(),
         };
         Attempt::new(failure, reason, detail)
     })

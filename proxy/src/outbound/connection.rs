@@ -7,6 +7,7 @@ use std::sync::Arc;
 use http::{HeaderValue, Request, Response, Version};
 use tokio::time::timeout;
 use weft_core::headers::{WEFT_CONTINUE, WEFT_EXPECT};
+use weft_core::reason::Reason;
 
 use super::upgrade::OwnConnection;
 use crate::http::h1::{CONTINUE_WAIT, Expectation};
@@ -58,6 +59,14 @@ impl Connection {
         match self {
             Self::Shared(_) => None,
             Self::Own(own) => own.signal(),
+        }
+    }
+
+    /// Why it is cut, where it is one to another sidecar; `None` where it is not.
+    pub(super) fn cut_reason(&self) -> Option<Reason> {
+        match self {
+            Self::Shared(slot) => slot.cut_reason(),
+            Self::Own(own) => own.cut_reason(),
         }
     }
 

@@ -349,12 +349,12 @@ async fn relay_opaque(
             stats.refused(Reason::IdleTimeout.as_str());
             reset(client.get_ref());
         }
-        Ended::Broken(error) => {
-            tracing::debug!(%error, service = %port.service, "TCP relay broke");
-            reset(client.get_ref());
-        }
-        Ended::Cut | Ended::Suspicious(_) => {
-            note_cut(worker, &stats, &port.service.to_string());
+        Ended::Broken(_) | Ended::Cut | Ended::Suspicious(_) => {
+            // One that is cut is broken to whoever reads from it.
+            match ends.cut_reason() {
+                Some(reason) => note_cut(&stats, &port.service.to_string(), reason),
+                None => tracing::debug!(?ended, service = %port.service, "TCP relay broke"),
+            }
             reset(client.get_ref());
         }
     }
@@ -425,7 +425,7 @@ async fn outside(worker: &Rc<Worker>, mut client: TcpStream, destination: Socket
     opened.sent(moved.backward);
     match ended {
         Ended::Idle => stats.refused(Reason::IdleTimeout.as_str()),
-        Ended::Cut => note_cut(worker, &stats, "outside"),
+        Ended::Cut => note_cut(&stats, "outside", Reason::Draining),
         Ended::Clean | Ended::Broken(_) | Ended::Suspicious(_) => {}
     }
     if !matches!(ended, Ended::Clean) {
@@ -434,14 +434,11 @@ async fn outside(worker: &Rc<Worker>, mut client: TcpStream, destination: Socket
     }
 }
 
-/// Says that a connection is cut because the sidecar stops. One to a peer that nothing vouches for any
-/// more is cut as well: the log has said so.
-fn note_cut(worker: &Worker, stats: &TcpStats, service: &str) {
-    if worker.shared.drain.is_cut() {
-        let reason = Reason::Draining.as_str();
-        stats.refused(reason);
-        tracing::info!(reason, service, "connection cut");
-    }
+/// Says why the sidecar has cut a connection.
+fn note_cut(stats: &TcpStats, service: &str, reason: Reason) {
+    let reason = reason.as_str();
+    stats.refused(reason);
+    tracing::info!(reason, service, "connection cut");
 }
 
 /// A failed dial is a reset to the program: on opaque bytes there is no other way to say no.

@@ -633,10 +633,10 @@ impl Sent<'_> {
             policy: Arc::clone(policy),
             upload: exchange.upload,
             concurrency,
-            _held: Held {
+            held: Held {
                 _request: held,
                 _retry: trip.retrying,
-                _connection: connection,
+                connection,
                 _stream: exchange.stream,
             },
         });

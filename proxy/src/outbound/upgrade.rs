@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::{Request, Response};
 use tokio_util::either::Either;
 use weft_core::headers::remove_untrusted;
+use weft_core::reason::Reason;
 
 use crate::http::{Incoming, ProxyBody, SendError};
 use crate::mesh::{Counted, Endpoint, PortView};
@@ -56,6 +57,11 @@ impl OwnConnection {
     /// What ends it, where it is one to another sidecar.
     pub(super) fn signal(&self) -> Option<Arc<Signal>> {
         self.signal.clone()
+    }
+
+    /// Why it is cut; `None` where it is not.
+    pub(super) fn cut_reason(&self) -> Option<Reason> {
+        self.signal.as_ref()?.cut_reason()
     }
 
     /// Sends a request.

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::Scheme;
@@ -10,6 +11,7 @@ use hyper::client::conn::http2;
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 use weft_core::headers::remove_untrusted;
+use weft_core::reason::Reason;
 
 use super::owner::{Process, Worker};
 use super::peer::Held;
@@ -17,6 +19,7 @@ use super::streams::Streams;
 use crate::config::ProxyConfig;
 use crate::http::h1::client::{ClientError, SharedLine};
 use crate::http::{ExchangeError, Incoming, ProxyBody, SendError, make_absolute, send_http2};
+use crate::tls::Signal;
 
 /// What is spoken on a connection.
 #[derive(Debug, Clone)]
@@ -156,6 +159,8 @@ pub(super) struct Made<L> {
     pub(super) generation: u64,
     /// How many requests its server takes at a time; `None`: one.
     pub(super) streams: Option<Rc<Streams>>,
+    /// What ends it, where it is one to another sidecar.
+    pub(super) signal: Option<Arc<Signal>>,
 }
 
 impl Made<http2::SendRequest<ProxyBody>> {
@@ -165,6 +170,7 @@ impl Made<http2::SendRequest<ProxyBody>> {
             line: Sender::mesh(self.line),
             generation: self.generation,
             streams: self.streams,
+            signal: self.signal,
         }
     }
 }
@@ -191,6 +197,15 @@ impl Slot {
             Place::Worker(held) => held.line().clone(),
             Place::Own(held) => held.line().clone(),
             Place::Process(held) => Sender::mesh(held.line().clone()),
+        }
+    }
+
+    /// Why its connection is cut, where it is one to another sidecar; `None` where it is not.
+    pub(crate) fn cut_reason(&self) -> Option<Reason> {
+        match &self.0 {
+            Place::Worker(held) => held.cut_reason(),
+            Place::Own(held) => held.cut_reason(),
+            Place::Process(held) => held.cut_reason(),
         }
     }
 

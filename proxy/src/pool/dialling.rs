@@ -199,12 +199,14 @@ pub(super) async fn make_mesh(
     (config, metrics): (&ProxyConfig, &Metrics),
 ) -> Result<Made<SendRequest<ProxyBody>>, DialError> {
     let stream = dial_target(target, material, ALPN_H2, limit, metrics).await?;
+    let signal = stream.signal();
     let made = settled(stream, config, Server::Peer, limit).await;
     let (sender, streams) = made.map_err(|error| broken(target.key.address, limit, error))?;
     Ok(Made {
         line: sender,
         generation: material.generation,
         streams: Some(streams),
+        signal,
     })
 }
 
@@ -245,6 +247,7 @@ pub(super) async fn make_outside(
         line: Sender::new(line, Far::External { tls }, config),
         generation: outside.id,
         streams,
+        signal: None,
     })
 }
 
@@ -261,6 +264,7 @@ pub(super) async fn make_application(
             line: Sender::new(http1(stream, config), far, config),
             generation: 0,
             streams: None,
+            signal: None,
         });
     }
     let made = settled(stream, config, Server::Application, limit).await;
@@ -269,6 +273,7 @@ pub(super) async fn make_application(
         line: Sender::new(Line::Http2(sender), far, config),
         generation: 0,
         streams: Some(streams),
+        signal: None,
     })
 }
 

@@ -17,6 +17,7 @@ use super::error::DialError;
 use super::peer::{Open, Peer, State};
 use crate::http::ProxyBody;
 use crate::mesh::{ConnectionLimit, Counted, EndpointKey};
+use crate::tls::Signal;
 
 /// A connection that is being made.
 pub(super) type Dialling<L> = Pin<Box<dyn Future<Output = Result<Made<L>, DialError>>>>;
@@ -116,6 +117,8 @@ impl Wire for SendRequest<ProxyBody> {
 #[derive(Debug)]
 pub(super) struct Carrier<O: Owner> {
     pub(super) line: O::Line,
+    /// What ends it, where it is one to another sidecar.
+    pub(super) signal: Option<Arc<Signal>>,
     // In this order: what is counted is never more than there are places.
     pub(super) _open: Open,
     pub(super) _place: O::Place,

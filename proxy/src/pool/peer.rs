@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 use weft_core::dialling::{
     Connection, ConnectionId, ConnectionSet, Grant, NewConnection, Step, Terms,
 };
+use weft_core::reason::Reason;
 
 use super::carrier::Made;
 use super::error::DialError;
@@ -79,6 +80,11 @@ impl<O: Owner> Held<O> {
     /// What requests are sent with.
     pub(super) fn line(&self) -> &O::Line {
         &self.grant.connection.line
+    }
+
+    /// Why its connection is cut, where it is one to another sidecar; `None` where it is not.
+    pub(super) fn cut_reason(&self) -> Option<Reason> {
+        self.grant.connection.signal.as_ref()?.cut_reason()
     }
 
     pub(super) fn is_reused(&self) -> bool {
@@ -329,6 +335,7 @@ fn add<O: Owner>(peer: &O::Ref<Peer<O>>, key: &O::Key, (made, place): (Made<O::L
         line,
         generation,
         streams,
+        signal,
     } = made;
     let new = NewConnection {
         generation,
@@ -336,6 +343,7 @@ fn add<O: Owner>(peer: &O::Ref<Peer<O>>, key: &O::Key, (made, place): (Made<O::L
         streams: streams.as_ref().map_or(1, |streams| streams.most()),
         connection: O::carrier(Carrier {
             line,
+            signal,
             _open: peer.opened(),
             _place: place,
         }),

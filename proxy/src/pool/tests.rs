@@ -73,6 +73,7 @@ impl Bench {
                     line: Sender::new(Line::Http2(made.line), far, &config),
                     generation: made.generation,
                     streams: made.streams,
+                    signal: None,
                 })
             })
         };
@@ -113,6 +114,7 @@ async fn connection() -> Made<http2::SendRequest<ProxyBody>> {
         line,
         generation: 0,
         streams: Some(streams),
+        signal: None,
     }
 }
 

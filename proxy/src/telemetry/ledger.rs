@@ -42,7 +42,7 @@ impl GivenUp {
 #[derive(Debug)]
 pub(crate) struct Ledger {
     began: Instant,
-    /// Whether the sidecar has cut what was left.
+    /// Whether the sidecar has cut it.
     cutting: Cutting,
     /// Why its connection gave it up, where it says so.
     given_up: Option<GivenUp>,
@@ -268,8 +268,8 @@ impl Ledger {
     /// Notes why the request ends although nobody has ended it, where that is known.
     pub(crate) fn interrupt(&mut self) {
         let given_up = self.given_up.as_ref().and_then(GivenUp::told);
-        if self.cutting.is_cut() {
-            self.end_early(Reason::Draining);
+        if let Some(reason) = self.cutting.reason() {
+            self.end_early(reason);
         } else if self.status.is_none()
             && let Some((reason, status)) = given_up
         {
@@ -315,6 +315,12 @@ impl Ledger {
     pub(crate) fn close(&mut self, grpc_code: Option<u8>) {
         if std::mem::replace(&mut self.told, true) {
             return;
+        }
+        if self.reason == Some(Reason::ClientGone)
+            && let Some(reason) = self.cutting.reason()
+        {
+            // Its client did not leave: the sidecar has cut the connection.
+            self.reason = Some(reason);
         }
         let duration = crate::clock::now().saturating_since(self.began);
         let status = self.status.map(|status| status.as_u16());

@@ -14,9 +14,10 @@ use arc_swap::ArcSwapOption;
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::{ClientConfig, ServerConfig};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use weft_core::name::SpiffeId;
-use weft_core::peer::VerifiedPeer;
+use weft_core::peer::{AnchorId, VerifiedPeer};
+use weft_core::standing::Leaf;
 
 pub use accept::{OpenError, Opened, Replayed, open, peer_of_client, read_server_name};
 pub use standing::{Dialled, Signal, Standing, StandingPeers};
@@ -86,6 +87,8 @@ pub struct Material {
     client: ClientConfig,
     /// End of our certificate, seconds since the Unix epoch.
     not_after: i64,
+    /// The root of the bundle that our certificate leads to; `None` where it leads to none.
+    anchor: Option<AnchorId>,
     /// Connections that were made under this material and any other one of this process.
     standing: Arc<StandingPeers>,
 }
@@ -115,6 +118,10 @@ impl Material {
             .with_custom_certificate_verifier(verify::MeshVerifier::new(Arc::clone(&trust)))
             .with_client_auth_cert(credentials.chain.clone(), credentials.key.clone_key())
             .map_err(TlsError::Own)?;
+        // While it is valid: whether it has ended is another question.
+        let valid = u64::try_from(credentials.not_after.saturating_sub(1)).unwrap_or_default();
+        let valid = UnixTime::since_unix_epoch(Duration::from_secs(valid));
+        let anchor = trust.anchor_of(&credentials.chain, valid);
         Ok(Self {
             generation,
             trust,
@@ -122,6 +129,7 @@ impl Material {
             server: Arc::new(server),
             client,
             not_after: credentials.not_after,
+            anchor,
             standing: Arc::new(StandingPeers::new(EXPIRED_GRACE)),
         })
     }
@@ -131,13 +139,22 @@ impl Material {
     ///
     /// # Errors
     ///
-    /// When the peer was revoked since its certificates were checked.
+    /// When the peer was revoked, or the root of its certificates left the trust bundle, since its
+    /// certificates were checked.
     pub fn join(
         &self,
         peer: &VerifiedPeer,
         dialled: Option<Dialled>,
     ) -> Result<Standing, PeerError> {
-        self.standing.join(peer, self.not_after, dialled)
+        let not_after = self.not_after;
+        let own = self.anchor.map(|anchor| Leaf { not_after, anchor });
+        self.standing.join(peer, own, dialled)
+    }
+
+    /// Whether our certificate leads to a root of the bundle: otherwise nobody who has the same bundle
+    /// believes us.
+    pub fn is_believed(&self) -> bool {
+        self.anchor.is_some()
     }
 
     /// Whether our certificate has ended, so that nobody would believe it.
@@ -193,7 +210,8 @@ impl TlsContext {
     }
 
     /// Puts new material in force. Connections that run keep what they were made with, but for those
-    /// to revoked instances, which are cut.
+    /// to revoked instances, which are cut, and those whose peers' certificates lead to a root that is
+    /// in the bundle no more, which end unless their peers prove others.
     pub fn replace(&self, mut material: Material) {
         material.standing = Arc::clone(&self.standing);
         let trust = Arc::clone(&material.trust);

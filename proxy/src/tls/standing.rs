@@ -1,7 +1,7 @@
 //! The connections of this process to authenticated peers, and the signal that ends each. Core says
 //! which have to end (`weft_core::standing`).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,16 +13,20 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use weft_core::name::ServiceName;
 use weft_core::peer::VerifiedPeer;
-use weft_core::standing::{ConnectionId, Handshake, StandingConnections};
+use weft_core::reason::Reason;
+use weft_core::standing::{ConnectionId, Ending, Handshake, Leaf, StandingConnections};
 
 use super::{PeerError, Trust};
 
 /// How often it is looked for connections whose time is over.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// States of a [`Signal`] in their order; it begins with 0, live.
+/// States of a [`Signal`] in their order; it begins with 0, live. The last ones are those that are
+/// cut, and say why.
 const ENDING: u8 = 1;
-const CUT: u8 = 2;
+const EXPIRED: u8 = 2;
+const UNTRUSTED: u8 = 3;
+const REVOKED: u8 = 4;
 
 /// Where a peer was dialled: an endpoint of a port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -72,25 +76,34 @@ impl StandingPeers {
     ///
     /// # Errors
     ///
-    /// When the peer was revoked since its certificates were checked.
+    /// When the peer was revoked, or the root of its certificates left the trust bundle, since its
+    /// certificates were checked.
     pub fn join(
         self: &Arc<Self>,
         peer: &VerifiedPeer,
-        own_not_after: i64,
+        own: Option<Leaf>,
         dialled: Option<Dialled>,
     ) -> Result<Standing, PeerError> {
         let mut inner = self.lock();
-        let trust = inner.trust.as_ref();
-        if trust.is_some_and(|trust| trust.is_revoked(peer.instance())) {
-            return Err(PeerError::Revoked {
-                identity: peer.identity().clone(),
-                instance: peer.instance().to_string(),
-            });
+        if let Some(trust) = &inner.trust {
+            if trust.is_revoked(peer.instance()) {
+                return Err(PeerError::Revoked {
+                    identity: peer.identity().clone(),
+                    instance: peer.instance().to_string(),
+                });
+            }
+            if !trust.has(peer.anchor()) {
+                return Err(PeerError::Chain(webpki::Error::UnknownIssuer));
+            }
         }
         let handshake = Handshake {
+            identity: peer.identity(),
             instance: peer.instance(),
-            not_after: peer.not_after(),
-            own_not_after,
+            leaf: Leaf {
+                not_after: peer.not_after(),
+                anchor: peer.anchor(),
+            },
+            own,
             dialled,
         };
         let now = crate::clock::unix_now();
@@ -105,14 +118,17 @@ impl StandingPeers {
     }
 
     /// Puts a trust bundle in force: connections to peers that it revokes are cut before this
-    /// returns.
+    /// returns. Those whose peers' certificates lead to a root that it does not have end like those
+    /// whose certificates end now.
     pub(super) fn trust(&self, trust: Arc<Trust>) {
         let mut inner = self.lock();
         let revoked = inner.machine.handle_revoked(|name| trust.is_revoked(name));
+        let now = crate::clock::unix_now();
+        inner.machine.handle_bundle(|anchor| trust.has(anchor), now);
         inner.trust = Some(trust);
         for id in &revoked {
             if let Some(signal) = inner.signals.get(id) {
-                signal.set(CUT);
+                signal.set(REVOKED);
             }
         }
         drop(inner);
@@ -128,14 +144,14 @@ impl StandingPeers {
         self.lock().machine.poll_proofs(now)
     }
 
-    /// Ends connections whose peers hold no valid certificate any more: they are told to end, and
-    /// cut `drain` later. Runs until it is dropped.
+    /// Ends connections whose peers have proved no certificate that still counts: they are told to end,
+    /// and cut `drain` later. Runs until it is dropped.
     pub async fn end_expired(self: Arc<Self>, drain: Duration) {
         let mut tick = interval(LOOK_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            self.lock().end_expired(drain);
+            self.lock().end(drain);
         }
     }
 
@@ -146,18 +162,31 @@ impl StandingPeers {
 }
 
 impl Inner {
-    fn end_expired(&mut self, drain: Duration) {
-        let expired = self.machine.poll_expired(crate::clock::unix_now());
-        let expired: HashSet<ConnectionId> = expired.into_iter().collect();
+    fn end(&mut self, drain: Duration) {
+        let ended = self.machine.poll_ended(crate::clock::unix_now());
+        let ended: HashMap<ConnectionId, Ending> = ended.into_iter().collect();
         // A newer certificate that came meanwhile lets those live that have not been cut.
-        self.ending.retain(|id, _| expired.contains(id));
+        self.ending.retain(|id, _| ended.contains_key(id));
         let now = Instant::now();
-        for id in expired {
+        let mut cut = 0;
+        for (id, ending) in ended {
             let Some(signal) = self.signals.get(&id) else {
                 continue;
             };
             let cut_at = *self.ending.entry(id).or_insert(now + drain);
-            signal.set(if now >= cut_at { CUT } else { ENDING });
+            let state = match ending {
+                _ if now < cut_at => ENDING,
+                Ending::Expired => EXPIRED,
+                Ending::Untrusted => UNTRUSTED,
+                Ending::Revoked => REVOKED,
+            };
+            cut += usize::from(signal.set(state) && state != ENDING);
+        }
+        if cut > 0 {
+            tracing::warn!(
+                connections = cut,
+                "connections were cut whose peers have proved no certificate that still counts"
+            );
         }
     }
 }
@@ -203,7 +232,7 @@ impl Signal {
 
     /// Until the connection is cut.
     pub async fn cut(&self) {
-        self.reached(CUT).await;
+        self.reached(EXPIRED).await;
     }
 
     /// Whether the connection is cut; otherwise the task is woken when that happens. For the one
@@ -223,20 +252,34 @@ impl Signal {
 
     /// Whether the connection is cut.
     pub(crate) fn is_cut(&self) -> bool {
-        self.state.load(Ordering::Acquire) == CUT
+        self.cut_reason().is_some()
+    }
+
+    /// Why the connection is cut; `None` where it is not.
+    pub(crate) fn cut_reason(&self) -> Option<Reason> {
+        let ending = match self.state.load(Ordering::Acquire) {
+            ..EXPIRED => return None,
+            EXPIRED => Ending::Expired,
+            UNTRUSTED => Ending::Untrusted,
+            REVOKED.. => Ending::Revoked,
+        };
+        Some(ending.reason())
     }
 
     /// Cuts the connection.
     #[cfg(test)]
     pub(crate) fn cut_now(&self) {
-        self.set(CUT);
+        self.set(REVOKED);
     }
 
-    fn set(&self, state: u8) {
-        if self.state.fetch_max(state, Ordering::AcqRel) < state {
+    /// Whether the state is a new one.
+    fn set(&self, state: u8) -> bool {
+        let is_new = self.state.fetch_max(state, Ordering::AcqRel) < state;
+        if is_new {
             self.io.wake();
             self.changed.notify_waiters();
         }
+        is_new
     }
 
     async fn reached(&self, state: u8) {

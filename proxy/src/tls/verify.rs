@@ -12,7 +12,7 @@ use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use weft_core::model::TrustBundle;
 use weft_core::name::{SpiffeId, TrustDomain};
-use weft_core::peer::{OtherPeer, VerifiedPeer};
+use weft_core::peer::{AnchorId, OtherPeer, VerifiedPeer};
 
 use super::TlsError;
 
@@ -21,6 +21,7 @@ use super::TlsError;
 pub struct Trust {
     trust_domain: TrustDomain,
     anchors: Vec<TrustAnchor<'static>>,
+    ids: BTreeSet<AnchorId>,
     revoked_instances: BTreeSet<String>,
 }
 
@@ -36,9 +37,11 @@ impl Trust {
             })?;
             Ok(anchor.to_owned())
         });
+        let anchors: Vec<TrustAnchor<'_>> = anchors.collect::<Result<_, _>>()?;
         Ok(Self {
             trust_domain: bundle.trust_domain.clone(),
-            anchors: anchors.collect::<Result<_, _>>()?,
+            ids: anchors.iter().map(id_of).collect(),
+            anchors,
             revoked_instances: bundle.revoked_instances.clone(),
         })
     }
@@ -55,6 +58,41 @@ impl Trust {
         now: UnixTime,
     ) -> Result<VerifiedPeer, PeerError> {
         verify_peer(Some(certificates), KeyUsage::server_auth(), self, now)
+    }
+
+    /// Whether a root is in the bundle.
+    pub fn has(&self, anchor: AnchorId) -> bool {
+        self.ids.contains(&anchor)
+    }
+
+    /// The root that a chain (the leaf first) leads to at a time; `None` where it leads to none.
+    pub(super) fn anchor_of(&self, chain: &[CertificateDer<'_>], at: UnixTime) -> Option<AnchorId> {
+        let (leaf, intermediates) = chain.split_first()?;
+        let end_entity = EndEntityCert::try_from(leaf).ok()?;
+        let usage = KeyUsage::client_auth();
+        self.verify_chain(&end_entity, intermediates, at, usage)
+            .ok()
+    }
+
+    fn verify_chain(
+        &self,
+        end_entity: &EndEntityCert<'_>,
+        intermediates: &[CertificateDer<'_>],
+        at: UnixTime,
+        usage: KeyUsage,
+    ) -> Result<AnchorId, webpki::Error> {
+        let algorithms = algorithms().all;
+        let anchors = &self.anchors;
+        let path = end_entity.verify_for_usage(
+            algorithms,
+            anchors,
+            intermediates,
+            at,
+            usage,
+            None,
+            None,
+        )?;
+        Ok(id_of(path.anchor()))
     }
 
     /// Whether the certificates of `instance` are refused.
@@ -111,16 +149,8 @@ pub(super) fn verify_peer(
         return Err(PeerError::NoCertificate);
     };
     let end_entity = EndEntityCert::try_from(leaf).map_err(PeerError::Chain)?;
-    end_entity
-        .verify_for_usage(
-            algorithms().all,
-            &trust.anchors,
-            intermediates,
-            now,
-            usage,
-            None,
-            None,
-        )
+    let anchor = trust
+        .verify_chain(&end_entity, intermediates, now, usage)
         .map_err(PeerError::Chain)?;
     let names: Vec<&str> = end_entity.valid_uri_names().collect();
     let [name] = names.as_slice() else {
@@ -141,7 +171,7 @@ pub(super) fn verify_peer(
         clippy::disallowed_methods,
         reason = "the one place that vouches: the chain, its time, its name and its instance are checked above"
     )]
-    let peer = VerifiedPeer::assertion(identity, &instance, &sha256_hex(leaf), not_after);
+    let peer = VerifiedPeer::assertion(identity, &instance, &sha256_hex(leaf), not_after, anchor);
     Ok(peer)
 }
 
@@ -157,6 +187,19 @@ fn instance_of(leaf: &CertificateDer<'_>) -> Option<(String, i64)> {
     let name = parsed.subject().iter_common_name().next()?;
     let not_after = parsed.validity().not_after.timestamp();
     Some((name.as_str().ok()?.to_owned(), not_after))
+}
+
+/// Names a root by its subject, with the length before it, and its public key.
+fn id_of(anchor: &TrustAnchor<'_>) -> AnchorId {
+    let mut bytes =
+        Vec::with_capacity(anchor.subject.len() + anchor.subject_public_key_info.len() + 8);
+    bytes.extend((anchor.subject.len() as u64).to_be_bytes());
+    bytes.extend_from_slice(&anchor.subject);
+    bytes.extend_from_slice(&anchor.subject_public_key_info);
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &bytes);
+    let mut id = [0; 32];
+    id.copy_from_slice(digest.as_ref());
+    AnchorId::new(id)
 }
 
 /// SHA-256, hexadecimal.

@@ -101,6 +101,12 @@ impl<'a> Pods<'a> {
         sidecars.kill_control_plane();
     }
 
+    /// Ends the control plane and starts it again, after a change in its data directory.
+    pub(crate) fn restart_control_plane(&self, change: impl FnOnce(&Path)) {
+        let sidecars = self.sidecars.as_ref().expect("there is a mesh");
+        sidecars.restart_control_plane(change);
+    }
+
     /// Waits until a service has an endpoint.
     pub(crate) fn wait_for_service(&self, service: &str) {
         let sidecars = self.sidecars.as_ref().expect("there is a mesh");

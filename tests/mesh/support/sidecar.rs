@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::chown;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use super::bed::{START, number};
@@ -18,6 +18,8 @@ const PROXY_UID: u32 = 1337;
 #[derive(Debug)]
 pub(crate) struct Sidecars {
     control_plane: Mutex<Running>,
+    /// How it was started, in its pod.
+    started: Program,
     /// More of every sidecar's configuration.
     config: String,
     address: SocketAddr,
@@ -35,7 +37,7 @@ impl Sidecars {
     ) -> Self {
         let address = SocketAddr::new(address, 15010);
         let (dir, logs) = (scratch.dir("mesh"), scratch.dir("logs"));
-        let mut control_plane = Program::new(weft_binary())
+        let started = Program::new(weft_binary())
             .args([
                 "control-plane",
                 "--listen",
@@ -44,14 +46,10 @@ impl Sidecars {
             ])
             .arg(dir.join("data"))
             .args(settings.flags.iter().copied())
-            .under(namespace.enter())
-            .start("control-plane", &logs);
-        let socket = dir.join("data/admin.sock");
-        control_plane.wait_until("its admin socket accepts", START, |_| {
-            UnixStream::connect(&socket).is_ok()
-        });
+            .under(namespace.enter());
         Self {
-            control_plane: Mutex::new(control_plane),
+            control_plane: Mutex::new(launch(&started, &dir, &logs)),
+            started,
             config: settings.config.to_owned(),
             address,
             dir,
@@ -124,6 +122,17 @@ impl Sidecars {
         running.kill();
     }
 
+    /// Ends the control plane and starts it again, after a change in its data directory.
+    pub(crate) fn restart_control_plane(&self, change: impl FnOnce(&Path)) {
+        self.kill_control_plane();
+        change(&self.dir.join("data"));
+        let running = launch(&self.started, &self.dir, &self.logs);
+        *self
+            .control_plane
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = running;
+    }
+
     /// Waits until a service has an endpoint.
     pub(crate) fn wait_for_service(&self, service: &str) {
         wait_for(&format!("endpoints of {service}"), START, || {
@@ -173,4 +182,14 @@ fn document(port: &str) -> String {
         .split_once(':')
         .map_or("detect", |(_, protocol)| protocol);
     format!("{{port: {}, protocol: {protocol}}}", number(port))
+}
+
+/// Starts a control plane; returns when it answers.
+fn launch(program: &Program, dir: &Path, logs: &Path) -> Running {
+    let mut running = program.clone().start("control-plane", logs);
+    let socket = dir.join("data/admin.sock");
+    running.wait_until("its admin socket accepts", START, |_| {
+        UnixStream::connect(&socket).is_ok()
+    });
+    running
 }
