@@ -49,7 +49,7 @@ fn standing_to(mesh: &Mesh<'_>, workload: &Workload, targets: &[String]) -> Runn
 }
 
 /// Revokes the instance of a workload.
-fn revoke(mesh: &Mesh<'_>, workload: &str) {
+pub(crate) fn revoke(mesh: &Mesh<'_>, workload: &str) {
     let certs = mesh.command("certs list -o json").success().stdout;
     let certs: Value = serde_json::from_str(&certs).expect("JSON");
     let of_workload = certs["items"].as_array().into_iter().flatten();

@@ -228,6 +228,7 @@ fn each_reason_is_told() {
     of_the_mesh(&stage);
     of_connections(&stage);
     of_plaintext(&stage, &inside);
+    of_instances_that_are_revoked(&stage);
     of_a_sidecar_that_stops(&stage);
 }
 
@@ -395,6 +396,52 @@ fn of_plaintext(stage: &Stage<'_>, inside: &Namespace) {
     let parts = ["direction=\"inbound\"", "reason=\"plaintext-refused\""];
     web.counts("weft_handshake_failures_total", &parts);
     web.says("plaintext-refused");
+}
+
+/// What is under way with an instance that is revoked, at its callers and at those whom it calls.
+fn of_instances_that_are_revoked(stage: &Stage<'_>) {
+    let mesh = stage.mesh;
+    let outcast = telling(mesh, "outcast").port("8080:http").port("8084:tcp");
+    let _outcast = mesh.run(&outcast, script("reasons.py").arg("serve"));
+    mesh.wait_for_service("outcast");
+    let (me, web) = (stage.place("me"), stage.place("web"));
+    let host = "outcast.shop.mesh";
+    // One that is not sent again.
+    let slow = request("POST /slow", host, "Content-Length: 0\r\n");
+    let mut waiting = stage.asker.send((host, 8080), &slow, 20.0);
+    let mut calling = stage.asker.send((host, 8080), &as_grpc(&slow), 20.0);
+    let mut stream = stage.asker.send((host, 8084), "ping", 0.5);
+    assert_eq!(stream.received().error, "TimeoutError", "it stands");
+    let running = |place: &Place<'_>, peer: &str, many: f64| {
+        wait_for("the requests to run", LIMIT, || {
+            let peer = format!("/sa/{peer}\"");
+            let running = sum(&place.metrics(), "http_server_active_requests", &[&peer]);
+            (running >= many).then_some(())
+        });
+    };
+    running(&stage.place("outcast"), "me", 2.0);
+    crate::lifetimes::revoke(mesh, "outcast");
+    let (status, code) = stage.guide["peer-revoked"];
+    check(&waiting.received(), "peer-revoked", status, "");
+    check(&calling.received(), "peer-revoked", 200, &code.to_string());
+    counted(&me, "peer-revoked");
+    logged(&me, "peer-revoked", status, None);
+    logged(&me, "peer-revoked", 200, Some(code));
+    refused(&me, "peer-revoked", &["outbound"]);
+
+    let caller = telling(mesh, "caller").wait_for("web");
+    let asker = Asker::start(mesh, &caller, "caller");
+    let _waiting = asker.send(WEB, &get("/slow"), 20.0);
+    let mut stream = asker.send(("web.shop.mesh", 8084), "ping", 0.5);
+    assert_eq!(stream.received().error, "TimeoutError", "it stands");
+    running(&web, "caller", 1.0);
+    crate::lifetimes::revoke(mesh, "caller");
+    let line = web.logs("a request of a caller that was revoked", |line| {
+        line["reason"] == "peer-revoked" && line["path"] == "/slow"
+    });
+    assert_eq!(line["status"], Value::Null);
+    counted(&web, "peer-revoked");
+    refused(&web, "peer-revoked", &["inbound"]);
 }
 
 /// What is under way when the time for leaving is over.

@@ -86,6 +86,12 @@ impl identity_server::Identity for Authority {
     }
 }
 
+/// One that knows no control plane but the connection that it is given.
+fn manager(state: StateDir) -> Manager {
+    let tls = Arc::new(TlsContext::new(Duration::ZERO));
+    Manager::new(String::new(), None, state, tls, Metrics::new(10))
+}
+
 #[tokio::test]
 async fn a_renewal_does_not_undo_a_revocation() {
     let authority = Authority::new();
@@ -95,15 +101,7 @@ async fn a_renewal_does_not_undo_a_revocation() {
 
     let directory = tempfile::tempdir().unwrap();
     let state = StateDir::open(&directory.path().join("state")).unwrap();
-    let tls = Arc::new(TlsContext::new(Duration::ZERO));
-    let metrics = Metrics::new(10);
-    let manager = Manager::new(
-        String::new(),
-        None,
-        state.clone(),
-        Arc::clone(&tls),
-        metrics,
-    );
+    let manager = manager(state.clone());
     let enrolled = authority.enrolled();
     let before = Arc::clone(&enrolled.credentials);
     manager.keep(enrolled.clone(), None).await.unwrap();
@@ -127,4 +125,36 @@ async fn a_renewal_does_not_undo_a_revocation() {
     let saved = saved.into_identity().unwrap();
     assert_eq!(saved.bundle, revoked);
     assert_eq!(saved.credentials.chain, current.credentials.chain);
+}
+
+/// Half of its life is not waited for.
+#[tokio::test]
+async fn a_certificate_whose_root_leaves_is_renewed_at_once() {
+    let authority = Authority::new();
+    let server = Server::builder().add_service(IdentityServer::new(authority.clone()));
+    let (held_open, lines) = testing::lines();
+    held_open.send_replace(Some(testing::line(server).await));
+    let directory = tempfile::tempdir().unwrap();
+    let state = StateDir::open(&directory.path().join("state")).unwrap();
+    let manager = manager(state);
+    let enrolled = authority.enrolled();
+    manager.keep(enrolled.clone(), None).await.unwrap();
+    manager.check_believed().unwrap();
+
+    let changes = async {
+        tokio::task::yield_now().await;
+        let mut bundle = enrolled.bundle.clone();
+        bundle.roots.push(Authority::new().root());
+        manager.trust(bundle.clone()).unwrap();
+        manager.check_believed().unwrap();
+        bundle.roots.remove(0);
+        manager.trust(bundle).unwrap();
+        assert!(manager.check_believed().is_err());
+        authority.asked.notified().await;
+    };
+    let asked = timeout(RENEW_SPREAD + SIGN_TIMEOUT, changes);
+    tokio::select! {
+        asked = asked => asked.unwrap(),
+        () = manager.keep_fresh(lines) => {}
+    }
 }

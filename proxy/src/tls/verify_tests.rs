@@ -12,9 +12,14 @@ struct Authority {
 
 impl Authority {
     fn new() -> Self {
+        Self::with(KeyPair::generate().unwrap())
+    }
+
+    /// A root for a key.
+    fn with(key: KeyPair) -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
+        params.serial_number = Some(fastrand::u64(1..).into());
         Self {
             issuer: CertifiedIssuer::self_signed(params, key).unwrap(),
         }
@@ -105,4 +110,24 @@ fn everyone_else_is_not() {
         check(&[garbage], &trust),
         Err(PeerError::Chain(_))
     ));
+}
+
+#[test]
+fn a_root_is_known_by_its_name_and_key() {
+    let key = KeyPair::generate().unwrap();
+    let again = KeyPair::from_pem(&key.serialize_pem()).unwrap();
+    let (first, again) = (Authority::with(key), Authority::with(again));
+    assert_ne!(first.issuer.der(), again.issuer.der());
+    let other = Authority::new();
+    let peer = check(&[first.leaf(&[WEB], "i-1")], &first.trust(&[])).unwrap();
+    assert!(first.trust(&[]).has(peer.anchor()));
+    assert!(again.trust(&[]).has(peer.anchor()), "issued again");
+    assert!(!other.trust(&[]).has(peer.anchor()), "of the same name");
+
+    let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_800_000_000));
+    let anchor = |chain: &[CertificateDer<'_>], trust: &Trust| trust.anchor_of(chain, at);
+    let chain = [first.leaf(&[WEB], "i-1")];
+    assert_eq!(anchor(&chain, &again.trust(&[])), Some(peer.anchor()));
+    assert_eq!(anchor(&chain, &other.trust(&[])), None);
+    assert_eq!(anchor(&[], &other.trust(&[])), None);
 }

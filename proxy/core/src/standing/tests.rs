@@ -267,4 +267,37 @@ proptest! {
         }
         prop_assert!(connections.is_empty() && connections.instances.is_empty());
     }
+
+    /// Whatever roots come and go: a connection ends when none of its peer's leaves has counted for the
+    /// grace, as one sees who looks at each root for itself.
+    #[test]
+    fn a_leaf_counts_while_its_root_is_there(
+        steps in prop::collection::vec((0u8..4, 0u8..3, 0i64..100), 0..100),
+    ) {
+        let anchor = |root: u8| AnchorId::new([root; 32]);
+        let mut connections = Connections::new(GRACE);
+        let mut open = Vec::new();
+        let (mut leaves, mut left) = (BTreeMap::<u8, i64>::new(), [None::<i64>; 3]);
+        for (now, (step, root, life)) in (0i64..).zip(steps) {
+            if step == 0 {
+                // One bit each says whether a root is in the bundle.
+                let has = |root: u8| life & (1 << root) != 0;
+                connections.handle_bundle(|id| (0..3).any(|root| has(root) && id == anchor(root)), now);
+                for (root, left) in (0u8..).zip(&mut left) {
+                    *left = if has(root) { None } else { left.or(Some(now)) };
+                }
+            } else if left[usize::from(root)].is_none() {
+                let not_after = now + life;
+                open.push(show(&mut connections, "i-1", under(anchor(root), not_after), now));
+                let newest = leaves.entry(root).or_insert(not_after);
+                *newest = (*newest).max(not_after);
+            }
+            let until = leaves.iter().map(|(root, not_after)| {
+                left[usize::from(*root)].map_or(*not_after, |left| left.min(*not_after))
+            });
+            let over = until.max().is_some_and(|until| until + GRACE <= now);
+            let expected = if over { open.clone() } else { Vec::new() };
+            prop_assert_eq!(ended(&connections, now), expected);
+        }
+    }
 }
