@@ -113,6 +113,17 @@ fn neighbour(mesh: &Mesh<'_>) -> Load {
     Load::watch(running, state)
 }
 
+/// The application, published on a port of the host, and its neighbour.
+fn published(mesh: &Mesh<'_>) -> (Running, String, Load) {
+    let port = free_port().to_string();
+    let web = Workload::new("web")
+        .port("8080")
+        .flag("--publish", &format!("{port}:8080"));
+    let web = mesh.run(&web, script("crashing.py").arg("8080"));
+    let load = neighbour(mesh);
+    (web, port, load)
+}
+
 fn storm(mesh: &Mesh<'_>, host: &str, port: &str, identity: Option<&Path>) -> Storm {
     spread_storm(mesh, (host, port), identity, 1)
 }
@@ -147,14 +158,9 @@ fn a_client_outside_is_calmed_down() {
     need!("curl", "python3");
     let machine = Machine::alone();
     let mesh = Mesh::start(&machine);
-    let port = free_port();
-    let web = Workload::new("web")
-        .port("8080")
-        .flag("--publish", &format!("{port}:8080"));
-    let web = mesh.run(&web, script("crashing.py").arg("8080"));
-    let load = neighbour(&mesh);
+    let (web, port, load) = published(&mesh);
     let (watched, asked) = (Watched::begin(web.pid()), connections(&mesh));
-    let storm = storm(&mesh, "127.0.0.1", &port.to_string(), None);
+    let storm = storm(&mesh, "127.0.0.1", &port, None);
     eprintln!("outside: {storm:?}");
     assert_eq!(storm.codes, [CALM], "{storm:?}");
     assert!(storm.sent > 1000 && storm.connections > 1, "{storm:?}");
@@ -305,14 +311,8 @@ fn a_client_outside_has_one_budget_for_all_its_connections() {
     need!("curl", "python3");
     let machine = Machine::alone();
     let mesh = Mesh::start(&machine);
-    let port = free_port();
-    let web = Workload::new("web")
-        .port("8080")
-        .flag("--publish", &format!("{port}:8080"));
-    let _web = mesh.run(&web, script("crashing.py").arg("8080"));
-    let load = neighbour(&mesh);
+    let (_web, port, load) = published(&mesh);
     connections(&mesh);
-    let port = port.to_string();
     let honest = honest(&mesh, &port, ["-", "127.0.0.2"]);
     let began = Instant::now();
     let storm = spread_storm(&mesh, ("127.0.0.1", &port), None, SPREAD);

@@ -5,7 +5,6 @@ that, the rest at once), an echo on 8081. promised.py ask READY GO: asks once fo
 connection under way until GO exists, and goes on until it is stopped.
 """
 
-import http.client
 import os
 import socket
 import sys
@@ -13,7 +12,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-WEB = "web.shop.mesh"
+from asking import WEB, ask
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -48,15 +47,6 @@ def echo():
                     connection.sendall(data)
 
         threading.Thread(target=serve, daemon=True).start()
-
-
-def ask(path, method="GET", headers={}, host=WEB):
-    connection = http.client.HTTPConnection(host, 8080, timeout=20)
-    connection.request(method, path, headers=headers)
-    response = connection.getresponse()
-    response.read()
-    connection.close()
-    return response.status, response.getheader("weft-reason")
 
 
 def tcp():

@@ -5,14 +5,15 @@ a request to upgrade becomes an echo, a gRPC call ends with status 5. spans.py a
 everything until both endpoints were asked, then prints "asked" and waits.
 """
 
-import http.client
 import socket
 import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-WEB, CLOSED = "web.shop.mesh", "closed.shop.mesh"
+from asking import WEB, ask
+
+CLOSED = "closed.shop.mesh"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -52,15 +53,6 @@ class Handler(BaseHTTPRequestHandler):
 
 class Server(ThreadingHTTPServer):
     daemon_threads = True
-
-
-def ask(path, method="GET", headers={}, host=WEB):
-    connection = http.client.HTTPConnection(host, 8080, timeout=20)
-    connection.request(method, path, headers=headers)
-    response = connection.getresponse()
-    response.read()
-    connection.close()
-    return response.status, response.getheader("weft-reason")
 
 
 def upgrade():
