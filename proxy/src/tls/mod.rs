@@ -215,8 +215,9 @@ impl TlsContext {
     pub fn replace(&self, mut material: Material) {
         material.standing = Arc::clone(&self.standing);
         let trust = Arc::clone(&material.trust);
-        self.current.store(Some(Arc::new(material)));
+        // In this order: whoever was verified with the new bundle is not held to the old one.
         self.standing.trust(trust);
+        self.current.store(Some(Arc::new(material)));
     }
 }
 
