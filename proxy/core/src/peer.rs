@@ -28,7 +28,8 @@ pub struct VerifiedPeer {
     instance: Arc<str>,
     certificate_hash: Arc<str>,
     not_after: i64,
-    anchor: AnchorId,
+    /// On the heap: many futures hold the peer.
+    anchor: Arc<AnchorId>,
 }
 
 /// The peer is not the one that was meant.
@@ -58,7 +59,7 @@ impl VerifiedPeer {
             instance: instance.into(),
             certificate_hash: certificate_hash.into(),
             not_after,
-            anchor,
+            anchor: Arc::new(anchor),
         }
     }
 
@@ -84,7 +85,7 @@ impl VerifiedPeer {
 
     /// The root that its certificates lead to.
     pub fn anchor(&self) -> AnchorId {
-        self.anchor
+        *self.anchor
     }
 
     /// Refuses everyone but `expected`.
