@@ -200,6 +200,18 @@ impl Applications {
         Err((Reason::ApplicationRefused, String::new()))
     }
 
+    /// A connection for a request that may become a stream of bytes. It counts among those to the
+    /// application until the slot is dropped.
+    pub(crate) async fn own(
+        &self,
+        application: &Application,
+        http1: bool,
+    ) -> Result<Slot, (Reason, String)> {
+        let peer = self.peer(application.port, !http1);
+        let slot = peer.own(self.dial(application)).await;
+        slot.map_err(unconnected)
+    }
+
     fn peer(&self, port: u16, http2: bool) -> Rc<ApplicationPeer> {
         let mut peers = self.peers.borrow_mut();
         let peer = peers.entry((port, http2)).or_insert_with(|| {

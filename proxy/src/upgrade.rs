@@ -84,6 +84,8 @@ pub(crate) fn join<G: BodyGuard + 'static>(
         };
         let (moved, ended) = relay(client.stream(), server.stream(), terms).await;
         tracing::debug!(?moved, ?ended, "upgraded stream ended");
+        // Its places are given back when the connections have gone.
+        drop((client, server));
         match ended {
             Ended::Idle => guard.on_silence(),
             Ended::Clean => guard.on_end(None),

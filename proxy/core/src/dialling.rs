@@ -27,7 +27,7 @@ use destination::Destination;
 use entries::{Entries, unused};
 
 pub use entries::ConnectionId;
-pub use want::Want;
+pub use want::{Want, own_share};
 
 /// What a set observes of a connection.
 pub trait Connection {
@@ -162,7 +162,7 @@ impl<K: Ord + Clone, C: Connection + Clone, W> ConnectionSet<K, C, W> {
     /// has carried nothing for the longest time is closed: the request is about to add another.
     pub fn take(&mut self, key: &K, terms: &Terms) -> Option<Grant<C>> {
         let destination = self.destinations.get_mut(key)?;
-        if destination.queue.len() > destination.queue.alone() {
+        if destination.queue.sharing() > 0 {
             return None;
         }
         let grant = destination.take(&mut self.entries, terms, false);
@@ -179,9 +179,11 @@ impl<K: Ord + Clone, C: Connection + Clone, W> ConnectionSet<K, C, W> {
     ///
     /// # Errors
     ///
-    /// When as many wait as may.
+    /// When as many wait as may, or as many for a connection of their own ([`own_share`]).
     pub fn wait(&mut self, key: &K, terms: Terms, waiter: W) -> Result<u64, QueueFull> {
-        if self.waiting >= terms.bounds.waiting {
+        let waiting_max = terms.bounds.waiting;
+        let is_own = matches!(terms.want, Want::Own(_));
+        if self.waiting >= waiting_max || is_own && self.waiting_own() >= own_share(waiting_max) {
             return Err(QueueFull);
         }
         let ticket = self.next_ticket;
@@ -248,7 +250,8 @@ impl<K: Ord + Clone, C: Connection + Clone, W> ConnectionSet<K, C, W> {
     pub fn on_dial_failed(&mut self, key: &K) -> Vec<W> {
         self.on_dial_dropped(key);
         let destination = self.destinations.get_mut(key);
-        let told = destination.map(Destination::unserved).unwrap_or_default();
+        let told = destination.map(|destination| destination.unserved(&self.entries));
+        let told = told.unwrap_or_default();
         self.waiting -= u32::try_from(told.len()).unwrap_or(self.waiting);
         told
     }
@@ -372,6 +375,11 @@ impl<K: Ord + Clone, C: Connection + Clone, W> ConnectionSet<K, C, W> {
         self.entries.len()
     }
 
+    /// Of them, those that are one request's own.
+    pub fn own(&self) -> u32 {
+        self.entries.own()
+    }
+
     /// Requests that wait.
     pub fn waiting(&self) -> u32 {
         self.waiting
@@ -395,8 +403,9 @@ impl<K: Ord + Clone, C: Connection + Clone, W> ConnectionSet<K, C, W> {
     }
 
     fn serve(&mut self, any_generation: bool) -> Option<(W, Grant<C>)> {
+        let in_turn = !any_generation && self.can_make_way();
         for destination in self.destinations.values_mut() {
-            let served = destination.serve(&mut self.entries, any_generation);
+            let served = destination.serve(&mut self.entries, any_generation, in_turn);
             if served.is_some() {
                 self.waiting -= 1;
                 return served;
@@ -409,8 +418,23 @@ impl<K: Ord + Clone, C: Connection + Clone, W> ConnectionSet<K, C, W> {
     /// serve.
     fn uncovered(&self) -> Option<K> {
         let all = self.destinations.iter();
-        let uncovered = all.filter_map(|(key, to)| Some((to.uncovered()?, key)));
+        let uncovered = all.filter_map(|(key, to)| Some((to.uncovered(&self.entries)?, key)));
         uncovered.min().map(|(_ticket, key)| key.clone())
+    }
+
+    /// Whether an idle connection has to be closed for one that is to be made, and can be.
+    fn can_make_way(&self) -> bool {
+        let mut all = self.destinations.values();
+        let is_needed = all.any(|destination| {
+            destination.lacks_dials(&self.entries) && self.is_at_limit(&destination.terms)
+        });
+        is_needed && self.has_idle()
+    }
+
+    /// Requests that wait for a connection of their own.
+    fn waiting_own(&self) -> u32 {
+        let all = self.destinations.values();
+        all.map(|destination| destination.queue.own()).sum()
     }
 
     fn place<P>(&mut self, key: &K, place: &mut impl FnMut() -> Option<P>) -> Option<P> {

@@ -16,8 +16,9 @@ pub(crate) struct Answered {
     /// Its place among the requests that the application is given at a time.
     pub(super) concurrency: Option<UnderWay>,
     pub(super) upload: Option<Upload>,
-    /// Its place on a connection to the application, until all of the response has come.
-    pub(super) _slot: Option<Slot>,
+    /// Its place on a connection to the application, until all of the response has come, or the stream
+    /// of bytes that the connection has become has ended.
+    pub(super) _slot: Slot,
     /// Its place among the connections of its client, where it is a stream of bytes in HTTP/2.
     pub(super) _stream: Option<Permit>,
 }

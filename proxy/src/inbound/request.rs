@@ -33,6 +33,7 @@ use weft_core::timeout as deadline;
 use super::answered::Answered;
 use super::check::Checking;
 use super::http::Conversation;
+use crate::application::Asked;
 use crate::connections::Permit;
 use crate::drain::Side;
 use crate::http::h1::Refusal;
@@ -453,14 +454,8 @@ impl<'p> Admitted<'p> {
         let (upgrades, to_http1) = (exchange.upgrade.is_some(), body.to_http1);
         let asking = async move {
             match upgrades {
-                true => {
-                    let upgrading = Box::pin(conversation.upgrade(to_http1, request)).await;
-                    upgrading.map(|response| (response, None))
-                }
-                false => {
-                    let asked = conversation.ask(to_http1, request).await;
-                    asked.map(|(response, slot)| (response, Some(slot)))
-                }
+                true => Box::pin(conversation.upgrade(to_http1, request)).await,
+                false => conversation.ask(to_http1, request).await,
             }
         };
         let late = |left| {
@@ -496,12 +491,9 @@ impl<'p> Admitted<'p> {
     }
 }
 
-/// What the application answered, and its place on a connection where it has not one of its own.
-type Asked = (Response<Incoming>, Option<Slot>);
-
 impl Exchange<'_> {
     /// The answer as a client in HTTP/2 that asked for a stream of bytes is to see it.
-    fn translate(&self, (mut response, slot): Asked) -> Result<Asked, (Reason, String)> {
+    fn translate(&self, (mut response, slot): (Response<Incoming>, Slot)) -> Asked {
         if let Some(upgrade) = &self.upgrade
             && let Err(not_switched) = upgrade.translate(&mut response)
         {
@@ -516,8 +508,8 @@ struct Sent<'p> {
     exchange: Exchange<'p>,
     concurrency: Option<UnderWay>,
     response: Response<Incoming>,
-    /// Its place on a connection, where it has not one of its own.
-    slot: Option<Slot>,
+    /// Its place on a connection.
+    slot: Slot,
 }
 
 impl Sent<'_> {

@@ -4,39 +4,37 @@
 use std::error::Error;
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, Method, Request, StatusCode, Version};
 use hyper::ext::Protocol;
 use weft_core::extended_connect::Offer;
 use weft_core::reason::Reason;
 
 use super::http::Conversation;
-use crate::application::dial;
-use crate::http::{Incoming, ProxyBody, describe, sha1};
-use crate::pool::ApplicationTunnel;
-use crate::upgrade::SingleExchange;
-
-/// The application's answer, or why there is none.
-type Answered = Result<Response<Incoming>, (Reason, String)>;
+use crate::application::Asked;
+use crate::http::{ProxyBody, describe, sha1};
 
 const NOT_ADVERTISED: &str = "the application speaks HTTP/2 and takes no extended CONNECT: its SETTINGS \
     lack SETTINGS_ENABLE_CONNECT_PROTOCOL (RFC 8441 section 3)";
 const CONTENT: &str = "a request with content cannot be asked for as extended CONNECT";
 
 impl Conversation {
-    /// Asks the application over a connection of its own, which may become a stream of bytes.
-    pub(super) async fn upgrade(&self, http1: bool, request: Request<ProxyBody>) -> Answered {
+    /// Asks the application over a connection of its own, which may become a stream of bytes. It
+    /// counts among those to the application, and is waited for like each of them.
+    pub(super) async fn upgrade(&self, http1: bool, request: Request<ProxyBody>) -> Asked {
         match http1 {
             true => self.upgrade_http1(request).await,
             false => self.upgrade_http2(request).await,
         }
     }
 
-    async fn upgrade_http1(&self, request: Request<ProxyBody>) -> Answered {
-        let stream = dial(&self.worker.shared, &self.application).await?;
-        let config = &self.worker.shared.config;
-        let mut exchange = SingleExchange::begin(stream, config);
+    async fn upgrade_http1(&self, request: Request<ProxyBody>) -> Asked {
+        let slot = self
+            .worker
+            .applications
+            .own(&self.application, true)
+            .await?;
         let connect = *request.method() == Method::CONNECT;
-        let response = exchange.send(request).await;
+        let response = slot.sender().try_send_request(request).await;
         let response = response.map_err(|failure| failed(&failure.error))?;
         // Servers that know no CONNECT answer it as any other request, and read on. One that has
         // opened a tunnel says 200 without content (RFC 9110 section 9.3.6); 204 and 205 have none
@@ -46,10 +44,10 @@ impl Conversation {
             let detail = "the answer to CONNECT is not 200 without content: no tunnel was opened";
             return Err((Reason::UpgradeFailed, detail.to_owned()));
         }
-        Ok(response)
+        Ok((response, slot))
     }
 
-    async fn upgrade_http2(&self, mut request: Request<ProxyBody>) -> Answered {
+    async fn upgrade_http2(&self, mut request: Request<ProxyBody>) -> Asked {
         if !matches!(request.body(), ProxyBody::Empty) {
             return Err((Reason::UpgradeFailed, CONTENT.to_owned()));
         }
@@ -61,18 +59,20 @@ impl Conversation {
             }
         };
         *request.version_mut() = Version::HTTP_2;
-        let stream = dial(&self.worker.shared, &self.application).await?;
-        let config = &self.worker.shared.config;
-        let tunnel = ApplicationTunnel::open(stream, config).await;
-        let tunnel = tunnel.map_err(|detail| (Reason::UpgradeFailed, detail))?;
+        let slot = self
+            .worker
+            .applications
+            .own(&self.application, false)
+            .await?;
+        let mut sender = slot.sender();
         if let Some(offer) = &offer {
-            if !tunnel.takes_extended_connect() {
+            if !sender.takes_extended_connect() {
                 return Err((Reason::UpgradeFailed, NOT_ADVERTISED.to_owned()));
             }
             let protocol = Protocol::from(offer.protocol());
             request.extensions_mut().insert(protocol);
         }
-        let response = tunnel.send(request).await;
+        let response = sender.try_send_request(request).await;
         let mut response = response.map_err(|failure| failed(&failure.error))?;
         match (response.status(), offer) {
             (StatusCode::OK, Some(offer)) => offer.end(&mut response),
@@ -84,7 +84,7 @@ impl Conversation {
             // An ordinary answer.
             _ => {}
         }
-        Ok(response)
+        Ok((response, slot))
     }
 }
 

@@ -49,6 +49,8 @@ pub(crate) struct Sender {
     far: Far,
     /// What the head of a response in HTTP/2 may have, in bytes.
     head_bytes: usize,
+    /// Whether its server has announced extended `CONNECT` (RFC 8441 section 3).
+    extended_connect: bool,
 }
 
 impl Sender {
@@ -57,7 +59,22 @@ impl Sender {
             line,
             far,
             head_bytes: config.limits.max_header_bytes.bytes(),
+            extended_connect: false,
         }
+    }
+
+    /// The same, of a connection whose SETTINGS have come.
+    pub(super) fn announced(self, streams: &Streams) -> Self {
+        Self {
+            extended_connect: streams.extended_connect(),
+            ..self
+        }
+    }
+
+    /// Whether its server takes extended `CONNECT`, as far as it had said when the connection was
+    /// made.
+    pub(crate) fn takes_extended_connect(&self) -> bool {
+        self.extended_connect
     }
 
     /// To another sidecar. What its application may send is that one's own to say.
@@ -66,6 +83,7 @@ impl Sender {
             line: Line::Http2(sender),
             far: Far::Peer,
             head_bytes: usize::MAX,
+            extended_connect: false,
         }
     }
 

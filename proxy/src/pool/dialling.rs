@@ -270,7 +270,7 @@ pub(super) async fn make_application(
     let made = settled(stream, config, Server::Application, limit).await;
     let (sender, streams) = made.map_err(|error| error.to_string())?;
     Ok(Made {
-        line: Sender::new(Line::Http2(sender), far, config),
+        line: Sender::new(Line::Http2(sender), far, config).announced(&streams),
         generation: 0,
         streams: Some(streams),
         signal: None,

@@ -67,7 +67,7 @@ pub enum DialError {
         waiting: u32,
     },
     /// Waited for a connection with room in vain.
-    #[error("no connection had room within {patience:?}; {open} of at most {most} are open")]
+    #[error("no connection had room within {patience:?}; {open} of at most {most} are open{of}")]
     Busy {
         /// How long.
         patience: Duration,
@@ -75,6 +75,8 @@ pub enum DialError {
         open: u32,
         /// Connections that may stand.
         most: u32,
+        /// Which of all these are, where not every one.
+        of: &'static str,
     },
     /// We have no certificate to show.
     #[error("this sidecar has no valid certificate")]

@@ -17,7 +17,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
 use tokio::net::TcpStream;
 use weft_core::dialling::{Bounds, Terms, Want};
 use weft_core::model::AppProtocol;
@@ -36,7 +35,6 @@ use owner::{Dialling, Owner, Process, SharedPeer, Worker};
 use peer::{Held, Peer};
 
 use crate::config::ProxyConfig;
-use crate::http::{Incoming, ProxyBody, SendError};
 use crate::mesh::{Counted, Endpoint, EndpointKey, Outside, PortView};
 use crate::telemetry::metrics::{Metrics, PoolKind};
 use crate::tls::TlsContext;
@@ -286,34 +284,6 @@ pub(crate) type ApplicationDial = Rc<dyn Fn() -> ApplicationDialling>;
 pub(crate) type ApplicationDialling =
     Pin<Box<dyn Future<Output = Result<TcpStream, (Reason, String)>>>>;
 
-/// A connection to the application in HTTP/2 for one stream of bytes. It ends with the stream.
-#[derive(Debug)]
-pub(crate) struct ApplicationTunnel(Made<Sender>);
-
-impl ApplicationTunnel {
-    /// Takes a fresh connection, and waits for the application's SETTINGS.
-    pub(crate) async fn open(stream: TcpStream, config: &ProxyConfig) -> Result<Self, String> {
-        let limit = config.timeouts.connect;
-        make_application(stream, true, limit, config)
-            .await
-            .map(Self)
-    }
-
-    /// Whether the application takes extended `CONNECT` (RFC 8441 section 3).
-    pub(crate) fn takes_extended_connect(&self) -> bool {
-        let streams = self.0.streams.as_ref();
-        streams.is_some_and(|streams| streams.extended_connect())
-    }
-
-    /// Asks for the stream.
-    pub(crate) async fn send(
-        mut self,
-        request: Request<ProxyBody>,
-    ) -> Result<Response<Incoming>, SendError> {
-        self.0.line.try_send_request(request).await
-    }
-}
-
 /// The connections of one worker to one port of the application, in one version of HTTP.
 #[derive(Debug)]
 pub(crate) struct ApplicationPeer {
@@ -346,8 +316,11 @@ impl ApplicationPeer {
         waiting.await.map(of_worker)
     }
 
-    /// A new connection that no other request is given a place on. It is counted until the slot is
-    /// dropped and the request has been sent ([`Slot::keep_until_sent`]).
+    /// A new connection that no other request is given a place on, within [`own_share`] of those that
+    /// may stand. It is counted until the slot is dropped and the request has been sent
+    /// ([`Slot::keep_until_sent`]).
+    ///
+    /// [`own_share`]: weft_core::dialling::own_share
     pub(crate) async fn own(&self, connect: ApplicationDial) -> Result<Slot, DialError> {
         let terms = self.terms(Want::Own(crate::clock::now()));
         let dial = self.dial(connect);

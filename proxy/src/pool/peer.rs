@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 use weft_core::dialling::{
-    Connection, ConnectionId, ConnectionSet, Grant, NewConnection, Step, Terms,
+    Connection, ConnectionId, ConnectionSet, Grant, NewConnection, Step, Terms, Want, own_share,
 };
 use weft_core::reason::Reason;
 
@@ -179,10 +179,19 @@ impl<O: Owner> Peer<O> {
     }
 
     fn busy(&self, terms: &Terms, patience: Duration) -> DialError {
+        let connections = terms.bounds.connections;
+        let (open, own) = self.look(|set| (set.open(), set.own()));
+        let own_most = own_share(connections);
+        let is_own = matches!(terms.want, Want::Own(_)) && own >= own_most;
+        let (open, most, of) = match is_own {
+            true => (own, own_most, " that one request has for itself"),
+            false => (open, connections, ""),
+        };
         DialError::Busy {
             patience,
-            open: self.state.with(|state| state.set.open()),
-            most: terms.bounds.connections,
+            open,
+            most,
+            of,
         }
     }
 }
@@ -219,7 +228,7 @@ pub(super) async fn wait<O: Owner>(
     });
     let Ok(ticket) = ticket else {
         peer.stats().overflowed.inc();
-        let waiting = terms.bounds.waiting;
+        let waiting = peer.look(|set| set.waiting());
         return Err(DialError::Full { waiting });
     };
     peer.stats().pending.add(1);

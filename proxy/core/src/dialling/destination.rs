@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::demand::Demand;
 use super::entries::Entries;
 use super::queue::Queue;
-use super::want::Kind;
+use super::want::{Kind, own_share};
 use super::{Connection, Grant, Terms, Want};
 use crate::time::Instant;
 
@@ -58,7 +58,7 @@ impl<W> Destination<W> {
         let grant = grant(entries, index);
         if matches!(terms.want, Want::Own(_)) {
             self.forget(index);
-            entries.finish(index);
+            entries.make_own(index);
         }
         grant
     }
@@ -89,40 +89,62 @@ impl<W> Destination<W> {
         self.shared.iter().find(fits).copied()
     }
 
-    /// Gives the waiting request that came first of those for whom there is room its place.
+    /// Gives the waiting request that came first of those for whom there is room its place. Those that
+    /// came after one that a connection has to be made for are not served where that one waits
+    /// `in_turn`: at the limit on connections they would use each that comes free.
     pub(super) fn serve<K, C: Connection + Clone>(
         &mut self,
         entries: &mut Entries<K, C>,
         any_generation: bool,
+        in_turn: bool,
     ) -> Option<(W, Grant<C>)> {
-        let mut firsts = Kind::ALL.map(|kind| self.queue.first(kind));
+        let own_room = self.own_room(entries);
+        let mut firsts = Kind::ALL.map(|kind| match kind {
+            Kind::Own if own_room == 0 => None,
+            Kind::Any | Kind::Used | Kind::Made | Kind::Own => self.queue.first(kind),
+        });
         firsts.sort_unstable_by_key(|first| first.map(|(ticket, _want)| ticket));
         for (ticket, want) in firsts.into_iter().flatten() {
             let terms = Terms { want, ..self.terms };
             if let Some(grant) = self.take(entries, &terms, any_generation) {
                 return Some((self.queue.remove(ticket)?, grant));
             }
+            let is_made = matches!(want.kind(), Kind::Made | Kind::Own);
+            if in_turn && is_made && self.lacks_dials(entries) {
+                return None;
+            }
         }
         None
     }
 
+    /// Whether requests wait for which a connection has to be made, and no dial has been begun.
+    pub(super) fn lacks_dials<K, C>(&self, entries: &Entries<K, C>) -> bool {
+        let alone = self.queue.alone(self.own_room(entries));
+        self.dialling < alone.min(self.terms.bounds.dials)
+    }
+
     /// Takes out the waiting requests that a dial would have served that has failed.
-    pub(super) fn unserved(&mut self) -> Vec<W> {
-        let (alone, rest) = (self.queue.ticket(0, true), self.queue.ticket(0, false));
-        let is_alone = match (alone, rest) {
-            (Some(alone), Some(rest)) => alone < rest,
-            (alone, None) => alone.is_some(),
-            (None, Some(_)) => false,
-        };
-        let most = match is_alone {
-            true => 1,
-            false => self.per_connection().min(self.queue.len()),
-        };
-        let told = (0..most).map_while(|_| {
-            let ticket = self.queue.ticket(0, is_alone)?;
-            self.queue.remove(ticket)
-        });
-        told.collect()
+    pub(super) fn unserved<K, C>(&mut self, entries: &Entries<K, C>) -> Vec<W> {
+        let own_room = self.own_room(entries);
+        let (alone, rest) = (self.queue.nth_alone(0, own_room), self.queue.nth_sharing(0));
+        match (alone, rest) {
+            (Some(alone), rest) if rest.is_none_or(|rest| alone < rest) => {
+                self.queue.remove(alone).into_iter().collect()
+            }
+            _ => {
+                let most = self.per_connection().min(self.queue.sharing());
+                let told = (0..most).map_while(|_| {
+                    let ticket = self.queue.nth_sharing(0)?;
+                    self.queue.remove(ticket)
+                });
+                told.collect()
+            }
+        }
+    }
+
+    /// How many more requests may have a connection of their own.
+    fn own_room<K, C>(&self, entries: &Entries<K, C>) -> u32 {
+        own_share(self.terms.bounds.connections).saturating_sub(entries.own())
     }
 
     /// The exclusive connection used last that takes a request at once.
@@ -189,21 +211,21 @@ impl<W> Destination<W> {
     }
 
     /// The ticket of the first request that no dial in flight will serve, if another may be begun.
-    pub(super) fn uncovered(&self) -> Option<u64> {
+    pub(super) fn uncovered<K, C>(&self, entries: &Entries<K, C>) -> Option<u64> {
         let dials_max = self.terms.bounds.dials;
         if self.dialling >= dials_max {
             return None;
         }
-        let alone = self.queue.alone();
-        let dials_alone = self.dialling.min(alone);
+        let own_room = self.own_room(entries);
+        let dials_alone = self.dialling.min(self.queue.alone(own_room));
         let demand = Demand {
-            waiting: self.queue.len() - alone,
+            waiting: self.queue.sharing(),
             dialling: self.dialling - dials_alone,
             per_connection: self.per_connection(),
         };
         let shared = demand.uncovered(dials_max);
-        let shared = shared.and_then(|covered| self.queue.ticket(covered, false));
-        let alone = self.queue.ticket(dials_alone, true);
+        let shared = shared.and_then(|covered| self.queue.nth_sharing(covered));
+        let alone = self.queue.nth_alone(dials_alone, own_room);
         shared.into_iter().chain(alone).min()
     }
 

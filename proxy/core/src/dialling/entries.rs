@@ -21,6 +21,8 @@ pub(super) struct Entry<K, C> {
     /// Concurrent requests that its server takes.
     pub(super) streams: u32,
     pub(super) in_flight: u32,
+    /// Whether it is one request's own.
+    is_own: bool,
     /// Requests that it has been given in all.
     pub(super) carried: u32,
     /// Whether it only finishes what it carries.
@@ -63,6 +65,8 @@ pub(super) struct Entries<K, C> {
     slots: Vec<Option<Entry<K, C>>>,
     free: Vec<usize>,
     serial: u64,
+    /// Those that are one request's own.
+    own: u32,
 }
 
 impl<K, C> Default for Entries<K, C> {
@@ -71,6 +75,7 @@ impl<K, C> Default for Entries<K, C> {
             slots: Vec::new(),
             free: Vec::new(),
             serial: 0,
+            own: 0,
         }
     }
 }
@@ -132,9 +137,24 @@ impl<K, C> Entries<K, C> {
 
     pub(super) fn remove(&mut self, index: usize) {
         let removed = self.slots.get_mut(index).and_then(Option::take);
-        if removed.is_some() {
+        if let Some(entry) = removed {
+            self.own -= u32::from(entry.is_own);
             self.free.push(index);
         }
+    }
+
+    /// Makes an entry the own one of the request that it carries: it ends with that.
+    pub(super) fn make_own(&mut self, index: usize) {
+        if let Some(entry) = self.at(index) {
+            let was = std::mem::replace(&mut entry.is_own, true);
+            self.own += u32::from(!was);
+        }
+        self.finish(index);
+    }
+
+    /// Connections that are one request's own.
+    pub(super) fn own(&self) -> u32 {
+        self.own
     }
 
     /// Lets an entry finish what it carries; one that carries nothing is removed.
@@ -162,6 +182,7 @@ pub(super) fn unused<K, C>(
         is_exclusive,
         streams,
         in_flight: 0,
+        is_own: false,
         carried: 0,
         is_finishing: false,
         last_used: now,

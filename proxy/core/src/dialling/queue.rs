@@ -32,9 +32,20 @@ impl<W> Queue<W> {
         self.len.iter().sum()
     }
 
-    /// The number of members that take a connection each, and only one that is made for them.
-    pub(super) fn alone(&self) -> u32 {
-        self.len[Kind::Alone as usize]
+    /// The number of members that can share a connection with others.
+    pub(super) fn sharing(&self) -> u32 {
+        self.len[Kind::Any as usize] + self.len[Kind::Used as usize]
+    }
+
+    /// The number of members that want a connection of their own.
+    pub(super) fn own(&self) -> u32 {
+        self.len[Kind::Own as usize]
+    }
+
+    /// The number of members that take a connection each, and only one that is made for them; of
+    /// those that want one of their own as many as may have one.
+    pub(super) fn alone(&self, own_room: u32) -> u32 {
+        self.len[Kind::Made as usize] + self.own().min(own_room)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -54,11 +65,27 @@ impl<W> Queue<W> {
         self.members(|one| one == kind).next()
     }
 
-    /// The ticket of the member that has `before` others in front of it, among those that take a
-    /// connection each, or among the rest.
-    pub(super) fn ticket(&self, before: u32, alone: bool) -> Option<u64> {
-        let mut members = self.members(|kind| (kind == Kind::Alone) == alone);
+    /// The ticket of the member that has `before` others in front of it, among those that can share
+    /// a connection.
+    pub(super) fn nth_sharing(&self, before: u32) -> Option<u64> {
+        let mut members = self.members(|kind| matches!(kind, Kind::Any | Kind::Used));
         members.nth(before as usize).map(|(ticket, _want)| ticket)
+    }
+
+    /// The same among [`Self::alone`].
+    pub(super) fn nth_alone(&self, before: u32, own_room: u32) -> Option<u64> {
+        if self.alone(own_room) <= before {
+            return None;
+        }
+        let mut room = own_room;
+        let members = self.members(|kind| matches!(kind, Kind::Made | Kind::Own));
+        let mut eligible = members.filter(|(_ticket, want)| {
+            let is_own = want.kind() == Kind::Own;
+            let is_eligible = !is_own || room > 0;
+            room = room.saturating_sub(u32::from(is_own));
+            is_eligible
+        });
+        eligible.nth(before as usize).map(|(ticket, _want)| ticket)
     }
 
     /// Takes out one member; `None` if it is not there any more.
@@ -88,6 +115,35 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    use crate::time::Instant;
+
+    #[test]
+    fn those_that_want_their_own_are_passed_over_where_there_is_no_room() {
+        let now = Instant::from_nanos(0);
+        let mut queue = Queue::default();
+        let wants = [
+            Want::Own(now),
+            Want::Any,
+            Want::Own(now),
+            Want::MadeSince(now),
+            Want::Own(now),
+        ];
+        for (ticket, want) in (0..).zip(wants) {
+            queue.push(ticket, want, ());
+        }
+        assert_eq!((queue.sharing(), queue.own()), (1, 3));
+        for (own_room, expected) in [
+            (0, &[3][..]),
+            (1, &[0, 3]),
+            (2, &[0, 2, 3]),
+            (9, &[0, 2, 3, 4]),
+        ] {
+            let tickets = (0..).map_while(|before| queue.nth_alone(before, own_room));
+            assert_eq!(tickets.collect::<Vec<_>>(), expected, "{own_room}");
+            assert_eq!(queue.alone(own_room) as usize, expected.len());
+        }
+    }
+
     proptest! {
         /// It behaves like a list from which members are deleted.
         #[test]
@@ -114,7 +170,7 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(queue.len() as usize, list.len());
-                prop_assert_eq!(queue.ticket(1, false), list.get(1).copied());
+                prop_assert_eq!(queue.nth_sharing(1), list.get(1).copied());
                 prop_assert!(queue.entries.len() <= 2 * list.len() + SLACK + 1);
             }
         }

@@ -313,6 +313,91 @@ fn a_connection_of_its_own_is_nobody_elses_and_counts_until_its_request_has_left
     assert_eq!((served.len(), &*dialled, set.open()), (0, "a", 1));
 }
 
+/// Requests that keep their connections leave others some, also in the queue.
+#[test]
+fn requests_with_connections_of_their_own_do_not_take_all() {
+    for (most, expected) in [(0, 0), (1, 1), (3, 3), (4, 3), (10, 8), (u32::MAX, 3 << 30)] {
+        assert_eq!(own_share(most), expected, "{most}");
+    }
+    let mut set = Set::default();
+    let own = |now| Terms {
+        exclusive: Some(true),
+        ..wants(Want::Own(at(now)), 4)
+    };
+    for waiter in 0..6 {
+        set.wait(&'a', own(0), waiter).unwrap();
+    }
+    assert_eq!(work(&mut set).1, "aaa");
+    for _ in 0..3 {
+        set.on_connected(&'a', exclusive(), at(0));
+    }
+    let (held, dialled) = work(&mut set);
+    assert_eq!((names(&held), &*dialled), (vec![0, 1, 2], ""));
+    assert_eq!((set.open(), set.own()), (3, 3));
+    // An ordinary request does not wait for those.
+    let any = Terms {
+        exclusive: Some(true),
+        ..terms(4)
+    };
+    set.wait(&'a', any, 6).unwrap();
+    assert_eq!(work(&mut set).1, "a");
+    set.on_connected(&'a', exclusive(), at(1));
+    let (served, _) = work(&mut set);
+    assert_eq!(names(&served), [6]);
+    set.on_released(served[0].1.id, at(1));
+    assert!(work(&mut set).0.is_empty());
+    // The next one has a connection when one of its kind has left.
+    set.on_released(held[0].1.id, at(2));
+    assert_eq!((work(&mut set).1.as_str(), set.own()), ("a", 2));
+    assert_eq!(set.on_dial_failed(&'a'), [3]);
+    let mut short = own(3);
+    short.bounds.waiting = 3;
+    assert_eq!(set.waiting(), 2);
+    set.wait(&'a', short, 7).unwrap();
+    assert_eq!(set.wait(&'a', short, 8), Err(QueueFull));
+    short.bounds.waiting = 4;
+    assert_eq!(set.wait(&'a', short, 8), Err(QueueFull));
+    short.want = Want::Any;
+    assert!(set.wait(&'a', short, 8).is_ok());
+}
+
+/// Where each connection that comes free has somebody waiting for it, one that has to be made is made
+/// in its turn.
+#[test]
+fn who_needs_a_new_connection_is_not_overtaken_for_ever() {
+    let one = |want| Terms {
+        exclusive: Some(true),
+        ..wants(want, 2)
+    };
+    for want in [Want::Own(at(1)), Want::MadeSince(at(1))] {
+        let mut set = Set::default();
+        for waiter in 0..3 {
+            set.wait(&'a', one(Want::Any), waiter).unwrap();
+        }
+        assert_eq!(work(&mut set).1, "aa");
+        for _ in 0..2 {
+            set.on_connected(&'a', exclusive(), at(0));
+        }
+        let (held, _) = work(&mut set);
+        set.wait(&'a', one(want), 3).unwrap();
+        for waiter in 4..6 {
+            set.wait(&'a', one(Want::Any), waiter).unwrap();
+        }
+        set.on_released(held[0].1.id, at(2));
+        let (served, dialled) = work(&mut set);
+        assert_eq!((names(&served), &*dialled), (vec![2], ""), "{want:?}");
+        set.on_released(served[0].1.id, at(3));
+        let (served, dialled) = work(&mut set);
+        assert_eq!((names(&served), &*dialled), (vec![], "a"), "{want:?}");
+        // While it is made, others go on.
+        set.on_released(held[1].1.id, at(3));
+        let (served, dialled) = work(&mut set);
+        assert_eq!((names(&served), &*dialled), (vec![4], ""), "{want:?}");
+        set.on_connected(&'a', exclusive(), at(4));
+        assert_eq!(names(&work(&mut set).0), [3], "{want:?}");
+    }
+}
+
 #[test]
 fn a_connection_of_its_own_takes_the_place_of_an_idle_one() {
     let mut set = Set::default();
@@ -336,6 +421,10 @@ fn those_that_want_new_connections_keep_to_the_bound_of_dials_and_of_waiting() {
         let mut set = Set::default();
         let mut new = wants(want, 1000);
         new.exclusive = Some(true);
+        if matches!(want, Want::Own(_)) {
+            // Of which 100 are theirs.
+            new.bounds.waiting = 133;
+        }
         for waiter in 0..100 {
             set.wait(&'a', new, waiter).unwrap();
         }
@@ -517,7 +606,9 @@ impl Simulation {
                     self.waiting.push((key, ticket, self.next, kind));
                     self.next += 1;
                 } else {
-                    assert_eq!(self.waiting.len(), 6);
+                    let own = self.waiting.iter().filter(|one| one.3 == Kind::Own);
+                    let is_full = kind == Kind::Own && own.count() == 5;
+                    assert!(is_full || self.waiting.len() == 6);
                 }
             }
             Event::Leave(at) if at < self.waiting.len() => {
@@ -583,6 +674,10 @@ impl Simulation {
         self.dials.extend(dialled.chars());
         let standing = self.set.open() + u32::try_from(self.dials.len()).unwrap();
         assert!(standing <= MOST, "{standing} connections and dials");
+        let own = self.held.iter().filter(|held| self.own.contains(&held.id));
+        let own = u32::try_from(own.count()).unwrap();
+        assert!(own <= own_share(MOST), "{own} connections of their own");
+        assert_eq!(self.set.own(), own);
         assert_eq!(self.set.waiting() as usize, self.waiting.len());
     }
 }

@@ -13,8 +13,19 @@ pub enum Want {
     UsedSince(Instant),
     /// Those that were made at this time or later and have carried nothing.
     MadeSince(Instant),
-    /// Like [`Self::MadeSince`], and no other request is given a place on it.
+    /// Like [`Self::MadeSince`], and no other request is given a place on it. It may be kept for as
+    /// long as its request likes: those that want one have [`own_share`] of the connections.
     Own(Instant),
+}
+
+/// One of so many connections, and of so many places in the queue, is kept for requests that do not
+/// want a connection of their own.
+const RESERVED_SHARE: u32 = 4;
+
+/// The part of `most` connections that requests with a connection of their own may have at a time,
+/// and of `most` waiting requests those that wait for one.
+pub const fn own_share(most: u32) -> u32 {
+    most - most / RESERVED_SHARE
 }
 
 /// Requests that wait with the same kind of want: each can use what the first of them can.
@@ -23,11 +34,13 @@ pub(super) enum Kind {
     Any,
     Used,
     /// Takes a connection that is made, each of them one.
-    Alone,
+    Made,
+    /// Like [`Self::Made`], and keeps it.
+    Own,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 3] = [Self::Any, Self::Used, Self::Alone];
+    pub(super) const ALL: [Self; 4] = [Self::Any, Self::Used, Self::Made, Self::Own];
 }
 
 impl Want {
@@ -35,7 +48,8 @@ impl Want {
         match self {
             Self::Any => Kind::Any,
             Self::UsedSince(_) => Kind::Used,
-            Self::MadeSince(_) | Self::Own(_) => Kind::Alone,
+            Self::MadeSince(_) => Kind::Made,
+            Self::Own(_) => Kind::Own,
         }
     }
 }
