@@ -100,17 +100,17 @@ fn a_connection_that_ends_costs_no_request() {
 
 /// Two sidecars beside each other on this machine, as `weft proxy` runs them with a configuration of
 /// its own: one beside the application, one that leads there.
-struct Pair<'a> {
+pub(crate) struct Pair<'a> {
     mesh: &'a Mesh<'a>,
     _server: Running,
     _client: Running,
     metrics: u16,
     /// Where the caller's sidecar listens.
-    port: u16,
+    pub(crate) port: u16,
 }
 
 impl<'a> Pair<'a> {
-    fn start(mesh: &'a Mesh<'a>, application: u16, protocol: &str, more: &str) -> Self {
+    pub(crate) fn start(mesh: &'a Mesh<'a>, application: u16, protocol: &str, more: &str) -> Self {
         let (metrics, port) = (free_port(), free_port());
         let listen = format!(
             "  ports: [{{port: {application}, protocol: {protocol}, listen: \"127.0.0.1:0\", loopback: true}}]\n"
@@ -132,7 +132,7 @@ impl<'a> Pair<'a> {
         }
     }
 
-    fn run(&self, program: Program) -> Finished {
+    pub(crate) fn run(&self, program: Program) -> Finished {
         program.run("caller", &self.mesh.scratch().dir("caller"), LIMIT)
     }
 
@@ -145,7 +145,7 @@ impl<'a> Pair<'a> {
     }
 
     /// A number of the application's sidecar.
-    fn metric(&self, name: &str) -> f64 {
+    pub(crate) fn metric(&self, name: &str) -> f64 {
         let url = format!("http://127.0.0.1:{}/metrics", self.metrics);
         let text = self.run(Program::line("curl --silent --max-time 20").arg(url));
         let line = text.stdout.lines().find(|line| line.starts_with(name));

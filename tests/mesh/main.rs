@@ -88,6 +88,8 @@ mod durability;
 // Connections to the application; requests that are reset as soon as they are made.
 mod appconns;
 mod resets;
+// Tunnels: how many, for how long, and what they cost.
+mod tunnels;
 // Streams in HTTP/2 that are malformed or too large.
 mod h2_streams;
 // Bad documents, tokens, bytes and programs.

@@ -24,7 +24,7 @@ const SECONDS: &str = "3";
 const GROWTH_MAX: u64 = 64;
 const GROWTH_LEFT: u64 = 24;
 /// ENHANCE_YOUR_CALM (RFC 9113 section 7).
-const CALM: u32 = 11;
+pub(crate) const CALM: u32 = 11;
 
 /// What `h2_storm.py` has done.
 #[derive(Debug, Deserialize)]
@@ -54,7 +54,7 @@ fn memory(pid: u32) -> u64 {
 }
 
 /// Looks at a sidecar's memory all the time.
-struct Watched {
+pub(crate) struct Watched {
     pid: u32,
     before: u64,
     over: Arc<AtomicBool>,
@@ -62,7 +62,7 @@ struct Watched {
 }
 
 impl Watched {
-    fn begin(pid: u32) -> Self {
+    pub(crate) fn begin(pid: u32) -> Self {
         let over = Arc::<AtomicBool>::default();
         let stop = Arc::clone(&over);
         let peak = std::thread::spawn(move || {
@@ -83,7 +83,7 @@ impl Watched {
     }
 
     /// Demands that a storm cost no more memory than it may, and that it is given back.
-    fn demand_bounded(self) {
+    pub(crate) fn demand_bounded(self) {
         let Self {
             pid,
             before,
@@ -104,7 +104,7 @@ impl Watched {
 }
 
 /// A neighbour: a modest load of another workload.
-fn neighbour(mesh: &Mesh<'_>) -> Load {
+pub(crate) fn neighbour(mesh: &Mesh<'_>) -> Load {
     let state = mesh.scratch().dir("neighbour");
     let url = "http://web.shop.mesh:8080/";
     let flags = ["--connections", "2", "--rate", "20"];

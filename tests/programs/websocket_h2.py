@@ -107,6 +107,8 @@ class Connection:
             stream.on_data(event.data)
         elif isinstance(event, h2.events.StreamEnded):
             stream.over = "end"
+            if isinstance(stream, Echo) and stream.raw:
+                self.send(event.stream_id, b"", end=True)
         elif isinstance(event, h2.events.StreamReset):
             stream.over = f"reset {int(event.error_code)}"
 

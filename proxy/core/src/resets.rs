@@ -1,14 +1,17 @@
 //! The budget of HTTP/2 streams that a client may open and reset before they are answered
-//! (CVE-2023-44487, "Rapid Reset"): a token bucket that may go into debt, since a reset is known only
-//! when it has happened. All connections of a client share one budget.
+//! (CVE-2023-44487, "Rapid Reset"), and of tunnels that it may open and give up: a token bucket that may
+//! go into debt, since a reset is known only when it has happened. All connections of a client share
+//! one budget.
 
 mod clients;
+mod tunnel;
 
 use std::time::Duration;
 
 use crate::time::Instant;
 
 pub use clients::{CLIENTS_MAX, ResetBudgets, ResetClient, ResetStanding};
+pub use tunnel::{ClientEnd, TUNNEL_BRIEF, TunnelUse};
 
 /// What happens to a connection whose client has spent its budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

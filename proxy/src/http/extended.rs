@@ -1,6 +1,8 @@
 //! Streams of bytes that clients ask for in HTTP/2: `CONNECT` (RFC 9113 section 8.5) and extended
 //! `CONNECT` (RFC 8441). Both become what they are in HTTP/1.1 and go the way of every upgrade.
 
+use std::rc::Rc;
+
 use bytes::Bytes;
 use http::{Request, StatusCode, Version};
 use hyper::ext::Protocol;
@@ -13,6 +15,8 @@ use weft_core::reason::Reason;
 
 use super::h1::Refusal;
 use super::open::Held;
+use super::paced::Pace;
+use super::tunnel::Carried;
 use super::upgrade::{Upgrade, Upgraded, sha1};
 
 /// A stream that becomes one of bytes when the answer to its request says so.
@@ -36,17 +40,25 @@ impl Tunnel {
         Ok(Some(Self { stream, to, held }))
     }
 
-    /// The answer opens the stream: it is handed over once that has been sent.
-    pub(super) fn open(self) {
+    /// The answer opens the stream: it is handed over once that has been sent. A client that gives it
+    /// up is charged for that.
+    pub(super) fn open(self, pace: Rc<Pace>) {
         let Self { stream, to, held } = self;
         spawn_local(async move {
             let stream = match stream.await {
                 Ok(stream) => TokioIo::new(stream),
-                Err(error) => return tracing::debug!(%error, "a stream was not handed over"),
+                Err(error) => {
+                    tracing::debug!(%error, "a stream was not handed over");
+                    // Reset before its answer was sent.
+                    return pace.on_reset();
+                }
             };
-            let (upgraded, ended) = Upgraded::watched(stream, Bytes::new());
-            if to.send(upgraded).is_ok() {
-                let _dropped = ended.await;
+            let (upgraded, used) = Upgraded::of_client(stream, Bytes::new(), Carried::Stream);
+            if to.send(upgraded).is_ok()
+                && let Ok(used) = used.await
+                && used.is_abandoned()
+            {
+                pace.on_reset();
             }
             drop(held);
         });

@@ -9,6 +9,7 @@ mod kept;
 mod open;
 mod paced;
 mod relayed;
+mod tunnel;
 mod upgrade;
 mod upload;
 mod watch;
@@ -273,7 +274,7 @@ pub(crate) async fn serve_http2<IO, H, F, R, G>(
             if let Some(tunnel) = tunnel
                 && response.status().is_success()
             {
-                tunnel.open();
+                tunnel.open(pace);
             }
             Ok::<_, Infallible>(response.map(|body| held.until_end(body)))
         }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
-use weft_core::resets::{Excess, ResetBudgets, ResetClient, ResetStanding};
+use weft_core::resets::{Excess, ResetBudgets, ResetClient, ResetStanding, TunnelUse};
 
 use super::RESETS_MAX;
 
@@ -36,7 +36,7 @@ const TOO_MANY_RESETS: &[u8] = b"too many requests were reset before they were a
 
 /// The reset budgets of all clients, of all workers.
 ///
-/// It is locked when a request is reset, while a client that has reset some is read from, and for
+/// It is locked when a request is reset or a tunnel given up, while a client that has reset some is read from, and for
 /// every client while one owes resets.
 #[derive(Debug, Default)]
 pub struct Resets {
@@ -105,6 +105,23 @@ impl Client {
     /// Whether it is a program of this workload.
     pub(super) const fn is_application(&self) -> bool {
         matches!(self.who, ResetClient::Program)
+    }
+
+    /// A tunnel that was a connection of its own has ended. One that was given up is charged.
+    pub(crate) fn on_tunnel_end(&self, used: &TunnelUse) {
+        if used.is_abandoned() {
+            let _it_has_ended = self.resets.on_reset(&self.who);
+        }
+    }
+
+    /// Until a tunnel may be opened for it: one that owes resets pays for it in advance, and waits until
+    /// that is paid. A connection that is a tunnel cannot be read slowly for what others before it did.
+    pub(crate) async fn settled(&self) {
+        if !self.resets.is_owed() || self.resets.standing(&self.who).debt.is_zero() {
+            return;
+        }
+        let _paid = self.resets.on_reset(&self.who);
+        sleep(self.resets.standing(&self.who).debt).await;
     }
 
     fn excess(&self) -> Excess {
@@ -186,7 +203,8 @@ impl Pace {
         unanswered
     }
 
-    fn on_reset(&self) {
+    /// Its client has reset a request, or given up a tunnel.
+    pub(super) fn on_reset(&self) {
         if self.ended.get() || self.closing.get() {
             return;
         }
@@ -433,7 +451,7 @@ impl Frames {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weft_core::resets::ResetPolicy;
+    use weft_core::resets::{ClientEnd, ResetPolicy};
 
     #[test]
     fn frames_are_found_wherever_they_are_cut() {
@@ -503,6 +521,48 @@ mod tests {
         drop(other.begin().await);
         assert_eq!(other.turn(), Ok(TURN_BYTES_WATCHED));
         assert!(!other.closing.get());
+    }
+
+    /// A tunnel that is given up counts like a request that is reset; where it was a connection of its
+    /// own, the next one waits until the debt is paid.
+    #[tokio::test]
+    async fn tunnels_that_are_given_up_are_charged() {
+        let given_up = TunnelUse {
+            end: Some((ClientEnd::Reset, Duration::ZERO)),
+            sent: true,
+            answered: false,
+        };
+        let used = TunnelUse {
+            answered: true,
+            ..given_up
+        };
+        let resets = Arc::<Resets>::default();
+        for who in [
+            ResetClient::outside([10, 0, 0, 1].into()),
+            ResetClient::Peer("one".into()),
+            ResetClient::Program,
+        ] {
+            let policy = who.policy();
+            let client = client(who, &resets);
+            let is_settled = async || {
+                let settled = tokio::time::timeout(Duration::ZERO, client.settled());
+                settled.await.is_ok()
+            };
+            for _ in 0..policy.burst * 2 {
+                client.on_tunnel_end(&used);
+            }
+            assert!(is_settled().await, "{client:?}");
+            for _ in 0..policy.burst {
+                client.on_tunnel_end(&given_up);
+            }
+            assert!(is_settled().await, "{client:?}");
+            for _ in 0..policy.per_second {
+                client.on_tunnel_end(&given_up);
+            }
+            assert!(!is_settled().await, "{client:?}");
+            let waited = tokio::time::timeout(Duration::from_secs(3), client.settled());
+            assert!(waited.await.is_ok(), "{client:?}");
+        }
     }
 
     #[tokio::test]

@@ -1,6 +1,5 @@
 //! Connections and streams that stop being HTTP: `CONNECT`, and what was agreed on with `Upgrade`.
 
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
@@ -10,7 +9,9 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 use weft_core::extended_connect::{Handshake, NotSwitched};
+use weft_core::resets::TunnelUse;
 
+use super::tunnel::{Carried, ClientSide};
 use crate::tls::Replayed;
 
 /// A connection of any kind.
@@ -138,8 +139,6 @@ pub(crate) fn sha1(bytes: &[u8]) -> [u8; 20] {
 /// A connection that was handed over.
 pub struct Upgraded {
     stream: Replayed<Box<dyn Io>>,
-    /// Dropped with it, where somebody waits for its end.
-    _alive: Option<oneshot::Sender<Infallible>>,
 }
 
 impl Upgraded {
@@ -147,16 +146,17 @@ impl Upgraded {
     pub fn new(io: impl Io + 'static, first: Bytes) -> Self {
         Self {
             stream: Replayed::new(first, Box::new(io)),
-            _alive: None,
         }
     }
 
-    /// The same, and what ends when it is dropped.
-    pub fn watched(io: impl Io + 'static, first: Bytes) -> (Self, oneshot::Receiver<Infallible>) {
-        let (alive, ended) = oneshot::channel();
-        let mut stream = Self::new(io, first);
-        stream._alive = Some(alive);
-        (stream, ended)
+    /// A client's connection, and how it was used once it is dropped.
+    pub(super) fn of_client(
+        io: impl Io + 'static,
+        first: Bytes,
+        carried: Carried,
+    ) -> (Self, oneshot::Receiver<TunnelUse>) {
+        let (side, used) = ClientSide::open(io, carried, !first.is_empty());
+        (Self::new(side, first), used)
     }
 
     /// The stream: first what had been read of the connection, then itself.

@@ -31,6 +31,8 @@ pub(super) struct Conversation {
     pub(super) caller: Option<Caller>,
     /// The address that the connection comes from; `None` where it has gone.
     pub(super) address: Option<IpAddr>,
+    /// Whom resets are charged to; `None` where it has gone.
+    pub(super) client: Option<Client>,
     pub(super) stats: Arc<HttpStats>,
     /// What is enforced on the application's port.
     pub(super) server: Arc<ServerSlot>,
@@ -57,6 +59,11 @@ pub(super) async fn serve<IO>(
     let address = io.socket().peer_addr();
     let io = Guarded::patient(io, patience(&shared.config, http2));
     let key = key(&application, caller.as_ref().map(|caller| &caller.peer));
+    let who = match (&caller, &address) {
+        (Some(caller), _) => Some(ResetClient::Peer(Arc::clone(caller.peer.instance()))),
+        (None, Ok(address)) => Some(ResetClient::outside(address.ip())),
+        (None, Err(_)) => None,
+    };
     let conversation = Rc::new(Conversation {
         worker: Rc::clone(worker),
         signal: signal.clone(),
@@ -67,17 +74,14 @@ pub(super) async fn serve<IO>(
         application,
         caller,
         address: address.as_ref().ok().map(SocketAddr::ip),
+        client: who.map(|who| Client::new(who, &shared.resets)),
     });
     let config = &shared.config;
     let ends = Ends::new(&shared.drain, Side::Inbound, signal.as_deref());
     if http2 {
-        let who = match (&conversation.caller, address) {
-            (Some(caller), _) => ResetClient::Peer(Arc::clone(caller.peer.instance())),
-            (None, Ok(address)) => ResetClient::outside(address.ip()),
-            // It has gone.
-            (None, Err(_)) => return,
+        let Some(client) = conversation.client.clone() else {
+            return;
         };
-        let client = Client::new(who, &shared.resets);
         let refusing = Rc::clone(&conversation);
         let refuse = move |refusal: Refusal| request::refuse(&refusing, &refusal);
         let handle = move |request| {
@@ -91,7 +95,10 @@ pub(super) async fn serve<IO>(
         let handle = |request| conversation.handle(request);
         let refuse = |refusal: Refusal| request::refuse(&conversation, &refusal);
         let broken = |io: &Guarded<IO>| reset(io.get_ref().socket());
-        serve_http1(io, settings, &ends, (handle, refuse), broken).await;
+        let tunnel = serve_http1(io, settings, &ends, (handle, refuse), broken).await;
+        if let (Some(used), Some(client)) = (tunnel, &conversation.client) {
+            client.on_tunnel_end(&used);
+        }
     }
 }
 

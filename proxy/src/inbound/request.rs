@@ -350,6 +350,12 @@ impl<'p> Decided<'p> {
         if let Err(exceeded) = exchange.count_stream() {
             return Err(exchange.refuse(Reason::ConnectionLimit, &exceeded.to_string()));
         }
+        if exchange.upgrade.is_some()
+            && let Some(client) = &exchange.conversation.client
+        {
+            // On the heap: ordinary requests need no room for it.
+            Box::pin(client.settled()).await;
+        }
         // Nobody waits for the answer: it costs the application nothing.
         let counts = !is_check && left != Some(Duration::ZERO);
         let concurrency = match exchange.enter(&parts, counts) {

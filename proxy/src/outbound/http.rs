@@ -32,6 +32,8 @@ use crate::worker::{Worker, reset};
 /// One connection of the application, with what it remembers between requests.
 pub(super) struct Conversation {
     pub(super) worker: Rc<Worker>,
+    /// The program, as what it resets is charged.
+    pub(super) client: Client,
     port: RefCell<Arc<PortView>>,
     generation: Cell<u64>,
     /// The last Host, parsed: it is nearly always the same.
@@ -69,19 +71,20 @@ pub(super) async fn serve(
     let stream = Guarded::patient(stream, patience(&shared.config, http2));
     let conversation = Rc::new(Conversation {
         worker: Rc::clone(worker),
+        client: Client::new(ResetClient::Program, &shared.resets),
         port: RefCell::new(port),
         generation: Cell::new(shared.mesh.generation()),
         authority: RefCell::new(None),
     });
     let config = &shared.config;
     if http2 {
+        let client = conversation.client.clone();
         let refusing = Rc::clone(&conversation);
         let refuse = move |refusal: Refusal| request::refuse(&refusing, &refusal);
         let handle = move |request| {
             let conversation = Rc::clone(&conversation);
             async move { request::exchange(&conversation, request).await }
         };
-        let client = Client::new(ResetClient::Program, &shared.resets);
         // On the heap: a connection in HTTP/1 needs no room for it.
         Box::pin(serve_http2(
             stream,
@@ -99,7 +102,10 @@ pub(super) async fn serve(
         let broken = |stream: &Guarded<Guarded<Replayed<TcpStream>>>| {
             reset(stream.get_ref().get_ref().get_ref());
         };
-        serve_http1(stream, settings, &ends, (handle, refuse), broken).await;
+        let tunnel = serve_http1(stream, settings, &ends, (handle, refuse), broken).await;
+        if let Some(used) = tunnel {
+            conversation.client.on_tunnel_end(&used);
+        }
     }
 }
 

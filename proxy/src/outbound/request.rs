@@ -289,6 +289,10 @@ impl<'p> Received<'p> {
             hops,
         } = self;
         let counted = hops.and_then(|()| exchange.count_stream());
+        if exchange.upgrade.is_some() {
+            // On the heap: ordinary requests need no room for it.
+            Box::pin(exchange.conversation.client.settled()).await;
+        }
         match counted.and_then(|()| exchange.route(&mut parts)) {
             Ok(routed) => exchange.routed = routed,
             Err(failed) => return Err(exchange.refuse_unsent(&parts, &failed)),

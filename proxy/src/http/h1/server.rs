@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use weft_core::h1::{HeadScan, Message, RequestHead, TargetForm, parse_request};
 use weft_core::headers::is_upgrade;
 use weft_core::interim::Interims;
+use weft_core::resets::TunnelUse;
 
 use super::answering::{Asked, Gone, Told};
 use super::body::Broken;
@@ -21,8 +22,8 @@ use super::upload::{Fed, Upload};
 use super::wire::{AHEAD_READ_BYTES, BODY_READ_BYTES, HEAD_READ_BYTES, Wire};
 use super::{Refusal, Settings};
 use crate::drain::Ends;
-use crate::http::FIRST_REQUEST_WAIT;
-use crate::http::{BodyGuard, Incoming, ProxyBody, Upgrade, Upgraded};
+use crate::http::tunnel::Carried;
+use crate::http::{BodyGuard, FIRST_REQUEST_WAIT, Incoming, ProxyBody, Upgrade, Upgraded};
 use crate::telemetry::ledger::GivenUp;
 
 /// A response on its way to the client.
@@ -43,14 +44,16 @@ pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// connection ends, and one that waits for another request is closed.
 ///
 /// `reset` has a client see a reset where the end of the connection would look like that of an
-/// answer, which is what HTTP/1.0 ends with.
+/// answer, which is what HTTP/1.0 ends with. Answers how the connection was used as a tunnel, where it
+/// became one.
 pub(crate) async fn serve<IO, H, F, R, G>(
     io: IO,
     settings: Settings,
     ends: &Ends<'_>,
     (handle, refuse): (H, R),
     reset: impl FnOnce(&IO),
-) where
+) -> Option<TunnelUse>
+where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Fn(Request<Incoming>) -> F,
     F: Future<Output = Answer<G>>,
@@ -79,13 +82,14 @@ pub(crate) async fn serve<IO, H, F, R, G>(
         End::Unread => connection.linger().await,
         End::Upgraded(to) => {
             let (io, first) = connection.wire.into_parts();
-            let (upgraded, ended) = Upgraded::watched(io, first);
+            let (upgraded, used) = Upgraded::of_client(io, first, Carried::Connection);
             if to.send(upgraded).is_ok() {
                 // A stream of bytes is this connection still.
-                let _dropped = ended.await;
+                return used.await.ok();
             }
         }
     }
+    None
 }
 
 pub(super) struct Connection<IO> {
