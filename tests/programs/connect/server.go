@@ -1,5 +1,5 @@
 // A server of Go's net/http that answers CONNECT by the host that is asked for: `tunnel` opens one that
-// echoes, `empty` is answered 204, `reset` 205, `content` 200 with a body, anything else 403. It prints each request.
+// echoes, `switch` is answered 101, `empty` 204, `reset` 205, `content` 200 with a body, anything else 403. It prints each request.
 // Usage: server PORT
 package main
 
@@ -27,6 +27,14 @@ func main() {
 			defer connection.Close()
 			io.WriteString(connection, "HTTP/1.1 200 Connected\r\n\r\n")
 			io.Copy(connection, buffered)
+		case "switch":
+			connection, _, err := w.(http.Hijacker).Hijack()
+			if err != nil {
+				panic(err)
+			}
+			defer connection.Close()
+			io.WriteString(connection, "HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+			io.Copy(io.Discard, connection)
 		case "empty":
 			w.WriteHeader(http.StatusNoContent)
 		case "reset":

@@ -131,7 +131,11 @@ impl Connection {
         let head = poll_fn(|cx| self.poll_head(cx, (&mut upload, &mut interims), method)).await;
         match head {
             Ok(head) if head.tunnel => {
-                let asked = *method == Method::CONNECT || parts.headers.contains_key(UPGRADE);
+                // 101 is no answer to CONNECT (RFC 9110 section 9.3.6).
+                let asked = match head.parts.status {
+                    StatusCode::SWITCHING_PROTOCOLS => parts.headers.contains_key(UPGRADE),
+                    _ => *method == Method::CONNECT,
+                };
                 self.hand_over(head, asked)
             }
             Ok(head) => {
