@@ -16,6 +16,7 @@ mod websocket_h2;
 // psql, mariadb and redis-cli with their servers.
 mod databases;
 // A gibibyte up and down.
+mod blame;
 mod bulk;
 // The same over IPv6.
 mod ipv6;

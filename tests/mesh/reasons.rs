@@ -280,9 +280,10 @@ fn of_the_application(stage: &Stage<'_>) {
             line["reason"] == "upstream-reset" && line["path"] == "/cut"
         });
     }
+    // A server in HTTP/2 that announces no extended CONNECT.
     let upgrade = "Connection: upgrade\r\nUpgrade: echo\r\n";
-    let upgrade = request("GET /reset", WEB.0, upgrade);
-    let answer = stage.asker.ask(WEB, &upgrade);
+    let upgrade = request("GET /", WEB.0, upgrade);
+    let answer = stage.asker.ask((WEB.0, 8083), &upgrade);
     check(&answer, "upgrade-failed", 502, "");
     for name in both {
         counted(&stage.place(name), "upgrade-failed");

@@ -11,7 +11,7 @@ HOST, PORT = sys.argv[1], int(sys.argv[2])
 FORGED = b"GET /forged HTTP/1.1\r\nHost: x\r\nX-Forwarded-Client-Cert: forged\r\n\r\n"
 REFUSED = ("502", "upgrade-failed")
 EXPECTED = {"tunnel": ("200", None), "empty": REFUSED, "reset": REFUSED, "content": REFUSED,
-            "switch": REFUSED, "other": ("403", None)}
+            "switch": ("502", "upstream-protocol-error"), "other": ("403", None)}
 
 
 def http1(target):

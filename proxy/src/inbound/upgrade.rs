@@ -1,8 +1,6 @@
 //! How the application is asked for a stream of bytes: `Upgrade` and `CONNECT` in HTTP/1.1, extended
 //! `CONNECT` (RFC 8441) and `CONNECT` in HTTP/2.
 
-use std::error::Error;
-
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, Request, StatusCode, Version};
 use hyper::ext::Protocol;
@@ -11,7 +9,7 @@ use weft_core::reason::Reason;
 
 use super::http::Conversation;
 use crate::application::Asked;
-use crate::http::{ProxyBody, describe, sha1};
+use crate::http::{ExchangeError, ProxyBody, describe, sha1};
 
 const NOT_ADVERTISED: &str = "the application speaks HTTP/2 and takes no extended CONNECT: its SETTINGS \
     lack SETTINGS_ENABLE_CONNECT_PROTOCOL (RFC 8441 section 3)";
@@ -93,8 +91,8 @@ fn opens(status: StatusCode) -> bool {
     status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS
 }
 
-fn failed(error: &dyn Error) -> (Reason, String) {
-    (Reason::UpgradeFailed, describe(error))
+fn failed(error: &ExchangeError) -> (Reason, String) {
+    (error.reason(), describe(error))
 }
 
 /// Whether a response announces content. One to CONNECT that agrees does not (RFC 9110 section 9.3.6):

@@ -426,7 +426,6 @@ pub(super) async fn transmit(
     per_try_timeout: Option<Duration>,
     upload: Option<&Upload>,
 ) -> Result<Response<Incoming>, Attempt> {
-    let upgrades = connection.is_own();
     let sending = connection.send(request);
     let sent = match per_try_timeout {
         None => sending.await,
@@ -456,11 +455,8 @@ pub(super) async fn transmit(
         } else {
             Failure::Reset
         };
-        let reason = match connection.cut_reason() {
-            Some(reason) => reason,
-            None if upgrades => Reason::UpgradeFailed,
-            None => error.reason(),
-        };
+        let reason = connection.cut_reason();
+        let reason = reason.unwrap_or_else(|| error.reason());
         Attempt::new(failure, reason, detail)
     })
 }
