@@ -14,8 +14,8 @@ use weft_core::reason::Reason;
 use weft_core::route::Found;
 use weft_core::time::Instant;
 
+use super::exchange::Answer;
 use super::failed::Failed;
-use super::request::Answer;
 use super::route::target;
 use crate::http::{ProxyBody, Upload, answer};
 use crate::mesh::{Admitted, Full, PortCall, PortView, UnderWay};

@@ -17,8 +17,9 @@ use weft_core::time::Instant;
 use weft_core::timeout as deadline;
 
 use super::connection::Connection;
+use super::exchange::reason_of;
 use super::failed::Failed;
-use super::request::{Admitted, reason_of};
+use super::request::Admitted;
 use super::{Avoid, Wish, pick};
 use crate::http::{Incoming, Kept, ProxyBody, SendError, Upload, describe};
 use crate::mesh::{Call, Counted, Endpoint, EndpointKey, PortView};

@@ -69,11 +69,6 @@ impl Connection {
             Self::Own(own) => own.cut_reason(),
         }
     }
-
-    /// Whether it is the request's own.
-    pub(super) fn is_own(&self) -> bool {
-        matches!(self, Self::Own(_))
-    }
 }
 
 /// Sends a request. The client of one that expects 100 is told to go on when the application says

@@ -5,6 +5,7 @@ mod answered;
 mod attempt;
 mod choose;
 mod connection;
+mod exchange;
 mod failed;
 mod health;
 mod hedge;

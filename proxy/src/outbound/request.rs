@@ -6,30 +6,26 @@
 //! a state, whichever it is, cancels the request. Upgrades and `CONNECT` go the same way: only
 //! their connection is another, and the answer becomes a stream of bytes.
 
-use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use http::header::{ORIGIN, SET_COOKIE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Method, Request, Version};
 use tokio::time::sleep;
 use weft_core::breaker::CallClass;
 use weft_core::connections::Exceeded;
 use weft_core::fault::Fault;
 use weft_core::h1::TargetForm;
 use weft_core::headers::{
-    ABSOLUTE, APP_HTTP2, WEFT_APP_PROTOCOL, WEFT_REASON, WEFT_TARGET_FORM, is_grpc, is_upgrade,
+    ABSOLUTE, APP_HTTP2, WEFT_APP_PROTOCOL, WEFT_TARGET_FORM, is_grpc, is_upgrade,
     remove_hop_by_hop,
 };
 use weft_core::interim::Interims;
-use weft_core::outcome::Progress;
 use weft_core::policy::TrafficPolicy;
 use weft_core::reason::Reason;
-use weft_core::route::Decision;
 use weft_core::terms::{self, Terms};
 use weft_core::timeout as deadline;
 
@@ -37,25 +33,20 @@ use super::admission::{self, Admission, PortCalls};
 use super::answered::{Answered, Held};
 use super::attempt::{Done, Ended, Sending, Trip, keep};
 use super::choose::rule_id;
+use super::exchange::{Answer, Exchange, Routed, edited};
 use super::failed::Failed;
 use super::hedge::Race;
 use super::http::{Conversation, one_more};
 use super::patience::{Patience, while_waited_for};
 use super::route::{self, Next};
 use super::{Wish, outside};
-use crate::connections::Permit;
 use crate::drain::Side;
 use crate::http::h1::Refusal;
-use crate::http::{Activity, Incoming, ProxyBody, Upgrade, Upload, answer, relayed};
+use crate::http::{Activity, Incoming, ProxyBody, Upgrade, relayed};
 use crate::mesh::{self, PortView, UnderWay};
 use crate::telemetry::ledger::Ledger;
 use crate::telemetry::metrics::Direction;
-use crate::telemetry::spans::ClientAttempt;
 use crate::upgrade::{is_agreed, join};
-use crate::worker::Worker;
-
-/// What the application is answered with.
-pub(super) type Answer = Response<ProxyBody<Box<Answered>>>;
 
 /// The next state, or the answer that comes instead of it.
 type Step<T> = Result<T, Box<Answer>>;
@@ -96,131 +87,6 @@ async fn way(
     let admitted = decided.admit(&policy).await?;
     let sent = admitted.send().await?;
     Ok(sent.answer())
-}
-
-/// What goes along with a request through all states: where its answer goes, and what is told of it.
-pub(super) struct Exchange<'p> {
-    pub(super) conversation: &'p Conversation,
-    /// The port that the application asked for.
-    port: &'p Arc<PortView>,
-    pub(super) ledger: Ledger,
-    /// Its body; `None` where it has none.
-    pub(super) upload: Option<Upload>,
-    /// The connection that becomes a stream of bytes when the server agrees.
-    pub(super) upgrade: Option<Upgrade>,
-    routed: Option<Routed<'p>>,
-    /// How long it waited for its places within the port's limits, until a span says so; measured
-    /// where requests are traced.
-    pub(super) queued: Duration,
-    /// Its place among the connections of the application, where it asks for a stream of bytes in
-    /// HTTP/2.
-    stream: Option<Permit>,
-}
-
-/// A decision of a route, with what its response has to be told of the request.
-struct Routed<'p> {
-    decision: Decision<'p>,
-    origin: Option<HeaderValue>,
-}
-
-impl<'p> Exchange<'p> {
-    pub(super) fn worker(&self) -> &'p Rc<Worker> {
-        &self.conversation.worker
-    }
-
-    fn decision(&self) -> Option<&Decision<'p>> {
-        self.routed.as_ref().map(|routed| &routed.decision)
-    }
-
-    /// How far the request has come; `asked`: an endpoint was chosen for it.
-    pub(super) fn progress(&self, asked: bool) -> Progress {
-        Progress {
-            asked,
-            uploading: self.upload.as_ref().is_some_and(Upload::is_awaited),
-            grpc: self.ledger.is_grpc(),
-        }
-    }
-
-    /// Answers a request that was not sent with the reason for that.
-    fn refuse_unsent(mut self, parts: &Parts, failed: &Failed) -> Box<Answer> {
-        self.begin_span(parts);
-        self.refuse(failed)
-    }
-
-    /// Answers with the reason of a failure.
-    fn refuse(self, failed: &Failed) -> Box<Answer> {
-        let grpc = self.ledger.is_grpc();
-        let mut response = answer(failed.reason, &failed.detail, grpc);
-        let broken = self.upload.as_ref().is_some_and(Upload::is_broken);
-        if failed.reason == Reason::HeadersTooLarge && !grpc && !broken {
-            // The server's head, not the caller's.
-            *response.status_mut() = StatusCode::BAD_GATEWAY;
-        }
-        self.respond(response)
-    }
-
-    /// Begins the span of a request that is answered before there was an attempt.
-    fn begin_span(&mut self, parts: &Parts) {
-        let spans = self.conversation.worker.shared.spans();
-        if spans.tracer.is_none() {
-            return;
-        }
-        let about = ClientAttempt {
-            endpoint: None,
-            service: &self.port.service,
-            number: 0,
-            retries: 0,
-        };
-        if let Some((span, trace_id)) = spans.unsent(parts, about) {
-            if !self.queued.is_zero() {
-                span.set_queued(std::mem::take(&mut self.queued));
-            }
-            self.ledger.set_span(Some(span));
-            self.ledger.traced_in(Some(trace_id));
-        }
-    }
-
-    /// Waits for its places within the limits of a port; how long is noted where spans say so.
-    async fn enter(
-        &mut self,
-        port: &PortView,
-        patience: &Patience,
-    ) -> Result<(mesh::Admitted, Option<UnderWay>), Failed> {
-        let mut entering = pin!(admission::enter(port, self.upload.as_ref()));
-        let at_once = poll_fn(|context| Poll::Ready(entering.as_mut().poll(context)));
-        if let Poll::Ready(entered) = at_once.await {
-            return entered;
-        }
-        let traced = self.worker().shared.tracer.is_some();
-        let since = traced.then(crate::clock::now);
-        let entered = patience.wait(entering).await.flatten();
-        let waited = since.map(|since| crate::clock::now().saturating_since(since));
-        self.queued = waited.unwrap_or_default();
-        entered
-    }
-
-    /// Answers with a response of the mesh itself.
-    fn respond(mut self, response: Answer) -> Box<Answer> {
-        let reason = reason_of(response.headers());
-        self.ledger.answer(response.status(), reason);
-        self.ledger.note_head(response.headers());
-        let mesh = &self.conversation.worker.shared.mesh;
-        self.ledger.count_otherwise(|| mesh.own_stats(self.port));
-        Box::new(edited(self.routed, response))
-    }
-}
-
-/// The response, changed as the route's filters say.
-fn edited<B>(routed: Option<Routed<'_>>, mut response: Response<B>) -> Response<B> {
-    if let Some(Routed { decision, origin }) = routed {
-        decision.edit_response(origin.as_ref(), response.headers_mut());
-    }
-    response
-}
-
-/// The reason that a response names.
-pub(super) fn reason_of(headers: &HeaderMap) -> Option<Reason> {
-    headers.get(WEFT_REASON)?.to_str().ok()?.parse().ok()
 }
 
 /// The request is here, without what only holds for the hop that it came by.

@@ -16,8 +16,8 @@ use weft_core::reason::Reason;
 use weft_core::retry::Failure;
 use weft_core::route::{Abort, Decision, Mirror, Outcome, Redirect, RequestHead};
 
+use super::exchange::Answer;
 use super::failed::Failed;
-use super::request::Answer;
 use super::{Avoid, Wish, pick};
 use crate::http::{Kept, ProxyBody, describe, grpc_answer};
 use crate::mesh::PortView;
