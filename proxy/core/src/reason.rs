@@ -115,10 +115,10 @@ reasons! {
         "the instance on the other side of the connection between the sidecars was revoked (`weft certs revoke`): the connection was cut",
         "nothing is broken where that was meant; other instances of the workload go on";
     PeerExpired = "peer-expired", 503, 14, Mesh,
-        "the other side of the connection between the sidecars has proved no newer certificate since its last one ended: the connection was cut after timeouts.expired_grace",
+        "the other side of the connection between the sidecars has proved no newer certificate since its last one ended: the connection was told to end after timeouts.expired_grace, and cut timeouts.drain later",
         "look at that sidecar's log: it does not renew its certificate, or the side that dialled no longer reaches it";
     PeerUntrusted = "peer-untrusted", 503, 14, Mesh,
-        "the root that the certificate of the other side leads to has left the trust bundle, and it has proved none under another root: the connection was cut after timeouts.expired_grace",
+        "the root that the certificate of the other side leads to has left the trust bundle, and it has proved none under another root: the connection was told to end after timeouts.expired_grace, and cut timeouts.drain later",
         "let all sidecars renew their certificates before a root leaves the bundle; look at the log of the one that did not";
     PlaintextRefused = "plaintext-refused", 403, 7, Caller,
         "this workload takes mutual TLS only (mtls: strict)",

@@ -93,6 +93,25 @@ impl ResetBudget {
         (self.level < 0).then_some(self.policy.excess)
     }
 
+    /// Pays for a reset that may come. Whether the debt had room for it: only what was paid may be
+    /// given back by [`Self::refund`].
+    pub fn deposit(&mut self, now: Instant) -> bool {
+        self.settle(now);
+        let floor = -i64::from(self.policy.burst) * TOKEN;
+        let has_room = self.level - TOKEN >= floor;
+        if has_room {
+            self.level -= TOKEN;
+        }
+        has_room
+    }
+
+    /// Gives a deposit back.
+    pub fn refund(&mut self, now: Instant) {
+        self.settle(now);
+        let burst = i64::from(self.policy.burst) * TOKEN;
+        self.level = (self.level + TOKEN).min(burst);
+    }
+
     /// How long it takes until the debt is paid; zero where there is none.
     pub fn debt(&mut self, now: Instant) -> Duration {
         self.settle(now);
@@ -187,5 +206,28 @@ mod tests {
                 prop_assert!(budget.debt(at(now)) <= Duration::from_secs(2));
             }
         }
+    }
+
+    /// A deposit deepens the debt as far as that may go, and no further: giving back what was not paid
+    /// would forgive it.
+    #[test]
+    fn only_what_was_paid_is_given_back() {
+        let mut budget = ResetBudget::new(POLICY, at(0));
+        for _ in 0..15 {
+            budget.on_reset(at(0));
+        }
+        let owed = budget.debt(at(0));
+        let paid = (0..10).filter(|_| budget.deposit(at(0))).count();
+        assert_eq!(paid, 5);
+        assert_eq!(budget.debt(at(0)), Duration::from_secs(2));
+        for _ in 0..paid {
+            budget.refund(at(0));
+        }
+        assert_eq!(budget.debt(at(0)), owed);
+        // A budget that is whole again stays so.
+        assert!(budget.deposit(at(60_000)));
+        assert!(budget.is_touched(at(60_000)));
+        budget.refund(at(70_000));
+        assert!(!budget.is_touched(at(70_000)));
     }
 }

@@ -56,9 +56,8 @@ impl Tunnel {
             let (upgraded, used) = Upgraded::of_client(stream, Bytes::new(), Carried::Stream);
             if to.send(upgraded).is_ok()
                 && let Ok(used) = used.await
-                && used.is_abandoned()
             {
-                pace.on_reset();
+                pace.on_tunnel_end(&used);
             }
             drop(held);
         });

@@ -46,8 +46,8 @@ use h1::Refusal;
 use http2_body::Http2Body;
 pub use incoming::{BodyError, BodyFault, ExchangeError, Incoming, SendError};
 pub use kept::{Kept, KeptBody};
-pub(crate) use paced::Client;
 pub use paced::Resets;
+pub(crate) use paced::{Client, Deposit};
 use paced::{Pace, Paced};
 pub(crate) use relayed::{describe, relayed};
 pub(crate) use upgrade::sha1;
@@ -290,7 +290,10 @@ pub(crate) async fn serve_http2<IO, H, F, R, G>(
     let connection = http2_server(config, client).serve_connection(io, service);
     let mut connection = pin!(connection);
     let result = tokio::select! {
-        result = pace.in_turns(connection.as_mut()) => result,
+        result = pace.in_turns(connection.as_mut()) => {
+            pace.left();
+            result
+        }
         Some(end) = watch.next() => match end {
             End::Told => {
                 connection.as_mut().graceful_shutdown();

@@ -114,18 +114,33 @@ impl Client {
         }
     }
 
-    /// Until a tunnel may be opened for it: one that owes resets pays for it in advance, and waits until
-    /// that is paid. A connection that is a tunnel cannot be read slowly for what others before it did.
-    pub(crate) async fn settled(&self) {
+    /// Until a tunnel may be asked for: a client that owes resets makes a deposit of one, and waits
+    /// until both are paid. A connection that is a tunnel cannot be read slowly for what others before
+    /// it did.
+    pub(crate) async fn settled(&self) -> Option<Deposit> {
         if !self.resets.is_owed() || self.resets.standing(&self.who).debt.is_zero() {
-            return;
+            return None;
         }
-        let _paid = self.resets.on_reset(&self.who);
+        let paid = self.resets.lock().deposit(&self.who, crate::clock::now());
+        let deposit = paid.then(|| Deposit(self.clone()));
         sleep(self.resets.standing(&self.who).debt).await;
+        deposit
     }
 
     fn excess(&self) -> Excess {
         self.who.policy().excess
+    }
+}
+
+/// A reset that a client in debt has paid for a tunnel before it is opened. It is given back with the
+/// answer to the request: what the client does then is charged as always.
+#[derive(Debug)]
+pub(crate) struct Deposit(Client);
+
+impl Drop for Deposit {
+    fn drop(&mut self) {
+        let Client { who, resets } = &self.0;
+        resets.lock().refund(who, crate::clock::now());
     }
 }
 
@@ -144,6 +159,8 @@ pub(super) struct Pace {
     closing: Cell<bool>,
     /// Whether it has ended: that its requests end then is no reset.
     ended: Cell<bool>,
+    /// Whether its client has ended it, unasked.
+    left: Cell<bool>,
     /// Who waits for something to read.
     reader: RefCell<Option<Waker>>,
 }
@@ -158,6 +175,7 @@ impl Pace {
             under_way: Cell::new(0),
             closing: Cell::new(false),
             ended: Cell::new(false),
+            left: Cell::new(false),
             reader: RefCell::new(None),
         })
     }
@@ -169,6 +187,11 @@ impl Pace {
             connection.as_mut().poll(cx)
         });
         done.await
+    }
+
+    /// The client has ended the connection, unless it is closed for its resets.
+    pub(super) fn left(&self) {
+        self.left.set(!self.closing.get());
     }
 
     /// The connection has ended.
@@ -201,6 +224,16 @@ impl Pace {
             .await;
         }
         unanswered
+    }
+
+    /// A tunnel has ended. One that its client gave up is charged, also where it did so by ending the
+    /// connection: in HTTP/1.1 there is no other way.
+    pub(super) fn on_tunnel_end(&self, used: &TunnelUse) {
+        if self.left.get() {
+            self.client.on_tunnel_end(used);
+        } else if used.is_abandoned() {
+            self.on_reset();
+        }
     }
 
     /// Its client has reset a request, or given up a tunnel.
@@ -562,6 +595,21 @@ mod tests {
             assert!(!is_settled().await, "{client:?}");
             let waited = tokio::time::timeout(Duration::from_secs(3), client.settled());
             assert!(waited.await.is_ok(), "{client:?}");
+        }
+    }
+
+    /// A client that ends its connection gives up the tunnels on it; when we end it, nobody does.
+    #[tokio::test]
+    async fn tunnels_that_end_with_their_connection_are_charged_to_who_ended_it() {
+        for (by_client, charged) in [(true, true), (false, false)] {
+            let resets = Arc::<Resets>::default();
+            let pace = Pace::new(client(ResetClient::Program, &resets));
+            if by_client {
+                pace.left();
+            }
+            pace.end();
+            pace.on_tunnel_end(&TunnelUse::UNOPENED);
+            assert_eq!(resets.standing(&pace.client.who).is_touched, charged);
         }
     }
 

@@ -37,7 +37,7 @@ use crate::application::Asked;
 use crate::connections::Permit;
 use crate::drain::Side;
 use crate::http::h1::Refusal;
-use crate::http::{Incoming, ProxyBody, Upgrade, Upload, answer, relayed};
+use crate::http::{Deposit, Incoming, ProxyBody, Upgrade, Upload, answer, relayed};
 use crate::mesh::{RateRefusal, Rated, UnderWay};
 use crate::pool::Slot;
 use crate::telemetry::ledger::Ledger;
@@ -109,6 +109,8 @@ pub(super) struct Exchange<'p> {
     rated: Option<Rated>,
     /// Its place among the connections of its client, where it asks for a stream of bytes in HTTP/2.
     stream: Option<Permit>,
+    /// What its client has paid for a stream of bytes, until there is an answer.
+    deposit: Option<Deposit>,
 }
 
 impl<'p> Exchange<'p> {
@@ -211,6 +213,7 @@ impl<'p> Received<'p> {
             upgrade,
             rated: None,
             stream: None,
+            deposit: None,
         };
         let to_http1 = match conversation.application.protocol {
             AppProtocol::Http => true,
@@ -344,7 +347,7 @@ impl<'p> Decided<'p> {
             mut exchange,
             parts,
             body,
-            left,
+            mut left,
             is_check,
         } = self;
         if let Err(exceeded) = exchange.count_stream() {
@@ -353,8 +356,11 @@ impl<'p> Decided<'p> {
         if exchange.upgrade.is_some()
             && let Some(client) = &exchange.conversation.client
         {
+            let since = left.map(|_| crate::clock::now());
             // On the heap: ordinary requests need no room for it.
-            Box::pin(client.settled()).await;
+            exchange.deposit = Box::pin(client.settled()).await;
+            let waited = since.map(|since| crate::clock::now().saturating_since(since));
+            left = left.map(|left| left.saturating_sub(waited.unwrap_or_default()));
         }
         // Nobody waits for the answer: it costs the application nothing.
         let counts = !is_check && left != Some(Duration::ZERO);

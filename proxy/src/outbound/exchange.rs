@@ -21,7 +21,7 @@ use super::failed::Failed;
 use super::http::Conversation;
 use super::patience::Patience;
 use crate::connections::Permit;
-use crate::http::{ProxyBody, Upgrade, Upload, answer};
+use crate::http::{Deposit, ProxyBody, Upgrade, Upload, answer};
 use crate::mesh::{self, PortView, UnderWay};
 use crate::telemetry::ledger::Ledger;
 use crate::telemetry::spans::ClientAttempt;
@@ -47,6 +47,8 @@ pub(super) struct Exchange<'p> {
     /// Its place among the connections of the application, where it asks for a stream of bytes in
     /// HTTP/2.
     pub(super) stream: Option<Permit>,
+    /// What its client has paid for a stream of bytes, until there is an answer.
+    pub(super) deposit: Option<Deposit>,
 }
 
 /// A decision of a route, with what its response has to be told of the request.

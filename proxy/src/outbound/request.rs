@@ -135,6 +135,7 @@ impl<'p> Received<'p> {
             routed: None,
             queued: Duration::ZERO,
             stream: None,
+            deposit: None,
         };
         Self {
             exchange,
@@ -155,9 +156,9 @@ impl<'p> Received<'p> {
             hops,
         } = self;
         let counted = hops.and_then(|()| exchange.count_stream());
-        if exchange.upgrade.is_some() {
+        if exchange.upgrade.is_some() && counted.is_ok() {
             // On the heap: ordinary requests need no room for it.
-            Box::pin(exchange.conversation.client.settled()).await;
+            exchange.deposit = Box::pin(exchange.conversation.client.settled()).await;
         }
         match counted.and_then(|()| exchange.route(&mut parts)) {
             Ok(routed) => exchange.routed = routed,
@@ -273,7 +274,7 @@ struct Decided<'p> {
 
 impl<'p> Decided<'p> {
     /// Finds its terms, and a place within the port's limits.
-    async fn admit(self, policy: &'p Arc<TrafficPolicy>) -> Step<Admitted<'p>> {
+    async fn admit(self, policy: &'p Arc<TrafficPolicy>) -> Step<Box<Admitted<'p>>> {
         let Self {
             mut exchange,
             parts,
@@ -324,7 +325,8 @@ impl<'p> Decided<'p> {
         let rule = exchange.decision().map(|decision| decision.found.rule);
         wish.route = rule.map_or(0, rule_id);
         let cookie = issue(&target, &mut wish);
-        Ok(Admitted {
+        // On the heap: the futures that hold it are moved with each state.
+        Ok(Box::new(Admitted {
             cookie,
             trip: Trip::new(sending, wish),
             exchange,
@@ -335,7 +337,7 @@ impl<'p> Decided<'p> {
             terms,
             patience,
             target,
-        })
+        }))
     }
 }
 
@@ -367,7 +369,7 @@ pub(super) struct Admitted<'p> {
 
 impl<'p> Admitted<'p> {
     /// Sends the request, again where that is allowed, until there is an answer.
-    async fn send(mut self) -> Step<Sent<'p>> {
+    async fn send(mut self: Box<Self>) -> Step<Sent<'p>> {
         let answered = self.attempts().await;
         match answered.and_then(|done| self.exchange.translate(done)) {
             Ok(done) => Ok(Sent {
@@ -456,7 +458,7 @@ impl<'p> Admitted<'p> {
 
 /// An endpoint answers: the head of its response is here.
 struct Sent<'p> {
-    admitted: Admitted<'p>,
+    admitted: Box<Admitted<'p>>,
     done: Done,
 }
 
@@ -474,7 +476,7 @@ impl Sent<'_> {
             trip,
             cookie,
             ..
-        } = admitted;
+        } = *admitted;
         let reason = done.reason();
         let Done {
             mut response,

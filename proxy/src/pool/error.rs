@@ -63,7 +63,7 @@ pub enum DialError {
     /// As many requests wait for a connection as may.
     #[error("{waiting} requests wait for a connection already")]
     Full {
-        /// How many may.
+        /// How many do.
         waiting: u32,
     },
     /// Waited for a connection with room in vain.

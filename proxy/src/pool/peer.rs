@@ -184,7 +184,11 @@ impl<O: Owner> Peer<O> {
         let own_most = own_share(connections);
         let is_own = matches!(terms.want, Want::Own(_)) && own >= own_most;
         let (open, most, of) = match is_own {
-            true => (own, own_most, " that one request has for itself"),
+            true => (
+                own,
+                own_most,
+                ", each kept by one request for itself (tunnels)",
+            ),
             false => (open, connections, ""),
         };
         DialError::Busy {

@@ -96,6 +96,9 @@ impl StandingPeers {
                 return Err(PeerError::Chain(webpki::Error::UnknownIssuer));
             }
         }
+        // A handshake that began before our own root left proves us to nobody who has the new bundle.
+        let trust = inner.trust.as_ref();
+        let own = own.filter(|own| trust.is_none_or(|trust| trust.has(own.anchor)));
         let handshake = Handshake {
             identity: peer.identity(),
             instance: peer.instance(),

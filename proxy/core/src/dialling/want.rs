@@ -23,9 +23,14 @@ pub enum Want {
 const RESERVED_SHARE: u32 = 4;
 
 /// The part of `most` connections that requests with a connection of their own may have at a time,
-/// and of `most` waiting requests those that wait for one.
+/// and of `most` waiting requests those that wait for one. At least one is kept from them, unless it
+/// is the only one.
 pub const fn own_share(most: u32) -> u32 {
-    most - most / RESERVED_SHARE
+    match most {
+        0 | 1 => most,
+        2..RESERVED_SHARE => most - 1,
+        _ => most - most / RESERVED_SHARE,
+    }
 }
 
 /// Requests that wait with the same kind of want: each can use what the first of them can.

@@ -90,6 +90,20 @@ impl ResetBudgets {
         excess
     }
 
+    /// A client pays for a reset that may come ([`ResetBudget::deposit`]); one that owes nothing does
+    /// not.
+    pub fn deposit(&mut self, client: &ResetClient, now: Instant) -> bool {
+        let budget = self.budgets.get_mut(client);
+        budget.is_some_and(|budget| budget.deposit(now))
+    }
+
+    /// Gives a client's deposit back.
+    pub fn refund(&mut self, client: &ResetClient, now: Instant) {
+        if let Some(budget) = self.budgets.get_mut(client) {
+            budget.refund(now);
+        }
+    }
+
     /// How a client stands.
     pub fn standing(&mut self, client: &ResetClient, now: Instant) -> ResetStanding {
         let Some(budget) = self.budgets.get_mut(client) else {

@@ -27,6 +27,13 @@ pub struct TunnelUse {
 }
 
 impl TunnelUse {
+    /// Of a tunnel that its client gave up before there was an answer.
+    pub const UNOPENED: Self = Self {
+        end: Some((ClientEnd::Reset, Duration::ZERO)),
+        sent: false,
+        answered: false,
+    };
+
     /// Whether the client gave the tunnel up instead of using it, which is charged to its budget
     /// ([`super::ResetBudget`]): it ended it less than [`TUNNEL_BRIEF`] after it was opened, before
     /// the server had said anything, with a reset or without having sent anything.

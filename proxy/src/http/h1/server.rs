@@ -78,6 +78,7 @@ where
     };
     match end {
         End::Closed => {}
+        End::Abandoned => return Some(TunnelUse::UNOPENED),
         End::Broken => reset(connection.wire.io()),
         End::Unread => connection.linger().await,
         End::Upgraded(to) => {
@@ -107,6 +108,8 @@ pub(super) struct Connection<IO> {
 pub(super) enum End {
     /// Nothing more is to be done.
     Closed,
+    /// Its client went away before it had an answer to its request for a stream of bytes.
+    Abandoned,
     /// The answer is not whole.
     Broken,
     /// The client may be sending still.
@@ -271,6 +274,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         };
         let mut answer = match answered {
             Ok(answer) => answer,
+            Err(None) if upgrade.is_some() => return After::End(End::Abandoned),
             Err(told) => return After::End(self.give_up(told, &asked).await),
         };
         let status = answer.status();
