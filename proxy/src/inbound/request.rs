@@ -342,7 +342,7 @@ struct Decided<'p> {
 impl<'p> Decided<'p> {
     /// Finds a place among the requests that the application is given at a time, where that is
     /// limited.
-    async fn admit(self) -> Step<Admitted<'p>> {
+    async fn admit(self) -> Step<Box<Admitted<'p>>> {
         let Self {
             mut exchange,
             parts,
@@ -371,13 +371,14 @@ impl<'p> Decided<'p> {
                 return Err(overloaded(exchange, &rejected));
             }
         };
-        Ok(Admitted {
+        // On the heap: the futures that hold it are moved with each state.
+        Ok(Box::new(Admitted {
             exchange,
             parts,
             body,
             left,
             concurrency,
-        })
+        }))
     }
 }
 
@@ -453,14 +454,14 @@ struct Admitted<'p> {
 
 impl<'p> Admitted<'p> {
     /// Asks the application, as long as somebody waits for the answer.
-    async fn send(self) -> Step<Sent<'p>> {
-        let Self {
+    async fn send(self: Box<Self>) -> Step<Sent<'p>> {
+        let Admitted {
             exchange,
             parts,
             body,
             left,
             concurrency,
-        } = self;
+        } = *self;
         let conversation = exchange.conversation;
         let request = Request::from_parts(parts, body.body);
         let (upgrades, to_http1) = (exchange.upgrade.is_some(), body.to_http1);
