@@ -279,10 +279,9 @@ impl<K: Ord + Clone, C: Connection + Clone, W> ConnectionSet<K, C, W> {
     /// A request has left a connection. Answers whether that one has to become ready before it
     /// serves another.
     pub fn on_released(&mut self, id: ConnectionId, now: Instant) -> bool {
-        let Some(entry) = self.entries.get(id) else {
+        let Some(entry) = self.entries.end(id) else {
             return false;
         };
-        entry.in_flight = entry.in_flight.saturating_sub(1);
         entry.last_used = now;
         let is_over = entry.is_finishing || entry.connection.is_closed();
         if entry.in_flight == 0 && (entry.is_finishing || entry.is_exclusive && is_over) {
@@ -312,23 +311,15 @@ impl<K: Ord + Clone, C: Connection + Clone, W> ConnectionSet<K, C, W> {
     }
 
     /// Closes connections that carried nothing for longer than `idle` allows, given the destination
-    /// and whether the connection is exclusive, and idle exclusive ones beyond `spare`. Answers how
-    /// many carry nothing now.
-    pub fn sweep(
-        &mut self,
-        now: Instant,
-        idle: impl Fn(&K, bool) -> Duration,
-        spare: usize,
-    ) -> u32 {
-        let mut unused = 0;
+    /// and whether the connection is exclusive, and idle exclusive ones beyond `spare`.
+    pub fn sweep(&mut self, now: Instant, idle: impl Fn(&K, bool) -> Duration, spare: usize) {
         let entries = &mut self.entries;
         for (key, destination) in &mut self.destinations {
             let limits = (idle(key, false), idle(key, true));
-            unused += destination.sweep(entries, now, limits, spare);
+            destination.sweep(entries, now, limits, spare);
         }
         self.destinations
             .retain(|key, destination| !destination.is_unused() || entries.leads_to(key));
-        unused
     }
 
     /// Closes what carries nothing, and lets everything else finish: nobody asks for these
@@ -390,9 +381,14 @@ impl<K: Ord + Clone, C: Connection + Clone, W> ConnectionSet<K, C, W> {
         self.open() == 0 && self.dialling == 0 && self.waiting == 0
     }
 
+    /// Connections that carry a request.
+    pub fn busy(&self) -> u32 {
+        self.entries.busy()
+    }
+
     /// Whether requests are under way, or wait.
     pub fn is_busy(&self) -> bool {
-        self.waiting > 0 || self.entries.is_busy()
+        self.waiting > 0 || self.entries.busy() > 0
     }
 
     fn destination(&mut self, key: &K, terms: Terms) -> &mut Destination<W> {

@@ -20,7 +20,7 @@ use weft_core::reason::Reason;
 use super::carrier::Made;
 use super::error::DialError;
 use super::owner::{Carrier, Exclusive, Owner, Wire, Worker};
-use crate::telemetry::metrics::{Metrics, PoolKind, PoolStats};
+use crate::telemetry::metrics::{Active, Metrics, PoolKind, PoolStats};
 
 /// A connection in HTTP/1.1 whose answer has ended may still have to take the end of a request: it is
 /// looked at again after this time.
@@ -34,6 +34,8 @@ pub(super) struct Peer<O: Owner> {
     kind: PoolKind,
     metrics: Metrics,
     limit: O::Limit,
+    /// Connections that carry something, as a scrape sees them.
+    active: Active,
     state: O::Cell,
 }
 
@@ -42,8 +44,6 @@ pub(super) struct State<O: Owner> {
     set: ConnectionSet<O::Key, O::Carrier, Waiter<O>>,
     /// How each destination is dialled: what requests last came with.
     dials: BTreeMap<O::Key, O::Dial>,
-    /// Connections that carry nothing, as the metrics were last told.
-    unused: i64,
 }
 
 impl<O: Owner> Default for State<O> {
@@ -51,7 +51,6 @@ impl<O: Owner> Default for State<O> {
         Self {
             set: ConnectionSet::default(),
             dials: BTreeMap::new(),
-            unused: 0,
         }
     }
 }
@@ -121,6 +120,7 @@ impl<O: Owner> Peer<O> {
             kind,
             metrics: metrics.clone(),
             limit,
+            active: metrics.pool(kind).active.register(),
             state: O::Cell::default(),
         }
     }
@@ -146,8 +146,7 @@ impl<O: Owner> Peer<O> {
     /// one request at a time beyond `spare`; whether there is anything left.
     pub(super) fn sweep(&self, idle: impl Fn(&O::Key, bool) -> Duration, spare: usize) -> bool {
         self.state.with(|state| {
-            let unused = state.set.sweep(crate::clock::now(), idle, spare);
-            self.tell_unused(state, i64::from(unused));
+            state.set.sweep(crate::clock::now(), idle, spare);
             let State { set, dials, .. } = state;
             dials.retain(|key, _dial| set.knows(key));
             !set.is_unused()
@@ -172,12 +171,6 @@ impl<O: Owner> Peer<O> {
         self.state.with(|state| state.set.evict_idle())
     }
 
-    /// Not with each request: the gauge is shared by all workers.
-    fn tell_unused(&self, state: &mut State<O>, unused: i64) {
-        let before = std::mem::replace(&mut state.unused, unused);
-        self.stats().idle.add(unused - before);
-    }
-
     fn busy(&self, terms: &Terms, patience: Duration) -> DialError {
         let connections = terms.bounds.connections;
         let (open, own) = self.look(|set| (set.open(), set.own()));
@@ -200,19 +193,17 @@ impl<O: Owner> Peer<O> {
     }
 }
 
-impl<O: Owner> Drop for Peer<O> {
-    fn drop(&mut self) {
-        self.state.with(|state| self.tell_unused(state, 0));
-    }
-}
-
 /// A place on a connection that stands.
 pub(super) fn take<O: Owner>(
     peer: &O::Ref<Peer<O>>,
     key: &O::Key,
     terms: &Terms,
 ) -> Option<Held<O>> {
-    let grant = peer.state.with(|state| state.set.take(key, terms))?;
+    let grant = peer.state.with(|state| {
+        let grant = state.set.take(key, terms);
+        peer.active.set(state.set.busy());
+        grant
+    })?;
     let peer = peer.clone();
     Some(Held { peer, grant })
 }
@@ -272,6 +263,7 @@ pub(super) fn serve<O: Owner>(peer: &O::Ref<Peer<O>>) {
     loop {
         let step = peer.state.with(|state| {
             let step = state.set.poll(|| O::place(&peer.limit))?;
+            peer.active.set(state.set.busy());
             Some(match step {
                 Step::Serve(waiter, grant) => Step::Serve(waiter, grant),
                 Step::Dial(key, place) => {
@@ -381,6 +373,7 @@ fn add<O: Owner>(peer: &O::Ref<Peer<O>>, key: &O::Key, (made, place): (Made<O::L
 fn release<O: Owner>(peer: &O::Ref<Peer<O>>, id: ConnectionId, connection: &O::Carrier) {
     let (must_wait, waiting) = peer.state.with(|state| {
         let must_wait = state.set.on_released(id, crate::clock::now());
+        peer.active.set(state.set.busy());
         (must_wait, state.set.waiting())
     });
     if !must_wait {

@@ -230,15 +230,14 @@ impl<W> Destination<W> {
     }
 
     /// Closes what has carried nothing for longer than (shared, exclusive) connections may, and
-    /// what is closed. Answers how many carry nothing now.
+    /// what is closed.
     pub(super) fn sweep<K, C: Connection>(
         &mut self,
         entries: &mut Entries<K, C>,
         now: Instant,
         (shared, exclusive): (Duration, Duration),
         spare: usize,
-    ) -> u32 {
-        let mut unused = 0;
+    ) {
         let surplus = self.idle.len().saturating_sub(spare);
         // The one used last is at the end.
         let idle = self.idle.iter().enumerate();
@@ -258,8 +257,6 @@ impl<W> Destination<W> {
             let is_old = is_idle && now.saturating_since(entry.last_used) >= limit;
             if is_old || entry.connection.is_closed() || is_surplus {
                 over.push(index);
-            } else {
-                unused += u32::from(is_idle);
             }
         }
         if !over.is_empty() {
@@ -269,7 +266,6 @@ impl<W> Destination<W> {
         for index in over {
             entries.finish(index);
         }
-        unused
     }
 
     pub(super) fn close<K, C>(&mut self, entries: &mut Entries<K, C>) {
@@ -301,9 +297,8 @@ impl<W> Destination<W> {
 /// Gives a place on a connection to a request.
 fn grant<K, C: Clone>(entries: &mut Entries<K, C>, index: usize) -> Option<Grant<C>> {
     let id = entries.id(index);
-    let entry = entries.at(index)?;
+    let entry = entries.begin(index)?;
     let is_reused = entry.carried > 0;
-    entry.in_flight += 1;
     entry.carried = entry.carried.saturating_add(1);
     Some(Grant {
         id,

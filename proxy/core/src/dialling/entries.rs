@@ -67,6 +67,8 @@ pub(super) struct Entries<K, C> {
     serial: u64,
     /// Those that are one request's own.
     own: u32,
+    /// How many carry a request.
+    busy: u32,
 }
 
 impl<K, C> Default for Entries<K, C> {
@@ -76,6 +78,7 @@ impl<K, C> Default for Entries<K, C> {
             free: Vec::new(),
             serial: 0,
             own: 0,
+            busy: 0,
         }
     }
 }
@@ -89,10 +92,28 @@ impl<K: PartialEq, C> Entries<K, C> {
 }
 
 impl<K, C> Entries<K, C> {
-    /// Whether any carries a request.
-    pub(super) fn is_busy(&self) -> bool {
-        let mut all = self.slots.iter().flatten();
-        all.any(|entry| entry.in_flight > 0)
+    /// How many carry a request.
+    pub(super) fn busy(&self) -> u32 {
+        self.busy
+    }
+
+    /// An entry is given a request.
+    pub(super) fn begin(&mut self, index: usize) -> Option<&mut Entry<K, C>> {
+        let entry = self.slots.get_mut(index)?.as_mut()?;
+        entry.in_flight += 1;
+        self.busy += u32::from(entry.in_flight == 1);
+        Some(entry)
+    }
+
+    /// A request leaves an entry.
+    pub(super) fn end(&mut self, id: ConnectionId) -> Option<&mut Entry<K, C>> {
+        let entry = self.slots.get_mut(id.index)?.as_mut()?;
+        if entry.serial != id.serial || entry.in_flight == 0 {
+            return None;
+        }
+        entry.in_flight -= 1;
+        self.busy -= u32::from(entry.in_flight == 0);
+        Some(entry)
     }
 
     pub(super) fn len(&self) -> u32 {

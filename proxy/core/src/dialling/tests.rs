@@ -1,6 +1,7 @@
 //! Tables and simulations of a [`ConnectionSet`].
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
@@ -247,9 +248,10 @@ fn the_connection_used_last_is_taken_first() {
     assert_eq!((taken.id, taken.is_reused), (ids[1], true));
     assert_eq!(taken.last_used, at(1));
     // Two carry nothing, and one of them is too old.
-    assert_eq!(set.sweep(at(11), |_, _| Duration::from_secs(10), 9), 1);
-    assert_eq!(set.open(), 2);
-    assert_eq!(set.sweep(at(11), |_, _| Duration::from_secs(10), 0), 0);
+    set.sweep(at(11), |_, _| Duration::from_secs(10), 9);
+    assert_eq!((set.open(), set.busy()), (2, 1));
+    set.sweep(at(11), |_, _| Duration::from_secs(10), 0);
+    assert_eq!((set.open(), set.busy()), (1, 1));
     // Closed meanwhile, it is not taken again.
     taken.connection.close();
     set.on_released(taken.id, at(12));
@@ -678,6 +680,13 @@ impl Simulation {
         assert!(own <= own_share(MOST), "{own} connections of their own");
         assert_eq!(self.set.own(), own);
         assert_eq!(self.set.waiting() as usize, self.waiting.len());
+        let carrying: BTreeSet<String> = self
+            .held
+            .iter()
+            .map(|held| format!("{:?}", held.id))
+            .collect();
+        assert_eq!(self.set.busy() as usize, carrying.len());
+        assert!(self.set.busy() <= self.set.open());
     }
 }
 

@@ -331,8 +331,10 @@ fn pools(out: &mut Out<'_>, pools: &[PoolStats; PoolKind::ALL.len()]) -> fmt::Re
     )?;
     let samples = PoolKind::ALL.into_iter().flat_map(|kind| {
         let pool = &pools[kind as usize];
-        let (open, idle) = (pool.connections.get(), pool.idle.get());
-        [("active", open - idle), ("idle", idle)]
+        // What carries something is asked first: it is given back before its connection is closed.
+        let active = pool.active.get();
+        let idle = (pool.connections.get() - active).max(0);
+        [("active", active), ("idle", idle)]
             .map(|(state, n)| (vec![("pool", kind.as_str()), ("state", state)], n))
     });
     out.gauge(

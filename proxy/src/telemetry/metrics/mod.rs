@@ -12,6 +12,7 @@ use std::time::{Instant, SystemTime};
 
 use prometheus_client::registry::Registry;
 
+mod active;
 mod concurrency;
 mod encode;
 mod process;
@@ -20,6 +21,7 @@ mod requests;
 mod stats;
 mod table;
 
+pub(crate) use active::{Active, AllActive};
 pub use concurrency::{ConcurrencySample, ConcurrencySource};
 pub use rates::{RateSample, RateSource};
 pub use stats::{HttpStats, InFlight, RequestDone, TcpOpen, TcpStats};
@@ -202,8 +204,8 @@ impl Gauge {
 pub struct PoolStats {
     /// Open connections.
     pub connections: Gauge,
-    /// Those of them that carry nothing.
-    pub idle: Gauge,
+    /// Those of them that carry something.
+    pub(crate) active: AllActive,
     /// Requests that wait for one.
     pub pending: Gauge,
     /// Connections opened.

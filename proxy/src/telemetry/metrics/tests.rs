@@ -250,7 +250,7 @@ fn everything() -> Metrics {
         }]
     }));
     metrics.pool(PoolKind::Mesh).connections.add(3);
-    metrics.pool(PoolKind::Mesh).idle.add(1);
+    metrics.pool(PoolKind::Mesh).active.register_for_good(2);
     metrics.totals().spans_exported.add(5);
     metrics
 }
