@@ -26,6 +26,11 @@ impl SingleExchange {
         Self(Some(Connection::new(io, h1::limits(config))))
     }
 
+    /// Takes a fresh connection to another sidecar.
+    pub(crate) fn begin_with_peer(io: impl Io + 'static, config: &ProxyConfig) -> Self {
+        Self(Some(Connection::new(io, h1::peer_limits(config))))
+    }
+
     /// Sends the request.
     pub(crate) async fn send(
         &mut self,

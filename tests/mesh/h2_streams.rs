@@ -117,10 +117,19 @@ fn large_heads_and_trailers_have_a_reason() {
         "head-of-600",
         "trailers-of-100",
         "grpc-trailers-of-100",
+        "head-of-256-fields",
+        "head-of-257-fields",
+        "trailers-of-257-fields",
+        "grpc-trailers-of-257-fields",
     ];
     let answers = outcomes(&mesh, "answers", &large);
-    let requests = outcomes(&mesh, "requests", &large[..3]);
+    let asked = [&large[..3], &["trailers-of-257-fields"]].concat();
+    let requests = outcomes(&mesh, "requests", &asked);
     let expected = [
+        (&answers, "head-of-256-fields", "200:"),
+        (&answers, "head-of-257-fields", "502:headers-too-large"),
+        (&answers, "grpc-trailers-of-257-fields", "200: grpc 8"),
+        (&requests, "trailers-of-257-fields", "431:headers-too-large"),
         (&answers, "head-of-100", "502:headers-too-large"),
         (&answers, "head-of-600", "502:headers-too-large"),
         (&answers, "grpc-trailers-of-100", "200: grpc 8"),
@@ -129,10 +138,12 @@ fn large_heads_and_trailers_have_a_reason() {
         (&requests, "trailers-of-100", "431:headers-too-large"),
     ];
     // Reset before or after its head was sent on.
-    let (large, neighbour) = &answers["trailers-of-100"];
-    let reset = ["502:upstream-reset", "200: reset 2"];
-    assert!(reset.contains(&large.as_str()), "{large}");
-    assert_eq!(neighbour, "200:");
+    for name in ["trailers-of-100", "trailers-of-257-fields"] {
+        let (large, neighbour) = &answers[name];
+        let reset = ["502:upstream-reset", "200: reset 2"];
+        assert!(reset.contains(&large.as_str()), "{name}: {large}");
+        assert_eq!(neighbour, "200:", "{name}");
+    }
     for (outcomes, name, expected) in expected {
         let (large, neighbour) = &outcomes[name];
         assert_eq!(large, expected, "{name}");

@@ -9,6 +9,11 @@ use crate::support::{Bed, Machine, Mesh, Pods, Program, Settings, need, report, 
 /// nginx in the foreground, in one process, that answers from (and takes uploads to)
 /// `DIR/nginx-PORT/www`; any user may run it.
 pub(crate) fn nginx(dir: &Path, port: u16) -> Program {
+    nginx_with(dir, port, "")
+}
+
+/// The same with `more` in its configuration of HTTP.
+pub(crate) fn nginx_with(dir: &Path, port: u16, more: &str) -> Program {
     let dir = dir.join(format!("nginx-{port}"));
     let www = dir.join("www");
     std::fs::create_dir_all(&www).expect("make the document root");
@@ -19,7 +24,7 @@ pub(crate) fn nginx(dir: &Path, port: u16) -> Program {
     let config = format!(
         "daemon off; master_process off; pid {dir}/nginx.pid; error_log stderr warn;\n\
          events {{ worker_connections 2000; }}\n\
-         http {{ access_log off; client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy; \
+         http {{ {more} access_log off; client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy; \
          fastcgi_temp_path {dir}/fastcgi; uwsgi_temp_path {dir}/uwsgi; scgi_temp_path {dir}/scgi;\n\
          server {{ listen {port} backlog=4096; listen [::]:{port} backlog=4096; root {www}; \
          client_max_body_size 0; dav_methods PUT; create_full_put_path on; }} }}\n",

@@ -49,6 +49,8 @@ mod forged;
 mod loops;
 // Whose fault it is when a request ends early, and that nothing gets around its checks.
 mod way;
+// The same rules through two sidecars and from outside.
+mod ways_in;
 // CONNECT.
 mod connect;
 // A forward proxy that is a service.

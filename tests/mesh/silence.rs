@@ -227,7 +227,7 @@ fn deadlines_bound_everything_on_both_sides() {
     late(&format!("{upgrade} --header weft-deadline:100 {URL}/"), 0.4);
     // By the server's own sidecar, for whoever has none.
     let logs = mesh.scratch().dir("curl");
-    for field in ["grpc-timeout:0n", "weft-deadline:100"] {
+    for field in ["grpc-timeout:0n", "grpc-timeout:100m"] {
         let line = format!("curl --silent {shown} --header {field} http://127.0.0.1:{port}/");
         let printed = Program::shell(line).run("curl", &logs, LIMIT).success();
         assert!(

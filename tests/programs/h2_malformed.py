@@ -100,10 +100,11 @@ def malformed_requests(name):
         raw(connection, 2, 0, number, struct.pack(">IB", number, 1))
     elif name.startswith("head-of-"):
         _, bad = begin(connection, "/plain", more=large(int(name[8:])))
-    elif name == "trailers-of-100":
+    elif name.startswith("trailers-of-"):
         number, bad = begin(connection, "/hold", end=False)
+        trailers = [(f"x-{i}", "1") for i in range(257)] if name.endswith("fields") else large(100)
         with connection.changed:
-            connection.h2.send_headers(number, large(100), end_stream=True)
+            connection.h2.send_headers(number, trailers, end_stream=True)
             connection.flush()
     else:
         number, bad = begin(connection, "/" + name)

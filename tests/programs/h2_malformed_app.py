@@ -44,6 +44,10 @@ def padding(kilobytes):
     return [(b"x-large-%d" % i, b"v" * 1000) for i in range(kilobytes)]
 
 
+def fields(count):
+    return [(b"x-%d" % i, b"1") for i in range(count)]
+
+
 ANSWERS = {
     # Malformed messages: stream errors.
     "pseudo-last": lambda s: head(s, [(b"a", b"b"), OK], END_STREAM),
@@ -71,6 +75,14 @@ ANSWERS = {
     "grpc-trailers-of-100": lambda s: head(s, [OK, (b"content-type", b"application/grpc")])
                             + frame(DATA, 0, s, b"\0\0\0\0\0")
                             + head(s, [*padding(100), (b"grpc-status", b"0")], END_STREAM),
+    # Many fields.
+    "head-of-256-fields": lambda s: head(s, [OK, *fields(256)], END_STREAM),
+    "head-of-257-fields": lambda s: head(s, [OK, *fields(257)], END_STREAM),
+    "trailers-of-257-fields": lambda s: head(s, [OK]) + frame(DATA, 0, s, b"abc")
+                              + head(s, fields(257), END_STREAM),
+    "grpc-trailers-of-257-fields": lambda s: head(s, [OK, (b"content-type", b"application/grpc")])
+                                   + frame(DATA, 0, s, b"\0\0\0\0\0")
+                                   + head(s, [*fields(256), (b"grpc-status", b"0")], END_STREAM),
     "plain": lambda s: head(s, [OK]) + frame(DATA, END_STREAM, s, b"plain"),
 }
 

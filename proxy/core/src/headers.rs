@@ -5,7 +5,7 @@ use http::header::{
     CONTENT_TYPE, COOKIE, EXPECT, HOST, HeaderName, HeaderValue, MAX_FORWARDS, PROXY_AUTHORIZATION,
     RANGE, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, Version};
 
 use crate::name::SpiffeId;
 
@@ -193,9 +193,11 @@ pub fn is_mesh_field(name: &str) -> bool {
 }
 
 /// Whether a request asks to turn the connection into something else: `CONNECT`, or an
-/// [`upgrade_protocol`].
-pub fn is_upgrade(method: &Method, headers: &HeaderMap) -> bool {
-    *method == Method::CONNECT || upgrade_protocol(headers).is_some()
+/// [`upgrade_protocol`] in HTTP/1.1. In HTTP/1.0 `Upgrade` is ignored (RFC 9110 section 7.8), and
+/// HTTP/2 has none.
+pub fn is_upgrade(version: Version, method: &Method, headers: &HeaderMap) -> bool {
+    let upgrades = version == Version::HTTP_11 && upgrade_protocol(headers).is_some();
+    *method == Method::CONNECT || upgrades
 }
 
 /// What a message wants to go on with, `websocket` for instance (RFC 9110 section 7.8).
@@ -359,8 +361,13 @@ mod tests {
             ("connection", "keep-alive, Upgrade"),
             ("upgrade", "websocket"),
         ]);
-        assert!(is_upgrade(&Method::GET, &websocket));
-        assert!(is_upgrade(&Method::CONNECT, &HeaderMap::new()));
+        assert!(is_upgrade(Version::HTTP_11, &Method::GET, &websocket));
+        for version in [Version::HTTP_10, Version::HTTP_11] {
+            assert!(is_upgrade(version, &Method::CONNECT, &HeaderMap::new()));
+        }
+        for version in [Version::HTTP_10, Version::HTTP_2] {
+            assert!(!is_upgrade(version, &Method::GET, &websocket));
+        }
         assert_eq!(upgrade_protocol(&websocket).unwrap(), "websocket");
         let both = headers(&[
             ("connection", "Upgrade, HTTP2-Settings"),
@@ -368,7 +375,7 @@ mod tests {
             ("upgrade", "H2C-14, websocket, HTTP/2.0"),
             ("http2-settings", "x"),
         ]);
-        assert!(is_upgrade(&Method::GET, &both));
+        assert!(is_upgrade(Version::HTTP_11, &Method::GET, &both));
         let mut kept = both;
         remove_hop_by_hop(&mut kept, true);
         let expected = [("connection", "upgrade"), ("upgrade", "websocket")];
@@ -389,7 +396,8 @@ mod tests {
             [("upgrade", "tls/1.3, H2C"), ("connection", "Upgrade")],
             [("accept", "*/*"), ("connection", "upgrade")],
         ] {
-            assert!(!is_upgrade(&Method::GET, &headers(&fields)), "{fields:?}");
+            let asks = is_upgrade(Version::HTTP_11, &Method::GET, &headers(&fields));
+            assert!(!asks, "{fields:?}");
         }
     }
 

@@ -1,5 +1,7 @@
 //! What a client speaks, by its first bytes.
 
+use crate::h1::METHOD_BYTES;
+
 /// More than this is never needed to decide.
 pub const DETECT_MAX_BYTES: usize = 8 * 1024;
 
@@ -24,9 +26,6 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const METHODS: [&[u8]; 8] = [
     b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"TRACE", b"PATCH",
 ];
-/// Longest method that is waited for; the registry's longest has 17 letters.
-const METHOD_MAX: usize = 24;
-
 /// Decides on the prefix read so far.
 pub fn detect(bytes: &[u8]) -> Verdict {
     let Some(&first) = bytes.first() else {
@@ -74,7 +73,7 @@ fn detect_request_line(bytes: &[u8]) -> Verdict {
     let line = &window[..end.unwrap_or(window.len())];
     let (decided, full) = (end.is_some(), bytes.len() >= DETECT_MAX_BYTES);
     let Some(method_end) = line.iter().position(|byte| is_space(*byte)) else {
-        let could_be = line.len() <= METHOD_MAX && line.iter().all(|byte| is_token(*byte));
+        let could_be = line.len() <= METHOD_BYTES && line.iter().all(|byte| is_token(*byte));
         return if could_be && !decided && !full {
             Verdict::NeedMore
         } else {
@@ -82,7 +81,7 @@ fn detect_request_line(bytes: &[u8]) -> Verdict {
         };
     };
     let (method, rest) = (&line[..method_end], &line[method_end + 1..]);
-    if method.len() > METHOD_MAX || !method.iter().all(|byte| is_token(*byte)) {
+    if method.len() > METHOD_BYTES || !method.iter().all(|byte| is_token(*byte)) {
         return Verdict::Opaque;
     }
     let spaces = rest.iter().take_while(|byte| is_space(**byte)).count();
@@ -222,6 +221,11 @@ mod tests {
         check(b"GET\x1c/\x1cHTTP/1.1\r\n", Verdict::Opaque);
         check(b"G\xc9T / HTTP/1.1\r\n", Verdict::Opaque);
         check(b"GET * HTTP/1.1\n", Verdict::Http1);
+        let method = "M".repeat(METHOD_BYTES);
+        check(method.as_bytes(), Verdict::NeedMore);
+        let line = format!("{method} / HTTP/1.1\r\n");
+        check(line.as_bytes(), Verdict::Http1);
+        check(format!("M{line}").as_bytes(), Verdict::Opaque);
         check(b"GET /\r\n", Verdict::Http1);
         check(b"\0GET / HTTP/1.1\r\n", Verdict::Opaque);
         let mut long = b"GET /".to_vec();

@@ -152,7 +152,7 @@ reasons! {
         "check the protocol that is declared for the port, and what the application answers";
     HeadersTooLarge = "headers-too-large", 431, 8, Caller,
         "the head or the trailers of the request, or of the application's response (then 502), are larger than limits.max_header_bytes or have too many fields",
-        "make cookies and tokens smaller, or raise limits.max_header_bytes";
+        "make cookies and tokens smaller, or raise limits.max_header_bytes or limits.max_headers";
     BadRequest = "bad-request", 400, 3, Caller,
         "the request is not one that can be forwarded",
         "correct the request; the detail in the answer says what is wrong";

@@ -9,33 +9,33 @@ use http_body::{Body as _, Frame, SizeHint};
 use weft_core::reason::Reason;
 
 use super::incoming::BodyError;
-use super::{grpc_fields, weight};
+use super::{HeadLimits, grpc_fields};
 
 /// A body that is received in HTTP/2.
 #[derive(Debug)]
 pub(super) struct Http2Body {
     body: hyper::body::Incoming,
-    /// What its trailers may have, in bytes.
-    limit: usize,
+    /// What its trailers may have.
+    limits: HeadLimits,
     /// Whether it is the answer to a gRPC call.
     grpc_answer: bool,
 }
 
 impl Http2Body {
     /// Of a request.
-    pub(super) fn request(body: hyper::body::Incoming, limit: usize) -> Self {
+    pub(super) fn request(body: hyper::body::Incoming, limits: HeadLimits) -> Self {
         Self {
             body,
-            limit,
+            limits,
             grpc_answer: false,
         }
     }
 
     /// Of a response, to a gRPC call or not.
-    pub(super) fn response(body: hyper::body::Incoming, limit: usize, grpc: bool) -> Self {
+    pub(super) fn response(body: hyper::body::Incoming, limits: HeadLimits, grpc: bool) -> Self {
         Self {
             body,
-            limit,
+            limits,
             grpc_answer: grpc,
         }
     }
@@ -56,12 +56,12 @@ impl Http2Body {
     /// Trailers that are too large end the stream. A gRPC call ends with a status instead: its caller
     /// would not learn the reason otherwise.
     fn checked(&self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
-        let limit = self.limit;
-        let too_large = |trailers: &HeaderMap| weight(trailers) > limit;
-        if !frame.trailers_ref().is_some_and(too_large) {
+        let trailers = frame.trailers_ref();
+        let exceeded = trailers.and_then(|trailers| self.limits.exceeded_by(trailers, 0));
+        let Some(exceeded) = exceeded else {
             return Ok(frame);
-        }
-        let error = BodyError::TrailersTooLarge { limit };
+        };
+        let error = BodyError::TrailersTooLarge(exceeded);
         if !self.grpc_answer {
             return Err(error);
         }

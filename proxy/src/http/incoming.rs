@@ -14,6 +14,7 @@ use weft_core::reason::Reason;
 use super::body::ProxyBody;
 use super::h1::client::ClientError;
 use super::h1::{Broken, Http1Body};
+use super::head::Exceeded;
 use super::http2_body::Http2Body;
 
 /// Data frames that are shorter are put together as far as more has been received. Each one costs its
@@ -175,11 +176,8 @@ pub enum BodyError {
     #[error(transparent)]
     Length(#[from] LengthMismatch),
     /// HTTP/2: its trailers are too large.
-    #[error("the trailers are larger than {limit} bytes")]
-    TrailersTooLarge {
-        /// What is allowed.
-        limit: usize,
-    },
+    #[error("the trailers are {0}")]
+    TrailersTooLarge(Exceeded),
     /// Another attempt sends it.
     #[error("another attempt sends the body")]
     Superseded,
@@ -214,10 +212,9 @@ impl BodyError {
     /// Whose doing it is.
     pub fn fault(&self) -> BodyFault {
         match self {
-            Self::Http2(_)
-            | Self::Http1 { .. }
-            | Self::Length(_)
-            | Self::TrailersTooLarge { .. } => BodyFault::Sender,
+            Self::Http2(_) | Self::Http1 { .. } | Self::Length(_) | Self::TrailersTooLarge(_) => {
+                BodyFault::Sender
+            }
             Self::Superseded | Self::Silent => BodyFault::Mesh,
         }
     }
@@ -225,7 +222,7 @@ impl BodyError {
     /// Whether its trailers are larger than allowed.
     pub(crate) fn is_too_large(&self) -> bool {
         match self {
-            Self::TrailersTooLarge { .. } => true,
+            Self::TrailersTooLarge(_) => true,
             Self::Http1 {
                 broken: Broken::Malformed(malformed),
                 ..
@@ -254,11 +251,8 @@ pub enum ExchangeError {
     #[error(transparent)]
     Http2(#[from] hyper::Error),
     /// HTTP/2: the head of the response is too large.
-    #[error("the head of the response is larger than {limit} bytes")]
-    HeadTooLarge {
-        /// What is allowed.
-        limit: usize,
-    },
+    #[error("the head of the response is {0}")]
+    HeadTooLarge(Exceeded),
     /// HTTP/1.1: the connection failed, or what came was no response.
     #[error(transparent)]
     Http1(ClientError),
@@ -289,7 +283,7 @@ impl ExchangeError {
         match self {
             Self::Http2(error) => error.is_parse() || self.is_protocol_error(),
             Self::Http1(error) => error.is_malformed(),
-            Self::HeadTooLarge { .. } => true,
+            Self::HeadTooLarge(_) => true,
         }
     }
 
@@ -305,7 +299,7 @@ impl ExchangeError {
             Reason::ClientGone
         } else if let Self::Http1(ClientError::Malformed(malformed)) = self {
             malformed.reason()
-        } else if let Self::HeadTooLarge { .. } = self {
+        } else if let Self::HeadTooLarge(_) = self {
             Reason::HeadersTooLarge
         } else if self.is_malformed() {
             Reason::UpstreamProtocolError
@@ -327,7 +321,7 @@ impl ExchangeError {
     fn h2_error(&self) -> Option<&h2::Error> {
         let mut source: Option<&(dyn StdError + 'static)> = match self {
             Self::Http2(error) => Some(error),
-            Self::Http1(_) | Self::HeadTooLarge { .. } => None,
+            Self::Http1(_) | Self::HeadTooLarge(_) => None,
         };
         while let Some(error) = source {
             if let Some(h2) = error.downcast_ref() {

@@ -3,6 +3,7 @@
 mod body;
 mod extended;
 pub mod h1;
+mod head;
 mod http2_body;
 mod incoming;
 mod kept;
@@ -24,9 +25,8 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue};
-use http::uri::{Authority, PathAndQuery, Scheme};
+use http::uri::{Authority, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
-use hyper::ext::Protocol;
 use hyper::rt::Executor;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -43,6 +43,8 @@ use open::{Held, OpenRequests};
 
 pub use body::{BodyGuard, ProxyBody, Relayed};
 use h1::Refusal;
+use head::check_head;
+pub use head::{Exceeded, HeadLimits};
 use http2_body::Http2Body;
 pub use incoming::{BodyError, BodyFault, ExchangeError, Incoming, SendError};
 pub use kept::{Kept, KeptBody};
@@ -144,21 +146,21 @@ pub(crate) fn http2_client<E: Clone>(
 }
 
 /// Sends a request in HTTP/2; the error gives it back where nothing of it was sent. A response with
-/// a head of more than `limit` bytes is refused.
+/// a head above `limits` is refused.
 pub async fn send_http2(
     sender: &mut hyper::client::conn::http2::SendRequest<ProxyBody>,
     request: Request<ProxyBody>,
-    limit: usize,
+    limits: HeadLimits,
 ) -> Result<Response<Incoming>, SendError> {
     let response = sender.try_send_request(request).await?;
-    if weight(response.headers()) > limit {
+    if let Some(exceeded) = limits.exceeded_by(response.headers(), 0) {
         return Err(SendError {
             unsent: None,
-            error: ExchangeError::HeadTooLarge { limit },
+            error: ExchangeError::HeadTooLarge(exceeded),
         });
     }
     let grpc = is_grpc(response.headers());
-    Ok(response.map(|body| Incoming::http2(Http2Body::response(body, limit, grpc))))
+    Ok(response.map(|body| Incoming::http2(Http2Body::response(body, limits, grpc))))
 }
 
 /// Gives a request in HTTP/1.1 what HTTP/2 has in the place of `Host` (RFC 9113 section 8.3.1).
@@ -177,13 +179,6 @@ pub(crate) fn make_absolute<B>(request: &mut Request<B>) {
     *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
 }
 
-/// Bytes of a request's method, as in HTTP/1.1.
-const METHOD_BYTES: usize = 64;
-/// Bytes of `:authority`: the longest name in DNS, a colon and a port.
-const AUTHORITY_BYTES: usize = 255 + 6;
-/// Bytes of `:protocol`.
-const PROTOCOL_BYTES: usize = 64;
-
 /// So many times what is accepted of a head is decoded in HTTP/2, and announced
 /// (SETTINGS_MAX_HEADER_LIST_SIZE). Trailers that nobody reads stay in memory with their stream, so
 /// it is little where the other side is not the workload's own application.
@@ -191,7 +186,7 @@ const DECODED_HEADS: usize = 4;
 /// The same for the workload's own application, which loses nobody's memory but its own sidecar's.
 const DECODED_HEADS_APPLICATION: usize = 16;
 
-/// What is decoded of a head or of trailers in HTTP/2. Much larger than what is accepted ([`weight`]),
+/// What is decoded of a head or of trailers in HTTP/2. Much larger than what is accepted ([`HeadLimits`]),
 /// so that those that are too large are answered with their reason; h2 itself refuses what is beyond.
 fn header_list(config: &ProxyConfig, application: bool) -> u32 {
     let bytes = config.limits.max_header_bytes.bytes();
@@ -200,13 +195,6 @@ fn header_list(config: &ProxyConfig, application: bool) -> u32 {
         false => DECODED_HEADS,
     };
     u32::try_from(bytes.saturating_mul(times)).unwrap_or(u32::MAX)
-}
-
-/// Bytes of a head's fields, as `limits.max_header_bytes` counts them in both protocols: name,
-/// value, and what stands around them in a line of HTTP/1.1.
-fn weight(headers: &http::HeaderMap) -> usize {
-    let line = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
-    headers.iter().map(line).sum()
 }
 
 /// How long a silent connection waits until it is probed; never where that is switched off.
@@ -251,7 +239,7 @@ pub(crate) async fn serve_http2<IO, H, F, R, G>(
     R: Fn(Refusal) -> Response<ProxyBody<G>> + 'static,
     G: BodyGuard + 'static,
 {
-    let limit = config.limits.max_header_bytes.bytes();
+    let limits = HeadLimits::of(config, client.is_peer());
     let pace = Pace::new(client.clone());
     let open = OpenRequests::new();
     let io = TokioIo::new(Paced::new(io, Rc::clone(&pace)));
@@ -264,7 +252,7 @@ pub(crate) async fn serve_http2<IO, H, F, R, G>(
         async move {
             let unanswered = pace.begin().await;
             let (handle, refuse) = &*handlers;
-            let (response, tunnel) = match received(request, limit, || open.begin()) {
+            let (response, tunnel) = match received(request, limits, || open.begin()) {
                 // On the heap: the task that it becomes part of is moved several times, and one that
                 // is reset before it is begun needs no room for it.
                 Ok((request, tunnel)) => (Box::pin(handle(request)).await, tunnel),
@@ -315,50 +303,16 @@ pub(crate) async fn serve_http2<IO, H, F, R, G>(
 /// for one of bytes. `hold` keeps it open beyond its answer.
 fn received(
     mut request: Request<hyper::body::Incoming>,
-    limit: usize,
+    limits: HeadLimits,
     hold: impl FnOnce() -> Held,
 ) -> Result<(Request<Incoming>, Option<Tunnel>), Refusal> {
-    check_head(&request, limit)?;
+    check_head(&request, limits)?;
     let tunnel = match *request.method() == Method::CONNECT {
         true => Tunnel::take(&mut request, hold())?,
         false => None,
     };
-    let request = request.map(|body| Incoming::http2(Http2Body::request(body, limit)));
+    let request = request.map(|body| Incoming::http2(Http2Body::request(body, limits)));
     Ok((request, tunnel))
-}
-
-/// Holds the head of a request in HTTP/2 to the limits.
-fn check_head<B>(request: &Request<B>, limit: usize) -> Result<(), Refusal> {
-    let uri = request.uri();
-    let method = request.method().as_str();
-    let scheme = uri.scheme_str().unwrap_or_default();
-    let authority = uri.authority().map_or("", Authority::as_str);
-    let target = uri.path_and_query().map_or("", PathAndQuery::as_str);
-    let protocol = request.extensions().get::<Protocol>();
-    let protocol = protocol.map_or("", Protocol::as_str);
-    let pseudo = [method, scheme, authority, target, protocol];
-    let pseudo: usize = pseudo.iter().map(|value| value.len()).sum();
-    if weight(request.headers()) + pseudo > limit {
-        return Err(Refusal::too_large(request, "the head", limit));
-    }
-    if method.len() > METHOD_BYTES {
-        return Err(Refusal::too_large(request, ":method", METHOD_BYTES));
-    }
-    for (name, value, most) in [
-        (":authority", authority, AUTHORITY_BYTES),
-        (":protocol", protocol, PROTOCOL_BYTES),
-    ] {
-        if value.len() > most {
-            let found = value.len();
-            let detail = format!("{name} has {found} bytes; up to {most} are allowed");
-            return Err(Refusal::bad_request(request, detail));
-        }
-    }
-    if authority.contains('@') {
-        let detail = ":authority has user information (RFC 9113 section 8.3.1)".to_owned();
-        return Err(Refusal::bad_request(request, detail));
-    }
-    Ok(())
 }
 
 /// What [`weft_core::headers::WEFT_CHECK`] says of a check that is for the application.
@@ -411,52 +365,5 @@ fn grpc_fields(headers: &mut http::HeaderMap, code: u32, reason: Reason, detail:
     // Visible ASCII only; detail comes from our own error messages.
     if let Ok(message) = HeaderValue::from_str(&message.replace(['\n', '%'], " ")) {
         headers.insert(GRPC_MESSAGE, message);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LIMIT: usize = 1024;
-
-    fn connect(authority: &str, protocol: Option<&'static str>) -> Request<()> {
-        let mut request = Request::connect(format!("http://{authority}/"));
-        if let Some(protocol) = protocol {
-            request = request.extension(Protocol::from_static(protocol));
-        }
-        request
-            .header(CONTENT_TYPE, "application/grpc")
-            .body(())
-            .unwrap()
-    }
-
-    #[test]
-    fn pseudo_fields_are_bounded() {
-        let long = || "a".repeat(AUTHORITY_BYTES);
-        const NAME: &str = "pppppppppppppppppppppppppppppppppppppppppppppppppppppppppppppppp";
-        assert_eq!(NAME.len(), PROTOCOL_BYTES);
-        assert!(check_head(&connect(&long(), Some(NAME)), LIMIT).is_ok());
-        let refused = |request: &Request<()>, limit| {
-            let refusal = check_head(request, limit).unwrap_err();
-            assert!(!refusal.grpc, "200 would open a tunnel");
-            let answer: Response<ProxyBody<()>> = refusal.answer();
-            (refusal.reason, answer.status().as_u16())
-        };
-        let bad = (Reason::BadRequest, 400);
-        let large = (Reason::HeadersTooLarge, 431);
-        assert_eq!(refused(&connect(&(long() + "a"), None), LIMIT), bad);
-        assert_eq!(refused(&connect("user@web", None), LIMIT), bad);
-        let longer = concat!(
-            "p",
-            "ppppppppppppppppppppppppppppppppppppppppppppppppppppppppppppppppp"
-        );
-        assert_eq!(refused(&connect("web", Some(longer)), LIMIT), bad);
-        // All of them count.
-        assert_eq!(refused(&connect(&long(), Some(NAME)), 300), large);
-        let mut method = connect("web", None);
-        *method.method_mut() = Method::from_bytes(&[b'M'; METHOD_BYTES + 1]).unwrap();
-        method.headers_mut().remove(CONTENT_TYPE);
-        assert_eq!(refused(&method, LIMIT), large);
     }
 }

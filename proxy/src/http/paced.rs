@@ -127,6 +127,11 @@ impl Client {
         deposit
     }
 
+    /// Whether it is another sidecar.
+    pub(super) const fn is_peer(&self) -> bool {
+        matches!(self.who, ResetClient::Peer(_))
+    }
+
     fn excess(&self) -> Excess {
         self.who.policy().excess
     }

@@ -6,9 +6,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use http::header::HOST;
+use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
+use weft_core::h1::{BadHost, is_host_missing};
 use weft_core::headers::{WEFT_CONTINUE, WEFT_EXPECT};
+use weft_core::name::MESH_SUFFIX;
 use weft_core::resets::ResetClient;
 
 use super::request::Answer;
@@ -91,7 +95,10 @@ pub(super) async fn serve<IO>(
         // On the heap: a connection in HTTP/1 needs no room for it.
         Box::pin(serve_http2(io, &client, (config, &ends), handle, refuse)).await;
     } else {
-        let settings = Settings::of(config, conversation.caller.is_none());
+        let settings = match &conversation.caller {
+            Some(_peer) => Settings::of_peer(config),
+            None => Settings::of(config, true),
+        };
         let handle = |request| conversation.handle(request);
         let refuse = |refusal: Refusal| request::refuse(&conversation, &refusal);
         let broken = |io: &Guarded<IO>| reset(io.get_ref().socket());
@@ -137,6 +144,24 @@ impl Conversation {
             told.0.notified().await;
         }
         Response::new(ProxyBody::Empty)
+    }
+
+    /// Gives a request that names no host that of the service that it is for (RFC 9112 section 3.2
+    /// asks for one of what is sent in HTTP/1.1).
+    pub(super) fn name_host(&self, parts: &mut Parts) -> Result<(), BadHost> {
+        if !is_host_missing(&parts.uri, &parts.headers)? {
+            return Ok(());
+        }
+        let shared = &self.worker.shared;
+        let workload = &shared.config.workload;
+        let hostname = match shared.mesh.called_service("") {
+            Some(service) => service.hostname(),
+            None => format!("{}.{}.{MESH_SUFFIX}", workload.name, workload.namespace),
+        };
+        if let Ok(hostname) = HeaderValue::from_str(&hostname) {
+            parts.headers.insert(HOST, hostname);
+        }
+        Ok(())
     }
 
     /// Asks the application, in HTTP/1.1 or in HTTP/2.

@@ -36,7 +36,7 @@ use super::http::Conversation;
 use crate::application::Asked;
 use crate::connections::Permit;
 use crate::drain::Side;
-use crate::http::h1::Refusal;
+use crate::http::h1::{Expectation, OnContinue, Refusal};
 use crate::http::{Deposit, Incoming, ProxyBody, Upgrade, Upload, answer, relayed};
 use crate::mesh::{RateRefusal, Rated, UnderWay};
 use crate::pool::Slot;
@@ -165,28 +165,28 @@ struct Body {
     from_http1: bool,
     /// Whether the application is spoken to in HTTP/1.1.
     to_http1: bool,
+    /// Whether its caller sends it only when it is asked to (`Expect: 100-continue`).
+    is_expected: bool,
 }
 
 impl<'p> Received<'p> {
     fn new(conversation: &'p Conversation, mut request: Request<Incoming>) -> Self {
+        let version = request.version();
         let asks =
-            request.version() != Version::HTTP_2 && is_upgrade(request.method(), request.headers());
+            version != Version::HTTP_2 && is_upgrade(version, request.method(), request.headers());
         let upgrade = asks.then(|| Upgrade::take(request.extensions_mut()));
         let (mut parts, body) = request.into_parts();
+        if conversation.caller.is_none() {
+            // Before anything is read of it: none of it is the mesh's word.
+            remove_untrusted(&mut parts.headers);
+        }
         let left = deadline::allowed(&parts.headers, None);
-        // Only a caller in the mesh says so: anybody else's word is removed.
         let check = parts.headers.remove(WEFT_CHECK);
-        let check = check.filter(|_| conversation.caller.is_some());
-        if conversation.caller.is_some()
-            && parts
-                .headers
-                .get(WEFT_TARGET_FORM)
-                .is_some_and(|form| form == ABSOLUTE)
-        {
+        let form = parts.headers.get(WEFT_TARGET_FORM);
+        if form.is_some_and(|form| form == ABSOLUTE) {
             parts.extensions.insert(TargetForm::Absolute);
         }
         let noted = parts.headers.remove(WEFT_APP_PROTOCOL);
-        let noted = noted.filter(|_| conversation.caller.is_some());
         let upgrade = upgrade.flatten();
         let from_http1 = match noted {
             Some(noted) => noted != APP_HTTP2,
@@ -206,6 +206,8 @@ impl<'p> Received<'p> {
         let mut ledger = Ledger::new(crate::clock::now(), grpc, cutting);
         ledger.watch(parts.extensions.remove());
         let mut body = ProxyBody::of_request(body, None);
+        let is_expected = parts.extensions.get::<Expectation>().is_some()
+            || parts.extensions.get::<OnContinue>().is_some();
         let exchange = Exchange {
             conversation,
             ledger,
@@ -228,6 +230,7 @@ impl<'p> Received<'p> {
                 body,
                 from_http1,
                 to_http1,
+                is_expected,
             },
             left,
             check,
@@ -254,6 +257,9 @@ impl<'p> Received<'p> {
             }
             Some(Checking::Nothing) | None => exchange.begin(&mut parts, &mut body.body),
         }
+        if let Err(bad) = exchange.conversation.name_host(&mut parts) {
+            return Err(exchange.refuse(Reason::BadRequest, &bad.to_string()));
+        }
         let is_check = matches!(checking, Some(Checking::Request));
         if !is_check {
             let server = exchange.conversation.server.load();
@@ -279,9 +285,9 @@ impl<'p> Received<'p> {
 fn prepare(conversation: &Conversation, parts: &mut Parts, upgrade: bool) {
     let headers = &mut parts.headers;
     remove_hop_by_hop(headers, upgrade && parts.method != Method::CONNECT);
-    let hops = Hops::read(headers);
-    remove_untrusted(headers);
     if conversation.caller.is_some() {
+        let hops = Hops::read(headers);
+        remove_untrusted(headers);
         hops.write(headers);
     }
     let caller = conversation.caller.as_ref();
@@ -429,10 +435,11 @@ fn overloaded(exchange: Exchange<'_>, rejected: &Rejected) -> Box<Answer> {
 impl Body {
     /// Reads a short body of a request that is refused to its end, where its caller speaks HTTP/1: an
     /// answer in the middle of it would cost the connection, which is worth more to both sides than
-    /// these bytes. In HTTP/2 the stream alone ends, and a gRPC call may go on for hours.
+    /// these bytes. In HTTP/2 the stream alone ends, and a gRPC call may go on for hours. A caller that
+    /// waits for 100 is answered instead: to read would be to ask for the body.
     async fn read_short(self, ledger: &Ledger) {
         let body = self.body;
-        if !self.from_http1 || ledger.is_grpc() {
+        if !self.from_http1 || self.is_expected || ledger.is_grpc() {
             return;
         }
         if body.size_hint().lower() > UNREAD_MAX_BYTES as u64 {

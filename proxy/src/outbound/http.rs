@@ -12,7 +12,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Uri, Version};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use weft_core::h1::TargetForm;
+use weft_core::h1::{BadHost, TargetForm, authority};
 use weft_core::headers::{WEFT_APP_PROTOCOL, remove_untrusted};
 use weft_core::hops::{HOPS_MAX, Hops};
 use weft_core::reason::Reason;
@@ -167,15 +167,14 @@ impl Conversation {
         let bad = |detail: &str| Failed::new(Reason::BadRequest, detail);
         let authority = match (parts.headers.remove(HOST), parts.uri.authority()) {
             (_, Some(authority)) => authority.clone(),
-            (Some(host), None) => self
-                .parsed(host)
-                .ok_or_else(|| bad("the Host header is not an authority"))?,
-            // HTTP/1.0 may leave it out.
-            (None, None) => self
-                .parsed(
-                    HeaderValue::from_str(&self.port.borrow().hostname).map_err(|_| bad("host"))?,
-                )
-                .ok_or_else(|| bad("host"))?,
+            (Some(host), None) => self.parsed(host).map_err(|host| bad(&host.to_string()))?,
+            // HTTP/1.0 and HTTP/2 may leave it out.
+            (None, None) => {
+                let hostname = HeaderValue::from_str(&self.port.borrow().hostname);
+                let hostname = hostname.map_err(|_| bad("the service has no hostname"))?;
+                self.parsed(hostname)
+                    .map_err(|host| bad(&host.to_string()))?
+            }
         };
         let mut uri = std::mem::take(&mut parts.uri).into_parts();
         // A forward proxy is told the scheme.
@@ -189,15 +188,15 @@ impl Conversation {
         Ok(())
     }
 
-    fn parsed(&self, host: HeaderValue) -> Option<Authority> {
+    fn parsed(&self, host: HeaderValue) -> Result<Authority, BadHost> {
         let mut last = self.authority.borrow_mut();
         if let Some((seen, authority)) = &*last
             && *seen == host
         {
-            return Some(authority.clone());
+            return Ok(authority.clone());
         }
-        let authority = Authority::try_from(host.as_bytes()).ok()?;
+        let authority = authority(host.as_bytes())?;
         *last = Some((host, authority.clone()));
-        Some(authority)
+        Ok(authority)
     }
 }

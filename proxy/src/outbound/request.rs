@@ -106,8 +106,9 @@ impl<'p> Received<'p> {
         port: &'p Arc<PortView>,
         mut request: Request<Incoming>,
     ) -> Self {
+        let version = request.version();
         let asks =
-            request.version() != Version::HTTP_2 && is_upgrade(request.method(), request.headers());
+            version != Version::HTTP_2 && is_upgrade(version, request.method(), request.headers());
         let upgrade = asks.then(|| Upgrade::take(request.extensions_mut()));
         let (mut parts, body) = request.into_parts();
         remove_hop_by_hop(&mut parts.headers, asks && parts.method != Method::CONNECT);

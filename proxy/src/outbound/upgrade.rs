@@ -42,12 +42,16 @@ impl OwnConnection {
             limit: port.policy.max_connections.unwrap_or_default(),
         })?;
         let stream = dial(shared, port, endpoint).await?;
-        let signal = match &stream {
-            Either::Left(_outside) => None,
-            Either::Right(peer) => peer.signal(),
+        let config = &shared.config;
+        let (exchange, signal) = match stream {
+            Either::Left(outside) => (SingleExchange::begin(outside, config), None),
+            Either::Right(peer) => {
+                let signal = peer.signal();
+                (SingleExchange::begin_with_peer(peer, config), signal)
+            }
         };
         Ok(Self {
-            exchange: SingleExchange::begin(stream, &shared.config),
+            exchange,
             outside: port.outside.is_some(),
             signal,
             _counted: counted,

@@ -18,7 +18,9 @@ use super::peer::Held;
 use super::streams::Streams;
 use crate::config::ProxyConfig;
 use crate::http::h1::client::{ClientError, SharedLine};
-use crate::http::{ExchangeError, Incoming, ProxyBody, SendError, make_absolute, send_http2};
+use crate::http::{
+    ExchangeError, HeadLimits, Incoming, ProxyBody, SendError, make_absolute, send_http2,
+};
 use crate::tls::Signal;
 
 /// What is spoken on a connection.
@@ -47,8 +49,8 @@ pub(super) enum Far {
 pub(crate) struct Sender {
     pub(super) line: Line,
     far: Far,
-    /// What the head of a response in HTTP/2 may have, in bytes.
-    head_bytes: usize,
+    /// What the head of a response in HTTP/2 may have.
+    limits: HeadLimits,
     /// Whether its server has announced extended `CONNECT` (RFC 8441 section 3).
     extended_connect: bool,
 }
@@ -58,7 +60,7 @@ impl Sender {
         Self {
             line,
             far,
-            head_bytes: config.limits.max_header_bytes.bytes(),
+            limits: HeadLimits::of(config, false),
             extended_connect: false,
         }
     }
@@ -82,7 +84,7 @@ impl Sender {
         Self {
             line: Line::Http2(sender),
             far: Far::Peer,
-            head_bytes: usize::MAX,
+            limits: HeadLimits::NONE,
             extended_connect: false,
         }
     }
@@ -97,19 +99,19 @@ impl Sender {
         &mut self,
         mut request: Request<ProxyBody>,
     ) -> Result<Response<Incoming>, SendError> {
-        let limit = self.head_bytes;
+        let limits = self.limits;
         match (&mut self.line, self.far) {
-            (Line::Http2(sender), Far::Peer) => send_http2(sender, request, limit).await,
+            (Line::Http2(sender), Far::Peer) => send_http2(sender, request, limits).await,
             (Line::Http2(sender), Far::Application) => {
                 make_absolute(&mut request);
                 *request.version_mut() = Version::HTTP_2;
-                send_http2(sender, request, limit).await
+                send_http2(sender, request, limits).await
             }
             (Line::Http1(sender), Far::Peer | Far::Application) => {
                 Box::pin(send_http1(sender, request)).await
             }
             (line, Far::External { tls }) => {
-                Box::pin(send_outside(line, (tls, limit), request)).await
+                Box::pin(send_outside(line, (tls, limits), request)).await
             }
         }
     }
@@ -141,7 +143,7 @@ async fn send_http1(
 /// back speaks for it.
 async fn send_outside(
     line: &mut Line,
-    (tls, limit): (bool, usize),
+    (tls, limits): (bool, HeadLimits),
     mut request: Request<ProxyBody>,
 ) -> Result<Response<Incoming>, SendError> {
     remove_untrusted(request.headers_mut());
@@ -151,7 +153,7 @@ async fn send_outside(
             if tls {
                 secure(request.uri_mut());
             }
-            send_http2(sender, request, limit).await?
+            send_http2(sender, request, limits).await?
         }
     };
     remove_untrusted(response.headers_mut());

@@ -12,7 +12,7 @@ use super::framing::{ConnectionOptions, Framing, is_tunnel};
 use super::limits::Limits;
 use super::malformed::{Defect, Excerpt, Malformed, Message};
 use super::scan::{HeadScan, Section};
-use super::target::{TargetForm, check_host, parse_target, set_host};
+use super::target::{TargetForm, check_host, forbidden_character, parse_target, set_host};
 
 /// The head of a request.
 #[derive(Debug)]
@@ -229,6 +229,10 @@ fn first_line(head: &[u8]) -> &[u8] {
 /// What is wrong with a head that the parser refuses, although its first line was accepted.
 fn diagnose_head(head: &[u8]) -> Defect {
     let line = first_line(head);
+    let mut words = line.split(|byte| *byte == b' ');
+    if let Some(defect) = words.nth(1).and_then(forbidden_character) {
+        return defect;
+    }
     if str::from_utf8(line).is_err() {
         let found = Excerpt::of(line);
         return Defect::RequestLine { found };

@@ -1,5 +1,8 @@
 //! What a message may cost before it is understood.
 
+/// Bytes of a method, in every version of HTTP; the registry's longest has 17.
+pub const METHOD_BYTES: usize = 64;
+
 /// Limits of what is read. Each has a unit and a default; see `deploy/guide/http.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -7,7 +10,7 @@ pub struct Limits {
     pub head_bytes: usize,
     /// Fields of a head, and of a trailer section; a folded line counts as one more. Default 512.
     pub fields: usize,
-    /// Bytes of a method. Default 64; the registry's longest has 17.
+    /// Bytes of a method. Default [`METHOD_BYTES`].
     pub method_bytes: usize,
     /// Empty lines before a first line, which some clients send after a body (RFC 9112 section
     /// 2.2). Default 8.
@@ -37,7 +40,7 @@ impl Default for Limits {
         Self {
             head_bytes: 64 * 1024,
             fields: 512,
-            method_bytes: 64,
+            method_bytes: METHOD_BYTES,
             empty_lines: 8,
             chunk_line_bytes: 4 * 1024,
             chunk_extension_bytes: 16 * 1024,

@@ -103,6 +103,11 @@ pub enum Defect {
         found: Excerpt,
         allowed: &'static str,
     },
+    #[error(
+        "the target has {} in its {part}, where it has to be percent-encoded: %{byte:02X}",
+        Excerpt::of(&[*byte])
+    )]
+    TargetCharacter { byte: u8, part: &'static str },
     #[error("the target is longer than {limit} bytes")]
     TargetTooLong { limit: usize },
     #[error("there are more than {limit} empty lines before it")]

@@ -44,10 +44,12 @@ pub use encode::{
 };
 pub use framing::{ConnectionOptions, Framing};
 pub use head::{RequestHead, ResponseHead, parse_request, parse_response};
-pub use limits::Limits;
+pub use limits::{Limits, METHOD_BYTES};
 pub use malformed::{Defect, Excerpt, Malformed, Message};
 pub use scan::HeadScan;
-pub use target::TargetForm;
+pub use target::{
+    BadHost, HOST_BYTES, TargetForm, authority, check_authority, check_target, is_host_missing,
+};
 
 #[cfg(test)]
 mod tests;

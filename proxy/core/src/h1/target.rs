@@ -1,4 +1,5 @@
-//! Request targets and hosts (RFC 9112 section 3.2).
+//! Request targets and hosts (RFC 9112 section 3.2), and those of HTTP/2, which are held to the same
+//! rules (RFC 9113 section 8.3.1).
 
 use bytes::Bytes;
 use http::header::HOST;
@@ -43,7 +44,7 @@ pub(super) fn parse_target(method: &Method, target: Bytes) -> Result<(Uri, Targe
         }
         [b'/', ..] => {
             let path = PathAndQuery::from_maybe_shared(target.clone());
-            let path = path.map_err(|_| refuse(&target, "characters of a URI are allowed"))?;
+            let path = path.map_err(|_| unreadable(&target, "characters of a URI are allowed"))?;
             Ok((Uri::from(path), TargetForm::Origin))
         }
         _ => parse_absolute_form(method, target),
@@ -52,7 +53,7 @@ pub(super) fn parse_target(method: &Method, target: Bytes) -> Result<(Uri, Targe
 
 fn parse_authority_form(target: Bytes) -> Result<(Uri, TargetForm), Defect> {
     let port = host_and_port(&target);
-    let valid = matches!(port, Some(Some(1..))) && target[0] != b':';
+    let valid = matches!(port, Some(Some(1..))) && check_authority(&target).is_ok();
     let authority = Authority::from_maybe_shared(target.clone()).ok();
     let Some(authority) = authority.filter(|_| valid) else {
         return Err(refuse(&target, "CONNECT allows `host:port` only"));
@@ -62,12 +63,12 @@ fn parse_authority_form(target: Bytes) -> Result<(Uri, TargetForm), Defect> {
 
 fn parse_absolute_form(method: &Method, target: Bytes) -> Result<(Uri, TargetForm), Defect> {
     const ALLOWED: &str = "a path, a URI with a host, and `*` of OPTIONS are allowed";
-    let uri = Uri::from_maybe_shared(target.clone()).map_err(|_| refuse(&target, ALLOWED))?;
+    let uri = Uri::from_maybe_shared(target.clone()).map_err(|_| unreadable(&target, ALLOWED))?;
     let (Some(_), Some(authority)) = (uri.scheme(), uri.authority()) else {
         return Err(refuse(&target, ALLOWED));
     };
     // User information is refused with everything else that is no host: RFC 9110 section 4.2.4.
-    if host_and_port(authority.as_str().as_bytes()).is_none() || authority.host().is_empty() {
+    if check_authority(authority.as_str().as_bytes()).is_err() {
         return Err(refuse(&target, "`host` or `host:port` is allowed in it"));
     }
     let has_path = target.len() > authority_end(&target);
@@ -94,6 +95,129 @@ fn authority_end(target: &[u8]) -> usize {
 fn refuse(target: &[u8], allowed: &'static str) -> Defect {
     let found = Excerpt::of(target);
     Defect::Target { found, allowed }
+}
+
+/// Why a target is no URI: for a character that none has, or for something else.
+fn unreadable(target: &[u8], allowed: &'static str) -> Defect {
+    forbidden_character(target).unwrap_or_else(|| refuse(target, allowed))
+}
+
+/// The first character of a target that [`Uri`] cannot hold, and HTTP/2 between sidecars cannot
+/// carry. Others that RFC 3986 does not allow are forwarded as they came: `deploy/guide/http.md` has
+/// the table.
+pub(super) fn forbidden_character(target: &[u8]) -> Option<Defect> {
+    let readable = str::from_utf8(target).map_or_else(|error| error.valid_up_to(), str::len);
+    let path = match target.first() {
+        Some(b'/') => 0,
+        _ => authority_end(target),
+    };
+    let mut part = "path";
+    for (at, &byte) in target.iter().enumerate().skip(path) {
+        if byte == b'?' {
+            part = "query";
+        }
+        let holds = match (byte, part) {
+            (0x80.., _) => at < readable,
+            (_, "query") => PathAndQuery::try_from(&[b'/', b'?', byte][..]).is_ok(),
+            _ => PathAndQuery::try_from(&[b'/', byte][..]).is_ok(),
+        };
+        if !holds {
+            return Some(Defect::TargetCharacter { byte, part });
+        }
+    }
+    None
+}
+
+/// Holds the target of a request in HTTP/2 to what HTTP/1.1 allows. `extended` is whether the request
+/// has a `:protocol` (RFC 8441).
+///
+/// # Errors
+///
+/// Where [`parse_target`] refuses the same.
+pub fn check_target(method: &Method, uri: &Uri, extended: bool) -> Result<(), Defect> {
+    if *method == Method::CONNECT && !extended {
+        let authority = uri.authority().map_or("", Authority::as_str);
+        let port = host_and_port(authority.as_bytes());
+        let valid =
+            matches!(port, Some(Some(1..))) && check_authority(authority.as_bytes()).is_ok();
+        return match valid {
+            true => Ok(()),
+            false => Err(refuse(
+                authority.as_bytes(),
+                "CONNECT allows `host:port` only",
+            )),
+        };
+    }
+    match uri.path_and_query().map_or("/", PathAndQuery::as_str) {
+        "*" if *method == Method::OPTIONS => Ok(()),
+        target if target.starts_with('/') => Ok(()),
+        target => Err(refuse(
+            target.as_bytes(),
+            "a path, and `*` of OPTIONS are allowed",
+        )),
+    }
+}
+
+/// Bytes of a host with its port: the longest name in DNS, a colon and a port.
+pub const HOST_BYTES: usize = 255 + 6;
+
+/// Why a host names nothing that a request can be sent to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadHost {
+    /// It is empty, or a port alone.
+    #[error("the host is empty; `host` or `host:port` is allowed")]
+    Empty,
+    /// It is longer than any name.
+    #[error("the host has {0} bytes; up to {HOST_BYTES} are allowed")]
+    TooLong(usize),
+    /// It is no host.
+    #[error("the host is {0}; `host` or `host:port` is allowed, without percent-encoding")]
+    Unreadable(Excerpt),
+}
+
+/// Checks a host with its port, as `Host` and `:authority` have it.
+///
+/// # Errors
+///
+/// Where it names no host, or [`Authority`] cannot hold it, which the URIs between sidecars are made
+/// of: percent-encoding is no part of any name in DNS.
+pub fn check_authority(host: &[u8]) -> Result<(), BadHost> {
+    if host.len() > HOST_BYTES {
+        return Err(BadHost::TooLong(host.len()));
+    }
+    if host.is_empty() || host[0] == b':' {
+        return Err(BadHost::Empty);
+    }
+    if host.contains(&b'%') || host_and_port(host).is_none() {
+        return Err(BadHost::Unreadable(Excerpt::of(host)));
+    }
+    Ok(())
+}
+
+/// A host with its port, where [`check_authority`] has nothing against it.
+///
+/// # Errors
+///
+/// As [`check_authority`].
+pub fn authority(host: &[u8]) -> Result<Authority, BadHost> {
+    check_authority(host)?;
+    Authority::try_from(host).map_err(|_| BadHost::Unreadable(Excerpt::of(host)))
+}
+
+/// Whether nothing says whom a request is for, as HTTP/1.0 and HTTP/2 allow it.
+///
+/// # Errors
+///
+/// Where `Host` says it, and names nothing ([`check_authority`]).
+pub fn is_host_missing(uri: &Uri, headers: &HeaderMap) -> Result<bool, BadHost> {
+    if uri.authority().is_some() {
+        return Ok(false);
+    }
+    let host = headers.get(HOST);
+    if let Some(host) = host {
+        check_authority(host.as_bytes())?;
+    }
+    Ok(host.is_none())
 }
 
 /// Checks the only `Host`. An empty one is that of a URI without an authority.

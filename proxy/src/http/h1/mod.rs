@@ -27,7 +27,7 @@ use weft_core::h1::{Limits, Malformed};
 use weft_core::headers::is_grpc;
 use weft_core::reason::Reason;
 
-use super::{ProxyBody, answer};
+use super::{Exceeded, ProxyBody, answer};
 use crate::config::ProxyConfig;
 
 pub(crate) use body::Expectation;
@@ -49,6 +49,14 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// Of connections of other sidecars.
+    pub(crate) fn of_peer(config: &ProxyConfig) -> Self {
+        Self {
+            limits: peer_limits(config),
+            ..Self::of(config, false)
+        }
+    }
+
     /// Of a listener; `stalls`: whether its clients are bounded in how long they stall.
     pub(crate) fn of(config: &ProxyConfig, stalls: bool) -> Self {
         let timeouts = &config.timeouts;
@@ -68,6 +76,24 @@ pub fn limits(config: &ProxyConfig) -> Limits {
     Limits {
         fields: config.limits.max_headers,
         ..limits
+    }
+}
+
+/// So many fields more than of others are read of another sidecar's message: what sidecars and
+/// routes add to it.
+const PEER_FIELDS: usize = 64;
+/// So many times the bytes.
+const PEER_BYTES: usize = 2;
+
+/// Limits of heads that another sidecar has let through and added to: none fails on its second hop
+/// that has passed the first.
+pub(crate) fn peer_limits(config: &ProxyConfig) -> Limits {
+    let edge = limits(config);
+    Limits {
+        fields: edge.fields.saturating_add(PEER_FIELDS),
+        head_bytes: edge.head_bytes.saturating_mul(PEER_BYTES),
+        trailer_bytes: edge.trailer_bytes.saturating_mul(PEER_BYTES),
+        ..edge
     }
 }
 
@@ -119,10 +145,10 @@ impl Refusal {
         }
     }
 
-    /// Of a request in HTTP/2, where `what` of its head is larger than `limit` bytes.
-    pub(super) fn too_large<B>(request: &Request<B>, what: &str, limit: usize) -> Self {
+    /// Of a request in HTTP/2, where `what` of its head is more than allowed.
+    pub(super) fn too_large<B>(request: &Request<B>, what: &str, exceeded: Exceeded) -> Self {
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        let detail = format!("{what} is larger than {limit} bytes");
+        let detail = format!("{what} is {exceeded}");
         Self::of(request, Reason::HeadersTooLarge, status, detail)
     }
 

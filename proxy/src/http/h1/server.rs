@@ -249,7 +249,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         if let Some(expectation) = upload.as_ref().and_then(Upload::expectation) {
             request.extensions_mut().insert(expectation);
         }
-        let upgrade = is_upgrade(request.method(), request.headers()).then(|| {
+        let asks = is_upgrade(request.version(), request.method(), request.headers());
+        let upgrade = asks.then(|| {
             let (to, upgrade) = Upgrade::pending();
             request.extensions_mut().insert(upgrade);
             to

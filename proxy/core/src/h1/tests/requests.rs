@@ -1,10 +1,14 @@
 //! Heads of requests.
 
 use bytes::BytesMut;
-use http::{Method, Version};
+use http::header::HOST;
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderMap, HeaderValue, Method, Uri, Version};
+use proptest::prelude::*;
 
 use super::super::{
-    ConnectionOptions, Framing, HeadScan, Limits, Message, TargetForm, parse_request,
+    BadHost, ConnectionOptions, Framing, HOST_BYTES, HeadScan, Limits, Message, TargetForm,
+    check_authority, check_target, is_host_missing, parse_request,
 };
 use super::{check_refusal, fields, request};
 use crate::fault::Fault;
@@ -585,5 +589,139 @@ fn known_names_compare_equal() {
         let parsed: http::HeaderName = name.parse().unwrap();
         assert_eq!(head.parts.headers.keys().next(), Some(&parsed));
         assert_eq!(head.parts.headers[parsed.as_str()], "1");
+    }
+}
+
+/// The characters that are refused in a path and in a query, in HTTP/1.1 with a text that names them.
+fn refused_characters(before: &str) -> Vec<u8> {
+    let asked = |byte: u8| {
+        let mut input = format!("GET {before}").into_bytes();
+        input.extend_from_slice(&[byte, b'b']);
+        input.extend_from_slice(b" HTTP/1.1\r\nHost: h\r\n\r\n");
+        request(&input)
+    };
+    let visible = (0x21..=0xff).filter(|byte| !matches!(byte, 0x7f | b'#'));
+    let refused = visible.filter(|byte| match asked(*byte) {
+        Ok(_) => false,
+        Err(malformed) => {
+            let said = malformed.to_string();
+            let encoded = format!("percent-encoded: %{byte:02X}");
+            assert!(said.ends_with(&encoded), "{said}");
+            assert_eq!(malformed.status(), 400);
+            true
+        }
+    });
+    refused.collect()
+}
+
+#[test]
+fn characters_of_targets() {
+    let guide = include_str!("../../../../../deploy/guide/http.md");
+    for row in [
+        "| in a path | `<` `>` `` ` `` | 400 `bad-request`",
+        "| in a query | `\"` `<` `>` | 400 `bad-request`",
+        "| in both | bytes from 0x80 on that are not UTF-8 | 400 `bad-request`",
+    ] {
+        assert!(guide.contains(row), "{row}");
+    }
+    let high = 0x80..=0xff;
+    for (before, expected) in [
+        ("/a", &b"<>`"[..]),
+        ("/a?", b"\"<>"),
+        ("http://h/a", b"<>`"),
+    ] {
+        let refused = refused_characters(before);
+        let all: Vec<u8> = expected.iter().copied().chain(high.clone()).collect();
+        assert_eq!(refused, all, "{before}");
+        // The same in HTTP/2, where the library refuses them.
+        let path = before.trim_start_matches("http://h");
+        for byte in (0x21..0x7f).filter(|byte| *byte != b'#') {
+            let target = [path.as_bytes(), &[byte]].concat();
+            let held = PathAndQuery::try_from(&target[..]).is_ok();
+            assert_eq!(held, !expected.contains(&byte), "{byte}");
+        }
+    }
+    for target in ["/\u{e4}", "/?\u{20ac}", "/|{}[]\\^'%zz"] {
+        let head = request(format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes());
+        assert_eq!(head.unwrap().parts.uri, target);
+    }
+}
+
+#[test]
+fn targets_in_http2() {
+    let uri = |path: &'static str| {
+        let path = PathAndQuery::from_static(path);
+        Uri::builder()
+            .scheme("http")
+            .authority("web")
+            .path_and_query(path)
+            .build()
+            .unwrap()
+    };
+    for (method, path, extended, expected) in [
+        ("GET", "/", false, true),
+        ("GET", "/a?b=*", false, true),
+        ("GET", "*", false, false),
+        ("OPTIONS", "*", false, true),
+        ("options", "*", false, false),
+        ("PRI", "*", false, false),
+        ("GET", "?a", false, false),
+        ("CONNECT", "/chat", true, true),
+        ("CONNECT", "*", true, false),
+    ] {
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        let checked = check_target(&method, &uri(path), extended);
+        assert_eq!(checked.is_ok(), expected, "{method} {path}: {checked:?}");
+    }
+    for (authority, expected) in [("web:80", true), ("web", false), ("web:0", false)] {
+        let uri = Uri::from(Authority::from_static(authority));
+        let checked = check_target(&Method::CONNECT, &uri, false);
+        assert_eq!(checked.is_ok(), expected, "{authority}");
+    }
+}
+
+#[test]
+fn hosts_of_both_versions() {
+    let longest = "a".repeat(HOST_BYTES);
+    for host in ["web", "web:80", "web:", "[::1]:8080", "a_b!", &longest] {
+        assert_eq!(check_authority(host.as_bytes()), Ok(()), "{host}");
+        assert!(Authority::try_from(host).is_ok(), "{host}");
+    }
+    let empty = BadHost::Empty;
+    assert_eq!(check_authority(b""), Err(empty.clone()));
+    assert_eq!(check_authority(b":80"), Err(empty));
+    let long = longest + "a";
+    assert_eq!(check_authority(long.as_bytes()), Err(BadHost::TooLong(262)));
+    for host in [
+        "a%20b",
+        "u@web",
+        "web:http",
+        "web:99999",
+        "a/b",
+        "[x]",
+        "a b",
+    ] {
+        let checked = check_authority(host.as_bytes());
+        assert!(matches!(checked, Err(BadHost::Unreadable(_))), "{host}");
+    }
+
+    let mut headers = HeaderMap::new();
+    let path = Uri::from_static("/x");
+    assert_eq!(is_host_missing(&path, &headers), Ok(true));
+    let absolute = Uri::from_static("http://b/x");
+    assert_eq!(is_host_missing(&absolute, &headers), Ok(false));
+    headers.insert(HOST, HeaderValue::from_static("web"));
+    assert_eq!(is_host_missing(&path, &headers), Ok(false));
+    headers.insert(HOST, HeaderValue::from_static(""));
+    assert_eq!(is_host_missing(&path, &headers), Err(BadHost::Empty));
+}
+
+proptest! {
+    /// What is let through is what the URIs between sidecars can hold.
+    #[test]
+    fn hosts_can_be_held(host in "[a-z0-9.:\\[\\]%@!~ -]{0,20}") {
+        if check_authority(host.as_bytes()).is_ok() {
+            prop_assert!(Authority::try_from(host.as_str()).is_ok());
+        }
     }
 }
