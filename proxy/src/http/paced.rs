@@ -194,9 +194,9 @@ impl Pace {
         done.await
     }
 
-    /// The client has ended the connection, unless it is closed for its resets.
+    /// The client has ended the connection.
     pub(super) fn left(&self) {
-        self.left.set(!self.closing.get());
+        self.left.set(true);
     }
 
     /// The connection has ended.
@@ -232,9 +232,9 @@ impl Pace {
     }
 
     /// A tunnel has ended. One that its client gave up is charged, also where it did so by ending the
-    /// connection: in HTTP/1.1 there is no other way.
+    /// connection, as in HTTP/1.1, or has had the connection closed for its resets.
     pub(super) fn on_tunnel_end(&self, used: &TunnelUse) {
-        if self.left.get() {
+        if self.left.get() || self.closing.get() {
             self.client.on_tunnel_end(used);
         } else if used.is_abandoned() {
             self.on_reset();
