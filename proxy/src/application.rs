@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
@@ -12,11 +13,14 @@ use http::header::TRAILER;
 use http::{Request, Response};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
+use weft_core::connections::Client;
 use weft_core::dialling::Want;
 use weft_core::h1::TargetForm;
 use weft_core::model::AppProtocol;
+use weft_core::peer::VerifiedPeer;
 use weft_core::reason::Reason;
 use weft_core::retry::is_idempotent;
+use weft_core::shares::{ClientKey, ClientKind};
 
 use crate::connections::keep_alive;
 use crate::http::h1::OnContinue;
@@ -58,6 +62,8 @@ pub struct Applications {
     shared: Arc<Shared>,
     /// By port, and whether they are in HTTP/2.
     peers: RefCell<HashMap<(u16, bool), Rc<ApplicationPeer>>>,
+    /// Makes keys of clients.
+    keys: RandomState,
 }
 
 /// An answer, with the place on a connection that its body needs.
@@ -69,6 +75,21 @@ impl Applications {
         Self {
             shared,
             peers: RefCell::default(),
+            keys: RandomState::new(),
+        }
+    }
+
+    /// Whom a request is counted for: the caller's instance, or its address outside the mesh.
+    pub(crate) fn client(&self, peer: Option<&VerifiedPeer>, address: IpAddr) -> ClientKey {
+        match peer {
+            Some(peer) => ClientKey {
+                kind: ClientKind::Peer,
+                id: self.keys.hash_one(peer.instance()),
+            },
+            None => ClientKey {
+                kind: ClientKind::Outside,
+                id: self.keys.hash_one(Client::at(address)),
+            },
         }
     }
 
@@ -89,31 +110,32 @@ impl Applications {
         }
     }
 
-    /// Asks the application, in HTTP/1.1 or HTTP/2.
+    /// Asks the application for a client, in HTTP/1.1 or HTTP/2.
     pub(crate) async fn ask(
         &self,
         application: &Application,
+        client: ClientKey,
         http1: bool,
         request: Request<ProxyBody>,
     ) -> Asked {
         let peer = self.peer(application.port, !http1);
         match http1 {
-            true => self.ask_http1(application, &peer, request).await,
-            false => self.ask_http2(application, &peer, request).await,
+            true => self.ask_http1(application, (&peer, client), request).await,
+            false => self.ask_http2(application, (&peer, client), request).await,
         }
     }
 
     async fn ask_http1(
         &self,
         application: &Application,
-        peer: &ApplicationPeer,
+        (peer, client): (&ApplicationPeer, ClientKey),
         request: Request<ProxyBody>,
     ) -> Asked {
         let want = match is_repeatable(&request) {
             true => Want::Any,
             false => Want::UsedSince(crate::clock::now() - UNREPEATABLE_IDLE_MAX),
         };
-        let slot = peer.slot(want, || self.dial(application)).await;
+        let slot = peer.slot(client, want, || self.dial(application)).await;
         let slot = slot.map_err(unconnected)?;
         // A kept connection may be closed by the application in the very moment it is used: what
         // was not sent, or can be repeated without harm, is sent again, over a new connection and
@@ -133,7 +155,7 @@ impl Applications {
         };
         peer.replayed();
         let want = Want::MadeSince(crate::clock::now());
-        let slot = peer.slot(want, || self.dial(application)).await;
+        let slot = peer.slot(client, want, || self.dial(application)).await;
         let slot = slot.map_err(unconnected)?;
         match slot.sender().try_send_request(request).await {
             Ok(response) => Ok((response, slot)),
@@ -144,7 +166,7 @@ impl Applications {
     async fn ask_http2(
         &self,
         application: &Application,
-        peer: &ApplicationPeer,
+        (peer, client): (&ApplicationPeer, ClientKey),
         request: Request<ProxyBody>,
     ) -> Asked {
         let (mut parts, body) = request.into_parts();
@@ -162,8 +184,11 @@ impl Applications {
         }
         for repeats in 0.. {
             let slot = match trailers {
-                true => peer.own(self.dial(application)).await,
-                false => peer.slot(Want::Any, || self.dial(application)).await,
+                true => peer.own(client, self.dial(application)).await,
+                false => {
+                    peer.slot(client, Want::Any, || self.dial(application))
+                        .await
+                }
             };
             let slot = slot.map_err(unconnected)?;
             let body = match &kept {
@@ -205,10 +230,11 @@ impl Applications {
     pub(crate) async fn own(
         &self,
         application: &Application,
+        client: ClientKey,
         http1: bool,
     ) -> Result<Slot, (Reason, String)> {
         let peer = self.peer(application.port, !http1);
-        let slot = peer.own(self.dial(application)).await;
+        let slot = peer.own(client, self.dial(application)).await;
         slot.map_err(unconnected)
     }
 

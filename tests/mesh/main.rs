@@ -93,6 +93,8 @@ mod appconns;
 mod resets;
 // Tunnels: how many, for how long, and what they cost.
 mod tunnels;
+// Clients in HTTP/2 that stall.
+mod stalls;
 // Streams in HTTP/2 that are malformed or too large.
 mod h2_streams;
 // Bad documents, tokens, bytes and programs.

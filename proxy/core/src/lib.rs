@@ -40,6 +40,7 @@ pub mod resolve;
 pub mod retry;
 pub mod route;
 pub mod server;
+pub mod shares;
 pub mod shedding;
 pub mod standing;
 pub mod terms;

@@ -86,7 +86,7 @@ reasons! {
         "add endpoints or make the application faster; what matters most can be declared critical (adaptiveConcurrency.server)";
     PendingLimit = "pending-limit", 503, 8, Mesh,
         "too many requests wait for a connection",
-        "add endpoints, or raise the limit";
+        "add endpoints, or raise the limit; of an application's connections each client has a share (limits.max_application_connections)";
     RateLimited = "rate-limited", 429, 8, Caller,
         "more requests came than a RateLimitPolicy of the service lets through",
         "wait as long as Retry-After says; RateLimit-Policy names the limit (policy/rule)";
@@ -160,7 +160,7 @@ reasons! {
         "the caller went away, or broke its request's body off, before it was answered",
         "look at the caller: its own timeout, a cancelled request, or a connection that broke; nobody else has failed";
     ClientTimeout = "client-timeout", 408, 4, Caller,
-        "the caller made a connection or began a request, and did not go on with it in time",
+        "the caller made a connection, began a request or was sent an answer, and did not go on with it in time",
         "look at the caller; timeouts.client_first, timeouts.client_head and timeouts.client_stall say how long the sidecar waits";
     PathAmbiguous = "path-ambiguous", 400, 3, Caller,
         "servers read the path in different ways, and a limit of the service depends on which is meant",

@@ -288,9 +288,10 @@ pub struct TimeoutConfig {
     /// For a request's head in HTTP/1, from its first byte.
     #[serde(with = "units::duration")]
     pub client_head: Duration,
-    /// How long a client without a certificate may stall in HTTP/1: with a body that the
-    /// application waits for, or by not reading its answer. How long a client of an HTTP/2
-    /// connection may read nothing while something waits to be written. `0s` is no limit.
+    /// How long a client may stall at the sidecar beside the application: with a body that the
+    /// application waits for, or by not reading its answer; in HTTP/2 where the stream holds a
+    /// connection to the application. How long a client of an HTTP/2 connection may read nothing
+    /// while something waits to be written to it. `0s` is no limit.
     #[serde(with = "units::duration")]
     pub client_stall: Duration,
     /// How long an idle HTTP connection to the application, or out of the mesh, is kept for reuse.
@@ -376,7 +377,8 @@ pub struct LimitConfig {
     /// Idle HTTP/1.1 connections to the application kept for reuse, per port and worker. The one
     /// used last goes first, so that those beyond what is needed end.
     pub max_idle_per_endpoint: usize,
-    /// Connections to one port of the application, per worker and version of HTTP.
+    /// Connections to one port of the application, per worker and version of HTTP. Where each
+    /// carries one request at a time, clients share them ([`weft_core::shares`]).
     pub max_application_connections: u32,
     /// Requests to one port of the application that wait for a connection with room for them, per
     /// worker and version of HTTP; more are refused.

@@ -52,6 +52,12 @@ pub trait BodyGuard: Unpin {
     fn on_error(self, error: &BodyError);
     /// The body was cut: nothing moved in its stream for too long.
     fn on_silence(self);
+    /// The body was cut: its reader took nothing of it for too long.
+    fn on_stall(self);
+    /// Whether a connection to the application carries nothing else until the body has ended.
+    fn holds_connection(&self) -> bool;
+    /// Its reader asks for more.
+    fn on_asked(&mut self);
     /// That many bytes went through.
     fn on_data(&mut self, bytes: usize);
 }
@@ -60,6 +66,11 @@ impl BodyGuard for () {
     fn on_end(self, _trailers: Option<&HeaderMap>) {}
     fn on_error(self, _error: &BodyError) {}
     fn on_silence(self) {}
+    fn on_stall(self) {}
+    fn holds_connection(&self) -> bool {
+        false
+    }
+    fn on_asked(&mut self) {}
     fn on_data(&mut self, _bytes: usize) {}
 }
 
@@ -71,13 +82,7 @@ impl<G> ProxyBody<G> {
 
     /// What comes from elsewhere; the guard is told of the end.
     pub fn guarded(body: Incoming, guard: G) -> Self {
-        Self::Relayed(Relayed {
-            body,
-            guard: Some(guard),
-            counter: None,
-            activity: None,
-            upload: None,
-        })
+        Self::Relayed(Relayed::new(body, Some(guard), None))
     }
 
     /// Cut when nothing moves in its stream, in either direction.
@@ -99,13 +104,7 @@ impl ProxyBody {
         if body.is_end_stream() {
             return Self::Empty;
         }
-        Self::Relayed(Relayed {
-            body,
-            guard: None,
-            counter,
-            activity: None,
-            upload: None,
-        })
+        Self::Relayed(Relayed::new(body, None, counter))
     }
 
     /// Has what moves in a request's body noted.
@@ -155,12 +154,44 @@ impl ProxyBody {
 }
 
 impl<G> Relayed<G> {
+    fn new(body: Incoming, guard: Option<G>, counter: Option<Arc<AtomicU64>>) -> Self {
+        Self {
+            body,
+            guard,
+            counter,
+            activity: None,
+            upload: None,
+        }
+    }
+
     pub(super) fn is_end_stream(&self) -> bool {
         self.body.is_end_stream()
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+impl<G: BodyGuard> ProxyBody<G> {
+    /// Whether a connection to the application carries nothing else until the body has ended.
+    pub(super) fn holds_connection(&self) -> bool {
+        match self {
+            Self::Relayed(relayed) => {
+                let guard = relayed.guard.as_ref();
+                guard.is_some_and(BodyGuard::holds_connection)
+            }
+            Self::Empty | Self::Text(_) | Self::Kept(_) | Self::Watched(_) => false,
+        }
+    }
+
+    /// Its reader took nothing of it for too long, and drops it now.
+    pub(super) fn stalled(&mut self) {
+        if let Self::Relayed(relayed) = self
+            && let Some(guard) = relayed.guard.take()
+        {
+            guard.on_stall();
+        }
     }
 }
 
@@ -176,6 +207,9 @@ impl<G: BodyGuard> Relayed<G> {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(guard) = &mut self.guard {
+            guard.on_asked();
+        }
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         if let Some(upload) = &self.upload {
             upload.note(&polled, &self.body);

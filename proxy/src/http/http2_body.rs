@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -9,6 +10,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use weft_core::reason::Reason;
 
 use super::incoming::BodyError;
+use super::stall::Awaited;
 use super::{HeadLimits, grpc_fields};
 
 /// A body that is received in HTTP/2.
@@ -19,16 +21,14 @@ pub(super) struct Http2Body {
     limits: HeadLimits,
     /// Whether it is the answer to a gRPC call.
     grpc_answer: bool,
+    /// Bounds how long nothing of it may come while its reader waits.
+    awaited: Option<Box<Awaited>>,
 }
 
 impl Http2Body {
     /// Of a request.
     pub(super) fn request(body: hyper::body::Incoming, limits: HeadLimits) -> Self {
-        Self {
-            body,
-            limits,
-            grpc_answer: false,
-        }
+        Self::response(body, limits, false)
     }
 
     /// Of a response, to a gRPC call or not.
@@ -37,7 +37,13 @@ impl Http2Body {
             body,
             limits,
             grpc_answer: grpc,
+            awaited: None,
         }
+    }
+
+    /// Nothing of it may come for so long while its reader waits.
+    pub(super) fn bound_waiting(&mut self, limit: Duration) {
+        self.awaited = Some(Box::new(Awaited::new(limit)));
     }
 
     pub(super) fn poll_frame(
@@ -45,11 +51,15 @@ impl Http2Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
-        match polled {
+        let polled = match polled {
             Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(self.checked(frame))),
             end @ (Poll::Pending | Poll::Ready(Some(Err(_)) | None)) => {
                 end.map_err(BodyError::Http2)
             }
+        };
+        match &mut self.awaited {
+            None => polled,
+            Some(awaited) => awaited.bound(cx, polled),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::Request;
@@ -72,6 +73,15 @@ impl Incoming {
         Self {
             source: Source::Http2(body),
             next: None,
+        }
+    }
+
+    /// Bounds how long nothing of a request's body in HTTP/2 may come while its reader waits. In
+    /// HTTP/1.1 its connection does that.
+    pub(crate) fn bound_waiting(&mut self, limit: Duration) {
+        match &mut self.source {
+            Source::Http2(body) => body.bound_waiting(limit),
+            Source::Http1(_) => {}
         }
     }
 
@@ -235,6 +245,27 @@ impl BodyError {
         }
     }
 
+    /// Whether nothing came of it for too long while its reader waited.
+    pub(crate) fn is_stalled(&self) -> bool {
+        matches!(
+            self,
+            Self::Http1 {
+                broken: Broken::Stalled(_),
+                ..
+            }
+        )
+    }
+
+    /// Whether the other side has reset the stream because it is not needed any more (CANCEL, RFC
+    /// 9113 section 7).
+    pub(crate) fn is_cancelled(&self) -> bool {
+        let Self::Http2(error) = self else {
+            return false;
+        };
+        let error = h2_error(error).filter(|error| error.is_remote() && error.is_reset());
+        error.and_then(h2::Error::reason) == Some(h2::Reason::CANCEL)
+    }
+
     /// The reason of a response that ends so.
     pub(crate) fn response_reason(&self) -> Reason {
         match self.is_too_large() {
@@ -319,18 +350,23 @@ impl ExchangeError {
     }
 
     fn h2_error(&self) -> Option<&h2::Error> {
-        let mut source: Option<&(dyn StdError + 'static)> = match self {
-            Self::Http2(error) => Some(error),
+        match self {
+            Self::Http2(error) => h2_error(error),
             Self::Http1(_) | Self::HeadTooLarge(_) => None,
-        };
-        while let Some(error) = source {
-            if let Some(h2) = error.downcast_ref() {
-                return Some(h2);
-            }
-            source = error.source();
         }
-        None
     }
+}
+
+/// What h2 says in one of hyper's errors.
+fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
+    let mut source: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = source {
+        if let Some(h2) = error.downcast_ref() {
+            return Some(h2);
+        }
+        source = error.source();
+    }
+    None
 }
 
 /// A request that got no response.

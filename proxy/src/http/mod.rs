@@ -10,6 +10,7 @@ mod kept;
 mod open;
 mod paced;
 mod relayed;
+mod stall;
 mod tunnel;
 mod upgrade;
 mod upload;
@@ -52,6 +53,7 @@ pub use paced::Resets;
 pub(crate) use paced::{Client, Deposit};
 use paced::{Pace, Paced};
 pub(crate) use relayed::{describe, relayed};
+use stall::StreamExecutor;
 pub(crate) use upgrade::sha1;
 pub use upgrade::{Io, Upgrade, UpgradeError, Upgraded};
 pub use upload::Upload;
@@ -100,9 +102,10 @@ pub(crate) enum Server {
 fn http2_server(
     config: &ProxyConfig,
     client: &Client,
-) -> hyper::server::conn::http2::Builder<LocalExecutor> {
+    executor: StreamExecutor,
+) -> hyper::server::conn::http2::Builder<StreamExecutor> {
     let limits = &config.limits;
-    let mut builder = hyper::server::conn::http2::Builder::new(LocalExecutor);
+    let mut builder = hyper::server::conn::http2::Builder::new(executor);
     builder
         .auto_date_header(false)
         .timer(TokioTimer::new())
@@ -213,7 +216,8 @@ enum End {
 
 /// What bounds a client's connection in HTTP/2 below HTTP. The client has to send its preface and a
 /// frame's head in the time of a handshake, and to read something while there is something to
-/// read: one whose stream stalls still reads its connection. HTTP/1 has timeouts of its own.
+/// read: one whose stream stalls still reads its connection, and streams are bounded by themselves
+/// (`stall.rs`). HTTP/1 has timeouts of its own.
 pub(crate) fn patience(config: &ProxyConfig, http2: bool) -> Patience {
     match http2 {
         true => Patience {
@@ -242,11 +246,14 @@ pub(crate) async fn serve_http2<IO, H, F, R, G>(
     let limits = HeadLimits::of(config, client.is_peer());
     let pace = Pace::new(client.clone());
     let open = OpenRequests::new();
+    let executor = StreamExecutor::new(config.timeouts.client_stall);
     let io = TokioIo::new(Paced::new(io, Rc::clone(&pace)));
     let (of_requests, of_service) = (Rc::clone(&pace), Rc::clone(&open));
+    let streams = executor.clone();
     let handlers = Rc::new((handle, refuse));
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let (pace, held) = (Rc::clone(&of_requests), of_service.begin());
+        let reading = streams.begin();
         let handlers = Rc::clone(&handlers);
         let open = Rc::clone(&of_service);
         async move {
@@ -264,7 +271,7 @@ pub(crate) async fn serve_http2<IO, H, F, R, G>(
             {
                 tunnel.open(pace);
             }
-            Ok::<_, Infallible>(response.map(|body| held.until_end(body)))
+            Ok::<_, Infallible>(response.map(|body| held.until_end(body, reading)))
         }
     });
     // Looked at only when something of it happens, not with every byte of the connection.
@@ -275,7 +282,7 @@ pub(crate) async fn serve_http2<IO, H, F, R, G>(
             () = ends.cut() => End::Cut,
         }
     }]);
-    let connection = http2_server(config, client).serve_connection(io, service);
+    let connection = http2_server(config, client, executor).serve_connection(io, service);
     let mut connection = pin!(connection);
     let result = tokio::select! {
         result = pace.in_turns(connection.as_mut()) => {

@@ -7,10 +7,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::body::{BodyGuard, ProxyBody};
+use super::incoming::BodyError;
+use super::stall::Reading;
 use crate::drain::Ends;
 
 /// When the sidecar leaves, a connection that has carried no request yet may still bring one within
@@ -86,8 +90,16 @@ pub(super) struct Held(Rc<OpenRequests>);
 
 impl Held {
     /// The request is open until its response has ended.
-    pub(super) fn until_end<B>(self, body: B) -> HeldBody<B> {
-        HeldBody { body, _held: self }
+    pub(super) fn until_end<G: BodyGuard>(
+        self,
+        body: ProxyBody<G>,
+        reading: Rc<Reading>,
+    ) -> HeldBody<G> {
+        HeldBody {
+            body,
+            reading,
+            _held: self,
+        }
     }
 }
 
@@ -100,20 +112,24 @@ impl Drop for Held {
 
 /// The body of a response whose request is open until it has ended.
 #[derive(Debug)]
-pub(super) struct HeldBody<B> {
-    body: B,
+pub(super) struct HeldBody<G: BodyGuard> {
+    body: ProxyBody<G>,
+    reading: Rc<Reading>,
     _held: Held,
 }
 
-impl<B: Body + Unpin> Body for HeldBody<B> {
-    type Data = B::Data;
-    type Error = B::Error;
+impl<G: BodyGuard> Body for HeldBody<G> {
+    type Data = Bytes;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let is_due = polled.is_ready() && self.body.holds_connection();
+        self.reading.on_polled(is_due);
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -122,6 +138,14 @@ impl<B: Body + Unpin> Body for HeldBody<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+impl<G: BodyGuard> Drop for HeldBody<G> {
+    fn drop(&mut self) {
+        if self.reading.is_cut() {
+            self.body.stalled();
+        }
     }
 }
 

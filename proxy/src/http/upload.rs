@@ -21,6 +21,8 @@ pub struct Upload(Arc<AtomicU64>);
 const OPEN: u64 = 0;
 const AWAITED: u64 = u64::MAX - 1;
 const BROKEN: u64 = u64::MAX;
+/// Broken as well: nothing of it came for too long.
+const STALLED: u64 = u64::MAX - 3;
 /// Broken as well: its trailers are larger than allowed.
 const TOO_LARGE: u64 = u64::MAX - 2;
 
@@ -28,7 +30,7 @@ impl Upload {
     /// When all of it was there; `None` before that.
     pub fn ended(&self) -> Option<Instant> {
         match self.0.load(Ordering::Relaxed) {
-            OPEN | AWAITED | BROKEN | TOO_LARGE => None,
+            OPEN | AWAITED | BROKEN | TOO_LARGE | STALLED => None,
             nanos => Some(Instant::from_nanos(nanos)),
         }
     }
@@ -43,6 +45,7 @@ impl Upload {
         match self.0.load(Ordering::Relaxed) {
             BROKEN => Some(Reason::ClientGone),
             TOO_LARGE => Some(Reason::HeadersTooLarge),
+            STALLED => Some(Reason::ClientTimeout),
             _ => None,
         }
     }
@@ -55,7 +58,7 @@ impl Upload {
     /// It ends now.
     pub fn end(&self) {
         let now = crate::clock::now().as_nanos();
-        self.0.store(now.clamp(1, TOO_LARGE - 1), Ordering::Relaxed);
+        self.0.store(now.clamp(1, STALLED - 1), Ordering::Relaxed);
     }
 
     /// Notes what came of asking for more of it.
@@ -67,6 +70,7 @@ impl Upload {
         let state = match polled {
             Poll::Pending => AWAITED,
             Poll::Ready(Some(Err(error))) if error.is_too_large() => TOO_LARGE,
+            Poll::Ready(Some(Err(error))) if error.is_stalled() => STALLED,
             Poll::Ready(Some(Err(_))) => BROKEN,
             // Nobody polls past a frame that completes the length.
             Poll::Ready(Some(Ok(frame))) if !frame.is_trailers() && !body.is_end_stream() => OPEN,
@@ -97,6 +101,9 @@ mod tests {
         upload.0.store(TOO_LARGE, Ordering::Relaxed);
         assert!(!upload.is_awaited() && upload.is_broken() && upload.ended().is_none());
         assert_eq!(upload.broken(), Some(Reason::HeadersTooLarge));
+        upload.0.store(STALLED, Ordering::Relaxed);
+        assert!(!upload.is_awaited() && upload.is_broken() && upload.ended().is_none());
+        assert_eq!(upload.broken(), Some(Reason::ClientTimeout));
         upload.end();
         assert!(!upload.is_awaited() && !upload.is_broken() && upload.ended().is_some());
     }

@@ -18,7 +18,7 @@ pub(crate) struct Answered {
     pub(super) upload: Option<Upload>,
     /// Its place on a connection to the application, until all of the response has come, or the stream
     /// of bytes that the connection has become has ended.
-    pub(super) _slot: Slot,
+    pub(super) slot: Slot,
     /// Its place among the connections of its client, where it is a stream of bytes in HTTP/2.
     pub(super) _stream: Option<Permit>,
 }
@@ -45,6 +45,17 @@ impl BodyGuard for Box<Answered> {
         self.ledger.end_early(Reason::StreamIdleTimeout);
         self.ledger.close(None);
     }
+
+    fn on_stall(mut self) {
+        self.ledger.end_early(Reason::ClientTimeout);
+        self.ledger.close(None);
+    }
+
+    fn holds_connection(&self) -> bool {
+        self.slot.holds_connection()
+    }
+
+    fn on_asked(&mut self) {}
 
     fn on_data(&mut self, bytes: usize) {
         self.ledger.on_data(bytes);

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use weft_core::h1::{BadHost, is_host_missing};
 use weft_core::headers::{WEFT_CONTINUE, WEFT_EXPECT};
 use weft_core::name::MESH_SUFFIX;
 use weft_core::resets::ResetClient;
+use weft_core::shares::ClientKey;
 
 use super::request::Answer;
 use super::{Application, Caller, Socket, key, request};
@@ -33,10 +34,12 @@ pub(super) struct Conversation {
     pub(super) application: Application,
     /// Who calls, where the mesh verified it.
     pub(super) caller: Option<Caller>,
-    /// The address that the connection comes from; `None` where it has gone.
-    pub(super) address: Option<IpAddr>,
+    /// The address that the connection comes from; unspecified where it has gone.
+    pub(super) address: IpAddr,
     /// Whom resets are charged to; `None` where it has gone.
     pub(super) client: Option<Client>,
+    /// Whom connections to the application are counted for.
+    pub(super) holder: ClientKey,
     pub(super) stats: Arc<HttpStats>,
     /// What is enforced on the application's port.
     pub(super) server: Arc<ServerSlot>,
@@ -59,10 +62,16 @@ pub(super) async fn serve<IO>(
     IO: AsyncRead + AsyncWrite + Unpin + Send + Socket + 'static,
 {
     let shared = Arc::clone(&worker.shared);
+    // Before all else, so that nothing else is kept meanwhile.
+    let server = shared.mesh.server_port(application.port).await;
     let signal = io.signal();
     let address = io.socket().peer_addr();
     let io = Guarded::patient(io, patience(&shared.config, http2));
-    let key = key(&application, caller.as_ref().map(|caller| &caller.peer));
+    let unknown = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    let from = address.as_ref().map_or(unknown, SocketAddr::ip);
+    let peer = caller.as_ref().map(|caller| &caller.peer);
+    let holder = worker.applications.client(peer, from);
+    let key = key(&application, peer);
     let who = match (&caller, &address) {
         (Some(caller), _) => Some(ResetClient::Peer(Arc::clone(caller.peer.instance()))),
         (None, Ok(address)) => Some(ResetClient::outside(address.ip())),
@@ -74,11 +83,12 @@ pub(super) async fn serve<IO>(
         cutting: worker.cutting.of_connection(signal.clone()),
         expecting: RefCell::default(),
         stats: shared.metrics.http(key),
-        server: shared.mesh.server_port(application.port).await,
+        server,
         application,
         caller,
-        address: address.as_ref().ok().map(SocketAddr::ip),
+        address: from,
         client: who.map(|who| Client::new(who, &shared.resets)),
+        holder,
     });
     let config = &shared.config;
     let ends = Ends::new(&shared.drain, Side::Inbound, signal.as_deref());
@@ -167,7 +177,8 @@ impl Conversation {
     /// Asks the application, in HTTP/1.1 or in HTTP/2.
     pub(super) async fn ask(&self, http1: bool, request: Request<ProxyBody>) -> Asked {
         let applications = &self.worker.applications;
-        applications.ask(&self.application, http1, request).await
+        let asking = applications.ask(&self.application, self.holder, http1, request);
+        asking.await
     }
 }
 

@@ -5,11 +5,10 @@
 //! Upgrades and `CONNECT` go the same way, with the same limits: only their connection is another,
 //! and the answer becomes a stream of bytes.
 
-use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::header::{HeaderValue, RETRY_AFTER};
+use http::header::{HeaderValue, RETRY_AFTER, TRAILER};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
@@ -169,13 +168,19 @@ struct Body {
     is_expected: bool,
 }
 
+/// Whether a request holds a connection to the application until it has ended: all do in HTTP/1.1, in
+/// HTTP/2 those that announce trailers.
+fn holds_connection(to_http1: bool, headers: &HeaderMap) -> bool {
+    to_http1 || headers.contains_key(TRAILER)
+}
+
 impl<'p> Received<'p> {
     fn new(conversation: &'p Conversation, mut request: Request<Incoming>) -> Self {
         let version = request.version();
         let asks =
             version != Version::HTTP_2 && is_upgrade(version, request.method(), request.headers());
         let upgrade = asks.then(|| Upgrade::take(request.extensions_mut()));
-        let (mut parts, body) = request.into_parts();
+        let (mut parts, mut body) = request.into_parts();
         if conversation.caller.is_none() {
             // Before anything is read of it: none of it is the mesh's word.
             remove_untrusted(&mut parts.headers);
@@ -205,6 +210,16 @@ impl<'p> Received<'p> {
         let cutting = &conversation.cutting;
         let mut ledger = Ledger::new(crate::clock::now(), grpc, cutting);
         ledger.watch(parts.extensions.remove());
+        let to_http1 = match conversation.application.protocol {
+            AppProtocol::Http => true,
+            AppProtocol::Http2 | AppProtocol::Grpc => false,
+            // The application is spoken to in what its caller speaks.
+            AppProtocol::Detect | AppProtocol::Tcp | AppProtocol::Tls => from_http1,
+        };
+        let stall = conversation.worker.shared.config.timeouts.client_stall;
+        if !stall.is_zero() && upgrade.is_none() && holds_connection(to_http1, &parts.headers) {
+            body.bound_waiting(stall);
+        }
         let mut body = ProxyBody::of_request(body, None);
         let is_expected = parts.extensions.get::<Expectation>().is_some()
             || parts.extensions.get::<OnContinue>().is_some();
@@ -216,12 +231,6 @@ impl<'p> Received<'p> {
             rated: None,
             stream: None,
             deposit: None,
-        };
-        let to_http1 = match conversation.application.protocol {
-            AppProtocol::Http => true,
-            AppProtocol::Http2 | AppProtocol::Grpc => false,
-            // The application is spoken to in what its caller speaks.
-            AppProtocol::Detect | AppProtocol::Tcp | AppProtocol::Tls => from_http1,
         };
         Self {
             exchange,
@@ -394,8 +403,7 @@ impl Exchange<'_> {
         if self.upgrade.as_ref().is_some_and(Upgrade::is_http2) {
             let conversation = self.conversation;
             let identity = self.peer().map(|peer| peer.identity().as_str());
-            let unknown = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-            let address = conversation.address.unwrap_or(unknown);
+            let address = conversation.address;
             let worker = &conversation.worker;
             let connections = &worker.shared.connections;
             let permit = connections.admit_stream(identity, address, &worker.serving)?;
@@ -559,7 +567,7 @@ impl Sent<'_> {
             ledger: exchange.ledger,
             concurrency,
             upload: exchange.upload,
-            _slot: slot,
+            slot,
             _stream: exchange.stream,
         });
         match exchange.upgrade {

@@ -29,7 +29,7 @@ impl Conversation {
         let slot = self
             .worker
             .applications
-            .own(&self.application, true)
+            .own(&self.application, self.holder, true)
             .await?;
         let connect = *request.method() == Method::CONNECT;
         let response = slot.sender().try_send_request(request).await;
@@ -60,7 +60,7 @@ impl Conversation {
         let slot = self
             .worker
             .applications
-            .own(&self.application, false)
+            .own(&self.application, self.holder, false)
             .await?;
         let mut sender = slot.sender();
         if let Some(offer) = &offer {

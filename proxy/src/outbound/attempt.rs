@@ -480,7 +480,7 @@ pub(super) fn judge(
             | Reason::ApplicationLoopbackOnly,
         ) => Failure::RefusedStream,
         // Nobody waits for another attempt, or the request is not whole.
-        Some(Reason::DeadlineExceeded | Reason::ClientGone) => {
+        Some(Reason::DeadlineExceeded | Reason::ClientGone | Reason::ClientTimeout) => {
             return Ok((response, connection));
         }
         _ if retry.statuses.contains(&status) => Failure::Status(status),

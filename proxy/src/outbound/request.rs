@@ -30,7 +30,7 @@ use weft_core::terms::{self, Terms};
 use weft_core::timeout as deadline;
 
 use super::admission::{self, Admission, PortCalls};
-use super::answered::{Answered, Held};
+use super::answered::{Answered, Held, Reading};
 use super::attempt::{Done, Ended, Sending, Trip, keep};
 use super::choose::rule_id;
 use super::exchange::{Answer, Exchange, Routed, edited};
@@ -169,7 +169,7 @@ impl<'p> Received<'p> {
             Ok(Next::Forward(target)) => target,
             Ok(Next::Answer(response)) => {
                 exchange.begin_span(&parts);
-                return Err(exchange.respond(response));
+                return Err(exchange.respond(*response));
             }
             Err(failed) => return Err(exchange.refuse_unsent(&parts, &failed)),
         };
@@ -506,6 +506,7 @@ impl Sent<'_> {
             policy: Arc::clone(policy),
             upload: exchange.upload,
             concurrency,
+            reading: Reading::default(),
             held: Held {
                 _request: held,
                 _retry: trip.retrying,

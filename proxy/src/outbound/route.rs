@@ -34,7 +34,7 @@ pub(super) enum Next {
     /// To a port's endpoints.
     Forward(Arc<PortView>),
     /// Back, with this answer.
-    Answer(Answer),
+    Answer(Box<Answer>),
 }
 
 /// Decides about a request, whose URI is absolute: `None` where the port has no routes.
@@ -85,15 +85,17 @@ pub(super) async fn follow(
         Outcome::NoBackend => Err(no_backend(port, "the rule has none")),
         Outcome::Redirect(redirect) => {
             let prefix = decision.found.prefix();
-            Ok(Next::Answer(redirected(redirect, port, parts, prefix)?))
+            Ok(Next::Answer(Box::new(redirected(
+                redirect, port, parts, prefix,
+            )?)))
         }
         Outcome::Preflight(fields) => {
             let mut response = Response::new(ProxyBody::Empty);
             *response.status_mut() = StatusCode::NO_CONTENT;
             *response.headers_mut() = fields.clone();
-            Ok(Next::Answer(response))
+            Ok(Next::Answer(Box::new(response)))
         }
-        Outcome::Abort(abort) => Ok(Next::Answer(aborted(*abort, grpc))),
+        Outcome::Abort(abort) => Ok(Next::Answer(Box::new(aborted(*abort, grpc)))),
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::task::spawn_local;
 use weft_core::headers::remove_untrusted;
 use weft_core::reason::Reason;
 
-use super::owner::{Process, Worker};
+use super::owner::{Process, Wire as _, Worker};
 use super::peer::Held;
 use super::streams::Streams;
 use crate::config::ProxyConfig;
@@ -244,6 +244,15 @@ impl Slot {
             Place::Worker(held) => held.unused_for(),
             Place::Own(held) => held.unused_for(),
             Place::Process(held) => held.unused_for(),
+        }
+    }
+
+    /// Whether its connection carries no other request until this one has left it.
+    pub(crate) fn holds_connection(&self) -> bool {
+        match &self.0 {
+            Place::Worker(held) => held.line().is_exclusive(),
+            Place::Own(_) => true,
+            Place::Process(_) => false,
         }
     }
 

@@ -78,6 +78,16 @@ pub enum DialError {
         /// Which of all these are, where not every one.
         of: &'static str,
     },
+    /// Waited in vain for its client to have another connection to the application.
+    #[error(
+        "its client has {held} connections to the application, which is its share, and gave none back within {patience:?}"
+    )]
+    Share {
+        /// How long.
+        patience: Duration,
+        /// Connections that the client's requests hold.
+        held: u32,
+    },
     /// We have no certificate to show.
     #[error("this sidecar has no valid certificate")]
     NoCertificate,
@@ -88,7 +98,7 @@ impl DialError {
     pub const fn is_limited(&self) -> bool {
         matches!(
             self,
-            Self::Limited { .. } | Self::Full { .. } | Self::Busy { .. }
+            Self::Limited { .. } | Self::Full { .. } | Self::Busy { .. } | Self::Share { .. }
         )
     }
 
@@ -103,7 +113,8 @@ impl DialError {
             | Self::Application { .. }
             | Self::Limited { .. }
             | Self::Full { .. }
-            | Self::Busy { .. } => None,
+            | Self::Busy { .. }
+            | Self::Share { .. } => None,
         }
     }
 
@@ -117,7 +128,7 @@ impl DialError {
             Self::Peer { .. } => Reason::PeerIdentityMismatch,
             Self::Application { reason, .. } => *reason,
             Self::Limited { .. } => Reason::ConnectionLimit,
-            Self::Full { .. } | Self::Busy { .. } => Reason::PendingLimit,
+            Self::Full { .. } | Self::Busy { .. } | Self::Share { .. } => Reason::PendingLimit,
             Self::NoCertificate => Reason::PeerNotAuthenticated,
         }
     }

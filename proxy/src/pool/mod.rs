@@ -8,6 +8,7 @@ mod error;
 mod limited;
 mod owner;
 mod peer;
+mod shares;
 mod streams;
 
 use std::cell::RefCell;
@@ -21,6 +22,7 @@ use tokio::net::TcpStream;
 use weft_core::dialling::{Bounds, Terms, Want};
 use weft_core::model::AppProtocol;
 use weft_core::reason::Reason;
+use weft_core::shares::ClientKey;
 
 pub(crate) use carrier::Sender;
 pub use carrier::Slot;
@@ -33,6 +35,7 @@ use dialling::{MeshTarget, make_application, make_mesh, make_outside};
 use limited::PortKey;
 use owner::{Dialling, Owner, Process, SharedPeer, Worker};
 use peer::{Held, Peer};
+use shares::{Share, Shares};
 
 use crate::config::ProxyConfig;
 use crate::mesh::{Counted, Endpoint, EndpointKey, Outside, PortView};
@@ -288,32 +291,61 @@ pub(crate) type ApplicationDialling =
 #[derive(Debug)]
 pub(crate) struct ApplicationPeer {
     peer: Rc<Peer<Worker>>,
+    /// Of requests that hold a connection each.
+    shares: Shares,
     config: Arc<ProxyConfig>,
     with_http2: bool,
 }
 
 impl ApplicationPeer {
     pub(crate) fn new(config: &Arc<ProxyConfig>, metrics: &Metrics, with_http2: bool) -> Self {
+        let limits = &config.limits;
         Self {
             peer: Peer::of_worker(PoolKind::Application, metrics),
+            shares: Shares::new(
+                limits.max_application_connections,
+                limits.max_application_pending,
+            ),
             config: Arc::clone(config),
             with_http2,
         }
     }
 
-    /// A place on a connection that the request may use, made if there is none with room.
+    /// A place on a connection that the client's request may use, made if there is none with room.
     pub(crate) async fn slot(
         &self,
+        client: ClientKey,
         want: Want,
         connect: impl FnOnce() -> ApplicationDial,
     ) -> Result<Slot, DialError> {
+        let share = match self.with_http2 {
+            true => None,
+            false => Some(self.share(client).await?),
+        };
         let terms = self.terms(want);
-        if let Some(held) = peer::take::<Worker>(&self.peer, &(), &terms) {
-            return Ok(of_worker(held));
+        let mut held = match peer::take::<Worker>(&self.peer, &(), &terms) {
+            Some(held) => held,
+            None => {
+                let dial = self.dial(connect());
+                Box::pin(peer::wait::<Worker>(&self.peer, &(), terms, dial)).await?
+            }
+        };
+        if let Some(share) = share {
+            held.charge(share);
         }
-        let dial = self.dial(connect());
-        let waiting = Box::pin(peer::wait::<Worker>(&self.peer, &(), terms, dial));
-        waiting.await.map(of_worker)
+        Ok(of_worker(held))
+    }
+
+    /// A place among the client's requests that hold a connection each.
+    async fn share(&self, client: ClientKey) -> Result<Share, DialError> {
+        match self.shares.take(client) {
+            Some(share) => Ok(share),
+            None => {
+                let patience = self.config.timeouts.application_pending;
+                let stats = self.peer.stats();
+                Box::pin(self.shares.wait(client, patience, stats)).await
+            }
+        }
     }
 
     /// A new connection that no other request is given a place on, within [`own_share`] of those that
@@ -321,11 +353,17 @@ impl ApplicationPeer {
     /// ([`Slot::keep_until_sent`]).
     ///
     /// [`own_share`]: weft_core::dialling::own_share
-    pub(crate) async fn own(&self, connect: ApplicationDial) -> Result<Slot, DialError> {
+    pub(crate) async fn own(
+        &self,
+        client: ClientKey,
+        connect: ApplicationDial,
+    ) -> Result<Slot, DialError> {
+        let share = self.share(client).await?;
         let terms = self.terms(Want::Own(crate::clock::now()));
         let dial = self.dial(connect);
         let waiting = Box::pin(peer::wait::<Worker>(&self.peer, &(), terms, dial));
-        let held = waiting.await?;
+        let mut held = waiting.await?;
+        held.charge(share);
         Ok(Slot(Place::Own(Rc::new(held))))
     }
 
@@ -337,7 +375,7 @@ impl ApplicationPeer {
     /// Ends connections that nobody used for `idle`; whether there is anything left.
     pub(crate) fn sweep(&self, idle: Duration) -> bool {
         let spare = self.config.limits.max_idle_per_endpoint;
-        self.peer.sweep(|(), _| idle, spare)
+        self.peer.sweep(|(), _| idle, spare) || !self.shares.is_unused()
     }
 
     fn terms(&self, want: Want) -> Terms {

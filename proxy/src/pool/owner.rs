@@ -15,6 +15,7 @@ use weft_core::dialling::Connection;
 use super::carrier::{Line, Made, Sender};
 use super::error::DialError;
 use super::peer::{Open, Peer, State};
+use super::shares::Share;
 use crate::http::ProxyBody;
 use crate::mesh::{ConnectionLimit, Counted, EndpointKey};
 use crate::tls::Signal;
@@ -42,6 +43,8 @@ pub(super) trait Owner: Sized + fmt::Debug + 'static {
     type Limit: fmt::Debug + 'static;
     /// A place within it.
     type Place: fmt::Debug + 'static;
+    /// A client's place among those that share the connections.
+    type Share: 'static;
 
     fn downgrade<T: 'static>(reference: &Self::Ref<T>) -> Self::Weak<T>;
     fn upgrade<T: 'static>(weak: &Self::Weak<T>) -> Option<Self::Ref<T>>;
@@ -148,6 +151,7 @@ impl Owner for Worker {
     type Dial = Rc<dyn Fn() -> Dialling<Sender>>;
     type Limit = ();
     type Place = ();
+    type Share = Share;
 
     fn downgrade<T: 'static>(reference: &Rc<T>) -> rc::Weak<T> {
         Rc::downgrade(reference)
@@ -192,6 +196,7 @@ impl Owner for Process {
     type Dial = Arc<dyn Fn() -> Dialling<SendRequest<ProxyBody>> + Send + Sync>;
     type Limit = ConnectionLimit;
     type Place = Counted;
+    type Share = ();
 
     fn downgrade<T: 'static>(reference: &Arc<T>) -> sync::Weak<T> {
         Arc::downgrade(reference)

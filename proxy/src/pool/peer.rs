@@ -23,8 +23,10 @@ use super::owner::{Carrier, Exclusive, Owner, Wire, Worker};
 use crate::telemetry::metrics::{Active, Metrics, PoolKind, PoolStats};
 
 /// A connection in HTTP/1.1 whose answer has ended may still have to take the end of a request: it is
-/// looked at again after this time.
+/// looked at again after this time, and then after twice as long each time.
 const READY_AGAIN: Duration = Duration::from_millis(2);
+/// The longest of these times.
+const READY_AGAIN_MAX: Duration = Duration::from_millis(500);
 
 /// What a waiting request is told by.
 type Waiter<O> = oneshot::Sender<Result<Held<O>, DialError>>;
@@ -67,6 +69,8 @@ impl<O: Owner> fmt::Debug for Peer<O> {
 pub(super) struct Held<O: Owner> {
     peer: O::Ref<Peer<O>>,
     grant: Grant<O::Carrier>,
+    /// The client's place among those that share such connections.
+    share: Option<O::Share>,
 }
 
 impl<O: Owner> fmt::Debug for Held<O> {
@@ -76,6 +80,11 @@ impl<O: Owner> fmt::Debug for Held<O> {
 }
 
 impl<O: Owner> Held<O> {
+    /// Has it hold its client's place until the connection is free again.
+    pub(super) fn charge(&mut self, share: O::Share) {
+        self.share = Some(share);
+    }
+
     /// What requests are sent with.
     pub(super) fn line(&self) -> &O::Line {
         &self.grant.connection.line
@@ -103,7 +112,8 @@ impl<O: Owner> Held<O> {
 
 impl<O: Owner> Drop for Held<O> {
     fn drop(&mut self) {
-        release::<O>(&self.peer, self.grant.id, &self.grant.connection);
+        let share = self.share.take();
+        release::<O>(&self.peer, self.grant.id, &self.grant.connection, share);
     }
 }
 
@@ -204,8 +214,16 @@ pub(super) fn take<O: Owner>(
         peer.active.set(state.set.busy());
         grant
     })?;
+    Some(held::<O>(peer, grant))
+}
+
+fn held<O: Owner>(peer: &O::Ref<Peer<O>>, grant: Grant<O::Carrier>) -> Held<O> {
     let peer = peer.clone();
-    Some(Held { peer, grant })
+    Held {
+        peer,
+        grant,
+        share: None,
+    }
 }
 
 /// A place on a connection, which is waited for. `dial` makes one.
@@ -276,9 +294,8 @@ pub(super) fn serve<O: Owner>(peer: &O::Ref<Peer<O>>) {
             None => return,
             Some(Step::Serve(waiter, grant)) => {
                 peer.stats().pending.add(-1);
-                let peer = peer.clone();
                 // Gone meanwhile: dropped, the place is another's.
-                let _taken = waiter.send(Ok(Held { peer, grant }));
+                let _taken = waiter.send(Ok(held::<O>(peer, grant)));
             }
             Some(Step::Dial((key, dial), place)) => {
                 let begun = Begun {
@@ -369,8 +386,14 @@ fn add<O: Owner>(peer: &O::Ref<Peer<O>>, key: &O::Key, (made, place): (Made<O::L
     }
 }
 
-/// A request has left a connection.
-fn release<O: Owner>(peer: &O::Ref<Peer<O>>, id: ConnectionId, connection: &O::Carrier) {
+/// A request has left a connection. Its client's place is given back once another request may have
+/// the connection.
+fn release<O: Owner>(
+    peer: &O::Ref<Peer<O>>,
+    id: ConnectionId,
+    connection: &O::Carrier,
+    share: Option<O::Share>,
+) {
     let (must_wait, waiting) = peer.state.with(|state| {
         let must_wait = state.set.on_released(id, crate::clock::now());
         peer.active.set(state.set.busy());
@@ -384,11 +407,14 @@ fn release<O: Owner>(peer: &O::Ref<Peer<O>>, id: ConnectionId, connection: &O::C
     }
     let (peer, connection) = (peer.clone(), connection.clone());
     spawn_local(async move {
+        let mut pause = READY_AGAIN;
         while !connection.is_ready() && !connection.is_closed() {
-            sleep(READY_AGAIN).await;
+            sleep(pause).await;
+            pause = (pause * 2).min(READY_AGAIN_MAX);
         }
         drop(connection);
         serve::<O>(&peer);
+        drop(share);
     });
 }
 

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
+use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -15,11 +16,13 @@ use tokio::task::{LocalSet, spawn_local, yield_now};
 use weft_core::dialling::{Bounds, Terms, Want};
 use weft_core::name::ServiceName;
 use weft_core::reason::Reason;
+use weft_core::shares::{ClientKey, ClientKind};
 
 use super::carrier::{Far, Line, Made, Place, Sender, Slot};
 use super::error::DialError;
 use super::owner::{Dialling, Owner, Process, SharedPeer, Worker};
 use super::peer::{self, Held, Peer};
+use super::shares::Shares;
 use crate::config::ProxyConfig;
 use crate::http::{LocalExecutor, ProxyBody, Server};
 use crate::mesh::{ConnectionLimit, EndpointKey};
@@ -462,4 +465,55 @@ fn a_limit_is_exact_over_all_workers() {
         worker.join().unwrap();
     }
     assert_eq!(metrics.pool(PoolKind::Mesh).pending.get(), 0);
+}
+
+fn client(id: u64) -> ClientKey {
+    let kind = ClientKind::Peer;
+    ClientKey { kind, id }
+}
+
+/// A client at its share waits, and others do not; a place that is given back goes to who waits, and
+/// one that nobody takes any more to the next.
+#[tokio::test(start_paused = true)]
+async fn clients_share_the_connections_to_the_application() {
+    let metrics = Metrics::new(10);
+    let stats = metrics.pool(PoolKind::Application);
+    let shares = Shares::new(8, 8);
+    let patience = Duration::from_secs(10);
+    let mut held: Vec<_> = std::iter::from_fn(|| shares.take(client(1))).collect();
+    assert_eq!(held.len(), 6);
+    let other = shares.take(client(2));
+    assert!(other.is_some());
+    {
+        let mut first = std::pin::pin!(shares.wait(client(1), patience, stats));
+        let second = shares.wait(client(1), patience, stats);
+        assert!(futures_util::poll!(&mut first).is_pending());
+        let gives_back = async {
+            yield_now().await;
+            assert_eq!(stats.pending.get(), 2);
+            drop(held.pop());
+        };
+        // It has its place, and leaves without it.
+        let (second, ()) = tokio::join!(
+            tokio::time::timeout(Duration::from_secs(1), second),
+            gives_back
+        );
+        assert!(second.is_err());
+        assert!(matches!(
+            futures_util::poll!(&mut first),
+            Poll::Ready(Ok(_))
+        ));
+    }
+    assert_eq!(stats.pending.get(), 0);
+    held.extend(shares.take(client(1)));
+    assert_eq!(held.len(), 6);
+    let began = tokio::time::Instant::now();
+    let late = shares.wait(client(1), patience, stats).await.unwrap_err();
+    assert!(matches!(late, DialError::Share { held: 6, .. }), "{late}");
+    assert_eq!(
+        (late.reason(), began.elapsed()),
+        (Reason::PendingLimit, patience)
+    );
+    drop((held, other));
+    assert!(shares.is_unused());
 }

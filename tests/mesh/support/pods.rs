@@ -199,8 +199,13 @@ impl<'a> Pods<'a> {
 
     /// Runs a program on the node itself, outside every pod and without a sidecar.
     pub(crate) fn outside(&self, program: Program, limit: Duration) -> Finished {
+        self.start_outside(program).finish(limit)
+    }
+
+    /// Starts a program on the node itself.
+    pub(crate) fn start_outside(&self, program: Program) -> Running {
         let program = program.with_its_user().under(self.bridge.enter());
-        program.start("outside", &self.logs).finish(limit)
+        program.start("outside", &self.logs)
     }
 
     /// Sends a pod's sidecar a signal.
@@ -236,6 +241,13 @@ impl<'a> Pods<'a> {
         let pods = self.pods();
         let pod = pods.get(name).unwrap_or_else(|| panic!("no pod {name}"));
         if self.by_ipv6 { pod.v6 } else { pod.v4 }
+    }
+
+    /// A pod's addresses, IPv4 and IPv6.
+    pub(crate) fn addresses(&self, name: &str) -> [IpAddr; 2] {
+        let pods = self.pods();
+        let pod = pods.get(name).unwrap_or_else(|| panic!("no pod {name}"));
+        [pod.v4, pod.v6]
     }
 
     fn pods(&self) -> MutexGuard<'_, BTreeMap<String, Pod>> {

@@ -34,6 +34,7 @@ pub(crate) use body::Expectation;
 pub use body::{Broken, Http1Body, RequestBody};
 pub(crate) use client::{CONTINUE_WAIT, OnContinue};
 pub(crate) use server::serve;
+pub(super) use timer::Timer;
 
 /// How long a server's connection waits, and how much it reads.
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +54,7 @@ impl Settings {
     pub(crate) fn of_peer(config: &ProxyConfig) -> Self {
         Self {
             limits: peer_limits(config),
-            ..Self::of(config, false)
+            ..Self::of(config, true)
         }
     }
 

@@ -1,8 +1,9 @@
 //! A response's body on a client's side: it drives its connection, and gives it back at its end.
 
 use std::future::poll_fn;
+use std::io;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http_body::Frame;
@@ -44,6 +45,10 @@ struct Shared {
     ending: Option<Ending>,
     sent: bool,
     received: bool,
+    /// Why the exchange was given up, where the request's body has stalled.
+    given_up: Option<Broken>,
+    /// The response's reader, while it waits.
+    reader: Option<Waker>,
 }
 
 impl Exchange {
@@ -65,6 +70,8 @@ impl Exchange {
             ending: Some(ending),
             sent: false,
             received: false,
+            given_up: None,
+            reader: None,
         }));
         let task = spawn_local(send_rest(Arc::clone(&shared), upload));
         Self {
@@ -94,6 +101,27 @@ impl Exchange {
         if let Driver::Both(shared, task) = self.driver {
             task.abort();
             lock(&shared).connection = None;
+        }
+    }
+
+    /// Receives more; `None` once the connection has been given up.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Option<Poll<io::Result<usize>>> {
+        match &mut self.driver {
+            Driver::Response(connection, _) => Some(connection.wire.poll_fill(cx, BODY_READ_BYTES)),
+            Driver::Both(shared, _) => {
+                let mut shared = lock(shared);
+                shared.reader = Some(cx.waker().clone());
+                let connection = shared.connection.as_mut()?;
+                Some(connection.wire.poll_fill(cx, BODY_READ_BYTES))
+            }
+        }
+    }
+
+    /// Why it was given up, where the request's body has stalled.
+    fn given_up(&self) -> Option<Broken> {
+        match &self.driver {
+            Driver::Response(..) => None,
+            Driver::Both(shared, _) => lock(shared).given_up.clone(),
         }
     }
 
@@ -134,6 +162,17 @@ async fn send_rest(shared: Arc<Mutex<Shared>>, mut upload: Upload) {
     .await;
     let mut shared = lock(&shared);
     shared.sent = true;
+    if let Err(BodyError::Http1 {
+        broken: broken @ Broken::Stalled(_),
+        ..
+    }) = &sent
+    {
+        shared.connection = None;
+        shared.given_up = Some(broken.clone());
+        if let Some(reader) = shared.reader.take() {
+            reader.wake();
+        }
+    }
     if (sent.is_err() || upload.failed)
         && let Some(ending) = &mut shared.ending
     {
@@ -187,12 +226,13 @@ impl Response {
                 Ok(Decoded::NeedMore) => {}
                 Err(malformed) => return self.fail(malformed.into()),
             }
-            let fill = |connection: &mut Connection| connection.wire.poll_fill(cx, BODY_READ_BYTES);
-            match self
-                .exchange
-                .as_mut()
-                .and_then(|exchange| exchange.with(fill))
-            {
+            let exchange = self.exchange.as_mut();
+            if let Some(stalled) = exchange.as_ref().and_then(|exchange| exchange.given_up()) {
+                self.exchange = None;
+                // The caller's doing, not the server's.
+                return Poll::Ready(Some(Err(BodyError::of_request(stalled))));
+            }
+            match exchange.and_then(|exchange| exchange.poll_fill(cx)) {
                 Some(Poll::Pending) => return Poll::Pending,
                 Some(Poll::Ready(Ok(1..))) => {}
                 Some(Poll::Ready(Ok(0))) | None => match self.decoder.on_eof() {

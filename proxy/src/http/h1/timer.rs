@@ -11,19 +11,19 @@ pub(super) const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A deadline. Moving it later costs nothing: the timer below it goes off early and is set again.
 #[derive(Debug, Default)]
-pub(super) struct Timer {
+pub(in crate::http) struct Timer {
     at: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl Timer {
     /// Sets the deadline, or takes it away.
-    pub(super) fn set(&mut self, at: Option<Instant>) {
+    pub(in crate::http) fn set(&mut self, at: Option<Instant>) {
         self.at = at;
     }
 
     /// Ready once the deadline is over.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(in crate::http) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(at) = self.at else {
             return Poll::Pending;
         };
