@@ -83,11 +83,7 @@ pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u6
     let routes = in_force(port, own.as_deref(), &service.routes);
     if routes.is_empty() {
         steps.add("route", "-", "none: requests go to the service itself");
-        explain_target(known, &service, port, None, &mut steps);
-        let arriving = Arriving::of(question, None);
-        arriving.at(known.compiled, &service.name, port, &mut steps);
-        let target = (&service.name, port);
-        adaptive::explain_priority(known, &question.from, &arriving, target, &mut steps);
+        explain_itself(known, question, &service, port, &mut steps);
         return steps.all;
     }
     let table = RouteTable::new(routes);
@@ -100,6 +96,13 @@ pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u6
             "none: connections pass as they are, and routes of requests do not look into them";
         steps.add("route", "-", result);
         explain_target(known, &service, port, None, &mut steps);
+        return steps.all;
+    }
+    if question.method == Method::CONNECT {
+        let result = "none is asked: CONNECT names no path or host that routes look at, and goes to \
+                      the service itself";
+        steps.add("route", "-", result);
+        explain_itself(known, question, &service, port, &mut steps);
         return steps.all;
     }
     let head = RequestHead::new(&question.method, &question.url, &question.headers);
@@ -118,6 +121,21 @@ pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u6
         }
     }
     steps.all
+}
+
+/// A request that no route is asked about.
+fn explain_itself(
+    known: Known<'_>,
+    question: &Question,
+    service: &Service,
+    port: u16,
+    steps: &mut Steps,
+) {
+    explain_target(known, service, port, None, steps);
+    let arriving = Arriving::of(question, None);
+    arriving.at(known.compiled, &service.name, port, steps);
+    let target = (&service.name, port);
+    adaptive::explain_priority(known, &question.from, &arriving, target, steps);
 }
 
 fn no_rule(table: &RouteTable) -> String {
@@ -391,7 +409,7 @@ fn explain_target(
     let question = terms::Kind {
         method: &steps.method,
         grpc: steps.grpc.as_deref(),
-        upgrade: false,
+        upgrade: steps.method == Method::CONNECT,
     };
     // A sidecar's configuration may set other defaults: it is not known here.
     let terms = Terms::of(&policy, rule, question, &terms::Defaults::default());

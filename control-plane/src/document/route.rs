@@ -21,7 +21,7 @@ use weft_core::name::{ServiceName, check_label};
 use weft_core::retry::RetryPolicy;
 use weft_core::route::{About, Backend, Rule};
 
-use matching::read_grpc_matches;
+use matching::{read_grpc_matches, read_http_matches};
 
 pub(super) use matching::{note, read_headers, read_matches};
 
@@ -382,7 +382,7 @@ fn read_rule(check: &mut Check<'_>, namespace: &str, at: &str, rule: &HttpRouteR
         persistence,
         allowed,
     );
-    let read = read_matches(check, at, rule.matches.as_deref().unwrap_or_default());
+    let read = read_http_matches(check, at, rule.matches.as_deref().unwrap_or_default());
     let place = filter::Place {
         namespace,
         matches: &read,

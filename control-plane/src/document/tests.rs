@@ -346,6 +346,11 @@ const RULES: &[(&str, &str, &str)] = &[
         "headers[1].name",
         "again",
     ),
+    (
+        "{matches: [{method: CONNECT}]}",
+        "rules[0].matches[0].method",
+        "CONNECT",
+    ),
     ("{matches: [{colour: red}]}", "matches[0].colour", "unknown"),
     ("{timeouts: {request: 1 s}}", "timeouts.request", "1 s"),
     (
@@ -375,6 +380,36 @@ const RULES: &[(&str, &str, &str)] = &[
         "{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: weft-reason, value: x}]}}]}",
         "set[0].name",
         "weft-reason",
+    ),
+    (
+        "{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: X-Forwarded-Client-Cert, value: x}]}}]}",
+        "requestHeaderModifier.set[0].name",
+        "x-forwarded-client-cert",
+    ),
+    (
+        "{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {add: [{name: x_forwarded_client_cert, value: x}]}}]}",
+        "requestHeaderModifier.add[0].name",
+        "x_forwarded_client_cert",
+    ),
+    (
+        "{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: weft_deadline, value: '5'}]}}]}",
+        "requestHeaderModifier.set[0].name",
+        "weft_deadline",
+    ),
+    (
+        "{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {remove: [weft.hops]}}]}",
+        "requestHeaderModifier.remove[0]",
+        "weft.hops",
+    ),
+    (
+        "{filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: weft_reason, value: fake}]}}]}",
+        "responseHeaderModifier.set[0].name",
+        "weft_reason",
+    ),
+    (
+        "{backendRefs: [{name: web, port: 80, filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {add: [{name: weft_reason, value: fake}]}}]}]}",
+        "backendRefs[0].filters[0].responseHeaderModifier.add[0].name",
+        "weft_reason",
     ),
     (
         "{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {remove: [a, A]}}]}",

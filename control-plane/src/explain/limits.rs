@@ -20,6 +20,12 @@ impl<'a> Arriving<'a> {
     /// As it was made, but for what a route's filters change.
     pub(super) fn of(question: &'a Question, decision: Option<&Decision<'_>>) -> Self {
         let (mut uri, mut headers) = (question.url.clone(), question.headers.clone());
+        if question.method == Method::CONNECT
+            && let Some(authority) = question.url.authority()
+        {
+            // Its target has no path (RFC 9112 section 3.2.3).
+            uri = authority.clone().into();
+        }
         if let Some(decision) = decision {
             // One that would be no URI is answered by the caller's sidecar, and arrives nowhere.
             let _as_it_was = decision.edit_request(&mut uri, &mut headers);

@@ -8,7 +8,7 @@ use gateway_api::experimental::httproutes::{
     HttpRouteRulesFiltersUrlRewrite,
 };
 use http::{HeaderName, HeaderValue};
-use weft_core::headers::INTERNAL_PREFIX;
+use weft_core::headers::is_mesh_field;
 use weft_core::route::{
     Cors, Filter, HeaderModifier, HttpMatch, Mirror, PathMatch, PathRewrite, Redirect,
     RedirectStatus, RouteError, Scheme, UrlRewrite, check_hostname,
@@ -252,6 +252,19 @@ pub(super) fn read_name(check: &mut Check<'_>, at: &str, text: &str) -> Option<H
     }
 }
 
+/// What is allowed in the place of a field that filters may not change; `None` where they may.
+fn why_not(name: &str) -> Option<&'static str> {
+    if is_mesh_field(name) {
+        return Some(
+            "fields that are not the mesh's own: weft-…, x-forwarded-client-cert and what servers \
+             fold into these, with any other byte in the place of a hyphen",
+        );
+    }
+    UNTOUCHABLE
+        .contains(&name)
+        .then_some("fields that are not the connection's own; for the host there is URLRewrite")
+}
+
 fn read_modifier(
     check: &mut Check<'_>,
     at: &str,
@@ -261,9 +274,7 @@ fn read_modifier(
     let mut changeable = |check: &mut Check<'_>, at: &str, text: &str| {
         let name = read_name(check, at, text)?;
         let word = name.as_str();
-        if word.starts_with(INTERNAL_PREFIX) || UNTOUCHABLE.contains(&word) {
-            let allowed = "fields that are not the mesh's or the connection's own; for the host \
-                           there is URLRewrite";
+        if let Some(allowed) = why_not(word) {
             check.add(at, format!("{word:?}"), allowed);
             return None;
         }

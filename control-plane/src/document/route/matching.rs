@@ -4,14 +4,35 @@ use gateway_api::experimental::grpcroutes::{
     GrpcRouteRulesMatches, GrpcRouteRulesMatchesHeadersType, GrpcRouteRulesMatchesMethodType,
 };
 use gateway_api::experimental::httproutes::{
-    HttpRouteRulesMatches, HttpRouteRulesMatchesHeadersType, HttpRouteRulesMatchesPath,
-    HttpRouteRulesMatchesPathType, HttpRouteRulesMatchesQueryParamsType,
+    HttpRouteRulesMatches, HttpRouteRulesMatchesHeadersType, HttpRouteRulesMatchesMethod,
+    HttpRouteRulesMatchesPath, HttpRouteRulesMatchesPathType, HttpRouteRulesMatchesQueryParamsType,
 };
 use http::{HeaderName, Method};
 use weft_core::route::{HttpMatch, PathMatch, RouteError, ValueMatch};
 
 use super::{FIELDS_MAX, MATCHES_MAX, filter, limit};
 use crate::document::Check;
+
+/// The matches of an HTTPRoute's rule.
+///
+/// `CONNECT` is no method to match: it names no path and no host that routes could look at, and
+/// callers' sidecars ask no route about it.
+pub(super) fn read_http_matches(
+    check: &mut Check<'_>,
+    at: &str,
+    matches: &[HttpRouteRulesMatches],
+) -> Vec<HttpMatch> {
+    let read = read_matches(check, at, matches);
+    for (index, matched) in matches.iter().take(MATCHES_MAX).enumerate() {
+        if matched.method == Some(HttpRouteRulesMatchesMethod::Connect) {
+            let allowed = "GET, HEAD, POST, PUT, DELETE, OPTIONS, TRACE or PATCH: routes are not \
+                           asked about CONNECT, which goes to the service itself; a WebSocket over \
+                           HTTP/2 is matched as GET";
+            check.add(format!("{at}.matches[{index}].method"), "CONNECT", allowed);
+        }
+    }
+    read
+}
 
 /// The matches of an HTTPRoute's rule, or of another that has such.
 pub(in crate::document) fn read_matches(

@@ -7,7 +7,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGR
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderName, HeaderValue};
 
-use crate::headers::INTERNAL_PREFIX;
+use crate::headers::is_mesh_field;
 use crate::invalid::PolicyError;
 
 /// Shortest time between checks.
@@ -209,7 +209,7 @@ fn may_be_set(name: &HeaderName) -> bool {
         TRANSFER_ENCODING,
         UPGRADE,
     ];
-    !framing.contains(name) && !name.as_str().starts_with(INTERNAL_PREFIX)
+    !framing.contains(name) && !is_mesh_field(name.as_str())
 }
 
 /// A text in quotes, cut where it is long.

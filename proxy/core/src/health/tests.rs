@@ -168,6 +168,7 @@ fn new_parameters_keep_what_was_found() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of parameters")]
 fn parameters_out_of_range() {
     type Change = fn(&mut HealthCheck);
     fn of(check: &mut HealthCheck, change: impl Fn(&mut HttpCheck)) {
@@ -175,7 +176,7 @@ fn parameters_out_of_range() {
         change(&mut http);
         check.check = Check::Http(http);
     }
-    let cases: [(&str, Change); 19] = [
+    let cases: [(&str, Change); 20] = [
         ("interval", |c| c.interval = Duration::from_millis(99)),
         ("interval", |c| c.interval = Duration::from_secs(86_401)),
         ("timeout", |c| c.timeout = Duration::ZERO),
@@ -207,6 +208,15 @@ fn parameters_out_of_range() {
             of(c, |h| {
                 h.headers = [(
                     HeaderName::from_static("weft-check"),
+                    HeaderValue::from_static("x"),
+                )]
+                .into()
+            })
+        }),
+        ("http.headers[0].name", |c| {
+            of(c, |h| {
+                h.headers = [(
+                    HeaderName::from_static("x_forwarded_client_cert"),
                     HeaderValue::from_static("x"),
                 )]
                 .into()
