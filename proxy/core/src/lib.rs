@@ -48,3 +48,4 @@ pub mod time;
 pub mod timeout;
 pub mod trace;
 pub mod unknown;
+pub mod unready;

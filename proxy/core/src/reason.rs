@@ -56,7 +56,7 @@ macro_rules! reasons {
 reasons! {
     NoEndpoints = "no-endpoints", 503, 14, Mesh,
         "nobody serves this port of the service now: see `weft get` and whether its workloads are ready",
-        "start a workload for the service, or look why its workloads are not ready: a declared port that does not accept keeps a workload out";
+        "start a workload for the service, or look why its workloads are not ready: a port is announced when the application first accepts connections on it, and the workload's own sidecar logs why it does not";
     ServiceNotFound = "service-not-found", 503, 14, Caller,
         "the mesh has no service at this address",
         "check the name and the address that was dialled; a service exists once it is declared or a workload names it";
@@ -167,13 +167,13 @@ reasons! {
         "write the path so that it can be read in one way only; the detail in the answer says what is wrong with it";
     ApplicationUnreachable = "application-unreachable", 503, 14, Endpoint,
         "the sidecar runs, but the application does not accept connections on this port",
-        "check that the application runs and listens on the declared port";
+        "check that the application runs and listens on the declared port; one that has accepted nothing since the sidecar's start is not announced: then callers get no-endpoints, and the sidecar's log has this reason";
     ApplicationRefused = "application-refused", 503, 14, Nobody,
         "the application said in HTTP/2 that it has not processed the request (REFUSED_STREAM or GOAWAY), also when it was asked again",
         "look at the application's limits on connections and streams (nginx: keepalive_requests, http2_max_concurrent_streams)";
     ApplicationLoopbackOnly = "application-loopback-only", 503, 14, Endpoint,
         "the application listens on loopback only; let it listen on all addresses, or declare the port as loopback",
-        "bind the application to 0.0.0.0 or [::], or set workload.ports[].loopback";
+        "bind the application to 0.0.0.0 or [::], or set workload.ports[].loopback; a port that has accepted nothing since the sidecar's start is not announced: then callers get no-endpoints, and the sidecar's log has this reason";
     DestinationRefused = "destination-refused", 502, 7, Mesh,
         "the destination is outside the mesh, and the mesh refuses those (unknownDestinations: refuse)",
         "declare the destination, or let unknown destinations pass";

@@ -9,6 +9,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use weft_core::model::Registration;
 use weft_core::name::WorkloadName;
+use weft_core::reason::Reason;
+use weft_core::unready::Unready;
 
 use super::AppError;
 use super::plan::{Plan, own_address};
@@ -19,6 +21,8 @@ use crate::shared::Shared;
 /// How often ports that are not ready yet are tried: soon after the start, and later.
 const PROBE_EVERY: Duration = Duration::from_millis(20);
 const PROBE_LATER: Duration = Duration::from_millis(500);
+/// How long one try may take.
+const PROBE_LIMIT: Duration = Duration::from_secs(1);
 
 pub(super) fn first_registration(
     shared: &Shared,
@@ -64,21 +68,33 @@ pub(super) async fn probe_ports(
     registration: watch::Sender<Registration>,
 ) {
     let began = Instant::now();
-    let mut waiting = applications;
+    let waiting = applications.into_iter();
+    let mut waiting: Vec<_> = waiting.map(|a| (a, Unready::default())).collect();
     while !waiting.is_empty() {
         let mut still = Vec::new();
-        for application in waiting {
-            if accepts(&shared, &application).await {
-                let port = application.port;
+        for (application, mut unready) in waiting {
+            let port = application.port;
+            let Err((reason, detail)) = accepts(&shared, &application).await else {
                 tracing::info!(port, "the application accepts connections");
                 registration.send_modify(|now| {
                     for registered in now.ports.iter_mut().filter(|p| p.port == port) {
                         registered.ready = true;
                     }
                 });
-            } else {
-                still.push(application);
+                continue;
+            };
+            if unready.on_failed(reason, crate::clock::now()) {
+                let (why, advice) = (reason.description(), reason.advice());
+                tracing::warn!(
+                    port,
+                    %reason,
+                    why,
+                    found = detail,
+                    advice,
+                    "a declared port is not announced: callers are answered with no-endpoints"
+                );
             }
+            still.push((application, unready));
         }
         waiting = still;
         let quick = began.elapsed() < Duration::from_secs(10);
@@ -88,7 +104,13 @@ pub(super) async fn probe_ports(
     std::future::pending::<()>().await;
 }
 
-async fn accepts(shared: &Arc<Shared>, application: &Application) -> bool {
-    let dialled = dial(shared, application);
-    matches!(timeout(Duration::from_secs(1), dialled).await, Ok(Ok(_)))
+/// Whether the application accepts connections, else why not, with what was found.
+async fn accepts(shared: &Arc<Shared>, application: &Application) -> Result<(), (Reason, String)> {
+    match timeout(PROBE_LIMIT, dial(shared, application)).await {
+        Ok(dialled) => dialled.map(drop),
+        Err(_elapsed) => {
+            let found = format!("no answer in {PROBE_LIMIT:?}");
+            Err((Reason::ApplicationUnreachable, found))
+        }
+    }
 }
