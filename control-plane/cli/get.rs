@@ -32,8 +32,8 @@ pub(crate) struct GetArgs {
     /// Only in this namespace
     #[arg(short, long)]
     namespace: Option<String>,
-    /// The TrafficPolicy that is in force for every port of a service, NAMESPACE/NAME, or of all:
-    /// which one won, why, and with -o yaml everything that it comes to
+    /// The TrafficPolicy that is in force for every port of a service, NAMESPACE/NAME or NAME with
+    /// -n, or of all: which one won, why, and with -o yaml everything that it comes to
     #[arg(long, value_name = "SERVICE", num_args = 0..=1, default_missing_value = "")]
     effective: Option<String>,
     #[command(flatten)]
@@ -75,10 +75,16 @@ pub(crate) async fn get(client: Client, args: GetArgs) -> Result<(), CliError> {
 
 async fn effective(client: &Client, args: &GetArgs, service: &str) -> Result<(), CliError> {
     let Items { mut items } = client.get::<Items<EffectiveInfo>>("/v1/effective").await?;
-    items.retain(|one| service.is_empty() || one.service == service);
-    if items.is_empty() && !service.is_empty() {
-        let text = format!("there is no service {service:?}; it is named NAMESPACE/NAME");
-        return Err(CliError::Failed(text));
+    let (namespace, wanted) = asked_for(args.namespace.as_deref(), Some(service));
+    let wanted = wanted.filter(|wanted| !wanted.is_empty());
+    items.retain(|one| {
+        one.service.split_once('/').is_some_and(|(found, name)| {
+            namespace.is_none_or(|namespace| namespace == found)
+                && wanted.is_none_or(|wanted| wanted == name)
+        })
+    });
+    if let (Some(wanted), true) = (wanted, items.is_empty()) {
+        return Err(missing(namespace, &format!("service {wanted:?}")));
     }
     show_items(args.output.format, items, |items| {
         let rows = items.iter().map(|one| {
@@ -111,26 +117,36 @@ async fn fetch<T: DeserializeOwned>(
     name: impl Fn(&T) -> (String, String),
 ) -> Result<Vec<T>, CliError> {
     let Items { mut items } = client.get::<Items<T>>(path).await?;
-    // A name may be given as NAMESPACE/NAME.
-    let (namespace, wanted) = match args.name.as_deref().and_then(|n| n.split_once('/')) {
-        Some((namespace, wanted)) => (Some(namespace), Some(wanted)),
-        None => (args.namespace.as_deref(), args.name.as_deref()),
-    };
+    let (namespace, wanted) = asked_for(args.namespace.as_deref(), args.name.as_deref());
     items.retain(|item| {
         let (found_namespace, found) = name(item);
         namespace.is_none_or(|namespace| namespace == found_namespace)
             && wanted.is_none_or(|wanted| wanted == found)
     });
     match wanted {
-        Some(wanted) if items.is_empty() => Err(CliError::Failed(format!(
-            "there is no {wanted:?} in {}",
-            namespace.map_or_else(
-                || "any namespace".to_owned(),
-                |n| format!("namespace {n:?}")
-            )
-        ))),
+        Some(wanted) if items.is_empty() => Err(missing(namespace, &format!("{wanted:?}"))),
         Some(_) | None => Ok(items),
     }
+}
+
+/// The namespace and name that are asked for: a name may be given as NAMESPACE/NAME, which goes
+/// before `-n`.
+fn asked_for<'a>(
+    namespace: Option<&'a str>,
+    name: Option<&'a str>,
+) -> (Option<&'a str>, Option<&'a str>) {
+    match name.and_then(|name| name.split_once('/')) {
+        Some((namespace, name)) => (Some(namespace), Some(name)),
+        None => (namespace, name),
+    }
+}
+
+fn missing(namespace: Option<&str>, what: &str) -> CliError {
+    let place = namespace.map_or_else(
+        || "any namespace".to_owned(),
+        |namespace| format!("namespace {namespace:?}"),
+    );
+    CliError::Failed(format!("there is no {what} in {place}"))
 }
 
 /// As YAML, each item is a document of its own, so that it can be applied.

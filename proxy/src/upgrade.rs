@@ -62,7 +62,7 @@ pub(crate) fn join<G: BodyGuard + 'static>(
     idle: Option<Duration>,
     mut response: Response<Incoming>,
     client: Upgrade,
-    guard: G,
+    mut guard: G,
 ) -> Response<ProxyBody<G>> {
     let server = Upgrade::take(response.extensions_mut());
     let status = response.status();
@@ -89,6 +89,7 @@ pub(crate) fn join<G: BodyGuard + 'static>(
         };
         let (moved, ended) = relay(client.stream(), server.stream(), terms).await;
         tracing::debug!(?moved, ?ended, "upgraded stream ended");
+        guard.on_stream(moved.forward, moved.backward);
         // Its places are given back when the connections have gone.
         drop((client, server));
         match ended {

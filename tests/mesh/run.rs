@@ -108,6 +108,106 @@ fn a_published_port_is_reached_from_this_machine() {
     assert_eq!(finished.success().stdout, "hello from nginx\n");
 }
 
+/// Access logs count the bytes of upgraded streams, and those of the mesh's own answers.
+#[test]
+fn access_logs_count_streams_and_the_mesh_s_own_answers() {
+    need!("python3");
+    let machine = Machine::shared();
+    let mesh = Mesh::start(&machine);
+    mesh.apply(
+        "apiVersion: weft-mesh.io/v1alpha1\nkind: Service\nmetadata: {name: empty, namespace: shop}\n\
+         spec: {ports: [{port: 80, targetPort: 1, protocol: http}]}\n",
+    )
+    .success();
+    let log = |name: &str| mesh.scratch().path().join(name);
+    let (server_log, client_log) = (log("server.log"), log("client.log"));
+    let serve = "import socket\n\
+        s = socket.create_server(('', 8080))\n\
+        while True:\n \
+         c, _ = s.accept(); head = b''\n \
+         while b'\\r\\n\\r\\n' not in head:\n  \
+          more = c.recv(4096); head += more\n  \
+          if not more: break\n \
+         if not head: continue\n \
+         c.sendall(b'HTTP/1.1 101 Go\\r\\nConnection: upgrade\\r\\nUpgrade: echo\\r\\n\\r\\n')\n \
+         c.sendall(2 * c.recv(5)); c.recv(1); c.close()";
+    let web = Workload::new("web")
+        .port("8080:http")
+        .flag("--access-log", &server_log.display().to_string());
+    let _web = mesh.run(&web, python_code(serve));
+    let ask = "import http.client as h, socket\n\
+        s = socket.create_connection(('web.shop.mesh', 8080), 20)\n\
+        s.sendall(b'GET /up HTTP/1.1\\r\\nHost: web\\r\\nConnection: upgrade\\r\\nUpgrade: echo\\r\\n\\r\\n')\n\
+        head = b''\n\
+        while not head.endswith(b'\\r\\n\\r\\n'): head += s.recv(1)\n\
+        s.sendall(b'hello'); got = b''\n\
+        while len(got) < 10: got += s.recv(10)\n\
+        s.close()\n\
+        for method in ['GET', 'HEAD']:\n \
+         c = h.HTTPConnection('empty.shop.mesh', timeout=20); c.request(method, '/' + method)\n \
+         print(len(c.getresponse().read()))";
+    let me = Workload::new("me")
+        .wait_for("web")
+        .flag("--access-log", &client_log.display().to_string());
+    let asked = mesh.run_to_end(&me, python_code(ask), LIMIT).success();
+    let size = asked.stdout.lines().next().expect("a size").to_owned();
+    let bytes = |log: &std::path::Path, path: &str| {
+        let line = wait_for("a line in the access log", LIMIT, || {
+            let text = std::fs::read_to_string(log).unwrap_or_default();
+            let mut lines = text
+                .lines()
+                .filter_map(|line| serde_json::from_str(line).ok());
+            lines.find(|line: &Value| line["path"] == path)
+        });
+        (line["bytes_in"].to_string(), line["bytes_out"].to_string())
+    };
+    let expected = |received: &str, sent: &str| (received.to_owned(), sent.to_owned());
+    assert_eq!(bytes(&client_log, "/up"), expected("5", "10"));
+    assert_eq!(bytes(&server_log, "/up"), expected("5", "10"));
+    assert_ne!(size, "0", "{asked}");
+    assert_eq!(bytes(&client_log, "/GET"), expected("0", &size));
+    assert_eq!(bytes(&client_log, "/HEAD"), expected("0", "0"));
+}
+
+/// A port on which the program listens on loopback only is not announced, and its own sidecar says
+/// so once, with the reason and what to do.
+#[test]
+fn a_program_on_loopback_only_is_told_of_in_the_log() {
+    need!("curl", "python3");
+    let machine = Machine::shared();
+    let mesh = Mesh::start(&machine);
+    let serve = "import http.server as h\n\
+        h.HTTPServer(('127.0.0.1', 8080), h.BaseHTTPRequestHandler).serve_forever()";
+    let lonely = Workload::new("lonely").port("8080:http");
+    let _lonely = mesh.run(&lonely, python_code(serve));
+    let told = || {
+        let log = mesh.log("lonely");
+        let told = log.lines().filter(|line| line.contains("not announced"));
+        told.map(str::to_owned).collect::<Vec<_>>()
+    };
+    wait_for("the sidecar to say why", LIMIT, || {
+        (!told().is_empty()).then_some(())
+    });
+    let ask = get("http://lonely.shop.mesh:8080/").args(["--no-fail", "--include"]);
+    let asked = mesh.run_to_end(&Workload::new("me"), ask, LIMIT).success();
+    assert!(
+        asked.stdout.contains("weft-reason: no-endpoints"),
+        "{asked}"
+    );
+    let told = told();
+    let [line] = told.as_slice() else {
+        panic!("{told:#?}")
+    };
+    for part in [
+        "WARN",
+        "8080",
+        "application-loopback-only",
+        "bind the application",
+    ] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+}
+
 /// Declared ports of this machine's loopback are reached as host.mesh; others are not.
 #[test]
 fn the_program_reaches_declared_ports_of_the_host_only() {

@@ -137,6 +137,13 @@ fn changes_are_foreseen() {
         (&"port".into(), &"whole".into())
     );
     assert_eq!(one["spec"]["retry"]["attempts"], 4);
+    for named in ["web", "web -n shop", "shop/web -n other"] {
+        let same = json(&mesh, &format!("get --effective {named} -o json"));
+        assert_eq!(same, shown, "{named}");
+    }
+    let other = mesh.command("get --effective web -n other");
+    assert!(!other.status.success(), "{other}");
+    assert!(other.stderr.contains("namespace \"other\""), "{other}");
 }
 
 #[test]

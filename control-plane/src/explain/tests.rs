@@ -35,6 +35,10 @@ fn compiled(routes: Vec<Arc<Route>>) -> Compiled {
 }
 
 fn ask(compiled: &Compiled, url: &str) -> Vec<Step> {
+    ask_with(compiled, Method::GET, url)
+}
+
+fn ask_with(compiled: &Compiled, method: Method, url: &str) -> Vec<Step> {
     let known = Known {
         compiled,
         policies: &[],
@@ -43,7 +47,7 @@ fn ask(compiled: &Compiled, url: &str) -> Vec<Step> {
     };
     let question = Question {
         from: "shop/me".parse().unwrap(),
-        method: Method::GET,
+        method,
         url: url.parse().unwrap(),
         headers: HeaderMap::new(),
     };
@@ -73,6 +77,34 @@ fn what_is_not_there_is_said() {
     }
 }
 
+/// A sidecar asks no route about CONNECT, whatever the rules say of its URL.
+#[test]
+fn no_rule_is_asked_about_connect() {
+    let redirect = Rule {
+        filters: vec![Filter::Redirect(Redirect::default())],
+        ..Rule::default()
+    };
+    let route = Route {
+        name: RouteName {
+            namespace: "shop".into(),
+            name: "r".into(),
+        },
+        ports: Vec::new(),
+        about: About::Requests,
+        created: 0,
+        rules: vec![redirect],
+    };
+    let compiled = compiled(vec![Arc::new(route)]);
+    let url = "http://web.shop.mesh/";
+    let steps = ask(&compiled, url);
+    assert!(says(&steps, "answer", "302"), "{steps:#?}");
+    let steps = ask_with(&compiled, Method::CONNECT, url);
+    assert!(says(&steps, "route", "none is asked"), "{steps:#?}");
+    assert!(says(&steps, "endpoint", "no-endpoints"), "{steps:#?}");
+    assert!(says(&steps, "hedge", "never"), "{steps:#?}");
+    assert!(!says(&steps, "answer", ""), "{steps:#?}");
+}
+
 #[test]
 fn hedges_and_idle_times_are_told() {
     let mut service = service(Vec::new());
@@ -98,7 +130,8 @@ fn hedges_and_idle_times_are_told() {
     ] {
         assert!(says(&steps, "hedge", part), "{part}: {steps:#?}");
     }
-    let idle = "idle connection: 9 s, the policy's; idle stream: 8 s, the policy's";
+    let idle =
+        "on the caller's side: idle connection: 9 s, the policy's; idle stream: 8 s, the policy's";
     assert!(says(&steps, "timeout", idle), "{steps:#?}");
 }
 

@@ -90,7 +90,9 @@ pub(super) fn retries(retry: &RetryPolicy, policy: &TrafficPolicy, method: &Meth
 /// How long everything may take, with who says so.
 pub(super) fn timeouts(terms: &Terms<'_>) -> String {
     format!(
-        "request: {}; attempt: {}; connecting: {}; idle connection: {}; idle stream: {}",
+        "request: {}; attempt: {}; connecting: {}; on the caller's side: idle connection: {}; idle \
+         stream: {} (the called one's sidecar cuts a silent stream of bytes at its own \
+         timeouts.tcp_idle)",
         terms.request, terms.attempt, terms.connect, terms.idle, terms.stream_idle
     )
 }

@@ -60,6 +60,8 @@ pub trait BodyGuard: Unpin {
     fn on_asked(&mut self);
     /// That many bytes went through.
     fn on_data(&mut self, bytes: usize);
+    /// A stream of bytes has ended, after so many from the client and to it.
+    fn on_stream(&mut self, received: u64, sent: u64);
 }
 
 impl BodyGuard for () {
@@ -72,12 +74,21 @@ impl BodyGuard for () {
     }
     fn on_asked(&mut self) {}
     fn on_data(&mut self, _bytes: usize) {}
+    fn on_stream(&mut self, _received: u64, _sent: u64) {}
 }
 
 impl<G> ProxyBody<G> {
     /// A text of our own.
     pub fn text(text: impl Into<Bytes>) -> Self {
         Self::Text(Some(text.into()))
+    }
+
+    /// The bytes of a text of our own.
+    pub(crate) fn text_bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.as_ref().map_or(0, Bytes::len),
+            Self::Empty | Self::Relayed(_) | Self::Kept(_) | Self::Watched(_) => 0,
+        }
     }
 
     /// What comes from elsewhere; the guard is told of the end.

@@ -60,4 +60,8 @@ impl BodyGuard for Box<Answered> {
     fn on_data(&mut self, bytes: usize) {
         self.ledger.on_data(bytes);
     }
+
+    fn on_stream(&mut self, received: u64, sent: u64) {
+        self.ledger.on_stream(received, sent);
+    }
 }

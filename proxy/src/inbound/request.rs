@@ -76,8 +76,7 @@ pub(super) fn refuse(conversation: &Conversation, refusal: &Refusal) -> Answer {
     let (log, service) = (&shared.access_log, &conversation.application.service);
     ledger.begin_refused_line(log, Direction::Inbound, service, peer);
     let answer = refusal.answer();
-    ledger.answer(answer.status(), Some(refusal.reason));
-    ledger.note_head(answer.headers());
+    ledger.answer_itself(&answer, Some(refusal.reason));
     answer
 }
 
@@ -134,8 +133,7 @@ impl<'p> Exchange<'p> {
     /// Answers with a response of the mesh itself.
     fn respond(mut self, mut response: Answer, reason: Reason) -> Box<Answer> {
         self.tell_rate(response.headers_mut());
-        self.ledger.answer(response.status(), Some(reason));
-        self.ledger.note_head(response.headers());
+        self.ledger.answer_itself(&response, Some(reason));
         Box::new(response)
     }
 

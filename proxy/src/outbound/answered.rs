@@ -174,6 +174,10 @@ impl BodyGuard for Box<Answered> {
         self.reading.given = Some(crate::clock::now());
         self.ledger.on_data(bytes);
     }
+
+    fn on_stream(&mut self, received: u64, sent: u64) {
+        self.ledger.on_stream(received, sent);
+    }
 }
 
 impl Drop for Answered {

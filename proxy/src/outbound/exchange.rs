@@ -136,8 +136,7 @@ impl<'p> Exchange<'p> {
     /// Answers with a response of the mesh itself.
     pub(super) fn respond(mut self, response: Answer) -> Box<Answer> {
         let reason = reason_of(response.headers());
-        self.ledger.answer(response.status(), reason);
-        self.ledger.note_head(response.headers());
+        self.ledger.answer_itself(&response, reason);
         let mesh = &self.conversation.worker.shared.mesh;
         self.ledger.count_otherwise(|| mesh.own_stats(self.port));
         Box::new(edited(self.routed, response))

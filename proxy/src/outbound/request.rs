@@ -71,8 +71,7 @@ pub(super) fn refuse(conversation: &Conversation, refusal: &Refusal) -> Answer {
     let (log, service) = (&shared.access_log, &port.hostname);
     ledger.begin_refused_line(log, Direction::Outbound, service, None);
     let answer = refusal.answer();
-    ledger.answer(answer.status(), Some(refusal.reason));
-    ledger.note_head(answer.headers());
+    ledger.answer_itself(&answer, Some(refusal.reason));
     answer
 }
 

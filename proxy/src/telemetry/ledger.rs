@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use weft_core::breaker::Transition;
 use weft_core::reason::Reason;
 use weft_core::time::Instant;
@@ -16,6 +16,7 @@ use super::access_log::{self, AccessLog};
 use super::metrics::{Direction, HttpStats, InFlight, RequestDone, Wire};
 use super::tracing::RequestSpan;
 use crate::drain::Cutting;
+use crate::http::ProxyBody;
 
 const GRPC_STATUS: &str = "grpc-status";
 
@@ -253,6 +254,24 @@ impl Ledger {
         self.reason = reason;
     }
 
+    /// The mesh answers itself, with this response and for this reason.
+    pub(crate) fn answer_itself<G>(
+        &mut self,
+        response: &Response<ProxyBody<G>>,
+        reason: Option<Reason>,
+    ) {
+        self.answer(response.status(), reason);
+        self.note_head(response.headers());
+        let method = self
+            .line
+            .as_ref()
+            .and_then(|line| line.record.method.as_ref());
+        // HEAD is answered without the text.
+        if method != Some(&Method::HEAD) {
+            self.on_data(response.body().text_bytes());
+        }
+    }
+
     /// Notes a gRPC status in the head of the response.
     pub(crate) fn note_head(&mut self, headers: &HeaderMap) {
         if self.grpc {
@@ -281,6 +300,14 @@ impl Ledger {
     /// Bytes of the response's body went through.
     pub(crate) fn on_data(&mut self, bytes: usize) {
         self.sent_bytes += bytes as u64;
+    }
+
+    /// A stream of bytes has ended, after so many from the client and to it.
+    pub(crate) fn on_stream(&mut self, received: u64, sent: u64) {
+        self.sent_bytes += sent;
+        if let Some(line) = &self.line {
+            line.received.fetch_add(received, Ordering::Relaxed);
+        }
     }
 
     /// The status that the caller was given.
