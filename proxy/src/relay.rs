@@ -123,26 +123,33 @@ where
                 return Poll::Ready(Ended::Cut);
             }
             let moved = forward.moved + backward.moved;
-            if moved != seen && !holding {
-                holding = true;
-                let next = Instant::now() + idle.min(SHRINK_AFTER);
-                watchdog.as_mut().reset(next);
+            if moved != seen {
+                // The clock is read for what moves, the timer is set when it has run out.
+                seen = moved;
+                quiet_since = Instant::now();
+                if !holding {
+                    holding = true;
+                    watchdog
+                        .as_mut()
+                        .reset(quiet_since + idle.min(SHRINK_AFTER));
+                }
             }
             ready!(watchdog.as_mut().poll(cx));
-            let now = Instant::now();
-            if moved != seen {
-                seen = moved;
-                quiet_since = now;
-                watchdog.as_mut().reset(now + idle.min(SHRINK_AFTER));
-                continue;
-            }
-            if now >= quiet_since + idle {
+            let quiet = quiet_since.elapsed();
+            if quiet >= idle {
                 return Poll::Ready(Ended::Idle);
             }
-            forward.shrink();
-            backward.shrink();
-            holding = false;
-            watchdog.as_mut().reset(quiet_since + idle);
+            if quiet >= SHRINK_AFTER {
+                forward.shrink();
+                backward.shrink();
+                holding = false;
+            }
+            let next = if holding {
+                idle.min(SHRINK_AFTER)
+            } else {
+                idle
+            };
+            watchdog.as_mut().reset(quiet_since + next);
         }
     })
     .await;
@@ -507,6 +514,34 @@ mod tests {
             let (_, ended) = relay(&mut a, &mut b, &idle(5), Some(policy)).await;
             assert!(matches!(ended, Ended::Idle), "{ended:?}");
             assert_eq!(began.elapsed().as_secs(), policy.as_secs());
+        }
+    }
+
+    /// The idle time begins with the last byte, wherever in the time of the watchdog that is.
+    #[tokio::test(start_paused = true)]
+    async fn the_idle_time_begins_with_the_last_byte() {
+        for (limit, pauses) in [
+            (Duration::from_secs(1), &[100, 950][..]),
+            (Duration::from_secs(60), &[100, 9_000, 15_000, 59_000]),
+        ] {
+            let ((mut client, mut a), (mut b, mut server)) = (duplex(64), duplex(64));
+            let relaying = tokio::spawn(async move {
+                let (_, ended) = relay(&mut a, &mut b, &idle(5), Some(limit)).await;
+                (ended, Instant::now())
+            });
+            for pause in pauses {
+                tokio::time::sleep(Duration::from_millis(*pause)).await;
+                client.write_all(b"x").await.unwrap();
+                server.read_u8().await.unwrap();
+            }
+            let last = Instant::now();
+            let (ended, at) = relaying.await.unwrap();
+            assert!(matches!(ended, Ended::Idle), "{ended:?}");
+            let waited = at - last;
+            assert!(
+                waited >= limit && waited <= limit + limit / 10,
+                "{waited:?}"
+            );
         }
     }
 
