@@ -96,11 +96,8 @@ where
     let mut forward = Direction::new(buffer_max);
     let mut backward = Direction::new(buffer_max);
     let mut seen = 0;
-    let mut quiet_since = Instant::now();
-    // Whether the buffers are given back next, before the idle time is over.
-    let mut holding = true;
-    let first = quiet_since + idle.min(SHRINK_AFTER);
-    let mut watchdog = std::pin::pin!(sleep_until(first));
+    let mut quiet = Quiet::new(idle);
+    let mut watchdog = std::pin::pin!(sleep_until(quiet.next()));
     let mut cut = std::pin::pin!(ends.cut());
     let ended = poll_fn(|cx| {
         loop {
@@ -126,30 +123,21 @@ where
             if moved != seen {
                 // The clock is read for what moves, the timer is set when it has run out.
                 seen = moved;
-                quiet_since = Instant::now();
-                if !holding {
-                    holding = true;
-                    watchdog
-                        .as_mut()
-                        .reset(quiet_since + idle.min(SHRINK_AFTER));
+                if quiet.begin() {
+                    watchdog.as_mut().reset(quiet.next());
                 }
             }
             ready!(watchdog.as_mut().poll(cx));
-            let quiet = quiet_since.elapsed();
-            if quiet >= idle {
+            let lasted = quiet.since.elapsed();
+            if lasted >= idle {
                 return Poll::Ready(Ended::Idle);
             }
-            if quiet >= SHRINK_AFTER {
+            if lasted >= SHRINK_AFTER {
                 forward.shrink();
                 backward.shrink();
-                holding = false;
+                quiet.holding = false;
             }
-            let next = if holding {
-                idle.min(SHRINK_AFTER)
-            } else {
-                idle
-            };
-            watchdog.as_mut().reset(quiet_since + next);
+            watchdog.as_mut().reset(quiet.next());
         }
     })
     .await;
@@ -158,6 +146,38 @@ where
         backward: backward.moved,
     };
     (moved, ended)
+}
+
+/// Since when nothing has moved.
+struct Quiet {
+    idle: Duration,
+    since: Instant,
+    /// Whether the buffers are given back next, before the idle time is over.
+    holding: bool,
+}
+
+impl Quiet {
+    fn new(idle: Duration) -> Self {
+        Self {
+            idle,
+            since: Instant::now(),
+            holding: true,
+        }
+    }
+
+    /// Something has moved; whether buffers may be held again that were given back.
+    fn begin(&mut self) -> bool {
+        self.since = Instant::now();
+        !std::mem::replace(&mut self.holding, true)
+    }
+
+    /// When something is to be done, if nothing moves until then.
+    fn next(&self) -> Instant {
+        match self.holding {
+            true => self.since + self.idle.min(SHRINK_AFTER),
+            false => self.since + self.idle,
+        }
+    }
 }
 
 /// Looks at bytes of one side, as long as anything is looked for.
