@@ -4,6 +4,7 @@
 //! Architecture invariant: decisions live in `weft-core`; the code here moves bytes and asks.
 //! Nothing here knows Kubernetes.
 
+pub mod abort;
 pub mod admin;
 pub mod app;
 pub mod application;

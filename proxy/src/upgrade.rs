@@ -90,6 +90,11 @@ pub(crate) fn join<G: BodyGuard + 'static>(
         let (moved, ended) = relay(client.stream(), server.stream(), terms).await;
         tracing::debug!(?moved, ?ended, "upgraded stream ended");
         guard.on_stream(moved.forward, moved.backward);
+        if !matches!(ended, Ended::Clean) {
+            // Either side would take an orderly end for the whole.
+            client.abort();
+            server.abort();
+        }
         // Its places are given back when the connections have gone.
         drop((client, server));
         match ended {

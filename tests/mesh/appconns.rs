@@ -103,7 +103,7 @@ fn a_connection_that_ends_costs_no_request() {
 pub(crate) struct Pair<'a> {
     mesh: &'a Mesh<'a>,
     _server: Running,
-    _client: Running,
+    client: Running,
     metrics: u16,
     /// Where the caller's sidecar listens.
     pub(crate) port: u16,
@@ -126,7 +126,7 @@ impl<'a> Pair<'a> {
         Self {
             mesh,
             _server: server,
-            _client: client,
+            client,
             metrics,
             port,
         }
@@ -134,6 +134,11 @@ impl<'a> Pair<'a> {
 
     pub(crate) fn run(&self, program: Program) -> Finished {
         program.run("caller", &self.mesh.scratch().dir("caller"), LIMIT)
+    }
+
+    /// What the caller's sidecar has logged.
+    pub(crate) fn caller_log(&self) -> String {
+        self.client.stdout() + &self.client.stderr()
     }
 
     fn many(&self, count: u32, at_once: u32, kind: &str) -> Many {

@@ -95,6 +95,8 @@ mod resets;
 mod tunnels;
 // Clients in HTTP/2 that stall.
 mod stalls;
+// What breaks does not end in order, and says why.
+mod endings;
 // Streams in HTTP/2 that are malformed or too large.
 mod h2_streams;
 // Bad documents, tokens, bytes and programs.

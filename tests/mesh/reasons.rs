@@ -354,24 +354,24 @@ fn of_the_mesh(stage: &Stage<'_>) {
 
 fn of_connections(stage: &Stage<'_>) {
     let me = stage.place("me");
-    let (to_nobody, to_itself) = (["outbound"], ["service=\"refused\""]);
-    let parts = [to_nobody, to_itself].concat();
-    for (reason, to) in [
-        ("service-not-found", (NOBODY, 80)),
-        ("port-not-declared", (WEB.0, 9999)),
+    for (reason, to, service) in [
+        ("service-not-found", (NOBODY, 80), "refused"),
+        ("port-not-declared", (WEB.0, 9999), "shop/web"),
         // Of the machine only what was opened (--host-port) is there.
-        ("destination-refused", ("host.mesh", 9)),
-        ("connect-failed", (UNDECLARED, 9)),
+        ("destination-refused", ("host.mesh", 9), "refused"),
+        ("connect-failed", (UNDECLARED, 9), "outside"),
     ] {
         let answer = stage.asker.ask(to, "");
         assert!(answer.is_refused(), "{reason}: {answer:?}");
-        refused(&me, reason, &parts);
+        let service = format!("service=\"{service}\"");
+        refused(&me, reason, &["outbound", &service]);
     }
     let one = ("one.shop.mesh", 8084);
     let mut held = stage.asker.send(one, "ping", 0.5);
     assert_eq!(held.received().error, "TimeoutError", "it stands");
     let answer = stage.asker.ask(one, "ping");
     assert!(answer.is_refused(), "{answer:?}");
+    let parts = ["outbound", "service=\"shop/one\""];
     refused(&me, "connection-limit", &parts);
     held.end();
 }

@@ -112,7 +112,7 @@ reasons! {
         "this sidecar's own certificate has ended: it cannot show who it is",
         "check that the control plane runs and that the sidecar reaches it: certificates are renewed there (/certs, weft_certificate_renewals_total)";
     PeerRevoked = "peer-revoked", 503, 14, Mesh,
-        "the instance on the other side of the connection between the sidecars was revoked (`weft certs revoke`): the connection was cut",
+        "the instance on the other side of the connection between the sidecars was revoked (`weft certs revoke`): the connection was cut, or not made",
         "nothing is broken where that was meant; other instances of the workload go on";
     PeerExpired = "peer-expired", 503, 14, Mesh,
         "the other side of the connection between the sidecars has proved no newer certificate since its last one ended: the connection was told to end after timeouts.expired_grace, and cut timeouts.drain later",
@@ -161,7 +161,7 @@ reasons! {
         "look at the caller: its own timeout, a cancelled request, or a connection that broke; nobody else has failed";
     ClientTimeout = "client-timeout", 408, 4, Caller,
         "the caller made a connection, began a request or was sent an answer, and did not go on with it in time",
-        "look at the caller; timeouts.client_first, timeouts.client_head and timeouts.client_stall say how long the sidecar waits";
+        "look at the caller; timeouts.client_first, timeouts.client_head and timeouts.client_stall say how long the sidecar waits, and timeouts.handshake for the rest of a ClientHello";
     PathAmbiguous = "path-ambiguous", 400, 3, Caller,
         "servers read the path in different ways, and a limit of the service depends on which is meant",
         "write the path so that it can be read in one way only; the detail in the answer says what is wrong with it";

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 use super::Permit;
+use crate::abort::Abort;
 use crate::tls::{Signal, Standing};
 
 /// How long a connection is waited for in ways that no request has a timeout for.
@@ -123,6 +124,12 @@ impl<IO> Guarded<IO> {
             Poll::Ready(()) => Poll::Ready(Err(late("reads nothing"))),
             Poll::Pending => Poll::Pending,
         }
+    }
+}
+
+impl<IO: Abort> Abort for Guarded<IO> {
+    fn abort(&mut self) {
+        self.io.abort();
     }
 }
 

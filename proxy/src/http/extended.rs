@@ -7,7 +7,6 @@ use bytes::Bytes;
 use http::{Request, StatusCode, Version};
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 use weft_core::extended_connect::Handshake;
@@ -17,7 +16,7 @@ use super::h1::Refusal;
 use super::open::Held;
 use super::paced::Pace;
 use super::tunnel::Carried;
-use super::upgrade::{Upgrade, Upgraded, sha1};
+use super::upgrade::{Stream, StreamEnd, Upgrade, Upgraded, sha1};
 
 /// A stream that becomes one of bytes when the answer to its request says so.
 pub(super) struct Tunnel {
@@ -42,11 +41,11 @@ impl Tunnel {
 
     /// The answer opens the stream: it is handed over once that has been sent. A client that gives it
     /// up is charged for that.
-    pub(super) fn open(self, pace: Rc<Pace>) {
+    pub(super) fn open(self, pace: Rc<Pace>, end: StreamEnd) {
         let Self { stream, to, held } = self;
         spawn_local(async move {
             let stream = match stream.await {
-                Ok(stream) => TokioIo::new(stream),
+                Ok(stream) => Stream::new(stream, end),
                 Err(error) => {
                     tracing::debug!(%error, "a stream was not handed over");
                     // Reset before its answer was sent.

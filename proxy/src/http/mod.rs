@@ -16,6 +16,7 @@ mod upgrade;
 mod upload;
 mod watch;
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
@@ -55,7 +56,7 @@ use paced::{Pace, Paced};
 pub(crate) use relayed::{describe, relayed};
 use stall::StreamExecutor;
 pub(crate) use upgrade::sha1;
-pub use upgrade::{Io, Upgrade, UpgradeError, Upgraded};
+pub use upgrade::{Io, StreamEnd, Upgrade, UpgradeError, Upgraded};
 pub use upload::Upload;
 pub use watch::{Activity, Watched};
 
@@ -87,6 +88,42 @@ where
     }
 }
 
+/// Runs hyper's tasks of a connection from a client. The one that sends for a tunnel is the first that
+/// hyper runs after the answer that opens it, in the same turn.
+#[derive(Debug, Clone)]
+struct ClientTasks {
+    executor: StreamExecutor,
+    opening: Rc<RefCell<Option<StreamEnd>>>,
+}
+
+impl ClientTasks {
+    fn over(executor: StreamExecutor) -> Self {
+        Self {
+            executor,
+            opening: Rc::default(),
+        }
+    }
+
+    /// The tunnel that is opened by the answer that is given next.
+    fn opens(&self) -> StreamEnd {
+        let end = StreamEnd::default();
+        *self.opening.borrow_mut() = Some(end.clone());
+        end
+    }
+}
+
+impl<F> Executor<F> for ClientTasks
+where
+    F: Future + 'static,
+{
+    fn execute(&self, future: F) {
+        match self.opening.take() {
+            Some(end) => self.executor.execute(end.run(future)),
+            None => self.executor.execute(future),
+        }
+    }
+}
+
 /// Whom requests are sent to in HTTP/2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Server {
@@ -102,10 +139,10 @@ pub(crate) enum Server {
 fn http2_server(
     config: &ProxyConfig,
     client: &Client,
-    executor: StreamExecutor,
-) -> hyper::server::conn::http2::Builder<StreamExecutor> {
+    tasks: ClientTasks,
+) -> hyper::server::conn::http2::Builder<ClientTasks> {
     let limits = &config.limits;
-    let mut builder = hyper::server::conn::http2::Builder::new(executor);
+    let mut builder = hyper::server::conn::http2::Builder::new(tasks);
     builder
         .auto_date_header(false)
         .timer(TokioTimer::new())
@@ -250,12 +287,14 @@ pub(crate) async fn serve_http2<IO, H, F, R, G>(
     let io = TokioIo::new(Paced::new(io, Rc::clone(&pace)));
     let (of_requests, of_service) = (Rc::clone(&pace), Rc::clone(&open));
     let streams = executor.clone();
+    let tasks = ClientTasks::over(executor);
+    let of_tunnels = tasks.clone();
     let handlers = Rc::new((handle, refuse));
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let (pace, held) = (Rc::clone(&of_requests), of_service.begin());
         let reading = streams.begin();
         let handlers = Rc::clone(&handlers);
-        let open = Rc::clone(&of_service);
+        let (open, tasks) = (Rc::clone(&of_service), of_tunnels.clone());
         async move {
             let unanswered = pace.begin().await;
             let (handle, refuse) = &*handlers;
@@ -269,7 +308,7 @@ pub(crate) async fn serve_http2<IO, H, F, R, G>(
             if let Some(tunnel) = tunnel
                 && response.status().is_success()
             {
-                tunnel.open(pace);
+                tunnel.open(pace, tasks.opens());
             }
             Ok::<_, Infallible>(response.map(|body| held.until_end(body, reading)))
         }
@@ -282,7 +321,7 @@ pub(crate) async fn serve_http2<IO, H, F, R, G>(
             () = ends.cut() => End::Cut,
         }
     }]);
-    let connection = http2_server(config, client, executor).serve_connection(io, service);
+    let connection = http2_server(config, client, tasks).serve_connection(io, service);
     let mut connection = pin!(connection);
     let result = tokio::select! {
         result = pace.in_turns(connection.as_mut()) => {

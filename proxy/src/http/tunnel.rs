@@ -9,6 +9,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use weft_core::resets::{ClientEnd, TunnelUse};
 
+use crate::abort::Abort;
+
 /// What a tunnel's client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Carried {
@@ -71,6 +73,12 @@ impl<IO> Drop for ClientSide<IO> {
         if let Some(report) = self.report.take() {
             let _nobody_waits = report.send(self.seen);
         }
+    }
+}
+
+impl<IO: Abort> Abort for ClientSide<IO> {
+    fn abort(&mut self) {
+        self.io.abort();
     }
 }
 

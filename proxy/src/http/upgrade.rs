@@ -1,23 +1,93 @@
 //! Connections and streams that stop being HTTP: `CONNECT`, and what was agreed on with `Upgrade`.
 
+use std::io;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 use weft_core::extended_connect::{Handshake, NotSwitched};
 use weft_core::resets::TunnelUse;
 
 use super::tunnel::{Carried, ClientSide};
+use crate::abort::Abort;
 use crate::tls::Replayed;
 
 /// A connection of any kind.
-pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+pub trait Io: AsyncRead + AsyncWrite + Abort + Unpin + Send {}
 
-impl<IO: AsyncRead + AsyncWrite + Unpin + Send> Io for IO {}
+impl<IO: AsyncRead + AsyncWrite + Abort + Unpin + Send> Io for IO {}
+
+/// A stream of bytes in HTTP/2.
+pub(super) struct Stream {
+    io: TokioIo<hyper::upgrade::Upgraded>,
+    end: StreamEnd,
+}
+
+/// Ends the sending half of a stream of bytes in HTTP/2 without END_STREAM. hyper knows no reset of a
+/// stream that was handed over, and ends one in order that is dropped; but the task that sends for it is
+/// run by us, and when that is dropped with the rest of the stream, h2 resets it with CANCEL.
+#[derive(Debug, Clone, Default)]
+pub struct StreamEnd(CancellationToken);
+
+impl StreamEnd {
+    /// Runs the task that sends for the stream.
+    pub async fn run<F: Future>(self, sending: F) {
+        tokio::select! {
+            biased;
+            () = self.0.cancelled() => {}
+            _ended = sending => {}
+        }
+    }
+}
+
+impl Stream {
+    /// A stream that was handed over; `end` runs the task that sends for it.
+    pub(super) fn new(stream: hyper::upgrade::Upgraded, end: StreamEnd) -> Self {
+        let io = TokioIo::new(stream);
+        Self { io, end }
+    }
+}
+
+impl Abort for Stream {
+    fn abort(&mut self) {
+        self.end.0.cancel();
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
 
 /// A message's connection, once it is no longer HTTP.
 #[derive(Debug, Clone)]
@@ -39,7 +109,7 @@ enum UpgradeClient {
 
 #[derive(Debug, Clone)]
 enum Kind {
-    Hyper(hyper::upgrade::OnUpgrade),
+    Hyper(hyper::upgrade::OnUpgrade, StreamEnd),
     Http1(Arc<Mutex<Option<oneshot::Receiver<Upgraded>>>>),
 }
 
@@ -97,8 +167,9 @@ impl Upgrade {
         let own = extensions.remove::<Self>();
         own.or_else(|| {
             let hypers = extensions.remove::<hyper::upgrade::OnUpgrade>()?;
+            let end = extensions.remove::<StreamEnd>().unwrap_or_default();
             Some(Self {
-                kind: Kind::Hyper(hypers),
+                kind: Kind::Hyper(hypers, end),
                 client: UpgradeClient::Http1,
             })
         })
@@ -113,9 +184,11 @@ impl Upgrade {
     /// Waits until the connection is handed over.
     pub async fn upgraded(self) -> Result<Upgraded, UpgradeError> {
         match self.kind {
-            Kind::Hyper(upgrade) => {
-                let stream = upgrade.await?;
-                Ok(Upgraded::new(TokioIo::new(stream), Bytes::new()))
+            Kind::Hyper(upgrade, end) => {
+                let stream = Stream::new(upgrade.await?, end);
+                // How the server uses it is charged to nobody.
+                let (upgraded, _use) = Upgraded::of_client(stream, Bytes::new(), Carried::Stream);
+                Ok(upgraded)
             }
             Kind::Http1(receiver) => {
                 let receiver = {
@@ -157,6 +230,11 @@ impl Upgraded {
     ) -> (Self, oneshot::Receiver<TunnelUse>) {
         let (side, used) = ClientSide::open(io, carried, !first.is_empty());
         (Self::new(side, first), used)
+    }
+
+    /// Makes the end of the connection a reset.
+    pub(crate) fn abort(&mut self) {
+        self.stream.abort();
     }
 
     /// The stream: first what had been read of the connection, then itself.

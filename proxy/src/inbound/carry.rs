@@ -20,7 +20,7 @@ use weft_core::reason::Reason;
 use super::{Application, Caller, Socket, dial, http, key};
 use crate::drain::{Ends, Side};
 use crate::first::{First, client_first, first_of, sniff};
-use crate::http::none_came;
+use crate::http::{Io, none_came};
 use crate::relay::{Ended, Terms, relay};
 use crate::telemetry::metrics::Wire;
 use crate::tls::Replayed;
@@ -185,7 +185,7 @@ pub(super) async fn carry<IO>(
     caller: Option<Caller>,
     greeting: Greeting,
 ) where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + Socket + 'static,
+    IO: Io + Socket + 'static,
 {
     let Greeting {
         said,

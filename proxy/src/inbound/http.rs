@@ -9,7 +9,6 @@ use std::sync::Arc;
 use http::header::HOST;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response};
-use tokio::io::{AsyncRead, AsyncWrite};
 use weft_core::h1::{BadHost, is_host_missing};
 use weft_core::headers::{WEFT_CONTINUE, WEFT_EXPECT};
 use weft_core::name::MESH_SUFFIX;
@@ -22,7 +21,7 @@ use crate::application::Asked;
 use crate::connections::Guarded;
 use crate::drain::{Cutting, Ends, Side};
 use crate::http::h1::{OnContinue, Refusal, Settings, serve as serve_http1};
-use crate::http::{Client, Incoming, ProxyBody, patience, serve_http2};
+use crate::http::{Client, Incoming, Io, ProxyBody, patience, serve_http2};
 use crate::mesh::ServerSlot;
 use crate::telemetry::metrics::HttpStats;
 use crate::tls::Signal;
@@ -59,7 +58,7 @@ pub(super) async fn serve<IO>(
     caller: Option<Caller>,
     http2: bool,
 ) where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + Socket + 'static,
+    IO: Io + Socket + 'static,
 {
     let shared = Arc::clone(&worker.shared);
     // Before all else, so that nothing else is kept meanwhile.

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use weft_core::peer::VerifiedPeer;
 use weft_core::reason::Reason;
@@ -22,6 +21,7 @@ use crate::application::{Application, dial};
 use crate::config::MtlsMode;
 use crate::connections::{Guarded, Permit};
 use crate::first::client_first;
+use crate::http::Io;
 use crate::telemetry::metrics::{Direction, HttpKey, Wire};
 use crate::tls::{Material, OpenError, Opened, Replayed, Signal, open};
 use crate::worker::{Worker, is_direct, redirected, reset};
@@ -211,7 +211,7 @@ fn admit<S: Socket>(
 /// Opaque bytes of a peer. Its own sidecar has waited for its client: what comes first is there.
 async fn bytes_of<IO>(worker: &Rc<Worker>, mut stream: IO, caller: Caller, application: Application)
 where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + Socket + 'static,
+    IO: Io + Socket + 'static,
 {
     let takes = Takes::of(worker, &application).await;
     let silence = Silence {

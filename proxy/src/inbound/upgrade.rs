@@ -70,8 +70,12 @@ impl Conversation {
             let protocol = Protocol::from(offer.protocol());
             request.extensions_mut().insert(protocol);
         }
+        let end = sender.becomes_tunnel();
         let response = sender.try_send_request(request).await;
         let mut response = response.map_err(|failure| failed(&failure.error))?;
+        if let Some(end) = end {
+            response.extensions_mut().insert(end);
+        }
         match (response.status(), offer) {
             (StatusCode::OK, Some(offer)) => offer.end(&mut response),
             (StatusCode::OK, None) => {}

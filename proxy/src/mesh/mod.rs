@@ -13,7 +13,7 @@ mod server;
 mod snapshot;
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -236,6 +236,13 @@ impl Mesh {
             }
         });
         found.await?
+    }
+
+    /// The service at an address, where it is known already.
+    pub fn service_at(&self, address: IpAddr) -> Option<ServiceName> {
+        let name = address.to_canonical().to_string();
+        let view = self.snapshot.load().lookup(&name)??;
+        Some(view.model.name.clone())
     }
 
     /// A port of a service by name; waits for the control plane's answer.

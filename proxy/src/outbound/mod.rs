@@ -15,6 +15,7 @@ mod patience;
 mod prove;
 mod request;
 mod route;
+mod routed;
 mod upgrade;
 
 use std::net::SocketAddr;
@@ -33,8 +34,8 @@ use weft_core::policy::BreakerMode;
 use weft_core::protocol::Verdict;
 use weft_core::reason::Reason;
 use weft_core::retry::Failure;
-use weft_core::route::RouteTable;
 
+use crate::abort::Abort as _;
 use crate::connections::Permit;
 use crate::drain::{Ends, Side};
 use crate::first::{First, client_first, first_of, sniff};
@@ -43,7 +44,7 @@ use crate::mesh::{Call, Counted, Destination, Endpoint, EndpointKey, PortView};
 use crate::pool::{self, DialError};
 use crate::relay::{Ended, Terms, relay};
 use crate::telemetry::metrics::{Direction, HttpKey, TcpStats, Wire};
-use crate::tls::{ALPN_TCP, Replayed, read_server_name};
+use crate::tls::{ALPN_TCP, Replayed};
 use crate::worker::{Worker, is_direct, redirected, reset};
 
 use choose::{Avoid, Wish, pick};
@@ -60,7 +61,7 @@ pub async fn captured(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr
     };
     if is_direct(&stream, destination) {
         let detail = format!("{destination} is this sidecar's own listener");
-        return refuse(worker, &stream, Reason::LoopDetected, &detail);
+        return refuse(worker, &stream, NO_SERVICE, (Reason::LoopDetected, &detail));
     }
     if let Some(host) = &worker.shared.host
         && host.address == destination.ip().to_canonical()
@@ -71,12 +72,22 @@ pub async fn captured(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr
             return outside(worker, stream, loopback).await;
         }
         let detail = format!("{destination}: the host's port {port} was not opened (--host-port)");
-        return refuse(worker, &stream, Reason::DestinationRefused, &detail);
+        return refuse(
+            worker,
+            &stream,
+            NO_SERVICE,
+            (Reason::DestinationRefused, &detail),
+        );
     }
     match worker.shared.mesh.resolve(destination).await {
         Ok(Destination::Mesh(port)) => serve(worker, stream, port, permit).await,
         Ok(Destination::Outside) => outside(worker, stream, destination).await,
-        Err(reason) => refuse(worker, &stream, reason, &destination.to_string()),
+        Err(reason) => {
+            let service = worker.shared.mesh.service_at(destination.ip());
+            let service = service.map_or_else(|| NO_SERVICE.to_owned(), |name| name.to_string());
+            let detail = destination.to_string();
+            refuse(worker, &stream, &service, (reason, &detail));
+        }
     }
 }
 
@@ -91,10 +102,15 @@ pub async fn upstream(
     match find(worker, service, port).await {
         Ok(port) if leads_back(worker, &port) => {
             let detail = format!("an endpoint of {service} is this sidecar's own listener");
-            refuse(worker, &stream, Reason::LoopDetected, &detail);
+            let service = service.to_string();
+            refuse(worker, &stream, &service, (Reason::LoopDetected, &detail));
         }
         Ok(port) => serve(worker, stream, port, permit).await,
-        Err(reason) => refuse(worker, &stream, reason, &service.to_string()),
+        Err(reason) => {
+            let service = service.to_string();
+            let detail = port.map_or_else(|| service.clone(), |port| format!("{service}:{port}"));
+            refuse(worker, &stream, &service, (reason, &detail));
+        }
     }
 }
 
@@ -134,7 +150,7 @@ async fn serve(worker: &Rc<Worker>, stream: TcpStream, port: Arc<PortView>, perm
     if let Some(table) = &port.routes
         && table.is_about_connections()
     {
-        return routed(worker, stream, &port, table).await;
+        return routed::serve(worker, stream, &port, table).await;
     }
     let plain = port.outside.is_none()
         && port
@@ -169,10 +185,7 @@ async fn detected(worker: &Rc<Worker>, mut stream: TcpStream, port: Arc<PortView
             let Some(mut connected) = connect_any(worker, &stream, &port).await else {
                 return;
             };
-            let silence = match config.timeouts.tcp_idle {
-                Duration::ZERO => NO_LIMIT,
-                idle => idle,
-            };
+            let silence = limit(config.timeouts.tcp_idle);
             let ends = Ends::new(&worker.shared.drain, Side::Outbound, None);
             let first = tokio::select! {
                 biased;
@@ -186,7 +199,9 @@ async fn detected(worker: &Rc<Worker>, mut stream: TcpStream, port: Arc<PortView
                     return relay_opaque(worker, client, &port, connected, answered).await;
                 }
                 Ok(First::Silence) => {
-                    connected.stats.refused(Reason::IdleTimeout.as_str());
+                    let service = port.service.to_string();
+                    note_cut(&connected.stats, &service, Reason::IdleTimeout);
+                    connected.stream.abort();
                     return reset(&stream);
                 }
                 Err(error) => return gone(error),
@@ -207,30 +222,11 @@ async fn detected(worker: &Rc<Worker>, mut stream: TcpStream, port: Arc<PortView
     }
 }
 
-/// A connection whose port has routes about connections.
-async fn routed(worker: &Rc<Worker>, stream: TcpStream, port: &Arc<PortView>, table: &RouteTable) {
-    let (stream, host) = if table.reads_hosts() {
-        let limit = worker.shared.config.timeouts.detect;
-        match read_server_name(stream, limit).await {
-            Ok(read) => read,
-            Err(error) => {
-                tracing::debug!(%error, "the client went away within its ClientHello");
-                return;
-            }
-        }
-    } else {
-        (Replayed::new(Bytes::new(), stream), None)
-    };
-    let Some(connection) = table.connection(host.as_deref(), fastrand::u64(..)) else {
-        let host = host.as_deref().unwrap_or("no host");
-        let detail = format!("{}:{}: {host}", port.service, port.port);
-        return refuse(worker, stream.get_ref(), Reason::RouteNotFound, &detail);
-    };
-    let service = connection.backend.and_then(|b| b.service.as_ref());
-    let number = connection.backend.map_or(0, |backend| backend.port);
-    match route::target(worker, port, service, number).await {
-        Ok(target) => opaque(worker, stream, &target).await,
-        Err(failed) => refuse(worker, stream.get_ref(), failed.reason, &failed.detail),
+/// What a time that is configured allows; zero is no limit.
+fn limit(configured: Duration) -> Duration {
+    match configured {
+        Duration::ZERO => NO_LIMIT,
+        limit => limit,
     }
 }
 
@@ -259,8 +255,9 @@ async fn connect_any(
     port: &Arc<PortView>,
 ) -> Option<Connected> {
     let shared = &worker.shared;
+    let service = port.service.to_string();
     let refused = |reason, detail: &str| {
-        refuse(worker, client, reason, detail);
+        refuse(worker, client, &service, (reason, detail));
         None
     };
     let port = match outside::resolved(worker, Arc::clone(port), None).await {
@@ -268,14 +265,14 @@ async fn connect_any(
         Err(failed) => return refused(failed.reason, &failed.detail),
     };
     let port = &*port;
-    let stats = shared.metrics.tcp(tcp_key(&port.service.to_string()));
+    let stats = shared.metrics.tcp(tcp_key(&service));
     let Some(counted) = worker.pool.admit_connection(port) else {
         let limit = port.policy.max_connections.unwrap_or_default();
         let detail = format!("{}: {limit} connections are open", port.service);
         return refused(Reason::ConnectionLimit, &detail);
     };
     if port.policy.breaker_mode == BreakerMode::ForceOpen {
-        return refused(Reason::CircuitOpen, &port.service.to_string());
+        return refused(Reason::CircuitOpen, &service);
     }
     let wish = Wish::of_connection(worker, port);
     let mut tried: Vec<EndpointKey> = Vec::new();
@@ -287,7 +284,7 @@ async fn connect_any(
         };
         let (endpoint, mut call) = match pick(port, avoid, wish) {
             Ok(picked) => picked,
-            Err(reason) => return refused(reason, &port.service.to_string()),
+            Err(reason) => return refused(reason, &service),
         };
         match connect(worker, port, &endpoint).await {
             Ok((stream, wire)) => {
@@ -344,19 +341,19 @@ async fn relay_opaque(
     let (moved, ended) = relay(&mut client, &mut server, terms).await;
     opened.received(moved.forward);
     opened.sent(moved.backward);
+    if !matches!(ended, Ended::Clean) {
+        client.abort();
+        server.abort();
+    }
     match ended {
         Ended::Clean => drop(call.finish(CallClass::Success, crate::clock::now())),
-        Ended::Idle => {
-            stats.refused(Reason::IdleTimeout.as_str());
-            reset(client.get_ref());
-        }
+        Ended::Idle => note_cut(&stats, &port.service.to_string(), Reason::IdleTimeout),
         Ended::Broken(_) | Ended::Cut | Ended::Suspicious(_) => {
             // One that is cut is broken to whoever reads from it.
             match ends.cut_reason() {
                 Some(reason) => note_cut(&stats, &port.service.to_string(), reason),
                 None => tracing::debug!(?ended, service = %port.service, "TCP relay broke"),
             }
-            reset(client.get_ref());
         }
     }
 }
@@ -403,16 +400,19 @@ async fn outside(worker: &Rc<Worker>, mut client: TcpStream, destination: Socket
     let limit = shared.config.timeouts.connect;
     let mut server = match timeout(limit, pool::connect(destination)).await {
         Ok(Ok(server)) => server,
-        Ok(Err(error)) => return refuse(worker, &client, error.reason(), &error.to_string()),
+        Ok(Err(error)) => {
+            let detail = error.to_string();
+            return refuse(worker, &client, OUTSIDE, (error.reason(), &detail));
+        }
         Err(_elapsed) => {
             let detail = format!("{destination}: no answer in {limit:?}");
-            return refuse(worker, &client, Reason::ConnectTimeout, &detail);
+            return refuse(worker, &client, OUTSIDE, (Reason::ConnectTimeout, &detail));
         }
     };
     shared
         .metrics
         .connection(Direction::Outbound, Wire::Plaintext);
-    let stats = shared.metrics.tcp(tcp_key("outside"));
+    let stats = shared.metrics.tcp(tcp_key(OUTSIDE));
     let opened = stats.open(Wire::Plaintext);
     let ends = Ends::new(&shared.drain, Side::Outbound, None);
     let terms = Terms {
@@ -425,8 +425,8 @@ async fn outside(worker: &Rc<Worker>, mut client: TcpStream, destination: Socket
     opened.received(moved.forward);
     opened.sent(moved.backward);
     match ended {
-        Ended::Idle => stats.refused(Reason::IdleTimeout.as_str()),
-        Ended::Cut => note_cut(&stats, "outside", Reason::Draining),
+        Ended::Idle => note_cut(&stats, OUTSIDE, Reason::IdleTimeout),
+        Ended::Cut => note_cut(&stats, OUTSIDE, Reason::Draining),
         Ended::Clean | Ended::Broken(_) | Ended::Suspicious(_) => {}
     }
     if !matches!(ended, Ended::Clean) {
@@ -442,11 +442,16 @@ fn note_cut(stats: &TcpStats, service: &str, reason: Reason) {
     tracing::info!(reason, service, "connection cut");
 }
 
+/// What the metrics call the destination of a connection that is refused where no service is known.
+const NO_SERVICE: &str = "refused";
+/// What they call one that is outside the mesh and not declared.
+const OUTSIDE: &str = "outside";
+
 /// A failed dial is a reset to the program: on opaque bytes there is no other way to say no.
-fn refuse(worker: &Worker, client: &TcpStream, reason: Reason, detail: &str) {
-    tracing::info!(reason = reason.as_str(), detail, "connection refused");
-    let stats = worker.shared.metrics.tcp(tcp_key("refused"));
-    stats.refused(reason.as_str());
+fn refuse(worker: &Worker, client: &TcpStream, service: &str, (reason, detail): (Reason, &str)) {
+    let word = reason.as_str();
+    tracing::info!(reason = word, service, detail, "connection refused");
+    worker.shared.metrics.tcp(tcp_key(service)).refused(word);
     reset(client);
 }
 

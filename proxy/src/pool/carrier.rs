@@ -1,5 +1,6 @@
 //! One connection that requests are sent over, and a request's place on it.
 
+use std::cell::OnceCell;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use super::streams::Streams;
 use crate::config::ProxyConfig;
 use crate::http::h1::client::{ClientError, SharedLine};
 use crate::http::{
-    ExchangeError, HeadLimits, Incoming, ProxyBody, SendError, make_absolute, send_http2,
+    ExchangeError, HeadLimits, Incoming, ProxyBody, SendError, StreamEnd, make_absolute, send_http2,
 };
 use crate::tls::Signal;
 
@@ -53,6 +54,8 @@ pub(crate) struct Sender {
     limits: HeadLimits,
     /// Whether its server has announced extended `CONNECT` (RFC 8441 section 3).
     extended_connect: bool,
+    /// The end of the stream of bytes that its connection may become, in HTTP/2.
+    tunnel: Option<Rc<OnceCell<StreamEnd>>>,
 }
 
 impl Sender {
@@ -62,6 +65,7 @@ impl Sender {
             far,
             limits: HeadLimits::of(config, false),
             extended_connect: false,
+            tunnel: None,
         }
     }
 
@@ -69,8 +73,20 @@ impl Sender {
     pub(super) fn announced(self, streams: &Streams) -> Self {
         Self {
             extended_connect: streams.extended_connect(),
+            tunnel: Some(streams.tunnel()),
             ..self
         }
+    }
+
+    /// The end of the stream of bytes that its connection becomes; to be called before that is asked
+    /// for, where the connection carries nothing else.
+    pub(crate) fn becomes_tunnel(&self) -> Option<StreamEnd> {
+        Some(
+            self.tunnel
+                .as_ref()?
+                .get_or_init(StreamEnd::default)
+                .clone(),
+        )
     }
 
     /// Whether its server takes extended `CONNECT`, as far as it had said when the connection was
@@ -86,6 +102,7 @@ impl Sender {
             far: Far::Peer,
             limits: HeadLimits::NONE,
             extended_connect: false,
+            tunnel: None,
         }
     }
 

@@ -97,10 +97,7 @@ async fn dial_target(
                 source: Arc::new(io::Error::other("the service's hostname is not a DNS name")),
             })?;
         let stream = TlsConnector::from(config).connect(name, tcp).await;
-        let stream = stream.map_err(|source| DialError::Tls {
-            address,
-            source: Arc::new(source),
-        })?;
+        let stream = stream.map_err(|error| DialError::of_handshake(address, error))?;
         let identity = target.model.identity.as_ref();
         let identity = identity.ok_or_else(|| DialError::Tls {
             address,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use weft_core::reason::Reason;
 
-use crate::tls::PeerError;
+use crate::tls::{PeerError, in_words};
 
 /// Why a request gets no connection.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -29,7 +29,7 @@ pub enum DialError {
         limit: Duration,
     },
     /// No TLS.
-    #[error("TLS with {address}: {source}")]
+    #[error("TLS with {address}: {}", in_words(source))]
     Tls {
         /// Where.
         address: SocketAddr,
@@ -94,6 +94,17 @@ pub enum DialError {
 }
 
 impl DialError {
+    /// A handshake with another sidecar that failed.
+    pub(super) fn of_handshake(address: SocketAddr, error: io::Error) -> Self {
+        match PeerError::of_handshake(&error) {
+            Some(source) => Self::Peer { address, source },
+            None => Self::Tls {
+                address,
+                source: Arc::new(error),
+            },
+        }
+    }
+
     /// Whether nobody was dialled, for a limit of our own: it says nothing about the endpoint.
     pub const fn is_limited(&self) -> bool {
         matches!(
@@ -125,7 +136,13 @@ impl DialError {
             Self::Timeout { .. } => Reason::ConnectTimeout,
             Self::Tls { source, .. } if names_another(source) => Reason::PeerIdentityMismatch,
             Self::Tls { .. } => Reason::TlsFailed,
-            Self::Peer { .. } => Reason::PeerIdentityMismatch,
+            Self::Peer { source, .. } => match source {
+                PeerError::Revoked { .. } => Reason::PeerRevoked,
+                PeerError::NoCertificate | PeerError::Chain(_) => Reason::TlsFailed,
+                PeerError::NoIdentity { .. }
+                | PeerError::TrustDomain { .. }
+                | PeerError::Mismatch(_) => Reason::PeerIdentityMismatch,
+            },
             Self::Application { reason, .. } => *reason,
             Self::Limited { .. } => Reason::ConnectionLimit,
             Self::Full { .. } | Self::Busy { .. } | Self::Share { .. } => Reason::PendingLimit,

@@ -2,7 +2,7 @@
 //! (SETTINGS_MAX_CONCURRENT_STREAMS, RFC 9113 section 5.1.2). hyper keeps requests beyond that in a
 //! queue of the connection, where nobody sees them wait; so it is never given more.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::task::spawn_local;
 
 use crate::config::ProxyConfig;
-use crate::http::{ProxyBody, Server, http2_client};
+use crate::http::{ProxyBody, Server, StreamEnd, http2_client};
 
 /// What is known of one connection.
 pub(super) struct Streams {
@@ -25,6 +25,8 @@ pub(super) struct Streams {
     extended_connect: Cell<bool>,
     ended: Cell<bool>,
     changed: Notify,
+    /// The end of the stream of bytes that the connection becomes, where that is its only one.
+    tunnel: Rc<OnceCell<StreamEnd>>,
     /// Asks the connection.
     source: RefCell<Option<Source>>,
     /// Told how many it takes, each time that that changes.
@@ -58,6 +60,11 @@ impl Streams {
     /// Whether the server takes extended `CONNECT`.
     pub(super) fn extended_connect(&self) -> bool {
         self.extended_connect.get()
+    }
+
+    /// The end of the stream of bytes that the connection becomes; empty while it becomes none.
+    pub(super) fn tunnel(&self) -> Rc<OnceCell<StreamEnd>> {
+        Rc::clone(&self.tunnel)
     }
 
     /// Calls `listener` with how many requests the server takes each time that this changes, and
@@ -118,9 +125,12 @@ pub(super) struct Tasks {
 impl<F: Future + 'static> Executor<F> for Tasks {
     fn execute(&self, future: F) {
         if !self.reads.replace(false) {
-            spawn_local(async move {
-                future.await;
-            });
+            match self.streams.tunnel.get() {
+                Some(end) => spawn_local(end.clone().run(future)),
+                None => spawn_local(async move {
+                    future.await;
+                }),
+            };
             return;
         }
         let streams = Rc::clone(&self.streams);
@@ -150,6 +160,7 @@ where
         extended_connect: Cell::new(false),
         ended: Cell::new(false),
         changed: Notify::new(),
+        tunnel: Rc::default(),
         source: RefCell::new(None),
         listener: RefCell::default(),
     });

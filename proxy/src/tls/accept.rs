@@ -18,7 +18,8 @@ use weft_core::peer::VerifiedPeer;
 use weft_core::protocol::{Verdict, detect};
 
 use super::verify::verify_peer;
-use super::{ALPN_H1, ALPN_H2, ALPN_PREFIX, ALPN_TCP, Material, PeerError};
+use super::{ALPN_H1, ALPN_H2, ALPN_PREFIX, ALPN_TCP, Material, PeerError, in_words};
+use crate::abort::Abort;
 
 /// Longest ClientHello that is read; a post-quantum one has about 1.7 KiB.
 const CLIENT_HELLO_MAX_BYTES: usize = 64 * 1024;
@@ -40,14 +41,23 @@ pub enum Opened {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The connection broke.
-    #[error("reading the first bytes: {0}")]
-    Io(#[from] io::Error),
+    #[error("reading the first bytes: {}", in_words(.0))]
+    Io(io::Error),
     /// The handshake took too long.
     #[error("the TLS handshake took longer than {0:?}")]
     Timeout(Duration),
     /// The peer is not believed.
     #[error(transparent)]
     Peer(#[from] PeerError),
+}
+
+impl From<io::Error> for OpenError {
+    fn from(error: io::Error) -> Self {
+        match PeerError::of_handshake(&error) {
+            Some(peer) => Self::Peer(peer),
+            None => Self::Io(error),
+        }
+    }
 }
 
 /// Looks at the first bytes and, when they are a sidecar's ClientHello, completes the handshake within
@@ -103,25 +113,46 @@ async fn complete(
     }
 }
 
-/// The host that a connection's ClientHello names (RFC 6066 section 3); `None` where it names none
-/// or begins with no ClientHello within `limit`. What was read stays to be read.
-pub async fn read_server_name(
-    mut io: TcpStream,
-    limit: Duration,
-) -> io::Result<(Replayed<TcpStream>, Option<Box<str>>)> {
+/// What a connection's first bytes say about the host that it is for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ServerName {
+    /// The ClientHello names this host (RFC 6066 section 3).
+    Host(Box<str>),
+    /// The ClientHello names no host, or the first bytes are none.
+    Unnamed,
+    /// The ClientHello was not complete in time: after this long, nothing or not enough had come.
+    Late(Duration),
+}
+
+/// Reads a connection's ClientHello: its first byte is waited for `first` at most, the rest then for
+/// `rest`. What was read stays to be read.
+pub async fn read_server_name<IO: AsyncRead + Unpin>(
+    mut io: IO,
+    first: Duration,
+    rest: Duration,
+) -> io::Result<(Replayed<IO>, ServerName)> {
     let mut bytes = BytesMut::with_capacity(4096);
-    let reading = async {
-        let hello = read_hello(&mut io, &mut bytes).await?;
-        let host = hello.and_then(|accepted| Some(accepted.client_hello().server_name()?.into()));
-        Ok::<_, io::Error>(host)
+    let name = match timeout(first, io.read_buf(&mut bytes)).await {
+        Err(_elapsed) => ServerName::Late(first),
+        Ok(Err(error)) => return Err(error),
+        Ok(Ok(0)) => ServerName::Unnamed,
+        Ok(Ok(_length)) => match timeout(rest, read_hello(&mut io, &mut bytes)).await {
+            Err(_elapsed) => ServerName::Late(rest),
+            Ok(hello) => {
+                let name = hello?.and_then(|it| Some(it.client_hello().server_name()?.into()));
+                name.map_or(ServerName::Unnamed, ServerName::Host)
+            }
+        },
     };
-    let host = timeout(limit, reading).await.unwrap_or(Ok(None))?;
-    Ok((Replayed::new(bytes.freeze(), io), host))
+    Ok((Replayed::new(bytes.freeze(), io), name))
 }
 
 /// Reads until a ClientHello is complete; `None` where these bytes begin none. Everything read is
 /// in `bytes`.
-async fn read_hello(io: &mut TcpStream, bytes: &mut BytesMut) -> io::Result<Option<Accepted>> {
+async fn read_hello<IO: AsyncRead + Unpin>(
+    io: &mut IO,
+    bytes: &mut BytesMut,
+) -> io::Result<Option<Accepted>> {
     let mut acceptor = Acceptor::default();
     let mut fed = 0;
     loop {
@@ -203,6 +234,12 @@ impl<IO: AsyncRead + Unpin> Replayed<IO> {
     }
 }
 
+impl<IO: Abort> Abort for Replayed<IO> {
+    fn abort(&mut self) {
+        self.io.abort();
+    }
+}
+
 impl<IO: AsyncRead + Unpin> AsyncRead for Replayed<IO> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -245,5 +282,65 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Replayed<IO> {
 
     fn is_write_vectored(&self) -> bool {
         self.io.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncWriteExt as _, duplex};
+    use tokio::time::sleep;
+
+    use super::*;
+
+    const FIRST: Duration = Duration::from_secs(50);
+    const REST: Duration = Duration::from_secs(5);
+
+    /// A ClientHello of rustls for a host.
+    fn hello(host: &'static str) -> Vec<u8> {
+        let config = rustls::ClientConfig::builder_with_provider(crate::tls::provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let name = host.try_into().unwrap();
+        let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+        let mut bytes = Vec::new();
+        client.write_tls(&mut bytes).unwrap();
+        bytes
+    }
+
+    /// What is read of a client that sends these pieces, each after a pause.
+    async fn read(pieces: Vec<(Duration, Vec<u8>)>) -> (Vec<u8>, ServerName) {
+        let (mut client, server) = duplex(1 << 16);
+        let client = tokio::spawn(async move {
+            for (pause, piece) in pieces {
+                sleep(pause).await;
+                client.write_all(&piece).await.unwrap();
+            }
+            sleep(FIRST * 2).await;
+        });
+        let (replayed, name) = read_server_name(server, FIRST, REST).await.unwrap();
+        client.abort();
+        (replayed.first().to_vec(), name)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_hello_may_be_late_and_in_pieces() {
+        let whole = hello("shop.example.com");
+        let named = || ServerName::Host("shop.example.com".into());
+        let (begin, end) = whole.split_at(100);
+        let seconds = Duration::from_secs;
+        for pieces in [
+            vec![(seconds(0), whole.clone())],
+            vec![(seconds(49), whole.clone())],
+            vec![(seconds(49), begin.to_vec()), (seconds(4), end.to_vec())],
+        ] {
+            assert_eq!(read(pieces).await, (whole.clone(), named()));
+        }
+        let late = read(vec![(seconds(1), begin.to_vec())]).await;
+        assert_eq!(late, (begin.to_vec(), ServerName::Late(REST)));
+        assert_eq!(read(vec![]).await, (vec![], ServerName::Late(FIRST)));
+        let other = read(vec![(seconds(1), b"GET / HTTP/1.1\r\n\r\n".to_vec())]).await;
+        assert_eq!(other.1, ServerName::Unnamed);
     }
 }

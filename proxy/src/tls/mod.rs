@@ -6,6 +6,7 @@
 mod accept;
 mod standing;
 mod verify;
+mod words;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +20,11 @@ use weft_core::name::SpiffeId;
 use weft_core::peer::{AnchorId, VerifiedPeer};
 use weft_core::standing::Leaf;
 
-pub use accept::{OpenError, Opened, Replayed, open, peer_of_client, read_server_name};
+pub use accept::{OpenError, Opened, Replayed, ServerName, open, peer_of_client, read_server_name};
 pub use standing::{Dialled, Signal, Standing, StandingPeers};
 pub(crate) use verify::sha256_hex;
 pub use verify::{PeerError, Trust};
+pub(crate) use words::in_words;
 
 /// Requests of HTTP/1.x, HTTP/2 and gRPC as streams on shared connections.
 pub const ALPN_H2: &[u8] = b"weft-h2";

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::io;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -15,6 +16,7 @@ use weft_core::name::{SpiffeId, TrustDomain};
 use weft_core::peer::{AnchorId, OtherPeer, VerifiedPeer};
 
 use super::TlsError;
+use super::words::{chain, of_peer};
 
 /// Whom we believe, ready for verification.
 #[derive(Debug)]
@@ -108,7 +110,7 @@ pub enum PeerError {
     #[error("the peer showed no certificate")]
     NoCertificate,
     /// Its certificate does not lead to a root that we trust, or is not valid now.
-    #[error("the peer's certificate is not valid: {0}")]
+    #[error("the peer's certificate is not valid: {}", chain(.0))]
     Chain(webpki::Error),
     /// Its certificate does not name exactly one workload.
     #[error("the peer's certificate has to name exactly one SPIFFE ID, found {found:?}")]
@@ -135,6 +137,13 @@ pub enum PeerError {
     /// It is not the one that was meant.
     #[error(transparent)]
     Mismatch(#[from] OtherPeer),
+}
+
+impl PeerError {
+    /// Why a handshake failed, where that is what our own verifier found.
+    pub(crate) fn of_handshake(error: &io::Error) -> Option<Self> {
+        of_peer(error).cloned()
+    }
 }
 
 /// Checks the certificates that a finished handshake left. Also to be called after a resumed

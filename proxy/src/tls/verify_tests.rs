@@ -131,3 +131,25 @@ fn a_root_is_known_by_its_name_and_key() {
     assert_eq!(anchor(&chain, &other.trust(&[])), None);
     assert_eq!(anchor(&[], &other.trust(&[])), None);
 }
+
+/// rustls hands the verifier's error out as one of the connection: it stays what it is.
+#[test]
+fn what_the_verifier_finds_is_about_the_peer() {
+    let authority = Authority::new();
+    let leaf = authority.leaf(&[WEB], "web-1");
+    let refused = |trust: Trust| {
+        let verifier = MeshVerifier::new(Arc::new(trust));
+        let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_800_000_000));
+        let error = verifier.check(&leaf, &[], KeyUsage::client_auth(), now);
+        // As tokio-rustls does.
+        let error = io::Error::new(io::ErrorKind::InvalidData, error.unwrap_err());
+        crate::tls::OpenError::from(error)
+    };
+    let revoked = refused(authority.trust(&["web-1"]));
+    let expected = format!("the peer {WEB} is the revoked instance web-1");
+    assert_eq!(revoked.to_string(), expected);
+    let untrusted = refused(Authority::new().trust(&[]));
+    for error in [revoked, untrusted] {
+        assert!(matches!(error, crate::tls::OpenError::Peer(_)), "{error:?}");
+    }
+}

@@ -23,7 +23,7 @@ use super::wire::{AHEAD_READ_BYTES, BODY_READ_BYTES, HEAD_READ_BYTES, Wire};
 use super::{Refusal, Settings};
 use crate::drain::Ends;
 use crate::http::tunnel::Carried;
-use crate::http::{BodyGuard, FIRST_REQUEST_WAIT, Incoming, ProxyBody, Upgrade, Upgraded};
+use crate::http::{BodyGuard, FIRST_REQUEST_WAIT, Incoming, Io, ProxyBody, Upgrade, Upgraded};
 use crate::telemetry::ledger::GivenUp;
 
 /// A response on its way to the client.
@@ -54,7 +54,7 @@ pub(crate) async fn serve<IO, H, F, R, G>(
     reset: impl FnOnce(&IO),
 ) -> Option<TunnelUse>
 where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    IO: Io + 'static,
     H: Fn(Request<Incoming>) -> F,
     F: Future<Output = Answer<G>>,
     R: Fn(Refusal) -> Answer<G>,

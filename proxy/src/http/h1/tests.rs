@@ -795,6 +795,10 @@ struct Counted {
     writes: Arc<AtomicUsize>,
 }
 
+impl crate::abort::Abort for Counted {
+    fn abort(&mut self) {}
+}
+
 impl AsyncRead for Counted {
     fn poll_read(
         mut self: Pin<&mut Self>,
