@@ -39,6 +39,16 @@ pub struct ClientKey {
     pub id: u64,
 }
 
+impl ClientKey {
+    /// What its streams of bytes are counted for: apart from its requests, which go on beside them.
+    pub const fn tunnels(self) -> Self {
+        Self {
+            kind: self.kind,
+            id: !self.id,
+        }
+    }
+}
+
 /// Why a request neither has a place nor may wait for one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WaitingFull {

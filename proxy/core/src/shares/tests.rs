@@ -34,6 +34,7 @@ fn what_clients_get_that_want_everything() {
         (4096, &[outside(1), outside(2)], &[1317, 1317]),
         (4096, two_peers, &[1756, 1755]),
         (4096, &[peer(1), outside(1)], &[1756, 1755]),
+        (4, &[peer(1).tunnels(), peer(1)], &[2, 2]),
         (100, &[peer(1)], &[75]),
         (100, &[outside(1)], &[57]),
         // Few places: nothing is kept where a quarter of them is less than one.
