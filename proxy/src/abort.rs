@@ -1,5 +1,7 @@
 //! Connections and streams that end so that the other side sees that they broke.
 
+use std::time::Duration;
+
 use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
 use tokio_util::either::Either;
@@ -11,9 +13,16 @@ pub trait Abort {
     fn abort(&mut self);
 }
 
+/// Makes the peer see a reset rather than an orderly end.
+pub fn reset(stream: &TcpStream) {
+    if let Err(error) = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
+        tracing::debug!(%error, "SO_LINGER not set");
+    }
+}
+
 impl Abort for TcpStream {
     fn abort(&mut self) {
-        crate::worker::reset(self);
+        reset(self);
     }
 }
 

@@ -14,11 +14,12 @@ use tokio::time::sleep;
 use weft_core::connections::ConnectionKind;
 use weft_core::name::ServiceName;
 
+use crate::abort::reset;
 use crate::application::Application;
 use crate::connections::{Permit, keep_alive};
 use crate::drain::{Phase, Side};
 use crate::shared::Shared;
-use crate::worker::{Worker, reset};
+use crate::worker::Worker;
 use crate::{inbound, outbound};
 
 /// After a failed accept (too many open files), the listener waits this long.

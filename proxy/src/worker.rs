@@ -98,13 +98,6 @@ impl Worker {
     }
 }
 
-/// Makes the peer see a reset rather than an orderly end.
-pub fn reset(stream: &TcpStream) {
-    if let Err(error) = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
-        tracing::debug!(%error, "SO_LINGER not set");
-    }
-}
-
 /// Where a redirected connection was meant to go, by the kernel's record of it. One that nobody
 /// redirected is reset.
 pub fn redirected(stream: &TcpStream, client: SocketAddr) -> Option<SocketAddr> {
@@ -113,7 +106,7 @@ pub fn redirected(stream: &TcpStream, client: SocketAddr) -> Option<SocketAddr> 
         Ok(None) => tracing::debug!(%client, "a connection that nobody redirected: refused"),
         Err(error) => tracing::warn!(%client, %error, "original destination unknown"),
     }
-    reset(stream);
+    crate::abort::reset(stream);
     None
 }
 

@@ -83,14 +83,6 @@ impl<G> ProxyBody<G> {
         Self::Text(Some(text.into()))
     }
 
-    /// The bytes of a text of our own.
-    pub(crate) fn text_bytes(&self) -> usize {
-        match self {
-            Self::Text(text) => text.as_ref().map_or(0, Bytes::len),
-            Self::Empty | Self::Relayed(_) | Self::Kept(_) | Self::Watched(_) => 0,
-        }
-    }
-
     /// What comes from elsewhere; the guard is told of the end.
     pub fn guarded(body: Incoming, guard: G) -> Self {
         Self::Relayed(Relayed::new(body, Some(guard), None))

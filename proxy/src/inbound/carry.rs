@@ -18,13 +18,14 @@ use weft_core::protocol::Verdict;
 use weft_core::reason::Reason;
 
 use super::{Application, Caller, Socket, dial, http, key};
+use crate::abort::reset;
 use crate::drain::{Ends, Side};
 use crate::first::{First, client_first, first_of, sniff};
 use crate::http::{Io, none_came};
 use crate::relay::{Ended, Terms, relay};
 use crate::telemetry::metrics::Wire;
 use crate::tls::Replayed;
-use crate::worker::{Worker, reset};
+use crate::worker::Worker;
 
 /// What `0s` stands for.
 const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);

@@ -17,6 +17,7 @@ use weft_core::shares::ClientKey;
 
 use super::request::Answer;
 use super::{Application, Caller, Socket, key, request};
+use crate::abort::reset;
 use crate::application::Asked;
 use crate::connections::Guarded;
 use crate::drain::{Cutting, Ends, Side};
@@ -25,7 +26,7 @@ use crate::http::{Client, Incoming, Io, ProxyBody, patience, serve_http2};
 use crate::mesh::ServerSlot;
 use crate::telemetry::metrics::HttpStats;
 use crate::tls::Signal;
-use crate::worker::{Worker, reset};
+use crate::worker::Worker;
 
 /// One connection of a caller.
 pub(super) struct Conversation {

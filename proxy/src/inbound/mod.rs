@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use weft_core::peer::VerifiedPeer;
 use weft_core::reason::Reason;
 
+use crate::abort::reset;
 use crate::application::{Application, dial};
 use crate::config::MtlsMode;
 use crate::connections::{Guarded, Permit};
@@ -24,7 +25,7 @@ use crate::first::client_first;
 use crate::http::Io;
 use crate::telemetry::metrics::{Direction, HttpKey, Wire};
 use crate::tls::{Material, OpenError, Opened, Replayed, Signal, open};
-use crate::worker::{Worker, is_direct, redirected, reset};
+use crate::worker::{Worker, is_direct, redirected};
 
 use carry::{Greeting, Silence, Takes, carry, greet, unspoken};
 

@@ -20,6 +20,7 @@ use weft_core::resets::ResetClient;
 
 use super::failed::Failed;
 use super::request;
+use crate::abort::reset;
 use crate::config::ProxyConfig;
 use crate::connections::{Guarded, Permit};
 use crate::drain::{Ends, Side};
@@ -27,7 +28,7 @@ use crate::http::h1::{Refusal, Settings, serve as serve_http1};
 use crate::http::{Client, none_came, patience, serve_http2};
 use crate::mesh::PortView;
 use crate::tls::Replayed;
-use crate::worker::{Worker, reset};
+use crate::worker::Worker;
 
 /// One connection of the application, with what it remembers between requests.
 pub(super) struct Conversation {

@@ -36,6 +36,7 @@ use weft_core::reason::Reason;
 use weft_core::retry::Failure;
 
 use crate::abort::Abort as _;
+use crate::abort::reset;
 use crate::connections::Permit;
 use crate::drain::{Ends, Side};
 use crate::first::{First, client_first, first_of, sniff};
@@ -45,7 +46,7 @@ use crate::pool::{self, DialError};
 use crate::relay::{Ended, Terms, relay};
 use crate::telemetry::metrics::{Direction, HttpKey, TcpStats, Wire};
 use crate::tls::{ALPN_TCP, Replayed};
-use crate::worker::{Worker, is_direct, redirected, reset};
+use crate::worker::{Worker, is_direct, redirected};
 
 use choose::{Avoid, Wish, pick};
 pub(crate) use health::run as check_health;

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
+use http_body::Body;
 use weft_core::breaker::Transition;
 use weft_core::reason::Reason;
 use weft_core::time::Instant;
@@ -16,7 +17,6 @@ use super::access_log::{self, AccessLog};
 use super::metrics::{Direction, HttpStats, InFlight, RequestDone, Wire};
 use super::tracing::RequestSpan;
 use crate::drain::Cutting;
-use crate::http::ProxyBody;
 
 const GRPC_STATUS: &str = "grpc-status";
 
@@ -255,9 +255,9 @@ impl Ledger {
     }
 
     /// The mesh answers itself, with this response and for this reason.
-    pub(crate) fn answer_itself<G>(
+    pub(crate) fn answer_itself<B: Body>(
         &mut self,
-        response: &Response<ProxyBody<G>>,
+        response: &Response<B>,
         reason: Option<Reason>,
     ) {
         self.answer(response.status(), reason);
@@ -268,7 +268,8 @@ impl Ledger {
             .and_then(|line| line.record.method.as_ref());
         // HEAD is answered without the text.
         if method != Some(&Method::HEAD) {
-            self.on_data(response.body().text_bytes());
+            let bytes = response.body().size_hint().exact();
+            self.on_data(usize::try_from(bytes.unwrap_or_default()).unwrap_or_default());
         }
     }
 
