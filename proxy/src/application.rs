@@ -234,7 +234,7 @@ impl Applications {
         http1: bool,
     ) -> Result<Slot, (Reason, String)> {
         let peer = self.peer(application.port, !http1);
-        let slot = peer.own(client.tunnels(), self.dial(application)).await;
+        let slot = peer.own(client, self.dial(application)).await;
         slot.map_err(unconnected)
     }
 

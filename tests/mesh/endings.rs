@@ -28,7 +28,8 @@ fn tunnels_that_break(client: &str, (app, protocol): (&str, &str)) {
     let pair = Pair::start(&mesh, port, protocol, "timeouts: {tcp_idle: 2s}\n");
     let arguments = [client, "127.0.0.1", &pair.port.to_string()].map(ToOwned::to_owned);
     let printed = pair.run(script("tunnel_ends.py").args(arguments));
-    let expected = "application resets: part reset\n\
+    let expected = "application ends: part end\n\
+                    application resets: part reset\n\
                     client resets: application sees reset\n\
                     nobody speaks:  reset\n\
                     nobody speaks: application sees reset\n"

@@ -1,7 +1,8 @@
 """How tunnels end. Usage: tunnel_ends.py app PORT | app2 PORT | http1 HOST PORT | http2 HOST PORT
 
 The application opens a tunnel for every `Upgrade` and `CONNECT` and does what the first byte in it says: `R`: send
-a part and reset the connection; `W`: wait for the end. `app2` speaks HTTP/2 and resets the stream. `GET /seen` says
+a part and reset the connection; `E`: send a part and end in order; `W`: wait for the end. `app2` speaks HTTP/2 and
+resets the stream; after an orderly end too, with NO_ERROR. `GET /seen` says
 how the tunnels that waited have ended. The clients print for both kinds of tunnels what they see of a reset, what
 the application sees of theirs, and what both see of a tunnel in which nobody speaks."""
 
@@ -45,10 +46,11 @@ def serve(sock):
         return sock.close()
     sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n" if head.startswith(b"CONNECT")
                  else b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
-    if sock.recv(1) == b"R":
+    first = sock.recv(1)
+    if first in b"RE":
         sock.sendall(b"part")
         time.sleep(0.3)
-        return reset(sock)
+        return reset(sock) if first == b"R" else sock.close()
     seen.append(end_of(sock).strip())
     sock.close()
 
@@ -79,6 +81,10 @@ def serve_http2(sock):
                     sock.sendall(h2c.data_to_send())
                     time.sleep(0.3)
                     h2c.reset_stream(stream, 8)
+                case h2.events.DataReceived(stream_id=stream, data=b"E"):
+                    # All that it has to say, and it reads no more (RFC 9113 section 8.1).
+                    h2c.send_data(stream, b"part", end_stream=True)
+                    h2c.reset_stream(stream, 0)
                 case h2.events.DataReceived(stream_id=stream, data=b"W"):
                     waiting.add(stream)
                 case h2.events.StreamReset(stream_id=stream) if stream in waiting:
@@ -168,6 +174,9 @@ class Http2:
 
 def client(kind, address):
     for connect in (False, True):
+        tunnel = kind(address, connect)
+        tunnel.send(b"E")
+        print("application ends:", tunnel.end(), flush=True)
         tunnel = kind(address, connect)
         tunnel.send(b"R")
         print("application resets:", tunnel.end(), flush=True)

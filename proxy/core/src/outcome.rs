@@ -21,6 +21,10 @@ impl Failures {
             (Failure::PerTryTimeout, _) if progress.is_callers_turn() => None,
             // Nobody was dialled: there is no certificate of our own to show.
             (Failure::ConnectFailed, Reason::PeerNotAuthenticated) => None,
+            // It was dialled and is not believed: others may be.
+            (Failure::ConnectFailed, Reason::PeerRevoked | Reason::PeerUntrusted) => {
+                Some(self.of_failure(failure))
+            }
             // We ended its connection ourselves.
             (_, Reason::PeerRevoked | Reason::PeerExpired | Reason::PeerUntrusted) => None,
             // A limit on the rate of requests answered: fast, and not because the endpoint fails.
@@ -96,6 +100,7 @@ mod tests {
             (ConnectFailed, any, Some(CallClass::Failure)),
             (ConnectFailed, Reason::PeerNotAuthenticated, None),
             (Reset, Reason::PeerRevoked, None),
+            (ConnectFailed, Reason::PeerRevoked, Some(CallClass::Failure)),
             (NotSent, Reason::PeerUntrusted, None),
             (RefusedStream, any, Some(CallClass::Failure)),
             (Reset, any, Some(CallClass::Failure)),

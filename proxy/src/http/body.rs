@@ -56,8 +56,6 @@ pub trait BodyGuard: Unpin {
     fn on_stall(self);
     /// Whether a connection to the application carries nothing else until the body has ended.
     fn holds_connection(&self) -> bool;
-    /// Its reader asks for more.
-    fn on_asked(&mut self);
     /// That many bytes went through.
     fn on_data(&mut self, bytes: usize);
     /// A stream of bytes has ended, after so many from the client and to it.
@@ -72,7 +70,6 @@ impl BodyGuard for () {
     fn holds_connection(&self) -> bool {
         false
     }
-    fn on_asked(&mut self) {}
     fn on_data(&mut self, _bytes: usize) {}
     fn on_stream(&mut self, _received: u64, _sent: u64) {}
 }
@@ -210,9 +207,6 @@ impl<G: BodyGuard> Relayed<G> {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(guard) = &mut self.guard {
-            guard.on_asked();
-        }
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         if let Some(upload) = &self.upload {
             upload.note(&polled, &self.body);

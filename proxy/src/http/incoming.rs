@@ -256,16 +256,6 @@ impl BodyError {
         )
     }
 
-    /// Whether the other side has reset the stream because it is not needed any more (CANCEL, RFC
-    /// 9113 section 7).
-    pub(crate) fn is_cancelled(&self) -> bool {
-        let Self::Http2(error) = self else {
-            return false;
-        };
-        let error = h2_error(error).filter(|error| error.is_remote() && error.is_reset());
-        error.and_then(h2::Error::reason) == Some(h2::Reason::CANCEL)
-    }
-
     /// The reason of a response that ends so.
     pub(crate) fn response_reason(&self) -> Reason {
         match self.is_too_large() {

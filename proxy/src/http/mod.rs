@@ -283,7 +283,12 @@ pub(crate) async fn serve_http2<IO, H, F, R, G>(
     let limits = HeadLimits::of(config, client.is_peer());
     let pace = Pace::new(client.clone());
     let open = OpenRequests::new();
-    let executor = StreamExecutor::new(config.timeouts.client_stall);
+    // What a peer does not read, its program may read yet.
+    let stall = match client.is_peer() {
+        true => Duration::ZERO,
+        false => config.timeouts.client_stall,
+    };
+    let executor = StreamExecutor::new(stall);
     let io = TokioIo::new(Paced::new(io, Rc::clone(&pace)));
     let (of_requests, of_service) = (Rc::clone(&pace), Rc::clone(&open));
     let streams = executor.clone();

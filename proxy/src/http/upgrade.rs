@@ -1,5 +1,6 @@
 //! Connections and streams that stop being HTTP: `CONNECT`, and what was agreed on with `Upgrade`.
 
+use std::error::Error;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -77,16 +78,36 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        unless_unread(Pin::new(&mut self.io).poll_write(cx, buf), buf.len())
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        unless_unread(Pin::new(&mut self.io).poll_flush(cx), ())
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        unless_unread(Pin::new(&mut self.io).poll_shutdown(cx), ())
     }
+}
+
+/// What writing came to. A stream that was reset with NO_ERROR has not failed: its other side has said
+/// everything and reads no more (RFC 9113 section 8.1), so what is written to it goes nowhere.
+fn unless_unread<T>(polled: Poll<io::Result<T>>, written: T) -> Poll<io::Result<T>> {
+    polled.map(|result| match result {
+        Err(error) if is_unread(&error) => Ok(written),
+        result => result,
+    })
+}
+
+fn is_unread(error: &io::Error) -> bool {
+    let mut source = error.get_ref().map(|inner| inner as &(dyn Error + 'static));
+    while let Some(error) = source {
+        if let Some(h2) = error.downcast_ref::<h2::Error>() {
+            return h2.reason() == Some(h2::Reason::NO_ERROR);
+        }
+        source = error.source();
+    }
+    false
 }
 
 /// A message's connection, once it is no longer HTTP.

@@ -55,8 +55,6 @@ impl BodyGuard for Box<Answered> {
         self.slot.holds_connection()
     }
 
-    fn on_asked(&mut self) {}
-
     fn on_data(&mut self, bytes: usize) {
         self.ledger.on_data(bytes);
     }

@@ -215,7 +215,9 @@ impl<'p> Received<'p> {
             AppProtocol::Detect | AppProtocol::Tcp | AppProtocol::Tls => from_http1,
         };
         let stall = conversation.worker.shared.config.timeouts.client_stall;
-        if !stall.is_zero() && upgrade.is_none() && holds_connection(to_http1, &parts.headers) {
+        // Programs in the mesh may be silent for as long as they like; what one peer holds is limited.
+        let is_bounded = !stall.is_zero() && conversation.caller.is_none();
+        if is_bounded && upgrade.is_none() && holds_connection(to_http1, &parts.headers) {
             body.bound_waiting(stall);
         }
         let mut body = ProxyBody::of_request(body, None);

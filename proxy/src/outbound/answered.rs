@@ -1,14 +1,12 @@
 //! The last state of a request of the application: its response is on its way back.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::HeaderMap;
 use weft_core::breaker::CallClass;
 use weft_core::policy::TrafficPolicy;
 use weft_core::reason::Reason;
 use weft_core::retry::Failure;
-use weft_core::time::Instant;
 
 use super::admission::PortCalls;
 use super::connection::Connection;
@@ -16,10 +14,6 @@ use crate::connections::Permit;
 use crate::http::{BodyError, BodyGuard, Upload};
 use crate::mesh::{Admitted, Call, Counted, UnderWay};
 use crate::telemetry::ledger::Ledger;
-
-/// An answer that its reader has left unread for this long, and that the endpoint's sidecar then
-/// cancels, was given up for that.
-const LEFT_UNREAD: Duration = Duration::from_secs(1);
 
 /// What is told when the response has come to its end, and given back. Dropped before that, the
 /// caller went away.
@@ -34,18 +28,7 @@ pub(crate) struct Answered {
     pub(super) upload: Option<Upload>,
     /// Its place within the limit that follows how long answers take.
     pub(super) concurrency: Option<UnderWay>,
-    /// How its reader takes it.
-    pub(super) reading: Reading,
     pub(super) held: Held,
-}
-
-/// How the reader of an answer takes it.
-#[derive(Debug, Default)]
-pub(super) struct Reading {
-    /// When a piece of it was given, until more is asked for.
-    given: Option<Instant>,
-    /// The longest time that it was left unread.
-    unread: Duration,
 }
 
 /// Places that a request holds until its stream has ended.
@@ -95,16 +78,6 @@ impl Answered {
         self.held.connection.cut_reason()
     }
 
-    /// Whether the endpoint's sidecar has ended the stream because its client stalled: with the
-    /// request's body, or by not reading the answer. A call in gRPC holds no connection there, and
-    /// its server cancels streams itself.
-    fn has_stalled(&self, error: &BodyError) -> bool {
-        let awaited = self.upload.as_ref().is_some_and(Upload::is_awaited);
-        error.is_cancelled()
-            && !self.ledger.is_grpc()
-            && (awaited || self.reading.unread >= LEFT_UNREAD)
-    }
-
     fn is_upload_broken(&self) -> bool {
         self.upload.as_ref().is_some_and(Upload::is_broken)
     }
@@ -138,10 +111,6 @@ impl BodyGuard for Box<Answered> {
             self.ledger.end_early(Reason::ClientGone);
             return self.end(None, None);
         }
-        if self.has_stalled(error) {
-            self.ledger.end_early(Reason::ClientTimeout);
-            return self.end(Some(CallClass::Neutral), None);
-        }
         self.ledger.end_early(error.response_reason());
         let class = self.policy.failures.of_failure(Failure::Reset);
         self.end(Some(class), None);
@@ -159,19 +128,11 @@ impl BodyGuard for Box<Answered> {
     }
 
     fn holds_connection(&self) -> bool {
-        // One to another sidecar is shared, and the sidecar beside the application bounds the rest.
+        // One to another sidecar is shared.
         false
     }
 
-    fn on_asked(&mut self) {
-        let Reading { given, unread } = &mut self.reading;
-        if let Some(given) = given.take() {
-            *unread = (*unread).max(crate::clock::now().saturating_since(given));
-        }
-    }
-
     fn on_data(&mut self, bytes: usize) {
-        self.reading.given = Some(crate::clock::now());
         self.ledger.on_data(bytes);
     }
 

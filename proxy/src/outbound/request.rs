@@ -30,7 +30,7 @@ use weft_core::terms::{self, Terms};
 use weft_core::timeout as deadline;
 
 use super::admission::{self, Admission, PortCalls};
-use super::answered::{Answered, Held, Reading};
+use super::answered::{Answered, Held};
 use super::attempt::{Done, Ended, Sending, Trip, keep};
 use super::choose::rule_id;
 use super::exchange::{Answer, Exchange, Routed, edited};
@@ -505,7 +505,6 @@ impl Sent<'_> {
             policy: Arc::clone(policy),
             upload: exchange.upload,
             concurrency,
-            reading: Reading::default(),
             held: Held {
                 _request: held,
                 _retry: trip.retrying,

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use weft_core::dialling::{Bounds, Terms, Want};
+use weft_core::dialling::{Bounds, Terms, Want, own_share};
 use weft_core::model::AppProtocol;
 use weft_core::reason::Reason;
 use weft_core::shares::ClientKey;
@@ -293,6 +293,8 @@ pub(crate) struct ApplicationPeer {
     peer: Rc<Peer<Worker>>,
     /// Of requests that hold a connection each.
     shares: Shares,
+    /// Of those of them that want a connection of their own.
+    own_shares: Shares,
     config: Arc<ProxyConfig>,
     with_http2: bool,
 }
@@ -305,6 +307,10 @@ impl ApplicationPeer {
             shares: Shares::new(
                 limits.max_application_connections,
                 limits.max_application_pending,
+            ),
+            own_shares: Shares::new(
+                own_share(limits.max_application_connections),
+                own_share(limits.max_application_pending),
             ),
             config: Arc::clone(config),
             with_http2,
@@ -320,7 +326,7 @@ impl ApplicationPeer {
     ) -> Result<Slot, DialError> {
         let share = match self.with_http2 {
             true => None,
-            false => Some(self.share(client).await?),
+            false => Some(self.share(&self.shares, client).await?),
         };
         let terms = self.terms(want);
         let mut held = match peer::take::<Worker>(&self.peer, &(), &terms) {
@@ -336,34 +342,33 @@ impl ApplicationPeer {
         Ok(of_worker(held))
     }
 
-    /// A place among the client's requests that hold a connection each.
-    async fn share(&self, client: ClientKey) -> Result<Share, DialError> {
-        match self.shares.take(client) {
+    /// A place among those of the client.
+    async fn share(&self, shares: &Shares, client: ClientKey) -> Result<Share, DialError> {
+        match shares.take(client) {
             Some(share) => Ok(share),
             None => {
                 let patience = self.config.timeouts.application_pending;
                 let stats = self.peer.stats();
-                Box::pin(self.shares.wait(client, patience, stats)).await
+                Box::pin(shares.wait(client, patience, stats)).await
             }
         }
     }
 
     /// A new connection that no other request is given a place on, within [`own_share`] of those that
-    /// may stand. It is counted until the slot is dropped and the request has been sent
-    /// ([`Slot::keep_until_sent`]).
-    ///
-    /// [`own_share`]: weft_core::dialling::own_share
+    /// may stand, which clients share as well. It is counted until the slot is dropped and the request
+    /// has been sent ([`Slot::keep_until_sent`]).
     pub(crate) async fn own(
         &self,
         client: ClientKey,
         connect: ApplicationDial,
     ) -> Result<Slot, DialError> {
-        let share = self.share(client).await?;
+        let own = self.share(&self.own_shares, client).await?;
+        let share = self.share(&self.shares, client.tunnels()).await?;
         let terms = self.terms(Want::Own(crate::clock::now()));
         let dial = self.dial(connect);
         let waiting = Box::pin(peer::wait::<Worker>(&self.peer, &(), terms, dial));
         let mut held = waiting.await?;
-        held.charge(share);
+        held.charge(share.and(own));
         Ok(Slot(Place::Own(Rc::new(held))))
     }
 
@@ -375,7 +380,8 @@ impl ApplicationPeer {
     /// Ends connections that nobody used for `idle`; whether there is anything left.
     pub(crate) fn sweep(&self, idle: Duration) -> bool {
         let spare = self.config.limits.max_idle_per_endpoint;
-        self.peer.sweep(|(), _| idle, spare) || !self.shares.is_unused()
+        let used = !self.shares.is_unused() || !self.own_shares.is_unused();
+        self.peer.sweep(|(), _| idle, spare) || used
     }
 
     fn terms(&self, want: Want) -> Terms {

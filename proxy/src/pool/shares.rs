@@ -21,10 +21,21 @@ pub(super) struct Shares(Rc<RefCell<shares::Shares<oneshot::Sender<Share>>>>);
 pub(super) struct Share {
     of: Shares,
     client: ClientKey,
+    /// Another place that the same request has.
+    beside: Option<Box<Self>>,
+}
+
+impl Share {
+    /// Both places, given back together.
+    pub(super) fn and(mut self, other: Self) -> Self {
+        self.beside = Some(Box::new(other));
+        self
+    }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
+        drop(self.beside.take());
         self.of.0.borrow_mut().release(self.client);
         self.of.serve();
     }
@@ -84,7 +95,11 @@ impl Shares {
 
     fn share(&self, client: ClientKey) -> Share {
         let of = self.clone();
-        Share { of, client }
+        Share {
+            of,
+            client,
+            beside: None,
+        }
     }
 
     fn serve(&self) {

@@ -54,7 +54,7 @@ impl Settings {
     pub(crate) fn of_peer(config: &ProxyConfig) -> Self {
         Self {
             limits: peer_limits(config),
-            ..Self::of(config, true)
+            ..Self::of(config, false)
         }
     }
 
