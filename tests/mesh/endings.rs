@@ -59,6 +59,10 @@ const ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: TLSRoute\n\
     metadata: {name: web, namespace: shop}\nspec:\n  parentRefs: [{group: \"\", kind: Service, name: web}]\n\
     \x20 hostnames: [shop.example.com]\n  rules: [{backendRefs: [{name: web, port: PORT}]}]\n";
 
+/// Holds on the caller's side alone.
+const IDLE: &str = "apiVersion: weft-mesh.io/v1alpha1\nkind: TrafficPolicy\n\
+    metadata: {name: web, namespace: shop}\nspec: {targetRef: {kind: Service, name: web}, timeouts: {idle: 2s}}\n";
+
 /// A ClientHello is waited for as long as anything that a client has to say first. What does not come
 /// is refused with the right reason, under the name of the service; so is what stops.
 #[test]
@@ -69,8 +73,11 @@ fn a_client_hello_may_be_late() {
     let port = free_port();
     let program = script("late_hello.py").args(["echo".to_owned(), port.to_string()]);
     let _application = application(&mesh, program, port);
-    let limits = "timeouts: {client_first: 3s, handshake: 2s, tcp_idle: 4s}\n";
+    let limits = "timeouts: {client_first: 3s, handshake: 2s}\n";
     let pair = Pair::start(&mesh, port, "tcp", limits);
+    let policy = mesh.scratch().file("idle.yaml", IDLE);
+    let apply = format!("apply --wait 10s -f {}", policy.display());
+    mesh.command(&apply).success();
     let idle = format!(
         "import socket\n\
          s = socket.create_connection(('127.0.0.1', {}), timeout=20)\n\
