@@ -50,7 +50,12 @@ def serve(sock):
     if first in b"RE":
         sock.sendall(b"part")
         time.sleep(0.3)
-        return reset(sock) if first == b"R" else sock.close()
+        if first == b"R":
+            return reset(sock)
+        sock.shutdown(socket.SHUT_WR)
+        while sock.recv(65536):
+            pass
+        return sock.close()
     seen.append(end_of(sock).strip())
     sock.close()
 
@@ -176,6 +181,10 @@ def client(kind, address):
     for connect in (False, True):
         tunnel = kind(address, connect)
         tunnel.send(b"E")
+        for _piece in range(3):
+            # Nobody has to read it.
+            time.sleep(0.2)
+            tunnel.send(b"x")
         print("application ends:", tunnel.end(), flush=True)
         tunnel = kind(address, connect)
         tunnel.send(b"R")

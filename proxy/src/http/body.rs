@@ -52,10 +52,17 @@ pub trait BodyGuard: Unpin {
     fn on_error(self, error: &BodyError);
     /// The body was cut: nothing moved in its stream for too long.
     fn on_silence(self);
-    /// The body was cut: its reader took nothing of it for too long.
-    fn on_stall(self);
+    /// The body was cut: its reader took nothing of it for too long. Only where it holds a connection
+    /// ([`Self::holds_connection`]).
+    fn on_stall(self)
+    where
+        Self: Sized,
+    {
+    }
     /// Whether a connection to the application carries nothing else until the body has ended.
-    fn holds_connection(&self) -> bool;
+    fn holds_connection(&self) -> bool {
+        false
+    }
     /// That many bytes went through.
     fn on_data(&mut self, bytes: usize);
     /// A stream of bytes has ended, after so many from the client and to it.
@@ -66,10 +73,6 @@ impl BodyGuard for () {
     fn on_end(self, _trailers: Option<&HeaderMap>) {}
     fn on_error(self, _error: &BodyError) {}
     fn on_silence(self) {}
-    fn on_stall(self) {}
-    fn holds_connection(&self) -> bool {
-        false
-    }
     fn on_data(&mut self, _bytes: usize) {}
     fn on_stream(&mut self, _received: u64, _sent: u64) {}
 }

@@ -347,9 +347,9 @@ impl ExchangeError {
     }
 }
 
-/// What h2 says in one of hyper's errors.
-fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
-    let mut source: Option<&(dyn StdError + 'static)> = Some(error);
+/// What h2 says in an error.
+pub(super) fn h2_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a h2::Error> {
+    let mut source = Some(error);
     while let Some(error) = source {
         if let Some(h2) = error.downcast_ref() {
             return Some(h2);

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use weft_core::extended_connect::{Handshake, NotSwitched};
 use weft_core::resets::TunnelUse;
 
+use super::incoming::h2_error;
 use super::tunnel::{Carried, ClientSide};
 use crate::abort::Abort;
 use crate::tls::Replayed;
@@ -29,6 +30,8 @@ impl<IO: AsyncRead + AsyncWrite + Abort + Unpin + Send> Io for IO {}
 pub(super) struct Stream {
     io: TokioIo<hyper::upgrade::Upgraded>,
     end: StreamEnd,
+    /// Whether its other side reads no more.
+    unread: bool,
 }
 
 /// Ends the sending half of a stream of bytes in HTTP/2 without END_STREAM. hyper knows no reset of a
@@ -52,7 +55,11 @@ impl Stream {
     /// A stream that was handed over; `end` runs the task that sends for it.
     pub(super) fn new(stream: hyper::upgrade::Upgraded, end: StreamEnd) -> Self {
         let io = TokioIo::new(stream);
-        Self { io, end }
+        Self {
+            io,
+            end,
+            unread: false,
+        }
     }
 }
 
@@ -78,36 +85,49 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        unless_unread(Pin::new(&mut self.io).poll_write(cx, buf), buf.len())
+        let me = &mut *self;
+        unless_unread(&mut me.unread, buf.len(), || {
+            Pin::new(&mut me.io).poll_write(cx, buf)
+        })
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        unless_unread(Pin::new(&mut self.io).poll_flush(cx), ())
+        let me = &mut *self;
+        unless_unread(&mut me.unread, (), || Pin::new(&mut me.io).poll_flush(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        unless_unread(Pin::new(&mut self.io).poll_shutdown(cx), ())
+        let me = &mut *self;
+        unless_unread(&mut me.unread, (), || {
+            Pin::new(&mut me.io).poll_shutdown(cx)
+        })
     }
 }
 
-/// What writing came to. A stream that was reset with NO_ERROR has not failed: its other side has said
-/// everything and reads no more (RFC 9113 section 8.1), so what is written to it goes nowhere.
-fn unless_unread<T>(polled: Poll<io::Result<T>>, written: T) -> Poll<io::Result<T>> {
-    polled.map(|result| match result {
-        Err(error) if is_unread(&error) => Ok(written),
+/// Writes, unless the stream is `unread`: one that was reset with NO_ERROR has not failed, its other
+/// side has said everything and reads no more (RFC 9113 section 8.1). What is written to it then goes
+/// nowhere. hyper tells the reset once, and fails without a reason after that.
+fn unless_unread<T>(
+    unread: &mut bool,
+    written: T,
+    write: impl FnOnce() -> Poll<io::Result<T>>,
+) -> Poll<io::Result<T>> {
+    if *unread {
+        return Poll::Ready(Ok(written));
+    }
+    write().map(|result| match result {
+        Err(error) if is_unread(&error) => {
+            *unread = true;
+            Ok(written)
+        }
         result => result,
     })
 }
 
 fn is_unread(error: &io::Error) -> bool {
-    let mut source = error.get_ref().map(|inner| inner as &(dyn Error + 'static));
-    while let Some(error) = source {
-        if let Some(h2) = error.downcast_ref::<h2::Error>() {
-            return h2.reason() == Some(h2::Reason::NO_ERROR);
-        }
-        source = error.source();
-    }
-    false
+    let inner = error.get_ref().map(|inner| inner as &(dyn Error + 'static));
+    let reason = inner.and_then(h2_error).and_then(h2::Error::reason);
+    reason == Some(h2::Reason::NO_ERROR)
 }
 
 /// A message's connection, once it is no longer HTTP.

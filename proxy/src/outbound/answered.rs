@@ -122,16 +122,6 @@ impl BodyGuard for Box<Answered> {
         self.end(Some(CallClass::Neutral), None);
     }
 
-    fn on_stall(mut self) {
-        self.ledger.end_early(Reason::ClientTimeout);
-        self.end(Some(CallClass::Neutral), None);
-    }
-
-    fn holds_connection(&self) -> bool {
-        // One to another sidecar is shared.
-        false
-    }
-
     fn on_data(&mut self, bytes: usize) {
         self.ledger.on_data(bytes);
     }
