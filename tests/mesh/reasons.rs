@@ -192,6 +192,15 @@ fn refused(place: &Place<'_>, reason: &str, parts: &[&str]) {
     place.says(reason);
 }
 
+/// Waits until requests of a peer run at a sidecar.
+fn wait_for_requests(place: &Place<'_>, peer: &str, many: f64) {
+    wait_for("the requests to run", LIMIT, || {
+        let peer = format!("/sa/{peer}\"");
+        let running = sum(&place.metrics(), "http_server_active_requests", &[&peer]);
+        (running >= many).then_some(())
+    });
+}
+
 #[test]
 fn each_reason_is_told() {
     need!("root", "ip", "python3", "curl");
@@ -240,22 +249,27 @@ fn of_the_caller(stage: &Stage<'_>) {
     let large = request("GET /", WEB.0, &large);
     stage.answered("headers-too-large", WEB, &large, &["me"]);
 
-    // Broken within its body, when it is on its way already.
+    // Broken within its body, when the application has it already.
     let fields = "Transfer-Encoding: chunked\r\n";
-    let broken = request("POST /broken", WEB.0, fields) + "no length\r\n";
-    let answer = stage.asker.ask(WEB, &broken);
-    check(&answer, "bad-request", 400, "");
+    let path = "/slow-broken";
+    let head = request(&format!("POST {path}"), WEB.0, fields);
+    let mut broken = stage.asker.send(WEB, &head, 0.1);
+    assert_eq!(broken.received().error, "TimeoutError");
+    wait_for_requests(&web, "me", 1.0);
+    broken.send("no length\r\n", 20.0);
+    check(&broken.received(), "bad-request", 400, "");
     me.logs("a broken body", |line| {
-        line["reason"] == "bad-request" && line["path"] == "/broken" && line["status"] == 400
+        line["reason"] == "bad-request" && line["path"] == path && line["status"] == 400
     });
-    // To the application's sidecar it ends early, where the application has not answered before.
+    // To the application's sidecar the request ends early.
     web.logs("the same", |line| {
-        line["path"] == "/broken" && (line["reason"] == "client-gone" || line["status"] == 200)
+        line["path"] == path && line["reason"] == "client-gone"
     });
 
     let mut left = stage.asker.send(WEB, &get("/slow"), 0.5);
     let silent = left.received();
     assert_eq!(silent.error, "TimeoutError", "{silent:?}");
+    wait_for_requests(&web, "me", 1.0);
     left.end();
     for place in [me, web] {
         let line = place.logs("a caller that left", |line| {
@@ -413,14 +427,7 @@ fn of_instances_that_are_revoked(stage: &Stage<'_>) {
     let mut calling = stage.asker.send((host, 8080), &as_grpc(&slow), 20.0);
     let mut stream = stage.asker.send((host, 8084), "ping", 0.5);
     assert_eq!(stream.received().error, "TimeoutError", "it stands");
-    let running = |place: &Place<'_>, peer: &str, many: f64| {
-        wait_for("the requests to run", LIMIT, || {
-            let peer = format!("/sa/{peer}\"");
-            let running = sum(&place.metrics(), "http_server_active_requests", &[&peer]);
-            (running >= many).then_some(())
-        });
-    };
-    running(&stage.place("outcast"), "me", 2.0);
+    wait_for_requests(&stage.place("outcast"), "me", 2.0);
     crate::lifetimes::revoke(mesh, "outcast");
     let (status, code) = stage.guide["peer-revoked"];
     check(&waiting.received(), "peer-revoked", status, "");
@@ -435,7 +442,7 @@ fn of_instances_that_are_revoked(stage: &Stage<'_>) {
     let _waiting = asker.send(WEB, &get("/slow"), 20.0);
     let mut stream = asker.send(("web.shop.mesh", 8084), "ping", 0.5);
     assert_eq!(stream.received().error, "TimeoutError", "it stands");
-    running(&web, "caller", 1.0);
+    wait_for_requests(&web, "caller", 1.0);
     crate::lifetimes::revoke(mesh, "caller");
     let line = web.logs("a request of a caller that was revoked", |line| {
         line["reason"] == "peer-revoked" && line["path"] == "/slow"
@@ -457,7 +464,7 @@ fn of_a_sidecar_that_stops(stage: &Stage<'_>) {
     let mut stream = stage.asker.send((host, 8084), "ping", 0.5);
     assert_eq!(stream.received().error, "TimeoutError", "it stands");
     let place = stage.place("leaver");
-    place.counts("http_server_active_requests", &[]);
+    wait_for_requests(&place, "me", 1.0);
     // The second signal cuts the leaving short. The program goes on, and so does the admin interface.
     wait_for("it cuts what is left", LIMIT, || {
         running.signal(Signal::TERM);

@@ -3,7 +3,7 @@
 reasons.py serve: an application in HTTP/1.1 on 8080, one in HTTP/2 on 8082 that refuses each stream
 (REFUSED_STREAM), one on 8083 that ends each connection without processing anything (GOAWAY), and an echo on
 8084 and 8085. It ignores SIGTERM. Paths of 8080:
-  /slow       answered after 30 s            /pause  answered after 1.5 s
+  /slow*      answered after 30 s            /pause  answered after 1.5 s
   /reset      the connection is closed       /cut    and that within the answer's body
   /garbage    no HTTP is answered            /large  a head of 70 KiB is answered
   /up         101, and then an echo          /503    answered with 503
@@ -13,7 +13,7 @@ Anything else is answered with 200.
 reasons.py ask SOCKET: waits on that Unix socket. A connection to it is one of TCP: a line of JSON,
 {"host", "port", "send", "seconds"}, is answered with {"received", "error"} when a whole response
 or the end of the connection has come, or after so many seconds. The TCP connection is open as long as
-the one to the Unix socket.
+the one to the Unix socket; further lines, {"send", "seconds"}, send more on it and are answered alike.
 """
 
 import json
@@ -88,7 +88,7 @@ class Http:
     def answer(self, connection, path):
         ok = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n"
         match path:
-            case "/slow":
+            case "/slow" | "/slow-broken":
                 time.sleep(HOLD)
             case "/pause":
                 time.sleep(1.5)
@@ -184,15 +184,11 @@ def is_whole(received):
     return False
 
 
-def relay(asked):
-    """One TCP connection, as it is told."""
-    lines = asked.makefile("rw", encoding="utf-8", newline="\n")
-    told = json.loads(lines.readline())
+def exchanged(connection, told):
+    """Sends, and receives to the end of a response or of the connection, or of the time."""
     received, error = b"", ""
     end = time.monotonic() + told["seconds"]
-    connection = None
     try:
-        connection = socket.create_connection((told["host"], told["port"]), timeout=20)
         connection.sendall(told["send"].encode("latin-1"))
         while not is_whole(received) and time.monotonic() < end:
             connection.settimeout(max(0.01, end - time.monotonic()))
@@ -203,9 +199,22 @@ def relay(asked):
             received += data
     except OSError as failed:
         error = type(failed).__name__
-    lines.write(json.dumps(dict(received=received.decode("latin-1"), error=error)) + "\n")
-    lines.flush()
-    lines.readline()
+    return received, error
+
+
+def relay(asked):
+    """One TCP connection, as it is told."""
+    lines = asked.makefile("rw", encoding="utf-8", newline="\n")
+    connection = None
+    while line := lines.readline():
+        told = json.loads(line)
+        try:
+            connection = connection or socket.create_connection((told["host"], told["port"]), timeout=20)
+            received, error = exchanged(connection, told)
+        except OSError as failed:
+            received, error = b"", type(failed).__name__
+        lines.write(json.dumps(dict(received=received.decode("latin-1"), error=error)) + "\n")
+        lines.flush()
     if connection is not None:
         connection.close()
 

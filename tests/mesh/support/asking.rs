@@ -160,11 +160,10 @@ impl Asker {
                 Sent::ByWorkload(stream)
             }
             Self::Test(address) => {
-                let mut stream = TcpStream::connect(address).expect("connect");
-                let timeout = Duration::from_secs_f64(seconds);
-                stream.set_read_timeout(Some(timeout)).expect("a timeout");
-                stream.write_all(text.as_bytes()).expect("send");
-                Sent::ByTest(stream)
+                let stream = TcpStream::connect(address).expect("connect");
+                let mut sent = Sent::ByTest(stream);
+                sent.send(text, seconds);
+                sent
             }
         }
     }
@@ -192,6 +191,21 @@ impl Sent {
                     received: String::from_utf8_lossy(&received).into_owned(),
                     error: read.map_or_else(|error| error.to_string(), |_| "closed".to_owned()),
                 }
+            }
+        }
+    }
+
+    /// Sends more; `seconds` is how long an answer is waited for.
+    pub(crate) fn send(&mut self, text: &str, seconds: f64) {
+        match self {
+            Self::ByWorkload(stream) => {
+                let told = json!({"send": text, "seconds": seconds});
+                writeln!(stream, "{told}").expect("tell the program");
+            }
+            Self::ByTest(stream) => {
+                let timeout = Duration::from_secs_f64(seconds);
+                stream.set_read_timeout(Some(timeout)).expect("a timeout");
+                stream.write_all(text.as_bytes()).expect("send");
             }
         }
     }
