@@ -15,7 +15,7 @@ use weft_control_plane::api::types::{
 };
 use weft_control_plane::app::parse_duration;
 use weft_control_plane::client::{Client, encode, query};
-use weft_control_plane::document::INPUT_MAX_BYTES;
+use weft_control_plane::model::INPUT_MAX_BYTES;
 use weft_control_plane::store::HistoryEntry;
 
 use crate::output::{CliError, Format, OutputArgs, age, note, show, table};

@@ -3,7 +3,7 @@
 use clap::Args;
 use weft_control_plane::api::types::{ExplainRequest, Items};
 use weft_control_plane::client::Client;
-use weft_control_plane::explain::Step;
+use weft_control_plane::policy::explain::Step;
 use weft_core::name::WorkloadName;
 
 use crate::output::{CliError, OutputArgs, show, table};

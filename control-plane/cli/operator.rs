@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use weft_control_plane::api::types::{Items, NewOperator, OperatorRequest, RevokeRequest};
 use weft_control_plane::app::parse_duration;
 use weft_control_plane::client::Client;
-use weft_control_plane::operator::{NewKey, OperatorRecord};
+use weft_control_plane::identity::operator::{NewKey, OperatorRecord};
 
 use crate::output::{CliError, OutputArgs, line, moment, show, table};
 

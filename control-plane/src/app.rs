@@ -27,10 +27,10 @@ use weft_proto::registry::registry_server::RegistryServer;
 use weft_proto::xds::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 
 use crate::api::{self, Status, Who};
-use crate::ca::{Authority, CaError, LEAF_TTL_MAX, LEAF_TTL_MIN};
 use crate::client::default_data_dir;
 use crate::discovery::grpc::DiscoveryService;
-use crate::identity::IdentityService;
+use crate::identity::ca::{Authority, CaError, LEAF_TTL_MAX, LEAF_TTL_MIN};
+use crate::identity::grpc::IdentityService;
 use crate::metrics;
 use crate::plane::{Plane, PlaneError, Settings};
 use crate::ratelimit::Leases;

@@ -24,10 +24,10 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::api::types::{ErrorBody, JoinAnswer, JoinRequest};
-use crate::ca::OWN_DNS_NAME;
-use crate::document::Problem;
-use crate::operator::OperatorFile;
-use crate::reader;
+use crate::identity::ca::OWN_DNS_NAME;
+use crate::identity::operator::OperatorFile;
+use crate::model::Problem;
+use crate::model::reader;
 
 /// Names the control plane: `unix:DATA-DIR` for one of this machine, `https://HOST:PORT` for one
 /// elsewhere.

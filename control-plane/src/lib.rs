@@ -8,23 +8,18 @@
 
 pub mod api;
 pub mod app;
-pub mod ca;
 pub mod client;
 pub mod compile;
 pub mod discovery;
-pub mod document;
-pub mod explain;
 pub mod identity;
 pub mod metrics;
-pub mod operator;
-pub mod plan;
+pub mod model;
 pub mod plane;
+pub mod policy;
 pub mod ratelimit;
-mod reader;
 pub mod registry;
 pub mod store;
 pub mod tls;
-pub mod token;
 
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};

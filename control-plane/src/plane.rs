@@ -15,14 +15,16 @@ use tokio::sync::watch;
 use weft_core::model::{Cidr, MeshConfig, ObservedBreaker, Registration, TrustBundle};
 use weft_core::name::{ServiceName, SpiffeId};
 
-use crate::ca::{self, Authority, CaError, SignedLeaf};
 use crate::compile::{Assigned, Compiled, VirtualAddresses, compile};
-use crate::document::{ObjectName, TrafficPolicySpec};
-use crate::operator::{self, OperatorRecord};
+use crate::identity::ca::{self, Authority, CaError, SignedLeaf};
+use crate::identity::operator::{self, OperatorRecord};
+use crate::identity::token::{
+    self, Binding, InstanceRecord, Redeemed, Redemption, TokenError, TokenRecord,
+};
+use crate::model::{ObjectName, TrafficPolicySpec};
 use crate::registry::{Entry, Refused, Registry, check_binding, check_values};
 use crate::store::{Change, RecordWrite, ResourceKey, Revision, Store, StoreError, StoredResource};
 use crate::tls::PeerIdentity;
-use crate::token::{self, Binding, InstanceRecord, Redeemed, Redemption, TokenError, TokenRecord};
 use crate::{random, sha256_hex, unix_millis, unix_seconds};
 
 use observed::Observations;

@@ -21,7 +21,7 @@ use tonic::transport::server::Connected;
 use tonic::{Request, Status};
 use weft_core::name::SpiffeId;
 
-use crate::ca::{Authority, CaError};
+use crate::identity::ca::{Authority, CaError};
 use crate::unix_seconds;
 
 /// A client that does not complete its handshake is dropped.

@@ -11,8 +11,8 @@ use super::refusal::{Answer, Refusal, read};
 use super::types::{EffectiveInfo, ExplainRequest, Items, RateLimitInfo};
 use super::views::observed_by;
 use crate::compile::{Compiled, policies_for};
-use crate::document::{limit_text, spelled_out};
-use crate::explain::{Known, Question, Step, explain};
+use crate::model::{limit_text, spelled_out};
+use crate::policy::explain::{Known, Question, Step, explain};
 
 pub(super) async fn explain_request(
     State(admin): State<Admin>,

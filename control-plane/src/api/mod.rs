@@ -26,9 +26,9 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::load_shed::LoadShedLayer;
 use tower::timeout::TimeoutLayer;
 
-use crate::document::INPUT_MAX_BYTES;
+use crate::identity::token::Binding;
+use crate::model::INPUT_MAX_BYTES;
 use crate::plane::Plane;
-use crate::token::Binding;
 
 use operators::create_operator;
 use refusal::{Answer, Refusal, read};

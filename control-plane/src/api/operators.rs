@@ -19,7 +19,7 @@ use super::Admin;
 use super::refusal::{Answer, Refusal, read};
 use super::serve::{CONNECTIONS_MAX, DRAIN, serve_connection};
 use super::types::{NewOperator, OperatorRequest};
-use crate::operator::{OperatorRecord, id_of};
+use crate::identity::operator::{OperatorRecord, id_of};
 use crate::plane::Plane;
 use crate::tls::Connection;
 

@@ -7,10 +7,10 @@ use serde::de::DeserializeOwned;
 use tower::BoxError;
 
 use super::types::{ErrorBody, ErrorView};
-use crate::ca::CaError;
-use crate::document::Problem;
+use crate::identity::ca::CaError;
+use crate::model::Problem;
+use crate::model::reader;
 use crate::plane::PlaneError;
-use crate::reader;
 use crate::store::StoreError;
 
 /// What every route gives.

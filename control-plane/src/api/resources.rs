@@ -18,9 +18,9 @@ use super::types::{
     RollbackRequest, Source, Sources,
 };
 use crate::compile::{Compiled, Dangling};
-use crate::document::{self, API_GROUP, KINDS, Parent, Placed, Problem, kind_names, version_of};
-use crate::plan;
+use crate::model::{self, API_GROUP, KINDS, Parent, Placed, Problem, kind_names, version_of};
 use crate::plane::Plane;
+use crate::policy::plan;
 use crate::store::{Change, HistoryEntry, ResourceKey, StoredResource, digest};
 
 /// Who looks after routes (Gateway API, `controllerName`).
@@ -378,7 +378,7 @@ pub fn read_sources(sources: &[Source]) -> Result<Vec<Placed>, Vec<Problem>> {
     let mut problems = Vec::new();
     let mut keys = BTreeSet::new();
     for source in sources {
-        match document::read(&source.name, &source.text) {
+        match model::read(&source.name, &source.text) {
             Err(more) => problems.extend(more),
             Ok(read) => {
                 for document in read {

@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::types::*;
 use super::{Status, Who, admin_router, bind_unix, join_router, serve_unix};
-use crate::ca::Authority;
 use crate::client::{Client, ClientError, query};
-use crate::document::Problem;
+use crate::identity::ca::Authority;
+use crate::model::Problem;
 use crate::plane::{Plane, Settings};
 use crate::store::{HistoryEntry, RedbStore};
 

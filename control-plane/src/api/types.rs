@@ -9,8 +9,8 @@ use serde_json::Value;
 use weft_core::model::{AppProtocol, RegisteredPort, ServicePort};
 use weft_core::name::{ServiceName, TrustDomain, WorkloadName};
 
-use crate::document::Problem;
-use crate::plan::Effect;
+use crate::model::Problem;
+use crate::policy::plan::Effect;
 use crate::store::{ResourceKey, Revision};
 
 /// A list; the form of every answer that may grow.

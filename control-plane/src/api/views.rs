@@ -18,8 +18,8 @@ use super::types::{
     AppliedQuery, BreakerInfo, CertInfo, EndpointInfo, Items, Metadata, Progress, ProxyInfo,
     RejectedResource, ServiceInfo, ServiceStatus, StatusInfo, Target, TokenInfo, WorkloadInfo,
 };
-use crate::document::API_VERSION;
-use crate::operator::OperatorRecord;
+use crate::identity::operator::OperatorRecord;
+use crate::model::API_VERSION;
 use crate::plane::{Plane, ProxyView};
 use crate::registry::Entry;
 use crate::store::StoredResource;
@@ -293,7 +293,8 @@ pub(super) async fn tokens(State(admin): State<Admin>) -> Answer<Items<TokenInfo
 pub(super) async fn certs(State(admin): State<Admin>) -> Answer<Items<CertInfo>> {
     let mut records = admin.plane.instances();
     records.sort_by(|a, b| {
-        let key = |i: &crate::token::InstanceRecord| (i.binding.workload.clone(), i.created);
+        let key =
+            |i: &crate::identity::token::InstanceRecord| (i.binding.workload.clone(), i.created);
         key(a).cmp(&key(b))
     });
     let items = records.into_iter().map(|record| CertInfo {

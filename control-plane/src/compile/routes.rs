@@ -8,7 +8,7 @@ use weft_core::name::ServiceName;
 use weft_core::policy::Fallback;
 use weft_core::route::{Backend, Fault, Filter, Route, RouteName, Rule};
 
-use crate::document::{
+use crate::model::{
     GATEWAY_GROUP, ObjectName, Parent, RouteDraft, RouteKind, TargetKind, TargetRef,
     TrafficPolicySpec,
 };

@@ -1,5 +1,5 @@
 use super::*;
-use crate::document::{Document, read};
+use crate::model::{Document, read};
 
 /// Services a, b and c of shop with ports 80 and 81, and x of lab with port 80.
 fn services() -> BTreeMap<ServiceName, BTreeSet<u16>> {

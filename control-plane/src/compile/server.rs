@@ -9,7 +9,7 @@ use weft_core::rate::{RateLimit, RateScope};
 use weft_core::server::{ServerPolicy, ServerPort};
 
 use super::{World, policies_for, ports_to, service_names};
-use crate::document::{ObjectName, RateLimitPolicySpec, TargetRef};
+use crate::model::{ObjectName, RateLimitPolicySpec, TargetRef};
 use crate::registry::Entry;
 
 /// A RateLimitPolicy that was asked for.

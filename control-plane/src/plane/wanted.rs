@@ -11,7 +11,7 @@ use weft_core::route::Fault;
 use crate::compile::{
     ExternalEntry, RateLimitEntry, RouteEntry, VirtualAddresses, World, service_names,
 };
-use crate::document::{Document, MeshConfigSpec, ObjectName, ServiceSpec, TrafficPolicySpec};
+use crate::model::{Document, MeshConfigSpec, ObjectName, ServiceSpec, TrafficPolicySpec};
 use crate::registry::Entry;
 use crate::store::StoredResource;
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use weft_core::model::{Cidr, Registration};
 use weft_core::name::{SpiffeId, WorkloadName};
 
-use crate::token::Binding;
+use crate::identity::token::Binding;
 
 /// Own addresses, and services, of one workload.
 const ADDRESSES_MAX: usize = 16;

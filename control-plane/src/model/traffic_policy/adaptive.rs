@@ -11,7 +11,7 @@ use weft_core::route::{HttpMatch, PathMatch, ValueMatch};
 use weft_core::shedding::{Caller, Critical, Shedding};
 
 use super::{TargetKind, Time};
-use crate::document::{Check, HeaderMatchType, HeaderSpec, route};
+use crate::model::{Check, HeaderMatchType, HeaderSpec, route};
 
 /// Share of the limit that is kept where something is critical and no share is given.
 const CRITICAL_SHARE: f64 = 0.1;
@@ -119,7 +119,7 @@ impl AdaptiveConcurrencySpec {
     }
 
     /// Adds what cannot even be read to `check`, and what nobody would do for such a target.
-    pub(in crate::document) fn check(&self, check: &mut Check<'_>, target: TargetKind) {
+    pub(in crate::model) fn check(&self, check: &mut Check<'_>, target: TargetKind) {
         let Some(server) = &self.server else { return };
         let _read = server.read(check);
         if target == TargetKind::ExternalService {
@@ -281,7 +281,7 @@ fn spell_critical(critical: &Critical) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use crate::document::{Document, read};
+    use crate::model::{Document, read};
     use weft_core::policy::TrafficPolicy;
 
     fn policy(adaptive: &str) -> String {

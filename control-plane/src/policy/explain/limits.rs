@@ -7,7 +7,7 @@ use weft_core::reason::Reason;
 use weft_core::route::{Decision, RequestHead, Rule};
 
 use super::{Compiled, Question, Steps, answered};
-use crate::document::limit_text;
+use crate::model::limit_text;
 
 /// A request as it arrives at the service.
 pub(super) struct Arriving<'a> {

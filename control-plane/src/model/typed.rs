@@ -4,7 +4,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::Check;
-use crate::reader::{self, Misfit};
+use crate::model::reader::{self, Misfit};
 
 impl Check<'_> {
     /// Reads a value strictly: unknown fields are problems.

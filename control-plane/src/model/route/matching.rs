@@ -11,7 +11,7 @@ use http::{HeaderName, Method};
 use weft_core::route::{HttpMatch, PathMatch, RouteError, ValueMatch};
 
 use super::{FIELDS_MAX, MATCHES_MAX, filter, limit};
-use crate::document::Check;
+use crate::model::Check;
 
 /// The matches of an HTTPRoute's rule.
 ///
@@ -35,7 +35,7 @@ pub(super) fn read_http_matches(
 }
 
 /// The matches of an HTTPRoute's rule, or of another that has such.
-pub(in crate::document) fn read_matches(
+pub(in crate::model) fn read_matches(
     check: &mut Check<'_>,
     at: &str,
     matches: &[HttpRouteRulesMatches],
@@ -108,7 +108,7 @@ fn read_path(
 }
 
 /// A value, or a problem with it.
-pub(in crate::document) fn note<T>(
+pub(in crate::model) fn note<T>(
     check: &mut Check<'_>,
     at: &str,
     read: Result<T, RouteError>,
@@ -134,7 +134,7 @@ fn read_value(check: &mut Check<'_>, at: &str, pattern: bool, value: &str) -> Op
 }
 
 /// Fields that a request has to have: name, whether the value is a pattern, value.
-pub(in crate::document) fn read_headers<'a>(
+pub(in crate::model) fn read_headers<'a>(
     check: &mut Check<'_>,
     at: &str,
     headers: impl ExactSizeIterator<Item = (&'a str, bool, &'a str)>,

@@ -22,7 +22,7 @@ use gateway_api::experimental::referencegrants::ReferenceGrantSpec;
 use weft_core::policy::TrafficPolicy;
 use weft_core::route::Fault;
 
-use crate::document::{
+use crate::model::{
     Document, NamespaceSpec, ObjectName, RouteKind, ServiceSpec, TrafficPolicySpec,
 };
 use crate::registry::Entry;

@@ -120,7 +120,7 @@ impl HealthCheckSpec {
     }
 
     /// What cannot be resolved: the field, what was found and what is allowed.
-    pub(in crate::document) fn misfits(&self) -> Vec<(String, String, &'static str)> {
+    pub(in crate::model) fn misfits(&self) -> Vec<(String, String, &'static str)> {
         let kinds = [
             ("http", self.http.is_some()),
             ("grpc", self.grpc.is_some()),

@@ -368,7 +368,7 @@ fn shown(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::document::read;
+    use crate::model::read;
 
     fn document(spec: &str) -> String {
         format!(
@@ -587,7 +587,7 @@ mod tests {
         for (spec, path, found) in BAD {
             let text = document(&spec.replace("PORT80", "{port: 80, protocol: http}"));
             let problems = read("file.yaml", &text).unwrap_err();
-            let said = |p: &crate::document::Problem| p.path == *path && p.found.contains(found);
+            let said = |p: &crate::model::Problem| p.path == *path && p.found.contains(found);
             assert!(problems.iter().any(said), "{spec}: {problems:#?}");
         }
         let many = vec!["{address: c.d}"; 65].join(", ");

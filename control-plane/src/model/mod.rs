@@ -4,6 +4,7 @@
 mod external;
 mod fault;
 mod rate_limit;
+pub(crate) mod reader;
 mod route;
 mod traffic_policy;
 mod typed;

@@ -26,7 +26,7 @@ use matching::{read_grpc_matches, read_http_matches};
 pub(super) use matching::{note, read_headers, read_matches};
 
 use super::{Check, ObjectName};
-use crate::reader;
+use crate::model::reader;
 
 /// The group of the Gateway API's kinds.
 pub const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";

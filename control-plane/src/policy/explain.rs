@@ -27,7 +27,7 @@ use weft_core::terms::{self, Origin, Terms};
 use weft_proto::resource::{Kind, Resource};
 
 use crate::compile::{Compiled, policies_for};
-use crate::document::{ObjectName, TrafficPolicySpec, hedge_in_words};
+use crate::model::{ObjectName, TrafficPolicySpec, hedge_in_words};
 
 use limits::Arriving;
 

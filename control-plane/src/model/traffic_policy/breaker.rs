@@ -267,7 +267,7 @@ impl FailuresSpec {
 
 impl FallbackSpec {
     /// `None` where the name is none.
-    pub(in crate::document) fn resolve(&self, namespace: &str) -> Option<Fallback> {
+    pub(in crate::model) fn resolve(&self, namespace: &str) -> Option<Fallback> {
         Some(match self {
             Self::Response(response) => Fallback::Response {
                 status: response.status,

@@ -14,7 +14,7 @@ use weft_core::route::{Route, Rule};
 use weft_proto::resource::{Kind, Resource};
 
 use crate::compile::{Compiled, policies_for};
-use crate::document::{ObjectName, TrafficPolicySpec, limit_text, spelled_out};
+use crate::model::{ObjectName, TrafficPolicySpec, limit_text, spelled_out};
 
 /// One difference that callers would notice.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

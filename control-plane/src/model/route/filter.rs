@@ -15,7 +15,7 @@ use weft_core::route::{
 };
 
 use super::{Target, again, limit, read_port, read_target};
-use crate::document::{API_GROUP, Check};
+use crate::model::{API_GROUP, Check};
 
 /// Most filters of a rule, and most fields of a modifier.
 const FILTERS_MAX: usize = 16;

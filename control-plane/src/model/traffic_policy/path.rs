@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use weft_core::path::PathNormalization;
 
 use super::TargetKind;
-use crate::document::Check;
+use crate::model::Check;
 
 /// What the servers of a port may do with paths. What is left out they may do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,7 +46,7 @@ impl PathNormalizationSpec {
     }
 
     /// Adds to `check` what nobody would do for such a target.
-    pub(in crate::document) fn check(check: &mut Check<'_>, target: TargetKind) {
+    pub(in crate::model) fn check(check: &mut Check<'_>, target: TargetKind) {
         if target == TargetKind::ExternalService {
             let allowed = "nothing for an ExternalService: no sidecar restricts or permits by path \
                            there";

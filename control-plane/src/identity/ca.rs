@@ -21,7 +21,8 @@ use weft_core::name::{SpiffeId, TrustDomain};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
-use crate::{operator, sha256_hex};
+use super::operator;
+use crate::sha256_hex;
 
 /// Clocks of workloads may be this far behind.
 const BACKDATE: Duration = Duration::from_secs(300);
@@ -176,7 +177,7 @@ impl Authority {
         self.sign_with(csr, params, ttl, now)
     }
 
-    /// Signs a certificate for an operator (see [`crate::operator`]): good for calling only.
+    /// Signs a certificate for an operator (see [`crate::identity::operator`]): good for calling only.
     pub fn sign_operator(
         &self,
         csr: &[u8],
