@@ -21,9 +21,9 @@ use crate::identity::operator::{self, OperatorRecord};
 use crate::identity::token::{
     self, Binding, InstanceRecord, Redeemed, Redemption, TokenError, TokenRecord,
 };
-use crate::model::{ObjectName, TrafficPolicySpec};
+use crate::model::{ObjectName, ResourceKey, TrafficPolicySpec};
 use crate::registry::{Entry, Refused, Registry, check_binding, check_values};
-use crate::store::{Change, RecordWrite, ResourceKey, Revision, Store, StoreError, StoredResource};
+use crate::store::{Change, RecordWrite, Revision, Store, StoreError, StoredResource};
 use crate::tls::PeerIdentity;
 use crate::{random, sha256_hex, unix_millis, unix_seconds};
 

@@ -18,10 +18,12 @@ use super::types::{
     RollbackRequest, Source, Sources,
 };
 use crate::compile::{Compiled, Dangling};
-use crate::model::{self, API_GROUP, KINDS, Parent, Placed, Problem, kind_names, version_of};
+use crate::model::{
+    self, API_GROUP, Kind, Parent, Placed, Problem, ResourceKey, kind_names, version_of,
+};
 use crate::plane::Plane;
 use crate::policy::plan;
-use crate::store::{Change, HistoryEntry, ResourceKey, StoredResource, digest};
+use crate::store::{Change, HistoryEntry, StoredResource, digest};
 
 /// Who looks after routes (Gateway API, `controllerName`).
 const CONTROLLER: &str = "weft-mesh.io/control-plane";
@@ -407,16 +409,7 @@ pub fn read_sources(sources: &[Source]) -> Result<Vec<Placed>, Vec<Problem>> {
 
 /// A kind, as people write it: in any case, in the plural.
 fn kind(text: &str) -> Result<&'static str, Refusal> {
-    let singular = match text.strip_suffix("ies") {
-        Some(stem) => format!("{stem}y"),
-        None => text.strip_suffix('s').unwrap_or(text).to_owned(),
-    };
-    let mut kinds = KINDS.into_iter().map(|(kind, _versions)| kind);
-    let found = kinds.find(|kind| {
-        [text, &singular]
-            .iter()
-            .any(|text| text.eq_ignore_ascii_case(kind))
-    });
+    let found = Kind::parse(text).map(|kind| kind.name);
     found.ok_or_else(|| {
         let allowed = kind_names();
         Refusal::invalid(format!("kind: found {text:?}; allowed: {allowed}"))

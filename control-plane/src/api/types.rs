@@ -9,9 +9,9 @@ use serde_json::Value;
 use weft_core::model::{AppProtocol, RegisteredPort, ServicePort};
 use weft_core::name::{ServiceName, TrustDomain, WorkloadName};
 
-use crate::model::Problem;
+use crate::model::{Problem, ResourceKey};
 use crate::policy::plan::Effect;
-use crate::store::{ResourceKey, Revision};
+use crate::store::Revision;
 
 /// A list; the form of every answer that may grow.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -23,11 +23,10 @@ use weft_core::policy::TrafficPolicy;
 use weft_core::route::Fault;
 
 use crate::model::{
-    Document, NamespaceSpec, ObjectName, RouteKind, ServiceSpec, TrafficPolicySpec,
+    Document, NamespaceSpec, ObjectName, ResourceKey, RouteKind, ServiceSpec, TrafficPolicySpec,
 };
 use crate::registry::Entry;
 use crate::sha256_hex;
-use crate::store::ResourceKey;
 
 pub use external::{ExternalEntry, ExternalStatus};
 pub use routes::{

@@ -6,7 +6,12 @@ use gateway_api::experimental::httproutes::HttpRouteRulesMatches;
 use serde::{Deserialize, Serialize};
 use weft_core::rate::{RateKey, RateLimit, RateScope, RuleName};
 
-use super::{Check, ObjectName, SourceSpec, TargetKind, TargetRef, Time, check_target, route};
+use super::check::Check;
+use super::key::ObjectName;
+use super::kind::{API_VERSION, Attachment, DocumentKind};
+use super::kinds::Document;
+use super::route;
+use super::traffic_policy::{SourceSpec, TargetKind, TargetRef, Time};
 
 /// Rules of a policy.
 const RULES_MAX: usize = 16;
@@ -66,10 +71,31 @@ pub enum RateKeySpec {
     Claim(String),
 }
 
+impl DocumentKind for RateLimitPolicySpec {
+    const NAME: &'static str = "RateLimitPolicy";
+    const PLURAL: &'static str = "ratelimitpolicies";
+    const VERSION: &'static str = API_VERSION;
+
+    fn validate(&self, check: &mut Check<'_>, own: &ObjectName) {
+        self.read(check, own);
+    }
+
+    fn into_document(self, own: ObjectName) -> Option<Document> {
+        Some(Document::RateLimitPolicy(own, self))
+    }
+
+    fn attachments(&self, own: &ObjectName) -> Vec<Attachment> {
+        self.target_ref
+            .attachment(&own.namespace)
+            .into_iter()
+            .collect()
+    }
+}
+
 impl RateLimitPolicySpec {
     /// Reads it, and adds what is wrong with it to `check`.
-    pub(super) fn read(&self, check: &mut Check<'_>, name: &ObjectName) -> Vec<Arc<RateLimit>> {
-        check_target(check, &self.target_ref);
+    fn read(&self, check: &mut Check<'_>, name: &ObjectName) -> Vec<Arc<RateLimit>> {
+        self.target_ref.check(check);
         if self.target_ref.kind != TargetKind::Service {
             let allowed = "Service: limits are kept by the sidecars of its own workloads";
             check.add("spec.targetRef.kind", "ExternalService", allowed);
@@ -165,7 +191,7 @@ pub fn limit_text(limit: &RateLimit) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Document, Problem, read};
+    use super::super::{Problem, read};
     use super::*;
     use weft_core::route::{HttpMatch, PathMatch};
 

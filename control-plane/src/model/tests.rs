@@ -1,5 +1,7 @@
 //! Documents, good and bad.
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 fn service(spec: &str) -> String {
@@ -677,4 +679,94 @@ fn policy_spec(rest: &str) -> TrafficPolicySpec {
         panic!("another kind");
     };
     *spec
+}
+
+/// Every document of these texts, with what it is attached to and what it names.
+#[track_caller]
+fn relations(text: &str) -> (Vec<Attachment>, Vec<Reference>) {
+    let document = read("-", text).unwrap().remove(0).value;
+    (document.attachments(), document.references())
+}
+
+fn attachment(service: &str, external: bool, port: Option<u16>) -> Attachment {
+    Attachment {
+        service: service.parse().unwrap(),
+        external,
+        port,
+    }
+}
+
+#[test]
+fn routes_name_parents_backends_mirrors_faults_and_grants() {
+    let (attachments, references) = relations(
+        r#"
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: split, namespace: shop}
+spec:
+  parentRefs:
+    - {group: "", kind: Service, name: web, port: 80}
+    - {group: weft-mesh.io, kind: ExternalService, name: api}
+  rules:
+    - filters:
+        - type: RequestMirror
+          requestMirror: {backendRef: {name: shadow, namespace: lab, port: 80}}
+        - type: ExtensionRef
+          extensionRef: {group: weft-mesh.io, kind: FaultInjection, name: slow}
+      backendRefs:
+        - {name: web, port: 80}
+        - {name: web-v2, port: 80}
+        - {name: web, port: 80, weight: 2}
+"#,
+    );
+    assert_eq!(
+        attachments,
+        [
+            attachment("shop/web", false, Some(80)),
+            attachment("shop/api", true, None)
+        ]
+    );
+    assert_eq!(
+        references,
+        [
+            Reference::Service("lab/shadow".parse().unwrap()),
+            Reference::Service("shop/web".parse().unwrap()),
+            Reference::Service("shop/web-v2".parse().unwrap()),
+            Reference::Fault(ObjectName {
+                namespace: "shop".to_owned(),
+                name: "slow".to_owned(),
+            }),
+            Reference::Grants("lab".to_owned()),
+        ]
+    );
+}
+
+#[test]
+fn policies_name_targets_and_fallbacks() {
+    let (attachments, references) = relations(
+        "apiVersion: weft-mesh.io/v1alpha1\nkind: TrafficPolicy\n\
+         metadata: {name: web, namespace: shop}\n\
+         spec: {targetRef: {kind: Service, name: web, port: 80}, \
+         circuitBreaker: {fallback: {backend: {name: spare, port: 80}}}}\n",
+    );
+    assert_eq!(attachments, [attachment("shop/web", false, Some(80))]);
+    assert_eq!(
+        references,
+        [Reference::Service("shop/spare".parse().unwrap())]
+    );
+    let (attachments, references) = relations(&service("{ports: [{port: 80}]}"));
+    assert_eq!((attachments, references), (vec![], vec![]));
+}
+
+#[test]
+fn kinds_as_people_write_them() {
+    for kind in KINDS {
+        for text in [kind.name, kind.plural, &kind.name.to_lowercase()] {
+            assert_eq!(Kind::parse(text).unwrap().name, kind.name, "{text}");
+        }
+        assert_eq!(Kind::find(kind.name).unwrap().version, kind.version);
+    }
+    for text in ["", "policy", "s", "httprouteses"] {
+        assert!(Kind::parse(text).is_none(), "{text}");
+    }
 }

@@ -3,10 +3,12 @@
 
 mod adaptive;
 mod breaker;
+mod check;
 mod health;
 mod hedge;
 mod path;
 mod spelled;
+mod target;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -14,7 +16,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use weft_core::balance::{self, hash::HashOn};
-use weft_core::policy::{BudgetConfig, TrafficPolicy};
+use weft_core::policy::{BudgetConfig, Fallback, TrafficPolicy};
 use weft_core::retry::RetryPolicy;
 
 use crate::app::parse_duration;
@@ -31,6 +33,12 @@ pub use hedge::HedgeSpec;
 pub(crate) use hedge::in_words as hedge_in_words;
 pub use path::PathNormalizationSpec;
 pub use spelled::spelled_out;
+pub use target::{TargetKind, TargetRef};
+
+use super::check::Check;
+use super::key::ObjectName;
+use super::kind::{API_VERSION, Attachment, DocumentKind, Reference};
+use super::kinds::Document;
 
 /// A time as people write it: `250ms`, `10s`, `1m`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,27 +98,6 @@ pub struct TrafficPolicySpec {
     /// What the servers may do with paths.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path_normalization: Option<PathNormalizationSpec>,
-}
-
-/// The Service or ExternalService that a policy is for, in the policy's own namespace.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TargetRef {
-    /// `Service` or `ExternalService`.
-    pub kind: TargetKind,
-    /// Its name.
-    pub name: String,
-    /// One of its ports; a policy for a port beats one for all of them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub port: Option<u16>,
-}
-
-/// What a policy may be for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum TargetKind {
-    /// A service.
-    Service,
-    /// A service outside the mesh.
-    ExternalService,
 }
 
 /// How endpoints are picked.
@@ -268,6 +255,36 @@ pub struct LimitsSpec {
     /// Requests that a connection to an endpoint carries.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requests_per_connection: Option<u32>,
+}
+
+impl DocumentKind for TrafficPolicySpec {
+    const NAME: &'static str = "TrafficPolicy";
+    const PLURAL: &'static str = "trafficpolicies";
+    const VERSION: &'static str = API_VERSION;
+
+    fn validate(&self, check: &mut Check<'_>, own: &ObjectName) {
+        check::check_policy(check, &own.namespace, self);
+    }
+
+    fn into_document(self, own: ObjectName) -> Option<Document> {
+        Some(Document::TrafficPolicy(own, Box::new(self)))
+    }
+
+    fn attachments(&self, own: &ObjectName) -> Vec<Attachment> {
+        self.target_ref
+            .attachment(&own.namespace)
+            .into_iter()
+            .collect()
+    }
+
+    fn references(&self, own: &ObjectName) -> Vec<Reference> {
+        let breaker = self.circuit_breaker.as_ref();
+        let fallback = breaker.and_then(|breaker| breaker.fallback.as_ref());
+        match fallback.and_then(|fallback| fallback.resolve(&own.namespace)) {
+            Some(Fallback::Backend { service, .. }) => vec![Reference::Service(service)],
+            Some(Fallback::Response { .. }) | None => Vec::new(),
+        }
+    }
 }
 
 impl TrafficPolicySpec {

@@ -3,7 +3,7 @@
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::Check;
+use super::check::Check;
 use crate::model::reader::{self, Misfit};
 
 impl Check<'_> {

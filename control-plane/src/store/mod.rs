@@ -13,25 +13,10 @@ use tokio::sync::watch;
 
 pub use redb::RedbStore;
 
+use crate::model::ResourceKey;
+
 /// Counts the changes of the store; each change has its own.
 pub type Revision = u64;
-
-/// What a resource goes by.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct ResourceKey {
-    /// Its kind, as in `Service`.
-    pub kind: String,
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-}
-
-impl fmt::Display for ResourceKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}", self.kind, self.namespace, self.name)
-    }
-}
 
 /// A resource as it stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

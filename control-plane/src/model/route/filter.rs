@@ -14,8 +14,10 @@ use weft_core::route::{
     RedirectStatus, RouteError, Scheme, UrlRewrite, check_hostname,
 };
 
-use super::{Target, again, limit, read_port, read_target};
-use crate::model::{API_GROUP, Check};
+use super::reference::{Target, read_port, read_target};
+use super::{again, limit};
+use crate::model::check::Check;
+use crate::model::kind::API_GROUP;
 
 /// Most filters of a rule, and most fields of a modifier.
 const FILTERS_MAX: usize = 16;

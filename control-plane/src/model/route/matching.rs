@@ -10,8 +10,13 @@ use gateway_api::experimental::httproutes::{
 use http::{HeaderName, Method};
 use weft_core::route::{HttpMatch, PathMatch, RouteError, ValueMatch};
 
-use super::{FIELDS_MAX, MATCHES_MAX, filter, limit};
-use crate::model::Check;
+use super::{filter, limit};
+use crate::model::check::Check;
+
+/// Matches of a rule (Gateway API's own limit).
+const MATCHES_MAX: usize = 64;
+/// Fields, or parameters of the query, of a match.
+const FIELDS_MAX: usize = 16;
 
 /// The matches of an HTTPRoute's rule.
 ///

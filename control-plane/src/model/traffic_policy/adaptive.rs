@@ -11,7 +11,9 @@ use weft_core::route::{HttpMatch, PathMatch, ValueMatch};
 use weft_core::shedding::{Caller, Critical, Shedding};
 
 use super::{TargetKind, Time};
-use crate::model::{Check, HeaderMatchType, HeaderSpec, route};
+use crate::model::check::Check;
+use crate::model::fault_injection::{HeaderMatchType, HeaderSpec};
+use crate::model::route;
 
 /// Share of the limit that is kept where something is critical and no share is given.
 const CRITICAL_SHARE: f64 = 0.1;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use weft_core::path::PathNormalization;
 
 use super::TargetKind;
-use crate::model::Check;
+use crate::model::check::Check;
 
 /// What the servers of a port may do with paths. What is left out they may do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,7 +4,12 @@ use http::HeaderName;
 use serde::{Deserialize, Serialize};
 use weft_core::route::{Abort, Delay, Fault, PARTS, ValueMatch};
 
-use super::{Check, Time, route};
+use super::check::Check;
+use super::key::ObjectName;
+use super::kind::{API_VERSION, DocumentKind};
+use super::kinds::Document;
+use super::route;
+use super::traffic_policy::Time;
 
 /// What a call gets where only a status is given: UNAVAILABLE.
 const GRPC_CODE: u32 = 14;
@@ -78,9 +83,23 @@ fn parts(percentage: f64) -> u32 {
     (percentage / 100.0 * f64::from(PARTS)).round() as u32
 }
 
+impl DocumentKind for FaultInjectionSpec {
+    const NAME: &'static str = "FaultInjection";
+    const PLURAL: &'static str = "faultinjections";
+    const VERSION: &'static str = API_VERSION;
+
+    fn validate(&self, check: &mut Check<'_>, _own: &ObjectName) {
+        self.read(check);
+    }
+
+    fn into_document(self, own: ObjectName) -> Option<Document> {
+        Some(Document::FaultInjection(own, self))
+    }
+}
+
 impl FaultInjectionSpec {
     /// Reads it, and adds what is wrong with it to `check`.
-    pub(super) fn read(&self, check: &mut Check<'_>) -> Fault {
+    fn read(&self, check: &mut Check<'_>) -> Fault {
         let headers = self.headers.iter().map(|header| {
             let pattern = header.kind == HeaderMatchType::RegularExpression;
             (&*header.name, pattern, &*header.value)

@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use weft_core::external::{
     EndpointHost, External, ExternalEndpoint, Origination, check_host, is_dialable,
 };
 use weft_core::model::{AppProtocol, ServicePort};
 use weft_core::name::ServiceName;
 
-use super::{Check, Document, ObjectName};
+use super::check::Check;
+use super::key::ObjectName;
+use super::kind::{API_VERSION, DocumentKind, NameRule};
+use super::kinds::Document;
 
 /// Most of everything.
 const HOSTS_MAX: usize = 16;
@@ -55,7 +57,7 @@ pub struct ExternalPortSpec {
     /// The port that programs dial, 1 to 65535.
     pub port: u16,
     /// What they speak there.
-    #[serde(deserialize_with = "super::protocol")]
+    #[serde(deserialize_with = "super::service::protocol")]
     pub protocol: AppProtocol,
     /// The endpoints' port; by default the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -117,12 +119,20 @@ pub enum TlsMode {
     None,
 }
 
-/// Reads `spec`, and adds what is wrong with it to `check`.
-pub(super) fn parse(check: &mut Check<'_>, own: &ObjectName, spec: &Value) -> Option<Document> {
-    let spec: ExternalServiceSpec = check.typed("spec.", spec)?;
-    spec.read(check);
-    let name = ServiceName::new(&own.namespace, &own.name).ok()?;
-    Some(Document::ExternalService(name, Box::new(spec)))
+impl DocumentKind for ExternalServiceSpec {
+    const NAME: &'static str = "ExternalService";
+    const PLURAL: &'static str = "externalservices";
+    const VERSION: &'static str = API_VERSION;
+    const NAMES: NameRule = NameRule::Label;
+
+    fn validate(&self, check: &mut Check<'_>, _own: &ObjectName) {
+        self.read(check);
+    }
+
+    fn into_document(self, own: ObjectName) -> Option<Document> {
+        let name = ServiceName::new(&own.namespace, &own.name).ok()?;
+        Some(Document::ExternalService(name, Box::new(self)))
+    }
 }
 
 impl ExternalServiceSpec {
