@@ -23,7 +23,9 @@ use crate::identity::token::{
 };
 use crate::model::{ObjectName, ResourceKey, TrafficPolicySpec};
 use crate::registry::{Entry, Refused, Registry, check_binding, check_values};
-use crate::store::{Change, RecordWrite, Revision, Store, StoreError, StoredResource};
+use crate::store::{
+    Change, RecordExpect, RecordWrite, Revision, Store, StoreError, StoredResource, read_records,
+};
 use crate::tls::PeerIdentity;
 use crate::{random, sha256_hex, unix_millis, unix_seconds};
 
@@ -210,27 +212,17 @@ impl Plane {
         authority: Authority,
         settings: Settings,
     ) -> Result<Arc<Self>, PlaneError> {
-        fn read<T: for<'de> serde::Deserialize<'de>>(
-            store: &dyn Store,
-            table: &'static str,
-        ) -> Result<Vec<(String, T)>, StoreError> {
-            let records = store.records(table)?.into_iter();
-            let read = |(key, bytes): (String, Vec<u8>)| {
-                let value = serde_json::from_slice(&bytes).ok()?;
-                Some((key, value))
-            };
-            Ok(records.filter_map(read).collect())
-        }
-        let entries = read::<Entry>(&*store, ENTRIES)?.into_iter().map(|(_, e)| e);
-        let addresses = read::<Assigned>(&*store, ADDRESSES)?.into_iter();
+        let entries = read_records::<Entry>(&*store, ENTRIES)?.into_iter();
+        let entries = entries.map(|(_, entry)| entry);
+        let addresses = read_records::<Assigned>(&*store, ADDRESSES)?.into_iter();
         let addresses =
             addresses.filter_map(|(name, assigned)| Some((name.parse().ok()?, assigned)));
         let grace = millis(settings.grace);
         let state = State {
             registry: Registry::restore(entries.collect(), unix_millis(), grace),
-            tokens: read(&*store, TOKENS)?.into_iter().collect(),
-            instances: read(&*store, INSTANCES)?.into_iter().collect(),
-            operators: read(&*store, OPERATORS)?.into_iter().collect(),
+            tokens: read_records(&*store, TOKENS)?.into_iter().collect(),
+            instances: read_records(&*store, INSTANCES)?.into_iter().collect(),
+            operators: read_records(&*store, OPERATORS)?.into_iter().collect(),
             addresses: VirtualAddresses::restore(addresses),
             ..State::default()
         };
@@ -301,11 +293,11 @@ impl Plane {
     }
 
     fn load_documents(&self) -> Result<(), StoreError> {
-        let revision = *self.store.watch().borrow();
-        let wanted = Wanted::read(self.store.list()?);
+        let listing = self.store.list()?;
+        let wanted = Wanted::read(listing.resources);
         let mut state = self.state();
         state.wanted = wanted;
-        state.revision = revision;
+        state.revision = listing.revision;
         drop(state);
         self.touch();
         Ok(())
@@ -385,29 +377,27 @@ impl Plane {
     pub fn preview(&self, changes: &[Change]) -> Result<Preview, StoreError> {
         let now = unix_millis();
         let mut resources: BTreeMap<ResourceKey, StoredResource> = BTreeMap::new();
-        for resource in self.store.list()? {
+        for resource in self.store.list()?.resources {
             resources.insert(resource.key.clone(), resource);
         }
         for change in changes {
-            match change {
-                Change::Delete(key) => {
-                    resources.remove(key);
-                }
-                Change::Put(key, document) => {
-                    let before = resources.get(key);
-                    let resource = StoredResource {
-                        key: key.clone(),
-                        revision: 0,
-                        created: before.map_or(now, |before| before.created),
-                        changed: now,
-                        author: String::new(),
-                        digest: String::new(),
-                        generation: before.map_or(0, |before| before.generation) + 1,
-                        document: document.clone(),
-                    };
-                    resources.insert(key.clone(), resource);
-                }
-            }
+            let Change { key, document, .. } = change;
+            let Some(document) = document else {
+                resources.remove(key);
+                continue;
+            };
+            let before = resources.get(key);
+            let resource = StoredResource {
+                key: key.clone(),
+                revision: 0,
+                created: before.map_or(now, |before| before.created),
+                changed: now,
+                author: String::new(),
+                digest: String::new(),
+                generation: before.map_or(0, |before| before.generation) + 1,
+                document: document.clone(),
+            };
+            resources.insert(key.clone(), resource);
         }
         let wanted = Wanted::read(resources.into_values().collect());
         let state = self.state();
@@ -1026,5 +1016,6 @@ fn record<T: serde::Serialize>(table: &'static str, key: &str, value: Option<&T>
         key: key.to_owned(),
         // Plain structures with string keys: their JSON cannot fail.
         value: value.map(|value| serde_json::to_vec(value).unwrap_or_default()),
+        expect: RecordExpect::Any,
     }
 }

@@ -81,9 +81,14 @@ impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
         let status = match &error {
             StoreError::Busy { .. } | StoreError::Closed => StatusCode::SERVICE_UNAVAILABLE,
-            StoreError::TooLarge { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            StoreError::TooLarge { .. } | StoreError::TooMany { .. } | StoreError::Twice(_) => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
+            StoreError::Conflict(_) | StoreError::RecordConflict { .. } => StatusCode::CONFLICT,
             StoreError::NoRevision { .. } => StatusCode::NOT_FOUND,
-            StoreError::Engine { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            StoreError::Engine { .. }
+            | StoreError::Uncertain { .. }
+            | StoreError::Unreadable { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, error.to_string())
     }

@@ -97,7 +97,7 @@ fn asked_for(
     let documents = read_sources(&sources).map_err(Refusal::problems)?;
     let changes = documents.iter().map(|document| {
         let document = &document.value;
-        Change::Put(document.key(), document.to_value())
+        Change::put(document.key(), document.to_value())
     });
     let changes = changes.collect();
     Ok((documents, changes))
@@ -136,7 +136,7 @@ pub(super) async fn list(
 ) -> Answer<Items<ResourceInfo>> {
     let kind = query.kind.as_deref().map(kind).transpose()?;
     let matches = |wanted: Option<&str>, found: &str| wanted.is_none_or(|wanted| wanted == found);
-    let all = admin.plane.store().list()?.into_iter();
+    let all = admin.plane.store().list()?.resources.into_iter();
     let matching = all.filter(|resource| {
         matches(kind, &resource.key.kind)
             && matches(query.namespace.as_deref(), &resource.key.namespace)
@@ -262,13 +262,12 @@ pub(super) async fn remove(
         namespace,
         name,
     };
-    let there = admin.plane.store().list()?;
-    if !there.iter().any(|resource| resource.key == key) {
+    if admin.plane.store().get(&key)?.is_none() {
         let text = format!("{key} does not exist; see `weft get {}`", key.kind);
         return Err(Refusal::unknown(text));
     }
     let author = author(operator, &query.author);
-    commit(&admin.plane, &author, vec![Change::Delete(key)]).await
+    commit(&admin.plane, &author, vec![Change::delete(key)]).await
 }
 
 pub(super) async fn history(
@@ -328,24 +327,19 @@ async fn commit(plane: &Plane, author: &str, changes: Vec<Change>) -> Answer<App
 
 /// What changes come to, as things stand. For people: the store decides for itself.
 fn compare(plane: &Plane, changes: &[Change]) -> Result<Vec<Applied>, Refusal> {
-    let there = plane.store().list()?.into_iter();
+    let there = plane.store().list()?.resources.into_iter();
     let there: HashMap<ResourceKey, String> = there.map(|r| (r.key, r.digest)).collect();
-    let compared = changes.iter().map(|change| match change {
-        Change::Delete(key) => Applied {
-            key: key.clone(),
-            action: match there.get(key) {
-                Some(_) => Action::Deleted,
-                None => Action::Unchanged,
-            },
-        },
-        Change::Put(key, value) => Applied {
-            key: key.clone(),
-            action: match there.get(key) {
-                None => Action::Created,
-                Some(found) if *found == digest(value) => Action::Unchanged,
-                Some(_) => Action::Changed,
-            },
-        },
+    let compared = changes.iter().map(|Change { key, document, .. }| {
+        let found = there.get(key);
+        let action = match (found, document) {
+            (None, None) => Action::Unchanged,
+            (Some(_), None) => Action::Deleted,
+            (None, Some(_)) => Action::Created,
+            (Some(found), Some(document)) if *found == digest(document) => Action::Unchanged,
+            (Some(_), Some(_)) => Action::Changed,
+        };
+        let key = key.clone();
+        Applied { key, action }
     });
     Ok(compared.collect())
 }

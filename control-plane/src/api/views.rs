@@ -37,7 +37,7 @@ pub(super) async fn services(State(admin): State<Admin>) -> Answer<Items<Service
             slot.0 = Some(service.clone());
         }
     }
-    for resource in admin.plane.store().list()? {
+    for resource in admin.plane.store().list()?.resources {
         let key = &resource.key;
         if key.kind != "Service" {
             continue;
@@ -320,13 +320,13 @@ pub(super) async fn operators(State(admin): State<Admin>) -> Answer<Items<Operat
 pub(super) async fn status(State(admin): State<Admin>) -> Answer<StatusInfo> {
     let compiled = admin.plane.compiled();
     let store = admin.plane.store();
-    let revision = *store.watch().borrow();
+    let listing = store.list()?;
     Ok(Json(StatusInfo {
         status: (*admin.status).clone(),
         started: admin.started,
-        revision,
+        revision: listing.revision,
         compiled_revision: compiled.revision,
-        resources: store.list()?.len(),
+        resources: listing.resources.len(),
         services: compiled.of_kind(Kind::Service).count(),
         workloads: admin.plane.entries().len(),
         proxies: admin.plane.proxies().len(),

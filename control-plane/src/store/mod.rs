@@ -1,8 +1,13 @@
-//! What was asked for, durable: resources with their history, and the control plane's own records.
+//! Desired state, durable: resources with their history, and the control plane's own records.
 //!
-//! Behind a small trait, since other engines follow. A write is durable before it is answered.
+//! [`Store`] is the seam between the control plane and an engine. [`RedbStore`] keeps everything in
+//! one file. How the trait maps to other engines is said at its methods.
 
+mod error;
+mod events;
+mod record;
 mod redb;
+mod resource;
 
 use std::fmt;
 
@@ -11,43 +16,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::watch;
 
-pub use redb::RedbStore;
-
 use crate::model::ResourceKey;
 
-/// Counts the changes of the store; each change has its own.
+pub use error::StoreError;
+pub use events::{ChangedResource, EVENTS_BYTES_MAX, EVENTS_MAX, Event, Events, EventsError};
+pub use record::{RecordExpect, RecordWrite, read_records};
+pub use redb::RedbStore;
+pub use resource::{
+    CHANGES_MAX, Change, Conflict, DOCUMENT_MAX, Expect, Listing, StoredResource, digest,
+};
+
+/// The number of a change of the store: each commit that changes something has the next one.
 pub type Revision = u64;
-
-/// A resource as it stands.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct StoredResource {
-    /// What it goes by.
-    pub key: ResourceKey,
-    /// The revision of its last change.
-    pub revision: Revision,
-    /// When it was made, milliseconds since the Unix epoch.
-    pub created: i64,
-    /// When it was changed last.
-    pub changed: i64,
-    /// Who changed it last.
-    pub author: String,
-    /// SHA-256 of the document, hexadecimal.
-    pub digest: String,
-    /// Counts its own changes, from 1.
-    pub generation: u64,
-    /// The document.
-    pub document: Value,
-}
-
-/// A change that is asked for.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Change {
-    /// This document is to be there.
-    Put(ResourceKey, Value),
-    /// Nothing is to be there.
-    Delete(ResourceKey),
-}
 
 /// A change that was made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -67,73 +47,43 @@ pub struct HistoryEntry {
     pub document: Option<Value>,
 }
 
-/// A small record of the control plane's own.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RecordWrite {
-    /// Which kind of record.
-    pub table: &'static str,
-    /// Its key.
-    pub key: String,
-    /// What it is to be; `None` removes it.
-    pub value: Option<Vec<u8>>,
-}
-
-/// Why something is not stored, or not read.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum StoreError {
-    /// The engine failed: a full or broken disk, above all.
-    #[error(
-        "store {path}: {cause}; nothing of this change was kept, what was acknowledged before is; check space and health of the disk"
-    )]
-    Engine {
-        /// The file.
-        path: String,
-        /// What it said.
-        cause: String,
-    },
-    /// Too many writes wait already.
-    #[error("store: {waiting} writes are waiting already; try again later")]
-    Busy {
-        /// How many.
-        waiting: usize,
-    },
-    /// A document is too large.
-    #[error("{key}: the document has {size} bytes; allowed are {max}")]
-    TooLarge {
-        /// Which.
-        key: ResourceKey,
-        /// Its size.
-        size: usize,
-        /// The limit.
-        max: usize,
-    },
-    /// The revision is not kept any more, or never was.
-    #[error("revision {found} is not in the history; kept are {oldest} to {newest}")]
-    NoRevision {
-        /// What was asked for.
-        found: Revision,
-        /// The oldest kept.
-        oldest: Revision,
-        /// The newest.
-        newest: Revision,
-    },
-    /// It was closed.
-    #[error("the store has been closed")]
-    Closed,
-}
-
 /// An engine.
+///
+/// What an engine promises: a write is durable before it is answered; a commit is made whole or
+/// not at all; revisions ascend in the order in which commits are made; what [`list`](Self::list)
+/// returns together with the [`events`](Self::events) from its revision on is every change, once
+/// and in order.
+///
+/// On etcd, one document is one value under its digest, written first, and a commit is one
+/// transaction: it compares the key of the newest revision, puts that key, the commit's list of
+/// keys and digests, and fails when another commit came first (three operations of 128, a list of
+/// thousands of changes in 1.5 MiB); conditions of changes are checked against the revision that it
+/// compares. On Kubernetes, resources are custom resources, whose `resourceVersion` is the
+/// revision; one commit is one object there, because the API server has no larger transactions.
 pub trait Store: fmt::Debug + Send + Sync {
-    /// Makes all changes, as one revision, or none. Durable when it answers. Documents equal to
-    /// what is there change nothing; when nothing changes, no revision is used up.
+    /// Makes all changes, as one revision, or none. Durable when it answers.
+    ///
+    /// Conditions are checked first: where one does not hold, nothing changes and
+    /// [`StoreError::Conflict`] names every change whose condition does not. Documents equal to
+    /// what exists change nothing; when nothing changes, no revision is used up.
     fn commit(
         &self,
         author: &str,
         changes: Vec<Change>,
     ) -> BoxFuture<'_, Result<Revision, StoreError>>;
 
-    /// Every resource.
-    fn list(&self) -> Result<Vec<StoredResource>, StoreError>;
+    /// One resource.
+    fn get(&self, key: &ResourceKey) -> Result<Option<StoredResource>, StoreError>;
+
+    /// Every resource, and the revision of the whole. An unreadable one is an error.
+    fn list(&self) -> Result<Listing, StoreError>;
+
+    /// The commits after a revision, each once and in order.
+    ///
+    /// A consumer lists, applies the listing, and follows from [`Listing::revision`]. When it is
+    /// told [`EventsError::TooFarBehind`] it begins again with a listing. On etcd and Kubernetes
+    /// this is a watch from a revision, and "too far behind" is `ErrCompacted` and `410 Gone`.
+    fn events(&self, from: Revision) -> Events;
 
     /// Changes, the newest first, `limit` at most; of one resource, if one is named.
     fn history(
@@ -145,18 +95,16 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// The changes that bring back everything as it was at a revision.
     fn changes_back_to(&self, revision: Revision) -> Result<Vec<Change>, StoreError>;
 
-    /// Writes records, all or none. Durable when it answers.
+    /// Writes records, all or none. Durable when it answers. Where a condition does not hold,
+    /// nothing is written and [`StoreError::RecordConflict`] names the record.
+    ///
+    /// On etcd one transaction (a condition is a comparison of the value); on Kubernetes one
+    /// `ConfigMap` or `Secret` for a record, written one at a time.
     fn write(&self, records: Vec<RecordWrite>) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// Every record of a table.
+    /// Every record of a table; [`read_records`] reads them.
     fn records(&self, table: &'static str) -> Result<Vec<(String, Vec<u8>)>, StoreError>;
 
     /// The newest revision, whenever there is a new one.
     fn watch(&self) -> watch::Receiver<Revision>;
-}
-
-/// SHA-256 of a document in its canonical form, hexadecimal.
-pub fn digest(document: &Value) -> String {
-    // serde_json keeps objects sorted by key: equal documents have equal text.
-    crate::sha256_hex(document.to_string().as_bytes())
 }

@@ -1,0 +1,116 @@
+//! Errors of the store.
+
+use super::{Conflict, Revision};
+use crate::model::ResourceKey;
+
+/// Why something is not stored, or not read.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The engine failed: a full or broken disk, above all.
+    #[error(
+        "store {path}: {cause}; nothing of this change was kept, what was acknowledged before is; check space and health of the disk"
+    )]
+    Engine {
+        /// The file.
+        path: String,
+        /// The engine's error.
+        cause: String,
+    },
+    /// The engine failed at the last step of a write.
+    #[error(
+        "store {path}: {cause}; whether this change was kept is open (see `weft history`), what was acknowledged before is kept; check space and health of the disk"
+    )]
+    Uncertain {
+        /// The file.
+        path: String,
+        /// The engine's error.
+        cause: String,
+    },
+    /// A row on disk is not what it should be.
+    #[error("store: {table}/{key} cannot be read: {cause}; its content has the digest {digest}")]
+    Unreadable {
+        /// The table.
+        table: String,
+        /// The key of the row.
+        key: String,
+        /// What is wrong with the content.
+        cause: String,
+        /// SHA-256 of the content, the first 16 hexadecimal digits.
+        digest: String,
+    },
+    /// Too many writes wait already.
+    #[error("store: {waiting} writes are waiting already; try again later")]
+    Busy {
+        /// How many.
+        waiting: usize,
+    },
+    /// Conditions of changes do not hold; nothing was changed.
+    #[error("changed by somebody else meanwhile: {}", list(.0))]
+    Conflict(Vec<Conflict>),
+    /// The condition of a record's write does not hold; nothing was written.
+    #[error("{table}/{key} was changed by another write meanwhile; try again")]
+    RecordConflict {
+        /// The table.
+        table: &'static str,
+        /// The key of the record.
+        key: String,
+    },
+    /// A document is too large.
+    #[error("{key}: the document has {size} bytes; allowed are {max}")]
+    TooLarge {
+        /// The resource.
+        key: ResourceKey,
+        /// Size of its document, bytes.
+        size: usize,
+        /// The limit, bytes.
+        max: usize,
+    },
+    /// A commit has too many changes.
+    #[error("{found} changes at once; allowed are {max}")]
+    TooMany {
+        /// How many.
+        found: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// A commit names a resource more than once.
+    #[error("{0} is named twice; allowed: each resource once")]
+    Twice(ResourceKey),
+    /// The revision is not in the history.
+    #[error("revision {found} is not in the history; kept are {oldest} to {newest}")]
+    NoRevision {
+        /// What was asked for.
+        found: Revision,
+        /// The oldest kept.
+        oldest: Revision,
+        /// The newest.
+        newest: Revision,
+    },
+    /// It was closed.
+    #[error("the store has been closed")]
+    Closed,
+}
+
+impl StoreError {
+    /// The error for a row whose content cannot be read.
+    pub(crate) fn unreadable(table: &str, key: &str, content: &[u8], cause: &dyn ToString) -> Self {
+        Self::Unreadable {
+            table: table.to_owned(),
+            key: key.to_owned(),
+            cause: cause.to_string(),
+            digest: content_digest(content),
+        }
+    }
+}
+
+/// The digest by which an operator names the content of a row.
+pub(crate) fn content_digest(content: &[u8]) -> String {
+    let mut digest = crate::sha256_hex(content);
+    digest.truncate(16);
+    digest
+}
+
+fn list(conflicts: &[Conflict]) -> String {
+    let texts: Vec<String> = conflicts.iter().map(ToString::to_string).collect();
+    texts.join("; ")
+}
