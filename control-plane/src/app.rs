@@ -29,14 +29,16 @@ use weft_proto::xds::aggregated_discovery_service_server::AggregatedDiscoverySer
 use crate::api::{self, Status, Who};
 use crate::client::default_data_dir;
 use crate::discovery::grpc::DiscoveryService;
+use crate::identity::Identities;
 use crate::identity::ca::{Authority, CaError, LEAF_TTL_MAX, LEAF_TTL_MIN};
 use crate::identity::grpc::IdentityService;
 use crate::metrics;
-use crate::plane::{Plane, PlaneError, Settings};
+use crate::plane::{Plane, Settings, virtual_ranges};
 use crate::ratelimit::Leases;
 use crate::ratelimit::grpc::RateLimitService;
+use crate::registry::Registrations;
 use crate::registry::grpc::RegistryService;
-use crate::store::{RedbStore, StoreError};
+use crate::store::{RedbStore, Store, StoreError};
 use crate::tls::{self, Purpose};
 
 /// Calls at the same time, streams included.
@@ -136,9 +138,6 @@ pub enum AppError {
     /// The authority.
     #[error(transparent)]
     Ca(#[from] CaError),
-    /// What is on record.
-    #[error(transparent)]
-    Plane(#[from] PlaneError),
     /// gRPC.
     #[error("serving sidecars: {0}")]
     Serve(#[from] tonic::transport::Error),
@@ -173,7 +172,6 @@ fn settings(args: &ControlPlaneArgs) -> Result<Settings, AppError> {
         Cidr::parse(text).ok_or_else(|| AppError::Argument(bad()))
     });
     Ok(Settings {
-        leaf_ttl: args.leaf_ttl,
         grace: args.grace,
         workload_ranges: ranges.collect::<Result<_, _>>()?,
     })
@@ -186,9 +184,12 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
     let settings = settings(args)?;
     let trust_domain: TrustDomain = args.trust_domain.parse()?;
     let store = RedbStore::open(&dir)?;
-    let authority = Authority::open(&dir.join("ca"), trust_domain.clone())?;
-    let plane = Plane::open(store, authority, settings)?;
-    tokio::spawn(Arc::clone(&plane).keep_compiled());
+    let authority = Arc::new(Authority::open(&dir.join("ca"), trust_domain.clone())?);
+    let own = OwnCertificate {
+        authority: Arc::clone(&authority),
+        ttl: args.leaf_ttl.max(Duration::from_secs(3600)),
+    };
+    let plane = plane(args, settings, store, authority)?;
 
     let listener = listen(args.listen).await?;
     let address = listener.local_addr()?;
@@ -208,7 +209,7 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
     let status = Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         trust_domain: trust_domain.to_string(),
-        root_digest: plane.authority().root_digest(),
+        root_digest: own.authority.root_digest(),
         data_dir: dir.display().to_string(),
         address: address.to_string(),
         advertised,
@@ -217,7 +218,7 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
             .transpose()?
             .map(|address| address.to_string()),
     };
-    serve_api(&plane, &dir, &status, admin_listener, &stop)?;
+    serve_api(&plane, &own, &dir, &status, admin_listener, &stop)?;
     tokio::spawn(metrics::serve(
         metrics_listener,
         Arc::clone(&plane),
@@ -227,7 +228,7 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
     let text = serde_json::to_vec_pretty(&status).map_err(io::Error::other)?;
     write_private(&dir.join("addresses.json"), &text)?;
     tracing::info!(%address, %metrics_address, data_dir = %dir.display(), "ready");
-    let serving = serve_sidecars(&plane, listener, stop.clone());
+    let serving = serve_sidecars(&plane, &own, listener, stop.clone());
     let mut serving = std::pin::pin!(serving);
     tokio::select! {
         result = serving.as_mut() => return result,
@@ -241,9 +242,31 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
     }
 }
 
+/// Everything that is behind the listeners, with its tasks.
+fn plane(
+    args: &ControlPlaneArgs,
+    settings: Settings,
+    store: Arc<dyn Store>,
+    authority: Arc<Authority>,
+) -> Result<Arc<Plane>, AppError> {
+    let identities = Identities::open(Arc::clone(&store), authority, args.leaf_ttl)?;
+    tokio::spawn(Arc::clone(&identities).keep_cleared());
+    let registrations = Registrations::open(
+        Arc::clone(&store),
+        Arc::clone(&identities),
+        settings.grace,
+        virtual_ranges(),
+    )?;
+    tokio::spawn(Arc::clone(&registrations).keep_expired());
+    let plane = Plane::open(store, identities, registrations, settings)?;
+    tokio::spawn(Arc::clone(&plane).keep_compiled());
+    Ok(plane)
+}
+
 /// The admin API on its socket and, where operators are listened for, over TLS; and the join socket.
 fn serve_api(
     plane: &Arc<Plane>,
+    own: &OwnCertificate,
     dir: &Path,
     status: &Status,
     operators: Option<TcpListener>,
@@ -252,11 +275,11 @@ fn serve_api(
     let admin = api::admin_router(Arc::clone(plane), status.clone());
     let join = api::join_router(Arc::clone(plane), status.advertised.clone());
     if let Some(listener) = operators {
-        let tls = own_tls(plane, Purpose::Operators)?;
+        let tls = own.tls(Purpose::Operators)?;
         let (connections, incoming) = mpsc::channel(CONNECTIONS_QUEUED);
         tokio::spawn(tls::accept(listener, tls, connections));
-        let plane = Arc::clone(plane);
-        let serving = api::serve_operators(admin.clone(), incoming, plane, stop.clone());
+        let identities = Arc::clone(plane.identities());
+        let serving = api::serve_operators(admin.clone(), incoming, identities, stop.clone());
         tokio::spawn(serving);
     }
     serve_socket(admin, dir.join("admin.sock"), Who::OwnerOnly, stop)?;
@@ -265,10 +288,11 @@ fn serve_api(
 
 async fn serve_sidecars(
     plane: &Arc<Plane>,
+    own: &OwnCertificate,
     listener: TcpListener,
     stop: CancellationToken,
 ) -> Result<(), AppError> {
-    let current = own_tls(plane, Purpose::Sidecars)?;
+    let current = own.tls(Purpose::Sidecars)?;
     let (connections, incoming) = mpsc::channel(CONNECTIONS_QUEUED);
     let accepting = tokio::spawn(tls::accept(listener, current, connections));
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -288,8 +312,15 @@ async fn serve_sidecars(
         .timeout(CALL_TIMEOUT)
         .layer(layers)
         .add_service(health_service)
-        .add_service(IdentityServer::new(IdentityService { plane: plane() }))
-        .add_service(RegistryServer::new(RegistryService { plane: plane() }))
+        .add_service(IdentityServer::new(IdentityService {
+            identities: Arc::clone(plane().identities()),
+        }))
+        .add_service(RegistryServer::new(RegistryService {
+            registrations: Arc::clone(plane().registrations()),
+            identities: Arc::clone(plane().identities()),
+            observations: Arc::clone(plane().observations()),
+            plane: plane(),
+        }))
         .add_service(RateLimitsServer::new(RateLimitService {
             plane: plane(),
             leases: shared_limits(&plane()),
@@ -310,28 +341,36 @@ fn shared_limits(plane: &Arc<Plane>) -> Arc<Leases> {
     leases
 }
 
-/// Our own certificate, renewed at half life without a restart.
-fn own_tls(plane: &Arc<Plane>, purpose: Purpose) -> Result<tls::ServerTls, AppError> {
-    let ttl = plane.settings().leaf_ttl.max(Duration::from_secs(3600));
-    let current = tls::server_config(plane.authority(), purpose, ttl)?;
-    let current: tls::ServerTls = Arc::new(ArcSwap::from_pointee(current));
-    let (plane, renewed) = (Arc::clone(plane), Arc::clone(&current));
-    tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(ttl / 2).await;
-            // By one of the two listeners.
-            if purpose == Purpose::Sidecars
-                && let Err(error) = plane.authority().renew()
-            {
-                tracing::error!(%error, "intermediate not renewed");
+/// What our own certificates come from.
+struct OwnCertificate {
+    authority: Arc<Authority>,
+    ttl: Duration,
+}
+
+impl OwnCertificate {
+    /// Our own certificate, renewed at half life without a restart.
+    fn tls(&self, purpose: Purpose) -> Result<tls::ServerTls, AppError> {
+        let ttl = self.ttl;
+        let current = tls::server_config(&self.authority, purpose, ttl)?;
+        let current: tls::ServerTls = Arc::new(ArcSwap::from_pointee(current));
+        let (authority, renewed) = (Arc::clone(&self.authority), Arc::clone(&current));
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(ttl / 2).await;
+                // By one of the two listeners.
+                if purpose == Purpose::Sidecars
+                    && let Err(error) = authority.renew()
+                {
+                    tracing::error!(%error, "intermediate not renewed");
+                }
+                match tls::server_config(&authority, purpose, ttl) {
+                    Ok(fresh) => renewed.store(Arc::new(fresh)),
+                    Err(error) => tracing::error!(%error, "own certificate not renewed"),
+                }
             }
-            match tls::server_config(plane.authority(), purpose, ttl) {
-                Ok(fresh) => renewed.store(Arc::new(fresh)),
-                Err(error) => tracing::error!(%error, "own certificate not renewed"),
-            }
-        }
-    });
-    Ok(current)
+        });
+        Ok(current)
+    }
 }
 
 fn serve_socket(

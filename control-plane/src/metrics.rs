@@ -33,17 +33,17 @@ pub async fn serve(listener: TcpListener, plane: Arc<Plane>, stop: CancellationT
 
 fn render(plane: &Plane) -> String {
     let mut registry = Registry::default();
-    let counters = &plane.counters;
+    let (identities, counters) = (plane.identities(), &plane.counters);
     let counted: [(&str, &str, &AtomicU64); 5] = [
         (
             "weft_certificates_signed",
             "Certificates signed",
-            &counters.signed,
+            &identities.counters.signed,
         ),
         (
             "weft_certificates_refused",
             "Certificates refused",
-            &counters.sign_refused,
+            &identities.counters.refused,
         ),
         (
             "weft_discovery_pushes",
@@ -78,7 +78,7 @@ fn render(plane: &Plane) -> String {
         (
             "weft_registrations",
             "Workloads on record",
-            plane.entries().len() as u64,
+            plane.registrations().len() as u64,
         ),
         (
             "weft_store_revision",

@@ -123,7 +123,7 @@ async fn create_token(State(admin): State<Admin>, body: Bytes) -> Answer<NewToke
         ports: request.ports,
     };
     let ttl = Duration::from_secs(request.ttl_seconds);
-    let (token, record) = admin.plane.create_token(binding, ttl).await?;
+    let (token, record) = admin.plane.identities().create_token(binding, ttl).await?;
     Ok(Json(NewToken {
         token,
         id: record.id,
@@ -133,7 +133,11 @@ async fn create_token(State(admin): State<Admin>, body: Bytes) -> Answer<NewToke
 
 async fn revoke(State(admin): State<Admin>, body: Bytes) -> Answer<RevokeRequest> {
     let request: RevokeRequest = read(&body)?;
-    admin.plane.revoke(&request.instance).await?;
+    admin
+        .plane
+        .registrations()
+        .revoke(&request.instance)
+        .await?;
     Ok(Json(request))
 }
 
@@ -148,10 +152,10 @@ async fn join(
         services: request.services,
         ports: request.ports,
     };
-    let (token, _) = plane.create_token(binding, JOIN_TTL).await?;
+    let (token, _) = plane.identities().create_token(binding, JOIN_TTL).await?;
     Ok(Json(JoinAnswer {
         token,
         address,
-        trust_domain: plane.authority().trust_domain().clone(),
+        trust_domain: plane.identities().signer().trust_domain().clone(),
     }))
 }

@@ -19,8 +19,8 @@ use super::Admin;
 use super::refusal::{Answer, Refusal, read};
 use super::serve::{CONNECTIONS_MAX, DRAIN, serve_connection};
 use super::types::{NewOperator, OperatorRequest};
+use crate::identity::Identities;
 use crate::identity::operator::{OperatorRecord, id_of};
-use crate::plane::Plane;
 use crate::tls::Connection;
 
 /// Who asks, where it is not the owner of the data directory.
@@ -40,7 +40,7 @@ pub(super) fn author(operator: Option<Extension<Operator>>, said: &str) -> Strin
 pub async fn serve_operators(
     router: Router,
     mut incoming: mpsc::Receiver<io::Result<Connection>>,
-    plane: Arc<Plane>,
+    identities: Arc<Identities>,
     stop: CancellationToken,
 ) {
     let tasks = TaskTracker::new();
@@ -59,9 +59,9 @@ pub async fn serve_operators(
                 None => break,
             },
         };
-        let (router, stop, plane) = (router.clone(), stop.clone(), Arc::clone(&plane));
+        let (router, stop, identities) = (router.clone(), stop.clone(), Arc::clone(&identities));
         tasks.spawn(async move {
-            serve_operator(connection, router, &plane, stop).await;
+            serve_operator(connection, router, &identities, stop).await;
             drop(permit);
         });
     }
@@ -72,17 +72,17 @@ pub async fn serve_operators(
 async fn serve_operator(
     connection: Connection,
     router: Router,
-    plane: &Plane,
+    identities: &Identities,
     stop: CancellationToken,
 ) {
     let address = connection.address();
-    let trust_domain = plane.authority().trust_domain();
+    let trust_domain = identities.signer().trust_domain();
     let id = connection
         .certificate()
         .and_then(|shown| id_of(shown, trust_domain));
     // Subscribed before it is looked up: a revocation in between is not missed.
-    let mut revoked = plane.watch_revoked();
-    let Some(operator) = id.as_deref().and_then(|id| plane.operator(id)) else {
+    let mut revoked = identities.watch_revoked();
+    let Some(operator) = id.as_deref().and_then(|id| identities.operator(id)) else {
         tracing::warn!(%address, ?id, "not the certificate of an operator, or revoked: refused");
         return serve_connection(connection, refusing(), stop).await;
     };
@@ -92,7 +92,7 @@ async fn serve_operator(
         tokio::select! {
             () = serving.as_mut() => return,
             Ok(()) = revoked.changed() => {
-                if plane.operator(&operator.id).is_none() {
+                if identities.operator(&operator.id).is_none() {
                     tracing::info!(%address, operator = operator.name, "revoked: connection cut");
                     return;
                 }
@@ -119,9 +119,13 @@ pub(super) async fn create_operator(
     let csr = STANDARD.decode(&request.csr);
     let csr = csr.map_err(|error| Refusal::invalid(format!("csr: not base64: {error}")))?;
     let ttl = Duration::from_secs(request.ttl_seconds);
-    let (operator, leaf) = admin.plane.sign_operator(&request.name, &csr, ttl).await?;
+    let (operator, leaf) = admin
+        .plane
+        .identities()
+        .sign_operator(&request.name, &csr, ttl)
+        .await?;
     tracing::info!(name = operator.name, id = operator.id, "operator");
-    let root = admin.plane.authority().root();
+    let root = admin.plane.identities().signer().root();
     let chain = leaf.chain.into_iter().chain([root.to_vec()]);
     let certificates: Vec<Pem> = chain.map(|der| Pem::new("CERTIFICATE", der)).collect();
     let newlines = EncodeConfig::new().set_line_ending(LineEnding::LF);

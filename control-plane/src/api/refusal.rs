@@ -7,10 +7,10 @@ use serde::de::DeserializeOwned;
 use tower::BoxError;
 
 use super::types::{ErrorBody, ErrorView};
+use crate::identity::IdentityError;
 use crate::identity::ca::CaError;
 use crate::model::Problem;
 use crate::model::reader;
-use crate::plane::PlaneError;
 use crate::store::StoreError;
 
 /// What every route gives.
@@ -94,18 +94,17 @@ impl From<StoreError> for Refusal {
     }
 }
 
-impl From<PlaneError> for Refusal {
-    fn from(error: PlaneError) -> Self {
+impl From<IdentityError> for Refusal {
+    fn from(error: IdentityError) -> Self {
         match error {
-            PlaneError::Store(error) => error.into(),
-            PlaneError::Invalid(message) => Self::invalid(message),
-            PlaneError::Refused(_) => Self::new(StatusCode::CONFLICT, error.to_string()),
-            PlaneError::Token(_) => Self::new(StatusCode::FORBIDDEN, error.to_string()),
-            PlaneError::RateLimited => {
+            IdentityError::Store(error) => error.into(),
+            IdentityError::Invalid(message) => Self::invalid(message),
+            IdentityError::Token(_) => Self::new(StatusCode::FORBIDDEN, error.to_string()),
+            IdentityError::RateLimited => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
             }
-            PlaneError::Ca(CaError::Request(_)) => Self::invalid(error.to_string()),
-            PlaneError::Ca(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+            IdentityError::Ca(CaError::Request(_)) => Self::invalid(error.to_string()),
+            IdentityError::Ca(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         }
     }
 }

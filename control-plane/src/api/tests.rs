@@ -12,10 +12,12 @@ use tokio_util::sync::CancellationToken;
 use super::types::*;
 use super::{Status, Who, admin_router, bind_unix, join_router, serve_unix};
 use crate::client::{Client, ClientError, query};
+use crate::identity::Identities;
 use crate::identity::ca::Authority;
 use crate::model::Problem;
 use crate::plane::{Plane, Settings};
-use crate::store::{HistoryEntry, RedbStore};
+use crate::registry::Registrations;
+use crate::store::{HistoryEntry, RedbStore, Store};
 
 struct Bed {
     client: Client,
@@ -25,15 +27,19 @@ struct Bed {
 }
 
 fn open(dir: &Path) -> Arc<Plane> {
-    let store = RedbStore::open(dir).unwrap();
+    let store: Arc<dyn Store> = RedbStore::open(dir).unwrap();
     let domain = "weft.test".parse().unwrap();
-    let authority = Authority::open(&dir.join("ca"), domain).unwrap();
+    let authority = Arc::new(Authority::open(&dir.join("ca"), domain).unwrap());
+    let hour = Duration::from_secs(3600);
+    let identities = Identities::open(Arc::clone(&store), authority, hour).unwrap();
+    let grace = Duration::from_secs(10);
+    let registrations =
+        Registrations::open(Arc::clone(&store), Arc::clone(&identities), grace, vec![]).unwrap();
     let settings = Settings {
-        leaf_ttl: Duration::from_secs(3600),
-        grace: Duration::from_secs(10),
+        grace,
         workload_ranges: Vec::new(),
     };
-    Plane::open(store, authority, settings).unwrap()
+    Plane::open(store, identities, registrations, settings).unwrap()
 }
 
 fn start() -> Bed {
@@ -44,7 +50,7 @@ fn start() -> Bed {
     let status = Status {
         version: "1".to_owned(),
         trust_domain: "weft.test".to_owned(),
-        root_digest: plane.authority().root_digest(),
+        root_digest: plane.identities().root_digest(),
         data_dir: dir.path().display().to_string(),
         address: "127.0.0.1:1".to_owned(),
         advertised: "mesh.example:15010".to_owned(),

@@ -103,7 +103,7 @@ fn service_info(
 }
 
 pub(super) async fn workloads(State(admin): State<Admin>) -> Answer<Items<WorkloadInfo>> {
-    let entries = admin.plane.entries().into_iter();
+    let entries = admin.plane.registrations().entries().into_iter();
     let items = entries.map(|entry| {
         let registration = entry.registration;
         WorkloadInfo {
@@ -128,10 +128,10 @@ pub(super) async fn workloads(State(admin): State<Admin>) -> Answer<Items<Worklo
 /// What instances' workloads are called.
 fn names(plane: &Plane) -> HashMap<Arc<str>, String> {
     // A program that only calls is not registered: the record of its attestation names it.
-    let attested = plane.instances().into_iter();
+    let attested = plane.identities().instances().into_iter();
     let attested =
         attested.map(|record| (record.instance.into(), record.binding.workload.to_string()));
-    let registered = plane.entries().into_iter();
+    let registered = plane.registrations().entries().into_iter();
     let registered =
         registered.map(|entry| (entry.instance, entry.registration.workload.to_string()));
     attested.chain(registered).collect()
@@ -178,7 +178,7 @@ pub(super) fn observed_by(plane: &Plane, workload: &WorkloadName) -> (Vec<Observ
     let connected = plane.proxies().iter().any(|view| is_meant(&view.peer));
     let now = crate::unix_millis();
     let mut all = Vec::new();
-    for observed in plane.observed() {
+    for observed in plane.observations().newest() {
         if !is_meant(&observed.peer) {
             continue;
         }
@@ -203,7 +203,7 @@ pub(super) fn observed_by(plane: &Plane, workload: &WorkloadName) -> (Vec<Observ
 fn observed_breakers(plane: &Plane) -> Vec<BreakerInfo> {
     let names = names(plane);
     let mut all = Vec::new();
-    for observed in plane.observed() {
+    for observed in plane.observations().newest() {
         let caller = name_of(&names, &observed.peer);
         let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
         all.extend(observed.breakers.into_iter().map(|breaker| {
@@ -273,7 +273,7 @@ pub(super) async fn applied(
 }
 
 pub(super) async fn tokens(State(admin): State<Admin>) -> Answer<Items<TokenInfo>> {
-    let mut records = admin.plane.tokens();
+    let mut records = admin.plane.identities().tokens();
     records.sort_by(|a, b| (b.created, &b.id).cmp(&(a.created, &a.id)));
     let items = records.into_iter().map(|record| TokenInfo {
         id: record.id,
@@ -291,7 +291,7 @@ pub(super) async fn tokens(State(admin): State<Admin>) -> Answer<Items<TokenInfo
 }
 
 pub(super) async fn certs(State(admin): State<Admin>) -> Answer<Items<CertInfo>> {
-    let mut records = admin.plane.instances();
+    let mut records = admin.plane.identities().instances();
     records.sort_by(|a, b| {
         let key =
             |i: &crate::identity::token::InstanceRecord| (i.binding.workload.clone(), i.created);
@@ -312,7 +312,7 @@ pub(super) async fn certs(State(admin): State<Admin>) -> Answer<Items<CertInfo>>
 }
 
 pub(super) async fn operators(State(admin): State<Admin>) -> Answer<Items<OperatorRecord>> {
-    let mut items = admin.plane.operators();
+    let mut items = admin.plane.identities().operators();
     items.sort_by(|a, b| (&a.name, a.created).cmp(&(&b.name, b.created)));
     Ok(Json(Items { items }))
 }
@@ -328,14 +328,19 @@ pub(super) async fn status(State(admin): State<Admin>) -> Answer<StatusInfo> {
         compiled_revision: compiled.revision,
         resources: listing.resources.len(),
         services: compiled.of_kind(Kind::Service).count(),
-        workloads: admin.plane.entries().len(),
+        workloads: admin.plane.registrations().len(),
         proxies: admin.plane.proxies().len(),
     }))
 }
 
 /// For Prometheus' `http_sd_configs`: every sidecar that says where it serves metrics.
 pub(crate) fn scrape_targets(plane: &Plane) -> Vec<Target> {
-    plane.entries().iter().filter_map(target).collect()
+    plane
+        .registrations()
+        .entries()
+        .iter()
+        .filter_map(target)
+        .collect()
 }
 
 fn target(entry: &Entry) -> Option<Target> {

@@ -57,8 +57,8 @@ impl AggregatedDiscoveryService for DiscoveryService {
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let peer = PeerIdentity::of(&request)?;
         // Before it is looked whether the instance is revoked: none is missed.
-        let revoked = self.plane.watch_revoked();
-        if self.plane.is_revoked(&peer.instance) {
+        let revoked = self.plane.identities().watch_revoked();
+        if self.plane.identities().is_revoked(&peer.instance) {
             return Err(Status::unauthenticated("the instance was revoked"));
         }
         let (responses, outgoing) = mpsc::channel(RESPONSES_MAX);
@@ -112,7 +112,7 @@ impl Conversation {
                 },
                 Ok(()) = published.changed() => {}
                 Ok(()) = revoked.changed() => {
-                    if self.plane.is_revoked(&self.view.peer.instance) {
+                    if self.plane.identities().is_revoked(&self.view.peer.instance) {
                         let status = Status::unauthenticated("the instance was revoked");
                         let _gone_anyway = self.responses.send(Err(status)).await;
                         break;

@@ -8,14 +8,14 @@ use weft_proto::identity::identity_server::Identity;
 use weft_proto::identity::sign_request::Credential as Wire;
 use weft_proto::identity::{SignRequest, SignResponse};
 
-use crate::plane::{Credential, Plane, PlaneError};
+use super::{Credential, Identities, IdentityError};
 use crate::tls::PeerIdentity;
 
 /// The service.
 #[derive(Debug, Clone)]
 pub struct IdentityService {
     /// What it asks.
-    pub plane: Arc<Plane>,
+    pub identities: Arc<Identities>,
 }
 
 #[tonic::async_trait]
@@ -29,17 +29,17 @@ impl Identity for IdentityService {
             Some(Wire::CurrentCertificate(_)) => Credential::Certificate(peer?),
             None => return Err(Status::invalid_argument("no credential")),
         };
-        let signed = self.plane.sign(credential, &request.csr).await;
+        let signed = self.identities.sign(credential, &request.csr).await;
         let signed = signed.map_err(|error| {
-            let counters = &self.plane.counters;
-            counters.sign_refused.fetch_add(1, Ordering::Relaxed);
+            let counters = &self.identities.counters;
+            counters.refused.fetch_add(1, Ordering::Relaxed);
             status(&error)
         })?;
-        let authority = self.plane.authority();
+        let signer = self.identities.signer();
         Ok(Response::new(SignResponse {
             chain: signed.leaf.chain,
-            roots: vec![authority.root().to_vec()],
-            trust_domain: authority.trust_domain().to_string(),
+            roots: vec![signer.root().to_vec()],
+            trust_domain: signer.trust_domain().to_string(),
             identity: signed.identity.to_string(),
             instance: signed.instance,
             workload: signed.binding.workload.to_string(),
@@ -63,13 +63,12 @@ impl Identity for IdentityService {
     }
 }
 
-fn status(error: &PlaneError) -> Status {
+fn status(error: &IdentityError) -> Status {
     let text = error.to_string();
     match error {
-        PlaneError::Token(_) => Status::unauthenticated(text),
-        PlaneError::Refused(_) => Status::permission_denied(text),
-        PlaneError::Ca(_) | PlaneError::Invalid(_) => Status::invalid_argument(text),
-        PlaneError::Store(_) => Status::unavailable(text),
-        PlaneError::RateLimited => Status::resource_exhausted(text),
+        IdentityError::Token(_) => Status::unauthenticated(text),
+        IdentityError::Ca(_) | IdentityError::Invalid(_) => Status::invalid_argument(text),
+        IdentityError::Store(_) => Status::unavailable(text),
+        IdentityError::RateLimited => Status::resource_exhausted(text),
     }
 }

@@ -1,6 +1,17 @@
 //! Who somebody is, and what proves it: the authority, tokens and instances, operators.
+//!
+//! [`Identities`] owns all of it. What signs is behind [`Signer`], what proves behind [`Attestor`].
 
+pub mod attest;
 pub mod ca;
 pub mod grpc;
+mod identities;
 pub mod operator;
+mod records;
+pub mod signer;
 pub mod token;
+
+pub use attest::{Attested, Attestor, Credential};
+pub use identities::{Counters, Identities, IdentityError, Signed};
+pub use records::Records;
+pub use signer::Signer;

@@ -42,8 +42,8 @@ impl Service for RateLimitService {
         let peer = PeerIdentity::of(&request)?;
         let revoked = || Status::unauthenticated("the instance was revoked");
         // Before it is looked whether the instance is revoked: none is missed.
-        let mut watch = self.plane.watch_revoked();
-        if self.plane.is_revoked(&peer.instance) {
+        let mut watch = self.plane.identities().watch_revoked();
+        if self.plane.identities().is_revoked(&peer.instance) {
             return Err(revoked());
         }
         let mut told = request.into_inner();
@@ -72,7 +72,7 @@ impl Service for RateLimitService {
                         }
                     }
                     _ = watch.changed() => {
-                        if plane.is_revoked(&peer.instance) {
+                        if plane.identities().is_revoked(&peer.instance) {
                             let _gone_anyway = answers.send(Err(revoked())).await;
                             break;
                         }

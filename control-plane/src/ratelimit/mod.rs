@@ -89,7 +89,7 @@ impl Leases {
     /// Takes what a sidecar says, of limits of services that it may serve.
     fn handle(&self, instance: &Arc<str>, stream: u64, reports: Vec<Report>) {
         let compiled = self.plane.compiled();
-        let services = self.plane.services_of(instance);
+        let services = self.plane.identities().services_of(instance);
         let own = services.iter().filter_map(|service| {
             let found = compiled.find(Kind::ServerPolicy, &service.to_string())?;
             Some(&found.resource)

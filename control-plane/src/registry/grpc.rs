@@ -15,14 +15,21 @@ use weft_proto::registry::{
     Accepted, ObserveEnd, Observed, RegisterRequest, RegisterResponse, Released,
 };
 
-use super::Refused;
-use crate::plane::{Plane, PlaneError};
+use super::{Observations, Refused, RegisterError, Registrations};
+use crate::identity::Identities;
+use crate::plane::Plane;
 use crate::tls::PeerIdentity;
 
 /// The service.
 #[derive(Debug, Clone)]
 pub struct RegistryService {
-    /// What it drives.
+    /// Who is there.
+    pub registrations: Arc<Registrations>,
+    /// Who is revoked.
+    pub identities: Arc<Identities>,
+    /// What sidecars see.
+    pub observations: Arc<Observations>,
+    /// Who has been told what.
     pub plane: Arc<Plane>,
 }
 
@@ -40,11 +47,11 @@ impl Service for RegistryService {
     ) -> Result<Response<Answers>, Status> {
         let peer = PeerIdentity::of(&request)?;
         // Before it is looked whether the instance is revoked: none is missed.
-        let mut revoked = self.plane.watch_revoked();
+        let mut revoked = self.identities.watch_revoked();
         let mut asked = request.into_inner();
         let (answers, outgoing) = mpsc::channel(8);
-        let plane = Arc::clone(&self.plane);
-        let mut live = plane.begin_registering(&peer);
+        let service = self.clone();
+        let mut live = self.registrations.begin(&peer);
         let stream = live.number();
         // The first message decides: a refusal is the status of the call.
         let first = asked.next().await.transpose()?;
@@ -53,26 +60,26 @@ impl Service for RegistryService {
                 "the first message has to be a registration",
             ));
         };
-        let accepted = take(&plane, &peer, stream, first).await?;
+        let accepted = take(&service, &peer, stream, first).await?;
         let _room = answers.try_send(Ok(accepted));
         tokio::spawn(async move {
             let superseded = async {
                 live.ended().await;
-                tokio::time::sleep(plane.superseded_kept()).await;
+                tokio::time::sleep(service.registrations.superseded_kept()).await;
             };
             tokio::pin!(superseded);
             loop {
                 tokio::select! {
                     message = asked.next() => match message {
                         Some(Ok(RegisterRequest { message: Some(Asked::Registration(next)) })) => {
-                            let answer = take(&plane, &peer, stream, next).await;
+                            let answer = take(&service, &peer, stream, next).await;
                             let failed = answer.is_err();
                             if answers.send(answer).await.is_err() || failed {
                                 break;
                             }
                         }
                         Some(Ok(RegisterRequest { message: Some(Asked::Goodbye(_)) })) => {
-                            let acknowledged = plane.leave(stream).await;
+                            let acknowledged = service.leave(stream).await;
                             let answer = respond(Answer::Released(Released { acknowledged }));
                             let _gone_anyway = answers.send(Ok(answer)).await;
                             break;
@@ -81,7 +88,7 @@ impl Service for RegistryService {
                         Some(Err(_)) | None => break,
                     },
                     _ = revoked.changed() => {
-                        if plane.is_revoked(&peer.instance) {
+                        if service.identities.is_revoked(&peer.instance) {
                             let _gone_anyway = answers.send(Err(revoked_instance())).await;
                             break;
                         }
@@ -93,7 +100,7 @@ impl Service for RegistryService {
                     () = answers.closed() => break,
                 }
             }
-            plane.disconnected(stream);
+            service.registrations.disconnected(stream);
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
     }
@@ -103,16 +110,16 @@ impl Service for RegistryService {
         request: Request<Streaming<Observed>>,
     ) -> Result<Response<Ends>, Status> {
         let peer = PeerIdentity::of(&request)?;
-        let revoked = self.plane.watch_revoked();
-        if self.plane.is_revoked(&peer.instance) {
+        let revoked = self.identities.watch_revoked();
+        if self.identities.is_revoked(&peer.instance) {
             return Err(revoked_instance());
         }
         let (end, outgoing) = mpsc::channel(1);
         let told = request.into_inner();
-        let plane = Arc::clone(&self.plane);
+        let service = self.clone();
         tokio::spawn(async move {
             tokio::select! {
-                ended = note_observed(&plane, peer, told, revoked) => {
+                ended = note_observed(&service, peer, told, revoked) => {
                     if let Err(status) = ended {
                         let _gone_anyway = end.send(Err(status)).await;
                     }
@@ -124,18 +131,26 @@ impl Service for RegistryService {
     }
 }
 
+impl RegistryService {
+    /// Takes out what a stream registered and waits until every sidecar knows; false when that took
+    /// too long.
+    async fn leave(&self, stream: u64) -> bool {
+        !self.registrations.leave(stream).await || self.plane.all_know().await
+    }
+}
+
 /// Notes what one sidecar tells until its stream ends; the error is for the sidecar.
 async fn note_observed(
-    plane: &Arc<Plane>,
+    service: &RegistryService,
     peer: PeerIdentity,
     mut told: Streaming<Observed>,
     mut revoked: watch::Receiver<u64>,
 ) -> Result<(), Status> {
-    let mut live = plane.begin_observing(&peer);
+    let mut live = service.observations.begin(&peer);
     let stream = live.number();
     // Dropped with the stream, however that ends.
     let _forgotten = Forgotten {
-        plane: Arc::clone(plane),
+        observations: Arc::clone(&service.observations),
         peer: peer.clone(),
         stream,
     };
@@ -150,10 +165,10 @@ async fn note_observed(
                 let breakers = breakers.map_err(|rejection| {
                     Status::invalid_argument(format!("observed: {rejection}"))
                 })?;
-                plane.note_observed(stream, &peer, Some(breakers));
+                service.observations.note(stream, &peer, Some(breakers));
             }
             _ = revoked.changed() => {
-                if plane.is_revoked(&peer.instance) {
+                if service.identities.is_revoked(&peer.instance) {
                     return Err(revoked_instance());
                 }
             }
@@ -175,43 +190,41 @@ fn revoked_instance() -> Status {
 
 /// Notes the end of a stream, after which what it told is forgotten.
 struct Forgotten {
-    plane: Arc<Plane>,
+    observations: Arc<Observations>,
     peer: PeerIdentity,
     stream: u64,
 }
 
 impl Drop for Forgotten {
     fn drop(&mut self) {
-        self.plane.note_observed(self.stream, &self.peer, None);
+        self.observations.note(self.stream, &self.peer, None);
     }
 }
 
 async fn take(
-    plane: &Plane,
+    service: &RegistryService,
     peer: &PeerIdentity,
     stream: u64,
     wire: weft_proto::registry::Registration,
 ) -> Result<RegisterResponse, Status> {
     let registration = Registration::try_from(wire)
         .map_err(|rejection| Status::invalid_argument(format!("registration: {rejection}")))?;
-    let revision = plane.register(peer, stream, registration).await;
-    let revision = revision.map_err(|error| match error {
-        PlaneError::Refused(refused @ (Refused::Taken { .. } | Refused::AddressTaken { .. })) => {
-            Status::already_exists(refused.to_string())
-        }
-        PlaneError::Refused(refused @ Refused::Superseded { .. }) => {
+    let registered = service.registrations.register(peer, stream, registration);
+    registered.await.map_err(|error| match error {
+        RegisterError::Refused(
+            refused @ (Refused::Taken { .. } | Refused::AddressTaken { .. }),
+        ) => Status::already_exists(refused.to_string()),
+        RegisterError::Refused(refused @ Refused::Superseded { .. }) => {
             Status::aborted(refused.to_string())
         }
-        PlaneError::Refused(refused @ Refused::Value { .. }) => {
+        RegisterError::Refused(refused @ Refused::Value { .. }) => {
             Status::invalid_argument(refused.to_string())
         }
-        PlaneError::Refused(refused) => Status::permission_denied(refused.to_string()),
-        PlaneError::Token(error) => Status::unauthenticated(error.to_string()),
-        PlaneError::Store(error) => Status::unavailable(error.to_string()),
-        PlaneError::Ca(error) => Status::internal(error.to_string()),
-        PlaneError::RateLimited => Status::resource_exhausted("try again later"),
-        PlaneError::Invalid(reason) => Status::invalid_argument(reason),
+        RegisterError::Refused(refused) => Status::permission_denied(refused.to_string()),
+        RegisterError::Token(error) => Status::unauthenticated(error.to_string()),
+        RegisterError::Store(error) => Status::unavailable(error.to_string()),
     })?;
+    let revision = service.plane.compiled().generation + 1;
     Ok(respond(Answer::Accepted(Accepted { revision })))
 }
 

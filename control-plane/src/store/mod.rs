@@ -20,7 +20,7 @@ use crate::model::ResourceKey;
 
 pub use error::StoreError;
 pub use events::{ChangedResource, EVENTS_BYTES_MAX, EVENTS_MAX, Event, Events, EventsError};
-pub use record::{RecordExpect, RecordWrite, read_records};
+pub use record::{RecordExpect, RecordWrite, read_records, record};
 pub use redb::RedbStore;
 pub use resource::{
     CHANGES_MAX, Change, Conflict, DOCUMENT_MAX, Expect, Listing, StoredResource, digest,

@@ -1,5 +1,6 @@
 //! Small records of the control plane's own: tokens, instances, registrations, addresses.
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Store, StoreError};
@@ -73,4 +74,15 @@ pub fn read_records<T: DeserializeOwned>(
         Err(error) => Err(StoreError::unreadable(table, &key, &content, &error)),
     });
     read.collect()
+}
+
+/// The write of a record as JSON, without a condition; `None` removes it.
+pub fn record<T: Serialize>(table: &'static str, key: &str, value: Option<&T>) -> RecordWrite {
+    RecordWrite {
+        table,
+        key: key.to_owned(),
+        // Plain structures with string keys: their JSON cannot fail.
+        value: value.map(|value| serde_json::to_vec(value).unwrap_or_default()),
+        expect: RecordExpect::Any,
+    }
 }

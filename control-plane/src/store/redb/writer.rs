@@ -175,9 +175,10 @@ impl Writer {
                 if newest != before {
                     self.events.reset(newest);
                 }
-                match error {
-                    StoreError::Engine { path, cause } => StoreError::Uncertain { path, cause },
-                    other => other,
+                if let StoreError::Engine { path, cause } = error {
+                    StoreError::Uncertain { path, cause }
+                } else {
+                    error
                 }
             }
             Ok(_) => error,

@@ -4,15 +4,21 @@
 //! ended: opening and ending streams in a loop keeps nothing more.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use weft_core::model::ObservedBreaker;
 
+use super::live::{LiveStream, LiveStreams};
 use crate::tls::PeerIdentity;
+use crate::unix_millis;
 
 /// Breakers that are kept of one sidecar; it tells of no more.
-pub(super) const OBSERVED_MAX: usize = 1000;
+const OBSERVED_MAX: usize = 1000;
+/// Live streams of observations of one instance: one that moves to another connection has two for
+/// a moment.
+const OBSERVING_MAX: usize = 2;
 /// What was told on a stream that has ended is kept this long: a sidecar that moves to another
 /// connection tells it anew.
 const OBSERVED_KEPT: Duration = Duration::from_secs(2);
@@ -27,19 +33,64 @@ pub struct ObservedView {
     /// Those that have ever opened.
     pub breakers: Vec<ObservedBreaker>,
     /// When its stream ended.
-    pub(super) ended: Option<Instant>,
+    ended: Option<Instant>,
+}
+
+/// What every sidecar has told, and the streams on which it does.
+#[derive(Debug, Default)]
+pub struct Observations {
+    views: Mutex<Views>,
+    live: Arc<LiveStreams>,
+    streams: AtomicU64,
+}
+
+impl Observations {
+    fn views(&self) -> MutexGuard<'_, Views> {
+        self.views.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a stream of observations of an instance; its oldest ends where there are too many.
+    pub fn begin(&self, peer: &PeerIdentity) -> LiveStream {
+        let stream = self.streams.fetch_add(1, Ordering::Relaxed);
+        self.live.begin(&peer.instance, stream, OBSERVING_MAX)
+    }
+
+    /// Notes what a sidecar sees; `None` when its stream has ended: the view is kept for a moment.
+    pub fn note(&self, stream: u64, peer: &PeerIdentity, breakers: Option<Vec<ObservedBreaker>>) {
+        let mut views = self.views();
+        let Some(breakers) = breakers else {
+            return views.end(&peer.instance, stream, Instant::now());
+        };
+        let view = ObservedView {
+            peer: peer.clone(),
+            told: unix_millis(),
+            breakers,
+            ended: None,
+        };
+        views.tell(stream, view);
+    }
+
+    /// Forgets what was told on streams that ended a while ago.
+    pub fn forget(&self) {
+        self.views().forget(Instant::now());
+    }
+
+    /// What every sidecar sees.
+    pub fn newest(&self) -> Vec<ObservedView> {
+        self.views().newest()
+    }
 }
 
 /// The views of all instances, each by the number of its stream.
 #[derive(Debug, Default)]
-pub(super) struct Observations {
+struct Views {
     by_instance: BTreeMap<Arc<str>, HashMap<u64, ObservedView>>,
 }
 
-impl Observations {
+impl Views {
     /// Takes what was told on a live stream, in the place of what older streams had told that have
     /// ended.
-    pub(super) fn tell(&mut self, stream: u64, mut view: ObservedView) {
+    fn tell(&mut self, stream: u64, mut view: ObservedView) {
         view.breakers.truncate(OBSERVED_MAX);
         let instance = Arc::clone(&view.peer.instance);
         let views = self.by_instance.entry(instance).or_default();
@@ -48,7 +99,7 @@ impl Observations {
     }
 
     /// A stream has ended. Of all that have, only the newest one's view is kept, for a moment.
-    pub(super) fn end(&mut self, instance: &str, stream: u64, now: Instant) {
+    fn end(&mut self, instance: &str, stream: u64, now: Instant) {
         let Some(views) = self.by_instance.get_mut(instance) else {
             return;
         };
@@ -61,7 +112,7 @@ impl Observations {
     }
 
     /// Forgets what was told on streams that ended a while ago.
-    pub(super) fn forget(&mut self, now: Instant) {
+    fn forget(&mut self, now: Instant) {
         let kept = |ended: Instant| now.saturating_duration_since(ended) < OBSERVED_KEPT;
         self.by_instance.retain(|_, views| {
             views.retain(|_, view| view.ended.is_none_or(kept));
@@ -70,7 +121,7 @@ impl Observations {
     }
 
     /// What each instance told on its newest stream, in the order of instances.
-    pub(super) fn newest(&self) -> Vec<ObservedView> {
+    fn newest(&self) -> Vec<ObservedView> {
         let views = self.by_instance.values();
         let newest = views.filter_map(|views| views.iter().max_by_key(|(stream, _)| **stream));
         newest.map(|(_, view)| view.clone()).collect()
@@ -95,7 +146,7 @@ mod tests {
         }
     }
 
-    fn streams(all: &Observations, instance: &str) -> Vec<u64> {
+    fn streams(all: &Views, instance: &str) -> Vec<u64> {
         let views = all.by_instance.get(instance);
         let mut streams: Vec<u64> = views.into_iter().flat_map(HashMap::keys).copied().collect();
         streams.sort_unstable();
@@ -105,7 +156,7 @@ mod tests {
     #[test]
     fn streams_in_a_loop_leave_one_view() {
         let now = Instant::now();
-        let mut all = Observations::default();
+        let mut all = Views::default();
         all.tell(1, view("b", 1));
         for stream in 2..100 {
             all.tell(stream, view("a", 2));
@@ -120,7 +171,7 @@ mod tests {
     #[test]
     fn an_ended_view_stands_until_a_newer_stream_tells() {
         let now = Instant::now();
-        let mut all = Observations::default();
+        let mut all = Views::default();
         all.tell(1, view("a", 1));
         all.end("a", 1, now);
         all.forget(now + OBSERVED_KEPT / 2);
@@ -138,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_stream_that_told_nothing_leaves_nothing() {
-        let mut all = Observations::default();
+        let mut all = Views::default();
         all.end("a", 1, Instant::now());
         assert!(all.by_instance.is_empty());
     }

@@ -1,0 +1,167 @@
+//! From a credential to the instance that it attests.
+
+use std::fmt;
+
+use super::records::Records;
+use super::token::{self, InstanceRecord, Redeemed, Redemption, TokenError, TokenRecord};
+use crate::tls::PeerIdentity;
+use crate::{random, sha256_hex};
+
+/// What a signature is asked for with.
+#[derive(Debug)]
+pub enum Credential {
+    /// The text of a join token.
+    JoinToken(String),
+    /// The text of an instance key.
+    InstanceKey(String),
+    /// A certificate shown on the connection.
+    Certificate(PeerIdentity),
+}
+
+/// Whom a credential attests.
+#[derive(Debug)]
+pub struct Attested {
+    /// The instance, as it is to be kept.
+    pub instance: InstanceRecord,
+    /// The token as it is to be kept, where one is redeemed.
+    pub redeemed: Option<TokenRecord>,
+    /// The text of a new instance key.
+    pub instance_key: Option<String>,
+}
+
+/// Decides whom credentials of one kind attest.
+pub trait Attestor: fmt::Debug + Send + Sync {
+    /// The instance that a credential attests, by what is on record; `None` where the credential is
+    /// of another kind. `key_hash` is the SHA-256 of the public key that a certificate is asked for,
+    /// `now` is in seconds since the Unix epoch.
+    fn attest(
+        &self,
+        records: &Records,
+        credential: &Credential,
+        key_hash: &str,
+        now: i64,
+    ) -> Option<Result<Attested, TokenError>>;
+}
+
+/// Attests by join tokens, each of which makes one instance.
+#[derive(Debug)]
+pub struct JoinTokens;
+
+impl Attestor for JoinTokens {
+    fn attest(
+        &self,
+        records: &Records,
+        credential: &Credential,
+        key_hash: &str,
+        now: i64,
+    ) -> Option<Result<Attested, TokenError>> {
+        match credential {
+            Credential::JoinToken(text) => Some(redeem(records, text, key_hash, now)),
+            Credential::InstanceKey(_) | Credential::Certificate(_) => None,
+        }
+    }
+}
+
+fn redeem(records: &Records, text: &str, key_hash: &str, now: i64) -> Result<Attested, TokenError> {
+    let parsed = token::parse(text)?;
+    let record = records.token(&parsed.id);
+    let redemption = token::redeem(record, &parsed, key_hash, now)?;
+    let mut token = record.cloned().ok_or(TokenError::Unknown)?;
+    let first = redemption == Redemption::First;
+    let name = match redemption {
+        Redemption::First => format!("i-{}", crate::hex(&random::<8>())),
+        Redemption::Again(instance) => instance,
+    };
+    // Also on a repetition: the lost reply had the first one in it.
+    let secret = crate::hex(&random::<32>());
+    let before = records.instance(&name);
+    let instance = InstanceRecord {
+        instance: name.clone(),
+        key_hash: sha256_hex(secret.as_bytes()),
+        binding: token.binding.clone(),
+        created: before.map_or(now, |before| before.created),
+        last_used: now,
+        last_not_after: before.map_or(0, |before| before.last_not_after),
+        revoked: before.and_then(|before| before.revoked),
+    };
+    token::reattest(Some(&instance), now)?;
+    token.redeemed = Some(Redeemed {
+        public_key_hash: key_hash.to_owned(),
+        instance: name.clone(),
+    });
+    Ok(Attested {
+        instance,
+        redeemed: first.then_some(token),
+        instance_key: Some(format!("{name}.{secret}")),
+    })
+}
+
+/// Attests by the key that an instance got with its first certificate.
+#[derive(Debug)]
+pub struct InstanceKeys;
+
+impl Attestor for InstanceKeys {
+    fn attest(
+        &self,
+        records: &Records,
+        credential: &Credential,
+        _key_hash: &str,
+        now: i64,
+    ) -> Option<Result<Attested, TokenError>> {
+        match credential {
+            Credential::InstanceKey(text) => Some(by_instance_key(records, text, now)),
+            Credential::JoinToken(_) | Credential::Certificate(_) => None,
+        }
+    }
+}
+
+fn by_instance_key(records: &Records, text: &str, now: i64) -> Result<Attested, TokenError> {
+    let (name, secret) = text.split_once('.').ok_or(TokenError::UnknownInstance)?;
+    let hash = sha256_hex(secret.as_bytes());
+    let record = records.instance(name).filter(|i| i.key_hash == hash);
+    token::reattest(record, now)?;
+    Ok(known(record.ok_or(TokenError::UnknownInstance)?))
+}
+
+/// Attests by a certificate that is still valid.
+#[derive(Debug)]
+pub struct Certificates;
+
+impl Attestor for Certificates {
+    fn attest(
+        &self,
+        records: &Records,
+        credential: &Credential,
+        _key_hash: &str,
+        now: i64,
+    ) -> Option<Result<Attested, TokenError>> {
+        match credential {
+            Credential::Certificate(peer) => Some(by_certificate(records, peer, now)),
+            Credential::JoinToken(_) | Credential::InstanceKey(_) => None,
+        }
+    }
+}
+
+fn by_certificate(
+    records: &Records,
+    peer: &PeerIdentity,
+    now: i64,
+) -> Result<Attested, TokenError> {
+    if peer.not_after <= now {
+        return Err(TokenError::Ended);
+    }
+    let record = records.instance(&peer.instance);
+    let record = record.ok_or(TokenError::UnknownInstance)?;
+    if record.revoked.is_some() {
+        return Err(TokenError::Revoked(record.instance.clone()));
+    }
+    Ok(known(record))
+}
+
+fn known(record: &InstanceRecord) -> Attested {
+    Attested {
+        instance: record.clone(),
+        redeemed: None,
+        instance_key: None,
+    }
+}

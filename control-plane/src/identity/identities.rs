@@ -1,0 +1,406 @@
+//! Tokens, instances and operators: who gets a certificate, and who no more.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+use weft_core::model::TrustBundle;
+use weft_core::name::{ServiceName, SpiffeId};
+
+use super::attest::{Attestor, Certificates, Credential, InstanceKeys, JoinTokens};
+use super::ca::{self, Authority, CaError, SignedLeaf};
+use super::operator::{self, OperatorRecord};
+use super::records::{INSTANCES, OPERATORS, Records, TOKENS};
+use super::signer::Signer;
+use super::token::{self, Binding, InstanceRecord, TokenError, TokenRecord};
+use crate::store::{RecordWrite, Store, StoreError, record};
+use crate::{random, sha256_hex, unix_millis, unix_seconds};
+
+/// Signatures per second, and in one burst.
+const SIGN_PER_SECOND: f64 = 50.0;
+const SIGN_BURST: f64 = 200.0;
+/// How often records that are of no use any more are cleared away.
+const CLEAR_EVERY: Duration = Duration::from_secs(1);
+
+/// Why no identity is given, or a change of one not made.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The credential is refused.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// Not kept.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Not signed.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// Too many signatures are asked for.
+    #[error("too many certificates are asked for at once; try again in a second")]
+    RateLimited,
+    /// What was asked for makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// A signature with all that belongs to it.
+#[derive(Debug)]
+pub struct Signed {
+    /// The certificate.
+    pub leaf: SignedLeaf,
+    /// Whom it names.
+    pub identity: SpiffeId,
+    /// The instance.
+    pub instance: String,
+    /// What the instance may do.
+    pub binding: Binding,
+    /// The instance key, with the first certificate.
+    pub instance_key: Option<String>,
+}
+
+/// What is counted of signatures.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Certificates signed.
+    pub signed: AtomicU64,
+    /// Signatures refused.
+    pub refused: AtomicU64,
+}
+
+/// Owns tokens, instances and operators; attests, signs and revokes. Every change is durable before
+/// it is answered.
+#[derive(Debug)]
+pub struct Identities {
+    store: Arc<dyn Store>,
+    signer: Arc<dyn Signer>,
+    attestors: Vec<Box<dyn Attestor>>,
+    leaf_ttl: Duration,
+    records: Mutex<Records>,
+    revoked: watch::Sender<u64>,
+    signing: Mutex<(f64, i64)>,
+    /// Counters for metrics.
+    pub counters: Counters,
+}
+
+impl Identities {
+    /// Takes up what the store holds. `leaf_ttl` is the life of a workload's certificate.
+    pub fn open(
+        store: Arc<dyn Store>,
+        authority: Arc<Authority>,
+        leaf_ttl: Duration,
+    ) -> Result<Arc<Self>, StoreError> {
+        let records = Records::read(&*store)?;
+        Ok(Arc::new(Self {
+            store,
+            signer: authority,
+            attestors: vec![
+                Box::new(JoinTokens),
+                Box::new(InstanceKeys),
+                Box::new(Certificates),
+            ],
+            leaf_ttl,
+            records: Mutex::new(records),
+            revoked: watch::Sender::new(0),
+            signing: Mutex::new((SIGN_BURST, unix_millis())),
+            counters: Counters::default(),
+        }))
+    }
+
+    /// What signs.
+    pub fn signer(&self) -> &dyn Signer {
+        &*self.signer
+    }
+
+    /// SHA-256 of the root, hexadecimal: what a join token carries.
+    pub fn root_digest(&self) -> String {
+        sha256_hex(self.signer.root())
+    }
+
+    /// Clears records away that are of no use any more. Runs until the task is dropped.
+    pub async fn keep_cleared(self: Arc<Self>) {
+        let mut clear = tokio::time::interval(CLEAR_EVERY);
+        loop {
+            clear.tick().await;
+            let written = {
+                let mut records = self.records();
+                let writes = records.clear(unix_seconds());
+                if writes.is_empty() {
+                    continue;
+                }
+                self.store.write(writes)
+            };
+            if let Err(error) = written.await {
+                tracing::error!(%error, "clearing of tokens not kept");
+            }
+        }
+    }
+
+    fn records(&self) -> MutexGuard<'_, Records> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whom to believe: the root, and whom no more.
+    pub fn bundle(&self) -> TrustBundle {
+        let now = unix_seconds();
+        let records = self.records();
+        let revoked = records.instances.values();
+        let revoked = revoked.filter(|i| i.revoked.is_some() && i.last_not_after > now);
+        TrustBundle {
+            trust_domain: self.signer.trust_domain().clone(),
+            roots: vec![self.signer.root().to_vec()],
+            revoked_instances: revoked.map(|i| i.instance.clone()).collect(),
+        }
+    }
+
+    /// Makes a join token; its text is given once.
+    pub async fn create_token(
+        &self,
+        binding: Binding,
+        ttl: Duration,
+    ) -> Result<(String, TokenRecord), IdentityError> {
+        let ttl = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
+        if !(1..=7 * 86_400).contains(&ttl) {
+            return Err(IdentityError::Invalid(format!(
+                "ttl: found {ttl} s; allowed: 1 s to 7 days"
+            )));
+        }
+        let (text, token) = token::create(
+            self.signer.trust_domain(),
+            &self.root_digest(),
+            binding,
+            unix_seconds(),
+            ttl,
+            random(),
+        );
+        self.store
+            .write(vec![record(TOKENS, &token.id, Some(&token))])
+            .await?;
+        self.records()
+            .tokens
+            .insert(token.id.clone(), token.clone());
+        Ok((text, token))
+    }
+
+    /// Tokens that are kept.
+    pub fn tokens(&self) -> Vec<TokenRecord> {
+        self.records().tokens.values().cloned().collect()
+    }
+
+    /// Instances that were attested.
+    pub fn instances(&self) -> Vec<InstanceRecord> {
+        self.records().instances.values().cloned().collect()
+    }
+
+    /// Signs a certificate for the instance that a credential attests.
+    pub async fn sign(&self, credential: Credential, csr: &[u8]) -> Result<Signed, IdentityError> {
+        self.take_signature()?;
+        let key_hash = ca::public_key_hash(csr)?;
+        let now = unix_seconds();
+        // Decided, signed and noted under one lock: two redemptions at the same moment must not
+        // both succeed, and a renewal must not undo a revocation that comes meanwhile.
+        let (signed, token, written) = {
+            let mut records = self.records();
+            let attested = self
+                .attestors
+                .iter()
+                .find_map(|attestor| attestor.attest(&records, &credential, &key_hash, now));
+            let attested = attested.ok_or_else(unknown_credential)??;
+            let (mut instance, token) = (attested.instance, attested.redeemed);
+            let (leaf, identity) = self.sign_for(&instance, csr)?;
+            instance.last_used = now;
+            instance.last_not_after = instance.last_not_after.max(leaf.not_after);
+            let name = instance.instance.clone();
+            let mut writes = vec![record(INSTANCES, &name, Some(&instance))];
+            if let Some(token) = &token {
+                writes.push(record(TOKENS, &token.id, Some(token)));
+                records.tokens.insert(token.id.clone(), token.clone());
+            }
+            let signed = Signed {
+                leaf,
+                identity,
+                instance: name.clone(),
+                binding: instance.binding.clone(),
+                instance_key: attested.instance_key,
+            };
+            records.instances.insert(name, instance);
+            (signed, token, self.store.write(writes))
+        };
+        if let Err(error) = written.await {
+            if let Some(token) = token {
+                self.unredeem(&token);
+            }
+            // A renewal only notes times: a full disk must not stop it, or it stops the mesh.
+            if signed.instance_key.is_some() {
+                return Err(error.into());
+            }
+            tracing::error!(%error, "renewal not kept");
+        }
+        self.counters.signed.fetch_add(1, Ordering::Relaxed);
+        Ok(signed)
+    }
+
+    fn sign_for(
+        &self,
+        instance: &InstanceRecord,
+        csr: &[u8],
+    ) -> Result<(SignedLeaf, SpiffeId), IdentityError> {
+        let binding = &instance.binding;
+        let namespace = binding.workload.namespace();
+        let trust_domain = self.signer.trust_domain();
+        let identity = SpiffeId::new(trust_domain, namespace, &binding.service_account)
+            .map_err(|error| IdentityError::Invalid(error.to_string()))?;
+        let name = &instance.instance;
+        let now = SystemTime::now();
+        let leaf = self.signer.sign(csr, &identity, name, self.leaf_ttl, now)?;
+        Ok((leaf, identity))
+    }
+
+    /// A redemption that is not durable has not happened: the token is as good as before.
+    fn unredeem(&self, token: &TokenRecord) {
+        let mut records = self.records();
+        if let Some(held) = records.tokens.get_mut(&token.id)
+            && held.redeemed == token.redeemed
+        {
+            held.redeemed = None;
+        }
+        if let Some(redeemed) = &token.redeemed {
+            records.instances.remove(&redeemed.instance);
+        }
+    }
+
+    /// A token bucket: a thousand workloads come through in seconds, a loop does not.
+    fn take_signature(&self) -> Result<(), IdentityError> {
+        let mut bucket = self.signing.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = unix_millis();
+        let elapsed = (now - bucket.1).max(0) as f64 / 1000.0;
+        bucket.0 = (bucket.0 + elapsed * SIGN_PER_SECOND).min(SIGN_BURST);
+        bucket.1 = now;
+        if bucket.0 < 1.0 {
+            return Err(IdentityError::RateLimited);
+        }
+        bucket.0 -= 1.0;
+        Ok(())
+    }
+
+    /// Revokes an instance: nothing is signed for it any more, whoever watches cuts its streams,
+    /// and peers refuse its certificate. Or an operator's certificate: it opens the API no more.
+    ///
+    /// It is refused from this call on; what is returned is done when that is written down.
+    pub fn revoke(
+        &self,
+        id: &str,
+    ) -> Result<impl Future<Output = Result<(), StoreError>>, IdentityError> {
+        let written = {
+            let mut records = self.records();
+            // Written under the lock, so that nothing noted later is written before it.
+            self.store.write(vec![note_revoked(&mut records, id)?])
+        };
+        self.revoked.send_modify(|count| *count += 1);
+        Ok(written)
+    }
+
+    /// Signs a certificate for an operator. Records of certificates that have ended are cleared
+    /// away.
+    pub async fn sign_operator(
+        &self,
+        name: &str,
+        csr: &[u8],
+        ttl: Duration,
+    ) -> Result<(OperatorRecord, SignedLeaf), IdentityError> {
+        if !(operator::TTL_MIN..=operator::TTL_MAX).contains(&ttl) {
+            let text = format!(
+                "ttl: found {} s; allowed: 1 minute to 90 days",
+                ttl.as_secs()
+            );
+            return Err(IdentityError::Invalid(text));
+        }
+        self.take_signature()?;
+        let id = format!("o-{}", crate::hex(&random::<8>()));
+        let now = SystemTime::now();
+        let leaf = self.signer.sign_operator(csr, name, &id, ttl, now)?;
+        let operator = OperatorRecord {
+            id: id.clone(),
+            name: name.to_owned(),
+            created: leaf.issued,
+            not_after: leaf.not_after,
+            revoked: None,
+        };
+        let written = {
+            let mut records = self.records();
+            let over = records
+                .operators
+                .extract_if(|_id, o| o.not_after < leaf.issued);
+            let mut writes: Vec<RecordWrite> = over
+                .map(|(id, _)| record::<OperatorRecord>(OPERATORS, &id, None))
+                .collect();
+            writes.push(record(OPERATORS, &id, Some(&operator)));
+            records.operators.insert(id, operator.clone());
+            self.store.write(writes)
+        };
+        written.await?;
+        self.counters.signed.fetch_add(1, Ordering::Relaxed);
+        Ok((operator, leaf))
+    }
+
+    /// Operators' certificates.
+    pub fn operators(&self) -> Vec<OperatorRecord> {
+        self.records().operators.values().cloned().collect()
+    }
+
+    /// The operator with a certificate, unless that was revoked.
+    pub fn operator(&self, id: &str) -> Option<OperatorRecord> {
+        let records = self.records();
+        let operator = records.operators.get(id)?;
+        operator.revoked.is_none().then(|| operator.clone())
+    }
+
+    /// Whether an instance was revoked.
+    pub fn is_revoked(&self, instance: &str) -> bool {
+        let records = self.records();
+        let instance = records.instance(instance);
+        instance.is_some_and(|i| i.revoked.is_some())
+    }
+
+    /// What an instance may do, unless it is unknown or revoked.
+    pub fn binding_of(&self, instance: &str) -> Result<Binding, TokenError> {
+        let records = self.records();
+        let instance = records.instance(instance);
+        let instance = instance.ok_or(TokenError::UnknownInstance)?;
+        if instance.revoked.is_some() {
+            return Err(TokenError::Revoked(instance.instance.clone()));
+        }
+        Ok(instance.binding.clone())
+    }
+
+    /// Services that an instance may serve.
+    pub fn services_of(&self, instance: &str) -> Vec<ServiceName> {
+        let records = self.records();
+        let instance = records.instance(instance);
+        instance.map_or_else(Vec::new, |i| i.binding.services.clone())
+    }
+
+    /// Changes whenever an instance or an operator is revoked. Subscribe before looking whether
+    /// there was a revocation already.
+    pub fn watch_revoked(&self) -> watch::Receiver<u64> {
+        self.revoked.subscribe()
+    }
+}
+
+fn note_revoked(records: &mut Records, id: &str) -> Result<RecordWrite, IdentityError> {
+    let now = unix_seconds();
+    if let Some(operator) = records.operators.get_mut(id) {
+        operator.revoked = operator.revoked.or(Some(now));
+        return Ok(record(OPERATORS, id, Some(&*operator)));
+    }
+    let found = records.instances.get_mut(id).ok_or_else(|| {
+        IdentityError::Invalid(format!(
+            "{id:?} is unknown; see `weft certs list` and `weft operator list`"
+        ))
+    })?;
+    found.revoked = found.revoked.or(Some(now));
+    Ok(record(INSTANCES, id, Some(&*found)))
+}
+
+fn unknown_credential() -> IdentityError {
+    IdentityError::Invalid("no attestor for a credential of this kind".to_owned())
+}

@@ -1,0 +1,261 @@
+//! Registrations with their records and streams.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use weft_core::model::{Cidr, Registration};
+
+use super::changes::{Changes, RegistryDelta};
+use super::live::{LiveStream, LiveStreams};
+use super::machine::{Entry, Refused, Registry, check_binding, check_values};
+use crate::identity::token::TokenError;
+use crate::identity::{Identities, IdentityError};
+use crate::store::{RecordWrite, Store, StoreError, read_records, record};
+use crate::tls::PeerIdentity;
+use crate::unix_millis;
+
+/// The table of the store.
+const ENTRIES: &str = "registration";
+/// A registration's stream whose place another one of its instance has taken ends after this long.
+const SUPERSEDED_KEPT: Duration = Duration::from_secs(2);
+/// How often the registry is looked through for those whose grace is over.
+const EXPIRE_EVERY: Duration = Duration::from_millis(250);
+
+/// Why a registration is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum RegisterError {
+    /// The registration is refused.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The instance is unknown or revoked.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// Not kept.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Owns the registry, its records on disk and the live streams of registrations. A registration is
+/// durable before it is answered and before others hear of it.
+#[derive(Debug)]
+pub struct Registrations {
+    store: Arc<dyn Store>,
+    identities: Arc<Identities>,
+    grace: Duration,
+    virtual_ranges: Vec<Cidr>,
+    registry: Mutex<Registry>,
+    streams: AtomicU64,
+    live: Arc<LiveStreams>,
+    changes: Arc<Changes>,
+}
+
+impl Registrations {
+    /// Takes up what the store holds. A workload without a stream is kept for `grace`; nobody may
+    /// register an address in `virtual_ranges`.
+    pub fn open(
+        store: Arc<dyn Store>,
+        identities: Arc<Identities>,
+        grace: Duration,
+        virtual_ranges: Vec<Cidr>,
+    ) -> Result<Arc<Self>, StoreError> {
+        let entries = read_records::<Entry>(&*store, ENTRIES)?.into_iter();
+        let entries = entries.map(|(_, entry)| entry).collect();
+        let registry = Registry::restore(entries, unix_millis(), millis(grace));
+        let changes = Changes::default();
+        for entry in registry.iter() {
+            changes.changed(RegistryDelta::Put(Arc::new(entry.clone())));
+        }
+        Ok(Arc::new(Self {
+            store,
+            identities,
+            grace,
+            virtual_ranges,
+            registry: Mutex::new(registry),
+            streams: AtomicU64::new(1),
+            live: Arc::default(),
+            changes: Arc::new(changes),
+        }))
+    }
+
+    /// The queue of changes, for one consumer. It begins with everybody who was on record.
+    pub fn changes(&self) -> &Arc<Changes> {
+        &self.changes
+    }
+
+    /// Takes out workloads whose grace is over. Runs until the task is dropped.
+    pub async fn keep_expired(self: Arc<Self>) {
+        let mut expire = tokio::time::interval(EXPIRE_EVERY);
+        loop {
+            expire.tick().await;
+            self.expire().await;
+        }
+    }
+
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a stream of registrations of an instance. It is over once another one of the instance
+    /// has taken its place.
+    pub fn begin(&self, peer: &PeerIdentity) -> LiveStream {
+        let stream = self.streams.fetch_add(1, Ordering::Relaxed);
+        self.live.begin(&peer.instance, stream, usize::MAX)
+    }
+
+    /// How long a stream whose place was taken is left to end by itself: the sidecar that moves to
+    /// another connection ends it as soon as it has heard of that. Shorter than the grace, in which
+    /// a sidecar that did not move has to register anew.
+    pub fn superseded_kept(&self) -> Duration {
+        SUPERSEDED_KEPT.min(self.grace / 2)
+    }
+
+    /// Takes a registration of an instance; durable when it answers.
+    pub async fn register(
+        &self,
+        peer: &PeerIdentity,
+        stream: u64,
+        registration: Registration,
+    ) -> Result<(), RegisterError> {
+        let entry = Entry {
+            instance: Arc::clone(&peer.instance),
+            identity: peer.identity.clone(),
+            registration,
+            stream: Some(stream),
+            expires: 0,
+        };
+        let name = entry.registration.workload.clone();
+        let written = {
+            let registry = self.registry();
+            self.may_register(&registry, &entry)?;
+            self.store.write(vec![write_of(&entry)])
+        };
+        written.await?;
+        if let Err(refused) = self.put(entry) {
+            // The record is not ours: what is registered under the name is written once more.
+            let kept = {
+                let registry = self.registry();
+                let kept = registry.get(&name);
+                self.store
+                    .write(vec![record(ENTRIES, &name.to_string(), kept)])
+            };
+            kept.await?;
+            return Err(refused);
+        }
+        Ok(())
+    }
+
+    /// Another one may have come, or this one may have been revoked, while it was written.
+    fn put(&self, entry: Entry) -> Result<(), RegisterError> {
+        let mut registry = self.registry();
+        self.may_register(&registry, &entry)?;
+        let instance = Arc::clone(&entry.instance);
+        let older = registry.put(entry.clone());
+        self.changes.changed(RegistryDelta::Put(Arc::new(entry)));
+        drop(registry);
+        if let Some(older) = older {
+            self.live.end(&instance, older);
+        }
+        Ok(())
+    }
+
+    fn may_register(&self, registry: &Registry, entry: &Entry) -> Result<(), RegisterError> {
+        let binding = self.identities.binding_of(&entry.instance)?;
+        let registration = &entry.registration;
+        check_binding(&binding, registration)?;
+        check_values(registration, &self.virtual_ranges)?;
+        let stream = entry.stream.unwrap_or_default();
+        Ok(registry.check(&entry.instance, stream, registration)?)
+    }
+
+    /// A registration's stream has ended: its grace begins.
+    pub fn disconnected(&self, stream: u64) {
+        let grace = millis(self.grace);
+        self.registry()
+            .handle_disconnect(stream, unix_millis(), grace);
+    }
+
+    /// Takes out what a stream registered; whether that was anything. Durable when it answers, or
+    /// told in the log.
+    pub async fn leave(&self, stream: u64) -> bool {
+        let written = {
+            let mut registry = self.registry();
+            let grace = millis(self.grace);
+            let Some(entry) = registry.remove_stream(stream, unix_millis(), grace) else {
+                return false;
+            };
+            self.store.write(vec![self.removed(&entry)])
+        };
+        if let Err(error) = written.await {
+            tracing::error!(%error, "goodbye not kept");
+        }
+        true
+    }
+
+    /// Revokes an instance, or an operator's certificate, and takes out what the instance
+    /// registered. In force even if it cannot be written down.
+    pub async fn revoke(&self, id: &str) -> Result<(), IdentityError> {
+        let revoked = self.identities.revoke(id)?;
+        let removed = {
+            let mut registry = self.registry();
+            let entry = registry.remove(id);
+            entry.map(|entry| self.store.write(vec![self.removed(&entry)]))
+        };
+        revoked.await?;
+        if let Some(removed) = removed {
+            removed.await?;
+        }
+        Ok(())
+    }
+
+    async fn expire(&self) {
+        let written = {
+            let mut registry = self.registry();
+            let gone = registry.expire(unix_millis());
+            if gone.is_empty() {
+                return;
+            }
+            for entry in &gone {
+                let workload = &entry.registration.workload;
+                tracing::info!(%workload, "gone for longer than the grace: taken out");
+            }
+            let writes = gone.iter().map(|entry| self.removed(entry));
+            self.store.write(writes.collect())
+        };
+        if let Err(error) = written.await {
+            tracing::error!(%error, "expiry not kept");
+        }
+    }
+
+    /// Tells that an entry was taken out; what is to be written. To be called under the lock.
+    fn removed(&self, entry: &Entry) -> RecordWrite {
+        let workload = entry.registration.workload.clone();
+        let write = record::<Entry>(ENTRIES, &workload.to_string(), None);
+        self.changes.changed(RegistryDelta::Removed(workload));
+        write
+    }
+
+    /// Everybody who is there.
+    pub fn entries(&self) -> Vec<Entry> {
+        self.registry().iter().cloned().collect()
+    }
+
+    /// How many are there.
+    pub fn len(&self) -> usize {
+        self.registry().iter().count()
+    }
+
+    /// Whether nobody is there.
+    pub fn is_empty(&self) -> bool {
+        self.registry().iter().next().is_none()
+    }
+}
+
+fn write_of(entry: &Entry) -> RecordWrite {
+    let name = entry.registration.workload.to_string();
+    record(ENTRIES, &name, Some(entry))
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
