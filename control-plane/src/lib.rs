@@ -8,12 +8,14 @@
 
 pub mod api;
 pub mod app;
+pub mod budget;
 pub mod client;
 pub mod compile;
 pub mod discovery;
 pub mod identity;
 pub mod metrics;
 pub mod model;
+pub mod peers;
 pub mod plane;
 pub mod policy;
 pub mod ratelimit;
