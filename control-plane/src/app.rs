@@ -12,13 +12,8 @@ use arc_swap::ArcSwap;
 use clap::Args;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
-use tower::ServiceBuilder;
-use tower::limit::ConcurrencyLimitLayer;
-use tower::load_shed::LoadShedLayer;
+use tonic::service::Routes;
 use weft_core::model::Cidr;
 use weft_core::name::{NameError, TrustDomain};
 use weft_proto::identity::identity_server::IdentityServer;
@@ -27,12 +22,16 @@ use weft_proto::registry::registry_server::RegistryServer;
 use weft_proto::xds::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 
 use crate::api::{self, Status, Who};
+use crate::budget::{
+    DISCOVERY_MESSAGE_MAX_BYTES, Limits, MESSAGE_MAX_BYTES, SIGN_MESSAGE_MAX_BYTES,
+};
 use crate::client::default_data_dir;
 use crate::discovery::grpc::DiscoveryService;
 use crate::identity::Identities;
 use crate::identity::ca::{Authority, CaError, LEAF_TTL_MAX, LEAF_TTL_MIN};
 use crate::identity::grpc::IdentityService;
 use crate::metrics;
+use crate::peers::Peers;
 use crate::plane::{Plane, Settings, virtual_ranges};
 use crate::ratelimit::Leases;
 use crate::ratelimit::grpc::RateLimitService;
@@ -40,19 +39,8 @@ use crate::registry::Registrations;
 use crate::registry::grpc::RegistryService;
 use crate::store::{RedbStore, Store, StoreError};
 use crate::tls::{self, Purpose};
+use crate::transport::{self, Sidecars};
 
-/// Calls at the same time, streams included.
-const CALLS_MAX: usize = 50_000;
-/// Streams of one connection.
-const STREAMS_MAX: u32 = 64;
-/// What a stream, and a connection, may send ahead of what is read, bytes. A connection has room for
-/// every stream of a sidecar, so that one that is not read does not stop the others.
-const STREAM_WINDOW: u32 = 128 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// How long a call, or the first answer on a stream, may take.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Accepted connections that wait to be served.
-const CONNECTIONS_QUEUED: usize = 64;
 /// How long streams may take to end when the control plane stops.
 const STOP_MAX: Duration = Duration::from_secs(2);
 
@@ -138,9 +126,6 @@ pub enum AppError {
     /// The authority.
     #[error(transparent)]
     Ca(#[from] CaError),
-    /// gRPC.
-    #[error("serving sidecars: {0}")]
-    Serve(#[from] tonic::transport::Error),
     /// The system.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -175,6 +160,20 @@ fn settings(args: &ControlPlaneArgs) -> Result<Settings, AppError> {
         grace: args.grace,
         workload_ranges: ranges.collect::<Result<_, _>>()?,
     })
+}
+
+/// Raises how many files the process may have open to what the system permits; how many that is.
+fn descriptors() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let found = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: found.maximum,
+        ..found
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
@@ -251,9 +250,12 @@ fn plane(
 ) -> Result<Arc<Plane>, AppError> {
     let identities = Identities::open(Arc::clone(&store), authority, args.leaf_ttl)?;
     tokio::spawn(Arc::clone(&identities).keep_cleared());
+    let peers = Peers::new(Limits::for_descriptors(descriptors()));
+    tokio::spawn(Arc::clone(&peers).keep(Arc::clone(&identities)));
     let registrations = Registrations::open(
         Arc::clone(&store),
         Arc::clone(&identities),
+        peers,
         settings.grace,
         virtual_ranges(),
     )?;
@@ -276,62 +278,68 @@ fn serve_api(
     let join = api::join_router(Arc::clone(plane), status.advertised.clone());
     if let Some(listener) = operators {
         let tls = own.tls(Purpose::Operators)?;
-        let (connections, incoming) = mpsc::channel(CONNECTIONS_QUEUED);
-        tokio::spawn(tls::accept(listener, tls, connections));
-        let identities = Arc::clone(plane.identities());
-        let serving = api::serve_operators(admin.clone(), incoming, identities, stop.clone());
-        tokio::spawn(serving);
+        let operators = api::Operators {
+            router: admin.clone(),
+            identities: Arc::clone(plane.identities()),
+            peers: Arc::clone(plane.peers()),
+        };
+        let ends = stop.clone();
+        let serve = move |connection| operators.clone().serve(connection, ends.clone());
+        let peers = Arc::clone(plane.peers());
+        let accepting = transport::accept(listener, tls, peers, stop.clone(), serve);
+        tokio::spawn(accepting);
     }
     serve_socket(admin, dir.join("admin.sock"), Who::OwnerOnly, stop)?;
     serve_socket(join, dir.join("join.sock"), Who::AnyPeer, stop)
 }
 
+/// Serves sidecars until `stop`.
 async fn serve_sidecars(
     plane: &Arc<Plane>,
     own: &OwnCertificate,
     listener: TcpListener,
     stop: CancellationToken,
 ) -> Result<(), AppError> {
-    let current = own.tls(Purpose::Sidecars)?;
-    let (connections, incoming) = mpsc::channel(CONNECTIONS_QUEUED);
-    let accepting = tokio::spawn(tls::accept(listener, current, connections));
+    let tls = own.tls(Purpose::Sidecars)?;
+    let sidecars = Sidecars {
+        routes: services(plane).await,
+        peers: Arc::clone(plane.peers()),
+        identities: Arc::clone(plane.identities()),
+    };
+    let ends = stop.clone();
+    let serve = move |connection| transport::serve(connection, sidecars.clone(), ends.clone());
+    transport::accept(listener, tls, Arc::clone(plane.peers()), stop, serve).await;
+    Ok(())
+}
+
+/// What sidecars may call.
+async fn services(plane: &Arc<Plane>) -> Routes {
     let (health, health_service) = tonic_health::server::health_reporter();
     health
         .set_serving::<AggregatedDiscoveryServiceServer<DiscoveryService>>()
         .await;
-    let layers = ServiceBuilder::new()
-        .layer(LoadShedLayer::new())
-        .layer(ConcurrencyLimitLayer::new(CALLS_MAX));
-    let plane = || Arc::clone(plane);
-    let server = Server::builder()
-        .http2_keepalive_interval(Some(Duration::from_secs(10)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(5)))
-        .max_concurrent_streams(Some(STREAMS_MAX))
-        .initial_stream_window_size(Some(STREAM_WINDOW))
-        .initial_connection_window_size(Some(CONNECTION_WINDOW))
-        .timeout(CALL_TIMEOUT)
-        .layer(layers)
-        .add_service(health_service)
-        .add_service(IdentityServer::new(IdentityService {
-            identities: Arc::clone(plane().identities()),
-        }))
-        .add_service(RegistryServer::new(RegistryService {
-            registrations: Arc::clone(plane().registrations()),
-            identities: Arc::clone(plane().identities()),
-            observations: Arc::clone(plane().observations()),
-            plane: plane(),
-        }))
-        .add_service(RateLimitsServer::new(RateLimitService {
-            plane: plane(),
-            leases: shared_limits(&plane()),
-        }))
-        .add_service(AggregatedDiscoveryServiceServer::new(DiscoveryService {
-            plane: plane(),
-        }))
-        .serve_with_incoming_shutdown(ReceiverStream::new(incoming), stop.cancelled_owned());
-    let result = server.await;
-    accepting.abort();
-    Ok(result?)
+    let identity = IdentityServer::new(IdentityService {
+        identities: Arc::clone(plane.identities()),
+    });
+    let registry = RegistryServer::new(RegistryService {
+        registrations: Arc::clone(plane.registrations()),
+        identities: Arc::clone(plane.identities()),
+        observations: Arc::clone(plane.observations()),
+        plane: Arc::clone(plane),
+    });
+    let rate_limits = RateLimitsServer::new(RateLimitService {
+        plane: Arc::clone(plane),
+        leases: shared_limits(plane),
+    });
+    let discovery = AggregatedDiscoveryServiceServer::new(DiscoveryService {
+        plane: Arc::clone(plane),
+    });
+    Routes::new(health_service)
+        .add_service(identity.max_decoding_message_size(SIGN_MESSAGE_MAX_BYTES))
+        .add_service(registry.max_decoding_message_size(MESSAGE_MAX_BYTES))
+        .add_service(rate_limits.max_decoding_message_size(MESSAGE_MAX_BYTES))
+        .add_service(discovery.max_decoding_message_size(DISCOVERY_MESSAGE_MAX_BYTES))
+        .prepare()
 }
 
 /// The books of limits that are shared, kept.

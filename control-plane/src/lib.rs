@@ -22,6 +22,7 @@ pub mod ratelimit;
 pub mod registry;
 pub mod store;
 pub mod tls;
+pub mod transport;
 
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};

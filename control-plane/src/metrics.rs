@@ -6,13 +6,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use axum::routing::get;
 use axum::{Json, Router};
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::scrape_targets;
+use crate::peers::Peers;
 use crate::plane::Plane;
 
 /// Serves `/metrics`, `/targets` and `/healthz` until `stop`.
@@ -95,8 +97,44 @@ fn render(plane: &Plane) -> String {
         let value = i64::try_from(value).unwrap_or(i64::MAX);
         registry.register(name, help, ConstGauge::new(value));
     }
+    register_peers(&mut registry, plane.peers());
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _infallible = encode(&mut text, &registry);
     text
+}
+
+fn register_peers(registry: &mut Registry, peers: &Peers) {
+    let refused = Family::<[(&'static str, &'static str); 1], Counter>::default();
+    for (reason, count) in peers.refused() {
+        let counter = refused.get_or_create(&[("reason", reason.as_str())]);
+        counter.inc_by(count);
+    }
+    registry.register(
+        "weft_control_plane_refused",
+        "What peers were refused because they exceeded a limit",
+        refused,
+    );
+    let (connections, anonymous, names) = peers.totals();
+    let gauges = [
+        (
+            "weft_control_plane_connections",
+            "Connections of sidecars and operators with a certificate",
+            connections,
+        ),
+        (
+            "weft_control_plane_anonymous_connections",
+            "Connections without a certificate, those in their handshake included",
+            anonymous,
+        ),
+        (
+            "weft_control_plane_names",
+            "Names that sidecars have subscribed to",
+            names,
+        ),
+    ];
+    for (name, help, value) in gauges {
+        let value = i64::try_from(value).unwrap_or(i64::MAX);
+        registry.register(name, help, ConstGauge::new(value));
+    }
 }

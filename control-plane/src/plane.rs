@@ -3,18 +3,21 @@
 mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
+use tonic::{Request, Status};
 use weft_core::model::{Cidr, MeshConfig};
 use weft_core::name::ServiceName;
 
+use crate::budget::StreamKind;
 use crate::compile::{Assigned, Compiled, VirtualAddresses, compile};
 use crate::identity::Identities;
 use crate::model::{ObjectName, ResourceKey, TrafficPolicySpec};
+use crate::peers::{LiveStream, Peers};
 use crate::registry::{Entry, Observations, Registrations};
 use crate::store::{
     Change, Listing, Revision, Store, StoreError, StoredResource, read_records, record,
@@ -76,7 +79,6 @@ pub struct Plane {
     published: watch::Sender<u64>,
     covered: watch::Sender<Covered>,
     proxies: Mutex<HashMap<u64, ProxyView>>,
-    streams: AtomicU64,
     /// Counters for metrics.
     pub counters: Counters,
 }
@@ -144,7 +146,6 @@ impl Plane {
             published: watch::Sender::new(0),
             covered: watch::Sender::default(),
             proxies: Mutex::default(),
-            streams: AtomicU64::new(1),
             counters: Counters::default(),
         });
         plane.load_documents()?;
@@ -186,9 +187,23 @@ impl Plane {
         self.published.subscribe()
     }
 
+    /// Who is connected, and what each of them uses.
+    pub fn peers(&self) -> &Arc<Peers> {
+        self.registrations.peers()
+    }
+
     /// A number for a stream.
     pub fn next_stream(&self) -> u64 {
-        self.streams.fetch_add(1, Ordering::Relaxed)
+        self.peers().next_number()
+    }
+
+    /// Begins a standing stream for the peer that makes a request; the error is for the peer.
+    pub fn open_stream<T>(
+        &self,
+        request: &Request<T>,
+        kind: StreamKind,
+    ) -> Result<(PeerIdentity, LiveStream), Status> {
+        self.peers().open_stream(&self.identities, request, kind)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

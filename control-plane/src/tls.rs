@@ -1,34 +1,19 @@
 //! The server's side on 15010: TLS 1.3, client certificates where there are some, and who shows
 //! them.
 
-use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::CertificateDer;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
-use tonic::transport::server::Connected;
 use tonic::{Request, Status};
 use weft_core::name::SpiffeId;
 
 use crate::identity::ca::{Authority, CaError};
 use crate::unix_seconds;
-
-/// A client that does not complete its handshake is dropped.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections at the same time, handshakes included; more are closed at once. Nobody waits for
-/// the handshakes of others.
-const CONNECTIONS_MAX: usize = 8192;
 
 /// Who is at the other end, by a certificate that our authority signed.
 #[derive(Debug, Clone)]
@@ -65,62 +50,6 @@ pub struct PeerInfo {
     pub address: SocketAddr,
     /// Who it is, where a certificate was shown.
     pub peer: Option<PeerIdentity>,
-}
-
-/// An accepted connection.
-#[derive(Debug)]
-pub struct Connection {
-    stream: TlsStream<TcpStream>,
-    info: PeerInfo,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Connection {
-    /// The certificate that the client showed, verified in this connection's handshake.
-    pub fn certificate(&self) -> Option<&CertificateDer<'static>> {
-        self.stream.get_ref().1.peer_certificates()?.first()
-    }
-
-    /// Where it comes from.
-    pub fn address(&self) -> SocketAddr {
-        self.info.address
-    }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = PeerInfo;
-
-    fn connect_info(&self) -> PeerInfo {
-        self.info.clone()
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
 }
 
 /// Our own certificate, exchanged while connections run.
@@ -167,52 +96,9 @@ pub fn server_config(
     Ok(config)
 }
 
-/// Accepts until the listener breaks; handshakes run beside each other.
-pub async fn accept(
-    listener: TcpListener,
-    tls: ServerTls,
-    connections: mpsc::Sender<io::Result<Connection>>,
-) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let (tcp, address) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "accepting failed");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
-        let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
-            tracing::warn!(%address, limit = CONNECTIONS_MAX, "too many connections");
-            continue;
-        };
-        let acceptor = TlsAcceptor::from(tls.load_full());
-        let connections = connections.clone();
-        tokio::spawn(async move {
-            let _best_effort = tcp.set_nodelay(true);
-            let shaking = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp));
-            match shaking.await {
-                Ok(Ok(stream)) => {
-                    let peer = peer_of(&stream);
-                    let info = PeerInfo { address, peer };
-                    let connection = Connection {
-                        stream,
-                        info,
-                        _place: place,
-                    };
-                    let _closing = connections.send(Ok(connection)).await;
-                }
-                Ok(Err(error)) => tracing::debug!(%address, %error, "TLS handshake failed"),
-                Err(_elapsed) => tracing::debug!(%address, "TLS handshake took too long"),
-            }
-        });
-    }
-}
-
-/// Read from a certificate that rustls has verified in this very handshake.
-fn peer_of(stream: &TlsStream<TcpStream>) -> Option<PeerIdentity> {
-    let leaf = stream.get_ref().1.peer_certificates()?.first()?;
+/// Read from a certificate that rustls has verified in the handshake of the connection that it is
+/// asked about.
+pub(crate) fn peer_of(leaf: &CertificateDer<'_>) -> Option<PeerIdentity> {
     let end_entity = webpki::EndEntityCert::try_from(leaf).ok()?;
     let identity = end_entity.valid_uri_names().next()?.parse().ok()?;
     let (_rest, parsed) = x509_parser::parse_x509_certificate(leaf).ok()?;

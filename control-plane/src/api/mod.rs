@@ -34,7 +34,7 @@ use operators::create_operator;
 use refusal::{Answer, Refusal, read};
 use types::{JoinAnswer, JoinRequest, NewToken, RevokeRequest, TokenRequest};
 
-pub use operators::serve_operators;
+pub use operators::Operators;
 pub use resources::read_sources;
 pub use types::Status;
 pub use unix::{Socket, Who, bind_unix, serve_unix};

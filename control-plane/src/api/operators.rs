@@ -1,7 +1,6 @@
 //! Operators from elsewhere: the same API over TLS, for those with a certificate that was made for
 //! it and not revoked.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,17 +10,19 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use pem::{EncodeConfig, LineEnding, Pem};
-use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::Admin;
 use super::refusal::{Answer, Refusal, read};
-use super::serve::{CONNECTIONS_MAX, DRAIN, serve_connection};
+use super::serve::serve_connection;
 use super::types::{NewOperator, OperatorRequest};
 use crate::identity::Identities;
 use crate::identity::operator::{OperatorRecord, id_of};
-use crate::tls::Connection;
+use crate::peers::Peers;
+use crate::transport::Connection;
+
+/// How long a connection may stand that gets no answer but why it is refused.
+const REFUSING_MAX: Duration = Duration::from_secs(5);
 
 /// Who asks, where it is not the owner of the data directory.
 #[derive(Debug, Clone)]
@@ -36,79 +37,70 @@ pub(super) fn author(operator: Option<Extension<Operator>>, said: &str) -> Strin
     }
 }
 
-/// Serves connections that have completed their handshake until `stop`.
-pub async fn serve_operators(
-    router: Router,
-    mut incoming: mpsc::Receiver<io::Result<Connection>>,
-    identities: Arc<Identities>,
-    stop: CancellationToken,
-) {
-    let tasks = TaskTracker::new();
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let accepted = async {
-            // The semaphore is never closed.
-            let permit = Arc::clone(&permits).acquire_owned().await;
-            (incoming.recv().await, permit)
-        };
-        let (connection, permit) = tokio::select! {
-            () = stop.cancelled() => break,
-            (accepted, permit) = accepted => match accepted {
-                Some(Ok(connection)) => (connection, permit),
-                Some(Err(_)) => continue,
-                None => break,
-            },
-        };
-        let (router, stop, identities) = (router.clone(), stop.clone(), Arc::clone(&identities));
-        tasks.spawn(async move {
-            serve_operator(connection, router, &identities, stop).await;
-            drop(permit);
-        });
-    }
-    tasks.close();
-    let _late_ones_are_cut = tokio::time::timeout(DRAIN, tasks.wait()).await;
+/// What serving operators needs.
+#[derive(Debug, Clone)]
+pub struct Operators {
+    /// The API.
+    pub router: Router,
+    /// Who is an operator.
+    pub identities: Arc<Identities>,
+    /// Who is connected.
+    pub peers: Arc<Peers>,
 }
 
-async fn serve_operator(
-    connection: Connection,
-    router: Router,
-    identities: &Identities,
-    stop: CancellationToken,
-) {
-    let address = connection.address();
-    let trust_domain = identities.signer().trust_domain();
-    let id = connection
-        .certificate()
-        .and_then(|shown| id_of(shown, trust_domain));
-    // Subscribed before it is looked up: a revocation in between is not missed.
-    let mut revoked = identities.watch_revoked();
-    let Some(operator) = id.as_deref().and_then(|id| identities.operator(id)) else {
-        tracing::warn!(%address, ?id, "not the certificate of an operator, or revoked: refused");
-        return serve_connection(connection, refusing(), stop).await;
-    };
-    let router = router.layer(Extension(Operator(Arc::new(operator.clone()))));
-    let mut serving = std::pin::pin!(serve_connection(connection, router, stop));
-    loop {
-        tokio::select! {
-            () = serving.as_mut() => return,
-            Ok(()) = revoked.changed() => {
-                if identities.operator(&operator.id).is_none() {
-                    tracing::info!(%address, operator = operator.name, "revoked: connection cut");
-                    return;
+impl Operators {
+    /// Serves a connection that has completed its handshake until it ends, `stop`, the end of the
+    /// operator's certificate, or its revocation.
+    pub async fn serve(self, mut connection: Connection, stop: CancellationToken) {
+        let address = connection.address();
+        let trust_domain = self.identities.signer().trust_domain();
+        let id = connection
+            .certificate()
+            .and_then(|shown| id_of(shown, trust_domain));
+        // Subscribed before it is looked up: a revocation in between is not missed.
+        let mut revoked = self.identities.watch_revoked();
+        let Some(operator) = id.as_deref().and_then(|id| self.identities.operator(id)) else {
+            tracing::warn!(%address, ?id, "not the certificate of an operator, or revoked: refused");
+            return refuse(connection, NOT_AN_OPERATOR.to_owned(), stop).await;
+        };
+        let name: Arc<str> = operator.id.as_str().into();
+        let peer = match self.peers.begin_connection(&name, operator.not_after) {
+            Ok(peer) => Arc::new(peer),
+            Err(refusal) => return refuse(connection, refusal.to_string(), stop).await,
+        };
+        connection.belongs_to(Arc::clone(&peer));
+        let id = operator.id.clone();
+        let router = self.router.layer(Extension(Operator(Arc::new(operator))));
+        let ends = stop.child_token();
+        let mut serving = std::pin::pin!(serve_connection(connection, router, ends.clone()));
+        loop {
+            tokio::select! {
+                () = serving.as_mut() => return,
+                () = peer.drain().cancelled(), if !ends.is_cancelled() => ends.cancel(),
+                () = peer.revoked().cancelled() => return,
+                Ok(()) = revoked.changed() => {
+                    if self.identities.operator(&id).is_none() {
+                        tracing::info!(%address, id, "operator revoked: connection cut");
+                        return;
+                    }
                 }
             }
         }
     }
 }
 
-/// Says why, to those whom the authority knows but who are no operators.
-fn refusing() -> Router {
-    Router::new().fallback(async || {
-        Refusal::forbidden(
-            "this certificate is not an operator's, or it was revoked; make one with \
-             `weft operator create` beside the control plane",
-        )
-    })
+const NOT_AN_OPERATOR: &str = "this certificate is not an operator's, or it was revoked; make one \
+                               with `weft operator create` beside the control plane";
+
+/// Says why, to those whom the authority knows but who are no operators, or too many.
+async fn refuse(connection: Connection, reason: String, stop: CancellationToken) {
+    let place = connection.anonymous_cut();
+    let router = Router::new().fallback(async move || Refusal::forbidden(reason));
+    tokio::select! {
+        () = serve_connection(connection, router, stop) => {}
+        () = place.cancelled() => {}
+        () = tokio::time::sleep(REFUSING_MAX) => {}
+    }
 }
 
 pub(super) async fn create_operator(

@@ -11,10 +11,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::types::*;
 use super::{Status, Who, admin_router, bind_unix, join_router, serve_unix};
+use crate::budget::Limits;
 use crate::client::{Client, ClientError, query};
 use crate::identity::Identities;
 use crate::identity::ca::Authority;
 use crate::model::Problem;
+use crate::peers::Peers;
 use crate::plane::{Plane, Settings};
 use crate::registry::Registrations;
 use crate::store::{HistoryEntry, RedbStore, Store};
@@ -33,8 +35,15 @@ fn open(dir: &Path) -> Arc<Plane> {
     let hour = Duration::from_secs(3600);
     let identities = Identities::open(Arc::clone(&store), authority, hour).unwrap();
     let grace = Duration::from_secs(10);
-    let registrations =
-        Registrations::open(Arc::clone(&store), Arc::clone(&identities), grace, vec![]).unwrap();
+    let peers = Peers::new(Limits::default());
+    let registrations = Registrations::open(
+        Arc::clone(&store),
+        Arc::clone(&identities),
+        peers,
+        grace,
+        vec![],
+    )
+    .unwrap();
     let settings = Settings {
         grace,
         workload_ranges: Vec::new(),

@@ -23,10 +23,15 @@ use crate::budget::{
     StreamKind, standing,
 };
 
+use crate::identity::Identities;
+use crate::unix_seconds;
+
 pub use connection::{AnonymousPlace, CallGuard, Calls, PeerConnection};
 pub use stream::LiveStream;
 use stream::{End, Stream};
 
+/// How often it is looked for certificates that have ended.
+const TICK_EVERY: Duration = Duration::from_millis(500);
 /// Refusals of one reason are logged once in this time; all are counted.
 const LOG_EVERY: Duration = Duration::from_secs(1);
 
@@ -110,6 +115,29 @@ impl Peers {
         }
         for connection in standing.connections.values() {
             connection.revoke();
+        }
+    }
+
+    /// Ends everything of instances and operators that were revoked.
+    pub fn revoke_all(&self, is_revoked: impl Fn(&str) -> bool) {
+        let names: Vec<_> = lock(&self.instances).keys().map(Arc::clone).collect();
+        for name in names.iter().filter(|name| is_revoked(name)) {
+            self.revoke(name);
+        }
+    }
+
+    /// Ends what revocations and the ends of certificates end, within a second. Runs until the task
+    /// is dropped.
+    pub async fn keep(self: Arc<Self>, identities: Arc<Identities>) {
+        let mut revoked = identities.watch_revoked();
+        let mut tick = tokio::time::interval(TICK_EVERY);
+        loop {
+            tokio::select! {
+                _ = tick.tick() => self.tick(unix_seconds(), Instant::now()),
+                Ok(()) = revoked.changed() => {
+                    self.revoke_all(|name| identities.is_revoked(name));
+                }
+            }
         }
     }
 

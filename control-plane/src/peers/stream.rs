@@ -8,10 +8,12 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep_until, timeout};
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming};
+use tonic::{Request, Status, Streaming};
 
 use super::{CallGuard, Instance, Peers, lock};
 use crate::budget::{Reason, Refusal, SEND_TIMEOUT, StreamKind, too_many_streams};
+use crate::identity::Identities;
+use crate::tls::PeerIdentity;
 
 /// How long the last word on a stream may wait for room.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -83,6 +85,23 @@ pub struct LiveStream {
 }
 
 impl Peers {
+    /// Begins a standing stream for the peer that makes a request; the error is for the peer.
+    pub fn open_stream<T>(
+        self: &Arc<Self>,
+        identities: &Identities,
+        request: &Request<T>,
+        kind: StreamKind,
+    ) -> Result<(PeerIdentity, LiveStream), Status> {
+        let peer = PeerIdentity::of(request)?;
+        let call = request.extensions().get::<Arc<CallGuard>>().cloned();
+        let live = self.begin_stream(&peer.instance, peer.not_after, kind, call);
+        // Looked up when the stream can be ended already: no revocation is missed.
+        if identities.is_revoked(&peer.instance) {
+            return Err((&End::Revoked).into());
+        }
+        Ok((peer, live))
+    }
+
     /// Begins a standing stream of an instance, opened with a certificate that ends at `not_after`.
     /// Of too many of one kind, the oldest is ended. `call` is the call that it is the answer of.
     pub fn begin_stream(

@@ -4,14 +4,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 use weft_core::rate::lease::{Grant, Report};
 use weft_proto::ratelimit::rate_limits_server::RateLimits as Service;
 use weft_proto::ratelimit::{Grants, Reports};
 
 use super::Leases;
+use crate::budget::StreamKind;
+use crate::peers::LiveStream;
 use crate::plane::Plane;
 use crate::tls::PeerIdentity;
 
@@ -39,51 +41,48 @@ impl Service for RateLimitService {
         &self,
         request: Request<Streaming<Reports>>,
     ) -> Result<Response<Answers>, Status> {
-        let peer = PeerIdentity::of(&request)?;
-        let revoked = || Status::unauthenticated("the instance was revoked");
-        // Before it is looked whether the instance is revoked: none is missed.
-        let mut watch = self.plane.identities().watch_revoked();
-        if self.plane.identities().is_revoked(&peer.instance) {
-            return Err(revoked());
-        }
-        let mut told = request.into_inner();
+        let (peer, live) = self.plane.open_stream(&request, StreamKind::Leases)?;
+        let told = request.into_inner();
         let (answers, outgoing) = mpsc::channel(1);
-        let (grants, mut granted) = mpsc::channel::<Vec<Grant>>(GRANTS_MAX);
-        let stream = self.plane.next_stream();
-        let (plane, leases) = (Arc::clone(&self.plane), Arc::clone(&self.leases));
-        let end = leases.open(stream, grants);
+        let (grants, granted) = mpsc::channel::<Vec<Grant>>(GRANTS_MAX);
+        let leases = Arc::clone(&self.leases);
+        let end = leases.open(live.number(), grants);
         tokio::spawn(async move {
-            loop {
-                tokio::select! {
-                    message = told.next() => {
-                        let Some(Ok(message)) = message else { break };
-                        match reports(message) {
-                            Ok(reports) => leases.handle(&peer.instance, stream, reports),
-                            Err(status) => {
-                                let _gone_anyway = answers.send(Err(status)).await;
-                                break;
-                            }
-                        }
-                    }
-                    Some(due) = granted.recv() => {
-                        let due = Grants { grants: due.iter().map(Into::into).collect() };
-                        if answers.send(Ok(due)).await.is_err() {
-                            break;
-                        }
-                    }
-                    _ = watch.changed() => {
-                        if plane.identities().is_revoked(&peer.instance) {
-                            let _gone_anyway = answers.send(Err(revoked())).await;
-                            break;
-                        }
-                    }
-                    () = end.cancelled() => break,
-                    () = answers.closed() => break,
-                }
+            let ended = tokio::select! {
+                ended = converse(&leases, &peer, &live, told, granted, &answers) => ended,
+                status = live.ended() => Err(status),
+                () = end.cancelled() => Err(Status::aborted("grants are not read: begin anew")),
+                () = answers.closed() => Ok(()),
+            };
+            leases.close(&peer.instance, live.number());
+            if let Err(status) = ended {
+                live.finish(&answers, status).await;
             }
-            leases.close(&peer.instance, stream);
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+    }
+}
+
+/// Takes reports and sends grants until the stream ends; an error is its status.
+async fn converse(
+    leases: &Leases,
+    peer: &PeerIdentity,
+    live: &LiveStream,
+    mut told: Streaming<Reports>,
+    mut granted: mpsc::Receiver<Vec<Grant>>,
+    answers: &mpsc::Sender<Result<Grants, Status>>,
+) -> Result<(), Status> {
+    loop {
+        tokio::select! {
+            message = live.receive(&mut told) => match message.transpose()? {
+                Some(message) => leases.handle(&peer.instance, live.number(), reports(message)?),
+                None => return Ok(()),
+            },
+            Some(due) = granted.recv() => {
+                let due = Grants { grants: due.iter().map(Into::into).collect() };
+                live.send(answers, due).await?;
+            }
+        }
     }
 }
 

@@ -3,9 +3,9 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 use weft_core::model::{ObservedBreaker, Registration};
 use weft_proto::registry::register_request::Message as Asked;
@@ -16,7 +16,9 @@ use weft_proto::registry::{
 };
 
 use super::{Observations, Refused, RegisterError, Registrations};
+use crate::budget::StreamKind;
 use crate::identity::Identities;
+use crate::peers::LiveStream;
 use crate::plane::Plane;
 use crate::tls::PeerIdentity;
 
@@ -45,62 +47,30 @@ impl Service for RegistryService {
         &self,
         request: Request<Streaming<RegisterRequest>>,
     ) -> Result<Response<Answers>, Status> {
-        let peer = PeerIdentity::of(&request)?;
-        // Before it is looked whether the instance is revoked: none is missed.
-        let mut revoked = self.identities.watch_revoked();
+        let (peer, live) = self.open(&request, StreamKind::Registration)?;
         let mut asked = request.into_inner();
         let (answers, outgoing) = mpsc::channel(8);
         let service = self.clone();
-        let mut live = self.registrations.begin(&peer);
-        let stream = live.number();
         // The first message decides: a refusal is the status of the call.
-        let first = asked.next().await.transpose()?;
+        let first = live.receive(&mut asked).await.transpose()?;
         let Some(Asked::Registration(first)) = first.and_then(|message| message.message) else {
             return Err(Status::invalid_argument(
                 "the first message has to be a registration",
             ));
         };
-        let accepted = take(&service, &peer, stream, first).await?;
+        let accepted = take(&service, &peer, live.number(), first).await?;
         let _room = answers.try_send(Ok(accepted));
         tokio::spawn(async move {
-            let superseded = async {
-                live.ended().await;
-                tokio::time::sleep(service.registrations.superseded_kept()).await;
+            let ended = tokio::select! {
+                ended = service.converse(&peer, &live, asked, &answers) => ended,
+                status = service.ended(&live) => Err(status),
+                () = answers.closed() => Ok(()),
             };
-            tokio::pin!(superseded);
-            loop {
-                tokio::select! {
-                    message = asked.next() => match message {
-                        Some(Ok(RegisterRequest { message: Some(Asked::Registration(next)) })) => {
-                            let answer = take(&service, &peer, stream, next).await;
-                            let failed = answer.is_err();
-                            if answers.send(answer).await.is_err() || failed {
-                                break;
-                            }
-                        }
-                        Some(Ok(RegisterRequest { message: Some(Asked::Goodbye(_)) })) => {
-                            let acknowledged = service.leave(stream).await;
-                            let answer = respond(Answer::Released(Released { acknowledged }));
-                            let _gone_anyway = answers.send(Ok(answer)).await;
-                            break;
-                        }
-                        Some(Ok(RegisterRequest { message: None })) => {}
-                        Some(Err(_)) | None => break,
-                    },
-                    _ = revoked.changed() => {
-                        if service.identities.is_revoked(&peer.instance) {
-                            let _gone_anyway = answers.send(Err(revoked_instance())).await;
-                            break;
-                        }
-                    }
-                    () = &mut superseded => {
-                        let _gone_anyway = answers.send(Err(superseded_stream())).await;
-                        break;
-                    }
-                    () = answers.closed() => break,
-                }
+            // Its grace begins before its last word is read.
+            service.registrations.disconnected(live.number());
+            if let Err(status) = ended {
+                live.finish(&answers, status).await;
             }
-            service.registrations.disconnected(stream);
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
     }
@@ -109,22 +79,18 @@ impl Service for RegistryService {
         &self,
         request: Request<Streaming<Observed>>,
     ) -> Result<Response<Ends>, Status> {
-        let peer = PeerIdentity::of(&request)?;
-        let revoked = self.identities.watch_revoked();
-        if self.identities.is_revoked(&peer.instance) {
-            return Err(revoked_instance());
-        }
+        let (peer, live) = self.open(&request, StreamKind::Observation)?;
         let (end, outgoing) = mpsc::channel(1);
         let told = request.into_inner();
         let service = self.clone();
         tokio::spawn(async move {
-            tokio::select! {
-                ended = note_observed(&service, peer, told, revoked) => {
-                    if let Err(status) = ended {
-                        let _gone_anyway = end.send(Err(status)).await;
-                    }
-                }
-                () = end.closed() => {}
+            let ended = tokio::select! {
+                ended = service.note_observed(peer, &live, told) => ended,
+                status = live.ended() => Err(status),
+                () = end.closed() => Ok(()),
+            };
+            if let Err(status) = ended {
+                live.finish(&end, status).await;
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
@@ -132,60 +98,79 @@ impl Service for RegistryService {
 }
 
 impl RegistryService {
+    fn open<T>(
+        &self,
+        request: &Request<T>,
+        kind: StreamKind,
+    ) -> Result<(PeerIdentity, LiveStream), Status> {
+        let peers = self.registrations.peers();
+        peers.open_stream(&self.identities, request, kind)
+    }
+
+    /// Waits until a stream of registrations has to end. One that was superseded may end by itself:
+    /// its sidecar moves to another connection.
+    async fn ended(&self, live: &LiveStream) -> Status {
+        let status = live.ended().await;
+        if live.is_superseded() {
+            tokio::time::sleep(self.registrations.superseded_kept()).await;
+        }
+        status
+    }
+
+    /// Answers registrations until the stream ends; an error is its status.
+    async fn converse(
+        &self,
+        peer: &PeerIdentity,
+        live: &LiveStream,
+        mut asked: Streaming<RegisterRequest>,
+        answers: &mpsc::Sender<Result<RegisterResponse, Status>>,
+    ) -> Result<(), Status> {
+        while let Some(request) = live.receive(&mut asked).await.transpose()? {
+            match request.message {
+                Some(Asked::Registration(next)) => {
+                    let answer = take(self, peer, live.number(), next).await?;
+                    live.send(answers, answer).await?;
+                }
+                Some(Asked::Goodbye(_)) => {
+                    let acknowledged = self.leave(live.number()).await;
+                    let released = respond(Answer::Released(Released { acknowledged }));
+                    return live.send(answers, released).await;
+                }
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes what one sidecar tells until its stream ends; an error is its status.
+    async fn note_observed(
+        &self,
+        peer: PeerIdentity,
+        live: &LiveStream,
+        mut told: Streaming<Observed>,
+    ) -> Result<(), Status> {
+        let stream = live.number();
+        // Dropped with the stream, however that ends.
+        let _forgotten = Forgotten {
+            observations: Arc::clone(&self.observations),
+            peer: peer.clone(),
+            stream,
+        };
+        while let Some(observed) = live.receive(&mut told).await.transpose()? {
+            let breakers = observed.breakers.into_iter().map(ObservedBreaker::try_from);
+            let breakers = breakers.collect::<Result<_, _>>();
+            let breakers = breakers
+                .map_err(|rejection| Status::invalid_argument(format!("observed: {rejection}")))?;
+            self.observations.note(stream, &peer, Some(breakers));
+        }
+        Ok(())
+    }
+
     /// Takes out what a stream registered and waits until every sidecar knows; false when that took
     /// too long.
     async fn leave(&self, stream: u64) -> bool {
         !self.registrations.leave(stream).await || self.plane.all_know().await
     }
-}
-
-/// Notes what one sidecar tells until its stream ends; the error is for the sidecar.
-async fn note_observed(
-    service: &RegistryService,
-    peer: PeerIdentity,
-    mut told: Streaming<Observed>,
-    mut revoked: watch::Receiver<u64>,
-) -> Result<(), Status> {
-    let mut live = service.observations.begin(&peer);
-    let stream = live.number();
-    // Dropped with the stream, however that ends.
-    let _forgotten = Forgotten {
-        observations: Arc::clone(&service.observations),
-        peer: peer.clone(),
-        stream,
-    };
-    loop {
-        tokio::select! {
-            message = told.next() => {
-                let Some(observed) = message.transpose()? else {
-                    return Ok(());
-                };
-                let breakers = observed.breakers.into_iter().map(ObservedBreaker::try_from);
-                let breakers = breakers.collect::<Result<_, _>>();
-                let breakers = breakers.map_err(|rejection| {
-                    Status::invalid_argument(format!("observed: {rejection}"))
-                })?;
-                service.observations.note(stream, &peer, Some(breakers));
-            }
-            _ = revoked.changed() => {
-                if service.identities.is_revoked(&peer.instance) {
-                    return Err(revoked_instance());
-                }
-            }
-            () = live.ended() => {
-                let text = "the instance has opened newer streams; this one is over";
-                return Err(Status::aborted(text));
-            }
-        }
-    }
-}
-
-fn superseded_stream() -> Status {
-    Status::aborted("another stream of this instance is newer; this one is over: register anew")
-}
-
-fn revoked_instance() -> Status {
-    Status::unauthenticated("the instance was revoked")
 }
 
 /// Notes the end of a stream, after which what it told is forgotten.

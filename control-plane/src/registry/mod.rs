@@ -5,13 +5,11 @@
 
 mod changes;
 pub mod grpc;
-mod live;
 mod machine;
 mod observed;
 mod registrations;
 
 pub use changes::{Changes, RegistryDelta};
-pub use live::{LiveStream, LiveStreams};
 pub use machine::{Entry, Refused, Registry, check_binding, check_values};
 pub use observed::{Observations, ObservedView};
 pub use registrations::{RegisterError, Registrations};

@@ -4,21 +4,16 @@
 //! ended: opening and ending streams in a loop keeps nothing more.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use weft_core::model::ObservedBreaker;
 
-use super::live::{LiveStream, LiveStreams};
 use crate::tls::PeerIdentity;
 use crate::unix_millis;
 
 /// Breakers that are kept of one sidecar; it tells of no more.
 const OBSERVED_MAX: usize = 1000;
-/// Live streams of observations of one instance: one that moves to another connection has two for
-/// a moment.
-const OBSERVING_MAX: usize = 2;
 /// What was told on a stream that has ended is kept this long: a sidecar that moves to another
 /// connection tells it anew.
 const OBSERVED_KEPT: Duration = Duration::from_secs(2);
@@ -36,23 +31,15 @@ pub struct ObservedView {
     ended: Option<Instant>,
 }
 
-/// What every sidecar has told, and the streams on which it does.
+/// What every sidecar has told.
 #[derive(Debug, Default)]
 pub struct Observations {
     views: Mutex<Views>,
-    live: Arc<LiveStreams>,
-    streams: AtomicU64,
 }
 
 impl Observations {
     fn views(&self) -> MutexGuard<'_, Views> {
         self.views.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Begins a stream of observations of an instance; its oldest ends where there are too many.
-    pub fn begin(&self, peer: &PeerIdentity) -> LiveStream {
-        let stream = self.streams.fetch_add(1, Ordering::Relaxed);
-        self.live.begin(&peer.instance, stream, OBSERVING_MAX)
     }
 
     /// Notes what a sidecar sees; `None` when its stream has ended: the view is kept for a moment.

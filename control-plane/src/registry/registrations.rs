@@ -1,16 +1,16 @@
 //! Registrations with their records and streams.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use weft_core::model::{Cidr, Registration};
 
 use super::changes::{Changes, RegistryDelta};
-use super::live::{LiveStream, LiveStreams};
 use super::machine::{Entry, Refused, Registry, check_binding, check_values};
+use crate::budget::StreamKind;
 use crate::identity::token::TokenError;
 use crate::identity::{Identities, IdentityError};
+use crate::peers::Peers;
 use crate::store::{RecordWrite, Store, StoreError, read_records, record};
 use crate::tls::PeerIdentity;
 use crate::unix_millis;
@@ -36,8 +36,8 @@ pub enum RegisterError {
     Store(#[from] StoreError),
 }
 
-/// Owns the registry, its records on disk and the live streams of registrations. A registration is
-/// durable before it is answered and before others hear of it.
+/// Owns the registry and its records on disk. A registration is durable before it is answered and
+/// before others hear of it.
 #[derive(Debug)]
 pub struct Registrations {
     store: Arc<dyn Store>,
@@ -45,8 +45,7 @@ pub struct Registrations {
     grace: Duration,
     virtual_ranges: Vec<Cidr>,
     registry: Mutex<Registry>,
-    streams: AtomicU64,
-    live: Arc<LiveStreams>,
+    peers: Arc<Peers>,
     changes: Arc<Changes>,
 }
 
@@ -56,6 +55,7 @@ impl Registrations {
     pub fn open(
         store: Arc<dyn Store>,
         identities: Arc<Identities>,
+        peers: Arc<Peers>,
         grace: Duration,
         virtual_ranges: Vec<Cidr>,
     ) -> Result<Arc<Self>, StoreError> {
@@ -72,8 +72,7 @@ impl Registrations {
             grace,
             virtual_ranges,
             registry: Mutex::new(registry),
-            streams: AtomicU64::new(1),
-            live: Arc::default(),
+            peers,
             changes: Arc::new(changes),
         }))
     }
@@ -96,11 +95,9 @@ impl Registrations {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a stream of registrations of an instance. It is over once another one of the instance
-    /// has taken its place.
-    pub fn begin(&self, peer: &PeerIdentity) -> LiveStream {
-        let stream = self.streams.fetch_add(1, Ordering::Relaxed);
-        self.live.begin(&peer.instance, stream, usize::MAX)
+    /// Who is connected.
+    pub fn peers(&self) -> &Arc<Peers> {
+        &self.peers
     }
 
     /// How long a stream whose place was taken is left to end by itself: the sidecar that moves to
@@ -154,7 +151,8 @@ impl Registrations {
         self.changes.changed(RegistryDelta::Put(Arc::new(entry)));
         drop(registry);
         if let Some(older) = older {
-            self.live.end(&instance, older);
+            self.peers
+                .supersede(&instance, StreamKind::Registration, older);
         }
         Ok(())
     }

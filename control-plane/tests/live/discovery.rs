@@ -205,12 +205,13 @@ async fn not_spoken_here() {
         .await
         .unwrap_err();
     assert_eq!(error.code(), Code::Unauthenticated);
+    let web = control_plane.enrol("shop/web", &[]).await;
+    let mut client = AggregatedDiscoveryServiceClient::new(web.connect().await.unwrap());
     let error = client
         .stream_aggregated_resources(tokio_stream::empty())
         .await
         .unwrap_err();
     assert_eq!(error.code(), Code::Unimplemented);
-    let web = control_plane.enrol("shop/web", &[]).await;
     let mut discovery = web.discover().await;
     discovery
         .send(DeltaDiscoveryRequest {
