@@ -9,14 +9,14 @@ use clap::Args;
 use comfy_table::Table;
 use http::Method;
 use tokio::time::{Instant, sleep};
-use weft_control_plane::api::read_sources;
-use weft_control_plane::api::types::{
-    ApplyResult, Items, PlanResult, Progress, RollbackRequest, Source, Sources, StatusInfo,
+use weft_api::client::{Client, encode, query};
+use weft_api::types::{
+    ApplyResult, HistoryInfo, Items, PlanResult, Progress, RollbackRequest, Source, Sources,
+    StatusInfo,
 };
-use weft_control_plane::app::parse_duration;
-use weft_control_plane::client::{Client, encode, query};
+use weft_control_plane::api::read_sources;
 use weft_control_plane::model::INPUT_MAX_BYTES;
-use weft_control_plane::store::HistoryEntry;
+use weft_control_plane::model::parse_duration;
 
 use crate::output::{CliError, Format, OutputArgs, age, note, show, table};
 
@@ -221,7 +221,7 @@ pub(crate) async fn history(client: Client, args: HistoryArgs) -> Result<(), Cli
         pairs.extend([("kind", kind.as_str()), ("name", name)]);
         pairs.push(("namespace", &args.namespace));
     }
-    let history: Items<HistoryEntry> = client.get(&query("/v1/history", &pairs)).await?;
+    let history: Items<HistoryInfo> = client.get(&query("/v1/history", &pairs)).await?;
     show(args.output.format, &history, |history| {
         let rows = history.items.iter().map(|entry| {
             let done = if entry.document.is_some() {

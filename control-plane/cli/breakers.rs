@@ -1,8 +1,8 @@
 //! `weft breakers`: which circuit breakers have opened, where and why.
 
 use clap::Args;
-use weft_control_plane::api::types::{BreakerInfo, Items};
-use weft_control_plane::client::Client;
+use weft_api::client::Client;
+use weft_api::types::{BreakerInfo, Items};
 
 use crate::output::{CliError, Format, OutputArgs, age, note, show, table};
 

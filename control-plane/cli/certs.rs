@@ -1,8 +1,8 @@
 //! `weft certs`: instances with certificates, and taking them back.
 
 use clap::{Args, Subcommand};
-use weft_control_plane::api::types::{CertInfo, Items, RevokeRequest};
-use weft_control_plane::client::Client;
+use weft_api::client::Client;
+use weft_api::types::{CertInfo, Items, RevokeRequest};
 
 use crate::output::{CliError, OutputArgs, age, moment, show, table};
 

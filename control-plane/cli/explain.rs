@@ -1,9 +1,8 @@
 //! `weft explain`: what would become of a request.
 
 use clap::Args;
-use weft_control_plane::api::types::{ExplainRequest, Items};
-use weft_control_plane::client::Client;
-use weft_control_plane::policy::explain::Step;
+use weft_api::client::Client;
+use weft_api::types::{ExplainRequest, Items, Step};
 use weft_core::name::WorkloadName;
 
 use crate::output::{CliError, OutputArgs, show, table};

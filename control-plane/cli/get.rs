@@ -4,11 +4,11 @@ use clap::Args;
 use comfy_table::Table;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use weft_control_plane::api::types::{
+use weft_api::client::{Client, query};
+use weft_api::types::{
     EffectiveInfo, Items, ResourceInfo, ResourceStatus, ServiceInfo, StatusInfo, WorkloadInfo,
     port_text,
 };
-use weft_control_plane::client::{Client, query};
 
 use crate::output::{CliError, Format, OutputArgs, age, join, line, moment, show, table};
 

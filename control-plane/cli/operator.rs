@@ -5,10 +5,10 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
-use weft_control_plane::api::types::{Items, NewOperator, OperatorRequest, RevokeRequest};
-use weft_control_plane::app::parse_duration;
-use weft_control_plane::client::Client;
-use weft_control_plane::identity::operator::{NewKey, OperatorRecord};
+use weft_api::client::Client;
+use weft_api::operator::NewKey;
+use weft_api::types::{Items, NewOperator, OperatorInfo, OperatorRequest, RevokeRequest};
+use weft_control_plane::model::parse_duration;
 
 use crate::output::{CliError, OutputArgs, line, moment, show, table};
 
@@ -79,7 +79,7 @@ async fn create(client: Client, args: CreateArgs) -> Result<(), CliError> {
 }
 
 async fn list(client: Client, args: ListArgs) -> Result<(), CliError> {
-    let operators: Items<OperatorRecord> = client.get("/v1/operators").await?;
+    let operators: Items<OperatorInfo> = client.get("/v1/operators").await?;
     show(args.output.format, &operators, |operators| {
         let rows = operators.items.iter().map(|operator| {
             let revoked = operator.revoked.map(moment);

@@ -7,8 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::{Args, ValueEnum};
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
-use weft_control_plane::client::{Client, ClientError};
-use weft_control_plane::model::Problem;
+use weft_api::client::{Client, ClientError};
+use weft_api::types::Problem;
 
 /// Problems of documents that are shown, and characters of each.
 const PROBLEMS_SHOWN: usize = 20;

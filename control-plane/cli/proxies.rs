@@ -1,8 +1,8 @@
 //! `weft proxies`: who is connected, and how far it has come.
 
 use clap::Args;
-use weft_control_plane::api::types::{Items, ProxyInfo};
-use weft_control_plane::client::Client;
+use weft_api::client::Client;
+use weft_api::types::{Items, ProxyInfo};
 
 use crate::output::{CliError, OutputArgs, age, show, table};
 

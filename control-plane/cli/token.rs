@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use weft_control_plane::api::types::{Items, NewToken, TokenInfo, TokenRequest};
-use weft_control_plane::app::parse_duration;
-use weft_control_plane::client::Client;
+use weft_api::client::Client;
+use weft_api::types::{Items, NewToken, TokenInfo, TokenRequest};
+use weft_control_plane::model::parse_duration;
 use weft_core::name::{ServiceName, WorkloadName};
 
 use crate::output::{CliError, Format, OutputArgs, join, line, moment, show, table};

@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
+use weft_api::client::{ADMIN_SOCKET, JOIN_SOCKET, default_data_dir};
 use weft_core::model::Cidr;
 use weft_core::name::{NameError, TrustDomain};
 use weft_proto::identity::identity_server::IdentityServer;
@@ -25,12 +26,12 @@ use crate::api::{self, Status, Who};
 use crate::budget::{
     DISCOVERY_MESSAGE_MAX_BYTES, Limits, MESSAGE_MAX_BYTES, SIGN_MESSAGE_MAX_BYTES,
 };
-use crate::client::default_data_dir;
 use crate::discovery::grpc::DiscoveryService;
 use crate::identity::Identities;
 use crate::identity::ca::{Authority, CaError, LEAF_TTL_MAX, LEAF_TTL_MIN};
 use crate::identity::grpc::IdentityService;
 use crate::metrics;
+use crate::model::parse_duration;
 use crate::peers::Peers;
 use crate::plane::{Plane, Settings, virtual_ranges};
 use crate::ratelimit::Leases;
@@ -84,12 +85,6 @@ pub struct ControlPlaneArgs {
     /// What is logged.
     #[arg(long, default_value = "info", env = "WEFT_LOG")]
     pub log_level: String,
-}
-
-/// Reads `10s`, `5m`, `24h`.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let span: jiff::SignedDuration = text.parse().map_err(|error| format!("{error}"))?;
-    Duration::try_from(span).map_err(|_negative| "a duration is not negative".to_owned())
 }
 
 /// Why the control plane does not run.
@@ -289,8 +284,8 @@ fn serve_api(
         let accepting = transport::accept(listener, tls, peers, stop.clone(), serve);
         tokio::spawn(accepting);
     }
-    serve_socket(admin, dir.join("admin.sock"), Who::OwnerOnly, stop)?;
-    serve_socket(join, dir.join("join.sock"), Who::AnyPeer, stop)
+    serve_socket(admin, dir.join(ADMIN_SOCKET), Who::OwnerOnly, stop)?;
+    serve_socket(join, dir.join(JOIN_SOCKET), Who::AnyPeer, stop)
 }
 
 /// Serves sidecars until `stop`.

@@ -9,7 +9,6 @@
 pub mod api;
 pub mod app;
 pub mod budget;
-pub mod client;
 pub mod compile;
 pub mod discovery;
 pub mod identity;

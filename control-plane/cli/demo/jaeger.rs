@@ -38,7 +38,7 @@ pub(super) async fn find(ui: &str, since: SystemTime) -> Result<String, String> 
     let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
     let since = since.as_micros();
     for tags in WANTED {
-        let tags = weft_control_plane::client::encode(tags);
+        let tags = weft_api::client::encode(tags);
         let path =
             format!("/api/traces?service={SERVICE}&tags={tags}&start={since}&limit={TRACES_MAX}");
         let text = fetch_tcp(host, &path).await;
@@ -92,7 +92,7 @@ mod tests {
             let read = stream.read(&mut request).await.unwrap();
             let request = String::from_utf8_lossy(&request[..read]).into_owned();
             let line = request.lines().next().unwrap_or_default().to_owned();
-            let found = line.contains(&weft_control_plane::client::encode(tags));
+            let found = line.contains(&weft_api::client::encode(tags));
             let body = match found {
                 true => r#"{"data": [{"traceID": "abc", "spans": [{}]}]}"#,
                 false => r#"{"data": []}"#,

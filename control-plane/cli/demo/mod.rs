@@ -23,7 +23,7 @@ use tokio::net::TcpListener;
 use tokio::process::ChildStdout;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
-use weft_control_plane::app::parse_duration;
+use weft_control_plane::model::parse_duration;
 
 use crate::FAILED;
 use app::LoadReport;

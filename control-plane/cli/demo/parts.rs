@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::process::{Child, ChildStdout, Command};
-use weft_control_plane::client::ADDRESS_VARIABLE;
+use weft_api::client::ADDRESS_VARIABLE;
 
 use super::{DIE_WITH_PARENT, NAMESPACE, PORT};
 

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 
 use serde::Serialize;
-use weft_control_plane::client::ADDRESS_VARIABLE;
+use weft_api::client::ADDRESS_VARIABLE;
 
 use super::DemoOutput;
 use super::app::{LoadReport, Seen};

@@ -8,11 +8,11 @@ use weft_core::name::ServiceName;
 
 use super::Admin;
 use super::refusal::{Answer, Refusal, read};
-use super::types::{EffectiveInfo, ExplainRequest, Items, RateLimitInfo};
+use super::types::{EffectiveInfo, ExplainRequest, Items, RateLimitInfo, Step};
 use super::views::observed_by;
 use crate::compile::{Compiled, policies_for};
 use crate::model::{limit_text, spelled_out};
-use crate::policy::explain::{Known, Question, Step, explain};
+use crate::policy::explain::{Known, Question, explain};
 
 pub(super) async fn explain_request(
     State(admin): State<Admin>,

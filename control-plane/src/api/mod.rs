@@ -11,8 +11,6 @@ mod views;
 #[cfg(test)]
 mod tests;
 
-pub mod types;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +23,7 @@ use tower::ServiceBuilder;
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::load_shed::LoadShedLayer;
 use tower::timeout::TimeoutLayer;
+use weft_api::types;
 
 use crate::identity::token::Binding;
 use crate::model::INPUT_MAX_BYTES;

@@ -5,12 +5,12 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 use tower::BoxError;
+use weft_api::reader;
 
 use super::types::{ErrorBody, ErrorView};
 use crate::identity::IdentityError;
 use crate::identity::ca::CaError;
 use crate::model::Problem;
-use crate::model::reader;
 use crate::store::StoreError;
 
 /// What every route gives.

@@ -13,8 +13,8 @@ use super::Admin;
 use super::operators::{Operator, author};
 use super::refusal::{Answer, Refusal, read};
 use super::types::{
-    Action, Applied, ApplyQuery, ApplyResult, AuthorQuery, ConditionInfo, Items, Metadata,
-    ParentInfo, ParentRefInfo, PlanResult, ResourceInfo, ResourceQuery, ResourceStatus,
+    Action, Applied, ApplyQuery, ApplyResult, AuthorQuery, ConditionInfo, HistoryInfo, Items,
+    Metadata, ParentInfo, ParentRefInfo, PlanResult, ResourceInfo, ResourceQuery, ResourceStatus,
     RollbackRequest, Source, Sources,
 };
 use crate::compile::{Compiled, Dangling};
@@ -273,7 +273,7 @@ pub(super) async fn remove(
 pub(super) async fn history(
     State(admin): State<Admin>,
     Query(query): Query<ResourceQuery>,
-) -> Answer<Items<HistoryEntry>> {
+) -> Answer<Items<HistoryInfo>> {
     let limit = query.limit.unwrap_or(HISTORY_DEFAULT).min(HISTORY_MAX);
     let key = match (query.kind, query.namespace, query.name) {
         (None, None, None) => None,
@@ -290,8 +290,22 @@ pub(super) async fn history(
             return Err(Refusal::invalid(text));
         }
     };
-    let items = admin.plane.store().history(key.as_ref(), limit)?;
-    Ok(Json(Items { items }))
+    let entries = admin.plane.store().history(key.as_ref(), limit)?;
+    let items = entries.into_iter().map(history_info);
+    Ok(Json(Items {
+        items: items.collect(),
+    }))
+}
+
+fn history_info(entry: HistoryEntry) -> HistoryInfo {
+    HistoryInfo {
+        revision: entry.revision,
+        time: entry.time,
+        author: entry.author,
+        key: entry.key,
+        digest: entry.digest,
+        document: entry.document,
+    }
 }
 
 pub(super) async fn rollback(

@@ -8,18 +8,18 @@ use http::{Method, StatusCode};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
+use weft_api::client::{Client, ClientError, query};
 
 use super::types::*;
 use super::{Status, Who, admin_router, bind_unix, join_router, serve_unix};
 use crate::budget::Limits;
-use crate::client::{Client, ClientError, query};
 use crate::identity::Identities;
 use crate::identity::ca::Authority;
 use crate::model::Problem;
 use crate::peers::Peers;
 use crate::plane::{Plane, Settings};
 use crate::registry::Registrations;
-use crate::store::{HistoryEntry, RedbStore, Store};
+use crate::store::{RedbStore, Store};
 
 struct Bed {
     client: Client,
@@ -150,7 +150,7 @@ async fn applied_listed_changed_and_rolled_back() {
     assert!(second.revision > first.revision);
 
     let path = "/v1/history?kind=service&namespace=shop&name=web";
-    let history: Items<HistoryEntry> = bed.client.get(path).await.unwrap();
+    let history: Items<HistoryInfo> = bed.client.get(path).await.unwrap();
     let revisions: Vec<u64> = history.items.iter().map(|e| e.revision).collect();
     assert_eq!(revisions, [second.revision, first.revision]);
     assert_eq!(history.items[0].author, "me");

@@ -15,10 +15,10 @@ use super::Admin;
 use super::refusal::Answer;
 use super::resources::status_of;
 use super::types::{
-    AppliedQuery, BreakerInfo, CertInfo, EndpointInfo, Items, Metadata, Progress, ProxyInfo,
-    RejectedResource, ServiceInfo, ServiceStatus, StatusInfo, Target, TokenInfo, WorkloadInfo,
+    AppliedQuery, BreakerInfo, CertInfo, EndpointInfo, Items, Metadata, OperatorInfo, Progress,
+    ProxyInfo, RejectedResource, ServiceInfo, ServiceStatus, StatusInfo, Target, TokenInfo,
+    WorkloadInfo,
 };
-use crate::identity::operator::OperatorRecord;
 use crate::model::API_VERSION;
 use crate::plane::{Plane, ProxyView};
 use crate::registry::Entry;
@@ -311,10 +311,13 @@ pub(super) async fn certs(State(admin): State<Admin>) -> Answer<Items<CertInfo>>
     }))
 }
 
-pub(super) async fn operators(State(admin): State<Admin>) -> Answer<Items<OperatorRecord>> {
-    let mut items = admin.plane.identities().operators();
-    items.sort_by(|a, b| (&a.name, a.created).cmp(&(&b.name, b.created)));
-    Ok(Json(Items { items }))
+pub(super) async fn operators(State(admin): State<Admin>) -> Answer<Items<OperatorInfo>> {
+    let mut records = admin.plane.identities().operators();
+    records.sort_by(|a, b| (&a.name, a.created).cmp(&(&b.name, b.created)));
+    let items = records.into_iter().map(Into::into);
+    Ok(Json(Items {
+        items: items.collect(),
+    }))
 }
 
 pub(super) async fn status(State(admin): State<Admin>) -> Answer<StatusInfo> {

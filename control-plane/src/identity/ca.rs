@@ -34,7 +34,7 @@ const INTERMEDIATE: &str = "intermediate";
 /// A CSR with a P-256 key has some 300 bytes.
 const CSR_MAX_BYTES: usize = 8 * 1024;
 /// The DNS name in the control plane's own certificate, whatever it is reached at.
-pub const OWN_DNS_NAME: &str = "control-plane.weft";
+pub const OWN_DNS_NAME: &str = weft_api::SERVER_NAME;
 /// Shortest and longest life of a leaf.
 pub const LEAF_TTL_MIN: Duration = Duration::from_secs(10);
 /// See [`LEAF_TTL_MIN`].

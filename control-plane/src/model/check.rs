@@ -2,24 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use serde::{Deserialize, Serialize};
 use weft_core::name::ServiceName;
 
-/// One thing that is wrong with an input.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("{source_name}: document {document}: {path}: found {found}; allowed: {allowed}")]
-pub struct Problem {
-    /// The file, or `-`.
-    pub source_name: String,
-    /// Which document in it, from 1.
-    pub document: usize,
-    /// The path of the field, as in `spec.ports[1].port`.
-    pub path: String,
-    /// What was found.
-    pub found: String,
-    /// What is allowed.
-    pub allowed: String,
-}
+pub use weft_api::types::Problem;
 
 /// Collects what is wrong with one document while it is read.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use super::key::ObjectName;
 use super::kind::{API_VERSION, DocumentKind};
 use super::kinds::Document;
 use super::route;
-use super::traffic_policy::Time;
+use super::time::Time;
 
 /// What a call gets where only a status is given: UNAVAILABLE.
 const GRPC_CODE: u32 = 14;

@@ -1,26 +1,8 @@
 //! What documents go by.
 
-use std::fmt;
-
-use serde::{Deserialize, Serialize};
 use weft_core::name::ServiceName;
 
-/// Names a document of any kind.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct ResourceKey {
-    /// Its kind, as in `Service`.
-    pub kind: String,
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-}
-
-impl fmt::Display for ResourceKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}", self.kind, self.namespace, self.name)
-    }
-}
+pub use weft_api::types::ResourceKey;
 
 /// Names a document among those of its kind.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

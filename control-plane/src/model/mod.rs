@@ -14,10 +14,10 @@ mod kind;
 mod kinds;
 mod mesh_config;
 mod rate_limit;
-pub(crate) mod reader;
 mod reference_grant;
 mod route;
 mod service;
+mod time;
 mod traffic_policy;
 mod typed;
 
@@ -38,6 +38,7 @@ pub use mesh_config::{MeshConfigSpec, NamespaceSpec};
 pub use rate_limit::{RateKeySpec, RateLimitPolicySpec, RateRuleSpec, RateScopeSpec, limit_text};
 pub use route::{GATEWAY_GROUP, Parent, RouteDraft, RouteKind, RouteSpec, RuleDraft};
 pub use service::{ServicePortSpec, ServiceSpec};
+pub use time::{Time, parse_duration};
 pub(crate) use traffic_policy::hedge_in_words;
 pub use traffic_policy::{
     AdaptiveConcurrencySpec, AdaptiveLimitSpec, BackoffSpec, BreakerModeSpec, BudgetSpec,
@@ -45,8 +46,8 @@ pub use traffic_policy::{
     FallbackBackendSpec, FallbackResponseSpec, FallbackSpec, GrpcCheckSpec, HalfOpenSpec,
     HashOnSpec, HealthCheckSpec, HedgeSpec, HttpCheckSpec, InitialStateSpec, LimitsSpec,
     LoadBalancerSpec, LoadBalancerType, PathNormalizationSpec, RetrySpec, SheddingSpec, SourceSpec,
-    Statuses, TargetKind, TargetRef, TcpCheckSpec, Time, TimeoutsSpec, TrafficPolicySpec,
-    WindowSpec, spelled_out,
+    Statuses, TargetKind, TargetRef, TcpCheckSpec, TimeoutsSpec, TrafficPolicySpec, WindowSpec,
+    spelled_out,
 };
 
 #[cfg(test)]

@@ -11,7 +11,8 @@ use super::key::ObjectName;
 use super::kind::{API_VERSION, Attachment, DocumentKind};
 use super::kinds::Document;
 use super::route;
-use super::traffic_policy::{SourceSpec, TargetKind, TargetRef, Time};
+use super::time::Time;
+use super::traffic_policy::{SourceSpec, TargetKind, TargetRef};
 
 /// Rules of a policy.
 const RULES_MAX: usize = 16;

@@ -21,6 +21,7 @@ use gateway_api::experimental::tlsroutes::TlsRouteSpec;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use weft_api::reader;
 use weft_core::name::ServiceName;
 use weft_core::route::{About, Filter, Rule};
 
@@ -32,7 +33,6 @@ pub(super) use matching::{note, read_headers, read_matches};
 use super::check::Check;
 use super::key::ObjectName;
 use super::kind::{Attachment, Reference, Spec};
-use super::reader;
 
 /// The group of the Gateway API's kinds.
 pub const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";

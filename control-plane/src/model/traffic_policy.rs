@@ -12,14 +12,11 @@ mod target;
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use weft_core::balance::{self, hash::HashOn};
 use weft_core::policy::{BudgetConfig, Fallback, TrafficPolicy};
 use weft_core::retry::RetryPolicy;
-
-use crate::app::parse_duration;
 
 pub use adaptive::{AdaptiveConcurrencySpec, AdaptiveLimitSpec, CriticalSpec, SheddingSpec};
 pub use breaker::{
@@ -39,31 +36,7 @@ use super::check::Check;
 use super::key::ObjectName;
 use super::kind::{API_VERSION, Attachment, DocumentKind, Reference};
 use super::kinds::Document;
-
-/// A time as people write it: `250ms`, `10s`, `1m`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Time(pub Duration);
-
-impl<'de> Deserialize<'de> for Time {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        parse_duration(&text).map(Self).map_err(|_error| {
-            serde::de::Error::custom(format!("{text:?}, expected a time as in 250ms, 10s or 1m"))
-        })
-    }
-}
-
-impl Serialize for Time {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let nanos = self.0.as_nanos();
-        let text = match nanos {
-            n if n % 1_000_000_000 == 0 => format!("{}s", n / 1_000_000_000),
-            n if n % 1_000_000 == 0 => format!("{}ms", n / 1_000_000),
-            n => format!("{n}ns"),
-        };
-        serializer.serialize_str(&text)
-    }
-}
+use super::time::Time;
 
 /// `spec` of a TrafficPolicy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

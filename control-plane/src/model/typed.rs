@@ -2,9 +2,9 @@
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use weft_api::reader::{self, Misfit};
 
 use super::check::Check;
-use crate::model::reader::{self, Misfit};
 
 impl Check<'_> {
     /// Reads a value strictly: unknown fields are problems.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use http::uri::Scheme;
 use http::{HeaderMap, Method, Uri};
-use serde::{Deserialize, Serialize};
+use weft_api::types::Step;
 use weft_core::breaker::BreakerConfig;
 use weft_core::headers::is_grpc;
 use weft_core::model::{AppProtocol, ObservedBreaker, Service};
@@ -42,17 +42,6 @@ pub struct Question {
     pub url: Uri,
     /// Its fields.
     pub headers: HeaderMap,
-}
-
-/// One decision.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Step {
-    /// What is decided: `service`, `route`, `backend`…
-    pub step: String,
-    /// What decides it: a document, or `-`.
-    pub by: String,
-    /// What it comes to.
-    pub result: String,
 }
 
 /// Where the answers come from.

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use weft_api::types::Effect;
 use weft_core::external::External;
 use weft_core::model::Service;
 use weft_core::name::ServiceName;
@@ -15,17 +15,6 @@ use weft_proto::resource::{Kind, Resource};
 
 use crate::compile::{Compiled, policies_for};
 use crate::model::{ObjectName, TrafficPolicySpec, limit_text, spelled_out};
-
-/// One difference that callers would notice.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Effect {
-    /// The service, NAMESPACE/NAME, or `mesh`.
-    pub service: String,
-    /// Who would notice: every caller, or those of a namespace.
-    pub callers: String,
-    /// What would be different.
-    pub change: String,
-}
 
 /// One state of affairs.
 #[derive(Debug, Clone, Copy)]

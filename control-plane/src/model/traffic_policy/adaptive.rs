@@ -10,10 +10,11 @@ use weft_core::policy::TrafficPolicy;
 use weft_core::route::{HttpMatch, PathMatch, ValueMatch};
 use weft_core::shedding::{Caller, Critical, Shedding};
 
-use super::{TargetKind, Time};
+use super::TargetKind;
 use crate::model::check::Check;
 use crate::model::fault_injection::{HeaderMatchType, HeaderSpec};
 use crate::model::route;
+use crate::model::time::Time;
 
 /// Share of the limit that is kept where something is critical and no share is given.
 const CRITICAL_SHARE: f64 = 0.1;

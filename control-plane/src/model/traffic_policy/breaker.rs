@@ -8,7 +8,7 @@ use weft_core::breaker::{BreakerConfig, Window};
 use weft_core::name::ServiceName;
 use weft_core::policy::{BreakerMode, Failures, Fallback};
 
-use super::Time;
+use crate::model::time::Time;
 
 /// Buckets of a time window that names none.
 const BUCKETS: u32 = 10;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use weft_core::health::{Check, HealthCheck, HttpCheck, InitialState};
 
-use super::{Statuses, Time};
+use super::Statuses;
+use crate::model::time::Time;
 
 /// How endpoints are checked: one of `http`, `grpc` and `tcp`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

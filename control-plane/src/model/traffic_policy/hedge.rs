@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use weft_core::hedge::{After, DEFAULT_MIN_DELAY, HedgePolicy, SAFE_METHODS};
 
-use super::Time;
+use crate::model::time::Time;
 
 /// A slow attempt gets another one beside it: after `delay`, or after what `percentile` of the
 /// recent requests needed at most.

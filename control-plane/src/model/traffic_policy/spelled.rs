@@ -8,7 +8,8 @@ use weft_core::breaker::{BreakerConfig, Window};
 use weft_core::health::{Check, HealthCheck};
 use weft_core::policy::{Fallback, TrafficPolicy};
 
-use super::{Time, hedge, path};
+use super::{hedge, path};
+use crate::model::time::Time;
 
 /// A policy with everything that it comes to, as users would write it.
 pub fn spelled_out(policy: &TrafficPolicy) -> Value {

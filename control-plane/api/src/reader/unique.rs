@@ -7,7 +7,7 @@ use serde_json::{Error, Map, Number, Value};
 
 /// Parses JSON; a field that is there a second time is an error: which of the two is meant, nobody
 /// can say.
-pub(crate) fn parse(text: &[u8]) -> Result<Value, Error> {
+pub fn parse(text: &[u8]) -> Result<Value, Error> {
     serde_json::from_slice(text).map(|Unique(value)| value)
 }
 

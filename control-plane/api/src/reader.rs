@@ -6,40 +6,40 @@
 //! derived code is compiled anew for each deserializer that a type is read with, and the types of
 //! documents number several hundred.
 
+mod access;
 mod unique;
 
 use std::cell::RefCell;
 use std::fmt::{self, Write as _};
-use std::slice;
 
-use serde::de::value::BorrowedStrDeserializer;
 use serde::de::{
-    DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error as _, Expected, MapAccess,
-    SeqAccess, Unexpected, VariantAccess, Visitor,
+    DeserializeOwned, DeserializeSeed, Deserializer, Error as _, Expected, Unexpected, Visitor,
 };
 use serde_json::{Error, Value, map};
 
-pub(crate) use unique::parse;
+use access::{Fields, Items, Variant};
+
+pub use unique::parse;
 
 /// A value that could not be read, or could with fields that are not known.
 #[derive(Debug)]
-pub(crate) struct Reading<T> {
+pub struct Reading<T> {
     /// The value.
-    pub(crate) value: Result<T, Misfit>,
+    pub value: Result<T, Misfit>,
     /// Fields that the type does not have, as far as the value was read.
-    pub(crate) unknown: Vec<Unknown>,
+    pub unknown: Vec<Unknown>,
 }
 
 /// Why a value does not fit its type.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Misfit {
+pub struct Misfit {
     /// Where, as in `rules[0].matches[1].method`; empty for the value itself.
-    pub(crate) path: String,
+    pub path: String,
     /// What serde says.
-    pub(crate) message: String,
+    pub message: String,
     /// Whether it is a list in the place of fields: serde would take its items for the fields in
     /// their order. Then the fields that there are.
-    pub(crate) list_for: Option<&'static [&'static str]>,
+    pub list_for: Option<&'static [&'static str]>,
 }
 
 impl fmt::Display for Misfit {
@@ -53,15 +53,15 @@ impl fmt::Display for Misfit {
 
 /// A field that the type does not have.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Unknown {
+pub struct Unknown {
     /// Where it is, as in `rules[0].matches[1].colour`.
-    pub(crate) path: String,
+    pub path: String,
     /// The fields that there are in that place.
-    pub(crate) known: &'static [&'static str],
+    pub known: &'static [&'static str],
 }
 
 /// Reads a value.
-pub(crate) fn read<T: DeserializeOwned>(value: &Value) -> Reading<T> {
+pub fn read<T: DeserializeOwned>(value: &Value) -> Reading<T> {
     let notes = RefCell::default();
     let reader = Reader {
         value,
@@ -410,136 +410,6 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
             known: self.known,
         });
         visitor.visit_unit()
-    }
-}
-
-struct Fields<'a, 'p> {
-    rest: map::Iter<'a>,
-    next: Option<(&'a str, &'a Value)>,
-    known: &'static [&'static str],
-    of: Reader<'a, 'p>,
-}
-
-impl<'de> MapAccess<'de> for &mut Fields<'de, '_> {
-    type Error = Error;
-
-    fn next_key_seed<K: DeserializeSeed<'de>>(
-        &mut self,
-        seed: K,
-    ) -> Result<Option<K::Value>, Error> {
-        let Some((name, value)) = self.rest.next() else {
-            return Ok(None);
-        };
-        self.next = Some((name, value));
-        seed.deserialize(BorrowedStrDeserializer::new(name))
-            .map(Some)
-    }
-
-    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
-        let Some((name, value)) = self.next.take() else {
-            return Err(Error::custom("a value before its name"));
-        };
-        let place = Place::Field(self.of.place, name);
-        self.of.inner(&place, value, self.known, seed)
-    }
-
-    fn size_hint(&self) -> Option<usize> {
-        Some(self.rest.len())
-    }
-}
-
-struct Items<'a, 'p> {
-    rest: slice::Iter<'a, Value>,
-    index: usize,
-    of: Reader<'a, 'p>,
-}
-
-impl<'de> SeqAccess<'de> for &mut Items<'de, '_> {
-    type Error = Error;
-
-    fn next_element_seed<T: DeserializeSeed<'de>>(
-        &mut self,
-        seed: T,
-    ) -> Result<Option<T::Value>, Error> {
-        let Some(value) = self.rest.next() else {
-            return Ok(None);
-        };
-        let place = Place::Item(self.of.place, self.index);
-        self.index += 1;
-        self.of.inner(&place, value, &[], seed).map(Some)
-    }
-
-    fn size_hint(&self) -> Option<usize> {
-        Some(self.rest.len())
-    }
-}
-
-struct Variant<'a, 'p> {
-    name: &'a str,
-    content: Option<&'a Value>,
-    of: Reader<'a, 'p>,
-}
-
-impl<'de, 'p> EnumAccess<'de> for Variant<'de, 'p> {
-    type Error = Error;
-    type Variant = Self;
-
-    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), Error> {
-        let name = BorrowedStrDeserializer::<Error>::new(self.name);
-        Ok((seed.deserialize(name)?, self))
-    }
-}
-
-impl<'de> Variant<'de, '_> {
-    /// Reads what a variant holds; `expected` says what that is, should there be nothing.
-    fn content<R>(
-        &self,
-        expected: &'static str,
-        read: impl FnOnce(Reader<'de, '_>) -> Result<R, Error>,
-    ) -> Result<R, Error> {
-        let Some(value) = self.content else {
-            return Err(Error::invalid_type(Unexpected::UnitVariant, &expected));
-        };
-        let place = Place::Field(self.of.place, self.name);
-        let read = read(Reader {
-            value,
-            place: &place,
-            known: &[],
-            notes: self.of.notes,
-        });
-        if read.is_err() {
-            self.of.failed(&place);
-        }
-        read
-    }
-}
-
-impl<'de> VariantAccess<'de> for Variant<'de, '_> {
-    type Error = Error;
-
-    fn unit_variant(self) -> Result<(), Error> {
-        if self.content.is_none_or(Value::is_null) {
-            return Ok(());
-        }
-        self.content("unit", |reader| Err(reader.unfit(&"unit")))
-    }
-
-    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Error> {
-        self.content("newtype variant", |reader| seed.deserialize(reader))
-    }
-
-    fn tuple_variant<V: Visitor<'de>>(self, _len: usize, visitor: V) -> Result<V::Value, Error> {
-        self.content("tuple variant", |reader| reader.deserialize_seq(visitor))
-    }
-
-    fn struct_variant<V: Visitor<'de>>(
-        self,
-        fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Error> {
-        self.content("struct variant", |reader| {
-            reader.deserialize_struct("", fields, visitor)
-        })
     }
 }
 

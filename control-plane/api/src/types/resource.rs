@@ -1,0 +1,300 @@
+//! Resources: what users apply, and what is known about it.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Counts the changes of what was asked for; each change has its own.
+pub type Revision = u64;
+
+/// Names a document of any kind.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ResourceKey {
+    /// Its kind, as in `Service`.
+    pub kind: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for ResourceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.kind, self.namespace, self.name)
+    }
+}
+
+/// One thing that is wrong with an input.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{source_name}: document {document}: {path}: found {found}; allowed: {allowed}")]
+pub struct Problem {
+    /// The file, or `-`.
+    pub source_name: String,
+    /// Which document in it, from 1.
+    pub document: usize,
+    /// The path of the field, as in `spec.ports[1].port`.
+    pub path: String,
+    /// What was found.
+    pub found: String,
+    /// What is allowed.
+    pub allowed: String,
+}
+
+/// Query of `POST /v1/apply` and `/v1/validate`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ApplyQuery {
+    /// Say what would change, and change nothing.
+    pub dry_run: bool,
+    /// Who asks; for the history.
+    pub author: String,
+    /// What a body that is YAML is called in problems.
+    pub source: String,
+    /// Whether references may lead to what does not exist (yet).
+    pub allow_missing: bool,
+}
+
+/// Several inputs that are applied together or not at all: the body of `POST /v1/apply` when it is
+/// `application/json`. Any other body is one input as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sources {
+    /// The inputs.
+    pub sources: Vec<Source>,
+}
+
+/// One input.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// The file's name, or `-`.
+    pub name: String,
+    /// YAML or JSON, any number of documents.
+    pub text: String,
+}
+
+/// What became of a resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// It was not there.
+    Created,
+    /// It was there, otherwise.
+    Changed,
+    /// It was there just so.
+    Unchanged,
+    /// It is gone.
+    Deleted,
+}
+
+impl Action {
+    /// As it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Changed => "changed",
+            Self::Unchanged => "unchanged",
+            Self::Deleted => "deleted",
+        }
+    }
+}
+
+/// A resource and what became of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// Which.
+    #[serde(flatten)]
+    pub key: ResourceKey,
+    /// What became of it.
+    pub action: Action,
+}
+
+/// Answer to whatever changes resources.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ApplyResult {
+    /// The revision that has it; the newest one, when nothing changed.
+    pub revision: Revision,
+    /// Nothing was changed, because only that was asked.
+    pub dry_run: bool,
+    /// Each resource.
+    pub resources: Vec<Applied>,
+}
+
+/// Query of `GET /v1/resources` and `/v1/history`; what is not named matches everything.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ResourceQuery {
+    /// The kind, as in `Service`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// The namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// The name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// At most so many; history only, 50 by default, 1000 at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+}
+
+/// Who asks; a query.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AuthorQuery {
+    /// For the history.
+    pub author: String,
+}
+
+/// A change of a resource that was made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HistoryInfo {
+    /// Its revision.
+    pub revision: Revision,
+    /// When, milliseconds since the Unix epoch.
+    pub time: i64,
+    /// By whom.
+    pub author: String,
+    /// What was changed.
+    pub key: ResourceKey,
+    /// SHA-256 of the document; empty when it was deleted.
+    pub digest: String,
+    /// The document since then; `None` when it was deleted.
+    pub document: Option<Value>,
+}
+
+/// Body of `POST /v1/rollback`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RollbackRequest {
+    /// Everything is to be as it was then.
+    pub revision: Revision,
+}
+
+/// Query of `GET /v1/applied`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppliedQuery {
+    /// Who has this one.
+    pub revision: Revision,
+}
+
+/// How far a revision has come.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Sidecars that run with it.
+    pub applied: Vec<String>,
+    /// Sidecars that have not acknowledged it.
+    pub waiting: Vec<String>,
+    /// What sidecars rejected.
+    pub rejected: Vec<RejectedResource>,
+}
+
+/// A resource that a sidecar rejected.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RejectedResource {
+    /// The sidecar's workload.
+    pub workload: String,
+    /// The resource.
+    pub resource: String,
+    /// What it said.
+    pub reason: String,
+}
+
+/// `metadata` of what is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metadata {
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+}
+
+/// A document with what is known about it, in the form in which it can be applied again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResourceInfo<S = ResourceStatus> {
+    /// The group and version.
+    pub api_version: String,
+    /// The kind.
+    pub kind: String,
+    /// What it goes by.
+    pub metadata: Metadata,
+    /// What was asked for.
+    pub spec: Value,
+    /// What is known; ignored when applied.
+    pub status: S,
+}
+
+/// What is known about a document.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResourceStatus {
+    /// The revision of its last change.
+    pub revision: Revision,
+    /// Counts its own changes, from 1.
+    pub generation: u64,
+    /// When it was made, milliseconds.
+    pub created: i64,
+    /// When it was changed last, milliseconds.
+    pub changed: i64,
+    /// Who changed it last.
+    pub author: String,
+    /// How a route stands to what it is attached to (Gateway API, `RouteParentStatus`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parents: Vec<ParentInfo>,
+    /// Whether it is in force: `Accepted` of an ExternalService.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<ConditionInfo>,
+    /// The virtual addresses of an ExternalService.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
+}
+
+/// How a route stands to one of its parents.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ParentInfo {
+    /// The parent.
+    pub parent_ref: ParentRefInfo,
+    /// Who says so.
+    pub controller_name: String,
+    /// `Accepted` and `ResolvedRefs`.
+    pub conditions: Vec<ConditionInfo>,
+}
+
+/// What a route is attached to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParentRefInfo {
+    /// The group.
+    pub group: String,
+    /// The kind.
+    pub kind: String,
+    /// The namespace.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+    /// The port, where it names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+}
+
+/// A condition (Kubernetes API conventions).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConditionInfo {
+    /// What it is about.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `True` or `False`.
+    pub status: String,
+    /// One word.
+    pub reason: String,
+    /// A sentence.
+    pub message: String,
+    /// The change of the resource that it is about.
+    pub observed_generation: u64,
+}
