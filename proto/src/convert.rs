@@ -4,14 +4,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use weft_core::model::{
-    AppProtocol, Cidr, Endpoint, EndpointPort, MeshConfig, RegisteredPort, Registration, Service,
-    ServicePort, Transport, TrustBundle, UnknownDestinations, Workload,
+    AppProtocol, Cidr, MeshConfig, RegisteredPort, Registration, Service, ServicePort, Transport,
+    TrustBundle, UnknownDestinations, Workload,
 };
 use weft_core::name::{NameError, ServiceName, WorkloadName};
 
 use weft_core::invalid::PolicyError;
 use weft_core::policy::TrafficPolicy;
 
+use crate::endpoints::endpoint_slices;
 use crate::external::{external, own_addresses, own_hosts};
 use crate::route::routes;
 use crate::{mesh, registry};
@@ -172,7 +173,8 @@ impl TryFrom<mesh::ServicePort> for ServicePort {
     }
 }
 
-fn transport(field: &'static str, wire: i32) -> Result<Transport, Rejection> {
+/// How an endpoint or workload is reached, from the wire.
+pub(crate) fn transport(field: &'static str, wire: i32) -> Result<Transport, Rejection> {
     match mesh::Transport::try_from(wire) {
         Ok(mesh::Transport::Mesh) => Ok(Transport::Mesh),
         Ok(mesh::Transport::Plain) => Ok(Transport::Plain),
@@ -185,78 +187,13 @@ fn transport(field: &'static str, wire: i32) -> Result<Transport, Rejection> {
     }
 }
 
-fn wire_transport(transport: Transport) -> i32 {
+/// How an endpoint or workload is reached.
+pub(crate) fn wire_transport(transport: Transport) -> i32 {
     match transport {
         Transport::Mesh => mesh::Transport::Mesh,
         Transport::Plain => mesh::Transport::Plain,
     }
     .into()
-}
-
-impl From<&Endpoint> for mesh::Endpoint {
-    fn from(endpoint: &Endpoint) -> Self {
-        Self {
-            instance: endpoint.instance.to_string(),
-            workload: endpoint.workload.to_string(),
-            identity: endpoint
-                .identity
-                .as_ref()
-                .map(ToString::to_string)
-                .unwrap_or_default(),
-            zone: endpoint.zone.clone(),
-            weight: endpoint.weight,
-            transport: wire_transport(endpoint.transport),
-            ports: endpoint
-                .ports
-                .iter()
-                .map(|port| mesh::EndpointPort {
-                    service_port: port.service_port.into(),
-                    address: port.address.to_string(),
-                })
-                .collect(),
-        }
-    }
-}
-
-impl TryFrom<mesh::Endpoint> for Endpoint {
-    type Error = Rejection;
-
-    fn try_from(wire: mesh::Endpoint) -> Result<Self, Rejection> {
-        if !(1..=1000).contains(&wire.weight) {
-            return Err(Rejection::Value {
-                field: "endpoints.weight",
-                found: wire.weight.to_string(),
-                allowed: "a weight from 1 to 1000",
-            });
-        }
-        let ports = wire.ports.into_iter().map(|wire| {
-            let address: SocketAddr = parse(
-                "endpoints.ports.address",
-                &wire.address,
-                "an address ADDRESS:PORT",
-            )?;
-            Ok(EndpointPort {
-                service_port: port("endpoints.ports.service_port", wire.service_port)?,
-                address,
-            })
-        });
-        let transport = transport("endpoints.transport", wire.transport)?;
-        let identity = match (transport, wire.identity.as_str()) {
-            (Transport::Plain, "") => None,
-            (Transport::Mesh | Transport::Plain, text) => {
-                Some(name("endpoints.identity", text.parse())?)
-            }
-        };
-        Ok(Self {
-            instance: wire.instance.into(),
-            workload: name("endpoints.workload", wire.workload.parse())?,
-            identity,
-            zone: wire.zone,
-            weight: wire.weight,
-            transport,
-            ports: ports.collect::<Result<_, Rejection>>()?,
-        })
-    }
 }
 
 impl From<&Service> for mesh::Service {
@@ -266,7 +203,7 @@ impl From<&Service> for mesh::Service {
             name: service.name.name().to_owned(),
             addresses: service.addresses.iter().map(ToString::to_string).collect(),
             ports: service.ports.iter().map(Into::into).collect(),
-            endpoints: service.endpoints.iter().map(Into::into).collect(),
+            endpoint_slices: service.endpoint_slices,
             policies: service
                 .policies
                 .iter()
@@ -290,7 +227,6 @@ impl TryFrom<mesh::Service> for Service {
 
     fn try_from(wire: mesh::Service) -> Result<Self, Rejection> {
         let ports = wire.ports.into_iter().map(ServicePort::try_from);
-        let endpoints = wire.endpoints.into_iter().map(Endpoint::try_from);
         let policies = wire.policies.into_iter().map(|wire| {
             let policy = TrafficPolicy::try_from(wire.policy.unwrap_or_default())?;
             Ok((port("policies.port", wire.port)?, Arc::new(policy)))
@@ -301,7 +237,8 @@ impl TryFrom<mesh::Service> for Service {
             name: name("name", ServiceName::new(&wire.namespace, &wire.name))?,
             addresses: addresses("addresses", &wire.addresses)?,
             ports: ports.collect::<Result<_, _>>()?,
-            endpoints: endpoints.collect::<Result<_, _>>()?,
+            endpoints: Vec::new(),
+            endpoint_slices: endpoint_slices(wire.endpoint_slices, wire.external.is_some())?,
             external: external(wire.external)?,
         })
     }
@@ -536,9 +473,7 @@ impl TryFrom<registry::Registration> for Registration {
 mod tests {
     use crate::resource::Resource;
     use std::sync::Arc;
-    use weft_core::model::{
-        AppProtocol, Endpoint, EndpointPort, Service, ServicePort, Transport, TrustBundle,
-    };
+    use weft_core::model::{AppProtocol, Service, ServicePort, TrustBundle};
 
     fn service() -> Service {
         Service {
@@ -548,18 +483,8 @@ mod tests {
                 port: 80,
                 protocol: AppProtocol::Http,
             }],
-            endpoints: vec![Endpoint {
-                instance: "i-1".into(),
-                workload: "shop/web-1".parse().unwrap(),
-                identity: Some("spiffe://weft.local/ns/shop/sa/web".parse().unwrap()),
-                zone: "z".to_owned(),
-                weight: 100,
-                transport: Transport::Mesh,
-                ports: vec![EndpointPort {
-                    service_port: 80,
-                    address: "[::1]:8080".parse().unwrap(),
-                }],
-            }],
+            endpoints: Vec::new(),
+            endpoint_slices: 4,
             policies: [(80, Arc::default())].into(),
             routes: Vec::new(),
             external: None,
@@ -579,9 +504,9 @@ mod tests {
     #[test]
     fn rejected_with_the_field() {
         let mut wire = crate::mesh::Service::from(&service());
-        wire.endpoints[0].transport = 0;
+        wire.endpoint_slices = 5000;
         let error = Service::try_from(wire).unwrap_err().to_string();
-        assert!(error.starts_with("endpoints.transport"), "{error}");
+        assert!(error.starts_with("endpoint_slices: \"5000\""), "{error}");
 
         let mut wire = crate::mesh::Service::from(&service());
         wire.ports[0].port = 70_000;

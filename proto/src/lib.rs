@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod convert;
+mod endpoints;
 mod external;
 mod health;
 mod hedge;

@@ -2,7 +2,7 @@
 
 use prost::Message;
 pub use prost_types::Any;
-use weft_core::model::{MeshConfig, Namespace, Service, TrustBundle, Workload};
+use weft_core::model::{EndpointSlice, MeshConfig, Namespace, Service, TrustBundle, Workload};
 use weft_core::server::ServerPolicy;
 
 use crate::convert::Rejection;
@@ -11,6 +11,8 @@ use crate::mesh;
 /// The kinds of resources that the control plane streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
+    /// [`EndpointSlice`]: those of a service come to every sidecar that has asked for the service.
+    EndpointSlice,
     /// [`Service`], on demand.
     Service,
     /// [`Workload`], on demand.
@@ -26,12 +28,13 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Every kind.
-    pub const ALL: [Self; 6] = [
+    /// Every kind, in the order in which they are told: what a service needs stands before it.
+    pub const ALL: [Self; 7] = [
         Self::MeshConfig,
         Self::TrustBundle,
         Self::Namespace,
         Self::ServerPolicy,
+        Self::EndpointSlice,
         Self::Service,
         Self::Workload,
     ];
@@ -39,6 +42,7 @@ impl Kind {
     /// The type URL on the wire.
     pub const fn type_url(self) -> &'static str {
         match self {
+            Self::EndpointSlice => "type.googleapis.com/weft.mesh.v1.EndpointSlice",
             Self::Service => "type.googleapis.com/weft.mesh.v1.Service",
             Self::Workload => "type.googleapis.com/weft.mesh.v1.Workload",
             Self::TrustBundle => "type.googleapis.com/weft.mesh.v1.TrustBundle",
@@ -53,10 +57,15 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.type_url() == url)
     }
 
-    /// Whether a sidecar asks for resources of this kind one by one; the others come to everyone.
+    /// Whether a sidecar gets resources of this kind because it asked for them, or for what they
+    /// belong to; the others come to everyone.
     pub const fn on_demand(self) -> bool {
         match self {
-            Self::Service | Self::Workload | Self::Namespace | Self::ServerPolicy => true,
+            Self::EndpointSlice
+            | Self::Service
+            | Self::Workload
+            | Self::Namespace
+            | Self::ServerPolicy => true,
             Self::TrustBundle | Self::MeshConfig => false,
         }
     }
@@ -64,6 +73,7 @@ impl Kind {
     /// A short name for people.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::EndpointSlice => "EndpointSlice",
             Self::Service => "Service",
             Self::Workload => "Workload",
             Self::TrustBundle => "TrustBundle",
@@ -80,7 +90,9 @@ pub const MESH_CONFIG_NAME: &str = "mesh";
 /// One resource in its domain form.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Resource {
-    /// A service.
+    /// A part of a service's endpoints.
+    EndpointSlice(EndpointSlice),
+    /// A service, without its endpoints.
     Service(Service),
     /// A workload reached by its own address.
     Workload(Workload),
@@ -98,6 +110,7 @@ impl Resource {
     /// Its kind.
     pub const fn kind(&self) -> Kind {
         match self {
+            Self::EndpointSlice(_) => Kind::EndpointSlice,
             Self::Service(_) => Kind::Service,
             Self::Workload(_) => Kind::Workload,
             Self::TrustBundle(_) => Kind::TrustBundle,
@@ -110,6 +123,7 @@ impl Resource {
     /// Its name, unique within its kind.
     pub fn name(&self) -> String {
         match self {
+            Self::EndpointSlice(slice) => slice.resource_name(),
             Self::Service(service) => service.name.to_string(),
             Self::Workload(workload) => workload.name.to_string(),
             Self::TrustBundle(bundle) => bundle.trust_domain.to_string(),
@@ -132,16 +146,18 @@ impl Resource {
             Self::Workload(workload) => {
                 workload.addresses.iter().map(ToString::to_string).collect()
             }
-            Self::TrustBundle(_)
+            Self::EndpointSlice(_)
+            | Self::TrustBundle(_)
             | Self::MeshConfig(_)
             | Self::Namespace(_)
             | Self::ServerPolicy(_) => Vec::new(),
         }
     }
 
-    /// Its wire form. Equal resources have equal bytes.
+    /// Its wire form. Equal resources have equal bytes. A service's endpoints are not in it.
     pub fn encode(&self) -> Any {
         let value = match self {
+            Self::EndpointSlice(slice) => mesh::EndpointSlice::from(slice).encode_to_vec(),
             Self::Service(service) => mesh::Service::from(service).encode_to_vec(),
             Self::Workload(workload) => mesh::Workload::from(workload).encode_to_vec(),
             Self::TrustBundle(bundle) => mesh::TrustBundle::from(bundle).encode_to_vec(),
@@ -162,6 +178,9 @@ impl Resource {
         })?;
         let bytes = any.value.as_slice();
         Ok(match kind {
+            Kind::EndpointSlice => {
+                Self::EndpointSlice(mesh::EndpointSlice::decode(bytes)?.try_into()?)
+            }
             Kind::Service => Self::Service(mesh::Service::decode(bytes)?.try_into()?),
             Kind::Workload => Self::Workload(mesh::Workload::decode(bytes)?.try_into()?),
             Kind::TrustBundle => Self::TrustBundle(mesh::TrustBundle::decode(bytes)?.try_into()?),

@@ -64,6 +64,7 @@ fn service_info(
         addresses: Vec::new(),
         ports: Vec::new(),
         endpoints: Vec::new(),
+        endpoint_slices: 0,
         policies: BTreeMap::new(),
         routes: Vec::new(),
         external: None,

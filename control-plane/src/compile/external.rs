@@ -141,6 +141,7 @@ pub(super) fn service(world: World<'_>, entry: &ExternalEntry) -> Service {
         addresses: world.addresses.of(&entry.name),
         ports: entry.ports.clone(),
         endpoints: Vec::new(),
+        endpoint_slices: 0,
         external: Some(Arc::clone(&entry.external)),
     }
 }

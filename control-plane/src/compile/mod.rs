@@ -146,7 +146,8 @@ impl Compiled {
         let of_kind = self.of_kind(Kind::Service);
         of_kind.filter_map(|encoded| match &encoded.resource {
             Resource::Service(service) => Some(service),
-            Resource::Workload(_)
+            Resource::EndpointSlice(_)
+            | Resource::Workload(_)
             | Resource::TrustBundle(_)
             | Resource::MeshConfig(_)
             | Resource::Namespace(_)
@@ -356,6 +357,7 @@ fn compile_service(world: World<'_>, name: &ServiceName) -> Service {
         addresses: world.addresses.of(name),
         ports: service_ports.collect(),
         endpoints,
+        endpoint_slices: 0,
         external: None,
     }
 }

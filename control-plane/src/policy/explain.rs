@@ -217,7 +217,8 @@ fn answered(reason: Reason, detail: &str) -> String {
 fn service(compiled: &Compiled, name: &str) -> Option<Service> {
     match &compiled.find(Kind::Service, name)?.resource {
         Resource::Service(service) => Some(service.clone()),
-        Resource::Workload(_)
+        Resource::EndpointSlice(_)
+        | Resource::Workload(_)
         | Resource::TrustBundle(_)
         | Resource::MeshConfig(_)
         | Resource::Namespace(_)
@@ -280,7 +281,8 @@ fn namespace_routes(
     let namespace = question.from.namespace();
     match &known.compiled.find(Kind::Namespace, namespace)?.resource {
         Resource::Namespace(namespace) => namespace.routes.get(service).cloned(),
-        Resource::Service(_)
+        Resource::EndpointSlice(_)
+        | Resource::Service(_)
         | Resource::Workload(_)
         | Resource::TrustBundle(_)
         | Resource::MeshConfig(_)

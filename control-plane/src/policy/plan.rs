@@ -171,7 +171,8 @@ fn consumer_changes(before: State<'_>, after: State<'_>, effects: &mut Vec<Effec
                 Resource::Namespace(namespace) => {
                     Some((namespace.name.clone(), namespace.routes.clone()))
                 }
-                Resource::Service(_)
+                Resource::EndpointSlice(_)
+                | Resource::Service(_)
                 | Resource::Workload(_)
                 | Resource::TrustBundle(_)
                 | Resource::MeshConfig(_)

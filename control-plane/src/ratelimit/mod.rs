@@ -172,7 +172,8 @@ fn shared_limits(compiled: &Compiled) -> BTreeMap<RuleName, bool> {
 fn limits_of<'a>(policies: impl Iterator<Item = &'a Resource>) -> BTreeMap<RuleName, bool> {
     let policies = policies.filter_map(|resource| match resource {
         Resource::ServerPolicy(policy) => Some(policy),
-        Resource::Service(_)
+        Resource::EndpointSlice(_)
+        | Resource::Service(_)
         | Resource::Workload(_)
         | Resource::TrustBundle(_)
         | Resource::MeshConfig(_)

@@ -446,7 +446,8 @@ fn rendered(push: &DeltaDiscoveryResponse) -> String {
             Resource::TrustBundle(bundle) => {
                 format!("+{}({})", envelope.name, bundle.revoked_instances.len())
             }
-            Resource::Workload(_)
+            Resource::EndpointSlice(_)
+            | Resource::Workload(_)
             | Resource::MeshConfig(_)
             | Resource::Namespace(_)
             | Resource::ServerPolicy(_) => {

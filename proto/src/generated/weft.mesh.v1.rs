@@ -19,17 +19,39 @@ pub struct Service {
     pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(message, repeated, tag = "4")]
     pub ports: ::prost::alloc::vec::Vec<ServicePort>,
-    #[prost(message, repeated, tag = "5")]
-    pub endpoints: ::prost::alloc::vec::Vec<Endpoint>,
     /// Of ports that have one; the others are treated by default.
     #[prost(message, repeated, tag = "6")]
     pub policies: ::prost::alloc::vec::Vec<PortPolicy>,
     /// For every caller, except those whose own namespace has routes for the service.
     #[prost(message, repeated, tag = "7")]
     pub routes: ::prost::alloc::vec::Vec<Route>,
-    /// Of one outside the mesh, which has no `endpoints`. Its hosts and own addresses are aliases too.
+    /// Of one outside the mesh, which has no endpoints in it. Its hosts and own addresses are aliases
+    /// too.
     #[prost(message, optional, tag = "8")]
     pub external: ::core::option::Option<External>,
+    /// How many slices its endpoints are in, 0 to 4096; 0 where it has none in the mesh. It is used when
+    /// slices 0 to N-1 of this N are there.
+    #[prost(uint32, tag = "9")]
+    pub endpoint_slices: u32,
+}
+/// A part of a service's endpoints. It comes to those who asked for the service, by whatever name, and
+/// is not asked for by its own. Resource name: NAMESPACE/NAME/INDEX-COUNT.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EndpointSlice {
+    /// The service's.
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// 0 to COUNT-1: the part of the endpoints whose instances have this remainder of their hash.
+    #[prost(uint32, tag = "3")]
+    pub index: u32,
+    /// 1 to 4096.
+    #[prost(uint32, tag = "4")]
+    pub count: u32,
+    /// Each instance once, 512 at most.
+    #[prost(message, repeated, tag = "5")]
+    pub endpoints: ::prost::alloc::vec::Vec<Endpoint>,
 }
 /// What is particular to a service outside the mesh.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -42,6 +42,7 @@ pub mod route;
 pub mod server;
 pub mod shares;
 pub mod shedding;
+pub mod slices;
 pub mod standing;
 pub mod terms;
 pub mod time;

@@ -15,6 +15,7 @@ use crate::external::External;
 use crate::name::{ServiceName, SpiffeId, TrustDomain, WorkloadName};
 use crate::policy::TrafficPolicy;
 use crate::route::Route;
+pub use crate::slices::{EndpointSlice, slice_of, slices_for};
 
 /// What is spoken on a port. The declared one beats detection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -93,8 +94,11 @@ pub struct Service {
     pub addresses: Vec<IpAddr>,
     /// Its ports, ascending, each once.
     pub ports: Vec<ServicePort>,
-    /// Who serves it, ordered by instance.
+    /// Who serves it, ordered by instance. On the wire they are apart, in [`EndpointSlice`]s: this is
+    /// empty until they are put together with it.
     pub endpoints: Vec<Endpoint>,
+    /// How many slices its endpoints are in; 0 where it has none in the mesh.
+    pub endpoint_slices: u32,
     /// How callers treat its ports; those without a policy have the default.
     pub policies: BTreeMap<u16, Arc<TrafficPolicy>>,
     /// Where requests to it go, for callers whose own namespace does not say.

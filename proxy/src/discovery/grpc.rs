@@ -1,6 +1,6 @@
 //! The delta xDS stream: the only place in the sidecar that names its envelopes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use prost::Message;
@@ -45,7 +45,8 @@ pub(super) struct Response {
 }
 
 impl Stream {
-    /// Opens the stream as `node` and says, for every kind, what is held and wanted.
+    /// Opens the stream as `node` and says, for every kind, what is held and wanted. Slices have no
+    /// names that are asked for: those of the services do.
     pub(super) fn open(
         line: Line,
         node: &str,
@@ -76,7 +77,8 @@ impl Stream {
                     // It comes on every stream: what is in force is kept beside what is held here,
                     // and a revocation that is missing there must not be missing for good.
                     Kind::TrustBundle => HashMap::new(),
-                    Kind::Service
+                    Kind::EndpointSlice
+                    | Kind::Service
                     | Kind::Workload
                     | Kind::MeshConfig
                     | Kind::Namespace
@@ -237,17 +239,18 @@ fn from_envelope(envelope: Envelope) -> Received {
     }
 }
 
-/// Everything held, as bytes for the disk: one delta response per kind, length-delimited.
+/// Everything in force, as bytes for the disk: one delta response per kind, length-delimited.
 pub(super) fn to_bytes(holdings: &Holdings) -> Vec<u8> {
-    let mut by_kind: HashMap<Kind, Vec<Envelope>> = HashMap::new();
-    for (name, version, aliases, resource) in holdings.iter() {
+    let mut by_kind: BTreeMap<Kind, Vec<Envelope>> = BTreeMap::new();
+    for held in holdings.in_force() {
         let envelope = Envelope {
-            name: name.to_owned(),
-            version: version.to_owned(),
-            aliases: aliases.to_vec(),
-            resource: Some(resource.encode()),
+            name: held.resource.name(),
+            version: held.version.clone(),
+            aliases: held.aliases.clone(),
+            resource: Some(held.resource.encode()),
         };
-        by_kind.entry(resource.kind()).or_default().push(envelope);
+        let kind = held.resource.kind();
+        by_kind.entry(kind).or_default().push(envelope);
     }
     let mut bytes = Vec::new();
     for (kind, resources) in by_kind {
@@ -271,7 +274,7 @@ pub(super) fn from_bytes(mut bytes: &[u8], holdings: &mut Holdings) -> Vec<Strin
                     continue;
                 };
                 let response = decode(kind, response);
-                if kind.on_demand() {
+                if kind.on_demand() && kind != Kind::EndpointSlice {
                     for received in &response.received {
                         holdings.subscribe(kind, &received.name);
                     }

@@ -1,12 +1,15 @@
 //! What the sidecar holds of what the control plane sent: pure bookkeeping of delta xDS.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use weft_core::model::TrustBundle;
+use weft_core::slices;
 use weft_core::time::Instant;
 use weft_core::unknown::{TooMany, UnknownNames};
 use weft_proto::resource::{Kind, Resource};
 
+use super::composed::{Composed, Parts};
 use crate::mesh::World;
 
 /// One resource of a response, decoded or not.
@@ -23,17 +26,23 @@ pub(super) struct Received {
 }
 
 /// A resource held.
-#[derive(Debug, Clone)]
-struct Held {
-    version: String,
-    aliases: Vec<String>,
-    resource: Resource,
+#[derive(Debug)]
+pub(super) struct Held {
+    /// Its version.
+    pub(super) version: String,
+    /// Other names it goes by.
+    pub(super) aliases: Vec<String>,
+    /// Its content; services are without their endpoints, which are slices.
+    pub(super) resource: Resource,
 }
 
 /// Everything held and everything asked for.
 #[derive(Debug)]
 pub(super) struct Holdings {
-    held: HashMap<(Kind, String), Held>,
+    /// What came last, by name.
+    held: BTreeMap<(Kind, String), Arc<Held>>,
+    /// Services with their endpoints, by name: as they were when all of their slices were last there.
+    composed: BTreeMap<String, Composed>,
     /// Names asked for: resource names, hostnames or addresses.
     subscribed: BTreeSet<(Kind, String)>,
     /// Names asked for that do not exist.
@@ -61,7 +70,8 @@ impl Holdings {
     /// Nothing yet; `unknown_max` bounds the names that lead nowhere.
     pub(super) fn new(unknown_max: usize) -> Self {
         Self {
-            held: HashMap::new(),
+            held: BTreeMap::new(),
+            composed: BTreeMap::new(),
             subscribed: BTreeSet::new(),
             absent: HashSet::new(),
             unknown: UnknownNames::new(unknown_max),
@@ -78,58 +88,86 @@ impl Holdings {
         now: Instant,
     ) -> Applied {
         let mut applied = Applied::default();
+        let mut services = BTreeSet::new();
         // Removals first: an alias that moved is removed from its old owner before it is given
         // to the new one.
         for name in removed {
-            let key = (kind, name);
-            if let Some(held) = self.held.remove(&key) {
-                applied.changed = true;
-                let aliases = held.aliases.into_iter().map(|alias| (kind, alias));
-                for alias in aliases.filter(|alias| self.subscribed.contains(alias)) {
-                    self.unknown.handle_gone(alias, now);
-                }
-            }
-            if self.subscribed.contains(&key) {
-                if demanded(kind) {
-                    self.unknown.handle_gone(key.clone(), now);
-                }
-                applied.changed |= self.absent.insert(key);
-            }
+            services.extend(service_of(kind, &name).map(str::to_owned));
+            applied.changed |= self.remove(kind, name, now);
         }
         for received in received {
-            let resource = match received.resource {
-                Ok(resource) if resource.kind() == kind => resource,
-                Ok(other) => {
-                    let other = other.kind().as_str();
-                    let line = format!("{}: is a {other}", received.name);
-                    applied.rejected.push(line);
-                    continue;
+            match checked(kind, received) {
+                Ok((name, held)) => {
+                    services.extend(service_of(kind, &name).map(str::to_owned));
+                    applied.changed |= self.insert(kind, name, held);
                 }
-                Err(reason) => {
-                    // One line each: the control plane reads the reasons back by line.
-                    let reason = reason.replace('\n', " ");
-                    applied
-                        .rejected
-                        .push(format!("{}: {reason}", received.name));
-                    continue;
-                }
-            };
-            for name in received.aliases.iter().chain([&received.name]) {
-                let key = (kind, name.clone());
-                self.absent.remove(&key);
-                self.unknown.handle_known(&key);
+                Err(line) => applied.rejected.push(line),
             }
-            applied.changed = true;
-            self.held.insert(
-                (kind, received.name),
-                Held {
-                    version: received.version,
-                    aliases: received.aliases,
-                    resource,
-                },
-            );
+        }
+        for service in services {
+            applied.changed |= self.compose(&service);
         }
         applied
+    }
+
+    /// Removes a resource, or takes note that there is none of a name; whether that is news.
+    fn remove(&mut self, kind: Kind, name: String, now: Instant) -> bool {
+        let key = (kind, name);
+        let mut changed = false;
+        if let Some(held) = self.held.remove(&key) {
+            // A slice that goes changes nothing until its service can be put together without it.
+            changed = kind != Kind::EndpointSlice;
+            let aliases = held.aliases.iter().map(|alias| (kind, alias.clone()));
+            for alias in aliases.filter(|alias| self.subscribed.contains(alias)) {
+                self.unknown.handle_gone(alias, now);
+            }
+        }
+        if self.subscribed.contains(&key) {
+            if demanded(kind) {
+                self.unknown.handle_gone(key.clone(), now);
+            }
+            changed |= self.absent.insert(key);
+        }
+        changed
+    }
+
+    /// Takes a resource; whether that is news by itself.
+    fn insert(&mut self, kind: Kind, name: String, held: Held) -> bool {
+        for name in held.aliases.iter().chain([&name]) {
+            let key = (kind, name.clone());
+            self.absent.remove(&key);
+            // A service leads somewhere when it has been put together.
+            if kind != Kind::Service {
+                self.unknown.handle_known(&key);
+            }
+        }
+        self.held.insert((kind, name), Arc::new(held));
+        kind != Kind::EndpointSlice
+    }
+
+    /// Puts a service together anew, if all of it is there; until then it stays as it was. Whether
+    /// it is different now.
+    fn compose(&mut self, name: &str) -> bool {
+        let Some(own) = self.held.get(&(Kind::Service, name.to_owned())) else {
+            return self.composed.remove(name).is_some();
+        };
+        let slice = |name| self.held.get(&(Kind::EndpointSlice, name)).cloned();
+        let Some(parts) = Parts::find(own, slice) else {
+            return false;
+        };
+        let before = self.composed.get(name);
+        if before.is_some_and(|before| before.parts.same(&parts)) {
+            return false;
+        }
+        let names = own.aliases.iter().map(String::as_str).chain([name]);
+        for name in names {
+            self.unknown.handle_known(&(Kind::Service, name.to_owned()));
+        }
+        let Some(composed) = parts.compose() else {
+            return false;
+        };
+        self.composed.insert(name.to_owned(), composed);
+        true
     }
 
     /// Asks for a name; true when it was not asked for before.
@@ -168,15 +206,51 @@ impl Holdings {
             self.absent.remove(key);
             self.subscribed.remove(key);
         }
+        if forgotten.iter().any(|(kind, _)| *kind == Kind::Service) {
+            self.drop_incomplete();
+        }
         forgotten
     }
 
-    /// Drops a resource that nobody uses, with every name it was asked for under; the names to
-    /// unsubscribe from.
+    /// Drops services that have never been put together and are not asked for any more.
+    fn drop_incomplete(&mut self) {
+        let incomplete = self.of_kind(Kind::Service).filter(|(name, held)| {
+            let mut names = held.aliases.iter().map(String::as_str).chain([*name]);
+            let asked = |name: &str| {
+                let key = (Kind::Service, name.to_owned());
+                self.subscribed.contains(&key)
+            };
+            !self.composed.contains_key(*name) && !names.any(asked)
+        });
+        let incomplete: Vec<String> = incomplete.map(|(name, _)| name.to_owned()).collect();
+        for name in incomplete {
+            self.held.remove(&(Kind::Service, name.clone()));
+            self.drop_slices(&name);
+        }
+    }
+
+    /// Drops every slice of a service, of whatever count.
+    fn drop_slices(&mut self, service: &str) {
+        let first = (Kind::EndpointSlice, format!("{service}/"));
+        let of_service = self.held.range(first..).take_while(|((kind, name), _)| {
+            *kind == Kind::EndpointSlice && slices::service_of(name) == Some(service)
+        });
+        let names: Vec<String> = of_service.map(|((_, name), _)| name.clone()).collect();
+        for name in names {
+            self.held.remove(&(Kind::EndpointSlice, name));
+        }
+    }
+
+    /// Drops a resource that nobody uses, with every name it was asked for under and, of a service,
+    /// its slices; the names to unsubscribe from. The control plane forgets the same by itself.
     pub(super) fn release(&mut self, kind: Kind, name: &str) -> Vec<String> {
         let mut names = vec![name.to_owned()];
         if let Some(held) = self.held.remove(&(kind, name.to_owned())) {
-            names.extend(held.aliases);
+            names.extend(held.aliases.iter().cloned());
+        }
+        if kind == Kind::Service {
+            self.composed.remove(name);
+            self.drop_slices(name);
         }
         names.retain(|name| {
             let key = (kind, name.clone());
@@ -198,12 +272,18 @@ impl Holdings {
         of_kind.map(|(_, name)| name.clone()).collect()
     }
 
-    /// What is held, by name and version: said on reconnect, so that only the difference comes.
+    /// What came last, by name and version: said on reconnect, so that only the difference comes.
     pub(super) fn versions(&self, kind: Kind) -> HashMap<String, String> {
-        let of_kind = self.held.iter().filter(|((k, _), _)| *k == kind);
-        of_kind
-            .map(|((_, name), held)| (name.clone(), held.version.clone()))
-            .collect()
+        let versions = self
+            .of_kind(kind)
+            .map(|(name, held)| (name.to_owned(), held.version.clone()));
+        versions.collect()
+    }
+
+    fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&str, &Arc<Held>)> {
+        let from = self.held.range((kind, String::new())..);
+        let of_kind = from.take_while(move |((of, _), _)| *of == kind);
+        of_kind.map(|((_, name), held)| (name.as_str(), held))
     }
 
     /// Everything as the data path wants it.
@@ -218,27 +298,47 @@ impl Holdings {
             server_absent: server.into_iter().map(|(_, name)| name.clone()).collect(),
             ..World::default()
         };
+        let services = self.composed.iter().map(|(name, composed)| {
+            let aliases = self.names_of(name, composed);
+            (Arc::clone(&composed.service), aliases)
+        });
+        world.services = services.collect();
         for held in self.held.values() {
-            let aliases = held.aliases.clone();
             match &held.resource {
-                Resource::Service(service) => world.services.push((service.clone(), aliases)),
-                Resource::Workload(workload) => world.workloads.push((workload.clone(), aliases)),
+                Resource::Workload(workload) => {
+                    let workload = (workload.clone(), held.aliases.clone());
+                    world.workloads.push(workload);
+                }
                 Resource::MeshConfig(config) => world.config = Some(config.clone()),
                 Resource::Namespace(namespace) => world.namespace = Some(namespace.clone()),
                 Resource::ServerPolicy(policy) => {
                     world.server.insert(policy.service.clone(), policy.clone());
                 }
-                Resource::TrustBundle(_) => {}
+                Resource::Service(_) | Resource::EndpointSlice(_) | Resource::TrustBundle(_) => {}
             }
         }
         world
     }
 
+    /// The other names of a service that is in force: those that it has lost since are gone at
+    /// once, as they may belong to another one.
+    fn names_of(&self, name: &str, composed: &Composed) -> Vec<String> {
+        let newest = self.held.get(&(Kind::Service, name.to_owned()));
+        let before = composed.parts.own.aliases.iter();
+        let kept = before.filter(|alias| {
+            let still = |newest: &Arc<Held>| newest.aliases.contains(alias);
+            newest.is_some_and(still)
+        });
+        kept.cloned().collect()
+    }
+
     /// The trust bundle held, of our own trust domain.
     pub(super) fn trust_bundle(&self) -> Option<&TrustBundle> {
-        self.held.values().find_map(|held| match &held.resource {
+        let mut bundles = self.of_kind(Kind::TrustBundle);
+        bundles.find_map(|(_, held)| match &held.resource {
             Resource::TrustBundle(bundle) => Some(bundle),
-            Resource::Service(_)
+            Resource::EndpointSlice(_)
+            | Resource::Service(_)
             | Resource::Workload(_)
             | Resource::MeshConfig(_)
             | Resource::Namespace(_)
@@ -246,18 +346,52 @@ impl Holdings {
         })
     }
 
-    /// Everything held with name, version and aliases, in a stable order: for the disk and for
-    /// people.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str, &[String], &Resource)> {
-        let ordered: BTreeMap<_, _> = self.held.iter().collect();
-        ordered.into_iter().map(|((_, name), held)| {
-            (
-                name.as_str(),
-                held.version.as_str(),
-                held.aliases.as_slice(),
-                &held.resource,
-            )
-        })
+    /// Everything in force, in a stable order: for the disk. Of services that is what they were put
+    /// together from.
+    pub(super) fn in_force(&self) -> impl Iterator<Item = &Held> {
+        let parts = self.composed.values().map(|composed| &composed.parts);
+        let parts = parts.flat_map(|parts| parts.slices.iter().chain([&parts.own]));
+        let whole = self
+            .held
+            .iter()
+            .filter(|((kind, _), _)| !matches!(kind, Kind::Service | Kind::EndpointSlice));
+        parts.chain(whole.map(|(_, held)| held)).map(|held| &**held)
+    }
+}
+
+/// The service that a resource is a part of, `NAMESPACE/NAME`.
+fn service_of(kind: Kind, name: &str) -> Option<&str> {
+    match kind {
+        Kind::Service => Some(name),
+        Kind::EndpointSlice => slices::service_of(name),
+        Kind::Workload
+        | Kind::TrustBundle
+        | Kind::MeshConfig
+        | Kind::Namespace
+        | Kind::ServerPolicy => None,
+    }
+}
+
+/// A resource of a response, by its name; `Err` is the line that rejects it.
+fn checked(kind: Kind, received: Received) -> Result<(String, Held), String> {
+    let name = received.name;
+    match received.resource {
+        Ok(resource) if resource.kind() != kind => {
+            Err(format!("{name}: is a {}", resource.kind().as_str()))
+        }
+        Ok(resource) if resource.name() != name => {
+            Err(format!("{name}: is called {}", resource.name()))
+        }
+        Ok(resource) => {
+            let held = Held {
+                version: received.version,
+                aliases: received.aliases,
+                resource,
+            };
+            Ok((name, held))
+        }
+        // One line each: the control plane reads the reasons back by line.
+        Err(reason) => Err(format!("{name}: {}", reason.replace('\n', " "))),
     }
 }
 
@@ -281,6 +415,7 @@ mod tests {
             addresses: vec![address.parse().unwrap()],
             ports: vec![],
             endpoints: vec![],
+            endpoint_slices: 0,
             policies: BTreeMap::new(),
             routes: Vec::new(),
             external: None,

@@ -1,6 +1,7 @@
 //! The discovery client: asks the control plane for what connections need, takes what it sends,
 //! keeps the last good state on disk, and reconnects.
 
+mod composed;
 mod grpc;
 mod held;
 

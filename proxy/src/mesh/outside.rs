@@ -213,7 +213,7 @@ impl Mesh {
             let service = view.model.name.clone();
             let own_routes = own_routes.get(&service).map(Vec::as_slice);
             let mut next = HashMap::new();
-            let model = view.model.clone();
+            let model = Arc::clone(&view.model);
             *view = self.view(model, own_routes, Some(view), &mut live, &mut next);
             live.retain(|key, _| key.service != service);
             live.extend(next);

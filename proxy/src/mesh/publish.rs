@@ -24,8 +24,9 @@ pub struct World {
     pub config: Option<MeshConfig>,
     /// What holds for this sidecar's namespace, if anything.
     pub namespace: Option<Namespace>,
-    /// Services with all names they go by.
-    pub services: Vec<(model::Service, Vec<String>)>,
+    /// Services with their endpoints, and all names they go by. One that is the same as before is
+    /// the same `Arc`.
+    pub services: Vec<(Arc<model::Service>, Vec<String>)>,
     /// Workloads with all names they go by.
     pub workloads: Vec<(model::Workload, Vec<String>)>,
     /// Names that the control plane said do not exist.
@@ -68,14 +69,23 @@ impl Mesh {
             snapshot.absent.insert(name, used);
         }
         for (service, aliases) in world.services {
-            let previous = old.services.get(&service.name).map(|view| &**view);
+            let previous = old.services.get(&service.name);
             let name = service.name.clone();
             for alias in aliases {
                 let target = Target::Service(name.clone());
                 snapshot.aliases.insert(alias, target);
             }
             let own_routes = own_routes.get(&name).map(Vec::as_slice);
-            let view = self.view(service, own_routes, previous, &mut live, &mut next);
+            let routes_before = old.own_routes.get(&name).map(Vec::as_slice);
+            let same = previous
+                .filter(|view| view.is_of(&service) && same_routes(own_routes, routes_before));
+            let view = match same {
+                Some(view) => view.keep(&mut live, &mut next),
+                None => {
+                    let previous = previous.map(|view| &**view);
+                    self.view(service, own_routes, previous, &mut live, &mut next)
+                }
+            };
             snapshot.services.insert(name, view);
         }
         for (workload, aliases) in world.workloads {
@@ -86,7 +96,7 @@ impl Mesh {
                 snapshot.aliases.insert(alias, target);
             }
             if let Some(service) = as_service(workload) {
-                let view = self.view(service, None, previous, &mut live, &mut next);
+                let view = self.view(Arc::new(service), None, previous, &mut live, &mut next);
                 snapshot.workloads.insert(name, view);
             }
         }
@@ -98,7 +108,7 @@ impl Mesh {
 
     pub(super) fn view(
         &self,
-        model: model::Service,
+        model: Arc<model::Service>,
         own_routes: Option<&[Arc<Route>]>,
         previous: Option<&ServiceView>,
         old: &mut HashMap<EndpointKey, Arc<Live>>,
@@ -179,5 +189,36 @@ impl Mesh {
             peer: endpoint.workload.to_string().into(),
         });
         Live::new(stats, policy)
+    }
+}
+
+impl ServiceView {
+    /// Whether it is the view of this very service, and says all about it: outside the mesh,
+    /// endpoints change without the control plane.
+    fn is_of(&self, service: &Arc<model::Service>) -> bool {
+        Arc::ptr_eq(&self.model, service) && service.external.is_none()
+    }
+
+    /// The same view in the next snapshot, with the live state of its endpoints.
+    fn keep(
+        self: &Arc<Self>,
+        old: &mut HashMap<EndpointKey, Arc<Live>>,
+        next: &mut HashMap<EndpointKey, Arc<Live>>,
+    ) -> Arc<Self> {
+        let endpoints = self.ports().flat_map(|port| &port.endpoints);
+        next.extend(endpoints.filter_map(|endpoint| old.remove_entry(&endpoint.key)));
+        Arc::clone(self)
+    }
+}
+
+/// Whether the routes that a sidecar's namespace has for a service are the very same.
+fn same_routes(one: Option<&[Arc<Route>]>, other: Option<&[Arc<Route>]>) -> bool {
+    match (one, other) {
+        (None, None) => true,
+        (Some(one), Some(other)) => {
+            let mut pairs = one.iter().zip(other);
+            one.len() == other.len() && pairs.all(|(one, other)| Arc::ptr_eq(one, other))
+        }
+        (Some(_), None) | (None, Some(_)) => false,
     }
 }

@@ -16,7 +16,7 @@ use super::port::PortView;
 #[derive(Debug)]
 pub struct ServiceView {
     /// What the control plane said.
-    pub model: model::Service,
+    pub model: Arc<model::Service>,
     /// SNI towards its endpoints.
     pub hostname: Arc<str>,
     pub(super) ports: HashMap<u16, Arc<PortView>>,
@@ -153,6 +153,7 @@ pub(super) fn as_service(workload: model::Workload) -> Option<model::Service> {
         addresses: workload.addresses,
         ports: workload.ports,
         endpoints: vec![endpoint],
+        endpoint_slices: 0,
         policies: BTreeMap::new(),
         routes: Vec::new(),
         external: None,

@@ -25,11 +25,12 @@ fn world(names: &[&str]) -> World {
                 protocol: AppProtocol::Http,
             }],
             endpoints: Vec::new(),
+            endpoint_slices: 1,
             policies: BTreeMap::new(),
             routes: Vec::new(),
             external: None,
         };
-        (service, Vec::new())
+        (Arc::new(service), Vec::new())
     });
     World {
         services: services.collect(),
@@ -83,23 +84,24 @@ fn weights_are_known_without_looking() {
         }],
     };
     let web: ServiceName = "shop/web".parse().unwrap();
-    world.services[0].0.endpoints = vec![endpoint(1, 100), endpoint(2, 100)];
+    Arc::make_mut(&mut world.services[0].0).endpoints = vec![endpoint(1, 100), endpoint(2, 100)];
     mesh.publish(world);
     let now = crate::clock::now();
     let port = mesh.known(&web, 80).unwrap();
     assert_eq!(port.heaviest(now), None);
     let mut world = self::world(&["shop/web"]);
-    world.services[0].0.endpoints = vec![endpoint(1, 100), endpoint(2, 300)];
+    Arc::make_mut(&mut world.services[0].0).endpoints = vec![endpoint(1, 100), endpoint(2, 300)];
     mesh.publish(world);
     assert_eq!(mesh.known(&web, 80).unwrap().heaviest(now), Some(300));
     // While one is new, they differ.
     let mut world = self::world(&["shop/web"]);
-    world.services[0].0.endpoints = vec![endpoint(1, 100), endpoint(3, 100)];
+    Arc::make_mut(&mut world.services[0].0).endpoints = vec![endpoint(1, 100), endpoint(3, 100)];
     let policy = TrafficPolicy {
         slow_start: Some(Duration::from_secs(60)),
         ..Default::default()
     };
-    world.services[0].0.policies.insert(80, Arc::new(policy));
+    let service = Arc::make_mut(&mut world.services[0].0);
+    service.policies.insert(80, Arc::new(policy));
     mesh.publish(world);
     let port = mesh.known(&web, 80).unwrap();
     let now = crate::clock::now();

@@ -70,7 +70,8 @@ fn identity(known: Known<'_>, workload: &WorkloadName) -> Option<SpiffeId> {
     let name = workload.to_string();
     match &known.compiled.find(Kind::Workload, &name)?.resource {
         Resource::Workload(workload) => Some(workload.identity.clone()),
-        Resource::Service(_)
+        Resource::EndpointSlice(_)
+        | Resource::Service(_)
         | Resource::TrustBundle(_)
         | Resource::MeshConfig(_)
         | Resource::Namespace(_)

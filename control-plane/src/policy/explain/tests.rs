@@ -22,6 +22,7 @@ fn service(routes: Vec<Arc<Route>>) -> Service {
             protocol: AppProtocol::Http,
         }],
         endpoints: Vec::new(),
+        endpoint_slices: 0,
         policies: Default::default(),
         routes,
         external: None,

@@ -45,12 +45,13 @@ fn publish(mesh: &Mesh, zones: &[&str], policy: TrafficPolicy) {
             protocol: AppProtocol::Http,
         }],
         endpoints: zones.iter().enumerate().map(endpoint).collect(),
+        endpoint_slices: 1,
         policies: BTreeMap::from([(80, Arc::new(policy))]),
         routes: Vec::new(),
         external: None,
     };
     mesh.publish(World {
-        services: vec![(service, Vec::new())],
+        services: vec![(Arc::new(service), Vec::new())],
         ..World::default()
     });
 }
