@@ -9,7 +9,7 @@ use axum::extract::{Query, State};
 use axum::http::Uri;
 use weft_core::model::{ObservedBreaker, Service};
 use weft_core::name::{ServiceName, WorkloadName};
-use weft_proto::resource::{Kind, Resource};
+use weft_proto::resource::Kind;
 
 use super::Admin;
 use super::refusal::Answer;
@@ -29,13 +29,9 @@ use crate::tls::PeerIdentity;
 pub(super) async fn services(State(admin): State<Admin>) -> Answer<Items<ServiceInfo>> {
     let compiled = admin.plane.compiled();
     let mut all: BTreeMap<ServiceName, (Option<Service>, Option<StoredResource>)> = BTreeMap::new();
-    for encoded in compiled.of_kind(Kind::Service) {
-        if let Resource::Service(service) = &encoded.resource
-            && service.external.is_none()
-        {
-            let slot = all.entry(service.name.clone()).or_default();
-            slot.0 = Some(service.clone());
-        }
+    for service in compiled.services().filter(|s| s.external.is_none()) {
+        let slot = all.entry(service.name.clone()).or_default();
+        slot.0 = compiled.service(&service.name.to_string());
     }
     for resource in admin.plane.store().list()?.resources {
         let key = &resource.key;

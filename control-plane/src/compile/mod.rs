@@ -11,11 +11,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use weft_core::model::{
-    AppProtocol, Endpoint, EndpointPort, MeshConfig, Namespace, Service, ServicePort, Transport,
-    TrustBundle, Workload,
+    AppProtocol, Endpoint, EndpointPort, EndpointSlice, MeshConfig, Namespace, Service,
+    ServicePort, Transport, TrustBundle, Workload, slices_for,
 };
 use weft_core::name::ServiceName;
 use weft_core::rate::RateLimit;
+use weft_core::slices::resource_name;
 use weft_proto::resource::{Any, Kind, Resource};
 
 use gateway_api::experimental::referencegrants::ReferenceGrantSpec;
@@ -121,7 +122,10 @@ impl Compiled {
             ..Self::default()
         };
         for (resource, aliases) in resources {
-            compiled.add(resource, aliases, &Self::default());
+            match resource {
+                Resource::Service(service) => compiled.add_service(service, &Self::default()),
+                resource => compiled.add(resource, aliases, &Self::default()),
+            }
         }
         compiled
     }
@@ -141,7 +145,66 @@ impl Compiled {
         self.by_name.insert(key, encoded);
     }
 
-    /// Every service.
+    /// Adds a service and, apart from it, its endpoints.
+    fn add_service(&mut self, mut service: Service, before: &Self) {
+        let endpoints = std::mem::take(&mut service.endpoints);
+        if service.external.is_none() {
+            let now = before.own(&service.name.to_string());
+            let now = now.map_or(0, |service| service.endpoint_slices);
+            service.endpoint_slices = slices_for(endpoints.len(), now);
+        }
+        for slice in EndpointSlice::divide(&service.name, endpoints, service.endpoint_slices) {
+            self.add(Resource::EndpointSlice(slice), Vec::new(), before);
+        }
+        let resource = Resource::Service(service);
+        let aliases = resource.aliases();
+        self.add(resource, aliases, before);
+    }
+
+    /// What a service says of itself, by any of its names.
+    fn own(&self, name: &str) -> Option<&Service> {
+        match &self.find(Kind::Service, name)?.resource {
+            Resource::Service(service) => Some(service),
+            Resource::EndpointSlice(_)
+            | Resource::Workload(_)
+            | Resource::TrustBundle(_)
+            | Resource::MeshConfig(_)
+            | Resource::Namespace(_)
+            | Resource::ServerPolicy(_) => None,
+        }
+    }
+
+    /// A service with its endpoints, by its name or any other name it goes by.
+    pub fn service(&self, name: &str) -> Option<Service> {
+        let service = self.own(name)?;
+        let slices = self.slices_of(service);
+        let slices = slices.filter_map(|encoded| match &encoded.resource {
+            Resource::EndpointSlice(slice) => Some(slice),
+            Resource::Service(_)
+            | Resource::Workload(_)
+            | Resource::TrustBundle(_)
+            | Resource::MeshConfig(_)
+            | Resource::Namespace(_)
+            | Resource::ServerPolicy(_) => None,
+        });
+        Some(service.with_endpoints(slices))
+    }
+
+    fn slices_of<'a>(&'a self, service: &Service) -> impl Iterator<Item = &'a Arc<Encoded>> {
+        let (name, count) = (service.name.to_string(), service.endpoint_slices);
+        (0..count).filter_map(move |index| {
+            let name = resource_name(&name, index, count);
+            self.by_name.get(&(Kind::EndpointSlice, name))
+        })
+    }
+
+    /// The slices of a service, by any of its names.
+    pub fn slices(&self, service: &str) -> impl Iterator<Item = &Arc<Encoded>> {
+        let service = self.own(service).into_iter();
+        service.flat_map(|service| self.slices_of(service))
+    }
+
+    /// Every service, without its endpoints.
     pub fn services(&self) -> impl Iterator<Item = &Service> {
         let of_kind = self.of_kind(Kind::Service);
         of_kind.filter_map(|encoded| match &encoded.resource {
@@ -244,9 +307,7 @@ pub fn compile(world: World<'_>, before: &Compiled, revision: u64) -> Compiled {
     let mut attached = attach_routes(world, &services);
     for mut service in services {
         service.routes = attached.producers.remove(&service.name).unwrap_or_default();
-        let resource = Resource::Service(service);
-        let aliases = resource.aliases();
-        compiled.add(resource, aliases, before);
+        compiled.add_service(service, before);
     }
     // Also where nothing holds: a sidecar that comes back without the control plane knows it then.
     let inhabited = world.entries.iter();

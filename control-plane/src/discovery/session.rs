@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use weft_core::slices::service_of;
 use weft_proto::resource::Kind;
 
 use crate::compile::{Compiled, Encoded};
@@ -71,6 +72,11 @@ pub enum SessionError {
         /// How many it would be.
         found: usize,
     },
+    /// It asks by name for what comes with something else.
+    #[error(
+        "slices are not asked for by name: those of a service come to who asked for the service"
+    )]
+    SliceByName,
     /// It asks for something that cannot be a name.
     #[error("a name of {found} bytes was asked for, allowed are {NAME_MAX_BYTES}")]
     NameTooLong {
@@ -153,6 +159,8 @@ struct OfKind {
     wildcard: bool,
     asked: BTreeMap<String, Told>,
     held: BTreeMap<String, Held>,
+    /// Resources that the sidecar has let go with the last request.
+    dropped: BTreeSet<String>,
     outstanding: Option<Outstanding>,
     applied: Option<Applied>,
     /// The compilation for which there is nothing to say.
@@ -163,6 +171,8 @@ struct OfKind {
 #[derive(Debug, Default)]
 pub struct Session {
     kinds: BTreeMap<Kind, OfKind>,
+    /// Names of services that were asked for anew: their slices are told again.
+    asked_again: BTreeSet<String>,
     nonce: u64,
 }
 
@@ -173,20 +183,72 @@ impl Session {
         kind: Kind,
         request: Request,
     ) -> Result<Answered, SessionError> {
-        self.kinds.entry(kind).or_default().handle(kind, request)
+        match kind {
+            Kind::EndpointSlice if !request.subscribe.is_empty() => Err(SessionError::SliceByName),
+            Kind::Service => self.handle_services(request),
+            Kind::EndpointSlice
+            | Kind::Workload
+            | Kind::TrustBundle
+            | Kind::MeshConfig
+            | Kind::Namespace
+            | Kind::ServerPolicy => self.kinds.entry(kind).or_default().handle(kind, request),
+        }
+    }
+
+    /// Takes a request for services, on which it depends which slices the sidecar is to have.
+    fn handle_services(&mut self, request: Request) -> Result<Answered, SessionError> {
+        let services = self.kinds.entry(Kind::Service).or_default();
+        // On the first request the sidecar has told already which slices it holds.
+        if services.opened {
+            self.asked_again.extend(request.subscribe.iter().cloned());
+        }
+        let answered = services.handle(Kind::Service, request)?;
+        let dropped = std::mem::take(&mut services.dropped);
+        if let Some(slices) = self.kinds.get_mut(&Kind::EndpointSlice) {
+            slices.clean = None;
+            slices.drop_slices(&dropped);
+        }
+        Ok(answered)
+    }
+
+    /// What is to be said about slices: those of the services asked for; nothing before services
+    /// were asked for at all, as it is not known then which are not wanted any more.
+    fn services_asked(&self) -> Option<Vec<String>> {
+        let services = self.kinds.get(&Kind::Service)?;
+        services
+            .opened
+            .then(|| services.asked.keys().cloned().collect())
     }
 
     /// The next response, if there is anything to say and nothing of its kind on its way.
     pub fn poll_push(&mut self, compiled: &Compiled) -> Option<Push> {
         for kind in Kind::ALL {
+            let due = self.kinds.get(&kind).is_some_and(|of_kind| {
+                of_kind.outstanding.is_none() && of_kind.clean != Some(compiled.generation)
+            });
+            if !due {
+                continue;
+            }
+            let mut wanted = Vec::new();
+            if kind == Kind::EndpointSlice {
+                let Some(services) = self.services_asked() else {
+                    continue;
+                };
+                wanted.extend(services.iter().flat_map(|name| compiled.slices(name)));
+            }
             let Some(of_kind) = self.kinds.get_mut(&kind) else {
                 continue;
             };
-            if of_kind.outstanding.is_some() || of_kind.clean == Some(compiled.generation) {
-                continue;
+            if kind == Kind::EndpointSlice {
+                // The sidecar may have dropped them before it asked.
+                for name in std::mem::take(&mut self.asked_again) {
+                    for slice in compiled.slices(&name) {
+                        of_kind.held.remove(&slice.name);
+                    }
+                }
             }
             of_kind.learn(kind, compiled);
-            let Some(plan) = of_kind.plan(kind, compiled) else {
+            let Some(plan) = of_kind.plan(kind, compiled, wanted) else {
                 of_kind.clean = Some(compiled.generation);
                 of_kind.applied = Some(applied(compiled));
                 continue;
@@ -304,12 +366,27 @@ impl OfKind {
         let outstanding = self.outstanding.as_ref();
         let on_its_way =
             |resource: &str| outstanding.is_some_and(|o| o.sent.iter().any(|(n, _)| n == resource));
-        let asked = &self.asked;
+        let (asked, dropped) = (&self.asked, &mut self.dropped);
         self.held.retain(|resource, held| {
             let goes_by = resource == name || held.aliases.iter().any(|alias| alias == name);
             let still = asked.contains_key(resource)
                 || held.aliases.iter().any(|alias| asked.contains_key(alias));
+            if goes_by && !still {
+                dropped.insert(resource.clone());
+            }
             !goes_by || still || on_its_way(resource)
+        });
+    }
+
+    /// Forgets the slices of services that the sidecar has let go, as it does by itself, but for
+    /// those on their way.
+    fn drop_slices(&mut self, services: &BTreeSet<String>) {
+        let outstanding = self.outstanding.as_ref();
+        let on_its_way =
+            |resource: &str| outstanding.is_some_and(|o| o.sent.iter().any(|(n, _)| n == resource));
+        self.held.retain(|slice, _| {
+            let of_dropped = service_of(slice).is_some_and(|service| services.contains(service));
+            !of_dropped || on_its_way(slice)
         });
     }
 
@@ -356,8 +433,10 @@ impl OfKind {
     }
 
     /// The difference between what is wanted and what is held; `None` when there is none.
-    fn plan(&self, kind: Kind, compiled: &Compiled) -> Option<Plan> {
-        let mut wanted: BTreeMap<&str, &Arc<Encoded>> = BTreeMap::new();
+    /// `wanted` is what is wanted beside what was asked for by name.
+    fn plan(&self, kind: Kind, compiled: &Compiled, wanted: Vec<&Arc<Encoded>>) -> Option<Plan> {
+        let wanted = wanted.into_iter().map(|found| (found.name.as_str(), found));
+        let mut wanted: BTreeMap<&str, &Arc<Encoded>> = wanted.collect();
         let mut plan = Plan::default();
         let mut waited_for: BTreeSet<&str> = BTreeSet::new();
         if self.wildcard {

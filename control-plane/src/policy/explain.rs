@@ -214,18 +214,6 @@ fn answered(reason: Reason, detail: &str) -> String {
     text
 }
 
-fn service(compiled: &Compiled, name: &str) -> Option<Service> {
-    match &compiled.find(Kind::Service, name)?.resource {
-        Resource::Service(service) => Some(service.clone()),
-        Resource::EndpointSlice(_)
-        | Resource::Workload(_)
-        | Resource::TrustBundle(_)
-        | Resource::MeshConfig(_)
-        | Resource::Namespace(_)
-        | Resource::ServerPolicy(_) => None,
-    }
-}
-
 fn find_service(
     known: Known<'_>,
     question: &Question,
@@ -236,7 +224,7 @@ fn find_service(
     let tls = question.url.scheme() == Some(&Scheme::HTTPS);
     let port = question.url.port_u16();
     let port = port.unwrap_or(if tls { 443 } else { 80 });
-    let Some(service) = service(known.compiled, host) else {
+    let Some(service) = known.compiled.service(host) else {
         let result = if host.ends_with(".mesh") {
             answered(Reason::ServiceNotFound, "no service goes by this name")
         } else {
@@ -354,7 +342,7 @@ fn explain_backend(
     for filter in &*backend.filters {
         steps.add("filter", by, filter_text(filter));
     }
-    if let Some(service) = service(known.compiled, &name.to_string()) {
+    if let Some(service) = known.compiled.service(&name.to_string()) {
         explain_target(known, &service, backend.port, Some(rule), steps);
     }
 }

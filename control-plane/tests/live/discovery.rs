@@ -53,7 +53,7 @@ async fn by_name_hostname_and_address() {
     assert_eq!(discovery.taken().await, "-nobody.shop.mesh");
     let nobody = control_plane.enrol("shop/nobody", &[81]).await;
     let _registered = nobody.register(&[81]).await;
-    assert_eq!(discovery.taken().await, "+shop/nobody(81@20081)");
+    assert_eq!(discovery.taken().await, "+shop/nobody");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,11 +65,14 @@ async fn readiness_makes_the_endpoint() {
     registration.ports[0].ready = false;
     registering.say(registration.clone()).await.unwrap();
     let mut discovery = web.discover().await;
+    discovery.open_slices().await;
     discovery.ask(Kind::Service, &["shop/web"], &[]).await;
-    discovery.until("+shop/web()").await;
+    let first = [discovery.taken().await, discovery.taken().await];
+    assert_eq!(first, ["+shop/web/0-1()", "+shop/web"]);
     registration.ports[0].ready = true;
     registering.say(registration).await.unwrap();
-    discovery.until("+shop/web(80@20080)").await;
+    assert_eq!(discovery.taken().await, "+shop/web/0-1(80@20080)");
+    assert!(discovery.quiet().await, "the service is the same");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,8 +148,9 @@ async fn a_storm_is_gathered() {
     let web = control_plane.enrol("shop/web", &[80]).await;
     let mut registering = web.register(&[80]).await;
     let mut discovery = web.discover().await;
+    discovery.open_slices().await;
     discovery.ask(Kind::Service, &["shop/web"], &[]).await;
-    discovery.until("+shop/web(80@20080)").await;
+    discovery.until("+shop/web").await;
     let begun = std::time::Instant::now();
     let mut registration = web.registration(&[80]);
     let counting = tokio::spawn(async move {
@@ -157,10 +161,10 @@ async fn a_storm_is_gathered() {
             pushes += 1;
             let envelope = push.resources[0].resource.as_ref().unwrap();
             let resource = weft_proto::resource::Resource::decode(envelope).unwrap();
-            let weft_proto::resource::Resource::Service(service) = resource else {
-                panic!("not a service");
+            let weft_proto::resource::Resource::EndpointSlice(slice) = resource else {
+                panic!("not a slice");
             };
-            if service.endpoints[0].weight == 300 {
+            if slice.endpoints[0].weight == 300 {
                 return pushes;
             }
         }
@@ -181,8 +185,9 @@ async fn dropped_and_asked_for_again() {
     let _registered = web.register(&[80]).await;
     let mut discovery = web.discover().await;
     let name = "web.shop.mesh";
+    discovery.open_slices().await;
     discovery.ask(Kind::Service, &[name], &[]).await;
-    discovery.until("+shop/web(80@20080)").await;
+    discovery.until("+shop/web").await;
     // As a sidecar does after a time unused, and when it is dialled again.
     discovery
         .send(DeltaDiscoveryRequest {
@@ -191,8 +196,10 @@ async fn dropped_and_asked_for_again() {
             ..DeltaDiscoveryRequest::default()
         })
         .await;
+    assert!(discovery.quiet().await, "the sidecar drops both by itself");
     discovery.ask(Kind::Service, &[name], &[]).await;
-    assert_eq!(discovery.taken().await, "+shop/web(80@20080)");
+    let again = [discovery.taken().await, discovery.taken().await];
+    assert_eq!(again, ["+shop/web/0-1(80@20080)", "+shop/web"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -379,6 +379,11 @@ impl Discovery {
         .await;
     }
 
+    /// Says that slices are wanted of the services that will be asked for.
+    pub(crate) async fn open_slices(&self) {
+        self.ask(Kind::EndpointSlice, &[], &[]).await;
+    }
+
     pub(crate) async fn send(&self, request: DeltaDiscoveryRequest) {
         self.requests.send(request).await.unwrap();
     }
@@ -436,8 +441,8 @@ fn rendered(push: &DeltaDiscoveryResponse) -> String {
     let resources = push.resources.iter().map(|envelope| {
         let resource = Resource::decode(envelope.resource.as_ref().unwrap()).unwrap();
         match resource {
-            Resource::Service(service) => {
-                let endpoints = service.endpoints.iter().flat_map(|e| &e.ports);
+            Resource::EndpointSlice(slice) => {
+                let endpoints = slice.endpoints.iter().flat_map(|e| &e.ports);
                 let endpoints: Vec<_> = endpoints
                     .map(|p| format!("{}@{}", p.service_port, p.address.port()))
                     .collect();
@@ -446,7 +451,7 @@ fn rendered(push: &DeltaDiscoveryResponse) -> String {
             Resource::TrustBundle(bundle) => {
                 format!("+{}({})", envelope.name, bundle.revoked_instances.len())
             }
-            Resource::EndpointSlice(_)
+            Resource::Service(_)
             | Resource::Workload(_)
             | Resource::MeshConfig(_)
             | Resource::Namespace(_)

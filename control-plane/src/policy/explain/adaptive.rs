@@ -4,9 +4,7 @@ use weft_core::adaptive::AdaptiveConfig;
 use weft_core::name::SpiffeId;
 
 use super::limits::Arriving;
-use super::{
-    Kind, Known, Reason, Resource, ServiceName, Steps, TrafficPolicy, WorkloadName, service,
-};
+use super::{Kind, Known, Reason, Resource, ServiceName, Steps, TrafficPolicy, WorkloadName};
 
 /// The limits of a port, where it has any.
 pub(super) fn explain_limits(policy: &TrafficPolicy, by: &str, steps: &mut Steps) {
@@ -40,7 +38,7 @@ pub(super) fn explain_priority(
     (target, port): (&ServiceName, u16),
     steps: &mut Steps,
 ) {
-    let target = service(known.compiled, &target.to_string());
+    let target = known.compiled.service(&target.to_string());
     let policy = target.and_then(|target| target.policies.get(&port).cloned());
     let Some(policy) = policy else { return };
     let Some(shedding) = &policy.shedding else {

@@ -87,7 +87,7 @@ impl<'a> Arriving<'a> {
 
 /// Which readings of a path the servers of a port may have.
 fn path_normalization(compiled: &Compiled, service: &ServiceName, port: u16) -> PathNormalization {
-    let service = super::service(compiled, &service.to_string());
+    let service = compiled.service(&service.to_string());
     let policy = service.and_then(|service| service.policies.get(&port).cloned());
     policy
         .map(|policy| policy.path_normalization)
