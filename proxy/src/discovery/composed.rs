@@ -78,3 +78,6 @@ fn endpoint_slice(held: &Held) -> Option<&EndpointSlice> {
         | Resource::ServerPolicy(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests;
