@@ -212,7 +212,8 @@ impl Holdings {
         forgotten
     }
 
-    /// Drops services that have never been put together and are not asked for any more.
+    /// Drops services that have never been put together and are not asked for any more; the control
+    /// plane removes their slices.
     fn drop_incomplete(&mut self) {
         let incomplete = self.of_kind(Kind::Service).filter(|(name, held)| {
             let mut names = held.aliases.iter().map(String::as_str).chain([*name]);
@@ -224,25 +225,13 @@ impl Holdings {
         });
         let incomplete: Vec<String> = incomplete.map(|(name, _)| name.to_owned()).collect();
         for name in incomplete {
-            self.held.remove(&(Kind::Service, name.clone()));
-            self.drop_slices(&name);
+            self.held.remove(&(Kind::Service, name));
         }
     }
 
-    /// Drops every slice of a service, of whatever count.
-    fn drop_slices(&mut self, service: &str) {
-        let first = (Kind::EndpointSlice, format!("{service}/"));
-        let of_service = self.held.range(first..).take_while(|((kind, name), _)| {
-            *kind == Kind::EndpointSlice && slices::service_of(name) == Some(service)
-        });
-        let names: Vec<String> = of_service.map(|((_, name), _)| name.clone()).collect();
-        for name in names {
-            self.held.remove(&(Kind::EndpointSlice, name));
-        }
-    }
-
-    /// Drops a resource that nobody uses, with every name it was asked for under and, of a service,
-    /// its slices; the names to unsubscribe from. The control plane forgets the same by itself.
+    /// Drops a resource that nobody uses, with every name it was asked for under; the names to
+    /// unsubscribe from. The slices of a service stay until the control plane removes them: they are
+    /// not asked for, so that it could not know that they were dropped.
     pub(super) fn release(&mut self, kind: Kind, name: &str) -> Vec<String> {
         let mut names = vec![name.to_owned()];
         if let Some(held) = self.held.remove(&(kind, name.to_owned())) {
@@ -250,7 +239,6 @@ impl Holdings {
         }
         if kind == Kind::Service {
             self.composed.remove(name);
-            self.drop_slices(name);
         }
         names.retain(|name| {
             let key = (kind, name.clone());

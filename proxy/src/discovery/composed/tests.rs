@@ -290,28 +290,32 @@ fn a_service_that_is_removed_is_gone_whatever_slices_there_are() {
     assert_eq!(in_force(&holdings), Some(old));
 }
 
+/// Slices are not asked for: only the control plane can say that they are not wanted any more.
 #[test]
-fn a_service_that_nobody_uses_goes_with_its_slices() {
+fn a_service_that_nobody_uses_goes_and_then_its_slices() {
     let mut holdings = Holdings::default();
-    for name in [WEB, "web.shop.mesh", "shop/web-2"] {
+    for name in [WEB, "web.shop.mesh"] {
         holdings.subscribe(Kind::Service, name);
     }
-    take_all(&mut holdings, &state(80, 4, &FIVE));
-    for slice in state(80, 2, &FIVE).slices() {
-        take(&mut holdings, slice);
-    }
-    let mut other = state(80, 1, &FIVE).slices().remove(0);
-    if let Ok(Resource::EndpointSlice(slice)) = &mut other.resource {
-        slice.service = "shop/web-2".parse().unwrap();
-        other.name = slice.resource_name();
-    }
-    take(&mut holdings, other);
+    let state = state(80, 2, &FIVE);
+    take_all(&mut holdings, &state);
     let mut names = holdings.release(Kind::Service, WEB);
     names.sort();
     assert_eq!(names, [WEB, "web.shop.mesh"]);
     assert_eq!(in_force(&holdings), None);
-    let held = holdings.versions(Kind::EndpointSlice);
-    assert_eq!(held.keys().collect::<Vec<_>>(), ["shop/web-2/0-1"]);
+    // They are told on the next stream, if they were not removed before, and are not on the disk.
+    assert_eq!(holdings.versions(Kind::EndpointSlice).len(), 2);
+    let mut restored = Holdings::default();
+    assert!(from_bytes(&to_bytes(&holdings), &mut restored).is_empty());
+    assert!(restored.versions(Kind::EndpointSlice).is_empty());
+    // Wanted again before they were removed, it is whole at once.
+    holdings.subscribe(Kind::Service, WEB);
+    take(&mut holdings, state.service());
+    assert_eq!(in_force(&holdings), Some(state));
+    holdings.release(Kind::Service, WEB);
+    let removed = ["shop/web/0-2", "shop/web/1-2"];
+    assert!(!remove(&mut holdings, Kind::EndpointSlice, &removed).changed);
+    assert!(holdings.versions(Kind::EndpointSlice).is_empty());
 }
 
 /// A service that never becomes whole leads nowhere: it does not push out what is known.
@@ -325,9 +329,7 @@ fn what_never_becomes_whole_is_forgotten() {
     assert!(holdings.forget_unknown(|_| None, second(60)).is_empty());
     let forgotten = holdings.forget_unknown(|_| None, second(100));
     assert_eq!(forgotten, [(Kind::Service, WEB.to_owned())]);
-    for kind in [Kind::Service, Kind::EndpointSlice] {
-        assert!(holdings.versions(kind).is_empty(), "{kind:?}");
-    }
+    assert!(holdings.versions(Kind::Service).is_empty());
     // One that became whole is not.
     holdings.demand(Kind::Service, WEB, second(200)).unwrap();
     take_all(&mut holdings, &state(80, 2, &FIVE));
