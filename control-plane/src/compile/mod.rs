@@ -113,7 +113,8 @@ impl Compiled {
         self.by_name.get(&(kind, canonical.clone()))
     }
 
-    /// Just these resources, with these other names.
+    /// Just these resources, with these other names; services that have endpoints in themselves are
+    /// divided.
     #[cfg(test)]
     pub(crate) fn of(generation: u64, resources: Vec<(Resource, Vec<String>)>) -> Self {
         let mut compiled = Self {
@@ -123,7 +124,9 @@ impl Compiled {
         };
         for (resource, aliases) in resources {
             match resource {
-                Resource::Service(service) => compiled.add_service(service, &Self::default()),
+                Resource::Service(service) if service.endpoint_slices == 0 => {
+                    compiled.add_service(service, &Self::default());
+                }
                 resource => compiled.add(resource, aliases, &Self::default()),
             }
         }

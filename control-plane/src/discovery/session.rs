@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use weft_core::slices::service_of;
 use weft_proto::resource::Kind;
 
 use crate::compile::{Compiled, Encoded};
@@ -159,8 +158,6 @@ struct OfKind {
     wildcard: bool,
     asked: BTreeMap<String, Told>,
     held: BTreeMap<String, Held>,
-    /// Resources that the sidecar has let go with the last request.
-    dropped: BTreeSet<String>,
     outstanding: Option<Outstanding>,
     applied: Option<Applied>,
     /// The compilation for which there is nothing to say.
@@ -171,8 +168,6 @@ struct OfKind {
 #[derive(Debug, Default)]
 pub struct Session {
     kinds: BTreeMap<Kind, OfKind>,
-    /// Names of services that were asked for anew: their slices are told again.
-    asked_again: BTreeSet<String>,
     nonce: u64,
 }
 
@@ -183,36 +178,21 @@ impl Session {
         kind: Kind,
         request: Request,
     ) -> Result<Answered, SessionError> {
-        match kind {
-            Kind::EndpointSlice if !request.subscribe.is_empty() => Err(SessionError::SliceByName),
-            Kind::Service => self.handle_services(request),
-            Kind::EndpointSlice
-            | Kind::Workload
-            | Kind::TrustBundle
-            | Kind::MeshConfig
-            | Kind::Namespace
-            | Kind::ServerPolicy => self.kinds.entry(kind).or_default().handle(kind, request),
+        if kind == Kind::EndpointSlice && !request.subscribe.is_empty() {
+            return Err(SessionError::SliceByName);
         }
-    }
-
-    /// Takes a request for services, on which it depends which slices the sidecar is to have.
-    fn handle_services(&mut self, request: Request) -> Result<Answered, SessionError> {
-        let services = self.kinds.entry(Kind::Service).or_default();
-        // On the first request the sidecar has told already which slices it holds.
-        if services.opened {
-            self.asked_again.extend(request.subscribe.iter().cloned());
-        }
-        let answered = services.handle(Kind::Service, request)?;
-        let dropped = std::mem::take(&mut services.dropped);
-        if let Some(slices) = self.kinds.get_mut(&Kind::EndpointSlice) {
+        if kind == Kind::Service
+            && let Some(slices) = self.kinds.get_mut(&Kind::EndpointSlice)
+        {
+            // Which slices the sidecar is to have depends on the services it asks for.
             slices.clean = None;
-            slices.drop_slices(&dropped);
         }
-        Ok(answered)
+        self.kinds.entry(kind).or_default().handle(kind, request)
     }
 
-    /// What is to be said about slices: those of the services asked for; nothing before services
-    /// were asked for at all, as it is not known then which are not wanted any more.
+    /// The services whose slices the sidecar is to have; `None` before services were asked for at all,
+    /// as it is not known then which slices it has in vain. A sidecar drops no slice by itself: what
+    /// was sent and not removed is what it has.
     fn services_asked(&self) -> Option<Vec<String>> {
         let services = self.kinds.get(&Kind::Service)?;
         services
@@ -239,14 +219,6 @@ impl Session {
             let Some(of_kind) = self.kinds.get_mut(&kind) else {
                 continue;
             };
-            if kind == Kind::EndpointSlice {
-                // The sidecar may have dropped them before it asked.
-                for name in std::mem::take(&mut self.asked_again) {
-                    for slice in compiled.slices(&name) {
-                        of_kind.held.remove(&slice.name);
-                    }
-                }
-            }
             of_kind.learn(kind, compiled);
             let Some(plan) = of_kind.plan(kind, compiled, wanted) else {
                 of_kind.clean = Some(compiled.generation);
@@ -366,27 +338,12 @@ impl OfKind {
         let outstanding = self.outstanding.as_ref();
         let on_its_way =
             |resource: &str| outstanding.is_some_and(|o| o.sent.iter().any(|(n, _)| n == resource));
-        let (asked, dropped) = (&self.asked, &mut self.dropped);
+        let asked = &self.asked;
         self.held.retain(|resource, held| {
             let goes_by = resource == name || held.aliases.iter().any(|alias| alias == name);
             let still = asked.contains_key(resource)
                 || held.aliases.iter().any(|alias| asked.contains_key(alias));
-            if goes_by && !still {
-                dropped.insert(resource.clone());
-            }
             !goes_by || still || on_its_way(resource)
-        });
-    }
-
-    /// Forgets the slices of services that the sidecar has let go, as it does by itself, but for
-    /// those on their way.
-    fn drop_slices(&mut self, services: &BTreeSet<String>) {
-        let outstanding = self.outstanding.as_ref();
-        let on_its_way =
-            |resource: &str| outstanding.is_some_and(|o| o.sent.iter().any(|(n, _)| n == resource));
-        self.held.retain(|slice, _| {
-            let of_dropped = service_of(slice).is_some_and(|service| services.contains(service));
-            !of_dropped || on_its_way(slice)
         });
     }
 
@@ -587,3 +544,7 @@ impl Reasons {
 #[cfg(test)]
 #[path = "session_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "slices_tests.rs"]
+mod slices_tests;

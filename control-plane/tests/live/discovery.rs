@@ -196,7 +196,8 @@ async fn dropped_and_asked_for_again() {
             ..DeltaDiscoveryRequest::default()
         })
         .await;
-    assert!(discovery.quiet().await, "the sidecar drops both by itself");
+    assert_eq!(discovery.taken().await, "-shop/web/0-1");
+    assert!(discovery.quiet().await, "it drops the service by itself");
     discovery.ask(Kind::Service, &[name], &[]).await;
     let again = [discovery.taken().await, discovery.taken().await];
     assert_eq!(again, ["+shop/web/0-1(80@20080)", "+shop/web"]);
