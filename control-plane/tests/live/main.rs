@@ -9,4 +9,5 @@ mod discovery;
 mod identity;
 mod process;
 mod registry;
+mod slices;
 mod support;
