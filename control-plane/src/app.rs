@@ -20,24 +20,25 @@ use weft_core::name::{NameError, TrustDomain};
 use weft_proto::identity::identity_server::IdentityServer;
 use weft_proto::ratelimit::rate_limits_server::RateLimitsServer;
 use weft_proto::registry::registry_server::RegistryServer;
-use weft_proto::xds::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 
 use crate::api::{self, Status, Who};
-use crate::budget::{
-    DISCOVERY_MESSAGE_MAX_BYTES, Limits, MESSAGE_MAX_BYTES, SIGN_MESSAGE_MAX_BYTES,
-};
+use crate::budget::{Limits, MESSAGE_MAX_BYTES, SIGN_MESSAGE_MAX_BYTES};
+use crate::discovery::DiscoveryServer;
 use crate::discovery::grpc::DiscoveryService;
 use crate::identity::Identities;
 use crate::identity::ca::{Authority, CaError, LEAF_TTL_MAX, LEAF_TTL_MIN};
 use crate::identity::grpc::IdentityService;
 use crate::metrics;
 use crate::model::parse_duration;
+use crate::parts::Parts;
 use crate::peers::Peers;
-use crate::plane::{Plane, Settings, virtual_ranges};
+use crate::pipeline::{self, Pipeline, virtual_ranges};
+use crate::publish::Publisher;
 use crate::ratelimit::Leases;
 use crate::ratelimit::grpc::RateLimitService;
-use crate::registry::Registrations;
 use crate::registry::grpc::RegistryService;
+use crate::registry::{Departures, Observations, Registrations};
+use crate::sources::{IdentitySource, RegistrySource, Source, StoreSource};
 use crate::store::{RedbStore, Store, StoreError};
 use crate::tls::{self, Purpose};
 use crate::transport::{self, Sidecars};
@@ -152,6 +153,7 @@ fn settings(args: &ControlPlaneArgs) -> Result<Settings, AppError> {
         Cidr::parse(text).ok_or_else(|| AppError::Argument(bad()))
     });
     Ok(Settings {
+        leaf_ttl: args.leaf_ttl,
         grace: args.grace,
         workload_ranges: ranges.collect::<Result<_, _>>()?,
     })
@@ -183,7 +185,9 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
         authority: Arc::clone(&authority),
         ttl: args.leaf_ttl.max(Duration::from_secs(3600)),
     };
-    let plane = plane(args, settings, store, authority)?;
+    let grace = settings.grace;
+    let limits = Limits::for_descriptors(descriptors());
+    let parts = assemble(settings, limits, store, authority)?;
 
     let listener = listen(args.listen).await?;
     let address = listener.local_addr()?;
@@ -212,17 +216,17 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
             .transpose()?
             .map(|address| address.to_string()),
     };
-    serve_api(&plane, &own, &dir, &status, admin_listener, &stop)?;
+    serve_api(&parts, &own, &dir, &status, admin_listener, &stop)?;
     tokio::spawn(metrics::serve(
         metrics_listener,
-        Arc::clone(&plane),
+        Arc::clone(&parts),
         stop.clone(),
     ));
 
     let text = serde_json::to_vec_pretty(&status).map_err(io::Error::other)?;
     write_private(&dir.join("addresses.json"), &text)?;
     tracing::info!(%address, %metrics_address, data_dir = %dir.display(), "ready");
-    let serving = serve_sidecars(&plane, &own, listener, stop.clone());
+    let serving = serve_sidecars(&parts, &own, listener, grace, stop.clone());
     let mut serving = std::pin::pin!(serving);
     tokio::select! {
         result = serving.as_mut() => return result,
@@ -236,51 +240,86 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
     }
 }
 
-/// Everything that is behind the listeners, with its tasks.
-fn plane(
-    args: &ControlPlaneArgs,
+/// How workloads and the mesh are looked after.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Life of a workload's certificate.
+    pub leaf_ttl: Duration,
+    /// How long a workload without a stream is kept.
+    pub grace: Duration,
+    /// Ranges of workloads' own addresses.
+    pub workload_ranges: Vec<Cidr>,
+}
+
+/// Everything that is behind the listeners; its tasks run when it is returned.
+pub fn assemble(
     settings: Settings,
+    limits: Limits,
     store: Arc<dyn Store>,
     authority: Arc<Authority>,
-) -> Result<Arc<Plane>, AppError> {
-    let identities = Identities::open(Arc::clone(&store), authority, args.leaf_ttl)?;
-    tokio::spawn(Arc::clone(&identities).keep_cleared());
-    let peers = Peers::new(Limits::for_descriptors(descriptors()));
-    tokio::spawn(Arc::clone(&peers).keep(Arc::clone(&identities)));
+) -> Result<Arc<Parts>, AppError> {
+    let trust_domain = authority.trust_domain().clone();
+    let identities = Identities::open(Arc::clone(&store), authority, settings.leaf_ttl)?;
+    let peers = Peers::new(limits);
     let registrations = Registrations::open(
         Arc::clone(&store),
         Arc::clone(&identities),
-        peers,
+        Arc::clone(&peers),
         settings.grace,
         virtual_ranges(),
     )?;
+    let observations = Arc::<Observations>::default();
+    let publisher = Arc::<Publisher>::default();
+    // A new source is one more line here.
+    let mut sources: Vec<Box<dyn Source>> = vec![
+        Box::new(StoreSource::new(Arc::clone(&store))),
+        Box::new(RegistrySource::new(Arc::clone(registrations.changes()))),
+        Box::new(IdentitySource::new(Arc::clone(&identities))),
+    ];
+    let config = pipeline::settings(trust_domain, settings.workload_ranges);
+    let pipeline = Pipeline::open(
+        Arc::clone(&store),
+        Arc::clone(&publisher),
+        config,
+        &mut sources,
+    )?;
+    tokio::spawn(Arc::clone(&identities).keep_cleared());
+    tokio::spawn(Arc::clone(&peers).keep(Arc::clone(&identities)));
     tokio::spawn(Arc::clone(&registrations).keep_expired());
-    let plane = Plane::open(store, identities, registrations, settings)?;
-    tokio::spawn(Arc::clone(&plane).keep_compiled());
-    Ok(plane)
+    tokio::spawn(Arc::clone(&observations).keep());
+    tokio::spawn(Arc::clone(&pipeline).run(sources));
+    Ok(Arc::new(Parts {
+        store,
+        identities,
+        peers,
+        registrations,
+        observations,
+        pipeline,
+        publisher,
+    }))
 }
 
 /// The admin API on its socket and, where operators are listened for, over TLS; and the join socket.
 fn serve_api(
-    plane: &Arc<Plane>,
+    parts: &Arc<Parts>,
     own: &OwnCertificate,
     dir: &Path,
     status: &Status,
     operators: Option<TcpListener>,
     stop: &CancellationToken,
 ) -> Result<(), AppError> {
-    let admin = api::admin_router(Arc::clone(plane), status.clone());
-    let join = api::join_router(Arc::clone(plane), status.advertised.clone());
+    let admin = api::admin_router(Arc::clone(parts), status.clone());
+    let join = api::join_router(Arc::clone(parts), status.advertised.clone());
     if let Some(listener) = operators {
         let tls = own.tls(Purpose::Operators)?;
         let operators = api::Operators {
             router: admin.clone(),
-            identities: Arc::clone(plane.identities()),
-            peers: Arc::clone(plane.peers()),
+            identities: Arc::clone(&parts.identities),
+            peers: Arc::clone(&parts.peers),
         };
         let ends = stop.clone();
         let serve = move |connection| operators.clone().serve(connection, ends.clone());
-        let peers = Arc::clone(plane.peers());
+        let peers = Arc::clone(&parts.peers);
         let accepting = transport::accept(listener, tls, peers, stop.clone(), serve);
         tokio::spawn(accepting);
     }
@@ -290,56 +329,60 @@ fn serve_api(
 
 /// Serves sidecars until `stop`.
 async fn serve_sidecars(
-    plane: &Arc<Plane>,
+    parts: &Arc<Parts>,
     own: &OwnCertificate,
     listener: TcpListener,
+    grace: Duration,
     stop: CancellationToken,
 ) -> Result<(), AppError> {
     let tls = own.tls(Purpose::Sidecars)?;
     let sidecars = Sidecars {
-        routes: services(plane).await,
-        peers: Arc::clone(plane.peers()),
-        identities: Arc::clone(plane.identities()),
+        routes: services(parts, grace).await,
+        peers: Arc::clone(&parts.peers),
+        identities: Arc::clone(&parts.identities),
     };
     let ends = stop.clone();
     let serve = move |connection| transport::serve(connection, sidecars.clone(), ends.clone());
-    transport::accept(listener, tls, Arc::clone(plane.peers()), stop, serve).await;
+    transport::accept(listener, tls, Arc::clone(&parts.peers), stop, serve).await;
     Ok(())
 }
 
 /// What sidecars may call.
-async fn services(plane: &Arc<Plane>) -> Routes {
+async fn services(parts: &Arc<Parts>, grace: Duration) -> Routes {
     let (health, health_service) = tonic_health::server::health_reporter();
-    health
-        .set_serving::<AggregatedDiscoveryServiceServer<DiscoveryService>>()
-        .await;
+    health.set_serving::<DiscoveryServer>().await;
     let identity = IdentityServer::new(IdentityService {
-        identities: Arc::clone(plane.identities()),
+        identities: Arc::clone(&parts.identities),
     });
     let registry = RegistryServer::new(RegistryService {
-        registrations: Arc::clone(plane.registrations()),
-        identities: Arc::clone(plane.identities()),
-        observations: Arc::clone(plane.observations()),
-        plane: Arc::clone(plane),
+        registrations: Arc::clone(&parts.registrations),
+        identities: Arc::clone(&parts.identities),
+        observations: Arc::clone(&parts.observations),
+        departures: Arc::clone(&parts.pipeline) as Arc<dyn Departures>,
     });
     let rate_limits = RateLimitsServer::new(RateLimitService {
-        plane: Arc::clone(plane),
-        leases: shared_limits(plane),
+        peers: Arc::clone(&parts.peers),
+        identities: Arc::clone(&parts.identities),
+        leases: shared_limits(parts, grace),
     });
-    let discovery = AggregatedDiscoveryServiceServer::new(DiscoveryService {
-        plane: Arc::clone(plane),
+    let discovery = DiscoveryServer::new(DiscoveryService {
+        pipeline: Arc::clone(&parts.pipeline),
+        publisher: Arc::clone(&parts.publisher),
+        peers: Arc::clone(&parts.peers),
+        identities: Arc::clone(&parts.identities),
     });
     Routes::new(health_service)
         .add_service(identity.max_decoding_message_size(SIGN_MESSAGE_MAX_BYTES))
         .add_service(registry.max_decoding_message_size(MESSAGE_MAX_BYTES))
         .add_service(rate_limits.max_decoding_message_size(MESSAGE_MAX_BYTES))
-        .add_service(discovery.max_decoding_message_size(DISCOVERY_MESSAGE_MAX_BYTES))
+        .add_service(discovery)
         .prepare()
 }
 
 /// The books of limits that are shared, kept.
-fn shared_limits(plane: &Arc<Plane>) -> Arc<Leases> {
-    let leases = Leases::new(Arc::clone(plane));
+fn shared_limits(parts: &Parts, grace: Duration) -> Arc<Leases> {
+    let pipeline = Arc::clone(&parts.pipeline);
+    let leases = Leases::new(pipeline, Arc::clone(&parts.identities), grace);
     tokio::spawn(Arc::clone(&leases).keep());
     leases
 }

@@ -14,14 +14,14 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::scrape_targets;
+use crate::parts::Parts;
 use crate::peers::Peers;
-use crate::plane::Plane;
 
 /// Serves `/metrics`, `/targets` and `/healthz` until `stop`.
-pub async fn serve(listener: TcpListener, plane: Arc<Plane>, stop: CancellationToken) {
-    let targets = Arc::clone(&plane);
+pub async fn serve(listener: TcpListener, parts: Arc<Parts>, stop: CancellationToken) {
+    let targets = Arc::clone(&parts);
     let router = Router::new()
-        .route("/metrics", get(move || async move { render(&plane) }))
+        .route("/metrics", get(move || async move { render(&parts) }))
         .route(
             "/targets",
             get(move || async move { Json(scrape_targets(&targets)) }),
@@ -33,10 +33,20 @@ pub async fn serve(listener: TcpListener, plane: Arc<Plane>, stop: CancellationT
     }
 }
 
-fn render(plane: &Plane) -> String {
+fn render(parts: &Parts) -> String {
     let mut registry = Registry::default();
-    let (identities, counters) = (plane.identities(), &plane.counters);
-    let counted: [(&str, &str, &AtomicU64); 5] = [
+    register_counters(&mut registry, parts);
+    register_gauges(&mut registry, parts);
+    register_peers(&mut registry, &parts.peers);
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _infallible = encode(&mut text, &registry);
+    text
+}
+
+fn register_counters(registry: &mut Registry, parts: &Parts) {
+    let (identities, counters) = (&parts.identities, &parts.publisher.counters);
+    let counted: [(&str, &str, &AtomicU64); 9] = [
         (
             "weft_certificates_signed",
             "Certificates signed",
@@ -46,6 +56,26 @@ fn render(plane: &Plane) -> String {
             "weft_certificates_refused",
             "Certificates refused",
             &identities.counters.refused,
+        ),
+        (
+            "weft_resources_compiled",
+            "Resources made after changes, whether they came out different or not",
+            &counters.compiled,
+        ),
+        (
+            "weft_resources_changed",
+            "Resources that came, changed or went",
+            &counters.changed,
+        ),
+        (
+            "weft_discovery_woken",
+            "Streams of sidecars that a change concerned",
+            &counters.woken,
+        ),
+        (
+            "weft_discovery_sent_bytes",
+            "Bytes of responses to sidecars",
+            &counters.bytes,
         ),
         (
             "weft_discovery_pushes",
@@ -70,38 +100,36 @@ fn render(plane: &Plane) -> String {
             ConstCounter::new(counter.load(Ordering::Relaxed)),
         );
     }
-    let compiled = plane.compiled();
+}
+
+fn register_gauges(registry: &mut Registry, parts: &Parts) {
+    let snapshot = parts.snapshot();
     let gauges: [(&str, &str, u64); 4] = [
         (
             "weft_proxies_connected",
             "Sidecars with a discovery stream",
-            plane.proxies().len() as u64,
+            parts.publisher.len() as u64,
         ),
         (
             "weft_registrations",
             "Workloads on record",
-            plane.registrations().len() as u64,
+            parts.registrations.len() as u64,
         ),
         (
             "weft_store_revision",
             "The store's newest revision",
-            *plane.store().watch().borrow(),
+            *parts.store.watch().borrow(),
         ),
         (
             "weft_compilations",
             "Compilations since the start",
-            compiled.generation,
+            snapshot.compiled.generation,
         ),
     ];
     for (name, help, value) in gauges {
         let value = i64::try_from(value).unwrap_or(i64::MAX);
         registry.register(name, help, ConstGauge::new(value));
     }
-    register_peers(&mut registry, plane.peers());
-    let mut text = String::new();
-    // Writing to a String cannot fail.
-    let _infallible = encode(&mut text, &registry);
-    text
 }
 
 fn register_peers(registry: &mut Registry, peers: &Peers) {

@@ -8,6 +8,7 @@
 
 mod convert;
 mod endpoints;
+pub mod envelope;
 mod external;
 mod health;
 mod hedge;

@@ -10,9 +10,9 @@ use super::Admin;
 use super::refusal::{Answer, Refusal, read};
 use super::types::{EffectiveInfo, ExplainRequest, Items, RateLimitInfo, Step};
 use super::views::observed_by;
-use crate::compile::{Compiled, policies_for};
 use crate::model::{limit_text, spelled_out};
 use crate::policy::explain::{Known, Question, explain};
+use crate::world::World;
 
 pub(super) async fn explain_request(
     State(admin): State<Admin>,
@@ -20,11 +20,11 @@ pub(super) async fn explain_request(
 ) -> Answer<Items<Step>> {
     let request: ExplainRequest = read(&body)?;
     let question = question(request)?;
-    let (compiled, policies) = (admin.plane.compiled(), admin.plane.policies());
-    let (breakers, connected) = observed_by(&admin.plane, &question.from);
+    let snapshot = admin.parts.snapshot();
+    let (breakers, connected) = observed_by(&admin.parts, &question.from);
     let known = Known {
-        compiled: &compiled,
-        policies: &policies,
+        compiled: &snapshot.compiled,
+        world: &snapshot.world,
         breakers: &breakers,
         connected,
     };
@@ -65,14 +65,14 @@ fn question(request: ExplainRequest) -> Result<Question, Refusal> {
 
 /// The policy that is in force for every port of every service.
 pub(super) async fn effective(State(admin): State<Admin>) -> Answer<Items<EffectiveInfo>> {
-    let (compiled, policies) = (admin.plane.compiled(), admin.plane.policies());
+    let snapshot = admin.parts.snapshot();
     let mut items = Vec::new();
-    for service in compiled.services() {
+    for service in snapshot.compiled.services() {
         for port in &service.ports {
-            let candidates = policies_for(&policies, &service.name, port.port);
+            let candidates = snapshot.world.policies_for(&service.name, port.port);
             let policy = service.policies.get(&port.port).cloned();
             let first = candidates.first();
-            let why = match first.map(|(_, spec)| spec.target_ref.port) {
+            let why = match first.map(|entry| entry.target.port) {
                 None => "no TrafficPolicy is for it",
                 Some(Some(_)) if candidates.len() == 1 => "it is for this port",
                 Some(None) if candidates.len() == 1 => "it is for the whole service",
@@ -83,11 +83,11 @@ pub(super) async fn effective(State(admin): State<Admin>) -> Answer<Items<Effect
             items.push(EffectiveInfo {
                 service: service.name.to_string(),
                 port: port.port,
-                policy: first.map(|(name, _)| name.name.clone()),
+                policy: first.map(|entry| entry.name.name.clone()),
                 why: why.to_owned(),
-                beaten: beaten.map(|(name, _)| name.name.clone()).collect(),
+                beaten: beaten.map(|entry| entry.name.name.clone()).collect(),
                 spec: spelled_out(&policy.unwrap_or_default()),
-                rate_limits: rate_limits(&compiled, &service.name, port.port),
+                rate_limits: rate_limits(&snapshot.world, &service.name, port.port),
             });
         }
     }
@@ -95,8 +95,8 @@ pub(super) async fn effective(State(admin): State<Admin>) -> Answer<Items<Effect
     Ok(Json(Items { items }))
 }
 
-fn rate_limits(compiled: &Compiled, service: &ServiceName, port: u16) -> Vec<RateLimitInfo> {
-    let limits = compiled.rate_limits(service, port).into_iter();
+fn rate_limits(world: &World, service: &ServiceName, port: u16) -> Vec<RateLimitInfo> {
+    let limits = world.limits_for(service, port).into_iter();
     let limits = limits.map(|limit| RateLimitInfo {
         policy: limit.name.policy.to_string(),
         rule: limit.name.rule,

@@ -1,4 +1,4 @@
-//! The admin API: JSON over HTTP/1.1, on Unix sockets and, for operators with certificates, over TLS. Routes ask [`Plane`] and decide nothing.
+//! The admin API: JSON over HTTP/1.1, on Unix sockets and, for operators with certificates, over TLS. Routes ask [`Parts`] and decide nothing.
 
 mod asking;
 mod operators;
@@ -27,7 +27,7 @@ use weft_api::types;
 
 use crate::identity::token::Binding;
 use crate::model::INPUT_MAX_BYTES;
-use crate::plane::Plane;
+use crate::parts::Parts;
 
 use operators::create_operator;
 use refusal::{Answer, Refusal, read};
@@ -51,14 +51,14 @@ const JOIN_TTL: Duration = Duration::from_secs(60);
 /// What routes share.
 #[derive(Debug, Clone)]
 struct Admin {
-    plane: Arc<Plane>,
+    parts: Arc<Parts>,
     status: Arc<Status>,
     /// Seconds since the Unix epoch.
     started: i64,
 }
 
 /// Everything that an operator may ask; for the owner's socket, and for verified operators.
-pub fn admin_router(plane: Arc<Plane>, status: Status) -> Router {
+pub fn admin_router(parts: Arc<Parts>, status: Status) -> Router {
     let routes = Router::new()
         .route("/v1/apply", post(resources::apply))
         .route("/v1/validate", post(resources::validate))
@@ -84,7 +84,7 @@ pub fn admin_router(plane: Arc<Plane>, status: Status) -> Router {
         .route("/v1/status", get(views::status));
     let status = Arc::new(status);
     guarded(routes).with_state(Admin {
-        plane,
+        parts,
         status,
         started: crate::unix_seconds(),
     })
@@ -92,9 +92,9 @@ pub fn admin_router(plane: Arc<Plane>, status: Status) -> Router {
 
 /// The one thing that workloads of this machine may ask: to join. `address` is where sidecars reach
 /// the control plane, HOST:PORT.
-pub fn join_router(plane: Arc<Plane>, address: String) -> Router {
+pub fn join_router(parts: Arc<Parts>, address: String) -> Router {
     let routes = Router::new().route("/v1/join", post(join));
-    guarded(routes).with_state((plane, address))
+    guarded(routes).with_state((parts, address))
 }
 
 fn guarded<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
@@ -122,7 +122,7 @@ async fn create_token(State(admin): State<Admin>, body: Bytes) -> Answer<NewToke
         ports: request.ports,
     };
     let ttl = Duration::from_secs(request.ttl_seconds);
-    let (token, record) = admin.plane.identities().create_token(binding, ttl).await?;
+    let (token, record) = admin.parts.identities.create_token(binding, ttl).await?;
     Ok(Json(NewToken {
         token,
         id: record.id,
@@ -132,16 +132,12 @@ async fn create_token(State(admin): State<Admin>, body: Bytes) -> Answer<NewToke
 
 async fn revoke(State(admin): State<Admin>, body: Bytes) -> Answer<RevokeRequest> {
     let request: RevokeRequest = read(&body)?;
-    admin
-        .plane
-        .registrations()
-        .revoke(&request.instance)
-        .await?;
+    admin.parts.registrations.revoke(&request.instance).await?;
     Ok(Json(request))
 }
 
 async fn join(
-    State((plane, address)): State<(Arc<Plane>, String)>,
+    State((parts, address)): State<(Arc<Parts>, String)>,
     body: Bytes,
 ) -> Answer<JoinAnswer> {
     let request: JoinRequest = read(&body)?;
@@ -151,10 +147,10 @@ async fn join(
         services: request.services,
         ports: request.ports,
     };
-    let (token, _) = plane.identities().create_token(binding, JOIN_TTL).await?;
+    let (token, _) = parts.identities.create_token(binding, JOIN_TTL).await?;
     Ok(Json(JoinAnswer {
         token,
         address,
-        trust_domain: plane.identities().signer().trust_domain().clone(),
+        trust_domain: parts.identities.signer().trust_domain().clone(),
     }))
 }

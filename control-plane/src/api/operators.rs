@@ -112,12 +112,12 @@ pub(super) async fn create_operator(
     let csr = csr.map_err(|error| Refusal::invalid(format!("csr: not base64: {error}")))?;
     let ttl = Duration::from_secs(request.ttl_seconds);
     let (operator, leaf) = admin
-        .plane
-        .identities()
+        .parts
+        .identities
         .sign_operator(&request.name, &csr, ttl)
         .await?;
     tracing::info!(name = operator.name, id = operator.id, "operator");
-    let root = admin.plane.identities().signer().root();
+    let root = admin.parts.identities.signer().root();
     let chain = leaf.chain.into_iter().chain([root.to_vec()]);
     let certificates: Vec<Pem> = chain.map(|der| Pem::new("CERTIFICATE", der)).collect();
     let newlines = EncodeConfig::new().set_line_ending(LineEnding::LF);

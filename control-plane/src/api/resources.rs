@@ -17,13 +17,15 @@ use super::types::{
     Metadata, ParentInfo, ParentRefInfo, PlanResult, ResourceInfo, ResourceQuery, ResourceStatus,
     RollbackRequest, Source, Sources,
 };
-use crate::compile::{Compiled, Dangling};
+use crate::compile::{Compiled, Dangling, Snapshot};
 use crate::model::{
-    self, API_GROUP, Kind, Parent, Placed, Problem, ResourceKey, kind_names, version_of,
+    self, API_GROUP, Document, Kind, Parent, Placed, Problem, ResourceKey, kind_names, version_of,
 };
-use crate::plane::Plane;
+use crate::parts::Parts;
 use crate::policy::plan;
 use crate::store::{Change, HistoryEntry, StoredResource, digest};
+use crate::world::Delta;
+use crate::world::facts::Stated;
 
 /// Who looks after routes (Gateway API, `controllerName`).
 const CONTROLLER: &str = "weft-mesh.io/control-plane";
@@ -40,15 +42,15 @@ pub(super) async fn apply(
 ) -> Answer<ApplyResult> {
     let (documents, changes) = asked_for(&headers, &query, &body)?;
     if !query.allow_missing {
-        let preview = admin.plane.preview(&changes)?;
-        let problems = dangling(&preview.compiled, &documents);
+        let after = preview(&admin.parts, &changes)?;
+        let problems = dangling(&after, &documents);
         if !problems.is_empty() {
             return Err(Refusal::problems(problems));
         }
     }
     if query.dry_run {
-        let resources = compare(&admin.plane, &changes)?;
-        let revision = *admin.plane.store().watch().borrow();
+        let resources = compare(&admin.parts, &changes)?;
+        let revision = *admin.parts.store.watch().borrow();
         return Ok(Json(ApplyResult {
             revision,
             dry_run: true,
@@ -56,7 +58,7 @@ pub(super) async fn apply(
         }));
     }
     let author = author(operator, &query.author);
-    commit(&admin.plane, &author, changes).await
+    commit(&admin.parts, &author, changes).await
 }
 
 /// Says what applying would change for callers, and changes nothing.
@@ -67,23 +69,15 @@ pub(super) async fn plan(
     body: Bytes,
 ) -> Answer<PlanResult> {
     let (documents, changes) = asked_for(&headers, &query, &body)?;
-    let preview = admin.plane.preview(&changes)?;
-    let problems = dangling(&preview.compiled, &documents);
+    let after = preview(&admin.parts, &changes)?;
+    let problems = dangling(&after, &documents);
     if !query.allow_missing && !problems.is_empty() {
         return Err(Refusal::problems(problems));
     }
-    let (compiled, policies) = (admin.plane.compiled(), admin.plane.policies());
-    let before = plan::State {
-        compiled: &compiled,
-        policies: &policies,
-    };
-    let after = plan::State {
-        compiled: &preview.compiled,
-        policies: &preview.policies,
-    };
+    let before = admin.parts.snapshot();
     Ok(Json(PlanResult {
-        resources: compare(&admin.plane, &changes)?,
-        effects: plan::effects(before, after),
+        resources: compare(&admin.parts, &changes)?,
+        effects: plan::effects(&before, &after),
     }))
 }
 
@@ -103,11 +97,31 @@ fn asked_for(
     Ok((documents, changes))
 }
 
+/// What would be after these changes; nothing changes.
+fn preview(parts: &Parts, changes: &[Change]) -> Result<Snapshot, Refusal> {
+    let now = crate::unix_millis();
+    let mut deltas = Vec::with_capacity(changes.len());
+    for change in changes {
+        let Some(document) = &change.document else {
+            deltas.push(Delta::DocumentGone(change.key.clone()));
+            continue;
+        };
+        let before = parts.store.get(&change.key)?;
+        let document = Document::from_value(document.clone()).map_err(Refusal::problems)?;
+        deltas.push(Delta::Document(Box::new(Stated {
+            created: before.as_ref().map_or(now, |before| before.created),
+            generation: before.map_or(0, |before| before.generation) + 1,
+            document,
+        })));
+    }
+    Ok(parts.snapshot().after(deltas, now / 1000))
+}
+
 /// References of these documents that would lead nowhere.
-fn dangling(compiled: &Compiled, documents: &[Placed]) -> Vec<Problem> {
+fn dangling(after: &Snapshot, documents: &[Placed]) -> Vec<Problem> {
     let mut problems = Vec::new();
     for placed in documents {
-        let dangling = compiled.dangling(&placed.value).into_iter();
+        let dangling = after.dangling(&placed.value).into_iter();
         problems.extend(dangling.map(|dangling| Problem {
             source_name: placed.source_name.clone(),
             document: placed.document,
@@ -136,13 +150,13 @@ pub(super) async fn list(
 ) -> Answer<Items<ResourceInfo>> {
     let kind = query.kind.as_deref().map(kind).transpose()?;
     let matches = |wanted: Option<&str>, found: &str| wanted.is_none_or(|wanted| wanted == found);
-    let all = admin.plane.store().list()?.resources.into_iter();
+    let all = admin.parts.store.list()?.resources.into_iter();
     let matching = all.filter(|resource| {
         matches(kind, &resource.key.kind)
             && matches(query.namespace.as_deref(), &resource.key.namespace)
             && matches(query.name.as_deref(), &resource.key.name)
     });
-    let compiled = admin.plane.compiled();
+    let snapshot = admin.parts.snapshot();
     let items = matching.map(|mut resource| ResourceInfo {
         api_version: version_of(&resource.key.kind).to_owned(),
         metadata: Metadata {
@@ -151,9 +165,9 @@ pub(super) async fn list(
         },
         spec: resource.document["spec"].take(),
         status: ResourceStatus {
-            parents: parents_of(&compiled, &resource.key),
-            conditions: conditions_of(&compiled, &resource.key),
-            addresses: addresses_of(&compiled, &resource.key),
+            parents: parents_of(&snapshot, &resource.key),
+            conditions: conditions_of(&snapshot.compiled, &resource.key),
+            addresses: addresses_of(&snapshot.compiled, &resource.key),
             ..status_of(&resource)
         },
         kind: resource.key.kind,
@@ -207,7 +221,7 @@ fn conditions_of(compiled: &Compiled, key: &ResourceKey) -> Vec<ConditionInfo> {
 /// The virtual addresses of an ExternalService that is in force.
 fn addresses_of(compiled: &Compiled, key: &ResourceKey) -> Vec<IpAddr> {
     let name = external_name(key);
-    let found = name.and_then(|name| compiled.services().find(|service| service.name == name));
+    let found = name.and_then(|name| compiled.service_policy(&name.to_string()));
     let found = found.filter(|service| service.external.is_some());
     found
         .map(|service| service.addresses.clone())
@@ -215,8 +229,8 @@ fn addresses_of(compiled: &Compiled, key: &ResourceKey) -> Vec<IpAddr> {
 }
 
 /// How a route stands to what it is attached to.
-fn parents_of(compiled: &Compiled, key: &ResourceKey) -> Vec<ParentInfo> {
-    let Some(status) = compiled.route_status(key) else {
+fn parents_of(snapshot: &Snapshot, key: &ResourceKey) -> Vec<ParentInfo> {
+    let Some(status) = snapshot.route_status(key) else {
         return Vec::new();
     };
     let parents = status.parents.iter().map(|parent| {
@@ -262,12 +276,12 @@ pub(super) async fn remove(
         namespace,
         name,
     };
-    if admin.plane.store().get(&key)?.is_none() {
+    if admin.parts.store.get(&key)?.is_none() {
         let text = format!("{key} does not exist; see `weft get {}`", key.kind);
         return Err(Refusal::unknown(text));
     }
     let author = author(operator, &query.author);
-    commit(&admin.plane, &author, vec![Change::delete(key)]).await
+    commit(&admin.parts, &author, vec![Change::delete(key)]).await
 }
 
 pub(super) async fn history(
@@ -290,7 +304,7 @@ pub(super) async fn history(
             return Err(Refusal::invalid(text));
         }
     };
-    let entries = admin.plane.store().history(key.as_ref(), limit)?;
+    let entries = admin.parts.store.history(key.as_ref(), limit)?;
     let items = entries.into_iter().map(history_info);
     Ok(Json(Items {
         items: items.collect(),
@@ -315,18 +329,18 @@ pub(super) async fn rollback(
     body: Bytes,
 ) -> Answer<ApplyResult> {
     let request: RollbackRequest = read(&body)?;
-    let changes = admin.plane.store().changes_back_to(request.revision)?;
+    let changes = admin.parts.store.changes_back_to(request.revision)?;
     let author = author(operator, &query.author);
-    let mut answer = commit(&admin.plane, &author, changes).await?;
+    let mut answer = commit(&admin.parts, &author, changes).await?;
     // Changes are given for everything that ever was.
     let resources = &mut answer.0.resources;
     resources.retain(|resource| resource.action != Action::Unchanged);
     Ok(answer)
 }
 
-async fn commit(plane: &Plane, author: &str, changes: Vec<Change>) -> Answer<ApplyResult> {
-    let resources = compare(plane, &changes)?;
-    let revision = plane.store().commit(author, changes).await?;
+async fn commit(parts: &Parts, author: &str, changes: Vec<Change>) -> Answer<ApplyResult> {
+    let resources = compare(parts, &changes)?;
+    let revision = parts.store.commit(author, changes).await?;
     let changed = resources.iter();
     for Applied { key, action } in changed.filter(|r| r.action != Action::Unchanged) {
         let action = action.as_str();
@@ -340,8 +354,8 @@ async fn commit(plane: &Plane, author: &str, changes: Vec<Change>) -> Answer<App
 }
 
 /// What changes come to, as things stand. For people: the store decides for itself.
-fn compare(plane: &Plane, changes: &[Change]) -> Result<Vec<Applied>, Refusal> {
-    let there = plane.store().list()?.resources.into_iter();
+fn compare(parts: &Parts, changes: &[Change]) -> Result<Vec<Applied>, Refusal> {
+    let there = parts.store.list()?.resources.into_iter();
     let there: HashMap<ResourceKey, String> = there.map(|r| (r.key, r.digest)).collect();
     let compared = changes.iter().map(|Change { key, document, .. }| {
         let found = there.get(key);

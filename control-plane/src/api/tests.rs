@@ -1,4 +1,4 @@
-//! The API over a real socket, against a plane on a directory of its own.
+//! The API over a real socket, against a control plane on a directory of its own.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,13 +12,11 @@ use weft_api::client::{Client, ClientError, query};
 
 use super::types::*;
 use super::{Status, Who, admin_router, bind_unix, join_router, serve_unix};
+use crate::app::{Settings, assemble};
 use crate::budget::Limits;
-use crate::identity::Identities;
 use crate::identity::ca::Authority;
 use crate::model::Problem;
-use crate::peers::Peers;
-use crate::plane::{Plane, Settings};
-use crate::registry::Registrations;
+use crate::parts::Parts;
 use crate::store::{RedbStore, Store};
 
 struct Bed {
@@ -28,48 +26,36 @@ struct Bed {
     dir: TempDir,
 }
 
-fn open(dir: &Path) -> Arc<Plane> {
+fn open(dir: &Path) -> Arc<Parts> {
     let store: Arc<dyn Store> = RedbStore::open(dir).unwrap();
     let domain = "weft.test".parse().unwrap();
     let authority = Arc::new(Authority::open(&dir.join("ca"), domain).unwrap());
-    let hour = Duration::from_secs(3600);
-    let identities = Identities::open(Arc::clone(&store), authority, hour).unwrap();
-    let grace = Duration::from_secs(10);
-    let peers = Peers::new(Limits::default());
-    let registrations = Registrations::open(
-        Arc::clone(&store),
-        Arc::clone(&identities),
-        peers,
-        grace,
-        vec![],
-    )
-    .unwrap();
     let settings = Settings {
-        grace,
+        leaf_ttl: Duration::from_secs(3600),
+        grace: Duration::from_secs(10),
         workload_ranges: Vec::new(),
     };
-    Plane::open(store, identities, registrations, settings).unwrap()
+    assemble(settings, Limits::default(), store, authority).unwrap()
 }
 
 fn start() -> Bed {
     let dir = tempfile::tempdir().unwrap();
-    let plane = open(dir.path());
-    tokio::spawn(Arc::clone(&plane).keep_compiled());
+    let parts = open(dir.path());
     let stop = CancellationToken::new();
     let status = Status {
         version: "1".to_owned(),
         trust_domain: "weft.test".to_owned(),
-        root_digest: plane.identities().root_digest(),
+        root_digest: parts.identities.root_digest(),
         data_dir: dir.path().display().to_string(),
         address: "127.0.0.1:1".to_owned(),
         advertised: "mesh.example:15010".to_owned(),
         metrics_address: "127.0.0.1:2".to_owned(),
         admin_address: None,
     };
-    let join = join_router(Arc::clone(&plane), status.advertised.clone());
+    let join = join_router(Arc::clone(&parts), status.advertised.clone());
     let socket = bind_unix(&dir.path().join("join.sock")).unwrap();
     tokio::spawn(serve_unix(join, socket, Who::AnyPeer, stop.clone()));
-    let admin = admin_router(plane, status);
+    let admin = admin_router(parts, status);
     let socket = bind_unix(&dir.path().join("admin.sock")).unwrap();
     let served = tokio::spawn(serve_unix(admin, socket, Who::OwnerOnly, stop.clone()));
     Bed {

@@ -20,20 +20,22 @@ use super::types::{
     WorkloadInfo,
 };
 use crate::model::API_VERSION;
-use crate::plane::{Plane, ProxyView};
+use crate::parts::Parts;
+use crate::publish::ProxyView;
 use crate::registry::Entry;
 use crate::store::StoredResource;
 use crate::tls::PeerIdentity;
 
 /// Services of the mesh that exist, and those whose document is so new that sidecars are not told yet.
 pub(super) async fn services(State(admin): State<Admin>) -> Answer<Items<ServiceInfo>> {
-    let compiled = admin.plane.compiled();
+    let snapshot = admin.parts.snapshot();
+    let compiled = &snapshot.compiled;
     let mut all: BTreeMap<ServiceName, (Option<Service>, Option<StoredResource>)> = BTreeMap::new();
     for service in compiled.services().filter(|s| s.external.is_none()) {
         let slot = all.entry(service.name.clone()).or_default();
         slot.0 = compiled.service(&service.name.to_string());
     }
-    for resource in admin.plane.store().list()?.resources {
+    for resource in admin.parts.store.list()?.resources {
         let key = &resource.key;
         if key.kind != "Service" {
             continue;
@@ -100,7 +102,7 @@ fn service_info(
 }
 
 pub(super) async fn workloads(State(admin): State<Admin>) -> Answer<Items<WorkloadInfo>> {
-    let entries = admin.plane.registrations().entries().into_iter();
+    let entries = admin.parts.registrations.entries().into_iter();
     let items = entries.map(|entry| {
         let registration = entry.registration;
         WorkloadInfo {
@@ -123,12 +125,12 @@ pub(super) async fn workloads(State(admin): State<Admin>) -> Answer<Items<Worklo
 }
 
 /// What instances' workloads are called.
-fn names(plane: &Plane) -> HashMap<Arc<str>, String> {
+fn names(parts: &Parts) -> HashMap<Arc<str>, String> {
     // A program that only calls is not registered: the record of its attestation names it.
-    let attested = plane.identities().instances().into_iter();
+    let attested = parts.identities.instances().into_iter();
     let attested =
         attested.map(|record| (record.instance.into(), record.binding.workload.to_string()));
-    let registered = plane.registrations().entries().into_iter();
+    let registered = parts.registrations.entries().into_iter();
     let registered =
         registered.map(|entry| (entry.instance, entry.registration.workload.to_string()));
     attested.chain(registered).collect()
@@ -142,9 +144,9 @@ fn name_of(names: &HashMap<Arc<str>, String>, peer: &PeerIdentity) -> String {
 }
 
 /// Sidecars, each with what it is called.
-fn named_proxies(plane: &Plane) -> Vec<(String, ProxyView)> {
-    let names = names(plane);
-    let proxies = plane.proxies().into_iter();
+fn named_proxies(parts: &Parts) -> Vec<(String, ProxyView)> {
+    let names = names(parts);
+    let proxies = parts.publisher.proxies().into_iter();
     proxies
         .map(|view| (name_of(&names, &view.peer), view))
         .collect()
@@ -153,14 +155,14 @@ fn named_proxies(plane: &Plane) -> Vec<(String, ProxyView)> {
 /// Breakers that have opened at least once, by sidecar.
 pub(super) async fn breakers(State(admin): State<Admin>) -> Answer<Items<BreakerInfo>> {
     Ok(Json(Items {
-        items: observed_breakers(&admin.plane),
+        items: observed_breakers(&admin.parts),
     }))
 }
 
 /// Breakers that the sidecars of a workload have told of, as of now; and whether there is such a
 /// sidecar.
-pub(super) fn observed_by(plane: &Plane, workload: &WorkloadName) -> (Vec<ObservedBreaker>, bool) {
-    let names = names(plane);
+pub(super) fn observed_by(parts: &Parts, workload: &WorkloadName) -> (Vec<ObservedBreaker>, bool) {
+    let names = names(parts);
     let is_meant = |peer: &PeerIdentity| {
         let identity = &peer.identity;
         // A program that only calls is not registered: its identity tells.
@@ -172,10 +174,14 @@ pub(super) fn observed_by(plane: &Plane, workload: &WorkloadName) -> (Vec<Observ
             }
         }
     };
-    let connected = plane.proxies().iter().any(|view| is_meant(&view.peer));
+    let connected = parts
+        .publisher
+        .proxies()
+        .iter()
+        .any(|view| is_meant(&view.peer));
     let now = crate::unix_millis();
     let mut all = Vec::new();
-    for observed in plane.observations().newest() {
+    for observed in parts.observations.newest() {
         if !is_meant(&observed.peer) {
             continue;
         }
@@ -197,10 +203,10 @@ pub(super) fn observed_by(plane: &Plane, workload: &WorkloadName) -> (Vec<Observ
 }
 
 /// Breakers that have opened at least once, by sidecar.
-fn observed_breakers(plane: &Plane) -> Vec<BreakerInfo> {
-    let names = names(plane);
+fn observed_breakers(parts: &Parts) -> Vec<BreakerInfo> {
+    let names = names(parts);
     let mut all = Vec::new();
-    for observed in plane.observations().newest() {
+    for observed in parts.observations.newest() {
         let caller = name_of(&names, &observed.peer);
         let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
         all.extend(observed.breakers.into_iter().map(|breaker| {
@@ -227,8 +233,8 @@ fn observed_breakers(plane: &Plane) -> Vec<BreakerInfo> {
 }
 
 pub(super) async fn proxies(State(admin): State<Admin>) -> Answer<Items<ProxyInfo>> {
-    let newest = admin.plane.compiled().generation;
-    let named = named_proxies(&admin.plane).into_iter();
+    let newest = admin.parts.snapshot().compiled.generation;
+    let named = named_proxies(&admin.parts).into_iter();
     let items = named.map(|(workload, view)| ProxyInfo {
         workload,
         instance: view.peer.instance.to_string(),
@@ -236,8 +242,8 @@ pub(super) async fn proxies(State(admin): State<Admin>) -> Answer<Items<ProxyInf
         version: view.version,
         since: view.since,
         holds: view.holds,
-        applied_revision: view.applied_revision,
-        current: view.applied_generation >= newest,
+        applied_revision: view.applied.revision,
+        current: view.applied.generation >= newest,
         rejected: view.rejected,
     });
     Ok(Json(Items {
@@ -250,27 +256,29 @@ pub(super) async fn applied(
     Query(query): Query<AppliedQuery>,
 ) -> Answer<Progress> {
     let mut progress = Progress::default();
-    // What is not compiled yet can have reached nobody.
-    for (workload, view) in named_proxies(&admin.plane) {
-        let rejected = view.rejected.into_iter();
-        progress
-            .rejected
-            .extend(rejected.map(|(resource, reason)| RejectedResource {
-                workload: workload.clone(),
-                resource,
-                reason,
-            }));
-        if view.applied_revision >= query.revision {
-            progress.applied.push(workload);
-        } else {
-            progress.waiting.push(workload);
-        }
+    let names = names(&admin.parts);
+    let (applied, waiting) = admin.parts.publisher.progress(query.revision);
+    for view in applied.iter().chain(&waiting) {
+        let workload = name_of(&names, &view.peer);
+        let rejected = view.rejected.iter();
+        let rejected = rejected.map(|(resource, reason)| RejectedResource {
+            workload: workload.clone(),
+            resource: resource.clone(),
+            reason: reason.clone(),
+        });
+        progress.rejected.extend(rejected);
     }
+    let named = |views: Vec<ProxyView>| -> Vec<String> {
+        let names = views.iter().map(|view| name_of(&names, &view.peer));
+        names.collect()
+    };
+    progress.applied = named(applied);
+    progress.waiting = named(waiting);
     Ok(Json(progress))
 }
 
 pub(super) async fn tokens(State(admin): State<Admin>) -> Answer<Items<TokenInfo>> {
-    let mut records = admin.plane.identities().tokens();
+    let mut records = admin.parts.identities.tokens();
     records.sort_by(|a, b| (b.created, &b.id).cmp(&(a.created, &a.id)));
     let items = records.into_iter().map(|record| TokenInfo {
         id: record.id,
@@ -288,7 +296,7 @@ pub(super) async fn tokens(State(admin): State<Admin>) -> Answer<Items<TokenInfo
 }
 
 pub(super) async fn certs(State(admin): State<Admin>) -> Answer<Items<CertInfo>> {
-    let mut records = admin.plane.identities().instances();
+    let mut records = admin.parts.identities.instances();
     records.sort_by(|a, b| {
         let key =
             |i: &crate::identity::token::InstanceRecord| (i.binding.workload.clone(), i.created);
@@ -309,7 +317,7 @@ pub(super) async fn certs(State(admin): State<Admin>) -> Answer<Items<CertInfo>>
 }
 
 pub(super) async fn operators(State(admin): State<Admin>) -> Answer<Items<OperatorInfo>> {
-    let mut records = admin.plane.identities().operators();
+    let mut records = admin.parts.identities.operators();
     records.sort_by(|a, b| (&a.name, a.created).cmp(&(&b.name, b.created)));
     let items = records.into_iter().map(Into::into);
     Ok(Json(Items {
@@ -318,8 +326,9 @@ pub(super) async fn operators(State(admin): State<Admin>) -> Answer<Items<Operat
 }
 
 pub(super) async fn status(State(admin): State<Admin>) -> Answer<StatusInfo> {
-    let compiled = admin.plane.compiled();
-    let store = admin.plane.store();
+    let snapshot = admin.parts.snapshot();
+    let compiled = &snapshot.compiled;
+    let store = &admin.parts.store;
     let listing = store.list()?;
     Ok(Json(StatusInfo {
         status: (*admin.status).clone(),
@@ -328,15 +337,15 @@ pub(super) async fn status(State(admin): State<Admin>) -> Answer<StatusInfo> {
         compiled_revision: compiled.revision,
         resources: listing.resources.len(),
         services: compiled.of_kind(Kind::Service).count(),
-        workloads: admin.plane.registrations().len(),
-        proxies: admin.plane.proxies().len(),
+        workloads: admin.parts.registrations.len(),
+        proxies: admin.parts.publisher.len(),
     }))
 }
 
 /// For Prometheus' `http_sd_configs`: every sidecar that says where it serves metrics.
-pub(crate) fn scrape_targets(plane: &Plane) -> Vec<Target> {
-    plane
-        .registrations()
+pub(crate) fn scrape_targets(parts: &Parts) -> Vec<Target> {
+    parts
+        .registrations
         .entries()
         .iter()
         .filter_map(target)

@@ -1,35 +1,20 @@
-//! Services outside the mesh: which are in force, and what becomes of them.
+//! Services outside the mesh: which are in force.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use weft_core::external::External;
-use weft_core::model::{MeshConfig, Service, ServicePort};
+use weft_core::model::MeshConfig;
 use weft_core::name::ServiceName;
 
-use super::routes::Dangling;
-use super::{World, policies_of};
+use super::references::Dangling;
+use crate::world::World;
+use crate::world::facts::ExternalEntry;
 
 /// Names of the whole mesh: every sidecar holds the list of them.
 const HOSTS_MAX: usize = 10_000;
 /// Addresses of the whole mesh that lead to services when they are dialled themselves.
 const ADDRESSES_MAX: usize = 10_000;
-
-/// An ExternalService that was asked for.
-#[derive(Debug, Clone)]
-pub struct ExternalEntry {
-    /// Its name.
-    pub name: ServiceName,
-    /// When it was made, milliseconds since the Unix epoch.
-    pub created: i64,
-    /// Counts its changes.
-    pub generation: u64,
-    /// Its ports, ascending.
-    pub ports: Vec<ServicePort>,
-    /// What is particular to it.
-    pub external: Arc<External>,
-}
 
 /// What has been found out about an ExternalService.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,24 +27,31 @@ pub struct ExternalStatus {
 
 /// Those in force, and what has been found out about each.
 #[derive(Debug, Default)]
-pub(super) struct Admitted<'a> {
-    pub(super) entries: Vec<&'a ExternalEntry>,
-    pub(super) statuses: BTreeMap<ServiceName, ExternalStatus>,
+pub struct Admitted {
+    /// Those in force.
+    pub in_force: BTreeMap<ServiceName, Arc<ExternalEntry>>,
+    /// What has been found out about each.
+    pub statuses: BTreeMap<ServiceName, ExternalStatus>,
     hosts: BTreeMap<Arc<str>, ServiceName>,
     addresses: BTreeMap<SocketAddr, ServiceName>,
 }
 
-/// Whom names belong to: a Service before an ExternalService, and of those the older. Whoever has
-/// lost any of its names is not in force at all: half a destination is none that was asked for.
-pub(super) fn admit<'a>(
-    entries: &'a [ExternalEntry],
-    services: &BTreeSet<&ServiceName>,
-) -> Admitted<'a> {
+/// Decides whom names belong to: a Service before an ExternalService, and of those the older. One
+/// that has lost any of its names is not in force at all: half a destination is none that was
+/// asked for.
+pub(super) fn admit(world: &World) -> Admitted {
+    admit_entries(world.externals(), |name| world.is_inside(name))
+}
+
+fn admit_entries<'a>(
+    entries: impl Iterator<Item = &'a Arc<ExternalEntry>>,
+    is_inside: impl Fn(&ServiceName) -> bool,
+) -> Admitted {
     let mut admitted = Admitted::default();
-    let mut ordered: Vec<&ExternalEntry> = entries.iter().collect();
+    let mut ordered: Vec<&Arc<ExternalEntry>> = entries.collect();
     ordered.sort_by_key(|entry| (entry.created, &entry.name));
     for entry in ordered {
-        let refused = admitted.conflicts(entry, services);
+        let refused = admitted.conflicts(entry, is_inside(&entry.name));
         if refused.is_empty() {
             let hosts = entry.external.hosts.iter();
             let hosts = hosts.map(|host| (Arc::clone(host), entry.name.clone()));
@@ -67,7 +59,8 @@ pub(super) fn admit<'a>(
             let own = entry.external.own_addresses();
             let own = own.map(|(address, _)| (address, entry.name.clone()));
             admitted.addresses.extend(own);
-            admitted.entries.push(entry);
+            let name = entry.name.clone();
+            admitted.in_force.insert(name, Arc::clone(entry));
         }
         let status = ExternalStatus {
             refused,
@@ -78,8 +71,8 @@ pub(super) fn admit<'a>(
     admitted
 }
 
-impl Admitted<'_> {
-    fn conflicts(&self, entry: &ExternalEntry, services: &BTreeSet<&ServiceName>) -> Vec<Dangling> {
+impl Admitted {
+    fn conflicts(&self, entry: &ExternalEntry, is_inside: bool) -> Vec<Dangling> {
         let mut refused = Vec::new();
         let mut refuse = |path: String, found: String, allowed: &str| {
             refused.push(Dangling {
@@ -89,7 +82,7 @@ impl Admitted<'_> {
                 allowed: allowed.to_owned(),
             });
         };
-        if services.contains(&entry.name) {
+        if is_inside {
             let found = format!("{}, as a Service is called too", entry.name);
             let allowed = "a name that no Service has: both are NAME.NAMESPACE.mesh";
             refuse("metadata.name".to_owned(), found, allowed);
@@ -122,37 +115,40 @@ impl Admitted<'_> {
     }
 
     /// The mesh's settings with what every sidecar has to know of these.
-    pub(super) fn config(&self, config: &MeshConfig) -> MeshConfig {
+    pub fn config(&self, config: MeshConfig) -> MeshConfig {
         MeshConfig {
             external_hosts: self.hosts.keys().cloned().collect(),
             external_addresses: self.addresses.keys().copied().collect(),
-            ..config.clone()
+            ..config
         }
     }
-}
 
-/// What sidecars are told of one.
-pub(super) fn service(world: World<'_>, entry: &ExternalEntry) -> Service {
-    let ports = entry.ports.iter().map(|port| port.port);
-    Service {
-        policies: policies_of(world, &entry.name, ports),
-        routes: Vec::new(),
-        name: entry.name.clone(),
-        addresses: world.addresses.of(&entry.name),
-        ports: entry.ports.clone(),
-        endpoints: Vec::new(),
-        endpoint_slices: 0,
-        external: Some(Arc::clone(&entry.external)),
+    /// Names of which something else is in force than before, or that are in force no more.
+    pub fn changed_since<'a>(&'a self, before: &'a Self) -> BTreeSet<&'a ServiceName> {
+        let names = self.in_force.keys().chain(before.in_force.keys());
+        let is_same =
+            |name: &ServiceName| match (self.in_force.get(name), before.in_force.get(name)) {
+                (Some(now), Some(then)) => Arc::ptr_eq(now, then),
+                (None, None) => true,
+                (Some(_), None) | (None, Some(_)) => false,
+            };
+        names.filter(|name| !is_same(name)).collect()
+    }
+
+    /// Whether every sidecar has to know of other names.
+    pub fn has_other_names(&self, before: &Self) -> bool {
+        !self.hosts.keys().eq(before.hosts.keys())
+            || !self.addresses.keys().eq(before.addresses.keys())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weft_core::external::{EndpointHost, ExternalEndpoint};
-    use weft_core::model::AppProtocol;
+    use weft_core::external::{EndpointHost, External, ExternalEndpoint};
+    use weft_core::model::{AppProtocol, ServicePort};
 
-    fn entry(name: &str, created: i64, hosts: &[&str], endpoint: &str) -> ExternalEntry {
+    fn entry(name: &str, created: i64, hosts: &[&str], endpoint: &str) -> Arc<ExternalEntry> {
         let port = ServicePort {
             port: 80,
             protocol: AppProtocol::Http,
@@ -163,7 +159,7 @@ mod tests {
             weight: 100,
             ports: vec![(80, 8080)],
         };
-        ExternalEntry {
+        Arc::new(ExternalEntry {
             name: name.parse().unwrap(),
             created,
             generation: 1,
@@ -173,7 +169,7 @@ mod tests {
                 tls: Vec::new(),
                 endpoints: vec![endpoint],
             }),
-        }
+        })
     }
 
     #[test]
@@ -185,14 +181,9 @@ mod tests {
             entry("lab/same", 3, &["d.example"], "203.0.113.5"),
             entry("lab/free", 3, &["b.example"], "203.0.113.6"),
         ];
-        let web = "shop/web".parse().unwrap();
-        let admitted = admit(&entries, &BTreeSet::from([&web]));
-        let in_force: Vec<String> = admitted
-            .entries
-            .iter()
-            .map(|e| e.name.to_string())
-            .collect();
-        assert_eq!(in_force, ["shop/older", "lab/free"]);
+        let admitted = admit_entries(entries.iter(), |name| name.to_string() == "shop/web");
+        let in_force: Vec<String> = admitted.in_force.keys().map(ToString::to_string).collect();
+        assert_eq!(in_force, ["lab/free", "shop/older"]);
         let refused = |name: &str| {
             let status = &admitted.statuses[&name.parse::<ServiceName>().unwrap()];
             let paths = status.refused.iter().map(|refused| refused.path.clone());
@@ -210,7 +201,7 @@ mod tests {
             external_hosts: Vec::new(),
             external_addresses: Vec::new(),
         };
-        let config = admitted.config(&config);
+        let config = admitted.config(config);
         assert!(config.is_external_host("a.example") && config.is_external_host("b.example"));
         assert!(!config.is_external_host("c.example") && !config.is_external_host("example"));
         assert!(config.is_external_address("203.0.113.5:8080".parse().unwrap()));
@@ -225,8 +216,8 @@ mod tests {
             entry("shop/all", 1, &hosts, "a.example"),
             entry("shop/more", 2, &["a.example"], "a.example"),
         ];
-        let admitted = admit(&entries, &BTreeSet::new());
-        assert_eq!(admitted.entries.len(), 1);
+        let admitted = admit_entries(entries.iter(), |_| false);
+        assert_eq!(admitted.in_force.len(), 1);
         let status = &admitted.statuses[&"shop/more".parse::<ServiceName>().unwrap()];
         assert_eq!(status.refused[0].found, "10001 hosts in the mesh");
     }

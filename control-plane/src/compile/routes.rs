@@ -3,83 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use gateway_api::experimental::referencegrants::ReferenceGrantSpec;
 use weft_core::name::ServiceName;
-use weft_core::policy::Fallback;
-use weft_core::route::{Backend, Fault, Filter, Route, RouteName, Rule};
+use weft_core::route::{Backend, Filter, Route, RouteName, Rule};
 
-use crate::model::{
-    GATEWAY_GROUP, ObjectName, Parent, RouteDraft, RouteKind, TargetKind, TargetRef,
-    TrafficPolicySpec,
-};
-
-/// A route that was asked for.
-#[derive(Debug, Clone)]
-pub struct RouteEntry {
-    /// Its kind.
-    pub kind: RouteKind,
-    /// Its name.
-    pub name: ObjectName,
-    /// When it was made, milliseconds since the Unix epoch.
-    pub created: i64,
-    /// Counts its changes.
-    pub generation: u64,
-    /// What it says.
-    pub draft: Arc<RouteDraft>,
-}
-
-/// What a route's references are looked up in.
-#[derive(Debug, Clone, Copy)]
-pub struct References<'a> {
-    /// Services that exist, with their ports.
-    pub services: &'a BTreeMap<ServiceName, BTreeSet<u16>>,
-    /// Those of them that are outside the mesh: ExternalServices.
-    pub externals: &'a BTreeSet<ServiceName>,
-    /// Faults that routes may name.
-    pub faults: &'a BTreeMap<ObjectName, Fault>,
-    /// What routes of other namespaces may refer to, with the namespace that says so.
-    pub grants: &'a [(ObjectName, ReferenceGrantSpec)],
-}
-
-impl<'a> References<'a> {
-    /// The ports of a service that is referred to as what it is; or what was found instead.
-    fn find(&self, name: &ServiceName, external: bool) -> Result<&'a BTreeSet<u16>, String> {
-        find(self.services, self.externals, name, external)
-    }
-}
-
-fn find<'a>(
-    services: &'a BTreeMap<ServiceName, BTreeSet<u16>>,
-    externals: &BTreeSet<ServiceName>,
-    name: &ServiceName,
-    external: bool,
-) -> Result<&'a BTreeSet<u16>, String> {
-    let (kind, other) = match external {
-        true => ("ExternalService", "a Service"),
-        false => ("Service", "an ExternalService"),
-    };
-    match services.get(name) {
-        None => Err(format!("the {kind} {name}, which does not exist")),
-        Some(_) if externals.contains(name) != external => {
-            Err(format!("the {kind} {name}, which is {other}"))
-        }
-        Some(ports) => Ok(ports),
-    }
-}
-
-/// One thing that a route refers to and that is not there.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{path}: found {found}; allowed: {allowed}")]
-pub struct Dangling {
-    /// The path of the field.
-    pub path: String,
-    /// The word for it: a reason of the Gateway API where it has one.
-    pub reason: &'static str,
-    /// What was found.
-    pub found: String,
-    /// What to do.
-    pub allowed: String,
-}
+use super::references::{Dangling, References, ports_text};
+use crate::model::{GATEWAY_GROUP, ObjectName, Parent, RouteKind};
+use crate::world::facts::{RouteEntry, RouteKey};
 
 /// How a route stands to one of its parents.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,77 +32,71 @@ pub struct RouteStatus {
     pub unresolved: Vec<Dangling>,
 }
 
-/// Every route where it belongs.
-#[derive(Debug, Default)]
-pub struct Attached {
-    /// By service: for every caller.
-    pub producers: BTreeMap<ServiceName, Vec<Arc<Route>>>,
-    /// By the callers' namespace and service.
-    pub consumers: BTreeMap<String, BTreeMap<ServiceName, Vec<Arc<Route>>>>,
-    /// What has been found out, by kind and name.
-    pub statuses: BTreeMap<(RouteKind, ObjectName), RouteStatus>,
+/// The rules of a route, where every reference leads somewhere or says that it does not.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Resolved {
+    /// The rules.
+    pub rules: Vec<Rule>,
+    /// What of them leads nowhere.
+    pub unresolved: Vec<Dangling>,
 }
 
-/// Attaches routes to their services. A route in the service's own namespace is for every caller
-/// (a producer's), one in another namespace for the callers there (a consumer's).
-pub fn attach(routes: &[RouteEntry], references: References<'_>) -> Attached {
-    let mut attached = Attached::default();
+/// Routes of one namespace that are attached to one service.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Group {
+    /// The routes, the most specific kind first.
+    pub routes: Vec<Arc<Route>>,
+    /// References to the service, by route and number, that it does not take.
+    pub refused: BTreeMap<(RouteKey, usize), Dangling>,
+}
+
+/// Attaches the routes of a namespace to a service. A route in the service's own namespace is for
+/// every caller (a producer's), one in another namespace for the callers there (a consumer's).
+pub(super) fn attach<'a>(
+    service: &ServiceName,
+    entries: impl Iterator<Item = &'a Arc<RouteEntry>>,
+    references: References<'_>,
+    rules: impl Fn(&RouteKey) -> Vec<Rule>,
+) -> Group {
+    let mut group = Group::default();
     let mut taken = Taken::default();
-    let mut ordered: Vec<&RouteEntry> = routes.iter().collect();
+    let mut ordered: Vec<&Arc<RouteEntry>> = entries.collect();
     // The most specific kind first: the others get the ports that it leaves.
     ordered.sort_by_key(|entry| (std::cmp::Reverse(entry.kind), &entry.name));
     for entry in ordered {
-        let (rules, unresolved) = resolve(entry, references);
-        let mut status = RouteStatus {
-            parents: Vec::new(),
-            unresolved,
-        };
-        let mut ports: BTreeMap<&ServiceName, Ports> = BTreeMap::new();
-        for (index, parent) in entry.draft.parents.iter().enumerate() {
-            let refused = match accept(entry, parent, references, &taken) {
-                Ok(accepted) => {
-                    ports.entry(&parent.service).or_default().add(accepted);
-                    None
+        let mut ports: Option<Ports> = None;
+        let parents = entry.draft.parents.iter().enumerate();
+        for (index, parent) in parents.filter(|(_, parent)| parent.service == *service) {
+            match accept(entry, parent, references, &taken) {
+                Ok(accepted) => ports.get_or_insert_default().add(accepted),
+                Err((reason, found)) => {
+                    let dangling = Dangling {
+                        path: format!("spec.parentRefs[{index}]"),
+                        reason,
+                        found,
+                        allowed: "a port of a Service or ExternalService that exists and that no more specific route has"
+                            .to_owned(),
+                    };
+                    group.refused.insert((entry.key(), index), dangling);
                 }
-                Err((reason, found)) => Some(Dangling {
-                    path: format!("spec.parentRefs[{index}]"),
-                    reason,
-                    found,
-                    allowed: "a port of a Service or ExternalService that exists and that no more specific route has"
-                        .to_owned(),
-                }),
-            };
-            status.parents.push(ParentStatus {
-                parent: parent.clone(),
-                external: entry.draft.externals.contains(&parent.service),
-                refused,
-                generation: entry.generation,
-            });
+            }
         }
-        for (service, ports) in ports {
-            taken.note(entry, service, &ports);
-            let route = Arc::new(Route {
-                name: RouteName {
-                    namespace: entry.name.namespace.as_str().into(),
-                    name: entry.name.name.as_str().into(),
-                },
-                ports: ports.listed(),
-                about: entry.draft.about.clone(),
-                created: entry.created.div_euclid(1000),
-                rules: rules.clone(),
-            });
-            let of_service = if service.namespace() == entry.name.namespace {
-                &mut attached.producers
-            } else {
-                let namespace = entry.name.namespace.clone();
-                attached.consumers.entry(namespace).or_default()
-            };
-            of_service.entry(service.clone()).or_default().push(route);
-        }
-        let key = (entry.kind, entry.name.clone());
-        attached.statuses.insert(key, status);
+        let Some(ports) = ports else {
+            continue;
+        };
+        taken.note(entry.kind, &ports);
+        group.routes.push(Arc::new(Route {
+            name: RouteName {
+                namespace: entry.name.namespace.as_str().into(),
+                name: entry.name.name.as_str().into(),
+            },
+            ports: ports.listed(),
+            about: entry.draft.about.clone(),
+            created: entry.created.div_euclid(1000),
+            rules: rules(&entry.key()),
+        }));
     }
-    attached
+    group
 }
 
 /// Ports of one service.
@@ -201,23 +124,19 @@ impl Ports {
     }
 }
 
-/// Ports that routes of a more specific kind have, by the routes' namespace and the service.
+/// Ports of the service that routes of each kind have.
 #[derive(Debug, Default)]
-struct Taken(BTreeMap<(String, ServiceName), BTreeMap<RouteKind, Ports>>);
+struct Taken(BTreeMap<RouteKind, Ports>);
 
 impl Taken {
-    fn note(&mut self, entry: &RouteEntry, service: &ServiceName, ports: &Ports) {
-        let key = (entry.name.namespace.clone(), service.clone());
-        let of_kind = self.0.entry(key).or_default();
-        let of_kind = of_kind.entry(entry.kind).or_default();
+    fn note(&mut self, kind: RouteKind, ports: &Ports) {
+        let of_kind = self.0.entry(kind).or_default();
         of_kind.add((!ports.all).then(|| ports.some.clone()));
     }
 
     /// Whether a more specific kind has the port.
-    fn has(&self, entry: &RouteEntry, service: &ServiceName, port: u16) -> bool {
-        let key = (entry.name.namespace.clone(), service.clone());
-        let more_specific = self.0.get(&key).into_iter().flatten();
-        let mut more_specific = more_specific.filter(|(kind, _)| **kind > entry.kind);
+    fn has(&self, kind: RouteKind, port: u16) -> bool {
+        let mut more_specific = self.0.iter().filter(|(other, _)| **other > kind);
         more_specific.any(|(_, ports)| ports.all || ports.some.contains(&port))
     }
 }
@@ -230,20 +149,20 @@ fn accept(
     taken: &Taken,
 ) -> Result<Option<BTreeSet<u16>>, (&'static str, String)> {
     let service = &parent.service;
-    let ports = references.find(service, entry.draft.externals.contains(service));
-    let ports = ports.map_err(|found| ("NoMatchingParent", found))?;
+    let shape = references.find(service, entry.draft.externals.contains(service));
+    let shape = shape.map_err(|found| ("NoMatchingParent", found))?;
     let wanted: BTreeSet<u16> = match parent.port {
-        Some(port) if !ports.contains(&port) => {
+        Some(port) if !shape.ports.contains_key(&port) => {
             let found = format!("port {port}, which {service} does not have");
             return Err(("NoMatchingParent", found));
         }
         Some(port) => BTreeSet::from([port]),
-        None => ports.clone(),
+        None => shape.ports.keys().copied().collect(),
     };
     let free: BTreeSet<u16> = wanted
         .iter()
         .copied()
-        .filter(|port| !taken.has(entry, service, *port))
+        .filter(|port| !taken.has(entry.kind, *port))
         .collect();
     if free.is_empty() && !wanted.is_empty() {
         let found = format!("a more specific route at the same port of {service}");
@@ -253,72 +172,8 @@ fn accept(
     Ok((!whole).then_some(free))
 }
 
-/// What of a policy leads nowhere: its target, and the fallback.
-pub fn check_policy(
-    services: &BTreeMap<ServiceName, BTreeSet<u16>>,
-    externals: &BTreeSet<ServiceName>,
-    namespace: &str,
-    spec: &TrafficPolicySpec,
-) -> Vec<Dangling> {
-    let mut dangling = check_target(services, externals, namespace, &spec.target_ref);
-    if let Some(Fallback::Backend { service, port }) = spec.resolve(namespace).fallback {
-        let path = "spec.circuitBreaker.fallback.backend";
-        // It is referred to by its name alone.
-        let external = externals.contains(&service);
-        dangling.extend(missing(
-            services,
-            externals,
-            (path, service, Some(port)),
-            external,
-        ));
-    }
-    dangling
-}
-
-/// What of a policy's target is not there.
-pub fn check_target(
-    services: &BTreeMap<ServiceName, BTreeSet<u16>>,
-    externals: &BTreeSet<ServiceName>,
-    namespace: &str,
-    target: &TargetRef,
-) -> Vec<Dangling> {
-    let Ok(service) = ServiceName::new(namespace, &target.name) else {
-        return Vec::new();
-    };
-    let external = target.kind == TargetKind::ExternalService;
-    let wanted = ("spec.targetRef", service, target.port);
-    missing(services, externals, wanted, external)
-        .into_iter()
-        .collect()
-}
-
-/// A Service or port that is not there, for what is at this path.
-fn missing(
-    services: &BTreeMap<ServiceName, BTreeSet<u16>>,
-    externals: &BTreeSet<ServiceName>,
-    (path, service, port): (&str, ServiceName, Option<u16>),
-    external: bool,
-) -> Option<Dangling> {
-    let found = find(services, externals, &service, external);
-    let (found, allowed) = match (found, port) {
-        (Err(found), _) => (found, "a Service or ExternalService that exists".to_owned()),
-        (Ok(ports), Some(port)) if !ports.contains(&port) => {
-            let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
-            let found = format!("port {port}, which {service} does not have");
-            (found, ports.join(", "))
-        }
-        (Ok(_), _) => return None,
-    };
-    Some(Dangling {
-        path: path.to_owned(),
-        reason: "TargetNotFound",
-        found,
-        allowed,
-    })
-}
-
 /// A route's rules, where every reference leads somewhere or says that it does not.
-fn resolve(entry: &RouteEntry, references: References<'_>) -> (Vec<Rule>, Vec<Dangling>) {
+pub(super) fn resolve(entry: &RouteEntry, references: References<'_>) -> Resolved {
     let mut dangling = Vec::new();
     let mut rules = Vec::with_capacity(entry.draft.rules.len());
     for (index, draft) in entry.draft.rules.iter().enumerate() {
@@ -343,7 +198,7 @@ fn resolve(entry: &RouteEntry, references: References<'_>) -> (Vec<Rule>, Vec<Da
                 namespace: entry.name.namespace.clone(),
                 name: name.clone(),
             };
-            match references.faults.get(&name) {
+            match references.world.fault(&name) {
                 Some(fault) => rule.filters.push(Filter::Fault(fault.clone())),
                 None => {
                     dangling.push(Dangling {
@@ -365,7 +220,10 @@ fn resolve(entry: &RouteEntry, references: References<'_>) -> (Vec<Rule>, Vec<Da
         }
         rules.push(rule);
     }
-    (rules, dangling)
+    Resolved {
+        rules,
+        unresolved: dangling,
+    }
 }
 
 /// Leaves out copies for nobody.
@@ -417,10 +275,9 @@ fn target(
             let allowed = "a Service or ExternalService that exists";
             lost("BackendNotFound", found, allowed)
         }
-        Ok(ports) if !ports.contains(&port) => {
+        Ok(shape) if !shape.ports.contains_key(&port) => {
             let found = format!("port {port}, which {wanted} does not have");
-            let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
-            lost("BackendNotFound", found, &ports.join(", "))
+            lost("BackendNotFound", found, &ports_text(shape))
         }
         Ok(_) => Some(wanted.clone()),
     }
@@ -434,7 +291,8 @@ fn is_permitted(entry: &RouteEntry, references: References<'_>, wanted: &Service
     if namespace == entry.name.namespace || entry.draft.parents.iter().any(of_parent) {
         return true;
     }
-    references.grants.iter().any(|(grant, spec)| {
+    let mut grants = references.world.grants(namespace);
+    grants.any(|spec| {
         let from = spec.from.iter().any(|from| {
             from.group == GATEWAY_GROUP
                 && from.kind == entry.kind.as_str()
@@ -448,10 +306,6 @@ fn is_permitted(entry: &RouteEntry, references: References<'_>, wanted: &Service
             }
             name.is_none_or(|name| name == wanted.name())
         });
-        grant.namespace == namespace && from && to
+        from && to
     })
 }
-
-#[cfg(test)]
-#[path = "routes_tests.rs"]
-mod tests;

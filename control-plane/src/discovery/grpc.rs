@@ -1,30 +1,31 @@
-//! The delta xDS stream: the only place in the control plane that names its envelopes.
+//! The loop of a delta discovery stream: the only place in the control plane that names its
+//! envelopes.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
+use weft_proto::envelope::DeltaResponse;
 use weft_proto::resource::Kind;
-use weft_proto::xds::aggregated_discovery_service_server::AggregatedDiscoveryService;
-use weft_proto::xds::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-    Resource as Envelope,
-};
+use weft_proto::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use weft_proto::xds_core::node::UserAgentVersionType;
 
-use super::{Answer, Answered, Push, Request as Asked, Session};
-use crate::plane::{Plane, ProxyView};
+use super::{Answer, Answered, Push, Request as Asked, Session, SessionError};
+use crate::budget::{NAMES_PER_TURN, StreamKind};
+use crate::identity::Identities;
+use crate::peers::{LiveStream, Peers};
+use crate::pipeline::Pipeline;
+use crate::publish::{Publisher, Subscription};
 use crate::tls::PeerIdentity;
 use crate::unix_millis;
 
 /// Responses on their way: one per kind is outstanding at most.
 const RESPONSES_MAX: usize = 8;
-
 /// What is kept of a sidecar's version, characters.
 const VERSION_MAX_CHARS: usize = 64;
 
@@ -32,102 +33,90 @@ const VERSION_MAX_CHARS: usize = 64;
 #[derive(Debug, Clone)]
 pub struct DiscoveryService {
     /// What it tells.
-    pub plane: Arc<Plane>,
+    pub pipeline: Arc<Pipeline>,
+    /// Whom.
+    pub publisher: Arc<Publisher>,
+    /// Whose streams stand, and what they may use.
+    pub peers: Arc<Peers>,
+    /// Who is revoked.
+    pub identities: Arc<Identities>,
 }
 
-type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+/// The responses of a stream.
+pub type Responses = Pin<Box<dyn Stream<Item = Result<DeltaResponse, Status>> + Send>>;
 
-#[tonic::async_trait]
-impl AggregatedDiscoveryService for DiscoveryService {
-    type StreamAggregatedResourcesStream = Responses<DiscoveryResponse>;
-    type DeltaAggregatedResourcesStream = Responses<DeltaDiscoveryResponse>;
-
-    async fn stream_aggregated_resources(
-        &self,
-        _request: Request<Streaming<DiscoveryRequest>>,
-    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        Err(Status::unimplemented(
-            "state of the world is not served: use delta_aggregated_resources",
-        ))
-    }
-
-    async fn delta_aggregated_resources(
+impl DiscoveryService {
+    /// Begins a stream.
+    pub(super) fn begin(
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let peer = PeerIdentity::of(&request)?;
-        // Before it is looked whether the instance is revoked: none is missed.
-        let revoked = self.plane.identities().watch_revoked();
-        if self.plane.identities().is_revoked(&peer.instance) {
-            return Err(Status::unauthenticated("the instance was revoked"));
-        }
+    ) -> Result<Response<Responses>, Status> {
+        let kind = StreamKind::Discovery;
+        let (peer, live) = self.peers.open_stream(&self.identities, &request, kind)?;
         let (responses, outgoing) = mpsc::channel(RESPONSES_MAX);
         let conversation = Conversation {
-            stream: self.plane.next_stream(),
-            plane: Arc::clone(&self.plane),
+            pipeline: Arc::clone(&self.pipeline),
+            subscription: self.publisher.open(peer.clone(), unix_millis()),
+            publisher: Arc::clone(&self.publisher),
+            peer,
             session: Session::default(),
-            view: ProxyView {
-                peer,
-                version: String::new(),
-                since: unix_millis(),
-                applied_generation: 0,
-                applied_revision: 0,
-                holds: 0,
-                rejected: BTreeMap::new(),
-            },
+            unanswered: BTreeMap::new(),
             responses,
         };
-        tokio::spawn(conversation.run(request.into_inner(), revoked));
+        tokio::spawn(conversation.run(request.into_inner(), live));
         Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
     }
 }
 
 struct Conversation {
-    stream: u64,
-    plane: Arc<Plane>,
+    pipeline: Arc<Pipeline>,
+    publisher: Arc<Publisher>,
+    peer: PeerIdentity,
+    subscription: Subscription,
     session: Session,
-    view: ProxyView,
-    responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+    /// Bytes of responses that are not answered yet, by nonce.
+    unanswered: BTreeMap<String, usize>,
+    responses: mpsc::Sender<Result<DeltaResponse, Status>>,
 }
 
 impl Conversation {
-    async fn run(
-        mut self,
-        mut requests: Streaming<DeltaDiscoveryRequest>,
-        mut revoked: watch::Receiver<u64>,
-    ) {
-        let mut published = self.plane.published();
-        self.plane.note_proxy(self.stream, Some(self.view.clone()));
+    async fn run(mut self, requests: Streaming<DeltaDiscoveryRequest>, live: LiveStream) {
         let responses = self.responses.clone();
-        loop {
-            tokio::select! {
-                request = requests.next() => match request {
-                    Some(Ok(request)) => {
-                        if let Err(status) = self.handle(request) {
-                            let _gone_anyway = self.responses.send(Err(status)).await;
-                            break;
-                        }
-                    }
-                    Some(Err(_)) | None => break,
-                },
-                Ok(()) = published.changed() => {}
-                Ok(()) = revoked.changed() => {
-                    if self.plane.identities().is_revoked(&self.view.peer.instance) {
-                        let status = Status::unauthenticated("the instance was revoked");
-                        let _gone_anyway = self.responses.send(Err(status)).await;
-                        break;
-                    }
-                }
-                () = responses.closed() => break,
-            }
-            if !self.push().await {
-                break;
-            }
+        let ended = tokio::select! {
+            ended = self.converse(requests, &live) => ended,
+            status = live.ended() => Err(status),
+            () = responses.closed() => Ok(()),
+        };
+        if let Err(status) = ended {
+            live.finish(&responses, status).await;
         }
-        self.plane.note_proxy(self.stream, None);
     }
 
-    fn handle(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
+    /// Answers requests and pushes changes until the stream ends; an error is its status.
+    async fn converse(
+        &mut self,
+        mut requests: Streaming<DeltaDiscoveryRequest>,
+        live: &LiveStream,
+    ) -> Result<(), Status> {
+        loop {
+            tokio::select! {
+                request = live.receive(&mut requests) => match request {
+                    Some(request) => self.handle(request?, live).await?,
+                    None => return Ok(()),
+                },
+                () = self.subscription.woken() => {}
+            }
+            self.push(live).await?;
+        }
+    }
+
+    async fn handle(
+        &mut self,
+        request: DeltaDiscoveryRequest,
+        live: &LiveStream,
+    ) -> Result<(), Status> {
+        let bytes = self.unanswered.remove(&request.response_nonce);
+        live.answered(bytes.unwrap_or(0));
         let Some(kind) = Kind::from_type_url(&request.type_url) else {
             let known = Kind::ALL.map(Kind::type_url).join(", ");
             let found = &request.type_url;
@@ -139,55 +128,98 @@ impl Conversation {
             && let Some(UserAgentVersionType::UserAgentVersion(version)) =
                 &node.user_agent_version_type
         {
-            self.view.version = version.chars().take(VERSION_MAX_CHARS).collect();
+            let version = version.chars().take(VERSION_MAX_CHARS).collect();
+            self.subscription.show(|view| view.version = version);
         }
-        let answered = self.session.handle_request(kind, asked(request));
-        let answered = answered.map_err(|error| Status::resource_exhausted(error.to_string()))?;
-        let counters = &self.plane.counters;
-        match answered {
+        for (index, piece) in pieces(request).into_iter().enumerate() {
+            if index > 0 {
+                tokio::task::yield_now().await;
+            }
+            live.add_names(piece.subscribe.len() + piece.initial_versions.len())?;
+            self.take(kind, piece)?;
+        }
+        live.set_names(self.session.names())?;
+        Ok(())
+    }
+
+    fn take(&mut self, kind: Kind, piece: Asked) -> Result<(), Status> {
+        let handled = self.session.handle_request(kind, piece);
+        let handled = handled.map_err(refusal)?;
+        if handled.opened && !kind.on_demand() {
+            self.subscription.subscribe_kind(kind);
+        }
+        self.subscription.subscribe(kind, &handled.subscribed);
+        self.subscription.unsubscribe(kind, &handled.unsubscribed);
+        let counters = &self.publisher.counters;
+        match handled.answered {
             Answered::No => {}
             Answered::Acknowledged => {
                 counters.acks.fetch_add(1, Ordering::Relaxed);
             }
             Answered::Rejected => {
                 counters.nacks.fetch_add(1, Ordering::Relaxed);
-                let instance = &self.view.peer.instance;
+                let instance = &self.peer.instance;
                 for (kind, name, reason) in self.session.rejected() {
                     let kind = kind.as_str();
                     tracing::warn!(%instance, kind, name, reason, "rejected by a sidecar");
                 }
             }
         }
+        if handled.answered != Answered::No {
+            self.show_rejected();
+        }
         Ok(())
     }
 
-    /// Sends what is due; false when the stream has ended.
-    async fn push(&mut self) -> bool {
-        let compiled = self.plane.compiled();
-        while let Some(push) = self.session.poll_push(&compiled) {
-            self.plane.counters.pushes.fetch_add(1, Ordering::Relaxed);
-            if self.responses.send(Ok(response(push))).await.is_err() {
-                return false;
-            }
-        }
-        if let Some(applied) = self.session.applied() {
-            self.view.applied_generation = applied.generation;
-            self.view.applied_revision = applied.revision;
-        } else if self.session.is_new() {
-            // Nothing was asked for yet, so there is nothing to wait for.
-            self.view.applied_generation = compiled.generation;
-        }
-        self.view.holds = self.session.holds();
+    fn show_rejected(&self) {
         let named = |(kind, name, reason): (Kind, &str, &str)| {
             (format!("{}/{name}", kind.as_str()), reason.to_owned())
         };
-        self.view.rejected = self.session.rejected().map(named).collect();
-        self.plane.note_proxy(self.stream, Some(self.view.clone()));
-        true
+        let rejected = self.session.rejected().map(named).collect();
+        self.subscription.show(|view| view.rejected = rejected);
+    }
+
+    /// Sends what is due.
+    async fn push(&mut self, live: &LiveStream) -> Result<(), Status> {
+        for (kind, name) in self.subscription.take_due() {
+            self.session.mark(kind, name);
+        }
+        // Read after what is due was taken, and after everything was subscribed.
+        let snapshot = self.pipeline.snapshot();
+        while live.may_push()
+            && let Some(push) = self.session.poll_push(&snapshot.compiled)
+        {
+            let nonce = push.nonce.clone();
+            let response = response(push);
+            let bytes = response.encoded_len();
+            let counters = &self.publisher.counters;
+            counters.pushes.fetch_add(1, Ordering::Relaxed);
+            let counted = u64::try_from(bytes).unwrap_or(u64::MAX);
+            counters.bytes.fetch_add(counted, Ordering::Relaxed);
+            self.unanswered.insert(nonce, bytes);
+            live.pushed(bytes);
+            live.send(&self.responses, response).await?;
+        }
+        let holds = self.session.holds();
+        self.subscription.show(|view| view.holds = holds);
+        let (is_idle, applied) = (self.session.is_idle(), self.session.applied());
+        self.subscription.report(is_idle, applied);
+        Ok(())
     }
 }
 
-fn asked(request: DeltaDiscoveryRequest) -> Asked {
+fn refusal(error: SessionError) -> Status {
+    let text = error.to_string();
+    match error {
+        SessionError::TooManyNames { .. } => Status::resource_exhausted(text),
+        SessionError::NameTooLong { .. }
+        | SessionError::Wildcard { .. }
+        | SessionError::SliceByName => Status::invalid_argument(text),
+    }
+}
+
+/// A request in pieces that take a bounded time each; everything but names is in the first one.
+fn pieces(request: DeltaDiscoveryRequest) -> Vec<Asked> {
     let answer = (!request.response_nonce.is_empty()).then(|| Answer {
         nonce: request.response_nonce,
         error: request.error_detail.map(|status| {
@@ -198,26 +230,40 @@ fn asked(request: DeltaDiscoveryRequest) -> Asked {
             }
         }),
     });
-    Asked {
-        subscribe: request.resource_names_subscribe,
-        unsubscribe: request.resource_names_unsubscribe,
+    let mut pieces = vec![Asked {
         initial_versions: request.initial_resource_versions,
         answer,
+        ..Asked::default()
+    }];
+    let continued = || Asked {
+        continues: true,
+        ..Asked::default()
+    };
+    for names in request.resource_names_unsubscribe.chunks(NAMES_PER_TURN) {
+        pieces.push(Asked {
+            unsubscribe: names.to_vec(),
+            ..continued()
+        });
     }
+    for names in request.resource_names_subscribe.chunks(NAMES_PER_TURN) {
+        pieces.push(Asked {
+            subscribe: names.to_vec(),
+            ..continued()
+        });
+    }
+    pieces
 }
 
-fn response(push: Push) -> DeltaDiscoveryResponse {
-    let resources = push.resources.into_iter().map(|encoded| Envelope {
-        name: encoded.name.clone(),
-        version: encoded.version.clone(),
-        aliases: encoded.aliases.clone(),
-        resource: Some(encoded.any.clone()),
-    });
-    DeltaDiscoveryResponse {
-        system_version_info: push.generation.to_string(),
-        resources: resources.collect(),
-        type_url: push.kind.type_url().to_owned(),
-        removed_resources: push.removed,
-        nonce: push.nonce,
+fn response(push: Push) -> DeltaResponse {
+    let resources = push.resources.iter();
+    DeltaResponse {
+        head: DeltaDiscoveryResponse {
+            system_version_info: push.generation.to_string(),
+            type_url: push.kind.type_url().to_owned(),
+            removed_resources: push.removed,
+            nonce: push.nonce,
+            ..DeltaDiscoveryResponse::default()
+        },
+        resources: resources.map(|encoded| encoded.envelope.clone()).collect(),
     }
 }

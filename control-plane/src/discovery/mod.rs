@@ -1,8 +1,12 @@
-//! Who needs which resources, what they hold, and what they acknowledged.
+//! Discovery: who needs which resources, what they hold, and what they acknowledged.
 
 pub mod grpc;
+mod names;
+mod reasons;
+mod service;
 mod session;
 
+pub use service::DiscoveryServer;
 pub use session::{
-    Answer, Answered, Applied, Held, Push, Request, Session, SessionError, Standing,
+    Answer, Answered, Handled, Held, Push, Request, Session, SessionError, Standing,
 };

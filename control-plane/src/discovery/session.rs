@@ -1,27 +1,23 @@
-//! One sidecar's stream as a state machine: what it asked for, what it holds, what is on its way,
-//! what it said about it, and what to send next.
+//! The state machine of one sidecar's stream: what it asked for, what it holds, what was sent and
+//! not answered yet, and what to send next.
+//!
+//! It looks only at names that it was told of: those that a request adds, and those under which
+//! something has changed ([`Session::mark`]).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use weft_proto::resource::Kind;
+use weft_core::slices;
+use weft_proto::resource::{Kind, Resource};
 
+use super::names::{OfKind, Plan};
 use crate::compile::{Compiled, Encoded};
-use crate::store::Revision;
+use crate::publish::Applied;
 
 /// Names that one sidecar may ask for, per kind.
-const NAMES_MAX: usize = 20_000;
+pub(super) const NAMES_MAX: usize = 20_000;
 /// Longest name that may be asked for, bytes.
-const NAME_MAX_BYTES: usize = 512;
-/// Resources of one response, in bytes of content; one that is larger by itself goes alone.
-const PUSH_MAX_BYTES: usize = 4 * 1024 * 1024;
-/// A rejection's reasons are cut here by the sidecar, in bytes: what is not named in a text of
-/// (nearly) this length may have been rejected as well.
-const REASONS_CUT_BYTES: usize = 8 * 1024 - 4;
-/// What is kept of one reason, in characters.
-const REASON_MAX_CHARS: usize = 512;
-/// Asks for everything of a kind.
-const WILDCARD: &str = "*";
+pub(super) const NAME_MAX_BYTES: usize = 512;
 
 /// A request from the wire.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +30,8 @@ pub struct Request {
     pub initial_versions: HashMap<String, String>,
     /// What it says about a response.
     pub answer: Option<Answer>,
+    /// Whether it is a further piece of the request before.
+    pub continues: bool,
 }
 
 /// An acknowledgement, or a rejection.
@@ -54,7 +52,7 @@ pub struct Push {
     pub nonce: String,
     /// New or different resources; those that lost a name stand before those that gained one.
     pub resources: Vec<Arc<Encoded>>,
-    /// Resources and names that are not, or not any more.
+    /// Resources and names that do not exist, or not any more.
     pub removed: Vec<String>,
     /// The compilation that it is from.
     pub generation: u64,
@@ -71,23 +69,43 @@ pub enum SessionError {
         /// How many it would be.
         found: usize,
     },
-    /// It asks by name for what comes with something else.
-    #[error(
-        "slices are not asked for by name: those of a service come to who asked for the service"
-    )]
-    SliceByName,
     /// It asks for something that cannot be a name.
     #[error("a name of {found} bytes was asked for, allowed are {NAME_MAX_BYTES}")]
     NameTooLong {
         /// Its length.
         found: usize,
     },
+    /// It asks for slices by name.
+    #[error("endpoint slices were asked for by name; they come with their services")]
+    SliceByName,
+    /// It asks for everything of a kind of which there may be any number.
+    #[error("everything of kind {} was asked for; allowed: names", kind.as_str())]
+    Wildcard {
+        /// The kind.
+        kind: Kind,
+    },
+}
+
+/// What a request came to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Handled {
+    /// What it said about an earlier response.
+    pub answered: Answered,
+    /// Whether it is the first of its kind.
+    pub opened: bool,
+    /// Names that it newly asked for.
+    pub subscribed: Vec<Arc<str>>,
+    /// Names that it had asked for and wants no more.
+    pub unsubscribed: Vec<Arc<str>>,
+    /// Resources that no name leads to any more: the sidecar drops them by itself.
+    pub dropped: Vec<Arc<str>>,
 }
 
 /// What a request said about an earlier response.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Answered {
     /// Nothing.
+    #[default]
     No,
     /// All of it is in force.
     Acknowledged,
@@ -113,142 +131,151 @@ pub enum Standing {
 #[derive(Debug, Clone)]
 pub struct Held {
     /// The version sent last.
-    pub version: String,
+    pub version: Arc<str>,
     /// What became of it.
     pub standing: Standing,
-    /// The names it went by, if it was sent by us.
-    aliases: Vec<String>,
-}
-
-/// How far a sidecar has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Applied {
-    /// The last compilation whose every change it answered.
-    pub generation: u64,
-    /// The store's revision in that.
-    pub revision: Revision,
-}
-
-/// What was said about a name that was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
-    /// Nothing yet, and the sidecar waits for it.
-    Nothing,
-    /// Nothing on this stream; what it holds from an earlier one will do.
-    Before,
-    /// That there is no such thing.
-    Absent,
-    /// The resource.
-    Present,
-}
-
-#[derive(Debug)]
-struct Outstanding {
-    nonce: String,
-    sent: Vec<(String, String)>,
-    /// What is applied with its answer, unless there was more than fits.
-    applied: Option<Applied>,
-}
-
-/// Everything about one kind.
-#[derive(Debug, Default)]
-struct OfKind {
-    opened: bool,
-    learned: bool,
-    wildcard: bool,
-    asked: BTreeMap<String, Told>,
-    held: BTreeMap<String, Held>,
-    outstanding: Option<Outstanding>,
-    applied: Option<Applied>,
-    /// The compilation for which there is nothing to say.
-    clean: Option<u64>,
+    /// The names it went by, if they are known.
+    pub(super) aliases: Vec<Arc<str>>,
 }
 
 /// One stream.
 #[derive(Debug, Default)]
 pub struct Session {
     kinds: BTreeMap<Kind, OfKind>,
+    /// Services that are wanted, with the number of slices that their endpoints are in.
+    services: BTreeMap<Arc<str>, u32>,
+    /// Whether `services` says what is wanted: those asked for first have been looked up.
+    services_known: bool,
+    /// Responses that are made and not given out yet.
+    ready: VecDeque<Push>,
     nonce: u64,
 }
 
 impl Session {
-    /// Takes a request; what it said about an earlier response.
+    /// Takes a request.
     pub fn handle_request(
         &mut self,
         kind: Kind,
         request: Request,
-    ) -> Result<Answered, SessionError> {
-        if kind == Kind::EndpointSlice && !request.subscribe.is_empty() {
-            return Err(SessionError::SliceByName);
+    ) -> Result<Handled, SessionError> {
+        let of_kind = self.kinds.entry(kind).or_default();
+        let handled = of_kind.handle(kind, request)?;
+        if kind == Kind::EndpointSlice && handled.opened {
+            for (service, count) in &self.services {
+                of_kind.due.extend(slice_names(service, *count));
+            }
+            of_kind.sweep = self.services_known;
         }
-        if kind == Kind::Service
-            && let Some(slices) = self.kinds.get_mut(&Kind::EndpointSlice)
-        {
-            // Which slices the sidecar is to have depends on the services it asks for.
-            slices.clean = None;
+        if kind == Kind::Service {
+            // The sidecar drops a service that it unsubscribed, and no slice.
+            let slices = self.kinds.entry(Kind::EndpointSlice).or_default();
+            for service in &handled.dropped {
+                self.services.remove(service);
+                let held = slices.slices_of(service);
+                slices.due.extend(held);
+            }
         }
-        self.kinds.entry(kind).or_default().handle(kind, request)
+        Ok(handled)
     }
 
-    /// The services whose slices the sidecar is to have; `None` before services were asked for at all,
-    /// as it is not known then which slices it has in vain. A sidecar drops no slice by itself: what
-    /// was sent and not removed is what it has.
-    fn services_asked(&self) -> Option<Vec<String>> {
-        let services = self.kinds.get(&Kind::Service)?;
-        services
-            .opened
-            .then(|| services.asked.keys().cloned().collect())
+    /// Something else may be found under a name. What it stands for is looked up when the next
+    /// response is made.
+    pub fn mark(&mut self, kind: Kind, name: Arc<str>) {
+        if let Some(of_kind) = self.kinds.get_mut(&kind) {
+            of_kind.due.insert(name);
+        }
     }
 
     /// The next response, if there is anything to say and nothing of its kind on its way.
     pub fn poll_push(&mut self, compiled: &Compiled) -> Option<Push> {
-        for kind in Kind::ALL {
-            let due = self.kinds.get(&kind).is_some_and(|of_kind| {
-                of_kind.outstanding.is_none() && of_kind.clean != Some(compiled.generation)
-            });
-            if !due {
-                continue;
-            }
-            let mut wanted = Vec::new();
-            if kind == Kind::EndpointSlice {
-                let Some(services) = self.services_asked() else {
-                    continue;
+        if self.ready.is_empty() {
+            // Which slices are wanted follows from the services, and they are sent before those.
+            let mut services = self.push_of(Kind::Service, compiled);
+            for kind in Kind::ALL {
+                let push = match kind == Kind::Service {
+                    true => services.take(),
+                    false => self.push_of(kind, compiled),
                 };
-                wanted.extend(services.iter().flat_map(|name| compiled.slices(name)));
+                self.ready.extend(push);
             }
-            let Some(of_kind) = self.kinds.get_mut(&kind) else {
-                continue;
-            };
-            of_kind.learn(kind, compiled);
-            let Some(plan) = of_kind.plan(kind, compiled, wanted) else {
-                of_kind.clean = Some(compiled.generation);
-                of_kind.applied = Some(applied(compiled));
-                continue;
-            };
-            self.nonce += 1;
-            let nonce = self.nonce.to_string();
-            return Some(of_kind.send(kind, nonce, plan, compiled));
         }
-        None
+        self.ready.pop_front()
+    }
+
+    fn push_of(&mut self, kind: Kind, compiled: &Compiled) -> Option<Push> {
+        let of_kind = self.kinds.get_mut(&kind)?;
+        if of_kind.is_waiting() || !of_kind.opened {
+            return None;
+        }
+        let plan = of_kind.plan(kind, compiled, &self.services);
+        if kind == Kind::Service {
+            self.want_slices(&plan);
+        }
+        let of_kind = self.kinds.get_mut(&kind)?;
+        if plan.is_empty() {
+            of_kind.applied = Some(applied(compiled));
+            return None;
+        }
+        self.nonce += 1;
+        Some(of_kind.send(kind, self.nonce.to_string(), plan, compiled))
+    }
+
+    /// Services come, go, or have their endpoints in another number of slices.
+    fn want_slices(&mut self, plan: &Plan) {
+        let slices = self.kinds.entry(Kind::EndpointSlice).or_default();
+        for name in &plan.removed {
+            if self.services.remove(name).is_some() {
+                let held = slices.slices_of(name);
+                slices.due.extend(held);
+            }
+        }
+        for encoded in &plan.found {
+            let count = if let Resource::Service(service) = &encoded.resource {
+                service.endpoint_slices
+            } else {
+                0
+            };
+            let name = &encoded.name;
+            if self.services.insert(Arc::clone(name), count) != Some(count) {
+                let held = slices.slices_of(name);
+                slices.due.extend(held);
+                slices.due.extend(slice_names(name, count));
+            }
+        }
+        // From here on it is known which slices from an earlier stream are still wanted.
+        slices.sweep |= !std::mem::replace(&mut self.services_known, true);
     }
 
     /// How far the sidecar has come with everything that it asked for; `None` while it has not
     /// answered at all, or asked for nothing.
     pub fn applied(&self) -> Option<Applied> {
-        let opened = self.kinds.values().map(|of_kind| of_kind.applied);
-        opened.min().flatten()
+        let opened = self.kinds.values().filter(|of_kind| of_kind.opened);
+        opened.map(|of_kind| of_kind.applied).min().flatten()
+    }
+
+    /// Whether there is nothing to say and nothing on its way.
+    pub fn is_idle(&self) -> bool {
+        !self.kinds.values().any(OfKind::is_busy)
     }
 
     /// What it holds of a kind, by name.
     pub fn held(&self, kind: Kind) -> impl Iterator<Item = (&str, &Held)> {
         let of_kind = self.kinds.get(&kind).into_iter();
-        of_kind.flat_map(|k| k.held.iter().map(|(name, held)| (name.as_str(), held)))
+        of_kind.flat_map(|k| k.held.iter().map(|(name, held)| (&**name, held)))
     }
 
     /// Names that it asked for.
     pub fn asked(&self, kind: Kind) -> impl Iterator<Item = &str> {
         let of_kind = self.kinds.get(&kind).into_iter();
-        of_kind.flat_map(|k| k.asked.keys().map(String::as_str))
+        of_kind.flat_map(OfKind::asked)
+    }
+
+    /// How many names the stream keeps: asked for, and of what is held.
+    pub fn names(&self) -> usize {
+        let kinds = self.kinds.values();
+        kinds
+            .map(|of_kind| of_kind.asked().count() + of_kind.held.len())
+            .sum()
     }
 
     /// How many resources it holds or was sent, of all kinds.
@@ -261,7 +288,7 @@ impl Session {
         self.kinds.iter().flat_map(|(kind, of_kind)| {
             let held = of_kind.held.iter();
             held.filter_map(|(name, held)| match &held.standing {
-                Standing::Rejected { reason } => Some((*kind, name.as_str(), reason.as_str())),
+                Standing::Rejected { reason } => Some((*kind, &**name, reason.as_str())),
                 Standing::Sent | Standing::Acknowledged => None,
             })
         })
@@ -273,272 +300,15 @@ impl Session {
     }
 }
 
-fn applied(compiled: &Compiled) -> Applied {
+pub(super) fn applied(compiled: &Compiled) -> Applied {
     Applied {
         generation: compiled.generation,
         revision: compiled.revision,
     }
 }
 
-/// What is to be said about one kind.
-#[derive(Debug, Default)]
-struct Plan {
-    removed: BTreeSet<String>,
-    resources: Vec<Arc<Encoded>>,
-    absent: Vec<String>,
-    complete: bool,
-}
-
-impl OfKind {
-    fn handle(&mut self, kind: Kind, request: Request) -> Result<Answered, SessionError> {
-        self.clean = None;
-        let first = !self.opened;
-        if first {
-            self.opened = true;
-            // What concerns everyone comes to everyone.
-            self.wildcard = !kind.on_demand();
-            let held = request.initial_versions.into_iter();
-            self.held = held.take(NAMES_MAX).map(held_from_before).collect();
-        }
-        let answered = match request.answer {
-            Some(answer) => self.handle_answer(answer),
-            None => Answered::No,
-        };
-        for name in request.unsubscribe {
-            self.forget(&name);
-        }
-        let told = if first { Told::Before } else { Told::Nothing };
-        for name in request.subscribe {
-            if name == WILDCARD {
-                self.wildcard = true;
-                continue;
-            }
-            if name.len() > NAME_MAX_BYTES {
-                return Err(SessionError::NameTooLong { found: name.len() });
-            }
-            self.asked.insert(name, told);
-        }
-        let found = self.asked.len();
-        if found > NAMES_MAX {
-            return Err(SessionError::TooManyNames { kind, found });
-        }
-        Ok(answered)
-    }
-
-    fn forget(&mut self, name: &str) {
-        if name == WILDCARD {
-            self.wildcard = false;
-        }
-        self.asked.remove(name);
-        if self.wildcard {
-            return;
-        }
-        // The sidecar drops it by itself; a removal could only cross with its asking again. What
-        // is on its way may arrive after it was dropped: that is removed once it was answered.
-        let outstanding = self.outstanding.as_ref();
-        let on_its_way =
-            |resource: &str| outstanding.is_some_and(|o| o.sent.iter().any(|(n, _)| n == resource));
-        let asked = &self.asked;
-        self.held.retain(|resource, held| {
-            let goes_by = resource == name || held.aliases.iter().any(|alias| alias == name);
-            let still = asked.contains_key(resource)
-                || held.aliases.iter().any(|alias| asked.contains_key(alias));
-            !goes_by || still || on_its_way(resource)
-        });
-    }
-
-    fn handle_answer(&mut self, answer: Answer) -> Answered {
-        let Some(outstanding) = self.outstanding.take_if(|o| o.nonce == answer.nonce) else {
-            return Answered::No;
-        };
-        let reasons = answer
-            .error
-            .map(|text| Reasons::parse(&text, &outstanding.sent));
-        for (name, version) in &outstanding.sent {
-            let reason = reasons.as_ref().and_then(|reasons| reasons.of(name));
-            if let Some(held) = self.held.get_mut(name)
-                && held.version == *version
-            {
-                held.standing = match reason {
-                    None => Standing::Acknowledged,
-                    Some(reason) => Standing::Rejected { reason },
-                };
-            }
-        }
-        if outstanding.applied.is_some() {
-            self.applied = outstanding.applied;
-        }
-        if reasons.is_some() {
-            Answered::Rejected
-        } else {
-            Answered::Acknowledged
-        }
-    }
-
-    /// What is held from an earlier stream goes by the names that it has now, if it is the same.
-    fn learn(&mut self, kind: Kind, compiled: &Compiled) {
-        if std::mem::replace(&mut self.learned, true) {
-            return;
-        }
-        for (name, held) in &mut self.held {
-            if let Some(found) = compiled.find(kind, name)
-                && found.version == held.version
-            {
-                held.aliases.clone_from(&found.aliases);
-            }
-        }
-    }
-
-    /// The difference between what is wanted and what is held; `None` when there is none.
-    /// `wanted` is what is wanted beside what was asked for by name.
-    fn plan(&self, kind: Kind, compiled: &Compiled, wanted: Vec<&Arc<Encoded>>) -> Option<Plan> {
-        let wanted = wanted.into_iter().map(|found| (found.name.as_str(), found));
-        let mut wanted: BTreeMap<&str, &Arc<Encoded>> = wanted.collect();
-        let mut plan = Plan::default();
-        let mut waited_for: BTreeSet<&str> = BTreeSet::new();
-        if self.wildcard {
-            wanted.extend(compiled.of_kind(kind).map(|e| (e.name.as_str(), e)));
-        }
-        for (name, told) in &self.asked {
-            match compiled.find(kind, name) {
-                Some(found) => {
-                    wanted.insert(&found.name, found);
-                    if *told == Told::Nothing {
-                        waited_for.insert(&found.name);
-                    }
-                }
-                None if *told != Told::Absent => {
-                    plan.removed.insert(name.clone());
-                    plan.absent.push(name.clone());
-                }
-                None => {}
-            }
-        }
-        let unwanted = self
-            .held
-            .keys()
-            .filter(|n| !wanted.contains_key(n.as_str()));
-        plan.removed.extend(unwanted.cloned());
-        let mut news: Vec<&Arc<Encoded>> = wanted
-            .into_values()
-            .filter(|found| {
-                let held = self.held.get(&found.name);
-                held.is_none_or(|held| held.version != found.version)
-                    || waited_for.contains(found.name.as_str())
-            })
-            .collect();
-        if news.is_empty() && plan.removed.is_empty() {
-            return None;
-        }
-        // A name that moves is taken from its old owner before the new one gets it.
-        news.sort_by_key(|found| !self.loses_a_name(found));
-        let mut bytes = 0;
-        let all = news.len();
-        for found in news {
-            bytes += found.any.value.len();
-            if bytes > PUSH_MAX_BYTES && !plan.resources.is_empty() {
-                break;
-            }
-            plan.resources.push(Arc::clone(found));
-        }
-        plan.complete = plan.resources.len() == all;
-        Some(plan)
-    }
-
-    fn loses_a_name(&self, found: &Encoded) -> bool {
-        let before = self.held.get(&found.name).map(|held| &held.aliases);
-        let mut before = before.into_iter().flatten();
-        before.any(|alias| !found.aliases.contains(alias))
-    }
-
-    fn send(&mut self, kind: Kind, nonce: String, plan: Plan, compiled: &Compiled) -> Push {
-        for name in &plan.removed {
-            self.held.remove(name);
-        }
-        for name in &plan.absent {
-            self.asked.insert(name.clone(), Told::Absent);
-        }
-        for resource in &plan.resources {
-            let held = Held {
-                version: resource.version.clone(),
-                standing: Standing::Sent,
-                aliases: resource.aliases.clone(),
-            };
-            self.held.insert(resource.name.clone(), held);
-        }
-        let sent: BTreeSet<&str> = plan.resources.iter().map(|r| r.name.as_str()).collect();
-        for (name, told) in &mut self.asked {
-            if *told != Told::Present
-                && let Some(found) = compiled.find(kind, name)
-                && sent.contains(found.name.as_str())
-            {
-                *told = Told::Present;
-            }
-        }
-        let sent = plan.resources.iter();
-        let sent = sent.map(|r| (r.name.clone(), r.version.clone())).collect();
-        self.outstanding = Some(Outstanding {
-            nonce: nonce.clone(),
-            sent,
-            applied: plan.complete.then(|| applied(compiled)),
-        });
-        Push {
-            kind,
-            nonce,
-            resources: plan.resources,
-            removed: plan.removed.into_iter().collect(),
-            generation: compiled.generation,
-        }
-    }
-}
-
-fn held_from_before((name, version): (String, String)) -> (String, Held) {
-    let held = Held {
-        version,
-        standing: Standing::Acknowledged,
-        aliases: Vec::new(),
-    };
-    (name, held)
-}
-
-/// The reasons of a rejection, by resource.
-#[derive(Debug)]
-struct Reasons {
-    by_name: BTreeMap<String, String>,
-    /// For everything that is not named.
-    for_all: Option<String>,
-}
-
-impl Reasons {
-    fn parse(text: &str, sent: &[(String, String)]) -> Self {
-        let shorten = |reason: &str| reason.chars().take(REASON_MAX_CHARS).collect::<String>();
-        let mut by_name = BTreeMap::new();
-        let mut for_all = None;
-        for line in text.lines() {
-            match line.split_once(": ") {
-                Some((WILDCARD, reason)) => for_all = Some(shorten(reason)),
-                Some((name, reason)) if sent.iter().any(|(n, _)| n == name) => {
-                    by_name.insert(name.to_owned(), shorten(reason));
-                }
-                Some(_) | None => {}
-            }
-        }
-        // A rejection that names nothing we know is one of everything: better too many than one
-        // too few.
-        if by_name.is_empty() {
-            for_all.get_or_insert_with(|| shorten(text));
-        }
-        if text.len() >= REASONS_CUT_BYTES {
-            let cut = "not named, but the list of reasons was cut".to_owned();
-            for_all.get_or_insert(cut);
-        }
-        Self { by_name, for_all }
-    }
-
-    fn of(&self, name: &str) -> Option<String> {
-        let named = self.by_name.get(name);
-        named.or(self.for_all.as_ref()).cloned()
-    }
+pub(super) fn slice_names(service: &str, count: u32) -> impl Iterator<Item = Arc<str>> {
+    (0..count).map(move |index| slices::resource_name(service, index, count).into())
 }
 
 #[cfg(test)]

@@ -54,15 +54,27 @@ fn rendered(push: &Push) -> String {
     resources.chain(removed).collect::<Vec<_>>().join(" ")
 }
 
+/// A stream to which every world is news: every name that it asked for may be different.
 struct Stream(Session);
 
 impl Stream {
     fn send(&mut self, request: Request) -> Answered {
-        self.0.handle_request(KIND, request).unwrap()
+        self.0.handle_request(KIND, request).unwrap().answered
     }
 
     fn push(&mut self, world: &Compiled) -> Option<Push> {
+        self.mark(world);
         self.0.poll_push(world)
+    }
+
+    fn mark(&mut self, world: &Compiled) {
+        for kind in Kind::ALL {
+            let asked: Vec<Arc<str>> = self.0.asked(kind).map(Arc::from).collect();
+            let there = world.of_kind(kind).map(|found| Arc::clone(&found.name));
+            for name in asked.into_iter().chain(there) {
+                self.0.mark(kind, name);
+            }
+        }
     }
 
     /// Pushes and acknowledges until there is nothing left to say.
@@ -136,7 +148,7 @@ fn what_concerns_everyone_comes_to_everyone() {
     let world = Compiled::of(1, vec![(bundle, Vec::new())]);
     assert!(session.poll_push(&world).is_none(), "not asked at all");
     let asked = session.handle_request(Kind::TrustBundle, Request::default());
-    assert_eq!(asked, Ok(Answered::No));
+    assert_eq!(asked.map(|handled| handled.answered), Ok(Answered::No));
     let push = session.poll_push(&world).unwrap();
     assert_eq!(rendered(&push), "+weft.local");
 }
@@ -235,7 +247,7 @@ fn rejections_are_kept_by_resource() {
 #[test]
 fn after_a_reconnect_only_the_difference() {
     let known = world(1, &[("shop/a", 1, &["x"]), ("shop/b", 1, &[])]);
-    let version = |name: &str| known.find(KIND, name).unwrap().version.clone();
+    let version = |name: &str| known.find(KIND, name).unwrap().version.to_string();
     let held = ["shop/a", "shop/b"].map(|name| (name.to_owned(), version(name)));
     let gone = ("shop/gone".to_owned(), "1".to_owned());
     let mut stream = Stream(Session::default());
@@ -351,22 +363,25 @@ impl Sidecar {
             }
         }
         for resource in &push.resources {
-            self.absent.remove(&resource.name);
+            self.absent.remove(&*resource.name);
             for alias in &resource.aliases {
-                self.absent.remove(alias);
+                self.absent.remove(&**alias);
             }
-            let content = (resource.version.clone(), resource.aliases.clone());
-            self.held.insert(resource.name.clone(), content);
+            let aliases = resource.aliases.iter().map(ToString::to_string);
+            let content = (resource.version.to_string(), aliases.collect());
+            self.held.insert(resource.name.to_string(), content);
         }
         self.requests.push_back(answer(&push, None));
     }
 
-    fn resolve(&self, name: &str) -> Vec<(&String, &String)> {
+    fn resolve(&self, name: &str) -> Vec<(String, String)> {
         let goes_by = |(n, (_, aliases)): &(&String, &(String, Vec<String>))| {
             *n == name || aliases.iter().any(|alias| alias == name)
         };
         let found = self.held.iter().filter(goes_by);
-        found.map(|(n, (version, _))| (n, version)).collect()
+        found
+            .map(|(n, (version, _))| (n.clone(), version.clone()))
+            .collect()
     }
 }
 
@@ -430,7 +445,17 @@ proptest! {
             match step {
                 Step::World(contents, owners) => {
                     serial += 1;
-                    world = make_world(serial, &contents, &owners);
+                    let before = std::mem::replace(&mut world, make_world(serial, &contents, &owners));
+                    // Exactly the names under which something else is found.
+                    for name in NAMES.iter().chain(&ALIASES) {
+                        let version = |world: &Compiled| {
+                            let found = world.find(KIND, name);
+                            found.map(|found| (Arc::clone(&found.name), Arc::clone(&found.version)))
+                        };
+                        if version(&before) != version(&world) {
+                            session.mark(KIND, (*name).into());
+                        }
+                    }
                 }
                 Step::Ask(n) => sidecar.ask(NAMES.iter().chain(&ALIASES).nth(n).unwrap().to_string()),
                 Step::Release(n) => sidecar.release(NAMES[n]),
@@ -453,7 +478,7 @@ proptest! {
         prop_assert!(sidecar.requests.is_empty() && sidecar.responses.is_empty());
         for name in &sidecar.subscribed {
             let expected: Vec<_> = world.find(KIND, name).into_iter()
-                .map(|found| (&found.name, &found.version)).collect();
+                .map(|found| (found.name.to_string(), found.version.to_string())).collect();
             prop_assert_eq!(sidecar.resolve(name), expected.clone(), "{}", name);
             prop_assert_eq!(sidecar.absent.contains(name), expected.is_empty(), "{}", name);
         }

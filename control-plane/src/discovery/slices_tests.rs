@@ -87,9 +87,22 @@ fn asking(subscribe: &[&str], unsubscribe: &[&str]) -> Request {
     }
 }
 
+/// Every name may be different.
+fn mark_all(session: &mut Session, world: &Compiled) {
+    for kind in [Kind::Service, Kind::EndpointSlice] {
+        let asked: Vec<Arc<str>> = session.asked(kind).map(Arc::from).collect();
+        let held: Vec<Arc<str>> = session.held(kind).map(|(name, _)| name.into()).collect();
+        let there = world.of_kind(kind).map(|found| Arc::clone(&found.name));
+        for name in asked.into_iter().chain(held).chain(there) {
+            session.mark(kind, name);
+        }
+    }
+}
+
 /// Pushes and acknowledges until there is nothing left to say.
 fn settle(session: &mut Session, world: &Compiled) -> Vec<String> {
     let mut said = Vec::new();
+    mark_all(session, world);
     while let Some(push) = session.poll_push(world) {
         assert!(said.len() < 100, "never done: {said:?}");
         said.push(rendered(&push));
@@ -177,7 +190,7 @@ fn after_a_reconnect_only_the_difference() {
             .find(Kind::EndpointSlice, &name)
             .unwrap()
             .version
-            .clone()
+            .to_string()
     };
     let (first, second) = (version(0), version(1));
     let held = [
@@ -270,9 +283,10 @@ impl Sidecar {
             self.held.remove(&(push.kind, name.clone()));
         }
         for resource in &push.resources {
-            let content = (resource.version.clone(), resource.aliases.clone());
+            let aliases = resource.aliases.iter().map(ToString::to_string);
+            let content = (resource.version.to_string(), aliases.collect());
             self.held
-                .insert((push.kind, resource.name.clone()), content);
+                .insert((push.kind, resource.name.to_string()), content);
         }
         let answer = Request {
             answer: Some(Answer {
@@ -353,7 +367,27 @@ proptest! {
             match step {
                 Step::World(services) => {
                     serial += 1;
-                    world = make_world(serial, &services);
+                    let before = std::mem::replace(&mut world, make_world(serial, &services));
+                    // Exactly what is different, as it is told to who asked for a service.
+                    for name in NAMES {
+                        let version = |world: &Compiled| {
+                            let found = world.find(Kind::Service, name);
+                            found.map(|found| (Arc::clone(&found.name), Arc::clone(&found.version)))
+                        };
+                        if version(&before) != version(&world) {
+                            session.mark(Kind::Service, name.into());
+                        }
+                    }
+                    let slices = |world: &Compiled| -> BTreeMap<Arc<str>, Arc<str>> {
+                        let slices = world.of_kind(Kind::EndpointSlice);
+                        slices.map(|s| (Arc::clone(&s.name), Arc::clone(&s.version))).collect()
+                    };
+                    let (old, new) = (slices(&before), slices(&world));
+                    for name in old.keys().chain(new.keys()) {
+                        if old.get(name) != new.get(name) {
+                            session.mark(Kind::EndpointSlice, Arc::clone(name));
+                        }
+                    }
                 }
                 Step::Ask(n) => sidecar.ask(NAMES[n]),
                 Step::Release(n) => sidecar.release(NAMES[n]),
@@ -379,7 +413,7 @@ proptest! {
             let found = found.map(|found| (Kind::Service, found));
             let slices = world.slices(name).map(|slice| (Kind::EndpointSlice, slice));
             for (kind, found) in found.chain(slices) {
-                expected.insert((kind, found.name.clone()), found.version.clone());
+                expected.insert((kind, found.name.to_string()), found.version.to_string());
             }
         }
         let held = sidecar.held.iter();

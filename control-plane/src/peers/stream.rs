@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{sleep_until, timeout};
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
@@ -244,13 +245,18 @@ impl LiveStream {
         answers: &mpsc::Sender<Result<T, Status>>,
         message: T,
     ) -> Result<(), Status> {
+        // What there is room for is also told to one that has to end: its own goodbye, above all.
+        let message = match answers.try_send(Ok(message)) {
+            Ok(()) => return Ok(()),
+            Err(TrySendError::Full(message) | TrySendError::Closed(message)) => message,
+        };
         let permit = tokio::select! {
             permit = timeout(SEND_TIMEOUT, answers.reserve()) => permit,
             () = self.stream.ended.cancelled() => return Err(self.status()),
         };
         match permit {
             Ok(Ok(permit)) => {
-                permit.send(Ok(message));
+                permit.send(message);
                 Ok(())
             }
             Ok(Err(_closed)) => Err(Status::cancelled("the stream has ended")),

@@ -26,8 +26,9 @@ use weft_core::route::{
 use weft_core::terms::{self, Origin, Terms};
 use weft_proto::resource::{Kind, Resource};
 
-use crate::compile::{Compiled, policies_for};
-use crate::model::{ObjectName, TrafficPolicySpec, hedge_in_words};
+use crate::compile::Compiled;
+use crate::model::hedge_in_words;
+use crate::world::World;
 
 use limits::Arriving;
 
@@ -49,8 +50,8 @@ pub struct Question {
 pub struct Known<'a> {
     /// What sidecars are told.
     pub compiled: &'a Compiled,
-    /// Policies, the oldest first.
-    pub policies: &'a [(ObjectName, TrafficPolicySpec)],
+    /// What that follows from.
+    pub world: &'a World,
     /// Breakers that the caller's sidecars have told of.
     pub breakers: &'a [ObservedBreaker],
     /// Whether the caller has a sidecar that could tell.
@@ -103,7 +104,7 @@ pub fn explain(known: Known<'_>, question: &Question, random: impl FnMut() -> u6
     if let Outcome::Forward(backend) = decision.outcome {
         explain_backends(known, decision.found.rule, &mut steps);
         let arriving = Arriving::of(question, Some(&decision));
-        arriving.at_backends(known.compiled, decision.found.rule, &mut steps);
+        arriving.at_backends(known, decision.found.rule, &mut steps);
         if let Some(name) = &backend.service {
             let target = (name, backend.port);
             adaptive::explain_priority(known, &question.from, &arriving, target, &mut steps);
@@ -122,7 +123,7 @@ fn explain_itself(
 ) {
     explain_target(known, service, port, None, steps);
     let arriving = Arriving::of(question, None);
-    arriving.at(known.compiled, &service.name, port, steps);
+    arriving.at(known, &service.name, port, steps);
     let target = (&service.name, port);
     adaptive::explain_priority(known, &question.from, &arriving, target, steps);
 }
@@ -355,21 +356,24 @@ fn explain_target(
     rule: Option<&Rule>,
     steps: &mut Steps,
 ) {
-    let in_force = policies_for(known.policies, &service.name, port);
+    let in_force = known.world.policies_for(&service.name, port);
     let by = match in_force.first() {
-        Some((name, _)) => format!("TrafficPolicy {}/{}", name.namespace, name.name),
+        Some(entry) => {
+            let name = &entry.name;
+            format!("TrafficPolicy {}/{}", name.namespace, name.name)
+        }
         None => "defaults".to_owned(),
     };
     let policy = service.policies.get(&port).map(Arc::clone);
     let policy = policy.unwrap_or_default();
     let why = match in_force.as_slice() {
         [] => "no TrafficPolicy is for it".to_owned(),
-        [(_, spec), others @ ..] => {
-            let what = match spec.target_ref.port {
+        [entry, others @ ..] => {
+            let what = match entry.target.port {
                 Some(port) => format!("for port {port}"),
                 None => "for the whole service".to_owned(),
             };
-            let others: Vec<&str> = others.iter().map(|(name, _)| &*name.name).collect();
+            let others: Vec<&str> = others.iter().map(|other| &*other.name.name).collect();
             match others.as_slice() {
                 [] => what,
                 others => format!("{what}; it comes before {}", others.join(", ")),

@@ -13,30 +13,21 @@ use weft_core::rate::RateLimit;
 use weft_core::route::{Route, Rule};
 use weft_proto::resource::{Kind, Resource};
 
-use crate::compile::{Compiled, policies_for};
-use crate::model::{ObjectName, TrafficPolicySpec, limit_text, spelled_out};
-
-/// One state of affairs.
-#[derive(Debug, Clone, Copy)]
-pub struct State<'a> {
-    /// What sidecars are told.
-    pub compiled: &'a Compiled,
-    /// Policies, the oldest first.
-    pub policies: &'a [(ObjectName, TrafficPolicySpec)],
-}
+use crate::compile::{Compiled, Snapshot};
+use crate::model::{limit_text, spelled_out};
 
 const EVERYBODY: &str = "every caller";
 
 /// What is different for callers between two states.
-pub fn effects(before: State<'_>, after: State<'_>) -> Vec<Effect> {
+pub fn effects(before: &Snapshot, after: &Snapshot) -> Vec<Effect> {
     let mut effects = Vec::new();
-    let services = |state: State<'_>| -> BTreeMap<ServiceName, Service> {
+    let services = |state: &Snapshot| -> BTreeMap<ServiceName, Service> {
         let services = state.compiled.services();
         services.map(|s| (s.name.clone(), s.clone())).collect()
     };
     let (old, new) = (services(before), services(after));
     let names: BTreeSet<&ServiceName> = old.keys().chain(new.keys()).collect();
-    let through = through_routes(after.compiled);
+    let through = through_routes(&after.compiled);
     for name in names {
         let mut add = |change: String| {
             effects.push(Effect {
@@ -70,7 +61,7 @@ pub fn effects(before: State<'_>, after: State<'_>) -> Vec<Effect> {
                     change,
                 });
             };
-            limit_changes((name, port.port), before.compiled, after.compiled, &mut add);
+            limit_changes((name, port.port), before, after, &mut add);
             policy_changes(
                 (name, port.port),
                 (before, old.get(name)),
@@ -163,9 +154,9 @@ fn everybody(by_routes: Option<&BTreeSet<String>>) -> String {
 }
 
 /// Routes that callers of single namespaces go by.
-fn consumer_changes(before: State<'_>, after: State<'_>, effects: &mut Vec<Effect>) {
+fn consumer_changes(before: &Snapshot, after: &Snapshot, effects: &mut Vec<Effect>) {
     let namespaces =
-        |state: State<'_>| -> BTreeMap<String, BTreeMap<ServiceName, Vec<Arc<Route>>>> {
+        |state: &Snapshot| -> BTreeMap<String, BTreeMap<ServiceName, Vec<Arc<Route>>>> {
             let all = state.compiled.of_kind(Kind::Namespace);
             let all = all.filter_map(|encoded| match &encoded.resource {
                 Resource::Namespace(namespace) => {
@@ -254,15 +245,15 @@ fn route_changes(old: &[Arc<Route>], new: &[Arc<Route>], add: &mut impl FnMut(St
 
 fn policy_changes(
     (name, port): (&ServiceName, u16),
-    (before, old): (State<'_>, Option<&Service>),
-    (after, new): (State<'_>, Option<&Service>),
+    (before, old): (&Snapshot, Option<&Service>),
+    (after, new): (&Snapshot, Option<&Service>),
     add: &mut impl FnMut(String),
 ) {
-    let by = |state: State<'_>| {
-        let first = policies_for(state.policies, name, port).into_iter().next();
-        first.map_or_else(
+    let by = |state: &Snapshot| {
+        let in_force = state.world.policies_for(name, port);
+        in_force.first().map_or_else(
             || "the defaults".to_owned(),
-            |(name, _)| format!("TrafficPolicy {}", name.name),
+            |entry| format!("TrafficPolicy {}", entry.name.name),
         )
     };
     let (was, is) = (by(before), by(after));
@@ -283,12 +274,12 @@ fn policy_changes(
 /// Limits on the rate of requests, held by the service's own sidecars.
 fn limit_changes(
     (name, port): (&ServiceName, u16),
-    before: &Compiled,
-    after: &Compiled,
+    before: &Snapshot,
+    after: &Snapshot,
     add: &mut impl FnMut(String),
 ) {
-    let by_rule = |compiled: &Compiled| -> BTreeMap<(Arc<str>, u32), Arc<RateLimit>> {
-        let limits = compiled.rate_limits(name, port).into_iter();
+    let by_rule = |state: &Snapshot| -> BTreeMap<(Arc<str>, u32), Arc<RateLimit>> {
+        let limits = state.world.limits_for(name, port).into_iter();
         let named = limits.map(|limit| {
             let name = (Arc::clone(&limit.name.policy), limit.name.rule);
             (name, limit)

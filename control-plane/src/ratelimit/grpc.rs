@@ -13,8 +13,8 @@ use weft_proto::ratelimit::{Grants, Reports};
 
 use super::Leases;
 use crate::budget::StreamKind;
-use crate::peers::LiveStream;
-use crate::plane::Plane;
+use crate::identity::Identities;
+use crate::peers::{LiveStream, Peers};
 use crate::tls::PeerIdentity;
 
 /// Messages on their way to one sidecar; there is one of each limit at most.
@@ -25,8 +25,10 @@ const REPORTS_MAX: usize = 1024;
 /// The service.
 #[derive(Debug, Clone)]
 pub struct RateLimitService {
-    /// The control plane.
-    pub plane: Arc<Plane>,
+    /// Whose streams stand.
+    pub peers: Arc<Peers>,
+    /// Who is revoked.
+    pub identities: Arc<Identities>,
     /// The books.
     pub leases: Arc<Leases>,
 }
@@ -41,7 +43,8 @@ impl Service for RateLimitService {
         &self,
         request: Request<Streaming<Reports>>,
     ) -> Result<Response<Answers>, Status> {
-        let (peer, live) = self.plane.open_stream(&request, StreamKind::Leases)?;
+        let peers = &self.peers;
+        let (peer, live) = peers.open_stream(&self.identities, &request, StreamKind::Leases)?;
         let told = request.into_inner();
         let (answers, outgoing) = mpsc::channel(1);
         let (grants, granted) = mpsc::channel::<Vec<Grant>>(GRANTS_MAX);

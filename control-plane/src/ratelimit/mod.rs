@@ -16,7 +16,8 @@ use weft_core::time::Instant;
 use weft_proto::resource::{Kind, Resource};
 
 use crate::compile::Compiled;
-use crate::plane::Plane;
+use crate::identity::Identities;
+use crate::pipeline::Pipeline;
 
 /// How often it is looked for who has been out of touch for too long.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -24,7 +25,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The books of every shared limit.
 #[derive(Debug)]
 pub struct Leases {
-    plane: Arc<Plane>,
+    pipeline: Arc<Pipeline>,
+    identities: Arc<Identities>,
+    grace: Duration,
     began: Clock,
     state: Mutex<State>,
 }
@@ -44,10 +47,12 @@ struct Stream {
 }
 
 impl Leases {
-    /// Nobody is known.
-    pub fn new(plane: Arc<Plane>) -> Arc<Self> {
+    /// Nobody is known, and nothing is raised before the grace is over.
+    pub fn new(pipeline: Arc<Pipeline>, identities: Arc<Identities>, grace: Duration) -> Arc<Self> {
         Arc::new(Self {
-            plane,
+            pipeline,
+            identities,
+            grace,
             began: Clock::now(),
             state: Mutex::default(),
         })
@@ -58,7 +63,7 @@ impl Leases {
         let mut look = tokio::time::interval(LOOK_EVERY);
         loop {
             look.tick().await;
-            let shared = shared_limits(&self.plane.compiled());
+            let shared = shared_limits(&self.pipeline.snapshot().compiled);
             let now = self.now();
             let mut state = self.state();
             state.limits.retain(|name, _| shared.contains_key(name));
@@ -88,10 +93,12 @@ impl Leases {
 
     /// Takes what a sidecar says, of limits of services that it may serve.
     fn handle(&self, instance: &Arc<str>, stream: u64, reports: Vec<Report>) {
-        let compiled = self.plane.compiled();
-        let services = self.plane.identities().services_of(instance);
+        let snapshot = self.pipeline.snapshot();
+        let services = self.identities.services_of(instance);
         let own = services.iter().filter_map(|service| {
-            let found = compiled.find(Kind::ServerPolicy, &service.to_string())?;
+            let found = snapshot
+                .compiled
+                .find(Kind::ServerPolicy, &service.to_string())?;
             Some(&found.resource)
         });
         let own = limits_of(own);
@@ -122,7 +129,7 @@ impl Leases {
     }
 
     fn opens(&self) -> Instant {
-        Instant::from_nanos(0) + self.plane.settings().grace
+        Instant::from_nanos(0) + self.grace
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -41,44 +41,45 @@ pub struct Changes {
 
 #[derive(Debug, Default)]
 struct Pending {
-    next: u64,
+    /// The number of the last change.
+    newest: u64,
     by_number: BTreeMap<u64, RegistryDelta>,
     numbers: HashMap<WorkloadName, u64>,
 }
 
 impl Changes {
     /// Adds a change. To be called under the lock of the state that changed, so that the order of
-    /// changes is the order of calls.
-    pub fn changed(&self, delta: RegistryDelta) {
+    /// changes is the order of calls. Returns the number of the change.
+    pub fn changed(&self, delta: RegistryDelta) -> u64 {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = pending.next;
-        pending.next += 1;
+        pending.newest += 1;
+        let number = pending.newest;
         if let Some(older) = pending.numbers.insert(delta.workload().clone(), number) {
             pending.by_number.remove(&older);
         }
         pending.by_number.insert(number, delta);
         drop(pending);
         self.changed.notify_one();
+        number
     }
 
-    /// Waits for changes and takes all of them. A call that is dropped has taken nothing.
-    pub async fn take(&self) -> Vec<RegistryDelta> {
+    /// Waits for changes and takes all of them, with the number of the last one. A call that is dropped has taken nothing.
+    pub async fn take(&self) -> (Vec<RegistryDelta>, u64) {
         loop {
-            let taken = self.try_take();
+            let (taken, newest) = self.try_take();
             if !taken.is_empty() {
-                return taken;
+                return (taken, newest);
             }
             self.changed.notified().await;
         }
     }
 
-    /// Takes all changes that there are.
-    pub fn try_take(&self) -> Vec<RegistryDelta> {
+    /// Takes all changes that there are, with the number of the last one that ever was.
+    pub fn try_take(&self) -> (Vec<RegistryDelta>, u64) {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         pending.numbers.clear();
-        std::mem::take(&mut pending.by_number)
-            .into_values()
-            .collect()
+        let taken = std::mem::take(&mut pending.by_number).into_values();
+        (taken.collect(), pending.newest)
     }
 }
 
@@ -96,9 +97,11 @@ mod tests {
         for name in ["shop/a", "shop/b", "shop/a"] {
             changes.changed(removed(name));
         }
-        assert_eq!(changes.take().await, [removed("shop/b"), removed("shop/a")]);
-        assert!(changes.try_take().is_empty());
-        changes.changed(removed("shop/b"));
-        assert_eq!(changes.take().await, [removed("shop/b")]);
+        let (taken, newest) = changes.take().await;
+        assert_eq!(taken, [removed("shop/b"), removed("shop/a")]);
+        assert_eq!(newest, 3);
+        assert!(changes.try_take().0.is_empty());
+        assert_eq!(changes.changed(removed("shop/b")), 4);
+        assert_eq!(changes.take().await, (vec![removed("shop/b")], 4));
     }
 }

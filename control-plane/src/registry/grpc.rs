@@ -15,11 +15,10 @@ use weft_proto::registry::{
     Accepted, ObserveEnd, Observed, RegisterRequest, RegisterResponse, Released,
 };
 
-use super::{Observations, Refused, RegisterError, Registrations};
+use super::{Departures, Observations, Refused, RegisterError, Registrations};
 use crate::budget::StreamKind;
 use crate::identity::Identities;
 use crate::peers::LiveStream;
-use crate::plane::Plane;
 use crate::tls::PeerIdentity;
 
 /// The service.
@@ -31,8 +30,8 @@ pub struct RegistryService {
     pub identities: Arc<Identities>,
     /// What sidecars see.
     pub observations: Arc<Observations>,
-    /// Who has been told what.
-    pub plane: Arc<Plane>,
+    /// Who is told of those that leave.
+    pub departures: Arc<dyn Departures>,
 }
 
 type Ends = Pin<Box<dyn Stream<Item = Result<ObserveEnd, Status>> + Send>>;
@@ -169,7 +168,10 @@ impl RegistryService {
     /// Takes out what a stream registered and waits until every sidecar knows; false when that took
     /// too long.
     async fn leave(&self, stream: u64) -> bool {
-        !self.registrations.leave(stream).await || self.plane.all_know().await
+        match self.registrations.leave(stream).await {
+            Some(departed) => self.departures.told(departed).await,
+            None => true,
+        }
     }
 }
 
@@ -195,7 +197,7 @@ async fn take(
     let registration = Registration::try_from(wire)
         .map_err(|rejection| Status::invalid_argument(format!("registration: {rejection}")))?;
     let registered = service.registrations.register(peer, stream, registration);
-    registered.await.map_err(|error| match error {
+    let revision = registered.await.map_err(|error| match error {
         RegisterError::Refused(
             refused @ (Refused::Taken { .. } | Refused::AddressTaken { .. }),
         ) => Status::already_exists(refused.to_string()),
@@ -209,7 +211,6 @@ async fn take(
         RegisterError::Token(error) => Status::unauthenticated(error.to_string()),
         RegisterError::Store(error) => Status::unavailable(error.to_string()),
     })?;
-    let revision = service.plane.compiled().generation + 1;
     Ok(respond(Answer::Accepted(Accepted { revision })))
 }
 

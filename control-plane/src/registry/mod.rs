@@ -12,4 +12,4 @@ mod registrations;
 pub use changes::{Changes, RegistryDelta};
 pub use machine::{Entry, Refused, Registry, check_binding, check_values};
 pub use observed::{Observations, ObservedView};
-pub use registrations::{RegisterError, Registrations};
+pub use registrations::{Departed, Departures, RegisterError, Registrations};

@@ -18,6 +18,9 @@ const OBSERVED_MAX: usize = 1000;
 /// connection tells it anew.
 const OBSERVED_KEPT: Duration = Duration::from_secs(2);
 
+/// How often it is looked for views whose streams have ended.
+const FORGET_EVERY: Duration = Duration::from_millis(250);
+
 /// What a sidecar has told of its breakers.
 #[derive(Debug, Clone)]
 pub struct ObservedView {
@@ -38,6 +41,15 @@ pub struct Observations {
 }
 
 impl Observations {
+    /// Forgets what nobody tells any more. Runs until the task is dropped.
+    pub async fn keep(self: Arc<Self>) {
+        let mut forget = tokio::time::interval(FORGET_EVERY);
+        loop {
+            forget.tick().await;
+            self.forget();
+        }
+    }
+
     fn views(&self) -> MutexGuard<'_, Views> {
         self.views.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -58,7 +70,7 @@ impl Observations {
     }
 
     /// Forgets what was told on streams that ended a while ago.
-    pub fn forget(&self) {
+    fn forget(&self) {
         self.views().forget(Instant::now());
     }
 

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use weft_core::model::{Cidr, Registration};
 
 use super::changes::{Changes, RegistryDelta};
@@ -34,6 +35,21 @@ pub enum RegisterError {
     /// Not kept.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// A workload that was taken out because it leaves.
+#[derive(Debug)]
+pub struct Departed {
+    /// What it had registered.
+    pub entry: Entry,
+    /// The number of the change, as [`Changes`] counts.
+    pub change: u64,
+}
+
+/// Tells others that a workload leaves.
+pub trait Departures: std::fmt::Debug + Send + Sync {
+    /// Waits until everybody whom it concerns knows; false when that took too long.
+    fn told(&self, departed: Departed) -> BoxFuture<'_, bool>;
 }
 
 /// Owns the registry and its records on disk. A registration is durable before it is answered and
@@ -107,13 +123,14 @@ impl Registrations {
         SUPERSEDED_KEPT.min(self.grace / 2)
     }
 
-    /// Takes a registration of an instance; durable when it answers.
+    /// Takes a registration of an instance; durable when it answers. Returns the number of the
+    /// change, as [`Changes`] counts.
     pub async fn register(
         &self,
         peer: &PeerIdentity,
         stream: u64,
         registration: Registration,
-    ) -> Result<(), RegisterError> {
+    ) -> Result<u64, RegisterError> {
         let entry = Entry {
             instance: Arc::clone(&peer.instance),
             identity: peer.identity.clone(),
@@ -128,33 +145,35 @@ impl Registrations {
             self.store.write(vec![write_of(&entry)])
         };
         written.await?;
-        if let Err(refused) = self.put(entry) {
-            // The record is not ours: what is registered under the name is written once more.
-            let kept = {
-                let registry = self.registry();
-                let kept = registry.get(&name);
-                self.store
-                    .write(vec![record(ENTRIES, &name.to_string(), kept)])
-            };
-            kept.await?;
-            return Err(refused);
-        }
-        Ok(())
+        let refused = match self.put(entry) {
+            Ok(change) => return Ok(change),
+            Err(refused) => refused,
+        };
+        // The record is not ours: what is registered under the name is written once more.
+        let kept = {
+            let registry = self.registry();
+            let kept = registry.get(&name);
+            self.store
+                .write(vec![record(ENTRIES, &name.to_string(), kept)])
+        };
+        kept.await?;
+        Err(refused)
     }
 
     /// Another one may have come, or this one may have been revoked, while it was written.
-    fn put(&self, entry: Entry) -> Result<(), RegisterError> {
+    fn put(&self, entry: Entry) -> Result<u64, RegisterError> {
         let mut registry = self.registry();
         self.may_register(&registry, &entry)?;
         let instance = Arc::clone(&entry.instance);
         let older = registry.put(entry.clone());
-        self.changes.changed(RegistryDelta::Put(Arc::new(entry)));
+        let put = RegistryDelta::Put(Arc::new(entry));
+        let change = self.changes.changed(put);
         drop(registry);
         if let Some(older) = older {
             self.peers
                 .supersede(&instance, StreamKind::Registration, older);
         }
-        Ok(())
+        Ok(change)
     }
 
     fn may_register(&self, registry: &Registry, entry: &Entry) -> Result<(), RegisterError> {
@@ -173,21 +192,20 @@ impl Registrations {
             .handle_disconnect(stream, unix_millis(), grace);
     }
 
-    /// Takes out what a stream registered; whether that was anything. Durable when it answers, or
-    /// told in the log.
-    pub async fn leave(&self, stream: u64) -> bool {
-        let written = {
+    /// Takes out what a stream registered, if that was anything. Durable when it answers, or told
+    /// in the log.
+    pub async fn leave(&self, stream: u64) -> Option<Departed> {
+        let (departed, written) = {
             let mut registry = self.registry();
             let grace = millis(self.grace);
-            let Some(entry) = registry.remove_stream(stream, unix_millis(), grace) else {
-                return false;
-            };
-            self.store.write(vec![self.removed(&entry)])
+            let entry = registry.remove_stream(stream, unix_millis(), grace)?;
+            let (write, change) = self.removed(&entry);
+            (Departed { entry, change }, self.store.write(vec![write]))
         };
         if let Err(error) = written.await {
             tracing::error!(%error, "goodbye not kept");
         }
-        true
+        Some(departed)
     }
 
     /// Revokes an instance, or an operator's certificate, and takes out what the instance
@@ -197,7 +215,7 @@ impl Registrations {
         let removed = {
             let mut registry = self.registry();
             let entry = registry.remove(id);
-            entry.map(|entry| self.store.write(vec![self.removed(&entry)]))
+            entry.map(|entry| self.store.write(vec![self.removed(&entry).0]))
         };
         revoked.await?;
         if let Some(removed) = removed {
@@ -217,7 +235,7 @@ impl Registrations {
                 let workload = &entry.registration.workload;
                 tracing::info!(%workload, "gone for longer than the grace: taken out");
             }
-            let writes = gone.iter().map(|entry| self.removed(entry));
+            let writes = gone.iter().map(|entry| self.removed(entry).0);
             self.store.write(writes.collect())
         };
         if let Err(error) = written.await {
@@ -225,12 +243,13 @@ impl Registrations {
         }
     }
 
-    /// Tells that an entry was taken out; what is to be written. To be called under the lock.
-    fn removed(&self, entry: &Entry) -> RecordWrite {
+    /// Tells that an entry was taken out; what is to be written, and the number of the change. To be
+    /// called under the lock.
+    fn removed(&self, entry: &Entry) -> (RecordWrite, u64) {
         let workload = entry.registration.workload.clone();
         let write = record::<Entry>(ENTRIES, &workload.to_string(), None);
-        self.changes.changed(RegistryDelta::Removed(workload));
-        write
+        let change = self.changes.changed(RegistryDelta::Removed(workload));
+        (write, change)
     }
 
     /// Everybody who is there.

@@ -67,8 +67,7 @@ async fn readiness_makes_the_endpoint() {
     let mut discovery = web.discover().await;
     discovery.open_slices().await;
     discovery.ask(Kind::Service, &["shop/web"], &[]).await;
-    let first = [discovery.taken().await, discovery.taken().await];
-    assert_eq!(first, ["+shop/web/0-1()", "+shop/web"]);
+    discovery.until("+shop/web").await;
     registration.ports[0].ready = true;
     registering.say(registration).await.unwrap();
     assert_eq!(discovery.taken().await, "+shop/web/0-1(80@20080)");

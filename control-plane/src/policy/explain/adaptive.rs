@@ -38,7 +38,7 @@ pub(super) fn explain_priority(
     (target, port): (&ServiceName, u16),
     steps: &mut Steps,
 ) {
-    let target = known.compiled.service(&target.to_string());
+    let target = known.compiled.service_policy(&target.to_string());
     let policy = target.and_then(|target| target.policies.get(&port).cloned());
     let Some(policy) = policy else { return };
     let Some(shedding) = &policy.shedding else {

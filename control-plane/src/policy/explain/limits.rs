@@ -6,7 +6,7 @@ use weft_core::path::PathNormalization;
 use weft_core::reason::Reason;
 use weft_core::route::{Decision, RequestHead, Rule};
 
-use super::{Compiled, Question, Steps, answered};
+use super::{Compiled, Known, Question, Steps, answered};
 use crate::model::limit_text;
 
 /// A request as it arrives at the service.
@@ -43,25 +43,19 @@ impl<'a> Arriving<'a> {
     }
 
     /// Limits of every backend that gets anything.
-    pub(super) fn at_backends(&self, compiled: &Compiled, rule: &Rule, steps: &mut Steps) {
+    pub(super) fn at_backends(&self, known: Known<'_>, rule: &Rule, steps: &mut Steps) {
         for backend in rule.backends.iter().filter(|backend| backend.weight > 0) {
             if let Some(service) = &backend.service {
-                self.at(compiled, service, backend.port, steps);
+                self.at(known, service, backend.port, steps);
             }
         }
     }
 
     /// Limits of a service's port.
-    pub(super) fn at(
-        &self,
-        compiled: &Compiled,
-        service: &ServiceName,
-        port: u16,
-        steps: &mut Steps,
-    ) {
+    pub(super) fn at(&self, known: Known<'_>, service: &ServiceName, port: u16, steps: &mut Steps) {
         let head = self.head();
-        let path = head.readings(path_normalization(compiled, service, port));
-        for limit in compiled.rate_limits(service, port) {
+        let path = head.readings(path_normalization(known.compiled, service, port));
+        for limit in known.world.limits_for(service, port) {
             let name = &limit.name;
             let by = format!("RateLimitPolicy {}/{}", name.namespace, name.policy);
             match limit.applies(&head, &path) {
@@ -87,7 +81,7 @@ impl<'a> Arriving<'a> {
 
 /// Which readings of a path the servers of a port may have.
 fn path_normalization(compiled: &Compiled, service: &ServiceName, port: u16) -> PathNormalization {
-    let service = compiled.service(&service.to_string());
+    let service = compiled.service_policy(&service.to_string());
     let policy = service.and_then(|service| service.policies.get(&port).cloned());
     policy
         .map(|policy| policy.path_normalization)

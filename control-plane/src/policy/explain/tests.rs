@@ -12,6 +12,7 @@ use weft_core::route::{
 };
 
 use super::*;
+use crate::model::TrafficPolicySpec;
 
 fn service(routes: Vec<Arc<Route>>) -> Service {
     Service {
@@ -42,7 +43,7 @@ fn ask(compiled: &Compiled, url: &str) -> Vec<Step> {
 fn ask_with(compiled: &Compiled, method: Method, url: &str) -> Vec<Step> {
     let known = Known {
         compiled,
-        policies: &[],
+        world: &World::of_nobody(),
         breakers: &[],
         connected: true,
     };
@@ -391,7 +392,7 @@ proptest! {
                 url: format!("http://web.shop.mesh{path}").parse().unwrap(),
                 headers: headers.clone(),
             };
-            let known = Known { compiled: &compiled, policies: &[], breakers: &[], connected: true };
+            let known = Known { compiled: &compiled, world: &World::of_nobody(), breakers: &[], connected: true };
             let steps = explain(known, &question, dice(seed));
             let is_consumer = from == "lab/me" && !consumers.is_empty();
             let own = is_consumer.then_some(&consumers[..]);
@@ -449,7 +450,7 @@ fn who_has_no_sidecar_is_told_so() {
     let compiled = compiled(Vec::new());
     let known = Known {
         compiled: &compiled,
-        policies: &[],
+        world: &World::of_nobody(),
         breakers: &[],
         connected: false,
     };
@@ -543,7 +544,7 @@ fn how_endpoints_are_and_whether_that_is_heeded() {
     let explained = |breakers: &[ObservedBreaker]| {
         let known = Known {
             compiled: &compiled,
-            policies: &[],
+            world: &World::of_nobody(),
             breakers,
             connected: true,
         };

@@ -1,0 +1,105 @@
+//! References from documents to services: whether they lead somewhere.
+
+use std::sync::Arc;
+
+use weft_core::name::ServiceName;
+use weft_core::policy::Fallback;
+
+use super::shape::Shape;
+use crate::model::{TargetKind, TargetRef, TrafficPolicySpec};
+use crate::world::World;
+use crate::world::index::Map;
+
+/// What references are looked up in.
+#[derive(Debug, Clone, Copy)]
+pub struct References<'a> {
+    /// Faults, and what namespaces let others refer to.
+    pub world: &'a World,
+    /// Services that exist and are in force.
+    pub shapes: &'a Map<ServiceName, Arc<Shape>>,
+}
+
+/// One thing that a document refers to and that is not there.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{path}: found {found}; allowed: {allowed}")]
+pub struct Dangling {
+    /// The path of the field.
+    pub path: String,
+    /// The word for it: a reason of the Gateway API where it has one.
+    pub reason: &'static str,
+    /// What was found.
+    pub found: String,
+    /// What to do.
+    pub allowed: String,
+}
+
+impl<'a> References<'a> {
+    /// A service that is referred to as what it is; or what was found instead.
+    pub fn find(self, name: &ServiceName, external: bool) -> Result<&'a Shape, String> {
+        let (kind, other) = match external {
+            true => ("ExternalService", "a Service"),
+            false => ("Service", "an ExternalService"),
+        };
+        match self.shapes.get(name) {
+            None => Err(format!("the {kind} {name}, which does not exist")),
+            Some(shape) if shape.external != external => {
+                Err(format!("the {kind} {name}, which is {other}"))
+            }
+            Some(shape) => Ok(shape),
+        }
+    }
+
+    /// What of a policy leads nowhere: its target, and the fallback.
+    pub fn check_policy(self, namespace: &str, spec: &TrafficPolicySpec) -> Vec<Dangling> {
+        let mut dangling = self.check_target(namespace, &spec.target_ref);
+        if let Some(Fallback::Backend { service, port }) = spec.resolve(namespace).fallback {
+            let path = "spec.circuitBreaker.fallback.backend";
+            // It is referred to by its name alone.
+            let external = self
+                .shapes
+                .get(&service)
+                .is_some_and(|shape| shape.external);
+            dangling.extend(self.missing((path, &service, Some(port)), external));
+        }
+        dangling
+    }
+
+    /// What of a policy's target is not there.
+    pub fn check_target(self, namespace: &str, target: &TargetRef) -> Vec<Dangling> {
+        let Ok(service) = ServiceName::new(namespace, &target.name) else {
+            return Vec::new();
+        };
+        let external = target.kind == TargetKind::ExternalService;
+        let wanted = ("spec.targetRef", &service, target.port);
+        self.missing(wanted, external).into_iter().collect()
+    }
+
+    /// A Service or port that is not there, for what is at this path.
+    fn missing(
+        self,
+        (path, service, port): (&str, &ServiceName, Option<u16>),
+        external: bool,
+    ) -> Option<Dangling> {
+        let found = self.find(service, external);
+        let (found, allowed) = match (found, port) {
+            (Err(found), _) => (found, "a Service or ExternalService that exists".to_owned()),
+            (Ok(shape), Some(port)) if !shape.ports.contains_key(&port) => {
+                let found = format!("port {port}, which {service} does not have");
+                (found, ports_text(shape))
+            }
+            (Ok(_), _) => return None,
+        };
+        Some(Dangling {
+            path: path.to_owned(),
+            reason: "TargetNotFound",
+            found,
+            allowed,
+        })
+    }
+}
+
+/// The ports of a service, for people.
+pub(super) fn ports_text(shape: &Shape) -> String {
+    let ports: Vec<String> = shape.ports.keys().map(ToString::to_string).collect();
+    ports.join(", ")
+}

@@ -1,0 +1,261 @@
+//! The one place where facts change: takes what the sources see, compiles what depends on it and
+//! publishes it. Everybody else reads snapshots.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use futures_util::future::{BoxFuture, select_all};
+use tokio::sync::watch;
+use weft_core::model::{Cidr, MeshConfig, Registration};
+use weft_core::name::{ServiceName, TrustDomain};
+use weft_proto::resource::Kind;
+
+use crate::compile::{Changes, Snapshot};
+use crate::publish::Publisher;
+use crate::registry::{Departed, Departures};
+use crate::sources::{Batch, Source};
+use crate::store::{RecordWrite, Store, StoreError, read_records, record};
+use crate::unix_seconds;
+use crate::world::World;
+use crate::world::addresses::{AddressRecord, Assigned, VirtualAddresses};
+
+/// The table of virtual addresses in the store.
+const ADDRESSES: &str = "address";
+/// A workload that leaves waits this long for those whom it concerns to know.
+const LEAVE_MAX: Duration = Duration::from_secs(5);
+/// In a storm of changes, compilations are at least this far apart: what comes meanwhile is
+/// compiled and told together.
+const COMPILE_PAUSE: Duration = Duration::from_millis(20);
+/// Addresses that could not be written down are tried again after this long.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// How far the pipeline has come.
+#[derive(Debug, Clone, Copy, Default)]
+struct Progress {
+    /// The registry's last change that is published.
+    registered: u64,
+    /// The compilation that it is in, or an older one.
+    generation: u64,
+}
+
+/// Owns the world and what is compiled of it.
+#[derive(Debug)]
+pub struct Pipeline {
+    store: Arc<dyn Store>,
+    publisher: Arc<Publisher>,
+    snapshot: ArcSwap<Snapshot>,
+    progress: watch::Sender<Progress>,
+    /// Virtual addresses that are not written down yet.
+    unsaved: Mutex<BTreeMap<ServiceName, Option<Assigned>>>,
+}
+
+impl Pipeline {
+    /// Takes up what the sources have to begin with.
+    pub fn open(
+        store: Arc<dyn Store>,
+        publisher: Arc<Publisher>,
+        settings: MeshConfig,
+        sources: &mut [Box<dyn Source>],
+    ) -> Result<Arc<Self>, StoreError> {
+        let records = read_records::<Assigned>(&*store, ADDRESSES)?;
+        let mut assigned = Vec::with_capacity(records.len());
+        for (key, record) in records {
+            let name = key
+                .parse()
+                .map_err(|error| StoreError::unreadable(ADDRESSES, &key, key.as_bytes(), &error))?;
+            assigned.push((name, record));
+        }
+        let (addresses, mut unsaved) = VirtualAddresses::restore(assigned);
+        let bundle = weft_core::model::TrustBundle {
+            trust_domain: settings.trust_domain.clone(),
+            roots: Vec::new(),
+            revoked_instances: BTreeSet::new(),
+        };
+        let now = unix_seconds();
+        let mut snapshot = Snapshot::new(World::new(settings, bundle, addresses));
+        let mut progress = Progress::default();
+        let mut deltas = Vec::new();
+        for source in sources {
+            let batch = source.start()?;
+            deltas.extend(batch.deltas);
+            progress.registered = batch.registered.unwrap_or(progress.registered);
+            if let Some(revision) = batch.revision {
+                snapshot.compiled.revision = revision;
+            }
+        }
+        let (changes, records) = snapshot.apply(deltas, now);
+        unsaved.extend(records);
+        unsaved.extend(snapshot.release_unused(now));
+        progress.generation = snapshot.compiled.generation;
+        publisher.publish(&snapshot.compiled, &changes.names);
+        let pipeline = Self {
+            store,
+            publisher,
+            snapshot: ArcSwap::from_pointee(snapshot),
+            progress: watch::Sender::new(progress),
+            unsaved: Mutex::new(unsaved.into_iter().collect()),
+        };
+        pipeline.count(&changes);
+        Ok(Arc::new(pipeline))
+    }
+
+    /// The world and what sidecars are told of it, as of now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Follows the sources. Runs until the task is dropped; returns when a source has failed.
+    pub async fn run(self: Arc<Self>, mut sources: Vec<Box<dyn Source>>) -> StoreError {
+        self.save().await;
+        loop {
+            let next = sources.iter_mut().map(|source| source.next());
+            let changed = select_all(next);
+            let batch = tokio::select! {
+                (batch, _index, _others) = changed => batch,
+                () = tokio::time::sleep(RETRY_AFTER), if self.has_unsaved() => {
+                    self.save().await;
+                    continue;
+                }
+            };
+            match batch {
+                Ok(batch) => {
+                    self.take(batch).await;
+                    tokio::time::sleep(COMPILE_PAUSE).await;
+                }
+                Err(error) => return error,
+            }
+        }
+    }
+
+    async fn take(&self, batch: Batch) {
+        let mut snapshot = Snapshot::clone(&self.snapshot.load());
+        let (changes, records) = snapshot.apply(batch.deltas, unix_seconds());
+        if let Some(revision) = batch.revision {
+            snapshot.compiled.revision = revision;
+        }
+        if !records.is_empty() {
+            self.unsaved().extend(records);
+            // Before anybody is told of an address, so that a restart gives no other name the same.
+            self.save().await;
+        }
+        self.count(&changes);
+        let snapshot = Arc::new(snapshot);
+        self.snapshot.store(Arc::clone(&snapshot));
+        let compiled = &snapshot.compiled;
+        self.publisher.publish(compiled, &changes.names);
+        self.progress.send_modify(|progress| {
+            progress.generation = compiled.generation;
+            progress.registered = batch.registered.unwrap_or(progress.registered);
+        });
+    }
+
+    fn count(&self, changes: &Changes) {
+        let counters = &self.publisher.counters;
+        let counted = [
+            (&counters.compiled, changes.compiled),
+            (&counters.changed, changes.changed),
+        ];
+        for (counter, many) in counted {
+            counter.fetch_add(many, Ordering::Relaxed);
+        }
+    }
+
+    fn unsaved(&self) -> std::sync::MutexGuard<'_, BTreeMap<ServiceName, Option<Assigned>>> {
+        self.unsaved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_unsaved(&self) -> bool {
+        !self.unsaved().is_empty()
+    }
+
+    /// Writes down virtual addresses. Endpoints that left must not stay because of a full disk: a
+    /// failure is told, and tried again. A name's addresses follow from the name, so a restart
+    /// meanwhile gives it the same ones, as a rule.
+    async fn save(&self) {
+        let records: Vec<AddressRecord> = {
+            let unsaved = self.unsaved();
+            let all = unsaved.iter();
+            all.map(|(name, record)| (name.clone(), *record)).collect()
+        };
+        if records.is_empty() {
+            return;
+        }
+        let writes: Vec<RecordWrite> = records
+            .iter()
+            .map(|(name, assigned)| record(ADDRESSES, &name.to_string(), assigned.as_ref()))
+            .collect();
+        match self.store.write(writes).await {
+            Ok(()) => {
+                let mut unsaved = self.unsaved();
+                for (name, record) in records {
+                    if unsaved.get(&name) == Some(&record) {
+                        unsaved.remove(&name);
+                    }
+                }
+            }
+            Err(error) => tracing::error!(%error, "virtual addresses not kept; tried again"),
+        }
+    }
+}
+
+impl Departures for Pipeline {
+    /// Waits until every sidecar that asked for a service or an address of a workload knows that it
+    /// has left; false when that took too long.
+    fn told(&self, departed: Departed) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            let registration = &departed.entry.registration;
+            let mut progress = self.progress.subscribe();
+            let known = async {
+                let is_published = |progress: &Progress| progress.registered >= departed.change;
+                let Ok(published) = progress.wait_for(is_published).await.map(|p| *p) else {
+                    return;
+                };
+                let concerned = self.publisher.subscribers(&self.names_of(registration));
+                let generation = published.generation;
+                self.publisher.applied(&concerned, generation).await;
+            };
+            tokio::time::timeout(LEAVE_MAX, known).await.is_ok()
+        })
+    }
+}
+
+impl Pipeline {
+    /// Every name under which a workload, or a service of its, may have been asked for. The service
+    /// may be gone together with its last workload.
+    fn names_of(&self, registration: &Registration) -> BTreeSet<(Kind, Arc<str>)> {
+        let snapshot = self.snapshot.load();
+        let mut names = BTreeSet::new();
+        for service in &registration.services {
+            let addresses = snapshot.world.addresses_of(service);
+            let addresses = addresses.iter().map(ToString::to_string);
+            let all = addresses.chain([service.to_string(), service.hostname()]);
+            names.extend(all.map(|name| (Kind::Service, name.into())));
+        }
+        let own = registration.addresses.iter().map(ToString::to_string);
+        let own = own.chain([registration.workload.to_string()]);
+        names.extend(own.map(|name| (Kind::Workload, name.into())));
+        names
+    }
+}
+
+/// The mesh's settings as the control plane was started with them.
+pub fn settings(trust_domain: TrustDomain, workload_ranges: Vec<Cidr>) -> MeshConfig {
+    MeshConfig {
+        trust_domain,
+        virtual_ranges: virtual_ranges(),
+        workload_ranges,
+        unknown_destinations: Default::default(),
+        // What of the outside is known is compiled.
+        external_hosts: Vec::new(),
+        external_addresses: Vec::new(),
+    }
+}
+
+/// Ranges of the services' virtual addresses.
+pub fn virtual_ranges() -> Vec<Cidr> {
+    let ranges = ["240.240.0.0/16", "fd77:6566:7400:1::/64"];
+    ranges.into_iter().filter_map(Cidr::parse).collect()
+}

@@ -1,0 +1,431 @@
+//! Who is told what: subscriptions by name, who has to be woken, and how far each has come.
+//!
+//! A change wakes the streams that asked for a name under which something else is found now, and
+//! nobody else. Acknowledgements are counted where they arrive; nobody asks round.
+
+mod waiting;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use weft_core::slices;
+use weft_proto::resource::Kind;
+
+use crate::compile::{ChangedNames, Compiled};
+use crate::store::Revision;
+use crate::tls::PeerIdentity;
+
+use waiting::Waiter;
+
+/// Publications that it is remembered of whom they concern.
+const RECENT_MAX: usize = 256;
+
+/// The number of a discovery stream; a later stream has a higher one.
+pub type StreamId = u64;
+
+/// How far a sidecar has come: every change up to here is in force there, or was rejected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Applied {
+    /// The compilation.
+    pub generation: u64,
+    /// The store's revision in it.
+    pub revision: Revision,
+}
+
+/// A sidecar's discovery stream, as others see it.
+#[derive(Debug, Clone)]
+pub struct ProxyView {
+    /// Who it is.
+    pub peer: PeerIdentity,
+    /// Its version.
+    pub version: String,
+    /// When the stream began, milliseconds since the Unix epoch.
+    pub since: i64,
+    /// How far it has come.
+    pub applied: Applied,
+    /// Resources that it holds.
+    pub holds: usize,
+    /// Resources that it rejected, with the reason.
+    pub rejected: BTreeMap<String, String>,
+}
+
+/// A change that was published, and whom it concerns.
+#[derive(Debug, Clone)]
+pub struct Publication {
+    /// Its compilation.
+    pub generation: u64,
+    /// Streams that were told.
+    pub concerned: Arc<BTreeSet<StreamId>>,
+}
+
+/// What is counted.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Resources made, whether they came out different or not.
+    pub compiled: AtomicU64,
+    /// Resources that came, changed or went.
+    pub changed: AtomicU64,
+    /// Streams woken.
+    pub woken: AtomicU64,
+    /// Responses sent.
+    pub pushes: AtomicU64,
+    /// Bytes of resources in them.
+    pub bytes: AtomicU64,
+    /// Responses acknowledged.
+    pub acks: AtomicU64,
+    /// Responses rejected.
+    pub nacks: AtomicU64,
+}
+
+/// Subscriptions and progress of every stream.
+#[derive(Debug, Default)]
+pub struct Publisher {
+    state: Mutex<State>,
+    /// Counters for metrics.
+    pub counters: Counters,
+}
+
+/// A name of a resource, or another name that it goes by.
+pub type Name = (Kind, Arc<str>);
+
+#[derive(Debug, Default)]
+struct State {
+    next: StreamId,
+    newest: Applied,
+    streams: HashMap<StreamId, Subscriber>,
+    /// Streams by the names that they asked for.
+    by_name: HashMap<Name, BTreeSet<StreamId>>,
+    /// Streams by kinds of which everything comes to everyone.
+    by_kind: BTreeMap<Kind, BTreeSet<StreamId>>,
+    recent: BTreeMap<Revision, Publication>,
+}
+
+#[derive(Debug)]
+struct Subscriber {
+    names: BTreeSet<Name>,
+    /// Names that have to be looked up.
+    due: BTreeSet<Name>,
+    wake: Arc<Notify>,
+    /// How far it has come; `None` while there is nothing that it was not told.
+    behind: Option<Applied>,
+    waiters: Vec<(u64, Arc<Waiter>)>,
+    view: ProxyView,
+}
+
+impl Subscriber {
+    fn mark(&mut self, name: Name, before: Applied) {
+        self.due.insert(name);
+        self.behind.get_or_insert(before);
+    }
+
+    fn has_applied(&self, generation: u64) -> bool {
+        self.behind
+            .is_none_or(|behind| behind.generation >= generation)
+    }
+
+    /// Tells those who wait for what it has applied.
+    fn tell_waiters(&mut self) {
+        let behind = self.behind;
+        let applied = |goal: u64| behind.is_none_or(|behind: Applied| behind.generation >= goal);
+        self.waiters.retain(|(goal, waiter)| {
+            let done = applied(*goal);
+            if done {
+                waiter.arrive();
+            }
+            !done && !waiter.is_abandoned()
+        });
+    }
+}
+
+impl Publisher {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a stream. It is forgotten when what is returned is dropped.
+    pub fn open(self: &Arc<Self>, peer: PeerIdentity, since: i64) -> Subscription {
+        let wake = Arc::new(Notify::new());
+        let view = ProxyView {
+            peer,
+            version: String::new(),
+            since,
+            applied: Applied::default(),
+            holds: 0,
+            rejected: BTreeMap::new(),
+        };
+        let mut state = self.state();
+        state.next += 1;
+        let stream = state.next;
+        let subscriber = Subscriber {
+            names: BTreeSet::new(),
+            due: BTreeSet::new(),
+            wake: Arc::clone(&wake),
+            behind: None,
+            waiters: Vec::new(),
+            view,
+        };
+        state.streams.insert(stream, subscriber);
+        Subscription {
+            publisher: Arc::clone(self),
+            stream,
+            wake,
+        }
+    }
+
+    /// Wakes everybody whom a change concerns. What was compiled has to be what readers see
+    /// already: a stream that subscribes meanwhile sees the change by itself.
+    pub fn publish(&self, compiled: &Compiled, names: &ChangedNames) -> Publication {
+        let mut state = self.state();
+        let state = &mut *state;
+        let before = state.newest;
+        state.newest = Applied {
+            generation: compiled.generation,
+            revision: compiled.revision,
+        };
+        let mut concerned = BTreeSet::new();
+        for (kind, names) in names {
+            for name in names {
+                state.mark((*kind, name), compiled, before, &mut concerned);
+            }
+        }
+        for stream in &concerned {
+            if let Some(subscriber) = state.streams.get(stream) {
+                subscriber.wake.notify_one();
+            }
+        }
+        let woken = u64::try_from(concerned.len()).unwrap_or(u64::MAX);
+        self.counters.woken.fetch_add(woken, Ordering::Relaxed);
+        let publication = Publication {
+            generation: compiled.generation,
+            concerned: Arc::new(concerned),
+        };
+        if compiled.revision != before.revision {
+            let recent = &mut state.recent;
+            recent.insert(compiled.revision, publication.clone());
+            while recent.len() > RECENT_MAX {
+                recent.pop_first();
+            }
+        }
+        publication
+    }
+
+    /// Every connected sidecar: of each instance its newest stream, in the order of instances.
+    pub fn proxies(&self) -> Vec<ProxyView> {
+        let state = self.state();
+        let mut newest: BTreeMap<&str, (StreamId, &Subscriber)> = BTreeMap::new();
+        for (stream, subscriber) in &state.streams {
+            let instance = &*subscriber.view.peer.instance;
+            let held = newest.entry(instance).or_insert((*stream, subscriber));
+            if held.0 < *stream {
+                *held = (*stream, subscriber);
+            }
+        }
+        let newest = newest.into_values();
+        newest
+            .map(|(_, subscriber)| view_of(subscriber, state.newest))
+            .collect()
+    }
+
+    /// How many streams there are.
+    pub fn len(&self) -> usize {
+        self.state().streams.len()
+    }
+
+    /// Whether there is no stream.
+    pub fn is_empty(&self) -> bool {
+        self.state().streams.is_empty()
+    }
+
+    /// Sidecars that have applied a revision of the store, or whom it does not concern; and those
+    /// whom it concerns and that have not.
+    pub fn progress(&self, revision: Revision) -> (Vec<ProxyView>, Vec<ProxyView>) {
+        let state = self.state();
+        // Several commits may have been published together.
+        let publication = state.recent.range(revision..).next();
+        let publication = publication.map(|(_, publication)| publication);
+        let views = state.streams.iter().map(|(stream, subscriber)| {
+            let waits = match publication {
+                Some(publication) => {
+                    publication.concerned.contains(stream)
+                        && !subscriber.has_applied(publication.generation)
+                }
+                None => revision > state.newest.revision,
+            };
+            (waits, view_of(subscriber, state.newest))
+        });
+        let (waiting, applied): (Vec<_>, Vec<_>) = views.partition(|(waits, _)| *waits);
+        let views = |all: Vec<(bool, ProxyView)>| all.into_iter().map(|(_, view)| view).collect();
+        (views(applied), views(waiting))
+    }
+
+    /// Streams that asked for any of these names.
+    pub fn subscribers(&self, names: &BTreeSet<Name>) -> BTreeSet<StreamId> {
+        let state = self.state();
+        let streams = names.iter().filter_map(|name| state.by_name.get(name));
+        streams.flatten().copied().collect()
+    }
+}
+
+fn view_of(subscriber: &Subscriber, newest: Applied) -> ProxyView {
+    ProxyView {
+        applied: subscriber.behind.unwrap_or(newest),
+        ..subscriber.view.clone()
+    }
+}
+
+impl State {
+    /// Something else is found under a name.
+    fn mark(
+        &mut self,
+        (kind, name): (Kind, &Arc<str>),
+        compiled: &Compiled,
+        before: Applied,
+        concerned: &mut BTreeSet<StreamId>,
+    ) {
+        let Self {
+            streams,
+            by_name,
+            by_kind,
+            ..
+        } = self;
+        let mut tell = |asked_for: Option<&BTreeSet<StreamId>>| {
+            for stream in asked_for.into_iter().flatten() {
+                if let Some(subscriber) = streams.get_mut(stream) {
+                    subscriber.mark((kind, Arc::clone(name)), before);
+                    concerned.insert(*stream);
+                }
+            }
+        };
+        match kind {
+            Kind::MeshConfig | Kind::TrustBundle => tell(by_kind.get(&kind)),
+            // Who asked for a service asked for its slices.
+            Kind::EndpointSlice => {
+                let service = slices::service_of(name);
+                let service = service.and_then(|service| compiled.find(Kind::Service, service));
+                let Some(service) = service else {
+                    return;
+                };
+                for name in service.aliases.iter().chain([&service.name]) {
+                    tell(by_name.get(&(Kind::Service, Arc::clone(name))));
+                }
+            }
+            Kind::Service | Kind::Workload | Kind::Namespace | Kind::ServerPolicy => {
+                tell(by_name.get(&(kind, Arc::clone(name))));
+            }
+        }
+    }
+}
+
+/// A stream's place among the subscriptions.
+#[derive(Debug)]
+pub struct Subscription {
+    publisher: Arc<Publisher>,
+    stream: StreamId,
+    wake: Arc<Notify>,
+}
+
+impl Subscription {
+    /// Waits until something that the stream asked for may be different.
+    pub async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// The stream receives everything of a kind that comes to everyone.
+    pub fn subscribe_kind(&self, kind: Kind) {
+        let mut state = self.publisher.state();
+        state.by_kind.entry(kind).or_default().insert(self.stream);
+    }
+
+    /// The stream asked for names. To be called before the newest compilation is read.
+    pub fn subscribe(&self, kind: Kind, names: &[Arc<str>]) {
+        let mut state = self.publisher.state();
+        let state = &mut *state;
+        let Some(subscriber) = state.streams.get_mut(&self.stream) else {
+            return;
+        };
+        for name in names {
+            let name = (kind, Arc::clone(name));
+            let streams = state.by_name.entry(name.clone()).or_default();
+            streams.insert(self.stream);
+            subscriber.names.insert(name);
+        }
+    }
+
+    /// The stream wants names no more.
+    pub fn unsubscribe(&self, kind: Kind, names: &[Arc<str>]) {
+        let mut state = self.publisher.state();
+        let state = &mut *state;
+        for name in names {
+            let name = (kind, Arc::clone(name));
+            if let Some(subscriber) = state.streams.get_mut(&self.stream) {
+                subscriber.names.remove(&name);
+            }
+            remove(&mut state.by_name, &name, self.stream);
+        }
+    }
+
+    /// Names that have to be looked up.
+    pub fn take_due(&self) -> BTreeSet<Name> {
+        let mut state = self.publisher.state();
+        let subscriber = state.streams.get_mut(&self.stream);
+        subscriber.map_or_else(BTreeSet::new, |subscriber| {
+            std::mem::take(&mut subscriber.due)
+        })
+    }
+
+    /// The stream has come so far: everything that was due is answered, or all up to `applied` is.
+    pub fn report(&self, is_idle: bool, applied: Option<Applied>) {
+        let mut state = self.publisher.state();
+        let newest = state.newest;
+        let Some(subscriber) = state.streams.get_mut(&self.stream) else {
+            return;
+        };
+        if is_idle && subscriber.due.is_empty() {
+            subscriber.behind = None;
+        } else {
+            // A kind that had nothing to do for long knows of an old compilation only.
+            let before = subscriber.behind.unwrap_or(newest);
+            subscriber.behind = Some(applied.map_or(before, |applied| applied.max(before)));
+        }
+        subscriber.tell_waiters();
+    }
+
+    /// What others are to see of the stream.
+    pub fn show(&self, change: impl FnOnce(&mut ProxyView)) {
+        let mut state = self.publisher.state();
+        if let Some(subscriber) = state.streams.get_mut(&self.stream) {
+            change(&mut subscriber.view);
+        }
+    }
+}
+
+fn remove(by_name: &mut HashMap<Name, BTreeSet<StreamId>>, name: &Name, stream: StreamId) {
+    if let Some(streams) = by_name.get_mut(name) {
+        streams.remove(&stream);
+        if streams.is_empty() {
+            by_name.remove(name);
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut state = self.publisher.state();
+        let state = &mut *state;
+        let Some(subscriber) = state.streams.remove(&self.stream) else {
+            return;
+        };
+        for name in &subscriber.names {
+            remove(&mut state.by_name, name, self.stream);
+        }
+        for streams in state.by_kind.values_mut() {
+            streams.remove(&self.stream);
+        }
+        // One that is gone has nothing left to apply.
+        for (_, waiter) in subscriber.waiters {
+            waiter.arrive();
+        }
+    }
+}

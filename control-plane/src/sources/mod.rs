@@ -1,0 +1,38 @@
+//! Sources: each turns what it sees into changes of facts. A new source is a new file (or folder)
+//! here, and a line in `app.rs`.
+
+mod identities;
+mod registry;
+mod store;
+
+use std::fmt;
+
+use futures_util::future::BoxFuture;
+
+use crate::store::{Revision, StoreError};
+use crate::world::Delta;
+
+pub use identities::IdentitySource;
+pub use registry::RegistrySource;
+pub use store::StoreSource;
+
+/// Changes that belong together: nothing is compiled between them.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// The changes.
+    pub deltas: Vec<Delta>,
+    /// The store's revision after them, from the store.
+    pub revision: Option<Revision>,
+    /// The number of the last change, from the registry.
+    pub registered: Option<u64>,
+}
+
+/// Where facts come from.
+pub trait Source: fmt::Debug + Send {
+    /// Everything that there is, to begin with.
+    fn start(&mut self) -> Result<Batch, StoreError>;
+
+    /// Waits for further changes. A call that is dropped has taken nothing. An error ends the
+    /// control plane: a source that has failed must not look like one in which nothing happens.
+    fn next(&mut self) -> BoxFuture<'_, Result<Batch, StoreError>>;
+}

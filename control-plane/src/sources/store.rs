@@ -1,0 +1,120 @@
+//! Documents, from the store.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use super::{Batch, Source};
+use crate::model::{Document, ResourceKey};
+use crate::store::{Events, EventsError, Store, StoreError, StoredResource};
+use crate::world::Delta;
+use crate::world::facts::Stated;
+
+/// Events that are compiled together, at most.
+const EVENTS_TOGETHER: usize = 256;
+
+/// Follows the store's events; lists again when it is too far behind.
+#[derive(Debug)]
+pub struct StoreSource {
+    store: Arc<dyn Store>,
+    /// Documents that were told of: what a new listing does not have is gone.
+    known: BTreeSet<ResourceKey>,
+    events: Option<Events>,
+}
+
+impl StoreSource {
+    /// Of this store.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self {
+            store,
+            known: BTreeSet::new(),
+            events: None,
+        }
+    }
+
+    fn list(&mut self) -> Result<Batch, StoreError> {
+        let listing = self.store.list()?;
+        self.events = Some(self.store.events(listing.revision));
+        let mut gone = std::mem::take(&mut self.known);
+        let mut deltas = Vec::new();
+        for resource in listing.resources {
+            gone.remove(&resource.key);
+            self.known.insert(resource.key.clone());
+            deltas.extend(delta(resource));
+        }
+        deltas.extend(gone.into_iter().map(Delta::DocumentGone));
+        Ok(Batch {
+            deltas,
+            revision: Some(listing.revision),
+            registered: None,
+        })
+    }
+
+    async fn follow(&mut self) -> Result<Batch, StoreError> {
+        let Some(events) = &mut self.events else {
+            return self.list();
+        };
+        let first = match events.next().await {
+            Ok(event) => event,
+            Err(error @ EventsError::TooFarBehind { .. }) => {
+                tracing::warn!(%error, "documents are listed again");
+                return self.list();
+            }
+            Err(EventsError::Closed) => return Err(StoreError::Closed),
+        };
+        let mut gathered = vec![first];
+        // What is there already is compiled together.
+        while gathered.len() < EVENTS_TOGETHER
+            && let Ok(Some(event)) = events.try_next()
+        {
+            gathered.push(event);
+        }
+        let revision = gathered.last().map(|event| event.revision);
+        let mut deltas = Vec::new();
+        for change in gathered.iter().flat_map(|event| &event.changes) {
+            match &change.resource {
+                Some(resource) => {
+                    self.known.insert(change.key.clone());
+                    deltas.extend(delta(resource.clone()));
+                }
+                None => {
+                    self.known.remove(&change.key);
+                    deltas.push(Delta::DocumentGone(change.key.clone()));
+                }
+            }
+        }
+        Ok(Batch {
+            deltas,
+            revision,
+            registered: None,
+        })
+    }
+}
+
+impl Source for StoreSource {
+    fn start(&mut self) -> Result<Batch, StoreError> {
+        self.list()
+    }
+
+    fn next(&mut self) -> BoxFuture<'_, Result<Batch, StoreError>> {
+        Box::pin(self.follow())
+    }
+}
+
+/// A document of the store as a fact. One that this version does not understand keeps what was
+/// known of it before, and is told loudly.
+fn delta(resource: StoredResource) -> Option<Delta> {
+    match Document::from_value(resource.document) {
+        Ok(document) => Some(Delta::Document(Box::new(Stated {
+            created: resource.created,
+            generation: resource.generation,
+            document,
+        }))),
+        Err(problems) => {
+            let key = resource.key;
+            tracing::error!(%key, ?problems, "a stored document is not understood: left out");
+            None
+        }
+    }
+}

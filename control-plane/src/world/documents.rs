@@ -1,0 +1,252 @@
+//! Documents come, change and go; each kind with its indices.
+
+use std::sync::Arc;
+
+use weft_core::name::ServiceName;
+
+use super::World;
+use super::dirty::Dirty;
+use super::facts::{
+    ExternalEntry, PolicyEntry, RateLimitEntry, RouteEntry, RouteKey, Stated, target_service,
+};
+use crate::model::{Document, MeshConfigSpec, ObjectName, ResourceKey, RouteKind};
+
+impl World {
+    pub(super) fn put_document(&mut self, stated: Stated, now: i64, dirty: &mut Dirty) {
+        let Stated {
+            created,
+            generation,
+            document,
+        } = stated;
+        match document {
+            Document::Service(name, spec) => self.change_name(&name, now, dirty, |world, dirty| {
+                world.services.insert_cow(name.clone(), Arc::new(spec));
+                dirty.shapes.insert(name.clone());
+                dirty.servers.insert(name.clone());
+            }),
+            Document::ExternalService(name, spec) => {
+                let entry = ExternalEntry {
+                    name: name.clone(),
+                    created,
+                    generation,
+                    ports: spec.ports(),
+                    external: Arc::new(spec.resolve()),
+                };
+                self.change_name(&name, now, dirty, |world, dirty| {
+                    world.externals.insert_cow(name.clone(), Arc::new(entry));
+                    dirty.externals = true;
+                });
+            }
+            Document::MeshConfig(spec) => self.set_mesh(spec, dirty),
+            Document::TrafficPolicy(name, spec) => {
+                self.set_policy(
+                    &name,
+                    Some(PolicyEntry::new(name.clone(), created, *spec)),
+                    dirty,
+                );
+            }
+            Document::RateLimitPolicy(name, spec) => {
+                self.set_limits(&name, Some(RateLimitEntry::new(name.clone(), &spec)), dirty);
+            }
+            Document::Route(name, spec) => {
+                let entry = RouteEntry {
+                    kind: spec.kind(),
+                    draft: Arc::new(spec.draft(&name)),
+                    name,
+                    created,
+                    generation,
+                };
+                self.set_route(&entry.key(), Some(entry), dirty);
+            }
+            Document::FaultInjection(name, spec) => {
+                self.faults
+                    .insert_cow(name.clone(), Arc::new(spec.resolve()));
+                self.touch_fault(&name, dirty);
+            }
+            Document::ReferenceGrant(name, spec) => {
+                self.grants.insert_cow(name.clone(), Arc::new(spec));
+                self.touch_grants(&name, dirty);
+            }
+        }
+    }
+
+    pub(super) fn remove_document(&mut self, key: &ResourceKey, now: i64, dirty: &mut Dirty) {
+        let name = ObjectName {
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+        };
+        let service = ServiceName::new(&key.namespace, &key.name);
+        if let Some(kind) = RouteKind::parse(&key.kind) {
+            return self.set_route(&(kind, name), None, dirty);
+        }
+        match (key.kind.as_str(), service) {
+            ("Service", Ok(name)) => self.change_name(&name, now, dirty, |world, dirty| {
+                world.services.remove_cow(&name);
+                dirty.shapes.insert(name.clone());
+                dirty.servers.insert(name.clone());
+            }),
+            ("ExternalService", Ok(name)) => {
+                self.change_name(&name, now, dirty, |world, dirty| {
+                    world.externals.remove_cow(&name);
+                    dirty.externals = true;
+                });
+            }
+            ("MeshConfig", _) => self.set_mesh(MeshConfigSpec::default(), dirty),
+            ("TrafficPolicy", _) => self.set_policy(&name, None, dirty),
+            ("RateLimitPolicy", _) => self.set_limits(&name, None, dirty),
+            ("FaultInjection", _) => {
+                self.faults.remove_cow(&name);
+                self.touch_fault(&name, dirty);
+            }
+            ("ReferenceGrant", _) => {
+                self.grants.remove_cow(&name);
+                self.touch_grants(&name, dirty);
+            }
+            // Nothing of any other kind was ever taken up.
+            _ => {}
+        }
+    }
+
+    fn set_mesh(&mut self, spec: MeshConfigSpec, dirty: &mut Dirty) {
+        let namespaces = self.mesh.namespaces.keys().chain(spec.namespaces.keys());
+        dirty.namespaces.extend(namespaces.cloned());
+        dirty.config = true;
+        self.mesh = Arc::new(spec);
+    }
+
+    fn set_policy(&mut self, name: &ObjectName, entry: Option<PolicyEntry>, dirty: &mut Dirty) {
+        let before = self.policies.get(name).cloned();
+        let target = |entry: &PolicyEntry| target_service(name, &entry.target);
+        if let Some(before) = before
+            && let Some(service) = target(&before)
+        {
+            let key = (before.created, name.clone());
+            self.policies_of.remove(&service, &key);
+            dirty.services.insert(service.clone());
+            dirty.servers.insert(service);
+        }
+        let Some(entry) = entry else {
+            self.policies.remove_cow(name);
+            return;
+        };
+        if let Some(service) = target(&entry) {
+            let key = (entry.created, name.clone());
+            self.policies_of.insert(&service, key);
+            dirty.services.insert(service.clone());
+            dirty.servers.insert(service);
+        }
+        self.policies.insert_cow(name.clone(), Arc::new(entry));
+    }
+
+    fn set_limits(&mut self, name: &ObjectName, entry: Option<RateLimitEntry>, dirty: &mut Dirty) {
+        let before = self.rate_limits.get(name).cloned();
+        if let Some(before) = before
+            && let Some(service) = target_service(name, &before.target)
+        {
+            self.limits_of.remove(&service, name);
+            dirty.servers.insert(service);
+        }
+        let Some(entry) = entry else {
+            self.rate_limits.remove_cow(name);
+            return;
+        };
+        if let Some(service) = target_service(name, &entry.target) {
+            self.limits_of.insert(&service, name.clone());
+            dirty.servers.insert(service);
+        }
+        self.rate_limits.insert_cow(name.clone(), Arc::new(entry));
+    }
+
+    fn set_route(&mut self, key: &RouteKey, entry: Option<RouteEntry>, dirty: &mut Dirty) {
+        if let Some(before) = self.routes.get(key).cloned() {
+            self.index_route(&before, false, dirty);
+        }
+        dirty.routes.insert(key.clone());
+        let Some(entry) = entry else {
+            self.routes.remove_cow(key);
+            return;
+        };
+        self.index_route(&entry, true, dirty);
+        self.routes.insert_cow(key.clone(), Arc::new(entry));
+    }
+
+    /// Adds a route to every index, or takes it from all of them.
+    fn index_route(&mut self, entry: &RouteEntry, there: bool, dirty: &mut Dirty) {
+        fn set<K: Ord + Clone, V: Ord + Clone>(
+            index: &mut super::Index<K, V>,
+            key: &K,
+            value: &V,
+            there: bool,
+        ) {
+            match there {
+                true => index.insert(key, value.clone()),
+                false => index.remove(key, value),
+            }
+        }
+        let key = entry.key();
+        let namespace = &entry.name.namespace;
+        for service in entry.parents() {
+            let group = (namespace.clone(), service.clone());
+            set(&mut self.attached, &group, &key, there);
+            let any = self.attached.has(&group);
+            set(&mut self.attaching, service, namespace, any);
+            if service.namespace() != namespace {
+                set(&mut self.consumed, namespace, service, any);
+                dirty.namespaces.insert(namespace.clone());
+            }
+            dirty.groups.insert(group);
+        }
+        let targets = entry.targets();
+        for service in entry.parents().union(&targets) {
+            set(&mut self.routes_to, *service, &key, there);
+            set(
+                &mut self.routes_into,
+                &service.namespace().to_owned(),
+                &key,
+                there,
+            );
+        }
+        for fault in entry.faults() {
+            set(&mut self.routes_by_fault, &fault, &key, there);
+        }
+    }
+
+    fn touch_fault(&self, name: &ObjectName, dirty: &mut Dirty) {
+        let routes = self.routes_by_fault.of(name);
+        dirty.routes.extend(routes.cloned());
+    }
+
+    fn touch_grants(&self, grant: &ObjectName, dirty: &mut Dirty) {
+        let routes = self.routes_into.of(&grant.namespace);
+        let foreign = routes.filter(|(_, name)| name.namespace != grant.namespace);
+        dirty.routes.extend(foreign.cloned());
+    }
+
+    /// Every document again. For a comparison with compiling everything anew.
+    #[cfg(test)]
+    pub(crate) fn touch_all(&self, dirty: &mut Dirty) {
+        use super::index::Map;
+        fn keys<K: Ord + Clone, V: Clone>(map: &Map<K, V>) -> impl Iterator<Item = K> {
+            map.into_iter().map(|(key, _)| key.clone())
+        }
+        dirty.shapes.extend(self.names());
+        dirty.services.extend(self.names());
+        dirty.servers.extend(self.names());
+        dirty.routes.extend(keys(&self.routes));
+        dirty.namespaces.extend(keys(&self.inhabitants));
+        dirty
+            .namespaces
+            .extend(self.mesh.namespaces.keys().cloned());
+        for (_, route) in &self.routes {
+            for service in route.parents() {
+                let group = (route.name.namespace.clone(), service.clone());
+                dirty.namespaces.insert(group.0.clone());
+                dirty.groups.insert(group);
+            }
+        }
+        dirty.workloads.extend(keys(&self.workloads));
+        dirty.externals = true;
+        dirty.config = true;
+        dirty.bundle = true;
+    }
+}

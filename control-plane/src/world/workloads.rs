@@ -1,0 +1,220 @@
+//! Workloads come, change and go.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use weft_core::model::{AppProtocol, slice_of};
+use weft_core::name::{ServiceName, WorkloadName};
+use weft_core::slices::SLICES_MAX;
+
+use super::World;
+use super::dirty::Dirty;
+use crate::registry::Entry;
+
+/// In the order of precedence: what is declared comes before what is not.
+pub(super) const PROTOCOLS: [AppProtocol; 6] = [
+    AppProtocol::Http,
+    AppProtocol::Http2,
+    AppProtocol::Grpc,
+    AppProtocol::Tcp,
+    AppProtocol::Tls,
+    AppProtocol::Detect,
+];
+
+fn code_of(protocol: AppProtocol) -> u8 {
+    let mut all = PROTOCOLS.iter();
+    let index = all.position(|known| *known == protocol);
+    index
+        .and_then(|index| u8::try_from(index).ok())
+        .unwrap_or(u8::MAX)
+}
+
+/// The order by which endpoints are cut into slices. Slices are told apart by the low bits of a
+/// hash; in the order of its reversed bits the endpoints of a slice stand side by side.
+pub(crate) fn place_of(instance: &str) -> u32 {
+    let bits = SLICES_MAX.trailing_zeros();
+    slice_of(instance, SLICES_MAX).reverse_bits() >> (u32::BITS - bits)
+}
+
+/// The places of the endpoints in one of `count` slices, a power of two.
+pub(crate) fn places_in(index: u32, count: u32) -> std::ops::RangeInclusive<u32> {
+    let width = SLICES_MAX / count.clamp(1, SLICES_MAX);
+    let bits = count.trailing_zeros();
+    let position = match bits {
+        0 => 0,
+        bits => index.reverse_bits() >> (u32::BITS - bits),
+    };
+    position * width..=position * width + (width - 1)
+}
+
+/// What a workload is counted for in the ports of a service.
+fn ports_of(entry: &Entry) -> BTreeSet<(u16, u8)> {
+    let ports = entry.registration.ports.iter();
+    ports
+        .map(|port| (port.port, code_of(port.protocol)))
+        .collect()
+}
+
+impl World {
+    pub(super) fn put_workload(&mut self, entry: Arc<Entry>, now: i64, dirty: &mut Dirty) {
+        let name = entry.registration.workload.clone();
+        let before = self.workloads.insert_cow(name.clone(), Arc::clone(&entry));
+        if before.is_none() {
+            self.count_inhabitant(&name, true, dirty);
+        }
+        self.change_services(&name, before.as_deref(), Some(&entry), now, dirty);
+        self.change_claims(&name, before.as_deref(), Some(&entry), dirty);
+    }
+
+    pub(super) fn remove_workload(&mut self, name: &WorkloadName, now: i64, dirty: &mut Dirty) {
+        let Some(before) = self.workloads.remove_cow(name) else {
+            return;
+        };
+        self.count_inhabitant(name, false, dirty);
+        self.change_services(name, Some(&before), None, now, dirty);
+        self.change_claims(name, Some(&before), None, dirty);
+    }
+
+    fn count_inhabitant(&mut self, name: &WorkloadName, comes: bool, dirty: &mut Dirty) {
+        let namespace = name.namespace().to_owned();
+        let many = self.inhabitants.get(&namespace).copied().unwrap_or(0);
+        let now = if comes {
+            many + 1
+        } else {
+            many.saturating_sub(1)
+        };
+        if now == 0 {
+            self.inhabitants.remove_cow(&namespace);
+        } else {
+            self.inhabitants.insert_cow(namespace.clone(), now);
+        }
+        if (many == 0) != (now == 0) {
+            dirty.namespaces.insert(namespace);
+        }
+    }
+
+    fn change_services(
+        &mut self,
+        name: &WorkloadName,
+        before: Option<&Entry>,
+        after: Option<&Arc<Entry>>,
+        now: i64,
+        dirty: &mut Dirty,
+    ) {
+        let old = before.into_iter().flat_map(|e| &e.registration.services);
+        let new = after.into_iter().flat_map(|e| &e.registration.services);
+        let services: BTreeSet<ServiceName> = old.chain(new).cloned().collect();
+        for service in services {
+            let serves = |entry: &&Entry| entry.registration.services.contains(&service);
+            let before = before.filter(serves);
+            let after = after.filter(|entry| serves(&&***entry));
+            self.change_name(&service, now, dirty, |world, dirty| {
+                world.change_endpoint(&service, name, before, after, dirty);
+            });
+        }
+    }
+
+    fn change_endpoint(
+        &mut self,
+        service: &ServiceName,
+        name: &WorkloadName,
+        before: Option<&Entry>,
+        after: Option<&Arc<Entry>>,
+        dirty: &mut Dirty,
+    ) {
+        let changed = dirty.endpoints.entry(service.clone()).or_default();
+        let endpoints = self.endpoints.get_or_default_cow(service.clone());
+        if let Some(before) = before {
+            let place = place_of(&before.instance);
+            endpoints.remove(place, name);
+            changed.insert(place);
+        }
+        if let Some(after) = after {
+            let place = place_of(&after.instance);
+            endpoints.insert(place, Arc::clone(after));
+            changed.insert(place);
+        }
+        if endpoints.is_empty() {
+            self.endpoints.remove_cow(service);
+        }
+        if before.is_some() != after.is_some() {
+            // A limit that is shared depends on how many share it.
+            dirty.servers.insert(service.clone());
+        }
+        let old = before.map(ports_of).unwrap_or_default();
+        let new = after.map(|entry| ports_of(entry)).unwrap_or_default();
+        if old != new {
+            self.announce(service, &old, &new);
+            dirty.shapes.insert(service.clone());
+            dirty.servers.insert(service.clone());
+        }
+    }
+
+    fn announce(
+        &mut self,
+        service: &ServiceName,
+        old: &BTreeSet<(u16, u8)>,
+        new: &BTreeSet<(u16, u8)>,
+    ) {
+        let announced = self.announced.get_or_default_cow(service.clone());
+        let counts = Arc::make_mut(announced);
+        for port in new.difference(old) {
+            *counts.entry(*port).or_default() += 1;
+        }
+        for port in old.difference(new) {
+            if let Some(many) = counts.get_mut(port) {
+                *many -= 1;
+            }
+        }
+        counts.retain(|_, many| *many > 0);
+        if counts.is_empty() {
+            self.announced.remove_cow(service);
+        }
+    }
+
+    fn change_claims(
+        &mut self,
+        name: &WorkloadName,
+        before: Option<&Entry>,
+        after: Option<&Arc<Entry>>,
+        dirty: &mut Dirty,
+    ) {
+        let claimed = |entry: Option<&Entry>| -> BTreeSet<IpAddr> {
+            let addresses = entry.into_iter().flat_map(|e| &e.registration.addresses);
+            addresses.copied().collect()
+        };
+        let (old, new) = (claimed(before), claimed(after.map(|entry| &**entry)));
+        for address in old.difference(&new) {
+            self.claims.remove(address, name);
+        }
+        for address in new.difference(&old) {
+            self.claims.insert(address, name.clone());
+        }
+        // Others that claim one of the addresses may have won or lost it.
+        for address in old.union(&new) {
+            dirty.workloads.extend(self.claims.of(address).cloned());
+        }
+        dirty.workloads.insert(name.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_endpoints_of_a_slice_stand_side_by_side(instance in "[a-z0-9-]{1,20}", bits in 0u32..=12) {
+            let count = 1 << bits;
+            let index = slice_of(&instance, count);
+            let place = place_of(&instance);
+            for other in 0..count.min(64) {
+                prop_assert_eq!(places_in(other, count).contains(&place), other == index);
+            }
+            prop_assert!(places_in(index, count).contains(&place));
+        }
+    }
+}
