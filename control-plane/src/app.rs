@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use clap::Args;
+use rustix::process::DumpableBehavior;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -130,6 +131,9 @@ pub enum AppError {
 /// Runs the control plane until it is told to stop.
 pub fn run(args: &ControlPlaneArgs) -> Result<(), AppError> {
     init_log(&args.log_level)?;
+    // A program of the same user must not read the authority's keys from this process's memory.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(io::Error::from)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("weft-control")

@@ -105,6 +105,8 @@ mod badinput;
 mod badpolicy;
 // The flags of `weft run`.
 mod run;
+// What of Weft's a program reaches.
+mod isolation;
 // Time to the first line, memory when idle.
 mod start;
 // README command 1.

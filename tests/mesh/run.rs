@@ -285,19 +285,21 @@ fn without_capture_local_ports_lead_to_services() {
     );
 }
 
-/// Without a PID namespace nothing is left behind either: neither what the program put into the
+/// With a PID namespace and without one nothing is left behind: neither what the program put into the
 /// background, nor the program when `weft run` is killed ([`Mesh`] looks when it is dropped).
 #[test]
 fn without_capture_nothing_outlives_weft_run() {
     let machine = Machine::shared();
     let mesh = Mesh::start(&machine);
     let me = Workload::new("me").flag("--capture", "none");
-    let leaves =
-        Program::shell("(setsid sleep 600 &) ; (setsid sh -c 'sleep 600; true' &) ; exit 7");
-    assert_eq!(mesh.run_to_end(&me, leaves, LIMIT).code(), 7);
-    let mut stays = mesh.run(&me, Program::shell("echo up; exec sleep 600"));
-    stays.wait_until("the program runs", LIMIT, |run| run.stdout().contains("up"));
-    stays.kill();
+    for me in [me.clone(), me.switch("--no-isolation")] {
+        let leaves =
+            Program::shell("(setsid sleep 600 &) ; (setsid sh -c 'sleep 600; true' &) ; exit 7");
+        assert_eq!(mesh.run_to_end(&me, leaves, LIMIT).code(), 7);
+        let mut stays = mesh.run(&me, Program::shell("echo up; exec sleep 600"));
+        stays.wait_until("the program runs", LIMIT, |run| run.stdout().contains("up"));
+        stays.kill();
+    }
 }
 
 /// As Prometheus does it: the control plane's list of targets, then the sidecar's own metrics.

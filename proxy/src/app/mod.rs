@@ -34,7 +34,7 @@ use crate::leases;
 use crate::memory;
 use crate::mesh::Mesh;
 use crate::names;
-use crate::nest::{NestAddresses, NestListeners, SocketFactory};
+use crate::nest::{self, NestAddresses, NestListeners, SocketFactory};
 use crate::observe;
 use crate::outbound;
 use crate::registration::{Registrar, Standing};
@@ -117,6 +117,7 @@ pub fn run(args: &ProxyArgs) -> Result<(), AppError> {
         return Ok(());
     }
     let log = log::init(&config.log)?;
+    nest::seal()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

@@ -1,6 +1,9 @@
-//! A program beside its sidecar where namespaces are refused: an ordinary child. Nothing outlives
-//! the sidecar all the same: what the program leaves behind becomes this process's child and is
-//! killed at the end, and the program itself dies when this process does.
+//! A program beside its sidecar without any namespace: an ordinary child. Nothing outlives the
+//! sidecar all the same: what the program leaves behind becomes this process's child and is killed
+//! at the end, and the program itself dies when this process does.
+//!
+//! The program reads every file that its user may read, the sidecar's keys included where it has
+//! the sidecar's user. Only the sidecar's memory is closed to it, if that is sealed.
 
 use std::ffi::OsString;
 use std::io;
@@ -8,12 +11,13 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use rustix::process::{
-    Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, waitpid,
+    Pid, Signal, WaitOptions, getegid, geteuid, getpid, kill_process, set_child_subreaper, waitpid,
 };
 use tokio::process::Command;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::sys;
+use super::privileges::{self, UserIds};
+use super::{NestError, User, sys};
 
 /// How often what the program left behind is reaped.
 const REAP_EVERY: Duration = Duration::from_secs(1);
@@ -26,23 +30,37 @@ const GENERATIONS_MAX: usize = 100;
 pub struct Bare(tokio::process::Child);
 
 impl Bare {
-    /// Starts a program. To be called from the thread that lives as long as the process: the
-    /// program dies with it.
+    /// Starts a program as `user`, or as this process's own. To be called from the thread that
+    /// lives as long as the process: the program dies with it.
     ///
     /// # Errors
     ///
-    /// What starting came to, with the program's name.
-    pub fn spawn(command: &[OsString]) -> io::Result<Self> {
-        let Some((program, arguments)) = command.split_first() else {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "no program"));
+    /// [`NestError::User`] when this process may not run it as that user, and
+    /// [`NestError::Exec`].
+    pub fn spawn(command: &[OsString], user: Option<&User>) -> Result<Self, NestError> {
+        let failed = |step: &str| {
+            let step = step.to_owned();
+            |source: io::Error| NestError::Prepare { step, source }
         };
-        set_child_subreaper(Some(getpid()))?;
+        let Some((program, arguments)) = command.split_first() else {
+            return Err(failed("find a program")(io::ErrorKind::InvalidInput.into()));
+        };
+        set_child_subreaper(Some(getpid()))
+            .map_err(|errno| failed("adopt what is left behind")(errno.into()))?;
         let mut command = Command::new(program);
         command.args(arguments).kill_on_drop(true);
+        let own = |user: &User| user.uid == geteuid().as_raw() && user.gid == getegid().as_raw();
+        if let Some(user) = user.filter(|user| !own(user)) {
+            if !privileges::may_become_another().map_err(failed("read the capabilities"))? {
+                return Err(NestError::User { uid: user.uid });
+            }
+            sys::become_user(command.as_std_mut(), UserIds::of(user));
+        }
+        // A change of user withdraws the death signal, so this comes after it.
         sys::die_with_parent(command.as_std_mut());
-        let child = command.spawn().map_err(|error| {
-            let text = format!("{}: {error}", program.to_string_lossy());
-            io::Error::new(error.kind(), text)
+        let child = command.spawn().map_err(|source| NestError::Exec {
+            program: program.clone(),
+            source,
         })?;
         Ok(Self(child))
     }

@@ -24,10 +24,18 @@ pub enum Privilege {
     UserNamespace,
 }
 
-/// Makes this process able to build a nest: tries the whole set-up in a child, then, where the
-/// process is not root, enters a user namespace in which its user and group ids are unchanged.
-/// The process cannot be traced or dumped from here on, so that a program with the same user
-/// cannot read its keys.
+/// Which network the program is in. Its mount and PID namespaces are its own either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// A namespace of its own: [`super::Nest`].
+    Own,
+    /// The host's: [`super::Child::spawn_in_host_network`].
+    Host,
+}
+
+/// Makes this process able to give a program namespaces: tries the whole set-up in a child, then,
+/// where the process is not root, enters a user namespace in which its user and group ids are
+/// unchanged. The process is sealed ([`seal`]) from here on.
 ///
 /// Call it first in `main`: a user namespace can be entered only while there is one thread.
 ///
@@ -35,12 +43,12 @@ pub enum Privilege {
 ///
 /// [`NestError::Threads`], or [`NestError::Denied`] with what refused and what would allow it. The
 /// process is then where it was.
-pub fn enter() -> Result<Privilege, NestError> {
+pub fn enter(network: Network) -> Result<Privilege, NestError> {
     let threads = fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
     if threads != 1 {
         return Err(NestError::Threads { threads });
     }
-    let may_build = privileges::may_build().map_err(|source| NestError::Denied {
+    let may_build = privileges::may_build(network).map_err(|source| NestError::Denied {
         step: Step::Capabilities,
         source,
         remedy: remedy(&Host::observe()),
@@ -55,13 +63,23 @@ pub fn enter() -> Result<Privilege, NestError> {
         source,
         remedy: remedy(&Host::observe()),
     };
-    probe(privilege).map_err(denied)?;
+    probe(privilege, network).map_err(denied)?;
     if privilege == Privilege::UserNamespace {
         enter_user_namespace().map_err(denied)?;
     }
-    set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .map_err(|errno| denied((Step::Undumpable, errno.into())))?;
+    seal().map_err(|error| denied((Step::Undumpable, error)))?;
     Ok(privilege)
+}
+
+/// Keeps other processes of the same user from this one's memory, environment, descriptors and
+/// directories: it cannot be traced, and its files in `/proc` are root's. Nor does it leave a core
+/// dump.
+///
+/// # Errors
+///
+/// What the system call came to.
+pub fn seal() -> io::Result<()> {
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
 /// A step of the set-up that can be refused.
@@ -128,10 +146,10 @@ fn refused<E: Into<io::Error>>(step: Step) -> impl FnOnce(E) -> Refusal {
 }
 
 /// Tries everything in a child and throws it away with it.
-fn probe(privilege: Privilege) -> Result<(), Refusal> {
+fn probe(privilege: Privilege, network: Network) -> Result<(), Refusal> {
     let (mut reader, mut writer) = io::pipe().map_err(refused(Step::Probe))?;
     sys::fork_and_wait(|| {
-        let (step, error) = match try_all(privilege) {
+        let (step, error) = match try_all(privilege, network) {
             Ok(()) => return 0,
             Err(refusal) => refusal,
         };
@@ -157,12 +175,14 @@ fn probe(privilege: Privilege) -> Result<(), Refusal> {
     })
 }
 
-fn try_all(privilege: Privilege) -> Result<(), Refusal> {
+fn try_all(privilege: Privilege, network: Network) -> Result<(), Refusal> {
     if privilege == Privilege::UserNamespace {
         enter_user_namespace()?;
     }
-    sys::unshare(UnshareFlags::NEWNET).map_err(refused(Step::NetworkNamespace))?;
-    link::up_loopback().map_err(refused(Step::Loopback))?;
+    if network == Network::Own {
+        sys::unshare(UnshareFlags::NEWNET).map_err(refused(Step::NetworkNamespace))?;
+        link::up_loopback().map_err(refused(Step::Loopback))?;
+    }
     sys::unshare(UnshareFlags::NEWNS).map_err(refused(Step::MountNamespace))?;
     mount_change(
         "/",

@@ -9,6 +9,8 @@
 //! In this order: [`enter`] first in `main`; then [`Nest::open`], whose listeners the workers
 //! serve and whose [`SocketFactory`] they dial the program with; then, when the sidecar is ready,
 //! [`Nest::spawn`]. The same file must call [`nest_main`] when its first argument is [`NEST_ARG`].
+//! A program that stays in the host's network has the other two namespaces all the same
+//! ([`Child::spawn_in_host_network`]); one without any is [`Bare`].
 //!
 //! # Signals
 //!
@@ -56,7 +58,7 @@ use serde::{Deserialize, Serialize};
 use crate::intercept::{InterceptError, Rules};
 
 pub use bare::Bare;
-pub use enter::{Privilege, Step, enter};
+pub use enter::{Network, Privilege, Step, enter, seal};
 pub use init::nest_main;
 pub use namespace::{Nest, NestListeners};
 pub use spawn::{Child, exit_code};

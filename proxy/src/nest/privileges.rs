@@ -16,7 +16,7 @@ use rustix::thread::{
     set_thread_res_uid,
 };
 
-use super::User;
+use super::{Network, User};
 
 /// What a program that runs as root keeps: users and files, its own processes, low ports, memory
 /// locks. Not here: SYS_ADMIN (setns, mount), SYS_PTRACE, NET_ADMIN (the redirect rules),
@@ -48,13 +48,19 @@ const NEEDED_BY_INIT: CapabilitySet = CapabilitySet::SYS_ADMIN
     .union(CapabilitySet::SETUID)
     .union(CapabilitySet::SETGID);
 
-/// What a process needs to build a nest.
-pub(super) const NEEDED_BY_NEST: CapabilitySet =
-    CapabilitySet::SYS_ADMIN.union(CapabilitySet::NET_ADMIN);
+/// Whether the calling thread may make the namespaces as it is.
+pub(super) fn may_build(network: Network) -> io::Result<bool> {
+    let needed = match network {
+        Network::Own => NEEDED_BY_INIT | CapabilitySet::NET_ADMIN,
+        Network::Host => NEEDED_BY_INIT,
+    };
+    Ok(capabilities(None)?.effective.contains(needed))
+}
 
-/// Whether the calling thread may build a nest as it is.
-pub(super) fn may_build() -> io::Result<bool> {
-    Ok(capabilities(None)?.effective.contains(NEEDED_BY_NEST))
+/// Whether the calling thread may run a program as another user.
+pub(super) fn may_become_another() -> io::Result<bool> {
+    let needed = CapabilitySet::SETUID | CapabilitySet::SETGID;
+    Ok(capabilities(None)?.effective.contains(needed))
 }
 
 /// Makes what init needs survive the next exec of the calling thread's children, also where the
@@ -92,7 +98,7 @@ pub(super) fn drop_to(user: Option<&User>) -> io::Result<()> {
         }
     }
     if let Some(user) = user {
-        become_user(user)?;
+        UserIds::of(user).assume()?;
     }
     let permitted = capabilities(None)?.permitted & kept;
     set_capabilities(
@@ -106,13 +112,29 @@ pub(super) fn drop_to(user: Option<&User>) -> io::Result<()> {
     Ok(())
 }
 
-/// Sets the ids of the calling thread, which must be the only one of its process.
-fn become_user(user: &User) -> io::Result<()> {
-    let gid = Gid::from_raw(user.gid);
-    let uid = Uid::from_raw(user.uid);
-    let groups: Vec<Gid> = user.groups.iter().copied().map(Gid::from_raw).collect();
-    set_thread_groups(&groups)?;
-    set_thread_res_gid(gid, gid, gid)?;
-    set_thread_res_uid(uid, uid, uid)?;
-    Ok(())
+/// A user's ids as the system calls take them, so that they can be assumed between fork and exec.
+#[derive(Debug)]
+pub(super) struct UserIds {
+    uid: Uid,
+    gid: Gid,
+    groups: Vec<Gid>,
+}
+
+impl UserIds {
+    pub(super) fn of(user: &User) -> Self {
+        Self {
+            uid: Uid::from_raw(user.uid),
+            gid: Gid::from_raw(user.gid),
+            groups: user.groups.iter().copied().map(Gid::from_raw).collect(),
+        }
+    }
+
+    /// Sets the ids of the calling thread, which must be the only one of its process. Allocates
+    /// nothing.
+    pub(super) fn assume(&self) -> io::Result<()> {
+        set_thread_groups(&self.groups)?;
+        set_thread_res_gid(self.gid, self.gid, self.gid)?;
+        set_thread_res_uid(self.uid, self.uid, self.uid)?;
+        Ok(())
+    }
 }

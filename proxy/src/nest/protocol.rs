@@ -25,6 +25,8 @@ pub(super) struct Plan {
     pub(super) user: Option<User>,
     pub(super) hide: Vec<OsString>,
     pub(super) search_domains: Vec<String>,
+    /// Whether names are the sidecar's to resolve.
+    pub(super) own_network: bool,
     /// Whether the program must not see other processes; see [`super::view`].
     pub(super) only_own_processes: bool,
 }
@@ -94,6 +96,7 @@ mod tests {
                 groups: vec![9],
             }),
             hide: vec![OsString::from_vec(vec![b'/', 0xe4])],
+            own_network: true,
             only_own_processes: true,
             search_domains: vec!["shop.mesh".into()],
         };

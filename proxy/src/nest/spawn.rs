@@ -29,8 +29,43 @@ impl Nest {
     /// [`NestError::Exec`] when the program cannot be executed; [`NestError::Hide`],
     /// [`NestError::User`] or [`NestError::Prepare`] when its surroundings cannot be made.
     pub fn spawn(&mut self, config: &NestConfig) -> Result<Child, NestError> {
+        Child::spawn(config, self.privilege, Some(Arc::clone(&self.namespace)))
+    }
+}
+
+/// A running program with its namespaces. Dropping it kills the program and everything that it
+/// started.
+#[derive(Debug)]
+pub struct Child {
+    pid: u32,
+    pidfd: OwnedFd,
+    control: UnixStream,
+    exit: oneshot::Receiver<io::Result<ExitStatus>>,
+    status: Option<ExitStatus>,
+}
+
+impl Child {
+    /// Starts the program in mount and PID namespaces of its own and in the host's network, and
+    /// returns when it has been executed. Of `config`, what is about networks and names is not
+    /// looked at.
+    ///
+    /// # Errors
+    ///
+    /// As [`Nest::spawn`].
+    pub fn spawn_in_host_network(
+        config: &NestConfig,
+        privilege: Privilege,
+    ) -> Result<Self, NestError> {
+        Self::spawn(config, privilege, None)
+    }
+
+    fn spawn(
+        config: &NestConfig,
+        privilege: Privilege,
+        namespace: Option<Arc<OwnedFd>>,
+    ) -> Result<Self, NestError> {
         let own = |user: &User| user.uid == geteuid().as_raw() && user.gid == getegid().as_raw();
-        let alone = self.privilege == Privilege::UserNamespace;
+        let alone = privilege == Privilege::UserNamespace;
         // In a user namespace of one user, that user is the program's anyway.
         let user = config.user.clone().filter(|user| !(alone && own(user)));
         if let Some(user) = &user
@@ -40,22 +75,25 @@ impl Nest {
         }
         let (sender, receiver) = mpsc::channel();
         let (exited, exit) = oneshot::channel();
-        let namespace = Arc::clone(&self.namespace);
         let exe = config.exe.clone();
         let plan = Plan {
             command: config.command.clone(),
             env: config.env.clone(),
             user,
             hide: config.hide.iter().cloned().map(Into::into).collect(),
-            search_domains: config.search_domains.clone(),
-            only_own_processes: self.privilege == Privilege::Root,
+            search_domains: match namespace {
+                Some(_) => config.search_domains.clone(),
+                None => Vec::new(),
+            },
+            own_network: namespace.is_some(),
+            only_own_processes: privilege == Privilege::Root,
         };
         // A thread of its own, for three reasons: it enters namespaces, the program dies with the
         // thread that started it, and it waits for the end.
         let thread = thread::Builder::new()
             .name("weft-program".to_owned())
             .stack_size(STACK)
-            .spawn(move || match start(&namespace, exe, &plan) {
+            .spawn(move || match start(namespace.as_deref(), exe, &plan) {
                 Ok((started, mut init)) => {
                     let control = started.control.try_clone();
                     if sender.send(Ok(started)).is_ok() {
@@ -69,7 +107,7 @@ impl Nest {
         thread.map_err(prepare("start a thread"))?;
         let gone = |_| prepare("keep the thread")(io::ErrorKind::BrokenPipe);
         let started = receiver.recv().map_err(gone)??;
-        Ok(Child {
+        Ok(Self {
             pid: started.pid,
             pidfd: started.pidfd,
             control: started.control,
@@ -77,19 +115,7 @@ impl Nest {
             status: None,
         })
     }
-}
 
-/// A program that runs in a nest. Dropping it kills the program and everything that it started.
-#[derive(Debug)]
-pub struct Child {
-    pid: u32,
-    pidfd: OwnedFd,
-    control: UnixStream,
-    exit: oneshot::Receiver<io::Result<ExitStatus>>,
-    status: Option<ExitStatus>,
-}
-
-impl Child {
     /// The process id, in the host's eyes, of the nest's first process, parent of the program:
     /// when it dies everything in the nest does.
     #[must_use]
@@ -158,12 +184,14 @@ struct Started {
 /// Starts the nest's first process from the calling thread, which stays in the namespaces that it
 /// enters, and has it start the program.
 fn start(
-    namespace: &OwnedFd,
+    namespace: Option<&OwnedFd>,
     exe: PathBuf,
     plan: &Plan,
 ) -> Result<(Started, std::process::Child), NestError> {
-    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
-        .map_err(prepare("enter the network namespace"))?;
+    if let Some(namespace) = namespace {
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+            .map_err(prepare("enter the network namespace"))?;
+    }
     // Holds for the children of this thread: the first of them is pid 1.
     sys::unshare(UnshareFlags::NEWPID).map_err(prepare("make a PID namespace"))?;
     privileges::hand_down().map_err(prepare("hand down privileges"))?;

@@ -16,6 +16,8 @@ use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::UnshareFlags;
 
+use super::privileges::UserIds;
+
 /// Moves the calling thread into new namespaces.
 pub(super) fn unshare(flags: UnshareFlags) -> io::Result<()> {
     debug_assert!(!flags.contains(UnshareFlags::FILES));
@@ -32,6 +34,12 @@ pub(super) fn die_with_parent(command: &mut Command) {
     };
     // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
     unsafe { command.pre_exec(ask) };
+}
+
+/// Has `command` start as another user.
+pub(super) fn become_user(command: &mut Command, ids: UserIds) {
+    // SAFETY: between fork and exec the closure makes three system calls and allocates nothing.
+    unsafe { command.pre_exec(move || ids.assume()) };
 }
 
 /// Runs `child` in a forked copy of this process, which then exits with the returned code, and

@@ -1,5 +1,6 @@
-//! The program's view of the file system: a mount namespace in which names are resolved by the
-//! sidecar, Weft's own directories are covered, and `/proc` shows the program's processes only.
+//! The program's view of the file system: a mount namespace in which Weft's own directories are
+//! covered, `/proc` shows the program's processes only, and, where its network is its own, names are
+//! resolved by the sidecar.
 //!
 //! Mounts of the host still arrive (the namespace is a slave), ours never reach the host.
 
@@ -42,7 +43,8 @@ pub(super) enum ViewError {
 }
 
 /// Gives the calling process, which has one thread, a view of its own. Returns whether the search
-/// domains are in place; where the host has no resolv.conf to cover they are not.
+/// domains, if there shall be any, are in place; where the host has no resolv.conf to cover they
+/// are not.
 pub(super) fn make(plan: &Plan) -> Result<bool, ViewError> {
     let step = |name| move |error| ViewError::Step(name, error);
     // Known before anything is covered: a working directory inside a covered one would be a way in.
@@ -53,9 +55,12 @@ pub(super) fn make(plan: &Plan) -> Result<bool, ViewError> {
         MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
     )
     .map_err(|errno| ViewError::Step("keep our mounts to ourselves", errno.into()))?;
-    let search = direct_names_to_sidecar(&plan.search_domains)
-        .map_err(step("cover resolv.conf and nsswitch.conf"))?;
-    silence_caches().map_err(step("cover the sockets of name caches"))?;
+    let mut search = true;
+    if plan.own_network {
+        search = direct_names_to_sidecar(&plan.search_domains)
+            .map_err(step("cover resolv.conf and nsswitch.conf"))?;
+        silence_caches().map_err(step("cover the sockets of name caches"))?;
+    }
     for path in &plan.hide {
         cover(Path::new(path)).map_err(|error| ViewError::Hide(path.clone(), error))?;
     }

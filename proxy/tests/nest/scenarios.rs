@@ -14,8 +14,8 @@ use rustix::net::sockopt::{ip_original_dst, ipv6_original_dst};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use weft_proxy::nest::{
-    Child, Nest, NestConfig, NestError, NestListeners, Privilege, SocketFactory, User, enter,
-    exit_code,
+    Child, Nest, NestConfig, NestError, NestListeners, Network, Privilege, SocketFactory, User,
+    enter, exit_code,
 };
 
 use crate::{eventually, outside, processes_with};
@@ -147,7 +147,7 @@ static STARTED_WITH: OnceLock<usize> = OnceLock::new();
 pub(crate) fn drive(name: &str) {
     let _ = STARTED_WITH.set(fs::read_dir("/proc/self/fd").unwrap().count());
     let host = network_namespace();
-    let privilege = enter().unwrap();
+    let privilege = enter(Network::Own).unwrap();
     let expected = if rustix::process::geteuid().is_root() {
         Privilege::Root
     } else {

@@ -64,6 +64,12 @@ impl Workload {
         self
     }
 
+    /// One more flag without a value.
+    pub(crate) fn switch(mut self, flag: &str) -> Self {
+        self.args.push(flag.to_owned());
+        self
+    }
+
     /// A port that it serves.
     pub(crate) fn port(self, port: &str) -> Self {
         self.flag("--port", port)

@@ -21,7 +21,8 @@ use exchange::{Endpoint, Remote, client_config};
 
 pub use error::ClientError;
 pub use place::{
-    ADDRESS_VARIABLE, ADMIN_SOCKET, JOIN_SOCKET, OPERATOR_VARIABLE, default_data_dir, operator_file,
+    ADDRESS_VARIABLE, ADMIN_SOCKET, JOIN_SOCKET, OPERATOR_FILE, OPERATOR_VARIABLE, USER_DATA_DIR,
+    default_data_dir, operator_file,
 };
 pub use query::{encode, query};
 

@@ -12,6 +12,10 @@ pub const OPERATOR_VARIABLE: &str = "WEFT_OPERATOR";
 pub const ADMIN_SOCKET: &str = "admin.sock";
 /// The workloads' socket in the data directory.
 pub const JOIN_SOCKET: &str = "join.sock";
+/// A user's data directory, below their home.
+pub const USER_DATA_DIR: &str = ".local/state/weft";
+/// An operator's file, below a user's configuration directory.
+pub const OPERATOR_FILE: &str = "weft/operator.pem";
 
 /// Where a control plane keeps its state unless it is told otherwise: for root `/var/lib/weft`,
 /// else `weft` in the user's state directory.
@@ -24,7 +28,7 @@ pub fn default_data_dir() -> PathBuf {
         return Path::new(&dir).join("weft");
     }
     let home = set("HOME").map_or_else(env::temp_dir, PathBuf::from);
-    home.join(".local/state/weft")
+    home.join(USER_DATA_DIR)
 }
 
 /// Where an operator's file is looked for: where `WEFT_OPERATOR` says, else `weft/operator.pem` in
@@ -38,5 +42,5 @@ pub fn operator_file() -> PathBuf {
     let home = || set("HOME").map_or_else(env::temp_dir, PathBuf::from);
     config
         .unwrap_or_else(|| home().join(".config"))
-        .join("weft/operator.pem")
+        .join(OPERATOR_FILE)
 }
