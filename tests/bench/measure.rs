@@ -1,4 +1,4 @@
-//! What the proxies cost: processor time of all their threads, and memory.
+//! What the proxies cost: processor time of all their threads.
 
 use std::fmt;
 
@@ -59,14 +59,4 @@ pub(crate) fn cpu_micros(pids: &[u32]) -> u64 {
         threads.filter_map(Result::ok).filter_map(of_thread).sum()
     };
     pids.iter().map(of_process).sum::<u64>() / 1000
-}
-
-/// Memory that processes hold, shared pages by their share, in KiB.
-pub(crate) fn pss_kib(pids: &[u32]) -> u64 {
-    let of_process = |pid: &u32| -> Option<u64> {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-        let line = text.lines().find(|line| line.starts_with("Pss:"))?;
-        line.split_whitespace().nth(1)?.parse().ok()
-    };
-    pids.iter().filter_map(of_process).sum()
 }

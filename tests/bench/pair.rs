@@ -13,15 +13,17 @@ mod options;
 mod peers;
 mod process;
 mod report;
+mod usage;
 mod weft;
 
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 
 use load::{ROWS, Row};
-use measure::{Round, cpu_micros, pss_kib};
+use measure::{Round, cpu_micros};
 use options::Options;
 use report::Line;
+use usage::pss_kib;
 
 fn main() -> ExitCode {
     let options = match Options::from_args(std::env::args().skip(1)) {
@@ -35,7 +37,7 @@ fn main() -> ExitCode {
         return process::again_in_own_network();
     }
     for program in ["nginx", "haproxy", "wrk", "taskset"] {
-        if !process::installed(program) {
+        if !installed(program) {
             eprintln!("SKIPPED: the benchmark needs {program}, which is not on this machine");
             return ExitCode::from(2);
         }
@@ -51,6 +53,16 @@ fn main() -> ExitCode {
         .collect();
     report::print(&lines);
     ExitCode::SUCCESS
+}
+
+/// Whether a program can be started.
+fn installed(program: &str) -> bool {
+    Command::new(program)
+        .arg("-v")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok()
 }
 
 /// One row: every contender fresh, one round each, again and again.

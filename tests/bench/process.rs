@@ -45,16 +45,6 @@ pub(crate) fn again_in_own_network() -> ExitCode {
     ExitCode::from(2)
 }
 
-/// Whether a program can be started.
-pub(crate) fn installed(program: &str) -> bool {
-    Command::new(program)
-        .arg("-v")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok()
-}
-
 /// A process that ends with its guard.
 #[derive(Debug)]
 pub(crate) struct Guard(Child);

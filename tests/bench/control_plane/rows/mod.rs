@@ -1,0 +1,45 @@
+//! The rows of the table.
+
+mod crowd;
+mod policy;
+mod signatures;
+
+use crate::options::Options;
+use crate::table::Row;
+
+/// Measures what was asked for.
+pub(crate) async fn run(options: &Options) -> Vec<Row> {
+    let mut rows = Vec::new();
+    if options.wants("policy") {
+        for services in options.worlds {
+            rows.push(policy::run(options, services).await);
+        }
+        policy::compare(&mut rows);
+    }
+    if crowd::ROWS.iter().any(|row| options.wants(row)) {
+        rows.extend(crowd::run(options).await);
+    }
+    if options.wants("signatures") {
+        rows.push(signatures::run());
+    }
+    rows
+}
+
+/// A directory in memory, where there is one.
+fn in_memory() -> tempfile::TempDir {
+    let place = ["/dev/shm", "/tmp"]
+        .into_iter()
+        .find(|place| std::path::Path::new(place).is_dir());
+    tempfile::Builder::new()
+        .prefix("weft-bench-")
+        .tempdir_in(place.unwrap_or("."))
+        .expect("a temporary directory")
+}
+
+/// A directory on the disk.
+fn on_disk() -> tempfile::TempDir {
+    tempfile::Builder::new()
+        .prefix("weft-bench-")
+        .tempdir_in("/tmp")
+        .expect("a temporary directory")
+}
