@@ -8,8 +8,10 @@ use weft_core::model::ObservedBreaker;
 use crate::convert::{Rejection, name, parse, port};
 use crate::registry;
 
-/// Longest cause and longest name of a rule, characters.
-const TEXT_MAX: usize = 200;
+/// Longest cause, characters.
+const CAUSE_MAX: usize = 200;
+/// Longest name of a rule, NAMESPACE/ROUTE/RULE, bytes: a DNS label and two subdomains.
+const RULE_MAX: usize = 63 + 1 + 253 + 1 + 253;
 
 impl From<&ObservedBreaker> for registry::ObservedBreaker {
     fn from(breaker: &ObservedBreaker) -> Self {
@@ -54,10 +56,10 @@ impl TryFrom<registry::ObservedBreaker> for ObservedBreaker {
             service: name("breakers.service", wire.service.parse())?,
             port: port("breakers.port", wire.port)?,
             endpoint,
-            route: (!wire.route.is_empty()).then(|| wire.route.chars().take(TEXT_MAX).collect()),
+            route: (!wire.route.is_empty()).then(|| wire.route.chars().take(RULE_MAX).collect()),
             state,
             since: Duration::from_millis(wire.since),
-            cause: wire.cause.chars().take(TEXT_MAX).collect(),
+            cause: wire.cause.chars().take(CAUSE_MAX).collect(),
             next_probe: wire.next_probe.map(Duration::from_millis),
         })
     }
@@ -65,4 +67,27 @@ impl TryFrom<registry::ObservedBreaker> for ObservedBreaker {
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_name_of_a_rule_is_kept_whole() {
+        let (label, subdomain) = ("n".repeat(63), "a.b".repeat(84) + "a");
+        let longest = format!("{label}/{subdomain}/{subdomain}");
+        assert_eq!(longest.len(), RULE_MAX);
+        let wire = |route: &str| registry::ObservedBreaker {
+            service: "shop/web".to_owned(),
+            port: 80,
+            state: "open".to_owned(),
+            route: route.to_owned(),
+            ..registry::ObservedBreaker::default()
+        };
+        let read = |route: &str| ObservedBreaker::try_from(wire(route)).unwrap().route;
+        assert_eq!(read(&longest).as_ref(), Some(&longest));
+        assert_eq!(read(&format!("{longest}x")).as_ref(), Some(&longest));
+        assert_eq!(read(""), None);
+    }
 }

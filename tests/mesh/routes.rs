@@ -26,6 +26,13 @@ struct Case {
 
 const CASES: &[Case] = &[
     Case {
+        // Names of rules are DNS subdomains (`SectionName`), like the routes' own.
+        service: "subdomains",
+        rules: "[{name: canary.v2, matches: [{path: {type: PathPrefix, value: /v2}}], backendRefs: [{name: v2, port: 8080}]},
+                 {name: stable.v1.0, backendRefs: [{name: v1, port: 8080}]}]",
+        asked: &[("GET /v2", "v2"), ("GET /", "v1")],
+    },
+    Case {
         // MeshHTTPRouteSimpleSameNamespace
         service: "simple",
         rules: "[{backendRefs: [{name: v1, port: 8080}]}]",
@@ -340,7 +347,8 @@ fn the_mesh_cases_of_the_gateway_api() {
     let mut documents = MORE.to_owned();
     for case in CASES {
         documents.push_str(&service(case.service, HTTP));
-        documents.push_str(&route("shop", case.service, case.service, "", case.rules));
+        let name = format!("{}.of.shop", case.service);
+        documents.push_str(&route("shop", &name, case.service, "", case.rules));
     }
     apply(&mesh, &documents);
     let all = CASES.iter().flat_map(|case| {
@@ -362,7 +370,7 @@ fn the_mesh_cases_of_the_gateway_api() {
     assert_eq!(answers.len(), all.len());
 
     // What leads nowhere is said where the route is looked at.
-    let shown = mesh.command("get httproutes dangling -n shop -o json");
+    let shown = mesh.command("get httproutes dangling.of.shop -n shop -o json");
     let shown: Value = serde_json::from_str(&shown.success().stdout).expect("JSON");
     let parents = &shown["items"][0]["status"]["parents"];
     assert_eq!(parents[0]["conditions"][0]["status"], "True", "{shown}");

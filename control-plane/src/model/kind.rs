@@ -27,7 +27,7 @@ pub(super) const SERVICE_KINDS: &str =
 pub(super) const LABEL: &str =
     "1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit";
 /// What [`NameRule::Subdomain`] admits.
-const SUBDOMAIN: &str =
+pub(super) const SUBDOMAIN: &str =
     "1 to 253 of a-z, 0-9, '-' and '.', each part beginning and ending with a letter or digit";
 
 /// A kind of document, implemented by the type of its `spec`.

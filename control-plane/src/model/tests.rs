@@ -449,7 +449,8 @@ const RULES: &[(&str, &str, &str)] = &[
         "beside the type ReplaceFullPath",
     ),
     ("{name: 'A b'}", "rules[0].name", "A b"),
-    ("{name: one}, {name: one}", "rules[1].name", "again"),
+    ("{name: v1.}", "rules[0].name", "v1."),
+    ("{name: one.a}, {name: one.a}", "rules[1].name", "again"),
 ];
 
 /// Whole routes.

@@ -7,7 +7,7 @@ use gateway_api::experimental::httproutes::{
     HttpRouteRules, HttpRouteRulesBackendRefs, HttpRouteRulesFilters, HttpRouteRulesRetry,
     HttpRouteRulesTimeouts,
 };
-use weft_core::name::check_label;
+use weft_core::name::check_subdomain;
 use weft_core::retry::RetryPolicy;
 use weft_core::route::{Backend, Rule};
 
@@ -15,14 +15,14 @@ use super::matching::read_http_matches;
 use super::reference::{Target, read_target};
 use super::{RuleDraft, again, filter, limit, refuse};
 use crate::model::check::Check;
-use crate::model::kind::LABEL;
+use crate::model::kind::SUBDOMAIN;
 
 /// Backends of a rule (Gateway API's own limit).
 const BACKENDS_MAX: usize = 16;
 /// The largest weight.
 const WEIGHT_MAX: i32 = 1_000_000;
 
-/// Names of rules: each once (Gateway API, `SectionName`).
+/// Names of rules: DNS subdomains, each once (Gateway API, `SectionName`).
 pub(super) fn check_names(check: &mut Check<'_>, rules: &[RuleDraft]) {
     let mut seen = BTreeSet::new();
     for (index, draft) in rules.iter().enumerate() {
@@ -30,8 +30,8 @@ pub(super) fn check_names(check: &mut Check<'_>, rules: &[RuleDraft]) {
             continue;
         };
         let path = format!("spec.rules[{index}].name");
-        if check_label(name).is_err() {
-            check.add(path, format!("{name:?}"), LABEL);
+        if check_subdomain(name).is_err() {
+            check.add(path, format!("{name:?}"), SUBDOMAIN);
         } else if !seen.insert(name) {
             check.add(path, format!("{name} again"), "each name once");
         }
