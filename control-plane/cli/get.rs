@@ -1,5 +1,7 @@
 //! `weft get` and `weft status`: what is.
 
+use std::collections::BTreeMap;
+
 use clap::Args;
 use comfy_table::Table;
 use serde::Serialize;
@@ -11,6 +13,7 @@ use weft_api::types::{
 };
 
 use crate::output::{CliError, Format, OutputArgs, age, join, line, moment, show, table};
+use crate::selector::Selector;
 
 /// Shows services, workloads, or resources of a kind.
 ///
@@ -21,6 +24,7 @@ use crate::output::{CliError, Format, OutputArgs, age, join, line, moment, show,
 ///   weft get services -n shop
 ///   weft get workloads
 ///   weft get Service web -n shop -o yaml
+///   weft get httproutes -l app.kubernetes.io/part-of=shop
 ///   weft get --effective shop/web -o yaml
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
@@ -32,6 +36,9 @@ pub(crate) struct GetArgs {
     /// Only in this namespace
     #[arg(short, long)]
     namespace: Option<String>,
+    /// Only those with these labels: KEY=VALUE, KEY!=VALUE, KEY or !KEY, divided by commas
+    #[arg(short = 'l', long, conflicts_with = "effective")]
+    selector: Option<Selector>,
     /// The TrafficPolicy that is in force for every port of a service, NAMESPACE/NAME or NAME with
     /// -n, or of all: which one won, why, and with -o yaml everything that it comes to
     #[arg(long, value_name = "SERVICE", num_args = 0..=1, default_missing_value = "")]
@@ -54,20 +61,17 @@ pub(crate) async fn get(client: Client, args: GetArgs) -> Result<(), CliError> {
     }
     match args.kind.as_deref() {
         Some("services" | "service" | "svc") => {
-            let service = |s: &ServiceInfo| (s.metadata.namespace.clone(), s.metadata.name.clone());
-            let items = fetch(&client, "/v1/services", &args, service).await?;
+            let items = fetch(&client, "/v1/services", &args).await?;
             show_items(args.output.format, items, services)
         }
         Some("workloads" | "workload") => {
-            let name = |w: &WorkloadInfo| (w.name.namespace().to_owned(), w.name.name().to_owned());
-            let items = fetch(&client, "/v1/workloads", &args, name).await?;
+            let items = fetch(&client, "/v1/workloads", &args).await?;
             show_items(args.output.format, items, workloads)
         }
         kind => {
             let kind = kind.filter(|kind| *kind != "all").unwrap_or_default();
             let path = query("/v1/resources", &[("kind", kind)]);
-            let name = |r: &ResourceInfo| (r.metadata.namespace.clone(), r.metadata.name.clone());
-            let items = fetch(&client, &path, &args, name).await?;
+            let items = fetch(&client, &path, &args).await?;
             show_items(args.output.format, items, resources)
         }
     }
@@ -110,18 +114,51 @@ fn rate_limits(one: &EffectiveInfo) -> Vec<String> {
     named.collect()
 }
 
-async fn fetch<T: DeserializeOwned>(
-    client: &Client,
-    path: &str,
-    args: &GetArgs,
-    name: impl Fn(&T) -> (String, String),
-) -> Result<Vec<T>, CliError> {
+/// What is shown, with what it is asked for by.
+trait Item: DeserializeOwned {
+    fn namespace(&self) -> &str;
+    fn name(&self) -> &str;
+    fn labels(&self) -> &BTreeMap<String, String>;
+}
+
+impl<S: DeserializeOwned> Item for ResourceInfo<S> {
+    fn namespace(&self) -> &str {
+        &self.metadata.namespace
+    }
+
+    fn name(&self) -> &str {
+        &self.metadata.name
+    }
+
+    fn labels(&self) -> &BTreeMap<String, String> {
+        &self.metadata.labels
+    }
+}
+
+impl Item for WorkloadInfo {
+    fn namespace(&self) -> &str {
+        self.name.namespace()
+    }
+
+    fn name(&self) -> &str {
+        self.name.name()
+    }
+
+    fn labels(&self) -> &BTreeMap<String, String> {
+        &self.labels
+    }
+}
+
+async fn fetch<T: Item>(client: &Client, path: &str, args: &GetArgs) -> Result<Vec<T>, CliError> {
     let Items { mut items } = client.get::<Items<T>>(path).await?;
     let (namespace, wanted) = asked_for(args.namespace.as_deref(), args.name.as_deref());
     items.retain(|item| {
-        let (found_namespace, found) = name(item);
-        namespace.is_none_or(|namespace| namespace == found_namespace)
-            && wanted.is_none_or(|wanted| wanted == found)
+        namespace.is_none_or(|namespace| namespace == item.namespace())
+            && wanted.is_none_or(|wanted| wanted == item.name())
+            && args
+                .selector
+                .as_ref()
+                .is_none_or(|selector| selector.matches(item.labels()))
     });
     match wanted {
         Some(wanted) if items.is_empty() => Err(missing(namespace, &format!("{wanted:?}"))),

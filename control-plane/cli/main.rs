@@ -11,6 +11,7 @@ mod operator;
 mod output;
 mod proxies;
 mod run;
+mod selector;
 mod token;
 
 use std::process::ExitCode;

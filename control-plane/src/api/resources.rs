@@ -90,8 +90,8 @@ fn asked_for(
     let sources = sources(headers, query, body)?;
     let documents = read_sources(&sources).map_err(Refusal::problems)?;
     let changes = documents.iter().map(|document| {
-        let document = &document.value;
-        Change::put(document.key(), document.to_value())
+        let key = document.value.key();
+        Change::put(key, document.to_value())
     });
     let changes = changes.collect();
     Ok((documents, changes))
@@ -159,10 +159,7 @@ pub(super) async fn list(
     let snapshot = admin.parts.snapshot();
     let items = matching.map(|mut resource| ResourceInfo {
         api_version: version_of(&resource.key.kind).to_owned(),
-        metadata: Metadata {
-            name: resource.key.name.clone(),
-            namespace: resource.key.namespace.clone(),
-        },
+        metadata: metadata_of(&resource),
         spec: resource.document["spec"].take(),
         status: ResourceStatus {
             parents: parents_of(&snapshot, &resource.key),
@@ -175,6 +172,23 @@ pub(super) async fn list(
     Ok(Json(Items {
         items: items.collect(),
     }))
+}
+
+/// The name, labels and annotations of a document.
+pub(super) fn metadata_of(resource: &StoredResource) -> Metadata {
+    let pairs = |field: &str| {
+        let pairs = resource.document["metadata"][field].as_object();
+        let pairs = pairs.into_iter().flatten();
+        pairs
+            .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+            .collect()
+    };
+    Metadata {
+        name: resource.key.name.clone(),
+        namespace: resource.key.namespace.clone(),
+        labels: pairs("labels"),
+        annotations: pairs("annotations"),
+    }
 }
 
 /// What is known about a document.

@@ -13,7 +13,7 @@ use weft_proto::resource::Kind;
 
 use super::Admin;
 use super::refusal::Answer;
-use super::resources::status_of;
+use super::resources::{metadata_of, status_of};
 use super::types::{
     AppliedQuery, BreakerInfo, CertInfo, EndpointInfo, Items, Metadata, OperatorInfo, Progress,
     ProxyInfo, RejectedResource, ServiceInfo, ServiceStatus, StatusInfo, Target, TokenInfo,
@@ -57,6 +57,13 @@ fn service_info(
     service: Option<Service>,
     document: Option<StoredResource>,
 ) -> ServiceInfo {
+    let metadata = document.as_ref().map(metadata_of);
+    let metadata = metadata.unwrap_or_else(|| Metadata {
+        name: name.name().to_owned(),
+        namespace: name.namespace().to_owned(),
+        labels: BTreeMap::new(),
+        annotations: BTreeMap::new(),
+    });
     let service = service.unwrap_or_else(|| Service {
         name: name.clone(),
         addresses: Vec::new(),
@@ -86,10 +93,7 @@ fn service_info(
     ServiceInfo {
         api_version: API_VERSION.to_owned(),
         kind: "Service".to_owned(),
-        metadata: Metadata {
-            name: name.name().to_owned(),
-            namespace: name.namespace().to_owned(),
-        },
+        metadata,
         spec,
         status: ServiceStatus {
             hostname: name.hostname(),

@@ -10,6 +10,7 @@ use super::check::{Check, Problem};
 use super::key::ObjectName;
 use super::kind::{Kind, LABEL};
 use super::kinds::{Document, kind_names};
+use super::metadata::Labels;
 
 /// Largest input, bytes.
 pub const INPUT_MAX_BYTES: usize = 4 * 1024 * 1024;
@@ -25,8 +26,21 @@ pub struct Placed {
     pub source_name: String,
     /// Which document in it, from 1.
     pub document: usize,
+    /// Its labels and annotations.
+    pub labels: Labels,
     /// The document.
     pub value: Document,
+}
+
+impl Placed {
+    /// The document with its labels and annotations, as it is stored and shown.
+    pub fn to_value(&self) -> Value {
+        let mut value = self.value.to_value();
+        if let Some(metadata) = value["metadata"].as_object_mut() {
+            self.labels.write(metadata);
+        }
+        value
+    }
 }
 
 /// Reads every document of an input: all are good, or everything that is wrong is said.
@@ -61,12 +75,13 @@ pub fn read(source: &str, text: &str) -> Result<Vec<Placed>, Vec<Problem>> {
     let mut keys = BTreeSet::new();
     for (index, value) in values.into_iter().enumerate() {
         match read_one(source, index + 1, &value) {
-            Ok(document) => {
+            Ok((document, labels)) => {
                 let key = document.key();
                 if keys.insert(key.clone()) {
                     documents.push(Placed {
                         source_name: source.to_owned(),
                         document: index + 1,
+                        labels,
                         value: document,
                     });
                 } else {
@@ -105,21 +120,29 @@ struct Metadata {
     name: String,
     #[serde(default = "default_namespace")]
     namespace: String,
-    #[serde(default, rename = "labels")]
-    _labels: BTreeMap<String, String>,
-    #[serde(default, rename = "annotations")]
-    _annotations: BTreeMap<String, String>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
 }
 
 fn default_namespace() -> String {
     "default".to_owned()
 }
 
-fn read_one(source: &str, document: usize, value: &Value) -> Result<Document, Vec<Problem>> {
+fn read_one(
+    source: &str,
+    document: usize,
+    value: &Value,
+) -> Result<(Document, Labels), Vec<Problem>> {
     checked(Check::new(source, document), value)
 }
 
-pub(super) fn checked(mut check: Check<'_>, value: &Value) -> Result<Document, Vec<Problem>> {
+/// Reads one document.
+pub(super) fn checked(
+    mut check: Check<'_>,
+    value: &Value,
+) -> Result<(Document, Labels), Vec<Problem>> {
     let read = parse(&mut check, value);
     match read {
         Some(read) if check.problems.is_empty() => Ok(read),
@@ -127,7 +150,7 @@ pub(super) fn checked(mut check: Check<'_>, value: &Value) -> Result<Document, V
     }
 }
 
-fn parse(check: &mut Check<'_>, value: &Value) -> Option<Document> {
+fn parse(check: &mut Check<'_>, value: &Value) -> Option<(Document, Labels)> {
     let envelope: Envelope = check.typed("", value)?;
     let Some(kind) = Kind::find(&envelope.kind) else {
         check.add("kind", format!("{:?}", envelope.kind), kind_names());
@@ -140,18 +163,24 @@ fn parse(check: &mut Check<'_>, value: &Value) -> Option<Document> {
         let versions: Vec<&str> = kind.versions().collect();
         check.add("apiVersion", &envelope.api_version, versions.join(", "));
     }
-    let metadata = &envelope.metadata;
+    let metadata = envelope.metadata;
     if check_label(&metadata.namespace).is_err() {
-        let found = format!("{:?}", metadata.namespace);
-        check.add("metadata.namespace", found, LABEL);
+        let found: String = metadata.namespace.chars().take(FOUND_MAX).collect();
+        check.add("metadata.namespace", format!("{found:?}"), LABEL);
     }
     if !kind.names.admits(&metadata.name) {
         let found: String = metadata.name.chars().take(FOUND_MAX).collect();
         check.add("metadata.name", format!("{found:?}"), kind.names.allowed());
     }
-    let own = ObjectName {
-        namespace: metadata.namespace.clone(),
-        name: metadata.name.clone(),
+    let labels = Labels {
+        labels: metadata.labels,
+        annotations: metadata.annotations,
     };
-    kind.read(check, own, &envelope.spec)
+    labels.check(check);
+    let own = ObjectName {
+        namespace: metadata.namespace,
+        name: metadata.name,
+    };
+    let document = kind.read(check, own, &envelope.spec)?;
+    Some((document, labels))
 }

@@ -76,7 +76,7 @@ impl Document {
         }
     }
 
-    /// The document as it is stored and shown.
+    /// The document without labels and annotations; see [`Placed::to_value`](super::Placed::to_value).
     pub fn to_value(&self) -> Value {
         let (own, spec) = self.parts();
         serde_json::json!({
@@ -92,7 +92,7 @@ impl Document {
     pub fn from_value(value: Value) -> Result<Self, Vec<Problem>> {
         let mut check = Check::new("the store", 1);
         check.stored = true;
-        input::checked(check, &value)
+        input::checked(check, &value).map(|(document, _labels)| document)
     }
 
     /// The services that it is attached to.

@@ -13,6 +13,7 @@ mod key;
 mod kind;
 mod kinds;
 mod mesh_config;
+mod metadata;
 mod rate_limit;
 mod reference_grant;
 mod route;
@@ -35,6 +36,7 @@ pub use kind::{
 };
 pub use kinds::{Document, KINDS, kind_names, version_of};
 pub use mesh_config::{MeshConfigSpec, NamespaceSpec};
+pub use metadata::Labels;
 pub use rate_limit::{RateKeySpec, RateLimitPolicySpec, RateRuleSpec, RateScopeSpec, limit_text};
 pub use route::{GATEWAY_GROUP, Parent, RouteDraft, RouteKind, RouteSpec, RuleDraft};
 pub use service::{ServicePortSpec, ServiceSpec};

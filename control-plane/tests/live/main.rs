@@ -6,6 +6,7 @@
 )]
 
 mod discovery;
+mod documents;
 mod identity;
 mod process;
 mod registry;

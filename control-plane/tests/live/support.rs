@@ -20,7 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 use weft_api::client::{Client, ClientError};
-use weft_api::types::{NewToken, RevokeRequest, TokenRequest};
+use weft_api::types::{ApplyResult, NewToken, RevokeRequest, Source, Sources, TokenRequest};
 use weft_proto::identity::identity_client::IdentityClient;
 use weft_proto::identity::sign_request::Credential;
 use weft_proto::identity::{SignRequest, SignResponse};
@@ -104,6 +104,17 @@ impl ControlPlane {
             Some(items) => items.take(),
             None => answer,
         }
+    }
+
+    /// Applies documents, YAML.
+    pub(crate) async fn apply(&self, text: &str) -> Result<ApplyResult, ClientError> {
+        let sources = Sources {
+            sources: vec![Source {
+                name: "-".to_owned(),
+                text: text.to_owned(),
+            }],
+        };
+        self.client().post("/v1/apply", &sources).await
     }
 
     pub(crate) async fn revoke(&self, instance: &str) -> Result<RevokeRequest, ClientError> {

@@ -1,5 +1,6 @@
 //! Resources: what users apply, and what is known about it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -211,6 +212,12 @@ pub struct Metadata {
     pub name: String,
     /// Its namespace.
     pub namespace: String,
+    /// What it is selected by.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Free text for people and programs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// A document with what is known about it, in the form in which it can be applied again.
