@@ -1,20 +1,21 @@
 //! What rules do, from the Gateway API's types to core's.
 
-use gateway_api::experimental::httproutes::{
-    HttpRouteRulesFilters, HttpRouteRulesFiltersCors, HttpRouteRulesFiltersRequestHeaderModifier,
-    HttpRouteRulesFiltersRequestMirror, HttpRouteRulesFiltersRequestRedirect,
-    HttpRouteRulesFiltersRequestRedirectPath, HttpRouteRulesFiltersRequestRedirectPathType,
-    HttpRouteRulesFiltersRequestRedirectScheme, HttpRouteRulesFiltersType,
-    HttpRouteRulesFiltersUrlRewrite,
-};
-use http::{HeaderName, HeaderValue};
-use weft_core::headers::is_mesh_field;
-use weft_core::route::{
-    Cors, Filter, HeaderModifier, HttpMatch, Mirror, PathMatch, PathRewrite, Redirect,
-    RedirectStatus, RouteError, Scheme, UrlRewrite, check_hostname,
-};
+mod modifier;
+mod rewrite;
 
-use super::reference::{Target, read_port, read_target};
+use gateway_api::experimental::httproutes::{
+    HttpRouteRulesFilters, HttpRouteRulesFiltersCors, HttpRouteRulesFiltersRequestMirror,
+    HttpRouteRulesFiltersType,
+};
+use http::HeaderName;
+use weft_core::route::{Cors, Filter, HttpMatch, Mirror};
+
+use modifier::read_modifier;
+use rewrite::{read_redirect, read_rewrite};
+
+pub(super) use modifier::read_name;
+
+use super::reference::{Target, read_target};
 use super::{again, limit};
 use crate::model::check::Check;
 use crate::model::kind::API_GROUP;
@@ -23,18 +24,6 @@ use crate::model::kind::API_GROUP;
 const FILTERS_MAX: usize = 16;
 /// How long the answer to a preflight may be kept where nothing is said, seconds.
 const MAX_AGE: i32 = 5;
-/// Fields that are the connection's or the sidecar's business.
-const UNTOUCHABLE: [&str; 8] = [
-    "connection",
-    "content-length",
-    "host",
-    "keep-alive",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-
 /// Where filters stand.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place<'a> {
@@ -241,188 +230,6 @@ fn read_extension(
         return None;
     }
     Some(reference.name.clone())
-}
-
-/// A field's name that may be matched or changed.
-pub(super) fn read_name(check: &mut Check<'_>, at: &str, text: &str) -> Option<HeaderName> {
-    match text.parse::<HeaderName>() {
-        Ok(name) => Some(name),
-        Err(_invalid) => {
-            check.add(at, format!("{text:?}"), "the name of a header field");
-            None
-        }
-    }
-}
-
-/// What is allowed in the place of a field that filters may not change; `None` where they may.
-fn why_not(name: &str) -> Option<&'static str> {
-    if is_mesh_field(name) {
-        return Some(
-            "fields that are not the mesh's own: weft-…, x-forwarded-client-cert and what servers \
-             fold into these, with any other byte in the place of a hyphen",
-        );
-    }
-    UNTOUCHABLE
-        .contains(&name)
-        .then_some("fields that are not the connection's own; for the host there is URLRewrite")
-}
-
-fn read_modifier(
-    check: &mut Check<'_>,
-    at: &str,
-    modifier: &HttpRouteRulesFiltersRequestHeaderModifier,
-) -> HeaderModifier {
-    let mut names: Vec<HeaderName> = Vec::new();
-    let mut changeable = |check: &mut Check<'_>, at: &str, text: &str| {
-        let name = read_name(check, at, text)?;
-        let word = name.as_str();
-        if let Some(allowed) = why_not(word) {
-            check.add(at, format!("{word:?}"), allowed);
-            return None;
-        }
-        if names.contains(&name) {
-            check.add(at, format!("{word} again"), "each field once");
-        }
-        names.push(name.clone());
-        Some(name)
-    };
-    let mut fields = |check: &mut Check<'_>, list: &str, fields: Vec<(&str, &str)>| {
-        limit(check, &format!("{at}.{list}"), fields.len(), FILTERS_MAX);
-        let mut read = Vec::new();
-        for (index, (name, value)) in fields.into_iter().take(FILTERS_MAX).enumerate() {
-            let at = format!("{at}.{list}[{index}]");
-            let name = changeable(check, &format!("{at}.name"), name);
-            let parsed = HeaderValue::from_str(value);
-            if parsed.is_err() {
-                let path = format!("{at}.value");
-                check.add(path, format!("{value:?}"), "visible characters");
-            }
-            read.extend(name.zip(parsed.ok()));
-        }
-        read
-    };
-    let set = modifier.set.as_deref().unwrap_or_default().iter();
-    let set = set.map(|f| (&*f.name, &*f.value)).collect();
-    let add = modifier.add.as_deref().unwrap_or_default().iter();
-    let add = add.map(|f| (&*f.name, &*f.value)).collect();
-    let set = fields(check, "set", set);
-    let add = fields(check, "add", add);
-    let remove = modifier.remove.as_deref().unwrap_or_default();
-    limit(check, &format!("{at}.remove"), remove.len(), FILTERS_MAX);
-    let remove = remove.iter().take(FILTERS_MAX).enumerate();
-    let remove = remove
-        .filter_map(|(index, name)| changeable(check, &format!("{at}.remove[{index}]"), name))
-        .collect();
-    HeaderModifier { set, add, remove }
-}
-
-fn read_hostname(check: &mut Check<'_>, at: &str, text: Option<&str>) -> Option<Box<str>> {
-    let text = text?;
-    if !check_hostname(text) {
-        let allowed = "a host without port and wildcard";
-        check.add(format!("{at}.hostname"), format!("{text:?}"), allowed);
-    }
-    Some(text.into())
-}
-
-fn read_path(
-    check: &mut Check<'_>,
-    at: &str,
-    place: Place<'_>,
-    path: Option<&HttpRouteRulesFiltersRequestRedirectPath>,
-) -> Option<PathRewrite> {
-    use HttpRouteRulesFiltersRequestRedirectPathType as Type;
-    let path = path?;
-    let at = format!("{at}.path");
-    let (field, text) = match path.r#type {
-        Type::ReplaceFullPath => ("replaceFullPath", &path.replace_full_path),
-        Type::ReplacePrefixMatch => ("replacePrefixMatch", &path.replace_prefix_match),
-    };
-    let other = match path.r#type {
-        Type::ReplaceFullPath => ("replacePrefixMatch", path.replace_prefix_match.is_some()),
-        Type::ReplacePrefixMatch => ("replaceFullPath", path.replace_full_path.is_some()),
-    };
-    if let (other, true) = other {
-        let kind = serde_json::to_value(&path.r#type).unwrap_or_default();
-        let found = format!(
-            "a value beside the type {}",
-            kind.as_str().unwrap_or_default()
-        );
-        check.add(format!("{at}.{other}"), found, "only what the type names");
-    }
-    let at = format!("{at}.{field}");
-    let text = there(check, &at, text.as_ref())?;
-    let rewrite = match path.r#type {
-        Type::ReplaceFullPath => PathRewrite::full(text),
-        Type::ReplacePrefixMatch => PathRewrite::prefix(text),
-    };
-    if rewrite.is_err() {
-        check.add(&at, format!("{text:?}"), RouteError::PATHS);
-    }
-    if path.r#type == Type::ReplaceFullPath {
-        return rewrite.ok();
-    }
-    let by_prefix = |matched: &HttpMatch| matches!(matched.path, PathMatch::Prefix(_));
-    if !place.matches.iter().all(by_prefix) {
-        let allowed = "where every match of the rule is by PathPrefix";
-        check.add(at, "beside a match without a prefix", allowed);
-    }
-    rewrite.ok()
-}
-
-fn read_redirect(
-    check: &mut Check<'_>,
-    at: &str,
-    place: Place<'_>,
-    redirect: &HttpRouteRulesFiltersRequestRedirect,
-) -> Redirect {
-    let status = redirect.status_code.unwrap_or(302);
-    let code = u16::try_from(status)
-        .ok()
-        .and_then(RedirectStatus::from_code);
-    if code.is_none() {
-        let path = format!("{at}.statusCode");
-        check.add(path, status, "301, 302, 303, 307 or 308");
-    }
-    let port = redirect.port.and_then(|port| read_port(check, at, port));
-    Redirect {
-        scheme: redirect.scheme.as_ref().map(|scheme| match scheme {
-            HttpRouteRulesFiltersRequestRedirectScheme::Http => Scheme::Http,
-            HttpRouteRulesFiltersRequestRedirectScheme::Https => Scheme::Https,
-        }),
-        hostname: read_hostname(check, at, redirect.hostname.as_deref()),
-        path: read_path(check, at, place, redirect.path.as_ref()),
-        port,
-        status: code.unwrap_or_default(),
-    }
-}
-
-fn read_rewrite(
-    check: &mut Check<'_>,
-    at: &str,
-    place: Place<'_>,
-    rewrite: &HttpRouteRulesFiltersUrlRewrite,
-) -> UrlRewrite {
-    let path = rewrite.path.as_ref().map(|path| {
-        use gateway_api::experimental::httproutes::HttpRouteRulesFiltersUrlRewritePathType as Type;
-        // The same shape under another name.
-        HttpRouteRulesFiltersRequestRedirectPath {
-            replace_full_path: path.replace_full_path.clone(),
-            replace_prefix_match: path.replace_prefix_match.clone(),
-            r#type: match path.r#type {
-                Type::ReplaceFullPath => {
-                    HttpRouteRulesFiltersRequestRedirectPathType::ReplaceFullPath
-                }
-                Type::ReplacePrefixMatch => {
-                    HttpRouteRulesFiltersRequestRedirectPathType::ReplacePrefixMatch
-                }
-            },
-        }
-    });
-    UrlRewrite {
-        hostname: read_hostname(check, at, rewrite.hostname.as_deref()),
-        path: read_path(check, at, place, path.as_ref()),
-    }
 }
 
 fn read_mirror(
