@@ -84,7 +84,11 @@ impl From<StoreError> for Refusal {
             StoreError::TooLarge { .. } | StoreError::TooMany { .. } | StoreError::Twice(_) => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
-            StoreError::Conflict(_) | StoreError::RecordConflict { .. } => StatusCode::CONFLICT,
+            StoreError::Conflict(_)
+            | StoreError::RecordConflict { .. }
+            | StoreError::LeaseHeld { .. }
+            | StoreError::LeaseLost { .. } => StatusCode::CONFLICT,
+            StoreError::Lease(_) => StatusCode::BAD_REQUEST,
             StoreError::NoRevision { .. } => StatusCode::NOT_FOUND,
             StoreError::Engine { .. }
             | StoreError::Uncertain { .. }

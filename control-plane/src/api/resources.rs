@@ -23,7 +23,7 @@ use crate::model::{
 };
 use crate::parts::Parts;
 use crate::policy::plan;
-use crate::store::{Change, HistoryEntry, StoredResource, digest};
+use crate::store::{Change, HistoryEntry, HistoryQuery, StoredResource, changes_back, digest};
 use crate::world::Delta;
 use crate::world::facts::Stated;
 
@@ -318,8 +318,13 @@ pub(super) async fn history(
             return Err(Refusal::invalid(text));
         }
     };
-    let entries = admin.parts.store.history(key.as_ref(), limit)?;
-    let items = entries.into_iter().map(history_info);
+    let query = HistoryQuery {
+        key,
+        before: None,
+        limit,
+    };
+    let page = admin.parts.store.history(query).await?;
+    let items = page.items.into_iter().map(history_info);
     Ok(Json(Items {
         items: items.collect(),
     }))
@@ -343,13 +348,10 @@ pub(super) async fn rollback(
     body: Bytes,
 ) -> Answer<ApplyResult> {
     let request: RollbackRequest = read(&body)?;
-    let changes = admin.parts.store.changes_back_to(request.revision)?;
+    let store = &admin.parts.store;
+    let changes = changes_back(store.at(request.revision).await?, &store.list()?, None);
     let author = author(operator, &query.author);
-    let mut answer = commit(&admin.parts, &author, changes).await?;
-    // Changes are given for everything that ever was.
-    let resources = &mut answer.0.resources;
-    resources.retain(|resource| resource.action != Action::Unchanged);
-    Ok(answer)
+    commit(&admin.parts, &author, changes).await
 }
 
 async fn commit(parts: &Parts, author: &str, changes: Vec<Change>) -> Answer<ApplyResult> {

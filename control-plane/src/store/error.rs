@@ -1,5 +1,7 @@
 //! Errors of the store.
 
+use std::time::Duration;
+
 use super::{Conflict, Revision};
 use crate::model::ResourceKey;
 
@@ -86,6 +88,29 @@ pub enum StoreError {
         /// The newest.
         newest: Revision,
     },
+    /// Somebody else holds the lease.
+    #[error("lease {name:?} is held by {holder:?} for another {remaining:?}")]
+    LeaseHeld {
+        /// What it is for.
+        name: String,
+        /// Who has it.
+        holder: String,
+        /// How long, unless it is renewed or released.
+        remaining: Duration,
+    },
+    /// The lease has ended or somebody else has it; nothing was written.
+    #[error(
+        "lease {name:?} with fencing number {fencing} is not held any more; nothing was written"
+    )]
+    LeaseLost {
+        /// What it is for.
+        name: String,
+        /// The number of the write or of the renewal.
+        fencing: u64,
+    },
+    /// The lease that is asked for is not possible.
+    #[error("lease: {0}")]
+    Lease(String),
     /// It was closed.
     #[error("the store has been closed")]
     Closed,

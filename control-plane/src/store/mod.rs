@@ -1,51 +1,48 @@
 //! Desired state, durable: resources with their history, and the control plane's own records.
 //!
 //! [`Store`] is the seam between the control plane and an engine. [`RedbStore`] keeps everything in
-//! one file. How the trait maps to other engines is said at its methods.
+//! one file; [`MemoryStore`] keeps nothing beyond the process and is for tests and benchmarks. How
+//! the trait maps to other engines is said at its methods; `contract.rs` is the suite that every
+//! engine passes.
 
+#[cfg(test)]
+mod contract;
 mod error;
 mod events;
+mod history;
+mod lease;
+mod memory;
 mod record;
 mod redb;
 mod resource;
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::model::ResourceKey;
 
 pub use error::StoreError;
 pub use events::{ChangedResource, EVENTS_BYTES_MAX, EVENTS_MAX, Event, Events, EventsError};
+pub use history::{
+    HISTORY_BYTES_MAX, HISTORY_PAGE_BYTES_MAX, HISTORY_REVISIONS_MAX, HistoryEntry, HistoryLimits,
+    HistoryPage, HistoryPosition, HistoryQuery, changes_back,
+};
+pub use lease::{
+    Clock, Fence, LEASE_NAME_MAX, LEASE_TTL_MAX, LEASE_TTL_MIN, LEASES_MAX, Lease, MonotonicClock,
+};
+pub use memory::MemoryStore;
 pub use record::{RecordExpect, RecordWrite, read_records, record};
-pub use redb::RedbStore;
+pub use redb::{Options, RedbStore};
 pub use resource::{
     CHANGES_MAX, Change, Conflict, DOCUMENT_MAX, Expect, Listing, StoredResource, digest,
 };
 
 /// The number of a change of the store: each commit that changes something has the next one.
 pub type Revision = u64;
-
-/// A change that was made.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct HistoryEntry {
-    /// Its revision.
-    pub revision: Revision,
-    /// When, milliseconds since the Unix epoch.
-    pub time: i64,
-    /// By whom.
-    pub author: String,
-    /// What was changed.
-    pub key: ResourceKey,
-    /// SHA-256 of the document; empty when it was deleted.
-    pub digest: String,
-    /// The document since then; `None` when it was deleted.
-    pub document: Option<Value>,
-}
 
 /// An engine.
 ///
@@ -61,7 +58,8 @@ pub struct HistoryEntry {
 /// compares. On Kubernetes, resources are custom resources, whose `resourceVersion` is the
 /// revision; one commit is one object there, because the API server has no larger transactions.
 pub trait Store: fmt::Debug + Send + Sync {
-    /// Makes all changes, as one revision, or none. Durable when it answers.
+    /// Makes all changes, as one revision, or none. Durable when it answers. Commits and other
+    /// writes are made in the order of the calls.
     ///
     /// Conditions are checked first: where one does not hold, nothing changes and
     /// [`StoreError::Conflict`] names every change whose condition does not. Documents equal to
@@ -70,6 +68,16 @@ pub trait Store: fmt::Debug + Send + Sync {
         &self,
         author: &str,
         changes: Vec<Change>,
+    ) -> BoxFuture<'_, Result<Revision, StoreError>> {
+        self.commit_fenced(author, changes, None)
+    }
+
+    /// The same, under the condition that a lease is held.
+    fn commit_fenced(
+        &self,
+        author: &str,
+        changes: Vec<Change>,
+        fence: Option<Fence>,
     ) -> BoxFuture<'_, Result<Revision, StoreError>>;
 
     /// One resource.
@@ -85,25 +93,53 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// this is a watch from a revision, and "too far behind" is `ErrCompacted` and `410 Gone`.
     fn events(&self, from: Revision) -> Events;
 
-    /// Changes, the newest first, `limit` at most; of one resource, if one is named.
-    fn history(
-        &self,
-        key: Option<&ResourceKey>,
-        limit: usize,
-    ) -> Result<Vec<HistoryEntry>, StoreError>;
+    /// Entries of the history, the newest first, a page at a time.
+    fn history(&self, query: HistoryQuery) -> BoxFuture<'_, Result<HistoryPage, StoreError>>;
 
-    /// The changes that bring back everything as it was at a revision.
-    fn changes_back_to(&self, revision: Revision) -> Result<Vec<Change>, StoreError>;
+    /// The entry in force at a revision, of every resource that existed then.
+    fn at(
+        &self,
+        revision: Revision,
+    ) -> BoxFuture<'_, Result<BTreeMap<ResourceKey, HistoryEntry>, StoreError>>;
 
     /// Writes records, all or none. Durable when it answers. Where a condition does not hold,
     /// nothing is written and [`StoreError::RecordConflict`] names the record.
     ///
     /// On etcd one transaction (a condition is a comparison of the value); on Kubernetes one
     /// `ConfigMap` or `Secret` for a record, written one at a time.
-    fn write(&self, records: Vec<RecordWrite>) -> BoxFuture<'_, Result<(), StoreError>>;
+    fn write(&self, records: Vec<RecordWrite>) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.write_fenced(records, None)
+    }
+
+    /// The same, under the condition that a lease is held.
+    fn write_fenced(
+        &self,
+        records: Vec<RecordWrite>,
+        fence: Option<Fence>,
+    ) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// Every record of a table; [`read_records`] reads them.
     fn records(&self, table: &'static str) -> Result<Vec<(String, Vec<u8>)>, StoreError>;
+
+    /// Takes a lease, or says who has it. Its fencing number is higher than any given before, also
+    /// before a restart. A holder that asks for what it holds gets it anew, with a new number.
+    ///
+    /// On etcd a lease of its own and a key that is created under it, whose revision of creation is
+    /// the fencing number; a fenced write compares that revision in its transaction. On Kubernetes
+    /// a `coordination.k8s.io` Lease, with `leaseTransitions` as the fencing number; a fenced write
+    /// reads it before it writes, because the API server cannot compare two objects at once.
+    fn lease(
+        &self,
+        name: &str,
+        holder: &str,
+        ttl: Duration,
+    ) -> BoxFuture<'_, Result<Lease, StoreError>>;
+
+    /// Gives a lease its whole time again. [`StoreError::LeaseLost`] when it has ended.
+    fn renew(&self, lease: &Lease) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Ends a lease before its time. One that has ended or moved on already is not touched.
+    fn release(&self, lease: &Lease) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// The newest revision, whenever there is a new one.
     fn watch(&self) -> watch::Receiver<Revision>;

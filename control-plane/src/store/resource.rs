@@ -6,9 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::{ChangedResource, Revision, StoreError};
 use crate::model::ResourceKey;
-
-use super::{ChangedResource, HistoryEntry, Revision, StoreError};
 
 /// Largest document, bytes of JSON text. Below etcd's limit for a request (1.5 MiB).
 pub const DOCUMENT_MAX: usize = 1024 * 1024;
@@ -224,22 +223,4 @@ pub(super) fn decide(
         })
     });
     Ok(changed.collect())
-}
-
-/// The entry of the history for a change.
-pub(super) fn history_entry(
-    revision: Revision,
-    time: i64,
-    author: &str,
-    changed: &ChangedResource,
-) -> HistoryEntry {
-    let resource = changed.resource.as_ref();
-    HistoryEntry {
-        revision,
-        time,
-        author: author.to_owned(),
-        key: changed.key.clone(),
-        digest: resource.map(|r| r.digest.clone()).unwrap_or_default(),
-        document: resource.map(|r| r.document.clone()),
-    }
 }

@@ -1,5 +1,6 @@
 //! The embedded engine: one file, one writer thread, group commit.
 
+mod history;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -11,11 +12,11 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase, ReadableTable};
-use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::model::ResourceKey;
@@ -23,9 +24,10 @@ use crate::model::ResourceKey;
 use super::events::EventLog;
 use super::resource::check_changes;
 use super::{
-    Change, Events, HistoryEntry, Listing, RecordWrite, Revision, Store, StoreError, StoredResource,
+    Change, Clock, Events, Fence, HistoryEntry, HistoryLimits, HistoryPage, HistoryQuery, Lease,
+    Listing, MonotonicClock, RecordWrite, Revision, Store, StoreError, StoredResource,
 };
-use rows::{Failure, HISTORY, META, RECORDS, RESOURCES};
+use rows::{Failure, HISTORY, HISTORY_OF, LEASES, META, RECORDS, RESOURCES};
 use writer::{Reply, Request, Write, Writer};
 
 /// The file in the data directory.
@@ -48,17 +50,48 @@ pub struct RedbStore {
     writer: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
+/// How the store works.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How much history is kept.
+    pub history: HistoryLimits,
+    /// By what leases end.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            history: HistoryLimits::default(),
+            clock: Arc::new(MonotonicClock::default()),
+        }
+    }
+}
+
 impl RedbStore {
     /// Opens the store in a directory, making both (0700 and 0600) where they are missing.
     pub fn open(dir: &Path) -> Result<Arc<Self>, StoreError> {
+        Self::open_with(dir, Options::default())
+    }
+
+    /// The same, with other limits or another clock.
+    pub fn open_with(dir: &Path, options: Options) -> Result<Arc<Self>, StoreError> {
         let path = dir.join(FILE);
         let database = open(&path)?;
         let (newest, _transaction) =
             rows::newest(&database).map_err(|failure| failure.at(&path))?;
+        let leases = rows::leases(&database, options.clock.now());
+        let leases = leases.map_err(|failure| failure.at(&path))?;
         let database = Arc::new(RwLock::new(Some(database)));
         let (writes, queue) = mpsc::channel(QUEUE_MAX);
         let events = Arc::new(EventLog::new(newest));
-        let writer = Writer::new(path.clone(), Arc::clone(&database), Arc::clone(&events));
+        let writer = Writer {
+            path: path.clone(),
+            database: Arc::clone(&database),
+            events: Arc::clone(&events),
+            leases,
+            options,
+        };
         let thread = thread::Builder::new()
             .name("weft-store".to_owned())
             .spawn(move || writer.run(queue))
@@ -76,13 +109,18 @@ impl RedbStore {
         &self,
         read: impl FnOnce(&redb::ReadTransaction) -> Result<T, Failure>,
     ) -> Result<T, StoreError> {
-        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        let database = database.as_ref().ok_or(StoreError::Closed)?;
-        let result = database
-            .begin_read()
-            .map_err(Failure::from)
-            .and_then(|transaction| read(&transaction));
-        result.map_err(|failure| failure.at(&self.path))
+        read_from(&self.database, &self.path, read)
+    }
+
+    /// Reads what may be much, on a thread that may wait.
+    fn read_aside<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&redb::ReadTransaction) -> Result<T, Failure> + Send + 'static,
+    ) -> BoxFuture<'_, Result<T, StoreError>> {
+        let (database, path) = (Arc::clone(&self.database), self.path.clone());
+        let reading = tokio::task::spawn_blocking(move || read_from(&database, &path, read));
+        // The runtime ends before it has begun: as if the store had been closed.
+        Box::pin(async move { reading.await.unwrap_or(Err(StoreError::Closed)) })
     }
 
     /// Hands a write to the writer thread, now: writes are made in the order of the calls.
@@ -97,20 +135,6 @@ impl RedbStore {
             sent?;
             answer.await.map_err(|_closed| StoreError::Closed)?
         }
-    }
-
-    fn entries(&self) -> Result<Vec<HistoryEntry>, StoreError> {
-        self.read(|transaction| {
-            let table = transaction.open_table(HISTORY)?;
-            let mut entries = Vec::new();
-            for row in table.iter()? {
-                let (key, value) = row?;
-                let (revision, number) = key.value();
-                let key = format!("{revision}.{number}");
-                entries.push(rows::decode("history", &key, value.value())?);
-            }
-            Ok(entries)
-        })
     }
 }
 
@@ -130,16 +154,21 @@ impl Drop for RedbStore {
 }
 
 impl Store for RedbStore {
-    fn commit(
+    fn commit_fenced(
         &self,
         author: &str,
         changes: Vec<Change>,
+        fence: Option<Fence>,
     ) -> BoxFuture<'_, Result<Revision, StoreError>> {
         if let Err(error) = check_changes(&changes) {
             return Box::pin(std::future::ready(Err(error)));
         }
         let author = author.to_owned();
-        let sent = self.send(Request::Commit { author, changes });
+        let sent = self.send(Request::Commit {
+            author,
+            changes,
+            fence,
+        });
         Box::pin(async move { Ok(sent.await?.revision) })
     }
 
@@ -168,46 +197,23 @@ impl Store for RedbStore {
         self.events.follow(from)
     }
 
-    fn history(
+    fn history(&self, query: HistoryQuery) -> BoxFuture<'_, Result<HistoryPage, StoreError>> {
+        self.read_aside(move |transaction| history::page(transaction, &query))
+    }
+
+    fn at(
         &self,
-        key: Option<&ResourceKey>,
-        limit: usize,
-    ) -> Result<Vec<HistoryEntry>, StoreError> {
-        let entries = self.entries()?.into_iter().rev();
-        let wanted = entries.filter(|entry| key.is_none_or(|key| entry.key == *key));
-        Ok(wanted.take(limit).collect())
+        revision: Revision,
+    ) -> BoxFuture<'_, Result<BTreeMap<ResourceKey, HistoryEntry>, StoreError>> {
+        self.read_aside(move |transaction| history::at(transaction, revision))
     }
 
-    fn changes_back_to(&self, revision: Revision) -> Result<Vec<Change>, StoreError> {
-        let entries = self.entries()?;
-        let bounds = (
-            entries.first().map_or(0, |entry| entry.revision),
-            entries.last().map_or(0, |entry| entry.revision),
-        );
-        if revision < bounds.0 || revision > bounds.1 {
-            return Err(StoreError::NoRevision {
-                found: revision,
-                oldest: bounds.0,
-                newest: bounds.1,
-            });
-        }
-        let mut then: BTreeMap<&ResourceKey, Option<&Value>> = BTreeMap::new();
-        for entry in &entries {
-            let later = entry.revision > revision;
-            let before = then.entry(&entry.key).or_default();
-            if !later {
-                *before = entry.document.as_ref();
-            }
-        }
-        let changes = then.into_iter().map(|(key, document)| match document {
-            Some(document) => Change::put(key.clone(), document.clone()),
-            None => Change::delete(key.clone()),
-        });
-        Ok(changes.collect())
-    }
-
-    fn write(&self, records: Vec<RecordWrite>) -> BoxFuture<'_, Result<(), StoreError>> {
-        let sent = self.send(Request::Records(records));
+    fn write_fenced(
+        &self,
+        records: Vec<RecordWrite>,
+        fence: Option<Fence>,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        let sent = self.send(Request::Records { records, fence });
         Box::pin(async move { sent.await.map(|_reply| ()) })
     }
 
@@ -227,9 +233,55 @@ impl Store for RedbStore {
         })
     }
 
+    fn lease(
+        &self,
+        name: &str,
+        holder: &str,
+        ttl: Duration,
+    ) -> BoxFuture<'_, Result<Lease, StoreError>> {
+        let (name, holder) = (name.to_owned(), holder.to_owned());
+        let sent = self.send(Request::Lease {
+            name: name.clone(),
+            holder: holder.clone(),
+            ttl,
+        });
+        Box::pin(async move {
+            let fencing = sent.await?.fencing;
+            Ok(Lease {
+                name,
+                holder,
+                fencing,
+            })
+        })
+    }
+
+    fn renew(&self, lease: &Lease) -> BoxFuture<'_, Result<(), StoreError>> {
+        let sent = self.send(Request::Renew(lease.fence()));
+        Box::pin(async move { sent.await.map(|_reply| ()) })
+    }
+
+    fn release(&self, lease: &Lease) -> BoxFuture<'_, Result<(), StoreError>> {
+        let sent = self.send(Request::Release(lease.fence()));
+        Box::pin(async move { sent.await.map(|_reply| ()) })
+    }
+
     fn watch(&self) -> watch::Receiver<Revision> {
         self.events.watch()
     }
+}
+
+fn read_from<T>(
+    database: &RwLock<Option<Database>>,
+    path: &Path,
+    read: impl FnOnce(&redb::ReadTransaction) -> Result<T, Failure>,
+) -> Result<T, StoreError> {
+    let database = database.read().unwrap_or_else(PoisonError::into_inner);
+    let database = database.as_ref().ok_or(StoreError::Closed)?;
+    let result = database
+        .begin_read()
+        .map_err(Failure::from)
+        .and_then(|transaction| read(&transaction));
+    result.map_err(|failure| failure.at(path))
 }
 
 fn open(path: &Path) -> Result<Database, StoreError> {
@@ -255,6 +307,8 @@ fn open(path: &Path) -> Result<Database, StoreError> {
         transaction.open_table(RESOURCES)?;
         transaction.open_table(HISTORY)?;
         transaction.open_table(RECORDS)?;
+        transaction.open_table(HISTORY_OF)?;
+        transaction.open_table(LEASES)?;
         transaction.open_table(META)?;
         transaction.commit()?;
         Ok(())

@@ -2,22 +2,24 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use redb::ReadableTable;
 use tokio::sync::{mpsc, oneshot};
 
-use super::rows::{
-    self, Failure, HISTORY, META, RECORDS, RESOURCES, REVISION, TRANSACTION, encode,
-};
-use super::{Shared, open};
+use super::rows::{self, FENCING, Failure, LEASES, META, RECORDS, RESOURCES, TRANSACTION, encode};
+use super::{Options, Shared, engine, history, open};
 use crate::store::events::EventLog;
-use crate::store::resource::{decide, history_entry};
-use crate::store::{Change, Event, RecordExpect, RecordWrite, Revision, StoreError};
+use crate::store::history::history_entry;
+use crate::store::lease::LeaseBook;
+use crate::store::resource::decide;
+use crate::store::{
+    Change, ChangedResource, Event, Fence, HistoryLimits, RecordExpect, RecordWrite, Revision,
+    StoreError,
+};
 
 /// Writes that share one fsync.
 const GROUP_MAX: usize = 256;
-/// Changes that are kept.
-const HISTORY_MAX: u64 = 10_000;
 
 /// A write that waits, with whom to tell.
 pub(super) struct Write {
@@ -31,9 +33,23 @@ pub(super) enum Request {
     Commit {
         author: String,
         changes: Vec<Change>,
+        fence: Option<Fence>,
     },
     /// Records.
-    Records(Vec<RecordWrite>),
+    Records {
+        records: Vec<RecordWrite>,
+        fence: Option<Fence>,
+    },
+    /// A lease is wanted.
+    Lease {
+        name: String,
+        holder: String,
+        ttl: Duration,
+    },
+    /// A lease is held on to.
+    Renew(Fence),
+    /// A lease is given up.
+    Release(Fence),
 }
 
 /// What a write has come to.
@@ -41,13 +57,17 @@ pub(super) enum Request {
 pub(super) struct Reply {
     /// The newest revision with it.
     pub(super) revision: Revision,
+    /// The fencing number of the lease that was taken.
+    pub(super) fencing: u64,
 }
 
 /// The writer's own state.
 pub(super) struct Writer {
-    path: PathBuf,
-    database: Shared,
-    events: Arc<EventLog>,
+    pub(super) path: PathBuf,
+    pub(super) database: Shared,
+    pub(super) events: Arc<EventLog>,
+    pub(super) leases: LeaseBook,
+    pub(super) options: Options,
 }
 
 /// What a group of writes has come to, before it is durable.
@@ -55,18 +75,14 @@ struct Written {
     replies: Vec<Result<Reply, StoreError>>,
     events: Vec<Event>,
     revision: Revision,
+    leases: LeaseBook,
+    now: Duration,
+    /// Whether there is anything to make durable.
+    changed: bool,
 }
 
 impl Writer {
-    pub(super) fn new(path: PathBuf, database: Shared, events: Arc<EventLog>) -> Self {
-        Self {
-            path,
-            database,
-            events,
-        }
-    }
-
-    pub(super) fn run(self, mut queue: mpsc::Receiver<Write>) {
+    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Write>) {
         let mut group = Vec::new();
         while let Some(first) = queue.blocking_recv() {
             group.push(first);
@@ -80,7 +96,7 @@ impl Writer {
     }
 
     /// One transaction and one fsync for the whole group.
-    fn write(&self, group: Vec<Write>) {
+    fn write(&mut self, group: Vec<Write>) {
         let (requests, done): (Vec<_>, Vec<_>) =
             group.into_iter().map(|w| (w.request, w.done)).unzip();
         let before = self.events.revision();
@@ -88,23 +104,29 @@ impl Writer {
             replies: Vec::with_capacity(requests.len()),
             events: Vec::new(),
             revision: before,
+            leases: self.leases.clone(),
+            now: self.options.clock.now(),
+            changed: false,
         };
+        let limits = self.options.history;
         let (number, result) = self.transact(|transaction| {
             for request in requests {
                 // What is refused has changed nothing; an error of the engine fails the group.
-                let reply = match one(transaction, request, &mut written) {
+                let reply = match written.one(transaction, request, limits) {
                     Ok(()) => Ok(Reply {
                         revision: written.revision,
+                        fencing: written.leases.fencing(),
                     }),
                     Err(Failure::Store(refused)) => Err(refused),
                     Err(engine) => return Err(engine),
                 };
                 written.replies.push(reply);
             }
-            Ok(())
+            Ok(written.changed)
         });
         match result {
             Ok(()) => {
+                self.leases = written.leases;
                 for event in written.events {
                     self.events.append(event);
                 }
@@ -114,9 +136,11 @@ impl Writer {
                 }
             }
             Err(failure) => {
-                let error = failure.at(&self.path);
-                tracing::error!(%error, "write failed");
-                let error = self.reopen(number, before, error);
+                let cause = failure.to_string();
+                tracing::error!(path = %self.path.display(), cause, "write failed");
+                let held = std::mem::replace(&mut self.leases, written.leases);
+                self.leases.undo(held);
+                let error = self.reopen(number, before, cause);
                 for done in done {
                     let _gone = done.send(Err(error.clone()));
                 }
@@ -124,10 +148,11 @@ impl Writer {
         }
     }
 
-    /// Makes a change durable. Also returns the number of the transaction, once it has one.
+    /// Makes a change durable, if it says that there is one. Also returns the number of the
+    /// transaction, once it has one.
     fn transact(
         &self,
-        change: impl FnOnce(&redb::WriteTransaction) -> Result<(), Failure>,
+        change: impl FnOnce(&redb::WriteTransaction) -> Result<bool, Failure>,
     ) -> (Option<u64>, Result<(), Failure>) {
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
         let Some(database) = database.as_ref() else {
@@ -138,7 +163,10 @@ impl Writer {
             let mut transaction = database.begin_write()?;
             // A crash is then repaired in no time.
             transaction.set_quick_repair(true);
-            change(&transaction)?;
+            if !change(&transaction)? {
+                transaction.abort()?;
+                return Ok(());
+            }
             {
                 let mut meta = transaction.open_table(META)?;
                 let next = rows::number(&meta, TRANSACTION)? + 1;
@@ -154,7 +182,7 @@ impl Writer {
 
     /// After an I/O error redb takes no more writes: what is on disk is opened anew. Returns the
     /// error for those who wait.
-    fn reopen(&self, number: Option<u64>, before: Revision, error: StoreError) -> StoreError {
+    fn reopen(&self, number: Option<u64>, before: Revision, cause: String) -> StoreError {
         let mut database = self
             .database
             .write()
@@ -175,34 +203,80 @@ impl Writer {
                 if newest != before {
                     self.events.reset(newest);
                 }
-                if let StoreError::Engine { path, cause } = error {
-                    StoreError::Uncertain { path, cause }
-                } else {
-                    error
+                StoreError::Uncertain {
+                    path: self.path.display().to_string(),
+                    cause,
                 }
             }
-            Ok(_) => error,
+            Ok(_) => engine(&self.path, &cause),
             Err(failure) => failure.at(&self.path),
         }
     }
 }
 
-/// One write of a group.
-fn one(
-    transaction: &redb::WriteTransaction,
-    request: Request,
-    written: &mut Written,
-) -> Result<(), Failure> {
-    match request {
-        Request::Commit { author, changes } => {
-            let next = written.revision + 1;
-            if let Some(event) = commit(transaction, next, &author, changes)? {
-                written.revision = event.revision;
-                written.events.push(event);
+impl Written {
+    /// One write of a group.
+    fn one(
+        &mut self,
+        transaction: &redb::WriteTransaction,
+        request: Request,
+        limits: HistoryLimits,
+    ) -> Result<(), Failure> {
+        match request {
+            Request::Commit {
+                author,
+                changes,
+                fence,
+            } => {
+                self.check(fence.as_ref())?;
+                let next = self.revision + 1;
+                if let Some(event) = commit(transaction, next, &author, changes, limits)? {
+                    self.revision = event.revision;
+                    self.events.push(event);
+                    self.changed = true;
+                }
             }
-            Ok(())
+            Request::Records { records, fence } => {
+                self.check(fence.as_ref())?;
+                put_records(transaction, records)?;
+                self.changed = true;
+            }
+            Request::Lease { name, holder, ttl } => {
+                self.lease(transaction, &name, &holder, ttl)?;
+            }
+            // Its time is known in this process only: there is nothing to make durable.
+            Request::Renew(fence) => self.leases.renew(&fence, self.now)?,
+            Request::Release(fence) => {
+                if self.leases.release(&fence) {
+                    transaction.open_table(LEASES)?.remove(&*fence.lease)?;
+                    self.changed = true;
+                }
+            }
         }
-        Request::Records(records) => put_records(transaction, records),
+        Ok(())
+    }
+
+    fn check(&self, fence: Option<&Fence>) -> Result<(), StoreError> {
+        fence.map_or(Ok(()), |fence| self.leases.check(fence, self.now))
+    }
+
+    fn lease(
+        &mut self,
+        transaction: &redb::WriteTransaction,
+        name: &str,
+        holder: &str,
+        ttl: Duration,
+    ) -> Result<(), Failure> {
+        let (_lease, record) = self.leases.acquire(name, holder, ttl, self.now)?;
+        let mut table = transaction.open_table(LEASES)?;
+        for over in self.leases.expire(self.now) {
+            table.remove(over.as_str())?;
+        }
+        table.insert(name, encode(&record)?.as_slice())?;
+        let fencing = self.leases.fencing();
+        transaction.open_table(META)?.insert(FENCING, fencing)?;
+        self.changed = true;
+        Ok(())
     }
 }
 
@@ -212,6 +286,7 @@ fn commit(
     revision: Revision,
     author: &str,
     changes: Vec<Change>,
+    limits: HistoryLimits,
 ) -> Result<Option<Event>, Failure> {
     let time = crate::unix_millis();
     let mut resources = transaction.open_table(RESOURCES)?;
@@ -219,38 +294,25 @@ fn commit(
     for change in &changes {
         found.push(rows::resource(&resources, &change.key)?);
     }
-    let changed = decide(revision, time, author, changes, found).map_err(Failure::Store)?;
+    let changed = decide(revision, time, author, changes, found)?;
     if changed.is_empty() {
         return Ok(None);
     }
-    let mut history = transaction.open_table(HISTORY)?;
-    for (number, changed) in (0..).zip(&changed) {
-        let row = changed.key.to_string();
-        let entry = history_entry(revision, time, author, changed);
-        history.insert((revision, number), encode(&entry)?.as_slice())?;
-        match &changed.resource {
+    for ChangedResource { key, resource } in &changed {
+        let row = key.to_string();
+        match resource {
             Some(resource) => resources.insert(row.as_str(), encode(resource)?.as_slice())?,
             None => resources.remove(row.as_str())?,
         };
     }
-    prune(&mut history, revision)?;
-    transaction.open_table(META)?.insert(REVISION, revision)?;
+    let entries = changed.iter();
+    let entries = entries.map(|changed| history_entry(revision, time, author, changed));
+    let entries: Vec<_> = entries.collect();
+    history::append(transaction, revision, &entries, limits)?;
     Ok(Some(Event {
         revision,
         changes: changed,
     }))
-}
-
-/// Drops what is older than the history is long.
-fn prune(
-    history: &mut redb::Table<'_, (u64, u32), &'static [u8]>,
-    newest: Revision,
-) -> Result<(), Failure> {
-    let Some(limit) = newest.checked_sub(HISTORY_MAX) else {
-        return Ok(());
-    };
-    history.retain_in((0, 0)..(limit, 0), |_key, _value| false)?;
-    Ok(())
 }
 
 /// Checks all conditions, then writes all records.
@@ -265,7 +327,7 @@ fn put_records(
             .expect
             .holds(found.as_ref().map(|found| found.value()))
         {
-            return Err(Failure::Store(record.conflict()));
+            return Err(record.conflict().into());
         }
     }
     for record in records {
