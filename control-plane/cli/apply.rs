@@ -1,4 +1,4 @@
-//! `weft apply`, `validate`, `delete`, `history`, `rollback`: what is asked for.
+//! `weft apply`, `plan`, `validate`, `delete`: resources, and what changing them means.
 
 use std::fs;
 use std::io::{self, Read};
@@ -11,24 +11,29 @@ use http::Method;
 use tokio::time::{Instant, sleep};
 use weft_api::client::{Client, encode, query};
 use weft_api::types::{
-    ApplyResult, HistoryInfo, Items, PlanResult, Progress, RollbackRequest, Source, Sources,
-    StatusInfo,
+    Applied, ApplyResult, Effect, Items, PlanResult, Progress, Source, Sources, StatusInfo,
 };
 use weft_control_plane::api::read_sources;
 use weft_control_plane::model::INPUT_MAX_BYTES;
 use weft_control_plane::model::parse_duration;
 
-use crate::output::{CliError, Format, OutputArgs, age, note, show, table};
+use crate::output::{CliError, Format, OutputArgs, note, show, table};
 
 /// How often it is asked who has a change.
 const ASK_EVERY: Duration = Duration::from_millis(50);
 
 /// Creates or changes resources: all of an input, or nothing.
 ///
+/// A document with metadata.resourceVersion, as `weft get -o yaml` prints it, is refused when
+/// somebody else has changed the resource since; both versions are shown. One without is applied
+/// over whatever exists.
+///
 /// Examples:
 ///   weft apply -f shop.yaml
 ///   weft apply -f policies/ --dry-run
 ///   weft apply -f - --wait 10s < shop.yaml
+///   weft get trafficpolicy web -n shop -o yaml > web.yaml    # edit it, then:
+///   weft apply -f web.yaml
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct ApplyArgs {
@@ -41,6 +46,10 @@ pub(crate) struct ApplyArgs {
     /// Let references lead to what does not exist yet
     #[arg(long)]
     allow_missing: bool,
+    /// Apply documents also where somebody else has changed the resource since the revision in
+    /// their metadata.resourceVersion
+    #[arg(long)]
+    force: bool,
     /// Wait until every connected sidecar runs with it; exit code 1 when one rejects it or the time
     /// is over
     #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "10s", value_parser = parse_duration)]
@@ -101,47 +110,6 @@ pub(crate) struct DeleteArgs {
     output: OutputArgs,
 }
 
-/// Shows changes, the newest first.
-///
-/// Examples:
-///   weft history
-///   weft history Service web -n shop
-#[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
-pub(crate) struct HistoryArgs {
-    /// Only of this kind
-    #[arg(requires = "name")]
-    kind: Option<String>,
-    /// Only of the resource with this name
-    name: Option<String>,
-    /// The namespace of the named resource
-    #[arg(short, long, default_value = "default")]
-    namespace: String,
-    /// At most so many
-    #[arg(long, default_value_t = 50)]
-    limit: usize,
-    #[command(flatten)]
-    output: OutputArgs,
-}
-
-/// Brings all resources back to what they were at a revision; that is a new revision.
-///
-/// Examples:
-///   weft rollback 17
-///   weft rollback 17 --wait
-#[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
-pub(crate) struct RollbackArgs {
-    /// The revision, as in `weft history`
-    revision: u64,
-    /// Wait until every connected sidecar runs with it; exit code 1 when one rejects it or the time
-    /// is over
-    #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "10s", value_parser = parse_duration)]
-    wait: Option<Duration>,
-    #[command(flatten)]
-    output: OutputArgs,
-}
-
 /// Runs `weft apply`.
 pub(crate) async fn apply(client: Client, args: ApplyArgs) -> Result<(), CliError> {
     let sources = sources(&args.files)?;
@@ -151,6 +119,7 @@ pub(crate) async fn apply(client: Client, args: ApplyArgs) -> Result<(), CliErro
         &[
             ("dryRun", flag(args.dry_run)),
             ("allowMissing", flag(args.allow_missing)),
+            ("force", flag(args.force)),
             ("author", &author()),
         ],
     );
@@ -169,26 +138,31 @@ pub(crate) async fn plan(client: Client, args: PlanArgs) -> Result<(), CliError>
     let path = query("/v1/plan", &[("allowMissing", allow_missing)]);
     let plan: PlanResult = client.post(&path, &sources).await?;
     show(args.output.format, &plan, |plan| {
-        let resources = plan.resources.iter().map(|resource| {
-            vec![
-                resource.key.to_string(),
-                "-".to_owned(),
-                resource.action.as_str().to_owned(),
-            ]
-        });
-        if plan.effects.is_empty() {
-            note("nothing changes for callers");
-        }
-        let effects = plan.effects.iter().map(|effect| {
-            vec![
-                format!("  {}", effect.service),
-                effect.callers.clone(),
-                effect.change.clone(),
-            ]
-        });
-        let header = ["WHAT", "WHO NOTICES", "CHANGE"];
-        table(&header, resources.chain(effects))
+        plan_table(&plan.resources, &plan.effects)
     })
+}
+
+/// What becomes of resources, and what callers notice of it.
+pub(crate) fn plan_table(resources: &[Applied], effects: &[Effect]) -> Table {
+    let resources = resources.iter().map(|resource| {
+        vec![
+            resource.key.to_string(),
+            "-".to_owned(),
+            resource.action.as_str().to_owned(),
+        ]
+    });
+    if effects.is_empty() {
+        note("nothing changes for callers");
+    }
+    let effects = effects.iter().map(|effect| {
+        vec![
+            format!("  {}", effect.service),
+            effect.callers.clone(),
+            effect.change.clone(),
+        ]
+    });
+    let header = ["WHAT", "WHO NOTICES", "CHANGE"];
+    table(&header, resources.chain(effects))
 }
 
 /// Runs `weft validate`.
@@ -213,48 +187,6 @@ pub(crate) async fn delete(client: Client, args: DeleteArgs) -> Result<(), CliEr
     show_result(args.output.format, &result.await?)
 }
 
-/// Runs `weft history`.
-pub(crate) async fn history(client: Client, args: HistoryArgs) -> Result<(), CliError> {
-    let limit = args.limit.to_string();
-    let mut pairs = vec![("limit", limit.as_str())];
-    if let (Some(kind), Some(name)) = (&args.kind, &args.name) {
-        pairs.extend([("kind", kind.as_str()), ("name", name)]);
-        pairs.push(("namespace", &args.namespace));
-    }
-    let history: Items<HistoryInfo> = client.get(&query("/v1/history", &pairs)).await?;
-    show(args.output.format, &history, |history| {
-        let rows = history.items.iter().map(|entry| {
-            let done = if entry.document.is_some() {
-                "put"
-            } else {
-                "deleted"
-            };
-            vec![
-                entry.revision.to_string(),
-                age(entry.time / 1000),
-                entry.author.clone(),
-                done.to_owned(),
-                entry.key.to_string(),
-                entry.digest.chars().take(12).collect(),
-            ]
-        });
-        let header = ["REVISION", "AGE", "AUTHOR", "CHANGE", "RESOURCE", "DIGEST"];
-        table(&header, rows)
-    })
-}
-
-/// Runs `weft rollback`.
-pub(crate) async fn rollback(client: Client, args: RollbackArgs) -> Result<(), CliError> {
-    let path = query("/v1/rollback", &[("author", &author())]);
-    let revision = args.revision;
-    let result: ApplyResult = client.post(&path, &RollbackRequest { revision }).await?;
-    show_result(args.output.format, &result)?;
-    match args.wait {
-        Some(limit) => wait(&client, result.revision, limit).await,
-        None => Ok(()),
-    }
-}
-
 fn show_result(format: Format, result: &ApplyResult) -> Result<(), CliError> {
     let as_table = |result: &ApplyResult| -> Table {
         let note = if result.dry_run { " (dry run)" } else { "" };
@@ -272,7 +204,7 @@ fn show_result(format: Format, result: &ApplyResult) -> Result<(), CliError> {
 }
 
 /// Until every connected sidecar has acknowledged a revision.
-async fn wait(client: &Client, revision: u64, limit: Duration) -> Result<(), CliError> {
+pub(crate) async fn wait(client: &Client, revision: u64, limit: Duration) -> Result<(), CliError> {
     let end = Instant::now() + limit;
     let path = query("/v1/applied", &[("revision", &revision.to_string())]);
     loop {
@@ -308,7 +240,7 @@ async fn wait(client: &Client, revision: u64, limit: Duration) -> Result<(), Cli
 }
 
 /// Who asks, for the history.
-fn author() -> String {
+pub(crate) fn author() -> String {
     let named = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER"));
     match named {
         Ok(name) if !name.is_empty() => name,

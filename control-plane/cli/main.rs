@@ -2,11 +2,14 @@
 //! the two libraries.
 
 mod apply;
+mod backup;
 mod breakers;
 mod certs;
+mod conflict;
 mod demo;
 mod explain;
 mod get;
+mod history;
 mod operator;
 mod output;
 mod proxies;
@@ -80,8 +83,10 @@ enum ClientCommand {
     Plan(apply::PlanArgs),
     Get(get::GetArgs),
     Delete(apply::DeleteArgs),
-    History(apply::HistoryArgs),
-    Rollback(apply::RollbackArgs),
+    Backup(backup::BackupArgs),
+    Restore(backup::RestoreArgs),
+    History(history::HistoryArgs),
+    Rollback(history::RollbackArgs),
     Proxies(proxies::ProxiesArgs),
     Breakers(breakers::BreakersArgs),
     Explain(explain::ExplainArgs),
@@ -164,8 +169,10 @@ fn client(command: ClientCommand) -> Result<(), CliError> {
         ClientCommand::Explain(args) => with_client(|client| explain::explain(client, args)),
         ClientCommand::Get(args) => with_client(|client| get::get(client, args)),
         ClientCommand::Delete(args) => with_client(|client| apply::delete(client, args)),
-        ClientCommand::History(args) => with_client(|client| apply::history(client, args)),
-        ClientCommand::Rollback(args) => with_client(|client| apply::rollback(client, args)),
+        ClientCommand::Backup(args) => with_client(|client| backup::backup(client, args)),
+        ClientCommand::Restore(args) => backup::restore(&args),
+        ClientCommand::History(args) => with_client(|client| history::history(client, args)),
+        ClientCommand::Rollback(args) => with_client(|client| history::rollback(client, args)),
         ClientCommand::Proxies(args) => with_client(|client| proxies::proxies(client, args)),
         ClientCommand::Breakers(args) => with_client(|client| breakers::breakers(client, args)),
         ClientCommand::Token(command) => with_client(|client| token::token(client, command)),
@@ -213,6 +220,7 @@ mod tests {
             ("weft history Service", false),
             ("weft rollback x", false),
             ("weft rollback 3 --wait 5s", true),
+            ("weft rollback 3 Service/shop/web --dry-run", true),
             (
                 "weft token create --workload shop/a --service b --port 80 --ttl 1m",
                 true,

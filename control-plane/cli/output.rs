@@ -67,6 +67,10 @@ impl CliError {
                 say(problems);
                 eprintln!("weft: {message}");
             }
+            Self::Client(ClientError::Conflict { message, conflicts }) => {
+                eprintln!("{}", crate::conflict::describe(conflicts));
+                eprintln!("weft: {message}");
+            }
             Self::Problems(problems) => {
                 say(problems);
                 eprintln!("weft: {self}");

@@ -30,7 +30,7 @@ use crate::identity::Identities;
 use crate::identity::ca::{Authority, CaError, LEAF_TTL_MAX, LEAF_TTL_MIN};
 use crate::identity::grpc::IdentityService;
 use crate::metrics;
-use crate::model::parse_duration;
+use crate::model::{Document, parse_duration};
 use crate::parts::Parts;
 use crate::peers::Peers;
 use crate::pipeline::{self, Pipeline, virtual_ranges};
@@ -84,6 +84,10 @@ pub struct ControlPlaneArgs {
     /// Ranges of workloads' own addresses (pods); dialled directly they are mesh traffic.
     #[arg(long, value_delimiter = ',')]
     pub workload_range: Vec<String>,
+    /// Starts without a row of the store that cannot be read, named as the error names it. What it
+    /// held is lost to the mesh: of a token, an instance or an operator also that it was revoked.
+    #[arg(long, value_name = "TABLE/KEY@DIGEST")]
+    pub discard_unreadable: Vec<String>,
     /// What is logged.
     #[arg(long, default_value = "info", env = "WEFT_LOG")]
     pub log_level: String,
@@ -183,7 +187,7 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
     let _held_until_the_end = lock(&dir)?;
     let settings = settings(args)?;
     let trust_domain: TrustDomain = args.trust_domain.parse()?;
-    let store = RedbStore::open(&dir)?;
+    let store = open_store(&dir, &args.discard_unreadable)?;
     let authority = Arc::new(Authority::open(&dir.join("ca"), trust_domain.clone())?);
     let own = OwnCertificate {
         authority: Arc::clone(&authority),
@@ -242,6 +246,23 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
         Ok(result) => result,
         Err(_elapsed) => Ok(()),
     }
+}
+
+/// Opens the store, without rows that the operator gives up. A document that cannot be used stops
+/// the start: the mesh would otherwise run without a policy that was asked for.
+fn open_store(dir: &Path, discard: &[String]) -> Result<Arc<RedbStore>, AppError> {
+    for row in discard {
+        let kept = RedbStore::discard(dir, row)?;
+        tracing::warn!(row, kept = %kept.display(), "an unreadable row was discarded");
+    }
+    let store = RedbStore::open(dir)?;
+    for resource in store.list()?.resources {
+        if let Err(problems) = Document::from_value(resource.document.clone()) {
+            let problem = problems.first().map(ToString::to_string);
+            return Err(resource.unreadable(&problem.unwrap_or_default()).into());
+        }
+    }
+    Ok(store)
 }
 
 /// How workloads and the mesh are looked after.

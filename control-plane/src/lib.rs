@@ -8,6 +8,7 @@
 
 pub mod api;
 pub mod app;
+pub mod backup;
 pub mod budget;
 pub mod compile;
 pub mod discovery;

@@ -26,6 +26,8 @@ mod intercept;
 mod dns;
 // Administration from elsewhere.
 mod operator;
+// Revisions: conflicts, the way back, backups.
+mod versions;
 // What is on the wire between sidecars.
 mod capture;
 // What is particular to pods.

@@ -1,9 +1,11 @@
 //! The admin API: JSON over HTTP/1.1, on Unix sockets and, for operators with certificates, over TLS. Routes ask [`Parts`] and decide nothing.
 
 mod asking;
+mod backup;
 mod operators;
 mod refusal;
 mod resources;
+mod rollback;
 mod serve;
 mod unix;
 mod views;
@@ -71,7 +73,8 @@ pub fn admin_router(parts: Arc<Parts>, status: Status) -> Router {
             delete(resources::remove),
         )
         .route("/v1/history", get(resources::history))
-        .route("/v1/rollback", post(resources::rollback))
+        .route("/v1/rollback", post(rollback::rollback))
+        .route("/v1/backup", get(backup::backup))
         .route("/v1/services", get(views::services))
         .route("/v1/workloads", get(views::workloads))
         .route("/v1/proxies", get(views::proxies))

@@ -7,11 +7,11 @@ use serde::de::DeserializeOwned;
 use tower::BoxError;
 use weft_api::reader;
 
-use super::types::{ErrorBody, ErrorView};
+use super::types::{ConflictInfo, ErrorBody, ErrorView, FoundInfo};
 use crate::identity::IdentityError;
 use crate::identity::ca::CaError;
 use crate::model::Problem;
-use crate::store::StoreError;
+use crate::store::{Conflict, Expect, StoreError, StoredResource};
 
 /// What every route gives.
 pub(super) type Answer<T> = Result<Json<T>, Refusal>;
@@ -28,6 +28,7 @@ impl Refusal {
         let body = ErrorView {
             message: message.into(),
             problems: Vec::new(),
+            conflicts: Vec::new(),
         };
         Self { status, body }
     }
@@ -47,17 +48,40 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, message)
     }
 
+    /// Too much of it is under way.
+    pub(super) fn busy(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
+    }
+
+    /// It went wrong here.
+    pub(super) fn failed(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+    }
+
     /// Documents that are wrong.
     pub(super) fn problems(problems: Vec<Problem>) -> Self {
         let message = match problems.len() {
             1 => "1 problem; nothing was changed".to_owned(),
             n => format!("{n} problems; nothing was changed"),
         };
-        let body = ErrorView { message, problems };
-        Self {
-            status: StatusCode::UNPROCESSABLE_ENTITY,
-            body,
-        }
+        let mut refusal = Self::new(StatusCode::UNPROCESSABLE_ENTITY, message);
+        refusal.body.problems = problems;
+        refusal
+    }
+
+    /// Resources that somebody else changed meanwhile.
+    pub(super) fn conflicts(conflicts: Vec<ConflictInfo>) -> Self {
+        let message = match conflicts.len() {
+            1 => {
+                "1 resource was changed by somebody else meanwhile; nothing was changed".to_owned()
+            }
+            n => format!(
+                "{n} resources were changed by somebody else meanwhile; nothing was changed"
+            ),
+        };
+        let mut refusal = Self::new(StatusCode::CONFLICT, message);
+        refusal.body.conflicts = conflicts;
+        refusal
     }
 
     /// What the layers around the routes say.
@@ -77,8 +101,33 @@ impl IntoResponse for Refusal {
     }
 }
 
+/// What exists, for those who expected something else.
+pub(super) fn found_info(found: &StoredResource) -> FoundInfo {
+    FoundInfo {
+        revision: found.revision,
+        author: found.author.clone(),
+        changed: found.changed,
+        document: found.document.clone(),
+    }
+}
+
+fn conflict_info(conflict: &Conflict) -> ConflictInfo {
+    ConflictInfo {
+        key: conflict.key.clone(),
+        expected: match conflict.expected {
+            Expect::Revision(revision) => Some(revision),
+            Expect::Any | Expect::Absent => None,
+        },
+        found: conflict.found.as_ref().map(found_info),
+        given: None,
+    }
+}
+
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
+        if let StoreError::Conflict(conflicts) = &error {
+            return Self::conflicts(conflicts.iter().map(conflict_info).collect());
+        }
         let status = match &error {
             StoreError::Busy { .. } | StoreError::Closed => StatusCode::SERVICE_UNAVAILABLE,
             StoreError::TooLarge { .. } | StoreError::TooMany { .. } | StoreError::Twice(_) => {
@@ -92,6 +141,8 @@ impl From<StoreError> for Refusal {
             StoreError::NoRevision { .. } => StatusCode::NOT_FOUND,
             StoreError::Engine { .. }
             | StoreError::Uncertain { .. }
+            | StoreError::Snapshot(_)
+            | StoreError::Discard(_)
             | StoreError::Unreadable { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, error.to_string())

@@ -1,7 +1,8 @@
-//! Routes of what was asked for: apply, list, delete, history, rollback.
+//! Routes of resources: apply, plan, list, delete, history.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, header::CONTENT_TYPE};
@@ -11,11 +12,11 @@ use weft_core::name::ServiceName;
 
 use super::Admin;
 use super::operators::{Operator, author};
-use super::refusal::{Answer, Refusal, read};
+use super::refusal::{Answer, Refusal, found_info, read};
 use super::types::{
-    Action, Applied, ApplyQuery, ApplyResult, AuthorQuery, ConditionInfo, HistoryInfo, Items,
-    Metadata, ParentInfo, ParentRefInfo, PlanResult, ResourceInfo, ResourceQuery, ResourceStatus,
-    RollbackRequest, Source, Sources,
+    Action, Applied, ApplyQuery, ApplyResult, AuthorQuery, ConditionInfo, ConflictInfo,
+    HistoryInfo, HistoryPageInfo, Items, Metadata, ParentInfo, ParentRefInfo, PlanResult,
+    ResourceInfo, ResourceQuery, ResourceStatus, Source, Sources,
 };
 use crate::compile::{Compiled, Dangling, Snapshot};
 use crate::model::{
@@ -23,7 +24,9 @@ use crate::model::{
 };
 use crate::parts::Parts;
 use crate::policy::plan;
-use crate::store::{Change, HistoryEntry, HistoryQuery, StoredResource, changes_back, digest};
+use crate::store::{
+    Change, Expect, HistoryEntry, HistoryQuery, Revision, Store, StoreError, StoredResource, digest,
+};
 use crate::world::Delta;
 use crate::world::facts::Stated;
 
@@ -33,6 +36,10 @@ const CONTROLLER: &str = "weft-mesh.io/control-plane";
 const HISTORY_DEFAULT: usize = 50;
 const HISTORY_MAX: usize = 1000;
 
+/// How often a commit is tried whose documents others change meanwhile. One of those who try at the
+/// same time succeeds each time, and there are no more than so many requests at once.
+const COMMIT_TRIES: usize = 64;
+
 pub(super) async fn apply(
     State(admin): State<Admin>,
     operator: Option<Extension<Operator>>,
@@ -40,25 +47,40 @@ pub(super) async fn apply(
     headers: HeaderMap,
     body: Bytes,
 ) -> Answer<ApplyResult> {
-    let (documents, changes) = asked_for(&headers, &query, &body)?;
-    if !query.allow_missing {
-        let after = preview(&admin.parts, &changes)?;
-        let problems = dangling(&after, &documents);
-        if !problems.is_empty() {
-            return Err(Refusal::problems(problems));
+    let documents = asked_for(&headers, &query, &body)?;
+    let author = author(operator, &query.author);
+    let mut tries = 1..=COMMIT_TRIES;
+    loop {
+        tries.next();
+        let (changes, resources) = compare(&admin.parts.store, &documents, query.force)?;
+        if !query.allow_missing {
+            let after = preview(&admin.parts, &changes)?;
+            let problems = dangling(&after, &documents);
+            if !problems.is_empty() {
+                return Err(Refusal::problems(problems));
+            }
+        }
+        if query.dry_run {
+            return Ok(Json(ApplyResult {
+                revision: *admin.parts.store.watch().borrow(),
+                dry_run: true,
+                resources,
+            }));
+        }
+        match commit(&admin.parts, &author, changes, &resources).await {
+            // What was checked is not what exists any more: it is checked again. Documents that
+            // name the revision they were read at are refused then.
+            Err(StoreError::Conflict(_)) if !tries.is_empty() => {}
+            Err(error) => return Err(error.into()),
+            Ok(revision) => {
+                return Ok(Json(ApplyResult {
+                    revision,
+                    dry_run: false,
+                    resources,
+                }));
+            }
         }
     }
-    if query.dry_run {
-        let resources = compare(&admin.parts, &changes)?;
-        let revision = *admin.parts.store.watch().borrow();
-        return Ok(Json(ApplyResult {
-            revision,
-            dry_run: true,
-            resources,
-        }));
-    }
-    let author = author(operator, &query.author);
-    commit(&admin.parts, &author, changes).await
 }
 
 /// Says what applying would change for callers, and changes nothing.
@@ -68,37 +90,27 @@ pub(super) async fn plan(
     headers: HeaderMap,
     body: Bytes,
 ) -> Answer<PlanResult> {
-    let (documents, changes) = asked_for(&headers, &query, &body)?;
+    let documents = asked_for(&headers, &query, &body)?;
+    let (changes, resources) = compare(&admin.parts.store, &documents, query.force)?;
     let after = preview(&admin.parts, &changes)?;
     let problems = dangling(&after, &documents);
     if !query.allow_missing && !problems.is_empty() {
         return Err(Refusal::problems(problems));
     }
-    let before = admin.parts.snapshot();
     Ok(Json(PlanResult {
-        resources: compare(&admin.parts, &changes)?,
-        effects: plan::effects(&before, &after),
+        resources,
+        effects: plan::effects(&admin.parts.snapshot(), &after),
     }))
 }
 
-/// The documents of a body, and the changes that they ask for.
-fn asked_for(
-    headers: &HeaderMap,
-    query: &ApplyQuery,
-    body: &[u8],
-) -> Result<(Vec<Placed>, Vec<Change>), Refusal> {
+/// The documents of a body.
+fn asked_for(headers: &HeaderMap, query: &ApplyQuery, body: &[u8]) -> Result<Vec<Placed>, Refusal> {
     let sources = sources(headers, query, body)?;
-    let documents = read_sources(&sources).map_err(Refusal::problems)?;
-    let changes = documents.iter().map(|document| {
-        let key = document.value.key();
-        Change::put(key, document.to_value())
-    });
-    let changes = changes.collect();
-    Ok((documents, changes))
+    read_sources(&sources).map_err(Refusal::problems)
 }
 
 /// What would be after these changes; nothing changes.
-fn preview(parts: &Parts, changes: &[Change]) -> Result<Snapshot, Refusal> {
+pub(super) fn preview(parts: &Parts, changes: &[Change]) -> Result<Snapshot, Refusal> {
     let now = crate::unix_millis();
     let mut deltas = Vec::with_capacity(changes.len());
     for change in changes {
@@ -118,7 +130,7 @@ fn preview(parts: &Parts, changes: &[Change]) -> Result<Snapshot, Refusal> {
 }
 
 /// References of these documents that would lead nowhere.
-fn dangling(after: &Snapshot, documents: &[Placed]) -> Vec<Problem> {
+pub(super) fn dangling(after: &Snapshot, documents: &[Placed]) -> Vec<Problem> {
     let mut problems = Vec::new();
     for placed in documents {
         let dangling = after.dangling(&placed.value).into_iter();
@@ -188,6 +200,7 @@ pub(super) fn metadata_of(resource: &StoredResource) -> Metadata {
         namespace: resource.key.namespace.clone(),
         labels: pairs("labels"),
         annotations: pairs("annotations"),
+        resource_version: Some(resource.revision.to_string()),
     }
 }
 
@@ -295,13 +308,23 @@ pub(super) async fn remove(
         return Err(Refusal::unknown(text));
     }
     let author = author(operator, &query.author);
-    commit(&admin.parts, &author, vec![Change::delete(key)]).await
+    let resources = vec![Applied {
+        key: key.clone(),
+        action: Action::Deleted,
+    }];
+    let changes = vec![Change::delete(key)];
+    let revision = commit(&admin.parts, &author, changes, &resources).await?;
+    Ok(Json(ApplyResult {
+        revision,
+        dry_run: false,
+        resources,
+    }))
 }
 
 pub(super) async fn history(
     State(admin): State<Admin>,
     Query(query): Query<ResourceQuery>,
-) -> Answer<Items<HistoryInfo>> {
+) -> Answer<HistoryPageInfo> {
     let limit = query.limit.unwrap_or(HISTORY_DEFAULT).min(HISTORY_MAX);
     let key = match (query.kind, query.namespace, query.name) {
         (None, None, None) => None,
@@ -318,15 +341,14 @@ pub(super) async fn history(
             return Err(Refusal::invalid(text));
         }
     };
-    let query = HistoryQuery {
-        key,
-        before: None,
-        limit,
-    };
+    let before = query.before.as_deref().map(str::parse).transpose();
+    let before = before.map_err(|error| Refusal::invalid(format!("before: {error}")))?;
+    let query = HistoryQuery { key, before, limit };
     let page = admin.parts.store.history(query).await?;
     let items = page.items.into_iter().map(history_info);
-    Ok(Json(Items {
+    Ok(Json(HistoryPageInfo {
         items: items.collect(),
+        next: page.next.map(|next| next.to_string()),
     }))
 }
 
@@ -341,51 +363,61 @@ fn history_info(entry: HistoryEntry) -> HistoryInfo {
     }
 }
 
-pub(super) async fn rollback(
-    State(admin): State<Admin>,
-    operator: Option<Extension<Operator>>,
-    Query(query): Query<AuthorQuery>,
-    body: Bytes,
-) -> Answer<ApplyResult> {
-    let request: RollbackRequest = read(&body)?;
-    let store = &admin.parts.store;
-    let changes = changes_back(store.at(request.revision).await?, &store.list()?, None);
-    let author = author(operator, &query.author);
-    commit(&admin.parts, &author, changes).await
-}
-
-async fn commit(parts: &Parts, author: &str, changes: Vec<Change>) -> Answer<ApplyResult> {
-    let resources = compare(parts, &changes)?;
+/// Makes changes whose outcome is known.
+pub(super) async fn commit(
+    parts: &Parts,
+    author: &str,
+    changes: Vec<Change>,
+    outcome: &[Applied],
+) -> Result<Revision, StoreError> {
     let revision = parts.store.commit(author, changes).await?;
-    let changed = resources.iter();
+    let changed = outcome.iter();
     for Applied { key, action } in changed.filter(|r| r.action != Action::Unchanged) {
         let action = action.as_str();
         tracing::info!(%key, action, author, revision, "resource");
     }
-    Ok(Json(ApplyResult {
-        revision,
-        dry_run: false,
-        resources,
-    }))
+    Ok(revision)
 }
 
-/// What changes come to, as things stand. For people: the store decides for itself.
-fn compare(parts: &Parts, changes: &[Change]) -> Result<Vec<Applied>, Refusal> {
-    let there = parts.store.list()?.resources.into_iter();
-    let there: HashMap<ResourceKey, String> = there.map(|r| (r.key, r.digest)).collect();
-    let compared = changes.iter().map(|Change { key, document, .. }| {
-        let found = there.get(key);
-        let action = match (found, document) {
-            (None, None) => Action::Unchanged,
-            (Some(_), None) => Action::Deleted,
-            (None, Some(_)) => Action::Created,
-            (Some(found), Some(document)) if *found == digest(document) => Action::Unchanged,
-            (Some(_), Some(_)) => Action::Changed,
+/// The changes that documents ask for, and their outcome as things stand. Each change expects
+/// what was compared; a document that names another revision is refused, unless `force`.
+fn compare(
+    store: &Arc<dyn Store>,
+    documents: &[Placed],
+    force: bool,
+) -> Result<(Vec<Change>, Vec<Applied>), Refusal> {
+    let mut changes = Vec::with_capacity(documents.len());
+    let mut resources = Vec::with_capacity(documents.len());
+    let mut conflicts = Vec::new();
+    for placed in documents {
+        let (key, document) = (placed.value.key(), placed.to_value());
+        let found = store.get(&key)?;
+        let action = match &found {
+            None => Action::Created,
+            Some(found) if found.digest == digest(&document) => Action::Unchanged,
+            Some(_) => Action::Changed,
         };
-        let key = key.clone();
-        Applied { key, action }
-    });
-    Ok(compared.collect())
+        let read_at = placed.read_at.filter(|_| !force);
+        // What is there already is no conflict: an apply may be repeated.
+        if read_at.is_some_and(|read_at| found.as_ref().map(|f| f.revision) != Some(read_at))
+            && action != Action::Unchanged
+        {
+            conflicts.push(ConflictInfo {
+                key: key.clone(),
+                expected: read_at,
+                found: found.as_ref().map(found_info),
+                given: Some(document.clone()),
+            });
+        }
+        let expect = Expect::unchanged(found.as_ref());
+        changes.push(Change::put(key.clone(), document).expecting(expect));
+        resources.push(Applied { key, action });
+    }
+    if conflicts.is_empty() {
+        Ok((changes, resources))
+    } else {
+        Err(Refusal::conflicts(conflicts))
+    }
 }
 
 fn sources(headers: &HeaderMap, query: &ApplyQuery, body: &[u8]) -> Result<Vec<Source>, Refusal> {
@@ -446,7 +478,7 @@ pub fn read_sources(sources: &[Source]) -> Result<Vec<Placed>, Vec<Problem>> {
 }
 
 /// A kind, as people write it: in any case, in the plural.
-fn kind(text: &str) -> Result<&'static str, Refusal> {
+pub(super) fn kind(text: &str) -> Result<&'static str, Refusal> {
     let found = Kind::parse(text).map(|kind| kind.name);
     found.ok_or_else(|| {
         let allowed = kind_names();

@@ -8,7 +8,7 @@ use http::{Method, StatusCode};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
-use weft_api::client::{Client, ClientError, query};
+use weft_api::client::{Client, ClientError};
 
 use super::types::*;
 use super::{Status, Who, admin_router, bind_unix, join_router, serve_unix};
@@ -73,7 +73,8 @@ impl Bed {
             text: (*text).to_owned(),
         });
         let sources = sources.collect();
-        let path = query(path, &[("author", "me")]);
+        let joint = if path.contains('?') { "&" } else { "?" };
+        let path = format!("{path}{joint}author=me");
         self.client.post(&path, &Sources { sources }).await
     }
 
@@ -142,12 +143,38 @@ async fn applied_listed_changed_and_rolled_back() {
     assert_eq!(history.items[0].author, "me");
 
     let revision = first.revision;
-    let back: ApplyResult = bed
-        .client
-        .post("/v1/rollback", &RollbackRequest { revision })
+    let back = |revision, dry_run, resources: &[&str]| RollbackRequest {
+        revision,
+        dry_run,
+        resources: resources.iter().map(|r| (*r).to_owned()).collect(),
+        allow_missing: false,
+    };
+    let tell = async |request| {
+        let sent = bed
+            .client
+            .post::<_, RollbackResult>("/v1/rollback", &request);
+        let result = sent.await?;
+        let resources = result.resources.into_iter();
+        let told: Vec<_> = resources.map(|r| (r.key.name, r.action)).collect();
+        Ok::<_, ClientError>((result.revision, told))
+    };
+    let told = vec![("web".to_owned(), Action::Changed)];
+    let dry = tell(back(revision, true, &[])).await.unwrap();
+    assert_eq!(dry, (second.revision, told.clone()));
+    // Of others than it names nothing changes.
+    let other = tell(back(revision, false, &["service/shop/orders"])).await;
+    assert_eq!(other.unwrap(), (second.revision, Vec::new()));
+    for (name, status) in [
+        ("Service/shop/none", StatusCode::NOT_FOUND),
+        ("Gadget/shop/web", StatusCode::BAD_REQUEST),
+        ("web", StatusCode::BAD_REQUEST),
+    ] {
+        refused(tell(back(revision, false, &[name])).await, status);
+    }
+    let done = tell(back(revision, false, &["Service/shop/web"]))
         .await
         .unwrap();
-    assert_eq!(actions(&back), [("web", Action::Changed)]);
+    assert_eq!(done, (second.revision + 1, told));
     let listed: Items<ResourceInfo> = bed
         .client
         .get("/v1/resources?kind=Service&name=web")
@@ -167,9 +194,72 @@ async fn applied_listed_changed_and_rolled_back() {
     let gone = call().await.unwrap();
     assert_eq!(actions(&gone), [("web", Action::Deleted)]);
     refused(call().await, StatusCode::NOT_FOUND);
-    let missing = RollbackRequest { revision: 9999 };
-    let result = bed.client.post::<_, Value>("/v1/rollback", &missing).await;
-    refused(result, StatusCode::NOT_FOUND);
+    refused(tell(back(9999, false, &[])).await, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_somebody_else_changed_meanwhile_is_not_overwritten() {
+    let bed = start();
+    let versioned = |port: &str, version: u64| {
+        let text = service("web", port);
+        text.replace("shop}", &format!("shop, resourceVersion: \"{version}\"}}"))
+    };
+    let first = bed.apply("/v1/apply", &[&service("web", "80")]).await;
+    let first = first.unwrap().revision;
+    let listed: Items<ResourceInfo> = bed.client.get("/v1/resources").await.unwrap();
+    let shown = listed.items[0].metadata.resource_version.as_deref();
+    assert_eq!(shown, Some(&*first.to_string()));
+    let mine = bed.apply("/v1/apply", &[&versioned("81", first)]).await;
+    assert_eq!(actions(&mine.unwrap()), [("web", Action::Changed)]);
+    // The other one read it before that.
+    let theirs = versioned("82", first);
+    let both = [service("new", "80"), theirs.clone()];
+    let both = [&*both[0], &*both[1]];
+    for path in ["/v1/apply", "/v1/validate"] {
+        let error = bed.apply(path, &both).await.unwrap_err();
+        let ClientError::Conflict { conflicts, .. } = error else {
+            panic!("{error}");
+        };
+        assert_eq!(conflicts.len(), 1);
+        assert_eq!(conflicts[0].expected, Some(first));
+        let port = |document: &Value| document["spec"]["ports"][0]["port"].clone();
+        let found = conflicts[0].found.as_ref().unwrap();
+        assert_eq!((port(&found.document), &*found.author), (81.into(), "me"));
+        assert_eq!(port(conflicts[0].given.as_ref().unwrap()), 82);
+    }
+    assert_eq!(bed.names().await, ["web"]);
+    // What is there already is no conflict; what names no revision is applied.
+    bed.apply("/v1/apply", &[&versioned("81", first)])
+        .await
+        .unwrap();
+    bed.apply("/v1/apply", &[&service("web", "83")])
+        .await
+        .unwrap();
+    let forced = bed.apply("/v1/apply?force=true", &[&theirs]).await;
+    assert_eq!(actions(&forced.unwrap()), [("web", Action::Changed)]);
+    // One who read it before it was deleted does not bring it back.
+    let path = "/v1/resources/Service/shop/web";
+    let deleted = bed
+        .client
+        .call::<(), ApplyResult>(Method::DELETE, path, None);
+    deleted.await.unwrap();
+    let error = bed.apply("/v1/apply", &[&theirs]).await.unwrap_err();
+    assert!(matches!(error, ClientError::Conflict { .. }), "{error}");
+    let bad = service("web", "80").replace("shop}", "shop, resourceVersion: new}");
+    let result = bed.apply("/v1/apply", &[&bad]).await;
+    let (_, problems) = refused(result, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(problems[0].path, "metadata.resourceVersion");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn applies_without_a_version_all_succeed() {
+    let bed = start();
+    let texts: Vec<String> = (1..=20).map(|n| service("web", &n.to_string())).collect();
+    let texts: Vec<[&str; 1]> = texts.iter().map(|text| [text.as_str()]).collect();
+    let applied = texts.iter().map(|text| bed.apply("/v1/apply", text));
+    let applied = futures_util::future::join_all(applied).await;
+    let failed: Vec<_> = applied.into_iter().filter_map(Result::err).collect();
+    assert!(failed.is_empty(), "{failed:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

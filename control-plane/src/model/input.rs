@@ -30,6 +30,8 @@ pub struct Placed {
     pub labels: Labels,
     /// The document.
     pub value: Document,
+    /// Its `metadata.resourceVersion`: the revision that it was read at.
+    pub read_at: Option<u64>,
 }
 
 impl Placed {
@@ -75,7 +77,12 @@ pub fn read(source: &str, text: &str) -> Result<Vec<Placed>, Vec<Problem>> {
     let mut keys = BTreeSet::new();
     for (index, value) in values.into_iter().enumerate() {
         match read_one(source, index + 1, &value) {
-            Ok((document, labels)) => {
+            Ok(read) => {
+                let Read {
+                    document,
+                    labels,
+                    read_at,
+                } = read;
                 let key = document.key();
                 if keys.insert(key.clone()) {
                     documents.push(Placed {
@@ -83,6 +90,7 @@ pub fn read(source: &str, text: &str) -> Result<Vec<Placed>, Vec<Problem>> {
                         document: index + 1,
                         labels,
                         value: document,
+                        read_at,
                     });
                 } else {
                     problems.push(Problem {
@@ -120,6 +128,8 @@ struct Metadata {
     name: String,
     #[serde(default = "default_namespace")]
     namespace: String,
+    #[serde(default, rename = "resourceVersion")]
+    resource_version: Value,
     #[serde(default)]
     labels: BTreeMap<String, String>,
     #[serde(default)]
@@ -130,19 +140,20 @@ fn default_namespace() -> String {
     "default".to_owned()
 }
 
-fn read_one(
-    source: &str,
-    document: usize,
-    value: &Value,
-) -> Result<(Document, Labels), Vec<Problem>> {
+fn read_one(source: &str, document: usize, value: &Value) -> Result<Read, Vec<Problem>> {
     checked(Check::new(source, document), value)
 }
 
+/// A document with what its metadata says beside its name.
+pub(super) struct Read {
+    pub(super) document: Document,
+    labels: Labels,
+    /// The revision that it was read at.
+    read_at: Option<u64>,
+}
+
 /// Reads one document.
-pub(super) fn checked(
-    mut check: Check<'_>,
-    value: &Value,
-) -> Result<(Document, Labels), Vec<Problem>> {
+pub(super) fn checked(mut check: Check<'_>, value: &Value) -> Result<Read, Vec<Problem>> {
     let read = parse(&mut check, value);
     match read {
         Some(read) if check.problems.is_empty() => Ok(read),
@@ -150,7 +161,7 @@ pub(super) fn checked(
     }
 }
 
-fn parse(check: &mut Check<'_>, value: &Value) -> Option<(Document, Labels)> {
+fn parse(check: &mut Check<'_>, value: &Value) -> Option<Read> {
     let envelope: Envelope = check.typed("", value)?;
     let Some(kind) = Kind::find(&envelope.kind) else {
         check.add("kind", format!("{:?}", envelope.kind), kind_names());
@@ -177,10 +188,29 @@ fn parse(check: &mut Check<'_>, value: &Value) -> Option<(Document, Labels)> {
         annotations: metadata.annotations,
     };
     labels.check(check);
+    let read_at = revision(check, &metadata.resource_version);
     let own = ObjectName {
         namespace: metadata.namespace,
         name: metadata.name,
     };
     let document = kind.read(check, own, &envelope.spec)?;
-    Some((document, labels))
+    Some(Read {
+        document,
+        labels,
+        read_at,
+    })
+}
+
+/// Kubernetes writes it as text; people write numbers.
+fn revision(check: &mut Check<'_>, found: &Value) -> Option<u64> {
+    let revision = match found.as_str() {
+        Some(text) => text.parse().ok(),
+        None => found.as_u64(),
+    };
+    if revision.is_none() && !found.is_null() {
+        let found: String = found.to_string().chars().take(FOUND_MAX).collect();
+        let allowed = "the revision that `weft get` shows, as in \"17\"";
+        check.add("metadata.resourceVersion", found, allowed);
+    }
+    revision
 }

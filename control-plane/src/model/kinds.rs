@@ -92,7 +92,7 @@ impl Document {
     pub fn from_value(value: Value) -> Result<Self, Vec<Problem>> {
         let mut check = Check::new("the store", 1);
         check.stored = true;
-        input::checked(check, &value).map(|(document, _labels)| document)
+        input::checked(check, &value).map(|read| read.document)
     }
 
     /// The services that it is attached to.

@@ -629,6 +629,53 @@ async fn a_write_with_an_old_fence_is_refused<E: Engine>() {
     assert_eq!(commit.await.unwrap(), 1);
 }
 
+async fn a_snapshot_is_the_whole_store<E: Engine>() {
+    let limits = HistoryLimits {
+        revisions: 2,
+        bytes: u64::MAX,
+    };
+    let engine = E::new(limits, Arc::<ManualClock>::default());
+    let store = engine.store();
+    commit(store, vec![put("old", 1), put("aging", 1)]).await;
+    for n in 2..=4 {
+        commit(store, vec![put("busy", n), put("aging", n)]).await;
+    }
+    let content = b"\xff\x00".as_slice();
+    let write = store.write(vec![record("a", Some(content), RecordExpect::Any)]);
+    write.await.unwrap();
+    let ttl = Duration::from_secs(10);
+    let held = store.lease("writer", "a", ttl).await.unwrap();
+    let mut rows = Vec::new();
+    let taken = store.snapshot(&mut |row| {
+        rows.push(row);
+        Ok(())
+    });
+    taken.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    RedbStore::restore(dir.path(), rows.into_iter().map(Ok)).unwrap();
+    let restored = RedbStore::open(dir.path()).unwrap();
+    assert_eq!(restored.list().unwrap(), store.list().unwrap());
+    assert_eq!(restored.records("token").unwrap()[0].1, content);
+    for revision in 2..=4 {
+        let expected = store.at(revision).await.unwrap();
+        assert_eq!(restored.at(revision).await.unwrap(), expected);
+    }
+    assert!(restored.at(1).await.is_err());
+    let query = || HistoryQuery {
+        key: None,
+        before: None,
+        limit: 100,
+    };
+    let expected = store.history(query()).await.unwrap();
+    assert_eq!(restored.history(query()).await.unwrap(), expected);
+    assert_eq!(commit(&*restored, vec![delete("old")]).await, 5);
+    // Nobody holds a lease, and numbers go on.
+    let next = restored.lease("writer", "b", ttl).await.unwrap();
+    assert!(next.fencing > held.fencing);
+    let again = RedbStore::restore(dir.path(), std::iter::empty());
+    assert!(again.unwrap_err().to_string().contains("exists already"));
+}
+
 async fn a_lease_outlives_a_restart<E: Engine>() {
     let clock = Arc::new(ManualClock::default());
     let mut engine = E::new(HistoryLimits::default(), Arc::clone(&clock) as _);
@@ -685,6 +732,7 @@ macro_rules! contract {
             an_unreadable_record_is_an_error,
             a_lease_has_one_holder_at_a_time,
             a_write_with_an_old_fence_is_refused,
+            a_snapshot_is_the_whole_store,
             a_lease_outlives_a_restart,
         })+
     };

@@ -29,7 +29,9 @@ pub enum StoreError {
         cause: String,
     },
     /// A row on disk is not what it should be.
-    #[error("store: {table}/{key} cannot be read: {cause}; its content has the digest {digest}")]
+    #[error(
+        "store: {table}/{key} cannot be read: {cause}; restore a backup (`weft restore`), or give this row up, which may be a revocation, with --discard-unreadable {table}/{key}@{digest}"
+    )]
     Unreadable {
         /// The table.
         table: String,
@@ -111,6 +113,12 @@ pub enum StoreError {
     /// The lease that is asked for is not possible.
     #[error("lease: {0}")]
     Lease(String),
+    /// A snapshot cannot be written or read.
+    #[error("snapshot: {0}")]
+    Snapshot(String),
+    /// A row is not given up.
+    #[error("--discard-unreadable: {0}; nothing was discarded")]
+    Discard(String),
     /// It was closed.
     #[error("the store has been closed")]
     Closed,

@@ -5,6 +5,8 @@ use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
@@ -14,8 +16,8 @@ use super::lease::{LeaseBook, LeaseRecord};
 use super::resource::{check_changes, decide};
 use super::{
     Change, Clock, Event, Events, Fence, HistoryEntry, HistoryLimits, HistoryPage, HistoryPosition,
-    HistoryQuery, Lease, Listing, MonotonicClock, RecordWrite, Revision, Store, StoreError,
-    StoredResource,
+    HistoryQuery, Lease, Listing, MonotonicClock, RecordWrite, Revision, SnapshotMeta, SnapshotRow,
+    SnapshotSink, Store, StoreError, StoredResource,
 };
 use crate::model::ResourceKey;
 
@@ -290,6 +292,32 @@ impl Store for MemoryStore {
             state.lease_records.remove(&lease.name);
         }
         Box::pin(ready(Ok(())))
+    }
+
+    fn snapshot(&self, sink: &mut SnapshotSink<'_>) -> Result<(), StoreError> {
+        let state = self.state();
+        let mut give = |row| sink(row).map_err(StoreError::Snapshot);
+        give(SnapshotRow::Meta(SnapshotMeta {
+            revision: state.revision,
+            oldest: state.oldest,
+            fencing: state.leases.fencing(),
+        }))?;
+        for resource in state.resources.values() {
+            give(SnapshotRow::Resource(resource.clone()))?;
+        }
+        for ((_revision, number), entry) in &state.history {
+            give(SnapshotRow::History {
+                number: *number,
+                entry: entry.clone(),
+            })?;
+        }
+        for ((table, key), content) in &state.records {
+            give(SnapshotRow::Record {
+                row: format!("{table}/{key}"),
+                content: STANDARD.encode(content),
+            })?;
+        }
+        Ok(())
     }
 
     fn watch(&self) -> watch::Receiver<Revision> {

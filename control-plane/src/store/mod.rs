@@ -15,6 +15,7 @@ mod memory;
 mod record;
 mod redb;
 mod resource;
+mod snapshot;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -36,10 +37,11 @@ pub use lease::{
 };
 pub use memory::MemoryStore;
 pub use record::{RecordExpect, RecordWrite, read_records, record};
-pub use redb::{Options, RedbStore};
+pub use redb::{FILE as REDB_FILE, Options, RedbStore};
 pub use resource::{
     CHANGES_MAX, Change, Conflict, DOCUMENT_MAX, Expect, Listing, StoredResource, digest,
 };
+pub use snapshot::{SnapshotMeta, SnapshotRow, SnapshotSink};
 
 /// The number of a change of the store: each commit that changes something has the next one.
 pub type Revision = u64;
@@ -140,6 +142,12 @@ pub trait Store: fmt::Debug + Send + Sync {
 
     /// Ends a lease before its time. One that has ended or moved on already is not touched.
     fn release(&self, lease: &Lease) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Gives every row as of one moment, and so does not wait for writes. Blocks. An unreadable row
+    /// is an error.
+    ///
+    /// On Kubernetes and etcd backups are those of etcd.
+    fn snapshot(&self, sink: &mut SnapshotSink<'_>) -> Result<(), StoreError>;
 
     /// The newest revision, whenever there is a new one.
     fn watch(&self) -> watch::Receiver<Revision>;

@@ -36,6 +36,15 @@ pub struct StoredResource {
     pub document: Value,
 }
 
+impl StoredResource {
+    /// The error when its document cannot be used.
+    pub fn unreadable(&self, cause: &dyn ToString) -> StoreError {
+        // As engines write it, so that the digest is that of the row.
+        let content = serde_json::to_vec(self).unwrap_or_default();
+        StoreError::unreadable("resources", &self.key.to_string(), &content, cause)
+    }
+}
+
 /// All resources as of one revision.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Listing {

@@ -7,6 +7,7 @@
 
 mod discovery;
 mod documents;
+mod durability;
 mod identity;
 mod process;
 mod registry;

@@ -70,6 +70,32 @@ impl ControlPlane {
         Self::on(directory, grpc, more).await
     }
 
+    /// Kills it and starts another on the same address, whose data directory is made of a backup.
+    pub(crate) async fn restored(mut self, backup: &Path) -> Self {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let data_dir = directory.path().join("data");
+        weft_control_plane::backup::restore(backup, &data_dir).unwrap();
+        let (grpc, more) = (self.grpc, self.more.clone());
+        Self::on(directory, grpc, more).await
+    }
+
+    /// Kills it; its data directory is left.
+    pub(crate) fn stop(mut self) -> tempfile::TempDir {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        std::fs::remove_file(self.data_dir().join("addresses.json")).unwrap();
+        std::mem::replace(&mut self.directory, tempfile::tempdir().unwrap())
+    }
+
+    /// Starts one on the directory of another that was stopped.
+    pub(crate) async fn started_again(directory: tempfile::TempDir, more: &[&str]) -> Self {
+        let more = more.iter().map(|text| (*text).to_owned()).collect();
+        let anywhere = "127.0.0.1:0".parse().unwrap();
+        Self::on(directory, anywhere, more).await
+    }
+
     async fn on(directory: tempfile::TempDir, listen: SocketAddr, more: Vec<String>) -> Self {
         let data_dir = directory.path().join("data");
         let mut child = program(&data_dir)

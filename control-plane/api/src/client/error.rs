@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use http::StatusCode;
 
-use crate::types::Problem;
+use crate::types::{ConflictInfo, Problem};
 
 /// Why a call has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +49,12 @@ pub enum ClientError {
         /// What happened.
         cause: String,
     },
+    /// What it answered cannot be written down.
+    #[error("writing the answer: {source}")]
+    Output {
+        /// The system's error.
+        source: io::Error,
+    },
     /// It answered, with a refusal.
     #[error("{message}")]
     Refused {
@@ -58,6 +64,14 @@ pub enum ClientError {
         message: String,
         /// What is wrong with documents.
         problems: Vec<Problem>,
+    },
+    /// Somebody else changed resources meanwhile; nothing was changed.
+    #[error("{message}")]
+    Conflict {
+        /// What it said.
+        message: String,
+        /// The resources, with both versions.
+        conflicts: Vec<ConflictInfo>,
     },
 }
 
@@ -72,7 +86,10 @@ impl ClientError {
                     | StatusCode::UNPROCESSABLE_ENTITY
                     | StatusCode::PAYLOAD_TOO_LARGE
             ),
-            Self::Connect { .. } | Self::Broken { .. } => false,
+            Self::Connect { .. }
+            | Self::Broken { .. }
+            | Self::Output { .. }
+            | Self::Conflict { .. } => false,
         }
     }
 }

@@ -1,14 +1,15 @@
 //! One request and its answer, on a connection of its own.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore};
@@ -18,6 +19,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -31,6 +33,8 @@ use crate::types::ErrorBody;
 const CALL_TIMEOUT: Duration = Duration::from_secs(35);
 /// An answer, bytes.
 const ANSWER_MAX_BYTES: usize = 256 * 1024 * 1024;
+/// A refusal, bytes.
+const REFUSAL_MAX_BYTES: usize = 1024 * 1024;
 
 /// A control plane elsewhere.
 #[derive(Debug, Clone)]
@@ -93,6 +97,45 @@ impl Endpoint {
         serde_json::from_slice(&bytes).map_err(|error| self.not_understood(error))
     }
 
+    /// Reads an answer piece by piece; each has to come in time.
+    pub(super) async fn download(
+        &self,
+        path: &str,
+        output: &mut (dyn Write + Send),
+    ) -> Result<u64, ClientError> {
+        let late = |_elapsed| self.broken(format!("no answer in {} s", CALL_TIMEOUT.as_secs()));
+        let opened = async {
+            let stream = self.connect().await.map_err(|source| {
+                let at = self.to_string();
+                ClientError::Connect { at, source }
+            })?;
+            let sent = request(stream, Method::GET, path, Vec::new()).await;
+            sent.map_err(|cause| self.broken(cause))
+        };
+        let opened = tokio::time::timeout(CALL_TIMEOUT, opened).await;
+        let (response, _connection) = opened.map_err(late)??;
+        let status = response.status();
+        let mut body = response.into_body();
+        if !status.is_success() {
+            let body = Limited::new(body, REFUSAL_MAX_BYTES).collect().await;
+            let body = body.map_err(|error| self.broken(error))?;
+            return Err(refused(status, &body.to_bytes()));
+        }
+        let mut size = 0;
+        loop {
+            let frame = tokio::time::timeout(CALL_TIMEOUT, body.frame()).await;
+            let Some(frame) = frame.map_err(late)? else {
+                return Ok(size);
+            };
+            let frame = frame.map_err(|error| self.broken(error))?;
+            if let Ok(data) = frame.into_data() {
+                size += data.len() as u64;
+                let written = output.write_all(&data);
+                written.map_err(|source| ClientError::Output { source })?;
+            }
+        }
+    }
+
     async fn connect(&self) -> io::Result<Box<dyn Connection>> {
         Ok(match self {
             Self::Socket(path) => Box::new(UnixStream::connect(path).await?),
@@ -123,31 +166,57 @@ impl fmt::Display for Endpoint {
     }
 }
 
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
 async fn exchange(
     stream: Box<dyn Connection>,
     method: Method,
     path: &str,
     body: Vec<u8>,
-) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
+) -> Result<(StatusCode, Bytes), Failure> {
+    let (response, _connection) = request(stream, method, path, body).await?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), ANSWER_MAX_BYTES);
+    let collected = body.collect().await?;
+    Ok((status, collected.to_bytes()))
+}
+
+/// Sends a request; with the head of its answer comes what drives the connection while it is held.
+async fn request(
+    stream: Box<dyn Connection>,
+    method: Method,
+    path: &str,
+    body: Vec<u8>,
+) -> Result<(Response<Incoming>, Driven), Failure> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // It ends with the request: its error is the request's.
-    let connection = tokio::spawn(connection);
+    let connection = Driven(tokio::spawn(async move { drop(connection.await) }));
     let request = Request::builder()
         .method(method)
         .uri(path)
         .header("host", "weft")
         .header("content-type", "application/json")
         .body(Full::new(Bytes::from(body)))?;
-    let response = sender.send_request(request).await?;
-    let status = response.status();
-    let body = Limited::new(response.into_body(), ANSWER_MAX_BYTES);
-    let collected = body.collect().await?;
-    connection.abort();
-    Ok((status, collected.to_bytes()))
+    Ok((sender.send_request(request).await?, connection))
+}
+
+/// The task of a connection, which ends when this is dropped.
+struct Driven(JoinHandle<()>);
+
+impl Drop for Driven {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 fn refused(status: StatusCode, bytes: &[u8]) -> ClientError {
     let (message, problems) = match serde_json::from_slice::<ErrorBody>(bytes) {
+        Ok(body) if !body.error.conflicts.is_empty() => {
+            return ClientError::Conflict {
+                message: body.error.message,
+                conflicts: body.error.conflicts,
+            };
+        }
         Ok(body) => (body.error.message, body.error.problems),
         Err(_) => {
             let text = String::from_utf8_lossy(bytes);

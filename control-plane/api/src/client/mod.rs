@@ -6,6 +6,7 @@ mod place;
 mod query;
 
 use std::env;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -97,11 +98,7 @@ impl Client {
         path: &str,
         body: Option<&B>,
     ) -> Result<T, ClientError> {
-        let endpoint = match &self.place {
-            Place::Here(dir) => Endpoint::Socket(dir.join(ADMIN_SOCKET)),
-            Place::There(remote) => Endpoint::Tls(remote.clone()),
-        };
-        endpoint.call(method, path, body).await
+        self.endpoint().call(method, path, body).await
     }
 
     /// Reads from the admin API.
@@ -116,6 +113,22 @@ impl Client {
         body: &B,
     ) -> Result<T, ClientError> {
         self.call(Method::POST, path, Some(body)).await
+    }
+
+    /// Reads from the admin API what is no JSON, into `output`; its size in bytes.
+    pub async fn download(
+        &self,
+        path: &str,
+        output: &mut (dyn Write + Send),
+    ) -> Result<u64, ClientError> {
+        self.endpoint().download(path, output).await
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        match &self.place {
+            Place::Here(dir) => Endpoint::Socket(dir.join(ADMIN_SOCKET)),
+            Place::There(remote) => Endpoint::Tls(remote.clone()),
+        }
     }
 
     /// Asks for what a workload of this machine needs to join.

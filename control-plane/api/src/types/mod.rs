@@ -20,9 +20,9 @@ pub use mesh::{
 pub use policy::{Effect, EffectiveInfo, ExplainRequest, PlanResult, RateLimitInfo, Step};
 pub use resource::{
     Action, Applied, AppliedQuery, ApplyQuery, ApplyResult, AuthorQuery, ConditionInfo,
-    HistoryInfo, Metadata, ParentInfo, ParentRefInfo, Problem, Progress, RejectedResource,
-    ResourceInfo, ResourceKey, ResourceQuery, ResourceStatus, Revision, RollbackRequest, Source,
-    Sources,
+    ConflictInfo, FoundInfo, HistoryInfo, HistoryPageInfo, Metadata, ParentInfo, ParentRefInfo,
+    Problem, Progress, RejectedResource, ResourceInfo, ResourceKey, ResourceQuery, ResourceStatus,
+    Revision, RollbackRequest, RollbackResult, Source, Sources,
 };
 pub use status::{Status, StatusInfo};
 
@@ -34,18 +34,21 @@ pub struct Items<T> {
 }
 
 /// The body of every refusal.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ErrorBody {
     /// What is wrong.
     pub error: ErrorView,
 }
 
 /// What is wrong.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ErrorView {
     /// One line for people.
     pub message: String,
     /// Everything that is wrong with documents.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<Problem>,
+    /// Resources that somebody else changed meanwhile.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<ConflictInfo>,
 }

@@ -7,6 +7,8 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::policy::Effect;
+
 /// Counts the changes of what was asked for; each change has its own.
 pub type Revision = u64;
 
@@ -55,6 +57,8 @@ pub struct ApplyQuery {
     pub source: String,
     /// Whether references may lead to what does not exist (yet).
     pub allow_missing: bool,
+    /// Do not compare `metadata.resourceVersion` with what exists.
+    pub force: bool,
 }
 
 /// Several inputs that are applied together or not at all: the body of `POST /v1/apply` when it is
@@ -140,6 +144,9 @@ pub struct ResourceQuery {
     /// At most so many; history only, 50 by default, 1000 at most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
+    /// Only entries before this one, [`HistoryPageInfo::next`]; history only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
 }
 
 /// Who asks; a query.
@@ -168,12 +175,72 @@ pub struct HistoryInfo {
     pub document: Option<Value>,
 }
 
+/// Answer to `GET /v1/history`: entries, the newest first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HistoryPageInfo {
+    /// The entries.
+    pub items: Vec<HistoryInfo>,
+    /// Where the next page begins; `None` when there is no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
 /// Body of `POST /v1/rollback`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RollbackRequest {
-    /// Everything is to be as it was then.
+    /// Resources are to be as they were then.
     pub revision: Revision,
+    /// Only these, KIND/NAMESPACE/NAME; all when there are none.
+    #[serde(default)]
+    pub resources: Vec<String>,
+    /// Say what would change, and change nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Whether references may lead to what does not exist.
+    #[serde(default)]
+    pub allow_missing: bool,
+}
+
+/// Answer to `POST /v1/rollback`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RollbackResult {
+    /// The new revision; the newest one, when nothing changed.
+    pub revision: Revision,
+    /// Nothing was changed, because only that was asked.
+    pub dry_run: bool,
+    /// Each resource that is not as it was.
+    pub resources: Vec<Applied>,
+    /// What callers notice.
+    pub effects: Vec<Effect>,
+}
+
+/// A resource that somebody else changed meanwhile.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ConflictInfo {
+    /// Which.
+    pub key: ResourceKey,
+    /// The revision that was expected; `None`: that there is none.
+    pub expected: Option<Revision>,
+    /// What exists; `None`: nothing does.
+    pub found: Option<FoundInfo>,
+    /// The document that was not stored, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given: Option<Value>,
+}
+
+/// What exists in place of what was expected.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FoundInfo {
+    /// The revision of its last change.
+    pub revision: Revision,
+    /// Who changed it last.
+    pub author: String,
+    /// When, milliseconds since the Unix epoch.
+    pub changed: i64,
+    /// The document.
+    pub document: Value,
 }
 
 /// Query of `GET /v1/applied`.
@@ -207,6 +274,7 @@ pub struct RejectedResource {
 
 /// `metadata` of what is shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Metadata {
     /// Its name.
     pub name: String,
@@ -218,6 +286,10 @@ pub struct Metadata {
     /// Free text for people and programs.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+    /// The revision of its last change: applied with it, the document is refused when somebody
+    /// else has changed the resource since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource_version: Option<String>,
 }
 
 /// A document with what is known about it, in the form in which it can be applied again.

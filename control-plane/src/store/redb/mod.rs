@@ -1,7 +1,9 @@
 //! The embedded engine: one file, one writer thread, group commit.
 
+mod discard;
 mod history;
 mod rows;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -25,13 +27,14 @@ use super::events::EventLog;
 use super::resource::check_changes;
 use super::{
     Change, Clock, Events, Fence, HistoryEntry, HistoryLimits, HistoryPage, HistoryQuery, Lease,
-    Listing, MonotonicClock, RecordWrite, Revision, Store, StoreError, StoredResource,
+    Listing, MonotonicClock, RecordWrite, Revision, SnapshotSink, Store, StoreError,
+    StoredResource,
 };
 use rows::{Failure, HISTORY, HISTORY_OF, LEASES, META, RECORDS, RESOURCES};
 use writer::{Reply, Request, Write, Writer};
 
 /// The file in the data directory.
-const FILE: &str = "weft.redb";
+pub const FILE: &str = "weft.redb";
 /// Writes that wait for the writer thread.
 const QUEUE_MAX: usize = 1024;
 /// Memory for pages, bytes: the state of a mesh is small.
@@ -263,6 +266,10 @@ impl Store for RedbStore {
     fn release(&self, lease: &Lease) -> BoxFuture<'_, Result<(), StoreError>> {
         let sent = self.send(Request::Release(lease.fence()));
         Box::pin(async move { sent.await.map(|_reply| ()) })
+    }
+
+    fn snapshot(&self, sink: &mut SnapshotSink<'_>) -> Result<(), StoreError> {
+        self.read(|transaction| snapshot::write(transaction, sink))
     }
 
     fn watch(&self) -> watch::Receiver<Revision> {

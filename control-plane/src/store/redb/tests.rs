@@ -43,4 +43,29 @@ async fn an_unreadable_resource_is_an_error() {
     assert!(matches!(error, StoreError::Unreadable { .. }), "{error}");
     let other = Change::put(key("api"), json!({"n": 1}));
     assert_eq!(store.commit("a", vec![other]).await.unwrap(), 2);
+    drop(store);
+    // Given up only as the error names it, and kept aside.
+    let row = error_row(dir.path());
+    for wrong in [
+        "web",
+        "resources/Service/shop/web",
+        "resources/Service/shop/web@0",
+    ] {
+        let error = RedbStore::discard(dir.path(), wrong).unwrap_err();
+        assert!(matches!(error, StoreError::Discard(_)), "{error}");
+    }
+    let kept = RedbStore::discard(dir.path(), &row).unwrap();
+    assert_eq!(std::fs::read(kept).unwrap(), b"{\"key\":");
+    let store = RedbStore::open(dir.path()).unwrap();
+    assert_eq!(store.list().unwrap().resources.len(), 1);
+    drop(store);
+    assert!(RedbStore::discard(dir.path(), &row).is_err());
+}
+
+/// What the error for the unreadable resource says is to be discarded.
+fn error_row(dir: &Path) -> String {
+    let store = RedbStore::open(dir).unwrap();
+    let error = store.list().unwrap_err().to_string();
+    let (_before, row) = error.split_once("--discard-unreadable ").unwrap();
+    row.to_owned()
 }
