@@ -78,6 +78,18 @@ impl Bed {
         self.client.post(&path, &Sources { sources }).await
     }
 
+    /// The revision, and what became of each resource.
+    async fn rollback(
+        &self,
+        request: RollbackRequest,
+    ) -> Result<(u64, Vec<(String, Action)>), ClientError> {
+        let sent = self.client.post("/v1/rollback", &request);
+        let result: RollbackResult = sent.await?;
+        let resources = result.resources.into_iter();
+        let told = resources.map(|r| (r.key.name, r.action)).collect();
+        Ok((result.revision, told))
+    }
+
     async fn names(&self) -> Vec<String> {
         let services: Items<ServiceInfo> = self.client.get("/v1/services").await.unwrap();
         let names = services.items.into_iter().map(|s| s.metadata.name);
@@ -142,39 +154,8 @@ async fn applied_listed_changed_and_rolled_back() {
     assert_eq!(revisions, [second.revision, first.revision]);
     assert_eq!(history.items[0].author, "me");
 
-    let revision = first.revision;
-    let back = |revision, dry_run, resources: &[&str]| RollbackRequest {
-        revision,
-        dry_run,
-        resources: resources.iter().map(|r| (*r).to_owned()).collect(),
-        allow_missing: false,
-    };
-    let tell = async |request| {
-        let sent = bed
-            .client
-            .post::<_, RollbackResult>("/v1/rollback", &request);
-        let result = sent.await?;
-        let resources = result.resources.into_iter();
-        let told: Vec<_> = resources.map(|r| (r.key.name, r.action)).collect();
-        Ok::<_, ClientError>((result.revision, told))
-    };
-    let told = vec![("web".to_owned(), Action::Changed)];
-    let dry = tell(back(revision, true, &[])).await.unwrap();
-    assert_eq!(dry, (second.revision, told.clone()));
-    // Of others than it names nothing changes.
-    let other = tell(back(revision, false, &["service/shop/orders"])).await;
-    assert_eq!(other.unwrap(), (second.revision, Vec::new()));
-    for (name, status) in [
-        ("Service/shop/none", StatusCode::NOT_FOUND),
-        ("Gadget/shop/web", StatusCode::BAD_REQUEST),
-        ("web", StatusCode::BAD_REQUEST),
-    ] {
-        refused(tell(back(revision, false, &[name])).await, status);
-    }
-    let done = tell(back(revision, false, &["Service/shop/web"]))
-        .await
-        .unwrap();
-    assert_eq!(done, (second.revision + 1, told));
+    let back = bed.rollback(rollback(first.revision, &[])).await.unwrap();
+    assert_eq!(back.1, [("web".to_owned(), Action::Changed)]);
     let listed: Items<ResourceInfo> = bed
         .client
         .get("/v1/resources?kind=Service&name=web")
@@ -194,7 +175,69 @@ async fn applied_listed_changed_and_rolled_back() {
     let gone = call().await.unwrap();
     assert_eq!(actions(&gone), [("web", Action::Deleted)]);
     refused(call().await, StatusCode::NOT_FOUND);
-    refused(tell(back(9999, false, &[])).await, StatusCode::NOT_FOUND);
+}
+
+fn rollback(revision: u64, resources: &[&str]) -> RollbackRequest {
+    RollbackRequest {
+        revision,
+        resources: resources.iter().map(|r| (*r).to_owned()).collect(),
+        ..RollbackRequest::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rollback_is_planned_validated_and_of_what_is_named() {
+    let bed = start();
+    let policy = "apiVersion: weft-mesh.io/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: web, \
+                  namespace: shop}\nspec: {targetRef: {kind: Service, name: web}}\n";
+    let (web, other) = (service("web", "80"), service("other", "80"));
+    bed.apply("/v1/apply", &[&web, policy]).await.unwrap();
+    let more = [&*service("web", "81"), &*other];
+    bed.apply("/v1/apply", &more).await.unwrap();
+    let dry = RollbackRequest {
+        dry_run: true,
+        ..rollback(1, &[])
+    };
+    let told = |name: &str, action| (name.to_owned(), action);
+    let both = vec![told("other", Action::Deleted), told("web", Action::Changed)];
+    assert_eq!(bed.rollback(dry).await.unwrap(), (2, both));
+    // Of others than are named nothing changes.
+    let named = rollback(1, &["trafficpolicy/shop/web"]);
+    assert_eq!(bed.rollback(named).await.unwrap(), (2, Vec::new()));
+    let named = rollback(1, &["Service/shop/web"]);
+    let changed = vec![told("web", Action::Changed)];
+    assert_eq!(bed.rollback(named).await.unwrap(), (3, changed));
+    for (revision, name, status) in [
+        (1, "Service/shop/none", StatusCode::NOT_FOUND),
+        (1, "Gadget/shop/web", StatusCode::BAD_REQUEST),
+        (1, "web", StatusCode::BAD_REQUEST),
+        (9, "Service/shop/web", StatusCode::NOT_FOUND),
+        (0, "Service/shop/web", StatusCode::NOT_FOUND),
+    ] {
+        let result = bed.rollback(rollback(revision, &[name])).await;
+        refused(result, status);
+    }
+    // What comes back must lead somewhere, as if it were applied.
+    for path in ["TrafficPolicy/shop/web", "Service/shop/web"] {
+        let path = format!("/v1/resources/{path}");
+        let deleted = bed
+            .client
+            .call::<(), ApplyResult>(Method::DELETE, &path, None);
+        deleted.await.unwrap();
+    }
+    let named = rollback(1, &["TrafficPolicy/shop/web"]);
+    let result = bed.rollback(named.clone()).await;
+    let (_, problems) = refused(result, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(
+        problems[0].source_name.contains("revision 1"),
+        "{problems:?}"
+    );
+    let allowed = RollbackRequest {
+        allow_missing: true,
+        ..named
+    };
+    let created = vec![told("web", Action::Created)];
+    assert_eq!(bed.rollback(allowed).await.unwrap(), (6, created));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
