@@ -141,6 +141,7 @@ impl From<StoreError> for Refusal {
             StoreError::NoRevision { .. } => StatusCode::NOT_FOUND,
             StoreError::Engine { .. }
             | StoreError::Uncertain { .. }
+            | StoreError::Damaged { .. }
             | StoreError::Snapshot(_)
             | StoreError::Discard(_)
             | StoreError::Unreadable { .. } => StatusCode::INTERNAL_SERVER_ERROR,

@@ -28,6 +28,14 @@ pub enum StoreError {
         /// The engine's error.
         cause: String,
     },
+    /// The file is not what was written.
+    #[error("store {path} is damaged: {cause}; restore a backup (`weft restore`)")]
+    Damaged {
+        /// The file.
+        path: String,
+        /// What was found.
+        cause: String,
+    },
     /// A row on disk is not what it should be.
     #[error(
         "store: {table}/{key} cannot be read: {cause}; restore a backup (`weft restore`), or give this row up, which may be a revocation, with --discard-unreadable {table}/{key}@{digest}"

@@ -140,6 +140,60 @@ async fn a_damaged_backup_is_refused() {
     assert!(dir.join("ca/root.pem").exists());
 }
 
+/// The disk is full: what does not fit is refused with the reason, everything else goes on, and what
+/// was acknowledged is there after a restart, no more and no less.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_and_loses_nothing() {
+    let control_plane = ControlPlane::start_on_a_small_disk(8 * 1024 * 1024).await;
+    let mut sidecar = control_plane.enrol("shop/web", &[80]).await;
+    let mut acknowledged = Vec::new();
+    let refused = loop {
+        let name = format!("large{}", acknowledged.len());
+        let input = "test.yaml".to_owned();
+        let text = large_document(&name);
+        let sources = vec![Source { name: input, text }];
+        let body = Sources { sources };
+        let client = control_plane.client();
+        let applied = client.post::<_, ApplyResult>("/v1/apply?allowMissing=true", &body);
+        match applied.await {
+            Ok(_) => acknowledged.push(name),
+            Err(error) => break error.to_string(),
+        }
+        assert!(acknowledged.len() < 200, "the disk is never full");
+    };
+    assert!(refused.contains("check space"), "{refused}");
+    assert!(!acknowledged.is_empty());
+    assert_eq!(names(&control_plane).await, acknowledged);
+    // Renewals only note times: they do not need the disk.
+    let current = Credential::CurrentCertificate(CurrentCertificate {});
+    sidecar.sign(current).await.unwrap();
+    let stopped = control_plane.stop();
+    let control_plane = ControlPlane::started_again(stopped, &[]).await;
+    assert_eq!(names(&control_plane).await, acknowledged);
+    apply(&control_plane, service("after", 1)).await;
+}
+
+/// Names of all resources, in the order in which they were made.
+async fn names(control_plane: &ControlPlane) -> Vec<String> {
+    let listed = control_plane.get("/v1/resources").await;
+    let listed = listed.as_array().unwrap().iter();
+    let names = listed.map(|r| r["metadata"]["name"].as_str().unwrap().to_owned());
+    let mut names: Vec<String> = names.collect();
+    names.sort_by_key(|name| (name.len(), name.clone()));
+    names
+}
+
+/// A document of some 200 kB.
+fn large_document(name: &str) -> String {
+    let kind = "group: gateway.networking.k8s.io, kind: HTTPRoute";
+    let from = (0..2500).map(|n| format!("  - {{{kind}, namespace: n{n}}}\n"));
+    let from: String = from.collect();
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1beta1\nkind: ReferenceGrant\nmetadata: {{name: \
+         {name}, namespace: shop}}\nspec:\n  from:\n{from}  to:\n  - {{group: '', kind: Service}}\n"
+    )
+}
+
 /// An instance was revoked, and its record is damaged: the control plane does not start as if the
 /// revocation had never been, and says what to do.
 #[tokio::test(flavor = "multi_thread")]

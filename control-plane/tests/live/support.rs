@@ -97,8 +97,34 @@ impl ControlPlane {
     }
 
     async fn on(directory: tempfile::TempDir, listen: SocketAddr, more: Vec<String>) -> Self {
+        let command = program(&directory.path().join("data"));
+        Self::spawned(command, directory, listen, more).await
+    }
+
+    /// One that cannot write a file larger than `bytes`: as on a disk that is full then.
+    pub(crate) async fn start_on_a_small_disk(bytes: u64) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let program = program(&directory.path().join("data"));
+        let mut command = Command::new("sh");
+        // Blocks of 512 bytes; a write beyond is an error and no signal.
+        let script = format!(
+            "trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"",
+            bytes / 512
+        );
+        command.args(["-c", &script]).arg(program.get_program());
+        command.args(program.get_args()).stderr(Stdio::piped());
+        let anywhere = "127.0.0.1:0".parse().unwrap();
+        Self::spawned(command, directory, anywhere, Vec::new()).await
+    }
+
+    async fn spawned(
+        mut command: Command,
+        directory: tempfile::TempDir,
+        listen: SocketAddr,
+        more: Vec<String>,
+    ) -> Self {
         let data_dir = directory.path().join("data");
-        let mut child = program(&data_dir)
+        let mut child = command
             .args(["--grace", "7s"])
             .args(["--listen", &listen.to_string()])
             .args(&more)

@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::model::ResourceKey;
 
 use super::events::EventLog;
+use super::lease::LeaseBook;
 use super::resource::check_changes;
 use super::{
     Change, Clock, Events, Fence, HistoryEntry, HistoryLimits, HistoryPage, HistoryQuery, Lease,
@@ -80,11 +81,7 @@ impl RedbStore {
     /// The same, with other limits or another clock.
     pub fn open_with(dir: &Path, options: Options) -> Result<Arc<Self>, StoreError> {
         let path = dir.join(FILE);
-        let database = open(&path)?;
-        let (newest, _transaction) =
-            rows::newest(&database).map_err(|failure| failure.at(&path))?;
-        let leases = rows::leases(&database, options.clock.now());
-        let leases = leases.map_err(|failure| failure.at(&path))?;
+        let (database, newest, leases) = open_checked(&path, options.clock.now())?;
         let database = Arc::new(RwLock::new(Some(database)));
         let (writes, queue) = mpsc::channel(QUEUE_MAX);
         let events = Arc::new(EventLog::new(newest));
@@ -322,6 +319,43 @@ fn open(path: &Path) -> Result<Database, StoreError> {
     };
     prepare().map_err(|error| engine(path, &error))?;
     Ok(made)
+}
+
+/// Opens the file and what is needed of it. The engine panics over some kinds of damage: that is an
+/// error too.
+fn open_checked(path: &Path, now: Duration) -> Result<(Database, Revision, LeaseBook), StoreError> {
+    let opening = std::panic::catch_unwind(|| {
+        let mut database = open(path)?;
+        check(&mut database, path)?;
+        let read = rows::newest(&database).and_then(|(newest, _transaction)| {
+            let leases = rows::leases(&database, now)?;
+            Ok((newest, leases))
+        });
+        let (newest, leases) = read.map_err(|failure| failure.at(path))?;
+        Ok((database, newest, leases))
+    });
+    opening.unwrap_or_else(|_panic| {
+        Err(StoreError::Damaged {
+            path: path.display().to_string(),
+            cause: "its pages do not belong together".to_owned(),
+        })
+    })
+}
+
+/// Compares every page with its checksum: what the disk has changed is not taken for what was
+/// written.
+fn check(database: &mut Database, path: &Path) -> Result<(), StoreError> {
+    let damaged = |cause: String| StoreError::Damaged {
+        path: path.display().to_string(),
+        cause,
+    };
+    match database.check_integrity() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(damaged(
+            "checksums are not those of what was written".to_owned(),
+        )),
+        Err(error) => Err(damaged(error.to_string())),
+    }
 }
 
 fn engine(path: &Path, error: &dyn std::fmt::Display) -> StoreError {

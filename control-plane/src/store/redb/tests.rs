@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::store::record;
 
 fn key(name: &str) -> ResourceKey {
     ResourceKey {
@@ -68,4 +69,51 @@ fn error_row(dir: &Path) -> String {
     let error = store.list().unwrap_err().to_string();
     let (_before, row) = error.split_once("--discard-unreadable ").unwrap();
     row.to_owned()
+}
+
+/// A file that was cut off, or in which the disk changed something, is refused, or has everything
+/// that was written: never something else.
+#[tokio::test]
+async fn a_torn_file_is_refused_or_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = RedbStore::open(dir.path()).unwrap();
+    for n in 0..50 {
+        let changes = (0..4).map(|i| {
+            let document = json!({ "n": n, "text": "x".repeat(300) });
+            Change::put(key(&format!("s{}", n * 4 + i)), document)
+        });
+        store.commit("a", changes.collect()).await.unwrap();
+    }
+    let record = record("token", "a", Some(&"y".repeat(1000)));
+    store.write(vec![record]).await.unwrap();
+    let (resources, records) = (store.list().unwrap(), store.records("token").unwrap());
+    drop(store);
+    let whole = std::fs::read(dir.path().join(FILE)).unwrap();
+    let torn = tempfile::tempdir().unwrap();
+    let mut refused = 0;
+    let mut check = |content: &[u8], what: &str| {
+        std::fs::write(torn.path().join(FILE), content).unwrap();
+        let opened = std::panic::catch_unwind(|| {
+            let store = RedbStore::open(torn.path())?;
+            Ok::<_, StoreError>((store.list()?, store.records("token")?))
+        });
+        match opened.expect(what) {
+            Ok(found) => assert!(found == (resources.clone(), records.clone()), "{what}"),
+            Err(_error) => refused += 1,
+        }
+    };
+    for part in 1..8 {
+        let length = whole.len() * part / 8;
+        check(&whole[..length], &format!("cut off at {length}"));
+    }
+    for place in (0..whole.len()).step_by(whole.len() / 60) {
+        let mut changed = whole.clone();
+        changed[place] ^= 0x10;
+        check(&changed, &format!("byte {place}"));
+        let end = (place + 4096).min(whole.len());
+        changed[place..end].fill(0);
+        check(&changed, &format!("page at {place}"));
+    }
+    check(&whole, "as it was");
+    assert!(refused > 10, "{refused}");
 }
