@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use weft_api::client::Client;
 use weft_api::types::{Items, NewToken, TokenInfo, TokenRequest};
 use weft_control_plane::model::parse_duration;
+use weft_core::model::Cidr;
 use weft_core::name::{ServiceName, WorkloadName};
 
 use crate::output::{CliError, Format, OutputArgs, join, line, moment, show, table};
@@ -35,6 +36,10 @@ pub(crate) struct CreateArgs {
     /// A port that it may serve; may be repeated
     #[arg(long = "port", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     ports: Vec<u16>,
+    /// An address at which others may be told to reach it, ADDRESS or ADDRESS/PREFIX; may be
+    /// repeated [default: only where its connection comes from]
+    #[arg(long = "address", value_name = "ADDRESS[/PREFIX]", value_parser = range)]
+    addresses: Vec<Cidr>,
     /// For how long it may be redeemed: 1s to 7 days
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_duration)]
     ttl: Duration,
@@ -68,6 +73,7 @@ async fn create(client: Client, args: CreateArgs) -> Result<(), CliError> {
         services: services.collect::<Result<_, _>>()?,
         workload: args.workload,
         ports: args.ports,
+        addresses: args.addresses,
         ttl_seconds: args.ttl.as_secs(),
         service_account: args.service_account,
     };
@@ -86,6 +92,10 @@ fn service(text: &str, namespace: &str) -> Result<ServiceName, CliError> {
     name.map_err(|error| CliError::Input(format!("--service: {error}")))
 }
 
+fn range(text: &str) -> Result<Cidr, String> {
+    Cidr::try_from(text.to_owned())
+}
+
 async fn list(client: Client, args: ListArgs) -> Result<(), CliError> {
     let tokens: Items<TokenInfo> = client.get("/v1/tokens").await?;
     show(args.output.format, &tokens, |tokens| {
@@ -97,6 +107,7 @@ async fn list(client: Client, args: ListArgs) -> Result<(), CliError> {
                 token.service_account.clone(),
                 join(&token.services),
                 join(&token.ports),
+                join(&token.addresses),
                 moment(token.expires),
                 redeemed.unwrap_or_else(|| "-".to_owned()),
             ]
@@ -107,6 +118,7 @@ async fn list(client: Client, args: ListArgs) -> Result<(), CliError> {
             "ACCOUNT",
             "SERVICES",
             "PORTS",
+            "ADDRESSES",
             "EXPIRES",
             "REDEEMED BY",
         ];

@@ -24,6 +24,7 @@ use weft_proto::registry::registry_server::RegistryServer;
 
 use crate::api::{self, Status, Who};
 use crate::budget::{Limits, MESSAGE_MAX_BYTES, SIGN_MESSAGE_MAX_BYTES};
+use crate::clock::SystemClock;
 use crate::discovery::DiscoveryServer;
 use crate::discovery::grpc::DiscoveryService;
 use crate::identity::Identities;
@@ -38,7 +39,7 @@ use crate::publish::Publisher;
 use crate::ratelimit::Leases;
 use crate::ratelimit::grpc::RateLimitService;
 use crate::registry::grpc::RegistryService;
-use crate::registry::{Departures, Observations, Registrations};
+use crate::registry::{self, Departures, Observations, Registrations};
 use crate::sources::{IdentitySource, RegistrySource, Source, StoreSource};
 use crate::store::{RedbStore, Store, StoreError};
 use crate::tls::{self, Purpose};
@@ -290,8 +291,11 @@ pub fn assemble(
         Arc::clone(&store),
         Arc::clone(&identities),
         Arc::clone(&peers),
-        settings.grace,
-        virtual_ranges(),
+        registry::Settings {
+            grace: settings.grace,
+            virtual_ranges: virtual_ranges(),
+        },
+        Arc::new(SystemClock),
     )?;
     let observations = Arc::<Observations>::default();
     let publisher = Arc::<Publisher>::default();

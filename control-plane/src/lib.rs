@@ -10,6 +10,7 @@ pub mod api;
 pub mod app;
 pub mod backup;
 pub mod budget;
+pub mod clock;
 pub mod compile;
 pub mod discovery;
 pub mod identity;

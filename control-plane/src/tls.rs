@@ -43,6 +43,15 @@ impl PeerIdentity {
     }
 }
 
+impl PeerInfo {
+    /// What a request knows of its connection.
+    pub fn of<T>(request: &Request<T>) -> Result<Self, Status> {
+        let info = request.extensions().get::<Self>();
+        info.cloned()
+            .ok_or_else(|| Status::internal("a request without its connection"))
+    }
+}
+
 /// What a request knows of its connection.
 #[derive(Debug, Clone)]
 pub struct PeerInfo {

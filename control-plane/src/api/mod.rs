@@ -123,6 +123,7 @@ async fn create_token(State(admin): State<Admin>, body: Bytes) -> Answer<NewToke
         workload: request.workload,
         services: request.services,
         ports: request.ports,
+        addresses: request.addresses,
     };
     let ttl = Duration::from_secs(request.ttl_seconds);
     let (token, record) = admin.parts.identities.create_token(binding, ttl).await?;
@@ -149,6 +150,7 @@ async fn join(
         workload: request.workload,
         services: request.services,
         ports: request.ports,
+        addresses: Vec::new(),
     };
     let (token, _) = parts.identities.create_token(binding, JOIN_TTL).await?;
     Ok(Json(JoinAnswer {

@@ -358,6 +358,7 @@ async fn tokens_and_joining() {
         workload: "shop/web".parse().unwrap(),
         services: vec!["shop/web".parse().unwrap()],
         ports: vec![8080],
+        addresses: vec!["10.0.0.0/24".to_owned().try_into().unwrap()],
         ttl_seconds,
         service_account: None,
     };

@@ -63,6 +63,7 @@ fn service_info(
         namespace: name.namespace().to_owned(),
         labels: BTreeMap::new(),
         annotations: BTreeMap::new(),
+        resource_version: None,
     });
     let service = service.unwrap_or_else(|| Service {
         name: name.clone(),
@@ -290,6 +291,7 @@ pub(super) async fn tokens(State(admin): State<Admin>) -> Answer<Items<TokenInfo
         service_account: record.binding.service_account,
         services: record.binding.services,
         ports: record.binding.ports,
+        addresses: record.binding.addresses,
         created: record.created,
         expires: record.expires,
         redeemed_by: record.redeemed.map(|redeemed| redeemed.instance),

@@ -99,7 +99,7 @@ impl Workload {
                 version: String::new(),
             },
             stream: self.connected.then_some(1),
-            expires: 0,
+            expires: Default::default(),
         }))
     }
 }

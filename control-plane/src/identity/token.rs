@@ -2,6 +2,7 @@
 //! Decisions only; they are stored hashed.
 
 use serde::{Deserialize, Serialize};
+use weft_core::model::Cidr;
 use weft_core::name::{ServiceName, TrustDomain, WorkloadName};
 
 use crate::{hex, sha256_hex};
@@ -20,6 +21,8 @@ pub struct Binding {
     pub services: Vec<ServiceName>,
     /// Ports that it may register.
     pub ports: Vec<u16>,
+    /// Addresses that it may register, beside the one that its connection comes from.
+    pub addresses: Vec<Cidr>,
 }
 
 /// A join token as it is stored.
@@ -210,6 +213,7 @@ mod tests {
             service_account: "web".to_owned(),
             services: vec!["shop/web".parse().unwrap()],
             ports: vec![8080],
+            addresses: vec![],
         }
     }
 

@@ -1,5 +1,6 @@
 //! The stream on which a sidecar announces its workload.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use super::{Departures, Observations, Refused, RegisterError, Registrations};
 use crate::budget::StreamKind;
 use crate::identity::Identities;
 use crate::peers::LiveStream;
-use crate::tls::PeerIdentity;
+use crate::tls::{PeerIdentity, PeerInfo};
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -47,9 +48,14 @@ impl Service for RegistryService {
         request: Request<Streaming<RegisterRequest>>,
     ) -> Result<Response<Answers>, Status> {
         let (peer, live) = self.open(&request, StreamKind::Registration)?;
+        let address = PeerInfo::of(&request)?.address;
         let mut asked = request.into_inner();
         let (answers, outgoing) = mpsc::channel(8);
         let service = self.clone();
+        let held = Held {
+            registrations: Arc::clone(&self.registrations),
+            stream: live.number(),
+        };
         // The first message decides: a refusal is the status of the call.
         let first = live.receive(&mut asked).await.transpose()?;
         let Some(Asked::Registration(first)) = first.and_then(|message| message.message) else {
@@ -57,16 +63,16 @@ impl Service for RegistryService {
                 "the first message has to be a registration",
             ));
         };
-        let accepted = take(&service, &peer, live.number(), first).await?;
+        let accepted = take(&service, &peer, address, live.number(), first).await?;
         let _room = answers.try_send(Ok(accepted));
         tokio::spawn(async move {
             let ended = tokio::select! {
-                ended = service.converse(&peer, &live, asked, &answers) => ended,
+                ended = service.converse(&peer, address, &live, asked, &answers) => ended,
                 status = service.ended(&live) => Err(status),
                 () = answers.closed() => Ok(()),
             };
             // Its grace begins before its last word is read.
-            service.registrations.disconnected(live.number());
+            drop(held);
             if let Err(status) = ended {
                 live.finish(&answers, status).await;
             }
@@ -120,6 +126,7 @@ impl RegistryService {
     async fn converse(
         &self,
         peer: &PeerIdentity,
+        address: SocketAddr,
         live: &LiveStream,
         mut asked: Streaming<RegisterRequest>,
         answers: &mpsc::Sender<Result<RegisterResponse, Status>>,
@@ -127,7 +134,7 @@ impl RegistryService {
         while let Some(request) = live.receive(&mut asked).await.transpose()? {
             match request.message {
                 Some(Asked::Registration(next)) => {
-                    let answer = take(self, peer, live.number(), next).await?;
+                    let answer = take(self, peer, address, live.number(), next).await?;
                     live.send(answers, answer).await?;
                 }
                 Some(Asked::Goodbye(_)) => {
@@ -175,6 +182,19 @@ impl RegistryService {
     }
 }
 
+/// Notes the end of a stream of registrations, however it ends: the grace of what it registered
+/// begins.
+struct Held {
+    registrations: Arc<Registrations>,
+    stream: u64,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.registrations.disconnected(self.stream);
+    }
+}
+
 /// Notes the end of a stream, after which what it told is forgotten.
 struct Forgotten {
     observations: Arc<Observations>,
@@ -191,13 +211,22 @@ impl Drop for Forgotten {
 async fn take(
     service: &RegistryService,
     peer: &PeerIdentity,
+    address: SocketAddr,
     stream: u64,
     wire: weft_proto::registry::Registration,
 ) -> Result<RegisterResponse, Status> {
     let registration = Registration::try_from(wire)
         .map_err(|rejection| Status::invalid_argument(format!("registration: {rejection}")))?;
-    let registered = service.registrations.register(peer, stream, registration);
+    let registered = service
+        .registrations
+        .register(peer, address, stream, registration);
     let revision = registered.await.map_err(|error| match error {
+        // The sidecar tries again: the holder may be gone for good.
+        RegisterError::Refused(
+            refused @ Refused::AddressTaken {
+                connected: false, ..
+            },
+        ) => Status::failed_precondition(refused.to_string()),
         RegisterError::Refused(
             refused @ (Refused::Taken { .. } | Refused::AddressTaken { .. }),
         ) => Status::already_exists(refused.to_string()),

@@ -1,12 +1,14 @@
 //! Who registered, and whether it is still there: a pure state machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use weft_core::model::{Cidr, Registration};
 use weft_core::name::{SpiffeId, WorkloadName};
+use weft_core::time::Instant;
 
 use crate::identity::token::Binding;
 
@@ -26,9 +28,9 @@ pub struct Entry {
     /// The stream that holds it; `None` while it is gone.
     #[serde(skip)]
     pub stream: Option<u64>,
-    /// Without a stream it is taken out at this time, milliseconds.
+    /// Without a stream it is taken out at this time.
     #[serde(skip)]
-    pub expires: i64,
+    pub expires: Instant,
 }
 
 /// Why a registration is refused.
@@ -54,13 +56,27 @@ pub enum Refused {
         /// Who holds it.
         holder: Arc<str>,
     },
-    /// Somebody else is reached there.
-    #[error("addresses: {address} belongs to workload {holder}, which is connected")]
+    /// An address that the credential does not give to this workload.
+    #[error(
+        "{field}: {address} is not this workload's; allowed: {allowed}; an operator gives it others with `weft token create --address {address}`"
+    )]
+    Foreign {
+        /// The field.
+        field: &'static str,
+        /// What was announced.
+        address: IpAddr,
+        /// What is allowed.
+        allowed: String,
+    },
+    /// An address that another workload has.
+    #[error("addresses: {address} belongs to workload {holder}, {}", of_holder(*.connected))]
     AddressTaken {
         /// The address.
         address: IpAddr,
         /// Who has it.
         holder: WorkloadName,
+        /// Whether it is connected.
+        connected: bool,
     },
     /// A newer stream of the same instance announces the workload now, or has taken it out.
     #[error("workload {workload}: another stream of this instance is newer; this one is over")]
@@ -81,9 +97,16 @@ pub enum Refused {
 }
 
 /// Everybody who is there.
+///
+/// Invariant: an address is in the registration of one workload at most, and stays that workload's
+/// until its entry is removed, whether it is connected or not.
 #[derive(Debug, Default)]
 pub struct Registry {
     entries: BTreeMap<WorkloadName, Entry>,
+    /// Whose each address is.
+    owners: HashMap<IpAddr, WorkloadName>,
+    /// Which workload each live stream holds.
+    streams: HashMap<u64, WorkloadName>,
     /// Instances that were taken out by one of their streams, each for a grace: what an older
     /// stream still announces comes too late.
     left: BTreeMap<Arc<str>, Left>,
@@ -93,22 +116,20 @@ pub struct Registry {
 #[derive(Debug)]
 struct Left {
     stream: u64,
-    /// Forgotten at this time, milliseconds.
-    expires: i64,
+    /// When it is forgotten.
+    expires: Instant,
 }
 
 impl Registry {
     /// Takes up what was on record. The grace counts from now: nobody is taken out because clients
     /// reconnect before servers do.
-    pub fn restore(entries: Vec<Entry>, now: i64, grace: i64) -> Self {
-        let entries = entries.into_iter().map(|mut entry| {
+    pub fn restore(entries: Vec<Entry>, now: Instant, grace: Duration) -> Self {
+        let mut registry = Self::default();
+        for mut entry in entries {
             entry.expires = now + grace;
-            (entry.registration.workload.clone(), entry)
-        });
-        Self {
-            entries: entries.collect(),
-            left: BTreeMap::new(),
+            registry.insert(entry);
         }
+        registry
     }
 
     /// Whether this instance may announce this on this stream.
@@ -138,18 +159,19 @@ impl Registry {
         }
     }
 
-    /// Nobody takes the address of somebody who is connected.
+    /// Nobody takes the address of another, connected or not.
     fn check_addresses(&self, registration: &Registration) -> Result<(), Refused> {
-        let connected = self.entries.values().filter(|entry| {
-            entry.stream.is_some() && entry.registration.workload != registration.workload
-        });
-        for entry in connected {
-            let theirs = &entry.registration.addresses;
-            if let Some(address) = registration.addresses.iter().find(|a| theirs.contains(a)) {
-                return Err(Refused::AddressTaken {
-                    address: *address,
-                    holder: entry.registration.workload.clone(),
-                });
+        for address in &registration.addresses {
+            match self.owners.get(address) {
+                Some(holder) if *holder != registration.workload => {
+                    let entry = self.entries.get(holder);
+                    return Err(Refused::AddressTaken {
+                        address: *address,
+                        holder: holder.clone(),
+                        connected: entry.is_some_and(|entry| entry.stream.is_some()),
+                    });
+                }
+                Some(_) | None => {}
             }
         }
         Ok(())
@@ -168,19 +190,47 @@ impl Registry {
     /// anew then, so the newest stream is its own in the end, in whatever order they arrived.
     #[must_use]
     pub fn put(&mut self, entry: Entry) -> Option<u64> {
-        let name = entry.registration.workload.clone();
         let stream = entry.stream;
-        let before = self.entries.insert(name, entry)?;
+        let before = self.insert(entry)?;
         before.stream.filter(|older| Some(*older) != stream)
     }
 
-    /// The stream of an instance has ended: it is kept for a grace.
-    pub fn handle_disconnect(&mut self, stream: u64, now: i64, grace: i64) {
-        for entry in self.entries.values_mut() {
-            if entry.stream == Some(stream) {
-                entry.stream = None;
-                entry.expires = now + grace;
+    fn insert(&mut self, entry: Entry) -> Option<Entry> {
+        let name = entry.registration.workload.clone();
+        let before = self.take_out(&name);
+        for address in &entry.registration.addresses {
+            let owner = self.owners.entry(*address);
+            let owner = owner.or_insert_with(|| name.clone());
+            if *owner != name {
+                tracing::error!(%address, %owner, workload = %name, "an address of two workloads");
             }
+        }
+        if let Some(stream) = entry.stream {
+            self.streams.insert(stream, name.clone());
+        }
+        self.entries.insert(name, entry);
+        before
+    }
+
+    fn take_out(&mut self, workload: &WorkloadName) -> Option<Entry> {
+        let entry = self.entries.remove(workload)?;
+        for address in &entry.registration.addresses {
+            if self.owners.get(address) == Some(workload) {
+                self.owners.remove(address);
+            }
+        }
+        if let Some(stream) = entry.stream {
+            self.streams.remove(&stream);
+        }
+        Some(entry)
+    }
+
+    /// The stream of an instance has ended: it is kept for a grace.
+    pub fn handle_disconnect(&mut self, stream: u64, now: Instant, grace: Duration) {
+        let held = self.streams.remove(&stream);
+        if let Some(entry) = held.and_then(|name| self.entries.get_mut(&name)) {
+            entry.stream = None;
+            entry.expires = now + grace;
         }
     }
 
@@ -188,22 +238,22 @@ impl Registry {
     pub fn remove(&mut self, instance: &str) -> Option<Entry> {
         let found = self.entries.values().find(|e| &*e.instance == instance)?;
         let name = found.registration.workload.clone();
-        self.entries.remove(&name)
+        self.take_out(&name)
     }
 
     /// Takes out what a stream registered, unless a newer stream has taken over. What older streams
     /// of the instance announce is refused for a grace.
-    pub fn remove_stream(&mut self, stream: u64, now: i64, grace: i64) -> Option<Entry> {
-        let found = self.entries.values().find(|e| e.stream == Some(stream))?;
+    pub fn remove_stream(&mut self, stream: u64, now: Instant, grace: Duration) -> Option<Entry> {
+        let name = self.streams.get(&stream)?.clone();
+        let entry = self.take_out(&name)?;
         let expires = now + grace;
         let left = Left { stream, expires };
-        self.left.insert(Arc::clone(&found.instance), left);
-        let name = found.registration.workload.clone();
-        self.entries.remove(&name)
+        self.left.insert(Arc::clone(&entry.instance), left);
+        Some(entry)
     }
 
     /// Takes out everybody whose grace is over.
-    pub fn expire(&mut self, now: i64) -> Vec<Entry> {
+    pub fn expire(&mut self, now: Instant) -> Vec<Entry> {
         self.left.retain(|_, left| left.expires > now);
         let gone = |entry: &Entry| entry.stream.is_none() && entry.expires <= now;
         let names: Vec<WorkloadName> = self
@@ -214,13 +264,30 @@ impl Registry {
             .collect();
         names
             .iter()
-            .filter_map(|name| self.entries.remove(name))
+            .filter_map(|name| self.take_out(name))
             .collect()
     }
 
     /// Everybody, by name.
     pub fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.entries.values()
+    }
+
+    /// How many are there.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether nobody is there.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+fn of_holder(connected: bool) -> &'static str {
+    match connected {
+        true => "which is connected",
+        false => "whose sidecar is away; it becomes free when that workload's grace is over",
     }
 }
 
@@ -275,7 +342,8 @@ pub fn check_values(registration: &Registration, virtual_ranges: &[Cidr]) -> Res
     }
     for address in &registration.addresses {
         let is_virtual = virtual_ranges.iter().any(|range| range.contains(*address));
-        if is_virtual || address.is_unspecified() || address.is_multicast() {
+        let is_nobodys = address.is_unspecified() || address.is_multicast();
+        if is_virtual || is_nobodys || address.is_loopback() {
             let allowed = "an address of its own, outside of the virtual addresses";
             return refuse("addresses", address.to_string(), allowed);
         }
@@ -307,182 +375,5 @@ fn list<T: ToString>(items: &[T]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use weft_core::model::{AppProtocol, RegisteredPort};
-
-    fn registration(service: &str, port: u16) -> Registration {
-        Registration {
-            workload: "shop/web".parse().unwrap(),
-            services: vec![service.parse().unwrap()],
-            addresses: vec![],
-            ports: vec![RegisteredPort {
-                port,
-                protocol: AppProtocol::Http,
-                advertised: "127.0.0.1:4000".parse().unwrap(),
-                ready: true,
-            }],
-            labels: BTreeMap::new(),
-            zone: String::new(),
-            weight: 100,
-            metrics_target: String::new(),
-            version: String::new(),
-        }
-    }
-
-    fn entry(instance: &str, stream: Option<u64>) -> Entry {
-        Entry {
-            instance: instance.into(),
-            identity: "spiffe://t/ns/shop/sa/web".parse().unwrap(),
-            registration: registration("shop/web", 8080),
-            stream,
-            expires: 0,
-        }
-    }
-
-    #[test]
-    fn only_another_instance_with_a_live_stream_is_in_the_way() {
-        let mut registry = Registry::default();
-        let _ = registry.put(entry("a", Some(1)));
-        let wanted = registration("shop/web", 8080);
-        assert!(registry.check("a", 9, &wanted).is_ok());
-        assert!(matches!(
-            registry.check("b", 9, &wanted),
-            Err(Refused::Taken { .. })
-        ));
-        registry.handle_disconnect(1, 1000, 10_000);
-        assert!(registry.check("b", 9, &wanted).is_ok());
-    }
-
-    #[test]
-    fn gone_after_the_grace_unless_it_came_back() {
-        let mut registry = Registry::default();
-        let _ = registry.put(entry("a", Some(1)));
-        registry.handle_disconnect(1, 1000, 10_000);
-        assert!(registry.expire(10_999).is_empty());
-        let _ = registry.put(entry("a", Some(2)));
-        // The old stream's end comes late: it is not the one that holds the entry.
-        registry.handle_disconnect(1, 11_000, 0);
-        assert!(registry.expire(99_999).is_empty());
-        registry.handle_disconnect(2, 20_000, 10_000);
-        assert_eq!(registry.expire(30_000).len(), 1);
-    }
-
-    #[test]
-    fn after_a_restart_the_grace_counts_from_the_start() {
-        let mut registry = Registry::restore(vec![entry("a", None)], 50_000, 10_000);
-        assert!(registry.expire(59_999).is_empty());
-        assert_eq!(registry.expire(60_000).len(), 1);
-    }
-
-    #[test]
-    fn outside_of_the_binding() {
-        let binding = Binding {
-            workload: "shop/web".parse().unwrap(),
-            service_account: "web".to_owned(),
-            services: vec!["shop/web".parse().unwrap()],
-            ports: vec![8080],
-        };
-        assert!(check_binding(&binding, &registration("shop/web", 8080)).is_ok());
-        for (service, port) in [("shop/orders", 8080), ("shop/web", 9090)] {
-            let refused = check_binding(&binding, &registration(service, port));
-            assert!(matches!(refused, Err(Refused::NotAllowed { .. })));
-        }
-    }
-
-    #[test]
-    fn what_makes_no_sense_to_others() {
-        let ranges = [Cidr::parse("240.240.0.0/16").unwrap()];
-        let check = |change: fn(&mut Registration), expected: &str| {
-            let mut changed = registration("shop/web", 8080);
-            change(&mut changed);
-            let refused = check_values(&changed, &ranges).unwrap_err().to_string();
-            assert!(refused.starts_with(expected), "{refused}");
-        };
-        assert!(check_values(&registration("shop/web", 8080), &ranges).is_ok());
-        check(
-            |r| r.addresses = vec!["240.240.0.7".parse().unwrap()],
-            "addresses: found 240.240.0.7",
-        );
-        check(
-            |r| r.addresses = vec!["::".parse().unwrap()],
-            "addresses: found ::",
-        );
-        check(
-            |r| r.addresses = vec!["10.0.0.1".parse().unwrap(); 17],
-            "addresses: found 17",
-        );
-        check(|r| r.ports.push(r.ports[0].clone()), "ports: found 8080");
-        check(
-            |r| r.ports[0].advertised = "0.0.0.0:1".parse().unwrap(),
-            "ports.advertised_address: found 0.0.0.0:1",
-        );
-        check(
-            |r| r.ports[0].advertised = "10.0.0.1:0".parse().unwrap(),
-            "ports.advertised_address: found 10.0.0.1:0",
-        );
-    }
-
-    #[test]
-    fn nobody_takes_the_address_of_who_is_connected() {
-        let mut registry = Registry::default();
-        let mut held = entry("a", Some(1));
-        held.registration.addresses = vec!["10.0.0.1".parse().unwrap()];
-        let _ = registry.put(held.clone());
-        let mut wanted = held.registration.clone();
-        assert!(registry.check("a", 9, &wanted).is_ok(), "its own");
-        wanted.workload = "shop/other".parse().unwrap();
-        assert!(matches!(
-            registry.check("b", 9, &wanted),
-            Err(Refused::AddressTaken { .. })
-        ));
-        registry.handle_disconnect(1, 0, 10_000);
-        assert!(registry.check("b", 9, &wanted).is_ok(), "a pod's successor");
-    }
-
-    #[test]
-    fn a_stream_takes_out_only_what_is_its_own() {
-        let mut registry = Registry::default();
-        let _ = registry.put(entry("a", Some(1)));
-        let _ = registry.put(entry("a", Some(2)));
-        assert_eq!(registry.remove_stream(1, 0, 10_000), None);
-        assert!(registry.remove_stream(2, 0, 10_000).is_some());
-    }
-
-    #[test]
-    fn an_older_stream_of_the_instance_comes_too_late() {
-        let mut registry = Registry::default();
-        let wanted = registration("shop/web", 8080);
-        let _ = registry.put(entry("a", Some(2)));
-        let late = Err(Refused::Superseded {
-            workload: "shop/web".parse().unwrap(),
-        });
-        assert_eq!(
-            registry.check("a", 1, &wanted),
-            late,
-            "a newer one holds it"
-        );
-        assert!(registry.check("a", 2, &wanted).is_ok());
-        assert!(registry.check("a", 3, &wanted).is_ok());
-        registry.remove_stream(2, 1000, 10_000).unwrap();
-        assert_eq!(
-            registry.check("a", 1, &wanted),
-            late,
-            "a newer one has left"
-        );
-        assert!(registry.check("a", 3, &wanted).is_ok(), "it comes back");
-        assert!(registry.check("b", 1, &wanted).is_ok(), "its successor");
-        registry.expire(11_000);
-        assert!(registry.left.is_empty());
-    }
-
-    #[test]
-    fn the_stream_whose_place_is_taken_is_given() {
-        let mut registry = Registry::default();
-        assert_eq!(registry.put(entry("a", Some(1))), None, "nobody's");
-        assert_eq!(registry.put(entry("a", Some(1))), None, "its own");
-        assert_eq!(registry.put(entry("a", Some(2))), Some(1));
-        registry.handle_disconnect(2, 0, 10_000);
-        assert_eq!(registry.put(entry("a", Some(3))), None, "one that is gone");
-    }
-}
+#[path = "machine_tests.rs"]
+mod tests;

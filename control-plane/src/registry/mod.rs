@@ -7,9 +7,11 @@ mod changes;
 pub mod grpc;
 mod machine;
 mod observed;
+mod ownership;
 mod registrations;
 
 pub use changes::{Changes, RegistryDelta};
 pub use machine::{Entry, Refused, Registry, check_binding, check_values};
 pub use observed::{Observations, ObservedView};
-pub use registrations::{Departed, Departures, RegisterError, Registrations};
+pub use ownership::{Origin, check_addresses};
+pub use registrations::{Departed, Departures, RegisterError, Registrations, Settings};

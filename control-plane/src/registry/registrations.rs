@@ -1,20 +1,24 @@
 //! Registrations with their records and streams.
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use weft_core::model::{Cidr, Registration};
+use weft_core::name::WorkloadName;
 
 use super::changes::{Changes, RegistryDelta};
 use super::machine::{Entry, Refused, Registry, check_binding, check_values};
+use super::ownership::{Origin, check_addresses, may_be_scraped};
 use crate::budget::StreamKind;
+use crate::clock::Clock;
 use crate::identity::token::TokenError;
 use crate::identity::{Identities, IdentityError};
 use crate::peers::Peers;
 use crate::store::{RecordWrite, Store, StoreError, read_records, record};
 use crate::tls::PeerIdentity;
-use crate::unix_millis;
 
 /// The table of the store.
 const ENTRIES: &str = "registration";
@@ -52,45 +56,124 @@ pub trait Departures: std::fmt::Debug + Send + Sync {
     fn told(&self, departed: Departed) -> BoxFuture<'_, bool>;
 }
 
+/// What registrations are kept by.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How long a workload without a stream is kept.
+    pub grace: Duration,
+    /// Ranges of virtual addresses, which are nobody's own.
+    pub virtual_ranges: Vec<Cidr>,
+}
+
 /// Owns the registry and its records on disk. A registration is durable before it is answered and
 /// before others hear of it.
+///
+/// Invariant: records are written in the order in which the registry changes, so that the last
+/// record of a workload says what the registry says of it.
 #[derive(Debug)]
 pub struct Registrations {
     store: Arc<dyn Store>,
     identities: Arc<Identities>,
-    grace: Duration,
-    virtual_ranges: Vec<Cidr>,
-    registry: Mutex<Registry>,
+    clock: Arc<dyn Clock>,
+    settings: Settings,
+    state: Mutex<State>,
     peers: Arc<Peers>,
     changes: Arc<Changes>,
 }
 
+#[derive(Debug, Default)]
+struct State {
+    registry: Registry,
+    /// Registrations that are being written down, by workload.
+    writing: HashMap<WorkloadName, Writing>,
+    /// Counts writes of records.
+    writes: u64,
+}
+
+/// Registrations of one workload that are being written down.
+#[derive(Debug, Default)]
+struct Writing {
+    under_way: usize,
+    /// The newest write of the workload's record, by whomever.
+    newest: u64,
+}
+
+impl State {
+    /// Notes that the record of a workload is written; the write's number.
+    fn note_write(&mut self, workload: &WorkloadName) -> u64 {
+        self.writes += 1;
+        if let Some(writing) = self.writing.get_mut(workload) {
+            writing.newest = self.writes;
+        }
+        self.writes
+    }
+
+    fn begin_writing(&mut self, workload: &WorkloadName) -> u64 {
+        self.writing.entry(workload.clone()).or_default().under_way += 1;
+        self.note_write(workload)
+    }
+
+    /// Ends what [`State::begin_writing`] began; whether its write is the newest of the workload.
+    fn end_writing(&mut self, workload: &WorkloadName, number: u64) -> bool {
+        let Some(writing) = self.writing.get_mut(workload) else {
+            return false;
+        };
+        let is_newest = writing.newest == number;
+        writing.under_way -= 1;
+        if writing.under_way == 0 {
+            self.writing.remove(workload);
+        }
+        is_newest
+    }
+}
+
 impl Registrations {
-    /// Takes up what the store holds. A workload without a stream is kept for `grace`; nobody may
-    /// register an address in `virtual_ranges`.
+    /// Takes up what the store holds.
     pub fn open(
         store: Arc<dyn Store>,
         identities: Arc<Identities>,
         peers: Arc<Peers>,
-        grace: Duration,
-        virtual_ranges: Vec<Cidr>,
+        settings: Settings,
+        clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, StoreError> {
         let entries = read_records::<Entry>(&*store, ENTRIES)?.into_iter();
         let entries = entries.map(|(_, entry)| entry).collect();
-        let registry = Registry::restore(entries, unix_millis(), millis(grace));
+        let registry = Registry::restore(entries, clock.now(), settings.grace);
         let changes = Changes::default();
         for entry in registry.iter() {
             changes.changed(RegistryDelta::Put(Arc::new(entry.clone())));
         }
-        Ok(Arc::new(Self {
+        let state = State {
+            registry,
+            ..State::default()
+        };
+        let registrations = Arc::new(Self {
             store,
             identities,
-            grace,
-            virtual_ranges,
-            registry: Mutex::new(registry),
+            clock,
+            settings,
+            state: Mutex::new(state),
             peers,
             changes: Arc::new(changes),
-        }))
+        });
+        registrations.take_out_revoked();
+        Ok(registrations)
+    }
+
+    /// A revocation and the end of what its instance registered are written one after the other: a
+    /// crash in between leaves the second to be done.
+    fn take_out_revoked(&self) {
+        for entry in self.entries() {
+            if let Err(error) = self.identities.binding_of(&entry.instance) {
+                let workload = &entry.registration.workload;
+                tracing::warn!(%workload, %error, "on record, but not attested: taken out");
+                let mut state = self.state();
+                if let Some(entry) = state.registry.remove(&entry.instance) {
+                    let (write, _change) = self.removed(&mut state, &entry);
+                    drop(self.store.write(vec![write]));
+                }
+            }
+        }
     }
 
     /// The queue of changes, for one consumer. It begins with everybody who was on record.
@@ -107,8 +190,8 @@ impl Registrations {
         }
     }
 
-    fn registry(&self) -> MutexGuard<'_, Registry> {
-        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Who is connected.
@@ -120,86 +203,90 @@ impl Registrations {
     /// another connection ends it as soon as it has heard of that. Shorter than the grace, in which
     /// a sidecar that did not move has to register anew.
     pub fn superseded_kept(&self) -> Duration {
-        SUPERSEDED_KEPT.min(self.grace / 2)
+        SUPERSEDED_KEPT.min(self.settings.grace / 2)
     }
 
-    /// Takes a registration of an instance; durable when it answers. Returns the number of the
-    /// change, as [`Changes`] counts.
+    /// Takes a registration of an instance that came over a connection from `address`; durable when
+    /// it answers. Returns the number of the change, as [`Changes`] counts.
     pub async fn register(
         &self,
         peer: &PeerIdentity,
+        address: SocketAddr,
         stream: u64,
-        registration: Registration,
+        mut registration: Registration,
     ) -> Result<u64, RegisterError> {
+        let binding = self.identities.binding_of(&peer.instance)?;
+        check_binding(&binding, &registration)?;
+        check_values(&registration, &self.settings.virtual_ranges)?;
+        let origin = Origin::of(address, &registration);
+        check_addresses(&registration, &binding.addresses, &origin)?;
+        if !may_be_scraped(&registration, &binding.addresses, &origin) {
+            // A sidecar that serves its metrics on its own loopback says so: that is no fault.
+            registration.metrics_target.clear();
+        }
         let entry = Entry {
             instance: Arc::clone(&peer.instance),
             identity: peer.identity.clone(),
             registration,
             stream: Some(stream),
-            expires: 0,
+            expires: Default::default(),
         };
-        let name = entry.registration.workload.clone();
-        let written = {
-            let registry = self.registry();
-            self.may_register(&registry, &entry)?;
-            self.store.write(vec![write_of(&entry)])
-        };
+        let (mut under_way, written) = self.begin_writing(&entry)?;
         written.await?;
-        let refused = match self.put(entry) {
-            Ok(change) => return Ok(change),
-            Err(refused) => refused,
-        };
-        // The record is not ours: what is registered under the name is written once more.
-        let kept = {
-            let registry = self.registry();
-            let kept = registry.get(&name);
-            self.store
-                .write(vec![record(ENTRIES, &name.to_string(), kept)])
-        };
-        kept.await?;
-        Err(refused)
-    }
-
-    /// Another one may have come, or this one may have been revoked, while it was written.
-    fn put(&self, entry: Entry) -> Result<u64, RegisterError> {
-        let mut registry = self.registry();
-        self.may_register(&registry, &entry)?;
-        let instance = Arc::clone(&entry.instance);
-        let older = registry.put(entry.clone());
-        let put = RegistryDelta::Put(Arc::new(entry));
-        let change = self.changes.changed(put);
-        drop(registry);
-        if let Some(older) = older {
-            self.peers
-                .supersede(&instance, StreamKind::Registration, older);
+        let (change, written_again) = under_way.put(entry)?;
+        if let Some(written_again) = written_again {
+            written_again.await?;
         }
         Ok(change)
     }
 
-    fn may_register(&self, registry: &Registry, entry: &Entry) -> Result<(), RegisterError> {
-        let binding = self.identities.binding_of(&entry.instance)?;
-        let registration = &entry.registration;
-        check_binding(&binding, registration)?;
-        check_values(registration, &self.virtual_ranges)?;
+    fn begin_writing(
+        &self,
+        entry: &Entry,
+    ) -> Result<
+        (
+            UnderWay<'_>,
+            impl Future<Output = Result<(), StoreError>> + use<'_>,
+        ),
+        RegisterError,
+    > {
+        let mut state = self.state();
+        self.may_register(&state, entry)?;
+        let workload = entry.registration.workload.clone();
+        let number = state.begin_writing(&workload);
+        let written = self.store.write(vec![write_of(entry)]);
+        let under_way = UnderWay {
+            all: self,
+            workload,
+            number: Some(number),
+        };
+        Ok((under_way, written))
+    }
+
+    fn may_register(&self, state: &State, entry: &Entry) -> Result<(), RegisterError> {
+        self.identities.binding_of(&entry.instance)?;
         let stream = entry.stream.unwrap_or_default();
-        Ok(registry.check(&entry.instance, stream, registration)?)
+        let registration = &entry.registration;
+        Ok(state
+            .registry
+            .check(&entry.instance, stream, registration)?)
     }
 
     /// A registration's stream has ended: its grace begins.
     pub fn disconnected(&self, stream: u64) {
-        let grace = millis(self.grace);
-        self.registry()
-            .handle_disconnect(stream, unix_millis(), grace);
+        let now = self.clock.now();
+        let grace = self.settings.grace;
+        self.state().registry.handle_disconnect(stream, now, grace);
     }
 
     /// Takes out what a stream registered, if that was anything. Durable when it answers, or told
     /// in the log.
     pub async fn leave(&self, stream: u64) -> Option<Departed> {
         let (departed, written) = {
-            let mut registry = self.registry();
-            let grace = millis(self.grace);
-            let entry = registry.remove_stream(stream, unix_millis(), grace)?;
-            let (write, change) = self.removed(&entry);
+            let mut state = self.state();
+            let (now, grace) = (self.clock.now(), self.settings.grace);
+            let entry = state.registry.remove_stream(stream, now, grace)?;
+            let (write, change) = self.removed(&mut state, &entry);
             (Departed { entry, change }, self.store.write(vec![write]))
         };
         if let Err(error) = written.await {
@@ -213,9 +300,12 @@ impl Registrations {
     pub async fn revoke(&self, id: &str) -> Result<(), IdentityError> {
         let revoked = self.identities.revoke(id)?;
         let removed = {
-            let mut registry = self.registry();
-            let entry = registry.remove(id);
-            entry.map(|entry| self.store.write(vec![self.removed(&entry).0]))
+            let mut state = self.state();
+            let entry = state.registry.remove(id);
+            entry.map(|entry| {
+                let (write, _change) = self.removed(&mut state, &entry);
+                self.store.write(vec![write])
+            })
         };
         revoked.await?;
         if let Some(removed) = removed {
@@ -226,16 +316,17 @@ impl Registrations {
 
     async fn expire(&self) {
         let written = {
-            let mut registry = self.registry();
-            let gone = registry.expire(unix_millis());
+            let mut state = self.state();
+            let gone = state.registry.expire(self.clock.now());
             if gone.is_empty() {
                 return;
             }
-            for entry in &gone {
+            let writes = gone.iter().map(|entry| {
                 let workload = &entry.registration.workload;
                 tracing::info!(%workload, "gone for longer than the grace: taken out");
-            }
-            let writes = gone.iter().map(|entry| self.removed(entry).0);
+                self.removed(&mut state, entry).0
+            });
+            // Queued under the lock: a registration that comes next is written after it.
             self.store.write(writes.collect())
         };
         if let Err(error) = written.await {
@@ -243,10 +334,11 @@ impl Registrations {
         }
     }
 
-    /// Tells that an entry was taken out; what is to be written, and the number of the change. To be
-    /// called under the lock.
-    fn removed(&self, entry: &Entry) -> (RecordWrite, u64) {
+    /// Tells that an entry was taken out; what is to be written, under the same lock, and the number
+    /// of the change.
+    fn removed(&self, state: &mut State, entry: &Entry) -> (RecordWrite, u64) {
         let workload = entry.registration.workload.clone();
+        state.note_write(&workload);
         let write = record::<Entry>(ENTRIES, &workload.to_string(), None);
         let change = self.changes.changed(RegistryDelta::Removed(workload));
         (write, change)
@@ -254,17 +346,80 @@ impl Registrations {
 
     /// Everybody who is there.
     pub fn entries(&self) -> Vec<Entry> {
-        self.registry().iter().cloned().collect()
+        self.state().registry.iter().cloned().collect()
     }
 
     /// How many are there.
     pub fn len(&self) -> usize {
-        self.registry().iter().count()
+        self.state().registry.len()
     }
 
     /// Whether nobody is there.
     pub fn is_empty(&self) -> bool {
-        self.registry().iter().next().is_none()
+        self.state().registry.is_empty()
+    }
+}
+
+/// A registration that is being written down. Whatever becomes of it, the record of the workload
+/// says in the end what the registry says, also when the caller goes away.
+#[derive(Debug)]
+struct UnderWay<'a> {
+    all: &'a Registrations,
+    workload: WorkloadName,
+    /// The number of its write; `None` once it has ended.
+    number: Option<u64>,
+}
+
+impl<'a> UnderWay<'a> {
+    /// Puts the entry, now that it is durable. Another one may have come, or the instance may have
+    /// been revoked, meanwhile. Where the record was written by others meanwhile it is written
+    /// again, which is returned with the number of the change.
+    fn put(
+        &mut self,
+        entry: Entry,
+    ) -> Result<
+        (
+            u64,
+            Option<impl Future<Output = Result<(), StoreError>> + use<'a>>,
+        ),
+        RegisterError,
+    > {
+        let all = self.all;
+        let mut state = all.state();
+        // Refused, it is undone when this is dropped.
+        all.may_register(&state, &entry)?;
+        let number = self.number.take();
+        let is_newest = number.is_none_or(|number| state.end_writing(&self.workload, number));
+        let again = (!is_newest).then(|| {
+            state.note_write(&self.workload);
+            all.store.write(vec![write_of(&entry)])
+        });
+        let instance = Arc::clone(&entry.instance);
+        let older = state.registry.put(entry.clone());
+        let put = RegistryDelta::Put(Arc::new(entry));
+        let change = all.changes.changed(put);
+        drop(state);
+        if let Some(older) = older {
+            all.peers
+                .supersede(&instance, StreamKind::Registration, older);
+        }
+        Ok((change, again))
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let Some(number) = self.number.take() else {
+            return;
+        };
+        let mut state = self.all.state();
+        if state.end_writing(&self.workload, number) {
+            state.note_write(&self.workload);
+            let kept = state.registry.get(&self.workload);
+            let name = self.workload.to_string();
+            // Queued by the call; nobody waits for it.
+            drop(self.all.store.write(vec![record(ENTRIES, &name, kept)]));
+        }
     }
 }
 
@@ -273,6 +428,6 @@ fn write_of(entry: &Entry) -> RecordWrite {
     record(ENTRIES, &name, Some(entry))
 }
 
-fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
-}
+#[cfg(test)]
+#[path = "registrations_tests.rs"]
+mod tests;

@@ -5,6 +5,7 @@
     reason = "helpers of tests: a panic with its place is the failure"
 )]
 
+mod addresses;
 mod discovery;
 mod documents;
 mod durability;

@@ -195,11 +195,30 @@ impl ControlPlane {
             workload: workload.parse().unwrap(),
             service_account: account.map(str::to_owned),
             services: services.iter().map(|s| s.parse().unwrap()).collect(),
+            addresses: Vec::new(),
             ports: ports.to_vec(),
             ttl_seconds: 600,
         };
         let answer: NewToken = self.client().post("/v1/tokens", &request).await.unwrap();
         answer.token
+    }
+
+    /// A sidecar of a workload to which an operator has given addresses.
+    pub(crate) async fn enrol_at(&self, workload: &str, addresses: &[&str]) -> Sidecar {
+        let ranges = addresses.iter().map(|text| (*text).to_owned().try_into());
+        let request = TokenRequest {
+            workload: workload.parse().unwrap(),
+            service_account: None,
+            services: vec![workload.parse().unwrap()],
+            addresses: ranges.collect::<Result<_, _>>().unwrap(),
+            ports: vec![80],
+            ttl_seconds: 600,
+        };
+        let made: NewToken = self.client().post("/v1/tokens", &request).await.unwrap();
+        let mut sidecar = Sidecar::new(self);
+        let credential = Credential::JoinToken(made.token);
+        sidecar.sign(credential).await.unwrap();
+        sidecar
     }
 
     /// A sidecar with a certificate for `workload`, which serves the service of its own name on
@@ -363,6 +382,15 @@ impl Sidecar {
             ports: ports.collect(),
             ..Registration::default()
         }
+    }
+
+    /// Registers with own addresses.
+    pub(crate) async fn claim(&self, addresses: &[&str]) -> Result<Registering, Status> {
+        let mut registering = self.open_registration().await;
+        let mut registration = self.registration(&[80]);
+        registration.addresses = addresses.iter().map(|text| (*text).to_owned()).collect();
+        registering.say(registration).await?;
+        Ok(registering)
     }
 
     pub(crate) async fn open_registration(&self) -> Registering {

@@ -222,8 +222,9 @@ pub enum UnknownDestinations {
     Refuse,
 }
 
-/// A range of addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// A range of addresses; as text `ADDRESS/PREFIX`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Cidr {
     /// Any address in the range; bits past the prefix are ignored.
     pub address: IpAddr,
@@ -261,6 +262,21 @@ impl Cidr {
             }
             (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
         }
+    }
+}
+
+impl TryFrom<String> for Cidr {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let bad = || format!("found {text:?}; allowed: ADDRESS or ADDRESS/PREFIX");
+        Self::parse(&text).ok_or_else(bad)
+    }
+}
+
+impl From<Cidr> for String {
+    fn from(range: Cidr) -> Self {
+        range.to_string()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Tokens, certificates and operators.
 
 use serde::{Deserialize, Serialize};
+use weft_core::model::Cidr;
 use weft_core::name::{ServiceName, TrustDomain, WorkloadName};
 
 /// Body of `POST /v1/tokens`.
@@ -15,6 +16,10 @@ pub struct TokenRequest {
     /// Ports that it may serve.
     #[serde(default)]
     pub ports: Vec<u16>,
+    /// Addresses at which it may say that it is reached, beside the one that its connection comes
+    /// from; `ADDRESS` or `ADDRESS/PREFIX`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<Cidr>,
     /// For how long it may be redeemed.
     pub ttl_seconds: u64,
     /// The service account in its identity; by default the workload's name.
@@ -47,6 +52,8 @@ pub struct TokenInfo {
     pub services: Vec<ServiceName>,
     /// Ports that it may serve.
     pub ports: Vec<u16>,
+    /// Addresses at which it may say that it is reached.
+    pub addresses: Vec<Cidr>,
     /// When it was made.
     pub created: i64,
     /// When it ends.
