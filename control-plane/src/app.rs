@@ -285,7 +285,12 @@ pub fn assemble(
     authority: Arc<Authority>,
 ) -> Result<Arc<Parts>, AppError> {
     let trust_domain = authority.trust_domain().clone();
-    let identities = Identities::open(Arc::clone(&store), authority, settings.leaf_ttl)?;
+    let identities = Identities::open(
+        Arc::clone(&store),
+        authority,
+        settings.leaf_ttl,
+        Arc::new(SystemClock),
+    )?;
     let peers = Peers::new(limits);
     let registrations = Registrations::open(
         Arc::clone(&store),
@@ -434,7 +439,7 @@ impl OwnCertificate {
                 tokio::time::sleep(ttl / 2).await;
                 // By one of the two listeners.
                 if purpose == Purpose::Sidecars
-                    && let Err(error) = authority.renew()
+                    && let Err(error) = authority.renew(std::time::SystemTime::now())
                 {
                     tracing::error!(%error, "intermediate not renewed");
                 }

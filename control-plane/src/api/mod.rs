@@ -19,7 +19,7 @@ use std::time::Duration;
 use axum::error_handling::HandleErrorLayer;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::routing::{delete, get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use bytes::Bytes;
 use tower::ServiceBuilder;
 use tower::limit::GlobalConcurrencyLimitLayer;
@@ -38,6 +38,7 @@ use types::{JoinAnswer, JoinRequest, NewToken, RevokeRequest, TokenRequest};
 pub use operators::Operators;
 pub use resources::read_sources;
 pub use types::Status;
+use unix::User;
 pub use unix::{Socket, Who, bind_unix, serve_unix};
 pub(crate) use views::scrape_targets;
 
@@ -142,6 +143,7 @@ async fn revoke(State(admin): State<Admin>, body: Bytes) -> Answer<RevokeRequest
 
 async fn join(
     State((parts, address)): State<(Arc<Parts>, String)>,
+    Extension(User(user)): Extension<User>,
     body: Bytes,
 ) -> Answer<JoinAnswer> {
     let request: JoinRequest = read(&body)?;
@@ -152,7 +154,10 @@ async fn join(
         ports: request.ports,
         addresses: Vec::new(),
     };
-    let (token, _) = parts.identities.create_token(binding, JOIN_TTL).await?;
+    let identities = &parts.identities;
+    let (token, _) = identities
+        .create_join_token(user, binding, JOIN_TTL)
+        .await?;
     Ok(Json(JoinAnswer {
         token,
         address,

@@ -156,10 +156,12 @@ impl From<IdentityError> for Refusal {
             IdentityError::Store(error) => error.into(),
             IdentityError::Invalid(message) => Self::invalid(message),
             IdentityError::Token(_) => Self::new(StatusCode::FORBIDDEN, error.to_string()),
-            IdentityError::RateLimited => {
+            IdentityError::Exceeded(_) | IdentityError::Full { .. } => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
             }
-            IdentityError::Ca(CaError::Request(_)) => Self::invalid(error.to_string()),
+            IdentityError::Reserved(_) | IdentityError::Ca(CaError::Request(_)) => {
+                Self::invalid(error.to_string())
+            }
             IdentityError::Ca(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         }
     }

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use axum::Router;
+use axum::{Extension, Router};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +22,10 @@ pub enum Who {
     /// Everybody whom the directory lets through.
     AnyPeer,
 }
+
+/// The user at the other end, by its uid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct User(pub(super) u32);
 
 /// A socket file that is listened on.
 #[derive(Debug)]
@@ -75,11 +79,15 @@ pub async fn serve_unix(router: Router, socket: Socket, who: Who, stop: Cancella
                 continue;
             }
         };
-        if let Err(error) = check_peer(&stream, who) {
-            tracing::warn!(%error, path = %path.display(), "connection refused");
-            continue;
-        }
-        let (router, stop) = (router.clone(), stop.clone());
+        let user = match check_peer(&stream, who) {
+            Ok(user) => user,
+            Err(error) => {
+                tracing::warn!(%error, path = %path.display(), "connection refused");
+                continue;
+            }
+        };
+        let router = router.clone().layer(Extension(user));
+        let stop = stop.clone();
         tasks.spawn(async move {
             serve_connection(stream, router, stop).await;
             drop(permit);
@@ -89,14 +97,14 @@ pub async fn serve_unix(router: Router, socket: Socket, who: Who, stop: Cancella
     let _late_ones_are_cut = tokio::time::timeout(DRAIN, tasks.wait()).await;
 }
 
-fn check_peer(stream: &UnixStream, who: Who) -> io::Result<()> {
+fn check_peer(stream: &UnixStream, who: Who) -> io::Result<User> {
+    let found = stream.peer_cred()?.uid();
     match who {
-        Who::AnyPeer => Ok(()),
+        Who::AnyPeer => Ok(User(found)),
         Who::OwnerOnly => {
-            let found = stream.peer_cred()?.uid();
             let own = rustix::process::geteuid().as_raw();
             if found == 0 || found == own {
-                return Ok(());
+                return Ok(User(found));
             }
             let text = format!("peer has uid {found}; allowed: 0 and {own}");
             Err(io::Error::new(io::ErrorKind::PermissionDenied, text))

@@ -31,6 +31,16 @@ pub struct Attested {
 
 /// Decides whom credentials of one kind attest.
 pub trait Attestor: fmt::Debug + Send + Sync {
+    /// Checks a credential by what is on record, before anything else of a request is looked at;
+    /// names what a signature is charged to, the token or the instance. `None` where the credential
+    /// is of another kind.
+    fn authenticate(
+        &self,
+        records: &Records,
+        credential: &Credential,
+        now: i64,
+    ) -> Option<Result<String, TokenError>>;
+
     /// The instance that a credential attests, by what is on record; `None` where the credential is
     /// of another kind. `key_hash` is the SHA-256 of the public key that a certificate is asked for,
     /// `now` is in seconds since the Unix epoch.
@@ -48,6 +58,23 @@ pub trait Attestor: fmt::Debug + Send + Sync {
 pub struct JoinTokens;
 
 impl Attestor for JoinTokens {
+    fn authenticate(
+        &self,
+        records: &Records,
+        credential: &Credential,
+        now: i64,
+    ) -> Option<Result<String, TokenError>> {
+        let check = |text: &str| {
+            let parsed = token::parse(text)?;
+            let token = token::authenticate(records.token(&parsed.id), &parsed, now)?;
+            Ok(format!("token {}", token.id))
+        };
+        match credential {
+            Credential::JoinToken(text) => Some(check(text)),
+            Credential::InstanceKey(_) | Credential::Certificate(_) => None,
+        }
+    }
+
     fn attest(
         &self,
         records: &Records,
@@ -101,6 +128,16 @@ fn redeem(records: &Records, text: &str, key_hash: &str, now: i64) -> Result<Att
 pub struct InstanceKeys;
 
 impl Attestor for InstanceKeys {
+    fn authenticate(
+        &self,
+        records: &Records,
+        credential: &Credential,
+        now: i64,
+    ) -> Option<Result<String, TokenError>> {
+        let attested = self.attest(records, credential, "", now)?;
+        Some(attested.map(|attested| attested.instance.instance))
+    }
+
     fn attest(
         &self,
         records: &Records,
@@ -128,6 +165,16 @@ fn by_instance_key(records: &Records, text: &str, now: i64) -> Result<Attested, 
 pub struct Certificates;
 
 impl Attestor for Certificates {
+    fn authenticate(
+        &self,
+        records: &Records,
+        credential: &Credential,
+        now: i64,
+    ) -> Option<Result<String, TokenError>> {
+        let attested = self.attest(records, credential, "", now)?;
+        Some(attested.map(|attested| attested.instance.instance))
+    }
+
     fn attest(
         &self,
         records: &Records,

@@ -17,7 +17,9 @@ use rcgen::{
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer};
-use weft_core::name::{SpiffeId, TrustDomain};
+use weft_core::name::{
+    CONTROL_PLANE_ACCOUNT, CONTROL_PLANE_USAGE, RESERVED_NAMESPACE, SpiffeId, TrustDomain,
+};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
@@ -88,12 +90,14 @@ pub struct Authority {
     trust_domain: TrustDomain,
     root: CertificateDer<'static>,
     root_issuer: Issuer<'static, KeyPair>,
+    root_ends: SystemTime,
     intermediate: ArcSwap<Intermediate>,
 }
 
 /// What leaves are signed with; replaced when half of its life is over.
 struct Intermediate {
     der: CertificateDer<'static>,
+    not_after: SystemTime,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -121,28 +125,37 @@ impl Authority {
     pub fn open(dir: &Path, trust_domain: TrustDomain) -> Result<Self, CaError> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
         made.map_err(|source| file("creating", dir, source))?;
+        let now = SystemTime::now();
         let (root_pem, root_key) = pair(dir, "root", || {
             let key = KeyPair::generate()?;
-            let params = ca_params(&trust_domain, "root", ROOT_LIFE);
+            let params = ca_params(&trust_domain, "root", now, now + ROOT_LIFE);
             Ok((params.self_signed(&key)?.pem(), key))
         })?;
         let root_issuer = Issuer::from_ca_cert_pem(&root_pem, root_key)?;
         let root = from_pem(dir, "root", &root_pem)?;
         check_root(dir, &root, &trust_domain)?;
-        let intermediate = Intermediate::open(dir, &trust_domain, &root_issuer)?;
+        let root_ends = end_of(&dir.join("root.pem"), &root)?;
+        let issuer = (&root_issuer, root_ends);
+        let intermediate = Intermediate::open(dir, &trust_domain, issuer, now)?;
         Ok(Self {
             dir: dir.to_owned(),
             trust_domain,
             root,
             root_issuer,
+            root_ends,
             intermediate: ArcSwap::from_pointee(intermediate),
         })
     }
 
-    /// Replaces the intermediate if half of its life is over.
-    pub fn renew(&self) -> Result<(), CaError> {
-        if due(&self.dir, INTERMEDIATE) {
-            let fresh = Intermediate::open(&self.dir, &self.trust_domain, &self.root_issuer)?;
+    /// Replaces the intermediate if half of its life is over, by what it says itself.
+    pub fn renew(&self, now: SystemTime) -> Result<(), CaError> {
+        if self.intermediate.load().is_due(now) {
+            let fresh = Intermediate::open(
+                &self.dir,
+                &self.trust_domain,
+                (&self.root_issuer, self.root_ends),
+                now,
+            )?;
             self.intermediate.store(Arc::new(fresh));
         }
         Ok(())
@@ -173,8 +186,16 @@ impl Authority {
         ttl: Duration,
         now: SystemTime,
     ) -> Result<SignedLeaf, CaError> {
-        let params = leaf_params(identity.as_str(), instance, ttl, now, &[])?;
-        self.sign_with(csr, params, ttl, now)
+        if identity.namespace() == RESERVED_NAMESPACE {
+            let reason = format!(
+                "{identity} is in the namespace {RESERVED_NAMESPACE}, which is the mesh's own"
+            );
+            return Err(CaError::Request(reason));
+        }
+        let intermediate = self.intermediate.load();
+        let ends = intermediate.end_of_leaf(now, ttl);
+        let params = leaf_params(identity.as_str(), instance, (now, ends), &[])?;
+        sign_with(&intermediate, csr, params, (now, ends))
     }
 
     /// Signs a certificate for an operator (see [`crate::identity::operator`]): good for calling only.
@@ -188,27 +209,11 @@ impl Authority {
     ) -> Result<SignedLeaf, CaError> {
         let identity = operator::identity(&self.trust_domain, name);
         let identity = identity.map_err(|error| CaError::Request(error.to_string()))?;
-        let mut params = leaf_params(&identity, id, ttl, now, &[])?;
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.sign_with(csr, params, ttl, now)
-    }
-
-    fn sign_with(
-        &self,
-        csr: &[u8],
-        params: CertificateParams,
-        ttl: Duration,
-        now: SystemTime,
-    ) -> Result<SignedLeaf, CaError> {
-        let mut request = read_request(csr)?;
-        request.params = params;
         let intermediate = self.intermediate.load();
-        let certificate = request.signed_by(&intermediate.issuer)?;
-        Ok(SignedLeaf {
-            chain: vec![certificate.der().to_vec(), intermediate.der.to_vec()],
-            issued: seconds(now),
-            not_after: seconds(now + ttl),
-        })
+        let ends = intermediate.end_of_leaf(now, ttl);
+        let mut params = leaf_params(&identity, id, (now, ends), &[])?;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        sign_with(&intermediate, csr, params, (now, ends))
     }
 
     /// The control plane's own certificate: leaf, intermediate and root, so that first contact can
@@ -218,17 +223,26 @@ impl Authority {
         ttl: Duration,
         now: SystemTime,
     ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), CaError> {
-        let identity = SpiffeId::new(&self.trust_domain, "weft-system", "control-plane");
+        let identity = SpiffeId::new(
+            &self.trust_domain,
+            RESERVED_NAMESPACE,
+            CONTROL_PLANE_ACCOUNT,
+        );
         let identity = identity.map_err(|error| CaError::Request(error.to_string()))?;
         let key = KeyPair::generate()?;
-        let params = leaf_params(
+        let intermediate = self.intermediate.load();
+        let ends = intermediate.end_of_leaf(now, ttl);
+        let mut params = leaf_params(
             identity.as_str(),
-            "control-plane",
-            ttl,
-            now,
+            CONTROL_PLANE_ACCOUNT,
+            (now, ends),
             &[OWN_DNS_NAME],
         )?;
-        let intermediate = self.intermediate.load();
+        // It never calls, and nobody else's certificate says this.
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::Other(CONTROL_PLANE_USAGE.to_vec()),
+        ];
         let leaf = params.signed_by(&key, &intermediate.issuer)?;
         let chain = vec![
             leaf.der().clone(),
@@ -245,21 +259,70 @@ impl Intermediate {
     fn open(
         dir: &Path,
         trust_domain: &TrustDomain,
-        root: &Issuer<'static, KeyPair>,
+        (root, root_ends): (&Issuer<'static, KeyPair>, SystemTime),
+        now: SystemTime,
     ) -> Result<Self, CaError> {
-        if due(dir, INTERMEDIATE) {
-            let _missing_is_fine = fs::remove_file(dir.join(format!("{INTERMEDIATE}.pem")));
+        let path = dir.join(format!("{INTERMEDIATE}.pem"));
+        let read = || {
+            let (pem, key) = pair(dir, INTERMEDIATE, || {
+                let key = KeyPair::generate()?;
+                let ends = root_ends.min(now + INTERMEDIATE_LIFE);
+                let params = ca_params(trust_domain, INTERMEDIATE, now, ends);
+                Ok((params.signed_by(&key, root)?.pem(), key))
+            })?;
+            let der = from_pem(dir, INTERMEDIATE, &pem)?;
+            Ok::<_, CaError>(Self {
+                not_after: end_of(&path, &der)?,
+                der,
+                issuer: Issuer::from_ca_cert_pem(&pem, key)?,
+            })
+        };
+        let found = read()?;
+        // One that ends with the root cannot be had any longer.
+        if !found.is_due(now) || found.not_after >= root_ends {
+            return Ok(found);
         }
-        let (pem, key) = pair(dir, INTERMEDIATE, || {
-            let key = KeyPair::generate()?;
-            let params = ca_params(trust_domain, INTERMEDIATE, INTERMEDIATE_LIFE);
-            Ok((params.signed_by(&key, root)?.pem(), key))
-        })?;
-        Ok(Self {
-            der: from_pem(dir, INTERMEDIATE, &pem)?,
-            issuer: Issuer::from_ca_cert_pem(&pem, key)?,
-        })
+        // First, so that there never is a certificate with another one's key.
+        fs::remove_file(&path).map_err(|source| file("removing", &path, source))?;
+        read()
     }
+
+    /// Whether half of its life is over.
+    fn is_due(&self, now: SystemTime) -> bool {
+        self.not_after < now + INTERMEDIATE_LIFE / 2
+    }
+
+    /// The end of a leaf that is issued now: none outlives its issuer.
+    fn end_of_leaf(&self, now: SystemTime, ttl: Duration) -> SystemTime {
+        self.not_after.min(now + ttl)
+    }
+}
+
+fn sign_with(
+    intermediate: &Intermediate,
+    csr: &[u8],
+    params: CertificateParams,
+    (issued, ends): (SystemTime, SystemTime),
+) -> Result<SignedLeaf, CaError> {
+    let mut request = read_request(csr)?;
+    request.params = params;
+    let certificate = request.signed_by(&intermediate.issuer)?;
+    Ok(SignedLeaf {
+        chain: vec![certificate.der().to_vec(), intermediate.der.to_vec()],
+        issued: seconds(issued),
+        not_after: seconds(ends),
+    })
+}
+
+/// The end of a certificate's validity.
+fn end_of(path: &Path, certificate: &CertificateDer<'_>) -> Result<SystemTime, CaError> {
+    let (_rest, parsed) =
+        x509_parser::parse_x509_certificate(certificate).map_err(|error| CaError::Content {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        })?;
+    let ends = parsed.validity().not_after.timestamp();
+    Ok(UNIX_EPOCH + Duration::from_secs(u64::try_from(ends).unwrap_or(0)))
 }
 
 fn from_pem(dir: &Path, name: &str, pem: &str) -> Result<CertificateDer<'static>, CaError> {
@@ -340,8 +403,7 @@ fn key_algorithm(csr: &[u8]) -> Option<&'static rcgen::SignatureAlgorithm> {
 fn leaf_params(
     identity: &str,
     instance: &str,
-    ttl: Duration,
-    now: SystemTime,
+    (issued, ends): (SystemTime, SystemTime),
     dns: &[&str],
 ) -> Result<CertificateParams, CaError> {
     let mut params = CertificateParams::default();
@@ -360,14 +422,19 @@ fn leaf_params(
         ExtendedKeyUsagePurpose::ServerAuth,
         ExtendedKeyUsagePurpose::ClientAuth,
     ];
-    params.not_before = (now - BACKDATE).into();
-    params.not_after = (now + ttl).into();
+    params.not_before = (issued - BACKDATE).into();
+    params.not_after = ends.into();
     params.serial_number = Some(serial());
     params.use_authority_key_identifier_extension = true;
     Ok(params)
 }
 
-fn ca_params(trust_domain: &TrustDomain, kind: &str, life: Duration) -> CertificateParams {
+fn ca_params(
+    trust_domain: &TrustDomain,
+    kind: &str,
+    now: SystemTime,
+    ends: SystemTime,
+) -> CertificateParams {
     let mut params = CertificateParams::default();
     let mut name = DistinguishedName::new();
     name.push(DnType::OrganizationName, "Weft");
@@ -382,9 +449,8 @@ fn ca_params(trust_domain: &TrustDomain, kind: &str, life: Duration) -> Certific
         KeyUsagePurpose::CrlSign,
         KeyUsagePurpose::DigitalSignature,
     ];
-    let now = SystemTime::now();
     params.not_before = (now - DAY).into();
-    params.not_after = (now + life).into();
+    params.not_after = ends.into();
     params.serial_number = Some(serial());
     params.use_authority_key_identifier_extension = kind != "root";
     params
@@ -400,16 +466,6 @@ fn serial() -> SerialNumber {
 fn seconds(time: SystemTime) -> i64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-}
-
-/// A certificate is renewed at start when half of its life is over, by its file's age.
-fn due(dir: &Path, name: &str) -> bool {
-    let metadata = fs::metadata(dir.join(format!("{name}.pem")));
-    let age = metadata
-        .and_then(|metadata| metadata.modified())
-        .ok()
-        .and_then(|made| made.elapsed().ok());
-    age.is_some_and(|age| age > INTERMEDIATE_LIFE / 2)
 }
 
 /// Reads certificate and key, or makes and keeps them.
@@ -469,133 +525,5 @@ fn file(action: &'static str, path: &Path, source: io::Error) -> CaError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::PermissionsExt;
-    use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
-
-    fn authority(dir: &Path) -> Authority {
-        Authority::open(dir, "weft.local".parse().unwrap()).unwrap()
-    }
-
-    fn identity() -> SpiffeId {
-        "spiffe://weft.local/ns/shop/sa/web".parse().unwrap()
-    }
-
-    #[test]
-    fn a_leaf_leads_to_the_root_and_says_only_what_we_wrote() {
-        let dir = tempfile::tempdir().unwrap();
-        let authority = authority(dir.path());
-        let key = KeyPair::generate().unwrap();
-        let mut wishes = CertificateParams::new(vec!["evil.example".to_owned()]).unwrap();
-        let other = "spiffe://weft.local/ns/weft-system/sa/control-plane";
-        wishes
-            .subject_alt_names
-            .push(SanType::URI(other.try_into().unwrap()));
-        let csr = wishes.serialize_request(&key).unwrap();
-        let now = SystemTime::now();
-        let hour = Duration::from_secs(3600);
-        let leaf = authority
-            .sign(csr.der(), &identity(), "i-1", hour, now)
-            .unwrap();
-        assert_eq!(leaf.not_after - leaf.issued, 3600);
-        let der = CertificateDer::from(leaf.chain[0].as_slice());
-        let between = CertificateDer::from(leaf.chain[1].as_slice());
-        let end = EndEntityCert::try_from(&der).unwrap();
-        let anchors = [anchor_from_trusted_cert(authority.root()).unwrap()];
-        let algorithms =
-            rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
-        end.verify_for_usage(
-            algorithms.all,
-            &anchors,
-            &[between],
-            rustls_pki_types::UnixTime::now(),
-            KeyUsage::client_auth(),
-            None,
-            None,
-        )
-        .unwrap();
-        let names: Vec<_> = end.valid_uri_names().collect();
-        assert_eq!(names, [identity().as_str()]);
-        assert_eq!(end.valid_dns_names().count(), 0);
-    }
-
-    #[test]
-    fn what_is_not_a_request_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let authority = authority(dir.path());
-        let key = KeyPair::generate().unwrap();
-        let csr = CertificateParams::default()
-            .serialize_request(&key)
-            .unwrap();
-        let mut forged = csr.der().to_vec();
-        let last = forged.len() - 1;
-        forged[last] ^= 1;
-        for bad in [vec![], vec![1; 50], vec![0; 9000], forged] {
-            let minute = Duration::from_secs(60);
-            let error = authority
-                .sign(&bad, &identity(), "i", minute, SystemTime::now())
-                .unwrap_err();
-            assert!(matches!(error, CaError::Request(_)), "{error}");
-        }
-    }
-
-    #[test]
-    fn keys_that_are_signed() {
-        let dir = tempfile::tempdir().unwrap();
-        let authority = authority(dir.path());
-        let sign = |algorithm| {
-            let key = KeyPair::generate_for(algorithm).unwrap();
-            let csr = CertificateParams::default().serialize_request(&key);
-            let minute = Duration::from_secs(60);
-            let now = SystemTime::now();
-            authority.sign(csr.unwrap().der(), &identity(), "i", minute, now)
-        };
-        for algorithm in [
-            &rcgen::PKCS_ECDSA_P256_SHA256,
-            &rcgen::PKCS_ECDSA_P384_SHA384,
-            &rcgen::PKCS_ED25519,
-        ] {
-            sign(algorithm).unwrap();
-        }
-        let rsa = sign(&rcgen::PKCS_RSA_SHA256).unwrap_err();
-        assert!(rsa.to_string().contains("neither ECDSA P-256"), "{rsa}");
-    }
-
-    #[test]
-    fn the_root_of_another_mesh() {
-        let dir = tempfile::tempdir().unwrap();
-        authority(dir.path());
-        let other = Authority::open(dir.path(), "other.example".parse().unwrap());
-        let error = other.unwrap_err().to_string();
-        assert!(error.contains("\"weft.local root\""), "{error}");
-    }
-
-    #[test]
-    fn the_intermediate_is_replaced_while_running() {
-        let dir = tempfile::tempdir().unwrap();
-        let authority = authority(dir.path());
-        let before = authority.intermediate.load().der.clone();
-        authority.renew().unwrap();
-        assert_eq!(before, authority.intermediate.load().der, "not due");
-        let made = SystemTime::now() - INTERMEDIATE_LIFE / 2 - DAY;
-        let file = File::options()
-            .write(true)
-            .open(dir.path().join("intermediate.pem"))
-            .unwrap();
-        file.set_modified(made).unwrap();
-        authority.renew().unwrap();
-        assert_ne!(before, authority.intermediate.load().der);
-    }
-
-    #[test]
-    fn the_root_stays_and_is_private() {
-        let dir = tempfile::tempdir().unwrap();
-        let first = authority(dir.path()).root_digest();
-        assert_eq!(authority(dir.path()).root_digest(), first);
-        let mode = fs::metadata(dir.path().join("root.key"))
-            .unwrap()
-            .permissions();
-        assert_eq!(mode.mode() & 0o777, 0o600);
-    }
-}
+#[path = "ca_tests.rs"]
+mod tests;

@@ -9,7 +9,7 @@ use weft_proto::identity::sign_request::Credential as Wire;
 use weft_proto::identity::{SignRequest, SignResponse};
 
 use super::{Credential, Identities, IdentityError};
-use crate::tls::PeerIdentity;
+use crate::tls::{PeerIdentity, PeerInfo};
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -22,6 +22,7 @@ pub struct IdentityService {
 impl Identity for IdentityService {
     async fn sign(&self, request: Request<SignRequest>) -> Result<Response<SignResponse>, Status> {
         let peer = PeerIdentity::of(&request);
+        let source = PeerInfo::of(&request)?.address.ip();
         let request = request.into_inner();
         let credential = match request.credential {
             Some(Wire::JoinToken(text)) => Credential::JoinToken(text),
@@ -29,7 +30,7 @@ impl Identity for IdentityService {
             Some(Wire::CurrentCertificate(_)) => Credential::Certificate(peer?),
             None => return Err(Status::invalid_argument("no credential")),
         };
-        let signed = self.identities.sign(credential, &request.csr).await;
+        let signed = self.identities.sign(credential, &request.csr, source).await;
         let signed = signed.map_err(|error| {
             let counters = &self.identities.counters;
             counters.refused.fetch_add(1, Ordering::Relaxed);
@@ -67,8 +68,10 @@ fn status(error: &IdentityError) -> Status {
     let text = error.to_string();
     match error {
         IdentityError::Token(_) => Status::unauthenticated(text),
-        IdentityError::Ca(_) | IdentityError::Invalid(_) => Status::invalid_argument(text),
+        IdentityError::Ca(_) | IdentityError::Reserved(_) | IdentityError::Invalid(_) => {
+            Status::invalid_argument(text)
+        }
         IdentityError::Store(_) => Status::unavailable(text),
-        IdentityError::RateLimited => Status::resource_exhausted(text),
+        IdentityError::Exceeded(_) | IdentityError::Full { .. } => Status::resource_exhausted(text),
     }
 }

@@ -1,27 +1,29 @@
 //! Tokens, instances and operators: who gets a certificate, and who no more.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use weft_core::model::TrustBundle;
 use weft_core::name::{ServiceName, SpiffeId};
 
-use super::attest::{Attestor, Certificates, Credential, InstanceKeys, JoinTokens};
+use super::attest::{Attested, Attestor, Certificates, Credential, InstanceKeys, JoinTokens};
+use super::budget::{Budgets, Exceeded};
 use super::ca::{self, Authority, CaError, SignedLeaf};
 use super::operator::{self, OperatorRecord};
 use super::records::{INSTANCES, OPERATORS, Records, TOKENS};
 use super::signer::Signer;
-use super::token::{self, Binding, InstanceRecord, TokenError, TokenRecord};
+use super::token::{self, Binding, InstanceRecord, Reserved, TokenError, TokenRecord};
+use crate::clock::Clock;
 use crate::store::{RecordWrite, Store, StoreError, record};
-use crate::{random, sha256_hex, unix_millis, unix_seconds};
+use crate::{random, sha256_hex};
 
-/// Signatures per second, and in one burst.
-const SIGN_PER_SECOND: f64 = 50.0;
-const SIGN_BURST: f64 = 200.0;
 /// How often records that are of no use any more are cleared away.
 const CLEAR_EVERY: Duration = Duration::from_secs(1);
+/// Records that are cleared away in one write.
+const CLEAR_AT_ONCE_MAX: usize = 1_000;
 
 /// Why no identity is given, or a change of one not made.
 #[derive(Debug, thiserror::Error)]
@@ -35,9 +37,20 @@ pub enum IdentityError {
     /// Not signed.
     #[error(transparent)]
     Ca(#[from] CaError),
-    /// Too many signatures are asked for.
-    #[error("too many certificates are asked for at once; try again in a second")]
-    RateLimited,
+    /// Too much is asked for.
+    #[error(transparent)]
+    Exceeded(#[from] Exceeded),
+    /// A name of the mesh's own.
+    #[error(transparent)]
+    Reserved(#[from] Reserved),
+    /// There is no room for another record.
+    #[error("{max} {what} are on record, and no more are kept: let some end, or revoke them")]
+    Full {
+        /// What there are too many of.
+        what: &'static str,
+        /// How many are kept.
+        max: usize,
+    },
     /// What was asked for makes no sense.
     #[error("{0}")]
     Invalid(String),
@@ -77,7 +90,8 @@ pub struct Identities {
     leaf_ttl: Duration,
     records: Mutex<Records>,
     revoked: watch::Sender<u64>,
-    signing: Mutex<(f64, i64)>,
+    budgets: Mutex<Budgets>,
+    clock: Arc<dyn Clock>,
     /// Counters for metrics.
     pub counters: Counters,
 }
@@ -88,6 +102,7 @@ impl Identities {
         store: Arc<dyn Store>,
         authority: Arc<Authority>,
         leaf_ttl: Duration,
+        clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, StoreError> {
         let records = Records::read(&*store)?;
         Ok(Arc::new(Self {
@@ -101,7 +116,8 @@ impl Identities {
             leaf_ttl,
             records: Mutex::new(records),
             revoked: watch::Sender::new(0),
-            signing: Mutex::new((SIGN_BURST, unix_millis())),
+            budgets: Mutex::new(Budgets::new(Instant::now())),
+            clock,
             counters: Counters::default(),
         }))
     }
@@ -123,14 +139,14 @@ impl Identities {
             clear.tick().await;
             let written = {
                 let mut records = self.records();
-                let writes = records.clear(unix_seconds());
+                let writes = records.clear(self.clock.unix_seconds(), CLEAR_AT_ONCE_MAX);
                 if writes.is_empty() {
                     continue;
                 }
                 self.store.write(writes)
             };
             if let Err(error) = written.await {
-                tracing::error!(%error, "clearing of tokens not kept");
+                tracing::error!(%error, "clearing away not kept");
             }
         }
     }
@@ -139,12 +155,16 @@ impl Identities {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn budgets(&self) -> MutexGuard<'_, Budgets> {
+        self.budgets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whom to believe: the root, and whom no more.
     pub fn bundle(&self) -> TrustBundle {
-        let now = unix_seconds();
+        let now = self.clock.unix_seconds();
         let records = self.records();
         let revoked = records.instances.values();
-        let revoked = revoked.filter(|i| i.revoked.is_some() && i.last_not_after > now);
+        let revoked = revoked.filter(|i| token::revocation_holds(i, now));
         TrustBundle {
             trust_domain: self.signer.trust_domain().clone(),
             roots: vec![self.signer.root().to_vec()],
@@ -158,27 +178,44 @@ impl Identities {
         binding: Binding,
         ttl: Duration,
     ) -> Result<(String, TokenRecord), IdentityError> {
+        binding.check_names()?;
         let ttl = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
         if !(1..=7 * 86_400).contains(&ttl) {
             return Err(IdentityError::Invalid(format!(
                 "ttl: found {ttl} s; allowed: 1 s to 7 days"
             )));
         }
+        let now = self.clock.unix_seconds();
         let (text, token) = token::create(
             self.signer.trust_domain(),
             &self.root_digest(),
             binding,
-            unix_seconds(),
+            now,
             ttl,
             random(),
         );
-        self.store
-            .write(vec![record(TOKENS, &token.id, Some(&token))])
-            .await?;
+        let written = {
+            let mut records = self.records();
+            let mut writes = records.make_room_for_token(now)?;
+            writes.push(record(TOKENS, &token.id, Some(&token)));
+            self.store.write(writes)
+        };
+        written.await?;
         self.records()
             .tokens
             .insert(token.id.clone(), token.clone());
         Ok((text, token))
+    }
+
+    /// Makes a join token for a user of this machine, who is known by the socket.
+    pub async fn create_join_token(
+        &self,
+        user: u32,
+        binding: Binding,
+        ttl: Duration,
+    ) -> Result<(String, TokenRecord), IdentityError> {
+        self.budgets().charge_join(user, Instant::now())?;
+        self.create_token(binding, ttl).await
     }
 
     /// Tokens that are kept.
@@ -191,52 +228,126 @@ impl Identities {
         self.records().instances.values().cloned().collect()
     }
 
-    /// Signs a certificate for the instance that a credential attests.
-    pub async fn sign(&self, credential: Credential, csr: &[u8]) -> Result<Signed, IdentityError> {
-        self.take_signature()?;
+    /// Signs a certificate for the instance that a credential attests; `source` is the address that
+    /// it comes from.
+    pub async fn sign(
+        &self,
+        credential: Credential,
+        csr: &[u8],
+        source: IpAddr,
+    ) -> Result<Signed, IdentityError> {
+        let account = self.authenticate(&credential, source)?;
+        self.budgets().charge(&account, source, Instant::now())?;
         let key_hash = ca::public_key_hash(csr)?;
-        let now = unix_seconds();
-        // Decided, signed and noted under one lock: two redemptions at the same moment must not
-        // both succeed, and a renewal must not undo a revocation that comes meanwhile.
-        let (signed, token, written) = {
-            let mut records = self.records();
-            let attested = self
-                .attestors
-                .iter()
-                .find_map(|attestor| attestor.attest(&records, &credential, &key_hash, now));
-            let attested = attested.ok_or_else(unknown_credential)??;
-            let (mut instance, token) = (attested.instance, attested.redeemed);
-            let (leaf, identity) = self.sign_for(&instance, csr)?;
-            instance.last_used = now;
-            instance.last_not_after = instance.last_not_after.max(leaf.not_after);
-            let name = instance.instance.clone();
-            let mut writes = vec![record(INSTANCES, &name, Some(&instance))];
-            if let Some(token) = &token {
-                writes.push(record(TOKENS, &token.id, Some(token)));
-                records.tokens.insert(token.id.clone(), token.clone());
+        let attested = self.reserve(&credential, &key_hash)?;
+        // No lock is held while a certificate is signed.
+        let signed = self.sign_for(&attested.instance, csr);
+        let committed = signed.and_then(|(leaf, identity)| self.commit(&attested, leaf, identity));
+        let (mut signed, written) = match committed {
+            Ok(committed) => committed,
+            Err(error) => {
+                self.unreserve(&attested);
+                return Err(error);
             }
-            let signed = Signed {
-                leaf,
-                identity,
-                instance: name.clone(),
-                binding: instance.binding.clone(),
-                instance_key: attested.instance_key,
-            };
-            records.instances.insert(name, instance);
-            (signed, token, self.store.write(writes))
         };
         if let Err(error) = written.await {
-            if let Some(token) = token {
-                self.unredeem(&token);
-            }
+            self.unreserve(&attested);
             // A renewal only notes times: a full disk must not stop it, or it stops the mesh.
-            if signed.instance_key.is_some() {
+            if attested.instance_key.is_some() {
                 return Err(error.into());
             }
             tracing::error!(%error, "renewal not kept");
         }
+        signed.instance_key = attested.instance_key;
         self.counters.signed.fetch_add(1, Ordering::Relaxed);
         Ok(signed)
+    }
+
+    /// Checks the credential alone; gives the name of what a signature is charged to.
+    fn authenticate(
+        &self,
+        credential: &Credential,
+        source: IpAddr,
+    ) -> Result<String, IdentityError> {
+        let now = self.clock.unix_seconds();
+        let authenticated = {
+            let records = self.records();
+            let mut attestors = self.attestors.iter();
+            attestors.find_map(|attestor| attestor.authenticate(&records, credential, now))
+        };
+        match authenticated.ok_or_else(unknown_credential)? {
+            Ok(account) => Ok(account),
+            Err(error) => {
+                self.budgets().charge_failed(source, Instant::now())?;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Attests, and takes the token for this key: another key gets nothing for it from here on.
+    fn reserve(&self, credential: &Credential, key_hash: &str) -> Result<Attested, IdentityError> {
+        let now = self.clock.unix_seconds();
+        let mut records = self.records();
+        let mut attestors = self.attestors.iter();
+        let attested = attestors
+            .find_map(|attestor| attestor.attest(&records, credential, key_hash, now))
+            .ok_or_else(unknown_credential)??;
+        if let Some(token) = &attested.redeemed {
+            records.make_room_for_instance(now)?;
+            records.tokens.insert(token.id.clone(), token.clone());
+            let (name, instance) = (&attested.instance.instance, &attested.instance);
+            records.instances.insert(name.clone(), instance.clone());
+        }
+        Ok(attested)
+    }
+
+    /// Notes what was signed, unless the instance was revoked meanwhile. What is returned is done
+    /// when that is written down.
+    fn commit(
+        &self,
+        attested: &Attested,
+        leaf: SignedLeaf,
+        identity: SpiffeId,
+    ) -> Result<
+        (
+            Signed,
+            impl Future<Output = Result<(), StoreError>> + use<'_>,
+        ),
+        IdentityError,
+    > {
+        let now = self.clock.unix_seconds();
+        let name = &attested.instance.instance;
+        let mut records = self.records();
+        // An instance that was cleared away between is known again by its token only.
+        let instance = match records.instances.get_mut(name) {
+            Some(instance) => instance,
+            None if attested.instance_key.is_some() => records
+                .instances
+                .entry(name.clone())
+                .or_insert_with(|| attested.instance.clone()),
+            None => return Err(TokenError::UnknownInstance.into()),
+        };
+        if instance.revoked.is_some() {
+            return Err(TokenError::Revoked(name.clone()).into());
+        }
+        if attested.instance_key.is_some() {
+            instance.key_hash.clone_from(&attested.instance.key_hash);
+        }
+        instance.last_used = instance.last_used.max(now);
+        instance.last_not_after = instance.last_not_after.max(leaf.not_after);
+        let signed = Signed {
+            leaf,
+            identity,
+            instance: name.clone(),
+            binding: instance.binding.clone(),
+            instance_key: None,
+        };
+        let mut writes = vec![record(INSTANCES, name, Some(&*instance))];
+        if let Some(token) = &attested.redeemed {
+            writes.push(record(TOKENS, &token.id, Some(token)));
+        }
+        // Queued under the lock: a revocation that comes next is written after it.
+        Ok((signed, self.store.write(writes)))
     }
 
     fn sign_for(
@@ -250,36 +361,26 @@ impl Identities {
         let identity = SpiffeId::new(trust_domain, namespace, &binding.service_account)
             .map_err(|error| IdentityError::Invalid(error.to_string()))?;
         let name = &instance.instance;
-        let now = SystemTime::now();
+        let now = self.clock.wall();
         let leaf = self.signer.sign(csr, &identity, name, self.leaf_ttl, now)?;
         Ok((leaf, identity))
     }
 
     /// A redemption that is not durable has not happened: the token is as good as before.
-    fn unredeem(&self, token: &TokenRecord) {
+    fn unreserve(&self, attested: &Attested) {
+        let Some(token) = &attested.redeemed else {
+            return;
+        };
         let mut records = self.records();
         if let Some(held) = records.tokens.get_mut(&token.id)
             && held.redeemed == token.redeemed
         {
             held.redeemed = None;
+            let name = &attested.instance.instance;
+            if records.instance(name).is_some_and(|i| i.revoked.is_none()) {
+                records.instances.remove(name);
+            }
         }
-        if let Some(redeemed) = &token.redeemed {
-            records.instances.remove(&redeemed.instance);
-        }
-    }
-
-    /// A token bucket: a thousand workloads come through in seconds, a loop does not.
-    fn take_signature(&self) -> Result<(), IdentityError> {
-        let mut bucket = self.signing.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = unix_millis();
-        let elapsed = (now - bucket.1).max(0) as f64 / 1000.0;
-        bucket.0 = (bucket.0 + elapsed * SIGN_PER_SECOND).min(SIGN_BURST);
-        bucket.1 = now;
-        if bucket.0 < 1.0 {
-            return Err(IdentityError::RateLimited);
-        }
-        bucket.0 -= 1.0;
-        Ok(())
     }
 
     /// Revokes an instance: nothing is signed for it any more, whoever watches cuts its streams,
@@ -290,10 +391,11 @@ impl Identities {
         &self,
         id: &str,
     ) -> Result<impl Future<Output = Result<(), StoreError>>, IdentityError> {
+        let now = self.clock.unix_seconds();
         let written = {
             let mut records = self.records();
             // Written under the lock, so that nothing noted later is written before it.
-            self.store.write(vec![note_revoked(&mut records, id)?])
+            self.store.write(vec![note_revoked(&mut records, id, now)?])
         };
         self.revoked.send_modify(|count| *count += 1);
         Ok(written)
@@ -314,9 +416,8 @@ impl Identities {
             );
             return Err(IdentityError::Invalid(text));
         }
-        self.take_signature()?;
         let id = format!("o-{}", crate::hex(&random::<8>()));
-        let now = SystemTime::now();
+        let now = self.clock.wall();
         let leaf = self.signer.sign_operator(csr, name, &id, ttl, now)?;
         let operator = OperatorRecord {
             id: id.clone(),
@@ -386,8 +487,7 @@ impl Identities {
     }
 }
 
-fn note_revoked(records: &mut Records, id: &str) -> Result<RecordWrite, IdentityError> {
-    let now = unix_seconds();
+fn note_revoked(records: &mut Records, id: &str, now: i64) -> Result<RecordWrite, IdentityError> {
     if let Some(operator) = records.operators.get_mut(id) {
         operator.revoked = operator.revoked.or(Some(now));
         return Ok(record(OPERATORS, id, Some(&*operator)));
@@ -404,3 +504,7 @@ fn note_revoked(records: &mut Records, id: &str) -> Result<RecordWrite, Identity
 fn unknown_credential() -> IdentityError {
     IdentityError::Invalid("no attestor for a credential of this kind".to_owned())
 }
+
+#[cfg(test)]
+#[path = "identities_tests.rs"]
+mod tests;

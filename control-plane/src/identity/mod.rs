@@ -3,6 +3,7 @@
 //! [`Identities`] owns all of it. What signs is behind [`Signer`], what proves behind [`Attestor`].
 
 pub mod attest;
+pub mod budget;
 pub mod ca;
 pub mod grpc;
 mod identities;

@@ -3,8 +3,9 @@
 
 use std::collections::HashMap;
 
+use super::identities::IdentityError;
 use super::operator::OperatorRecord;
-use super::token::{InstanceRecord, TokenRecord};
+use super::token::{self, CLOCK_SKEW, InstanceRecord, TokenRecord};
 use crate::store::{RecordWrite, Store, StoreError, read_records, record};
 
 /// Tables of the store.
@@ -12,8 +13,14 @@ pub(super) const TOKENS: &str = "token";
 pub(super) const INSTANCES: &str = "instance";
 pub(super) const OPERATORS: &str = "operator";
 
-/// An expired token is forgotten after this long, seconds.
-const TOKEN_KEPT: i64 = 24 * 3600;
+/// A token is forgotten this long after its time, seconds: until then the reply to its redemption
+/// may be asked for again, and one that comes too late is told so.
+pub(super) const TOKEN_KEPT: i64 = 3600;
+/// Tokens on record. Beyond, those whose time is over are forgotten at once; then no more are made.
+pub(super) const TOKENS_MAX: usize = 100_000;
+/// Instances on record. Beyond, those without a valid certificate are forgotten, the one that was
+/// used the longest time ago first; then no more join.
+pub(super) const INSTANCES_MAX: usize = 200_000;
 
 /// Tokens, instances and operators, by id.
 #[derive(Debug, Default)]
@@ -43,11 +50,68 @@ impl Records {
         self.instances.get(name)
     }
 
-    /// Forgets tokens that expired long ago; what is to be written.
-    pub(super) fn clear(&mut self, now: i64) -> Vec<RecordWrite> {
-        let limit = now - TOKEN_KEPT;
-        let old = self.tokens.extract_if(|_id, token| token.expires < limit);
-        old.map(|(id, _)| record::<TokenRecord>(TOKENS, &id, None))
-            .collect()
+    /// Forgets what can never be used again, `max` records at most; what is to be written.
+    pub(super) fn clear(&mut self, now: i64, max: usize) -> Vec<RecordWrite> {
+        let tokens = self
+            .tokens
+            .extract_if(|_, token| token.expires + TOKEN_KEPT < now);
+        let mut writes = removals::<TokenRecord>(TOKENS, tokens.take(max));
+        let instances = self
+            .instances
+            .extract_if(|_, instance| token::is_of_no_use(instance, now));
+        let left = max - writes.len();
+        writes.extend(removals::<InstanceRecord>(INSTANCES, instances.take(left)));
+        let operators = self
+            .operators
+            .extract_if(|_, operator| operator.not_after + CLOCK_SKEW < now);
+        let left = max - writes.len();
+        writes.extend(removals::<OperatorRecord>(OPERATORS, operators.take(left)));
+        writes
     }
+
+    /// Makes room for a token; what is to be written.
+    pub(super) fn make_room_for_token(
+        &mut self,
+        now: i64,
+    ) -> Result<Vec<RecordWrite>, IdentityError> {
+        if self.tokens.len() < TOKENS_MAX {
+            return Ok(Vec::new());
+        }
+        let over = self.tokens.extract_if(|_, token| token.expires <= now);
+        let writes = removals::<TokenRecord>(TOKENS, over);
+        match writes.is_empty() {
+            true => Err(IdentityError::Full {
+                what: "join tokens",
+                max: TOKENS_MAX,
+            }),
+            false => Ok(writes),
+        }
+    }
+
+    /// Makes room for an instance. Its record stays on disk until a restart reads and clears it.
+    pub(super) fn make_room_for_instance(&mut self, now: i64) -> Result<(), IdentityError> {
+        if self.instances.len() < INSTANCES_MAX {
+            return Ok(());
+        }
+        let unused = self.instances.values();
+        let unused = unused.filter(|i| i.revoked.is_none() && i.last_not_after + CLOCK_SKEW < now);
+        let oldest = unused.min_by_key(|instance| instance.last_used);
+        let Some(name) = oldest.map(|instance| instance.instance.clone()) else {
+            return Err(IdentityError::Full {
+                what: "instances",
+                max: INSTANCES_MAX,
+            });
+        };
+        self.instances.remove(&name);
+        Ok(())
+    }
+}
+
+fn removals<T: serde::Serialize>(
+    table: &'static str,
+    removed: impl Iterator<Item = (String, T)>,
+) -> Vec<RecordWrite> {
+    removed
+        .map(|(id, _)| record::<T>(table, &id, None))
+        .collect()
 }

@@ -3,12 +3,38 @@
 
 use serde::{Deserialize, Serialize};
 use weft_core::model::Cidr;
-use weft_core::name::{ServiceName, TrustDomain, WorkloadName};
+use weft_core::name::{RESERVED_NAMESPACE, ServiceName, TrustDomain, WorkloadName};
 
+use super::ca::LEAF_TTL_MAX;
 use crate::{hex, sha256_hex};
 
 /// An instance key attests for this long after its last use, seconds.
 pub const INSTANCE_KEY_LIFE: i64 = 7 * 24 * 3600;
+
+/// Clocks of peers may be this far behind, seconds: so long they take a certificate that has ended.
+pub const CLOCK_SKEW: i64 = 300;
+
+/// Whether a certificate of a revoked instance may still be taken for valid by somebody. The record
+/// of its last certificate may not have been written: no certificate outlives this bound either.
+pub fn revocation_holds(instance: &InstanceRecord, now: i64) -> bool {
+    instance.revoked.is_some_and(|revoked| {
+        let longest = i64::try_from(LEAF_TTL_MAX.as_secs()).unwrap_or(i64::MAX);
+        let ends = instance.last_not_after.max(revoked.saturating_add(longest));
+        now <= ends.saturating_add(CLOCK_SKEW)
+    })
+}
+
+/// Whether nothing can ever be done again with what an instance has: its certificates have ended, and
+/// its key attests no more. Of a revoked one: whether nobody needs to know of it any more.
+pub fn is_of_no_use(instance: &InstanceRecord, now: i64) -> bool {
+    match instance.revoked {
+        Some(_) => !revocation_holds(instance, now),
+        None => {
+            let has_ended = instance.last_not_after + CLOCK_SKEW < now;
+            has_ended && instance.last_used + INSTANCE_KEY_LIFE < now
+        }
+    }
+}
 
 /// What a credential is good for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +49,33 @@ pub struct Binding {
     pub ports: Vec<u16>,
     /// Addresses that it may register, beside the one that its connection comes from.
     pub addresses: Vec<Cidr>,
+}
+
+/// A name in the namespace of the mesh's own parts.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{field}: {found} is in the namespace {RESERVED_NAMESPACE}, which is the mesh's own; allowed: any other"
+)]
+pub struct Reserved {
+    field: &'static str,
+    found: String,
+}
+
+impl Binding {
+    /// Refuses names that are the mesh's own: nobody gets the control plane's identity, or serves
+    /// in its namespace.
+    pub fn check_names(&self) -> Result<(), Reserved> {
+        let refuse = |field, found: String| Err(Reserved { field, found });
+        if self.workload.namespace() == RESERVED_NAMESPACE {
+            return refuse("workload", self.workload.to_string());
+        }
+        for service in &self.services {
+            if service.namespace() == RESERVED_NAMESPACE {
+                return refuse("services", service.to_string());
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A join token as it is stored.
@@ -163,6 +216,24 @@ pub fn parse(text: &str) -> Result<ParsedToken, TokenError> {
     }
 }
 
+/// The record of a token, if the text is that token's and it is not over.
+pub fn authenticate<'a>(
+    record: Option<&'a TokenRecord>,
+    parsed: &ParsedToken,
+    now: i64,
+) -> Result<&'a TokenRecord, TokenError> {
+    let record = record.ok_or(TokenError::Unknown)?;
+    // Hashes of secrets are compared: the time it takes says nothing about the secret.
+    if record.secret_hash != parsed.secret_hash {
+        return Err(TokenError::Unknown);
+    }
+    if record.redeemed.is_none() && now >= record.expires {
+        let ago = now - record.expires;
+        return Err(TokenError::Expired { ago });
+    }
+    Ok(record)
+}
+
 /// Whether a token may be redeemed now for a public key. A repetition for the same key is answered
 /// even after the token's time: the reply to the first may have been lost.
 pub fn redeem(
@@ -171,19 +242,12 @@ pub fn redeem(
     public_key_hash: &str,
     now: i64,
 ) -> Result<Redemption, TokenError> {
-    let record = record.ok_or(TokenError::Unknown)?;
-    // Hashes of secrets are compared: the time it takes says nothing about the secret.
-    if record.secret_hash != parsed.secret_hash {
-        return Err(TokenError::Unknown);
-    }
+    let record = authenticate(record, parsed, now)?;
     match &record.redeemed {
         Some(redeemed) if redeemed.public_key_hash == public_key_hash => {
             Ok(Redemption::Again(redeemed.instance.clone()))
         }
         Some(_) => Err(TokenError::Redeemed),
-        None if now >= record.expires => Err(TokenError::Expired {
-            ago: now - record.expires,
-        }),
         None => Ok(Redemption::First),
     }
 }

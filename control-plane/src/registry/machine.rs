@@ -10,7 +10,7 @@ use weft_core::model::{Cidr, Registration};
 use weft_core::name::{SpiffeId, WorkloadName};
 use weft_core::time::Instant;
 
-use crate::identity::token::Binding;
+use crate::identity::token::{Binding, Reserved};
 
 /// Own addresses, and services, of one workload.
 const ADDRESSES_MAX: usize = 16;
@@ -46,6 +46,9 @@ pub enum Refused {
         /// What is allowed.
         allowed: String,
     },
+    /// A name of the mesh's own.
+    #[error(transparent)]
+    Reserved(#[from] Reserved),
     /// Somebody else is there.
     #[error(
         "workload {workload}: instance {holder} is registered and connected; stop it first, or give this one another name"

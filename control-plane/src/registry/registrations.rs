@@ -217,6 +217,7 @@ impl Registrations {
     ) -> Result<u64, RegisterError> {
         let binding = self.identities.binding_of(&peer.instance)?;
         check_binding(&binding, &registration)?;
+        binding.check_names().map_err(Refused::from)?;
         check_values(&registration, &self.settings.virtual_ranges)?;
         let origin = Origin::of(address, &registration);
         check_addresses(&registration, &binding.addresses, &origin)?;

@@ -41,8 +41,14 @@ impl Bed {
         let domain = "weft.test".parse().unwrap();
         let authority = Arc::new(Authority::open(&dir.path().join("ca"), domain).unwrap());
         let hour = Duration::from_secs(3600);
-        let identities = Identities::open(Arc::clone(&store), authority, hour).unwrap();
         let clock = TestClock::start();
+        let identities = Identities::open(
+            Arc::clone(&store),
+            authority,
+            hour,
+            Arc::<TestClock>::clone(&clock),
+        );
+        let identities = identities.unwrap();
         let all = open(&store, &identities, &clock);
         Self {
             store,
@@ -69,7 +75,11 @@ impl Bed {
             .serialize_request(&key)
             .unwrap();
         let credential = Credential::JoinToken(token);
-        let signed = self.identities.sign(credential, csr.der()).await.unwrap();
+        let signed = self
+            .identities
+            .sign(credential, csr.der(), [127, 0, 0, 1].into())
+            .await
+            .unwrap();
         PeerIdentity {
             identity: signed.identity,
             instance: signed.instance.into(),

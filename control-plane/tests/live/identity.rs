@@ -191,3 +191,49 @@ async fn own_certificate_is_renewed_without_a_restart() {
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attempts_with_wrong_credentials_starve_nobody() {
+    let control_plane = ControlPlane::start().await;
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let guessing = (0..4).map(|guesser| {
+        let (sidecar, stop) = (Sidecar::new(&control_plane), std::sync::Arc::clone(&stop));
+        tokio::spawn(async move {
+            let mut refused = 0;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let text = format!("weft1.weft.local.x.{guesser}-{refused}.secret");
+                let answer = sidecar.sign_csr(Credential::JoinToken(text), Vec::new());
+                answer.await.unwrap_err();
+                refused += 1;
+            }
+            refused
+        })
+    });
+    let guessing: Vec<_> = guessing.collect();
+    for number in 0..100 {
+        let neighbour = control_plane.enrol(&format!("shop/w{number}"), &[80]).await;
+        neighbour.register(&[80]).await.leave().await.unwrap();
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let mut refused = 0;
+    for guessing in guessing {
+        refused += guessing.await.unwrap();
+    }
+    assert!(refused > 200, "no attack: {refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_gets_a_token_for_the_control_plane() {
+    let control_plane = ControlPlane::start().await;
+    let client = control_plane.client();
+    for body in [
+        serde_json::json!({"workload": "weft-system/control-plane", "ttlSeconds": 60}),
+        serde_json::json!({"workload": "shop/web", "services": ["weft-system/api"], "ttlSeconds": 60}),
+    ] {
+        let made = client
+            .post::<_, serde_json::Value>("/v1/tokens", &body)
+            .await;
+        let error = made.unwrap_err().to_string();
+        assert!(error.contains("the namespace weft-system"), "{error}");
+    }
+}

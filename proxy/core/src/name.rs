@@ -9,6 +9,21 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// The suffix of every hostname that the mesh answers for itself.
 pub const MESH_SUFFIX: &str = "mesh";
 
+/// The namespace of the mesh's own parts. No workload, service or token is in it.
+pub const RESERVED_NAMESPACE: &str = "weft-system";
+
+/// The service account of the control plane, in [`RESERVED_NAMESPACE`].
+pub const CONTROL_PLANE_ACCOUNT: &str = "control-plane";
+
+/// The extended key usage (RFC 5280 section 4.2.1.12) that the control plane's certificate has and
+/// no workload's: sidecars take nobody without it for the control plane. Under 2.25, the arc for
+/// identifiers that nobody has to register (ITU-T X.667).
+pub const CONTROL_PLANE_USAGE: &[u64] = &[2, 25, 8_452_017_640_593_276_113];
+
+/// [`CONTROL_PLANE_USAGE`] as the content of its DER encoding.
+pub const CONTROL_PLANE_USAGE_DER: &[u8] =
+    &[0x69, 0xf5, 0xa5, 0xe6, 0xa8, 0xb6, 0xf7, 0x96, 0xf9, 0x51];
+
 /// Longest DNS label (RFC 1035 section 2.3.4).
 const LABEL_MAX: usize = 63;
 
@@ -317,6 +332,23 @@ impl<'de> Deserialize<'de> for TrustDomain {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_usage_is_encoded() {
+        // X.690 section 8.19: base 128, the first two arcs in one.
+        let [joint, uuid, rest] = CONTROL_PLANE_USAGE else {
+            panic!("three arcs");
+        };
+        let mut encoded = Vec::new();
+        for arc in [joint * 40 + uuid, *rest] {
+            let digits = (0..10).rev().map(|digit| (arc >> (7 * digit)) as u8 & 0x7f);
+            let digits: Vec<u8> = digits.skip_while(|digit| *digit == 0).collect();
+            let (last, more) = digits.split_last().unwrap();
+            encoded.extend(more.iter().map(|digit| digit | 0x80));
+            encoded.push(*last);
+        }
+        assert_eq!(encoded, CONTROL_PLANE_USAGE_DER);
+    }
 
     #[test]
     fn labels() {

@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tonic::{Status, Streaming};
-use weft_core::name::{SpiffeId, TrustDomain};
+use weft_core::name::{CONTROL_PLANE_ACCOUNT, RESERVED_NAMESPACE, SpiffeId, TrustDomain};
 
 use crate::tls::{Credentials, Trust, provider};
 pub use backoff::Backoff;
@@ -29,10 +29,6 @@ pub use keeper::{Keeper, Lines};
 pub use line::Line;
 pub use moves::Moves;
 pub use verify::FirstContactError;
-
-/// Namespace and service account of every control plane.
-const CONTROL_PLANE_NAMESPACE: &str = "weft-system";
-const CONTROL_PLANE_ACCOUNT: &str = "control-plane";
 
 /// How long connecting, TLS included, may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -89,7 +85,7 @@ impl Trusting {
 
 /// The SPIFFE ID of the control plane of a trust domain.
 pub fn control_plane_identity(trust_domain: &TrustDomain) -> SpiffeId {
-    SpiffeId::new(trust_domain, CONTROL_PLANE_NAMESPACE, CONTROL_PLANE_ACCOUNT)
+    SpiffeId::new(trust_domain, RESERVED_NAMESPACE, CONTROL_PLANE_ACCOUNT)
         .unwrap_or_else(|_| unreachable!("both constants are DNS labels"))
 }
 

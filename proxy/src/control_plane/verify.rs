@@ -59,7 +59,7 @@ impl ControlPlaneVerifier {
         let mut chain = vec![leaf.clone()];
         chain.extend(others.iter().cloned());
         let check = |trust: &Trust, trust_domain: &TrustDomain| {
-            let peer = trust.check_server(&chain, now)?;
+            let peer = trust.check_control_plane(&chain, now)?;
             let expected = peer.expect(&control_plane_identity(trust_domain));
             expected.map_err(PeerError::from)
         };

@@ -140,6 +140,7 @@ impl DialError {
                 PeerError::Revoked { .. } => Reason::PeerRevoked,
                 PeerError::NoCertificate | PeerError::Chain(_) => Reason::TlsFailed,
                 PeerError::NoIdentity { .. }
+                | PeerError::NotControlPlane { .. }
                 | PeerError::TrustDomain { .. }
                 | PeerError::Mismatch(_) => Reason::PeerIdentityMismatch,
             },

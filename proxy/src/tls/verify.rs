@@ -12,7 +12,7 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Signatu
 use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use weft_core::model::TrustBundle;
-use weft_core::name::{SpiffeId, TrustDomain};
+use weft_core::name::{CONTROL_PLANE_USAGE_DER, SpiffeId, TrustDomain};
 use weft_core::peer::{AnchorId, OtherPeer, VerifiedPeer};
 
 use super::TlsError;
@@ -53,13 +53,20 @@ impl Trust {
         &self.trust_domain
     }
 
-    /// Who a server is, by the certificates that it showed.
-    pub(crate) fn check_server(
+    /// Checks the certificates of somebody who claims to be the control plane: beside the name, by
+    /// the usage that the authority gives to no workload.
+    pub(crate) fn check_control_plane(
         &self,
         certificates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<VerifiedPeer, PeerError> {
-        verify_peer(Some(certificates), KeyUsage::server_auth(), self, now)
+        let peer = verify_peer(Some(certificates), KeyUsage::server_auth(), self, now)?;
+        match certificates.first().is_some_and(says_control_plane) {
+            true => Ok(peer),
+            false => Err(PeerError::NotControlPlane {
+                found: peer.identity().clone(),
+            }),
+        }
     }
 
     /// Whether a root is in the bundle.
@@ -134,6 +141,14 @@ pub enum PeerError {
         /// Its instance.
         instance: String,
     },
+    /// Its certificate is not one that the authority makes for control planes.
+    #[error(
+        "the certificate of {found} is no control plane's: it lacks the extended key usage that the authority gives to no workload"
+    )]
+    NotControlPlane {
+        /// Who it is.
+        found: SpiffeId,
+    },
     /// It is not the one that was meant.
     #[error(transparent)]
     Mismatch(#[from] OtherPeer),
@@ -196,6 +211,19 @@ fn instance_of(leaf: &CertificateDer<'_>) -> Option<(String, i64)> {
     let name = parsed.subject().iter_common_name().next()?;
     let not_after = parsed.validity().not_after.timestamp();
     Some((name.as_str().ok()?.to_owned(), not_after))
+}
+
+/// Whether a certificate has [`CONTROL_PLANE_USAGE_DER`] among its extended key usages. Asked of the
+/// leaf alone: its issuer is the authority's own, and has none.
+fn says_control_plane(leaf: &CertificateDer<'_>) -> bool {
+    let Ok((_rest, parsed)) = x509_parser::parse_x509_certificate(leaf) else {
+        return false;
+    };
+    let usages = parsed.extended_key_usage().ok().flatten();
+    usages.is_some_and(|usages| {
+        let mut others = usages.value.other.iter();
+        others.any(|usage| usage.as_bytes() == CONTROL_PLANE_USAGE_DER)
+    })
 }
 
 /// Names a root by its subject, with the length before it, and its public key.

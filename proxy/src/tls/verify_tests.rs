@@ -5,6 +5,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, SanType,
 };
+use weft_core::name::CONTROL_PLANE_USAGE;
 
 struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
@@ -35,12 +36,24 @@ impl Authority {
     }
 
     fn leaf(&self, uris: &[&str], instance: &str) -> CertificateDer<'static> {
+        self.leaf_for(uris, instance, None)
+    }
+
+    /// A leaf with one more usage.
+    fn leaf_for(
+        &self,
+        uris: &[&str],
+        instance: &str,
+        usage: Option<&[u64]>,
+    ) -> CertificateDer<'static> {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, instance);
         params.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
+        let more = usage.map(|usage| ExtendedKeyUsagePurpose::Other(usage.to_vec()));
+        params.extended_key_usages.extend(more);
         params.subject_alt_names = uris
             .iter()
             .map(|uri| SanType::URI((*uri).try_into().unwrap()))
@@ -110,6 +123,23 @@ fn everyone_else_is_not() {
         check(&[garbage], &trust),
         Err(PeerError::Chain(_))
     ));
+}
+
+/// A workload's leaf may have the control plane's name, if the authority was made to sign it: it has
+/// not the usage.
+#[test]
+fn a_workload_with_the_name_is_no_control_plane() {
+    let authority = Authority::new();
+    let ours = "spiffe://weft.local/ns/weft-system/sa/control-plane";
+    let trust = authority.trust(&[]);
+    let check = |leaf| trust.check_control_plane(&[leaf], UnixTime::now());
+    let refused = check(authority.leaf(&[ours], "i-1")).unwrap_err();
+    assert!(
+        matches!(refused, PeerError::NotControlPlane { .. }),
+        "{refused}"
+    );
+    let real = check(authority.leaf_for(&[ours], "control-plane", Some(CONTROL_PLANE_USAGE)));
+    assert_eq!(real.unwrap().identity().as_str(), ours);
 }
 
 #[test]

@@ -1,0 +1,224 @@
+//! Identities on a real store, with clocks that tests set.
+
+use super::*;
+use crate::clock::TestClock;
+use crate::identity::ca::LEAF_TTL_MAX;
+use crate::identity::records::TOKEN_KEPT;
+use crate::identity::token::{CLOCK_SKEW, INSTANCE_KEY_LIFE};
+use crate::store::RedbStore;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const SOURCE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+struct Bed {
+    store: Arc<dyn Store>,
+    authority: Arc<Authority>,
+    clock: Arc<TestClock>,
+    all: Arc<Identities>,
+    _dir: tempfile::TempDir,
+}
+
+impl Bed {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store: Arc<dyn Store> = RedbStore::open(dir.path()).unwrap();
+        let domain = "weft.test".parse().unwrap();
+        let authority = Arc::new(Authority::open(&dir.path().join("ca"), domain).unwrap());
+        let clock = TestClock::start();
+        let all = open(&store, &authority, &clock);
+        Self {
+            store,
+            authority,
+            clock,
+            all,
+            _dir: dir,
+        }
+    }
+
+    async fn token(&self) -> String {
+        let made = self.all.create_token(binding("shop/web"), HOUR).await;
+        made.unwrap().0
+    }
+
+    fn on_record(&self) -> [usize; 3] {
+        [TOKENS, INSTANCES, OPERATORS].map(|table| self.store.records(table).unwrap().len())
+    }
+}
+
+fn open(
+    store: &Arc<dyn Store>,
+    authority: &Arc<Authority>,
+    clock: &Arc<TestClock>,
+) -> Arc<Identities> {
+    let clock = Arc::<TestClock>::clone(clock);
+    Identities::open(Arc::clone(store), Arc::clone(authority), HOUR, clock).unwrap()
+}
+
+fn binding(workload: &str) -> Binding {
+    Binding {
+        workload: workload.parse().unwrap(),
+        service_account: "web".to_owned(),
+        services: vec![],
+        ports: vec![],
+        addresses: vec![],
+    }
+}
+
+fn csr() -> Vec<u8> {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let request = rcgen::CertificateParams::default().serialize_request(&key);
+    request.unwrap().der().to_vec()
+}
+
+fn key_of(csr: &[u8]) -> String {
+    ca::public_key_hash(csr).unwrap()
+}
+
+#[tokio::test]
+async fn of_two_redemptions_at_the_same_moment_one_succeeds() {
+    let bed = Bed::new();
+    let credential = Credential::JoinToken(bed.token().await);
+    let (first, second) = (csr(), csr());
+    let attested = bed.all.reserve(&credential, &key_of(&first)).unwrap();
+    // While the first is signed for.
+    let refused = bed.all.reserve(&credential, &key_of(&second)).unwrap_err();
+    assert!(
+        matches!(refused, IdentityError::Token(TokenError::Redeemed)),
+        "{refused}"
+    );
+    // Signing failed: the token is as good as before.
+    bed.all.unreserve(&attested);
+    bed.all.reserve(&credential, &key_of(&second)).unwrap();
+    assert_eq!(bed.all.instances().len(), 1);
+}
+
+#[tokio::test]
+async fn a_renewal_does_not_undo_a_revocation_that_came_meanwhile() {
+    let bed = Bed::new();
+    let credential = Credential::JoinToken(bed.token().await);
+    let signed = bed.all.sign(credential, &csr(), SOURCE).await.unwrap();
+    let renewal = Credential::InstanceKey(signed.instance_key.unwrap());
+    let request = csr();
+    let attested = bed.all.reserve(&renewal, &key_of(&request)).unwrap();
+    let (leaf, identity) = bed.all.sign_for(&attested.instance, &request).unwrap();
+    bed.all.revoke(&signed.instance).unwrap().await.unwrap();
+    let refused = bed.all.commit(&attested, leaf, identity).map(drop);
+    assert!(
+        matches!(refused, Err(IdentityError::Token(TokenError::Revoked(_)))),
+        "{refused:?}"
+    );
+    assert!(bed.all.is_revoked(&signed.instance));
+    let again = open(&bed.store, &bed.authority, &bed.clock);
+    assert!(again.is_revoked(&signed.instance));
+}
+
+#[tokio::test]
+async fn wrong_credentials_take_nothing_from_right_ones() {
+    let bed = Bed::new();
+    let token = bed.token().await;
+    let mut over = 0;
+    for guess in 0..1_000 {
+        let text = format!("weft1.weft.test.x.{guess}.secret");
+        let refused = bed.all.sign(Credential::JoinToken(text), b"", SOURCE).await;
+        match refused.unwrap_err() {
+            IdentityError::Exceeded(_) => over += 1,
+            IdentityError::Token(TokenError::Unknown) => {}
+            other => panic!("{other}"),
+        }
+    }
+    assert!(over > 900, "{over}");
+    let credential = Credential::JoinToken(token);
+    bed.all.sign(credential, &csr(), SOURCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_instance_has_its_own_budget() {
+    let bed = Bed::new();
+    let credential = Credential::JoinToken(bed.token().await);
+    let greedy = bed.all.sign(credential, &csr(), SOURCE).await.unwrap();
+    let key = greedy.instance_key.unwrap();
+    let request = csr();
+    let mut refused = None;
+    for _ in 0..30 {
+        let renewal = Credential::InstanceKey(key.clone());
+        refused = bed.all.sign(renewal, &request, SOURCE).await.err();
+    }
+    let refused = refused.unwrap().to_string();
+    let expected = format!(
+        "too many certificates for {}: allowed are 1",
+        greedy.instance
+    );
+    assert!(refused.starts_with(&expected), "{refused}");
+    let credential = Credential::JoinToken(bed.token().await);
+    bed.all.sign(credential, &csr(), SOURCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn names_of_the_mesh_itself_are_nobodys() {
+    let bed = Bed::new();
+    let refused = bed
+        .all
+        .create_token(binding("weft-system/control-plane"), HOUR)
+        .await;
+    let expected = "workload: weft-system/control-plane is in the namespace weft-system, which is \
+                    the mesh's own; allowed: any other";
+    assert_eq!(refused.unwrap_err().to_string(), expected);
+    let mut serving = binding("shop/web");
+    serving.services = vec!["weft-system/web".parse().unwrap()];
+    let refused = bed.all.create_join_token(1000, serving, HOUR).await;
+    let refused = refused.unwrap_err().to_string();
+    assert!(
+        refused.starts_with("services: weft-system/web"),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn what_can_never_be_used_again_is_cleared_away() {
+    let bed = Bed::new();
+    let clear = async || {
+        let writes = bed.all.records().clear(bed.clock.unix_seconds(), 1_000);
+        bed.store.write(writes).await.unwrap();
+    };
+    let seconds = |seconds: i64| Duration::from_secs(seconds.unsigned_abs());
+    let (kept, revoked) = (bed.token().await, bed.token().await);
+    let _unused = bed.token().await;
+    let kept = Credential::JoinToken(kept);
+    let kept = bed.all.sign(kept, &csr(), SOURCE).await.unwrap();
+    let revoked = Credential::JoinToken(revoked);
+    let revoked = bed.all.sign(revoked, &csr(), SOURCE).await.unwrap();
+    let request = csr();
+    let operator = bed.all.sign_operator("alice", &request, HOUR);
+    operator.await.unwrap();
+    bed.all.revoke(&revoked.instance).unwrap().await.unwrap();
+    clear().await;
+    assert_eq!(bed.on_record(), [3, 2, 1]);
+
+    bed.clock.pass(HOUR + seconds(TOKEN_KEPT + 1));
+    clear().await;
+    assert_eq!(bed.on_record(), [0, 2, 0], "tokens and operators");
+    // The record of its last certificate may be older than that certificate.
+    assert_eq!(bed.all.bundle().revoked_instances.len(), 1);
+
+    bed.clock
+        .pass(LEAF_TTL_MAX - HOUR - seconds(TOKEN_KEPT + 1));
+    let key = Credential::InstanceKey(kept.instance_key.clone().unwrap());
+    bed.all.sign(key, &csr(), SOURCE).await.unwrap();
+    clear().await;
+    assert_eq!(bed.on_record(), [0, 2, 0]);
+    assert_eq!(bed.all.bundle().revoked_instances.len(), 1);
+    bed.clock.pass(seconds(CLOCK_SKEW + 1));
+    clear().await;
+    assert_eq!(bed.on_record(), [0, 1, 0], "the revocation");
+    assert!(bed.all.bundle().revoked_instances.is_empty());
+
+    bed.clock.pass(seconds(INSTANCE_KEY_LIFE));
+    clear().await;
+    assert_eq!(bed.on_record(), [0, 0, 0], "the instance");
+    let key = Credential::InstanceKey(kept.instance_key.unwrap());
+    let refused = bed.all.sign(key, &csr(), SOURCE).await.unwrap_err();
+    assert!(
+        matches!(refused, IdentityError::Token(TokenError::UnknownInstance)),
+        "{refused}"
+    );
+}
