@@ -1,15 +1,16 @@
 //! The wiring of the control plane, from top to bottom: the only place that knows everybody.
 
-use std::fs::{File, OpenOptions};
+mod files;
+
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use clap::Args;
+use futures_util::FutureExt as _;
 use rustix::process::DumpableBehavior;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,6 +28,7 @@ use crate::budget::{Limits, MESSAGE_MAX_BYTES, SIGN_MESSAGE_MAX_BYTES};
 use crate::clock::SystemClock;
 use crate::discovery::DiscoveryServer;
 use crate::discovery::grpc::DiscoveryService;
+use crate::health::{self, Health};
 use crate::identity::Identities;
 use crate::identity::ca::{Authority, CaError, LEAF_TTL_MAX, LEAF_TTL_MIN};
 use crate::identity::grpc::IdentityService;
@@ -42,9 +44,20 @@ use crate::registry::grpc::RegistryService;
 use crate::registry::{self, Departures, Observations, Registrations};
 use crate::sources::{IdentitySource, RegistrySource, Source, StoreSource};
 use crate::store::{RedbStore, Store, StoreError};
+use crate::supervise::{Supervisor, TaskEnded};
 use crate::tls::{self, Purpose};
 use crate::transport::{self, Sidecars};
 
+use files::{init_log, lock, make_dir, write_private};
+
+/// Tasks that end by themselves when they are told to stop.
+const LISTENING: [&str; 5] = [
+    "sidecars",
+    "operators",
+    "admin socket",
+    "join socket",
+    "metrics",
+];
 /// How long streams may take to end when the control plane stops.
 const STOP_MAX: Duration = Duration::from_secs(2);
 
@@ -128,6 +141,9 @@ pub enum AppError {
     /// The authority.
     #[error(transparent)]
     Ca(#[from] CaError),
+    /// A task that is needed has ended.
+    #[error(transparent)]
+    Task(#[from] TaskEnded),
     /// The system.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -194,9 +210,11 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
         authority: Arc::clone(&authority),
         ttl: args.leaf_ttl.max(Duration::from_secs(3600)),
     };
+    let mut tasks = Supervisor::default();
     let grace = settings.grace;
     let limits = Limits::for_descriptors(descriptors());
-    let parts = assemble(settings, limits, store, authority)?;
+    let parts = assemble(&mut tasks, settings, limits, store, authority)?;
+    let health = Arc::new(health_of(&parts));
 
     let listener = listen(args.listen).await?;
     let address = listener.local_addr()?;
@@ -225,28 +243,51 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
             .transpose()?
             .map(|address| address.to_string()),
     };
-    serve_api(&parts, &own, &dir, &status, admin_listener, &stop)?;
-    tokio::spawn(metrics::serve(
-        metrics_listener,
-        Arc::clone(&parts),
-        stop.clone(),
-    ));
+    let context = Context {
+        parts,
+        grace,
+        own,
+        health,
+        stop,
+    };
+    context.serve_api(&mut tasks, &dir, &status, admin_listener)?;
+    context.serve_metrics(&mut tasks, metrics_listener);
+    context.serve_sidecars(&mut tasks, listener).await?;
+    context.health.set_listening(true);
 
     let text = serde_json::to_vec_pretty(&status).map_err(io::Error::other)?;
     write_private(&dir.join("addresses.json"), &text)?;
     tracing::info!(%address, %metrics_address, data_dir = %dir.display(), "ready");
-    let serving = serve_sidecars(&parts, &own, listener, grace, stop.clone());
-    let mut serving = std::pin::pin!(serving);
     tokio::select! {
-        result = serving.as_mut() => return result,
+        ended = tasks.ended() => return Err(ended.into()),
         () = stopped() => tracing::info!("stopping"),
     }
-    stop.cancel();
+    context.health.set_listening(false);
+    context.stop.cancel();
     // Streams have no end of their own: they are cut when the time for it is over.
-    match tokio::time::timeout(STOP_MAX, serving).await {
-        Ok(result) => result,
-        Err(_elapsed) => Ok(()),
-    }
+    tasks.stop(STOP_MAX, &LISTENING).await;
+    Ok(())
+}
+
+/// What has to work, and what has to have happened before sidecars are told anything.
+fn health_of(parts: &Arc<Parts>) -> Health {
+    let store = Arc::clone(&parts.store);
+    let pipeline = Arc::clone(&parts.pipeline);
+    Health::default()
+        .with_pulse("pipeline", Arc::clone(parts.pipeline.pulse()))
+        .with_alive("store", move || {
+            let died = store.died().now_or_never().is_some();
+            std::future::ready(match died {
+                true => Err("its writer has died".to_owned()),
+                false => Ok(()),
+            })
+        })
+        .with_ready("pipeline", move || {
+            std::future::ready(match pipeline.snapshot().compiled.generation {
+                0 => Err("nothing has been compiled yet".to_owned()),
+                _ => Ok(()),
+            })
+        })
 }
 
 /// Opens the store, without rows that the operator gives up. A document that cannot be used stops
@@ -279,12 +320,15 @@ pub struct Settings {
 
 /// Everything that is behind the listeners; its tasks run when it is returned.
 pub fn assemble(
+    tasks: &mut Supervisor,
     settings: Settings,
     limits: Limits,
     store: Arc<dyn Store>,
     authority: Arc<Authority>,
 ) -> Result<Arc<Parts>, AppError> {
     let trust_domain = authority.trust_domain().clone();
+    let writer = Arc::clone(&store);
+    tasks.spawn("store", async move { writer.died().await });
     let identities = Identities::open(
         Arc::clone(&store),
         authority,
@@ -317,11 +361,15 @@ pub fn assemble(
         config,
         &mut sources,
     )?;
-    tokio::spawn(Arc::clone(&identities).keep_cleared());
-    tokio::spawn(Arc::clone(&peers).keep(Arc::clone(&identities)));
-    tokio::spawn(Arc::clone(&registrations).keep_expired());
-    tokio::spawn(Arc::clone(&observations).keep());
-    tokio::spawn(Arc::clone(&pipeline).run(sources));
+    tasks.spawn("clearing", Arc::clone(&identities).keep_cleared());
+    tasks.spawn("peers", Arc::clone(&peers).keep(Arc::clone(&identities)));
+    tasks.spawn("expiry", Arc::clone(&registrations).keep_expired());
+    tasks.spawn("observations", Arc::clone(&observations).keep());
+    let following = Arc::clone(&pipeline);
+    tasks.spawn("pipeline", async move {
+        let error = following.run(sources).await;
+        tracing::error!(%error, "a source has failed");
+    });
     Ok(Arc::new(Parts {
         store,
         identities,
@@ -333,56 +381,83 @@ pub fn assemble(
     }))
 }
 
-/// The admin API on its socket and, where operators are listened for, over TLS; and the join socket.
-fn serve_api(
-    parts: &Arc<Parts>,
-    own: &OwnCertificate,
-    dir: &Path,
-    status: &Status,
-    operators: Option<TcpListener>,
-    stop: &CancellationToken,
-) -> Result<(), AppError> {
-    let admin = api::admin_router(Arc::clone(parts), status.clone());
-    let join = api::join_router(Arc::clone(parts), status.advertised.clone());
-    if let Some(listener) = operators {
-        let tls = own.tls(Purpose::Operators)?;
-        let operators = api::Operators {
-            router: admin.clone(),
-            identities: Arc::clone(&parts.identities),
-            peers: Arc::clone(&parts.peers),
-        };
-        let ends = stop.clone();
-        let serve = move |connection| operators.clone().serve(connection, ends.clone());
-        let peers = Arc::clone(&parts.peers);
-        let accepting = transport::accept(listener, tls, peers, stop.clone(), serve);
-        tokio::spawn(accepting);
-    }
-    serve_socket(admin, dir.join(ADMIN_SOCKET), Who::OwnerOnly, stop)?;
-    serve_socket(join, dir.join(JOIN_SOCKET), Who::AnyPeer, stop)
+/// What every listener is served with.
+struct Context {
+    parts: Arc<Parts>,
+    grace: Duration,
+    own: OwnCertificate,
+    health: Arc<Health>,
+    stop: CancellationToken,
 }
 
-/// Serves sidecars until `stop`.
-async fn serve_sidecars(
-    parts: &Arc<Parts>,
-    own: &OwnCertificate,
-    listener: TcpListener,
-    grace: Duration,
-    stop: CancellationToken,
-) -> Result<(), AppError> {
-    let tls = own.tls(Purpose::Sidecars)?;
-    let sidecars = Sidecars {
-        routes: services(parts, grace).await,
-        peers: Arc::clone(&parts.peers),
-        identities: Arc::clone(&parts.identities),
-    };
-    let ends = stop.clone();
-    let serve = move |connection| transport::serve(connection, sidecars.clone(), ends.clone());
-    transport::accept(listener, tls, Arc::clone(&parts.peers), stop, serve).await;
-    Ok(())
+impl Context {
+    /// The admin API on its socket and, where operators are listened for, over TLS; and the join
+    /// socket.
+    fn serve_api(
+        &self,
+        tasks: &mut Supervisor,
+        dir: &Path,
+        status: &Status,
+        operators: Option<TcpListener>,
+    ) -> Result<(), AppError> {
+        let (parts, stop) = (&self.parts, &self.stop);
+        let admin = api::admin_router(Arc::clone(parts), status.clone());
+        let admin = admin.merge(health::router(&self.health));
+        let join = api::join_router(Arc::clone(parts), status.advertised.clone());
+        if let Some(listener) = operators {
+            let tls = self.own.tls(tasks, Purpose::Operators)?;
+            let operators = api::Operators {
+                router: admin.clone(),
+                identities: Arc::clone(&parts.identities),
+                peers: Arc::clone(&parts.peers),
+            };
+            let ends = stop.clone();
+            let serve = move |connection| operators.clone().serve(connection, ends.clone());
+            let peers = Arc::clone(&parts.peers);
+            let accepting = transport::accept(listener, tls, peers, stop.clone(), serve);
+            tasks.spawn("operators", accepting);
+        }
+        let socket = bind(&dir.join(ADMIN_SOCKET))?;
+        let serving = api::serve_unix(admin, socket, Who::OwnerOnly, stop.clone());
+        tasks.spawn("admin socket", serving);
+        let socket = bind(&dir.join(JOIN_SOCKET))?;
+        let serving = api::serve_unix(join, socket, Who::AnyPeer, stop.clone());
+        tasks.spawn("join socket", serving);
+        Ok(())
+    }
+
+    fn serve_metrics(&self, tasks: &mut Supervisor, listener: TcpListener) {
+        let (parts, health) = (Arc::clone(&self.parts), Arc::clone(&self.health));
+        let serving = metrics::serve(listener, parts, health, self.stop.clone());
+        tasks.spawn("metrics", serving);
+    }
+
+    async fn serve_sidecars(
+        &self,
+        tasks: &mut Supervisor,
+        listener: TcpListener,
+    ) -> Result<(), AppError> {
+        let tls = self.own.tls(tasks, Purpose::Sidecars)?;
+        let pipeline = Arc::clone(&self.parts.pipeline);
+        let identities = Arc::clone(&self.parts.identities);
+        let leases = Leases::new(pipeline, identities, self.grace);
+        tasks.spawn("leases", Arc::clone(&leases).keep());
+        let peers = Arc::clone(&self.parts.peers);
+        let sidecars = Sidecars {
+            routes: services(&self.parts, leases).await,
+            peers: Arc::clone(&peers),
+            identities: Arc::clone(&self.parts.identities),
+        };
+        let ends = self.stop.clone();
+        let serve = move |connection| transport::serve(connection, sidecars.clone(), ends.clone());
+        let accepting = transport::accept(listener, tls, peers, self.stop.clone(), serve);
+        tasks.spawn("sidecars", accepting);
+        Ok(())
+    }
 }
 
 /// What sidecars may call.
-async fn services(parts: &Arc<Parts>, grace: Duration) -> Routes {
+async fn services(parts: &Arc<Parts>, leases: Arc<Leases>) -> Routes {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<DiscoveryServer>().await;
     let identity = IdentityServer::new(IdentityService {
@@ -397,7 +472,7 @@ async fn services(parts: &Arc<Parts>, grace: Duration) -> Routes {
     let rate_limits = RateLimitsServer::new(RateLimitService {
         peers: Arc::clone(&parts.peers),
         identities: Arc::clone(&parts.identities),
-        leases: shared_limits(parts, grace),
+        leases,
     });
     let discovery = DiscoveryServer::new(DiscoveryService {
         pipeline: Arc::clone(&parts.pipeline),
@@ -413,14 +488,6 @@ async fn services(parts: &Arc<Parts>, grace: Duration) -> Routes {
         .prepare()
 }
 
-/// The books of limits that are shared, kept.
-fn shared_limits(parts: &Parts, grace: Duration) -> Arc<Leases> {
-    let pipeline = Arc::clone(&parts.pipeline);
-    let leases = Leases::new(pipeline, Arc::clone(&parts.identities), grace);
-    tokio::spawn(Arc::clone(&leases).keep());
-    leases
-}
-
 /// What our own certificates come from.
 struct OwnCertificate {
     authority: Arc<Authority>,
@@ -429,12 +496,12 @@ struct OwnCertificate {
 
 impl OwnCertificate {
     /// Our own certificate, renewed at half life without a restart.
-    fn tls(&self, purpose: Purpose) -> Result<tls::ServerTls, AppError> {
+    fn tls(&self, tasks: &mut Supervisor, purpose: Purpose) -> Result<tls::ServerTls, AppError> {
         let ttl = self.ttl;
         let current = tls::server_config(&self.authority, purpose, ttl)?;
         let current: tls::ServerTls = Arc::new(ArcSwap::from_pointee(current));
         let (authority, renewed) = (Arc::clone(&self.authority), Arc::clone(&current));
-        tokio::spawn(async move {
+        tasks.spawn("own certificate", async move {
             loop {
                 tokio::time::sleep(ttl / 2).await;
                 // By one of the two listeners.
@@ -453,18 +520,11 @@ impl OwnCertificate {
     }
 }
 
-fn serve_socket(
-    router: axum::Router,
-    path: PathBuf,
-    who: Who,
-    stop: &CancellationToken,
-) -> Result<(), AppError> {
-    let listener = api::bind_unix(&path).map_err(|source| AppError::Listen {
+fn bind(path: &Path) -> Result<api::Socket, AppError> {
+    api::bind_unix(path).map_err(|source| AppError::Listen {
         address: path.display().to_string(),
         source,
-    })?;
-    tokio::spawn(api::serve_unix(router, listener, who, stop.clone()));
-    Ok(())
+    })
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, AppError> {
@@ -487,69 +547,4 @@ async fn stopped() {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-}
-
-fn make_dir(dir: &Path) -> Result<(), AppError> {
-    use std::os::unix::fs::DirBuilderExt;
-    let made = std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir);
-    made.map_err(|source| AppError::File {
-        path: dir.to_owned(),
-        source,
-    })
-}
-
-/// Held for as long as the file is open.
-fn lock(dir: &Path) -> Result<File, AppError> {
-    let path = dir.join("lock");
-    let failed = |source| AppError::File {
-        path: path.clone(),
-        source,
-    };
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed)?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(AppError::Locked(dir.to_owned())),
-        Err(error) => Err(failed(error.into())),
-    }
-}
-
-fn write_private(path: &Path, content: &[u8]) -> Result<(), AppError> {
-    use std::io::Write;
-    let temporary = path.with_extension("new");
-    let write = || -> io::Result<()> {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        file.write_all(content)?;
-        std::fs::rename(&temporary, path)
-    };
-    write().map_err(|source| AppError::File {
-        path: path.to_owned(),
-        source,
-    })
-}
-
-fn init_log(level: &str) -> Result<(), AppError> {
-    use std::io::IsTerminal;
-    let filter = tracing_subscriber::EnvFilter::try_new(format!("warn,weft_control_plane={level}"));
-    let filter = filter.map_err(|error| AppError::Argument(format!("--log-level: {error}")))?;
-    // A second initialisation, in a test, keeps the first.
-    let _already_there = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .try_init();
-    Ok(())
 }

@@ -13,12 +13,18 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::scrape_targets;
+use crate::api::{scrape_targets, serve_tcp};
+use crate::health::{self, Health};
 use crate::parts::Parts;
 use crate::peers::Peers;
 
-/// Serves `/metrics`, `/targets` and `/healthz` until `stop`.
-pub async fn serve(listener: TcpListener, parts: Arc<Parts>, stop: CancellationToken) {
+/// Serves `/metrics`, `/targets`, `/healthz` and `/readyz` until `stop`.
+pub async fn serve(
+    listener: TcpListener,
+    parts: Arc<Parts>,
+    health: Arc<Health>,
+    stop: CancellationToken,
+) {
     let targets = Arc::clone(&parts);
     let router = Router::new()
         .route("/metrics", get(move || async move { render(&parts) }))
@@ -26,11 +32,8 @@ pub async fn serve(listener: TcpListener, parts: Arc<Parts>, stop: CancellationT
             "/targets",
             get(move || async move { Json(scrape_targets(&targets)) }),
         )
-        .route("/healthz", get(|| async { "ok\n" }));
-    let serving = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
-    if let Err(error) = serving.await {
-        tracing::error!(%error, "metrics");
-    }
+        .merge(health::router(&health));
+    serve_tcp(router, listener, stop).await;
 }
 
 fn render(parts: &Parts) -> String {

@@ -14,6 +14,7 @@ use weft_core::name::{ServiceName, TrustDomain};
 use weft_proto::resource::Kind;
 
 use crate::compile::{Changes, Snapshot};
+use crate::health::Pulse;
 use crate::publish::Publisher;
 use crate::registry::{Departed, Departures};
 use crate::sources::{Batch, Source};
@@ -29,8 +30,9 @@ const LEAVE_MAX: Duration = Duration::from_secs(5);
 /// In a storm of changes, compilations are at least this far apart: what comes meanwhile is
 /// compiled and told together.
 const COMPILE_PAUSE: Duration = Duration::from_millis(20);
-/// Addresses that could not be written down are tried again after this long.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Where nothing happens, the pipeline shows that it lives, and tries again to write down addresses
+/// that could not be written, this often.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How far the pipeline has come.
 #[derive(Debug, Clone, Copy, Default)]
@@ -48,6 +50,7 @@ pub struct Pipeline {
     publisher: Arc<Publisher>,
     snapshot: ArcSwap<Snapshot>,
     progress: watch::Sender<Progress>,
+    pulse: Arc<Pulse>,
     /// Virtual addresses that are not written down yet.
     unsaved: Mutex<BTreeMap<ServiceName, Option<Assigned>>>,
 }
@@ -96,6 +99,7 @@ impl Pipeline {
             publisher,
             snapshot: ArcSwap::from_pointee(snapshot),
             progress: watch::Sender::new(progress),
+            pulse: Arc::default(),
             unsaved: Mutex::new(unsaved.into_iter().collect()),
         };
         pipeline.count(&changes);
@@ -107,15 +111,21 @@ impl Pipeline {
         self.snapshot.load_full()
     }
 
+    /// Beats whenever it was looked for changes.
+    pub fn pulse(&self) -> &Arc<Pulse> {
+        &self.pulse
+    }
+
     /// Follows the sources. Runs until the task is dropped; returns when a source has failed.
     pub async fn run(self: Arc<Self>, mut sources: Vec<Box<dyn Source>>) -> StoreError {
         self.save().await;
         loop {
+            self.pulse.beat();
             let next = sources.iter_mut().map(|source| source.next());
             let changed = select_all(next);
             let batch = tokio::select! {
                 (batch, _index, _others) = changed => batch,
-                () = tokio::time::sleep(RETRY_AFTER), if self.has_unsaved() => {
+                () = tokio::time::sleep(LOOK_EVERY) => {
                     self.save().await;
                     continue;
                 }
@@ -165,10 +175,6 @@ impl Pipeline {
 
     fn unsaved(&self) -> std::sync::MutexGuard<'_, BTreeMap<ServiceName, Option<Assigned>>> {
         self.unsaved.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn has_unsaved(&self) -> bool {
-        !self.unsaved().is_empty()
     }
 
     /// Writes down virtual addresses. Endpoints that left must not stay because of a full disk: a

@@ -37,6 +37,7 @@ use types::{JoinAnswer, JoinRequest, NewToken, RevokeRequest, TokenRequest};
 
 pub use operators::Operators;
 pub use resources::read_sources;
+pub(crate) use serve::serve_tcp;
 pub use types::Status;
 use unix::User;
 pub use unix::{Socket, Who, bind_unix, serve_unix};

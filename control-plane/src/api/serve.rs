@@ -7,7 +7,9 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// Connections at the same time; others wait to be accepted.
 pub(super) const CONNECTIONS_MAX: usize = 128;
@@ -17,6 +19,32 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const DRAIN: Duration = Duration::from_secs(5);
 /// After accept failed, as when descriptors are used up.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves a router on a port until `stop`, without TLS: for what everybody on this machine may read.
+/// Connections above [`CONNECTIONS_MAX`] are closed at once.
+pub(crate) async fn serve_tcp(router: Router, listener: TcpListener, stop: CancellationToken) {
+    let tasks = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) if tasks.len() < CONNECTIONS_MAX => {
+                tasks.spawn(serve_connection(stream, router.clone(), stop.clone()));
+            }
+            Ok((_, address)) => {
+                tracing::warn!(%address, limit = CONNECTIONS_MAX, "too many connections: closed");
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accept failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    tasks.close();
+    let _late_ones_are_cut = tokio::time::timeout(DRAIN, tasks.wait()).await;
+}
 
 /// Serves a connection to its end, or until `stop` and the request under way then.
 pub(super) async fn serve_connection<IO>(stream: IO, router: Router, stop: CancellationToken)

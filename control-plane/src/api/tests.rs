@@ -18,15 +18,17 @@ use crate::identity::ca::Authority;
 use crate::model::Problem;
 use crate::parts::Parts;
 use crate::store::{RedbStore, Store};
+use crate::supervise::Supervisor;
 
 struct Bed {
     client: Client,
     stop: CancellationToken,
     served: tokio::task::JoinHandle<()>,
     dir: TempDir,
+    _tasks: Supervisor,
 }
 
-fn open(dir: &Path) -> Arc<Parts> {
+fn open(dir: &Path) -> (Arc<Parts>, Supervisor) {
     let store: Arc<dyn Store> = RedbStore::open(dir).unwrap();
     let domain = "weft.test".parse().unwrap();
     let authority = Arc::new(Authority::open(&dir.join("ca"), domain).unwrap());
@@ -35,12 +37,14 @@ fn open(dir: &Path) -> Arc<Parts> {
         grace: Duration::from_secs(10),
         workload_ranges: Vec::new(),
     };
-    assemble(settings, Limits::default(), store, authority).unwrap()
+    let mut tasks = Supervisor::default();
+    let parts = assemble(&mut tasks, settings, Limits::default(), store, authority);
+    (parts.unwrap(), tasks)
 }
 
 fn start() -> Bed {
     let dir = tempfile::tempdir().unwrap();
-    let parts = open(dir.path());
+    let (parts, tasks) = open(dir.path());
     let stop = CancellationToken::new();
     let status = Status {
         version: "1".to_owned(),
@@ -63,6 +67,7 @@ fn start() -> Bed {
         stop,
         served,
         dir,
+        _tasks: tasks,
     }
 }
 

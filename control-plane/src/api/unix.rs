@@ -1,10 +1,11 @@
 //! HTTP/1.1 on a Unix socket.
 
+use std::collections::HashMap;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::{Extension, Router};
 use tokio::net::{UnixListener, UnixStream};
@@ -13,6 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::serve::{ACCEPT_PAUSE, CONNECTIONS_MAX, DRAIN, serve_connection};
+
+/// Connections of one user at the same time, of [`CONNECTIONS_MAX`] of all; more are closed at once.
+const CONNECTIONS_PER_USER: usize = 32;
 
 /// Whose requests are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +65,7 @@ pub async fn serve_unix(router: Router, socket: Socket, who: Who, stop: Cancella
     let _remove = RemoveOnDrop(path.clone());
     let tasks = TaskTracker::new();
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let users = Arc::new(Users::default());
     loop {
         let accepted = async {
             // The semaphore is never closed.
@@ -79,8 +84,12 @@ pub async fn serve_unix(router: Router, socket: Socket, who: Who, stop: Cancella
                 continue;
             }
         };
-        let user = match check_peer(&stream, who) {
-            Ok(user) => user,
+        let place = check_peer(&stream, who).and_then(|user| {
+            let place = users.begin(user.0)?;
+            Ok((user, place))
+        });
+        let (user, place) = match place {
+            Ok(place) => place,
             Err(error) => {
                 tracing::warn!(%error, path = %path.display(), "connection refused");
                 continue;
@@ -90,13 +99,14 @@ pub async fn serve_unix(router: Router, socket: Socket, who: Who, stop: Cancella
         let stop = stop.clone();
         tasks.spawn(async move {
             serve_connection(stream, router, stop).await;
-            drop(permit);
+            drop((permit, place));
         });
     }
     tasks.close();
     let _late_ones_are_cut = tokio::time::timeout(DRAIN, tasks.wait()).await;
 }
 
+/// Who is at the other end, if that may ask.
 fn check_peer(stream: &UnixStream, who: Who) -> io::Result<User> {
     let found = stream.peer_cred()?.uid();
     match who {
@@ -117,5 +127,70 @@ struct RemoveOnDrop(PathBuf);
 impl Drop for RemoveOnDrop {
     fn drop(&mut self) {
         let _gone_is_fine = fs::remove_file(&self.0);
+    }
+}
+
+/// Connections by user, so that one of them does not take the places of all.
+#[derive(Debug, Default)]
+struct Users {
+    connections: Mutex<HashMap<u32, usize>>,
+}
+
+impl Users {
+    fn begin(self: &Arc<Self>, user: u32) -> io::Result<UserPlace> {
+        let mut connections = self.lock();
+        let found = connections.entry(user).or_default();
+        if *found >= CONNECTIONS_PER_USER {
+            let text =
+                format!("user {user} has {found} connections; allowed are {CONNECTIONS_PER_USER}");
+            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, text));
+        }
+        *found += 1;
+        Ok(UserPlace {
+            users: Arc::clone(self),
+            user,
+        })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u32, usize>> {
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct UserPlace {
+    users: Arc<Users>,
+    user: u32,
+}
+
+impl Drop for UserPlace {
+    fn drop(&mut self) {
+        let mut connections = self.users.lock();
+        if let Some(count) = connections.get_mut(&self.user) {
+            *count -= 1;
+            if *count == 0 {
+                connections.remove(&self.user);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_user_does_not_take_the_places_of_all() {
+        let users = Arc::new(Users::default());
+        let mut places: Vec<_> = (0..CONNECTIONS_PER_USER)
+            .map(|_| users.begin(7).unwrap())
+            .collect();
+        assert!(users.begin(7).is_err());
+        let _other = users.begin(8).unwrap();
+        places.pop();
+        users.begin(7).unwrap();
+        drop(places);
+        assert_eq!(users.lock().len(), 1);
     }
 }

@@ -149,6 +149,12 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// On Kubernetes and etcd backups are those of etcd.
     fn snapshot(&self, sink: &mut SnapshotSink<'_>) -> Result<(), StoreError>;
 
+    /// Waits until the engine cannot take writes any more, because what does them has died; for ever
+    /// where that cannot be.
+    fn died(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
+    }
+
     /// The newest revision, whenever there is a new one.
     fn watch(&self) -> watch::Receiver<Revision>;
 }

@@ -269,6 +269,11 @@ impl Store for RedbStore {
         self.read(|transaction| snapshot::write(transaction, sink))
     }
 
+    fn died(&self) -> BoxFuture<'_, ()> {
+        // The writer thread holds the other end for as long as it lives.
+        Box::pin(self.writes.closed())
+    }
+
     fn watch(&self) -> watch::Receiver<Revision> {
         self.events.watch()
     }
