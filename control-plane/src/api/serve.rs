@@ -1,6 +1,6 @@
 //! One connection of the API, whatever it came over.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use hyper::server::conn::http1;
@@ -15,6 +15,8 @@ use tokio_util::task::TaskTracker;
 pub(super) const CONNECTIONS_MAX: usize = 128;
 /// A client that does not complete a request's head is dropped.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections that are closed at once are logged once in this time.
+const LOG_EVERY: Duration = Duration::from_secs(1);
 /// Requests under way at the end have this long.
 pub(super) const DRAIN: Duration = Duration::from_secs(5);
 /// After accept failed, as when descriptors are used up.
@@ -24,6 +26,7 @@ pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections above [`CONNECTIONS_MAX`] are closed at once.
 pub(crate) async fn serve_tcp(router: Router, listener: TcpListener, stop: CancellationToken) {
     let tasks = TaskTracker::new();
+    let (mut closed, mut logged) = (0_u64, None);
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
@@ -34,7 +37,12 @@ pub(crate) async fn serve_tcp(router: Router, listener: TcpListener, stop: Cance
                 tasks.spawn(serve_connection(stream, router.clone(), stop.clone()));
             }
             Ok((_, address)) => {
-                tracing::warn!(%address, limit = CONNECTIONS_MAX, "too many connections: closed");
+                closed += 1;
+                if logged.is_none_or(|at: Instant| at.elapsed() >= LOG_EVERY) {
+                    logged = Some(Instant::now());
+                    let limit = CONNECTIONS_MAX;
+                    tracing::warn!(%address, limit, closed, "too many connections: closed");
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "accept failed");

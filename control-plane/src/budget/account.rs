@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Bucket, Limits, Reason, Refusal, StreamKind, THROTTLED_MAX};
+use super::{Bucket, Limits, Rate, Reason, Refusal, StreamKind, THROTTLED_MAX};
+
+/// Microseconds for which an instance is held back: a tenth of each second is made good.
+const PATIENCE: Rate = Rate::new(100_000, THROTTLED_MAX.as_micros() as u64);
 
 /// What one instance uses now. Every method that takes something either takes all of it or nothing.
 #[derive(Debug)]
@@ -14,8 +17,8 @@ pub struct Account {
     call_rate: Bucket,
     messages: Bucket,
     received: Bucket,
-    /// Since when it has been sending faster than its rate without a pause.
-    throttled: Option<Instant>,
+    /// Microseconds for which it may still be held back before it is refused.
+    patience: Bucket,
 }
 
 /// What all instances use together.
@@ -70,7 +73,7 @@ impl Account {
             call_rate: Bucket::full(now),
             messages: Bucket::full(now),
             received: Bucket::full(now),
-            throttled: None,
+            patience: Bucket::full(now),
         }
     }
 
@@ -131,31 +134,30 @@ impl Account {
     }
 
     /// Takes a message that was received; how long the next one has to wait. Refused is an instance
-    /// that goes on for [`THROTTLED_MAX`] without ever being within its rate.
+    /// that had to be held back for [`THROTTLED_MAX`], which a pause makes good only slowly.
     pub fn charge_message(&mut self, limits: &Limits, now: Instant) -> Result<Duration, Refusal> {
         let rate = limits.message_rate;
-        if self.messages.debt(rate, now).is_zero() && self.messages.take(rate, 1, now).is_ok() {
-            self.throttled = None;
+        if self.messages.take(rate, 1, now).is_ok() {
             return Ok(Duration::ZERO);
         }
-        let since = *self.throttled.get_or_insert(now);
-        let lasts = now.saturating_duration_since(since);
-        if lasts >= THROTTLED_MAX {
-            return Err(Refusal::count(
+        let wait = self.messages.charge(rate, 1, now);
+        let micros = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
+        let held_back = self.patience.take(PATIENCE, micros, now);
+        held_back.map(|()| wait).map_err(|_exhausted| {
+            Refusal::count(
                 Reason::Messages,
                 format_args!(
-                    "more than {} messages a second for {} s",
+                    "more than {} messages a second for more than {} s",
                     rate.per_second,
-                    lasts.as_secs()
+                    THROTTLED_MAX.as_secs()
                 ),
                 format_args!(
                     "{} a second per instance, {} at once",
                     rate.per_second, rate.burst
                 ),
                 "put more names into one message",
-            ));
-        }
-        Ok(self.messages.charge(rate, 1, now))
+            )
+        })
     }
 
     /// Takes bytes that were received; how long nothing more may be read.
@@ -212,6 +214,7 @@ impl Account {
             && self.unanswered == 0
             && self.call_rate.is_full(now)
             && self.messages.is_full(now)
+            && self.patience.is_full(now)
             && self.received.is_full(now)
     }
 }

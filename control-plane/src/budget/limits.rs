@@ -26,7 +26,8 @@ pub const CERTIFICATE_GRACE: Duration = Duration::from_secs(5);
 pub const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// How long a message may wait until a peer has room for it.
 pub const SEND_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long a peer may keep sending faster than its rate, being slowed down all the while.
+/// How long an instance is held back that sends faster than its rate, summed over its streams, before
+/// it is refused.
 pub const THROTTLED_MAX: Duration = Duration::from_secs(10);
 /// Streams of HTTP/2 on one connection at the same time.
 pub const STREAMS_PER_CONNECTION: u32 = 64;

@@ -251,6 +251,8 @@ impl LiveStream {
             Err(TrySendError::Full(message) | TrySendError::Closed(message)) => message,
         };
         let permit = tokio::select! {
+            // What there is room for goes out, even on a stream that has to end.
+            biased;
             permit = timeout(SEND_TIMEOUT, answers.reserve()) => permit,
             () = self.stream.ended.cancelled() => return Err(self.status()),
         };

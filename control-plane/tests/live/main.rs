@@ -4,12 +4,21 @@
     clippy::unwrap_used,
     reason = "helpers of tests: a panic with its place is the failure"
 )]
+#![expect(
+    clippy::print_stdout,
+    reason = "how long neighbours of an attack waited is a figure to be read"
+)]
 
 mod addresses;
+mod attacks;
+mod budgets;
 mod discovery;
 mod documents;
 mod durability;
+mod health;
 mod identity;
+mod lifetimes;
+mod neighbours;
 mod process;
 mod registry;
 mod slices;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -13,9 +13,10 @@ use rcgen::{CertificateParams, KeyPair};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
@@ -42,7 +43,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 pub(crate) struct ControlPlane {
     directory: tempfile::TempDir,
     child: Child,
-    grpc: SocketAddr,
+    pub(crate) grpc: SocketAddr,
     metrics: SocketAddr,
     more: Vec<String>,
 }
@@ -131,6 +132,10 @@ impl ControlPlane {
             .spawn()
             .unwrap();
         let addresses = addresses(&mut child, &data_dir).await;
+        // Nobody reads it, and a full pipe would stop the program.
+        if let Some(mut stderr) = child.stderr.take() {
+            std::thread::spawn(move || io::copy(&mut stderr, &mut io::sink()));
+        }
         let parse = |name: &str| addresses[name].as_str().unwrap().parse().unwrap();
         Self {
             directory,
@@ -230,6 +235,20 @@ impl ControlPlane {
         sidecar
     }
 
+    /// How often peers were refused for a reason.
+    pub(crate) async fn refused(&self, reason: &str) -> u64 {
+        let metrics = self.http("/metrics").await;
+        let label = format!("weft_control_plane_refused_total{{reason=\"{reason}\"}} ");
+        let mut lines = metrics.lines();
+        let value = lines.find_map(|line| line.strip_prefix(&label)).unwrap();
+        value.parse().unwrap()
+    }
+
+    /// A connection to the metrics port.
+    pub(crate) async fn metrics_connection(&self) -> TcpStream {
+        TcpStream::connect(self.metrics).await.unwrap()
+    }
+
     /// `GET path` on the metrics port.
     pub(crate) async fn http(&self, path: &str) -> String {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -280,6 +299,8 @@ pub(crate) struct Sidecar {
     address: SocketAddr,
     root: CertificateDer<'static>,
     key: KeyPair,
+    /// The address that it connects from.
+    pub(crate) source: Ipv4Addr,
     pub(crate) signed: Option<SignResponse>,
 }
 
@@ -289,6 +310,7 @@ impl Sidecar {
             address: control_plane.grpc,
             root: control_plane.root(),
             key: KeyPair::generate().unwrap(),
+            source: Ipv4Addr::LOCALHOST,
             signed: None,
         }
     }
@@ -322,6 +344,25 @@ impl Sidecar {
 
     /// Connects with its certificate, if it has one.
     pub(crate) async fn connect(&self) -> Result<Channel, tonic::transport::Error> {
+        let config = Arc::new(self.tls_config());
+        let (address, source) = (self.address, self.source);
+        let connector = tower::service_fn(move |_uri: http::Uri| {
+            let config = Arc::clone(&config);
+            async move {
+                let stream = tls(config, address, source).await?;
+                Ok::<_, io::Error>(TokioIo::new(stream))
+            }
+        });
+        let endpoint = Endpoint::from_static("http://control-plane.weft");
+        endpoint.connect_with_connector(connector).await
+    }
+
+    /// Connects with its certificate, if it has one, and says nothing.
+    pub(crate) async fn connect_silently(&self) -> io::Result<TlsStream<TcpStream>> {
+        tls(Arc::new(self.tls_config()), self.address, self.source).await
+    }
+
+    fn tls_config(&self) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.root.clone()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -340,31 +381,35 @@ impl Sidecar {
             }
         };
         config.alpn_protocols = vec![b"h2".to_vec()];
-        let tls = TlsConnector::from(Arc::new(config));
-        let address = self.address;
-        let connector = tower::service_fn(move |_uri: http::Uri| {
-            let tls = tls.clone();
-            async move {
-                let tcp = TcpStream::connect(address).await?;
-                let name = ServerName::try_from("control-plane.weft").unwrap();
-                let stream = tls.connect(name, tcp).await?;
-                Ok::<_, io::Error>(TokioIo::new(stream))
-            }
-        });
-        let endpoint = Endpoint::from_static("http://control-plane.weft");
-        endpoint.connect_with_connector(connector).await
+        config
     }
 
     pub(crate) async fn discover(&self) -> Discovery {
+        self.try_discover().await.unwrap()
+    }
+
+    pub(crate) async fn try_discover(&self) -> Result<Discovery, Status> {
         let (requests, outgoing) = mpsc::channel(64);
-        let mut client = AggregatedDiscoveryServiceClient::new(self.connect().await.unwrap());
+        let channel = self.connect().await;
+        let channel = channel.map_err(|error| Status::unavailable(error.to_string()))?;
+        let mut client = AggregatedDiscoveryServiceClient::new(channel);
         let responses = client
             .delta_aggregated_resources(ReceiverStream::new(outgoing))
-            .await;
-        Discovery {
+            .await?;
+        Ok(Discovery {
             requests,
-            responses: responses.unwrap().into_inner(),
-        }
+            responses: responses.into_inner(),
+        })
+    }
+
+    /// How a certificate is refused; `None` where there was no connection to ask on.
+    pub(crate) async fn try_sign(&self, credential: Credential, csr: Vec<u8>) -> Option<Status> {
+        let mut client = IdentityClient::new(self.connect().await.ok()?);
+        let request = SignRequest {
+            csr,
+            credential: Some(credential),
+        };
+        client.sign(request).await.err()
     }
 
     /// A registration of the workload as its certificate allows, serving on `ports`.
@@ -411,6 +456,23 @@ impl Sidecar {
     }
 }
 
+/// Connects from an address of this machine.
+pub(crate) async fn tcp(address: SocketAddr, source: Ipv4Addr) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((IpAddr::V4(source), 0).into())?;
+    socket.connect(address).await
+}
+
+async fn tls(
+    config: Arc<ClientConfig>,
+    address: SocketAddr,
+    source: Ipv4Addr,
+) -> io::Result<TlsStream<TcpStream>> {
+    let tcp = tcp(address, source).await?;
+    let name = ServerName::try_from("control-plane.weft").unwrap();
+    TlsConnector::from(config).connect(name, tcp).await
+}
+
 /// A registration stream; it is opened by what is said first, because that decides about it.
 pub(crate) struct Registering {
     client: RegistryClient<Channel>,
@@ -424,6 +486,12 @@ impl Registering {
     pub(crate) async fn say(&mut self, registration: Registration) -> Result<Answer, Status> {
         self.send(Said::Registration(registration)).await;
         self.answer().await
+    }
+
+    /// What is said next on the open stream, however long that takes.
+    pub(crate) async fn standing(&mut self) -> Result<Option<RegisterResponse>, Status> {
+        let answers = self.answers.as_mut();
+        answers.expect("it was opened").message().await
     }
 
     pub(crate) async fn leave(mut self) -> Result<Answer, Status> {
@@ -479,6 +547,11 @@ impl Discovery {
         self.requests.send(request).await.unwrap();
     }
 
+    /// Sends where the stream stands; whether it does.
+    pub(crate) async fn try_send(&self, request: DeltaDiscoveryRequest) -> bool {
+        self.requests.send(request).await.is_ok()
+    }
+
     pub(crate) async fn acknowledge(&self, push: &DeltaDiscoveryResponse, error: Option<&str>) {
         self.send(DeltaDiscoveryRequest {
             type_url: push.type_url.clone(),
@@ -498,6 +571,11 @@ impl Discovery {
         let next = tokio::time::timeout(DEADLINE, self.responses.message()).await;
         let next = next.expect("no response from discovery")?;
         next.ok_or_else(|| Status::cancelled("the stream ended"))
+    }
+
+    /// What is said next, however long that takes.
+    pub(crate) async fn standing(&mut self) -> Result<Option<DeltaDiscoveryResponse>, Status> {
+        self.responses.message().await
     }
 
     /// Nothing comes for a while.

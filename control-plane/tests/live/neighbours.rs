@@ -1,0 +1,111 @@
+//! Those who are in the mesh beside an attack: their joins, their pushes and the operator's calls go
+//! on, and none fails.
+
+use std::time::{Duration, Instant};
+
+use weft_api::types::{ApplyResult, Source, Sources};
+use weft_proto::identity::sign_request::Credential;
+use weft_proto::resource::Kind;
+
+use crate::support::{ControlPlane, Sidecar};
+
+/// What neighbours wait for at most. It is far above what they should: tests run beside each other
+/// on machines with few cores.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Runs an attack with neighbours beside it, and prints how long they waited. The attack is a task
+/// of its own; the neighbours go on until it has ended.
+pub(crate) async fn beside<T: Send + 'static>(
+    control_plane: &ControlPlane,
+    what: &str,
+    attack: impl Future<Output = T> + Send + 'static,
+) -> T {
+    let caller = control_plane.enrol("calm/caller", &[]).await;
+    let mut discovery = caller.discover().await;
+    discovery.ask(Kind::Service, &["calm/web"], &[]).await;
+    let mut waited = Waited::default();
+    waited.change(control_plane, &mut discovery, 80).await;
+    waited = Waited::default();
+    let attack = tokio::spawn(attack);
+    let mut round = 0;
+    while !attack.is_finished() || round < 5 {
+        round += 1;
+        waited
+            .change(control_plane, &mut discovery, 80 + round)
+            .await;
+        waited.join(control_plane, round).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    waited.print(what);
+    attack.await.unwrap()
+}
+
+#[derive(Default)]
+struct Waited {
+    admin: Vec<Duration>,
+    pushes: Vec<Duration>,
+    joins: Vec<Duration>,
+}
+
+impl Waited {
+    /// An operator changes a service, and who has asked for it hears of it.
+    async fn change(
+        &mut self,
+        control_plane: &ControlPlane,
+        discovery: &mut crate::support::Discovery,
+        port: u16,
+    ) {
+        let text = format!(
+            "apiVersion: weft-mesh.io/v1alpha1\nkind: Service\nmetadata: {{name: web, namespace: \
+             calm}}\nspec: {{ports: [{{port: {port}}}]}}\n"
+        );
+        let name = "calm.yaml".to_owned();
+        let sources = Sources {
+            sources: vec![Source { name, text }],
+        };
+        let begun = Instant::now();
+        let client = control_plane.client();
+        let applied = client.post::<_, ApplyResult>("/v1/apply?author=calm", &sources);
+        within("the operator's change", applied).await.unwrap();
+        self.admin.push(begun.elapsed());
+        let push = within("the push", discovery.next()).await.unwrap();
+        self.pushes.push(begun.elapsed());
+        discovery.acknowledge(&push, None).await;
+    }
+
+    /// A workload joins and registers.
+    async fn join(&mut self, control_plane: &ControlPlane, number: u16) {
+        let workload = format!("calm/joins-{number}");
+        let token = control_plane.token(&workload, &[], &[]).await;
+        let mut sidecar = Sidecar::new(control_plane);
+        let begun = Instant::now();
+        let signed = within("a certificate", sidecar.sign(Credential::JoinToken(token)));
+        signed.await.unwrap();
+        drop(within("a registration", sidecar.register(&[])).await);
+        self.joins.push(begun.elapsed());
+    }
+
+    fn print(&mut self, what: &str) {
+        println!("beside {what}:");
+        let waits = [
+            ("join", &mut self.joins),
+            ("change", &mut self.admin),
+            ("push", &mut self.pushes),
+        ];
+        for (name, waits) in waits {
+            waits.sort_unstable();
+            let at = |share: usize| waits[(waits.len() - 1) * share / 100];
+            println!(
+                "  {name:<8} n {:>4}  p50 {:>6.1} ms  p99 {:>6.1} ms",
+                waits.len(),
+                at(50).as_secs_f64() * 1e3,
+                at(99).as_secs_f64() * 1e3
+            );
+        }
+    }
+}
+
+async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
+    let done = tokio::time::timeout(PATIENCE, work).await;
+    done.unwrap_or_else(|_| panic!("neighbours: {what} took longer than {PATIENCE:?}"))
+}
