@@ -1,9 +1,11 @@
 //! Endpoints in slices: what a change of one of many moves.
 
+use weft_core::model::{EndpointSlice, slice_of};
 use weft_proto::identity::sign_request::Credential;
 use weft_proto::resource::{Kind, Resource};
+use weft_proto::xds::DeltaDiscoveryResponse;
 
-use crate::support::{ControlPlane, Registering, Sidecar, wait_until};
+use crate::support::{ControlPlane, Discovery, Registering, Sidecar, wait_until};
 
 /// More than one slice is for.
 const SERVERS: usize = 100;
@@ -28,7 +30,6 @@ async fn endpoints(control_plane: &ControlPlane) -> usize {
 
 /// One readiness flip sends one slice to those who asked for the service: not the service, not the
 /// other slices, and nothing to anybody else.
-#[expect(clippy::too_many_lines, reason = "one scenario, in the order of time")]
 #[tokio::test(flavor = "multi_thread")]
 async fn one_endpoint_of_many_is_one_slice() {
     let control_plane = ControlPlane::start().await;
@@ -60,14 +61,26 @@ async fn one_endpoint_of_many_is_one_slice() {
     let mut registration = sidecar.registration(&[80]);
     registration.ports[0].ready = false;
     registering.say(registration.clone()).await.unwrap();
+    let slice = next_slice(&mut watching).await;
+    assert_eq!(slice.index, slice_of(sidecar.instance(), 2));
+    let mut instances = slice.endpoints.iter().map(|endpoint| &*endpoint.instance);
+    assert!(!instances.any(|instance| instance == sidecar.instance()));
+    assert!(watching.quiet().await, "the service is the same");
+    assert!(other.quiet().await, "it is nothing to others");
+
+    let mut again = comes_back(&caller, &slices, slice.index).await;
+    registration.ports[0].ready = true;
+    registering.say(registration).await.unwrap();
+    is_rejected(&control_plane, &mut again).await;
+}
+
+/// The next response is one slice.
+async fn next_slice(watching: &mut Discovery) -> EndpointSlice {
     let push = watching.next().await.unwrap();
     watching.acknowledge(&push, None).await;
     assert_eq!(push.type_url, Kind::EndpointSlice.type_url());
-    assert!(
-        push.removed_resources.is_empty(),
-        "{:?}",
-        push.removed_resources
-    );
+    let removed = &push.removed_resources;
+    assert!(removed.is_empty(), "{removed:?}");
     let [changed] = push.resources.as_slice() else {
         panic!("{} slices", push.resources.len());
     };
@@ -75,42 +88,28 @@ async fn one_endpoint_of_many_is_one_slice() {
     let Resource::EndpointSlice(slice) = resource else {
         panic!("not a slice");
     };
-    assert_eq!(
-        slice.index,
-        weft_core::model::slice_of(sidecar.instance(), 2)
-    );
-    let is_gone = |slice: &weft_core::model::EndpointSlice| {
-        let mut instances = slice.endpoints.iter().map(|endpoint| &*endpoint.instance);
-        !instances.any(|instance| instance == sidecar.instance())
-    };
-    assert!(is_gone(&slice));
-    assert!(watching.quiet().await, "the service is the same");
-    assert!(other.quiet().await, "it is nothing to others");
+    slice
+}
 
-    // A sidecar that comes back with one slice of before gets the other, and no service.
-    let held = |push: &weft_proto::xds::DeltaDiscoveryResponse, index: usize| {
-        let slice = &push.resources[index];
-        (slice.name.clone(), slice.version.clone())
-    };
-    let unchanged = usize::from(slice.index == 0);
-    let (kept, stale) = (held(&slices, unchanged), held(&slices, 1 - unchanged));
+/// A sidecar that comes back with the slices of before gets the one that changed since.
+async fn comes_back(caller: &Sidecar, before: &DeltaDiscoveryResponse, changed: u32) -> Discovery {
+    let held = before.resources.iter();
+    let held: Vec<_> = held.map(|slice| (&*slice.name, &*slice.version)).collect();
     let mut again = caller.discover().await;
-    let versions = [(&*kept.0, &*kept.1), (&*stale.0, &*stale.1)];
-    again.ask(Kind::EndpointSlice, &[], &versions).await;
+    again.ask(Kind::EndpointSlice, &[], &held).await;
     again.ask(Kind::Service, &["shop/web"], &[]).await;
-    let push = again.next().await.unwrap();
-    again.acknowledge(&push, None).await;
-    let names = push.resources.iter().map(|resource| resource.name.as_str());
-    assert_eq!(names.collect::<Vec<_>>(), [stale.0.as_str()]);
+    let slice = next_slice(&mut again).await;
+    assert_eq!(slice.index, changed);
     assert_eq!(again.taken().await, "+shop/web");
+    again
+}
 
-    // What is rejected is told by the slice's own name.
-    registration.ports[0].ready = true;
-    registering.say(registration).await.unwrap();
-    let push = again.next().await.unwrap();
+/// What a sidecar rejects is told by the slice's own name.
+async fn is_rejected(control_plane: &ControlPlane, discovery: &mut Discovery) {
+    let push = discovery.next().await.unwrap();
     let name = &push.resources[0].name;
     let reason = format!("{name}: endpoints.weight: too odd");
-    again.acknowledge(&push, Some(&reason)).await;
+    discovery.acknowledge(&push, Some(&reason)).await;
     wait_until("the rejection is known", async || {
         let proxies = control_plane.get("/v1/proxies").await;
         let mut proxies = proxies.as_array().unwrap().iter();
