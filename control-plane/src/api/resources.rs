@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, header::CONTENT_TYPE};
 use axum::{Extension, Json};
 use bytes::Bytes;
+use tokio::time::Instant;
 use weft_core::name::ServiceName;
 
 use super::Admin;
@@ -36,6 +38,9 @@ const CONTROLLER: &str = "weft-mesh.io/control-plane";
 const HISTORY_DEFAULT: usize = 50;
 const HISTORY_MAX: usize = 1000;
 
+/// How long a change waits for the world to have those before it, and how often it looks.
+const SETTLE_MAX: Duration = Duration::from_secs(2);
+const SETTLE_PAUSE: Duration = Duration::from_millis(1);
 /// How often a commit is tried whose documents others change meanwhile. One of those who try at the
 /// same time succeeds each time, and there are no more than so many requests at once.
 const COMMIT_TRIES: usize = 64;
@@ -54,8 +59,8 @@ pub(super) async fn apply(
         tries.next();
         let (changes, resources) = compare(&admin.parts.store, &documents, query.force)?;
         if !query.allow_missing {
-            let after = preview(&admin.parts, &changes)?;
-            let problems = dangling(&after, &documents);
+            let preview = preview(&admin.parts, &changes).await?;
+            let problems = dangling(&preview.after, &documents);
             if !problems.is_empty() {
                 return Err(Refusal::problems(problems));
             }
@@ -92,14 +97,14 @@ pub(super) async fn plan(
 ) -> Answer<PlanResult> {
     let documents = asked_for(&headers, &query, &body)?;
     let (changes, resources) = compare(&admin.parts.store, &documents, query.force)?;
-    let after = preview(&admin.parts, &changes)?;
-    let problems = dangling(&after, &documents);
+    let preview = preview(&admin.parts, &changes).await?;
+    let problems = dangling(&preview.after, &documents);
     if !query.allow_missing && !problems.is_empty() {
         return Err(Refusal::problems(problems));
     }
     Ok(Json(PlanResult {
         resources,
-        effects: plan::effects(&admin.parts.snapshot(), &after),
+        effects: plan::effects(&preview.before, &preview.after),
     }))
 }
 
@@ -110,7 +115,8 @@ fn asked_for(headers: &HeaderMap, query: &ApplyQuery, body: &[u8]) -> Result<Vec
 }
 
 /// What would be after these changes; nothing changes.
-pub(super) fn preview(parts: &Parts, changes: &[Change]) -> Result<Snapshot, Refusal> {
+pub(super) async fn preview(parts: &Parts, changes: &[Change]) -> Result<Preview, Refusal> {
+    let before = settled(parts).await;
     let now = crate::unix_millis();
     let mut deltas = Vec::with_capacity(changes.len());
     for change in changes {
@@ -126,7 +132,28 @@ pub(super) fn preview(parts: &Parts, changes: &[Change]) -> Result<Snapshot, Ref
             document,
         })));
     }
-    Ok(parts.snapshot().after(deltas, now / 1000))
+    let after = before.after(deltas, now / 1000);
+    Ok(Preview { before, after })
+}
+
+/// What is, and what would be.
+pub(super) struct Preview {
+    pub(super) before: Arc<Snapshot>,
+    pub(super) after: Snapshot,
+}
+
+/// The world with every commit that was made before: one who applies a service and then a policy for
+/// it is not told that there is no such service.
+async fn settled(parts: &Parts) -> Arc<Snapshot> {
+    let revision = *parts.store.watch().borrow();
+    let deadline = Instant::now() + SETTLE_MAX;
+    loop {
+        let snapshot = parts.snapshot();
+        if snapshot.compiled.revision >= revision || Instant::now() >= deadline {
+            return snapshot;
+        }
+        tokio::time::sleep(SETTLE_PAUSE).await;
+    }
 }
 
 /// References of these documents that would lead nowhere.

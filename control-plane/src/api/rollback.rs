@@ -44,12 +44,12 @@ pub(super) async fn rollback(
     }
     let changes = changes_back(then, &listing, only.as_ref());
     let documents = checked(&changes, request.revision).map_err(Refusal::problems)?;
-    let after = preview(&admin.parts, &changes)?;
-    let problems = dangling(&after, &documents);
+    let preview = preview(&admin.parts, &changes).await?;
+    let problems = dangling(&preview.after, &documents);
     if !request.allow_missing && !problems.is_empty() {
         return Err(Refusal::problems(problems));
     }
-    let effects = plan::effects(&admin.parts.snapshot(), &after);
+    let effects = plan::effects(&preview.before, &preview.after);
     let resources: Vec<Applied> = changes.iter().map(outcome).collect();
     let mut revision = listing.revision;
     if !request.dry_run {

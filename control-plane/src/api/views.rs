@@ -59,6 +59,7 @@ fn service_info(
 ) -> ServiceInfo {
     let metadata = document.as_ref().map(metadata_of);
     let metadata = metadata.unwrap_or_else(|| Metadata {
+        resource_version: None,
         name: name.name().to_owned(),
         namespace: name.namespace().to_owned(),
         labels: BTreeMap::new(),

@@ -180,6 +180,7 @@ async fn labels_and_annotations_are_kept() {
         "namespace": "shop",
         "labels": {"app.kubernetes.io/name": "web"},
         "annotations": {"note": "any text"},
+        "resourceVersion": "1",
     });
     assert_eq!(shown[0]["metadata"], metadata);
     wait_until("it is shown among services", async || {
@@ -203,7 +204,7 @@ async fn labels_and_annotations_are_kept() {
     assert_eq!(changed.resources[0].action, Action::Changed);
     assert_eq!(changed.revision, again.revision + 1);
     let shown = control_plane.get("/v1/resources?kind=services").await;
-    let metadata = json!({"name": "web", "namespace": "shop", "labels": {"tier": "front"}});
+    let metadata = json!({"name": "web", "namespace": "shop", "labels": {"tier": "front"}, "resourceVersion": "2"});
     assert_eq!(shown[0]["metadata"], metadata);
     assert_eq!(shown[0]["status"]["generation"], 2);
     assert!(sidecar.quiet().await, "labels were pushed");

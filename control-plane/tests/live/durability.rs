@@ -185,12 +185,10 @@ async fn names(control_plane: &ControlPlane) -> Vec<String> {
 
 /// A document of some 200 kB.
 fn large_document(name: &str) -> String {
-    let kind = "group: gateway.networking.k8s.io, kind: HTTPRoute";
-    let from = (0..2500).map(|n| format!("  - {{{kind}, namespace: n{n}}}\n"));
-    let from: String = from.collect();
+    let text = "x".repeat(200_000);
     format!(
-        "apiVersion: gateway.networking.k8s.io/v1beta1\nkind: ReferenceGrant\nmetadata: {{name: \
-         {name}, namespace: shop}}\nspec:\n  from:\n{from}  to:\n  - {{group: '', kind: Service}}\n"
+        "apiVersion: weft-mesh.io/v1alpha1\nkind: Service\nmetadata: {{name: {name}, namespace: \
+         shop, annotations: {{note: {text}}}}}\nspec: {{ports: [{{port: 80}}]}}\n"
     )
 }
 
