@@ -20,7 +20,7 @@ fn apply(mesh: &Mesh<'_>, text: &str, flags: &str) -> Finished {
 }
 
 fn shown(mesh: &Mesh<'_>) -> String {
-    let get = mesh.command("get resources web -n shop -o yaml");
+    let get = mesh.command("get all web -n shop -o yaml");
     get.success().stdout
 }
 
@@ -69,7 +69,7 @@ fn a_rollback_says_what_it_does_and_does_that() {
     let told = (&some["revision"], &some["resources"][0]["action"]);
     assert_eq!(told, (&4.into(), &"changed".into()), "{some:#}");
     assert!(shown(&mesh).contains("port: 80"));
-    mesh.command("get resources other -n shop").success();
+    mesh.command("get all other -n shop").success();
     assert_eq!(mesh.command("rollback 9").code(), 1);
     assert_eq!(mesh.command("rollback 1 web").code(), 2);
 }
