@@ -64,7 +64,6 @@ fn service_info(
         namespace: name.namespace().to_owned(),
         labels: BTreeMap::new(),
         annotations: BTreeMap::new(),
-        resource_version: None,
     });
     let service = service.unwrap_or_else(|| Service {
         name: name.clone(),
