@@ -18,6 +18,7 @@ pub mod identity;
 pub mod metrics;
 pub mod model;
 pub mod parts;
+pub mod peer;
 pub mod peers;
 pub mod pipeline;
 pub mod policy;

@@ -21,10 +21,10 @@ use super::types::{
 };
 use crate::model::API_VERSION;
 use crate::parts::Parts;
+use crate::peer::PeerIdentity;
 use crate::publish::ProxyView;
 use crate::registry::Entry;
 use crate::store::StoredResource;
-use crate::tls::PeerIdentity;
 
 /// Services of the mesh that exist, and those whose document is so new that sidecars are not told yet.
 pub(super) async fn services(State(admin): State<Admin>) -> Answer<Items<ServiceInfo>> {

@@ -18,10 +18,10 @@ use weft_proto::xds_core::node::UserAgentVersionType;
 use super::{Answer, Answered, Push, Request as Asked, Session, SessionError};
 use crate::budget::{NAMES_PER_TURN, StreamKind};
 use crate::identity::Identities;
+use crate::peer::PeerIdentity;
 use crate::peers::{LiveStream, Peers};
 use crate::pipeline::Pipeline;
 use crate::publish::{Publisher, Subscription};
-use crate::tls::PeerIdentity;
 use crate::unix_millis;
 
 /// Responses on their way: one per kind is outstanding at most.

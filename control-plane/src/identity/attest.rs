@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::records::Records;
 use super::token::{self, InstanceRecord, Redeemed, Redemption, TokenError, TokenRecord};
-use crate::tls::PeerIdentity;
+use crate::peer::PeerIdentity;
 use crate::{random, sha256_hex};
 
 /// What a signature is asked for with.

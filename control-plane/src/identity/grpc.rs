@@ -9,7 +9,7 @@ use weft_proto::identity::sign_request::Credential as Wire;
 use weft_proto::identity::{SignRequest, SignResponse};
 
 use super::{Credential, Identities, IdentityError};
-use crate::tls::{PeerIdentity, PeerInfo};
+use crate::peer::{PeerIdentity, PeerInfo};
 
 /// The service.
 #[derive(Debug, Clone)]

@@ -14,7 +14,7 @@ use tonic::{Request, Status, Streaming};
 use super::{CallGuard, Instance, Peers, lock};
 use crate::budget::{Reason, Refusal, SEND_TIMEOUT, StreamKind, too_many_streams};
 use crate::identity::Identities;
-use crate::tls::PeerIdentity;
+use crate::peer::PeerIdentity;
 
 /// How long the last word on a stream may wait for room.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(1);

@@ -14,8 +14,8 @@ use weft_core::slices;
 use weft_proto::resource::Kind;
 
 use crate::compile::{ChangedNames, Compiled};
+use crate::peer::PeerIdentity;
 use crate::store::Revision;
-use crate::tls::PeerIdentity;
 
 use waiting::Waiter;
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Notify;
 
 use super::{Publisher, StreamId};
-use crate::tls::PeerIdentity;
+use crate::peer::PeerIdentity;
 
 /// Counts the streams that have not applied a change yet.
 #[derive(Debug, Default)]

@@ -14,8 +14,8 @@ use weft_proto::ratelimit::{Grants, Reports};
 use super::Leases;
 use crate::budget::StreamKind;
 use crate::identity::Identities;
+use crate::peer::PeerIdentity;
 use crate::peers::{LiveStream, Peers};
-use crate::tls::PeerIdentity;
 
 /// Messages on their way to one sidecar; there is one of each limit at most.
 const GRANTS_MAX: usize = 256;

@@ -19,8 +19,8 @@ use weft_proto::registry::{
 use super::{Departures, Observations, Refused, RegisterError, Registrations};
 use crate::budget::StreamKind;
 use crate::identity::Identities;
+use crate::peer::{PeerIdentity, PeerInfo};
 use crate::peers::LiveStream;
-use crate::tls::{PeerIdentity, PeerInfo};
 
 /// The service.
 #[derive(Debug, Clone)]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use weft_core::model::ObservedBreaker;
 
-use crate::tls::PeerIdentity;
+use crate::peer::PeerIdentity;
 use crate::unix_millis;
 
 /// Breakers that are kept of one sidecar; it tells of no more.

@@ -16,9 +16,9 @@ use crate::budget::StreamKind;
 use crate::clock::Clock;
 use crate::identity::token::TokenError;
 use crate::identity::{Identities, IdentityError};
+use crate::peer::PeerIdentity;
 use crate::peers::Peers;
 use crate::store::{RecordWrite, Store, StoreError, read_records, record};
-use crate::tls::PeerIdentity;
 
 /// The table of the store.
 const ENTRIES: &str = "registration";

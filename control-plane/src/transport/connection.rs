@@ -15,8 +15,9 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::budget::ANONYMOUS_RECEIVED_MAX_BYTES;
+use crate::peer::PeerIdentity;
 use crate::peers::{AnonymousPlace, PeerConnection};
-use crate::tls::{PeerIdentity, peer_of};
+use crate::tls::peer_of;
 
 /// In whose budget a connection is.
 #[derive(Debug, Clone)]

@@ -27,8 +27,8 @@ use crate::budget::{
     AnonymousLife, CALL_TIMEOUT, HEADERS_MAX_BYTES, Refusal, STREAMS_PER_CONNECTION,
 };
 use crate::identity::Identities;
+use crate::peer::PeerInfo;
 use crate::peers::{AnonymousPlace, CallGuard, PeerConnection, Peers};
-use crate::tls::PeerInfo;
 
 /// A peer that answers no ping for an interval and this long is gone.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);

@@ -114,6 +114,21 @@ impl Service {
     }
 }
 
+impl Service {
+    /// The service with the endpoints of these slices, ordered by instance.
+    #[must_use]
+    pub fn with_endpoints<'a>(&self, slices: impl IntoIterator<Item = &'a EndpointSlice>) -> Self {
+        let endpoints = slices.into_iter().flat_map(|slice| &slice.endpoints);
+        let mut endpoints: Vec<Endpoint> = endpoints.cloned().collect();
+        endpoints.sort_by(|a, b| a.instance.cmp(&b.instance));
+        endpoints.dedup_by(|a, b| a.instance == b.instance);
+        Self {
+            endpoints,
+            ..self.clone()
+        }
+    }
+}
+
 /// What holds for the callers of one namespace.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Namespace {

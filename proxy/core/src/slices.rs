@@ -6,7 +6,6 @@
 
 use crate::balance::hash::hash;
 use crate::endpoint::Endpoint;
-use crate::model::Service;
 use crate::name::ServiceName;
 
 /// Endpoints of a slice that a sender aims not to exceed. The hash spreads them unevenly, so that a
@@ -96,25 +95,11 @@ pub fn slices_for(endpoints: usize, now: u32) -> u32 {
     count
 }
 
-impl Service {
-    /// The service with the endpoints of these slices, ordered by instance.
-    #[must_use]
-    pub fn with_endpoints<'a>(&self, slices: impl IntoIterator<Item = &'a EndpointSlice>) -> Self {
-        let endpoints = slices.into_iter().flat_map(|slice| &slice.endpoints);
-        let mut endpoints: Vec<Endpoint> = endpoints.cloned().collect();
-        endpoints.sort_by(|a, b| a.instance.cmp(&b.instance));
-        endpoints.dedup_by(|a, b| a.instance == b.instance);
-        Self {
-            endpoints,
-            ..self.clone()
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::endpoint::Transport;
+    use crate::model::Service;
     use proptest::prelude::*;
 
     fn endpoint(instance: &str) -> Endpoint {
