@@ -27,9 +27,6 @@ use crate::world::addresses::{AddressRecord, Assigned, VirtualAddresses};
 const ADDRESSES: &str = "address";
 /// A workload that leaves waits this long for those whom it concerns to know.
 const LEAVE_MAX: Duration = Duration::from_secs(5);
-/// In a storm of changes, compilations are at least this far apart: what comes meanwhile is
-/// compiled and told together.
-const COMPILE_PAUSE: Duration = Duration::from_millis(20);
 /// Where nothing happens, the pipeline shows that it lives, and tries again to write down addresses
 /// that could not be written, this often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -131,10 +128,7 @@ impl Pipeline {
                 }
             };
             match batch {
-                Ok(batch) => {
-                    self.take(batch).await;
-                    tokio::time::sleep(COMPILE_PAUSE).await;
-                }
+                Ok(batch) => self.take(batch).await,
                 Err(error) => return error,
             }
         }

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -26,6 +28,9 @@ use crate::unix_millis;
 
 /// Responses on their way: one per kind is outstanding at most.
 const RESPONSES_MAX: usize = 8;
+/// In a storm of changes, those to one stream are told at least this far apart: what comes meanwhile
+/// is told together. What is asked for is told at once.
+const PUSH_PAUSE: Duration = Duration::from_millis(20);
 /// What is kept of a sidecar's version, characters.
 const VERSION_MAX_CHARS: usize = 64;
 
@@ -98,23 +103,36 @@ impl Conversation {
         mut requests: Streaming<DeltaDiscoveryRequest>,
         live: &LiveStream,
     ) -> Result<(), Status> {
+        let mut earliest = Instant::now();
+        let mut due: Option<Instant> = None;
         loop {
-            tokio::select! {
+            let at = due.unwrap_or(earliest);
+            let asked = tokio::select! {
                 request = live.receive(&mut requests) => match request {
                     Some(request) => self.handle(request?, live).await?,
                     None => return Ok(()),
                 },
-                () = self.subscription.woken() => {}
+                () = self.subscription.woken() => false,
+                () = sleep_until(at), if due.is_some() => true,
+            };
+            if asked {
+                self.push(live).await?;
+                earliest = Instant::now() + PUSH_PAUSE;
+                due = None;
+            } else {
+                // After a while without changes, at once.
+                due = Some(at.max(earliest));
+                self.report();
             }
-            self.push(live).await?;
         }
     }
 
+    /// Takes a request; whether it asks for anything.
     async fn handle(
         &mut self,
         request: DeltaDiscoveryRequest,
         live: &LiveStream,
-    ) -> Result<(), Status> {
+    ) -> Result<bool, Status> {
         let bytes = self.unanswered.remove(&request.response_nonce);
         live.answered(bytes.unwrap_or(0));
         let Some(kind) = Kind::from_type_url(&request.type_url) else {
@@ -131,18 +149,21 @@ impl Conversation {
             let version = version.chars().take(VERSION_MAX_CHARS).collect();
             self.subscription.show(|view| view.version = version);
         }
+        let mut asked = false;
         for (index, piece) in pieces(request).into_iter().enumerate() {
             if index > 0 {
                 tokio::task::yield_now().await;
             }
             live.add_names(piece.subscribe.len() + piece.initial_versions.len())?;
-            self.take(kind, piece)?;
+            asked |= self.take(kind, piece)?;
         }
         live.set_names(self.session.names())?;
-        Ok(())
+        Ok(asked)
     }
 
-    fn take(&mut self, kind: Kind, piece: Asked) -> Result<(), Status> {
+    /// Takes a piece of a request; whether it asks for anything.
+    fn take(&mut self, kind: Kind, piece: Asked) -> Result<bool, Status> {
+        let asks = !piece.subscribe.is_empty();
         let handled = self.session.handle_request(kind, piece);
         let handled = handled.map_err(refusal)?;
         if handled.opened && !kind.on_demand() {
@@ -168,7 +189,7 @@ impl Conversation {
         if handled.answered != Answered::No {
             self.show_rejected();
         }
-        Ok(())
+        Ok(handled.opened || asks)
     }
 
     fn show_rejected(&self) {
@@ -202,9 +223,14 @@ impl Conversation {
         }
         let holds = self.session.holds();
         self.subscription.show(|view| view.holds = holds);
+        self.report();
+        Ok(())
+    }
+
+    /// Tells how far the sidecar has come.
+    fn report(&self) {
         let (is_idle, applied) = (self.session.is_idle(), self.session.applied());
         self.subscription.report(is_idle, applied);
-        Ok(())
     }
 }
 

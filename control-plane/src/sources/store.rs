@@ -2,15 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
 use super::{Batch, Source};
 use crate::model::{Document, ResourceKey};
-use crate::store::{Events, EventsError, Store, StoreError, StoredResource};
+use crate::store::{Event, Events, EventsError, Store, StoreError, StoredResource};
 use crate::world::Delta;
 use crate::world::facts::Stated;
 
+/// How long after documents could not be listed it is tried again.
+const LIST_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// Events that are compiled together, at most.
 const EVENTS_TOGETHER: usize = 256;
 
@@ -52,21 +55,33 @@ impl StoreSource {
     }
 
     async fn follow(&mut self) -> Result<Batch, StoreError> {
-        let Some(events) = &mut self.events else {
-            return self.list();
-        };
-        let first = match events.next().await {
-            Ok(event) => event,
-            Err(error @ EventsError::TooFarBehind { .. }) => {
-                tracing::warn!(%error, "documents are listed again");
-                return self.list();
+        loop {
+            let Some(events) = &mut self.events else {
+                match self.list() {
+                    Ok(batch) => return Ok(batch),
+                    // A full disk, for instance: what is known stays in force.
+                    Err(error) => tracing::error!(%error, "documents not listed; tried again"),
+                }
+                tokio::time::sleep(LIST_AGAIN_AFTER).await;
+                continue;
+            };
+            match events.next().await {
+                Ok(first) => return Ok(self.gather(first)),
+                Err(error @ EventsError::TooFarBehind { .. }) => {
+                    tracing::warn!(%error, "documents are listed again");
+                    self.events = None;
+                }
+                Err(EventsError::Closed) => return Err(StoreError::Closed),
             }
-            Err(EventsError::Closed) => return Err(StoreError::Closed),
-        };
+        }
+    }
+
+    /// What an event, and those that are there already, come to.
+    fn gather(&mut self, first: Arc<Event>) -> Batch {
         let mut gathered = vec![first];
         // What is there already is compiled together.
         while gathered.len() < EVENTS_TOGETHER
-            && let Ok(Some(event)) = events.try_next()
+            && let Some(Ok(Some(event))) = self.events.as_mut().map(Events::try_next)
         {
             gathered.push(event);
         }
@@ -84,11 +99,11 @@ impl StoreSource {
                 }
             }
         }
-        Ok(Batch {
+        Batch {
             deltas,
             revision,
             registered: None,
-        })
+        }
     }
 }
 

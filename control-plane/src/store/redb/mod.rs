@@ -109,7 +109,7 @@ impl RedbStore {
         &self,
         read: impl FnOnce(&redb::ReadTransaction) -> Result<T, Failure>,
     ) -> Result<T, StoreError> {
-        read_from(&self.database, &self.path, read)
+        read_from(&self.database, &self.events, &self.path, read)
     }
 
     /// Reads what may be much, on a thread that may wait.
@@ -118,7 +118,9 @@ impl RedbStore {
         read: impl FnOnce(&redb::ReadTransaction) -> Result<T, Failure> + Send + 'static,
     ) -> BoxFuture<'_, Result<T, StoreError>> {
         let (database, path) = (Arc::clone(&self.database), self.path.clone());
-        let reading = tokio::task::spawn_blocking(move || read_from(&database, &path, read));
+        let events = Arc::clone(&self.events);
+        let reading =
+            tokio::task::spawn_blocking(move || read_from(&database, &events, &path, read));
         // The runtime ends before it has begun: as if the store had been closed.
         Box::pin(async move { reading.await.unwrap_or(Err(StoreError::Closed)) })
     }
@@ -280,17 +282,44 @@ impl Store for RedbStore {
 }
 
 fn read_from<T>(
-    database: &RwLock<Option<Database>>,
+    shared: &RwLock<Option<Database>>,
+    events: &EventLog,
     path: &Path,
     read: impl FnOnce(&redb::ReadTransaction) -> Result<T, Failure>,
 ) -> Result<T, StoreError> {
-    let database = database.read().unwrap_or_else(PoisonError::into_inner);
+    let mut database = shared.read().unwrap_or_else(PoisonError::into_inner);
+    if database.is_none() {
+        drop(database);
+        reopen(shared, events, path)?;
+        database = shared.read().unwrap_or_else(PoisonError::into_inner);
+    }
     let database = database.as_ref().ok_or(StoreError::Closed)?;
     let result = database
         .begin_read()
         .map_err(Failure::from)
         .and_then(|transaction| read(&transaction));
     result.map_err(|failure| failure.at(path))
+}
+
+/// Opens the file anew that a failed write has closed and that could not be opened then: when a disk
+/// is full, above all.
+fn reopen(
+    shared: &RwLock<Option<Database>>,
+    events: &EventLog,
+    path: &Path,
+) -> Result<(), StoreError> {
+    let mut database = shared.write().unwrap_or_else(PoisonError::into_inner);
+    if database.is_some() {
+        return Ok(());
+    }
+    let opened = open(path)?;
+    let (newest, _transaction) = rows::newest(&opened).map_err(|failure| failure.at(path))?;
+    // The write that failed may be in the file after all.
+    if newest != events.revision() {
+        events.reset(newest);
+    }
+    *database = Some(opened);
+    Ok(())
 }
 
 fn open(path: &Path) -> Result<Database, StoreError> {

@@ -97,6 +97,14 @@ impl Writer {
 
     /// One transaction and one fsync for the whole group.
     fn write(&mut self, group: Vec<Write>) {
+        if let Err(error) = super::reopen(&self.database, &self.events, &self.path) {
+            tracing::error!(%error, "store not reopened");
+            for write in group {
+                // Whoever has gone does not want to know.
+                let _gone = write.done.send(Err(error.clone()));
+            }
+            return;
+        }
         let (requests, done): (Vec<_>, Vec<_>) =
             group.into_iter().map(|w| (w.request, w.done)).unzip();
         let before = self.events.revision();
