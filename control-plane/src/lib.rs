@@ -1,7 +1,8 @@
 //! The control plane: what was asked for, who is there, whom to believe, and who needs to know.
 //!
-//! Flow: `registry` (what exists) and `store` (what was asked for) → `compile` (pure) →
-//! `discovery` (who needs which, what they hold, what they acknowledged).
+//! Flow: `sources` (the store, the registry, the identities) → `world` (facts by key) → `compile` (pure:
+//! from what is dirty to resources) → `publish` (who asked for what) → `discovery` (a stream of a
+//! sidecar). `pipeline` drives it, `app` wires everything.
 //!
 //! Architecture invariant: no byte of application traffic comes here.
 #![forbid(unsafe_code)]
