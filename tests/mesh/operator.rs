@@ -52,6 +52,13 @@ fn an_operator_administers_from_elsewhere_until_revoked() {
     assert!(shown.stdout.contains("\"web\""), "{shown}");
     let history = mesh.command("history -o json").success().stdout;
     let history: Value = serde_json::from_str(&history).expect("JSON");
+    // The keys of the mesh do not leave its machine.
+    let stolen = elsewhere(&mesh, &address, &alice, "backup stolen.backup");
+    assert_eq!(stolen.code(), 1, "{stolen}");
+    assert!(
+        stolen.stderr.contains("beside the control plane"),
+        "{stolen}"
+    );
     // Not who the client says it is: who its certificate says it is.
     assert_eq!(
         history["items"][0]["author"], "operator alice",

@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -15,6 +16,7 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::Semaphore;
 
 use super::Admin;
+use super::operators::Operator;
 use super::refusal::Refusal;
 use crate::backup::{self, BackupError};
 use crate::store::Store;
@@ -25,7 +27,17 @@ static BACKUPS: Semaphore = Semaphore::const_new(2);
 const CHUNK: usize = 64 * 1024;
 
 /// Made whole before it is sent: a reader that is slow does not hold an old state of the store.
-pub(super) async fn backup(State(admin): State<Admin>) -> Result<Response, Refusal> {
+///
+/// Only beside the control plane: an operator's certificate ends and can be revoked, the keys of the
+/// authority in a backup do not.
+pub(super) async fn backup(
+    State(admin): State<Admin>,
+    operator: Option<Extension<Operator>>,
+) -> Result<Response, Refusal> {
+    if operator.is_some() {
+        let text = "a backup holds the keys of the mesh: it is made beside the control plane only";
+        return Err(Refusal::forbidden(text));
+    }
     let Ok(permit) = BACKUPS.try_acquire() else {
         return Err(Refusal::busy(
             "2 backups are being made already; try again later",
