@@ -250,13 +250,19 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
         health,
         stop,
     };
-    context.serve_api(&mut tasks, &dir, &status, admin_listener)?;
+    // Whoever finds a socket, or the file, finds a control plane that goes on: what may fail comes
+    // before anything is answered.
+    let sockets = [
+        bind(&dir.join(ADMIN_SOCKET))?,
+        bind(&dir.join(JOIN_SOCKET))?,
+    ];
+    let text = serde_json::to_vec_pretty(&status).map_err(io::Error::other)?;
+    write_private(&dir.join("addresses.json"), &text)?;
+    context.serve_api(&mut tasks, sockets, &status, admin_listener)?;
     context.serve_metrics(&mut tasks, metrics_listener);
     context.serve_sidecars(&mut tasks, listener).await?;
     context.health.set_listening(true);
 
-    let text = serde_json::to_vec_pretty(&status).map_err(io::Error::other)?;
-    write_private(&dir.join("addresses.json"), &text)?;
     tracing::info!(%address, %metrics_address, data_dir = %dir.display(), "ready");
     tokio::select! {
         ended = tasks.ended() => return Err(ended.into()),
@@ -391,12 +397,12 @@ struct Context {
 }
 
 impl Context {
-    /// The admin API on its socket and, where operators are listened for, over TLS; and the join
-    /// socket.
+    /// The admin API on its socket, the first, and, where operators are listened for, over TLS; and
+    /// the join socket.
     fn serve_api(
         &self,
         tasks: &mut Supervisor,
-        dir: &Path,
+        [admin_socket, join_socket]: [api::Socket; 2],
         status: &Status,
         operators: Option<TcpListener>,
     ) -> Result<(), AppError> {
@@ -417,11 +423,9 @@ impl Context {
             let accepting = transport::accept(listener, tls, peers, stop.clone(), serve);
             tasks.spawn("operators", accepting);
         }
-        let socket = bind(&dir.join(ADMIN_SOCKET))?;
-        let serving = api::serve_unix(admin, socket, Who::OwnerOnly, stop.clone());
+        let serving = api::serve_unix(admin, admin_socket, Who::OwnerOnly, stop.clone());
         tasks.spawn("admin socket", serving);
-        let socket = bind(&dir.join(JOIN_SOCKET))?;
-        let serving = api::serve_unix(join, socket, Who::AnyPeer, stop.clone());
+        let serving = api::serve_unix(join, join_socket, Who::AnyPeer, stop.clone());
         tasks.spawn("join socket", serving);
         Ok(())
     }
