@@ -9,7 +9,7 @@ use weft_proto::resource::{Kind, Resource};
 
 use super::{
     Changes, Compiled, Dangling, Encoded, ExternalStatus, ParentStatus, References, RouteStatus,
-    Shape, compile,
+    compile,
 };
 use crate::model::{Document, ObjectName, ResourceKey, RouteKind};
 use crate::world::dirty::Dirty;
@@ -178,11 +178,6 @@ impl Compiled {
     pub fn services(&self) -> impl Iterator<Item = &Service> {
         let of_kind = self.of_kind(Kind::Service);
         of_kind.filter_map(|encoded| as_service(encoded))
-    }
-
-    /// The ports of a service that exists and is in force.
-    pub fn shape(&self, name: &ServiceName) -> Option<&Shape> {
-        self.shapes.get(name).map(|shape| &**shape)
     }
 
     /// What has been found out about an ExternalService; `None` where there is none of that name.

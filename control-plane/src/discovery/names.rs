@@ -422,6 +422,11 @@ impl OfKind {
         }
     }
 
+    /// How many names are kept: asked for, and of what is held.
+    pub(super) fn names(&self) -> usize {
+        self.asked.len() + self.held.len()
+    }
+
     /// Names that were asked for.
     pub(super) fn asked(&self) -> impl Iterator<Item = &str> {
         self.asked.keys().map(|name| &**name)

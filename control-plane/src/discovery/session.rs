@@ -272,10 +272,7 @@ impl Session {
 
     /// How many names the stream keeps: asked for, and of what is held.
     pub fn names(&self) -> usize {
-        let kinds = self.kinds.values();
-        kinds
-            .map(|of_kind| of_kind.asked().count() + of_kind.held.len())
-            .sum()
+        self.kinds.values().map(OfKind::names).sum()
     }
 
     /// How many resources it holds or was sent, of all kinds.
@@ -292,11 +289,6 @@ impl Session {
                 Standing::Sent | Standing::Acknowledged => None,
             })
         })
-    }
-
-    /// Whether it has asked for nothing yet.
-    pub fn is_new(&self) -> bool {
-        self.kinds.is_empty()
     }
 }
 

@@ -210,13 +210,6 @@ impl LiveStream {
         self.set_names(self.names.load(Ordering::Relaxed).saturating_add(names))
     }
 
-    /// The stream holds so many names less.
-    pub fn remove_names(&self, names: usize) {
-        let left = self.names.load(Ordering::Relaxed).saturating_sub(names);
-        // Fewer are never refused.
-        let _never_refused = self.set_names(left);
-    }
-
     /// Whether the instance has room for another push. One on a stream with nothing unanswered
     /// always has.
     pub fn may_push(&self) -> bool {

@@ -122,7 +122,7 @@ fn everything_is_given_back() {
         assert!(!streams[0].may_push());
         let refused = streams[0].add_names(1).unwrap_err();
         assert_eq!(refused.reason(), Reason::Names);
-        streams[0].remove_names(2);
+        streams[0].set_names(3).unwrap();
         streams[1].add_names(2).unwrap();
         streams[0].answered(usize::MAX / 8);
         assert!(streams[0].may_push());

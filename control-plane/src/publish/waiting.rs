@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Notify;
 
 use super::{Publisher, StreamId};
-use crate::peer::PeerIdentity;
 
 /// Counts the streams that have not applied a change yet.
 #[derive(Debug, Default)]
@@ -52,17 +51,5 @@ impl Publisher {
         while waiter.missing.load(Ordering::Acquire) > 0 {
             waiter.all.notified().await;
         }
-    }
-
-    /// Those of these streams that have not applied a compilation.
-    pub fn lagging(&self, streams: &BTreeSet<StreamId>, generation: u64) -> Vec<PeerIdentity> {
-        let state = self.state();
-        let there = streams
-            .iter()
-            .filter_map(|stream| state.streams.get(stream));
-        let behind = there.filter(|subscriber| !subscriber.has_applied(generation));
-        behind
-            .map(|subscriber| subscriber.view.peer.clone())
-            .collect()
     }
 }

@@ -359,11 +359,6 @@ impl World {
         })
     }
 
-    /// Every TrafficPolicy.
-    pub fn policies(&self) -> impl Iterator<Item = &Arc<PolicyEntry>> {
-        (&self.policies).into_iter().map(|(_, entry)| entry)
-    }
-
     /// Every service and ExternalService that exists.
     pub fn names(&self) -> BTreeSet<ServiceName> {
         let services = (&self.services).into_iter().map(|(name, _)| name);
