@@ -12,6 +12,9 @@ pub const FIRST_CALL_TIMEOUT: Duration = Duration::from_secs(5);
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection without a client certificate may stand at all.
 pub const ANONYMOUS_LIFE_MAX: Duration = Duration::from_secs(60);
+/// How long a connection without a client certificate keeps its place in any case: a handshake on a
+/// busy machine.
+pub const ANONYMOUS_KEPT_MIN: Duration = Duration::from_secs(1);
 /// Calls on one connection without a client certificate.
 pub const ANONYMOUS_CALLS_MAX: u64 = 16;
 /// Bytes received on one connection without a client certificate, TLS records excluded.
@@ -112,8 +115,8 @@ impl Default for Limits {
             names: 5_000_000,
             names_per_instance: 40_000,
             unanswered_bytes_per_instance: 32 * 1024 * 1024,
-            anonymous: 2_048,
-            anonymous_per_address: 256,
+            anonymous: 4_096,
+            anonymous_per_address: 2_048,
             handshake_rate: Rate::new(500, 4_000),
         }
     }

@@ -15,6 +15,7 @@ mod process;
 mod program;
 mod rows;
 mod sidecar;
+mod stock;
 mod table;
 #[path = "../usage.rs"]
 mod usage;

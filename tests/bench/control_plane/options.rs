@@ -21,12 +21,15 @@ pub(crate) struct Options {
     pub(crate) churn: Duration,
     /// The program that is measured.
     pub(crate) program: PathBuf,
-    /// Services of the two worlds in which one policy changes.
+    /// Services of the two worlds in which one policy changes; the larger one is the world of the rows
+    /// `start` and `in-process`.
     pub(crate) worlds: [usize; 2],
+    /// Sessions of the row `in-process`.
+    pub(crate) sessions: usize,
 }
 
 const USAGE: &str = "usage: control-plane [--rows NAME,NAME] [--proxies N] [--services N] \
-                     [--rounds N] [--churn SECONDS] [--worlds N,N] [--program PATH] (WEFT_BENCH_LONG=1: 5 minutes of \
+                     [--rounds N] [--churn SECONDS] [--worlds N,N] [--sessions N] [--program PATH] (WEFT_BENCH_LONG=1: 5 minutes of \
                      churn)";
 
 impl Options {
@@ -44,6 +47,7 @@ impl Options {
             churn: Duration::from_secs(if long { 300 } else { 30 }),
             program: PathBuf::from(env!("CARGO_BIN_EXE_weft")),
             worlds: [1_000, 10_000],
+            sessions: 20_000,
         };
         let bad = |what: &str| format!("{what}\n{USAGE}");
         while let Some(arg) = args.next() {
@@ -63,6 +67,7 @@ impl Options {
                 "--services" => options.services = parse(&value)?,
                 "--rounds" => options.rounds = parse(&value)?,
                 "--churn" => options.churn = Duration::from_secs(parse(&value)? as u64),
+                "--sessions" => options.sessions = parse(&value)?,
                 "--program" => options.program = PathBuf::from(&value),
                 "--worlds" => {
                     let (small, large) = value.split_once(',').ok_or_else(|| bad(&arg))?;

@@ -3,11 +3,13 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::admin::Admin;
 use crate::process::{Guard, PROXY_CORE, wait_for_port};
+use crate::stock::{self, ENDPOINTS_EACH};
 use crate::usage::pss_kib;
+use crate::world::World;
 
 /// A running control plane.
 #[derive(Debug)]
@@ -17,6 +19,8 @@ pub(crate) struct ControlPlane {
     dir: PathBuf,
     port: u16,
     admin: Admin,
+    /// Further ones.
+    arguments: &'static [&'static str],
 }
 
 impl ControlPlane {
@@ -33,9 +37,29 @@ impl ControlPlane {
             dir: dir.to_owned(),
             port,
             admin: Admin::new(&dir.join("data")),
+            arguments: &[],
         };
         control_plane.run().await;
         control_plane
+    }
+
+    /// Starts a program whose store holds the services of a world and their endpoints already; returns
+    /// when it answers, with how long that took.
+    pub(crate) async fn stocked(program: &Path, dir: &Path, world: World) -> (Self, Duration) {
+        // The first one makes the authority.
+        let mut control_plane = Self::start(program, dir).await;
+        drop(control_plane.guard.take());
+        // Endpoints in the store have no stream, and stay.
+        control_plane.arguments = &["--grace", "1h"];
+        stock::write(&control_plane.data_dir(), world).await;
+        let began = Instant::now();
+        control_plane.run().await;
+        let took = began.elapsed();
+        let status = control_plane.admin.get("/v1/status").await;
+        let workloads = status.expect("a status")["workloads"].as_u64();
+        let expected = (world.services * ENDPOINTS_EACH) as u64;
+        assert_eq!(workloads, Some(expected), "what is in the store is in the mesh");
+        (control_plane, took)
     }
 
     /// SIGKILL, and another one with the same data directory and port; returns when it accepts.
@@ -49,6 +73,7 @@ impl ControlPlane {
         command
             .args(["control-plane", "--metrics-listen", "127.0.0.1:0"])
             .args(["--log-level", "warn"])
+            .args(self.arguments)
             .args(["--listen", &format!("127.0.0.1:{}", self.port)])
             .arg("--data-dir")
             .arg(self.data_dir());

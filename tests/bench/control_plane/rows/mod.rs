@@ -1,8 +1,10 @@
 //! The rows of the table.
 
 mod crowd;
+mod in_process;
 mod policy;
 mod signatures;
+mod start;
 
 use crate::options::Options;
 use crate::table::Row;
@@ -10,11 +12,19 @@ use crate::table::Row;
 /// Measures what was asked for.
 pub(crate) async fn run(options: &Options) -> Vec<Row> {
     let mut rows = Vec::new();
+    // First: the memory of this process is measured.
+    if options.wants("in-process") {
+        rows.extend(in_process::run(options));
+    }
+    if options.wants("start") {
+        rows.push(start::run(options).await);
+    }
     if options.wants("policy") {
+        let first = rows.len();
         for services in options.worlds {
             rows.push(policy::run(options, services).await);
         }
-        policy::compare(&mut rows);
+        policy::compare(&mut rows, first);
     }
     if crowd::ROWS.iter().any(|row| options.wants(row)) {
         rows.extend(crowd::run(options).await);

@@ -8,7 +8,8 @@ use crate::enrolment::enrol;
 use crate::fleet::{Fleet, histogram};
 use crate::options::Options;
 use crate::program::{ControlPlane, cpu_of};
-use crate::table::{Row, mebi, micros};
+use crate::stock::ENDPOINTS_EACH;
+use crate::table::{Row, mebi, micros, span};
 use crate::world::{World, policy};
 
 /// What is to be reached, from the request to the sidecar's acknowledgment, microseconds.
@@ -17,23 +18,22 @@ const TARGET_MICROS: u64 = 2_000;
 const TARGET_FACTOR: f64 = 2.0;
 /// The service that changes.
 const CHANGED: usize = 0;
+/// Between changes: one that comes at the heels of another waits for its turn.
+const PAUSE: Duration = Duration::from_millis(40);
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Changes the policy of one service again and again.
 pub(super) async fn run(options: &Options, services: usize) -> Row {
     let rounds = options.rounds;
     let dir = in_memory();
-    let control_plane = ControlPlane::start(&options.program, dir.path()).await;
     // The world has as many services; one sidecar looks at it.
     let world = World {
         services,
         proxies: 1,
     };
+    let (control_plane, started_in) =
+        ControlPlane::stocked(&options.program, dir.path(), world).await;
     let admin = control_plane.admin();
-    admin
-        .apply(&world.documents())
-        .await
-        .expect("services are applied");
     let fleet = Fleet::new(
         world,
         control_plane.port(),
@@ -49,20 +49,25 @@ pub(super) async fn run(options: &Options, services: usize) -> Row {
         applied.expect("a policy is applied");
         answers.push(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
         assert_eq!(fleet.all_heard(LIMIT).await, 0, "nothing was pushed");
+        tokio::time::sleep(PAUSE).await;
     }
     let times = fleet.take_lags();
     let median = times.value_at_quantile(0.5);
     let each = |time: Duration| micros(time.as_micros() as u64 / rounds as u64);
     Row {
-        what: format!("one policy change, {services} services, store in memory"),
+        what: format!(
+            "one policy change, {services} services, {} endpoints, store in memory",
+            services * ENDPOINTS_EACH
+        ),
         target: format!(
             "≤ {} to the sidecar's acknowledgment",
             micros(TARGET_MICROS)
         ),
         found: format!(
-            "{}; answered after {}",
+            "{}; answered after {}; started in {}",
             micros(median),
-            micros(histogram(&answers).value_at_quantile(0.5))
+            micros(histogram(&answers).value_at_quantile(0.5)),
+            span(started_in)
         ),
         reached: Some(median <= TARGET_MICROS),
         cpu: each(control_plane.cpu() - before.0),
@@ -73,9 +78,9 @@ pub(super) async fn run(options: &Options, services: usize) -> Row {
     .percentiles(&times)
 }
 
-/// Whether the larger world takes about as long as the smaller one.
-pub(super) fn compare(rows: &mut Vec<Row>) {
-    let [small, large] = rows.as_slice() else {
+/// Whether the larger world takes about as long as the smaller one; their rows begin at `first`.
+pub(super) fn compare(rows: &mut Vec<Row>, first: usize) {
+    let Some([small, large]) = rows.get(first..) else {
         return;
     };
     let number = |row: &Row| -> Option<f64> {
