@@ -6,6 +6,7 @@
 //! What a conversion let through is not checked again.
 #![forbid(unsafe_code)]
 
+pub mod codec;
 mod convert;
 mod endpoints;
 pub mod envelope;

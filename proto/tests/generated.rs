@@ -26,6 +26,7 @@ fn the_committed_code_is_that_of_the_definitions() -> Result<(), Box<dyn Error>>
     tonic_prost_build::configure()
         .out_dir(out.path())
         .emit_rerun_if_changed(false)
+        .codec_path("crate::codec::ProstCodec")
         .compile_fds(descriptors)?;
     let committed = home.join("src/generated");
     if std::env::var_os(UPDATE).is_some() {

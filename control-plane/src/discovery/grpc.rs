@@ -66,6 +66,7 @@ impl DiscoveryService {
             peer,
             session: Session::default(),
             unanswered: BTreeMap::new(),
+            shown_holds: 0,
             responses,
         };
         tokio::spawn(conversation.run(request.into_inner(), live));
@@ -81,6 +82,8 @@ struct Conversation {
     session: Session,
     /// Bytes of responses that are not answered yet, by nonce.
     unanswered: BTreeMap<String, usize>,
+    /// How many resources others see that the sidecar holds.
+    shown_holds: usize,
     responses: mpsc::Sender<Result<DeltaResponse, Status>>,
 }
 
@@ -107,21 +110,26 @@ impl Conversation {
         let mut due: Option<Instant> = None;
         loop {
             let at = due.unwrap_or(earliest);
-            let asked = tokio::select! {
+            let (now, later) = tokio::select! {
                 request = live.receive(&mut requests) => match request {
-                    Some(request) => self.handle(request?, live).await?,
+                    Some(request) => {
+                        let asked = self.handle(request?, live).await?;
+                        (asked, self.session.has_more())
+                    }
                     None => return Ok(()),
                 },
-                () = self.subscription.woken() => false,
-                () = sleep_until(at), if due.is_some() => true,
+                // After a while without changes, at once.
+                () = self.subscription.woken() => (Instant::now() >= earliest, true),
+                () = sleep_until(at), if due.is_some() => (true, false),
             };
-            if asked {
+            if now {
                 self.push(live).await?;
                 earliest = Instant::now() + PUSH_PAUSE;
                 due = None;
             } else {
-                // After a while without changes, at once.
-                due = Some(at.max(earliest));
+                if later {
+                    due = Some(at.max(earliest));
+                }
                 self.report();
             }
         }
@@ -222,7 +230,9 @@ impl Conversation {
             live.send(&self.responses, response).await?;
         }
         let holds = self.session.holds();
-        self.subscription.show(|view| view.holds = holds);
+        if std::mem::replace(&mut self.shown_holds, holds) != holds {
+            self.subscription.show(|view| view.holds = holds);
+        }
         self.report();
         Ok(())
     }

@@ -243,13 +243,16 @@ impl OfKind {
 
     /// Whether something is on its way or has to be looked up.
     pub(super) fn is_busy(&self) -> bool {
-        let has_due = !self.due.is_empty() || !self.unwanted.is_empty() || self.sweep;
-        self.outstanding.is_some() || (self.opened && has_due)
+        self.outstanding.is_some() || (self.opened && self.has_due())
     }
 
-    /// Whether a response is on its way.
-    pub(super) fn is_waiting(&self) -> bool {
-        self.outstanding.is_some()
+    /// Whether something can be looked up now: it was asked for, and nothing is on its way.
+    pub(super) fn has_more(&self) -> bool {
+        self.outstanding.is_none() && self.opened && self.has_due()
+    }
+
+    fn has_due(&self) -> bool {
+        !self.due.is_empty() || !self.unwanted.is_empty() || self.sweep
     }
 
     /// Looks up what is due. `services` are those that are wanted, with their numbers of slices.

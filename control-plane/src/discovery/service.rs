@@ -8,9 +8,10 @@ use std::task::{Context, Poll};
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use tonic::body::Body;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::server::{Grpc, NamedService, StreamingService};
 use tonic::{Status, Streaming};
+use weft_proto::codec::buffer_settings;
 use weft_proto::envelope::DeltaResponse;
 use weft_proto::xds::DeltaDiscoveryRequest;
 
@@ -96,6 +97,10 @@ impl Encoder for DeltaCodec {
     type Item = DeltaResponse;
     type Error = Status;
 
+    fn buffer_settings(&self) -> BufferSettings {
+        buffer_settings()
+    }
+
     fn encode(&mut self, item: DeltaResponse, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
         buffer.reserve(item.encoded_len());
         let encoded = item.encode(buffer);
@@ -106,6 +111,10 @@ impl Encoder for DeltaCodec {
 impl Decoder for DeltaCodec {
     type Item = DeltaDiscoveryRequest;
     type Error = Status;
+
+    fn buffer_settings(&self) -> BufferSettings {
+        buffer_settings()
+    }
 
     fn decode(
         &mut self,

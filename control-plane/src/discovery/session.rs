@@ -204,7 +204,10 @@ impl Session {
 
     fn push_of(&mut self, kind: Kind, compiled: &Compiled) -> Option<Push> {
         let of_kind = self.kinds.get_mut(&kind)?;
-        if of_kind.is_waiting() || !of_kind.opened {
+        if !of_kind.has_more() {
+            if !of_kind.is_busy() {
+                of_kind.applied = Some(applied(compiled));
+            }
             return None;
         }
         let plan = of_kind.plan(kind, compiled, &self.services);
@@ -256,6 +259,11 @@ impl Session {
     /// Whether there is nothing to say and nothing on its way.
     pub fn is_idle(&self) -> bool {
         !self.kinds.values().any(OfKind::is_busy)
+    }
+
+    /// Whether a response could be made now: what is due is not held up by an answer.
+    pub fn has_more(&self) -> bool {
+        !self.ready.is_empty() || self.kinds.values().any(OfKind::has_more)
     }
 
     /// What it holds of a kind, by name.

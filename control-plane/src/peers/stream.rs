@@ -196,6 +196,9 @@ impl LiveStream {
     /// refused.
     pub fn set_names(&self, names: usize) -> Result<(), Refusal> {
         let before = self.names.load(Ordering::Relaxed);
+        if names == before {
+            return Ok(());
+        }
         let mut all = lock(&self.peers.accounts);
         let mut account = lock(&self.instance.account);
         let set = account.set_names(before, names, &mut all, &self.peers.limits);
