@@ -72,7 +72,7 @@ pub(super) async fn effective(State(admin): State<Admin>) -> Answer<Items<Effect
             let candidates = snapshot.world.policies_for(&service.name, port.port);
             let policy = service.policies.get(&port.port).cloned();
             let first = candidates.first();
-            let why = match first.map(|entry| entry.target.port) {
+            let why = match first.map(|entry| entry.spec.target_ref.port) {
                 None => "no TrafficPolicy is for it",
                 Some(Some(_)) if candidates.len() == 1 => "it is for this port",
                 Some(None) if candidates.len() == 1 => "it is for the whole service",

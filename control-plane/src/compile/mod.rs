@@ -175,7 +175,7 @@ impl Work<'_> {
                 continue;
             }
             let namespace = &entry.name.namespace;
-            let groups = entry.parents().into_iter();
+            let groups = entry.relations.attached().into_iter();
             let groups = groups.map(|service| (namespace.clone(), service.clone()));
             self.dirty.groups.extend(groups);
             self.compiled.resolved.insert_cow(key, Arc::new(resolved));

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use weft_core::name::ServiceName;
-use weft_core::policy::Fallback;
 
 use super::shape::Shape;
-use crate::model::{TargetKind, TargetRef, TrafficPolicySpec};
+use crate::model::{Reference, Relations};
 use crate::world::World;
 use crate::world::index::Map;
 
@@ -49,29 +48,25 @@ impl<'a> References<'a> {
         }
     }
 
-    /// What of a policy leads nowhere: its target, and the fallback.
-    pub fn check_policy(self, namespace: &str, spec: &TrafficPolicySpec) -> Vec<Dangling> {
-        let mut dangling = self.check_target(namespace, &spec.target_ref);
-        if let Some(Fallback::Backend { service, port }) = spec.resolve(namespace).fallback {
-            let path = "spec.circuitBreaker.fallback.backend";
+    /// What of a policy leads nowhere: its target, and its fallback, which is all that it refers to.
+    pub fn check_policy(self, relations: &Relations) -> Vec<Dangling> {
+        let attachments = relations.attachments.iter();
+        let targets = attachments.filter_map(|to| {
+            let wanted = ("spec.targetRef", &to.service, to.port);
+            self.missing(wanted, to.external)
+        });
+        let references = relations.references.iter();
+        let fallbacks = references.filter_map(|reference| {
+            let Reference::Service { service, port } = reference else {
+                return None;
+            };
             // It is referred to by its name alone.
-            let external = self
-                .shapes
-                .get(&service)
-                .is_some_and(|shape| shape.external);
-            dangling.extend(self.missing((path, &service, Some(port)), external));
-        }
-        dangling
-    }
-
-    /// What of a policy's target is not there.
-    pub fn check_target(self, namespace: &str, target: &TargetRef) -> Vec<Dangling> {
-        let Ok(service) = ServiceName::new(namespace, &target.name) else {
-            return Vec::new();
-        };
-        let external = target.kind == TargetKind::ExternalService;
-        let wanted = ("spec.targetRef", &service, target.port);
-        self.missing(wanted, external).into_iter().collect()
+            let shape = self.shapes.get(service);
+            let external = shape.is_some_and(|shape| shape.external);
+            let path = "spec.circuitBreaker.fallback.backend";
+            self.missing((path, service, Some(*port)), external)
+        });
+        targets.chain(fallbacks).collect()
     }
 
     /// A Service or port that is not there, for what is at this path.

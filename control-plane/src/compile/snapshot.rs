@@ -85,12 +85,8 @@ impl Snapshot {
                 let refused = status.parents.into_iter().filter_map(|p| p.refused);
                 refused.chain(status.unresolved).collect()
             }
-            Document::TrafficPolicy(name, spec) => {
-                self.references().check_policy(&name.namespace, spec)
-            }
-            Document::RateLimitPolicy(name, spec) => {
-                let references = self.references();
-                references.check_target(&name.namespace, &spec.target_ref)
+            Document::TrafficPolicy(..) | Document::RateLimitPolicy(..) => {
+                self.references().check_policy(&document.relations())
             }
             Document::ExternalService(name, _) => {
                 let status = self.compiled.external_status(name);

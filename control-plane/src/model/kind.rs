@@ -1,5 +1,6 @@
 //! Kinds of documents: what each says about itself.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::Serialize;
@@ -52,14 +53,9 @@ pub trait DocumentKind: Serialize + DeserializeOwned {
     /// The document with this spec; `None` only when its name was refused.
     fn into_document(self, own: ObjectName) -> Option<Document>;
 
-    /// What the document is attached to: it counts for these services.
-    fn attachments(&self, _own: &ObjectName) -> Vec<Attachment> {
-        Vec::new()
-    }
-
-    /// What else the document names; each once, in order.
-    fn references(&self, _own: &ObjectName) -> Vec<Reference> {
-        Vec::new()
+    /// What the document is attached to, and what else it names.
+    fn relations(&self, _own: &ObjectName) -> Relations {
+        Relations::default()
     }
 }
 
@@ -78,12 +74,31 @@ impl<K: DocumentKind> DocumentKind for Box<K> {
         (*self).into_document(own)
     }
 
-    fn attachments(&self, own: &ObjectName) -> Vec<Attachment> {
-        (**self).attachments(own)
+    fn relations(&self, own: &ObjectName) -> Relations {
+        (**self).relations(own)
+    }
+}
+
+/// What a document has to do with others. The indices of the world are made from this.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Relations {
+    /// Services that the document counts for, as written.
+    pub attachments: Vec<Attachment>,
+    /// What else it names; each once, in order.
+    pub references: Vec<Reference>,
+}
+
+impl Relations {
+    /// Services that the document is attached to.
+    pub fn attached(&self) -> BTreeSet<&ServiceName> {
+        let attachments = self.attachments.iter();
+        attachments.map(|attachment| &attachment.service).collect()
     }
 
-    fn references(&self, own: &ObjectName) -> Vec<Reference> {
-        (**self).references(own)
+    /// Whether the document counts for the whole of a service (`None`), or for this port alone.
+    pub fn attaches(&self, service: &ServiceName, port: Option<u16>) -> bool {
+        let mut attachments = self.attachments.iter();
+        attachments.any(|attachment| attachment.service == *service && attachment.port == port)
     }
 }
 
@@ -101,8 +116,13 @@ pub struct Attachment {
 /// Something that a document names beside what it is attached to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reference {
-    /// A service, of whichever kind.
-    Service(ServiceName),
+    /// A port of a service, of whichever kind.
+    Service {
+        /// The service.
+        service: ServiceName,
+        /// The port.
+        port: u16,
+    },
     /// A FaultInjection.
     Fault(ObjectName),
     /// The ReferenceGrants of a namespace: they decide whether what is named there may be.
@@ -213,10 +233,8 @@ pub(super) trait Spec {
     fn kind(&self) -> &'static str;
     /// As it is stored and shown.
     fn value(&self) -> Value;
-    /// See [`DocumentKind::attachments`].
-    fn attachments(&self, own: &ObjectName) -> Vec<Attachment>;
-    /// See [`DocumentKind::references`].
-    fn references(&self, own: &ObjectName) -> Vec<Reference>;
+    /// See [`DocumentKind::relations`].
+    fn relations(&self, own: &ObjectName) -> Relations;
 }
 
 impl<K: DocumentKind> Spec for K {
@@ -228,11 +246,7 @@ impl<K: DocumentKind> Spec for K {
         serde_json::to_value(self).unwrap_or_default()
     }
 
-    fn attachments(&self, own: &ObjectName) -> Vec<Attachment> {
-        <K as DocumentKind>::attachments(self, own)
-    }
-
-    fn references(&self, own: &ObjectName) -> Vec<Reference> {
-        <K as DocumentKind>::references(self, own)
+    fn relations(&self, own: &ObjectName) -> Relations {
+        DocumentKind::relations(self, own)
     }
 }

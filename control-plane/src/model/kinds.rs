@@ -16,7 +16,7 @@ use super::external_service::ExternalServiceSpec;
 use super::fault_injection::FaultInjectionSpec;
 use super::input;
 use super::key::{ObjectName, ResourceKey};
-use super::kind::{Attachment, Kind, Reference, Spec};
+use super::kind::{Kind, Relations, Spec};
 use super::mesh_config::MeshConfigSpec;
 use super::rate_limit::RateLimitPolicySpec;
 use super::route::RouteSpec;
@@ -95,19 +95,10 @@ impl Document {
         input::checked(check, &value).map(|read| read.document)
     }
 
-    /// The services that it is attached to.
-    pub fn attachments(&self) -> Vec<Attachment> {
+    /// What it is attached to, and what else it names.
+    pub fn relations(&self) -> Relations {
         let (own, spec) = self.parts();
-        spec.attachments(&own)
-    }
-
-    /// What it names beside what it is attached to; each once, in order.
-    pub fn references(&self) -> Vec<Reference> {
-        let (own, spec) = self.parts();
-        let mut references = spec.references(&own);
-        references.sort_unstable();
-        references.dedup();
-        references
+        spec.relations(&own)
     }
 }
 

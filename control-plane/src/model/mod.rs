@@ -32,7 +32,7 @@ pub use input::{INPUT_MAX_BYTES, Placed, read};
 pub use key::{ObjectName, ResourceKey};
 pub use kind::{
     API_GROUP, API_VERSION, Attachment, DocumentKind, GATEWAY_ALPHA, GATEWAY_VERSION, Kind,
-    NameRule, Reference,
+    NameRule, Reference, Relations,
 };
 pub use kinds::{Document, KINDS, kind_names, version_of};
 pub use mesh_config::{MeshConfigSpec, NamespaceSpec};

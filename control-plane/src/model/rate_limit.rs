@@ -8,7 +8,7 @@ use weft_core::rate::{RateKey, RateLimit, RateScope, RuleName};
 
 use super::check::Check;
 use super::key::ObjectName;
-use super::kind::{API_VERSION, Attachment, DocumentKind};
+use super::kind::{API_VERSION, DocumentKind, Relations};
 use super::kinds::Document;
 use super::route;
 use super::time::Time;
@@ -85,11 +85,11 @@ impl DocumentKind for RateLimitPolicySpec {
         Some(Document::RateLimitPolicy(own, self))
     }
 
-    fn attachments(&self, own: &ObjectName) -> Vec<Attachment> {
-        self.target_ref
-            .attachment(&own.namespace)
-            .into_iter()
-            .collect()
+    fn relations(&self, own: &ObjectName) -> Relations {
+        Relations {
+            attachments: self.target_ref.attachments(&own.namespace),
+            references: Vec::new(),
+        }
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) use matching::{note, read_headers, read_matches};
 
 use super::check::Check;
 use super::key::ObjectName;
-use super::kind::{Attachment, Reference, Spec};
+use super::kind::{Attachment, Reference, Relations, Spec};
 
 /// The group of the Gateway API's kinds.
 pub const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
@@ -131,12 +131,8 @@ impl Spec for RouteSpec {
         self.spec().value()
     }
 
-    fn attachments(&self, own: &ObjectName) -> Vec<Attachment> {
-        self.draft(own).attachments()
-    }
-
-    fn references(&self, own: &ObjectName) -> Vec<Reference> {
-        self.draft(own).references(own)
+    fn relations(&self, own: &ObjectName) -> Relations {
+        self.draft(own).relations(own)
     }
 }
 
@@ -172,7 +168,14 @@ pub struct Parent {
 }
 
 impl RouteDraft {
-    /// What it is attached to.
+    /// The relations of the route of this name.
+    pub fn relations(&self, own: &ObjectName) -> Relations {
+        Relations {
+            attachments: self.attachments(),
+            references: self.references(own),
+        }
+    }
+
     fn attachments(&self) -> Vec<Attachment> {
         let parents = self.parents.iter();
         let attachments = parents.map(|parent| Attachment {
@@ -185,23 +188,27 @@ impl RouteDraft {
 
     /// Services that requests go to, faults, and the grants that services of other namespaces need.
     fn references(&self, own: &ObjectName) -> Vec<Reference> {
-        let mut references = Vec::new();
-        let mut lead_to = |service: &ServiceName| {
-            references.push(Reference::Service(service.clone()));
+        let mut references = BTreeSet::new();
+        let mut lead_to = |service: &ServiceName, port: u16| {
+            references.insert(Reference::Service {
+                service: service.clone(),
+                port,
+            });
             if service.namespace() != own.namespace {
-                references.push(Reference::Grants(service.namespace().to_owned()));
+                references.insert(Reference::Grants(service.namespace().to_owned()));
             }
         };
         for draft in &self.rules {
             let backends = draft.rule.backends.iter();
-            backends
-                .clone()
-                .filter_map(|b| b.service.as_ref())
-                .for_each(&mut lead_to);
+            for backend in backends.clone() {
+                if let Some(service) = &backend.service {
+                    lead_to(service, backend.port);
+                }
+            }
             let of_backends = backends.flat_map(|backend| backend.filters.iter());
             for filter in draft.rule.filters.iter().chain(of_backends) {
                 if let Filter::Mirror(mirror) = filter {
-                    lead_to(&mirror.backend);
+                    lead_to(&mirror.backend, mirror.port);
                 }
             }
         }
@@ -212,7 +219,7 @@ impl RouteDraft {
                 name: name.clone(),
             })
         }));
-        references
+        references.into_iter().collect()
     }
 }
 

@@ -682,11 +682,17 @@ fn policy_spec(rest: &str) -> TrafficPolicySpec {
     *spec
 }
 
-/// Every document of these texts, with what it is attached to and what it names.
+/// What the document is attached to and what it names.
 #[track_caller]
-fn relations(text: &str) -> (Vec<Attachment>, Vec<Reference>) {
-    let document = read("-", text).unwrap().remove(0).value;
-    (document.attachments(), document.references())
+fn relations(text: &str) -> Relations {
+    read("-", text).unwrap().remove(0).value.relations()
+}
+
+fn to_service(service: &str, port: u16) -> Reference {
+    Reference::Service {
+        service: service.parse().unwrap(),
+        port,
+    }
 }
 
 fn attachment(service: &str, external: bool, port: Option<u16>) -> Attachment {
@@ -699,7 +705,10 @@ fn attachment(service: &str, external: bool, port: Option<u16>) -> Attachment {
 
 #[test]
 fn routes_name_parents_backends_mirrors_faults_and_grants() {
-    let (attachments, references) = relations(
+    let Relations {
+        attachments,
+        references,
+    } = relations(
         r#"
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
@@ -730,9 +739,9 @@ spec:
     assert_eq!(
         references,
         [
-            Reference::Service("lab/shadow".parse().unwrap()),
-            Reference::Service("shop/web".parse().unwrap()),
-            Reference::Service("shop/web-v2".parse().unwrap()),
+            to_service("lab/shadow", 80),
+            to_service("shop/web", 80),
+            to_service("shop/web-v2", 80),
             Reference::Fault(ObjectName {
                 namespace: "shop".to_owned(),
                 name: "slow".to_owned(),
@@ -744,19 +753,19 @@ spec:
 
 #[test]
 fn policies_name_targets_and_fallbacks() {
-    let (attachments, references) = relations(
+    let Relations {
+        attachments,
+        references,
+    } = relations(
         "apiVersion: weft-mesh.io/v1alpha1\nkind: TrafficPolicy\n\
          metadata: {name: web, namespace: shop}\n\
          spec: {targetRef: {kind: Service, name: web, port: 80}, \
          circuitBreaker: {fallback: {backend: {name: spare, port: 80}}}}\n",
     );
     assert_eq!(attachments, [attachment("shop/web", false, Some(80))]);
-    assert_eq!(
-        references,
-        [Reference::Service("shop/spare".parse().unwrap())]
-    );
-    let (attachments, references) = relations(&service("{ports: [{port: 80}]}"));
-    assert_eq!((attachments, references), (vec![], vec![]));
+    assert_eq!(references, [to_service("shop/spare", 80)]);
+    let none = relations(&service("{ports: [{port: 80}]}"));
+    assert_eq!(none, Relations::default());
 }
 
 #[test]

@@ -34,7 +34,7 @@ pub use target::{TargetKind, TargetRef};
 
 use super::check::Check;
 use super::key::ObjectName;
-use super::kind::{API_VERSION, Attachment, DocumentKind, Reference};
+use super::kind::{API_VERSION, DocumentKind, Reference, Relations};
 use super::kinds::Document;
 use super::time::Time;
 
@@ -243,19 +243,18 @@ impl DocumentKind for TrafficPolicySpec {
         Some(Document::TrafficPolicy(own, Box::new(self)))
     }
 
-    fn attachments(&self, own: &ObjectName) -> Vec<Attachment> {
-        self.target_ref
-            .attachment(&own.namespace)
-            .into_iter()
-            .collect()
-    }
-
-    fn references(&self, own: &ObjectName) -> Vec<Reference> {
+    fn relations(&self, own: &ObjectName) -> Relations {
         let breaker = self.circuit_breaker.as_ref();
         let fallback = breaker.and_then(|breaker| breaker.fallback.as_ref());
-        match fallback.and_then(|fallback| fallback.resolve(&own.namespace)) {
-            Some(Fallback::Backend { service, .. }) => vec![Reference::Service(service)],
+        let references = match fallback.and_then(|fallback| fallback.resolve(&own.namespace)) {
+            Some(Fallback::Backend { service, port }) => {
+                vec![Reference::Service { service, port }]
+            }
             Some(Fallback::Response { .. }) | None => Vec::new(),
+        };
+        Relations {
+            attachments: self.target_ref.attachments(&own.namespace),
+            references,
         }
     }
 }

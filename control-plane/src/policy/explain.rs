@@ -369,7 +369,7 @@ fn explain_target(
     let why = match in_force.as_slice() {
         [] => "no TrafficPolicy is for it".to_owned(),
         [entry, others @ ..] => {
-            let what = match entry.target.port {
+            let what = match entry.spec.target_ref.port {
                 Some(port) => format!("for port {port}"),
                 None => "for the whole service".to_owned(),
             };

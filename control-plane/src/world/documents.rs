@@ -6,10 +6,8 @@ use weft_core::name::ServiceName;
 
 use super::World;
 use super::dirty::Dirty;
-use super::facts::{
-    ExternalEntry, PolicyEntry, RateLimitEntry, RouteEntry, RouteKey, Stated, target_service,
-};
-use crate::model::{Document, MeshConfigSpec, ObjectName, ResourceKey, RouteKind};
+use super::facts::{ExternalEntry, PolicyEntry, RateLimitEntry, RouteEntry, RouteKey, Stated};
+use crate::model::{Document, MeshConfigSpec, ObjectName, Reference, ResourceKey, RouteKind};
 
 impl World {
     pub(super) fn put_document(&mut self, stated: Stated, now: i64, dirty: &mut Dirty) {
@@ -49,13 +47,7 @@ impl World {
                 self.set_limits(&name, Some(RateLimitEntry::new(name.clone(), &spec)), dirty);
             }
             Document::Route(name, spec) => {
-                let entry = RouteEntry {
-                    kind: spec.kind(),
-                    draft: Arc::new(spec.draft(&name)),
-                    name,
-                    created,
-                    generation,
-                };
+                let entry = RouteEntry::new(name, created, generation, &spec);
                 self.set_route(&entry.key(), Some(entry), dirty);
             }
             Document::FaultInjection(name, spec) => {
@@ -115,46 +107,43 @@ impl World {
     }
 
     fn set_policy(&mut self, name: &ObjectName, entry: Option<PolicyEntry>, dirty: &mut Dirty) {
-        let before = self.policies.get(name).cloned();
-        let target = |entry: &PolicyEntry| target_service(name, &entry.target);
-        if let Some(before) = before
-            && let Some(service) = target(&before)
-        {
-            let key = (before.created, name.clone());
-            self.policies_of.remove(&service, &key);
-            dirty.services.insert(service.clone());
-            dirty.servers.insert(service);
+        if let Some(before) = self.policies.get(name).cloned() {
+            self.index_policy(&before, false, dirty);
         }
         let Some(entry) = entry else {
             self.policies.remove_cow(name);
             return;
         };
-        if let Some(service) = target(&entry) {
-            let key = (entry.created, name.clone());
-            self.policies_of.insert(&service, key);
-            dirty.services.insert(service.clone());
-            dirty.servers.insert(service);
-        }
+        self.index_policy(&entry, true, dirty);
         self.policies.insert_cow(name.clone(), Arc::new(entry));
     }
 
+    fn index_policy(&mut self, entry: &PolicyEntry, there: bool, dirty: &mut Dirty) {
+        let key = (entry.created, entry.name.clone());
+        for service in entry.relations.attached() {
+            self.policies_of.set(service, &key, there);
+            dirty.services.insert(service.clone());
+            dirty.servers.insert(service.clone());
+        }
+    }
+
     fn set_limits(&mut self, name: &ObjectName, entry: Option<RateLimitEntry>, dirty: &mut Dirty) {
-        let before = self.rate_limits.get(name).cloned();
-        if let Some(before) = before
-            && let Some(service) = target_service(name, &before.target)
-        {
-            self.limits_of.remove(&service, name);
-            dirty.servers.insert(service);
+        if let Some(before) = self.rate_limits.get(name).cloned() {
+            self.index_limits(&before, false, dirty);
         }
         let Some(entry) = entry else {
             self.rate_limits.remove_cow(name);
             return;
         };
-        if let Some(service) = target_service(name, &entry.target) {
-            self.limits_of.insert(&service, name.clone());
-            dirty.servers.insert(service);
-        }
+        self.index_limits(&entry, true, dirty);
         self.rate_limits.insert_cow(name.clone(), Arc::new(entry));
+    }
+
+    fn index_limits(&mut self, entry: &RateLimitEntry, there: bool, dirty: &mut Dirty) {
+        for service in entry.relations.attached() {
+            self.limits_of.set(service, &entry.name, there);
+            dirty.servers.insert(service.clone());
+        }
     }
 
     fn set_route(&mut self, key: &RouteKey, entry: Option<RouteEntry>, dirty: &mut Dirty) {
@@ -172,42 +161,32 @@ impl World {
 
     /// Adds a route to every index, or takes it from all of them.
     fn index_route(&mut self, entry: &RouteEntry, there: bool, dirty: &mut Dirty) {
-        fn set<K: Ord + Clone, V: Ord + Clone>(
-            index: &mut super::Index<K, V>,
-            key: &K,
-            value: &V,
-            there: bool,
-        ) {
-            match there {
-                true => index.insert(key, value.clone()),
-                false => index.remove(key, value),
-            }
-        }
         let key = entry.key();
         let namespace = &entry.name.namespace;
-        for service in entry.parents() {
-            let group = (namespace.clone(), service.clone());
-            set(&mut self.attached, &group, &key, there);
+        // A service may be both a parent and named in the rules.
+        let mut services = entry.relations.attached();
+        for service in &services {
+            let group = (namespace.clone(), (*service).clone());
+            self.attached.set(&group, &key, there);
             let any = self.attached.has(&group);
-            set(&mut self.attaching, service, namespace, any);
+            self.attaching.set(service, namespace, any);
             if service.namespace() != namespace {
-                set(&mut self.consumed, namespace, service, any);
+                self.consumed.set(namespace, service, any);
                 dirty.namespaces.insert(namespace.clone());
             }
             dirty.groups.insert(group);
         }
-        let targets = entry.targets();
-        for service in entry.parents().union(&targets) {
-            set(&mut self.routes_to, *service, &key, there);
-            set(
-                &mut self.routes_into,
-                &service.namespace().to_owned(),
-                &key,
-                there,
-            );
+        for reference in &entry.relations.references {
+            match reference {
+                Reference::Service { service, .. } => {
+                    services.insert(service);
+                }
+                Reference::Fault(fault) => self.routes_by_fault.set(fault, &key, there),
+                Reference::Grants(namespace) => self.routes_by_grants.set(namespace, &key, there),
+            }
         }
-        for fault in entry.faults() {
-            set(&mut self.routes_by_fault, &fault, &key, there);
+        for service in services {
+            self.routes_to.set(service, &key, there);
         }
     }
 
@@ -217,9 +196,8 @@ impl World {
     }
 
     fn touch_grants(&self, grant: &ObjectName, dirty: &mut Dirty) {
-        let routes = self.routes_into.of(&grant.namespace);
-        let foreign = routes.filter(|(_, name)| name.namespace != grant.namespace);
-        dirty.routes.extend(foreign.cloned());
+        let routes = self.routes_by_grants.of(&grant.namespace);
+        dirty.routes.extend(routes.cloned());
     }
 
     /// Every document again. For a comparison with compiling everything anew.
@@ -238,7 +216,7 @@ impl World {
             .namespaces
             .extend(self.mesh.namespaces.keys().cloned());
         for (_, route) in &self.routes {
-            for service in route.parents() {
+            for service in route.relations.attached() {
                 let group = (route.name.namespace.clone(), service.clone());
                 dirty.namespaces.insert(group.0.clone());
                 dirty.groups.insert(group);

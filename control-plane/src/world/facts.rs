@@ -1,6 +1,5 @@
 //! The facts of the world: documents as they were read, and what each of them refers to.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use weft_core::external::External;
@@ -8,10 +7,10 @@ use weft_core::model::ServicePort;
 use weft_core::name::ServiceName;
 use weft_core::policy::TrafficPolicy;
 use weft_core::rate::RateLimit;
-use weft_core::route::Filter;
 
 use crate::model::{
-    Document, ObjectName, RateLimitPolicySpec, RouteDraft, RouteKind, TargetRef, TrafficPolicySpec,
+    Document, DocumentKind, ObjectName, RateLimitPolicySpec, Relations, RouteDraft, RouteKind,
+    RouteSpec, TrafficPolicySpec,
 };
 
 /// What a route goes by.
@@ -35,8 +34,8 @@ pub struct PolicyEntry {
     pub name: ObjectName,
     /// When it was made: of two for the same port the older one is in force.
     pub created: i64,
-    /// What it is for.
-    pub target: TargetRef,
+    /// What it is for, and what it names.
+    pub relations: Relations,
     /// What it says, as written.
     pub spec: Arc<TrafficPolicySpec>,
     /// The same, as sidecars are told.
@@ -48,7 +47,7 @@ impl PolicyEntry {
     pub fn new(name: ObjectName, created: i64, spec: TrafficPolicySpec) -> Self {
         Self {
             created,
-            target: spec.target_ref.clone(),
+            relations: spec.relations(&name),
             policy: Arc::new(spec.resolve(&name.namespace)),
             spec: Arc::new(spec),
             name,
@@ -62,7 +61,7 @@ pub struct RateLimitEntry {
     /// Its name.
     pub name: ObjectName,
     /// What it is for.
-    pub target: TargetRef,
+    pub relations: Relations,
     /// What it says.
     pub limits: Vec<Arc<RateLimit>>,
 }
@@ -71,16 +70,11 @@ impl RateLimitEntry {
     /// Reads a policy.
     pub fn new(name: ObjectName, spec: &RateLimitPolicySpec) -> Self {
         Self {
-            target: spec.target_ref.clone(),
+            relations: spec.relations(&name),
             limits: spec.resolve(&name),
             name,
         }
     }
-}
-
-/// The service of a policy's own namespace that it is for.
-pub fn target_service(name: &ObjectName, target: &TargetRef) -> Option<ServiceName> {
-    ServiceName::new(&name.namespace, &target.name).ok()
 }
 
 /// A route that was asked for.
@@ -96,49 +90,27 @@ pub struct RouteEntry {
     pub generation: u64,
     /// What it says.
     pub draft: Arc<RouteDraft>,
+    /// What it is attached to, and what it names.
+    pub relations: Relations,
 }
 
 impl RouteEntry {
+    /// Reads a route.
+    pub fn new(name: ObjectName, created: i64, generation: u64, spec: &RouteSpec) -> Self {
+        let draft = spec.draft(&name);
+        Self {
+            kind: spec.kind(),
+            relations: draft.relations(&name),
+            draft: Arc::new(draft),
+            name,
+            created,
+            generation,
+        }
+    }
+
     /// What it goes by.
     pub fn key(&self) -> RouteKey {
         (self.kind, self.name.clone())
-    }
-
-    /// Services that it is attached to.
-    pub fn parents(&self) -> BTreeSet<&ServiceName> {
-        let parents = self.draft.parents.iter();
-        parents.map(|parent| &parent.service).collect()
-    }
-
-    /// Services that it sends requests to, or copies of them.
-    pub fn targets(&self) -> BTreeSet<&ServiceName> {
-        let mut targets = BTreeSet::new();
-        for rule in self.draft.rules.iter().map(|draft| &draft.rule) {
-            targets.extend(rule.filters.iter().filter_map(mirrored));
-            for backend in &rule.backends {
-                targets.extend(&backend.service);
-                targets.extend(backend.filters.iter().filter_map(mirrored));
-            }
-        }
-        targets
-    }
-
-    /// FaultInjections that it names.
-    pub fn faults(&self) -> BTreeSet<ObjectName> {
-        let names = self.draft.rules.iter().flat_map(|rule| &rule.faults);
-        let named = names.map(|name| ObjectName {
-            namespace: self.name.namespace.clone(),
-            name: name.clone(),
-        });
-        named.collect()
-    }
-}
-
-fn mirrored(filter: &Filter) -> Option<&ServiceName> {
-    if let Filter::Mirror(mirror) = filter {
-        Some(&mirror.backend)
-    } else {
-        None
     }
 }
 

@@ -42,6 +42,15 @@ impl<K: Ord + Clone, V: Ord + Clone> Index<K, V> {
         }
     }
 
+    /// Adds a value to a key, or takes it from there.
+    pub fn set(&mut self, key: &K, value: &V, there: bool) {
+        if there {
+            self.insert(key, value.clone());
+        } else {
+            self.remove(key, value);
+        }
+    }
+
     /// The values of a key, ascending.
     pub fn of<Q>(&self, key: &Q) -> impl DoubleEndedIterator<Item = &V>
     where

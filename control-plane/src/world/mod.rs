@@ -76,9 +76,9 @@ pub struct World {
     attaching: Index<ServiceName, String>,
     /// Services of other namespaces that a namespace has routes for.
     consumed: Index<String, ServiceName>,
-    /// Routes that refer to a service, a namespace's services, or a FaultInjection.
+    /// Routes that refer to a service, need the grants of a namespace, or name a FaultInjection.
     routes_to: Index<ServiceName, RouteKey>,
-    routes_into: Index<String, RouteKey>,
+    routes_by_grants: Index<String, RouteKey>,
     routes_by_fault: Index<ObjectName, RouteKey>,
     /// Workloads that have an address as one of their own.
     claims: Index<IpAddr, WorkloadName>,
@@ -109,7 +109,7 @@ impl World {
             attaching: Index::default(),
             consumed: Index::default(),
             routes_to: Index::default(),
-            routes_into: Index::default(),
+            routes_by_grants: Index::default(),
             routes_by_fault: Index::default(),
             claims: Index::default(),
             inhabitants: Map::new(),
@@ -281,7 +281,7 @@ impl World {
             .collect();
         let of_target = |wanted: Option<u16>| {
             let all = all.iter().copied();
-            all.filter(move |entry| entry.target.port == wanted)
+            all.filter(move |entry| entry.relations.attaches(service, wanted))
         };
         of_target(Some(port)).chain(of_target(None)).collect()
     }
@@ -290,7 +290,10 @@ impl World {
     pub fn limits_for(&self, service: &ServiceName, port: u16) -> Vec<Arc<RateLimit>> {
         let all = self.limits_of.of(service);
         let all = all.filter_map(|name| self.rate_limits.get(name));
-        let meant = all.filter(|entry| entry.target.port.is_none_or(|wanted| wanted == port));
+        let meant = all.filter(|entry| {
+            let relations = &entry.relations;
+            relations.attaches(service, None) || relations.attaches(service, Some(port))
+        });
         meant.flat_map(|entry| entry.limits.clone()).collect()
     }
 

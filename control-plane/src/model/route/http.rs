@@ -5,7 +5,7 @@ use gateway_api::experimental::httproutes::HttpRouteSpec;
 use super::{NO_GATEWAYS, NO_HOSTNAMES, RouteDraft, RouteKind, RouteSpec, read_common, refuse};
 use crate::model::check::Check;
 use crate::model::key::ObjectName;
-use crate::model::kind::{Attachment, DocumentKind, GATEWAY_VERSION, Reference};
+use crate::model::kind::{DocumentKind, GATEWAY_VERSION, Relations};
 use crate::model::kinds::Document;
 
 impl DocumentKind for HttpRouteSpec {
@@ -21,12 +21,8 @@ impl DocumentKind for HttpRouteSpec {
         Some(Document::Route(own, RouteSpec::Http(Box::new(self))))
     }
 
-    fn attachments(&self, own: &ObjectName) -> Vec<Attachment> {
-        draft(&mut Check::new("the store", 1), own, self).attachments()
-    }
-
-    fn references(&self, own: &ObjectName) -> Vec<Reference> {
-        draft(&mut Check::new("the store", 1), own, self).references(own)
+    fn relations(&self, own: &ObjectName) -> Relations {
+        draft(&mut Check::new("the store", 1), own, self).relations(own)
     }
 }
 

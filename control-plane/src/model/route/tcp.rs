@@ -6,7 +6,7 @@ use weft_core::route::About;
 use super::{NO_GATEWAYS, RouteDraft, RouteKind, RouteSpec, again, one_rule, read_common, refuse};
 use crate::model::check::Check;
 use crate::model::key::ObjectName;
-use crate::model::kind::{Attachment, DocumentKind, GATEWAY_ALPHA, Reference};
+use crate::model::kind::{DocumentKind, GATEWAY_ALPHA, Relations};
 use crate::model::kinds::Document;
 
 impl DocumentKind for TcpRouteSpec {
@@ -22,12 +22,8 @@ impl DocumentKind for TcpRouteSpec {
         Some(Document::Route(own, RouteSpec::Tcp(Box::new(self))))
     }
 
-    fn attachments(&self, own: &ObjectName) -> Vec<Attachment> {
-        draft(&mut Check::new("the store", 1), own, self).attachments()
-    }
-
-    fn references(&self, own: &ObjectName) -> Vec<Reference> {
-        draft(&mut Check::new("the store", 1), own, self).references(own)
+    fn relations(&self, own: &ObjectName) -> Relations {
+        draft(&mut Check::new("the store", 1), own, self).relations(own)
     }
 }
 

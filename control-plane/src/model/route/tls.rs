@@ -11,7 +11,7 @@ use super::{
 };
 use crate::model::check::Check;
 use crate::model::key::ObjectName;
-use crate::model::kind::{Attachment, DocumentKind, GATEWAY_ALPHA, GATEWAY_VERSION, Reference};
+use crate::model::kind::{DocumentKind, GATEWAY_ALPHA, GATEWAY_VERSION, Relations};
 use crate::model::kinds::Document;
 
 /// Hostnames of a TLSRoute.
@@ -33,12 +33,8 @@ impl DocumentKind for TlsRouteSpec {
         Some(Document::Route(own, RouteSpec::Tls(Box::new(self))))
     }
 
-    fn attachments(&self, own: &ObjectName) -> Vec<Attachment> {
-        draft(&mut Check::new("the store", 1), own, self).attachments()
-    }
-
-    fn references(&self, own: &ObjectName) -> Vec<Reference> {
-        draft(&mut Check::new("the store", 1), own, self).references(own)
+    fn relations(&self, own: &ObjectName) -> Relations {
+        draft(&mut Check::new("the store", 1), own, self).relations(own)
     }
 }
 

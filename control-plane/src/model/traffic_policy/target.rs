@@ -42,12 +42,14 @@ impl TargetRef {
         }
     }
 
-    /// What a policy of this namespace is attached to; `None` only when the name was refused.
-    pub(in crate::model) fn attachment(&self, namespace: &str) -> Option<Attachment> {
-        Some(Attachment {
-            service: ServiceName::new(namespace, &self.name).ok()?,
+    /// What a policy of this namespace is attached to; nothing only when the name was refused.
+    pub(in crate::model) fn attachments(&self, namespace: &str) -> Vec<Attachment> {
+        let service = ServiceName::new(namespace, &self.name).into_iter();
+        let attachments = service.map(|service| Attachment {
+            service,
             external: self.kind == TargetKind::ExternalService,
             port: self.port,
-        })
+        });
+        attachments.collect()
     }
 }
