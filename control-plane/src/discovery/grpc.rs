@@ -248,6 +248,8 @@ fn refusal(error: SessionError) -> Status {
     let text = error.to_string();
     match error {
         SessionError::TooManyNames { .. } => Status::resource_exhausted(text),
+        // The code of a message that is too long: both are mended by beginning without versions.
+        SessionError::TooManyVersions { .. } => Status::out_of_range(text),
         SessionError::NameTooLong { .. }
         | SessionError::Wildcard { .. }
         | SessionError::SliceByName => Status::invalid_argument(text),

@@ -1,7 +1,7 @@
 //! One kind of resource on one stream: the names asked for, what they lead to, and what of that the
 //! sidecar holds.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use weft_proto::resource::Kind;
 use super::reasons::Reasons;
 use super::session::{
     Answer, Answered, Handled, Held, NAME_MAX_BYTES, NAMES_MAX, Push, Request, SessionError,
-    Standing, applied,
+    Standing, VERSIONS_MAX, applied,
 };
 use crate::compile::{Compiled, Encoded};
 use crate::publish::Applied;
@@ -106,8 +106,7 @@ impl OfKind {
             self.opened = true;
             // Slices from before are wanted or not when it is known which services are.
             self.sweep = kind != Kind::EndpointSlice;
-            let held = request.initial_versions.into_iter();
-            self.held = held.take(NAMES_MAX).map(held_from_before).collect();
+            self.held = held_from_before(kind, request.initial_versions)?;
         }
         if let Some(answer) = request.answer {
             handled.answered = self.handle_answer(answer);
@@ -446,11 +445,28 @@ fn is_wanted_slice(name: &str, services: &BTreeMap<Arc<str>, u32>) -> bool {
     })
 }
 
-fn held_from_before((name, version): (String, String)) -> (Arc<str>, Held) {
-    let held = Held {
-        version: version.into(),
-        standing: Standing::Acknowledged,
-        aliases: Vec::new(),
-    };
-    (name.into(), held)
+/// What a sidecar says that it holds from an earlier stream: all of it, as what is not known here
+/// could never be removed there.
+fn held_from_before(
+    kind: Kind,
+    versions: HashMap<String, String>,
+) -> Result<BTreeMap<Arc<str>, Held>, SessionError> {
+    let found = versions.len();
+    if found > VERSIONS_MAX {
+        return Err(SessionError::TooManyVersions { kind, found });
+    }
+    let mut held = BTreeMap::new();
+    for (name, version) in versions {
+        let found = name.len().max(version.len());
+        if found > NAME_MAX_BYTES {
+            return Err(SessionError::NameTooLong { found });
+        }
+        let of_name = Held {
+            version: version.into(),
+            standing: Standing::Acknowledged,
+            aliases: Vec::new(),
+        };
+        held.insert(name.into(), of_name);
+    }
+    Ok(held)
 }

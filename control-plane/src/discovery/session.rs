@@ -16,7 +16,10 @@ use crate::publish::Applied;
 
 /// Names that one sidecar may ask for, per kind.
 pub(super) const NAMES_MAX: usize = 20_000;
-/// Longest name that may be asked for, bytes.
+/// Resources that one sidecar may hold from an earlier stream, per kind: as many names as the budget
+/// of an instance has room for. A sidecar that asks for few services may hold many slices of them.
+pub(super) const VERSIONS_MAX: usize = 2 * NAMES_MAX;
+/// Longest name that may be asked for, and longest version, bytes.
 pub(super) const NAME_MAX_BYTES: usize = 512;
 
 /// A request from the wire.
@@ -69,8 +72,20 @@ pub enum SessionError {
         /// How many it would be.
         found: usize,
     },
-    /// It asks for something that cannot be a name.
-    #[error("a name of {found} bytes was asked for, allowed are {NAME_MAX_BYTES}")]
+    /// It holds too much from an earlier stream.
+    #[error(
+        "{found} resources of kind {} held from before, allowed are {VERSIONS_MAX}; drop them and \
+         begin without their versions",
+        kind.as_str()
+    )]
+    TooManyVersions {
+        /// The kind.
+        kind: Kind,
+        /// How many it names.
+        found: usize,
+    },
+    /// It says something that cannot be a name or a version.
+    #[error("a name or version of {found} bytes, allowed are {NAME_MAX_BYTES}")]
     NameTooLong {
         /// Its length.
         found: usize,

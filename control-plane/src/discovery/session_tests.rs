@@ -311,6 +311,26 @@ fn asking_is_bounded() {
     assert!(matches!(error, SessionError::TooManyNames { .. }));
 }
 
+#[test]
+fn what_is_held_from_before_is_bounded_and_never_cut() {
+    let open = |versions: usize| {
+        let versions = (0..versions).map(|n| (n.to_string(), "1".to_owned()));
+        let request = Request {
+            initial_versions: versions.collect(),
+            ..Request::default()
+        };
+        let mut stream = Stream(Session::default());
+        let opened = stream.0.handle_request(KIND, request);
+        opened.map(|_| stream)
+    };
+    let error = open(VERSIONS_MAX + 1).err();
+    let (kind, found) = (KIND, VERSIONS_MAX + 1);
+    assert_eq!(error, Some(SessionError::TooManyVersions { kind, found }));
+    let mut stream = open(VERSIONS_MAX).unwrap();
+    let removed = stream.push(&world(1, &[])).unwrap().removed;
+    assert_eq!(removed.len(), VERSIONS_MAX, "nobody asked for any of it");
+}
+
 /// A sidecar as ours is, at the far end of two queues.
 #[derive(Debug, Default)]
 struct Sidecar {

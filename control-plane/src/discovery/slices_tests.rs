@@ -214,6 +214,23 @@ fn after_a_reconnect_only_the_difference() {
     assert_eq!(settle(&mut session, &world), [difference, "+shop/web"]);
 }
 
+/// A sidecar that asks for few services may hold more slices than names may be asked for.
+#[test]
+fn slices_are_removed_however_many_are_held() {
+    let known = world(1, &[("shop/web", kept(80, &[1]))]);
+    let wanted = known.find(Kind::EndpointSlice, "shop/web/0-1").unwrap();
+    let stale = (0..NAMES_MAX + 1_000).map(|n| format!("shop/gone-{:05}/{}-4", n / 4, n % 4));
+    let stale: Vec<String> = stale.collect();
+    let mut held: Vec<(&str, &str)> = stale.iter().map(|name| (&**name, "1")).collect();
+    held.push(("shop/web/0-1", &wanted.version));
+    let mut session = open(&held, &["shop/web"]);
+    let said = settle(&mut session, &known).join(" ");
+    let removed = said.split(' ').filter(|name| name.starts_with('-'));
+    assert_eq!(removed.count(), stale.len());
+    let left: Vec<&str> = session.held(Kind::EndpointSlice).map(|(n, _)| n).collect();
+    assert_eq!(left, ["shop/web/0-1"]);
+}
+
 #[test]
 fn they_are_not_asked_for_by_name() {
     let mut session = Session::default();

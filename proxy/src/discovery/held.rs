@@ -249,6 +249,13 @@ impl Holdings {
         names
     }
 
+    /// Forgets every slice, so that all of them come again: for when they are too many to be named on
+    /// reconnect. Services that are in force stay so, with the slices that they are put together from.
+    pub(super) fn forget_slices(&mut self) {
+        self.held
+            .retain(|(kind, _), _| *kind != Kind::EndpointSlice);
+    }
+
     /// How many names are asked for.
     pub(super) fn asked(&self) -> usize {
         self.subscribed.len()

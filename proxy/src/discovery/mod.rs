@@ -37,6 +37,16 @@ enum StreamEnd {
     Closed,
 }
 
+impl StreamEnd {
+    /// Whether what is held could not be told, because it is too much.
+    fn is_too_much_held(&self) -> bool {
+        match self {
+            Self::Status(status) => status.code() == tonic::Code::OutOfRange,
+            Self::Closed => false,
+        }
+    }
+}
+
 impl From<tonic::Status> for StreamEnd {
     fn from(status: tonic::Status) -> Self {
         Self::Status(Box::new(status))
@@ -154,6 +164,9 @@ impl Client {
             };
             self.connected.send_replace(false);
             tracing::warn!(reason = %end, "discovery stream ended");
+            if end.is_too_much_held() {
+                self.holdings.forget_slices();
+            }
             self.save();
             let wait = backoff.next(fastrand::f64());
             self.noting(lines.pause(wait)).await;

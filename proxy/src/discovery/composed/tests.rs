@@ -132,6 +132,22 @@ fn in_force(holdings: &Holdings) -> Option<State> {
 const FIVE: [(&str, u32); 5] = [("a", 1), ("b", 1), ("c", 1), ("d", 1), ("e", 1)];
 
 #[test]
+fn slices_that_are_forgotten_come_again_and_the_service_stays_in_force() {
+    let (before, after) = (state(80, 2, &FIVE), state(80, 2, &FIVE[1..]));
+    let mut holdings = Holdings::default();
+    take_all(&mut holdings, &before);
+    holdings.forget_slices();
+    assert!(holdings.versions(Kind::EndpointSlice).is_empty());
+    assert_eq!(holdings.versions(Kind::Service).len(), 1);
+    assert_eq!(in_force(&holdings), Some(before.clone()));
+    let [first, second] = after.slices().try_into().unwrap();
+    take(&mut holdings, first);
+    assert_eq!(in_force(&holdings), Some(before), "one is missing");
+    take(&mut holdings, second);
+    assert_eq!(in_force(&holdings), Some(after));
+}
+
+#[test]
 fn every_order_of_arrival_composes_the_same() {
     let state = state(80, 2, &FIVE);
     let orders = [
