@@ -17,7 +17,7 @@ use weft_proto::resource::Kind;
 use weft_proto::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use weft_proto::xds_core::node::UserAgentVersionType;
 
-use super::{Answer, Answered, Push, Request as Asked, Session, SessionError};
+use super::{Answer, Answered, Push, Rejection, Request as Asked, Session, SessionError};
 use crate::budget::{NAMES_PER_TURN, StreamKind};
 use crate::identity::Identities;
 use crate::peer::PeerIdentity;
@@ -187,25 +187,32 @@ impl Conversation {
             }
             Answered::Rejected => {
                 counters.nacks.fetch_add(1, Ordering::Relaxed);
-                let instance = &self.peer.instance;
-                for (kind, name, reason) in self.session.rejected() {
-                    let kind = kind.as_str();
-                    tracing::warn!(%instance, kind, name, reason, "rejected by a sidecar");
-                }
             }
         }
-        if handled.answered != Answered::No {
-            self.show_rejected();
-        }
+        self.show_rejected();
         Ok(handled.opened || asks)
     }
 
-    fn show_rejected(&self) {
-        let named = |(kind, name, reason): (Kind, &str, &str)| {
-            (format!("{}/{name}", kind.as_str()), reason.to_owned())
-        };
-        let rejected = self.session.rejected().map(named).collect();
-        self.subscription.show(|view| view.rejected = rejected);
+    fn show_rejected(&mut self) {
+        let rejections = self.session.take_rejections();
+        if rejections.is_empty() {
+            return;
+        }
+        for Rejection { kind, name, reason } in &rejections {
+            if let Some(reason) = reason {
+                let (instance, kind) = (&self.peer.instance, kind.as_str());
+                tracing::warn!(%instance, kind, %name, reason, "rejected by a sidecar");
+            }
+        }
+        self.subscription.show(|view| {
+            for Rejection { kind, name, reason } in rejections {
+                let resource = format!("{}/{name}", kind.as_str());
+                match reason {
+                    Some(reason) => view.rejected.insert(resource, reason),
+                    None => view.rejected.remove(&resource),
+                };
+            }
+        });
     }
 
     /// Sends what is due.

@@ -8,5 +8,5 @@ mod session;
 
 pub use service::DiscoveryServer;
 pub use session::{
-    Answer, Answered, Handled, Held, Push, Request, Session, SessionError, Standing,
+    Answer, Answered, Handled, Held, Push, Rejection, Request, Session, SessionError, Standing,
 };

@@ -66,6 +66,8 @@ pub(super) struct OfKind {
     pub(super) due: BTreeSet<Arc<str>>,
     /// Resources that the sidecar is to drop, though nobody leads to them any more.
     unwanted: BTreeSet<Arc<str>>,
+    /// Resources of which it has changed whether they are rejected, with the reason of those that are.
+    pub(super) rejections: BTreeMap<Arc<str>, Option<String>>,
     /// Whether what is held from an earlier stream is still to be compared with what is wanted.
     pub(super) sweep: bool,
     outstanding: Option<Outstanding>,
@@ -199,7 +201,17 @@ impl OfKind {
         if outstanding.is_some_and(|outstanding| outstanding.sent.contains_key(resource)) {
             self.unwanted.insert(Arc::clone(resource));
         } else {
-            self.held.remove(resource);
+            self.set_held(resource, None);
+        }
+    }
+
+    fn set_held(&mut self, name: &Arc<str>, held: Option<Held>) {
+        let before = match held {
+            Some(held) => self.held.insert(Arc::clone(name), held),
+            None => self.held.remove(name),
+        };
+        if before.is_some_and(|before| before.is_rejected()) {
+            self.rejections.insert(Arc::clone(name), None);
         }
     }
 
@@ -227,7 +239,11 @@ impl OfKind {
             {
                 held.standing = match reason {
                     None => Standing::Acknowledged,
-                    Some(reason) => Standing::Rejected { reason },
+                    Some(reason) => {
+                        let rejection = Some(reason.clone());
+                        self.rejections.insert(Arc::clone(name), rejection);
+                        Standing::Rejected { reason }
+                    }
                 };
             }
         }
@@ -392,7 +408,7 @@ impl OfKind {
         compiled: &Compiled,
     ) -> Push {
         for name in &plan.removed {
-            self.held.remove(name);
+            self.set_held(name, None);
         }
         for resource in &plan.resources {
             let held = Held {
@@ -400,7 +416,7 @@ impl OfKind {
                 standing: Standing::Sent,
                 aliases: resource.aliases.clone(),
             };
-            self.held.insert(Arc::clone(&resource.name), held);
+            self.set_held(&resource.name, Some(held));
         }
         for name in plan.leading.values().flatten() {
             if let Some(asked) = self.asked.get_mut(name) {

@@ -153,6 +153,27 @@ pub struct Held {
     pub(super) aliases: Vec<Arc<str>>,
 }
 
+impl Held {
+    /// Whether the sidecar did not take it.
+    pub(super) fn is_rejected(&self) -> bool {
+        match self.standing {
+            Standing::Rejected { .. } => true,
+            Standing::Sent | Standing::Acknowledged => false,
+        }
+    }
+}
+
+/// A resource of which it has changed whether the sidecar rejects it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Why it is rejected; `None` where it is not any more.
+    pub reason: Option<String>,
+}
+
 /// One stream.
 #[derive(Debug, Default)]
 pub struct Session {
@@ -303,15 +324,18 @@ impl Session {
         self.kinds.values().map(|of_kind| of_kind.held.len()).sum()
     }
 
-    /// What it did not take, by kind and name, with the reason.
-    pub fn rejected(&self) -> impl Iterator<Item = (Kind, &str, &str)> {
-        self.kinds.iter().flat_map(|(kind, of_kind)| {
-            let held = of_kind.held.iter();
-            held.filter_map(|(name, held)| match &held.standing {
-                Standing::Rejected { reason } => Some((*kind, &**name, reason.as_str())),
-                Standing::Sent | Standing::Acknowledged => None,
-            })
-        })
+    /// What has been rejected, or is rejected no more, since this was asked last.
+    pub fn take_rejections(&mut self) -> Vec<Rejection> {
+        let mut rejections = Vec::new();
+        for (kind, of_kind) in &mut self.kinds {
+            let of_kind = std::mem::take(&mut of_kind.rejections);
+            rejections.extend(of_kind.into_iter().map(|(name, reason)| Rejection {
+                kind: *kind,
+                name,
+                reason,
+            }));
+        }
+        rejections
     }
 }
 

@@ -244,6 +244,48 @@ fn rejections_are_kept_by_resource() {
     }
 }
 
+/// However much is held: what is shown of a stream is not gone through with every answer.
+#[test]
+fn only_rejections_that_are_news_are_told() {
+    let mut stream = opened();
+    let names: Vec<String> = (0..1_000).map(|n| format!("shop/s{n}")).collect();
+    let all = |serial: u64, first: u32| {
+        let resources = names.iter().map(|name| match name.as_str() {
+            "shop/s0" => resource(name, first, &[]),
+            _ => resource(name, 1, &[]),
+        });
+        Compiled::of(serial, resources.collect())
+    };
+    let news = |stream: &mut Stream| {
+        let rejections = stream.0.take_rejections().into_iter();
+        let news = rejections.map(|news| (news.name.to_string(), news.reason));
+        news.collect::<Vec<_>>()
+    };
+    let first = "shop/s0".to_owned();
+    stream.send(ask(&names.iter().map(String::as_str).collect::<Vec<_>>()));
+    let push = stream.push(&all(1, 1)).unwrap();
+    stream.send(answer(&push, Some("shop/s0: no\nshop/s1: never")));
+    let two = [
+        (first.clone(), Some("no".to_owned())),
+        ("shop/s1".to_owned(), Some("never".to_owned())),
+    ];
+    assert_eq!(news(&mut stream), two);
+    // It is rejected again: once sent, it is not known whether it is.
+    let push = stream.push(&all(2, 2)).unwrap();
+    assert_eq!(news(&mut stream), [(first.clone(), None)]);
+    stream.send(answer(&push, Some("shop/s0: still no")));
+    assert_eq!(
+        news(&mut stream),
+        [(first.clone(), Some("still no".to_owned()))]
+    );
+    let push = stream.push(&all(3, 3)).unwrap();
+    stream.send(answer(&push, None));
+    assert_eq!(news(&mut stream), [(first, None)]);
+    stream.send(drop(&["shop/s1", "shop/s2"]));
+    assert_eq!(news(&mut stream), [("shop/s1".to_owned(), None)]);
+    assert!(news(&mut stream).is_empty());
+}
+
 #[test]
 fn after_a_reconnect_only_the_difference() {
     let known = world(1, &[("shop/a", 1, &["x"]), ("shop/b", 1, &[])]);
