@@ -61,6 +61,8 @@ pub struct Changes {
     pub compiled: u64,
     /// Resources that came, changed or went.
     pub changed: u64,
+    /// Services whose endpoints are in another number of slices than before.
+    pub divided: Vec<(ServiceName, u32)>,
 }
 
 /// Brings what is compiled up to date with the world; `dirty` says what may be different.
@@ -223,7 +225,14 @@ impl Work<'_> {
             let before = self.compiled.slices.get(&name).copied().unwrap_or(0);
             let shape = self.inside(&name);
             let count = match &shape {
-                Some(_) => slices_for(self.world.endpoints_len(&name), before),
+                Some(_) => {
+                    // After a restart nothing is compiled yet, and the record says what was.
+                    let last = match before {
+                        0 => self.world.slices_of(&name),
+                        before => before,
+                    };
+                    slices_for(self.world.endpoints_len(&name), last)
+                }
                 None => 0,
             };
             let text = name.to_string();
@@ -235,7 +244,10 @@ impl Work<'_> {
                 self.dirty.services.insert(name.clone());
                 match count {
                     0 => self.compiled.slices.remove_cow(&name),
-                    count => self.compiled.slices.insert_cow(name.clone(), count),
+                    count => {
+                        self.changes.divided.push((name.clone(), count));
+                        self.compiled.slices.insert_cow(name.clone(), count)
+                    }
                 };
             }
             let Some(shape) = shape else {

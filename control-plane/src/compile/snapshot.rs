@@ -12,6 +12,7 @@ use super::{
     compile,
 };
 use crate::model::{Document, ObjectName, ResourceKey, RouteKind};
+use crate::world::addresses::AddressRecord;
 use crate::world::dirty::Dirty;
 use crate::world::{Delta, World};
 
@@ -38,24 +39,27 @@ impl Snapshot {
         Self { world, compiled }
     }
 
-    /// Takes changes; `now` is in seconds since the Unix epoch. With what has changed, virtual
-    /// addresses that are to be written down.
+    /// Takes changes; `now` is in seconds since the Unix epoch. With what has changed, what is to be
+    /// written down of names.
     pub fn apply(
         &mut self,
         deltas: impl IntoIterator<Item = Delta>,
         now: i64,
-    ) -> (Changes, Vec<crate::world::addresses::AddressRecord>) {
+    ) -> (Changes, Vec<AddressRecord>) {
         let mut dirty = Dirty::default();
         for delta in deltas {
             self.world.apply(delta, now, &mut dirty);
         }
-        let addresses = std::mem::take(&mut dirty.addresses);
+        let mut records = std::mem::take(&mut dirty.addresses);
         let changes = compile(&self.world, dirty, &mut self.compiled);
-        (changes, addresses)
+        for (name, slices) in &changes.divided {
+            self.world.set_slices(name, *slices, &mut records);
+        }
+        (changes, records)
     }
 
     /// Lets the addresses of names rest that do not exist; what is to be written down.
-    pub fn release_unused(&mut self, now: i64) -> Vec<crate::world::addresses::AddressRecord> {
+    pub fn release_unused(&mut self, now: i64) -> Vec<AddressRecord> {
         let mut dirty = Dirty::default();
         self.world.release_unused(now, &mut dirty);
         dirty.addresses

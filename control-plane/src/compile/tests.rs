@@ -8,6 +8,7 @@ use super::*;
 use crate::model::{ResourceKey, read};
 use crate::registry::Entry;
 use crate::world::Delta;
+use crate::world::addresses::VirtualAddresses;
 use crate::world::facts::Stated;
 
 /// A document as the store has it.
@@ -339,6 +340,39 @@ fn a_readiness_flip_is_one_slice() {
     );
 }
 
+/// The number of slices depends on how many endpoints there were before.
+#[test]
+fn endpoints_are_divided_after_a_restart_as_before() {
+    let workload = |n: u32| Workload::of(&format!("shop/w{n}"), "shop/web", 80).delta();
+    let gone = |n: u32| Delta::WorkloadGone(format!("shop/w{n}").parse().unwrap());
+    let web = || service("shop/web", &[80]);
+    let mut before = Snapshot::new(World::of_nobody());
+    let mut records = BTreeMap::new();
+    let mut apply = |snapshot: &mut Snapshot, deltas: Vec<Delta>| {
+        let (_, noted) = snapshot.apply(deltas, 0);
+        let many = noted.len();
+        records.extend(noted);
+        many
+    };
+    let all = std::iter::once(web()).chain((0..90).map(workload));
+    assert_eq!(apply(&mut before, all.collect()), 1, "its address");
+    let grown = (90..200).map(workload).collect();
+    assert_eq!(apply(&mut before, grown), 1, "its slices");
+    assert_eq!(apply(&mut before, (100..200).map(gone).collect()), 0);
+    assert_eq!(before.world.slices_of(&"shop/web".parse().unwrap()), 4);
+
+    let records = records.into_iter();
+    let records = records.filter_map(|(name, assigned)| Some((name, assigned?)));
+    let (addresses, _) = VirtualAddresses::restore(records);
+    let empty = World::of_nobody();
+    let empty = World::new(empty.config(), empty.bundle().clone(), addresses);
+    let mut after = Snapshot::new(empty);
+    let all = std::iter::once(web()).chain((0..100).map(workload));
+    let (_, noted) = after.apply(all, 0);
+    assert_eq!(noted, [], "all of it is on record");
+    assert_eq!(everything(&after.compiled), everything(&before.compiled));
+}
+
 #[test]
 fn what_changes_no_rendered_byte_is_told_to_nobody() {
     let mut found = with([Workload::of("shop/w", "shop/a", 80).delta()]);
@@ -549,11 +583,7 @@ proptest! {
                 + new.keys().filter(|k| !old.contains_key(*k)).count();
             prop_assert_eq!(changes.changed > 0, changed > 0);
         }
-        let mut anew = Compiled {
-            // How many slices there are depends on how many there were.
-            slices: found.compiled.slices.clone(),
-            ..Compiled::default()
-        };
+        let mut anew = Compiled::default();
         let mut dirty = Dirty::default();
         found.world.touch_all(&mut dirty);
         compile(&found.world, dirty, &mut anew);

@@ -1,4 +1,5 @@
-//! Virtual addresses: which service has which, durable, and not given to another name for 30 days.
+//! What is kept of a service beside the documents: its virtual address, which is not given to another
+//! name for 30 days, and the number of its slices.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -14,13 +15,18 @@ const INDEX_MAX: u32 = 0xffff;
 /// A virtual address is not given to another name for this long, seconds.
 const REST: i64 = 30 * 24 * 3600;
 
-/// An address on record.
+/// What is on record of a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assigned {
-    /// Its index in the range.
+    /// The index of its address in the range.
     pub index: u32,
     /// When the service ceased to exist, seconds since the Unix epoch; `None` while it exists.
     pub released: Option<i64>,
+    /// How many slices its endpoints are in; 0 before there were any. The number depends on how many
+    /// there were before (`weft_core::slices`): without it a restart could divide the endpoints in
+    /// another way, and everybody would get all of them anew.
+    #[serde(default)]
+    pub slices: u32,
 }
 
 /// What is to be written down of a name; `None` removes its record.
@@ -83,6 +89,7 @@ impl VirtualAddresses {
         let assigned = Assigned {
             index,
             released: None,
+            slices: 0,
         };
         if let Some(previous) = self.holders.insert_cow(index, name.clone()) {
             self.by_name.remove_cow(&previous);
@@ -98,6 +105,27 @@ impl VirtualAddresses {
             && assigned.released.is_none()
         {
             assigned.released = Some(now);
+            records.push((name.clone(), Some(*assigned)));
+        }
+    }
+
+    /// How many slices the endpoints of a service were in last; 0 where that is not known.
+    pub fn slices_of(&self, name: &ServiceName) -> u32 {
+        self.by_name.get(name).map_or(0, |assigned| assigned.slices)
+    }
+
+    /// Notes in how many slices the endpoints of a service are. One slice is what a service has
+    /// without a record; that is not written down by itself.
+    pub fn set_slices(
+        &mut self,
+        name: &ServiceName,
+        slices: u32,
+        records: &mut Vec<AddressRecord>,
+    ) {
+        if let Some(assigned) = self.by_name.get_mut_cow(name)
+            && assigned.slices.max(1) != slices
+        {
+            assigned.slices = slices;
             records.push((name.clone(), Some(*assigned)));
         }
     }
@@ -175,7 +203,11 @@ mod tests {
 
     #[test]
     fn two_records_of_one_index_are_one_holders() {
-        let at = |released| Assigned { index: 7, released };
+        let at = |released| Assigned {
+            index: 7,
+            released,
+            slices: 0,
+        };
         let records = [
             (name(1), at(Some(3))),
             (name(2), at(None)),

@@ -25,7 +25,7 @@ use weft_core::route::Fault;
 use crate::model::{MeshConfigSpec, ObjectName, ResourceKey, ServiceSpec};
 use crate::registry::Entry;
 
-use addresses::VirtualAddresses;
+use addresses::{AddressRecord, VirtualAddresses};
 use dirty::Dirty;
 use facts::{ExternalEntry, PolicyEntry, RateLimitEntry, RouteEntry, RouteKey, Stated};
 use index::{Endpoints, Index, Map};
@@ -223,6 +223,22 @@ impl World {
     /// The virtual addresses of a service.
     pub fn addresses_of(&self, name: &ServiceName) -> Vec<IpAddr> {
         self.addresses.of(name)
+    }
+
+    /// How many slices the endpoints of a service were in last; 0 where that is not known.
+    pub fn slices_of(&self, name: &ServiceName) -> u32 {
+        self.addresses.slices_of(name)
+    }
+
+    /// Notes in how many slices the endpoints of a service are; what is to be written down is
+    /// appended.
+    pub fn set_slices(
+        &mut self,
+        name: &ServiceName,
+        slices: u32,
+        records: &mut Vec<AddressRecord>,
+    ) {
+        self.addresses.set_slices(name, slices, records);
     }
 
     /// What was asked for of a service.

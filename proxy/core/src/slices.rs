@@ -83,7 +83,8 @@ pub fn slice_of(instance: &str, count: u32) -> u32 {
 }
 
 /// How many slices `endpoints` of a service in the mesh are to be in, a power of two, where they
-/// are in `now` at present (0: in none yet). One that has no endpoints has one empty slice.
+/// are in `now` at present (0: in none yet). One that has no endpoints has one empty slice. Since the
+/// answer depends on `now`, a sender that restarts has to know it from before.
 pub fn slices_for(endpoints: usize, now: u32) -> u32 {
     let mut count = now.clamp(1, SLICES_MAX).next_power_of_two();
     while count < SLICES_MAX && endpoints > GROW_ABOVE * count as usize {
