@@ -11,8 +11,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
 use super::{
-    ANONYMOUS_CALLS_MAX, ANONYMOUS_KEPT_MIN, ANONYMOUS_LIFE_MAX, Bucket, FIRST_CALL_TIMEOUT, IDLE_TIMEOUT, Limits,
-    Reason, Refusal,
+    ANONYMOUS_CALLS_MAX, ANONYMOUS_KEPT_MIN, ANONYMOUS_LIFE_MAX, Bucket, FIRST_CALL_TIMEOUT,
+    IDLE_TIMEOUT, Limits, Reason, Refusal,
 };
 
 /// Sources that are remembered without a connection.

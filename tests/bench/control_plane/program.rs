@@ -58,7 +58,11 @@ impl ControlPlane {
         let status = control_plane.admin.get("/v1/status").await;
         let workloads = status.expect("a status")["workloads"].as_u64();
         let expected = (world.services * ENDPOINTS_EACH) as u64;
-        assert_eq!(workloads, Some(expected), "what is in the store is in the mesh");
+        assert_eq!(
+            workloads,
+            Some(expected),
+            "what is in the store is in the mesh"
+        );
         (control_plane, took)
     }
 

@@ -57,7 +57,8 @@ pub(crate) fn endpoint(service: usize, index: usize, weight: u32) -> Entry {
 
 /// Every endpoint of so many services.
 pub(crate) fn endpoints(services: usize) -> impl Iterator<Item = Entry> {
-    (0..services).flat_map(|service| (0..ENDPOINTS_EACH).map(move |index| endpoint(service, index, 100)))
+    (0..services)
+        .flat_map(|service| (0..ENDPOINTS_EACH).map(move |index| endpoint(service, index, 100)))
 }
 
 /// Documents and endpoints of a world, as a source would tell of them.

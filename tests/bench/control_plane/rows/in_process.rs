@@ -82,7 +82,9 @@ impl Sidecar {
         let mut bytes = 0;
         while let Some(push) = self.session.poll_push(&snapshot.compiled) {
             let resources = push.resources.iter();
-            bytes += resources.map(|encoded| encoded.envelope.len()).sum::<usize>();
+            bytes += resources
+                .map(|encoded| encoded.envelope.len())
+                .sum::<usize>();
             self.unanswered.push(push);
         }
         bytes
