@@ -21,7 +21,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use weft_control_plane::app::ControlPlaneArgs;
+use weft_control_plane::args::ControlPlaneArgs;
 use weft_proxy::config::ProxyArgs;
 use weft_proxy::intercept::InterceptArgs;
 use weft_proxy::nest;

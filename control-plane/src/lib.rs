@@ -9,6 +9,7 @@
 
 pub mod api;
 pub mod app;
+pub mod args;
 pub mod backup;
 pub mod budget;
 pub mod clock;

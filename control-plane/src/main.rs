@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use weft_control_plane::app::{self, ControlPlaneArgs};
+use weft_control_plane::app;
+use weft_control_plane::args::ControlPlaneArgs;
 
 /// The control plane of the Weft service mesh.
 #[derive(Debug, Parser)]

@@ -12,7 +12,8 @@ use weft_api::client::{Client, ClientError};
 
 use super::types::*;
 use super::{Status, Who, admin_router, bind_unix, join_router, serve_unix};
-use crate::app::{Settings, assemble};
+use crate::app::assemble;
+use crate::args::Settings;
 use crate::budget::Limits;
 use crate::identity::ca::Authority;
 use crate::model::Problem;

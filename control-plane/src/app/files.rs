@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::AppError;
+use crate::args::ArgumentError;
 
 pub(super) fn make_dir(dir: &Path) -> Result<(), AppError> {
     use std::os::unix::fs::DirBuilderExt;
@@ -62,7 +63,7 @@ pub(super) fn write_private(path: &Path, content: &[u8]) -> Result<(), AppError>
 pub(super) fn init_log(level: &str) -> Result<(), AppError> {
     use std::io::IsTerminal;
     let filter = tracing_subscriber::EnvFilter::try_new(format!("warn,weft_control_plane={level}"));
-    let filter = filter.map_err(|error| AppError::Argument(format!("--log-level: {error}")))?;
+    let filter = filter.map_err(ArgumentError::LogLevel)?;
     // A second initialisation, in a test, keeps the first.
     let _already_there = tracing_subscriber::fmt()
         .with_env_filter(filter)

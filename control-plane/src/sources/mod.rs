@@ -1,5 +1,5 @@
 //! Sources: each turns what it sees into changes of facts. A new source is a new file (or folder)
-//! here, and a line in `app.rs`.
+//! here, and a line in `app/assemble.rs`.
 
 mod identities;
 mod registry;

@@ -1,0 +1,124 @@
+//! Everything that is behind the listeners, made and started.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+
+use super::AppError;
+use crate::args::Settings;
+use crate::budget::Limits;
+use crate::clock::SystemClock;
+use crate::health::Health;
+use crate::identity::Identities;
+use crate::identity::ca::Authority;
+use crate::model::Document;
+use crate::parts::Parts;
+use crate::peers::Peers;
+use crate::pipeline::{self, Pipeline, virtual_ranges};
+use crate::publish::Publisher;
+use crate::registry::{self, Observations, Registrations};
+use crate::sources::{IdentitySource, RegistrySource, Source, StoreSource};
+use crate::store::{RedbStore, Store};
+use crate::supervise::Supervisor;
+
+/// Everything that is behind the listeners; its tasks run when it is returned.
+pub fn assemble(
+    tasks: &mut Supervisor,
+    settings: Settings,
+    limits: Limits,
+    store: Arc<dyn Store>,
+    authority: Arc<Authority>,
+) -> Result<Arc<Parts>, AppError> {
+    let trust_domain = authority.trust_domain().clone();
+    let writer = Arc::clone(&store);
+    tasks.spawn("store", async move { writer.died().await });
+    let identities = Identities::open(
+        Arc::clone(&store),
+        authority,
+        settings.leaf_ttl,
+        Arc::new(SystemClock),
+    )?;
+    let peers = Peers::new(limits);
+    let registrations = Registrations::open(
+        Arc::clone(&store),
+        Arc::clone(&identities),
+        Arc::clone(&peers),
+        registry::Settings {
+            grace: settings.grace,
+            virtual_ranges: virtual_ranges(),
+        },
+        Arc::new(SystemClock),
+    )?;
+    let observations = Arc::<Observations>::default();
+    let publisher = Arc::<Publisher>::default();
+    // A new source is one more line here.
+    let mut sources: Vec<Box<dyn Source>> = vec![
+        Box::new(StoreSource::new(Arc::clone(&store))),
+        Box::new(RegistrySource::new(Arc::clone(registrations.changes()))),
+        Box::new(IdentitySource::new(Arc::clone(&identities))),
+    ];
+    let config = pipeline::settings(trust_domain, settings.workload_ranges);
+    let pipeline = Pipeline::open(
+        Arc::clone(&store),
+        Arc::clone(&publisher),
+        config,
+        &mut sources,
+    )?;
+    tasks.spawn("clearing", Arc::clone(&identities).keep_cleared());
+    tasks.spawn("peers", Arc::clone(&peers).keep(Arc::clone(&identities)));
+    tasks.spawn("expiry", Arc::clone(&registrations).keep_expired());
+    tasks.spawn("observations", Arc::clone(&observations).keep());
+    let following = Arc::clone(&pipeline);
+    tasks.spawn("pipeline", async move {
+        let error = following.run(sources).await;
+        tracing::error!(%error, "a source has failed");
+    });
+    Ok(Arc::new(Parts {
+        store,
+        identities,
+        peers,
+        registrations,
+        observations,
+        pipeline,
+        publisher,
+    }))
+}
+
+/// Opens the store, without rows that the operator gives up. A document that cannot be used stops
+/// the start: the mesh would otherwise run without a policy that was asked for.
+pub(super) fn open_store(dir: &Path, discard: &[String]) -> Result<Arc<RedbStore>, AppError> {
+    for row in discard {
+        let kept = RedbStore::discard(dir, row)?;
+        tracing::warn!(row, kept = %kept.display(), "an unreadable row was discarded");
+    }
+    let store = RedbStore::open(dir)?;
+    for resource in store.list()?.resources {
+        if let Err(problems) = Document::from_value(resource.document.clone()) {
+            let problem = problems.first().map(ToString::to_string);
+            return Err(resource.unreadable(&problem.unwrap_or_default()).into());
+        }
+    }
+    Ok(store)
+}
+
+/// What has to work, and what has to have happened before sidecars are told anything.
+pub(super) fn health_of(parts: &Arc<Parts>) -> Health {
+    let store = Arc::clone(&parts.store);
+    let pipeline = Arc::clone(&parts.pipeline);
+    Health::default()
+        .with_pulse("pipeline", Arc::clone(parts.pipeline.pulse()))
+        .with_alive("store", move || {
+            let died = store.died().now_or_never().is_some();
+            std::future::ready(match died {
+                true => Err("its writer has died".to_owned()),
+                false => Ok(()),
+            })
+        })
+        .with_ready("pipeline", move || {
+            std::future::ready(match pipeline.snapshot().compiled.generation {
+                0 => Err("nothing has been compiled yet".to_owned()),
+                _ => Ok(()),
+            })
+        })
+}

@@ -1,0 +1,186 @@
+//! What is listened on, and what is served there.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use weft_proto::identity::identity_server::IdentityServer;
+use weft_proto::ratelimit::rate_limits_server::RateLimitsServer;
+use weft_proto::registry::registry_server::RegistryServer;
+
+use super::AppError;
+use crate::api::{self, Status, Who};
+use crate::budget::{MESSAGE_MAX_BYTES, SIGN_MESSAGE_MAX_BYTES};
+use crate::discovery::DiscoveryServer;
+use crate::discovery::grpc::DiscoveryService;
+use crate::health::{self, Health};
+use crate::identity::ca::Authority;
+use crate::identity::grpc::IdentityService;
+use crate::metrics;
+use crate::parts::Parts;
+use crate::ratelimit::Leases;
+use crate::ratelimit::grpc::RateLimitService;
+use crate::registry::Departures;
+use crate::registry::grpc::RegistryService;
+use crate::supervise::Supervisor;
+use crate::tls::{self, Purpose};
+use crate::transport::{self, Sidecars};
+
+/// What every listener is served with.
+pub(super) struct Listeners {
+    pub(super) parts: Arc<Parts>,
+    /// How long a workload without a stream is kept.
+    pub(super) grace: Duration,
+    pub(super) own: OwnCertificate,
+    pub(super) health: Arc<Health>,
+    pub(super) stop: CancellationToken,
+}
+
+impl Listeners {
+    /// The admin API on its socket, the first, and, where operators are listened for, over TLS; and
+    /// the join socket.
+    pub(super) fn serve_api(
+        &self,
+        tasks: &mut Supervisor,
+        [admin_socket, join_socket]: [api::Socket; 2],
+        status: &Status,
+        operators: Option<TcpListener>,
+    ) -> Result<(), AppError> {
+        let (parts, stop) = (&self.parts, &self.stop);
+        let admin = api::admin_router(Arc::clone(parts), status.clone());
+        let admin = admin.merge(health::router(&self.health));
+        let join = api::join_router(Arc::clone(parts), status.advertised.clone());
+        if let Some(listener) = operators {
+            let tls = self.own.tls(tasks, Purpose::Operators)?;
+            let operators = api::Operators {
+                router: admin.clone(),
+                identities: Arc::clone(&parts.identities),
+                peers: Arc::clone(&parts.peers),
+            };
+            let ends = stop.clone();
+            let serve = move |connection| operators.clone().serve(connection, ends.clone());
+            let peers = Arc::clone(&parts.peers);
+            let accepting = transport::accept(listener, tls, peers, stop.clone(), serve);
+            tasks.spawn("operators", accepting);
+        }
+        let serving = api::serve_unix(admin, admin_socket, Who::OwnerOnly, stop.clone());
+        tasks.spawn("admin socket", serving);
+        let serving = api::serve_unix(join, join_socket, Who::AnyPeer, stop.clone());
+        tasks.spawn("join socket", serving);
+        Ok(())
+    }
+
+    pub(super) fn serve_metrics(&self, tasks: &mut Supervisor, listener: TcpListener) {
+        let (parts, health) = (Arc::clone(&self.parts), Arc::clone(&self.health));
+        let serving = metrics::serve(listener, parts, health, self.stop.clone());
+        tasks.spawn("metrics", serving);
+    }
+
+    pub(super) async fn serve_sidecars(
+        &self,
+        tasks: &mut Supervisor,
+        listener: TcpListener,
+    ) -> Result<(), AppError> {
+        let tls = self.own.tls(tasks, Purpose::Sidecars)?;
+        let pipeline = Arc::clone(&self.parts.pipeline);
+        let identities = Arc::clone(&self.parts.identities);
+        let leases = Leases::new(pipeline, identities, self.grace);
+        tasks.spawn("leases", Arc::clone(&leases).keep());
+        let peers = Arc::clone(&self.parts.peers);
+        let sidecars = Sidecars {
+            routes: services(&self.parts, leases).await,
+            peers: Arc::clone(&peers),
+            identities: Arc::clone(&self.parts.identities),
+        };
+        let ends = self.stop.clone();
+        let serve = move |connection| transport::serve(connection, sidecars.clone(), ends.clone());
+        let accepting = transport::accept(listener, tls, peers, self.stop.clone(), serve);
+        tasks.spawn("sidecars", accepting);
+        Ok(())
+    }
+}
+
+/// What sidecars may call.
+async fn services(parts: &Arc<Parts>, leases: Arc<Leases>) -> Routes {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<DiscoveryServer>().await;
+    let identity = IdentityServer::new(IdentityService {
+        identities: Arc::clone(&parts.identities),
+    });
+    let registry = RegistryServer::new(RegistryService {
+        registrations: Arc::clone(&parts.registrations),
+        identities: Arc::clone(&parts.identities),
+        observations: Arc::clone(&parts.observations),
+        departures: Arc::clone(&parts.pipeline) as Arc<dyn Departures>,
+    });
+    let rate_limits = RateLimitsServer::new(RateLimitService {
+        peers: Arc::clone(&parts.peers),
+        identities: Arc::clone(&parts.identities),
+        leases,
+    });
+    let discovery = DiscoveryServer::new(DiscoveryService {
+        pipeline: Arc::clone(&parts.pipeline),
+        publisher: Arc::clone(&parts.publisher),
+        peers: Arc::clone(&parts.peers),
+        identities: Arc::clone(&parts.identities),
+    });
+    Routes::new(health_service)
+        .add_service(identity.max_decoding_message_size(SIGN_MESSAGE_MAX_BYTES))
+        .add_service(registry.max_decoding_message_size(MESSAGE_MAX_BYTES))
+        .add_service(rate_limits.max_decoding_message_size(MESSAGE_MAX_BYTES))
+        .add_service(discovery)
+        .prepare()
+}
+
+/// What our own certificates come from.
+pub(super) struct OwnCertificate {
+    pub(super) authority: Arc<Authority>,
+    pub(super) ttl: Duration,
+}
+
+impl OwnCertificate {
+    /// Our own certificate, renewed at half life without a restart.
+    fn tls(&self, tasks: &mut Supervisor, purpose: Purpose) -> Result<tls::ServerTls, AppError> {
+        let ttl = self.ttl;
+        let current = tls::server_config(&self.authority, purpose, ttl)?;
+        let current: tls::ServerTls = Arc::new(ArcSwap::from_pointee(current));
+        let (authority, renewed) = (Arc::clone(&self.authority), Arc::clone(&current));
+        tasks.spawn("own certificate", async move {
+            loop {
+                tokio::time::sleep(ttl / 2).await;
+                // By one of the two listeners.
+                if purpose == Purpose::Sidecars
+                    && let Err(error) = authority.renew(std::time::SystemTime::now())
+                {
+                    tracing::error!(%error, "intermediate not renewed");
+                }
+                match tls::server_config(&authority, purpose, ttl) {
+                    Ok(fresh) => renewed.store(Arc::new(fresh)),
+                    Err(error) => tracing::error!(%error, "own certificate not renewed"),
+                }
+            }
+        });
+        Ok(current)
+    }
+}
+
+pub(super) fn bind(path: &Path) -> Result<api::Socket, AppError> {
+    api::bind_unix(path).map_err(|source| AppError::Listen {
+        address: path.display().to_string(),
+        source,
+    })
+}
+
+pub(super) async fn listen(address: SocketAddr) -> Result<TcpListener, AppError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| AppError::Listen {
+            address: address.to_string(),
+            source,
+        })
+}

@@ -1,0 +1,198 @@
+//! The wiring of the control plane, from top to bottom: the only place that knows everybody.
+
+mod assemble;
+mod files;
+mod listeners;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::DumpableBehavior;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use weft_api::client::{ADMIN_SOCKET, JOIN_SOCKET, default_data_dir};
+
+use crate::api::Status;
+use crate::args::{ArgumentError, ControlPlaneArgs};
+use crate::budget::Limits;
+use crate::identity::ca::{Authority, CaError};
+use crate::store::StoreError;
+use crate::supervise::{Supervisor, TaskEnded};
+
+pub use assemble::assemble;
+use assemble::{health_of, open_store};
+use files::{init_log, lock, make_dir, write_private};
+use listeners::{Listeners, OwnCertificate, bind, listen};
+
+/// Tasks that end by themselves when they are told to stop.
+const LISTENING: [&str; 5] = [
+    "sidecars",
+    "operators",
+    "admin socket",
+    "join socket",
+    "metrics",
+];
+/// How long streams may take to end when the control plane stops.
+const STOP_MAX: Duration = Duration::from_secs(2);
+
+/// Why the control plane does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// Another one runs.
+    #[error("{}: another control plane uses this data directory", .0.display())]
+    Locked(PathBuf),
+    /// Something in the data directory cannot be used.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What happened.
+        source: io::Error,
+    },
+    /// A socket cannot be opened.
+    #[error("listening on {address}: {source}")]
+    Listen {
+        /// Where.
+        address: String,
+        /// What happened.
+        source: io::Error,
+    },
+    /// An argument cannot be used.
+    #[error(transparent)]
+    Argument(#[from] ArgumentError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The authority.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// A task that is needed has ended.
+    #[error(transparent)]
+    Task(#[from] TaskEnded),
+    /// The system.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// Runs the control plane until it is told to stop.
+pub fn run(args: &ControlPlaneArgs) -> Result<(), AppError> {
+    init_log(&args.log_level)?;
+    // A program of the same user must not read the authority's keys from this process's memory.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(io::Error::from)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("weft-control")
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(serve(args));
+    runtime.shutdown_timeout(STOP_MAX);
+    result
+}
+
+/// Raises how many files the process may have open to what the system permits; how many that is.
+fn descriptors() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let found = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: found.maximum,
+        ..found
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
+    let dir = args.data_dir.clone().unwrap_or_else(default_data_dir);
+    make_dir(&dir)?;
+    let _held_until_the_end = lock(&dir)?;
+    let settings = args.settings()?;
+    let trust_domain = args.trust_domain()?;
+    let store = open_store(&dir, &args.discard_unreadable)?;
+    let authority = Arc::new(Authority::open(&dir.join("ca"), trust_domain.clone())?);
+    let own = OwnCertificate {
+        authority: Arc::clone(&authority),
+        ttl: args.leaf_ttl.max(Duration::from_secs(3600)),
+    };
+    let mut tasks = Supervisor::default();
+    let grace = settings.grace;
+    let limits = Limits::for_descriptors(descriptors());
+    let parts = assemble(&mut tasks, settings, limits, store, authority)?;
+    let health = Arc::new(health_of(&parts));
+
+    let listener = listen(args.listen).await?;
+    let address = listener.local_addr()?;
+    let metrics_listener = listen(args.metrics_listen).await?;
+    let metrics_address = metrics_listener.local_addr()?;
+    let advertised = args
+        .advertise
+        .clone()
+        .unwrap_or_else(|| address.to_string());
+    let stop = CancellationToken::new();
+    let admin_listener = match args.admin_listen {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
+    let admin_address = admin_listener.as_ref().map(TcpListener::local_addr);
+
+    let status = Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        trust_domain: trust_domain.to_string(),
+        root_digest: own.authority.root_digest(),
+        data_dir: dir.display().to_string(),
+        address: address.to_string(),
+        advertised,
+        metrics_address: metrics_address.to_string(),
+        admin_address: admin_address
+            .transpose()?
+            .map(|address| address.to_string()),
+    };
+    let listeners = Listeners {
+        parts,
+        grace,
+        own,
+        health,
+        stop,
+    };
+    // Whoever finds a socket, or the file, finds a control plane that goes on: what may fail comes
+    // before anything is answered.
+    let sockets = [
+        bind(&dir.join(ADMIN_SOCKET))?,
+        bind(&dir.join(JOIN_SOCKET))?,
+    ];
+    let text = serde_json::to_vec_pretty(&status).map_err(io::Error::other)?;
+    write_private(&dir.join("addresses.json"), &text)?;
+    listeners.serve_api(&mut tasks, sockets, &status, admin_listener)?;
+    listeners.serve_metrics(&mut tasks, metrics_listener);
+    listeners.serve_sidecars(&mut tasks, listener).await?;
+    listeners.health.set_listening(true);
+
+    tracing::info!(%address, %metrics_address, data_dir = %dir.display(), "ready");
+    tokio::select! {
+        ended = tasks.ended() => return Err(ended.into()),
+        () = stopped() => tracing::info!("stopping"),
+    }
+    listeners.health.set_listening(false);
+    listeners.stop.cancel();
+    // Streams have no end of their own: they are cut when the time for it is over.
+    tasks.stop(STOP_MAX, &LISTENING).await;
+    Ok(())
+}
+
+async fn stopped() {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}

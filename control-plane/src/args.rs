@@ -1,0 +1,161 @@
+//! Arguments of the command line, and what is allowed in them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use weft_core::model::Cidr;
+use weft_core::name::{NameError, TrustDomain};
+
+use crate::identity::ca::{LEAF_TTL_MAX, LEAF_TTL_MIN};
+use crate::model::parse_duration;
+
+/// Starts the control plane.
+///
+/// Examples:
+///   weft control-plane
+///   weft control-plane --data-dir /var/lib/weft --listen 0.0.0.0:15010 --advertise mesh.example:15010
+#[derive(Debug, Clone, Args)]
+#[command(verbatim_doc_comment)]
+pub struct ControlPlaneArgs {
+    /// Where everything is kept [default: /var/lib/weft as root, else ~/.local/state/weft].
+    #[arg(long, env = "WEFT_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Where sidecars connect (discovery, identity, registry); port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:15010")]
+    pub listen: SocketAddr,
+    /// What sidecars are told to connect to, HOST:PORT [default: what is listened on].
+    #[arg(long)]
+    pub advertise: Option<String>,
+    /// Where Prometheus reads; port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:15014")]
+    pub metrics_listen: SocketAddr,
+    /// Where operators with certificates reach the admin API from elsewhere, 0.0.0.0:15080 for
+    /// instance [default: nowhere; the socket in the data directory is always there].
+    #[arg(long)]
+    pub admin_listen: Option<SocketAddr>,
+    /// The trust domain of this mesh; it can't be changed later.
+    #[arg(long, default_value = "weft.local")]
+    pub trust_domain: String,
+    /// Life of a workload's certificate: 10s to 168h (7 days).
+    #[arg(long, default_value = "24h", value_parser = parse_duration)]
+    pub leaf_ttl: Duration,
+    /// How long a workload is kept whose sidecar has lost its stream. More than twice the 3 s in
+    /// which sidecars reconnect.
+    #[arg(long, default_value = "10s", value_parser = parse_duration)]
+    pub grace: Duration,
+    /// Ranges of workloads' own addresses (pods); dialled directly they are mesh traffic.
+    #[arg(long, value_delimiter = ',')]
+    pub workload_range: Vec<String>,
+    /// Starts without a row of the store that cannot be read, named as the error names it. What it
+    /// held is lost to the mesh: of a token, an instance or an operator also that it was revoked.
+    #[arg(long, value_name = "TABLE/KEY@DIGEST")]
+    pub discard_unreadable: Vec<String>,
+    /// What is logged.
+    #[arg(long, default_value = "info", env = "WEFT_LOG")]
+    pub log_level: String,
+}
+
+/// An argument that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ArgumentError {
+    /// The life of a workload's certificate is out of range.
+    #[error("--leaf-ttl: found {0:?}; allowed: 10s to 168h")]
+    LeafTtl(Duration),
+    /// A range of workloads' addresses is none.
+    #[error("--workload-range: found {0:?}; allowed: ADDRESS/PREFIX")]
+    WorkloadRange(String),
+    /// The trust domain is not one.
+    #[error("--trust-domain: {0}")]
+    TrustDomain(#[source] NameError),
+    /// What is to be logged is not understood.
+    #[error("--log-level: {0}")]
+    LogLevel(#[source] tracing_subscriber::filter::ParseError),
+}
+
+/// How workloads and the mesh are looked after.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Life of a workload's certificate.
+    pub leaf_ttl: Duration,
+    /// How long a workload without a stream is kept.
+    pub grace: Duration,
+    /// Ranges of workloads' own addresses.
+    pub workload_ranges: Vec<Cidr>,
+}
+
+impl ControlPlaneArgs {
+    /// The arguments that say how workloads and the mesh are looked after, checked.
+    pub fn settings(&self) -> Result<Settings, ArgumentError> {
+        if !(LEAF_TTL_MIN..=LEAF_TTL_MAX).contains(&self.leaf_ttl) {
+            return Err(ArgumentError::LeafTtl(self.leaf_ttl));
+        }
+        let ranges = self.workload_range.iter().map(|text| {
+            Cidr::parse(text).ok_or_else(|| ArgumentError::WorkloadRange(text.clone()))
+        });
+        Ok(Settings {
+            leaf_ttl: self.leaf_ttl,
+            grace: self.grace,
+            workload_ranges: ranges.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// The trust domain, checked.
+    pub fn trust_domain(&self) -> Result<TrustDomain, ArgumentError> {
+        self.trust_domain
+            .parse()
+            .map_err(ArgumentError::TrustDomain)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ControlPlaneArgs,
+    }
+
+    fn args(line: &[&str]) -> ControlPlaneArgs {
+        let line = ["weft-control-plane"].iter().chain(line);
+        Line::try_parse_from(line).unwrap().args
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_told_with_what_is_allowed() {
+        let cases = [
+            (
+                ["--leaf-ttl", "9s"],
+                "--leaf-ttl: found 9s; allowed: 10s to 168h",
+            ),
+            (
+                ["--leaf-ttl", "169h"],
+                "--leaf-ttl: found 608400s; allowed: 10s to 168h",
+            ),
+            (
+                ["--workload-range", "10.0.0.0/8,10.1"],
+                "--workload-range: found \"10.1\"; allowed: ADDRESS/PREFIX",
+            ),
+        ];
+        for (line, expected) in cases {
+            let error = args(&line).settings().unwrap_err();
+            assert_eq!(error.to_string(), expected);
+        }
+        let error = args(&["--trust-domain", "Not One"]).trust_domain();
+        let error = error.unwrap_err().to_string();
+        assert!(error.starts_with("--trust-domain: "), "{error}");
+    }
+
+    #[test]
+    fn what_is_left_out_can_be_used() {
+        let args = args(&[]);
+        let settings = args.settings().unwrap();
+        assert_eq!(settings.leaf_ttl, Duration::from_secs(24 * 3600));
+        assert_eq!(args.trust_domain().unwrap().to_string(), "weft.local");
+    }
+}
