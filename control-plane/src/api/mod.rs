@@ -1,9 +1,14 @@
-//! The admin API: JSON over HTTP/1.1, on Unix sockets and, for operators with certificates, over TLS. Routes ask [`Parts`] and decide nothing.
+//! The admin API: JSON over HTTP/1.1, on Unix sockets and, for operators with certificates, over
+//! TLS. Routes ask [`Parts`] and decide nothing.
 
 mod asking;
 mod backup;
+mod history;
+mod input;
 mod operators;
+mod preview;
 mod refusal;
+mod resource_status;
 mod resources;
 mod rollback;
 mod serve;
@@ -35,8 +40,8 @@ use operators::create_operator;
 use refusal::{Answer, Refusal, read};
 use types::{JoinAnswer, JoinRequest, NewToken, RevokeRequest, TokenRequest};
 
+pub use input::read_sources;
 pub use operators::Operators;
-pub use resources::read_sources;
 pub(crate) use serve::serve_tcp;
 pub use types::Status;
 use unix::User;
@@ -74,7 +79,7 @@ pub fn admin_router(parts: Arc<Parts>, status: Status) -> Router {
             "/v1/resources/{kind}/{namespace}/{name}",
             delete(resources::remove),
         )
-        .route("/v1/history", get(resources::history))
+        .route("/v1/history", get(history::history))
         .route("/v1/rollback", post(rollback::rollback))
         .route("/v1/backup", get(backup::backup))
         .route("/v1/services", get(views::services))

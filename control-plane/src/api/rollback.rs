@@ -7,9 +7,11 @@ use axum::{Extension, Json};
 use bytes::Bytes;
 
 use super::Admin;
+use super::input::kind;
 use super::operators::{Operator, author};
+use super::preview::{dangling, preview};
 use super::refusal::{Answer, Refusal, read};
-use super::resources::{commit, dangling, kind, preview};
+use super::resources::commit;
 use super::types::{Action, Applied, AuthorQuery, ResourceKey, RollbackRequest, RollbackResult};
 use crate::model::{self, Placed, Problem};
 use crate::policy::plan;

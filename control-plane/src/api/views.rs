@@ -13,7 +13,7 @@ use weft_proto::resource::Kind;
 
 use super::Admin;
 use super::refusal::Answer;
-use super::resources::{metadata_of, status_of};
+use super::resource_status::{metadata_of, status_of};
 use super::types::{
     AppliedQuery, BreakerInfo, CertInfo, EndpointInfo, Items, Metadata, OperatorInfo, Progress,
     ProxyInfo, RejectedResource, ServiceInfo, ServiceStatus, StatusInfo, Target, TokenInfo,
