@@ -19,7 +19,6 @@ pub mod health;
 pub mod identity;
 pub mod metrics;
 pub mod model;
-pub mod parts;
 pub mod peer;
 pub mod peers;
 pub mod pipeline;

@@ -15,40 +15,62 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{scrape_targets, serve_tcp};
 use crate::health::{self, Health};
-use crate::parts::Parts;
+use crate::identity::Identities;
 use crate::peers::Peers;
+use crate::pipeline::Pipeline;
+use crate::publish::Publisher;
+use crate::registry::Registrations;
+use crate::store::Store;
+
+/// The parts that are measured.
+#[derive(Debug)]
+pub struct Measured {
+    /// Revisions.
+    pub store: Arc<dyn Store>,
+    /// Signatures.
+    pub identities: Arc<Identities>,
+    /// Connections, and what was refused on them.
+    pub peers: Arc<Peers>,
+    /// Workloads.
+    pub registrations: Arc<Registrations>,
+    /// Compilations.
+    pub pipeline: Arc<Pipeline>,
+    /// Discovery streams.
+    pub publisher: Arc<Publisher>,
+}
 
 /// Serves `/metrics`, `/targets`, `/healthz` and `/readyz` until `stop`.
 pub async fn serve(
     listener: TcpListener,
-    parts: Arc<Parts>,
+    measured: Measured,
     health: Arc<Health>,
     stop: CancellationToken,
 ) {
-    let targets = Arc::clone(&parts);
+    let registrations = Arc::clone(&measured.registrations);
+    let measured = Arc::new(measured);
     let router = Router::new()
-        .route("/metrics", get(move || async move { render(&parts) }))
+        .route("/metrics", get(move || async move { render(&measured) }))
         .route(
             "/targets",
-            get(move || async move { Json(scrape_targets(&targets)) }),
+            get(move || async move { Json(scrape_targets(&*registrations)) }),
         )
         .merge(health::router(&health));
     serve_tcp(router, listener, stop).await;
 }
 
-fn render(parts: &Parts) -> String {
+fn render(measured: &Measured) -> String {
     let mut registry = Registry::default();
-    register_counters(&mut registry, parts);
-    register_gauges(&mut registry, parts);
-    register_peers(&mut registry, &parts.peers);
+    register_counters(&mut registry, measured);
+    register_gauges(&mut registry, measured);
+    register_peers(&mut registry, &measured.peers);
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _infallible = encode(&mut text, &registry);
     text
 }
 
-fn register_counters(registry: &mut Registry, parts: &Parts) {
-    let (identities, counters) = (&parts.identities, &parts.publisher.counters);
+fn register_counters(registry: &mut Registry, measured: &Measured) {
+    let (identities, counters) = (&measured.identities, &measured.publisher.counters);
     let counted: [(&str, &str, &AtomicU64); 9] = [
         (
             "weft_certificates_signed",
@@ -105,23 +127,23 @@ fn register_counters(registry: &mut Registry, parts: &Parts) {
     }
 }
 
-fn register_gauges(registry: &mut Registry, parts: &Parts) {
-    let snapshot = parts.snapshot();
+fn register_gauges(registry: &mut Registry, measured: &Measured) {
+    let snapshot = measured.pipeline.snapshot();
     let gauges: [(&str, &str, u64); 4] = [
         (
             "weft_proxies_connected",
             "Sidecars with a discovery stream",
-            parts.publisher.len() as u64,
+            measured.publisher.len() as u64,
         ),
         (
             "weft_registrations",
             "Workloads on record",
-            parts.registrations.len() as u64,
+            measured.registrations.len() as u64,
         ),
         (
             "weft_store_revision",
             "The store's newest revision",
-            *parts.store.watch().borrow(),
+            *measured.store.watch().borrow(),
         ),
         (
             "weft_compilations",

@@ -20,8 +20,8 @@ pub(super) async fn explain_request(
 ) -> Answer<Items<Step>> {
     let request: ExplainRequest = read(&body)?;
     let question = question(request)?;
-    let snapshot = admin.parts.snapshot();
-    let (breakers, connected) = observed_by(&admin.parts, &question.from);
+    let snapshot = admin.backend.snapshots.snapshot();
+    let (breakers, connected) = observed_by(&admin.backend, &question.from);
     let known = Known {
         compiled: &snapshot.compiled,
         world: &snapshot.world,
@@ -65,7 +65,7 @@ fn question(request: ExplainRequest) -> Result<Question, Refusal> {
 
 /// The policy that is in force for every port of every service.
 pub(super) async fn effective(State(admin): State<Admin>) -> Answer<Items<EffectiveInfo>> {
-    let snapshot = admin.parts.snapshot();
+    let snapshot = admin.backend.snapshots.snapshot();
     let mut items = Vec::new();
     for service in snapshot.compiled.services() {
         for port in &service.ports {

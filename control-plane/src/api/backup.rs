@@ -43,7 +43,7 @@ pub(super) async fn backup(
             "2 backups are being made already; try again later",
         ));
     };
-    let store = Arc::clone(&admin.parts.store);
+    let store = Arc::clone(&admin.backend.store);
     let status = Arc::clone(&admin.status);
     let making = tokio::task::spawn_blocking(move || {
         let dir = PathBuf::from(&status.data_dir);

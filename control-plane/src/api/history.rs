@@ -36,7 +36,7 @@ pub(super) async fn history(
     let before = query.before.as_deref().map(str::parse).transpose();
     let before = before.map_err(|error| Refusal::invalid(format!("before: {error}")))?;
     let query = HistoryQuery { key, before, limit };
-    let page = admin.parts.store.history(query).await?;
+    let page = admin.backend.store.history(query).await?;
     let items = page.items.into_iter().map(history_info);
     Ok(Json(HistoryPageInfo {
         items: items.collect(),

@@ -1,7 +1,8 @@
 //! The admin API: JSON over HTTP/1.1, on Unix sockets and, for operators with certificates, over
-//! TLS. Routes ask [`Parts`] and decide nothing.
+//! TLS. Routes ask the [`Backend`] and decide nothing.
 
 mod asking;
+mod backend;
 mod backup;
 mod history;
 mod input;
@@ -34,12 +35,12 @@ use weft_api::types;
 
 use crate::identity::token::Binding;
 use crate::model::INPUT_MAX_BYTES;
-use crate::parts::Parts;
 
 use operators::create_operator;
 use refusal::{Answer, Refusal, read};
 use types::{JoinAnswer, JoinRequest, NewToken, RevokeRequest, TokenRequest};
 
+pub use backend::{Backend, Credentials, OperatorCertificates, Proxies, Snapshots, Workloads};
 pub use input::read_sources;
 pub use operators::Operators;
 pub(crate) use serve::serve_tcp;
@@ -60,14 +61,14 @@ const JOIN_TTL: Duration = Duration::from_secs(60);
 /// What routes share.
 #[derive(Debug, Clone)]
 struct Admin {
-    parts: Arc<Parts>,
+    backend: Backend,
     status: Arc<Status>,
     /// Seconds since the Unix epoch.
     started: i64,
 }
 
 /// Everything that an operator may ask; for the owner's socket, and for verified operators.
-pub fn admin_router(parts: Arc<Parts>, status: Status) -> Router {
+pub fn admin_router(backend: Backend, status: Status) -> Router {
     let routes = Router::new()
         .route("/v1/apply", post(resources::apply))
         .route("/v1/validate", post(resources::validate))
@@ -94,7 +95,7 @@ pub fn admin_router(parts: Arc<Parts>, status: Status) -> Router {
         .route("/v1/status", get(views::status));
     let status = Arc::new(status);
     guarded(routes).with_state(Admin {
-        parts,
+        backend,
         status,
         started: crate::unix_seconds(),
     })
@@ -102,9 +103,9 @@ pub fn admin_router(parts: Arc<Parts>, status: Status) -> Router {
 
 /// The one thing that workloads of this machine may ask: to join. `address` is where sidecars reach
 /// the control plane, HOST:PORT.
-pub fn join_router(parts: Arc<Parts>, address: String) -> Router {
+pub fn join_router(credentials: Arc<dyn Credentials>, address: String) -> Router {
     let routes = Router::new().route("/v1/join", post(join));
-    guarded(routes).with_state((parts, address))
+    guarded(routes).with_state((credentials, address))
 }
 
 fn guarded<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
@@ -133,7 +134,7 @@ async fn create_token(State(admin): State<Admin>, body: Bytes) -> Answer<NewToke
         addresses: request.addresses,
     };
     let ttl = Duration::from_secs(request.ttl_seconds);
-    let (token, record) = admin.parts.identities.create_token(binding, ttl).await?;
+    let (token, record) = admin.backend.credentials.create_token(binding, ttl).await?;
     Ok(Json(NewToken {
         token,
         id: record.id,
@@ -143,12 +144,12 @@ async fn create_token(State(admin): State<Admin>, body: Bytes) -> Answer<NewToke
 
 async fn revoke(State(admin): State<Admin>, body: Bytes) -> Answer<RevokeRequest> {
     let request: RevokeRequest = read(&body)?;
-    admin.parts.registrations.revoke(&request.instance).await?;
+    admin.backend.workloads.revoke(&request.instance).await?;
     Ok(Json(request))
 }
 
 async fn join(
-    State((parts, address)): State<(Arc<Parts>, String)>,
+    State((credentials, address)): State<(Arc<dyn Credentials>, String)>,
     Extension(User(user)): Extension<User>,
     body: Bytes,
 ) -> Answer<JoinAnswer> {
@@ -160,13 +161,12 @@ async fn join(
         ports: request.ports,
         addresses: Vec::new(),
     };
-    let identities = &parts.identities;
-    let (token, _) = identities
+    let (token, _) = credentials
         .create_join_token(user, binding, JOIN_TTL)
         .await?;
     Ok(Json(JoinAnswer {
         token,
         address,
-        trust_domain: parts.identities.signer().trust_domain().clone(),
+        trust_domain: credentials.trust_domain().clone(),
     }))
 }

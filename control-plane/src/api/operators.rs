@@ -11,12 +11,13 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use pem::{EncodeConfig, LineEnding, Pem};
 use tokio_util::sync::CancellationToken;
+use weft_core::name::TrustDomain;
 
 use super::Admin;
+use super::backend::OperatorCertificates;
 use super::refusal::{Answer, Refusal, read};
 use super::serve::serve_connection;
 use super::types::{NewOperator, OperatorRequest};
-use crate::identity::Identities;
 use crate::identity::operator::{OperatorRecord, id_of};
 use crate::peers::Peers;
 use crate::transport::Connection;
@@ -43,7 +44,9 @@ pub struct Operators {
     /// The API.
     pub router: Router,
     /// Who is an operator.
-    pub identities: Arc<Identities>,
+    pub certificates: Arc<dyn OperatorCertificates>,
+    /// The trust domain of those certificates.
+    pub trust_domain: TrustDomain,
     /// Who is connected.
     pub peers: Arc<Peers>,
 }
@@ -53,13 +56,12 @@ impl Operators {
     /// operator's certificate, or its revocation.
     pub async fn serve(self, mut connection: Connection, stop: CancellationToken) {
         let address = connection.address();
-        let trust_domain = self.identities.signer().trust_domain();
         let id = connection
             .certificate()
-            .and_then(|shown| id_of(shown, trust_domain));
+            .and_then(|shown| id_of(shown, &self.trust_domain));
         // Subscribed before it is looked up: a revocation in between is not missed.
-        let mut revoked = self.identities.watch_revoked();
-        let Some(operator) = id.as_deref().and_then(|id| self.identities.operator(id)) else {
+        let mut revoked = self.certificates.watch_revoked();
+        let Some(operator) = id.as_deref().and_then(|id| self.certificates.find(id)) else {
             tracing::warn!(%address, ?id, "not the certificate of an operator, or revoked: refused");
             return refuse(connection, NOT_AN_OPERATOR.to_owned(), stop).await;
         };
@@ -79,7 +81,7 @@ impl Operators {
                 () = peer.drain().cancelled(), if !ends.is_cancelled() => ends.cancel(),
                 () = peer.revoked().cancelled() => return,
                 Ok(()) = revoked.changed() => {
-                    if self.identities.operator(&id).is_none() {
+                    if self.certificates.find(&id).is_none() {
                         tracing::info!(%address, id, "operator revoked: connection cut");
                         return;
                     }
@@ -111,14 +113,10 @@ pub(super) async fn create_operator(
     let csr = STANDARD.decode(&request.csr);
     let csr = csr.map_err(|error| Refusal::invalid(format!("csr: not base64: {error}")))?;
     let ttl = Duration::from_secs(request.ttl_seconds);
-    let (operator, leaf) = admin
-        .parts
-        .identities
-        .sign_operator(&request.name, &csr, ttl)
-        .await?;
+    let certificates = &admin.backend.operators;
+    let (operator, chain) = certificates.sign(&request.name, &csr, ttl).await?;
     tracing::info!(name = operator.name, id = operator.id, "operator");
-    let root = admin.parts.identities.signer().root();
-    let chain = leaf.chain.into_iter().chain([root.to_vec()]);
+    let chain = chain.into_iter();
     let certificates: Vec<Pem> = chain.map(|der| Pem::new("CERTIFICATE", der)).collect();
     let newlines = EncodeConfig::new().set_line_ending(LineEnding::LF);
     Ok(Json(NewOperator {

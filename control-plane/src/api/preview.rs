@@ -5,20 +5,21 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::backend::Backend;
 use super::refusal::Refusal;
 use crate::compile::Snapshot;
 use crate::model::{Document, Placed, Problem};
-use crate::parts::Parts;
 use crate::store::Change;
 use crate::world::Delta;
 use crate::world::facts::Stated;
 
 /// How long a change waits for the world to have those before it, and how often it looks.
-const SETTLE_MAX: Duration = Duration::from_secs(2);
+pub(super) const SETTLE_MAX: Duration = Duration::from_secs(2);
 const SETTLE_PAUSE: Duration = Duration::from_millis(1);
+
 /// What would be after these changes; nothing changes.
-pub(super) async fn preview(parts: &Parts, changes: &[Change]) -> Result<Preview, Refusal> {
-    let before = settled(parts).await;
+pub(super) async fn preview(backend: &Backend, changes: &[Change]) -> Result<Preview, Refusal> {
+    let before = settled(backend).await;
     let now = crate::unix_millis();
     let mut deltas = Vec::with_capacity(changes.len());
     for change in changes {
@@ -26,7 +27,7 @@ pub(super) async fn preview(parts: &Parts, changes: &[Change]) -> Result<Preview
             deltas.push(Delta::DocumentGone(change.key.clone()));
             continue;
         };
-        let before = parts.store.get(&change.key)?;
+        let before = backend.store.get(&change.key)?;
         let document = Document::from_value(document.clone()).map_err(Refusal::problems)?;
         deltas.push(Delta::Document(Box::new(Stated {
             created: before.as_ref().map_or(now, |before| before.created),
@@ -46,11 +47,11 @@ pub(super) struct Preview {
 
 /// The world with every commit that was made before: one who applies a service and then a policy for
 /// it is not told that there is no such service.
-async fn settled(parts: &Parts) -> Arc<Snapshot> {
-    let revision = *parts.store.watch().borrow();
+async fn settled(backend: &Backend) -> Arc<Snapshot> {
+    let revision = *backend.store.watch().borrow();
     let deadline = Instant::now() + SETTLE_MAX;
     loop {
-        let snapshot = parts.snapshot();
+        let snapshot = backend.snapshots.snapshot();
         if snapshot.compiled.revision >= revision || Instant::now() >= deadline {
             return snapshot;
         }

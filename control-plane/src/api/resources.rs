@@ -1,7 +1,5 @@
 //! Routes of resources: apply, validate, plan, list, delete.
 
-use std::sync::Arc;
-
 use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
 use axum::{Extension, Json};
@@ -18,7 +16,6 @@ use super::types::{
     ResourceInfo, ResourceQuery,
 };
 use crate::model::{Placed, ResourceKey};
-use crate::parts::Parts;
 use crate::policy::plan;
 use crate::store::{Change, Expect, Revision, Store, StoreError, digest};
 
@@ -38,9 +35,9 @@ pub(super) async fn apply(
     let mut tries = 1..=COMMIT_TRIES;
     loop {
         tries.next();
-        let (changes, resources) = compare(&admin.parts.store, &documents, query.force)?;
+        let (changes, resources) = compare(&*admin.backend.store, &documents, query.force)?;
         if !query.allow_missing {
-            let preview = preview(&admin.parts, &changes).await?;
+            let preview = preview(&admin.backend, &changes).await?;
             let problems = dangling(&preview.after, &documents);
             if !problems.is_empty() {
                 return Err(Refusal::problems(problems));
@@ -48,12 +45,12 @@ pub(super) async fn apply(
         }
         if query.dry_run {
             return Ok(Json(ApplyResult {
-                revision: *admin.parts.store.watch().borrow(),
+                revision: *admin.backend.store.watch().borrow(),
                 dry_run: true,
                 resources,
             }));
         }
-        match commit(&admin.parts, &author, changes, &resources).await {
+        match commit(&*admin.backend.store, &author, changes, &resources).await {
             // What was checked is not what exists any more: it is checked again. Documents that
             // name the revision they were read at are refused then.
             Err(StoreError::Conflict(_)) if !tries.is_empty() => {}
@@ -77,8 +74,8 @@ pub(super) async fn plan(
     body: Bytes,
 ) -> Answer<PlanResult> {
     let documents = asked_for(&headers, &query, &body)?;
-    let (changes, resources) = compare(&admin.parts.store, &documents, query.force)?;
-    let preview = preview(&admin.parts, &changes).await?;
+    let (changes, resources) = compare(&*admin.backend.store, &documents, query.force)?;
+    let preview = preview(&admin.backend, &changes).await?;
     let problems = dangling(&preview.after, &documents);
     if !query.allow_missing && !problems.is_empty() {
         return Err(Refusal::problems(problems));
@@ -106,13 +103,13 @@ pub(super) async fn list(
 ) -> Answer<Items<ResourceInfo>> {
     let kind = query.kind.as_deref().map(kind).transpose()?;
     let matches = |wanted: Option<&str>, found: &str| wanted.is_none_or(|wanted| wanted == found);
-    let all = admin.parts.store.list()?.resources.into_iter();
+    let all = admin.backend.store.list()?.resources.into_iter();
     let matching = all.filter(|resource| {
         matches(kind, &resource.key.kind)
             && matches(query.namespace.as_deref(), &resource.key.namespace)
             && matches(query.name.as_deref(), &resource.key.name)
     });
-    let snapshot = admin.parts.snapshot();
+    let snapshot = admin.backend.snapshots.snapshot();
     let items = matching.map(|resource| resource_info(&snapshot, resource));
     Ok(Json(Items {
         items: items.collect(),
@@ -131,7 +128,7 @@ pub(super) async fn remove(
         namespace,
         name,
     };
-    if admin.parts.store.get(&key)?.is_none() {
+    if admin.backend.store.get(&key)?.is_none() {
         let text = format!("{key} does not exist; see `weft get {}`", key.kind);
         return Err(Refusal::unknown(text));
     }
@@ -141,7 +138,7 @@ pub(super) async fn remove(
         action: Action::Deleted,
     }];
     let changes = vec![Change::delete(key)];
-    let revision = commit(&admin.parts, &author, changes, &resources).await?;
+    let revision = commit(&*admin.backend.store, &author, changes, &resources).await?;
     Ok(Json(ApplyResult {
         revision,
         dry_run: false,
@@ -151,12 +148,12 @@ pub(super) async fn remove(
 
 /// Makes changes whose outcome is known.
 pub(super) async fn commit(
-    parts: &Parts,
+    store: &dyn Store,
     author: &str,
     changes: Vec<Change>,
     outcome: &[Applied],
 ) -> Result<Revision, StoreError> {
-    let revision = parts.store.commit(author, changes).await?;
+    let revision = store.commit(author, changes).await?;
     let changed = outcome.iter();
     for Applied { key, action } in changed.filter(|r| r.action != Action::Unchanged) {
         let action = action.as_str();
@@ -168,7 +165,7 @@ pub(super) async fn commit(
 /// The changes that documents ask for, and their outcome as things stand. Each change expects
 /// what was compared; a document that names another revision is refused, unless `force`.
 fn compare(
-    store: &Arc<dyn Store>,
+    store: &dyn Store,
     documents: &[Placed],
     force: bool,
 ) -> Result<(Vec<Change>, Vec<Applied>), Refusal> {

@@ -28,7 +28,7 @@ pub(super) async fn rollback(
 ) -> Answer<RollbackResult> {
     let request: RollbackRequest = read(&body)?;
     let only = named(&request.resources)?;
-    let store = &admin.parts.store;
+    let store = &admin.backend.store;
     let then = store.at(request.revision).await?;
     let listing = store.list()?;
     for key in only.iter().flatten() {
@@ -46,7 +46,7 @@ pub(super) async fn rollback(
     }
     let changes = changes_back(then, &listing, only.as_ref());
     let documents = checked(&changes, request.revision).map_err(Refusal::problems)?;
-    let preview = preview(&admin.parts, &changes).await?;
+    let preview = preview(&admin.backend, &changes).await?;
     let problems = dangling(&preview.after, &documents);
     if !request.allow_missing && !problems.is_empty() {
         return Err(Refusal::problems(problems));
@@ -57,7 +57,7 @@ pub(super) async fn rollback(
     if !request.dry_run {
         // Refused when a resource is not as it was listed: what was said above would not be true.
         let author = author(operator, &query.author);
-        revision = commit(&admin.parts, &author, changes, &resources).await?;
+        revision = commit(&*admin.backend.store, &author, changes, &resources).await?;
     }
     Ok(Json(RollbackResult {
         revision,

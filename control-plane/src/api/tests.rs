@@ -1,5 +1,7 @@
 //! The API over a real socket, against a control plane on a directory of its own.
 
+mod backend;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,13 +13,12 @@ use tokio_util::sync::CancellationToken;
 use weft_api::client::{Client, ClientError};
 
 use super::types::*;
-use super::{Status, Who, admin_router, bind_unix, join_router, serve_unix};
+use super::{Backend, Status, Who, admin_router, bind_unix, join_router, serve_unix};
 use crate::app::assemble;
 use crate::args::Settings;
 use crate::budget::Limits;
 use crate::identity::ca::Authority;
 use crate::model::Problem;
-use crate::parts::Parts;
 use crate::store::{RedbStore, Store};
 use crate::supervise::Supervisor;
 
@@ -29,8 +30,8 @@ struct Bed {
     _tasks: Supervisor,
 }
 
-fn open(dir: &Path) -> (Arc<Parts>, Supervisor) {
-    let store: Arc<dyn Store> = RedbStore::open(dir).unwrap();
+/// A control plane in a directory, and what its API says of it.
+fn open(dir: &Path, store: Arc<dyn Store>) -> (Backend, Status, Supervisor) {
     let domain = "weft.test".parse().unwrap();
     let authority = Arc::new(Authority::open(&dir.join("ca"), domain).unwrap());
     let settings = Settings {
@@ -38,29 +39,30 @@ fn open(dir: &Path) -> (Arc<Parts>, Supervisor) {
         grace: Duration::from_secs(10),
         workload_ranges: Vec::new(),
     };
-    let mut tasks = Supervisor::default();
-    let parts = assemble(&mut tasks, settings, Limits::default(), store, authority);
-    (parts.unwrap(), tasks)
-}
-
-fn start() -> Bed {
-    let dir = tempfile::tempdir().unwrap();
-    let (parts, tasks) = open(dir.path());
-    let stop = CancellationToken::new();
     let status = Status {
         version: "1".to_owned(),
         trust_domain: "weft.test".to_owned(),
-        root_digest: parts.identities.root_digest(),
-        data_dir: dir.path().display().to_string(),
+        root_digest: authority.root_digest(),
+        data_dir: dir.display().to_string(),
         address: "127.0.0.1:1".to_owned(),
         advertised: "mesh.example:15010".to_owned(),
         metrics_address: "127.0.0.1:2".to_owned(),
         admin_address: None,
     };
-    let join = join_router(Arc::clone(&parts), status.advertised.clone());
+    let mut tasks = Supervisor::default();
+    let parts = assemble(&mut tasks, settings, Limits::default(), store, authority);
+    (parts.unwrap().backend(), status, tasks)
+}
+
+fn start() -> Bed {
+    let dir = tempfile::tempdir().unwrap();
+    let store = RedbStore::open(dir.path()).unwrap();
+    let (backend, status, tasks) = open(dir.path(), store);
+    let stop = CancellationToken::new();
+    let join = join_router(Arc::clone(&backend.credentials), status.advertised.clone());
     let socket = bind_unix(&dir.path().join("join.sock")).unwrap();
     tokio::spawn(serve_unix(join, socket, Who::AnyPeer, stop.clone()));
-    let admin = admin_router(parts, status);
+    let admin = admin_router(backend, status);
     let socket = bind_unix(&dir.path().join("admin.sock")).unwrap();
     let served = tokio::spawn(serve_unix(admin, socket, Who::OwnerOnly, stop.clone()));
     Bed {

@@ -12,6 +12,7 @@ use weft_core::name::{ServiceName, WorkloadName};
 use weft_proto::resource::Kind;
 
 use super::Admin;
+use super::backend::{Backend, Workloads};
 use super::refusal::Answer;
 use super::resource_status::{metadata_of, status_of};
 use super::types::{
@@ -20,7 +21,6 @@ use super::types::{
     WorkloadInfo,
 };
 use crate::model::API_VERSION;
-use crate::parts::Parts;
 use crate::peer::PeerIdentity;
 use crate::publish::ProxyView;
 use crate::registry::Entry;
@@ -28,14 +28,14 @@ use crate::store::StoredResource;
 
 /// Services of the mesh that exist, and those whose document is so new that sidecars are not told yet.
 pub(super) async fn services(State(admin): State<Admin>) -> Answer<Items<ServiceInfo>> {
-    let snapshot = admin.parts.snapshot();
+    let snapshot = admin.backend.snapshots.snapshot();
     let compiled = &snapshot.compiled;
     let mut all: BTreeMap<ServiceName, (Option<Service>, Option<StoredResource>)> = BTreeMap::new();
     for service in compiled.services().filter(|s| s.external.is_none()) {
         let slot = all.entry(service.name.clone()).or_default();
         slot.0 = compiled.service(&service.name.to_string());
     }
-    for resource in admin.parts.store.list()?.resources {
+    for resource in admin.backend.store.list()?.resources {
         let key = &resource.key;
         if key.kind != "Service" {
             continue;
@@ -107,7 +107,7 @@ fn service_info(
 }
 
 pub(super) async fn workloads(State(admin): State<Admin>) -> Answer<Items<WorkloadInfo>> {
-    let entries = admin.parts.registrations.entries().into_iter();
+    let entries = admin.backend.workloads.entries().into_iter();
     let items = entries.map(|entry| {
         let registration = entry.registration;
         WorkloadInfo {
@@ -130,12 +130,12 @@ pub(super) async fn workloads(State(admin): State<Admin>) -> Answer<Items<Worklo
 }
 
 /// What instances' workloads are called.
-fn names(parts: &Parts) -> HashMap<Arc<str>, String> {
+fn names(backend: &Backend) -> HashMap<Arc<str>, String> {
     // A program that only calls is not registered: the record of its attestation names it.
-    let attested = parts.identities.instances().into_iter();
+    let attested = backend.credentials.instances().into_iter();
     let attested =
         attested.map(|record| (record.instance.into(), record.binding.workload.to_string()));
-    let registered = parts.registrations.entries().into_iter();
+    let registered = backend.workloads.entries().into_iter();
     let registered =
         registered.map(|entry| (entry.instance, entry.registration.workload.to_string()));
     attested.chain(registered).collect()
@@ -149,9 +149,9 @@ fn name_of(names: &HashMap<Arc<str>, String>, peer: &PeerIdentity) -> String {
 }
 
 /// Sidecars, each with what it is called.
-fn named_proxies(parts: &Parts) -> Vec<(String, ProxyView)> {
-    let names = names(parts);
-    let proxies = parts.publisher.proxies().into_iter();
+fn named_proxies(backend: &Backend) -> Vec<(String, ProxyView)> {
+    let names = names(backend);
+    let proxies = backend.proxies.connected().into_iter();
     proxies
         .map(|view| (name_of(&names, &view.peer), view))
         .collect()
@@ -160,14 +160,17 @@ fn named_proxies(parts: &Parts) -> Vec<(String, ProxyView)> {
 /// Breakers that have opened at least once, by sidecar.
 pub(super) async fn breakers(State(admin): State<Admin>) -> Answer<Items<BreakerInfo>> {
     Ok(Json(Items {
-        items: observed_breakers(&admin.parts),
+        items: observed_breakers(&admin.backend),
     }))
 }
 
 /// Breakers that the sidecars of a workload have told of, as of now; and whether there is such a
 /// sidecar.
-pub(super) fn observed_by(parts: &Parts, workload: &WorkloadName) -> (Vec<ObservedBreaker>, bool) {
-    let names = names(parts);
+pub(super) fn observed_by(
+    backend: &Backend,
+    workload: &WorkloadName,
+) -> (Vec<ObservedBreaker>, bool) {
+    let names = names(backend);
     let is_meant = |peer: &PeerIdentity| {
         let identity = &peer.identity;
         // A program that only calls is not registered: its identity tells.
@@ -179,14 +182,14 @@ pub(super) fn observed_by(parts: &Parts, workload: &WorkloadName) -> (Vec<Observ
             }
         }
     };
-    let connected = parts
-        .publisher
-        .proxies()
+    let connected = backend
+        .proxies
+        .connected()
         .iter()
         .any(|view| is_meant(&view.peer));
     let now = crate::unix_millis();
     let mut all = Vec::new();
-    for observed in parts.observations.newest() {
+    for observed in backend.proxies.observed() {
         if !is_meant(&observed.peer) {
             continue;
         }
@@ -208,10 +211,10 @@ pub(super) fn observed_by(parts: &Parts, workload: &WorkloadName) -> (Vec<Observ
 }
 
 /// Breakers that have opened at least once, by sidecar.
-fn observed_breakers(parts: &Parts) -> Vec<BreakerInfo> {
-    let names = names(parts);
+fn observed_breakers(backend: &Backend) -> Vec<BreakerInfo> {
+    let names = names(backend);
     let mut all = Vec::new();
-    for observed in parts.observations.newest() {
+    for observed in backend.proxies.observed() {
         let caller = name_of(&names, &observed.peer);
         let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
         all.extend(observed.breakers.into_iter().map(|breaker| {
@@ -238,8 +241,8 @@ fn observed_breakers(parts: &Parts) -> Vec<BreakerInfo> {
 }
 
 pub(super) async fn proxies(State(admin): State<Admin>) -> Answer<Items<ProxyInfo>> {
-    let newest = admin.parts.snapshot().compiled.generation;
-    let named = named_proxies(&admin.parts).into_iter();
+    let newest = admin.backend.snapshots.snapshot().compiled.generation;
+    let named = named_proxies(&admin.backend).into_iter();
     let items = named.map(|(workload, view)| ProxyInfo {
         workload,
         instance: view.peer.instance.to_string(),
@@ -261,8 +264,8 @@ pub(super) async fn applied(
     Query(query): Query<AppliedQuery>,
 ) -> Answer<Progress> {
     let mut progress = Progress::default();
-    let names = names(&admin.parts);
-    let (applied, waiting) = admin.parts.publisher.progress(query.revision);
+    let names = names(&admin.backend);
+    let (applied, waiting) = admin.backend.proxies.progress(query.revision);
     for view in applied.iter().chain(&waiting) {
         let workload = name_of(&names, &view.peer);
         let rejected = view.rejected.iter();
@@ -283,7 +286,7 @@ pub(super) async fn applied(
 }
 
 pub(super) async fn tokens(State(admin): State<Admin>) -> Answer<Items<TokenInfo>> {
-    let mut records = admin.parts.identities.tokens();
+    let mut records = admin.backend.credentials.tokens();
     records.sort_by(|a, b| (b.created, &b.id).cmp(&(a.created, &a.id)));
     let items = records.into_iter().map(|record| TokenInfo {
         id: record.id,
@@ -302,7 +305,7 @@ pub(super) async fn tokens(State(admin): State<Admin>) -> Answer<Items<TokenInfo
 }
 
 pub(super) async fn certs(State(admin): State<Admin>) -> Answer<Items<CertInfo>> {
-    let mut records = admin.parts.identities.instances();
+    let mut records = admin.backend.credentials.instances();
     records.sort_by(|a, b| {
         let key =
             |i: &crate::identity::token::InstanceRecord| (i.binding.workload.clone(), i.created);
@@ -323,7 +326,7 @@ pub(super) async fn certs(State(admin): State<Admin>) -> Answer<Items<CertInfo>>
 }
 
 pub(super) async fn operators(State(admin): State<Admin>) -> Answer<Items<OperatorInfo>> {
-    let mut records = admin.parts.identities.operators();
+    let mut records = admin.backend.operators.list();
     records.sort_by(|a, b| (&a.name, a.created).cmp(&(&b.name, b.created)));
     let items = records.into_iter().map(Into::into);
     Ok(Json(Items {
@@ -332,9 +335,9 @@ pub(super) async fn operators(State(admin): State<Admin>) -> Answer<Items<Operat
 }
 
 pub(super) async fn status(State(admin): State<Admin>) -> Answer<StatusInfo> {
-    let snapshot = admin.parts.snapshot();
+    let snapshot = admin.backend.snapshots.snapshot();
     let compiled = &snapshot.compiled;
-    let store = &admin.parts.store;
+    let store = &admin.backend.store;
     let listing = store.list()?;
     Ok(Json(StatusInfo {
         status: (*admin.status).clone(),
@@ -343,19 +346,14 @@ pub(super) async fn status(State(admin): State<Admin>) -> Answer<StatusInfo> {
         compiled_revision: compiled.revision,
         resources: listing.resources.len(),
         services: compiled.of_kind(Kind::Service).count(),
-        workloads: admin.parts.registrations.len(),
-        proxies: admin.parts.publisher.len(),
+        workloads: admin.backend.workloads.count(),
+        proxies: admin.backend.proxies.count(),
     }))
 }
 
 /// For Prometheus' `http_sd_configs`: every sidecar that says where it serves metrics.
-pub(crate) fn scrape_targets(parts: &Parts) -> Vec<Target> {
-    parts
-        .registrations
-        .entries()
-        .iter()
-        .filter_map(target)
-        .collect()
+pub(crate) fn scrape_targets(workloads: &dyn Workloads) -> Vec<Target> {
+    workloads.entries().iter().filter_map(target).collect()
 }
 
 fn target(entry: &Entry) -> Option<Target> {

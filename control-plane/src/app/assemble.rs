@@ -13,7 +13,6 @@ use crate::health::Health;
 use crate::identity::Identities;
 use crate::identity::ca::Authority;
 use crate::model::Document;
-use crate::parts::Parts;
 use crate::peers::Peers;
 use crate::pipeline::{self, Pipeline, virtual_ranges};
 use crate::publish::Publisher;
@@ -22,14 +21,33 @@ use crate::sources::{IdentitySource, RegistrySource, Source, StoreSource};
 use crate::store::{RedbStore, Store};
 use crate::supervise::Supervisor;
 
+/// What a control plane consists of; each part knows only those that it needs.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    /// What was asked for.
+    pub(crate) store: Arc<dyn Store>,
+    /// Who somebody is.
+    pub(crate) identities: Arc<Identities>,
+    /// Who is connected, and what they may use.
+    pub(crate) peers: Arc<Peers>,
+    /// Who is there.
+    pub(crate) registrations: Arc<Registrations>,
+    /// What sidecars see.
+    pub(crate) observations: Arc<Observations>,
+    /// What follows from all that.
+    pub(crate) pipeline: Arc<Pipeline>,
+    /// Who is told of it.
+    pub(crate) publisher: Arc<Publisher>,
+}
+
 /// Everything that is behind the listeners; its tasks run when it is returned.
-pub fn assemble(
+pub(crate) fn assemble(
     tasks: &mut Supervisor,
     settings: Settings,
     limits: Limits,
     store: Arc<dyn Store>,
     authority: Arc<Authority>,
-) -> Result<Arc<Parts>, AppError> {
+) -> Result<Parts, AppError> {
     let trust_domain = authority.trust_domain().clone();
     let writer = Arc::clone(&store);
     tasks.spawn("store", async move { writer.died().await });
@@ -74,7 +92,7 @@ pub fn assemble(
         let error = following.run(sources).await;
         tracing::error!(%error, "a source has failed");
     });
-    Ok(Arc::new(Parts {
+    Ok(Parts {
         store,
         identities,
         peers,
@@ -82,7 +100,7 @@ pub fn assemble(
         observations,
         pipeline,
         publisher,
-    }))
+    })
 }
 
 /// Opens the store, without rows that the operator gives up. A document that cannot be used stops
@@ -103,7 +121,7 @@ pub(super) fn open_store(dir: &Path, discard: &[String]) -> Result<Arc<RedbStore
 }
 
 /// What has to work, and what has to have happened before sidecars are told anything.
-pub(super) fn health_of(parts: &Arc<Parts>) -> Health {
+pub(super) fn health_of(parts: &Parts) -> Health {
     let store = Arc::clone(&parts.store);
     let pipeline = Arc::clone(&parts.pipeline);
     Health::default()

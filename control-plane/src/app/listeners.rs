@@ -14,6 +14,7 @@ use weft_proto::ratelimit::rate_limits_server::RateLimitsServer;
 use weft_proto::registry::registry_server::RegistryServer;
 
 use super::AppError;
+use super::assemble::Parts;
 use crate::api::{self, Status, Who};
 use crate::budget::{MESSAGE_MAX_BYTES, SIGN_MESSAGE_MAX_BYTES};
 use crate::discovery::DiscoveryServer;
@@ -21,8 +22,7 @@ use crate::discovery::grpc::DiscoveryService;
 use crate::health::{self, Health};
 use crate::identity::ca::Authority;
 use crate::identity::grpc::IdentityService;
-use crate::metrics;
-use crate::parts::Parts;
+use crate::metrics::{self, Measured};
 use crate::ratelimit::Leases;
 use crate::ratelimit::grpc::RateLimitService;
 use crate::registry::Departures;
@@ -33,7 +33,7 @@ use crate::transport::{self, Sidecars};
 
 /// What every listener is served with.
 pub(super) struct Listeners {
-    pub(super) parts: Arc<Parts>,
+    pub(super) parts: Parts,
     /// How long a workload without a stream is kept.
     pub(super) grace: Duration,
     pub(super) own: OwnCertificate,
@@ -52,14 +52,17 @@ impl Listeners {
         operators: Option<TcpListener>,
     ) -> Result<(), AppError> {
         let (parts, stop) = (&self.parts, &self.stop);
-        let admin = api::admin_router(Arc::clone(parts), status.clone());
+        let backend = parts.backend();
+        let certificates = Arc::clone(&backend.operators);
+        let join = api::join_router(Arc::clone(&backend.credentials), status.advertised.clone());
+        let admin = api::admin_router(backend, status.clone());
         let admin = admin.merge(health::router(&self.health));
-        let join = api::join_router(Arc::clone(parts), status.advertised.clone());
         if let Some(listener) = operators {
             let tls = self.own.tls(tasks, Purpose::Operators)?;
             let operators = api::Operators {
                 router: admin.clone(),
-                identities: Arc::clone(&parts.identities),
+                certificates,
+                trust_domain: self.own.authority.trust_domain().clone(),
                 peers: Arc::clone(&parts.peers),
             };
             let ends = stop.clone();
@@ -76,8 +79,17 @@ impl Listeners {
     }
 
     pub(super) fn serve_metrics(&self, tasks: &mut Supervisor, listener: TcpListener) {
-        let (parts, health) = (Arc::clone(&self.parts), Arc::clone(&self.health));
-        let serving = metrics::serve(listener, parts, health, self.stop.clone());
+        let parts = &self.parts;
+        let measured = Measured {
+            store: Arc::clone(&parts.store),
+            identities: Arc::clone(&parts.identities),
+            peers: Arc::clone(&parts.peers),
+            registrations: Arc::clone(&parts.registrations),
+            pipeline: Arc::clone(&parts.pipeline),
+            publisher: Arc::clone(&parts.publisher),
+        };
+        let health = Arc::clone(&self.health);
+        let serving = metrics::serve(listener, measured, health, self.stop.clone());
         tasks.spawn("metrics", serving);
     }
 
@@ -106,7 +118,7 @@ impl Listeners {
 }
 
 /// What sidecars may call.
-async fn services(parts: &Arc<Parts>, leases: Arc<Leases>) -> Routes {
+async fn services(parts: &Parts, leases: Arc<Leases>) -> Routes {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<DiscoveryServer>().await;
     let identity = IdentityServer::new(IdentityService {

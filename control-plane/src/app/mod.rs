@@ -1,6 +1,7 @@
 //! The wiring of the control plane, from top to bottom: the only place that knows everybody.
 
 mod assemble;
+mod backend;
 mod files;
 mod listeners;
 
@@ -22,7 +23,7 @@ use crate::identity::ca::{Authority, CaError};
 use crate::store::StoreError;
 use crate::supervise::{Supervisor, TaskEnded};
 
-pub use assemble::assemble;
+pub(crate) use assemble::assemble;
 use assemble::{health_of, open_store};
 use files::{init_log, lock, make_dir, write_private};
 use listeners::{Listeners, OwnCertificate, bind, listen};
