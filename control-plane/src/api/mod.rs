@@ -33,6 +33,7 @@ use tower::load_shed::LoadShedLayer;
 use tower::timeout::TimeoutLayer;
 use weft_api::types;
 
+use crate::identity::IdentityError;
 use crate::identity::token::Binding;
 use crate::model::INPUT_MAX_BYTES;
 
@@ -144,8 +145,18 @@ async fn create_token(State(admin): State<Admin>, body: Bytes) -> Answer<NewToke
 
 async fn revoke(State(admin): State<Admin>, body: Bytes) -> Answer<RevokeRequest> {
     let request: RevokeRequest = read(&body)?;
-    admin.backend.workloads.revoke(&request.instance).await?;
-    Ok(Json(request))
+    let id = &request.instance;
+    match admin.backend.workloads.revoke(id).await {
+        Ok(()) => Ok(Json(request)),
+        Err(IdentityError::Store(error)) => {
+            let text = format!(
+                "{id} is revoked, but that may be forgotten when the control plane starts again; \
+                 revoke it once more when the store takes writes"
+            );
+            Err(Refusal::from(error).introduced(&text))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 async fn join(

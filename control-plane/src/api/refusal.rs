@@ -84,6 +84,12 @@ impl Refusal {
         refusal
     }
 
+    /// The same, with what has to be known first.
+    pub(super) fn introduced(mut self, text: &str) -> Self {
+        self.body.message = format!("{text}: {}", self.body.message);
+        self
+    }
+
     /// What the layers around the routes say.
     pub(super) fn from_middleware(error: &BoxError) -> Self {
         if error.is::<tower::timeout::error::Elapsed>() {
