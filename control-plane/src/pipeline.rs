@@ -18,7 +18,7 @@ use crate::health::Pulse;
 use crate::publish::Publisher;
 use crate::registry::{Departed, Departures};
 use crate::sources::{Batch, Source};
-use crate::store::{RecordWrite, Store, StoreError, read_records, record};
+use crate::store::{RecordWrite, Revision, Store, StoreError, read_records, record};
 use crate::unix_seconds;
 use crate::world::World;
 use crate::world::addresses::{AddressRecord, Assigned, VirtualAddresses};
@@ -38,6 +38,8 @@ struct Progress {
     registered: u64,
     /// The compilation that it is in, or an older one.
     generation: u64,
+    /// The store's revision in that compilation.
+    revision: Revision,
 }
 
 /// Owns the world and what is compiled of it.
@@ -90,6 +92,7 @@ impl Pipeline {
         unsaved.extend(records);
         unsaved.extend(snapshot.release_unused(now));
         progress.generation = snapshot.compiled.generation;
+        progress.revision = snapshot.compiled.revision;
         publisher.publish(&snapshot.compiled, &changes.names);
         let pipeline = Self {
             store,
@@ -106,6 +109,16 @@ impl Pipeline {
     /// The world and what sidecars are told of it, as of now.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
+    }
+
+    /// Waits until every commit up to a revision of the store is published; the world of then.
+    pub async fn at_least(&self, revision: Revision) -> Arc<Snapshot> {
+        let mut progress = self.progress.subscribe();
+        // It does not fail: the sender is our own.
+        let _reached = progress
+            .wait_for(|progress| progress.revision >= revision)
+            .await;
+        self.snapshot()
     }
 
     /// Beats whenever it was looked for changes.
@@ -152,6 +165,7 @@ impl Pipeline {
         self.publisher.publish(compiled, &changes.names);
         self.progress.send_modify(|progress| {
             progress.generation = compiled.generation;
+            progress.revision = compiled.revision;
             progress.registered = batch.registered.unwrap_or(progress.registered);
         });
     }

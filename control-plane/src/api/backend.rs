@@ -38,6 +38,9 @@ pub struct Backend {
 pub trait Snapshots: fmt::Debug + Send + Sync {
     /// The newest one.
     fn snapshot(&self) -> Arc<Snapshot>;
+
+    /// Waits for one that has every commit up to a revision of the store.
+    fn at_least(&self, revision: Revision) -> BoxFuture<'_, Arc<Snapshot>>;
 }
 
 /// Join tokens, and the instances that were attested with them. Every change is durable before it

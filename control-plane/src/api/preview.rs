@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::backend::Backend;
 use super::refusal::Refusal;
 use crate::compile::Snapshot;
@@ -13,9 +11,9 @@ use crate::store::Change;
 use crate::world::Delta;
 use crate::world::facts::Stated;
 
-/// How long a change waits for the world to have those before it, and how often it looks.
+/// How long a change waits for the world to have those before it. Beyond, it is checked against the
+/// world as it is.
 pub(super) const SETTLE_MAX: Duration = Duration::from_secs(2);
-const SETTLE_PAUSE: Duration = Duration::from_millis(1);
 
 /// What would be after these changes; nothing changes.
 pub(super) async fn preview(backend: &Backend, changes: &[Change]) -> Result<Preview, Refusal> {
@@ -49,14 +47,9 @@ pub(super) struct Preview {
 /// it is not told that there is no such service.
 async fn settled(backend: &Backend) -> Arc<Snapshot> {
     let revision = *backend.store.watch().borrow();
-    let deadline = Instant::now() + SETTLE_MAX;
-    loop {
-        let snapshot = backend.snapshots.snapshot();
-        if snapshot.compiled.revision >= revision || Instant::now() >= deadline {
-            return snapshot;
-        }
-        tokio::time::sleep(SETTLE_PAUSE).await;
-    }
+    let settled = backend.snapshots.at_least(revision);
+    let settled = tokio::time::timeout(SETTLE_MAX, settled).await;
+    settled.unwrap_or_else(|_too_late| backend.snapshots.snapshot())
 }
 
 /// References of these documents that would lead nowhere.

@@ -40,6 +40,10 @@ impl Snapshots for Pipeline {
     fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot()
     }
+
+    fn at_least(&self, revision: Revision) -> BoxFuture<'_, Arc<Snapshot>> {
+        Box::pin(self.at_least(revision))
+    }
 }
 
 impl Credentials for Identities {

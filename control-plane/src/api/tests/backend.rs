@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use futures_util::future::BoxFuture;
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, pending};
 use http::{Request, StatusCode};
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -18,7 +19,7 @@ use super::{open, service};
 use crate::compile::Snapshot;
 use crate::identity::IdentityError;
 use crate::registry::Entry;
-use crate::store::{MemoryStore, StoreError};
+use crate::store::{Change, MemoryStore, Revision, StoreError};
 use crate::supervise::Supervisor;
 
 const POLICY: &str = "apiVersion: weft-mesh.io/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: \
@@ -97,6 +98,10 @@ impl Snapshots for Stuck {
     fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.0)
     }
+
+    fn at_least(&self, _revision: Revision) -> BoxFuture<'_, Arc<Snapshot>> {
+        Box::pin(pending())
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -114,4 +119,23 @@ async fn a_world_that_does_not_settle_is_waited_for_so_long_and_then_taken_as_it
     let allowed = SETTLE_MAX..SETTLE_MAX + Duration::from_millis(100);
     assert!(allowed.contains(&elapsed), "{elapsed:?}");
     assert!(text.contains("--allow-missing"), "{text}");
+}
+
+#[tokio::test]
+async fn a_change_waits_until_the_world_has_those_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (backend, _status, _tasks) = open(dir.path(), Arc::<MemoryStore>::default());
+    let snapshots = &backend.snapshots;
+    let now = backend.snapshots.snapshot().compiled.revision;
+    let settled = snapshots.at_least(now).now_or_never();
+    assert_eq!(settled.unwrap().compiled.revision, now);
+    let mut next = snapshots.at_least(now + 1);
+    assert!((&mut next).now_or_never().is_none(), "nothing has changed");
+    let documents = crate::model::read("web.yaml", &service("web", "80")).unwrap();
+    let change = Change::put(documents[0].value.key(), documents[0].to_value());
+    let revision = backend.store.commit("me", vec![change]).await.unwrap();
+    assert_eq!(revision, now + 1);
+    let settled = tokio::time::timeout(SETTLE_MAX, next).await.unwrap();
+    assert_eq!(settled.compiled.revision, revision);
+    assert!(settled.compiled.service("shop/web").is_some());
 }
