@@ -23,7 +23,7 @@ use tokio_rustls::TlsConnector;
 use tonic::{Status, Streaming};
 use weft_core::name::{CONTROL_PLANE_ACCOUNT, RESERVED_NAMESPACE, SpiffeId, TrustDomain};
 
-use crate::tls::{Credentials, Trust, provider};
+use crate::tls::{Credentials, Trust, in_words, provider};
 pub use backoff::Backoff;
 pub use keeper::{Keeper, Lines};
 pub use line::Line;
@@ -124,7 +124,7 @@ async fn dial(
     let connected = timeout(CONNECT_TIMEOUT, connecting).await;
     let connected = connected
         .map_err(|_elapsed| unreachable(format!("not connected within {CONNECT_TIMEOUT:?}")))?
-        .map_err(|error| unreachable(error.to_string()))?;
+        .map_err(|error| unreachable(in_words(&error).into_owned()))?;
     let opened = line::open(connected).await;
     opened.map_err(|error| unreachable(error.to_string()))
 }
