@@ -76,8 +76,9 @@ mod promised;
 mod reasons;
 mod spans;
 mod trouble;
-// The one connection that a sidecar has to its control plane.
+// The one connection that a sidecar has to its control plane, and somebody else at its address.
 mod connection;
+mod impostor;
 // One client with thousands of connections.
 mod crowds;
 // How long connections live: revocation, certificates that end.
