@@ -248,7 +248,7 @@ fn a_workload_in_the_place_of_the_control_plane_is_not_believed() {
     let _web = mesh.run(&telling(&mesh, "web").port("8080"), nginx(mesh.dir(), 8080));
     mesh.wait_for_service("web");
     let me = Asker::start(&mesh, &telling(&mesh, "me").wait_for("web"), "me");
-    let load = load(&mesh);
+    let load = load(&mesh, &Workload::new("load").wait_for("web"));
     let state = mesh.scratch().dir("evil-state");
     let evil = Workload::new("evil").flag("--state-dir", &state.display().to_string());
     let evil = mesh.run(&evil, Program::line("sleep 600"));
@@ -287,15 +287,13 @@ fn a_workload_in_the_place_of_the_control_plane_is_not_believed() {
     load.stop_without_failure();
 }
 
-pub(crate) fn load(mesh: &Mesh<'_>) -> Load {
+/// A load on the service `web`, as a workload that is described.
+pub(crate) fn load(mesh: &Mesh<'_>, workload: &Workload) -> Load {
     let state = mesh.scratch().dir("load");
     let target = format!("http://{}:8080/", mesh.host("web"));
     let flags = ["--connections", "4", "--rate", "60"];
     let program = Load::program("http", &target, &state, &flags);
-    Load::watch(
-        mesh.run(&Workload::new("load").wait_for("web"), program),
-        state,
-    )
+    Load::watch(mesh.run(workload, program), state)
 }
 
 /// A sidecar without a certificate that it can renew shows a secret: its join token, or its instance

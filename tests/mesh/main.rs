@@ -89,8 +89,9 @@ mod leaving;
 mod strange_names;
 // Nothing fails while everything around is disturbed.
 mod continuity;
-// What is acknowledged is on the disk.
+// What is acknowledged is on the disk; and what a backup is good for when the disk is lost.
 mod durability;
+mod restored;
 // Connections to the application; requests that are reset as soon as they are made.
 mod appconns;
 mod resets;
