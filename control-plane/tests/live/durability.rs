@@ -9,6 +9,7 @@ use weft_control_plane::backup::{restore, verify};
 use weft_proto::identity::CurrentCertificate;
 use weft_proto::identity::sign_request::Credential;
 use weft_proto::registry::register_response::Message as Answer;
+use weft_proto::resource::Kind;
 
 use crate::support::{ControlPlane, Sidecar, program};
 
@@ -171,6 +172,50 @@ async fn a_full_disk_refuses_and_loses_nothing() {
     let control_plane = ControlPlane::started_again(stopped, &[]).await;
     assert_eq!(names(&control_plane).await, acknowledged);
     apply(&control_plane, service("after", 1)).await;
+}
+
+/// The store's file is removed, or another one is put in its place, while the control plane runs: what
+/// would be lost is not acknowledged, and what was acknowledged is still there for a backup.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_be_written_to_a_file_that_was_removed_is_refused() {
+    let control_plane = ControlPlane::start().await;
+    let mut sidecar = control_plane.enrol("shop/web", &[80]).await;
+    let mut discovery = sidecar.discover().await;
+    discovery.ask(Kind::Service, &["shop/first"], &[]).await;
+    assert_eq!(discovery.taken().await, "-shop/first");
+    control_plane.apply(&service("first", 1)).await.unwrap();
+    assert_eq!(discovery.taken().await, "+shop/first");
+    let (file, away) = ["weft.redb", "away"]
+        .map(|name| control_plane.data_dir().join(name))
+        .into();
+    std::fs::rename(&file, &away).unwrap();
+    let refused = async || {
+        let applied = control_plane.apply(&service("second", 1)).await;
+        applied.unwrap_err().to_string()
+    };
+    let said = refused().await;
+    for part in ["weft.redb", "removed or replaced", "weft backup"] {
+        assert!(said.contains(part), "{said}");
+    }
+    std::fs::write(&file, "another").unwrap();
+    let said = refused().await;
+    assert!(said.contains("another file is in its place"), "{said}");
+    // Who asks only is answered, and certificates are renewed.
+    assert_eq!(names(&control_plane).await, ["first"]);
+    let current = Credential::CurrentCertificate(CurrentCertificate {});
+    sidecar.sign(current).await.unwrap();
+    assert!(discovery.quiet().await, "nothing has changed");
+    let scratch = tempfile::tempdir().unwrap();
+    let backup = scratch.path().join("backup");
+    back_up(&control_plane, &backup).await;
+
+    // The file comes back: everything goes on.
+    std::fs::rename(&away, &file).unwrap();
+    control_plane.apply(&service("third", 1)).await.unwrap();
+    let control_plane = control_plane.restart().await;
+    assert_eq!(names(&control_plane).await, ["first", "third"]);
+    let control_plane = control_plane.restored(&backup).await;
+    assert_eq!(names(&control_plane).await, ["first"]);
 }
 
 /// Names of all resources, in the order in which they were made.

@@ -1,6 +1,7 @@
 //! The embedded engine: one file, one writer thread, group commit.
 
 mod discard;
+mod file;
 mod history;
 mod rows;
 mod snapshot;
@@ -31,6 +32,7 @@ use super::{
     Listing, MonotonicClock, RecordWrite, Revision, SnapshotSink, Store, StoreError,
     StoredResource,
 };
+use file::FileId;
 use rows::{Failure, HISTORY, HISTORY_OF, LEASES, META, RECORDS, RESOURCES};
 use writer::{Reply, Request, Write, Writer};
 
@@ -48,6 +50,7 @@ type Shared = Arc<RwLock<Option<Database>>>;
 #[derive(Debug)]
 pub struct RedbStore {
     path: PathBuf,
+    file: FileId,
     database: Shared,
     writes: mpsc::Sender<Write>,
     events: Arc<EventLog>,
@@ -82,11 +85,13 @@ impl RedbStore {
     pub fn open_with(dir: &Path, options: Options) -> Result<Arc<Self>, StoreError> {
         let path = dir.join(FILE);
         let (database, newest, leases) = open_checked(&path, options.clock.now())?;
+        let file = FileId::of(&path).map_err(|error| engine(&path, &error))?;
         let database = Arc::new(RwLock::new(Some(database)));
         let (writes, queue) = mpsc::channel(QUEUE_MAX);
         let events = Arc::new(EventLog::new(newest));
         let writer = Writer {
             path: path.clone(),
+            file,
             database: Arc::clone(&database),
             events: Arc::clone(&events),
             leases,
@@ -98,6 +103,7 @@ impl RedbStore {
             .map_err(|error| engine(&path, &error))?;
         Ok(Arc::new(Self {
             path,
+            file,
             database,
             writes,
             events,
@@ -109,7 +115,7 @@ impl RedbStore {
         &self,
         read: impl FnOnce(&redb::ReadTransaction) -> Result<T, Failure>,
     ) -> Result<T, StoreError> {
-        read_from(&self.database, &self.events, &self.path, read)
+        read_from(&self.database, &self.events, (&self.path, self.file), read)
     }
 
     /// Reads what may be much, on a thread that may wait.
@@ -117,10 +123,10 @@ impl RedbStore {
         &self,
         read: impl FnOnce(&redb::ReadTransaction) -> Result<T, Failure> + Send + 'static,
     ) -> BoxFuture<'_, Result<T, StoreError>> {
-        let (database, path) = (Arc::clone(&self.database), self.path.clone());
+        let (database, path, file) = (Arc::clone(&self.database), self.path.clone(), self.file);
         let events = Arc::clone(&self.events);
         let reading =
-            tokio::task::spawn_blocking(move || read_from(&database, &events, &path, read));
+            tokio::task::spawn_blocking(move || read_from(&database, &events, (&path, file), read));
         // The runtime ends before it has begun: as if the store had been closed.
         Box::pin(async move { reading.await.unwrap_or(Err(StoreError::Closed)) })
     }
@@ -284,13 +290,13 @@ impl Store for RedbStore {
 fn read_from<T>(
     shared: &RwLock<Option<Database>>,
     events: &EventLog,
-    path: &Path,
+    (path, file): (&Path, FileId),
     read: impl FnOnce(&redb::ReadTransaction) -> Result<T, Failure>,
 ) -> Result<T, StoreError> {
     let mut database = shared.read().unwrap_or_else(PoisonError::into_inner);
     if database.is_none() {
         drop(database);
-        reopen(shared, events, path)?;
+        reopen(shared, events, (path, file))?;
         database = shared.read().unwrap_or_else(PoisonError::into_inner);
     }
     let database = database.as_ref().ok_or(StoreError::Closed)?;
@@ -306,12 +312,13 @@ fn read_from<T>(
 fn reopen(
     shared: &RwLock<Option<Database>>,
     events: &EventLog,
-    path: &Path,
+    (path, file): (&Path, FileId),
 ) -> Result<(), StoreError> {
     let mut database = shared.write().unwrap_or_else(PoisonError::into_inner);
     if database.is_some() {
         return Ok(());
     }
+    file.check(path)?;
     let opened = open(path)?;
     let (newest, _transaction) = rows::newest(&opened).map_err(|failure| failure.at(path))?;
     // The write that failed may be in the file after all.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use redb::ReadableTable;
 use tokio::sync::{mpsc, oneshot};
 
+use super::file::FileId;
 use super::rows::{self, FENCING, Failure, LEASES, META, RECORDS, RESOURCES, TRANSACTION, encode};
 use super::{Options, Shared, engine, history, open};
 use crate::store::events::EventLog;
@@ -64,6 +65,7 @@ pub(super) struct Reply {
 /// The writer's own state.
 pub(super) struct Writer {
     pub(super) path: PathBuf,
+    pub(super) file: FileId,
     pub(super) database: Shared,
     pub(super) events: Arc<EventLog>,
     pub(super) leases: LeaseBook,
@@ -97,8 +99,8 @@ impl Writer {
 
     /// One transaction and one fsync for the whole group.
     fn write(&mut self, group: Vec<Write>) {
-        if let Err(error) = super::reopen(&self.database, &self.events, &self.path) {
-            tracing::error!(%error, "store not reopened");
+        if let Err(error) = self.usable() {
+            tracing::error!(%error, "nothing is written");
             for write in group {
                 // Whoever has gone does not want to know.
                 let _gone = write.done.send(Err(error.clone()));
@@ -156,6 +158,12 @@ impl Writer {
         }
     }
 
+    /// Checks that there is a database, and that it is where the next start finds it.
+    fn usable(&self) -> Result<(), StoreError> {
+        self.file.check(&self.path)?;
+        super::reopen(&self.database, &self.events, (&self.path, self.file))
+    }
+
     /// Makes a change durable, if it says that there is one. Also returns the number of the
     /// transaction, once it has one.
     fn transact(
@@ -196,7 +204,7 @@ impl Writer {
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         *database = None;
-        let opened = match open(&self.path) {
+        let opened = match self.file.check(&self.path).and_then(|()| open(&self.path)) {
             Ok(opened) => opened,
             Err(error) => {
                 tracing::error!(%error, "store not reopened");
