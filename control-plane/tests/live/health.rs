@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
+use weft_proto::resource::Kind;
 
 use crate::support::{ControlPlane, wait_until};
 
@@ -57,4 +58,45 @@ async fn idle_connections_to_the_metrics_port_lock_nobody_out() {
     })
     .await;
     assert!(begun.elapsed() < Duration::from_secs(15));
+}
+
+/// A process that may open no file more accepts nobody; its tasks outlive that, the streams that stand
+/// go on, and everybody is accepted again as soon as there are descriptors.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_descriptors_nobody_is_accepted_and_nothing_ends() {
+    let mut control_plane = ControlPlane::start().await;
+    let sidecar = control_plane.enrol("shop/web", &[80]).await;
+    let mut discovery = sidecar.discover().await;
+    discovery.ask(Kind::Service, &["shop/first"], &[]).await;
+    assert_eq!(discovery.taken().await, "-shop/first");
+    let before = control_plane.limit_descriptors(3);
+    let waiting = tokio::spawn({
+        let client = control_plane.client();
+        async move { client.get::<serde_json::Value>("/v1/resources").await }
+    });
+    let joining = tokio::spawn(async move { sidecar.try_discover().await.map(drop) });
+    let begun = std::time::Instant::now();
+    let used = control_plane.cpu_time();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let used = control_plane.cpu_time() - used;
+    assert!(
+        used < begun.elapsed() / 4,
+        "it does not wait, but spins: {used:?}"
+    );
+    assert!(!waiting.is_finished() && !joining.is_finished());
+    assert!(!control_plane.has_ended());
+
+    control_plane.limit_descriptors(before);
+    waiting.await.unwrap().unwrap();
+    joining.await.unwrap().unwrap();
+    control_plane
+        .apply(
+            "apiVersion: weft-mesh.io/v1alpha1\nkind: Service\nmetadata: {name: first, namespace: \
+             shop}\nspec: {ports: [{port: 80}]}\n",
+        )
+        .await
+        .unwrap();
+    assert_eq!(discovery.taken().await, "+shop/first");
+    let healthy = control_plane.http("/healthz").await;
+    assert!(healthy.starts_with("HTTP/1.1 200"), "{healthy}");
 }

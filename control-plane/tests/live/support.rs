@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use rcgen::{CertificateParams, KeyPair};
+use rustix::process::{Pid, Resource as Limited, Rlimit, getrlimit, prlimit};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
@@ -242,6 +243,42 @@ impl ControlPlane {
         let mut lines = metrics.lines();
         let value = lines.find_map(|line| line.strip_prefix(&label)).unwrap();
         value.parse().unwrap()
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Whether the process has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Limits how many files the process may open from now on; what it was before.
+    pub(crate) fn limit_descriptors(&self, limit: u64) -> u64 {
+        let new = Rlimit {
+            current: Some(limit),
+            ..getrlimit(Limited::Nofile)
+        };
+        let before = prlimit(Some(self.pid()), Limited::Nofile, new).unwrap();
+        before.current.unwrap()
+    }
+
+    /// What the process has used of the processors.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let fields: Vec<&str> = stat
+            .rsplit(')')
+            .next()
+            .unwrap()
+            .split_whitespace()
+            .collect();
+        // utime and stime, in ticks of 10 ms.
+        let ticks: u64 = fields[11..13]
+            .iter()
+            .map(|f| f.parse::<u64>().unwrap())
+            .sum();
+        Duration::from_millis(ticks * 10)
     }
 
     /// A connection to the metrics port.
