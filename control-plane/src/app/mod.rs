@@ -36,6 +36,8 @@ const LISTENING: [&str; 5] = [
     "join socket",
     "metrics",
 ];
+/// Threads that serve sidecars and operators, at most.
+const WORKERS_MAX: usize = 4;
 /// How long streams may take to end when the control plane stops.
 const STOP_MAX: Duration = Duration::from_secs(2);
 
@@ -84,8 +86,10 @@ pub fn run(args: &ControlPlaneArgs) -> Result<(), AppError> {
     // A program of the same user must not read the authority's keys from this process's memory.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(io::Error::from)?;
+    // What the process may run on: threads that share a core wake each other for nothing.
+    let workers = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(workers.min(WORKERS_MAX))
         .thread_name("weft-control")
         .enable_all()
         .build()?;

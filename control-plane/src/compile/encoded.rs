@@ -18,7 +18,7 @@ pub struct Encoded {
     /// The digest of its content: the same content has the same version, also after a restart.
     pub version: Arc<str>,
     /// Other names it goes by.
-    pub aliases: Vec<Arc<str>>,
+    pub aliases: Arc<[Arc<str>]>,
     /// Its bytes in a response: an `envoy.service.discovery.v3.Resource`.
     pub envelope: Bytes,
     /// Its domain form, for people and decisions.
@@ -109,7 +109,7 @@ impl Resources {
         }
         let names = changed.entry(kind).or_default();
         names.insert(Arc::clone(&encoded.name));
-        for alias in &encoded.aliases {
+        for alias in encoded.aliases.iter() {
             let name = Arc::clone(&encoded.name);
             of_kind.by_alias.insert_cow(Arc::clone(alias), name);
             names.insert(Arc::clone(alias));
@@ -139,7 +139,7 @@ impl Resources {
         };
         of_kind.by_name.remove_cow(&before.name);
         let names = changed.entry(kind).or_default();
-        for alias in &before.aliases {
+        for alias in before.aliases.iter() {
             of_kind.give_up(alias, &before.name);
             names.insert(Arc::clone(alias));
         }

@@ -395,7 +395,7 @@ impl OfKind {
     }
 
     fn loses_a_name(&self, found: &Encoded) -> bool {
-        let before = self.held.get(&found.name).map(|held| &held.aliases);
+        let before = self.held.get(&found.name).map(|held| &*held.aliases);
         let mut before = before.into_iter().flatten();
         before.any(|alias| !found.aliases.contains(alias))
     }
@@ -414,7 +414,7 @@ impl OfKind {
             let held = Held {
                 version: Arc::clone(&resource.version),
                 standing: Standing::Sent,
-                aliases: resource.aliases.clone(),
+                aliases: Arc::clone(&resource.aliases),
             };
             self.set_held(&resource.name, Some(held));
         }
@@ -480,7 +480,7 @@ fn held_from_before(
         let of_name = Held {
             version: version.into(),
             standing: Standing::Acknowledged,
-            aliases: Vec::new(),
+            aliases: Arc::default(),
         };
         held.insert(name.into(), of_name);
     }

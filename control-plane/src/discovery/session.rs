@@ -150,7 +150,7 @@ pub struct Held {
     /// What became of it.
     pub standing: Standing,
     /// The names it went by, if they are known.
-    pub(super) aliases: Vec<Arc<str>>,
+    pub(super) aliases: Arc<[Arc<str>]>,
 }
 
 impl Held {
@@ -177,7 +177,8 @@ pub struct Rejection {
 /// One stream.
 #[derive(Debug, Default)]
 pub struct Session {
-    kinds: BTreeMap<Kind, OfKind>,
+    /// In the order of [`Kind`]'s variants.
+    kinds: [OfKind; Kind::ALL.len()],
     /// Services that are wanted, with the number of slices that their endpoints are in.
     services: BTreeMap<Arc<str>, u32>,
     /// Whether `services` says what is wanted: those asked for first have been looked up.
@@ -194,7 +195,7 @@ impl Session {
         kind: Kind,
         request: Request,
     ) -> Result<Handled, SessionError> {
-        let of_kind = self.kinds.entry(kind).or_default();
+        let of_kind = &mut self.kinds[kind as usize];
         let handled = of_kind.handle(kind, request)?;
         if kind == Kind::EndpointSlice && handled.opened {
             for (service, count) in &self.services {
@@ -204,7 +205,7 @@ impl Session {
         }
         if kind == Kind::Service {
             // The sidecar drops a service that it unsubscribed, and no slice.
-            let slices = self.kinds.entry(Kind::EndpointSlice).or_default();
+            let slices = &mut self.kinds[Kind::EndpointSlice as usize];
             for service in &handled.dropped {
                 self.services.remove(service);
                 let held = slices.slices_of(service);
@@ -217,9 +218,7 @@ impl Session {
     /// Something else may be found under a name. What it stands for is looked up when the next
     /// response is made.
     pub fn mark(&mut self, kind: Kind, name: Arc<str>) {
-        if let Some(of_kind) = self.kinds.get_mut(&kind) {
-            of_kind.due.insert(name);
-        }
+        self.kinds[kind as usize].due.insert(name);
     }
 
     /// The next response, if there is anything to say and nothing of its kind on its way.
@@ -239,7 +238,7 @@ impl Session {
     }
 
     fn push_of(&mut self, kind: Kind, compiled: &Compiled) -> Option<Push> {
-        let of_kind = self.kinds.get_mut(&kind)?;
+        let of_kind = &mut self.kinds[kind as usize];
         if !of_kind.has_more() {
             if !of_kind.is_busy() {
                 of_kind.applied = Some(applied(compiled));
@@ -250,7 +249,7 @@ impl Session {
         if kind == Kind::Service {
             self.want_slices(&plan);
         }
-        let of_kind = self.kinds.get_mut(&kind)?;
+        let of_kind = &mut self.kinds[kind as usize];
         if plan.is_empty() {
             of_kind.applied = Some(applied(compiled));
             return None;
@@ -261,7 +260,7 @@ impl Session {
 
     /// Services come, go, or have their endpoints in another number of slices.
     fn want_slices(&mut self, plan: &Plan) {
-        let slices = self.kinds.entry(Kind::EndpointSlice).or_default();
+        let slices = &mut self.kinds[Kind::EndpointSlice as usize];
         for name in &plan.removed {
             if self.services.remove(name).is_some() {
                 let held = slices.slices_of(name);
@@ -288,49 +287,52 @@ impl Session {
     /// How far the sidecar has come with everything that it asked for; `None` while it has not
     /// answered at all, or asked for nothing.
     pub fn applied(&self) -> Option<Applied> {
-        let opened = self.kinds.values().filter(|of_kind| of_kind.opened);
+        let opened = self.kinds.iter().filter(|of_kind| of_kind.opened);
         opened.map(|of_kind| of_kind.applied).min().flatten()
     }
 
     /// Whether there is nothing to say and nothing on its way.
     pub fn is_idle(&self) -> bool {
-        !self.kinds.values().any(OfKind::is_busy)
+        !self.kinds.iter().any(OfKind::is_busy)
     }
 
     /// Whether a response could be made now: what is due is not held up by an answer.
     pub fn has_more(&self) -> bool {
-        !self.ready.is_empty() || self.kinds.values().any(OfKind::has_more)
+        !self.ready.is_empty() || self.kinds.iter().any(OfKind::has_more)
     }
 
     /// What it holds of a kind, by name.
     pub fn held(&self, kind: Kind) -> impl Iterator<Item = (&str, &Held)> {
-        let of_kind = self.kinds.get(&kind).into_iter();
-        of_kind.flat_map(|k| k.held.iter().map(|(name, held)| (&**name, held)))
+        let of_kind = &self.kinds[kind as usize];
+        of_kind.held.iter().map(|(name, held)| (&**name, held))
     }
 
     /// Names that it asked for.
     pub fn asked(&self, kind: Kind) -> impl Iterator<Item = &str> {
-        let of_kind = self.kinds.get(&kind).into_iter();
-        of_kind.flat_map(OfKind::asked)
+        self.kinds[kind as usize].asked()
     }
 
     /// How many names the stream keeps: asked for, and of what is held.
     pub fn names(&self) -> usize {
-        self.kinds.values().map(OfKind::names).sum()
+        self.kinds.iter().map(OfKind::names).sum()
     }
 
     /// How many resources it holds or was sent, of all kinds.
     pub fn holds(&self) -> usize {
-        self.kinds.values().map(|of_kind| of_kind.held.len()).sum()
+        self.kinds.iter().map(|of_kind| of_kind.held.len()).sum()
     }
 
     /// What has been rejected, or is rejected no more, since this was asked last.
     pub fn take_rejections(&mut self) -> Vec<Rejection> {
         let mut rejections = Vec::new();
-        for (kind, of_kind) in &mut self.kinds {
-            let of_kind = std::mem::take(&mut of_kind.rejections);
+        for kind in Kind::ALL {
+            let of_kind = &mut self.kinds[kind as usize].rejections;
+            if of_kind.is_empty() {
+                continue;
+            }
+            let of_kind = std::mem::take(of_kind);
             rejections.extend(of_kind.into_iter().map(|(name, reason)| Rejection {
-                kind: *kind,
+                kind,
                 name,
                 reason,
             }));

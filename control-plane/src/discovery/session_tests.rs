@@ -426,7 +426,7 @@ impl Sidecar {
         }
         for resource in &push.resources {
             self.absent.remove(&*resource.name);
-            for alias in &resource.aliases {
+            for alias in resource.aliases.iter() {
                 self.absent.remove(&**alias);
             }
             let aliases = resource.aliases.iter().map(ToString::to_string);
