@@ -2,39 +2,37 @@
 //!
 //! From a request only the public key is taken; every name in a certificate is written here.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+mod contents;
+mod files;
+mod request;
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
-    SanType, SerialNumber, SubjectPublicKeyInfo,
-};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer};
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use weft_core::name::{
     CONTROL_PLANE_ACCOUNT, CONTROL_PLANE_USAGE, RESERVED_NAMESPACE, SpiffeId, TrustDomain,
 };
-use x509_parser::certification_request::X509CertificationRequest;
-use x509_parser::prelude::FromDer;
+
+use contents::{ca_params, leaf_params};
+use files::{check_root, end_of, file, from_pem, pair};
+use request::read_request;
+
+pub use request::public_key_hash;
 
 use super::operator;
 use crate::sha256_hex;
 
-/// Clocks of workloads may be this far behind.
-const BACKDATE: Duration = Duration::from_secs(300);
-const DAY: Duration = Duration::from_secs(24 * 3600);
 const ROOT_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const INTERMEDIATE_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
 /// The intermediate's files are called this.
 const INTERMEDIATE: &str = "intermediate";
-/// A CSR with a P-256 key has some 300 bytes.
-const CSR_MAX_BYTES: usize = 8 * 1024;
 /// The DNS name in the control plane's own certificate, whatever it is reached at.
 pub const OWN_DNS_NAME: &str = weft_api::SERVER_NAME;
 /// Shortest and longest life of a leaf.
@@ -314,216 +312,10 @@ fn sign_with(
     })
 }
 
-/// The end of a certificate's validity.
-fn end_of(path: &Path, certificate: &CertificateDer<'_>) -> Result<SystemTime, CaError> {
-    let (_rest, parsed) =
-        x509_parser::parse_x509_certificate(certificate).map_err(|error| CaError::Content {
-            path: path.to_owned(),
-            reason: error.to_string(),
-        })?;
-    let ends = parsed.validity().not_after.timestamp();
-    Ok(UNIX_EPOCH + Duration::from_secs(u64::try_from(ends).unwrap_or(0)))
-}
-
-fn from_pem(dir: &Path, name: &str, pem: &str) -> Result<CertificateDer<'static>, CaError> {
-    CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| CaError::Content {
-        path: dir.join(format!("{name}.pem")),
-        reason: error.to_string(),
-    })
-}
-
-/// A root of another trust domain, or one that has ended, vouches for nobody here.
-fn check_root(dir: &Path, root: &CertificateDer<'_>, ours: &TrustDomain) -> Result<(), CaError> {
-    let path = dir.join("root.pem");
-    let (_rest, parsed) =
-        x509_parser::parse_x509_certificate(root).map_err(|error| CaError::Content {
-            path: path.clone(),
-            reason: error.to_string(),
-        })?;
-    let name = parsed.subject().iter_common_name().next();
-    let found = name.and_then(|name| name.as_str().ok()).unwrap_or_default();
-    let expected = format!("{ours} root");
-    if found != expected {
-        return Err(CaError::Root {
-            path,
-            found: format!("{found:?}"),
-            expected: format!("{expected:?}"),
-        });
-    }
-    let ends = parsed.validity().not_after;
-    if ends.timestamp() <= seconds(SystemTime::now()) {
-        return Err(CaError::Root {
-            path,
-            found: format!("over since {ends}"),
-            expected: "one that is valid now".to_owned(),
-        });
-    }
-    Ok(())
-}
-
-/// SHA-256 of the public key in a request: what tells a repeated redemption from a second one.
-pub fn public_key_hash(csr: &[u8]) -> Result<String, CaError> {
-    Ok(sha256_hex(read_request(csr)?.public_key.der_bytes()))
-}
-
-fn read_request(csr: &[u8]) -> Result<CertificateSigningRequestParams, CaError> {
-    if csr.len() > CSR_MAX_BYTES {
-        let reason = format!("has {} bytes; allowed are {CSR_MAX_BYTES}", csr.len());
-        return Err(CaError::Request(reason));
-    }
-    let request =
-        CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr))
-            .map_err(|error| CaError::Request(format!("not a signed PKCS #10 request: {error}")))?;
-    let allowed = [
-        &rcgen::PKCS_ECDSA_P256_SHA256,
-        &rcgen::PKCS_ECDSA_P384_SHA384,
-        &rcgen::PKCS_ED25519,
-    ];
-    let algorithm = request.public_key.algorithm();
-    if !allowed.contains(&algorithm) {
-        let reason = "its key is neither ECDSA P-256, ECDSA P-384 nor Ed25519";
-        return Err(CaError::Request(reason.to_owned()));
-    }
-    // rcgen takes the signature's algorithm for the key's: a key of another curve would be
-    // written down as what it is not.
-    if key_algorithm(csr) != Some(algorithm) {
-        let reason = "its signature's algorithm does not belong to its key";
-        return Err(CaError::Request(reason.to_owned()));
-    }
-    Ok(request)
-}
-
-fn key_algorithm(csr: &[u8]) -> Option<&'static rcgen::SignatureAlgorithm> {
-    let (_rest, request) = X509CertificationRequest::from_der(csr).ok()?;
-    let key = request.certification_request_info.subject_pki.raw;
-    let key = SubjectPublicKeyInfo::from_der(key).ok()?;
-    Some(key.algorithm())
-}
-
-fn leaf_params(
-    identity: &str,
-    instance: &str,
-    (issued, ends): (SystemTime, SystemTime),
-    dns: &[&str],
-) -> Result<CertificateParams, CaError> {
-    let mut params = CertificateParams::default();
-    let mut name = DistinguishedName::new();
-    name.push(DnType::CommonName, instance);
-    params.distinguished_name = name;
-    let uri = identity.try_into()?;
-    params.subject_alt_names = vec![SanType::URI(uri)];
-    for name in dns {
-        params
-            .subject_alt_names
-            .push(SanType::DnsName((*name).try_into()?));
-    }
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![
-        ExtendedKeyUsagePurpose::ServerAuth,
-        ExtendedKeyUsagePurpose::ClientAuth,
-    ];
-    params.not_before = (issued - BACKDATE).into();
-    params.not_after = ends.into();
-    params.serial_number = Some(serial());
-    params.use_authority_key_identifier_extension = true;
-    Ok(params)
-}
-
-fn ca_params(
-    trust_domain: &TrustDomain,
-    kind: &str,
-    now: SystemTime,
-    ends: SystemTime,
-) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    let mut name = DistinguishedName::new();
-    name.push(DnType::OrganizationName, "Weft");
-    name.push(DnType::CommonName, format!("{trust_domain} {kind}"));
-    params.distinguished_name = name;
-    params.is_ca = IsCa::Ca(match kind {
-        "root" => BasicConstraints::Unconstrained,
-        _ => BasicConstraints::Constrained(0),
-    });
-    params.key_usages = vec![
-        KeyUsagePurpose::KeyCertSign,
-        KeyUsagePurpose::CrlSign,
-        KeyUsagePurpose::DigitalSignature,
-    ];
-    params.not_before = (now - DAY).into();
-    params.not_after = ends.into();
-    params.serial_number = Some(serial());
-    params.use_authority_key_identifier_extension = kind != "root";
-    params
-}
-
-/// 127 random bits, positive (RFC 5280 section 4.1.2.2).
-fn serial() -> SerialNumber {
-    let mut bytes = crate::random::<16>();
-    bytes[0] = bytes[0] & 0x7f | 0x40;
-    SerialNumber::from_slice(&bytes)
-}
-
 fn seconds(time: SystemTime) -> i64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// Reads certificate and key, or makes and keeps them.
-fn pair(
-    dir: &Path,
-    name: &str,
-    make: impl FnOnce() -> Result<(String, KeyPair), CaError>,
-) -> Result<(String, KeyPair), CaError> {
-    let (certificate, key) = (
-        dir.join(format!("{name}.pem")),
-        dir.join(format!("{name}.key")),
-    );
-    match fs::read_to_string(&certificate) {
-        Ok(pem) => {
-            let text = fs::read_to_string(&key).map_err(|source| file("reading", &key, source))?;
-            let pair = KeyPair::from_pem(&text).map_err(|error| CaError::Content {
-                path: key,
-                reason: error.to_string(),
-            })?;
-            Ok((pem, pair))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let (pem, pair) = make()?;
-            // The key first: a certificate without its key would be worth nothing.
-            write_private(&key, pair.serialize_pem().as_bytes())?;
-            write_private(&certificate, pem.as_bytes())?;
-            Ok((pem, pair))
-        }
-        Err(source) => Err(file("reading", &certificate, source)),
-    }
-}
-
-fn write_private(path: &Path, content: &[u8]) -> Result<(), CaError> {
-    let temporary = path.with_extension("new");
-    let write = || -> io::Result<()> {
-        let mut out = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        out.write_all(content)?;
-        out.sync_all()?;
-        fs::rename(&temporary, path)?;
-        path.parent()
-            .map_or(Ok(()), |dir| File::open(dir)?.sync_all())
-    };
-    write().map_err(|source| file("writing", path, source))
-}
-
-fn file(action: &'static str, path: &Path, source: io::Error) -> CaError {
-    CaError::File {
-        action,
-        path: path.to_owned(),
-        source,
-    }
-}
-
 #[cfg(test)]
-#[path = "ca_tests.rs"]
 mod tests;

@@ -1,8 +1,13 @@
 //! The authority in directories of its own.
 
-use super::*;
+use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
+
+use rcgen::SanType;
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+
+use super::contents::DAY;
+use super::*;
 
 fn open(dir: &Path) -> Authority {
     authority(dir)
