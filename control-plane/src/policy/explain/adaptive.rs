@@ -2,9 +2,10 @@
 
 use weft_core::adaptive::AdaptiveConfig;
 use weft_core::name::SpiffeId;
+use weft_core::policy::TrafficPolicy;
 
 use super::limits::Arriving;
-use super::{Kind, Known, Reason, Resource, ServiceName, Steps, TrafficPolicy, WorkloadName};
+use super::{Kind, Known, Reason, Resource, ServiceName, Steps, WorkloadName};
 
 /// The limits of a port, where it has any.
 pub(super) fn explain_limits(policy: &TrafficPolicy, by: &str, steps: &mut Steps) {

@@ -5,10 +5,11 @@ use std::time::Duration;
 use http::HeaderValue;
 use proptest::prelude::*;
 use weft_core::model::{AppProtocol, Namespace, ServicePort};
+use weft_core::policy::TrafficPolicy;
 use weft_core::retry::RetryPolicy;
 use weft_core::route::{
-    Abort, About, Delay, Fault, HeaderModifier, Mirror, PARTS, PathRewrite, Redirect, Route,
-    RouteName, UrlRewrite,
+    Abort, About, Backend, Delay, Fault, Filter, HeaderModifier, HttpMatch, Mirror, PARTS,
+    PathMatch, PathRewrite, Redirect, Route, RouteName, Rule, UrlRewrite, ValueMatch,
 };
 
 use super::*;
