@@ -11,10 +11,12 @@ use axum::Router;
 use axum::routing::get;
 use futures_util::future::BoxFuture;
 use http::StatusCode;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// A loop that has not come round for this long stands still.
 pub const PULSE_MAX: Duration = Duration::from_secs(10);
+/// How often a part is asked whether it answers.
+const ASKED_EVERY: Duration = Duration::from_secs(2);
 /// How long a probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -36,6 +38,15 @@ impl Pulse {
     /// The loop comes round.
     pub fn beat(&self) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Asks a part again and again, and beats with every answer. Runs until the task is dropped.
+    pub async fn keep_asking<F: Future<Output = ()>>(&self, ask: impl Fn() -> F) {
+        loop {
+            ask().await;
+            self.beat();
+            sleep(ASKED_EVERY).await;
+        }
     }
 
     /// How long the loop has stood still, where that is too long.

@@ -83,6 +83,8 @@ mod impostor;
 mod crowds;
 // How long connections live: revocation, certificates that end.
 mod lifetimes;
+// What a control plane says of itself.
+mod supervised;
 // Workloads that leave.
 mod leaving;
 // Names that lead nowhere.

@@ -9,7 +9,7 @@ use super::AppError;
 use crate::args::Settings;
 use crate::budget::Limits;
 use crate::clock::SystemClock;
-use crate::health::Health;
+use crate::health::{Health, Pulse};
 use crate::identity::Identities;
 use crate::identity::ca::Authority;
 use crate::model::Document;
@@ -121,11 +121,17 @@ pub(super) fn open_store(dir: &Path, discard: &[String]) -> Result<Arc<RedbStore
 }
 
 /// What has to work, and what has to have happened before sidecars are told anything.
-pub(super) fn health_of(parts: &Parts) -> Health {
+pub(super) fn health_of(tasks: &mut Supervisor, parts: &Parts) -> Health {
     let store = Arc::clone(&parts.store);
+    let writer = Arc::new(Pulse::default());
+    tasks.spawn(
+        "store pulse",
+        asked(Arc::clone(&store), Arc::clone(&writer)),
+    );
     let pipeline = Arc::clone(&parts.pipeline);
     Health::default()
         .with_pulse("pipeline", Arc::clone(parts.pipeline.pulse()))
+        .with_pulse("store", writer)
         .with_alive("store", move || {
             let died = store.died().now_or_never().is_some();
             std::future::ready(match died {
@@ -139,4 +145,13 @@ pub(super) fn health_of(parts: &Parts) -> Health {
                 _ => Ok(()),
             })
         })
+}
+
+/// Has the store's writer answer again and again: a disk that hangs stops it, without its end.
+async fn asked(store: Arc<dyn Store>, pulse: Arc<Pulse>) {
+    let nothing = || async {
+        // It is no change, and needs no disk. A refusal is an answer.
+        let _any = store.commit("health", Vec::new()).await;
+    };
+    pulse.keep_asking(nothing).await;
 }

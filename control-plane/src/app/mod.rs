@@ -128,7 +128,7 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
     let grace = settings.grace;
     let limits = Limits::for_descriptors(descriptors());
     let parts = assemble(&mut tasks, settings, limits, store, authority)?;
-    let health = Arc::new(health_of(&parts));
+    let health = Arc::new(health_of(&mut tasks, &parts));
 
     let listener = listen(args.listen).await?;
     let address = listener.local_addr()?;
