@@ -6,6 +6,9 @@ use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
+use weft_api::client::{Client, ClientError};
+use weft_api::types::{ApplyResult, Source, Sources};
+
 use crate::support::{DEADLINE, addresses, program};
 
 struct Program {
@@ -17,6 +20,8 @@ impl Program {
         // What an earlier one left says nothing about this one.
         let _missing = std::fs::remove_file(data_dir.join("addresses.json"));
         let mut command = program(data_dir);
+        // What it says is read at its end, and a full pipe would stop it.
+        command.env("RUST_BACKTRACE", "0");
         let child = command.args(["--listen", "127.0.0.1:0"]).spawn().unwrap();
         Self { child }
     }
@@ -120,4 +125,72 @@ fn an_address_in_use() {
     assert!(!output.status.success());
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("listening on"), "{said}");
+}
+
+/// Applies large services of these numbers as one revision.
+async fn apply(
+    client: &Client,
+    numbers: std::ops::Range<u32>,
+    port: u16,
+) -> Result<ApplyResult, ClientError> {
+    let note = "x".repeat(200_000);
+    let document = |number| {
+        format!(
+            "apiVersion: weft-mesh.io/v1alpha1\nkind: Service\nmetadata: {{name: large-{number}, \
+             namespace: shop, annotations: {{note: \"{note}\"}}}}\nspec: {{ports: [{{port: {port}}}]}}\n---\n"
+        )
+    };
+    let name = "large.yaml".to_owned();
+    let text = numbers.map(document).collect();
+    let sources = vec![Source { name, text }];
+    client.post("/v1/apply", &Sources { sources }).await
+}
+
+/// The disk changes pages of a store that is larger than what is kept of it in memory. Who reads one is
+/// told so; when the thread that writes meets one and panics, the process ends with the reason, and the
+/// next one does not start with what is left.
+#[test]
+fn the_end_of_a_task_is_the_end_of_the_process() {
+    const REVISIONS: u32 = 15;
+    const EACH: u32 = 4;
+    let directory = tempfile::tempdir().unwrap();
+    let mut running = Program::start(directory.path());
+    running.addresses(directory.path());
+    let client = Client::at(directory.path());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let range = |revision: u32| revision * EACH..(revision + 1) * EACH;
+    for revision in 0..REVISIONS {
+        let applied = runtime.block_on(apply(&client, range(revision), 80));
+        applied.unwrap();
+    }
+    let file = directory.path().join("weft.redb");
+    let length = std::fs::metadata(&file).unwrap().len();
+    assert!(length > 2 * 16 * 1024 * 1024, "all of it is in memory");
+    // The first page is the file's own head.
+    let damaged = std::fs::File::options().write(true).open(&file).unwrap();
+    let zeros = vec![0; usize::try_from(length).unwrap() - 4096];
+    std::os::unix::fs::FileExt::write_all_at(&damaged, &zeros, 4096).unwrap();
+
+    let read = client.get::<serde_json::Value>("/v1/resources");
+    let said = runtime.block_on(read).unwrap_err().to_string();
+    for part in ["is damaged", "weft restore"] {
+        assert!(said.contains(part), "{said}");
+    }
+    // What is in memory still can be written about, next to what is not.
+    for revision in (0..REVISIONS).rev() {
+        let applied = runtime.block_on(apply(&client, range(revision), 81));
+        if applied.is_err() {
+            break;
+        }
+    }
+    let (status, said) = running.end();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("the task \"store\" has ended"), "{said}");
+    let output = program(directory.path())
+        .args(["--listen", "127.0.0.1:0"])
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("weft.redb"), "{said}");
 }

@@ -12,6 +12,7 @@ mod writer;
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
@@ -287,6 +288,8 @@ impl Store for RedbStore {
     }
 }
 
+/// Reads. The engine panics over some kinds of damage, which may come while the file is open: that is
+/// an error too.
 fn read_from<T>(
     shared: &RwLock<Option<Database>>,
     events: &EventLog,
@@ -300,11 +303,14 @@ fn read_from<T>(
         database = shared.read().unwrap_or_else(PoisonError::into_inner);
     }
     let database = database.as_ref().ok_or(StoreError::Closed)?;
-    let result = database
-        .begin_read()
-        .map_err(Failure::from)
-        .and_then(|transaction| read(&transaction));
-    result.map_err(|failure| failure.at(path))
+    let reading = || {
+        let result = database
+            .begin_read()
+            .map_err(Failure::from)
+            .and_then(|transaction| read(&transaction));
+        result.map_err(|failure| failure.at(path))
+    };
+    catch_unwind(AssertUnwindSafe(reading)).unwrap_or_else(|_panic| Err(torn(path)))
 }
 
 /// Opens the file anew that a failed write has closed and that could not be opened then: when a disk
@@ -365,7 +371,7 @@ fn open(path: &Path) -> Result<Database, StoreError> {
 /// Opens the file and what is needed of it. The engine panics over some kinds of damage: that is an
 /// error too.
 fn open_checked(path: &Path, now: Duration) -> Result<(Database, Revision, LeaseBook), StoreError> {
-    let opening = std::panic::catch_unwind(|| {
+    let opening = catch_unwind(|| {
         let mut database = open(path)?;
         check(&mut database, path)?;
         let read = rows::newest(&database).and_then(|(newest, _transaction)| {
@@ -375,12 +381,14 @@ fn open_checked(path: &Path, now: Duration) -> Result<(Database, Revision, Lease
         let (newest, leases) = read.map_err(|failure| failure.at(path))?;
         Ok((database, newest, leases))
     });
-    opening.unwrap_or_else(|_panic| {
-        Err(StoreError::Damaged {
-            path: path.display().to_string(),
-            cause: "its pages do not belong together".to_owned(),
-        })
-    })
+    opening.unwrap_or_else(|_panic| Err(torn(path)))
+}
+
+fn torn(path: &Path) -> StoreError {
+    StoreError::Damaged {
+        path: path.display().to_string(),
+        cause: "its pages do not belong together".to_owned(),
+    }
 }
 
 /// Compares every page with its checksum: what the disk has changed is not taken for what was
