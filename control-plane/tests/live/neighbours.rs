@@ -7,14 +7,23 @@ use weft_api::types::{ApplyResult, Source, Sources};
 use weft_proto::identity::sign_request::Credential;
 use weft_proto::resource::Kind;
 
-use crate::support::{ControlPlane, Sidecar};
+use crate::support::{ControlPlane, Discovery, Sidecar};
 
 /// What neighbours wait for at most. It is far above what they should: tests run beside each other
 /// on machines with few cores.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Runs an attack with neighbours beside it, and prints how long they waited. The attack is a task
-/// of its own; the neighbours go on until it has ended.
+/// Rounds before an attack, to compare with: as many as a percentile needs where the long forms of
+/// the tests are asked for (`WEFT_TEST_LONG=1`).
+fn calm_rounds() -> u16 {
+    match std::env::var("WEFT_TEST_LONG").is_ok_and(|value| value == "1") {
+        true => 100,
+        false => 5,
+    }
+}
+
+/// Runs an attack with neighbours beside it, and prints how long they waited before and during it.
+/// The attack is a task of its own; the neighbours go on until it has ended.
 pub(crate) async fn beside<T: Send + 'static>(
     control_plane: &ControlPlane,
     what: &str,
@@ -23,20 +32,23 @@ pub(crate) async fn beside<T: Send + 'static>(
     let caller = control_plane.enrol("calm/caller", &[]).await;
     let mut discovery = caller.discover().await;
     discovery.ask(Kind::Service, &["calm/web"], &[]).await;
-    let mut waited = Waited::default();
-    waited.change(control_plane, &mut discovery, 80).await;
-    waited = Waited::default();
-    let attack = tokio::spawn(attack);
-    let mut round = 0;
-    while !attack.is_finished() || round < 5 {
-        round += 1;
-        waited
-            .change(control_plane, &mut discovery, 80 + round)
-            .await;
-        waited.join(control_plane, round).await;
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    // The first change waits for what is made once.
+    let mut first = Waited::default();
+    first.change(control_plane, &mut discovery, 80).await;
+    let (mut before, mut during) = (Waited::default(), Waited::default());
+    let calm = calm_rounds();
+    for round in 1..=calm {
+        before.round(control_plane, &mut discovery, round).await;
     }
-    waited.print(what);
+    let attack = tokio::spawn(attack);
+    let mut round = calm;
+    while !attack.is_finished() || round < calm + 5 {
+        round += 1;
+        during.round(control_plane, &mut discovery, round).await;
+    }
+    println!("beside {what}:");
+    before.print("before");
+    during.print("during");
     attack.await.unwrap()
 }
 
@@ -48,13 +60,20 @@ struct Waited {
 }
 
 impl Waited {
-    /// An operator changes a service, and who has asked for it hears of it.
-    async fn change(
+    /// A change and a join, and a pause.
+    async fn round(
         &mut self,
         control_plane: &ControlPlane,
-        discovery: &mut crate::support::Discovery,
-        port: u16,
+        discovery: &mut Discovery,
+        number: u16,
     ) {
+        self.change(control_plane, discovery, 80 + number).await;
+        self.join(control_plane, number).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    /// An operator changes a service, and who has asked for it hears of it.
+    async fn change(&mut self, control_plane: &ControlPlane, discovery: &mut Discovery, port: u16) {
         let text = format!(
             "apiVersion: weft-mesh.io/v1alpha1\nkind: Service\nmetadata: {{name: web, namespace: \
              calm}}\nspec: {{ports: [{{port: {port}}}]}}\n"
@@ -85,8 +104,7 @@ impl Waited {
         self.joins.push(begun.elapsed());
     }
 
-    fn print(&mut self, what: &str) {
-        println!("beside {what}:");
+    fn print(&mut self, when: &str) {
         let waits = [
             ("join", &mut self.joins),
             ("change", &mut self.admin),
@@ -96,7 +114,7 @@ impl Waited {
             waits.sort_unstable();
             let at = |share: usize| waits[(waits.len() - 1) * share / 100];
             println!(
-                "  {name:<8} n {:>4}  p50 {:>6.1} ms  p99 {:>6.1} ms",
+                "  {name:<8} {when}  n {:>4}  p50 {:>6.1} ms  p99 {:>6.1} ms",
                 waits.len(),
                 at(50).as_secs_f64() * 1e3,
                 at(99).as_secs_f64() * 1e3
