@@ -73,14 +73,13 @@ pub trait Credentials: fmt::Debug + Send + Sync {
 
 /// Certificates that open the API to operators.
 pub trait OperatorCertificates: fmt::Debug + Send + Sync {
-    /// Signs one for the public key of a request (PKCS #10, DER). With its record, the chain up to
-    /// the root, DER.
+    /// Signs one for the public key of a request (PKCS #10, DER).
     fn sign<'a>(
         &'a self,
         name: &'a str,
         csr: &'a [u8],
         ttl: Duration,
-    ) -> BoxFuture<'a, Result<(OperatorRecord, Vec<Vec<u8>>), IdentityError>>;
+    ) -> BoxFuture<'a, Result<SignedOperator, IdentityError>>;
 
     /// All on record.
     fn list(&self) -> Vec<OperatorRecord>;
@@ -90,6 +89,15 @@ pub trait OperatorCertificates: fmt::Debug + Send + Sync {
 
     /// Changes with every revocation. Subscribe before [`find`](Self::find).
     fn watch_revoked(&self) -> watch::Receiver<u64>;
+}
+
+/// A certificate that was made for an operator.
+#[derive(Debug)]
+pub struct SignedOperator {
+    /// What is kept of it.
+    pub record: OperatorRecord,
+    /// The certificate and those that it leads to, up to the root, DER.
+    pub chain: Vec<Vec<u8>>,
 }
 
 /// Workloads on record.

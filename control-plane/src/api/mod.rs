@@ -41,7 +41,9 @@ use operators::create_operator;
 use refusal::{Answer, Refusal, read};
 use types::{JoinAnswer, JoinRequest, NewToken, RevokeRequest, TokenRequest};
 
-pub use backend::{Backend, Credentials, OperatorCertificates, Proxies, Snapshots, Workloads};
+pub use backend::{
+    Backend, Credentials, OperatorCertificates, Proxies, SignedOperator, Snapshots, Workloads,
+};
 pub use input::read_sources;
 pub use operators::Operators;
 pub(crate) use serve::serve_tcp;

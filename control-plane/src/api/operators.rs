@@ -114,9 +114,10 @@ pub(super) async fn create_operator(
     let csr = csr.map_err(|error| Refusal::invalid(format!("csr: not base64: {error}")))?;
     let ttl = Duration::from_secs(request.ttl_seconds);
     let certificates = &admin.backend.operators;
-    let (operator, chain) = certificates.sign(&request.name, &csr, ttl).await?;
+    let signed = certificates.sign(&request.name, &csr, ttl).await?;
+    let operator = signed.record;
     tracing::info!(name = operator.name, id = operator.id, "operator");
-    let chain = chain.into_iter();
+    let chain = signed.chain.into_iter();
     let certificates: Vec<Pem> = chain.map(|der| Pem::new("CERTIFICATE", der)).collect();
     let newlines = EncodeConfig::new().set_line_ending(LineEnding::LF);
     Ok(Json(NewOperator {

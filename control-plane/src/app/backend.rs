@@ -8,7 +8,9 @@ use tokio::sync::watch;
 use weft_core::name::TrustDomain;
 
 use super::assemble::Parts;
-use crate::api::{Backend, Credentials, OperatorCertificates, Proxies, Snapshots, Workloads};
+use crate::api::{
+    Backend, Credentials, OperatorCertificates, Proxies, SignedOperator, Snapshots, Workloads,
+};
 use crate::compile::Snapshot;
 use crate::identity::operator::OperatorRecord;
 use crate::identity::token::{Binding, InstanceRecord, TokenRecord};
@@ -83,11 +85,12 @@ impl OperatorCertificates for Identities {
         name: &'a str,
         csr: &'a [u8],
         ttl: Duration,
-    ) -> BoxFuture<'a, Result<(OperatorRecord, Vec<Vec<u8>>), IdentityError>> {
+    ) -> BoxFuture<'a, Result<SignedOperator, IdentityError>> {
         Box::pin(async move {
             let (record, leaf) = self.sign_operator(name, csr, ttl).await?;
             let root = self.signer().root().to_vec();
-            Ok((record, leaf.chain.into_iter().chain([root]).collect()))
+            let chain = leaf.chain.into_iter().chain([root]).collect();
+            Ok(SignedOperator { record, chain })
         })
     }
 
