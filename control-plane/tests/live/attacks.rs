@@ -39,7 +39,8 @@ fn gets_through(since: Instant) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_for_comparison() {
     let control_plane = ControlPlane::start().await;
-    beside(&control_plane, "nothing", tokio::time::sleep(ATTACK)).await;
+    let nothing = async { tokio::time::sleep(ATTACK).await };
+    beside(&control_plane, "nothing", nothing).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
