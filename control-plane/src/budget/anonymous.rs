@@ -2,17 +2,15 @@
 //!
 //! Whoever comes new gets a place: the oldest connection of the same source on which no call is
 //! under way gives up its own, or, where all places are taken, that of the source with the most.
-//! Holding connections open therefore locks nobody out. Within a source one that is younger than
-//! [`ANONYMOUS_KEPT_MIN`] keeps its place: where many connect at once, handshakes that have begun
-//! end, and the work on them is not lost.
+//! Holding connections open therefore locks nobody out.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
 use super::{
-    ANONYMOUS_CALLS_MAX, ANONYMOUS_KEPT_MIN, ANONYMOUS_LIFE_MAX, Bucket, FIRST_CALL_TIMEOUT,
-    IDLE_TIMEOUT, Limits, Reason, Refusal,
+    ANONYMOUS_CALLS_MAX, ANONYMOUS_LIFE_MAX, Bucket, FIRST_CALL_TIMEOUT, IDLE_TIMEOUT, Limits,
+    Reason, Refusal,
 };
 
 /// Sources that are remembered without a connection.
@@ -56,27 +54,14 @@ pub struct Admission {
 #[derive(Debug)]
 struct Source {
     handshakes: Bucket,
-    connections: BTreeMap<AnonymousId, Held>,
-}
-
-#[derive(Debug)]
-struct Held {
-    since: Instant,
-    /// Whether a call is under way.
-    busy: bool,
+    /// Whether a call is under way, by connection.
+    connections: BTreeMap<AnonymousId, bool>,
 }
 
 impl Source {
-    fn oldest_idle(&self) -> Option<(AnonymousId, Instant)> {
+    fn oldest_idle(&self) -> Option<AnonymousId> {
         let mut connections = self.connections.iter();
-        let oldest = connections.find(|(_, held)| !held.busy);
-        oldest.map(|(id, held)| (*id, held.since))
-    }
-
-    /// Who has to go for one more of the same source.
-    fn evictable(&self, now: Instant) -> Option<AnonymousId> {
-        let (id, since) = self.oldest_idle()?;
-        (now.saturating_duration_since(since) >= ANONYMOUS_KEPT_MIN).then_some(id)
+        connections.find(|(_, busy)| !**busy).map(|(id, _)| *id)
     }
 }
 
@@ -116,7 +101,7 @@ impl AnonymousConnections {
                 &format!("try again in {} ms", wait.as_millis().max(1)),
             )
         })?;
-        let evicted = self.room_for(prefix, limits, now)?;
+        let evicted = self.room_for(prefix, limits)?;
         if let Some(evicted) = evicted {
             self.remove(evicted);
         }
@@ -124,8 +109,7 @@ impl AnonymousConnections {
         let id = AnonymousId(self.next);
         self.by_id.insert(id, prefix);
         if let Some(source) = self.sources.get_mut(&prefix) {
-            let (since, busy) = (now, false);
-            source.connections.insert(id, Held { since, busy });
+            source.connections.insert(id, false);
         }
         Ok(Admission { id, evicted })
     }
@@ -135,19 +119,18 @@ impl AnonymousConnections {
         &self,
         prefix: SourcePrefix,
         limits: &Limits,
-        now: Instant,
     ) -> Result<Option<AnonymousId>, Refusal> {
         let of_source = self.sources.get(&prefix);
         let found = of_source.map_or(0, |source| source.connections.len()) + 1;
         if found > limits.anonymous_per_address {
             let allowed = limits.anonymous_per_address;
-            let evicted = of_source.and_then(|source| source.evictable(now));
+            let evicted = of_source.and_then(Source::oldest_idle);
             return evicted.map(Some).ok_or_else(|| {
                 Refusal::count(
                     Reason::AnonymousConnections,
-                    format_args!("{found}, each with a call under way or just made"),
+                    format_args!("{found}, with a call under way on each"),
                     format_args!("{allowed} without a certificate per source address"),
-                    "try again in a second",
+                    "wait until calls have ended",
                 )
             });
         }
@@ -156,7 +139,7 @@ impl AnonymousConnections {
             return Ok(None);
         }
         let idle = self.sources.values().filter_map(|source| {
-            let (oldest, _since) = source.oldest_idle()?;
+            let oldest = source.oldest_idle()?;
             Some((source.connections.len(), std::cmp::Reverse(oldest)))
         });
         let evicted = idle.max().map(|(_, std::cmp::Reverse(oldest))| oldest);
@@ -176,7 +159,7 @@ impl AnonymousConnections {
             && let Some(source) = self.sources.get_mut(prefix)
             && let Some(held) = source.connections.get_mut(&id)
         {
-            held.busy = busy;
+            *held = busy;
         }
     }
 

@@ -12,9 +12,6 @@ pub const FIRST_CALL_TIMEOUT: Duration = Duration::from_secs(5);
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection without a client certificate may stand at all.
 pub const ANONYMOUS_LIFE_MAX: Duration = Duration::from_secs(60);
-/// How long a connection without a client certificate keeps its place in any case: a handshake on a
-/// busy machine.
-pub const ANONYMOUS_KEPT_MIN: Duration = Duration::from_secs(1);
 /// Calls on one connection without a client certificate.
 pub const ANONYMOUS_CALLS_MAX: u64 = 16;
 /// Bytes received on one connection without a client certificate, TLS records excluded.
@@ -96,7 +93,9 @@ pub struct Limits {
     pub unanswered_bytes_per_instance: usize,
     /// Connections without a client certificate, those in their handshake included.
     pub anonymous: usize,
-    /// Those of one source address, or one /64 of IPv6.
+    /// Those of one source address, or one /64 of IPv6. Sidecars behind one address that connect at
+    /// once, after a restart for instance, should find room: those in their handshake give up
+    /// their places, too.
     pub anonymous_per_address: usize,
     /// Connections that one source address makes.
     pub handshake_rate: Rate,

@@ -18,7 +18,7 @@ fn peers() -> Arc<Peers> {
         calls_per_instance: 2,
         names_per_instance: 10,
         handshake_rate: Rate::new(1000, 1000),
-        anonymous: 2,
+        anonymous_per_address: 2,
         ..Limits::default()
     })
 }
