@@ -24,7 +24,9 @@ pub(crate) struct Board {
     /// By service: since when a change is awaited, and by whom.
     awaited: RefCell<HashMap<usize, (Instant, HashSet<usize>)>>,
     heard: Notify,
-    /// How long after a change each of its subscribers has acknowledged it, microseconds.
+    /// Sidecars that had not heard of a change when its service changed again.
+    overtaken: Cell<usize>,
+    /// How long after a change each of its subscribers has taken it, microseconds.
     lags: RefCell<Vec<u64>>,
     round: Cell<u64>,
     settled: RefCell<HashSet<usize>>,
@@ -37,7 +39,7 @@ pub(crate) struct Board {
 }
 
 impl Board {
-    /// A sidecar has acknowledged something about a service.
+    /// A sidecar has taken something about a service; its acknowledgment is on its way.
     pub(crate) fn heard(&self, service: usize, sidecar: usize) {
         let mut awaited = self.awaited.borrow_mut();
         let Some((since, waiting)) = awaited.get_mut(&service) else {
@@ -194,10 +196,14 @@ impl Fleet {
     pub(crate) fn expect(&self, service: usize, callers: &[usize]) {
         let waiting = callers.iter().copied().collect();
         let entry = (Instant::now(), waiting);
-        self.board.awaited.borrow_mut().insert(service, entry);
+        let before = self.board.awaited.borrow_mut().insert(service, entry);
+        let late = before.map_or(0, |(_, waiting)| waiting.len());
+        let overtaken = &self.board.overtaken;
+        overtaken.set(overtaken.get() + late);
     }
 
-    /// Waits until everything expected was heard; whoever was not heard of in time is returned.
+    /// Waits until everything expected was heard; how often it was not, or not before the next change
+    /// of the same service.
     pub(crate) async fn all_heard(&self, limit: Duration) -> usize {
         let waiting = || -> usize {
             let awaited = self.board.awaited.borrow();
@@ -212,7 +218,7 @@ impl Fleet {
         let _in_time = timeout(limit, heard).await;
         let missing = waiting();
         self.board.awaited.borrow_mut().clear();
-        missing
+        missing + self.board.overtaken.take()
     }
 
     /// How long it took to be heard since the last time this was asked, microseconds.

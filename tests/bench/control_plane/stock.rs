@@ -13,7 +13,7 @@ use weft_control_plane::world::facts::Stated;
 use weft_core::model::{AppProtocol, RegisteredPort, Registration};
 use weft_core::name::{SpiffeId, TrustDomain};
 
-use crate::world::{NAMESPACE, TARGET_PORT, World};
+use crate::world::{NAMESPACE, TARGET_PORT, World, policy};
 
 /// Endpoints of each service.
 pub(crate) const ENDPOINTS_EACH: usize = 10;
@@ -61,11 +61,17 @@ pub(crate) fn endpoints(services: usize) -> impl Iterator<Item = Entry> {
         .flat_map(|service| (0..ENDPOINTS_EACH).map(move |index| endpoint(service, index, 100)))
 }
 
+/// Every service, and a policy for each.
+fn documents(world: World) -> Vec<String> {
+    let policies = (0..world.services).map(|service| policy(service, 0));
+    world.documents().into_iter().chain(policies).collect()
+}
+
 /// Documents and endpoints of a world, as a source would tell of them.
 pub(crate) fn deltas(world: World) -> Vec<Delta> {
-    let text = world.documents().join("---\n");
-    let documents = text.split("---\n").flat_map(|text| {
-        let placed = model::read("-", text).expect("documents are read");
+    let texts = documents(world).into_iter();
+    let documents = texts.flat_map(|text| {
+        let placed = model::read("-", &text).expect("documents are read");
         placed.into_iter().map(|placed| {
             Delta::Document(Box::new(Stated {
                 created: 0,
@@ -81,7 +87,7 @@ pub(crate) fn deltas(world: World) -> Vec<Delta> {
 /// Writes the same into the store of a data directory in which no control plane runs.
 pub(crate) async fn write(data_dir: &Path, world: World) {
     let store = RedbStore::open(data_dir).expect("the store opens");
-    for some in world.documents().chunks(COMMITTED_TOGETHER) {
+    for some in documents(world).chunks(COMMITTED_TOGETHER) {
         let placed = model::read("-", &some.join("---\n")).expect("documents are read");
         let changes = placed.into_iter();
         let changes = changes.map(|placed| Change::put(placed.value.key(), placed.to_value()));

@@ -54,11 +54,17 @@ impl Sidecar {
         };
         for kind in Kind::ALL {
             let first = number * CALLED;
-            let subscribe = match kind {
-                Kind::Service => (first..first + CALLED)
+            let called = first..first + CALLED;
+            let subscribe = if kind == Kind::Service {
+                called
                     .map(|called| World::service(called % services))
-                    .collect(),
-                _ => Vec::new(),
+                    .collect()
+            } else if kind == Kind::Namespace {
+                vec![NAMESPACE.to_owned()]
+            } else if kind == Kind::ServerPolicy {
+                vec![World::service(number % services)]
+            } else {
+                Vec::new()
             };
             let request = Request {
                 subscribe,
@@ -159,7 +165,7 @@ pub(super) fn run(options: &Options) -> Vec<Row> {
     let connected_kib = own_kib();
     let endpoints = world.services * ENDPOINTS_EACH;
     let size_of = format!(
-        "{} sessions, {} services, {endpoints} endpoints, in process",
+        "{} sessions, {} services with a policy each, {endpoints} endpoints, in process",
         world.proxies, world.services
     );
     vec![
@@ -167,7 +173,7 @@ pub(super) fn run(options: &Options) -> Vec<Row> {
             what: format!("{size_of}: compiled anew, then all connect"),
             found: format!("{}; {}", span(compiled_in), span(connected_in)),
             memory: format!(
-                "{} for the world, {} KiB per session",
+                "{} for the world, {} KiB per session (this process)",
                 mebi(compiled_kib.saturating_sub(before)),
                 connected_kib.saturating_sub(compiled_kib) / world.proxies.max(1) as u64
             ),
@@ -221,22 +227,22 @@ fn one_change(
         changes * world.proxies * CALLED / world.services,
         "each subscriber of a service that changed is told once, and nobody else"
     );
-    let median = times.value_at_quantile(0.5);
+    let p99 = times.value_at_quantile(0.99);
     Row {
         what: format!("{size_of}: one endpoint changes, {changes} times"),
         target: format!("≤ {} beside the pushes", micros(TARGET_MICROS)),
         found: format!(
             "{}; {:.1} resources compiled, {:.1} sessions woken",
-            micros(median),
+            micros(p99),
             compiled as f64 / changes as f64,
             pushes as f64 / changes as f64
         ),
-        reached: Some(times.value_at_quantile(0.99) <= TARGET_MICROS),
-        cpu: format!(
-            "{:.1} µs per push",
+        reached: Some(p99 <= TARGET_MICROS),
+        own_cpu: format!(
+            "{:.1} µs per push, without its encoding",
             pushing.as_secs_f64() * 1e6 / pushes.max(1) as f64
         ),
-        memory: mebi(own_kib()),
+        memory: format!("{} (this process)", mebi(own_kib())),
         bytes: size(bytes as u64),
         ..Row::default()
     }

@@ -20,11 +20,12 @@ pub(crate) async fn run(options: &Options) -> Vec<Row> {
         rows.push(start::run(options).await);
     }
     if options.wants("policy") {
-        let first = rows.len();
-        for services in options.worlds {
-            rows.push(policy::run(options, services).await);
-        }
-        policy::compare(&mut rows, first);
+        let [small, large] = options.worlds;
+        let (row, of_small) = policy::run(options, small).await;
+        rows.push(row);
+        let (row, of_large) = policy::run(options, large).await;
+        rows.push(row);
+        rows.push(policy::compare(of_small, of_large));
     }
     if crowd::ROWS.iter().any(|row| options.wants(row)) {
         rows.extend(crowd::run(options).await);

@@ -21,7 +21,7 @@ pub(super) async fn run(options: &Options) -> Row {
     let (control_plane, took) = ControlPlane::stocked(&options.program, dir.path(), world).await;
     Row {
         what: format!(
-            "start with {} services and {} endpoints in the store",
+            "start with {} services, a policy each, and {} endpoints in the store; page cache warm",
             world.services,
             world.services * ENDPOINTS_EACH
         ),
