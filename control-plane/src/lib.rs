@@ -19,6 +19,7 @@ pub mod health;
 pub mod identity;
 pub mod metrics;
 pub mod model;
+mod panics;
 pub mod peer;
 pub mod peers;
 pub mod pipeline;

@@ -20,6 +20,7 @@ use crate::api::Status;
 use crate::args::{ArgumentError, ControlPlaneArgs};
 use crate::budget::Limits;
 use crate::identity::ca::{Authority, CaError};
+use crate::panics;
 use crate::store::StoreError;
 use crate::supervise::{Supervisor, TaskEnded};
 
@@ -83,6 +84,7 @@ pub enum AppError {
 /// Runs the control plane until it is told to stop.
 pub fn run(args: &ControlPlaneArgs) -> Result<(), AppError> {
     init_log(&args.log_level)?;
+    panics::end_process();
     // A program of the same user must not read the authority's keys from this process's memory.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(io::Error::from)?;

@@ -12,7 +12,6 @@ mod writer;
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
@@ -24,6 +23,7 @@ use redb::{Database, ReadableDatabase, ReadableTable};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::model::ResourceKey;
+use crate::panics::caught;
 
 use super::events::EventLog;
 use super::lease::LeaseBook;
@@ -100,7 +100,10 @@ impl RedbStore {
         };
         let thread = thread::Builder::new()
             .name("weft-store".to_owned())
-            .spawn(move || writer.run(queue))
+            // Its end is told by the store, and ends the process with the reason.
+            .spawn(move || {
+                let _run_or_panicked = caught(|| writer.run(queue));
+            })
             .map_err(|error| engine(&path, &error))?;
         Ok(Arc::new(Self {
             path,
@@ -310,7 +313,7 @@ fn read_from<T>(
             .and_then(|transaction| read(&transaction));
         result.map_err(|failure| failure.at(path))
     };
-    catch_unwind(AssertUnwindSafe(reading)).unwrap_or_else(|_panic| Err(torn(path)))
+    caught(reading).unwrap_or_else(|| Err(torn(path)))
 }
 
 /// Opens the file anew that a failed write has closed and that could not be opened then: when a disk
@@ -371,7 +374,7 @@ fn open(path: &Path) -> Result<Database, StoreError> {
 /// Opens the file and what is needed of it. The engine panics over some kinds of damage: that is an
 /// error too.
 fn open_checked(path: &Path, now: Duration) -> Result<(Database, Revision, LeaseBook), StoreError> {
-    let opening = catch_unwind(|| {
+    let opening = caught(|| {
         let mut database = open(path)?;
         check(&mut database, path)?;
         let read = rows::newest(&database).and_then(|(newest, _transaction)| {
@@ -381,7 +384,7 @@ fn open_checked(path: &Path, now: Duration) -> Result<(Database, Revision, Lease
         let (newest, leases) = read.map_err(|failure| failure.at(path))?;
         Ok((database, newest, leases))
     });
-    opening.unwrap_or_else(|_panic| Err(torn(path)))
+    opening.unwrap_or_else(|| Err(torn(path)))
 }
 
 fn torn(path: &Path) -> StoreError {

@@ -93,7 +93,7 @@ async fn a_torn_file_is_refused_or_whole() {
     let mut refused = 0;
     let mut check = |content: &[u8], what: &str| {
         std::fs::write(torn.path().join(FILE), content).unwrap();
-        let opened = catch_unwind(|| {
+        let opened = caught(|| {
             let store = RedbStore::open(torn.path())?;
             Ok::<_, StoreError>((store.list()?, store.records("token")?))
         });
