@@ -35,6 +35,7 @@ pub(crate) fn end_process() {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
     use std::process::Command;
     use std::sync::mpsc;
     use std::thread;
@@ -53,7 +54,7 @@ mod tests {
         }
         end_process();
         assert_eq!(caught(|| panic!("an expected one")), None::<()>);
-        println!("went on");
+        std::io::stdout().write_all(b"went on").unwrap();
         thread::spawn(|| panic!("an unexpected one"));
         // Nobody joins that thread, as nobody joins the task of a stream.
         let (_held, never) = mpsc::channel::<()>();
