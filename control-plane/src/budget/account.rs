@@ -24,7 +24,7 @@ pub struct Account {
 /// What all instances use together.
 ///
 /// Once half of something is used, each instance gets no more of it than its equal share: what is
-/// left is for those who have little.
+/// left is for those who have little. When all of it is used, nobody gets more.
 #[derive(Debug, Default)]
 pub struct Accounts {
     instances: usize,
@@ -62,6 +62,45 @@ impl Accounts {
     }
 }
 
+/// Something that instances take some of, with what is used of it.
+struct Taken<'a> {
+    reason: Reason,
+    /// By the instance, and by all of them, if it is given.
+    own: usize,
+    total: usize,
+    own_max: usize,
+    total_max: usize,
+    /// What the own limit is counted over, after `per instance`.
+    scope: &'a str,
+    /// What an instance can do that exceeds its own limit, or meets that of all.
+    advice: &'a str,
+    total_advice: &'a str,
+}
+
+impl Taken<'_> {
+    /// `before` is what all instances use without what is asked for now.
+    fn check(&self, before: usize, all: &Accounts) -> Result<(), Refusal> {
+        let allowed = all.allowed(before, self.total_max, self.own_max);
+        if self.own > allowed {
+            return Err(Refusal::count(
+                self.reason,
+                self.own,
+                format_args!("{allowed} per instance{}", self.scope),
+                self.advice,
+            ));
+        }
+        if self.total > self.total_max {
+            return Err(Refusal::count(
+                self.reason,
+                format_args!("{} of all instances", self.total),
+                format_args!("{} of all instances together", self.total_max),
+                self.total_advice,
+            ));
+        }
+        Ok(())
+    }
+}
+
 impl Account {
     /// Of an instance that uses nothing.
     pub fn new(now: Instant) -> Self {
@@ -79,17 +118,19 @@ impl Account {
 
     /// Takes a connection.
     pub fn begin_connection(&mut self, all: &mut Accounts, limits: &Limits) -> Result<(), Refusal> {
-        let own = limits.connections_per_instance;
-        let allowed = all.allowed(all.connections, limits.connections, own);
         let found = self.connections + 1;
-        if found > allowed {
-            return Err(Refusal::count(
-                Reason::Connections,
-                found,
-                format_args!("{allowed} per instance"),
-                "close connections that are not needed any more",
-            ));
-        }
+        let taken = Taken {
+            reason: Reason::Connections,
+            own: found,
+            total: all.connections + 1,
+            own_max: limits.connections_per_instance,
+            total_max: limits.connections,
+            scope: "",
+            advice: "close connections that are not needed any more",
+            total_advice: "connect again later; an operator may raise the limit of open files \
+                           (ulimit -Hn)",
+        };
+        taken.check(all.connections, all)?;
         self.connections = found;
         all.connections += 1;
         Ok(())
@@ -174,17 +215,18 @@ impl Account {
         limits: &Limits,
     ) -> Result<(), Refusal> {
         if after > before {
-            let found = self.names + (after - before);
-            let own = limits.names_per_instance;
-            let allowed = all.allowed(all.names, limits.names, own);
-            if found > allowed {
-                return Err(Refusal::count(
-                    Reason::Names,
-                    found,
-                    format_args!("{allowed} per instance, over all streams and kinds"),
-                    "unsubscribe from names that are not used",
-                ));
-            }
+            let added = after - before;
+            let taken = Taken {
+                reason: Reason::Names,
+                own: self.names + added,
+                total: all.names + added,
+                own_max: limits.names_per_instance,
+                total_max: limits.names,
+                scope: ", over all streams and kinds",
+                advice: "unsubscribe from names that are not used",
+                total_advice: "ask again later, for fewer names",
+            };
+            taken.check(all.names, all)?;
         }
         self.names = (self.names + after).saturating_sub(before);
         all.names = (all.names + after).saturating_sub(before);

@@ -245,6 +245,83 @@ fn names_are_counted_over_streams_and_shared_when_half_is_used() {
 }
 
 #[test]
+fn when_all_of_something_is_used_nobody_gets_more() {
+    let (limits, now) = (small(), Instant::now());
+    let mut all = Accounts::default();
+    let mut accounts: Vec<_> = (0..20).map(|_| Account::new(now)).collect();
+    accounts.iter().for_each(|_| all.begin_instance());
+    let (first, others) = accounts.split_at_mut(10);
+    for account in first.iter_mut() {
+        account.begin_connection(&mut all, &limits).unwrap();
+    }
+    for account in others.iter_mut() {
+        let refused = account.begin_connection(&mut all, &limits).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "connections: found 11 of all instances; allowed: 10 of all instances together; \
+             connect again later; an operator may raise the limit of open files (ulimit -Hn)"
+        );
+    }
+    assert_eq!(all.connections(), 10);
+    first[0].end_connection(&mut all);
+    others[0].begin_connection(&mut all, &limits).unwrap();
+
+    for account in accounts.iter_mut() {
+        account.set_names(0, 5, &mut all, &limits).unwrap();
+    }
+    let mut late = Account::new(now);
+    all.begin_instance();
+    let refused = late.set_names(0, 1, &mut all, &limits).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "names: found 101 of all instances; allowed: 100 of all instances together; ask again \
+         later, for fewer names"
+    );
+    accounts[0].set_names(5, 4, &mut all, &limits).unwrap();
+    late.set_names(0, 1, &mut all, &limits).unwrap();
+    assert_eq!(all.names(), 100);
+}
+
+proptest! {
+    /// However many instances there are, and whatever each takes and gives back: the totals are the
+    /// sums of what they have, and no limit is ever exceeded.
+    #[test]
+    fn totals_stay_within_their_limits(
+        steps in proptest::collection::vec((0_usize..30, 0_u8..4, 0_usize..60), 1..300),
+    ) {
+        let (limits, now) = (small(), Instant::now());
+        let mut all = Accounts::default();
+        let mut accounts: Vec<_> = (0..30).map(|_| (Account::new(now), 0, 0)).collect();
+        accounts.iter().for_each(|_| all.begin_instance());
+        for (instance, step, wanted) in steps {
+            let (account, connections, names) = &mut accounts[instance];
+            match step {
+                0 if *connections > 0 => {
+                    account.end_connection(&mut all);
+                    *connections -= 1;
+                }
+                0 | 1 => {
+                    if account.begin_connection(&mut all, &limits).is_ok() {
+                        *connections += 1;
+                    }
+                }
+                _ => {
+                    if account.set_names(*names, wanted, &mut all, &limits).is_ok() {
+                        *names = wanted;
+                    }
+                }
+            }
+            prop_assert!(*connections <= limits.connections_per_instance);
+            prop_assert!(*names <= limits.names_per_instance);
+            let connections: usize = accounts.iter().map(|(_, connections, _)| connections).sum();
+            let names: usize = accounts.iter().map(|(_, _, names)| names).sum();
+            prop_assert_eq!((all.connections(), all.names()), (connections, names));
+            prop_assert!(connections <= limits.connections && names <= limits.names);
+        }
+    }
+}
+
+#[test]
 fn messages_are_slowed_down_and_then_refused() {
     let (limits, begin) = (small(), Instant::now());
     let mut account = Account::new(begin);
