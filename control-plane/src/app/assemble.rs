@@ -85,7 +85,7 @@ pub(crate) fn assemble(
     )?;
     tasks.spawn("clearing", Arc::clone(&identities).keep_cleared());
     tasks.spawn("peers", Arc::clone(&peers).keep(Arc::clone(&identities)));
-    tasks.spawn("expiry", Arc::clone(&registrations).keep_expired());
+    tasks.spawn("registrations", Arc::clone(&registrations).keep());
     tasks.spawn("observations", Arc::clone(&observations).keep());
     let following = Arc::clone(&pipeline);
     tasks.spawn("pipeline", async move {

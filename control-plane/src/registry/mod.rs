@@ -9,6 +9,7 @@ mod machine;
 mod observed;
 mod ownership;
 mod registrations;
+mod writing;
 
 pub use changes::{Changes, RegistryDelta};
 pub use machine::{Entry, Refused, Registry, check_binding, check_values};

@@ -1,17 +1,19 @@
 //! Registrations with their records and streams.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use tokio::sync::Notify;
+use tokio::time::Instant;
 use weft_core::model::{Cidr, Registration};
 use weft_core::name::WorkloadName;
 
 use super::changes::{Changes, RegistryDelta};
 use super::machine::{Entry, Refused, Registry, check_binding, check_values};
 use super::ownership::{Origin, check_addresses, may_be_scraped};
+use super::writing::State;
 use crate::budget::StreamKind;
 use crate::clock::Clock;
 use crate::identity::token::TokenError;
@@ -26,6 +28,10 @@ const ENTRIES: &str = "registration";
 const SUPERSEDED_KEPT: Duration = Duration::from_secs(2);
 /// How often the registry is looked through for those whose grace is over.
 const EXPIRE_EVERY: Duration = Duration::from_millis(250);
+/// How long after records could not be written it is tried again.
+const WRITE_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Records that are written again in one write.
+const WRITE_AGAIN_MAX: usize = 1_000;
 
 /// Why a registration is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +75,8 @@ pub struct Settings {
 /// before others hear of it.
 ///
 /// Invariant: records are written in the order in which the registry changes, so that the last
-/// record of a workload says what the registry says of it.
+/// record of a workload says what the registry says of it. A write that failed, or whose answer nobody
+/// waited for, is made up for by [`Registrations::keep`].
 #[derive(Debug)]
 pub struct Registrations {
     store: Arc<dyn Store>,
@@ -79,52 +86,8 @@ pub struct Registrations {
     state: Mutex<State>,
     peers: Arc<Peers>,
     changes: Arc<Changes>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    registry: Registry,
-    /// Registrations that are being written down, by workload.
-    writing: HashMap<WorkloadName, Writing>,
-    /// Counts writes of records.
-    writes: u64,
-}
-
-/// Registrations of one workload that are being written down.
-#[derive(Debug, Default)]
-struct Writing {
-    under_way: usize,
-    /// The newest write of the workload's record, by whomever.
-    newest: u64,
-}
-
-impl State {
-    /// Notes that the record of a workload is written; the write's number.
-    fn note_write(&mut self, workload: &WorkloadName) -> u64 {
-        self.writes += 1;
-        if let Some(writing) = self.writing.get_mut(workload) {
-            writing.newest = self.writes;
-        }
-        self.writes
-    }
-
-    fn begin_writing(&mut self, workload: &WorkloadName) -> u64 {
-        self.writing.entry(workload.clone()).or_default().under_way += 1;
-        self.note_write(workload)
-    }
-
-    /// Ends what [`State::begin_writing`] began; whether its write is the newest of the workload.
-    fn end_writing(&mut self, workload: &WorkloadName, number: u64) -> bool {
-        let Some(writing) = self.writing.get_mut(workload) else {
-            return false;
-        };
-        let is_newest = writing.newest == number;
-        writing.under_way -= 1;
-        if writing.under_way == 0 {
-            self.writing.remove(workload);
-        }
-        is_newest
-    }
+    /// Told when there are records to be written again.
+    unwritten: Notify,
 }
 
 impl Registrations {
@@ -155,13 +118,14 @@ impl Registrations {
             state: Mutex::new(state),
             peers,
             changes: Arc::new(changes),
+            unwritten: Notify::new(),
         });
         registrations.take_out_revoked();
         Ok(registrations)
     }
 
     /// A revocation and the end of what its instance registered are written one after the other: a
-    /// crash in between leaves the second to be done.
+    /// crash in between leaves the second to be done. [`Registrations::keep`] writes it down.
     fn take_out_revoked(&self) {
         for entry in self.entries() {
             if let Err(error) = self.identities.binding_of(&entry.instance) {
@@ -169,11 +133,12 @@ impl Registrations {
                 tracing::warn!(%workload, %error, "on record, but not attested: taken out");
                 let mut state = self.state();
                 if let Some(entry) = state.registry.remove(&entry.instance) {
-                    let (write, _change) = self.removed(&mut state, &entry);
-                    drop(self.store.write(vec![write]));
+                    self.removed(&mut state, &entry);
+                    state.note_unwritten(entry.registration.workload);
                 }
             }
         }
+        self.unwritten.notify_one();
     }
 
     /// The queue of changes, for one consumer. It begins with everybody who was on record.
@@ -181,12 +146,52 @@ impl Registrations {
         &self.changes
     }
 
-    /// Takes out workloads whose grace is over. Runs until the task is dropped.
-    pub async fn keep_expired(self: Arc<Self>) {
+    /// Takes out workloads whose grace is over, and writes records again that could not be written.
+    /// Runs until the task is dropped.
+    pub async fn keep(self: Arc<Self>) {
         let mut expire = tokio::time::interval(EXPIRE_EVERY);
+        let mut write_again_at = Instant::now();
         loop {
-            expire.tick().await;
-            self.expire().await;
+            tokio::select! {
+                _ = expire.tick() => self.expire().await,
+                () = self.unwritten.notified() => {}
+            }
+            if write_again_at <= Instant::now()
+                && let Err(error) = self.write_again().await
+            {
+                tracing::error!(%error, "registrations not kept; tried again");
+                write_again_at = Instant::now() + WRITE_AGAIN_AFTER;
+            }
+        }
+    }
+
+    /// Writes what the registry says of workloads whose record may say something else.
+    async fn write_again(&self) -> Result<(), StoreError> {
+        loop {
+            let (numbers, written) = {
+                let mut state = self.state();
+                let numbers = state.unwritten.iter().take(WRITE_AGAIN_MAX);
+                let numbers = numbers.map(|(workload, number)| (workload.clone(), *number));
+                let numbers: Vec<(WorkloadName, u64)> = numbers.collect();
+                if numbers.is_empty() {
+                    return Ok(());
+                }
+                let mut writes = Vec::with_capacity(numbers.len());
+                for (workload, _number) in &numbers {
+                    state.note_write(workload);
+                    let kept = state.registry.get(workload);
+                    writes.push(record(ENTRIES, &workload.to_string(), kept));
+                }
+                (numbers, self.store.write(writes))
+            };
+            written.await?;
+            let mut state = self.state();
+            for (workload, number) in numbers {
+                // Another write may have failed meanwhile.
+                if state.unwritten.get(&workload) == Some(&number) {
+                    state.unwritten.remove(&workload);
+                }
+            }
         }
     }
 
@@ -236,7 +241,7 @@ impl Registrations {
         written.await?;
         let (change, written_again) = under_way.put(entry)?;
         if let Some(written_again) = written_again {
-            written_again.await?;
+            written_again.done().await?;
         }
         Ok(change)
     }
@@ -244,13 +249,7 @@ impl Registrations {
     fn begin_writing(
         &self,
         entry: &Entry,
-    ) -> Result<
-        (
-            UnderWay<'_>,
-            impl Future<Output = Result<(), StoreError>> + use<'_>,
-        ),
-        RegisterError,
-    > {
+    ) -> Result<(UnderWay<'_>, BoxFuture<'_, Result<(), StoreError>>), RegisterError> {
         let mut state = self.state();
         self.may_register(&state, entry)?;
         let workload = entry.registration.workload.clone();
@@ -287,11 +286,12 @@ impl Registrations {
             let mut state = self.state();
             let (now, grace) = (self.clock.now(), self.settings.grace);
             let entry = state.registry.remove_stream(stream, now, grace)?;
-            let (write, change) = self.removed(&mut state, &entry);
-            (Departed { entry, change }, self.store.write(vec![write]))
+            let change = self.removed(&mut state, &entry);
+            let written = self.write_removals(std::slice::from_ref(&entry));
+            (Departed { entry, change }, written)
         };
-        if let Err(error) = written.await {
-            tracing::error!(%error, "goodbye not kept");
+        if let Err(error) = written.done().await {
+            tracing::error!(%error, "goodbye not kept; tried again");
         }
         Some(departed)
     }
@@ -304,13 +304,13 @@ impl Registrations {
             let mut state = self.state();
             let entry = state.registry.remove(id);
             entry.map(|entry| {
-                let (write, _change) = self.removed(&mut state, &entry);
-                self.store.write(vec![write])
+                self.removed(&mut state, &entry);
+                self.write_removals(&[entry])
             })
         };
         revoked.await?;
         if let Some(removed) = removed {
-            removed.await?;
+            removed.done().await?;
         }
         Ok(())
     }
@@ -322,27 +322,37 @@ impl Registrations {
             if gone.is_empty() {
                 return;
             }
-            let writes = gone.iter().map(|entry| {
+            for entry in &gone {
                 let workload = &entry.registration.workload;
                 tracing::info!(%workload, "gone for longer than the grace: taken out");
-                self.removed(&mut state, entry).0
-            });
+                self.removed(&mut state, entry);
+            }
             // Queued under the lock: a registration that comes next is written after it.
-            self.store.write(writes.collect())
+            self.write_removals(&gone)
         };
-        if let Err(error) = written.await {
-            tracing::error!(%error, "expiry not kept");
+        if let Err(error) = written.done().await {
+            tracing::error!(%error, "expiry not kept; tried again");
         }
     }
 
-    /// Tells that an entry was taken out; what is to be written, under the same lock, and the number
-    /// of the change.
-    fn removed(&self, state: &mut State, entry: &Entry) -> (RecordWrite, u64) {
+    /// Tells that an entry was taken out; the number of the change. Its record is to be removed
+    /// under the same lock.
+    fn removed(&self, state: &mut State, entry: &Entry) -> u64 {
         let workload = entry.registration.workload.clone();
         state.note_write(&workload);
-        let write = record::<Entry>(ENTRIES, &workload.to_string(), None);
-        let change = self.changes.changed(RegistryDelta::Removed(workload));
-        (write, change)
+        self.changes.changed(RegistryDelta::Removed(workload))
+    }
+
+    fn write_removals(&self, gone: &[Entry]) -> Queued<'_> {
+        let names = gone.iter().map(|entry| entry.registration.workload.clone());
+        let workloads: Vec<WorkloadName> = names.collect();
+        let removal = |name: &WorkloadName| record::<Entry>(ENTRIES, &name.to_string(), None);
+        let written = self.store.write(workloads.iter().map(removal).collect());
+        Queued {
+            all: self,
+            workloads,
+            written,
+        }
     }
 
     /// Everybody who is there.
@@ -375,16 +385,7 @@ impl<'a> UnderWay<'a> {
     /// Puts the entry, now that it is durable. Another one may have come, or the instance may have
     /// been revoked, meanwhile. Where the record was written by others meanwhile it is written
     /// again, which is returned with the number of the change.
-    fn put(
-        &mut self,
-        entry: Entry,
-    ) -> Result<
-        (
-            u64,
-            Option<impl Future<Output = Result<(), StoreError>> + use<'a>>,
-        ),
-        RegisterError,
-    > {
+    fn put(&mut self, entry: Entry) -> Result<(u64, Option<Queued<'a>>), RegisterError> {
         let all = self.all;
         let mut state = all.state();
         // Refused, it is undone when this is dropped.
@@ -393,7 +394,11 @@ impl<'a> UnderWay<'a> {
         let is_newest = number.is_none_or(|number| state.end_writing(&self.workload, number));
         let again = (!is_newest).then(|| {
             state.note_write(&self.workload);
-            all.store.write(vec![write_of(&entry)])
+            Queued {
+                all,
+                workloads: vec![self.workload.clone()],
+                written: all.store.write(vec![write_of(&entry)]),
+            }
         });
         let instance = Arc::clone(&entry.instance);
         let older = state.registry.put(entry.clone());
@@ -417,10 +422,47 @@ impl Drop for UnderWay<'_> {
         if state.end_writing(&self.workload, number) {
             state.note_write(&self.workload);
             let kept = state.registry.get(&self.workload);
-            let name = self.workload.to_string();
-            // Queued by the call; nobody waits for it.
-            drop(self.all.store.write(vec![record(ENTRIES, &name, kept)]));
+            let write = record(ENTRIES, &self.workload.to_string(), kept);
+            let queued = Queued {
+                all: self.all,
+                workloads: vec![self.workload.clone()],
+                written: self.all.store.write(vec![write]),
+            };
+            drop(state);
+            // Queued by the call, so that it is made even if the process ends. Nobody waits for it:
+            // it is noted as one that may have failed.
+            drop(queued);
         }
+    }
+}
+
+/// Records that are being written. Where that fails, or nobody waits for it, they are written again.
+struct Queued<'a> {
+    all: &'a Registrations,
+    /// Whose records, as long as they are not durable.
+    workloads: Vec<WorkloadName>,
+    written: BoxFuture<'a, Result<(), StoreError>>,
+}
+
+impl Queued<'_> {
+    /// Waits until the records are durable.
+    async fn done(mut self) -> Result<(), StoreError> {
+        (&mut self.written).await?;
+        self.workloads.clear();
+        Ok(())
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        if self.workloads.is_empty() {
+            return;
+        }
+        let mut state = self.all.state();
+        for workload in self.workloads.drain(..) {
+            state.note_unwritten(workload);
+        }
+        self.all.unwritten.notify_one();
     }
 }
 

@@ -6,7 +6,8 @@ use crate::clock::TestClock;
 use crate::identity::Credential;
 use crate::identity::ca::Authority;
 use crate::identity::token::Binding;
-use crate::store::RedbStore;
+use crate::store::{Fault, FaultyStore, RedbStore};
+use futures_util::FutureExt as _;
 use weft_core::model::{AppProtocol, RegisteredPort};
 
 const GRACE: Duration = Duration::from_secs(10);
@@ -37,7 +38,11 @@ fn open(
 impl Bed {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let store: Arc<dyn Store> = RedbStore::open(dir.path()).unwrap();
+        let store = RedbStore::open(dir.path()).unwrap();
+        Self::on(store, dir)
+    }
+
+    fn on(store: Arc<dyn Store>, dir: tempfile::TempDir) -> Self {
         let domain = "weft.test".parse().unwrap();
         let authority = Arc::new(Authority::open(&dir.path().join("ca"), domain).unwrap());
         let hour = Duration::from_secs(3600);
@@ -159,7 +164,7 @@ async fn what_is_taken_out_meanwhile_does_not_take_a_newer_record_along() {
     bed.all.expire().await;
     written.await.unwrap();
     if let Some(again) = under_way.put(newer).unwrap().1 {
-        again.await.unwrap();
+        again.done().await.unwrap();
     }
     assert_eq!(bed.all.len(), 1);
     assert_eq!(bed.on_record(), ["shop/web"]);
@@ -174,13 +179,13 @@ async fn a_registration_that_is_given_up_leaves_no_record() {
     let (under_way, written) = bed.all.begin_writing(&given_up).unwrap();
     drop(under_way);
     written.await.unwrap();
-    bed.store.write(Vec::new()).await.unwrap();
+    bed.all.write_again().await.unwrap();
     assert_eq!(bed.on_record(), [""; 0]);
     // One that came meanwhile is not undone.
     let (under_way, _) = bed.all.begin_writing(&given_up).unwrap();
     bed.register(&peer, 2).await;
     drop(under_way);
-    bed.store.write(Vec::new()).await.unwrap();
+    bed.all.write_again().await.unwrap();
     assert_eq!(bed.on_record(), ["shop/web"]);
     assert!(bed.all.state().writing.is_empty());
 }
@@ -201,6 +206,96 @@ async fn a_revocation_that_was_half_written_is_completed() {
     assert!(all.is_empty());
     let (told, _) = all.changes().try_take();
     assert_eq!(told, [RegistryDelta::Removed("shop/web".parse().unwrap())]);
-    bed.store.write(Vec::new()).await.unwrap();
+    all.write_again().await.unwrap();
+    assert_eq!(bed.on_record(), [""; 0]);
+}
+
+/// A store whose writer's queue is full takes nothing and answers at once: what was not written is
+/// written as soon as it takes something again, by the task that runs all the time.
+#[tokio::test(start_paused = true)]
+async fn records_that_a_full_queue_refused_are_written_later() {
+    let store = FaultyStore::new();
+    let bed = Bed::on(
+        Arc::<FaultyStore>::clone(&store),
+        tempfile::tempdir().unwrap(),
+    );
+    let peer = bed.peer().await;
+    let keeping = tokio::spawn(Arc::clone(&bed.all).keep());
+    let settled = || tokio::time::sleep(2 * WRITE_AGAIN_AFTER);
+
+    // A refused registration that is on the disk already.
+    let refused = entry(&peer, 1);
+    let (under_way, written) = bed.all.begin_writing(&refused).unwrap();
+    written.await.unwrap();
+    store.set(Fault::QueueFull);
+    drop(under_way);
+    settled().await;
+    assert_eq!(bed.on_record(), ["shop/web"]);
+    store.set(Fault::None);
+    settled().await;
+    assert_eq!(bed.on_record(), [""; 0], "refused");
+
+    // One that leaves, and whose sidecar does not wait for the answer.
+    bed.register(&peer, 2).await;
+    store.set(Fault::QueueFull);
+    drop(bed.all.leave(2).now_or_never());
+    settled().await;
+    assert_eq!(bed.on_record(), ["shop/web"]);
+    store.set(Fault::None);
+    settled().await;
+    assert_eq!(bed.on_record(), [""; 0], "left");
+
+    // One whose grace ends, on a full disk.
+    bed.clock.pass(GRACE);
+    bed.register(&peer, 3).await;
+    bed.all.disconnected(3);
+    store.set(Fault::DiskFull);
+    bed.clock.pass(GRACE);
+    settled().await;
+    assert!(bed.all.is_empty());
+    assert_eq!(bed.on_record(), ["shop/web"]);
+    store.set(Fault::None);
+    settled().await;
+    assert_eq!(bed.on_record(), [""; 0], "expired");
+    assert!(bed.all.state().unwritten.is_empty());
+    keeping.abort();
+}
+
+/// A newer registration is on record in the end, however writes before it failed.
+#[tokio::test]
+async fn what_is_written_again_is_what_is_in_force() {
+    let store = FaultyStore::new();
+    let bed = Bed::on(
+        Arc::<FaultyStore>::clone(&store),
+        tempfile::tempdir().unwrap(),
+    );
+    let peer = bed.peer().await;
+    bed.register(&peer, 1).await;
+    store.set(Fault::QueueFull);
+    bed.all.leave(1).await.unwrap();
+    store.set(Fault::None);
+    bed.clock.pass(GRACE);
+    bed.register(&peer, 2).await;
+    bed.all.write_again().await.unwrap();
+    assert_eq!(bed.on_record(), ["shop/web"]);
+    assert!(bed.all.state().unwritten.is_empty());
+}
+
+/// More registrations than the queue of the store's writer has places for.
+#[tokio::test]
+async fn registrations_of_many_who_were_revoked_are_taken_out() {
+    let bed = Bed::new();
+    let peer = bed.peer().await;
+    let entries = (0..1_500).map(|number| {
+        let mut entry = entry(&peer, number);
+        let (name, instance) = (format!("shop/w{number}"), format!("i-{number}"));
+        entry.registration.workload = name.parse().unwrap();
+        entry.instance = instance.into();
+        write_of(&entry)
+    });
+    bed.store.write(entries.collect()).await.unwrap();
+    let all = open(&bed.store, &bed.identities, &bed.clock);
+    assert!(all.is_empty());
+    all.write_again().await.unwrap();
     assert_eq!(bed.on_record(), [""; 0]);
 }

@@ -9,6 +9,8 @@
 mod contract;
 mod error;
 mod events;
+#[cfg(test)]
+mod faulty;
 mod history;
 mod lease;
 mod memory;
@@ -28,6 +30,8 @@ use crate::model::ResourceKey;
 
 pub use error::StoreError;
 pub use events::{ChangedResource, EVENTS_BYTES_MAX, EVENTS_MAX, Event, Events, EventsError};
+#[cfg(test)]
+pub(crate) use faulty::{Fault, FaultyStore};
 pub use history::{
     HISTORY_BYTES_MAX, HISTORY_PAGE_BYTES_MAX, HISTORY_REVISIONS_MAX, HistoryEntry, HistoryLimits,
     HistoryPage, HistoryPosition, HistoryQuery, changes_back,
