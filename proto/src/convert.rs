@@ -4,18 +4,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use weft_core::model::{
-    AppProtocol, Cidr, MeshConfig, RegisteredPort, Registration, Service, ServicePort, Transport,
-    TrustBundle, UnknownDestinations, Workload,
+    AppProtocol, Cidr, MeshConfig, Service, ServicePort, Transport, TrustBundle,
+    UnknownDestinations, Workload,
 };
 use weft_core::name::{NameError, ServiceName, WorkloadName};
 
 use weft_core::invalid::PolicyError;
 use weft_core::policy::TrafficPolicy;
+use weft_core::registration::Exceeded;
 
 use crate::endpoints::endpoint_slices;
 use crate::external::{external, own_addresses, own_hosts};
+use crate::mesh;
 use crate::route::routes;
-use crate::{mesh, registry};
 
 /// Why a resource from the wire is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +48,9 @@ pub enum Rejection {
         /// What is allowed.
         allowed: &'static str,
     },
+    /// It has more of something than is allowed.
+    #[error(transparent)]
+    Exceeded(#[from] Exceeded),
     /// A route in it is not one.
     #[error("routes: {field}: {reason}")]
     Route {
@@ -69,6 +73,9 @@ pub enum Rejection {
     Shedding(PolicyError),
 }
 
+/// Of a text that is refused, so many characters are shown.
+const FOUND_MAX: usize = 80;
+
 const PORT: &str = "a port from 1 to 65535";
 
 pub(crate) fn name<T>(field: &'static str, parsed: Result<T, NameError>) -> Result<T, Rejection> {
@@ -82,7 +89,7 @@ pub(crate) fn parse<T: std::str::FromStr>(
 ) -> Result<T, Rejection> {
     text.parse().map_err(|_ignored| Rejection::Value {
         field,
-        found: text.to_owned(),
+        found: text.chars().take(FOUND_MAX).collect(),
         allowed,
     })
 }
@@ -111,7 +118,7 @@ fn cidrs(field: &'static str, wire: &[String]) -> Result<Vec<Cidr>, Rejection> {
         .collect()
 }
 
-fn addresses(field: &'static str, wire: &[String]) -> Result<Vec<IpAddr>, Rejection> {
+pub(crate) fn addresses(field: &'static str, wire: &[String]) -> Result<Vec<IpAddr>, Rejection> {
     wire.iter()
         .map(|text| parse(field, text, "an IP address"))
         .collect()
@@ -365,106 +372,6 @@ impl TryFrom<mesh::MeshConfig> for MeshConfig {
             unknown_destinations,
             external_hosts: own_hosts(wire.external_hosts)?,
             external_addresses: own_addresses(&wire.external_addresses)?,
-        })
-    }
-}
-
-/// Labels of a registration, at most.
-const LABELS_MAX: usize = 64;
-/// Ports of a registration, at most.
-const PORTS_MAX: usize = 64;
-
-impl From<&Registration> for registry::Registration {
-    fn from(registration: &Registration) -> Self {
-        Self {
-            workload: registration.workload.to_string(),
-            services: registration
-                .services
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
-            addresses: registration
-                .addresses
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
-            ports: registration
-                .ports
-                .iter()
-                .map(|port| registry::RegisteredPort {
-                    port: port.port.into(),
-                    protocol: mesh::Protocol::from(port.protocol).into(),
-                    advertised_address: port.advertised.to_string(),
-                    ready: port.ready,
-                })
-                .collect(),
-            labels: registration.labels.clone().into_iter().collect(),
-            zone: registration.zone.clone(),
-            weight: registration.weight,
-            metrics_target: registration.metrics_target.clone(),
-            version: registration.version.clone(),
-        }
-    }
-}
-
-impl TryFrom<registry::RegisteredPort> for RegisteredPort {
-    type Error = Rejection;
-
-    fn try_from(wire: registry::RegisteredPort) -> Result<Self, Rejection> {
-        Ok(Self {
-            port: port("ports.port", wire.port)?,
-            protocol: protocol("ports.protocol", wire.protocol)?,
-            advertised: parse(
-                "ports.advertised_address",
-                &wire.advertised_address,
-                "an address ADDRESS:PORT",
-            )?,
-            ready: wire.ready,
-        })
-    }
-}
-
-impl TryFrom<registry::Registration> for Registration {
-    type Error = Rejection;
-
-    fn try_from(wire: registry::Registration) -> Result<Self, Rejection> {
-        let too_many = |field, found: usize, allowed| Rejection::Value {
-            field,
-            found: found.to_string(),
-            allowed,
-        };
-        if wire.labels.len() > LABELS_MAX {
-            return Err(too_many("labels", wire.labels.len(), "at most 64 labels"));
-        }
-        if wire.ports.len() > PORTS_MAX {
-            return Err(too_many("ports", wire.ports.len(), "at most 64 ports"));
-        }
-        let weight = match wire.weight {
-            0 => 100,
-            weight @ 1..=1000 => weight,
-            other => {
-                return Err(Rejection::Value {
-                    field: "weight",
-                    found: other.to_string(),
-                    allowed: "a weight from 1 to 1000",
-                });
-            }
-        };
-        let services = wire
-            .services
-            .iter()
-            .map(|text| name("services", text.parse()));
-        let ports = wire.ports.into_iter().map(RegisteredPort::try_from);
-        Ok(Self {
-            workload: name("workload", wire.workload.parse())?,
-            services: services.collect::<Result<_, _>>()?,
-            addresses: addresses("addresses", &wire.addresses)?,
-            ports: ports.collect::<Result<_, _>>()?,
-            labels: wire.labels.into_iter().collect(),
-            zone: wire.zone,
-            weight,
-            metrics_target: wire.metrics_target,
-            version: wire.version,
         })
     }
 }

@@ -16,6 +16,7 @@ mod hedge;
 mod observed;
 mod policy;
 mod rates;
+mod registration;
 pub mod resource;
 mod route;
 mod server;

@@ -3,23 +3,14 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
-use weft_core::name::check_subdomain;
+use weft_core::label::{KEY, VALUE, is_key, is_value};
 
 use super::check::Check;
 
-/// Longest name of a key, and longest value of a label, bytes (Kubernetes, "Labels and Selectors").
-const NAME_MAX: usize = 63;
 /// All annotations of a document with their keys, bytes (Kubernetes, "Annotations").
 const ANNOTATIONS_MAX: usize = 256 * 1024;
 /// Of what is refused, so many characters are shown.
 const FOUND_MAX: usize = 80;
-
-/// What a key may be.
-const KEY: &str = "[PREFIX/]NAME: NAME of 1 to 63 of a-z, A-Z, 0-9, '-', '_' and '.', beginning and \
-                   ending with a letter or digit; PREFIX a DNS subdomain of 253 at most";
-/// What a label's value may be.
-const VALUE: &str = "nothing, or 1 to 63 of a-z, A-Z, 0-9, '-', '_' and '.', beginning and ending \
-                     with a letter or digit";
 
 /// What users attach to a document beside its spec. It changes nothing that sidecars are told.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,7 +28,7 @@ impl Labels {
             if !is_key(key) {
                 check.add("metadata.labels", shown(key), KEY);
             }
-            if !value.is_empty() && !is_name(value) {
+            if !is_value(value) {
                 let path = format!("metadata.labels[{:?}]", cut(key));
                 check.add(path, shown(value), VALUE);
             }
@@ -66,21 +57,6 @@ impl Labels {
             }
         }
     }
-}
-
-/// Whether a text is a qualified name.
-fn is_key(text: &str) -> bool {
-    match text.split_once('/') {
-        Some((prefix, name)) => check_subdomain(prefix).is_ok() && is_name(name),
-        None => is_name(text),
-    }
-}
-
-fn is_name(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
-    let inner = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
-    bytes.len() <= NAME_MAX && edge(bytes.first()) && edge(bytes.last()) && bytes.iter().all(inner)
 }
 
 fn cut(text: &str) -> String {

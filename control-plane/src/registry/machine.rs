@@ -12,10 +12,6 @@ use weft_core::time::Instant;
 
 use crate::identity::token::{Binding, Reserved};
 
-/// Own addresses, and services, of one workload.
-const ADDRESSES_MAX: usize = 16;
-const SERVICES_MAX: usize = 64;
-
 /// A registration on record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
@@ -336,13 +332,6 @@ pub fn check_values(registration: &Registration, virtual_ranges: &[Cidr]) -> Res
             allowed,
         })
     };
-    let (services, addresses) = (registration.services.len(), registration.addresses.len());
-    if services > SERVICES_MAX {
-        return refuse("services", services.to_string(), "at most 64");
-    }
-    if addresses > ADDRESSES_MAX {
-        return refuse("addresses", addresses.to_string(), "at most 16");
-    }
     for address in &registration.addresses {
         let is_virtual = virtual_ranges.iter().any(|range| range.contains(*address));
         let is_nobodys = address.is_unspecified() || address.is_multicast();

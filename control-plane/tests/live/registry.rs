@@ -7,6 +7,7 @@ use weft_proto::registry::registry_client::RegistryClient;
 use weft_proto::resource::Kind;
 use weft_proto::xds::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 
+use crate::neighbours;
 use crate::support::{ControlPlane, Sidecar, wait_until};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,6 +50,60 @@ async fn outside_of_what_the_token_binds() {
         control_plane.get("/v1/workloads").await,
         serde_json::json!([])
     );
+}
+
+/// A zone goes to everybody who calls the service: none is so long that it fills their messages.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_texts_are_refused_while_neighbours_go_on() {
+    let control_plane = ControlPlane::start().await;
+    let sidecar = control_plane.enrol("shop/web", &[80]).await;
+    let caller = control_plane.enrol("shop/caller", &[]).await;
+    let mut registering = sidecar.register(&[80]).await;
+    let mut discovery = caller.discover().await;
+    discovery.open_slices().await;
+    discovery.ask(Kind::Service, &["shop/web"], &[]).await;
+    discovery.until("+shop/web").await;
+    type Change = fn(&mut weft_proto::registry::Registration);
+    let cases: [(Change, &str); 4] = [
+        (
+            |r| r.zone = "z".repeat(900_000),
+            "registration: zone: found 900000 bytes; allowed: 63 bytes at most",
+        ),
+        (
+            |r| r.version = "v".repeat(900_000),
+            "registration: version: found 900000 bytes; allowed: 64 bytes at most",
+        ),
+        (
+            |r| r.labels = [("k".to_owned(), "v".repeat(900_000))].into(),
+            "registration: labels.k: found \"vvv",
+        ),
+        (
+            |r| r.workload = "w".repeat(900_000),
+            "registration: workload: \"www",
+        ),
+    ];
+    let attack = async move {
+        for (change, expected) in cases {
+            let mut registration = sidecar.registration(&[80]);
+            change(&mut registration);
+            let mut other = sidecar.open_registration().await;
+            let first = other.say(registration.clone()).await.unwrap_err();
+            let later = registering.say(registration).await.unwrap_err();
+            for error in [first, later] {
+                assert_eq!(error.code(), Code::InvalidArgument, "{error}");
+                assert!(error.message().starts_with(expected), "{error}");
+            }
+            registering = sidecar.register(&[80]).await;
+        }
+        (sidecar, registering)
+    };
+    let (sidecar, mut registering) =
+        neighbours::beside(&control_plane, "long registrations", attack).await;
+    // What it may say is told as before, with its zone.
+    let mut registration = sidecar.registration(&[80]);
+    registration.zone = "z".repeat(63);
+    registering.say(registration).await.unwrap();
+    discovery.until("+shop/web/0-1(80@20080)").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -245,6 +245,39 @@ log: {level: 'web=loud'}
 }
 
 #[test]
+fn what_the_control_plane_would_refuse_is_refused_at_once() {
+    let services: Vec<_> = (0..65).map(|n| format!("s{n}")).collect();
+    let ports: Vec<_> = (1..=65).map(|port| format!("{{port: {port}}}")).collect();
+    let yaml = format!(
+        "workload: {{name: web, services: [{}], ports: [{}], zone: {}, labels: {{version: {}}}}}\n\
+         control_plane: {{address: '[::1]:15010'}}\n",
+        services.join(", "),
+        ports.join(", "),
+        "z".repeat(64),
+        "v".repeat(64),
+    );
+    let Err(ConfigError::Invalid { problems }) = load_text(&yaml, &[], &[]) else {
+        panic!("accepted");
+    };
+    let texts: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        texts[..2],
+        [
+            "workload.services: found 65 items; allowed: 64 at most",
+            "workload.ports: found 65 items; allowed: 64 at most",
+        ]
+    );
+    assert!(
+        texts[2].starts_with("workload.labels.version: found \"vvv"),
+        "{texts:?}"
+    );
+    assert_eq!(
+        texts[3..],
+        ["workload.zone: found 64 bytes; allowed: 63 bytes at most"]
+    );
+}
+
+#[test]
 fn an_empty_file_is_all_defaults() {
     for empty in ["", "# nothing\n", "---\n"] {
         let flags = ["--name", "web", "--control-plane", "[::1]:15010"];

@@ -6,6 +6,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use weft_core::name::{check_label, check_subdomain};
+use weft_core::registration::{
+    Exceeded, PORTS_MAX, SERVICES_MAX, ZONE_MAX_BYTES, check_count, check_labels, check_text,
+};
 
 use super::ProxyConfig;
 
@@ -69,6 +72,15 @@ impl Problems {
         }
     }
 
+    fn within(&mut self, checked: Result<(), Exceeded>) {
+        if let Err(exceeded) = checked {
+            let (found, allowed) = (exceeded.found, exceeded.allowed);
+            self.check(false, exceeded.field, || {
+                format!("found {found}; allowed: {allowed}")
+            });
+        }
+    }
+
     fn range<T: PartialOrd + fmt::Display>(&mut self, field: &str, found: T, low: T, high: T) {
         self.check(found >= low && found <= high, field, || {
             format!("{found} is out of range: allowed is {low} to {high}")
@@ -105,6 +117,11 @@ impl ProxyConfig {
             problems.subdomain("workload.service_account", account);
         }
         problems.range("workload.weight", workload.weight, 1, WEIGHT_MAX);
+        let (services, ports) = (workload.services.len(), workload.ports.len());
+        problems.within(check_count("workload.services", services, SERVICES_MAX));
+        problems.within(check_count("workload.ports", ports, PORTS_MAX));
+        problems.within(check_labels("workload.labels", workload.labels.iter()));
+        problems.within(check_text("workload.zone", &workload.zone, ZONE_MAX_BYTES));
         let mut seen = BTreeSet::new();
         for (i, port) in workload.ports.iter().enumerate() {
             let field = format!("workload.ports[{i}]");

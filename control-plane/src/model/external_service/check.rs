@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use weft_core::external::{EndpointHost, check_host, is_dialable};
 use weft_core::model::AppProtocol;
+use weft_core::registration::ZONE_MAX_BYTES;
 
 use super::roots::roots;
 use super::{ExternalServiceSpec, ExternalTlsSpec, ResolutionMode, TlsMode, shown};
@@ -15,8 +16,6 @@ const HOSTS_MAX: usize = 16;
 const PORTS_MAX: usize = 16;
 /// Endpoints of one ExternalService.
 const ENDPOINTS_MAX: usize = 64;
-/// Bytes of a zone's name.
-const ZONE_MAX_BYTES: usize = 63;
 
 /// What a host may be.
 const HOST: &str =
