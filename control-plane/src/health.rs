@@ -17,6 +17,8 @@ use tokio::time::{sleep, timeout};
 pub const PULSE_MAX: Duration = Duration::from_secs(10);
 /// How often a part is asked whether it answers.
 const ASKED_EVERY: Duration = Duration::from_secs(2);
+/// How soon a part that did not take the question is asked again.
+const ASKED_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// How long a probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -40,12 +42,18 @@ impl Pulse {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// Asks a part again and again, and beats with every answer. Runs until the task is dropped.
-    pub async fn keep_asking<F: Future<Output = ()>>(&self, ask: impl Fn() -> F) {
+    /// Asks a part again and again, and beats whenever the part itself has answered, which `ask`
+    /// says. Runs until the task is dropped.
+    pub async fn keep_asking<F: Future<Output = bool>>(&self, ask: impl Fn() -> F) {
         loop {
-            ask().await;
-            self.beat();
-            sleep(ASKED_EVERY).await;
+            let pause = match ask().await {
+                true => {
+                    self.beat();
+                    ASKED_EVERY
+                }
+                false => ASKED_AGAIN_AFTER,
+            };
+            sleep(pause).await;
         }
     }
 

@@ -18,7 +18,7 @@ use crate::pipeline::{self, Pipeline, virtual_ranges};
 use crate::publish::Publisher;
 use crate::registry::{self, Observations, Registrations};
 use crate::sources::{IdentitySource, RegistrySource, Source, StoreSource};
-use crate::store::{RedbStore, Store};
+use crate::store::{RedbStore, Store, StoreError};
 use crate::supervise::Supervisor;
 
 /// What a control plane consists of; each part knows only those that it needs.
@@ -150,8 +150,45 @@ pub(super) fn health_of(tasks: &mut Supervisor, parts: &Parts) -> Health {
 /// Has the store's writer answer again and again: a disk that hangs stops it, without its end.
 async fn asked(store: Arc<dyn Store>, pulse: Arc<Pulse>) {
     let nothing = || async {
-        // It is no change, and needs no disk. A refusal is an answer.
-        let _any = store.commit("health", Vec::new()).await;
+        // It is no change, and needs no disk.
+        match store.commit("health", Vec::new()).await {
+            // The queue has no place: nobody has asked the writer.
+            Err(StoreError::Busy { .. } | StoreError::Closed) => false,
+            // A refusal of the writer's is an answer.
+            Ok(_) | Err(_) => true,
+        }
     };
     pulse.keep_asking(nothing).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::health::PULSE_MAX;
+    use crate::store::{Fault, FaultyStore};
+
+    /// Whether the pulse beats while the store has a fault; for a minute of the paused clock.
+    async fn beats_with(fault: Fault) -> bool {
+        let store = FaultyStore::new();
+        store.set(fault);
+        let pulse = Arc::new(Pulse::default());
+        let made = Instant::now();
+        std::thread::sleep(Duration::from_millis(20));
+        let asking = asked(store, Arc::clone(&pulse));
+        let minute = tokio::time::timeout(Duration::from_secs(60), asking).await;
+        assert!(minute.is_err(), "it asks on");
+        pulse
+            .stands_still(made + PULSE_MAX + Duration::from_millis(10))
+            .is_none()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_an_answer_of_the_writer_shows_that_it_lives() {
+        assert!(beats_with(Fault::None).await);
+        assert!(beats_with(Fault::DiskFull).await, "a refusal is an answer");
+        assert!(!beats_with(Fault::StandsStill).await);
+        assert!(!beats_with(Fault::QueueFull).await);
+    }
 }

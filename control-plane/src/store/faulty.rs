@@ -1,7 +1,7 @@
 //! An engine for tests that does not take writes, or does not answer them, when it is told so.
 
 use std::collections::BTreeMap;
-use std::future::ready;
+use std::future::{pending, ready};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -22,6 +22,8 @@ pub(crate) enum Fault {
     None,
     /// The queue of the writer is full: they are refused at once.
     QueueFull,
+    /// The writer stands still: they are never answered.
+    StandsStill,
     /// The disk is full: they fail, and so does a listing.
     DiskFull,
 }
@@ -53,6 +55,7 @@ impl FaultyStore {
         match *self.fault.lock().unwrap() {
             Fault::None => None,
             Fault::QueueFull => Some(Box::pin(ready(Err(StoreError::Busy { waiting: 1 })))),
+            Fault::StandsStill => Some(Box::pin(pending())),
             Fault::DiskFull => Some(Box::pin(ready(Err(disk_full())))),
         }
     }
@@ -84,7 +87,7 @@ impl Store for FaultyStore {
         self.listed.fetch_add(1, Ordering::Relaxed);
         match *self.fault.lock().unwrap() {
             Fault::DiskFull => Err(disk_full()),
-            Fault::None | Fault::QueueFull => self.inner.list(),
+            Fault::None | Fault::QueueFull | Fault::StandsStill => self.inner.list(),
         }
     }
 
