@@ -230,6 +230,11 @@ async fn idle_anonymous(sources: &'static [Ipv4Addr], what: &str) {
     let attack = async move {
         let mut held = Vec::new();
         for batch in 0..64 {
+            // An address has a budget of handshakes, too, which its neighbours at the same address
+            // have with it: this attack is on places.
+            if batch * 128 > 3_000 * nobodies.len() {
+                tokio::time::sleep(Duration::from_millis(320)).await;
+            }
             let opening = (0..128).map(|n| {
                 let nobody = Arc::clone(&nobodies[(batch * 128 + n) % nobodies.len()]);
                 tokio::spawn(async move { nobody.connect_silently().await })
