@@ -4,11 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use futures_util::future::{BoxFuture, select_all};
+use futures_util::future::BoxFuture;
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 use weft_core::model::{Cidr, MeshConfig, Registration};
 use weft_core::name::{ServiceName, TrustDomain};
 use weft_proto::resource::Kind;
@@ -27,8 +29,8 @@ use crate::world::addresses::{AddressRecord, Assigned, VirtualAddresses};
 const ADDRESSES: &str = "address";
 /// A workload that leaves waits this long for those whom it concerns to know.
 const LEAVE_MAX: Duration = Duration::from_secs(5);
-/// Where nothing happens, the pipeline shows that it lives, and tries again to write down addresses
-/// that could not be written, this often.
+/// How often the pipeline tries again to write down addresses that could not be written, and shows
+/// that it lives where nothing happens.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How far the pipeline has come.
@@ -129,20 +131,23 @@ impl Pipeline {
     /// Follows the sources. Runs until the task is dropped; returns when a source has failed.
     pub async fn run(self: Arc<Self>, mut sources: Vec<Box<dyn Source>>) -> StoreError {
         self.save().await;
+        // It goes on while batches come: otherwise a mesh that never rests is never looked after.
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.pulse.beat();
-            let next = sources.iter_mut().map(|source| source.next());
-            let changed = select_all(next);
-            let batch = tokio::select! {
-                (batch, _index, _others) = changed => batch,
-                () = tokio::time::sleep(LOOK_EVERY) => {
+            let batches = tokio::select! {
+                batches = next_batches(&mut sources) => batches,
+                _ = look.tick() => {
                     self.save().await;
                     continue;
                 }
             };
-            match batch {
-                Ok(batch) => self.take(batch).await,
-                Err(error) => return error,
+            for batch in batches {
+                match batch {
+                    Ok(batch) => self.take(batch).await,
+                    Err(error) => return error,
+                }
             }
         }
     }
@@ -255,6 +260,25 @@ impl Pipeline {
     }
 }
 
+/// Waits until a source has a batch, and takes one of each source that has, in the order of the
+/// sources: a source that always has another keeps none of the others waiting.
+async fn next_batches(sources: &mut [Box<dyn Source>]) -> Vec<Result<Batch, StoreError>> {
+    let mut next: Vec<_> = sources.iter_mut().map(|source| source.next()).collect();
+    std::future::poll_fn(|context| {
+        let mut ready = Vec::new();
+        for batch in &mut next {
+            if let Poll::Ready(batch) = batch.as_mut().poll(context) {
+                ready.push(batch);
+            }
+        }
+        match ready.is_empty() {
+            true => Poll::Pending,
+            false => Poll::Ready(ready),
+        }
+    })
+    .await
+}
+
 /// The mesh's settings as the control plane was started with them.
 pub fn settings(trust_domain: TrustDomain, workload_ranges: Vec<Cidr>) -> MeshConfig {
     MeshConfig {
@@ -273,3 +297,7 @@ pub fn virtual_ranges() -> Vec<Cidr> {
     let ranges = ["240.240.0.0/16", "fd77:6566:7400:1::/64"];
     ranges.into_iter().filter_map(Cidr::parse).collect()
 }
+
+#[cfg(test)]
+#[path = "pipeline_tests.rs"]
+mod tests;

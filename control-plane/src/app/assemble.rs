@@ -70,11 +70,12 @@ pub(crate) fn assemble(
     )?;
     let observations = Arc::<Observations>::default();
     let publisher = Arc::<Publisher>::default();
-    // A new source is one more line here.
+    // A new source is one more line here. Of batches that come at the same time those of the first
+    // are compiled first: revocations.
     let mut sources: Vec<Box<dyn Source>> = vec![
+        Box::new(IdentitySource::new(Arc::clone(&identities))),
         Box::new(StoreSource::new(Arc::clone(&store))),
         Box::new(RegistrySource::new(Arc::clone(registrations.changes()))),
-        Box::new(IdentitySource::new(Arc::clone(&identities))),
     ];
     let config = pipeline::settings(trust_domain, settings.workload_ranges);
     let pipeline = Pipeline::open(

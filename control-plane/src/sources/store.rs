@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use tokio::time::Instant;
 
 use super::{Batch, Source};
 use crate::model::{Document, ResourceKey};
@@ -24,6 +25,9 @@ pub struct StoreSource {
     /// Documents that were told of: what a new listing does not have is gone.
     known: BTreeSet<ResourceKey>,
     events: Option<Events>,
+    /// When documents may be listed again, after that failed. Kept here because [`Source::next`] is
+    /// called anew whenever another source has something.
+    list_again_at: Option<Instant>,
 }
 
 impl StoreSource {
@@ -33,6 +37,7 @@ impl StoreSource {
             store,
             known: BTreeSet::new(),
             events: None,
+            list_again_at: None,
         }
     }
 
@@ -57,12 +62,18 @@ impl StoreSource {
     async fn follow(&mut self) -> Result<Batch, StoreError> {
         loop {
             let Some(events) = &mut self.events else {
+                if let Some(at) = self.list_again_at {
+                    tokio::time::sleep_until(at).await;
+                }
                 match self.list() {
-                    Ok(batch) => return Ok(batch),
+                    Ok(batch) => {
+                        self.list_again_at = None;
+                        return Ok(batch);
+                    }
                     // A full disk, for instance: what is known stays in force.
                     Err(error) => tracing::error!(%error, "documents not listed; tried again"),
                 }
-                tokio::time::sleep(LIST_AGAIN_AFTER).await;
+                self.list_again_at = Some(Instant::now() + LIST_AGAIN_AFTER);
                 continue;
             };
             match events.next().await {
@@ -76,7 +87,7 @@ impl StoreSource {
         }
     }
 
-    /// What an event, and those that are there already, come to.
+    /// The changes of an event, and of those that are there already.
     fn gather(&mut self, first: Arc<Event>) -> Batch {
         let mut gathered = vec![first];
         // What is there already is compiled together.
@@ -131,5 +142,31 @@ fn delta(resource: StoredResource) -> Option<Delta> {
             tracing::error!(%key, ?problems, "a stored document is not understood: left out");
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+    use crate::store::{Fault, FaultyStore};
+
+    /// The pause holds although the caller gives up and asks anew, as it does whenever another
+    /// source has something.
+    #[tokio::test(start_paused = true)]
+    async fn a_listing_that_failed_is_not_repeated_at_once() {
+        let store = FaultyStore::new();
+        store.set(Fault::DiskFull);
+        let mut source = StoreSource::new(Arc::<FaultyStore>::clone(&store));
+        for _ in 0..200 {
+            let next = tokio::time::timeout(LIST_AGAIN_AFTER / 100, source.next());
+            assert!(next.await.is_err());
+        }
+        let listed = store.listed.load(Ordering::Relaxed);
+        assert!((2..=4).contains(&listed), "{listed}");
+        store.set(Fault::None);
+        let next = tokio::time::timeout(2 * LIST_AGAIN_AFTER, source.next());
+        next.await.unwrap().unwrap();
     }
 }
