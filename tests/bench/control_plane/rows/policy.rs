@@ -45,7 +45,7 @@ pub(super) async fn run(options: &Options, services: usize) -> (Row, u64) {
     for round in 0..rounds {
         fleet.expect(CHANGED, &[0]);
         let began = Instant::now();
-        let applied = admin.apply(&[policy(CHANGED, round)]).await;
+        let applied = admin.apply(&[policy(CHANGED, round + 1)]).await;
         applied.expect("a policy is applied");
         answers.push(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
         assert_eq!(fleet.all_heard(LIMIT).await, 0, "nothing was pushed");
