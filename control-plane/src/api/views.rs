@@ -252,7 +252,9 @@ pub(super) async fn proxies(State(admin): State<Admin>) -> Answer<Items<ProxyInf
         holds: view.holds,
         applied_revision: view.applied.revision,
         current: view.applied.generation >= newest,
-        rejected: view.rejected,
+        rejected: { view.rejected.into_iter() }
+            .map(|(resource, reason)| (resource, reason.to_string()))
+            .collect(),
     });
     Ok(Json(Items {
         items: items.collect(),
@@ -272,7 +274,7 @@ pub(super) async fn applied(
         let rejected = rejected.map(|(resource, reason)| RejectedResource {
             workload: workload.clone(),
             resource: resource.clone(),
-            reason: reason.clone(),
+            reason: reason.to_string(),
         });
         progress.rejected.extend(rejected);
     }

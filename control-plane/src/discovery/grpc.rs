@@ -17,10 +17,9 @@ use weft_proto::resource::Kind;
 use weft_proto::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use weft_proto::xds_core::node::UserAgentVersionType;
 
-use super::{Answer, Answered, Push, Rejection, Request as Asked, Session, SessionError};
+use super::{Answer, Answered, Push, Rejection, Request as Asked, Session, SessionError, reasons};
 use crate::budget::{NAMES_PER_TURN, StreamKind};
 use crate::identity::Identities;
-use crate::peer::PeerIdentity;
 use crate::peers::{LiveStream, Peers};
 use crate::pipeline::Pipeline;
 use crate::publish::{Publisher, Subscription};
@@ -61,9 +60,8 @@ impl DiscoveryService {
         let (responses, outgoing) = mpsc::channel(RESPONSES_MAX);
         let conversation = Conversation {
             pipeline: Arc::clone(&self.pipeline),
-            subscription: self.publisher.open(peer.clone(), unix_millis()),
+            subscription: self.publisher.open(peer, unix_millis()),
             publisher: Arc::clone(&self.publisher),
-            peer,
             session: Session::default(),
             unanswered: BTreeMap::new(),
             shown_holds: 0,
@@ -77,7 +75,6 @@ impl DiscoveryService {
 struct Conversation {
     pipeline: Arc<Pipeline>,
     publisher: Arc<Publisher>,
-    peer: PeerIdentity,
     subscription: Subscription,
     session: Session,
     /// Bytes of responses that are not answered yet, by nonce.
@@ -163,14 +160,14 @@ impl Conversation {
                 tokio::task::yield_now().await;
             }
             live.add_names(piece.subscribe.len() + piece.initial_versions.len())?;
-            asked |= self.take(kind, piece)?;
+            asked |= self.take(kind, piece, live)?;
         }
         live.set_names(self.session.names())?;
         Ok(asked)
     }
 
     /// Takes a piece of a request; whether it asks for anything.
-    fn take(&mut self, kind: Kind, piece: Asked) -> Result<bool, Status> {
+    fn take(&mut self, kind: Kind, piece: Asked, live: &LiveStream) -> Result<bool, Status> {
         let asks = !piece.subscribe.is_empty();
         let handled = self.session.handle_request(kind, piece);
         let handled = handled.map_err(refusal)?;
@@ -189,26 +186,26 @@ impl Conversation {
                 counters.nacks.fetch_add(1, Ordering::Relaxed);
             }
         }
-        self.show_rejected();
+        self.show_rejected(live);
         Ok(handled.opened || asks)
     }
 
-    fn show_rejected(&mut self) {
+    fn show_rejected(&mut self, live: &LiveStream) {
         let rejections = self.session.take_rejections();
         if rejections.is_empty() {
             return;
         }
-        for Rejection { kind, name, reason } in &rejections {
-            if let Some(reason) = reason {
-                let (instance, kind) = (&self.peer.instance, kind.as_str());
-                tracing::warn!(%instance, kind, %name, reason, "rejected by a sidecar");
-            }
+        if let Some(summary) = reasons::summary(&rejections) {
+            live.note_rejection(&summary);
         }
         self.subscription.show(|view| {
             for Rejection { kind, name, reason } in rejections {
                 let resource = format!("{}/{name}", kind.as_str());
                 match reason {
-                    Some(reason) => view.rejected.insert(resource, reason),
+                    Some(reason) => {
+                        let text = Arc::clone(reason.text());
+                        view.rejected.insert(resource, text)
+                    }
                     None => view.rejected.remove(&resource),
                 };
             }

@@ -6,6 +6,7 @@ mod reasons;
 mod service;
 mod session;
 
+pub use reasons::Reason;
 pub use service::DiscoveryServer;
 pub use session::{
     Answer, Answered, Handled, Held, Push, Rejection, Request, Session, SessionError, Standing,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use weft_core::slices;
 use weft_proto::resource::Kind;
 
-use super::reasons::Reasons;
+use super::reasons::{Reason, ReasonBudget, Reasons};
 use super::session::{
     Answer, Answered, Handled, Held, NAME_MAX_BYTES, NAMES_MAX, Push, Request, SessionError,
     Standing, VERSIONS_MAX, applied,
@@ -67,7 +67,7 @@ pub(super) struct OfKind {
     /// Resources that the sidecar is to drop, though nobody leads to them any more.
     unwanted: BTreeSet<Arc<str>>,
     /// Resources of which it has changed whether they are rejected, with the reason of those that are.
-    pub(super) rejections: BTreeMap<Arc<str>, Option<String>>,
+    pub(super) rejections: BTreeMap<Arc<str>, Option<Reason>>,
     /// Whether what is held from an earlier stream is still to be compared with what is wanted.
     pub(super) sweep: bool,
     outstanding: Option<Outstanding>,
@@ -96,7 +96,12 @@ impl Plan {
 }
 
 impl OfKind {
-    pub(super) fn handle(&mut self, kind: Kind, request: Request) -> Result<Handled, SessionError> {
+    pub(super) fn handle(
+        &mut self,
+        kind: Kind,
+        request: Request,
+        kept: &mut ReasonBudget,
+    ) -> Result<Handled, SessionError> {
         let mut handled = Handled {
             opened: !self.opened,
             ..Handled::default()
@@ -111,7 +116,7 @@ impl OfKind {
             self.held = held_from_before(kind, request.initial_versions)?;
         }
         if let Some(answer) = request.answer {
-            handled.answered = self.handle_answer(answer);
+            handled.answered = self.handle_answer(&answer, kept);
         }
         for name in request.unsubscribe {
             self.unsubscribe(&name, &mut handled);
@@ -225,15 +230,15 @@ impl OfKind {
             .collect()
     }
 
-    fn handle_answer(&mut self, answer: Answer) -> Answered {
+    fn handle_answer(&mut self, answer: &Answer, kept: &mut ReasonBudget) -> Answered {
         let Some(outstanding) = self.outstanding.take_if(|o| o.nonce == answer.nonce) else {
             return Answered::No;
         };
-        let reasons = answer
-            .error
-            .map(|text| Reasons::parse(&text, &outstanding.sent));
+        let error = answer.error.as_ref();
+        let mut reasons = error.map(|text| Reasons::parse(text, &outstanding.sent));
         for (name, version) in &outstanding.sent {
-            let reason = reasons.as_ref().and_then(|reasons| reasons.of(name));
+            let reason = reasons.as_mut();
+            let reason = reason.and_then(|reasons| reasons.of(name, kept));
             if let Some(held) = self.held.get_mut(name)
                 && held.version == *version
             {

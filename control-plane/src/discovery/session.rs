@@ -11,6 +11,7 @@ use weft_core::slices;
 use weft_proto::resource::{Kind, Resource};
 
 use super::names::{OfKind, Plan};
+use super::reasons::{Reason, ReasonBudget};
 use crate::compile::{Compiled, Encoded};
 use crate::publish::Applied;
 
@@ -138,7 +139,7 @@ pub enum Standing {
     /// Not taken; what it had before is in force.
     Rejected {
         /// Why.
-        reason: String,
+        reason: Reason,
     },
 }
 
@@ -171,7 +172,7 @@ pub struct Rejection {
     /// Its name.
     pub name: Arc<str>,
     /// Why it is rejected; `None` where it is not any more.
-    pub reason: Option<String>,
+    pub reason: Option<Reason>,
 }
 
 /// One stream.
@@ -186,6 +187,8 @@ pub struct Session {
     /// Responses that are made and not given out yet.
     ready: VecDeque<Push>,
     nonce: u64,
+    /// What is kept of the reasons of rejections.
+    reasons: ReasonBudget,
 }
 
 impl Session {
@@ -196,7 +199,7 @@ impl Session {
         request: Request,
     ) -> Result<Handled, SessionError> {
         let of_kind = &mut self.kinds[kind as usize];
-        let handled = of_kind.handle(kind, request)?;
+        let handled = of_kind.handle(kind, request, &mut self.reasons)?;
         if kind == Kind::EndpointSlice && handled.opened {
             for (service, count) in &self.services {
                 of_kind.due.extend(slice_names(service, *count));

@@ -232,10 +232,13 @@ fn rejections_are_kept_by_resource() {
         let push = stream.push(&world(1, &two)).unwrap();
         assert_eq!(stream.send(answer(&push, Some(error))), Answered::Rejected);
         for (name, reason) in [("shop/a", a), ("shop/b", b)] {
-            let expected = reason.map_or(Standing::Acknowledged, |reason| Standing::Rejected {
-                reason: reason.to_owned(),
-            });
-            assert_eq!(stream.standing(name), Some(expected), "{error} {name}");
+            let expected = reason.map_or("acknowledged", |reason| reason);
+            let found = match stream.standing(name).unwrap() {
+                Standing::Rejected { reason } => reason.to_string(),
+                Standing::Acknowledged => "acknowledged".to_owned(),
+                Standing::Sent => "sent".to_owned(),
+            };
+            assert_eq!(found, expected, "{error} {name}");
         }
         assert!(stream.settle(&world(2, &two)).is_empty(), "not again");
         let better = world(3, &[("shop/a", 2, &[]), ("shop/b", 1, &[])]);
@@ -258,7 +261,10 @@ fn only_rejections_that_are_news_are_told() {
     };
     let news = |stream: &mut Stream| {
         let rejections = stream.0.take_rejections().into_iter();
-        let news = rejections.map(|news| (news.name.to_string(), news.reason));
+        let news = rejections.map(|news| {
+            let reason = news.reason.map(|reason| reason.to_string());
+            (news.name.to_string(), reason)
+        });
         news.collect::<Vec<_>>()
     };
     let first = "shop/s0".to_owned();
@@ -284,6 +290,33 @@ fn only_rejections_that_are_news_are_told() {
     stream.send(drop(&["shop/s1", "shop/s2"]));
     assert_eq!(news(&mut stream), [("shop/s1".to_owned(), None)]);
     assert!(news(&mut stream).is_empty());
+}
+
+/// Rejections of a stream that goes on keep no more than their budget, and give it back.
+#[test]
+fn reasons_are_bounded_over_all_answers_of_a_stream() {
+    let mut stream = opened();
+    let names: Vec<String> = (0..200).map(|n| format!("shop/s{n}")).collect();
+    let all = names.iter().map(|name| resource(name, 1, &[]));
+    let all = Compiled::of(1, all.collect());
+    for name in &names {
+        stream.send(ask(&[name]));
+        let push = stream.push(&all).unwrap();
+        let text = format!("{name}: {}", "x".repeat(1_000));
+        assert_eq!(stream.send(answer(&push, Some(&text))), Answered::Rejected);
+        drop_all(stream.0.take_rejections());
+    }
+    let kept = stream.0.reasons.used();
+    assert_eq!(kept, crate::discovery::reasons::REASONS_MAX_BYTES);
+    for name in &names {
+        stream.send(drop(&[name]));
+    }
+    drop_all(stream.0.take_rejections());
+    assert_eq!(stream.0.reasons.used(), 0);
+}
+
+fn drop_all(rejections: Vec<Rejection>) {
+    assert!(!rejections.is_empty());
 }
 
 #[test]

@@ -32,7 +32,7 @@ use stream::{End, Stream};
 
 /// How often it is looked for certificates that have ended.
 const TICK_EVERY: Duration = Duration::from_millis(500);
-/// Refusals of one reason are logged once in this time; all are counted.
+/// Refusals of one reason, and rejections, are logged once in this time; all are counted.
 const LOG_EVERY: Duration = Duration::from_secs(1);
 
 /// Locks, whatever a panic elsewhere has left: counts may then be too high by what it held.
@@ -47,7 +47,9 @@ pub struct Peers {
     instances: Mutex<HashMap<Arc<str>, Arc<Instance>>>,
     accounts: Mutex<Accounts>,
     anonymous: Mutex<Anonymous>,
-    refused: [Refused; Reason::ALL.len()],
+    refused: [Counted; Reason::ALL.len()],
+    /// Responses with resources that a sidecar did not take.
+    rejections: Counted,
     next: AtomicU64,
 }
 
@@ -58,10 +60,24 @@ struct Anonymous {
     cuts: HashMap<crate::budget::AnonymousId, CancellationToken>,
 }
 
+/// Something that is counted every time, and logged once in [`LOG_EVERY`].
 #[derive(Debug, Default)]
-struct Refused {
+struct Counted {
     count: AtomicU64,
     logged: Mutex<Option<Instant>>,
+}
+
+impl Counted {
+    /// Counts one more; how many there are, where that is to be logged.
+    fn count(&self, now: Instant) -> Option<u64> {
+        let total = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut logged = lock(&self.logged);
+        let due = logged.is_none_or(|at| now.duration_since(at) >= LOG_EVERY);
+        if due {
+            *logged = Some(now);
+        }
+        due.then_some(total)
+    }
 }
 
 /// One instance with everything of it that stands.
@@ -90,6 +106,7 @@ impl Peers {
             accounts: Mutex::default(),
             anonymous: Mutex::default(),
             refused: Default::default(),
+            rejections: Counted::default(),
             next: AtomicU64::new(1),
         })
     }
@@ -227,15 +244,17 @@ impl Peers {
     }
 
     fn count(&self, reason: Reason, peer: &dyn std::fmt::Display, text: &dyn std::fmt::Display) {
-        let refused = &self.refused[reason as usize];
-        let total = refused.count.fetch_add(1, Ordering::Relaxed) + 1;
-        let now = Instant::now();
-        let mut logged = lock(&refused.logged);
-        if logged.is_none_or(|at| now.duration_since(at) >= LOG_EVERY) {
-            *logged = Some(now);
-            drop(logged);
+        if let Some(total) = self.refused[reason as usize].count(Instant::now()) {
             let reason = reason.as_str();
             tracing::warn!(%peer, reason, total, "refused: {text}");
+        }
+    }
+
+    /// Logs what an instance did not take of what it was sent, where nothing like it was logged a
+    /// moment ago.
+    fn note_rejection(&self, instance: &str, what: &str) {
+        if let Some(total) = self.rejections.count(Instant::now()) {
+            tracing::warn!(%instance, total, "rejected by a sidecar: {what}");
         }
     }
 

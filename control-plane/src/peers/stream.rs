@@ -276,6 +276,11 @@ impl LiveStream {
         let _best_effort = timeout(FINISH_TIMEOUT, answers.send(Err(status))).await;
     }
 
+    /// Logs what the instance did not take of what it was sent, once in a while.
+    pub fn note_rejection(&self, what: &str) {
+        self.peers.note_rejection(&self.instance.name, what);
+    }
+
     fn note(&self, refusal: &Refusal) {
         self.peers.note_refused(&self.instance.name, refusal);
     }

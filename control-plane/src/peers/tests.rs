@@ -172,3 +172,13 @@ fn the_oldest_anonymous_connection_is_cut_for_a_new_one() {
     drop((second, third));
     assert_eq!(peers.totals(), (0, 0, 0));
 }
+
+#[test]
+fn what_is_counted_is_logged_once_in_a_while() {
+    let (counted, begin) = (Counted::default(), Instant::now());
+    assert_eq!(counted.count(begin), Some(1));
+    for _ in 0..1_000 {
+        assert_eq!(counted.count(begin + LOG_EVERY / 2), None);
+    }
+    assert_eq!(counted.count(begin + LOG_EVERY), Some(1_002));
+}

@@ -48,7 +48,7 @@ pub struct ProxyView {
     /// Resources that it holds.
     pub holds: usize,
     /// Resources that it rejected, with the reason.
-    pub rejected: BTreeMap<String, String>,
+    pub rejected: BTreeMap<String, Arc<str>>,
 }
 
 /// A change that was published, and whom it concerns.

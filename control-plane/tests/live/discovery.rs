@@ -141,6 +141,48 @@ async fn a_rejection_is_visible() {
     );
 }
 
+/// However often and at whatever length a sidecar rejects what it is sent: its stream goes on, what
+/// is kept and shown of it is bounded, and so is the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn reasons_of_rejections_are_bounded() {
+    let control_plane = ControlPlane::start().await;
+    let web = control_plane.enrol("shop/web", &[80]).await;
+    let _registered = web.register(&[80]).await;
+    let services: String = (0..300)
+        .map(|n| {
+            format!(
+                "---\napiVersion: weft-mesh.io/v1alpha1\nkind: Service\nmetadata: {{name: s{n}, \
+                 namespace: shop}}\nspec: {{ports: [{{port: 80}}]}}\n"
+            )
+        })
+        .collect();
+    control_plane.apply(&services).await.unwrap();
+    let mut discovery = web.discover().await;
+    discovery.ask(Kind::Service, &["shop/s299"], &[]).await;
+    discovery.until("+shop/s299").await;
+    let names: Vec<String> = (0..299).map(|n| format!("shop/s{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    discovery.ask(Kind::Service, &names, &[]).await;
+    let push = discovery.next().await.unwrap();
+    assert_eq!(push.resources.len(), names.len());
+    let reasons: String = names
+        .iter()
+        .map(|name| format!("{name}: {}\n", "ä".repeat(2_000)))
+        .collect();
+    discovery.acknowledge(&push, Some(&reasons)).await;
+    wait_until("the rejections are known", async || {
+        let proxies = control_plane.get("/v1/proxies").await;
+        let rejected = proxies[0]["rejected"].as_object().unwrap();
+        let bytes = |reason: &serde_json::Value| reason.as_str().unwrap().len();
+        let total: usize = rejected.values().map(bytes).sum();
+        assert!(total < 100_000, "{total} bytes");
+        rejected.len() == names.len()
+    })
+    .await;
+    discovery.ask(Kind::Service, &["shop/web"], &[]).await;
+    discovery.until("+shop/web").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_storm_is_gathered() {
     let control_plane = ControlPlane::start().await;
