@@ -182,7 +182,7 @@ fn register_peers(registry: &mut Registry, peers: &Peers) {
         ),
         (
             "weft_control_plane_names",
-            "Names that sidecars have subscribed to",
+            "Names that sidecars have subscribed to, and resources that they hold",
             names,
         ),
     ];

@@ -42,6 +42,9 @@ pub const SIGN_MESSAGE_MAX_BYTES: usize = 32 * 1024;
 /// Names of a message that are taken before other tasks get their turn.
 pub const NAMES_PER_TURN: usize = 1_000;
 
+/// Names and resources held of one instance, over all streams and kinds.
+pub const NAMES_PER_INSTANCE: usize = 40_000;
+
 /// A kind of standing stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum StreamKind {
@@ -85,9 +88,9 @@ pub struct Limits {
     pub message_rate: Rate,
     /// Bytes received from one instance, over all connections.
     pub received_rate: Rate,
-    /// Names subscribed to by all instances together.
+    /// Names subscribed to and resources held by all instances together.
     pub names: usize,
-    /// Names subscribed to by one instance, over all streams and kinds.
+    /// Names subscribed to and resources held by one instance, over all streams and kinds.
     pub names_per_instance: usize,
     /// Bytes of pushes that one instance has not answered.
     pub unanswered_bytes_per_instance: usize,
@@ -112,7 +115,7 @@ impl Default for Limits {
             message_rate: Rate::new(200, 2_000),
             received_rate: Rate::new(2 * 1024 * 1024, 16 * 1024 * 1024),
             names: 5_000_000,
-            names_per_instance: 40_000,
+            names_per_instance: NAMES_PER_INSTANCE,
             unanswered_bytes_per_instance: 32 * 1024 * 1024,
             anonymous: 4_096,
             anonymous_per_address: 2_048,

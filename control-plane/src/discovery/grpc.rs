@@ -17,8 +17,9 @@ use weft_proto::resource::Kind;
 use weft_proto::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use weft_proto::xds_core::node::UserAgentVersionType;
 
+use super::names::check_versions;
 use super::{Answer, Answered, Push, Rejection, Request as Asked, Session, SessionError, reasons};
-use crate::budget::{NAMES_PER_TURN, StreamKind};
+use crate::budget::{NAMES_PER_TURN, Reason, Refusal, StreamKind};
 use crate::identity::Identities;
 use crate::peers::{LiveStream, Peers};
 use crate::pipeline::Pipeline;
@@ -64,6 +65,7 @@ impl DiscoveryService {
             publisher: Arc::clone(&self.publisher),
             session: Session::default(),
             unanswered: BTreeMap::new(),
+            began_with_versions: false,
             shown_holds: 0,
             responses,
         };
@@ -79,6 +81,8 @@ struct Conversation {
     session: Session,
     /// Bytes of responses that are not answered yet, by nonce.
     unanswered: BTreeMap<String, usize>,
+    /// Whether a request said what the sidecar holds from an earlier stream.
+    began_with_versions: bool,
     /// How many resources others see that the sidecar holds.
     shown_holds: usize,
     responses: mpsc::Sender<Result<DeltaResponse, Status>>,
@@ -154,23 +158,39 @@ impl Conversation {
             let version = version.chars().take(VERSION_MAX_CHARS).collect();
             self.subscription.show(|view| view.version = version);
         }
+        let versions = request.initial_resource_versions.len();
+        self.began_with_versions |= versions > 0;
+        check_versions(kind, versions).map_err(|error| refusal(error, live))?;
         let mut asked = false;
         for (index, piece) in pieces(request).into_iter().enumerate() {
             if index > 0 {
                 tokio::task::yield_now().await;
             }
-            live.add_names(piece.subscribe.len() + piece.initial_versions.len())?;
+            let more = piece.subscribe.len() + piece.initial_versions.len();
+            let added = live.add_names(more);
+            added.map_err(|refusal| self.too_many_names(&refusal, live, more))?;
             asked |= self.take(kind, piece, live)?;
         }
-        live.set_names(self.session.names())?;
+        let set = live.set_names(self.session.names());
+        set.map_err(|refusal| self.too_many_names(&refusal, live, 0))?;
         Ok(asked)
+    }
+
+    /// The status of a stream whose names are refused. One that began with resources from before,
+    /// and is too much by itself, is mended by beginning without their versions. Where other
+    /// streams of the instance have a part in it, what is held is worth keeping: those may end.
+    fn too_many_names(&self, refusal: &Refusal, live: &LiveStream, more: usize) -> Status {
+        match self.began_with_versions && live.exceeds_alone(more) {
+            true => Status::out_of_range(format!("{refusal}; or begin without versions")),
+            false => Status::resource_exhausted(refusal.to_string()),
+        }
     }
 
     /// Takes a piece of a request; whether it asks for anything.
     fn take(&mut self, kind: Kind, piece: Asked, live: &LiveStream) -> Result<bool, Status> {
         let asks = !piece.subscribe.is_empty();
         let handled = self.session.handle_request(kind, piece);
-        let handled = handled.map_err(refusal)?;
+        let handled = handled.map_err(|error| refusal(error, live))?;
         if handled.opened && !kind.on_demand() {
             self.subscription.subscribe_kind(kind);
         }
@@ -248,12 +268,19 @@ impl Conversation {
     }
 }
 
-fn refusal(error: SessionError) -> Status {
+/// The status that a stream ends with. What exceeds a limit is counted.
+fn refusal(error: SessionError, live: &LiveStream) -> Status {
     let text = error.to_string();
     match error {
-        SessionError::TooManyNames { .. } => Status::resource_exhausted(text),
+        SessionError::TooManyNames { .. } => {
+            live.note(Reason::Names, &text);
+            Status::resource_exhausted(text)
+        }
         // The code of a message that is too long: both are mended by beginning without versions.
-        SessionError::TooManyVersions { .. } => Status::out_of_range(text),
+        SessionError::TooManyVersions { .. } => {
+            live.note(Reason::Names, &text);
+            Status::out_of_range(text)
+        }
         SessionError::NameTooLong { .. }
         | SessionError::Wildcard { .. }
         | SessionError::SliceByName => Status::invalid_argument(text),

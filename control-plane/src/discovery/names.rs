@@ -466,16 +466,21 @@ fn is_wanted_slice(name: &str, services: &BTreeMap<Arc<str>, u32>) -> bool {
     })
 }
 
+/// Checks how many resources a sidecar may hold from an earlier stream.
+pub(super) fn check_versions(kind: Kind, found: usize) -> Result<(), SessionError> {
+    match found <= VERSIONS_MAX {
+        true => Ok(()),
+        false => Err(SessionError::TooManyVersions { kind, found }),
+    }
+}
+
 /// What a sidecar says that it holds from an earlier stream: all of it, as what is not known here
 /// could never be removed there.
 fn held_from_before(
     kind: Kind,
     versions: HashMap<String, String>,
 ) -> Result<BTreeMap<Arc<str>, Held>, SessionError> {
-    let found = versions.len();
-    if found > VERSIONS_MAX {
-        return Err(SessionError::TooManyVersions { kind, found });
-    }
+    check_versions(kind, versions.len())?;
     let mut held = BTreeMap::new();
     for (name, version) in versions {
         let found = name.len().max(version.len());

@@ -12,6 +12,7 @@ use weft_proto::resource::{Kind, Resource};
 
 use super::names::{OfKind, Plan};
 use super::reasons::{Reason, ReasonBudget};
+use crate::budget::NAMES_PER_INSTANCE;
 use crate::compile::{Compiled, Encoded};
 use crate::publish::Applied;
 
@@ -19,7 +20,7 @@ use crate::publish::Applied;
 pub(super) const NAMES_MAX: usize = 20_000;
 /// Resources that one sidecar may hold from an earlier stream, per kind: as many names as the budget
 /// of an instance has room for. A sidecar that asks for few services may hold many slices of them.
-pub(super) const VERSIONS_MAX: usize = 2 * NAMES_MAX;
+pub(super) const VERSIONS_MAX: usize = NAMES_PER_INSTANCE;
 /// Longest name that may be asked for, and longest version, bytes.
 pub(super) const NAME_MAX_BYTES: usize = 512;
 
@@ -102,7 +103,7 @@ pub enum SessionError {
     },
 }
 
-/// What a request came to.
+/// Outcome of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Handled {
     /// What it said about an earlier response.

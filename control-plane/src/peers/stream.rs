@@ -185,7 +185,7 @@ impl LiveStream {
     fn charge(&self) -> Result<(), Refusal> {
         let now = Instant::now();
         let charged = lock(&self.instance.account).charge_message(&self.peers.limits, now);
-        let wait = charged.inspect_err(|refusal| self.note(refusal))?;
+        let wait = charged.inspect_err(|refusal| self.note_refused(refusal))?;
         if !wait.is_zero() {
             *lock(&self.resume) = Some(now + wait);
         }
@@ -203,7 +203,7 @@ impl LiveStream {
         let mut account = lock(&self.instance.account);
         let set = account.set_names(before, names, &mut all, &self.peers.limits);
         drop((account, all));
-        set.inspect_err(|refusal| self.note(refusal))?;
+        set.inspect_err(|refusal| self.note_refused(refusal))?;
         self.names.store(names, Ordering::Relaxed);
         Ok(())
     }
@@ -211,6 +211,13 @@ impl LiveStream {
     /// The stream is to hold so many names more.
     pub fn add_names(&self, names: usize) -> Result<(), Refusal> {
         self.set_names(self.names.load(Ordering::Relaxed).saturating_add(names))
+    }
+
+    /// Whether the stream would hold more names than an instance may, with so many more, whatever
+    /// the other streams of the instance hold.
+    pub fn exceeds_alone(&self, more: usize) -> bool {
+        let of_stream = self.names.load(Ordering::Relaxed).saturating_add(more);
+        of_stream > self.peers.limits.names_per_instance
     }
 
     /// Whether the instance has room for another push. One on a stream with nothing unanswered
@@ -265,7 +272,7 @@ impl LiveStream {
                     format_args!("{} s", SEND_TIMEOUT.as_secs()),
                     "read what is sent, or end the stream",
                 );
-                self.note(&refusal);
+                self.note_refused(&refusal);
                 Err(refusal.into())
             }
         }
@@ -281,7 +288,12 @@ impl LiveStream {
         self.peers.note_rejection(&self.instance.name, what);
     }
 
-    fn note(&self, refusal: &Refusal) {
+    /// Counts something that the instance was refused, and logs it once in a while.
+    pub fn note(&self, reason: Reason, what: &dyn std::fmt::Display) {
+        self.peers.count(reason, &self.instance.name, what);
+    }
+
+    fn note_refused(&self, refusal: &Refusal) {
         self.peers.note_refused(&self.instance.name, refusal);
     }
 }

@@ -57,6 +57,47 @@ async fn names_count_over_all_streams_of_an_instance() {
         .unwrap();
 }
 
+/// A sidecar that holds too much is told so with a code of its own, forgets it, and is served anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_holds_too_much_from_before_begins_without_it() {
+    let control_plane = ControlPlane::start().await;
+    let web = control_plane.enrol("shop/web", &[]).await;
+    let held = names("held", 40_001);
+    let open = async |held: &[String], asked: &[String]| {
+        let mut discovery = web.discover().await;
+        let held: Vec<_> = held.iter().map(|name| (name.as_str(), "1")).collect();
+        discovery.ask(Kind::EndpointSlice, &[], &held).await;
+        let asked = subscribe(&mut discovery, Kind::Service, asked).await;
+        asked.map(|()| discovery)
+    };
+    let few = names("service", 3);
+    let error = open(&held, &few).await.map(drop).unwrap_err();
+    assert_eq!(error.code(), Code::OutOfRange, "{error}");
+    let text = "40001 resources of kind EndpointSlice held from before, allowed are 40000";
+    assert!(error.message().contains(text), "{error}");
+    assert_eq!(control_plane.refused("names").await, 1);
+    // What it holds and asks for is too much together.
+    let many = names("service", 12_000);
+    let error = open(&held[..39_000], &many).await.map(drop).unwrap_err();
+    assert_eq!(error.code(), Code::OutOfRange, "{error}");
+    // Begun without versions, it is served.
+    open(&[], &many).await.unwrap();
+}
+
+/// More names of one kind than a stream may ask for are counted as what was refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_one_kind_are_bounded() {
+    let control_plane = ControlPlane::start().await;
+    let web = control_plane.enrol("shop/web", &[]).await;
+    let mut discovery = web.discover().await;
+    let many = names("service", 20_001);
+    let error = subscribe(&mut discovery, Kind::Service, &many).await;
+    let error = error.unwrap_err();
+    assert_eq!(error.code(), Code::ResourceExhausted, "{error}");
+    assert!(error.message().contains("allowed are 20000"), "{error}");
+    assert_eq!(control_plane.refused("names").await, 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_of_a_kind_on_demand_is_not_to_be_had() {
     let control_plane = ControlPlane::start().await;
