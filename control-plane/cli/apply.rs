@@ -8,19 +8,17 @@ use std::time::Duration;
 use clap::Args;
 use comfy_table::Table;
 use http::Method;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until};
 use weft_api::client::{Client, encode, query};
-use weft_api::types::{
-    Applied, ApplyResult, Effect, Items, PlanResult, Progress, Source, Sources, StatusInfo,
-};
+use weft_api::types::{Applied, ApplyResult, Effect, Items, PlanResult, Progress, Source, Sources};
 use weft_control_plane::api::read_sources;
 use weft_control_plane::model::INPUT_MAX_BYTES;
 use weft_control_plane::model::parse_duration;
 
 use crate::output::{CliError, Format, OutputArgs, note, show, table};
 
-/// How often it is asked who has a change.
-const ASK_EVERY: Duration = Duration::from_millis(50);
+/// Requests for who has a change are this far apart at least.
+const ASK_EVERY: Duration = Duration::from_millis(200);
 
 /// Creates or changes resources: all of an input, or nothing.
 ///
@@ -50,8 +48,8 @@ pub(crate) struct ApplyArgs {
     /// their metadata.resourceVersion
     #[arg(long)]
     force: bool,
-    /// Wait until every connected sidecar runs with it; exit code 1 when one rejects it or the time
-    /// is over
+    /// Wait until every sidecar that it concerns runs with it; exit code 1 when one rejects it or the
+    /// time is over
     #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "10s", value_parser = parse_duration)]
     wait: Option<Duration>,
     #[command(flatten)]
@@ -203,13 +201,14 @@ fn show_result(format: Format, result: &ApplyResult) -> Result<(), CliError> {
     show(format, result, as_table)
 }
 
-/// Until every connected sidecar has acknowledged a revision.
+/// Waits until every sidecar that a revision concerns has applied it.
 pub(crate) async fn wait(client: &Client, revision: u64, limit: Duration) -> Result<(), CliError> {
     let end = Instant::now() + limit;
-    let path = query("/v1/applied", &[("revision", &revision.to_string())]);
     loop {
-        let status: StatusInfo = client.get("/v1/status").await?;
-        let progress: Progress = client.get(&path).await?;
+        let asked = Instant::now();
+        let left = (end - asked).as_millis().to_string();
+        let pairs = [("revision", &*revision.to_string()), ("waitMillis", &left)];
+        let progress: Progress = client.get(&query("/v1/applied", &pairs)).await?;
         if let Some(first) = progress.rejected.first() {
             return Err(CliError::Failed(format!(
                 "{} rejected {}: {} ({} rejections in all; see `weft proxies`)",
@@ -219,11 +218,8 @@ pub(crate) async fn wait(client: &Client, revision: u64, limit: Duration) -> Res
                 progress.rejected.len()
             )));
         }
-        if status.compiled_revision >= revision && progress.waiting.is_empty() {
-            eprintln!(
-                "revision {revision}: {} sidecars run with it",
-                progress.applied.len()
-            );
+        if progress.compiled_revision >= revision && progress.waiting.is_empty() {
+            told(revision, &progress);
             return Ok(());
         }
         if Instant::now() >= end {
@@ -235,7 +231,19 @@ pub(crate) async fn wait(client: &Client, revision: u64, limit: Duration) -> Res
                 waiting.join(", ")
             )));
         }
-        sleep(ASK_EVERY).await;
+        // The control plane answers at once where too many wait already.
+        sleep_until((asked + ASK_EVERY).min(end)).await;
+    }
+}
+
+fn told(revision: u64, progress: &Progress) {
+    let many = progress.applied.len();
+    eprintln!("revision {revision}: {many} sidecars run with it");
+    if !progress.known {
+        note(
+            "what this revision changed is not remembered any more: whether sidecars reject it, \
+             `weft proxies` says",
+        );
     }
 }
 

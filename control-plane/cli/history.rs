@@ -58,8 +58,8 @@ pub(crate) struct RollbackArgs {
     /// Let references lead to what does not exist
     #[arg(long)]
     allow_missing: bool,
-    /// Wait until every connected sidecar runs with it; exit code 1 when one rejects it or the time
-    /// is over
+    /// Wait until every sidecar that it concerns runs with it; exit code 1 when one rejects it or the
+    /// time is over
     #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "10s", value_parser = parse_duration)]
     wait: Option<Duration>,
     #[command(flatten)]

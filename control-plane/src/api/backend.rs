@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
-use weft_core::name::TrustDomain;
+use weft_core::name::{TrustDomain, WorkloadName};
 
 use crate::compile::Snapshot;
 use crate::identity::IdentityError;
 use crate::identity::operator::OperatorRecord;
 use crate::identity::token::{Binding, InstanceRecord, TokenRecord};
-use crate::publish::ProxyView;
+use crate::publish::{Progress, ProxyView};
 use crate::registry::{Entry, ObservedView};
 use crate::store::{Revision, Store};
 
@@ -69,6 +69,9 @@ pub trait Credentials: fmt::Debug + Send + Sync {
 
     /// Instances that were attested.
     fn instances(&self) -> Vec<InstanceRecord>;
+
+    /// The workload that an instance was attested as.
+    fn workload_of(&self, instance: &str) -> Option<WorkloadName>;
 }
 
 /// Certificates that open the API to operators.
@@ -121,9 +124,12 @@ pub trait Proxies: fmt::Debug + Send + Sync {
     /// How many streams there are.
     fn count(&self) -> usize;
 
-    /// Those that have applied a revision of the store, or whom it does not concern; and those whom
-    /// it concerns and that have not.
-    fn progress(&self, revision: Revision) -> (Vec<ProxyView>, Vec<ProxyView>);
+    /// How far a revision of the store has come.
+    fn progress(&self, revision: Revision) -> Progress;
+
+    /// Changes whenever [`progress`](Self::progress) may say something else. Subscribe before
+    /// asking for that.
+    fn watch(&self) -> watch::Receiver<()>;
 
     /// What each has told of its breakers.
     fn observed(&self) -> Vec<ObservedView>;

@@ -1,6 +1,7 @@
 //! The admin API: JSON over HTTP/1.1, on Unix sockets and, for operators with certificates, over
 //! TLS. Routes ask the [`Backend`] and decide nothing.
 
+mod applied;
 mod asking;
 mod backend;
 mod backup;
@@ -27,6 +28,7 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::routing::{delete, get, post};
 use axum::{Extension, Json, Router};
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 use tower::ServiceBuilder;
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::load_shed::LoadShedLayer;
@@ -68,6 +70,8 @@ struct Admin {
     status: Arc<Status>,
     /// Seconds since the Unix epoch.
     started: i64,
+    /// Places of requests that wait for sidecars.
+    waiting: Arc<Semaphore>,
 }
 
 /// Everything that an operator may ask; for the owner's socket, and for verified operators.
@@ -90,7 +94,7 @@ pub fn admin_router(backend: Backend, status: Status) -> Router {
         .route("/v1/workloads", get(views::workloads))
         .route("/v1/proxies", get(views::proxies))
         .route("/v1/breakers", get(views::breakers))
-        .route("/v1/applied", get(views::applied))
+        .route("/v1/applied", get(applied::applied))
         .route("/v1/tokens", post(create_token).get(views::tokens))
         .route("/v1/certs", get(views::certs))
         .route("/v1/certs/revoke", post(revoke))
@@ -101,6 +105,7 @@ pub fn admin_router(backend: Backend, status: Status) -> Router {
         backend,
         status,
         started: crate::unix_seconds(),
+        waiting: Arc::new(Semaphore::new(applied::WAITING_MAX)),
     })
 }
 

@@ -1,11 +1,10 @@
 //! Routes that show what is: services, workloads, sidecars, tokens, certificates.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::Uri;
 use weft_core::model::{ObservedBreaker, Service};
 use weft_core::name::{ServiceName, WorkloadName};
@@ -16,13 +15,11 @@ use super::backend::{Backend, Workloads};
 use super::refusal::Answer;
 use super::resource_status::{metadata_of, status_of};
 use super::types::{
-    AppliedQuery, BreakerInfo, CertInfo, EndpointInfo, Items, Metadata, OperatorInfo, Progress,
-    ProxyInfo, RejectedResource, ServiceInfo, ServiceStatus, StatusInfo, Target, TokenInfo,
-    WorkloadInfo,
+    BreakerInfo, CertInfo, EndpointInfo, Items, Metadata, OperatorInfo, ProxyInfo, ServiceInfo,
+    ServiceStatus, StatusInfo, Target, TokenInfo, WorkloadInfo,
 };
 use crate::model::API_VERSION;
 use crate::peer::PeerIdentity;
-use crate::publish::ProxyView;
 use crate::registry::Entry;
 use crate::store::StoredResource;
 
@@ -129,32 +126,11 @@ pub(super) async fn workloads(State(admin): State<Admin>) -> Answer<Items<Worklo
     }))
 }
 
-/// What instances' workloads are called.
-fn names(backend: &Backend) -> HashMap<Arc<str>, String> {
-    // A program that only calls is not registered: the record of its attestation names it.
-    let attested = backend.credentials.instances().into_iter();
-    let attested =
-        attested.map(|record| (record.instance.into(), record.binding.workload.to_string()));
-    let registered = backend.workloads.entries().into_iter();
-    let registered =
-        registered.map(|entry| (entry.instance, entry.registration.workload.to_string()));
-    attested.chain(registered).collect()
-}
-
-/// The name of a sidecar: its workload, or its identity where neither a registration nor an
-/// attestation names one.
-fn name_of(names: &HashMap<Arc<str>, String>, peer: &PeerIdentity) -> String {
-    let name = names.get(&peer.instance).cloned();
-    name.unwrap_or_else(|| peer.identity.to_string())
-}
-
-/// Sidecars, each with what it is called.
-fn named_proxies(backend: &Backend) -> Vec<(String, ProxyView)> {
-    let names = names(backend);
-    let proxies = backend.proxies.connected().into_iter();
-    proxies
-        .map(|view| (name_of(&names, &view.peer), view))
-        .collect()
+/// The name of a sidecar: the workload that it was attested as, or its identity where its record was
+/// cleared away.
+pub(super) fn name_of(backend: &Backend, peer: &PeerIdentity) -> String {
+    let workload = backend.credentials.workload_of(&peer.instance);
+    workload.map_or_else(|| peer.identity.to_string(), |name| name.to_string())
 }
 
 /// Breakers that have opened at least once, by sidecar.
@@ -170,12 +146,10 @@ pub(super) fn observed_by(
     backend: &Backend,
     workload: &WorkloadName,
 ) -> (Vec<ObservedBreaker>, bool) {
-    let names = names(backend);
     let is_meant = |peer: &PeerIdentity| {
         let identity = &peer.identity;
-        // A program that only calls is not registered: its identity tells.
-        match names.get(&peer.instance) {
-            Some(name) => *name == workload.to_string(),
+        match backend.credentials.workload_of(&peer.instance) {
+            Some(name) => name == *workload,
             None => {
                 (identity.namespace(), identity.service_account())
                     == (workload.namespace(), workload.name())
@@ -212,10 +186,9 @@ pub(super) fn observed_by(
 
 /// Breakers that have opened at least once, by sidecar.
 fn observed_breakers(backend: &Backend) -> Vec<BreakerInfo> {
-    let names = names(backend);
     let mut all = Vec::new();
     for observed in backend.proxies.observed() {
-        let caller = name_of(&names, &observed.peer);
+        let caller = name_of(backend, &observed.peer);
         let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
         all.extend(observed.breakers.into_iter().map(|breaker| {
             let (workload, address) = match &breaker.endpoint {
@@ -242,9 +215,9 @@ fn observed_breakers(backend: &Backend) -> Vec<BreakerInfo> {
 
 pub(super) async fn proxies(State(admin): State<Admin>) -> Answer<Items<ProxyInfo>> {
     let newest = admin.backend.snapshots.snapshot().compiled.generation;
-    let named = named_proxies(&admin.backend).into_iter();
-    let items = named.map(|(workload, view)| ProxyInfo {
-        workload,
+    let connected = admin.backend.proxies.connected().into_iter();
+    let items = connected.map(|view| ProxyInfo {
+        workload: name_of(&admin.backend, &view.peer),
         instance: view.peer.instance.to_string(),
         identity: view.peer.identity.to_string(),
         version: view.version,
@@ -259,32 +232,6 @@ pub(super) async fn proxies(State(admin): State<Admin>) -> Answer<Items<ProxyInf
     Ok(Json(Items {
         items: items.collect(),
     }))
-}
-
-pub(super) async fn applied(
-    State(admin): State<Admin>,
-    Query(query): Query<AppliedQuery>,
-) -> Answer<Progress> {
-    let mut progress = Progress::default();
-    let names = names(&admin.backend);
-    let (applied, waiting) = admin.backend.proxies.progress(query.revision);
-    for view in applied.iter().chain(&waiting) {
-        let workload = name_of(&names, &view.peer);
-        let rejected = view.rejected.iter();
-        let rejected = rejected.map(|(resource, reason)| RejectedResource {
-            workload: workload.clone(),
-            resource: resource.clone(),
-            reason: reason.to_string(),
-        });
-        progress.rejected.extend(rejected);
-    }
-    let named = |views: Vec<ProxyView>| -> Vec<String> {
-        let names = views.iter().map(|view| name_of(&names, &view.peer));
-        names.collect()
-    };
-    progress.applied = named(applied);
-    progress.waiting = named(waiting);
-    Ok(Json(progress))
 }
 
 pub(super) async fn tokens(State(admin): State<Admin>) -> Answer<Items<TokenInfo>> {
@@ -340,13 +287,12 @@ pub(super) async fn status(State(admin): State<Admin>) -> Answer<StatusInfo> {
     let snapshot = admin.backend.snapshots.snapshot();
     let compiled = &snapshot.compiled;
     let store = &admin.backend.store;
-    let listing = store.list()?;
     Ok(Json(StatusInfo {
         status: (*admin.status).clone(),
         started: admin.started,
-        revision: listing.revision,
+        revision: *store.watch().borrow(),
         compiled_revision: compiled.revision,
-        resources: listing.resources.len(),
+        resources: store.count()?,
         services: compiled.of_kind(Kind::Service).count(),
         workloads: admin.backend.workloads.count(),
         proxies: admin.backend.proxies.count(),

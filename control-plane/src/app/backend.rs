@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
-use weft_core::name::TrustDomain;
+use weft_core::name::{TrustDomain, WorkloadName};
 
 use super::assemble::Parts;
 use crate::api::{
@@ -16,7 +16,7 @@ use crate::identity::operator::OperatorRecord;
 use crate::identity::token::{Binding, InstanceRecord, TokenRecord};
 use crate::identity::{Identities, IdentityError};
 use crate::pipeline::Pipeline;
-use crate::publish::{ProxyView, Publisher};
+use crate::publish::{Progress, ProxyView, Publisher};
 use crate::registry::{Entry, Observations, ObservedView, Registrations};
 use crate::store::Revision;
 
@@ -76,6 +76,10 @@ impl Credentials for Identities {
 
     fn instances(&self) -> Vec<InstanceRecord> {
         self.instances()
+    }
+
+    fn workload_of(&self, instance: &str) -> Option<WorkloadName> {
+        self.workload_of(instance)
     }
 }
 
@@ -137,8 +141,12 @@ impl Proxies for ConnectedProxies {
         self.publisher.len()
     }
 
-    fn progress(&self, revision: Revision) -> (Vec<ProxyView>, Vec<ProxyView>) {
+    fn progress(&self, revision: Revision) -> Progress {
         self.publisher.progress(revision)
+    }
+
+    fn watch(&self) -> watch::Receiver<()> {
+        self.publisher.watch()
     }
 
     fn observed(&self) -> Vec<ObservedView> {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use weft_core::model::TrustBundle;
-use weft_core::name::{ServiceName, SpiffeId};
+use weft_core::name::{ServiceName, SpiffeId, WorkloadName};
 
 use super::attest::{Attested, Attestor, Certificates, Credential, InstanceKeys, JoinTokens};
 use super::budget::{Budgets, Exceeded};
@@ -471,6 +471,13 @@ impl Identities {
             return Err(TokenError::Revoked(instance.instance.clone()));
         }
         Ok(instance.binding.clone())
+    }
+
+    /// The workload that an instance was attested as.
+    pub fn workload_of(&self, instance: &str) -> Option<WorkloadName> {
+        let records = self.records();
+        let instance = records.instance(instance)?;
+        Some(instance.binding.workload.clone())
     }
 
     /// Services that an instance may serve.

@@ -3,13 +3,14 @@
 //! A change wakes the streams that asked for a name under which something else is found now, and
 //! nobody else. Acknowledgements are counted where they arrive; nobody asks round.
 
+mod progress;
 mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use weft_core::slices;
 use weft_proto::resource::Kind;
 
@@ -17,10 +18,10 @@ use crate::compile::{ChangedNames, Compiled};
 use crate::peer::PeerIdentity;
 use crate::store::Revision;
 
+use progress::Recent;
 use waiting::Waiter;
 
-/// Publications that it is remembered of whom they concern.
-const RECENT_MAX: usize = 256;
+pub use progress::{Progress, RejectedBy};
 
 /// The number of a discovery stream; a later stream has a higher one.
 pub type StreamId = u64;
@@ -83,6 +84,7 @@ pub struct Counters {
 #[derive(Debug, Default)]
 pub struct Publisher {
     state: Mutex<State>,
+    moved: watch::Sender<()>,
     /// Counters for metrics.
     pub counters: Counters,
 }
@@ -99,7 +101,7 @@ struct State {
     by_name: HashMap<Name, BTreeSet<StreamId>>,
     /// Streams by kinds of which everything comes to everyone.
     by_kind: BTreeMap<Kind, BTreeSet<StreamId>>,
-    recent: BTreeMap<Revision, Publication>,
+    recent: Recent,
 }
 
 #[derive(Debug)]
@@ -110,6 +112,8 @@ struct Subscriber {
     wake: Arc<Notify>,
     /// How far it has come; `None` while there is nothing that it was not told.
     behind: Option<Applied>,
+    /// Whether it has had everything that it asked for, at any time since it began.
+    settled: bool,
     waiters: Vec<(u64, Arc<Waiter>)>,
     view: ProxyView,
 }
@@ -163,6 +167,7 @@ impl Publisher {
             due: BTreeSet::new(),
             wake: Arc::clone(&wake),
             behind: None,
+            settled: false,
             waiters: Vec::new(),
             view,
         };
@@ -177,8 +182,8 @@ impl Publisher {
     /// Wakes everybody whom a change concerns. What was compiled has to be what readers see
     /// already: a stream that subscribes meanwhile sees the change by itself.
     pub fn publish(&self, compiled: &Compiled, names: &ChangedNames) -> Publication {
-        let mut state = self.state();
-        let state = &mut *state;
+        let mut guard = self.state();
+        let state = &mut *guard;
         let before = state.newest;
         state.newest = Applied {
             generation: compiled.generation,
@@ -201,14 +206,26 @@ impl Publisher {
             generation: compiled.generation,
             concerned: Arc::new(concerned),
         };
-        if compiled.revision != before.revision {
-            let recent = &mut state.recent;
-            recent.insert(compiled.revision, publication.clone());
-            while recent.len() > RECENT_MAX {
-                recent.pop_first();
-            }
+        let recent = &mut state.recent;
+        if compiled.revision != before.revision || recent.is_empty() {
+            recent.insert(compiled.revision, publication.clone(), names);
         }
+        drop(guard);
+        self.tell_moved();
         publication
+    }
+
+    /// Changes whenever [`progress`](Self::progress) may say something else. Subscribe before
+    /// asking for that.
+    pub fn watch(&self) -> watch::Receiver<()> {
+        self.moved.subscribe()
+    }
+
+    /// To be called after the state was changed and unlocked.
+    fn tell_moved(&self) {
+        if self.moved.receiver_count() > 0 {
+            self.moved.send_replace(());
+        }
     }
 
     /// Every connected sidecar: of each instance its newest stream, in the order of instances.
@@ -236,28 +253,6 @@ impl Publisher {
     /// Whether there is no stream.
     pub fn is_empty(&self) -> bool {
         self.state().streams.is_empty()
-    }
-
-    /// Sidecars that have applied a revision of the store, or whom it does not concern; and those
-    /// whom it concerns and that have not.
-    pub fn progress(&self, revision: Revision) -> (Vec<ProxyView>, Vec<ProxyView>) {
-        let state = self.state();
-        // Several commits may have been published together.
-        let publication = state.recent.range(revision..).next();
-        let publication = publication.map(|(_, publication)| publication);
-        let views = state.streams.iter().map(|(stream, subscriber)| {
-            let waits = match publication {
-                Some(publication) => {
-                    publication.concerned.contains(stream)
-                        && !subscriber.has_applied(publication.generation)
-                }
-                None => revision > state.newest.revision,
-            };
-            (waits, view_of(subscriber, state.newest))
-        });
-        let (waiting, applied): (Vec<_>, Vec<_>) = views.partition(|(waits, _)| *waits);
-        let views = |all: Vec<(bool, ProxyView)>| all.into_iter().map(|(_, view)| view).collect();
-        (views(applied), views(waiting))
     }
 
     /// Streams that asked for any of these names.
@@ -377,19 +372,25 @@ impl Subscription {
 
     /// The stream has come so far: everything that was due is answered, or all up to `applied` is.
     pub fn report(&self, is_idle: bool, applied: Option<Applied>) {
-        let mut state = self.publisher.state();
+        let mut guard = self.publisher.state();
+        let state = &mut *guard;
         let newest = state.newest;
         let Some(subscriber) = state.streams.get_mut(&self.stream) else {
             return;
         };
         if is_idle && subscriber.due.is_empty() {
             subscriber.behind = None;
+            if !std::mem::replace(&mut subscriber.settled, true) {
+                state.recent.settle(&subscriber.view.peer.instance);
+            }
         } else {
             // A kind that had nothing to do for long knows of an old compilation only.
             let before = subscriber.behind.unwrap_or(newest);
             subscriber.behind = Some(applied.map_or(before, |applied| applied.max(before)));
         }
         subscriber.tell_waiters();
+        drop(guard);
+        self.publisher.tell_moved();
     }
 
     /// What others are to see of the stream.
@@ -412,11 +413,15 @@ fn remove(by_name: &mut HashMap<Name, BTreeSet<StreamId>>, name: &Name, stream: 
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let mut state = self.publisher.state();
-        let state = &mut *state;
+        let mut guard = self.publisher.state();
+        let state = &mut *guard;
         let Some(subscriber) = state.streams.remove(&self.stream) else {
             return;
         };
+        let instance = &subscriber.view.peer.instance;
+        if let Some(behind) = subscriber.behind {
+            state.recent.leave(self.stream, instance, behind.generation);
+        }
         for name in &subscriber.names {
             remove(&mut state.by_name, name, self.stream);
         }
@@ -427,6 +432,8 @@ impl Drop for Subscription {
         for (_, waiter) in subscriber.waiters {
             waiter.arrive();
         }
+        drop(guard);
+        self.publisher.tell_moved();
     }
 }
 

@@ -51,22 +51,54 @@ fn who_did_not_ask_is_not_woken() {
     assert!(publisher.publish(&compiled, &names).concerned.is_empty());
 }
 
+/// Publishes the compilation of this number, in which a namespace has changed.
+fn publish(publisher: &Publisher, generation: u64, name: &str) -> Publication {
+    let (compiled, names) = changed(generation, name);
+    publisher.publish(&compiled, &names)
+}
+
+/// Instances that have not applied a revision.
+fn waiting(publisher: &Publisher, revision: u64) -> Vec<String> {
+    let waiting = publisher.progress(revision).waiting;
+    let mut all: Vec<_> = waiting.iter().map(|p| p.instance.to_string()).collect();
+    all.sort();
+    all
+}
+
+/// Instances that rejected what a revision changed, with the reasons.
+fn rejecting(publisher: &Publisher, revision: u64) -> Vec<(String, String)> {
+    let rejected = publisher.progress(revision).rejected.into_iter();
+    let rejected = rejected.map(|r| (r.peer.instance.to_string(), r.reason));
+    rejected.collect()
+}
+
+/// The sidecar answers everything that is due.
+fn answers(stream: &Subscription) {
+    stream.take_due();
+    stream.report(true, None);
+}
+
+fn rejects(stream: &Subscription, name: &str, reason: &str) {
+    let resource = format!("Namespace/{name}");
+    stream.show(|view| {
+        view.rejected.insert(resource, reason.to_owned());
+    });
+    answers(stream);
+}
+
 #[tokio::test(start_paused = true)]
 async fn those_whom_a_change_concerns_are_waited_for() {
     let publisher = Arc::<Publisher>::default();
-    let (silent, answers, gone) = (
+    publish(&publisher, 1, "mesh");
+    let (silent, shop, gone) = (
         subscribed(&publisher, "silent", "lab"),
         subscribed(&publisher, "answers", "shop"),
         subscribed(&publisher, "gone", "shop"),
     );
-    let publish = |generation, name| {
-        let (compiled, names) = changed(generation, name);
-        publisher.publish(&compiled, &names)
-    };
     // One that is silent about something else is not waited for.
-    publish(1, "lab");
-    let publication = publish(2, "shop");
-    let waiting = {
+    publish(&publisher, 2, "lab");
+    let publication = publish(&publisher, 3, "shop");
+    let applied = {
         let publisher = Arc::clone(&publisher);
         tokio::spawn(async move {
             let Publication {
@@ -77,22 +109,116 @@ async fn those_whom_a_change_concerns_are_waited_for() {
         })
     };
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(!waiting.is_finished());
-    let instances = |views: Vec<ProxyView>| -> Vec<String> {
-        let mut all: Vec<String> = views
-            .iter()
-            .map(|view| view.peer.instance.to_string())
-            .collect();
-        all.sort();
-        all
-    };
-    assert_eq!(instances(publisher.progress(2).1), ["answers", "gone"]);
-    answers.take_due();
-    answers.report(true, None);
-    assert_eq!(instances(publisher.progress(2).1), ["gone"]);
+    assert!(!applied.is_finished());
+    assert_eq!(waiting(&publisher, 3), ["answers", "gone"]);
+    answers(&shop);
+    assert_eq!(waiting(&publisher, 3), ["gone"]);
     drop(gone);
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(waiting.is_finished());
-    assert_eq!(instances(publisher.progress(1).1), ["silent"]);
+    assert!(applied.is_finished());
+    assert_eq!(waiting(&publisher, 2), ["silent"]);
     drop(silent);
+}
+
+#[test]
+fn a_rejection_is_told_of_the_revision_that_changed_the_resource() {
+    let publisher = Arc::<Publisher>::default();
+    publish(&publisher, 1, "mesh");
+    let stream = subscribed(&publisher, "mine", "shop");
+    stream.subscribe(Kind::Namespace, &["lab".into()]);
+    publish(&publisher, 2, "shop");
+    rejects(&stream, "shop", "odd");
+    let of_shop = [("mine".to_owned(), "odd".to_owned())];
+    assert_eq!(rejecting(&publisher, 2), of_shop);
+    publish(&publisher, 3, "lab");
+    assert!(!publisher.progress(3).is_settled(3));
+    answers(&stream);
+    assert_eq!(rejecting(&publisher, 3), [], "it has taken this one");
+    assert!(publisher.progress(3).is_settled(3));
+    // While it has not answered, what it rejected is what was there before.
+    publish(&publisher, 4, "shop");
+    assert_eq!(rejecting(&publisher, 4), []);
+    rejects(&stream, "shop", "still odd");
+    assert_eq!(rejecting(&publisher, 4)[0].1, "still odd");
+}
+
+#[test]
+fn who_connects_again_has_applied_nothing_yet() {
+    let publisher = Arc::<Publisher>::default();
+    publish(&publisher, 1, "mesh");
+    let before = subscribed(&publisher, "mine", "shop");
+    answers(&before);
+    publish(&publisher, 2, "shop");
+    assert_eq!(waiting(&publisher, 2), ["mine"]);
+    // Also while the older stream still stands.
+    let again = publisher.open(peer("mine"), 0);
+    let newcomer = publisher.open(peer("newcomer"), 0);
+    assert_eq!(waiting(&publisher, 2), ["mine"]);
+    drop(before);
+    assert_eq!(waiting(&publisher, 2), ["mine"]);
+    again.subscribe(Kind::Namespace, &["shop".into()]);
+    again.report(false, None);
+    assert_eq!(waiting(&publisher, 2), ["mine"]);
+    rejects(&again, "shop", "odd");
+    assert_eq!(waiting(&publisher, 2), [""; 0]);
+    assert_eq!(rejecting(&publisher, 2)[0].0, "mine");
+    // One that had applied it before has it still.
+    drop(again);
+    let again = publisher.open(peer("mine"), 0);
+    assert_eq!(waiting(&publisher, 2), [""; 0]);
+    drop((again, newcomer));
+}
+
+#[test]
+fn of_a_revision_that_is_forgotten_those_are_waited_for_who_are_behind_it() {
+    let publisher = Arc::<Publisher>::default();
+    publish(&publisher, 1, "mesh");
+    let (behind, other) = (
+        subscribed(&publisher, "behind", "lab"),
+        subscribed(&publisher, "other", "shop"),
+    );
+    answers(&behind);
+    answers(&other);
+    publish(&publisher, 2, "lab");
+    assert_eq!(waiting(&publisher, 2), ["behind"]);
+    assert!(publisher.progress(2).is_known);
+    for generation in 3..=600 {
+        publish(&publisher, generation, "shop");
+    }
+    let progress = publisher.progress(2);
+    assert!(!progress.is_known && progress.rejected.is_empty());
+    // The one whom it concerned, and not whom the oldest that is remembered concerned.
+    assert_eq!(waiting(&publisher, 2), ["behind"]);
+    answers(&behind);
+    assert_eq!(waiting(&publisher, 2), [""; 0]);
+    assert!(publisher.progress(600).is_known);
+}
+
+#[test]
+fn names_that_are_remembered_are_bounded() {
+    let publisher = Arc::<Publisher>::default();
+    publish(&publisher, 1, "mesh");
+    let all = (0..progress::NAMES_MAX).map(|n| format!("n{n}").into());
+    let names = ChangedNames::from([(Kind::Namespace, all.collect())]);
+    publisher.publish(&Compiled::of(2, Vec::new()), &names);
+    assert!(publisher.progress(2).is_known, "the newest one is");
+    publish(&publisher, 3, "shop");
+    assert!(!publisher.progress(2).is_known);
+    assert!(publisher.progress(3).is_known);
+}
+
+#[tokio::test]
+async fn who_watches_is_told_that_a_sidecar_has_answered() {
+    let publisher = Arc::<Publisher>::default();
+    publish(&publisher, 1, "mesh");
+    let stream = subscribed(&publisher, "mine", "shop");
+    let mut moved = publisher.watch();
+    publish(&publisher, 2, "shop");
+    assert!(moved.has_changed().unwrap());
+    moved.borrow_and_update();
+    answers(&stream);
+    assert!(moved.has_changed().unwrap());
+    moved.borrow_and_update();
+    drop(stream);
+    assert!(moved.has_changed().unwrap());
 }

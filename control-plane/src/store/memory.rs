@@ -242,6 +242,10 @@ impl Store for MemoryStore {
         })
     }
 
+    fn count(&self) -> Result<usize, StoreError> {
+        Ok(self.state().resources.len())
+    }
+
     fn events(&self, from: Revision) -> Events {
         self.events.follow(from)
     }

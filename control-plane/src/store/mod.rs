@@ -92,6 +92,9 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Every resource, and the revision of the whole. An unreadable one is an error.
     fn list(&self) -> Result<Listing, StoreError>;
 
+    /// How many resources there are; none is read.
+    fn count(&self) -> Result<usize, StoreError>;
+
     /// The commits after a revision, each once and in order.
     ///
     /// A consumer lists, applies the listing, and follows from [`Listing::revision`]. When it is

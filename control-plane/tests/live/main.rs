@@ -20,6 +20,7 @@ mod identity;
 mod lifetimes;
 mod neighbours;
 mod process;
+mod progress;
 mod registry;
 mod slices;
 mod support;

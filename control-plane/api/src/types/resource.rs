@@ -245,19 +245,30 @@ pub struct FoundInfo {
 
 /// Query of `GET /v1/applied`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct AppliedQuery {
     /// Who has this one.
     pub revision: Revision,
+    /// Answer when every sidecar that it concerns has applied it, or one has rejected it, or after
+    /// this time; at once without it. At most 20 s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_millis: Option<u64>,
 }
 
 /// How far a revision has come.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Progress {
-    /// Sidecars that run with it.
+    /// The newest revision that sidecars are told.
+    pub compiled_revision: Revision,
+    /// Whether it is remembered whom the revision concerned. Where it is not, those are waited for
+    /// who lack anything up to it, and rejections are not told.
+    pub known: bool,
+    /// Sidecars that run with it, or whom it does not concern.
     pub applied: Vec<String>,
     /// Sidecars that have not acknowledged it.
     pub waiting: Vec<String>,
-    /// What sidecars rejected.
+    /// Resources that it changed and that sidecars rejected.
     pub rejected: Vec<RejectedResource>,
 }
 

@@ -16,11 +16,13 @@ pub(super) async fn commits_change_what_they_say<E: Engine>() {
     assert_eq!(commit(store, Vec::new()).await, 1);
     assert_eq!(commit(store, vec![put("web", 2), put("api", 1)]).await, 2);
     assert_eq!(state(store), states(&[("api", 1, 1), ("web", 2, 2)]));
+    assert_eq!(store.count().unwrap(), 2);
     let web = store.get(&key("web")).unwrap().unwrap();
     assert_eq!((web.generation, &*web.author), (2, "me"));
     assert!(web.created <= web.changed);
     assert_eq!(commit(store, vec![delete("web")]).await, 3);
     assert_eq!(store.get(&key("web")).unwrap(), None);
+    assert_eq!(store.count().unwrap(), 1);
     // What comes back begins anew.
     assert_eq!(commit(store, vec![put("web", 2)]).await, 4);
     assert_eq!(store.get(&key("web")).unwrap().unwrap().generation, 1);

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use redb::backends::FileBackend;
-use redb::{Database, ReadableDatabase, ReadableTable};
+use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::model::ResourceKey;
@@ -202,6 +202,13 @@ impl Store for RedbStore {
                 revision: rows::revision(transaction)?,
                 resources,
             })
+        })
+    }
+
+    fn count(&self) -> Result<usize, StoreError> {
+        self.read(|transaction| {
+            let count = transaction.open_table(RESOURCES)?.len()?;
+            Ok(usize::try_from(count).unwrap_or(usize::MAX))
         })
     }
 

@@ -1,0 +1,60 @@
+//! Which sidecars run with a revision of resources, and which reject it.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Query, State};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::Admin;
+use super::refusal::Answer;
+use super::types::{AppliedQuery, Progress, RejectedResource};
+use super::views::name_of;
+
+/// A request waits no longer than this for sidecars, whatever it asks for.
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(20);
+/// Requests that wait for sidecars at the same time; others are answered at once.
+pub(super) const WAITING_MAX: usize = 16;
+/// While sidecars answer one after the other, it is counted again after this time.
+const COUNT_EVERY: Duration = Duration::from_millis(20);
+
+/// How far a revision has come; waits until every sidecar that it concerns has applied it or one
+/// has rejected it, as long as is asked for.
+pub(super) async fn applied(
+    State(admin): State<Admin>,
+    Query(query): Query<AppliedQuery>,
+) -> Answer<Progress> {
+    let revision = query.revision;
+    let wait = Duration::from_millis(query.wait_millis.unwrap_or_default());
+    let end = Instant::now() + wait.min(WAIT_MAX);
+    let place = match wait {
+        Duration::ZERO => None,
+        _ => admin.waiting.try_acquire().ok(),
+    };
+    let mut moved = admin.backend.proxies.watch();
+    let progress = loop {
+        moved.borrow_and_update();
+        let progress = admin.backend.proxies.progress(revision);
+        if place.is_none() || progress.is_settled(revision) || Instant::now() >= end {
+            break progress;
+        }
+        // Whether it changed or the time is over: it is counted once more.
+        let _late = timeout_at(end, moved.changed()).await;
+        sleep(COUNT_EVERY).await;
+    };
+    let name = |peer: &_| name_of(&admin.backend, peer);
+    let rejected = progress.rejected.into_iter();
+    Ok(Json(Progress {
+        compiled_revision: progress.published,
+        known: progress.is_known,
+        applied: progress.applied.iter().map(name).collect(),
+        waiting: progress.waiting.iter().map(name).collect(),
+        rejected: rejected
+            .map(|rejected| RejectedResource {
+                workload: name(&rejected.peer),
+                resource: rejected.resource,
+                reason: rejected.reason,
+            })
+            .collect(),
+    }))
+}
