@@ -54,9 +54,18 @@ pub(crate) struct RestoreArgs {
 
 /// Runs `weft backup`.
 pub(crate) async fn backup(client: Client, args: BackupArgs) -> Result<(), CliError> {
-    if args.file.exists() && !args.force {
-        let text = format!("{} exists; replace it with --force", args.file.display());
-        return Err(CliError::Input(text));
+    // What a link leads to is not looked at: the link would be replaced.
+    if let Ok(found) = fs::symlink_metadata(&args.file) {
+        let file = args.file.display();
+        if !found.is_file() {
+            let text =
+                format!("{file} is no regular file; name one, or a file that does not exist");
+            return Err(CliError::Input(text));
+        }
+        if !args.force {
+            let text = format!("{file} exists; replace it with --force");
+            return Err(CliError::Input(text));
+        }
     }
     let partial = partial(&args.file);
     let written = write(&client, &partial).await;

@@ -157,9 +157,26 @@ pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(header.iter().copied());
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.iter().map(|cell| visible(cell)));
     }
     table
+}
+
+/// A text with what would act on a terminal, or turn the order of letters, written out: a sidecar's
+/// version or an author's name is whatever they say.
+fn visible(text: &str) -> String {
+    let acts = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match acts(c) {
+            true => shown.extend(c.escape_default()),
+            false => shown.push(c),
+        }
+    }
+    shown
 }
 
 /// Things in one cell.
@@ -196,6 +213,14 @@ fn span(seconds: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_acts_on_a_terminal_is_written_out() {
+        let row = vec!["1.0\u{1b}[31m".to_owned(), "a\nb\u{202e}ü".to_owned()];
+        let text = table(&["VERSION", "CAUSE"], [row]).to_string();
+        assert!(text.contains("1.0\\u{1b}[31m"), "{text}");
+        assert!(text.contains("a\\nb\\u{202e}ü"), "{text}");
+    }
 
     #[test]
     fn spans_in_their_largest_unit() {

@@ -6,7 +6,7 @@ mod files;
 mod listeners;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::args::{ArgumentError, ControlPlaneArgs};
 use crate::budget::Limits;
 use crate::identity::ca::{Authority, CaError};
 use crate::panics;
-use crate::store::StoreError;
+use crate::store::{REDB_FILE, RedbStore, Store, StoreError};
 use crate::supervise::{Supervisor, TaskEnded};
 
 pub(crate) use assemble::assemble;
@@ -76,6 +76,18 @@ pub enum AppError {
     /// A task that is needed has ended.
     #[error(transparent)]
     Task(#[from] TaskEnded),
+    /// One part of the data directory is there and the other is not.
+    #[error(
+        "{} is missing, although {} is there: put it back, or restore a backup into an empty directory \
+         with `weft restore`; a new mesh begins in an empty directory, too",
+        missing.display(), found.display()
+    )]
+    Incomplete {
+        /// What is missing.
+        missing: PathBuf,
+        /// What is there.
+        found: PathBuf,
+    },
     /// The system.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -114,13 +126,46 @@ fn descriptors() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
+/// Opens the store, unless the mesh's authority or what belongs to it is missing: a new store would
+/// know of no revocation, and a new authority would be believed by nobody.
+fn open_whole(dir: &Path, discard: &[String]) -> Result<Arc<RedbStore>, AppError> {
+    let (file, authority) = (dir.join(REDB_FILE), dir.join("ca"));
+    let [has_store, has_root, has_key] = [
+        file.try_exists()?,
+        authority.join("root.pem").try_exists()?,
+        authority.join("root.key").try_exists()?,
+    ];
+    let has_authority = has_root || has_key;
+    if has_authority && !has_store {
+        let (missing, found) = (file, authority);
+        return Err(AppError::Incomplete { missing, found });
+    }
+    let store = open_store(dir, discard)?;
+    // A first start that was interrupted leaves a store in which nothing is.
+    if has_store && !has_authority && !is_empty(&*store)? {
+        let (missing, found) = (authority, file);
+        return Err(AppError::Incomplete { missing, found });
+    }
+    Ok(store)
+}
+
+fn is_empty(store: &dyn Store) -> Result<bool, StoreError> {
+    let records = ["token", "instance", "operator"];
+    for table in records {
+        if !store.records(table)?.is_empty() {
+            return Ok(false);
+        }
+    }
+    Ok(store.list()?.resources.is_empty())
+}
+
 async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
     let dir = args.data_dir.clone().unwrap_or_else(default_data_dir);
     make_dir(&dir)?;
     let _held_until_the_end = lock(&dir)?;
     let settings = args.settings()?;
     let trust_domain = args.trust_domain()?;
-    let store = open_store(&dir, &args.discard_unreadable)?;
+    let store = open_whole(&dir, &args.discard_unreadable)?;
     let authority = Arc::new(Authority::open(&dir.join("ca"), trust_domain.clone())?);
     let own = OwnCertificate {
         authority: Arc::clone(&authority),

@@ -1,9 +1,11 @@
 //! Connections that have not proved who they are: in their handshake, or without a certificate.
 //!
-//! Whoever comes new gets a place: the oldest connection of the same source on which no call is
-//! under way gives up its own, or, where all places are taken, that of the source with the most.
-//! Holding connections open therefore locks nobody out.
+//! A newcomer always gets a place: the oldest connection of the same source gives up its own, or,
+//! where all places are taken, that of the source with the most; one on which no call is under way
+//! before one that waits for an answer. Neither connections that are held open nor calls that are
+//! begun and not ended lock anybody out.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
@@ -59,9 +61,12 @@ struct Source {
 }
 
 impl Source {
-    fn oldest_idle(&self) -> Option<AnonymousId> {
+    /// The oldest connection, of those without a call if there are any.
+    fn oldest(&self) -> Option<AnonymousId> {
         let mut connections = self.connections.iter();
-        connections.find(|(_, busy)| !**busy).map(|(id, _)| *id)
+        let idle = connections.find(|(_, busy)| !**busy);
+        let oldest = idle.or_else(|| self.connections.first_key_value());
+        oldest.map(|(id, _)| *id)
     }
 }
 
@@ -101,7 +106,7 @@ impl AnonymousConnections {
                 &format!("try again in {} ms", wait.as_millis().max(1)),
             )
         })?;
-        let evicted = self.room_for(prefix, limits)?;
+        let evicted = self.room_for(prefix, limits);
         if let Some(evicted) = evicted {
             self.remove(evicted);
         }
@@ -115,42 +120,17 @@ impl AnonymousConnections {
     }
 
     /// Who has to go for one more of a source.
-    fn room_for(
-        &self,
-        prefix: SourcePrefix,
-        limits: &Limits,
-    ) -> Result<Option<AnonymousId>, Refusal> {
-        let of_source = self.sources.get(&prefix);
-        let found = of_source.map_or(0, |source| source.connections.len()) + 1;
-        if found > limits.anonymous_per_address {
-            let allowed = limits.anonymous_per_address;
-            let evicted = of_source.and_then(Source::oldest_idle);
-            return evicted.map(Some).ok_or_else(|| {
-                Refusal::count(
-                    Reason::AnonymousConnections,
-                    format_args!("{found}, with a call under way on each"),
-                    format_args!("{allowed} without a certificate per source address"),
-                    "wait until calls have ended",
-                )
-            });
+    fn room_for(&self, prefix: SourcePrefix, limits: &Limits) -> Option<AnonymousId> {
+        let of_source = self.sources.get(&prefix)?;
+        if of_source.connections.len() >= limits.anonymous_per_address {
+            return of_source.oldest();
         }
-        let found = self.by_id.len() + 1;
-        if found <= limits.anonymous {
-            return Ok(None);
+        if self.by_id.len() < limits.anonymous {
+            return None;
         }
-        let idle = self.sources.values().filter_map(|source| {
-            let oldest = source.oldest_idle()?;
-            Some((source.connections.len(), std::cmp::Reverse(oldest)))
-        });
-        let evicted = idle.max().map(|(_, std::cmp::Reverse(oldest))| oldest);
-        evicted.map(Some).ok_or_else(|| {
-            Refusal::count(
-                Reason::AnonymousConnections,
-                format_args!("{found}, with a call under way on each"),
-                format_args!("{} without a certificate", limits.anonymous),
-                "wait until calls have ended",
-            )
-        })
+        let all = self.sources.values();
+        let most = all.max_by_key(|source| (source.connections.len(), Reverse(source.oldest())));
+        most.and_then(Source::oldest)
     }
 
     /// Notes whether a call is under way on a connection.

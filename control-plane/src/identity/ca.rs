@@ -21,7 +21,7 @@ use weft_core::name::{
 };
 
 use contents::{ca_params, leaf_params};
-use files::{check_root, end_of, file, from_pem, pair};
+use files::{check_root, end_of, file, from_pem, pair, refuse_key_alone};
 use request::read_request;
 
 pub use request::public_key_hash;
@@ -124,6 +124,7 @@ impl Authority {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
         made.map_err(|source| file("creating", dir, source))?;
         let now = SystemTime::now();
+        refuse_key_alone(dir, "root")?;
         let (root_pem, root_key) = pair(dir, "root", || {
             let key = KeyPair::generate()?;
             let params = ca_params(&trust_domain, "root", now, now + ROOT_LIFE);

@@ -189,7 +189,7 @@ impl Publisher {
                 .extend(of_it.map(|(resource, reason)| RejectedBy {
                     peer: peer.clone(),
                     resource: resource.clone(),
-                    reason: reason.clone(),
+                    reason: reason.to_string(),
                 }));
             progress.applied.push(peer);
         }

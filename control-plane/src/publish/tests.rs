@@ -81,7 +81,7 @@ fn answers(stream: &Subscription) {
 fn rejects(stream: &Subscription, name: &str, reason: &str) {
     let resource = format!("Namespace/{name}");
     stream.show(|view| {
-        view.rejected.insert(resource, reason.to_owned());
+        view.rejected.insert(resource, reason.into());
     });
     answers(stream);
 }

@@ -91,6 +91,10 @@ impl Store for FaultyStore {
         }
     }
 
+    fn count(&self) -> Result<usize, StoreError> {
+        self.inner.count()
+    }
+
     fn events(&self, from: Revision) -> Events {
         self.inner.events(from)
     }

@@ -13,6 +13,23 @@ use weft_core::name::TrustDomain;
 
 use super::{CaError, seconds};
 
+/// Refuses a key whose certificate is missing: a new pair would take its place, and what the mesh
+/// trusts would be lost for good.
+pub(super) fn refuse_key_alone(dir: &Path, name: &str) -> Result<(), CaError> {
+    let [certificate, key] = ["pem", "key"].map(|end| dir.join(format!("{name}.{end}")));
+    let exists = |path: &Path| fs::exists(path).map_err(|source| file("reading", path, source));
+    if exists(&key)? && !exists(&certificate)? {
+        return Err(CaError::Content {
+            reason: format!(
+                "its certificate {} is missing: put it back, or restore a backup with `weft restore`",
+                certificate.display()
+            ),
+            path: key,
+        });
+    }
+    Ok(())
+}
+
 /// Reads certificate and key, or makes and keeps them.
 pub(super) fn pair(
     dir: &Path,
