@@ -56,6 +56,8 @@ pub(crate) use views::scrape_targets;
 
 /// A body: the largest input, JSON escapes included.
 const BODY_MAX_BYTES: usize = 2 * INPUT_MAX_BYTES + 64 * 1024;
+/// The body of a request on the join socket.
+const JOIN_BODY_MAX_BYTES: usize = 64 * 1024;
 /// Requests at the same time; more are refused at once.
 const REQUESTS_MAX: usize = 64;
 /// A request that takes longer is given up.
@@ -113,7 +115,8 @@ pub fn admin_router(backend: Backend, status: Status) -> Router {
 /// the control plane, HOST:PORT.
 pub fn join_router(credentials: Arc<dyn Credentials>, address: String) -> Router {
     let routes = Router::new().route("/v1/join", post(join));
-    guarded(routes).with_state((credentials, address))
+    guarded(routes.layer(DefaultBodyLimit::max(JOIN_BODY_MAX_BYTES)))
+        .with_state((credentials, address))
 }
 
 fn guarded<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {

@@ -395,6 +395,24 @@ async fn tokens_and_joining() {
     let joined = bed.client.join(&request).await.unwrap();
     assert_eq!(joined.address, "mesh.example:15010");
     assert!(joined.token.starts_with("weft1."));
+    let many = JoinRequest {
+        ports: (1..=65).collect(),
+        ..request.clone()
+    };
+    let (message, _) = refused(bed.client.join(&many).await, StatusCode::BAD_REQUEST);
+    assert!(
+        message.contains("ports: found 65; allowed: at most 64"),
+        "{message}"
+    );
+    let large = JoinRequest {
+        ports: vec![10_000; 20_000],
+        ..request
+    };
+    let error = bed.client.join(&large).await.unwrap_err();
+    assert!(
+        !error.to_string().contains("allowed: at most 64"),
+        "read whole: {error}"
+    );
     let revoke = RevokeRequest {
         instance: "i-0".to_owned(),
     };

@@ -179,6 +179,7 @@ impl Identities {
         ttl: Duration,
     ) -> Result<(String, TokenRecord), IdentityError> {
         binding.check_names()?;
+        binding.check_size().map_err(IdentityError::Invalid)?;
         let ttl = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
         if !(1..=7 * 86_400).contains(&ttl) {
             return Err(IdentityError::Invalid(format!(

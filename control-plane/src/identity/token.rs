@@ -3,7 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 use weft_core::model::Cidr;
-use weft_core::name::{RESERVED_NAMESPACE, ServiceName, TrustDomain, WorkloadName};
+use weft_core::name::{
+    RESERVED_NAMESPACE, ServiceName, TrustDomain, WorkloadName, check_subdomain,
+};
+use weft_core::registration::{ADDRESSES_MAX, PORTS_MAX, SERVICES_MAX};
 
 use super::ca::LEAF_TTL_MAX;
 use crate::{hex, sha256_hex};
@@ -75,6 +78,22 @@ impl Binding {
             }
         }
         Ok(())
+    }
+
+    /// Refuses more than a workload may register, and a service account that is none; the error
+    /// says the field, what was found and what is allowed.
+    pub fn check_size(&self) -> Result<(), String> {
+        let counts = [
+            ("services", self.services.len(), SERVICES_MAX),
+            ("ports", self.ports.len(), PORTS_MAX),
+            ("addresses", self.addresses.len(), ADDRESSES_MAX),
+        ];
+        for (field, found, max) in counts {
+            if found > max {
+                return Err(format!("{field}: found {found}; allowed: at most {max}"));
+            }
+        }
+        check_subdomain(&self.service_account).map_err(|error| format!("serviceAccount: {error}"))
     }
 }
 
@@ -287,6 +306,36 @@ mod tests {
         let (text, record) = create(&domain, &digest, binding(), 1000, 600, [7; 40]);
         assert!(!format!("{record:?}").contains(text.rsplit('.').next().unwrap()));
         (parse(&text).unwrap(), record)
+    }
+
+    #[test]
+    fn bindings_are_bounded() {
+        assert_eq!(binding().check_size(), Ok(()));
+        let mut many = binding();
+        many.services = vec![many.services[0].clone(); SERVICES_MAX + 1];
+        let text = "services: found 65; allowed: at most 64";
+        assert_eq!(many.check_size(), Err(text.to_owned()));
+        let mut many = binding();
+        many.ports = vec![1; PORTS_MAX + 1];
+        assert!(
+            many.check_size()
+                .unwrap_err()
+                .starts_with("ports: found 65")
+        );
+        let mut many = binding();
+        many.addresses = vec![Cidr::parse("10.0.0.1/32").unwrap(); ADDRESSES_MAX + 1];
+        assert!(
+            many.check_size()
+                .unwrap_err()
+                .starts_with("addresses: found 17")
+        );
+        let mut odd = binding();
+        odd.service_account = "a/b".to_owned();
+        assert!(
+            odd.check_size()
+                .unwrap_err()
+                .starts_with("serviceAccount: ")
+        );
     }
 
     #[test]
