@@ -41,7 +41,7 @@ pub struct ControlPlaneArgs {
     /// Life of a workload's certificate: 10s to 168h (7 days).
     #[arg(long, default_value = "24h", value_parser = parse_duration)]
     pub leaf_ttl: Duration,
-    /// How long a workload is kept whose sidecar has lost its stream. More than twice the 3 s in
+    /// How long a workload is kept whose sidecar has lost its stream: at least 6s, twice the time in
     /// which sidecars reconnect.
     #[arg(long, default_value = "10s", value_parser = parse_duration)]
     pub grace: Duration,
@@ -57,12 +57,20 @@ pub struct ControlPlaneArgs {
     pub log_level: String,
 }
 
+/// The least `--grace`: twice the 3 s in which sidecars reconnect.
+const GRACE_MIN: Duration = Duration::from_secs(6);
+
 /// An argument that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ArgumentError {
     /// The life of a workload's certificate is out of range.
     #[error("--leaf-ttl: found {0:?}; allowed: 10s to 168h")]
     LeafTtl(Duration),
+    /// Workloads would be removed while their sidecars reconnect.
+    #[error(
+        "--grace: found {0:?}; allowed: 6s and more, twice the time in which sidecars reconnect"
+    )]
+    Grace(Duration),
     /// A range of workloads' addresses is none.
     #[error("--workload-range: found {0:?}; allowed: ADDRESS/PREFIX")]
     WorkloadRange(String),
@@ -90,6 +98,9 @@ impl ControlPlaneArgs {
     pub fn settings(&self) -> Result<Settings, ArgumentError> {
         if !(LEAF_TTL_MIN..=LEAF_TTL_MAX).contains(&self.leaf_ttl) {
             return Err(ArgumentError::LeafTtl(self.leaf_ttl));
+        }
+        if self.grace < GRACE_MIN {
+            return Err(ArgumentError::Grace(self.grace));
         }
         let ranges = self.workload_range.iter().map(|text| {
             Cidr::parse(text).ok_or_else(|| ArgumentError::WorkloadRange(text.clone()))
@@ -136,6 +147,10 @@ mod tests {
             (
                 ["--leaf-ttl", "169h"],
                 "--leaf-ttl: found 608400s; allowed: 10s to 168h",
+            ),
+            (
+                ["--grace", "5s"],
+                "--grace: found 5s; allowed: 6s and more, twice the time in which sidecars reconnect",
             ),
             (
                 ["--workload-range", "10.0.0.0/8,10.1"],
