@@ -10,6 +10,8 @@ use crate::registry;
 
 /// Longest cause, characters.
 const CAUSE_MAX: usize = 200;
+/// Longest time since a change of state, and until the next probe: a year. Longer ones are cut.
+const TIME_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Longest name of a rule, NAMESPACE/ROUTE/RULE, bytes: a DNS label and two subdomains.
 const RULE_MAX: usize = 63 + 1 + 253 + 1 + 253;
 
@@ -58,11 +60,16 @@ impl TryFrom<registry::ObservedBreaker> for ObservedBreaker {
             endpoint,
             route: (!wire.route.is_empty()).then(|| wire.route.chars().take(RULE_MAX).collect()),
             state,
-            since: Duration::from_millis(wire.since),
+            since: time(wire.since),
             cause: wire.cause.chars().take(CAUSE_MAX).collect(),
-            next_probe: wire.next_probe.map(Duration::from_millis),
+            next_probe: wire.next_probe.map(time),
         })
     }
+}
+
+/// A time from the wire, bounded by [`TIME_MAX`].
+fn time(millis: u64) -> Duration {
+    Duration::from_millis(millis).min(TIME_MAX)
 }
 
 fn millis(time: Duration) -> u64 {
@@ -72,6 +79,20 @@ fn millis(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_bounded() {
+        let wire = registry::ObservedBreaker {
+            service: "shop/web".to_owned(),
+            port: 80,
+            state: "open".to_owned(),
+            since: u64::MAX,
+            next_probe: Some(u64::MAX),
+            ..registry::ObservedBreaker::default()
+        };
+        let read = ObservedBreaker::try_from(wire).unwrap();
+        assert_eq!((read.since, read.next_probe), (TIME_MAX, Some(TIME_MAX)));
+    }
 
     #[test]
     fn the_longest_name_of_a_rule_is_kept_whole() {

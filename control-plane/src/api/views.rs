@@ -175,7 +175,7 @@ pub(super) fn observed_by(
                 .breakers
                 .into_iter()
                 .map(|breaker| ObservedBreaker {
-                    since: breaker.since + gone,
+                    since: breaker.since.saturating_add(gone),
                     next_probe: breaker.next_probe.map(|wait| wait.saturating_sub(gone)),
                     ..breaker
                 }),
@@ -204,9 +204,11 @@ fn observed_breakers(backend: &Backend) -> Vec<BreakerInfo> {
                 address,
                 route: breaker.route.unwrap_or_default(),
                 state: breaker.state.as_str().to_owned(),
-                since: observed.told - millis(breaker.since),
+                since: observed.told.saturating_sub(millis(breaker.since)),
                 cause: breaker.cause,
-                next_probe: breaker.next_probe.map(|wait| observed.told + millis(wait)),
+                next_probe: breaker
+                    .next_probe
+                    .map(|wait| observed.told.saturating_add(millis(wait))),
             }
         }));
     }
