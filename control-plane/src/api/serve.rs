@@ -22,7 +22,7 @@ pub(super) const DRAIN: Duration = Duration::from_secs(5);
 /// After accept failed, as when descriptors are used up.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves a router on a port until `stop`, without TLS: for what everybody on this machine may read.
+/// Serves a router on a port until `stop`, without TLS and without authentication.
 /// Connections above [`CONNECTIONS_MAX`] are closed at once.
 pub(crate) async fn serve_tcp(router: Router, listener: TcpListener, stop: CancellationToken) {
     let tasks = TaskTracker::new();
