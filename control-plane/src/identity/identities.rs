@@ -71,6 +71,14 @@ pub struct Signed {
     pub instance_key: Option<String>,
 }
 
+/// An instance that is being signed for.
+#[derive(Debug)]
+struct Reservation {
+    attested: Attested,
+    /// The instance that was forgotten to make room for it.
+    forgotten: Option<InstanceRecord>,
+}
+
 /// What is counted of signatures.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -159,7 +167,7 @@ impl Identities {
         self.budgets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whom to believe: the root, and whom no more.
+    /// Trust bundle: roots and revoked instances.
     pub fn bundle(&self) -> TrustBundle {
         let now = self.clock.unix_seconds();
         let records = self.records();
@@ -240,26 +248,27 @@ impl Identities {
         let account = self.authenticate(&credential, source)?;
         self.budgets().charge(&account, source, Instant::now())?;
         let key_hash = ca::public_key_hash(csr)?;
-        let attested = self.reserve(&credential, &key_hash)?;
+        let reserved = self.reserve(&credential, &key_hash)?;
         // No lock is held while a certificate is signed.
-        let signed = self.sign_for(&attested.instance, csr);
-        let committed = signed.and_then(|(leaf, identity)| self.commit(&attested, leaf, identity));
+        let signed = self.sign_for(&reserved.attested.instance, csr);
+        let committed = signed.and_then(|(leaf, identity)| self.commit(&reserved, leaf, identity));
         let (mut signed, written) = match committed {
             Ok(committed) => committed,
             Err(error) => {
-                self.unreserve(&attested);
+                self.unreserve(reserved);
                 return Err(error);
             }
         };
+        let instance_key = reserved.attested.instance_key.clone();
         if let Err(error) = written.await {
-            self.unreserve(&attested);
+            self.unreserve(reserved);
             // A renewal only notes times: a full disk must not stop it, or it stops the mesh.
-            if attested.instance_key.is_some() {
+            if instance_key.is_some() {
                 return Err(error.into());
             }
             tracing::error!(%error, "renewal not kept");
         }
-        signed.instance_key = attested.instance_key;
+        signed.instance_key = instance_key;
         self.counters.signed.fetch_add(1, Ordering::Relaxed);
         Ok(signed)
     }
@@ -286,27 +295,35 @@ impl Identities {
     }
 
     /// Attests, and takes the token for this key: another key gets nothing for it from here on.
-    fn reserve(&self, credential: &Credential, key_hash: &str) -> Result<Attested, IdentityError> {
+    fn reserve(
+        &self,
+        credential: &Credential,
+        key_hash: &str,
+    ) -> Result<Reservation, IdentityError> {
         let now = self.clock.unix_seconds();
         let mut records = self.records();
         let mut attestors = self.attestors.iter();
         let attested = attestors
             .find_map(|attestor| attestor.attest(&records, credential, key_hash, now))
             .ok_or_else(unknown_credential)??;
+        let mut forgotten = None;
         if let Some(token) = &attested.redeemed {
-            records.make_room_for_instance(now)?;
+            forgotten = records.make_room_for_instance(now)?;
             records.tokens.insert(token.id.clone(), token.clone());
             let (name, instance) = (&attested.instance.instance, &attested.instance);
             records.instances.insert(name.clone(), instance.clone());
         }
-        Ok(attested)
+        Ok(Reservation {
+            attested,
+            forgotten,
+        })
     }
 
     /// Notes what was signed, unless the instance was revoked meanwhile. What is returned is done
     /// when that is written down.
     fn commit(
         &self,
-        attested: &Attested,
+        reserved: &Reservation,
         leaf: SignedLeaf,
         identity: SpiffeId,
     ) -> Result<
@@ -317,6 +334,7 @@ impl Identities {
         IdentityError,
     > {
         let now = self.clock.unix_seconds();
+        let attested = &reserved.attested;
         let name = &attested.instance.instance;
         let mut records = self.records();
         // An instance that was cleared away between is known again by its token only.
@@ -347,6 +365,13 @@ impl Identities {
         if let Some(token) = &attested.redeemed {
             writes.push(record(TOKENS, &token.id, Some(token)));
         }
+        if let Some(forgotten) = &reserved.forgotten {
+            writes.push(record::<InstanceRecord>(
+                INSTANCES,
+                &forgotten.instance,
+                None,
+            ));
+        }
         // Queued under the lock: a revocation that comes next is written after it.
         Ok((signed, self.store.write(writes)))
     }
@@ -368,11 +393,17 @@ impl Identities {
     }
 
     /// A redemption that is not durable has not happened: the token is as good as before.
-    fn unreserve(&self, attested: &Attested) {
+    fn unreserve(&self, reserved: Reservation) {
+        let attested = &reserved.attested;
         let Some(token) = &attested.redeemed else {
             return;
         };
         let mut records = self.records();
+        // Its record is on disk still: it is known as it will be after a restart.
+        if let Some(forgotten) = reserved.forgotten {
+            let name = forgotten.instance.clone();
+            records.instances.entry(name).or_insert(forgotten);
+        }
         if let Some(held) = records.tokens.get_mut(&token.id)
             && held.redeemed == token.redeemed
         {

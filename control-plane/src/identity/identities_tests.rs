@@ -3,9 +3,9 @@
 use super::*;
 use crate::clock::TestClock;
 use crate::identity::ca::LEAF_TTL_MAX;
-use crate::identity::records::TOKEN_KEPT;
+use crate::identity::records::{INSTANCES_MAX, TOKEN_KEPT};
 use crate::identity::token::{CLOCK_SKEW, INSTANCE_KEY_LIFE};
-use crate::store::RedbStore;
+use crate::store::{Fault, FaultyStore, RedbStore};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const SOURCE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
@@ -21,7 +21,11 @@ struct Bed {
 impl Bed {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let store: Arc<dyn Store> = RedbStore::open(dir.path()).unwrap();
+        let store = RedbStore::open(dir.path()).unwrap();
+        Self::on(store, dir)
+    }
+
+    fn on(store: Arc<dyn Store>, dir: tempfile::TempDir) -> Self {
         let domain = "weft.test".parse().unwrap();
         let authority = Arc::new(Authority::open(&dir.path().join("ca"), domain).unwrap());
         let clock = TestClock::start();
@@ -79,7 +83,7 @@ async fn of_two_redemptions_at_the_same_moment_one_succeeds() {
     let bed = Bed::new();
     let credential = Credential::JoinToken(bed.token().await);
     let (first, second) = (csr(), csr());
-    let attested = bed.all.reserve(&credential, &key_of(&first)).unwrap();
+    let reserved = bed.all.reserve(&credential, &key_of(&first)).unwrap();
     // While the first is signed for.
     let refused = bed.all.reserve(&credential, &key_of(&second)).unwrap_err();
     assert!(
@@ -87,7 +91,7 @@ async fn of_two_redemptions_at_the_same_moment_one_succeeds() {
         "{refused}"
     );
     // Signing failed: the token is as good as before.
-    bed.all.unreserve(&attested);
+    bed.all.unreserve(reserved);
     bed.all.reserve(&credential, &key_of(&second)).unwrap();
     assert_eq!(bed.all.instances().len(), 1);
 }
@@ -99,10 +103,13 @@ async fn a_renewal_does_not_undo_a_revocation_that_came_meanwhile() {
     let signed = bed.all.sign(credential, &csr(), SOURCE).await.unwrap();
     let renewal = Credential::InstanceKey(signed.instance_key.unwrap());
     let request = csr();
-    let attested = bed.all.reserve(&renewal, &key_of(&request)).unwrap();
-    let (leaf, identity) = bed.all.sign_for(&attested.instance, &request).unwrap();
+    let reserved = bed.all.reserve(&renewal, &key_of(&request)).unwrap();
+    let (leaf, identity) = bed
+        .all
+        .sign_for(&reserved.attested.instance, &request)
+        .unwrap();
     bed.all.revoke(&signed.instance).unwrap().await.unwrap();
-    let refused = bed.all.commit(&attested, leaf, identity).map(drop);
+    let refused = bed.all.commit(&reserved, leaf, identity).map(drop);
     assert!(
         matches!(refused, Err(IdentityError::Token(TokenError::Revoked(_)))),
         "{refused:?}"
@@ -219,6 +226,51 @@ async fn what_can_never_be_used_again_is_cleared_away() {
     assert_eq!(bed.on_record(), [0, 0, 0], "the instance");
     let key = Credential::InstanceKey(kept.instance_key.unwrap());
     let refused = bed.all.sign(key, &csr(), SOURCE).await.unwrap_err();
+    assert!(
+        matches!(refused, IdentityError::Token(TokenError::UnknownInstance)),
+        "{refused}"
+    );
+}
+
+/// The record of an instance that was forgotten to make room goes with the write of the newcomer's: a
+/// restart does not bring it back. Where that write fails, nobody was forgotten.
+#[tokio::test]
+async fn whom_a_newcomer_took_the_place_of_does_not_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = FaultyStore::new();
+    let bed = Bed::on(Arc::<FaultyStore>::clone(&store), dir);
+    let credential = Credential::JoinToken(bed.token().await);
+    let oldest = bed.all.sign(credential, &csr(), SOURCE).await.unwrap();
+    bed.clock.pass(HOUR + Duration::from_secs(400));
+    {
+        let mut records = bed.all.records();
+        let mut filler = records.instances[&oldest.instance].clone();
+        filler.last_not_after = i64::MAX / 2;
+        for number in 1..INSTANCES_MAX {
+            filler.instance = format!("i-{number}");
+            records
+                .instances
+                .insert(filler.instance.clone(), filler.clone());
+        }
+    }
+    let (token, request) = (bed.token().await, csr());
+    store.set(Fault::DiskFull);
+    let credential = Credential::JoinToken(token.clone());
+    bed.all
+        .sign(credential, &request, SOURCE)
+        .await
+        .unwrap_err();
+    bed.all.binding_of(&oldest.instance).unwrap();
+    assert_eq!(bed.all.records().instances.len(), INSTANCES_MAX);
+
+    store.set(Fault::None);
+    let credential = Credential::JoinToken(token);
+    let newcomer = bed.all.sign(credential, &request, SOURCE).await.unwrap();
+    assert_eq!(bed.on_record(), [2, 1, 0]);
+    let again = open(&bed.store, &bed.authority, &bed.clock);
+    again.binding_of(&newcomer.instance).unwrap();
+    let key = Credential::InstanceKey(oldest.instance_key.unwrap());
+    let refused = again.sign(key, &csr(), SOURCE).await.unwrap_err();
     assert!(
         matches!(refused, IdentityError::Token(TokenError::UnknownInstance)),
         "{refused}"

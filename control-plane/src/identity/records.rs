@@ -88,10 +88,14 @@ impl Records {
         }
     }
 
-    /// Makes room for an instance. Its record stays on disk until a restart reads and clears it.
-    pub(super) fn make_room_for_instance(&mut self, now: i64) -> Result<(), IdentityError> {
+    /// Makes room for an instance: gives the one that was forgotten for it, whose record is to be
+    /// removed together with the write of the new one.
+    pub(super) fn make_room_for_instance(
+        &mut self,
+        now: i64,
+    ) -> Result<Option<InstanceRecord>, IdentityError> {
         if self.instances.len() < INSTANCES_MAX {
-            return Ok(());
+            return Ok(None);
         }
         let unused = self.instances.values();
         let unused = unused.filter(|i| i.revoked.is_none() && i.last_not_after + CLOCK_SKEW < now);
@@ -102,8 +106,7 @@ impl Records {
                 max: INSTANCES_MAX,
             });
         };
-        self.instances.remove(&name);
-        Ok(())
+        Ok(self.instances.remove(&name))
     }
 }
 
