@@ -160,7 +160,7 @@ impl Authority {
         Ok(())
     }
 
-    /// Whom it speaks for.
+    /// Trust domain of the mesh.
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
     }

@@ -1,4 +1,4 @@
-//! Signs certificates for whoever proves to be somebody.
+//! Signs certificates for attested peers.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

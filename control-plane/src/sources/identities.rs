@@ -1,4 +1,4 @@
-//! Whom to believe, from the identities.
+//! The trust bundle, from the identities.
 
 use std::sync::Arc;
 

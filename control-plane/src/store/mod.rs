@@ -63,6 +63,12 @@ pub type Revision = u64;
 /// thousands of changes in 1.5 MiB); conditions of changes are checked against the revision that it
 /// compares. On Kubernetes, resources are custom resources, whose `resourceVersion` is the
 /// revision; one commit is one object there, because the API server has no larger transactions.
+///
+/// [`get`](Self::get), [`list`](Self::list) and [`records`](Self::records) are synchronous: an engine
+/// over a network (etcd, Kubernetes) answers them from a mirror that its watch feeds, and the mirror
+/// has every commit and write of its own before that is answered.
+///
+/// Leases, fences and [`RecordExpect`] have no user yet but the contract suite.
 pub trait Store: fmt::Debug + Send + Sync {
     /// Makes all changes, as one revision, or none. Durable when it answers. Commits and other
     /// writes are made in the order of the calls.

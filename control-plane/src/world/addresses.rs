@@ -9,8 +9,7 @@ use weft_core::name::ServiceName;
 use super::index::Map;
 use crate::sha256_hex;
 
-/// Indices of virtual addresses: 240.240.0.0/16 without what looks like a network or broadcast
-/// address of a /24, which some programs refuse.
+/// Indices of virtual addresses are below this: offsets in 240.240.0.0/16.
 const INDEX_MAX: u32 = 0xffff;
 /// A virtual address is not given to another name for this long, seconds.
 const REST: i64 = 30 * 24 * 3600;
@@ -136,7 +135,9 @@ impl VirtualAddresses {
         all.filter_map(|(name, assigned)| assigned.released.is_none().then_some(name))
     }
 
-    /// Beginning at the name's own hash, so that a mesh made anew gives the same addresses.
+    /// A free index, searched from the name's own hash on, so that a mesh made anew gives the same
+    /// addresses. Without what looks like a network or broadcast address of a /24, which some programs
+    /// refuse.
     fn free(&self, name: &ServiceName, now: i64) -> Option<u32> {
         let digest = sha256_hex(name.to_string().as_bytes());
         let start = u32::from_str_radix(&digest[..8], 16).unwrap_or(0) % INDEX_MAX;

@@ -41,7 +41,7 @@ pub enum Delta {
     Workload(Arc<Entry>),
     /// A workload is not there any more.
     WorkloadGone(WorkloadName),
-    /// Whom to believe.
+    /// Trust bundle: roots and revoked instances.
     Bundle(Arc<TrustBundle>),
 }
 
@@ -215,7 +215,7 @@ impl World {
         &self.mesh
     }
 
-    /// Whom to believe.
+    /// Trust bundle: roots and revoked instances.
     pub fn bundle(&self) -> &TrustBundle {
         &self.bundle
     }

@@ -53,7 +53,7 @@ pub(super) enum Request {
     Release(Fence),
 }
 
-/// What a write has come to.
+/// Outcome of a write.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reply {
     /// The newest revision with it.
@@ -72,7 +72,7 @@ pub(super) struct Writer {
     pub(super) options: Options,
 }
 
-/// What a group of writes has come to, before it is durable.
+/// Outcome of a group of writes, before it is durable.
 struct Written {
     replies: Vec<Result<Reply, StoreError>>,
     events: Vec<Event>,
