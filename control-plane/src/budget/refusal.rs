@@ -21,9 +21,7 @@ pub enum Reason {
     Streams,
     /// Messages on streams.
     Messages,
-    /// Bytes received.
-    Received,
-    /// Names subscribed to.
+    /// Names subscribed to and resources held.
     Names,
     /// What a peer does not read.
     Unread,
@@ -33,7 +31,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 10] = [
         Self::AnonymousConnections,
         Self::Handshakes,
         Self::Connections,
@@ -41,7 +39,6 @@ impl Reason {
         Self::CallRate,
         Self::Streams,
         Self::Messages,
-        Self::Received,
         Self::Names,
         Self::Unread,
         Self::Deadline,
@@ -57,7 +54,6 @@ impl Reason {
             Self::CallRate => "call-rate",
             Self::Streams => "streams",
             Self::Messages => "messages",
-            Self::Received => "received",
             Self::Names => "names",
             Self::Unread => "unread",
             Self::Deadline => "deadline",

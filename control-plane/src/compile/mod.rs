@@ -52,7 +52,7 @@ pub struct Compiled {
     slices: Map<ServiceName, u32>,
 }
 
-/// What compiling a change came to.
+/// Outcome of compiling a change.
 #[derive(Debug, Default)]
 pub struct Changes {
     /// Names under which something else is found than before.

@@ -188,7 +188,7 @@ pub struct ParsedToken {
     secret_hash: String,
 }
 
-/// What redeeming comes to.
+/// Outcome of redeeming a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Redemption {
     /// For the first time: a new instance.

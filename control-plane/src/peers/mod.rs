@@ -30,7 +30,7 @@ pub use connection::{AnonymousPlace, CallGuard, Calls, PeerConnection};
 pub use stream::LiveStream;
 use stream::{End, Stream};
 
-/// How often it is looked for certificates that have ended.
+/// Interval of the check for ended certificates.
 const TICK_EVERY: Duration = Duration::from_millis(500);
 /// Refusals of one reason, and rejections, are logged once in this time; all are counted.
 const LOG_EVERY: Duration = Duration::from_secs(1);
@@ -121,7 +121,7 @@ impl Peers {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Ends everything of an instance: its streams with the reason, its connections a moment later.
+    /// Ends everything of an instance or an operator: its streams with the reason, its connections a moment later.
     pub fn revoke(&self, instance: &str) {
         let Some(found) = lock(&self.instances).get(instance).map(Arc::clone) else {
             return;

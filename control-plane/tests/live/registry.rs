@@ -98,7 +98,7 @@ async fn long_texts_are_refused_while_neighbours_go_on() {
         (sidecar, registering)
     };
     let (sidecar, mut registering) =
-        neighbours::beside(&control_plane, "long registrations", attack).await;
+        neighbours::beside(&control_plane, "long registrations", Box::pin(attack)).await;
     // What it may say is told as before, with its zone.
     let mut registration = sidecar.registration(&[80]);
     registration.zone = "z".repeat(63);
