@@ -8,7 +8,7 @@ use crate::compile::ChangedNames;
 use crate::peer::PeerIdentity;
 use crate::store::Revision;
 
-/// Publications that it is remembered of whom they concern, and what they changed.
+/// Publications of which it is kept whom they concern, and which names they changed.
 const RECENT_MAX: usize = 256;
 /// Names of resources that all of them together may have changed; beyond, the oldest publications
 /// are forgotten. The newest one is kept whatever its size.

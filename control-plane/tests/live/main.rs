@@ -12,6 +12,7 @@
 mod addresses;
 mod attacks;
 mod budgets;
+mod crashes;
 mod discovery;
 mod documents;
 mod durability;
