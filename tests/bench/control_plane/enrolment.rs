@@ -21,8 +21,8 @@ use crate::program::ControlPlane;
 use crate::world::{TARGET_PORT, World};
 
 pub(crate) const SIGN: &str = "/weft.identity.v1.Identity/Sign";
-/// Enrolments at the same time.
-const AT_ONCE: usize = 32;
+/// Enrolments at the same time; one user has 32 connections to the admin socket.
+const AT_ONCE: usize = 16;
 /// Between attempts of one that was told to come later: signatures have a budget.
 pub(crate) const LATER: Duration = Duration::from_millis(250);
 

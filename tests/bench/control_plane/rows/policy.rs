@@ -43,13 +43,13 @@ pub(super) async fn run(options: &Options, services: usize) -> (Row, u64) {
     let mut answers = Vec::new();
     let before = (control_plane.cpu(), cpu_of("self"));
     for round in 0..rounds {
+        tokio::time::sleep(PAUSE).await;
         fleet.expect(CHANGED, &[0]);
         let began = Instant::now();
         let applied = admin.apply(&[policy(CHANGED, round + 1)]).await;
         applied.expect("a policy is applied");
         answers.push(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
         assert_eq!(fleet.all_heard(LIMIT).await, 0, "nothing was pushed");
-        tokio::time::sleep(PAUSE).await;
     }
     let times = fleet.take_lags();
     let (median, p99) = (times.value_at_quantile(0.5), times.value_at_quantile(0.99));
