@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
@@ -149,6 +149,9 @@ async fn services(parts: &Parts, leases: Arc<Leases>) -> Routes {
         .prepare()
 }
 
+/// How often it is looked whether our own certificate has to be renewed.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
 /// What our own certificates come from.
 pub(super) struct OwnCertificate {
     pub(super) authority: Arc<Authority>,
@@ -156,29 +159,44 @@ pub(super) struct OwnCertificate {
 }
 
 impl OwnCertificate {
-    /// Our own certificate, renewed at half life without a restart.
+    /// Our own certificate, renewed at half life without a restart. The wall clock says when: sleep
+    /// stands still while a machine is suspended, and a certificate does not.
     fn tls(&self, tasks: &mut Supervisor, purpose: Purpose) -> Result<tls::ServerTls, AppError> {
         let ttl = self.ttl;
         let current = tls::server_config(&self.authority, purpose, ttl)?;
         let current: tls::ServerTls = Arc::new(ArcSwap::from_pointee(current));
         let (authority, renewed) = (Arc::clone(&self.authority), Arc::clone(&current));
+        let mut issued = SystemTime::now();
         tasks.spawn("own certificate", async move {
             loop {
-                tokio::time::sleep(ttl / 2).await;
+                tokio::time::sleep(LOOK_EVERY).await;
+                let now = SystemTime::now();
+                if !is_renewal_due(issued, ttl, now) {
+                    continue;
+                }
                 // By one of the two listeners.
                 if purpose == Purpose::Sidecars
-                    && let Err(error) = authority.renew(std::time::SystemTime::now())
+                    && let Err(error) = authority.renew(now)
                 {
                     tracing::error!(%error, "intermediate not renewed");
                 }
                 match tls::server_config(&authority, purpose, ttl) {
-                    Ok(fresh) => renewed.store(Arc::new(fresh)),
+                    Ok(fresh) => {
+                        renewed.store(Arc::new(fresh));
+                        issued = now;
+                    }
                     Err(error) => tracing::error!(%error, "own certificate not renewed"),
                 }
             }
         });
         Ok(current)
     }
+}
+
+/// Whether half of a certificate's life is over, or the clock was set back to before it was issued.
+fn is_renewal_due(issued: SystemTime, ttl: Duration, now: SystemTime) -> bool {
+    now.duration_since(issued)
+        .map_or(true, |age| age >= ttl / 2)
 }
 
 pub(super) fn bind(path: &Path) -> Result<api::Socket, AppError> {
@@ -195,4 +213,26 @@ pub(super) async fn listen(address: SocketAddr) -> Result<TcpListener, AppError>
             address: address.to_string(),
             source,
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_a_life_or_a_step_of_the_clock_is_due() {
+        let issued = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let ttl = Duration::from_secs(3600);
+        let later = |seconds| issued + Duration::from_secs(seconds);
+        for (now, due) in [
+            (issued, false),
+            (later(1799), false),
+            (later(1800), true),
+            // Suspended for days.
+            (later(500_000), true),
+            (issued - Duration::from_secs(1), true),
+        ] {
+            assert_eq!(is_renewal_due(issued, ttl, now), due, "{now:?}");
+        }
+    }
 }
