@@ -35,6 +35,22 @@ macro_rules! documents {
         /// The kinds that exist.
         pub static KINDS: &[Kind] = &[$($(Kind::of::<$kind>(),)+)+];
 
+        /// A variant of [`Document`], without what it holds.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum DocumentVariant {
+            $($(#[$about])* $variant,)+
+        }
+
+        impl DocumentVariant {
+            /// Of documents with this `kind`; `None` if there is no such kind.
+            pub fn of(kind: &str) -> Option<Self> {
+                $($(if Kind::of::<$kind>().name == kind {
+                    return Some(Self::$variant);
+                })+)+
+                None
+            }
+        }
+
         impl Document {
             fn parts(&self) -> (ObjectName, &dyn Spec) {
                 match self {

@@ -34,7 +34,7 @@ pub use kind::{
     API_GROUP, API_VERSION, Attachment, DocumentKind, GATEWAY_ALPHA, GATEWAY_VERSION, Kind,
     NameRule, Reference, Relations,
 };
-pub use kinds::{Document, KINDS, kind_names, version_of};
+pub use kinds::{Document, DocumentVariant, KINDS, kind_names, version_of};
 pub use mesh_config::{MeshConfigSpec, NamespaceSpec};
 pub use metadata::Labels;
 pub use rate_limit::{RateKeySpec, RateLimitPolicySpec, RateRuleSpec, RateScopeSpec, limit_text};

@@ -7,7 +7,9 @@ use weft_core::name::ServiceName;
 use super::World;
 use super::dirty::Dirty;
 use super::facts::{ExternalEntry, PolicyEntry, RateLimitEntry, RouteEntry, RouteKey, Stated};
-use crate::model::{Document, MeshConfigSpec, ObjectName, Reference, ResourceKey, RouteKind};
+use crate::model::{
+    Document, DocumentVariant, MeshConfigSpec, ObjectName, Reference, ResourceKey, RouteKind,
+};
 
 impl World {
     pub(super) fn put_document(&mut self, stated: Stated, now: i64, dirty: &mut Dirty) {
@@ -68,34 +70,42 @@ impl World {
             name: key.name.clone(),
         };
         let service = ServiceName::new(&key.namespace, &key.name);
-        if let Some(kind) = RouteKind::parse(&key.kind) {
-            return self.set_route(&(kind, name), None, dirty);
-        }
-        match (key.kind.as_str(), service) {
-            ("Service", Ok(name)) => self.change_name(&name, now, dirty, |world, dirty| {
-                world.services.remove_cow(&name);
-                dirty.shapes.insert(name.clone());
-                dirty.servers.insert(name.clone());
-            }),
-            ("ExternalService", Ok(name)) => {
+        let Some(variant) = DocumentVariant::of(&key.kind) else {
+            // Nothing of any other kind was ever taken up.
+            return;
+        };
+        match (variant, service) {
+            (DocumentVariant::Service, Ok(name)) => {
+                self.change_name(&name, now, dirty, |world, dirty| {
+                    world.services.remove_cow(&name);
+                    dirty.shapes.insert(name.clone());
+                    dirty.servers.insert(name.clone());
+                });
+            }
+            (DocumentVariant::ExternalService, Ok(name)) => {
                 self.change_name(&name, now, dirty, |world, dirty| {
                     world.externals.remove_cow(&name);
                     dirty.externals = true;
                 });
             }
-            ("MeshConfig", _) => self.set_mesh(MeshConfigSpec::default(), dirty),
-            ("TrafficPolicy", _) => self.set_policy(&name, None, dirty),
-            ("RateLimitPolicy", _) => self.set_limits(&name, None, dirty),
-            ("FaultInjection", _) => {
+            // Nothing with a name that no service can have was ever taken up.
+            (DocumentVariant::Service | DocumentVariant::ExternalService, Err(_)) => {}
+            (DocumentVariant::MeshConfig, _) => self.set_mesh(MeshConfigSpec::default(), dirty),
+            (DocumentVariant::TrafficPolicy, _) => self.set_policy(&name, None, dirty),
+            (DocumentVariant::RateLimitPolicy, _) => self.set_limits(&name, None, dirty),
+            (DocumentVariant::Route, _) => {
+                if let Some(kind) = RouteKind::parse(&key.kind) {
+                    self.set_route(&(kind, name), None, dirty);
+                }
+            }
+            (DocumentVariant::FaultInjection, _) => {
                 self.faults.remove_cow(&name);
                 self.touch_fault(&name, dirty);
             }
-            ("ReferenceGrant", _) => {
+            (DocumentVariant::ReferenceGrant, _) => {
                 self.grants.remove_cow(&name);
                 self.touch_grants(&name, dirty);
             }
-            // Nothing of any other kind was ever taken up.
-            _ => {}
         }
     }
 
