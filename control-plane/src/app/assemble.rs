@@ -10,8 +10,8 @@ use crate::args::Settings;
 use crate::budget::Limits;
 use crate::clock::SystemClock;
 use crate::health::{Health, Pulse};
-use crate::identity::Identities;
 use crate::identity::ca::Authority;
+use crate::identity::{self, Identities};
 use crate::model::Document;
 use crate::peers::Peers;
 use crate::pipeline::{self, Pipeline, virtual_ranges};
@@ -54,6 +54,7 @@ pub(crate) fn assemble(
     let identities = Identities::open(
         Arc::clone(&store),
         authority,
+        identity::on_record(),
         settings.leaf_ttl,
         Arc::new(SystemClock),
     )?;

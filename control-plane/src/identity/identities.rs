@@ -9,9 +9,9 @@ use tokio::sync::watch;
 use weft_core::model::TrustBundle;
 use weft_core::name::{ServiceName, SpiffeId, WorkloadName};
 
-use super::attest::{Attested, Attestor, Certificates, Credential, InstanceKeys, JoinTokens};
+use super::attest::{Attested, Attestor, Credential};
 use super::budget::{Budgets, Exceeded};
-use super::ca::{self, Authority, CaError, SignedLeaf};
+use super::ca::{self, CaError, SignedLeaf};
 use super::operator::{self, OperatorRecord};
 use super::records::{INSTANCES, OPERATORS, Records, TOKENS};
 use super::signer::Signer;
@@ -108,19 +108,16 @@ impl Identities {
     /// Takes up what the store holds. `leaf_ttl` is the life of a workload's certificate.
     pub fn open(
         store: Arc<dyn Store>,
-        authority: Arc<Authority>,
+        signer: Arc<dyn Signer>,
+        attestors: Vec<Box<dyn Attestor>>,
         leaf_ttl: Duration,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, StoreError> {
         let records = Records::read(&*store)?;
         Ok(Arc::new(Self {
             store,
-            signer: authority,
-            attestors: vec![
-                Box::new(JoinTokens),
-                Box::new(InstanceKeys),
-                Box::new(Certificates),
-            ],
+            signer,
+            attestors,
             leaf_ttl,
             records: Mutex::new(records),
             revoked: watch::Sender::new(0),
@@ -245,6 +242,7 @@ impl Identities {
         csr: &[u8],
         source: IpAddr,
     ) -> Result<Signed, IdentityError> {
+        let credential = self.prove(credential, source).await?;
         let account = self.authenticate(&credential, source)?;
         self.budgets().charge(&account, source, Instant::now())?;
         let key_hash = ca::public_key_hash(csr)?;
@@ -271,6 +269,24 @@ impl Identities {
         signed.instance_key = instance_key;
         self.counters.signed.fetch_add(1, Ordering::Relaxed);
         Ok(signed)
+    }
+
+    /// Has attestors ask elsewhere what they have to.
+    async fn prove(
+        &self,
+        mut credential: Credential,
+        source: IpAddr,
+    ) -> Result<Credential, IdentityError> {
+        for attestor in &self.attestors {
+            credential = match attestor.prove(credential).await {
+                Ok(proved) => proved,
+                Err(error) => {
+                    self.budgets().charge_failed(source, Instant::now())?;
+                    return Err(error.into());
+                }
+            };
+        }
+        Ok(credential)
     }
 
     /// Checks the credential alone; gives the name of what a signature is charged to.

@@ -1,8 +1,11 @@
 //! Identities on a real store, with clocks that tests set.
 
+use futures_util::future::BoxFuture;
+
 use super::*;
 use crate::clock::TestClock;
-use crate::identity::ca::LEAF_TTL_MAX;
+use crate::identity::ca::{Authority, LEAF_TTL_MAX};
+use crate::identity::on_record;
 use crate::identity::records::{INSTANCES_MAX, TOKEN_KEPT};
 use crate::identity::token::{CLOCK_SKEW, INSTANCE_KEY_LIFE};
 use crate::store::{Fault, FaultyStore, RedbStore};
@@ -54,8 +57,18 @@ fn open(
     authority: &Arc<Authority>,
     clock: &Arc<TestClock>,
 ) -> Arc<Identities> {
+    open_with(store, authority, clock, on_record())
+}
+
+fn open_with(
+    store: &Arc<dyn Store>,
+    authority: &Arc<Authority>,
+    clock: &Arc<TestClock>,
+    attestors: Vec<Box<dyn Attestor>>,
+) -> Arc<Identities> {
     let clock = Arc::<TestClock>::clone(clock);
-    Identities::open(Arc::clone(store), Arc::clone(authority), HOUR, clock).unwrap()
+    let signer = Arc::<Authority>::clone(authority);
+    Identities::open(Arc::clone(store), signer, attestors, HOUR, clock).unwrap()
 }
 
 fn binding(workload: &str) -> Binding {
@@ -274,5 +287,83 @@ async fn whom_a_newcomer_took_the_place_of_does_not_come_back() {
     assert!(
         matches!(refused, IdentityError::Token(TokenError::UnknownInstance)),
         "{refused}"
+    );
+}
+
+/// Asks elsewhere which join token a text stands for; the answer comes when it is let go.
+#[derive(Debug)]
+struct Elsewhere {
+    asked: Arc<tokio::sync::Notify>,
+    answer: Arc<tokio::sync::Notify>,
+    token: String,
+}
+
+impl Attestor for Elsewhere {
+    fn prove(&self, credential: Credential) -> BoxFuture<'_, Result<Credential, TokenError>> {
+        Box::pin(async move {
+            match credential {
+                Credential::JoinToken(text) if text == "from elsewhere" => {
+                    self.asked.notify_one();
+                    self.answer.notified().await;
+                    Ok(Credential::JoinToken(self.token.clone()))
+                }
+                Credential::JoinToken(text) if text == "false" => Err(TokenError::Unknown),
+                other => Ok(other),
+            }
+        })
+    }
+
+    fn authenticate(
+        &self,
+        _records: &Records,
+        _credential: &Credential,
+        _now: i64,
+    ) -> Option<Result<String, TokenError>> {
+        None
+    }
+
+    fn attest(
+        &self,
+        _records: &Records,
+        _credential: &Credential,
+        _key_hash: &str,
+        _now: i64,
+    ) -> Option<Result<Attested, TokenError>> {
+        None
+    }
+}
+
+/// An attestor that asks another service holds nobody up, and what that denies is a failed attempt.
+#[tokio::test]
+async fn what_has_to_be_asked_elsewhere_is_asked_without_a_lock() {
+    let bed = Bed::new();
+    let (asked, answer) = <(Arc<tokio::sync::Notify>, Arc<tokio::sync::Notify>)>::default();
+    let elsewhere = Elsewhere {
+        asked: Arc::clone(&asked),
+        answer: Arc::clone(&answer),
+        token: bed.token().await,
+    };
+    let mut attestors = on_record();
+    attestors.push(Box::new(elsewhere));
+    let other = Credential::JoinToken(bed.token().await);
+    // As it is opened now, it has both tokens on record.
+    let all = open_with(&bed.store, &bed.authority, &bed.clock, attestors);
+    let slow = tokio::spawn({
+        let all = Arc::clone(&all);
+        async move {
+            let credential = Credential::JoinToken("from elsewhere".to_owned());
+            all.sign(credential, &csr(), SOURCE).await
+        }
+    });
+    asked.notified().await;
+    all.sign(other, &csr(), SOURCE).await.unwrap();
+    assert!(!slow.is_finished());
+    answer.notify_one();
+    slow.await.unwrap().unwrap();
+    let denied = Credential::JoinToken("false".to_owned());
+    let denied = all.sign(denied, &csr(), SOURCE).await.unwrap_err();
+    assert!(
+        matches!(denied, IdentityError::Token(TokenError::Unknown)),
+        "{denied}"
     );
 }

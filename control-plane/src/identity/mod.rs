@@ -12,7 +12,7 @@ mod records;
 pub mod signer;
 pub mod token;
 
-pub use attest::{Attested, Attestor, Credential};
+pub use attest::{Attested, Attestor, Credential, on_record};
 pub use identities::{Counters, Identities, IdentityError, Signed};
 pub use records::Records;
 pub use signer::Signer;

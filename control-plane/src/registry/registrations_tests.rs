@@ -50,6 +50,7 @@ impl Bed {
         let identities = Identities::open(
             Arc::clone(&store),
             authority,
+            crate::identity::on_record(),
             hour,
             Arc::<TestClock>::clone(&clock),
         );
