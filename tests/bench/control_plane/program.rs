@@ -44,14 +44,14 @@ impl ControlPlane {
     }
 
     /// Starts a program whose store holds the services of a world and their endpoints already; returns
-    /// when it answers, with how long that took.
-    pub(crate) async fn stocked(program: &Path, dir: &Path, world: World) -> (Self, Duration) {
+    /// when it answers, with how long that took, and how long the store alone takes for a commit.
+    pub(crate) async fn stocked(program: &Path, dir: &Path, world: World) -> (Self, [Duration; 2]) {
         // The first one makes the authority.
         let mut control_plane = Self::start(program, dir).await;
         drop(control_plane.guard.take());
         // Endpoints in the store have no stream, and stay.
         control_plane.arguments = &["--grace", "1h"];
-        stock::write(&control_plane.data_dir(), world).await;
+        let commit = stock::write(&control_plane.data_dir(), world).await;
         let began = Instant::now();
         control_plane.run().await;
         let took = began.elapsed();
@@ -63,7 +63,7 @@ impl ControlPlane {
             Some(expected),
             "what is in the store is in the mesh"
         );
-        (control_plane, took)
+        (control_plane, [took, commit])
     }
 
     /// SIGKILL, and another one with the same data directory and port; returns when it accepts.

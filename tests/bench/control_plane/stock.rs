@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use weft_control_plane::identity::token::{Binding, InstanceRecord};
 use weft_control_plane::model;
@@ -21,6 +22,8 @@ pub(crate) const ENDPOINTS_EACH: usize = 10;
 const TOGETHER: usize = 5_000;
 /// Documents that are committed together.
 const COMMITTED_TOGETHER: usize = 500;
+/// Commits of which the time is taken.
+const COMMITS: usize = 51;
 const DAY: i64 = 24 * 3600;
 const TRUST_DOMAIN: &str = "weft.local";
 
@@ -84,8 +87,9 @@ pub(crate) fn deltas(world: World) -> Vec<Delta> {
     documents.chain(workloads).collect()
 }
 
-/// Writes the same into the store of a data directory in which no control plane runs.
-pub(crate) async fn write(data_dir: &Path, world: World) {
+/// Writes the same into the store of a data directory in which no control plane runs; the median time
+/// that the store takes for a commit then.
+pub(crate) async fn write(data_dir: &Path, world: World) -> Duration {
     let store = RedbStore::open(data_dir).expect("the store opens");
     for some in documents(world).chunks(COMMITTED_TOGETHER) {
         let placed = model::read("-", &some.join("---\n")).expect("documents are read");
@@ -107,6 +111,19 @@ pub(crate) async fn write(data_dir: &Path, world: World) {
         });
         store.write(rows.collect()).await.expect("rows are written");
     }
+    let mut times = Vec::with_capacity(COMMITS);
+    for value in 0..COMMITS {
+        let text = policy(0, 1_000 + value);
+        let placed = model::read("-", &text).expect("a document is read");
+        let changes = placed.into_iter();
+        let changes = changes.map(|placed| Change::put(placed.value.key(), placed.to_value()));
+        let began = Instant::now();
+        let committed = store.commit("bench", changes.collect()).await;
+        committed.expect("a document is committed");
+        times.push(began.elapsed());
+    }
+    times.sort();
+    times[COMMITS / 2]
 }
 
 fn instance_of(entry: &Entry, now: i64) -> InstanceRecord {

@@ -18,7 +18,8 @@ pub(super) async fn run(options: &Options) -> Row {
         services: options.worlds[1],
         proxies: 0,
     };
-    let (control_plane, took) = ControlPlane::stocked(&options.program, dir.path(), world).await;
+    let (control_plane, [took, _commit]) =
+        ControlPlane::stocked(&options.program, dir.path(), world).await;
     Row {
         what: format!(
             "start with {} services, a policy each, and {} endpoints in the store; page cache warm",
