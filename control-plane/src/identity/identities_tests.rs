@@ -301,14 +301,17 @@ struct Elsewhere {
 impl Attestor for Elsewhere {
     fn prove(&self, credential: Credential) -> BoxFuture<'_, Result<Credential, TokenError>> {
         Box::pin(async move {
-            match credential {
-                Credential::JoinToken(text) if text == "from elsewhere" => {
+            let Credential::JoinToken(text) = &credential else {
+                return Ok(credential);
+            };
+            match text.as_str() {
+                "from elsewhere" => {
                     self.asked.notify_one();
                     self.answer.notified().await;
                     Ok(Credential::JoinToken(self.token.clone()))
                 }
-                Credential::JoinToken(text) if text == "false" => Err(TokenError::Unknown),
-                other => Ok(other),
+                "false" => Err(TokenError::Unknown),
+                _ => Ok(credential),
             }
         })
     }
