@@ -1,0 +1,24 @@
+//! The client of the cluster's API.
+
+use kube::{Client, Config};
+
+/// Why the cluster's API cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// There is neither a service account nor a kubeconfig.
+    #[error(
+        "kubernetes: no cluster is configured: {0}; run in a pod with a service account, or set KUBECONFIG"
+    )]
+    Configuration(#[source] Box<kube::config::InferConfigError>),
+    /// The configuration cannot be used.
+    #[error("kubernetes: the configuration of the cluster cannot be used: {0}")]
+    Client(#[source] Box<kube::Error>),
+}
+
+/// A client as `kubectl` would be one: `KUBECONFIG` or the user's kubeconfig, else the service
+/// account of the pod. Nothing is asked yet.
+pub async fn connect() -> Result<Client, ClientError> {
+    let config = Config::infer().await;
+    let config = config.map_err(|error| ClientError::Configuration(Box::new(error)))?;
+    Client::try_from(config).map_err(|error| ClientError::Client(Box::new(error)))
+}

@@ -1,0 +1,7 @@
+//! The cluster that the control plane looks after: how its API is reached, and the names that the
+//! injector, the sidecars, the chart and the control plane agree on.
+
+mod client;
+pub mod names;
+
+pub use client::{ClientError, connect};
