@@ -117,5 +117,7 @@ mod isolation;
 mod start;
 // README command 1.
 mod demo;
+// A real Kubernetes node: what is installed, injected, discovered and routed there.
+mod kubernetes;
 
 mod support;

@@ -16,7 +16,7 @@ const MORE_PLACES: &[&str] = &[
 ];
 
 /// Leaves the test, loudly, unless every named need is there: a program's name, `python:MODULE`,
-/// or `root`.
+/// `root`, or `kubernetes` (the programs of `tests/kubernetes/build`, in `KUBEBUILDER_ASSETS`).
 macro_rules! need {
     ($($what:literal),+ $(,)?) => {
         if !$crate::support::have(&[$($what),+]) {
@@ -73,6 +73,11 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
 fn present(need: &str) -> bool {
     if need == "root" {
         return root();
+    }
+    if need == "kubernetes" {
+        let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
+        let complete = |assets: PathBuf| assets.join("kubelet").is_file();
+        return assets.is_some_and(complete) && find("containerd").is_some();
     }
     match need.strip_prefix("python:") {
         None => find(need).is_some(),

@@ -1,0 +1,240 @@
+//! The node that all tests of a run share, and a namespace of it for each.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::support::{Finished, Program, wait_for, weft_binary};
+
+/// How long the API server, or what it starts, may take for one thing.
+pub(crate) const LIMIT: Duration = Duration::from_secs(90);
+
+/// A node with everything that makes it one; it ends with the test process, however that ends.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    dir: PathBuf,
+    assets: PathBuf,
+    logs: PathBuf,
+    /// The node ends when this is closed; `None` where it was there before.
+    _held: Option<ChildStdin>,
+}
+
+impl Cluster {
+    /// The node, started by the first test that asks for it.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub(crate) fn shared() -> &'static Self {
+        static SHARED: OnceLock<Cluster> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
+    fn start() -> Self {
+        let assets = std::env::var_os("KUBEBUILDER_ASSETS").expect("asked for by need!");
+        let assets = PathBuf::from(assets);
+        let number = std::process::id();
+        let number = std::process::id();
+        // No Scratch: a node takes its directory away when the test process has ended.
+        let images = PathBuf::from(format!("/tmp/weft-node-{number}-images"));
+        let logs = PathBuf::from(format!("/tmp/weft-node-{number}-logs"));
+        for made in [&images, &logs] {
+            std::fs::create_dir_all(made).expect("a temporary directory");
+        }
+        let binaries = weft_binary().parent().expect("a directory").to_owned();
+        let made = kubernetes("images")
+            .arg(&images)
+            .arg(binaries)
+            .run("images", &logs, LIMIT * 4)
+            .success();
+        let archives: Vec<&str> = made.stdout.lines().collect();
+        let (dir, held) = match std::env::var_os("WEFT_TEST_NODE") {
+            Some(running) => {
+                let dir = PathBuf::from(running);
+                import(&dir, &archives, &logs);
+                (dir, None)
+            }
+            None => {
+                let dir = PathBuf::from(format!("/tmp/weft-node-{number}"));
+                let held = start_node(&dir, &archives, &logs);
+                (dir, Some(held))
+            }
+        };
+        std::fs::remove_dir_all(&images).expect("remove the images");
+        Self {
+            dir,
+            assets,
+            logs,
+            _held: held,
+        }
+    }
+
+    /// The administrator's kubeconfig.
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.dir.join("admin.conf")
+    }
+
+    /// A program of the cluster's, as its administrator.
+    pub(crate) fn program(&self, name: &str) -> Program {
+        Program::new(self.assets.join(name)).env("KUBECONFIG", self.kubeconfig())
+    }
+
+    /// Runs a line of kubectl, which has to succeed.
+    pub(crate) fn kubectl(&self, line: &str) -> Finished {
+        self.try_kubectl(line).success()
+    }
+
+    /// Runs a line of kubectl.
+    pub(crate) fn try_kubectl(&self, line: &str) -> Finished {
+        self.run(self.program("kubectl").args(line.split_whitespace()))
+    }
+
+    /// Runs a program to its end.
+    pub(crate) fn run(&self, program: Program) -> Finished {
+        program.run("kubectl", &self.logs, LIMIT)
+    }
+
+    /// A namespace for one test. Its deletion is not waited for.
+    pub(crate) fn space(&'static self, injected: bool) -> Space {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let name = format!("t{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        self.kubectl(&format!("create namespace {name}"));
+        if injected {
+            self.kubectl(&format!("label namespace {name} weft-mesh.io/inject=enabled"));
+        }
+        Space {
+            cluster: self,
+            name,
+        }
+    }
+}
+
+/// Starts a node that lives as long as what is returned.
+fn start_node(dir: &Path, archives: &[&str], logs: &Path) -> ChildStdin {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubernetes/node");
+    let errors = File::create(logs.join("node.err")).expect("a log");
+    let mut child = Command::new(script)
+        .arg("run")
+        .arg(dir)
+        .args(archives)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(errors)
+        .spawn()
+        .expect("start the node");
+    let held = child.stdin.take().expect("a pipe");
+    let output = child.stdout.take().expect("a pipe");
+    let mut line = String::new();
+    let read = BufReader::new(output).read_line(&mut line);
+    assert!(
+        read.is_ok() && line == "ready\n",
+        "the node did not start:\n{}",
+        std::fs::read_to_string(logs.join("node.err")).unwrap_or_default()
+    );
+    held
+}
+
+/// Gives images to a node that is running.
+fn import(dir: &Path, archives: &[&str], logs: &Path) {
+    for archive in archives {
+        let ctr = Program::new("ctr").arg("-a").arg(dir.join("cri"));
+        let ctr = ctr.args(["-n", "k8s.io", "images", "import", archive]);
+        ctr.run("import", logs, LIMIT).success();
+    }
+}
+
+/// A script of `tests/kubernetes`.
+fn kubernetes(script: &str) -> Program {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubernetes");
+    Program::new(dir.join(script))
+}
+
+/// A namespace of the cluster.
+#[derive(Debug)]
+pub(crate) struct Space {
+    cluster: &'static Cluster,
+    name: String,
+}
+
+impl Space {
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs a line of kubectl in it, which has to succeed; gives what it printed.
+    pub(crate) fn kubectl(&self, line: &str) -> String {
+        self.try_kubectl(line).success().stdout
+    }
+
+    /// Runs a line of kubectl in it.
+    pub(crate) fn try_kubectl(&self, line: &str) -> Finished {
+        let line = format!("-n {} {line}", self.name);
+        self.cluster.try_kubectl(&line)
+    }
+
+    /// Applies documents, which have to be accepted.
+    pub(crate) fn apply(&self, yaml: &str) {
+        self.try_apply(yaml).success();
+    }
+
+    /// Applies documents.
+    pub(crate) fn try_apply(&self, yaml: &str) -> Finished {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let file = self.cluster.logs.join(format!("{number}.yaml"));
+        std::fs::write(&file, yaml).expect("write a document");
+        self.try_kubectl(&format!("apply -f {}", file.display()))
+    }
+
+    /// Runs a shell's script in a container of a pod (`deploy/NAME` and the like too).
+    pub(crate) fn shell(&self, pod: &str, container: &str, script: &str) -> Finished {
+        let kubectl = self.cluster.program("kubectl");
+        let kubectl = kubectl.args(["-n", &self.name, "exec", pod, "-c", container, "--"]);
+        self.cluster.run(kubectl.args(["sh", "-c", script]))
+    }
+
+    /// Waits until a deployment has all its pods ready; shows what is wrong when it does not.
+    pub(crate) fn wait_rolled_out(&self, deployment: &str) {
+        let line = format!("rollout status deployment/{deployment} --timeout=60s");
+        let finished = self.try_kubectl(&line);
+        assert!(
+            finished.status.success(),
+            "{finished}\n{}\n{}",
+            self.kubectl("get pods,events -o wide"),
+            self.try_kubectl("describe pods").stdout,
+        );
+    }
+
+    /// Waits until a JSONPath of an object says this.
+    pub(crate) fn wait_for_value(&self, object: &str, path: &str, expected: &str) {
+        let mut last = String::new();
+        let what = format!("{object} {path} = {expected:?}");
+        let line = format!("get {object} -o jsonpath={path}");
+        wait_for(&what, LIMIT, || {
+            let found = self.try_kubectl(&line).stdout;
+            let reached = found == expected;
+            last = found;
+            reached.then_some(())
+        });
+    }
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!(
+                "namespace {} at the end:\n{}",
+                self.name,
+                self.try_kubectl("get pods,services,endpointslices -o wide")
+            );
+        }
+        self.try_kubectl(&format!(
+            "delete namespace {} --wait=false --ignore-not-found",
+            self.name
+        ));
+    }
+}
