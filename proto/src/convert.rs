@@ -261,6 +261,7 @@ impl From<&Workload> for mesh::Workload {
             addresses: workload.addresses.iter().map(ToString::to_string).collect(),
             ports: workload.ports.iter().map(Into::into).collect(),
             transport: wire_transport(workload.transport),
+            services: workload.services.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -270,7 +271,10 @@ impl TryFrom<mesh::Workload> for Workload {
 
     fn try_from(wire: mesh::Workload) -> Result<Self, Rejection> {
         let ports = wire.ports.into_iter().map(ServicePort::try_from);
+        let services = wire.services.iter();
+        let services = services.map(|service| name("services", service.parse()));
         Ok(Self {
+            services: services.collect::<Result<_, _>>()?,
             name: name("name", WorkloadName::new(&wire.namespace, &wire.name))?,
             instance: wire.instance.into(),
             identity: name("identity", wire.identity.parse())?,
@@ -380,7 +384,7 @@ impl TryFrom<mesh::MeshConfig> for MeshConfig {
 mod tests {
     use crate::resource::Resource;
     use std::sync::Arc;
-    use weft_core::model::{AppProtocol, Service, ServicePort, TrustBundle};
+    use weft_core::model::{AppProtocol, Service, ServicePort, Transport, TrustBundle, Workload};
 
     fn service() -> Service {
         Service {
@@ -406,6 +410,16 @@ mod tests {
             resource.aliases(),
             ["web.shop.mesh", "240.240.0.1", "fd77::1"]
         );
+        let resource = Resource::Workload(Workload {
+            name: "shop/web-0".parse().unwrap(),
+            instance: "pod-1".into(),
+            identity: "spiffe://weft.local/ns/shop/sa/web".parse().unwrap(),
+            addresses: vec!["10.1.1.1".parse().unwrap()],
+            ports: service().ports,
+            transport: Transport::Mesh,
+            services: vec!["shop/web".parse().unwrap(), "shop/all".parse().unwrap()],
+        });
+        assert_eq!(Resource::decode(&resource.encode()).unwrap(), resource);
     }
 
     #[test]

@@ -118,6 +118,7 @@ pub(super) fn workload(world: &World, entry: &Entry) -> Option<(Workload, Vec<St
         addresses: registration.addresses.clone(),
         ports: ports.collect(),
         transport: Transport::Mesh,
+        services: registration.services.clone(),
     };
     Some((workload, aliases))
 }

@@ -28,6 +28,10 @@ impl Identity for IdentityService {
             Some(Wire::JoinToken(text)) => Credential::JoinToken(text),
             Some(Wire::InstanceKey(text)) => Credential::InstanceKey(text),
             Some(Wire::CurrentCertificate(_)) => Credential::Certificate(peer?),
+            Some(Wire::ServiceAccountToken(_)) => {
+                let text = "no attestor for the tokens of service accounts: the control plane runs without a cluster";
+                return Err(Status::unauthenticated(text));
+            }
             None => return Err(Status::invalid_argument("no credential")),
         };
         let signed = self.identities.sign(credential, &request.csr, source).await;

@@ -4,7 +4,7 @@ pub struct SignRequest {
     /// PKCS #10, DER. Only its public key is used.
     #[prost(bytes = "vec", tag = "4")]
     pub csr: ::prost::alloc::vec::Vec<u8>,
-    #[prost(oneof = "sign_request::Credential", tags = "1, 2, 3")]
+    #[prost(oneof = "sign_request::Credential", tags = "1, 2, 3, 5")]
     pub credential: ::core::option::Option<sign_request::Credential>,
 }
 /// Nested message and enum types in `SignRequest`.
@@ -20,6 +20,10 @@ pub mod sign_request {
         /// The client certificate of this connection.
         #[prost(message, tag = "3")]
         CurrentCertificate(super::CurrentCertificate),
+        /// The token of a Kubernetes service account, bound to a pod, with the audience `weft`. It
+        /// attests the pod's one instance, every time it is shown; there is no instance key.
+        #[prost(string, tag = "5")]
+        ServiceAccountToken(::prost::alloc::string::String),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -696,7 +696,8 @@ pub struct Endpoint {
     #[prost(message, repeated, tag = "7")]
     pub ports: ::prost::alloc::vec::Vec<EndpointPort>,
 }
-/// Resource name: NAMESPACE/NAME. Aliases: every address of its own.
+/// Resource name: NAMESPACE/NAME. Aliases: every address of its own. In a pod, the workload's own
+/// sidecar asks for it too: what it serves is in `services` and `ports`.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Workload {
     #[prost(string, tag = "1")]
@@ -709,10 +710,14 @@ pub struct Workload {
     pub identity: ::prost::alloc::string::String,
     #[prost(string, repeated, tag = "5")]
     pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The application's ports that some service leads to, or that were declared.
     #[prost(message, repeated, tag = "6")]
     pub ports: ::prost::alloc::vec::Vec<ServicePort>,
     #[prost(enumeration = "Transport", tag = "7")]
     pub transport: i32,
+    /// NAMESPACE/NAME of every service that it serves.
+    #[prost(string, repeated, tag = "8")]
+    pub services: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// What the sidecars of a service's own workloads enforce, whoever calls. Only they ask for it.
 /// Resource name: NAMESPACE/NAME of the service.

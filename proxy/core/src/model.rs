@@ -151,10 +151,12 @@ pub struct Workload {
     pub identity: SpiffeId,
     /// Its own addresses.
     pub addresses: Vec<IpAddr>,
-    /// Its declared ports.
+    /// The application's ports that some service leads to, or that were declared.
     pub ports: Vec<ServicePort>,
     /// How it is reached.
     pub transport: Transport,
+    /// The services that it serves.
+    pub services: Vec<ServiceName>,
 }
 
 /// One port that a workload announces.
