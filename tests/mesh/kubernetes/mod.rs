@@ -3,4 +3,4 @@
 mod cluster;
 mod node;
 
-pub(crate) use cluster::{Cluster, Space};
+pub(crate) use cluster::Cluster;
