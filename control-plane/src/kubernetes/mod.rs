@@ -3,5 +3,6 @@
 
 mod client;
 pub mod names;
+pub mod ranges;
 
 pub use client::{ClientError, connect};

@@ -103,7 +103,9 @@ impl Cluster {
         let name = format!("t{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         self.kubectl(&format!("create namespace {name}"));
         if injected {
-            self.kubectl(&format!("label namespace {name} weft-mesh.io/inject=enabled"));
+            self.kubectl(&format!(
+                "label namespace {name} weft-mesh.io/inject=enabled"
+            ));
         }
         Space {
             cluster: self,

@@ -51,7 +51,8 @@ fn pods_reach_each_other_without_a_mesh() {
     space.kubectl("wait --for=condition=Ready pod --all --timeout=60s");
     let name = space.name();
     for host in ["web".to_owned(), format!("web.{name}.svc.cluster.local")] {
-        let curl = format!("curl -sS --fail --retry 10 --retry-all-errors --retry-delay 1 http://{host}/");
+        let curl =
+            format!("curl -sS --fail --retry 10 --retry-all-errors --retry-delay 1 http://{host}/");
         let finished = space.shell("client", "client", &curl).success();
         assert_eq!(finished.stdout, "hello\n", "by {host}");
     }
