@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use clap::Args;
 use weft_core::model::Cidr;
-use weft_core::name::{NameError, TrustDomain};
+use weft_core::name::{NameError, TrustDomain, check_label, check_subdomain};
 
 use crate::identity::ca::{LEAF_TTL_MAX, LEAF_TTL_MIN};
+use crate::kubernetes::{ClusterSettings, names};
 use crate::model::parse_duration;
 
 /// Starts the control plane.
@@ -55,6 +56,29 @@ pub struct ControlPlaneArgs {
     /// What is logged.
     #[arg(long, default_value = "info", env = "WEFT_LOG")]
     pub log_level: String,
+    /// The cluster, if it runs in one.
+    #[command(flatten)]
+    pub kubernetes: KubernetesArgs,
+}
+
+/// How a control plane runs in a Kubernetes cluster.
+#[derive(Debug, Clone, Args)]
+pub struct KubernetesArgs {
+    /// Runs in a Kubernetes cluster: services, pods and documents are those of its API. Which cluster
+    /// is said by the pod's service account, or by KUBECONFIG.
+    #[arg(long = "kubernetes", env = "WEFT_KUBERNETES")]
+    pub enabled: bool,
+    /// The namespace that the control plane is installed in.
+    #[arg(
+        long = "kubernetes-namespace",
+        value_name = "NAMESPACE",
+        env = "WEFT_KUBERNETES_NAMESPACE",
+        default_value = names::NAMESPACE
+    )]
+    pub namespace: String,
+    /// The domain of the cluster's DNS names, as in web.shop.svc.cluster.local.
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
 }
 
 /// The least `--grace`: twice the 3 s in which sidecars reconnect.
@@ -77,6 +101,14 @@ pub enum ArgumentError {
     /// The trust domain is not one.
     #[error("--trust-domain: {0}")]
     TrustDomain(#[source] NameError),
+    /// The namespace in the cluster is none.
+    #[error(
+        "--kubernetes-namespace: found {0:?}; allowed: 1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit"
+    )]
+    Namespace(String),
+    /// The domain of the cluster is none.
+    #[error("--cluster-domain: found {0:?}; allowed: a DNS name in lower case, as in cluster.local")]
+    ClusterDomain(String),
     /// What is to be logged is not understood.
     #[error("--log-level: {0}")]
     LogLevel(#[source] tracing_subscriber::filter::ParseError),
@@ -117,6 +149,23 @@ impl ControlPlaneArgs {
         self.trust_domain
             .parse()
             .map_err(ArgumentError::TrustDomain)
+    }
+}
+
+impl KubernetesArgs {
+    /// What is asked for of the cluster, checked; nothing without `--kubernetes`.
+    pub fn settings(&self) -> Result<Option<ClusterSettings>, ArgumentError> {
+        if !self.enabled {
+            return Ok(None);
+        }
+        let (namespace, domain) = (self.namespace.clone(), self.cluster_domain.clone());
+        if check_label(&namespace).is_err() {
+            return Err(ArgumentError::Namespace(namespace));
+        }
+        if check_subdomain(&domain).is_err() {
+            return Err(ArgumentError::ClusterDomain(domain));
+        }
+        Ok(Some(ClusterSettings { namespace, domain }))
     }
 }
 
@@ -164,6 +213,25 @@ mod tests {
         let error = args(&["--trust-domain", "Not One"]).trust_domain();
         let error = error.unwrap_err().to_string();
         assert!(error.starts_with("--trust-domain: "), "{error}");
+    }
+
+    #[test]
+    fn a_cluster_is_asked_for_and_named() {
+        assert_eq!(args(&[]).kubernetes.settings().unwrap(), None);
+        let settings = args(&["--kubernetes"]).kubernetes.settings().unwrap();
+        let expected = ClusterSettings {
+            namespace: "weft-system".to_owned(),
+            domain: "cluster.local".to_owned(),
+        };
+        assert_eq!(settings, Some(expected));
+        for wrong in [
+            ["--kubernetes-namespace", "Weft.System"],
+            ["--cluster-domain", "cluster local"],
+        ] {
+            let error = args(&[&["--kubernetes"], &wrong[..]].concat());
+            let error = error.kubernetes.settings().unwrap_err().to_string();
+            assert!(error.starts_with(wrong[0]), "{error}");
+        }
     }
 
     #[test]

@@ -50,7 +50,7 @@ fn open(dir: &Path, store: Arc<dyn Store>) -> (Backend, Status, Supervisor) {
         admin_address: None,
     };
     let mut tasks = Supervisor::default();
-    let parts = assemble(&mut tasks, settings, Limits::default(), store, authority);
+    let parts = assemble(&mut tasks, settings, Limits::default(), store, authority, None);
     (parts.unwrap().backend(), status, tasks)
 }
 

@@ -12,6 +12,7 @@ use crate::clock::SystemClock;
 use crate::health::{Health, Pulse};
 use crate::identity::ca::Authority;
 use crate::identity::{self, Identities};
+use crate::kubernetes::Cluster;
 use crate::model::Document;
 use crate::peers::Peers;
 use crate::pipeline::{self, Pipeline, virtual_ranges};
@@ -40,14 +41,19 @@ pub(crate) struct Parts {
     pub(crate) publisher: Arc<Publisher>,
 }
 
-/// Everything that is behind the listeners; its tasks run when it is returned.
+/// Everything that is behind the listeners; its tasks run when it is returned. `cluster` is the one
+/// that it runs in, if any.
 pub(crate) fn assemble(
     tasks: &mut Supervisor,
     settings: Settings,
     limits: Limits,
     store: Arc<dyn Store>,
     authority: Arc<Authority>,
+    cluster: Option<Cluster>,
 ) -> Result<Parts, AppError> {
+    if let Some(cluster) = &cluster {
+        tracing::info!(namespace = cluster.settings.namespace, "runs in a cluster");
+    }
     let trust_domain = authority.trust_domain().clone();
     let writer = Arc::clone(&store);
     tasks.spawn("store", async move { writer.died().await });

@@ -20,6 +20,7 @@ use crate::api::Status;
 use crate::args::{ArgumentError, ControlPlaneArgs};
 use crate::budget::Limits;
 use crate::identity::ca::{Authority, CaError};
+use crate::kubernetes::{ClientError, Cluster};
 use crate::panics;
 use crate::store::{REDB_FILE, RedbStore, Store, StoreError};
 use crate::supervise::{Supervisor, TaskEnded};
@@ -73,6 +74,9 @@ pub enum AppError {
     /// The authority.
     #[error(transparent)]
     Ca(#[from] CaError),
+    /// The cluster's API.
+    #[error(transparent)]
+    Cluster(#[from] ClientError),
     /// A task that is needed has ended.
     #[error(transparent)]
     Task(#[from] TaskEnded),
@@ -171,10 +175,14 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
         authority: Arc::clone(&authority),
         ttl: args.leaf_ttl.max(Duration::from_secs(3600)),
     };
+    let cluster = match args.kubernetes.settings()? {
+        Some(settings) => Some(Cluster::connect(settings).await?),
+        None => None,
+    };
     let mut tasks = Supervisor::default();
     let grace = settings.grace;
     let limits = Limits::for_descriptors(descriptors());
-    let parts = assemble(&mut tasks, settings, limits, store, authority)?;
+    let parts = assemble(&mut tasks, settings, limits, store, authority, cluster)?;
     let health = Arc::new(health_of(&mut tasks, &parts));
 
     let listener = listen(args.listen).await?;

@@ -1,5 +1,7 @@
 //! The client of the cluster's API.
 
+use std::fmt;
+
 use kube::{Client, Config};
 
 /// Why the cluster's API cannot be asked.
@@ -21,4 +23,36 @@ pub async fn connect() -> Result<Client, ClientError> {
     let config = Config::infer().await;
     let config = config.map_err(|error| ClientError::Configuration(Box::new(error)))?;
     Client::try_from(config).map_err(|error| ClientError::Client(Box::new(error)))
+}
+
+/// What is asked for of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterSettings {
+    /// The namespace that the control plane is installed in.
+    pub namespace: String,
+    /// The domain of the cluster's DNS names: `cluster.local`.
+    pub domain: String,
+}
+
+/// The cluster that the control plane runs in.
+#[derive(Clone)]
+pub struct Cluster {
+    /// The client of its API.
+    pub client: Client,
+    /// What was asked for.
+    pub settings: ClusterSettings,
+}
+
+impl Cluster {
+    /// The cluster that [`connect`] finds.
+    pub async fn connect(settings: ClusterSettings) -> Result<Self, ClientError> {
+        let client = connect().await?;
+        Ok(Self { client, settings })
+    }
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Cluster").field(&self.settings).finish()
+    }
 }

@@ -4,5 +4,7 @@
 mod client;
 pub mod names;
 pub mod ranges;
+#[cfg(test)]
+pub(crate) mod testing;
 
-pub use client::{ClientError, connect};
+pub use client::{ClientError, Cluster, ClusterSettings, connect};
