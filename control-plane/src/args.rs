@@ -11,6 +11,7 @@ use weft_core::name::{NameError, TrustDomain, check_label, check_subdomain};
 use crate::identity::ca::{LEAF_TTL_MAX, LEAF_TTL_MIN};
 use crate::kubernetes::{ClusterSettings, names};
 use crate::model::parse_duration;
+use crate::pipeline::virtual_ranges;
 
 /// Starts the control plane.
 ///
@@ -46,7 +47,8 @@ pub struct ControlPlaneArgs {
     /// which sidecars reconnect.
     #[arg(long, default_value = "10s", value_parser = parse_duration)]
     pub grace: Duration,
-    /// Ranges of workloads' own addresses (pods); dialled directly they are mesh traffic.
+    /// Ranges of workloads' own addresses (pods); dialled directly they are mesh traffic [default:
+    /// none; in a cluster all private ranges].
     #[arg(long, value_delimiter = ',')]
     pub workload_range: Vec<String>,
     /// Starts without a row of the store that cannot be read, named as the error names it. What it
@@ -76,6 +78,10 @@ pub struct KubernetesArgs {
         default_value = names::NAMESPACE
     )]
     pub namespace: String,
+    /// Ranges of the addresses of the cluster's Services, as 10.96.0.0/12 [default: what the API
+    /// server says, where it has ServiceCIDRs: Kubernetes 1.31 and newer].
+    #[arg(long = "service-range", value_delimiter = ',')]
+    pub service_ranges: Vec<String>,
     /// The domain of the cluster's DNS names, as in web.shop.svc.cluster.local.
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,
@@ -98,6 +104,9 @@ pub enum ArgumentError {
     /// A range of workloads' addresses is none.
     #[error("--workload-range: found {0:?}; allowed: ADDRESS/PREFIX")]
     WorkloadRange(String),
+    /// A range of Services' addresses is none.
+    #[error("--service-range: found {0:?}; allowed: ADDRESS/PREFIX")]
+    ServiceRange(String),
     /// The trust domain is not one.
     #[error("--trust-domain: {0}")]
     TrustDomain(#[source] NameError),
@@ -107,7 +116,9 @@ pub enum ArgumentError {
     )]
     Namespace(String),
     /// The domain of the cluster is none.
-    #[error("--cluster-domain: found {0:?}; allowed: a DNS name in lower case, as in cluster.local")]
+    #[error(
+        "--cluster-domain: found {0:?}; allowed: a DNS name in lower case, as in cluster.local"
+    )]
     ClusterDomain(String),
     /// What is to be logged is not understood.
     #[error("--log-level: {0}")]
@@ -123,6 +134,8 @@ pub struct Settings {
     pub grace: Duration,
     /// Ranges of workloads' own addresses.
     pub workload_ranges: Vec<Cidr>,
+    /// Ranges of services' addresses.
+    pub virtual_ranges: Vec<Cidr>,
 }
 
 impl ControlPlaneArgs {
@@ -141,6 +154,7 @@ impl ControlPlaneArgs {
             leaf_ttl: self.leaf_ttl,
             grace: self.grace,
             workload_ranges: ranges.collect::<Result<_, _>>()?,
+            virtual_ranges: virtual_ranges(),
         })
     }
 
@@ -165,7 +179,15 @@ impl KubernetesArgs {
         if check_subdomain(&domain).is_err() {
             return Err(ArgumentError::ClusterDomain(domain));
         }
-        Ok(Some(ClusterSettings { namespace, domain }))
+        let ranges = self
+            .service_ranges
+            .iter()
+            .map(|text| Cidr::parse(text).ok_or_else(|| ArgumentError::ServiceRange(text.clone())));
+        Ok(Some(ClusterSettings {
+            namespace,
+            domain,
+            service_ranges: ranges.collect::<Result<_, _>>()?,
+        }))
     }
 }
 
@@ -222,6 +244,7 @@ mod tests {
         let expected = ClusterSettings {
             namespace: "weft-system".to_owned(),
             domain: "cluster.local".to_owned(),
+            service_ranges: Vec::new(),
         };
         assert_eq!(settings, Some(expected));
         for wrong in [

@@ -280,10 +280,14 @@ async fn next_batches(sources: &mut [Box<dyn Source>]) -> Vec<Result<Batch, Stor
 }
 
 /// The mesh's settings as the control plane was started with them.
-pub fn settings(trust_domain: TrustDomain, workload_ranges: Vec<Cidr>) -> MeshConfig {
+pub fn settings(
+    trust_domain: TrustDomain,
+    virtual_ranges: Vec<Cidr>,
+    workload_ranges: Vec<Cidr>,
+) -> MeshConfig {
     MeshConfig {
         trust_domain,
-        virtual_ranges: virtual_ranges(),
+        virtual_ranges,
         workload_ranges,
         unknown_destinations: Default::default(),
         // What of the outside is known is compiled.

@@ -47,7 +47,7 @@ fn made(
 
 fn pipeline(store: &Arc<FaultyStore>, sources: &mut [Box<dyn Source>]) -> Arc<Pipeline> {
     let store = Arc::<FaultyStore>::clone(store);
-    let settings = settings("weft.test".parse().unwrap(), Vec::new());
+    let settings = settings("weft.test".parse().unwrap(), virtual_ranges(), Vec::new());
     Pipeline::open(store, Arc::default(), settings, sources).unwrap()
 }
 

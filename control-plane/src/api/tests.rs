@@ -38,6 +38,7 @@ fn open(dir: &Path, store: Arc<dyn Store>) -> (Backend, Status, Supervisor) {
         leaf_ttl: Duration::from_secs(3600),
         grace: Duration::from_secs(10),
         workload_ranges: Vec::new(),
+        virtual_ranges: crate::pipeline::virtual_ranges(),
     };
     let status = Status {
         version: "1".to_owned(),
@@ -50,7 +51,14 @@ fn open(dir: &Path, store: Arc<dyn Store>) -> (Backend, Status, Supervisor) {
         admin_address: None,
     };
     let mut tasks = Supervisor::default();
-    let parts = assemble(&mut tasks, settings, Limits::default(), store, authority, None);
+    let parts = assemble(
+        &mut tasks,
+        settings,
+        Limits::default(),
+        store,
+        authority,
+        None,
+    );
     (parts.unwrap().backend(), status, tasks)
 }
 

@@ -15,7 +15,7 @@ use crate::identity::{self, Identities};
 use crate::kubernetes::Cluster;
 use crate::model::Document;
 use crate::peers::Peers;
-use crate::pipeline::{self, Pipeline, virtual_ranges};
+use crate::pipeline::{self, Pipeline};
 use crate::publish::Publisher;
 use crate::registry::{self, Observations, Registrations};
 use crate::sources::{IdentitySource, RegistrySource, Source, StoreSource};
@@ -71,7 +71,7 @@ pub(crate) fn assemble(
         Arc::clone(&peers),
         registry::Settings {
             grace: settings.grace,
-            virtual_ranges: virtual_ranges(),
+            virtual_ranges: settings.virtual_ranges.clone(),
         },
         Arc::new(SystemClock),
     )?;
@@ -84,7 +84,11 @@ pub(crate) fn assemble(
         Box::new(StoreSource::new(Arc::clone(&store))),
         Box::new(RegistrySource::new(Arc::clone(registrations.changes()))),
     ];
-    let config = pipeline::settings(trust_domain, settings.workload_ranges);
+    let config = pipeline::settings(
+        trust_domain,
+        settings.virtual_ranges,
+        settings.workload_ranges,
+    );
     let pipeline = Pipeline::open(
         Arc::clone(&store),
         Arc::clone(&publisher),

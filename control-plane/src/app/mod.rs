@@ -15,12 +15,14 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use weft_api::client::{ADMIN_SOCKET, JOIN_SOCKET, default_data_dir};
+use weft_core::model::Cidr;
 
 use crate::api::Status;
-use crate::args::{ArgumentError, ControlPlaneArgs};
+use crate::args::{ArgumentError, ControlPlaneArgs, Settings};
 use crate::budget::Limits;
 use crate::identity::ca::{Authority, CaError};
-use crate::kubernetes::{ClientError, Cluster};
+use crate::kubernetes::ranges::{self, PRIVATE_RANGES, RangesError};
+use crate::kubernetes::{ClientError, Cluster, ClusterSettings};
 use crate::panics;
 use crate::store::{REDB_FILE, RedbStore, Store, StoreError};
 use crate::supervise::{Supervisor, TaskEnded};
@@ -77,6 +79,9 @@ pub enum AppError {
     /// The cluster's API.
     #[error(transparent)]
     Cluster(#[from] ClientError),
+    /// The addresses of the cluster's Services.
+    #[error(transparent)]
+    Ranges(#[from] RangesError),
     /// A task that is needed has ended.
     #[error(transparent)]
     Task(#[from] TaskEnded),
@@ -163,11 +168,29 @@ fn is_empty(store: &dyn Store) -> Result<bool, StoreError> {
     Ok(store.list()?.resources.is_empty())
 }
 
+/// Connects to the cluster; adds its ranges of addresses to the settings.
+async fn join_cluster(
+    of_cluster: ClusterSettings,
+    settings: &mut Settings,
+) -> Result<Cluster, AppError> {
+    let cluster = Cluster::connect(of_cluster).await?;
+    if settings.workload_ranges.is_empty() {
+        let private = PRIVATE_RANGES.iter().filter_map(|text| Cidr::parse(text));
+        settings.workload_ranges.extend(private);
+    }
+    let mut services = cluster.settings.service_ranges.clone();
+    if services.is_empty() {
+        services = ranges::wait_for_service_ranges(&cluster.client).await?;
+    }
+    settings.virtual_ranges.extend(services);
+    Ok(cluster)
+}
+
 async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
     let dir = args.data_dir.clone().unwrap_or_else(default_data_dir);
     make_dir(&dir)?;
     let _held_until_the_end = lock(&dir)?;
-    let settings = args.settings()?;
+    let mut settings = args.settings()?;
     let trust_domain = args.trust_domain()?;
     let store = open_whole(&dir, &args.discard_unreadable)?;
     let authority = Arc::new(Authority::open(&dir.join("ca"), trust_domain.clone())?);
@@ -176,7 +199,7 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
         ttl: args.leaf_ttl.max(Duration::from_secs(3600)),
     };
     let cluster = match args.kubernetes.settings()? {
-        Some(settings) => Some(Cluster::connect(settings).await?),
+        Some(of_cluster) => Some(join_cluster(of_cluster, &mut settings).await?),
         None => None,
     };
     let mut tasks = Supervisor::default();

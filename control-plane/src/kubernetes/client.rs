@@ -3,6 +3,7 @@
 use std::fmt;
 
 use kube::{Client, Config};
+use weft_core::model::Cidr;
 
 /// Why the cluster's API cannot be asked.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +33,8 @@ pub struct ClusterSettings {
     pub namespace: String,
     /// The domain of the cluster's DNS names: `cluster.local`.
     pub domain: String,
+    /// Ranges of the addresses of its Services; none where its API is to be asked.
+    pub service_ranges: Vec<Cidr>,
 }
 
 /// The cluster that the control plane runs in.

@@ -1,5 +1,7 @@
 //! The ranges of addresses by which a sidecar in the cluster knows what it has to ask about.
 
+use std::time::Duration;
+
 use kube::api::{ListParams, ObjectList};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
@@ -37,6 +39,24 @@ pub enum RangesError {
     /// It cannot be asked.
     #[error("kubernetes: list of ServiceCIDRs: {0}")]
     Api(#[source] Box<kube::Error>),
+}
+
+/// Waits between attempts to ask an API server that is away: they double from the first to the last.
+const RETRY: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(10)];
+
+/// The ranges as [`service_ranges`] has them, as soon as the API server answers.
+pub async fn wait_for_service_ranges(client: &Client) -> Result<Vec<Cidr>, RangesError> {
+    let [mut wait, longest] = RETRY;
+    loop {
+        match service_ranges(client).await {
+            Err(RangesError::Api(error)) => {
+                tracing::warn!(%error, retry_in = ?wait, "kubernetes: ServiceCIDRs cannot be listed");
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(longest);
+            }
+            answered => return answered,
+        }
+    }
 }
 
 /// The ranges of the addresses of the cluster's Services, as the API server has them.

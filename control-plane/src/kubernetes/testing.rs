@@ -215,7 +215,11 @@ impl ApiServer {
         };
         write("ca.crt", &ca.pem());
         for (file, subject, usage) in [
-            ("api", name("api", None), ExtendedKeyUsagePurpose::ServerAuth),
+            (
+                "api",
+                name("api", None),
+                ExtendedKeyUsagePurpose::ServerAuth,
+            ),
             (
                 "admin",
                 name("admin", Some("system:masters")),

@@ -37,7 +37,6 @@ impl Cluster {
         let assets = std::env::var_os("KUBEBUILDER_ASSETS").expect("asked for by need!");
         let assets = PathBuf::from(assets);
         let number = std::process::id();
-        let number = std::process::id();
         // No Scratch: a node takes its directory away when the test process has ended.
         let images = PathBuf::from(format!("/tmp/weft-node-{number}-images"));
         let logs = PathBuf::from(format!("/tmp/weft-node-{number}-logs"));

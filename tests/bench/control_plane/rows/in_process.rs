@@ -139,7 +139,7 @@ pub(super) fn run(options: &Options) -> Vec<Row> {
     let facts = deltas(world);
     let began = Instant::now();
     let trust_domain: TrustDomain = "weft.local".parse().expect("a trust domain");
-    let settings = pipeline::settings(trust_domain.clone(), Vec::new());
+    let settings = pipeline::settings(trust_domain.clone(), pipeline::virtual_ranges(), Vec::new());
     let bundle = TrustBundle {
         trust_domain,
         roots: Vec::new(),
