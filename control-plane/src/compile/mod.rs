@@ -70,8 +70,8 @@ pub fn compile(world: &World, dirty: Dirty, compiled: &mut Compiled) -> Changes 
     let mut work = Work {
         world,
         compiled,
+        recut: dirty.recut.clone(),
         dirty,
-        recut: BTreeSet::new(),
         changes: Changes::default(),
     };
     work.externals();
@@ -316,8 +316,15 @@ impl Work<'_> {
 
     fn workloads(&mut self) {
         for name in std::mem::take(&mut self.dirty.workloads) {
-            let entry = self.world.workload(&name);
-            match entry.and_then(|entry| service::workload(self.world, entry)) {
+            // A pod is what the cluster says, whatever its sidecar registers.
+            let found = match self.world.mesh_pod(&name) {
+                Some(pod) => service::pod(self.world, pod),
+                None => {
+                    let entry = self.world.workload(&name);
+                    entry.and_then(|entry| service::workload(self.world, entry))
+                }
+            };
+            match found {
                 Some((workload, aliases)) => {
                     let resource = Resource::Workload(workload);
                     self.put(Encoded::with_aliases(resource, aliases));

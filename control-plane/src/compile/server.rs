@@ -17,18 +17,20 @@ pub(super) fn policy(world: &World, name: &ServiceName, shape: &Shape) -> Server
     let mut shared = false;
     for (port, of_port) in &shape.ports {
         // Two ports of the service may lead to the same one of the application.
-        let enforced = ports.entry(of_port.target).or_default();
-        if let Some(entry) = world.policies_for(name, *port).first() {
-            if enforced.shedding.is_none() {
-                enforced.shedding.clone_from(&entry.policy.shedding);
+        for target in &of_port.targets {
+            let enforced = ports.entry(*target).or_default();
+            if let Some(entry) = world.policies_for(name, *port).first() {
+                if enforced.shedding.is_none() {
+                    enforced.shedding.clone_from(&entry.policy.shedding);
+                }
+                let paths = enforced.path_normalization;
+                enforced.path_normalization = paths.and(entry.policy.path_normalization);
             }
-            let paths = enforced.path_normalization;
-            enforced.path_normalization = paths.and(entry.policy.path_normalization);
-        }
-        for limit in world.limits_for(name, *port) {
-            shared |= limit.scope == RateScope::Global;
-            if !enforced.rate_limits.contains(&limit) {
-                enforced.rate_limits.push(limit);
+            for limit in world.limits_for(name, *port) {
+                shared |= limit.scope == RateScope::Global;
+                if !enforced.rate_limits.contains(&limit) {
+                    enforced.rate_limits.push(limit);
+                }
             }
         }
     }

@@ -5,15 +5,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use weft_core::model::{
-    Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, Transport, Workload,
+    AppProtocol, Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, Transport, Workload,
 };
-use weft_core::name::ServiceName;
+use weft_core::name::{ServiceName, WorkloadName};
 use weft_core::policy::TrafficPolicy;
 use weft_core::route::Route;
 
 use super::shape::Shape;
 use crate::registry::Entry;
 use crate::world::World;
+use crate::world::cluster::{ClusterEndpoint, Pod};
 use crate::world::workloads::places_in;
 
 /// The weight of an endpoint that says nothing.
@@ -61,9 +62,26 @@ pub(super) fn slice(
     shape: &Shape,
     (index, count): (u32, u32),
 ) -> EndpointSlice {
-    let serving = world.endpoints(name, places_in(index, count));
-    let mut endpoints: Vec<Endpoint> = serving.filter_map(|entry| endpoint(entry, shape)).collect();
-    endpoints.sort_by(|a, b| a.instance.cmp(&b.instance));
+    let places = places_in(index, count);
+    let registered = world.endpoints(name, places.clone());
+    let registered = registered.filter_map(|entry| registered_endpoint(entry, shape));
+    let cluster = world.cluster_endpoints(name, places);
+    let cluster = cluster.filter_map(|found| cluster_endpoint(found, shape));
+    let mut endpoints: Vec<Endpoint> = registered.chain(cluster).collect();
+    // A pod may be in a service twice: by its name and by an address that somebody wrote.
+    endpoints.sort_by(|a, b| {
+        let key = |e: &Endpoint| {
+            (
+                e.instance.clone(),
+                e.ports
+                    .iter()
+                    .map(|p| (p.service_port, p.address))
+                    .collect::<Vec<_>>(),
+            )
+        };
+        key(a).cmp(&key(b))
+    });
+    endpoints.dedup_by(|a, b| a.instance == b.instance);
     EndpointSlice {
         service: name.clone(),
         index,
@@ -73,11 +91,11 @@ pub(super) fn slice(
 }
 
 /// Ports that are not ready are no endpoints.
-fn endpoint(entry: &Entry, shape: &Shape) -> Option<Endpoint> {
+fn registered_endpoint(entry: &Entry, shape: &Shape) -> Option<Endpoint> {
     let registration = &entry.registration;
     let ports = shape.ports.iter().filter_map(|(service_port, shape)| {
         let mut registered = registration.ports.iter();
-        let port = registered.find(|port| port.port == shape.target && port.ready)?;
+        let port = registered.find(|port| shape.targets.contains(&port.port) && port.ready)?;
         Some(EndpointPort {
             service_port: *service_port,
             address: port.advertised,
@@ -98,15 +116,78 @@ fn endpoint(entry: &Entry, shape: &Shape) -> Option<Endpoint> {
     })
 }
 
+/// Without a sidecar, it is reached in plaintext.
+fn cluster_endpoint(found: &ClusterEndpoint, shape: &Shape) -> Option<Endpoint> {
+    let ports = shape.ports.iter().filter_map(|(service_port, shape)| {
+        let name = shape.name.as_ref()?;
+        let (_, address) = found.ports.iter().find(|(known, _)| known == name)?;
+        Some(EndpointPort {
+            service_port: *service_port,
+            address: *address,
+        })
+    });
+    let ports: Vec<EndpointPort> = ports.collect();
+    (!ports.is_empty()).then(|| Endpoint {
+        instance: Arc::clone(&found.instance),
+        workload: found.workload.clone(),
+        identity: found.identity.clone(),
+        zone: found.zone.to_string(),
+        weight: WEIGHT,
+        transport: match found.identity {
+            Some(_) => Transport::Mesh,
+            None => Transport::Plain,
+        },
+        ports,
+    })
+}
+
+/// A pod with a sidecar, and which of its addresses lead to it: its ports are those of the services
+/// that it belongs to.
+pub(super) fn pod(world: &World, pod: &Pod) -> Option<(Workload, Vec<String>)> {
+    let identity = pod.identity.clone()?;
+    if pod.addresses.is_empty() {
+        return None;
+    }
+    let mut ports: BTreeMap<u16, AppProtocol> = BTreeMap::new();
+    for (service, targets) in world.services_of(&pod.name) {
+        for (port, target) in targets {
+            let mut declared = service.ports.iter();
+            let declared = declared.find(|declared| declared.port == port);
+            let protocol = declared.map(|port| port.protocol).unwrap_or_default();
+            // What one service declares is not undone by another that declares nothing.
+            let known = ports.entry(target).or_default();
+            if *known == AppProtocol::Detect {
+                *known = protocol;
+            }
+        }
+    }
+    let ports = ports.into_iter();
+    let ports = ports.map(|(port, protocol)| ServicePort { port, protocol });
+    let workload = Workload {
+        name: pod.name.clone(),
+        instance: pod.instance(),
+        identity,
+        addresses: pod.addresses.clone(),
+        ports: ports.collect(),
+        transport: Transport::Mesh,
+    };
+    Some((workload, aliases_of(world, &pod.name, &pod.addresses)))
+}
+
+/// Those of a workload's addresses that lead to it.
+fn aliases_of(world: &World, name: &WorkloadName, addresses: &[IpAddr]) -> Vec<String> {
+    let is_own = |address: &&IpAddr| world.owner(**address) == Some(name);
+    let own = addresses.iter().filter(is_own);
+    own.map(ToString::to_string).collect()
+}
+
 /// A workload that is reached by its own addresses, and which of those lead to it.
 pub(super) fn workload(world: &World, entry: &Entry) -> Option<(Workload, Vec<String>)> {
     let registration = &entry.registration;
     if registration.addresses.is_empty() {
         return None;
     }
-    let is_own = |address: &&IpAddr| world.owner(**address) == Some(&registration.workload);
-    let own = registration.addresses.iter().filter(is_own);
-    let aliases = own.map(ToString::to_string).collect();
+    let aliases = aliases_of(world, &registration.workload, &registration.addresses);
     let ports = registration.ports.iter().map(|port| ServicePort {
         port: port.port,
         protocol: port.protocol,

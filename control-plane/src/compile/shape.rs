@@ -1,6 +1,7 @@
 //! The ports of services: what everything else that refers to a service depends on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use weft_core::model::{AppProtocol, ServicePort};
 use weft_core::name::ServiceName;
@@ -9,10 +10,13 @@ use super::external::Admitted;
 use crate::world::World;
 
 /// A port of a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortShape {
-    /// The port of the workloads that it leads to.
-    pub target: u16,
+    /// The ports of the workloads that it leads to: more than one only in a service of the cluster,
+    /// where each pod says which of its ports has the name.
+    pub targets: BTreeSet<u16>,
+    /// Its name, in a service of the cluster.
+    pub name: Option<Arc<str>>,
     /// What is spoken there.
     pub protocol: AppProtocol,
 }
@@ -24,6 +28,16 @@ pub struct Shape {
     pub ports: BTreeMap<u16, PortShape>,
     /// Whether it is outside the mesh: an ExternalService.
     pub external: bool,
+}
+
+impl PortShape {
+    fn new(target: u16, protocol: AppProtocol) -> Self {
+        Self {
+            targets: BTreeSet::from([target]),
+            name: None,
+            protocol,
+        }
+    }
 }
 
 impl Shape {
@@ -41,10 +55,10 @@ impl Shape {
 pub(super) fn shape_of(world: &World, admitted: &Admitted, name: &ServiceName) -> Option<Shape> {
     if !world.is_inside(name) {
         let entry = admitted.in_force.get(name)?;
-        let ports = entry.ports.iter().map(|port| {
-            let (target, protocol) = (port.port, port.protocol);
-            (port.port, PortShape { target, protocol })
-        });
+        let ports = entry
+            .ports
+            .iter()
+            .map(|port| (port.port, PortShape::new(port.port, port.protocol)));
         return Some(Shape {
             ports: ports.collect(),
             external: true,
@@ -52,6 +66,27 @@ pub(super) fn shape_of(world: &World, admitted: &Admitted, name: &ServiceName) -
     }
     let announced: BTreeMap<u16, AppProtocol> = world.announced(name).collect();
     let announced_at = |target| announced.get(&target).copied().unwrap_or_default();
+    if let Some(service) = world.cluster_service(name) {
+        let ports = service.ports.iter().map(|port| {
+            let mut targets = world.cluster_targets(name, &port.name);
+            // Processes that serve it, too, have no names for their ports.
+            targets.insert(port.target.unwrap_or(port.port));
+            let mut protocol = port.protocol;
+            if protocol == AppProtocol::Detect {
+                protocol = announced_at(port.target.unwrap_or(port.port));
+            }
+            let shape = PortShape {
+                targets,
+                name: Some(Arc::clone(&port.name)),
+                protocol,
+            };
+            (port.port, shape)
+        });
+        return Some(Shape {
+            ports: ports.collect(),
+            external: false,
+        });
+    }
     let ports = match world.service(name) {
         Some(spec) => spec
             .ports
@@ -64,15 +99,12 @@ pub(super) fn shape_of(world: &World, admitted: &Admitted, name: &ServiceName) -
                 } else {
                     port.protocol
                 };
-                (port.port, PortShape { target, protocol })
+                (port.port, PortShape::new(target, protocol))
             })
             .collect(),
         None => announced
             .iter()
-            .map(|(port, protocol)| {
-                let (target, protocol) = (*port, *protocol);
-                (*port, PortShape { target, protocol })
-            })
+            .map(|(port, protocol)| (*port, PortShape::new(*port, *protocol)))
             .collect(),
     };
     Some(Shape {

@@ -104,6 +104,16 @@ impl Snapshot {
                     allowed: "a name that no ExternalService has".to_owned(),
                 }]
             }
+            Document::Service(name, _) if self.world.cluster_service(name).is_some() => {
+                vec![Dangling {
+                    path: "metadata.name".to_owned(),
+                    reason: "Conflicted",
+                    found: format!(
+                        "{name}, as a Service of the cluster is called too: its ports and addresses count"
+                    ),
+                    allowed: "a name that no Service of the cluster has".to_owned(),
+                }]
+            }
             Document::Service(..)
             | Document::MeshConfig(_)
             | Document::FaultInjection(..)

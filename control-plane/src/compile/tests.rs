@@ -11,6 +11,8 @@ use crate::world::Delta;
 use crate::world::addresses::VirtualAddresses;
 use crate::world::facts::Stated;
 
+mod cluster;
+
 /// A document as the store has it.
 fn stated(created: i64, text: &str) -> Delta {
     let placed = read("-", text).unwrap_or_else(|problems| panic!("{text}: {problems:?}"));
@@ -511,6 +513,7 @@ fn delta() -> impl Strategy<Value = Delta> {
         }),
         4 => (prop::sample::select(vec!["Service", "ExternalService", "TrafficPolicy", "RateLimitPolicy", "HTTPRoute", "GRPCRoute"]), name()).prop_map(|(kind, name)| gone(kind, name)),
         1 => prop::sample::select(vec![("FaultInjection", "shop/f"), ("FaultInjection", "lab/f"), ("ReferenceGrant", "shop/g"), ("ReferenceGrant", "lab/g"), ("MeshConfig", "weft-system/mesh")]).prop_map(|(kind, name)| gone(kind, name)),
+        8 => cluster::delta(),
         1 => "[a-c]".prop_map(|instance| Delta::Bundle(Arc::new(TrustBundle {
             trust_domain: "weft.test".parse().unwrap(),
             roots: Vec::new(),
@@ -526,6 +529,24 @@ fn gone(kind: &str, name: &str) -> Delta {
         namespace: namespace.to_owned(),
         name: name.to_owned(),
     })
+}
+
+/// What a change is about, and whether it is there afterwards.
+fn fact_of(delta: &Delta) -> (String, bool) {
+    let document = |key: ResourceKey| format!("document {key}");
+    match delta {
+        Delta::Document(stated) => (document(stated.document.key()), true),
+        Delta::DocumentGone(key) => (document(key.clone()), false),
+        Delta::Workload(entry) => (format!("workload {}", entry.registration.workload), true),
+        Delta::WorkloadGone(name) => (format!("workload {name}"), false),
+        Delta::ClusterService(service) => (format!("service {}", service.name), true),
+        Delta::ClusterServiceGone(name) => (format!("service {name}"), false),
+        Delta::ClusterSlice(slice) => (format!("slice {:?}", slice.name), true),
+        Delta::ClusterSliceGone(name) => (format!("slice {name:?}"), false),
+        Delta::Pod(pod) => (format!("pod {}", pod.name), true),
+        Delta::PodGone(name) => (format!("pod {name}"), false),
+        Delta::Bundle(_) => ("bundle".to_owned(), true),
+    }
 }
 
 /// Everything by kind and name: versions and other names.
@@ -563,7 +584,13 @@ proptest! {
     #[test]
     fn step_by_step_is_anew(deltas in prop::collection::vec(delta(), 1..60)) {
         let mut found = Snapshot::new(World::of_nobody());
+        let mut facts: BTreeMap<String, Delta> = BTreeMap::new();
         for delta in deltas {
+            let (fact, there) = fact_of(&delta);
+            match there {
+                true => facts.insert(fact, delta.clone()),
+                false => facts.remove(&fact),
+            };
             let before = found.clone();
             let (changes, _) = found.apply([delta], 0);
             let (old, new) = (everything(&before.compiled), everything(&found.compiled));
@@ -594,5 +621,8 @@ proptest! {
         }
         let anew = Snapshot { world: found.world.clone(), compiled: anew };
         prop_assert_eq!(statuses(&found), statuses(&anew));
+        // The facts alone, without what came and went in between.
+        let only = snapshot(facts.into_values());
+        prop_assert_eq!(everything(&found.compiled), everything(&only.compiled));
     }
 }

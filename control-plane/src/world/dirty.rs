@@ -19,6 +19,8 @@ pub struct Dirty {
     pub servers: BTreeSet<ServiceName>,
     /// Endpoints that came, went or changed, by service: hashes of their instances.
     pub endpoints: BTreeMap<ServiceName, BTreeSet<u32>>,
+    /// Services of which the endpoints in every slice may be different.
+    pub recut: BTreeSet<ServiceName>,
     /// Routes of which the rules may be different.
     pub routes: BTreeSet<RouteKey>,
     /// Places where other routes may be attached: the routes' namespace and the service.

@@ -233,6 +233,7 @@ impl World {
             }
         }
         dirty.workloads.extend(keys(&self.workloads));
+        dirty.workloads.extend(keys(&self.pods));
         dirty.externals = true;
         dirty.config = true;
         dirty.bundle = true;

@@ -4,10 +4,6 @@ use std::borrow::Borrow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use weft_core::name::WorkloadName;
-
-use crate::registry::Entry;
-
 /// A map whose clone is a snapshot. Entries lie in chunks, which are copied when they are shared
 /// and one of them changes: 64 are a good balance between looking up and changing.
 pub type Map<K, V> = immutable_chunkmap::map::Map<K, V, 64>;
@@ -67,14 +63,23 @@ impl<K: Ord + Clone, V: Ord + Clone> Index<K, V> {
     }
 }
 
-/// The workloads that serve one service, by the place of their endpoints.
-#[derive(Debug, Clone, Default)]
-pub struct Endpoints {
+/// Who serves one service, by the place of their endpoints.
+#[derive(Debug, Clone)]
+pub struct Endpoints<T: Clone> {
     len: usize,
-    by_place: SmallMap<u32, Arc<Vec<Arc<Entry>>>>,
+    by_place: SmallMap<u32, Arc<Vec<T>>>,
 }
 
-impl Endpoints {
+impl<T: Clone> Default for Endpoints<T> {
+    fn default() -> Self {
+        Self {
+            len: 0,
+            by_place: SmallMap::new(),
+        }
+    }
+}
+
+impl<T: Clone> Endpoints<T> {
     /// How many there are.
     pub fn len(&self) -> usize {
         self.len
@@ -86,20 +91,20 @@ impl Endpoints {
     }
 
     /// Adds an endpoint that is not there yet.
-    pub fn insert(&mut self, place: u32, entry: Arc<Entry>) {
+    pub fn insert(&mut self, place: u32, endpoint: T) {
         let here = self.by_place.get_or_default_cow(place);
-        Arc::make_mut(here).push(entry);
+        Arc::make_mut(here).push(endpoint);
         self.len += 1;
     }
 
-    /// Takes out the endpoint of a workload.
-    pub fn remove(&mut self, place: u32, name: &WorkloadName) {
+    /// Takes out the endpoints at a place that are meant.
+    pub fn remove(&mut self, place: u32, is_meant: impl Fn(&T) -> bool) {
         let Some(here) = self.by_place.get_mut_cow(&place) else {
             return;
         };
         let here = Arc::make_mut(here);
         let before = here.len();
-        here.retain(|entry| entry.registration.workload != *name);
+        here.retain(|endpoint| !is_meant(endpoint));
         self.len -= before - here.len();
         if here.is_empty() {
             self.by_place.remove_cow(&place);
@@ -107,10 +112,7 @@ impl Endpoints {
     }
 
     /// The endpoints in a range of places.
-    pub fn range(
-        &self,
-        places: std::ops::RangeInclusive<u32>,
-    ) -> impl Iterator<Item = &Arc<Entry>> {
+    pub fn range(&self, places: std::ops::RangeInclusive<u32>) -> impl Iterator<Item = &T> {
         let places = self.by_place.range::<u32, _>(places);
         places.flat_map(|(_, here)| here.iter())
     }

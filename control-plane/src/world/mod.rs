@@ -5,6 +5,7 @@
 //! what has to be compiled anew.
 
 pub mod addresses;
+pub mod cluster;
 pub mod dirty;
 pub mod facts;
 pub mod index;
@@ -26,6 +27,7 @@ use crate::model::{MeshConfigSpec, ObjectName, ResourceKey, ServiceSpec};
 use crate::registry::Entry;
 
 use addresses::{AddressRecord, VirtualAddresses};
+use cluster::{ClusterEndpoint, ClusterEndpoints, ClusterService, ClusterSlice, Member, Pod};
 use dirty::Dirty;
 use facts::{ExternalEntry, PolicyEntry, RateLimitEntry, RouteEntry, RouteKey, Stated};
 use index::{Endpoints, Index, Map};
@@ -41,6 +43,18 @@ pub enum Delta {
     Workload(Arc<Entry>),
     /// A workload is not there any more.
     WorkloadGone(WorkloadName),
+    /// A Service of the cluster is there, or says something else.
+    ClusterService(Arc<ClusterService>),
+    /// A Service of the cluster is not there any more, or not one that is reached.
+    ClusterServiceGone(ServiceName),
+    /// An EndpointSlice of the cluster is there, or says something else.
+    ClusterSlice(Arc<ClusterSlice>),
+    /// An EndpointSlice of the cluster is not there any more.
+    ClusterSliceGone(ObjectName),
+    /// A pod is there, or is another.
+    Pod(Arc<Pod>),
+    /// A pod is not there any more.
+    PodGone(WorkloadName),
     /// Trust bundle: roots and revoked instances.
     Bundle(Arc<TrustBundle>),
 }
@@ -62,9 +76,20 @@ pub struct World {
     faults: Map<ObjectName, Arc<Fault>>,
     grants: Map<ObjectName, Arc<ReferenceGrantSpec>>,
     workloads: Map<WorkloadName, Arc<Entry>>,
+    cluster_services: Map<ServiceName, Arc<ClusterService>>,
+    cluster_slices: Map<ObjectName, Arc<ClusterSlice>>,
+    pods: Map<WorkloadName, Arc<Pod>>,
     addresses: VirtualAddresses,
 
-    endpoints: Map<ServiceName, Endpoints>,
+    endpoints: Map<ServiceName, Endpoints<Arc<Entry>>>,
+    /// Who serves each service of the cluster.
+    cluster_endpoints: Map<ServiceName, ClusterEndpoints>,
+    resolved_members: Map<(ServiceName, Member), Arc<ClusterEndpoint>>,
+    slices_of_service: Index<ServiceName, ObjectName>,
+    slices_of_member: Index<(ServiceName, Member), ObjectName>,
+    services_of_pod: Index<WorkloadName, ServiceName>,
+    /// Members of services by where a slice has them.
+    members_at: Index<IpAddr, ((ServiceName, Member), ObjectName)>,
     /// How many workloads of each service announce each port and protocol.
     announced: Map<ServiceName, Arc<PortCounts>>,
     /// Policies of each service, the oldest first.
@@ -100,8 +125,17 @@ impl World {
             faults: Map::new(),
             grants: Map::new(),
             workloads: Map::new(),
+            cluster_services: Map::new(),
+            cluster_slices: Map::new(),
+            pods: Map::new(),
             addresses,
             endpoints: Map::new(),
+            cluster_endpoints: Map::new(),
+            resolved_members: Map::new(),
+            slices_of_service: Index::default(),
+            slices_of_member: Index::default(),
+            services_of_pod: Index::default(),
+            members_at: Index::default(),
             announced: Map::new(),
             policies_of: Index::default(),
             limits_of: Index::default(),
@@ -144,6 +178,12 @@ impl World {
             Delta::DocumentGone(key) => self.remove_document(&key, now, dirty),
             Delta::Workload(entry) => self.put_workload(entry, now, dirty),
             Delta::WorkloadGone(name) => self.remove_workload(&name, now, dirty),
+            Delta::ClusterService(service) => self.put_cluster_service(service, now, dirty),
+            Delta::ClusterServiceGone(name) => self.remove_cluster_service(&name, now, dirty),
+            Delta::ClusterSlice(slice) => self.put_cluster_slice(slice, dirty),
+            Delta::ClusterSliceGone(name) => self.remove_cluster_slice(&name, dirty),
+            Delta::Pod(pod) => self.put_pod(pod, dirty),
+            Delta::PodGone(name) => self.remove_pod(&name, dirty),
             Delta::Bundle(bundle) => {
                 dirty.bundle |= bundle != self.bundle;
                 self.bundle = bundle;
@@ -157,7 +197,7 @@ impl World {
         let unused: Vec<ServiceName> = self
             .addresses
             .assigned()
-            .filter(|name| !self.exists(name))
+            .filter(|name| !self.has_virtual_address(name))
             .cloned()
             .collect();
         for name in unused {
@@ -166,7 +206,14 @@ impl World {
     }
 
     fn exists_inside(&self, name: &ServiceName) -> bool {
-        self.services.get(name).is_some() || self.endpoints.get(name).is_some()
+        self.services.get(name).is_some()
+            || self.endpoints.get(name).is_some()
+            || self.cluster_services.get(name).is_some()
+    }
+
+    /// A service of the cluster has addresses of its own.
+    fn has_virtual_address(&self, name: &ServiceName) -> bool {
+        self.exists(name) && self.cluster_services.get(name).is_none()
     }
 
     /// Whether a service or an ExternalService of this name was asked for or is served.
@@ -182,9 +229,9 @@ impl World {
         dirty: &mut Dirty,
         change: impl FnOnce(&mut Self, &mut Dirty),
     ) {
-        let (inside, before) = (self.exists_inside(name), self.exists(name));
+        let (inside, before) = (self.exists_inside(name), self.has_virtual_address(name));
         change(self, dirty);
-        let after = self.exists(name);
+        let after = self.has_virtual_address(name);
         if after && !before {
             self.addresses.assign(name, now, &mut dirty.addresses);
         }
@@ -220,9 +267,12 @@ impl World {
         &self.bundle
     }
 
-    /// The virtual addresses of a service.
+    /// The addresses of a service: its cluster IPs, or else its virtual ones.
     pub fn addresses_of(&self, name: &ServiceName) -> Vec<IpAddr> {
-        self.addresses.of(name)
+        match self.cluster_services.get(name) {
+            Some(service) => service.addresses.clone(),
+            None => self.addresses.of(name),
+        }
     }
 
     /// How many slices the endpoints of a service were in last; 0 where that is not known.
@@ -261,9 +311,12 @@ impl World {
         self.externals.get(name)
     }
 
-    /// How many workloads serve a service.
+    /// How many serve a service.
     pub fn endpoints_len(&self, name: &ServiceName) -> usize {
-        self.endpoints.get(name).map_or(0, Endpoints::len)
+        let registered = self.endpoints.get(name).map_or(0, Endpoints::len);
+        let cluster = self.cluster_services.get(name);
+        let cluster = cluster.and_then(|_| self.cluster_endpoints.get(name));
+        registered + cluster.map_or(0, |cluster| cluster.all.len())
     }
 
     /// Workloads that serve a service and whose places are in a range.
@@ -369,12 +422,14 @@ impl World {
         self.workloads.get(name)
     }
 
-    /// Who is reached at an address: of several the one that is connected, then the first by name.
+    /// Who is reached at an address: of several a pod, whose addresses are the cluster's word, then the
+    /// one that is connected, then the first by name.
     pub fn owner(&self, address: IpAddr) -> Option<&WorkloadName> {
         let claims = self.claims.of(&address);
         claims.min_by_key(|name| {
             let entry = self.workloads.get(*name);
-            (entry.is_none_or(|entry| entry.stream.is_none()), *name)
+            let connected = entry.is_some_and(|entry| entry.stream.is_some());
+            (self.mesh_pod(name).is_none(), !connected, *name)
         })
     }
 
@@ -383,7 +438,9 @@ impl World {
         let services = (&self.services).into_iter().map(|(name, _)| name);
         let served = (&self.endpoints).into_iter().map(|(name, _)| name);
         let externals = (&self.externals).into_iter().map(|(name, _)| name);
-        services.chain(served).chain(externals).cloned().collect()
+        let cluster = (&self.cluster_services).into_iter().map(|(name, _)| name);
+        let all = services.chain(served).chain(externals).chain(cluster);
+        all.cloned().collect()
     }
 }
 

@@ -59,21 +59,60 @@ fn ports_of(entry: &Entry) -> BTreeSet<(u16, u8)> {
 impl World {
     pub(super) fn put_workload(&mut self, entry: Arc<Entry>, now: i64, dirty: &mut Dirty) {
         let name = entry.registration.workload.clone();
-        let before = self.workloads.insert_cow(name.clone(), Arc::clone(&entry));
-        if before.is_none() {
-            self.count_inhabitant(&name, true, dirty);
-        }
+        let before = self.workloads.get(&name).cloned();
+        self.change_workload(&name, dirty, |world| {
+            world.workloads.insert_cow(name.clone(), Arc::clone(&entry));
+        });
         self.change_services(&name, before.as_deref(), Some(&entry), now, dirty);
-        self.change_claims(&name, before.as_deref(), Some(&entry), dirty);
     }
 
     pub(super) fn remove_workload(&mut self, name: &WorkloadName, now: i64, dirty: &mut Dirty) {
-        let Some(before) = self.workloads.remove_cow(name) else {
+        let Some(before) = self.workloads.get(name).cloned() else {
             return;
         };
-        self.count_inhabitant(name, false, dirty);
+        self.change_workload(name, dirty, |world| {
+            world.workloads.remove_cow(name);
+        });
         self.change_services(name, Some(&before), None, now, dirty);
-        self.change_claims(name, Some(&before), None, dirty);
+    }
+
+    /// Makes a change to a workload in the mesh, and notes what follows from its existence and its
+    /// addresses. A pod with a sidecar and what its sidecar registers are the same workload.
+    pub(super) fn change_workload(
+        &mut self,
+        name: &WorkloadName,
+        dirty: &mut Dirty,
+        change: impl FnOnce(&mut Self),
+    ) {
+        let (existed, old) = (self.is_workload(name), self.claimed_by(name));
+        change(self);
+        let (exists, new) = (self.is_workload(name), self.claimed_by(name));
+        if exists != existed {
+            self.count_inhabitant(name, exists, dirty);
+        }
+        for address in old.difference(&new) {
+            self.claims.remove(address, name);
+        }
+        for address in new.difference(&old) {
+            self.claims.insert(address, name.clone());
+        }
+        // Others that claim one of the addresses may have won or lost it.
+        for address in old.union(&new) {
+            dirty.workloads.extend(self.claims.of(address).cloned());
+        }
+        dirty.workloads.insert(name.clone());
+    }
+
+    fn is_workload(&self, name: &WorkloadName) -> bool {
+        self.workloads.get(name).is_some() || self.mesh_pod(name).is_some()
+    }
+
+    fn claimed_by(&self, name: &WorkloadName) -> BTreeSet<IpAddr> {
+        let registered = self.workloads.get(name).into_iter();
+        let registered = registered.flat_map(|entry| &entry.registration.addresses);
+        let pods = self.mesh_pod(name).into_iter();
+        let pods = pods.flat_map(|pod| &pod.addresses);
+        registered.chain(pods).copied().collect()
     }
 
     fn count_inhabitant(&mut self, name: &WorkloadName, comes: bool, dirty: &mut Dirty) {
@@ -127,7 +166,7 @@ impl World {
         let endpoints = self.endpoints.get_or_default_cow(service.clone());
         if let Some(before) = before {
             let place = place_of(&before.instance);
-            endpoints.remove(place, name);
+            endpoints.remove(place, |one| one.registration.workload == *name);
             changed.insert(place);
         }
         if let Some(after) = after {
@@ -171,31 +210,6 @@ impl World {
         if counts.is_empty() {
             self.announced.remove_cow(service);
         }
-    }
-
-    fn change_claims(
-        &mut self,
-        name: &WorkloadName,
-        before: Option<&Entry>,
-        after: Option<&Arc<Entry>>,
-        dirty: &mut Dirty,
-    ) {
-        let claimed = |entry: Option<&Entry>| -> BTreeSet<IpAddr> {
-            let addresses = entry.into_iter().flat_map(|e| &e.registration.addresses);
-            addresses.copied().collect()
-        };
-        let (old, new) = (claimed(before), claimed(after.map(|entry| &**entry)));
-        for address in old.difference(&new) {
-            self.claims.remove(address, name);
-        }
-        for address in new.difference(&old) {
-            self.claims.insert(address, name.clone());
-        }
-        // Others that claim one of the addresses may have won or lost it.
-        for address in old.union(&new) {
-            dirty.workloads.extend(self.claims.of(address).cloned());
-        }
-        dirty.workloads.insert(name.clone());
     }
 }
 

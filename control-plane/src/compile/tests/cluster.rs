@@ -1,0 +1,420 @@
+//! Services, slices and pods of a cluster.
+
+use super::*;
+use crate::model::ObjectName;
+use crate::world::cluster::{
+    ClusterPort, ClusterService, ClusterSlice, Pod, Serving, SliceEndpoint,
+};
+use weft_core::model::{Endpoint, Transport};
+
+fn split(name: &str) -> (&str, &str) {
+    name.split_once('/').unwrap()
+}
+
+fn v4(last: u8) -> IpAddr {
+    IpAddr::from([10, 9, 9, last])
+}
+
+fn v6(last: u8) -> IpAddr {
+    format!("fd00::{last}").parse().unwrap()
+}
+
+/// A Service with ports `(number, name)`.
+pub(super) fn cluster(name: &str, addresses: Vec<IpAddr>, ports: &[(u16, &str)]) -> Delta {
+    let ports = ports.iter().map(|(port, name)| ClusterPort {
+        port: *port,
+        name: (*name).into(),
+        protocol: match *name {
+            "http" => AppProtocol::Http,
+            _ => AppProtocol::Detect,
+        },
+        target: None,
+    });
+    Delta::ClusterService(Arc::new(ClusterService {
+        name: name.parse().unwrap(),
+        addresses,
+        ports: ports.collect(),
+    }))
+}
+
+type Member<'a> = (IpAddr, Option<&'a str>, Serving);
+
+fn slice(name: &str, service: &str, ports: &[(&str, u16)], members: &[Member<'_>]) -> Delta {
+    let namespace = split(service).0;
+    let endpoints = members.iter().map(|(address, pod, serving)| SliceEndpoint {
+        address: *address,
+        pod: pod.map(|pod| (pod.into(), "".into())),
+        zone: "z".into(),
+        serving: *serving,
+    });
+    Delta::ClusterSlice(Arc::new(ClusterSlice {
+        name: ObjectName {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        },
+        service: service.parse().unwrap(),
+        ports: ports
+            .iter()
+            .map(|(name, port)| ((*name).into(), *port))
+            .collect(),
+        endpoints: endpoints.collect(),
+    }))
+}
+
+fn slice_gone(namespace: &str, name: &str) -> Delta {
+    Delta::ClusterSliceGone(ObjectName {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    })
+}
+
+fn pod(name: &str, uid: &str, addresses: Vec<IpAddr>, in_mesh: bool) -> Delta {
+    Delta::Pod(Arc::new(Pod {
+        name: name.parse().unwrap(),
+        uid: uid.into(),
+        addresses,
+        identity: in_mesh.then(|| "spiffe://weft.test/ns/shop/sa/web".parse().unwrap()),
+    }))
+}
+
+fn endpoints(found: &Snapshot, service: &str) -> Vec<Endpoint> {
+    found.compiled.service(service).unwrap().endpoints
+}
+
+/// Instance, transport and where each port is served.
+fn shown(found: &Snapshot, service: &str) -> Vec<(String, Transport, Vec<String>)> {
+    let all = endpoints(found, service).into_iter();
+    let all = all.map(|endpoint| {
+        let ports = endpoint.ports.iter();
+        let ports = ports.map(|port| format!("{}>{}", port.service_port, port.address));
+        (
+            endpoint.instance.to_string(),
+            endpoint.transport,
+            ports.collect(),
+        )
+    });
+    all.collect()
+}
+
+/// Web of shop: `http` on 80 and `x` on 81, two pods with sidecars, one without.
+fn web() -> Vec<Delta> {
+    vec![
+        cluster(
+            "shop/web",
+            vec![[10, 96, 0, 1].into()],
+            &[(80, "http"), (81, "x")],
+        ),
+        slice(
+            "web-1",
+            "shop/web",
+            &[("http", 8080), ("x", 9)],
+            &[
+                (v4(1), Some("a"), Serving::Ready),
+                (v4(2), Some("b"), Serving::Ready),
+                (v4(3), Some("c"), Serving::No),
+                (v4(4), Some("d"), Serving::Terminating),
+                (v4(5), Some("unknown"), Serving::Ready),
+            ],
+        ),
+        pod("shop/a", "ua", vec![v4(1)], true),
+        pod("shop/b", "ub", vec![v4(2)], false),
+        pod("shop/c", "uc", vec![v4(3)], true),
+        pod("shop/d", "ud", vec![v4(4)], true),
+    ]
+}
+
+#[test]
+fn pods_are_endpoints_with_an_identity_exactly_if_they_are_in_the_mesh() {
+    let mut deltas = web();
+    for _ in 0..deltas.len() {
+        deltas.rotate_left(1);
+        let found = snapshot(deltas.clone());
+        let service = found.compiled.service_policy("10.96.0.1").unwrap();
+        assert_eq!(service.name.to_string(), "shop/web");
+        assert_eq!(service.addresses, [IpAddr::from([10, 96, 0, 1])]);
+        assert_eq!(service.ports[0].protocol, AppProtocol::Http);
+        let expected = |uid: &str, transport, last: u8| {
+            let at = |port: u16, target: u16| format!("{port}>10.9.9.{last}:{target}");
+            (
+                format!("pod-{uid}"),
+                transport,
+                vec![at(80, 8080), at(81, 9)],
+            )
+        };
+        assert_eq!(
+            shown(&found, "shop/web"),
+            [
+                expected("ua", Transport::Mesh, 1),
+                expected("ub", Transport::Plain, 2)
+            ]
+        );
+        let all = endpoints(&found, "shop/web");
+        assert!(all[0].identity.is_some() && all[1].identity.is_none());
+    }
+}
+
+#[test]
+fn those_that_terminate_serve_where_nobody_is_ready() {
+    let mut found = snapshot(web());
+    let flip = |serving| {
+        let members = [
+            (v4(1), Some("a"), serving),
+            (v4(4), Some("d"), Serving::Terminating),
+        ];
+        slice("web-1", "shop/web", &[("http", 8080)], &members)
+    };
+    let who = |found: &Snapshot| {
+        let all = shown(found, "shop/web").into_iter();
+        all.map(|(instance, ..)| instance).collect::<Vec<_>>()
+    };
+    found.apply([flip(Serving::No)], 0);
+    assert_eq!(who(&found), ["pod-ud"]);
+    found.apply([flip(Serving::Ready)], 0);
+    assert_eq!(who(&found), ["pod-ua"]);
+    found.apply([flip(Serving::Terminating)], 0);
+    assert_eq!(who(&found), ["pod-ua", "pod-ud"]);
+}
+
+/// Whoever may write a slice must not have a pod of the mesh spoken to without its certificate, nor
+/// as somebody else.
+#[test]
+fn an_address_of_a_pod_in_the_mesh_is_never_plaintext() {
+    let mut found = snapshot(web());
+    let forged = [
+        (v4(1), None, Serving::Ready),
+        (v4(1), Some("b"), Serving::Ready),
+        ([192, 0, 2, 1].into(), None, Serving::Ready),
+    ];
+    found.apply(
+        [
+            cluster("lab/x", vec![], &[(80, "http")]),
+            slice("x-1", "lab/x", &[("http", 8080)], &forged),
+            pod("lab/b", "lb", vec![v4(7)], false),
+        ],
+        0,
+    );
+    let ports = |at: &str| vec![format!("80>{at}:8080")];
+    assert_eq!(
+        shown(&found, "lab/x"),
+        [
+            (
+                "address-192.0.2.1".to_owned(),
+                Transport::Plain,
+                ports("192.0.2.1")
+            ),
+            ("pod-ua".to_owned(), Transport::Mesh, ports("10.9.9.1")),
+        ]
+    );
+    // Its address becomes somebody else's.
+    found.apply([Delta::PodGone("shop/a".parse().unwrap())], 0);
+    assert_eq!(shown(&found, "lab/x")[0].1, Transport::Plain);
+    assert_eq!(shown(&found, "lab/x").len(), 3);
+}
+
+#[test]
+fn a_pod_of_two_families_is_one_endpoint_in_the_services_own() {
+    for (first, second, expected) in [
+        (v4(200), v6(200), "80>10.9.9.1:8080"),
+        (v6(200), v4(200), "80>[fd00::1]:8080"),
+    ] {
+        let found = snapshot([
+            cluster("shop/web", vec![first, second], &[(80, "http")]),
+            slice(
+                "v4",
+                "shop/web",
+                &[("http", 8080)],
+                &[(v4(1), Some("a"), Serving::Ready)],
+            ),
+            slice(
+                "v6",
+                "shop/web",
+                &[("http", 8080)],
+                &[(v6(1), Some("a"), Serving::Ready)],
+            ),
+            pod("shop/a", "ua", vec![v4(1), v6(1)], true),
+        ]);
+        let all = shown(&found, "shop/web");
+        assert_eq!(all.len(), 1);
+        assert_eq!(all[0].2, [expected]);
+        for address in [v4(1), v6(1)] {
+            let own = found.compiled.find(Kind::Workload, &address.to_string());
+            assert_eq!(
+                own.map(|own| own.name.to_string()).as_deref(),
+                Some("shop/a")
+            );
+        }
+    }
+}
+
+#[test]
+fn what_a_pod_serves_is_what_the_cluster_says() {
+    let mut found = snapshot(web());
+    let ports = |found: &Snapshot| {
+        let own = found.compiled.find(Kind::Workload, "shop/a").unwrap();
+        let Resource::Workload(own) = &own.resource else {
+            unreachable!()
+        };
+        let ports = own.ports.iter();
+        ports
+            .map(|port| (port.port, port.protocol))
+            .collect::<Vec<_>>()
+    };
+    let both = [(9, AppProtocol::Detect), (8080, AppProtocol::Http)];
+    assert_eq!(ports(&found), both);
+    // What its sidecar registers says nothing.
+    found.apply([Workload::of("shop/a", "shop/other", 1).delta()], 0);
+    assert_eq!(ports(&found), both);
+    found.apply([slice_gone("shop", "web-1")], 0);
+    assert_eq!(ports(&found), []);
+    // It is the pod's as long as the pod is there, and the registration's after that.
+    found.apply([Delta::PodGone("shop/a".parse().unwrap())], 0);
+    assert!(found.compiled.find(Kind::Workload, "10.9.9.1").is_none());
+}
+
+/// A service that the cluster has and processes serve, too; a document of its name counts for nothing
+/// and is told so.
+#[test]
+fn the_clusters_service_wins_and_processes_join_it() {
+    let mut found = snapshot([service("shop/web", &[99])]);
+    let of = |found: &Snapshot| {
+        let service = found.compiled.service_policy("shop/web").unwrap();
+        (service.addresses.len(), service.ports[0].port)
+    };
+    assert_eq!(of(&found), (2, 99));
+    found.apply(web(), 0);
+    assert_eq!(of(&found), (1, 80));
+    let Delta::Document(stated) = service("shop/web", &[99]) else {
+        unreachable!()
+    };
+    assert_eq!(found.dangling(&stated.document)[0].reason, "Conflicted");
+    found.apply([Workload::of("shop/process", "shop/web", 80).delta()], 0);
+    let instances: Vec<String> = shown(&found, "shop/web").into_iter().map(|e| e.0).collect();
+    assert_eq!(instances, ["i-shop/process", "pod-ua", "pod-ub"]);
+    found.apply([Delta::ClusterServiceGone("shop/web".parse().unwrap())], 0);
+    assert_eq!(of(&found), (2, 99));
+    assert_eq!(endpoints(&found, "shop/web"), []);
+}
+
+#[test]
+fn named_ports_may_lead_to_another_port_in_each_pod() {
+    let limit =
+        "{targetRef: {kind: Service, name: web}, scope: local, rules: [{requests: 5, per: 1s}]}";
+    let found = snapshot([
+        cluster("shop/web", vec![v4(200)], &[(80, "http")]),
+        slice(
+            "one",
+            "shop/web",
+            &[("http", 8080)],
+            &[(v4(1), Some("a"), Serving::Ready)],
+        ),
+        slice(
+            "two",
+            "shop/web",
+            &[("http", 9090)],
+            &[(v4(2), Some("b"), Serving::Ready)],
+        ),
+        pod("shop/a", "ua", vec![v4(1)], true),
+        pod("shop/b", "ub", vec![v4(2)], true),
+        document("RateLimitPolicy", "shop/limit", limit),
+    ]);
+    let ports: Vec<String> = shown(&found, "shop/web")
+        .into_iter()
+        .flat_map(|e| e.2)
+        .collect();
+    assert_eq!(ports, ["80>10.9.9.1:8080", "80>10.9.9.2:9090"]);
+    let policy = found.compiled.find(Kind::ServerPolicy, "shop/web").unwrap();
+    let Resource::ServerPolicy(policy) = &policy.resource else {
+        unreachable!()
+    };
+    for target in [8080, 9090] {
+        assert_eq!(policy.ports[&target].rate_limits.len(), 1, "{target}");
+    }
+}
+
+/// Policies and routes are attached to services of the cluster as to any other.
+#[test]
+fn routes_and_policies_find_services_of_the_cluster() {
+    let parent = "parentRefs: [{group: '', kind: Service, name: web}]";
+    let route = format!("{{{parent}, rules: [{{backendRefs: [{{name: web, port: 80}}]}}]}}");
+    let mut found = snapshot([document("HTTPRoute", "shop/r", &route)]);
+    assert_eq!(
+        reasons(&found, "shop/r"),
+        ["NoMatchingParent", "BackendNotFound"]
+    );
+    found.apply(web(), 0);
+    assert!(reasons(&found, "shop/r").is_empty());
+    assert_eq!(routes(&found, "shop/web").len(), 1);
+}
+
+#[test]
+fn one_pod_of_many_that_becomes_unready_is_one_slice() {
+    let mut found = snapshot(web());
+    let policy = "{targetRef: {kind: Service, name: big}, retry: {attempts: 2}}";
+    let many = |n: u16, flipped: u16| {
+        let names: Vec<String> = (0..100).map(|m| format!("p{}", n * 100 + m)).collect();
+        let members: Vec<Member<'_>> = (0..100u16)
+            .map(|m| {
+                let address = IpAddr::from([10, 8, n as u8, m as u8]);
+                let serving = match n * 100 + m == flipped {
+                    true => Serving::No,
+                    false => Serving::Ready,
+                };
+                (address, Some(names[usize::from(m)].as_str()), serving)
+            })
+            .collect();
+        slice(&format!("big-{n}"), "shop/big", &[("http", 8080)], &members)
+    };
+    let pods = (0..1000u16).map(|m| {
+        let address = IpAddr::from([10, 8, (m / 100) as u8, (m % 100) as u8]);
+        pod(&format!("shop/p{m}"), &format!("u{m}"), vec![address], true)
+    });
+    found.apply([document("TrafficPolicy", "shop/big", policy)], 0);
+    found.apply([cluster("shop/big", vec![v4(200)], &[(80, "http")])], 0);
+    found.apply(pods, 0);
+    found.apply((0..10).map(|n| many(n, 1000)), 0);
+    assert_eq!(endpoints(&found, "shop/big").len(), 1000);
+    let (compiled, names) = counted(&mut found, many(3, 333));
+    assert!(names[0].starts_with("EndpointSlice shop/big/"), "{names:?}");
+    assert_eq!(names.len(), 1, "{names:?}");
+    // A limit that is shared would depend on how many serve: that is looked at, too.
+    assert_eq!(compiled, 2);
+    assert_eq!(endpoints(&found, "shop/big").len(), 999);
+    // The same again says nothing.
+    assert_eq!(counted(&mut found, many(3, 333)), (0, Vec::new()));
+}
+
+/// A change of a small cluster.
+pub(super) fn delta() -> impl Strategy<Value = Delta> {
+    let serving = || prop::sample::select(vec![Serving::No, Serving::Terminating, Serving::Ready]);
+    let name = || prop::sample::select(NAMES.to_vec());
+    let pods = ["p0", "p1", "p2"];
+    let members = prop::collection::vec((0u8..3, 0usize..4, any::<bool>(), serving()), 0..4);
+    let ports = prop::sample::subsequence(vec![("http", 8080u16), ("x", 80)], 0..=2);
+    prop_oneof![
+        3 => (name(), prop::sample::subsequence(vec![(80u16, "http"), (81, "x")], 1..=2), 0u8..4).prop_map(|(name, ports, addresses)| {
+            // No two services have an address in common.
+            let n = NAMES.iter().position(|other| *other == name).unwrap() as u8;
+            let both = [v4(200 + n), v6(200 + n)];
+            let addresses = match addresses {
+                0 => vec![],
+                1 => vec![both[0]],
+                2 => vec![both[1], both[0]],
+                _ => both.to_vec(),
+            };
+            cluster(name, addresses, &ports)
+        }),
+        2 => name().prop_map(|name| Delta::ClusterServiceGone(name.parse().unwrap())),
+        4 => (name(), 0u8..3, ports, members).prop_map(move |(service, n, ports, members)| {
+            let members: Vec<Member<'_>> = members.into_iter().map(|(address, pod, six, serving)| {
+                let address = if six { v6(address) } else { v4(address) };
+                (address, pods.get(pod).copied(), serving)
+            }).collect();
+            slice(&format!("s{n}"), service, &ports, &members)
+        }),
+        2 => (prop::sample::select(vec!["shop", "lab"]), 0u8..3).prop_map(|(namespace, n)| slice_gone(namespace, &format!("s{n}"))),
+        3 => (prop::sample::select(vec!["shop", "lab"]), 0u8..3, 0u8..3, 0u8..2, any::<bool>()).prop_map(|(namespace, n, address, uid, in_mesh)| {
+            pod(&format!("{namespace}/p{n}"), &format!("{namespace}-{n}-{uid}"), vec![v4(address), v6(address)], in_mesh)
+        }),
+        2 => (prop::sample::select(vec!["shop", "lab"]), 0u8..3).prop_map(|(namespace, n)| Delta::PodGone(format!("{namespace}/p{n}").parse().unwrap())),
+    ]
+}
