@@ -148,8 +148,10 @@ pub(super) fn pod(world: &World, pod: &Pod) -> Option<(Workload, Vec<String>)> {
     if pod.addresses.is_empty() {
         return None;
     }
+    let mut services = Vec::new();
     let mut ports: BTreeMap<u16, AppProtocol> = BTreeMap::new();
     for (service, targets) in world.services_of(&pod.name) {
+        services.push(service.name.clone());
         for (port, target) in targets {
             let mut declared = service.ports.iter();
             let declared = declared.find(|declared| declared.port == port);
@@ -168,6 +170,7 @@ pub(super) fn pod(world: &World, pod: &Pod) -> Option<(Workload, Vec<String>)> {
         instance: pod.instance(),
         identity,
         addresses: pod.addresses.clone(),
+        services,
         ports: ports.collect(),
         transport: Transport::Mesh,
     };
