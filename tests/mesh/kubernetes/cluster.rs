@@ -4,11 +4,11 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Once, OnceLock};
 use std::time::Duration;
 
-use crate::support::{Finished, Program, wait_for, weft_binary};
+use crate::support::{Finished, Program, Running, wait_for, weft_binary};
 
 /// How long the API server, or what it starts, may take for one thing.
 pub(crate) const LIMIT: Duration = Duration::from_secs(90);
@@ -31,6 +31,39 @@ impl Cluster {
     pub(crate) fn shared() -> &'static Self {
         static SHARED: OnceLock<Cluster> = OnceLock::new();
         SHARED.get_or_init(Self::start)
+    }
+
+    /// The node with Weft installed, by helm and with the default values of the chart.
+    ///
+    /// # Panics
+    /// When it cannot be installed.
+    pub(crate) fn meshed() -> &'static Self {
+        static MESHED: Once = Once::new();
+        let cluster = Self::shared();
+        MESHED.call_once(|| cluster.install());
+        cluster
+    }
+
+    fn install(&self) {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let module = Program::new("go")
+            .arg("-C")
+            .arg(root.join("tests/kubernetes"));
+        let module = module.args(["list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/gateway-api"]);
+        let dir = self.run(module).success().stdout;
+        let crds = format!("{}/config/crd/experimental", dir.trim());
+        self.kubectl(&format!("apply --server-side -k {crds}"));
+        let helm = self.program("helm").args(["upgrade", "--install", "weft"]);
+        let helm = helm.arg(root.join("deploy/helm/weft"));
+        let helm = helm.args(["--namespace", "weft-system", "--create-namespace"]);
+        let finished =
+            self.run(helm.args(["--set", "image.tag=test", "--wait", "--timeout", "80s"]));
+        assert!(
+            finished.status.success(),
+            "{finished}\n{}\n{}",
+            self.kubectl("-n weft-system get pods,events -o wide"),
+            self.try_kubectl("-n weft-system logs deployment/weft-control-plane"),
+        );
     }
 
     fn start() -> Self {
@@ -196,6 +229,14 @@ impl Space {
         let kubectl = self.cluster.program("kubectl");
         let kubectl = kubectl.args(["-n", &self.name, "exec", pod, "-c", container, "--"]);
         self.cluster.run(kubectl.args(["sh", "-c", script]))
+    }
+
+    /// The same in the background.
+    pub(crate) fn start_shell(&self, pod: &str, container: &str, script: &str) -> Running {
+        let kubectl = self.cluster.program("kubectl");
+        let kubectl = kubectl.args(["-n", &self.name, "exec", pod, "-c", container, "--"]);
+        let kubectl = kubectl.args(["sh", "-c", script]);
+        kubectl.start("exec", &self.cluster.logs)
     }
 
     /// Waits until a deployment has all its pods ready; shows what is wrong when it does not.

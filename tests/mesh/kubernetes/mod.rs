@@ -1,6 +1,8 @@
 //! A real Kubernetes node, with Weft installed: pods that really run, in namespaces of their own.
 
+mod apps;
 mod cluster;
+mod injected;
 mod node;
 
 pub(crate) use cluster::Cluster;

@@ -1,0 +1,176 @@
+//! Injected pods that run: interception, mutual TLS, probes, Jobs, names.
+
+use super::{Cluster, apps};
+use crate::support::{Machine, need};
+
+/// A request through two sidecars, by every name that the cluster's DNS knows; the metrics of the
+/// client's sidecar say that it went over mutual TLS.
+#[test]
+fn injected_pods_speak_mutual_tls() {
+    need!("root", "kubernetes", "buildah", "nginx", "curl");
+    let _machine = Machine::shared();
+    let space = Cluster::meshed().space(true);
+    space.apply(&(apps::web("web", 2, "") + &apps::client("client")));
+    for deployment in ["web", "client"] {
+        space.wait_rolled_out(deployment);
+    }
+    let name = space.name();
+    for host in [
+        "web".to_owned(),
+        format!("WEB.{name}"),
+        format!("web.{name}.svc."),
+        format!("web.{name}.svc.cluster.local"),
+        format!("web.{name}.svc.cluster.local.:80"),
+    ] {
+        let curl = format!("curl -sS --fail -m 10 http://{host}/");
+        let finished = space.shell("deploy/client", "client", &curl).success();
+        assert_eq!(finished.stdout, "web\n", "by {host}");
+    }
+    let metrics = space
+        .shell(
+            "deploy/client",
+            "client",
+            "curl -sS -m 5 http://127.0.0.1:15020/metrics",
+        )
+        .success()
+        .stdout;
+    let to_web: Vec<&str> = metrics
+        .lines()
+        .filter(|line| line.contains(&format!("{name}/web")))
+        .collect();
+    assert!(
+        to_web.iter().any(|line| line.contains("mtls")),
+        "{}",
+        to_web.join("\n")
+    );
+    assert!(
+        !to_web.iter().any(|line| line.contains("plaintext")),
+        "{}",
+        to_web.join("\n")
+    );
+}
+
+/// A pod in the mesh calls one that is not, and one that is not calls one that is.
+#[test]
+fn pods_with_and_without_a_sidecar_reach_each_other() {
+    need!("root", "kubernetes", "buildah", "nginx", "curl");
+    let _machine = Machine::shared();
+    let cluster = Cluster::meshed();
+    let (inside, outside) = (cluster.space(true), cluster.space(false));
+    for space in [&inside, &outside] {
+        space.apply(&(apps::web("web", 1, "") + &apps::client("client")));
+    }
+    for space in [&inside, &outside] {
+        space.wait_rolled_out("web");
+        space.wait_rolled_out("client");
+    }
+    for (from, to) in [(&inside, &outside), (&outside, &inside)] {
+        let curl = format!("curl -sS --fail -m 10 http://web.{}/", to.name());
+        let finished = from.shell("deploy/client", "client", &curl).success();
+        assert_eq!(
+            finished.stdout,
+            "web\n",
+            "from {} to {}",
+            from.name(),
+            to.name()
+        );
+    }
+}
+
+/// Under strict mutual TLS the kubelet's probes still work, and others do not come in in plaintext.
+#[test]
+fn strict_pods_are_probed_and_refuse_plaintext() {
+    need!("root", "kubernetes", "buildah", "nginx", "curl");
+    let _machine = Machine::shared();
+    let cluster = Cluster::meshed();
+    let (inside, outside) = (cluster.space(true), cluster.space(false));
+    let strict = "      annotations: {weft-mesh.io/mtls: strict}";
+    inside.apply(&(apps::web("web", 1, strict) + &apps::client("client")));
+    outside.apply(&apps::client("client"));
+    inside.wait_rolled_out("web");
+    inside.wait_rolled_out("client");
+    outside.wait_rolled_out("client");
+    let curl = format!("curl -sS --fail -m 10 http://web.{}/", inside.name());
+    let finished = inside.shell("deploy/client", "client", &curl).success();
+    assert_eq!(finished.stdout, "web\n");
+    let refused = outside.shell("deploy/client", "client", &curl);
+    assert!(!refused.status.success(), "plaintext came in: {refused}");
+}
+
+/// A Job whose init container and container call a service ends by itself.
+#[test]
+fn a_job_ends_by_itself() {
+    need!("root", "kubernetes", "buildah", "nginx", "curl");
+    let _machine = Machine::shared();
+    let space = Cluster::meshed().space(true);
+    space.apply(&apps::web("web", 1, ""));
+    space.wait_rolled_out("web");
+    space.apply(
+        r#"
+apiVersion: batch/v1
+kind: Job
+metadata: {name: job}
+spec:
+  backoffLimit: 0
+  template:
+    spec:
+      restartPolicy: Never
+      initContainers:
+      - name: first
+        image: localhost/tools:test
+        command: [curl, -sS, --fail, -m, "20", "http://web/first"]
+      containers:
+      - name: then
+        image: localhost/tools:test
+        command: [curl, -sS, --fail, -m, "20", "http://web/then"]
+"#,
+    );
+    space.wait_for_value("job/job", "{.status.succeeded}", "1");
+    assert_eq!(space.kubectl("logs job/job -c first"), "web\n");
+    assert_eq!(space.kubectl("logs job/job -c then"), "web\n");
+}
+
+/// An annotation that makes no sense is refused, with what is allowed.
+#[test]
+fn a_wrong_annotation_is_refused_in_words() {
+    need!("root", "kubernetes", "buildah");
+    let _machine = Machine::shared();
+    let space = Cluster::meshed().space(true);
+    let refused = space.try_apply(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata:
+  name: wrong
+  annotations: {weft-mesh.io/exclude-outbound-ports: "80,http"}
+spec:
+  containers: [{name: c, image: "localhost/tools:test", command: [sleep, infinity]}]
+"#,
+    );
+    assert!(!refused.status.success(), "{refused}");
+    for word in ["weft-mesh.io/exclude-outbound-ports", "http", "allowed"] {
+        assert!(refused.stderr.contains(word), "{word}: {refused}");
+    }
+}
+
+/// Pods are replaced while somebody calls them all the time; no request fails.
+#[test]
+fn a_rollout_loses_no_request() {
+    need!("root", "kubernetes", "buildah", "nginx", "curl");
+    let _machine = Machine::shared();
+    let space = Cluster::meshed().space(true);
+    space.apply(&(apps::web("web", 2, "") + &apps::client("client")));
+    space.wait_rolled_out("web");
+    space.wait_rolled_out("client");
+    let load = space.start_shell(
+        "deploy/client",
+        "client",
+        "curl -sS -m 10 --rate 40/s -o /dev/null -w '%{http_code} %header{weft-reason}\\n' 'http://web/[1-1600]'",
+    );
+    space.kubectl("rollout restart deployment/web");
+    space.wait_rolled_out("web");
+    let finished = load.finish(super::cluster::LIMIT).success();
+    let codes: Vec<&str> = finished.stdout.lines().collect();
+    let failed = codes.iter().filter(|line| **line != "200 ").count();
+    assert_eq!((codes.len(), failed), (1600, 0), "{finished}");
+}
