@@ -17,6 +17,7 @@ pub mod compile;
 pub mod discovery;
 pub mod health;
 pub mod identity;
+pub mod injector;
 pub mod kubernetes;
 pub mod metrics;
 pub mod model;

@@ -1,0 +1,225 @@
+//! The containers and volumes that are added to a pod.
+
+use serde_json::{Value, json};
+
+use super::Settings;
+use super::annotations::Overrides;
+use crate::kubernetes::names::{
+    INTERCEPT_CONTAINER, PROXY_CONTAINER, PROXY_UID, STATE_DIR, STATUS_PORT, TOKEN_AUDIENCE,
+    TOKEN_DIR, TOKEN_FILE, TRUST_BUNDLE_CONFIG_MAP, TRUST_BUNDLE_DIR, TRUST_BUNDLE_KEY,
+};
+
+/// Ports that the sidecar listens on in a pod (`proxy/src/config`).
+pub(super) const OWN_PORTS: [i32; 5] = [15000, 15001, 15006, STATUS_PORT as i32, 15053];
+
+const TOKEN_VOLUME: &str = "weft-token";
+const TRUST_VOLUME: &str = "weft-trust";
+const STATE_VOLUME: &str = "weft-state";
+/// Names of the added volumes.
+pub(super) const VOLUMES: [&str; 3] = [TOKEN_VOLUME, TRUST_VOLUME, STATE_VOLUME];
+
+/// The program in the sidecar's image, which has nothing else in it.
+const PROGRAM: &str = "/weft-proxy";
+/// Life of the service account's token; the kubelet renews it at 80 %.
+const TOKEN_SECONDS: u32 = 3600;
+/// What the sidecar may keep: its last configuration, certificate and key.
+const STATE_SIZE: &str = "64Mi";
+/// Seconds until a sidecar that does not become ready is started anew. Without its control plane it
+/// does not, and starting it again would not help.
+const STARTUP_SECONDS: u32 = 600;
+/// How long the application is held in clusters without native sidecars; then the kubelet starts the
+/// sidecar anew.
+const HOLD: &str = "60s";
+/// How long the sidecar goes on after its pod was told to stop, in those clusters.
+const LINGER: &str = "5s";
+
+/// The init container that redirects the pod's traffic.
+pub(super) fn intercept(settings: &Settings, overrides: &Overrides) -> Value {
+    let joined = |ports: &[u16]| {
+        let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+        ports.join(",")
+    };
+    let mut inbound = vec![STATUS_PORT];
+    inbound.extend(&overrides.exclude_inbound_ports);
+    let mut args = vec![
+        "intercept".to_owned(),
+        "--exclude-inbound-ports".to_owned(),
+        joined(&inbound),
+    ];
+    if !overrides.exclude_outbound_ports.is_empty() {
+        args.push("--exclude-outbound-ports".to_owned());
+        args.push(joined(&overrides.exclude_outbound_ports));
+    }
+    if !overrides.exclude_outbound_ranges.is_empty() {
+        args.push("--exclude-outbound-ranges".to_owned());
+        args.push(overrides.exclude_outbound_ranges.join(","));
+    }
+    if !overrides.dns_capture {
+        args.push("--no-dns".to_owned());
+    }
+    json!({
+        "name": INTERCEPT_CONTAINER,
+        "image": settings.image,
+        "command": [PROGRAM],
+        "args": args,
+        "resources": resources(overrides),
+        "securityContext": {
+            "allowPrivilegeEscalation": false,
+            "capabilities": {"add": ["NET_ADMIN"], "drop": ["ALL"]},
+            "privileged": false,
+            "readOnlyRootFilesystem": true,
+            "runAsGroup": 0,
+            // A capability of another user would not outlive the start of the program.
+            "runAsNonRoot": false,
+            "runAsUser": 0,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+    })
+}
+
+/// The sidecar. `probes` and `metrics` are what it answers for in the application's place.
+pub(super) fn proxy(
+    settings: &Settings,
+    overrides: &Overrides,
+    probes: Option<&str>,
+    metrics: Option<&Value>,
+) -> Value {
+    let ready = |more: Value| {
+        let mut probe = json!({
+            "httpGet": {"path": "/readyz", "port": STATUS_PORT},
+            "timeoutSeconds": 2,
+        });
+        merge(&mut probe, more);
+        probe
+    };
+    let mut container = json!({
+        "name": PROXY_CONTAINER,
+        "image": settings.image,
+        "command": [PROGRAM],
+        "env": environment(settings, overrides, probes, metrics),
+        "ports": [{"name": "weft-status", "containerPort": STATUS_PORT, "protocol": "TCP"}],
+        "startupProbe": ready(json!({"periodSeconds": 1, "failureThreshold": STARTUP_SECONDS})),
+        "readinessProbe": ready(json!({"periodSeconds": 2, "failureThreshold": 3})),
+        "resources": resources(overrides),
+        "securityContext": {
+            "allowPrivilegeEscalation": false,
+            "capabilities": {"drop": ["ALL"]},
+            "privileged": false,
+            "readOnlyRootFilesystem": true,
+            "runAsGroup": PROXY_UID,
+            "runAsNonRoot": true,
+            "runAsUser": PROXY_UID,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "volumeMounts": [
+            {"name": TOKEN_VOLUME, "mountPath": TOKEN_DIR, "readOnly": true},
+            {"name": TRUST_VOLUME, "mountPath": TRUST_BUNDLE_DIR, "readOnly": true},
+            // The sidecar makes its directory below by itself, for nobody else to read.
+            {"name": STATE_VOLUME, "mountPath": state_mount()},
+        ],
+    });
+    if settings.cluster.has_native_sidecars() {
+        merge(&mut container, json!({"restartPolicy": "Always"}));
+    } else {
+        let wait =
+            |args: [&str; 3]| json!({"exec": {"command": [PROGRAM, args[0], args[1], args[2]]}});
+        let lifecycle = json!({
+            "postStart": wait(["wait", "--ready", HOLD]),
+            "preStop": wait(["wait", "--for", LINGER]),
+        });
+        merge(&mut container, json!({"lifecycle": lifecycle}));
+    }
+    container
+}
+
+/// The volumes of [`proxy`].
+pub(super) fn volumes() -> [Value; 3] {
+    let token = json!({"serviceAccountToken": {
+        "audience": TOKEN_AUDIENCE,
+        "expirationSeconds": TOKEN_SECONDS,
+        "path": TOKEN_FILE,
+    }});
+    [
+        json!({"name": TOKEN_VOLUME, "projected": {"sources": [token]}}),
+        json!({"name": TRUST_VOLUME, "configMap": {"name": TRUST_BUNDLE_CONFIG_MAP}}),
+        json!({"name": STATE_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": STATE_SIZE}}),
+    ]
+}
+
+/// The directory above the sidecar's state.
+fn state_mount() -> &'static str {
+    STATE_DIR
+        .rsplit_once('/')
+        .map_or(STATE_DIR, |(parent, _)| parent)
+}
+
+fn resources(overrides: &Overrides) -> Value {
+    let mut resources = json!({"requests": {
+        "cpu": overrides.cpu_request,
+        "memory": overrides.memory_request,
+    }});
+    let limits = [
+        ("cpu", &overrides.cpu_limit),
+        ("memory", &overrides.memory_limit),
+    ];
+    for (name, limit) in limits {
+        if let Some(limit) = limit {
+            resources["limits"][name] = json!(limit);
+        }
+    }
+    resources
+}
+
+fn environment(
+    settings: &Settings,
+    overrides: &Overrides,
+    probes: Option<&str>,
+    metrics: Option<&Value>,
+) -> Vec<Value> {
+    let value = |name: &str, value: &str| json!({"name": name, "value": verbatim(value)});
+    let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
+    let token = format!("{TOKEN_DIR}/{TOKEN_FILE}");
+    let roots = format!("{TRUST_BUNDLE_DIR}/{TRUST_BUNDLE_KEY}");
+    let mut environment = vec![
+        field("WEFT_WORKLOAD_NAME", "metadata.name"),
+        field("WEFT_WORKLOAD_NAMESPACE", "metadata.namespace"),
+        field("WEFT_WORKLOAD_SERVICE_ACCOUNT", "spec.serviceAccountName"),
+        field("WEFT_KUBERNETES_POD_UID", "metadata.uid"),
+        field("WEFT_KUBERNETES_POD_IPS", "status.podIPs"),
+        field("WEFT_KUBERNETES_NODE_NAME", "spec.nodeName"),
+        value("WEFT_CONTROL_PLANE_ADDRESS", &settings.control_plane),
+        value("WEFT_CONTROL_PLANE_SERVICE_ACCOUNT_TOKEN_FILE", &token),
+        value("WEFT_CONTROL_PLANE_ROOTS_FILE", &roots),
+        value("WEFT_STATE_DIR", STATE_DIR),
+        value("WEFT_LISTENERS_METRICS", &format!("[::]:{STATUS_PORT}")),
+        value("WEFT_WORKERS", &overrides.workers(settings).to_string()),
+    ];
+    if !overrides.dns_capture {
+        environment.push(value("WEFT_LISTENERS_DNS", "null"));
+    }
+    let metrics = metrics.map(Value::to_string);
+    let optional = [
+        ("WEFT_LOG_LEVEL", overrides.log_level.as_deref()),
+        ("WEFT_MTLS", overrides.mtls.as_deref()),
+        ("WEFT_KUBERNETES_PROBES", probes),
+        ("WEFT_KUBERNETES_APPLICATION_METRICS", metrics.as_deref()),
+    ];
+    for (name, found) in optional {
+        if let Some(found) = found {
+            environment.push(value(name, found));
+        }
+    }
+    environment
+}
+
+/// The value as the kubelet leaves it: it replaces `$(NAME)` in values of variables, and `$$` by `$`.
+fn verbatim(text: &str) -> String {
+    text.replace('$', "$$")
+}
+
+/// Adds the fields of one object to another.
+fn merge(to: &mut Value, more: Value) {
+    if let (Value::Object(to), Value::Object(more)) = (to, more) {
+        to.extend(more);
+    }
+}
