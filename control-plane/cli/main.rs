@@ -10,6 +10,7 @@ mod demo;
 mod explain;
 mod get;
 mod history;
+mod inject;
 mod operator;
 mod output;
 mod proxies;
@@ -58,6 +59,7 @@ enum Command {
     Proxy(Box<ProxyArgs>),
     /// Redirects a pod's traffic to its sidecar, and exits.
     Intercept(InterceptArgs),
+    Inject(Box<inject::InjectArgs>),
     #[command(flatten)]
     Client(ClientCommand),
     /// Prints a completion script for a shell.
@@ -127,6 +129,7 @@ fn main() -> ExitCode {
         Command::ControlPlane(args) => outcome(weft_control_plane::app::run(&args)),
         Command::Proxy(args) => outcome(weft_proxy::app::run(&args)),
         Command::Intercept(args) => outcome(weft_proxy::intercept::run(&args)),
+        Command::Inject(args) => report(inject::inject(&args)),
         Command::Client(command) => report(client(command)),
         Command::Completion { shell } => report(completion(shell)),
         Command::Version => report(line(concat!("weft ", env!("CARGO_PKG_VERSION")))),
@@ -230,6 +233,10 @@ mod tests {
             ("weft certs revoke i-1", true),
             ("weft operator create alice --ttl 1h", true),
             ("weft operator create", false),
+            ("weft inject -f shop.yaml -f - -n shop", true),
+            ("weft inject", false),
+            ("weft inject -f - -o json --kubernetes-version 1.28", true),
+            ("weft inject -f - --kubernetes-version 1", false),
             ("weft completion bash", true),
         ] {
             let parsed = Cli::try_parse_from(typed.split(' '));

@@ -79,6 +79,8 @@ mod trouble;
 // The one connection that a sidecar has to its control plane, and somebody else at its address.
 mod connection;
 mod impostor;
+// Sidecars in files.
+mod inject;
 // One client with thousands of connections.
 mod crowds;
 // How long connections live: revocation, certificates that end.
