@@ -11,6 +11,7 @@ mod explain;
 mod get;
 mod history;
 mod inject;
+mod install;
 mod operator;
 mod output;
 mod proxies;
@@ -62,6 +63,10 @@ enum Command {
     Inject(Box<inject::InjectArgs>),
     #[command(flatten)]
     Client(ClientCommand),
+    /// Prints what the mesh needs in a Kubernetes cluster, or applies it.
+    Install(install::InstallArgs),
+    /// Says what an installed mesh consists of, or deletes it.
+    Uninstall(install::UninstallArgs),
     /// Prints a completion script for a shell.
     Completion {
         /// The shell.
@@ -131,6 +136,8 @@ fn main() -> ExitCode {
         Command::Intercept(args) => outcome(weft_proxy::intercept::run(&args)),
         Command::Inject(args) => report(inject::inject(&args)),
         Command::Client(command) => report(client(command)),
+        Command::Install(args) => report(install::install(&args)),
+        Command::Uninstall(args) => report(install::uninstall(&args)),
         Command::Completion { shell } => report(completion(shell)),
         Command::Version => report(line(concat!("weft ", env!("CARGO_PKG_VERSION")))),
         Command::DemoApp(args) => demo::app(&args),

@@ -18,6 +18,7 @@ pub mod discovery;
 pub mod health;
 pub mod identity;
 pub mod injector;
+pub mod install;
 pub mod kubernetes;
 pub mod metrics;
 pub mod model;

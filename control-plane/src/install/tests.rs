@@ -1,0 +1,335 @@
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use kube::Api;
+
+use super::*;
+use crate::kubernetes::{names, testing};
+
+fn sets(sets: &[&str]) -> Result<Value, InstallError> {
+    let sets = sets.iter().map(|set| ((*set).to_owned(), SetAs::Guessed));
+    values(&[], &sets.collect::<Vec<_>>())
+}
+
+#[test]
+fn the_chart_has_the_programs_version() {
+    let chart = read("Chart.yaml", CHART).unwrap();
+    assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(chart["version"], env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn names_are_those_that_the_other_parts_know() {
+    let all = objects(&everything().unwrap(), names::NAMESPACE, MANAGED_BY).unwrap();
+    let all = by_name(all);
+    for kind in ["Deployment", "Service", "ServiceAccount"] {
+        assert!(all.contains_key(&format!("{kind}/{}", names::CONTROL_PLANE)));
+    }
+    let webhooks = &all[&format!("MutatingWebhookConfiguration/{}", names::WEBHOOK)];
+    for webhook in webhooks["webhooks"].as_array().unwrap() {
+        let service = &webhook["clientConfig"]["service"];
+        assert_eq!(service["name"], names::CONTROL_PLANE);
+        assert_eq!(service["path"], names::WEBHOOK_PATH);
+        assert!(webhook["clientConfig"].get("caBundle").is_none());
+        let mut keys = Vec::new();
+        for selector in ["namespaceSelector", "objectSelector"] {
+            let expressions = webhook[selector]["matchExpressions"].as_array().unwrap();
+            keys.extend(expressions.iter().map(|one| one["key"].clone()));
+        }
+        assert!(
+            keys.iter().filter(|key| *key == names::INJECT).count() == 2,
+            "{keys:?}"
+        );
+    }
+    let role = &all[&format!("ClusterRole/{}", names::CONTROL_PLANE)];
+    let text = role.to_string();
+    assert!(text.contains(names::TRUST_BUNDLE_CONFIG_MAP) && text.contains(names::WEBHOOK));
+}
+
+#[test]
+fn custom_resource_definitions_outlive_the_release() {
+    let values = values(&[], &[]).unwrap();
+    for object in objects(&values, names::NAMESPACE, MANAGED_BY).unwrap() {
+        if object["kind"] == "CustomResourceDefinition" {
+            let metadata = &object["metadata"];
+            assert_eq!(metadata["annotations"]["helm.sh/resource-policy"], "keep");
+            assert_eq!(metadata["labels"][apply::PART_OF_LABEL], "weft");
+        }
+    }
+}
+
+#[test]
+fn values_are_checked() {
+    for (set, said) in [
+        (
+            "controlPlane.replica=3",
+            "controlPlane.replica: there is no such value; allowed: ",
+        ),
+        (
+            "controlPlane.replicas=0",
+            "controlPlane.replicas: found 0; allowed: 1 and more",
+        ),
+        (
+            "injector.failurePolicy=fail",
+            "injector.failurePolicy: found \"fail\"; allowed: ",
+        ),
+        ("mesh.trustDomain=null", "trustDomain is missing"),
+    ] {
+        let error = sets(&[set]).unwrap_err().to_string();
+        assert!(error.contains(said), "{set}: {error}");
+    }
+    let file = ("a.yaml".to_owned(), "a: [".to_owned());
+    let error = values(&[file], &[]).unwrap_err().to_string();
+    assert!(error.starts_with("a.yaml: "), "{error}");
+}
+
+#[test]
+fn a_name_of_a_namespace_cannot_carry_yaml() {
+    let all = values(&[], &[]).unwrap();
+    for name in ["", "A", "-a", "a-", "a\nb: c", "a.b"] {
+        let error = objects(&all, name, MANAGED_BY).unwrap_err();
+        assert!(matches!(error, InstallError::Namespace(_)), "{name}");
+    }
+}
+
+#[test]
+fn values_reach_the_objects() {
+    let values = sets(&[
+        "proxy.image.registry=r.example/mesh,image.tag=v9,imagePullSecrets={s}",
+        r"controlPlane.nodeSelector.kubernetes\.io/arch=amd64,mesh.workloadRanges={10.0.0.0/8}",
+    ]);
+    let all = by_name(objects(&values.unwrap(), "mesh", MANAGED_BY).unwrap());
+    let pod = &all["Deployment/weft-control-plane"]["spec"]["template"]["spec"];
+    let container = &pod["containers"][0];
+    assert_eq!(container["image"], "localhost/weft:v9");
+    let arguments = container["args"].as_array().unwrap();
+    for argument in [
+        "--proxy-image=r.example/mesh/weft-proxy:v9",
+        "--workload-range=10.0.0.0/8",
+        "--advertise=weft-control-plane.mesh.svc:15010",
+    ] {
+        assert!(arguments.contains(&argument.into()), "{arguments:?}");
+    }
+    assert_eq!(pod["nodeSelector"]["kubernetes.io/arch"], "amd64");
+    assert_eq!(pod["imagePullSecrets"], json!([{"name": "s"}]));
+    assert!(!all.contains_key("PodDisruptionBudget/weft-control-plane"));
+}
+
+const CHART_DIR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/helm/weft");
+
+/// Values to compare what helm makes of the chart, and what this does.
+const SHAPES: [&[&str]; 4] = [
+    &[],
+    &[
+        "-f",
+        concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../deploy/helm/weft/values-ha.yaml"
+        ),
+    ],
+    &[
+        "--set",
+        "serviceMonitor.enabled=true,serviceMonitor.labels.release=p,podDisruptionBudget.enabled=true",
+        "--set",
+        r"image.registry=r.example:5000/a,proxy.image.tag=v2,imagePullSecrets={a,b},controlPlane.priorityClassName=high",
+        "--set",
+        r"controlPlane.podAnnotations.a\.b/c=yes,controlPlane.podLabels.x=007,controlPlane.affinity.nodeAffinity=null",
+        "--set",
+        r#"controlPlane.extraArgs={--grace=20s,--x=a "b": #c},mesh.workloadRanges={10.0.0.0/8,fd00::/64}"#,
+        "--set",
+        r"controlPlane.serviceAnnotations.k=y,controlPlane.serviceAccountAnnotations.eks=no,injector.exemptNamespaces={kube-system}",
+    ],
+    &[
+        "--set",
+        "injector.enabled=false,networkPolicy.enabled=false,crds.install=false",
+    ],
+];
+
+fn helm(arguments: &[&str], input: &str, kubeconfig: Option<&std::path::Path>) -> (bool, String) {
+    let assets = testing::assets().unwrap();
+    let mut command = Command::new(assets.join("helm"));
+    if let Some(kubeconfig) = kubeconfig {
+        command.env("KUBECONFIG", kubeconfig);
+    }
+    let mut child = command
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    match output.status.success() {
+        true => (true, text),
+        false => (false, text + &errors),
+    }
+}
+
+/// The objects that this makes of arguments of helm's.
+fn ours(arguments: &[&str]) -> Result<Vec<Value>, InstallError> {
+    let (mut files, mut sets_) = (Vec::new(), Vec::new());
+    for pair in arguments.chunks(2) {
+        match pair[0] {
+            "-f" => files.push((
+                pair[1].to_owned(),
+                std::fs::read_to_string(pair[1]).unwrap(),
+            )),
+            _ => sets_.push((pair[1].to_owned(), SetAs::Guessed)),
+        }
+    }
+    // Helm's own word for who manages them.
+    objects(&values(&files, &sets_)?, names::NAMESPACE, "Helm")
+}
+
+#[test]
+fn helm_makes_the_same_of_the_chart() {
+    if testing::assets().is_none() {
+        return;
+    }
+    let (good, said) = helm(&["lint", "--strict", CHART_DIR], "", None);
+    assert!(good, "{said}");
+    for shape in SHAPES {
+        let mut arguments = vec!["template", "weft", CHART_DIR, "-n", names::NAMESPACE];
+        arguments.extend(["--kube-version", "1.35"]);
+        arguments.extend(shape);
+        let (good, text) = helm(&arguments, "", None);
+        assert!(good, "{shape:?}: {text}");
+        let theirs: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
+        let theirs = theirs.into_iter().filter(|object| !object.is_null());
+        let theirs = by_name(theirs.collect());
+        assert_eq!(by_name(ours(shape).unwrap()), theirs, "{shape:?}");
+    }
+    // What one refuses, the other does.
+    for wrong in [
+        "a=1",
+        "controlPlane.replicas=x",
+        "mesh.leafTtl=null",
+        "global.a=1",
+    ] {
+        let arguments = ["template", "weft", CHART_DIR, "--set", wrong];
+        let (good, said) = helm(&arguments, "", None);
+        assert!(!good, "{wrong}: {said}");
+        assert!(ours(&["--set", wrong]).is_err(), "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn an_api_server_takes_the_chart_and_upgrades_leave_the_webhooks_authority() {
+    let Some(server) = testing::ApiServer::start().await else {
+        return;
+    };
+    let kubeconfig = server.kubeconfig();
+    let helm = |arguments: &[&str]| helm(arguments, "", Some(&kubeconfig));
+    server.kubectl(&["create", "namespace", names::NAMESPACE], "");
+    for shape in [SHAPES[0], SHAPES[1], SHAPES[3]] {
+        let text = to_yaml(&ours(shape).unwrap()).unwrap();
+        let dry = ["apply", "--dry-run=server", "--validate=strict", "-f", "-"];
+        let (good, said) = server.kubectl(&dry, &text);
+        assert!(good, "{shape:?}: {said}");
+    }
+
+    let client = server.client().await;
+    let webhooks = Api::<MutatingWebhookConfiguration>::all(client.clone());
+    let options = ApplyOptions {
+        force_conflicts: false,
+        wait: std::time::Duration::ZERO,
+    };
+    let wanted = |set: &str| {
+        let set = [(set.to_owned(), SetAs::Guessed)];
+        let values = values(&[], &set).unwrap();
+        objects(&values, names::NAMESPACE, MANAGED_BY).unwrap()
+    };
+    // No controller makes pods here, so that the control plane does not become available.
+    let waits = |done: Result<(), InstallError>| {
+        let error = done.unwrap_err();
+        assert!(matches!(error, InstallError::NotReady(_)), "{error}");
+    };
+    let install = async |set: &str| {
+        let namespace = names::NAMESPACE;
+        apply(&client, namespace, wanted(set), options, |_| {}).await
+    };
+    waits(install("podDisruptionBudget.enabled=true").await);
+    give_authority(&server);
+    waits(install("injector.timeoutSeconds=7").await);
+    assert_has_authority(&webhooks, 7).await;
+    let budget = [
+        "-n",
+        names::NAMESPACE,
+        "get",
+        "poddisruptionbudget",
+        "-o",
+        "name",
+    ];
+    assert!(
+        !server.kubectl(&budget, "").1.contains("weft"),
+        "what is not wanted any more stays"
+    );
+    uninstall(&client, names::NAMESPACE, false, |_| {})
+        .await
+        .unwrap();
+    let left = "deployment,service,serviceaccount,role,rolebinding,networkpolicy";
+    let left = server
+        .kubectl(&["-n", names::NAMESPACE, "get", left, "-o", "name"], "")
+        .1;
+    assert!(!left.contains("weft"), "{left}");
+
+    let release = ["weft", CHART_DIR, "-n", names::NAMESPACE];
+    let (good, said) = helm(&[&["install"], &release[..]].concat());
+    assert!(good, "{said}");
+    give_authority(&server);
+    let changed = ["--set", "injector.timeoutSeconds=8"];
+    let (good, said) = helm(&[&["upgrade"], &release[..], &changed].concat());
+    assert!(good, "{said}");
+    assert_has_authority(&webhooks, 8).await;
+    let foreign = install("injector.timeoutSeconds=9").await.unwrap_err();
+    assert!(foreign.to_string().contains("managed by Helm"), "{foreign}");
+    let (good, said) = helm(&["uninstall", "weft", "-n", names::NAMESPACE]);
+    assert!(good, "{said}");
+}
+
+/// What the control plane's leader writes.
+fn give_authority(server: &testing::ApiServer) {
+    let bundle = server.kubectl(
+        &[
+            "config",
+            "view",
+            "--raw",
+            "--flatten",
+            "-o",
+            "jsonpath={.clusters[0].cluster.certificate-authority-data}",
+        ],
+        "",
+    );
+    let patch = json!({"webhooks": [
+        {"name": "namespace.inject.weft-mesh.io", "clientConfig": {"caBundle": bundle.1}},
+        {"name": "pod.inject.weft-mesh.io", "clientConfig": {"caBundle": bundle.1}},
+    ]});
+    let manager = format!("--field-manager={}", names::FIELD_MANAGER);
+    let object = [
+        "patch",
+        "mutatingwebhookconfiguration",
+        names::WEBHOOK,
+        &manager,
+    ];
+    let (good, said) = server.kubectl(&[&object[..], &["-p", &patch.to_string()]].concat(), "");
+    assert!(good, "{said}");
+}
+
+async fn assert_has_authority(api: &Api<MutatingWebhookConfiguration>, timeout: i32) {
+    let found = api.get(names::WEBHOOK).await.unwrap();
+    let webhooks = found.webhooks.unwrap();
+    assert_eq!(webhooks.len(), 2);
+    for webhook in webhooks {
+        assert_eq!(webhook.timeout_seconds, Some(timeout));
+        assert!(webhook.client_config.ca_bundle.is_some());
+    }
+}
