@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use axum::routing::get;
 use axum::{Json, Router};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,7 @@ use crate::peers::Peers;
 use crate::pipeline::Pipeline;
 use crate::publish::Publisher;
 use crate::registry::Registrations;
+use crate::sources::kubernetes::ClusterStatus;
 use crate::store::Store;
 
 /// The parts that are measured.
@@ -37,6 +39,8 @@ pub struct Measured {
     pub pipeline: Arc<Pipeline>,
     /// Discovery streams.
     pub publisher: Arc<Publisher>,
+    /// Objects of the cluster; nothing outside of one.
+    pub cluster: Option<Arc<ClusterStatus>>,
 }
 
 /// Serves `/metrics`, `/targets`, `/healthz` and `/readyz` until `stop`.
@@ -63,6 +67,9 @@ fn render(measured: &Measured) -> String {
     register_counters(&mut registry, measured);
     register_gauges(&mut registry, measured);
     register_peers(&mut registry, &measured.peers);
+    if let Some(cluster) = &measured.cluster {
+        register_cluster(&mut registry, cluster);
+    }
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _infallible = encode(&mut text, &registry);
@@ -155,6 +162,28 @@ fn register_gauges(registry: &mut Registry, measured: &Measured) {
         let value = i64::try_from(value).unwrap_or(i64::MAX);
         registry.register(name, help, ConstGauge::new(value));
     }
+}
+
+fn register_cluster(registry: &mut Registry, cluster: &ClusterStatus) {
+    let objects = Family::<[(&'static str, &'static str); 1], Gauge>::default();
+    let stale = Family::<[(&'static str, &'static str); 1], Gauge>::default();
+    for of_kind in cluster.view(Instant::now()) {
+        let labels = [("kind", of_kind.kind.as_str())];
+        let many = i64::try_from(of_kind.objects).unwrap_or(i64::MAX);
+        objects.get_or_create(&labels).set(many);
+        let seconds = i64::try_from(of_kind.stale.as_secs()).unwrap_or(i64::MAX);
+        stale.get_or_create(&labels).set(seconds);
+    }
+    registry.register(
+        "weft_kubernetes_objects",
+        "Objects of the cluster that are facts of the mesh",
+        objects,
+    );
+    registry.register(
+        "weft_kubernetes_stale_seconds",
+        "How long the cluster's API has not been followed: what is in force may be that old",
+        stale,
+    );
 }
 
 fn register_peers(registry: &mut Registry, peers: &Peers) {

@@ -51,6 +51,8 @@ pub struct Pipeline {
     publisher: Arc<Publisher>,
     snapshot: ArcSwap<Snapshot>,
     progress: watch::Sender<Progress>,
+    /// Whether every source has handed out what there was to begin with.
+    complete: watch::Sender<bool>,
     pulse: Arc<Pulse>,
     /// Virtual addresses that are not written down yet.
     unsaved: Mutex<BTreeMap<ServiceName, Option<Assigned>>>,
@@ -82,7 +84,7 @@ impl Pipeline {
         let mut snapshot = Snapshot::new(World::new(settings, bundle, addresses));
         let mut progress = Progress::default();
         let mut deltas = Vec::new();
-        for source in sources {
+        for source in sources.iter_mut() {
             let batch = source.start()?;
             deltas.extend(batch.deltas);
             progress.registered = batch.registered.unwrap_or(progress.registered);
@@ -101,6 +103,7 @@ impl Pipeline {
             publisher,
             snapshot: ArcSwap::from_pointee(snapshot),
             progress: watch::Sender::new(progress),
+            complete: watch::Sender::new(is_complete(sources)),
             pulse: Arc::default(),
             unsaved: Mutex::new(unsaved.into_iter().collect()),
         };
@@ -121,6 +124,14 @@ impl Pipeline {
             .wait_for(|progress| progress.revision >= revision)
             .await;
         self.snapshot()
+    }
+
+    /// Waits until every source has handed out what there was to begin with. Before that sidecars must
+    /// not be told anything.
+    pub async fn complete(&self) {
+        let mut complete = self.complete.subscribe();
+        // It does not fail: the sender is our own.
+        let _reached = complete.wait_for(|complete| *complete).await;
     }
 
     /// Beats whenever it was looked for changes.
@@ -149,6 +160,12 @@ impl Pipeline {
                     Err(error) => return error,
                 }
             }
+            let complete = is_complete(&sources);
+            self.complete.send_if_modified(|was| {
+                let became = complete && !*was;
+                *was |= complete;
+                became
+            });
         }
     }
 
@@ -258,6 +275,10 @@ impl Pipeline {
         names.extend(own.map(|name| (Kind::Workload, name.into())));
         names
     }
+}
+
+fn is_complete(sources: &[Box<dyn Source>]) -> bool {
+    sources.iter().all(|source| source.is_complete())
 }
 
 /// Waits until a source has a batch, and takes one of each source that has, in the order of the

@@ -18,7 +18,8 @@ use crate::peers::Peers;
 use crate::pipeline::{self, Pipeline};
 use crate::publish::Publisher;
 use crate::registry::{self, Observations, Registrations};
-use crate::sources::{IdentitySource, RegistrySource, Source, StoreSource};
+use crate::sources::kubernetes::ClusterStatus;
+use crate::sources::{IdentitySource, KubernetesSource, RegistrySource, Source, StoreSource};
 use crate::store::{RedbStore, Store, StoreError};
 use crate::supervise::Supervisor;
 
@@ -39,6 +40,8 @@ pub(crate) struct Parts {
     pub(crate) pipeline: Arc<Pipeline>,
     /// Who is told of it.
     pub(crate) publisher: Arc<Publisher>,
+    /// How far the cluster's objects have come; nothing outside of a cluster.
+    pub(crate) cluster: Option<Arc<ClusterStatus>>,
 }
 
 /// Everything that is behind the listeners; its tasks run when it is returned. `cluster` is the one
@@ -84,6 +87,12 @@ pub(crate) fn assemble(
         Box::new(StoreSource::new(Arc::clone(&store))),
         Box::new(RegistrySource::new(Arc::clone(registrations.changes()))),
     ];
+    let mut followed = None;
+    if let Some(cluster) = &cluster {
+        let source = KubernetesSource::new(&cluster.client, &trust_domain);
+        followed = Some(Arc::clone(source.status()));
+        sources.push(Box::new(source));
+    }
     let config = pipeline::settings(
         trust_domain,
         settings.virtual_ranges,
@@ -112,6 +121,7 @@ pub(crate) fn assemble(
         observations,
         pipeline,
         publisher,
+        cluster: followed,
     })
 }
 
@@ -141,7 +151,13 @@ pub(super) fn health_of(tasks: &mut Supervisor, parts: &Parts) -> Health {
         asked(Arc::clone(&store), Arc::clone(&writer)),
     );
     let pipeline = Arc::clone(&parts.pipeline);
-    Health::default()
+    let mut health = Health::default();
+    if let Some(cluster) = parts.cluster.clone() {
+        health = health.with_ready("kubernetes", move || {
+            std::future::ready(cluster.missing().map_or(Ok(()), Err))
+        });
+    }
+    health
         .with_pulse("pipeline", Arc::clone(parts.pipeline.pulse()))
         .with_pulse("store", writer)
         .with_alive("store", move || {

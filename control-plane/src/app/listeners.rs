@@ -87,6 +87,7 @@ impl Listeners {
             registrations: Arc::clone(&parts.registrations),
             pipeline: Arc::clone(&parts.pipeline),
             publisher: Arc::clone(&parts.publisher),
+            cluster: parts.cluster.clone(),
         };
         let health = Arc::clone(&self.health);
         let serving = metrics::serve(listener, measured, health, self.stop.clone());
@@ -112,7 +113,13 @@ impl Listeners {
         let ends = self.stop.clone();
         let serve = move |connection| transport::serve(connection, sidecars.clone(), ends.clone());
         let accepting = transport::accept(listener, tls, peers, self.stop.clone(), serve);
-        tasks.spawn("sidecars", accepting);
+        let (pipeline, stop) = (Arc::clone(&self.parts.pipeline), self.stop.clone());
+        tasks.spawn("sidecars", async move {
+            tokio::select! {
+                () = pipeline.complete() => accepting.await,
+                () = stop.cancelled() => {}
+            }
+        });
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 //! here, and a line in `app/assemble.rs`.
 
 mod identities;
+pub mod kubernetes;
 mod registry;
 mod store;
 
@@ -13,6 +14,7 @@ use crate::store::{Revision, StoreError};
 use crate::world::Delta;
 
 pub use identities::IdentitySource;
+pub use kubernetes::KubernetesSource;
 pub use registry::RegistrySource;
 pub use store::StoreSource;
 
@@ -29,8 +31,14 @@ pub struct Batch {
 
 /// Where facts come from.
 pub trait Source: fmt::Debug + Send {
-    /// Everything that there is, to begin with.
+    /// Everything that there is, to begin with; what has to be waited for comes with [`Source::next`].
     fn start(&mut self) -> Result<Batch, StoreError>;
+
+    /// Whether everything that there was to begin with has been handed out. Until then sidecars are
+    /// told nothing: what is not known yet would look like what is not there.
+    fn is_complete(&self) -> bool {
+        true
+    }
 
     /// Waits for further changes. A call that is dropped has taken nothing. An error ends the
     /// control plane: a source that has failed must not look like one in which nothing happens.

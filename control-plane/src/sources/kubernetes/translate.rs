@@ -1,0 +1,195 @@
+//! From objects of the cluster's API to facts: pure. `None` is an object that is none for the mesh.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use weft_core::model::AppProtocol;
+use weft_core::name::{ServiceName, SpiffeId, TrustDomain, WorkloadName};
+
+use crate::kubernetes::names::PROXY_CONTAINER;
+use crate::model::ObjectName;
+use crate::world::cluster::{
+    ClusterPort, ClusterService, ClusterSlice, Pod, Serving, SliceEndpoint,
+};
+
+/// The label by which a slice says of which service it is.
+const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+/// The account of pods that name none.
+const DEFAULT_ACCOUNT: &str = "default";
+/// Endpoints of one slice that are taken, as many as the API server allows.
+const SLICE_ENDPOINTS_MAX: usize = 1000;
+
+/// A Service that has addresses, or pods behind it. One of type ExternalName is a name outside the
+/// mesh and nothing else.
+pub(super) fn service(service: &core::Service) -> Option<ClusterService> {
+    let metadata = &service.metadata;
+    let name = ServiceName::new(metadata.namespace.as_deref()?, metadata.name.as_deref()?).ok()?;
+    let spec = service.spec.as_ref()?;
+    if spec.type_.as_deref() == Some("ExternalName") {
+        return None;
+    }
+    let one = spec.cluster_ip.iter();
+    let all = spec.cluster_ips.as_ref();
+    let addresses = all.map_or_else(|| one.collect::<Vec<_>>(), |all| all.iter().collect());
+    // "None" is what a headless one has.
+    let addresses = addresses.into_iter().filter_map(|text| text.parse().ok());
+    let ports = spec.ports.iter().flatten().filter_map(port);
+    let mut ports: Vec<ClusterPort> = ports.collect();
+    ports.sort_by_key(|port| port.port);
+    ports.dedup_by_key(|port| port.port);
+    Some(ClusterService {
+        name,
+        addresses: addresses.collect(),
+        ports,
+    })
+}
+
+fn port(port: &core::ServicePort) -> Option<ClusterPort> {
+    if !is_tcp(port.protocol.as_deref()) {
+        return None;
+    }
+    let number = u16::try_from(port.port).ok().filter(|port| *port > 0)?;
+    let name = port.name.as_deref().unwrap_or_default();
+    let target = match &port.target_port {
+        Some(IntOrString::Int(0)) | None => Some(number),
+        Some(IntOrString::Int(target)) => u16::try_from(*target).ok(),
+        Some(IntOrString::String(_)) => None,
+    };
+    Some(ClusterPort {
+        port: number,
+        name: name.into(),
+        protocol: protocol(port.app_protocol.as_deref(), name),
+        target,
+    })
+}
+
+fn is_tcp(protocol: Option<&str>) -> bool {
+    protocol.is_none_or(|protocol| protocol == "TCP")
+}
+
+/// What is spoken on a port: by its `appProtocol`, where an unknown one is opaque, else by its name
+/// as Istio reads it (`http`, `http-metrics`, `grpc`…), else whatever the first bytes say.
+pub(super) fn protocol(app_protocol: Option<&str>, name: &str) -> AppProtocol {
+    if let Some(declared) = app_protocol {
+        return match declared.to_ascii_lowercase().as_str() {
+            "kubernetes.io/wss" => AppProtocol::Tls,
+            "grpc-web" => AppProtocol::Http,
+            other => AppProtocol::parse(other).unwrap_or(AppProtocol::Tcp),
+        };
+    }
+    let name = name.to_ascii_lowercase();
+    if name == "grpc-web" || name.starts_with("grpc-web-") {
+        return AppProtocol::Http;
+    }
+    let first = name.split('-').next().unwrap_or_default();
+    match first {
+        "mongo" | "mysql" | "redis" | "postgres" | "postgresql" => AppProtocol::Tcp,
+        other => AppProtocol::parse(other).unwrap_or_default(),
+    }
+}
+
+/// A slice of a service's endpoints. One of names (`addressType: FQDN`) has no addresses.
+pub(super) fn slice(slice: &discovery::EndpointSlice) -> Option<ClusterSlice> {
+    if !matches!(slice.address_type.as_str(), "IPv4" | "IPv6") {
+        return None;
+    }
+    let metadata = &slice.metadata;
+    let namespace = metadata.namespace.as_deref()?;
+    let service = metadata.labels.as_ref()?.get(SERVICE_LABEL)?;
+    let service = ServiceName::new(namespace, service).ok()?;
+    let ports = slice.ports.iter().flatten().filter_map(|port| {
+        if !is_tcp(port.protocol.as_deref()) {
+            return None;
+        }
+        let number = u16::try_from(port.port?).ok().filter(|port| *port > 0)?;
+        Some((port.name.as_deref().unwrap_or_default().into(), number))
+    });
+    let mut ports: Vec<(Arc<str>, u16)> = ports.collect();
+    ports.sort();
+    ports.dedup();
+    let endpoints = slice.endpoints.iter().take(SLICE_ENDPOINTS_MAX);
+    Some(ClusterSlice {
+        name: ObjectName {
+            namespace: namespace.to_owned(),
+            name: metadata.name.clone()?,
+        },
+        ports,
+        endpoints: endpoints
+            .filter_map(|one| endpoint(namespace, one))
+            .collect(),
+        service,
+    })
+}
+
+/// Further addresses of an endpoint have no meaning (`EndpointSlice.endpoints.addresses`).
+fn endpoint(namespace: &str, endpoint: &discovery::Endpoint) -> Option<SliceEndpoint> {
+    let address: IpAddr = endpoint.addresses.first()?.parse().ok()?;
+    let pod = endpoint.target_ref.as_ref().and_then(|target| {
+        let own = target.namespace.as_deref().unwrap_or(namespace) == namespace;
+        if target.kind.as_deref() != Some("Pod") || !own {
+            return None;
+        }
+        let uid = target.uid.as_deref().unwrap_or_default();
+        Some((target.name.as_deref()?.into(), uid.into()))
+    });
+    let conditions = endpoint.conditions.as_ref();
+    let of = |read: fn(&discovery::EndpointConditions) -> Option<bool>| conditions.and_then(read);
+    // What is not said is to be taken for ready (`EndpointConditions.ready`).
+    let ready = of(|conditions| conditions.ready).unwrap_or(true);
+    let serving = of(|conditions| conditions.serving).unwrap_or(ready);
+    let terminating = of(|conditions| conditions.terminating).unwrap_or(false);
+    Some(SliceEndpoint {
+        address: address.to_canonical(),
+        pod,
+        zone: endpoint.zone.as_deref().unwrap_or_default().into(),
+        serving: match (ready, serving && terminating) {
+            (true, _) => Serving::Ready,
+            (false, true) => Serving::Terminating,
+            (false, false) => Serving::No,
+        },
+    })
+}
+
+/// A pod that has not ended.
+pub(super) fn pod(pod: &core::Pod, trust_domain: &TrustDomain) -> Option<Pod> {
+    let metadata = &pod.metadata;
+    let namespace = metadata.namespace.as_deref()?;
+    let name = WorkloadName::new(namespace, metadata.name.as_deref()?).ok()?;
+    let spec = pod.spec.as_ref()?;
+    let status = pod.status.as_ref();
+    let phase = status.and_then(|status| status.phase.as_deref());
+    if matches!(phase, Some("Succeeded" | "Failed")) {
+        return None;
+    }
+    let of_node = spec.host_network == Some(true);
+    let addresses = status.filter(|_| !of_node).into_iter();
+    let addresses = addresses.flat_map(|status| status.pod_ips.iter().flatten());
+    let addresses = addresses.filter_map(|address| address.ip.parse::<IpAddr>().ok());
+    let account = spec.service_account_name.as_deref();
+    let account = account.unwrap_or(DEFAULT_ACCOUNT);
+    let identity = match is_in_mesh(spec) {
+        // Nothing that is there would be taken for the certificate of such a name.
+        true => Some(SpiffeId::new(trust_domain, namespace, account).ok()?),
+        false => None,
+    };
+    Some(Pod {
+        name,
+        uid: metadata.uid.as_deref()?.into(),
+        addresses: addresses.collect(),
+        identity,
+    })
+}
+
+/// Whether a pod has a sidecar: the list of its containers cannot be changed once it is made.
+fn is_in_mesh(spec: &core::PodSpec) -> bool {
+    let init = spec.init_containers.iter().flatten();
+    let mut containers = spec.containers.iter().chain(init);
+    containers.any(|container| container.name == PROXY_CONTAINER)
+}
+
+#[cfg(test)]
+#[path = "translate_tests.rs"]
+mod tests;
