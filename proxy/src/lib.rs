@@ -29,7 +29,6 @@ pub mod nest;
 pub mod observe;
 pub mod outbound;
 pub mod pool;
-pub mod proof;
 pub mod registration;
 pub mod relay;
 pub mod shared;

@@ -43,8 +43,6 @@ pub struct Shared {
     pub connections: Arc<Connections>,
     /// What clients may reset of their requests.
     pub resets: Arc<Resets>,
-    /// What outbound answers at the reserved address (`proof`): nobody else knows it.
-    pub proof_secret: [u8; 16],
 }
 
 impl Shared {

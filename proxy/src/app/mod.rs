@@ -18,7 +18,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use weft_core::interception::Interception;
 use weft_core::leaving::LeavingTime;
 use weft_core::model::Registration;
 use weft_core::name::{NameError, ServiceName, WorkloadName};
@@ -38,7 +37,6 @@ use crate::names;
 use crate::nest::{self, NestAddresses, NestListeners, SocketFactory};
 use crate::observe;
 use crate::outbound;
-use crate::proof;
 use crate::registration::{Registrar, Standing};
 use crate::shared::{HostAccess, Shared};
 use crate::state::{StateDir, StateError};
@@ -280,7 +278,6 @@ impl Sidecar {
         let shared = Arc::new(Shared {
             limited: Arc::default(),
             resets: Arc::default(),
-            proof_secret: secret(),
             config: Arc::new(config),
             mesh: Arc::clone(&mesh),
             tls,
@@ -310,7 +307,6 @@ impl Sidecar {
         let limited = Arc::clone(&shared.mesh);
         vital.spawn("leases", leases::run(lines.clone(), limited));
         watch_discovery(&shared, client.connected(), &readiness);
-        watch_interception(&shared, &readiness, &vital);
         vital.spawn("discovery", client.run());
         let renewing = Arc::clone(&identity);
         vital.spawn("renewal", async move { renewing.keep_fresh(lines).await });
@@ -446,46 +442,6 @@ async fn release_memory(readiness: Readiness) {
 }
 
 /// Follows the discovery stream. A sidecar that was restored from disk is ready without one.
-/// Random bytes that nobody else knows.
-fn secret() -> [u8; 16] {
-    let mut bytes = [0; 16];
-    #[expect(
-        clippy::expect_used,
-        reason = "aws-lc's generator does not fail once the process runs, and no secret may be made without it"
-    )]
-    aws_lc_rs::rand::fill(&mut bytes).expect("the system's random generator");
-    bytes
-}
-
-/// Not ready unless interception is proved, where that is asked for.
-fn watch_interception(shared: &Arc<Shared>, readiness: &Readiness, vital: &Vital) {
-    if !shared.config.prove_interception {
-        return;
-    }
-    let metrics = shared.metrics.clone();
-    metrics.set_interception_proved(false);
-    let readiness = readiness.clone();
-    let mut block = Some(readiness.block(UNPROVED));
-    let tell = move |state| {
-        metrics.set_interception_proved(state == Interception::Proved);
-        let next = match state {
-            Interception::Proved => None,
-            Interception::Unproved => Some(readiness.block(UNPROVED)),
-            Interception::Lost { found, .. } => {
-                Some(readiness.block(format!("interception: lost: {}", found.as_str())))
-            }
-        };
-        drop(std::mem::replace(&mut block, next));
-    };
-    vital.spawn(
-        "proof of interception",
-        proof::run(Arc::clone(shared), tell),
-    );
-}
-
-/// What `/readyz` says until the first dial of the reserved address arrives.
-const UNPROVED: &str = "interception: not proved yet";
-
 fn watch_discovery(shared: &Shared, mut connected: watch::Receiver<bool>, readiness: &Readiness) {
     let metrics = shared.metrics.clone();
     let restored = shared.mesh.snapshot().config.is_some();

@@ -49,9 +49,6 @@ pub struct ProxyConfig {
     pub application_address: Option<IpAddr>,
     /// What inbound accepts.
     pub mtls: MtlsMode,
-    /// Whether the sidecar proves once a second that connections are redirected to it, and is not
-    /// ready while they are not. For pods with the rules of `weft-proxy intercept`.
-    pub prove_interception: bool,
     /// Local listeners for programs whose traffic is not captured.
     pub upstreams: Vec<UpstreamConfig>,
     /// How long things may take.
@@ -76,7 +73,6 @@ impl Default for ProxyConfig {
             listeners: ListenerConfig::default(),
             application_address: None,
             mtls: MtlsMode::default(),
-            prove_interception: false,
             upstreams: Vec::new(),
             timeouts: TimeoutConfig::default(),
             limits: LimitConfig::default(),

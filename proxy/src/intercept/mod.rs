@@ -9,7 +9,7 @@ mod rules;
 mod sys;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
 use clap::Args;
@@ -19,15 +19,6 @@ pub use rules::Rules;
 
 /// The user that a sidecar in a pod runs as; its connections are not redirected.
 pub const PROXY_UID: u32 = 1337;
-
-/// Reserved addresses that are redirected to outbound for the sidecar's own user too, so that it can
-/// see whether the rules are in place: next to the range of virtual addresses, and nobody's.
-pub const PROOF_ADDRESSES: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(240, 239, 255, 253)),
-    IpAddr::V6(Ipv6Addr::new(0xfd77, 0x6566, 0x7400, 0, 0, 0, 0, 0xfffd)),
-];
-/// The port that is dialled there.
-pub const PROOF_PORT: u16 = 15001;
 
 /// `SO_PRIORITY` of what inbound dials: rules let it through to the application. It needs no
 /// privilege up to 6, unlike a mark.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use weft_core::model::Cidr;
 
-use super::{INBOUND_PRIORITY, PROOF_ADDRESSES};
+use super::INBOUND_PRIORITY;
 
 /// What is to be redirected, and what is not.
 #[derive(Debug, Clone, Default)]
@@ -115,11 +115,6 @@ impl Rules {
         let mut rules: Vec<Rule> = Vec::new();
         if let Some(uid) = self.proxy_uid {
             let ours = Match::Uid(uid);
-            // First of all: what proves that the rules are there.
-            rules.extend(PROOF_ADDRESSES.map(|address| {
-                let of_proof = vec![ours.clone(), Match::Tcp, Match::To(host(address))];
-                (of_proof, Action::Redirect(self.outbound_port))
-            }));
             for range in loopback() {
                 rules.push((vec![ours.clone(), Match::To(range)], Action::Accept));
             }
@@ -156,15 +151,10 @@ impl Rules {
     }
 
     fn own(&self) -> impl Iterator<Item = Cidr> {
-        self.own_addresses.iter().map(|address| host(*address))
-    }
-}
-
-/// The range that is one address.
-fn host(address: IpAddr) -> Cidr {
-    Cidr {
-        address,
-        prefix: if address.is_ipv4() { 32 } else { 128 },
+        self.own_addresses.iter().map(|address| Cidr {
+            address: *address,
+            prefix: if address.is_ipv4() { 32 } else { 128 },
+        })
     }
 }
 
@@ -244,8 +234,6 @@ mod tests {
             (packet("1.2.3.4", 80, 0), out),
             (packet("2001:db8::1", 80, 0), out),
             (packet("1.2.3.4", 80, 1337), pass),
-            (packet("240.239.255.253", 15001, 1337), out),
-            (packet("fd77:6566:7400::fffd", 15001, 1337), out),
             (packet("1.2.3.4", 9999, 0), pass),
             (packet("127.0.0.1", 80, 0), pass),
             (packet("::1", 80, 0), pass),

@@ -43,7 +43,6 @@ use crate::first::{First, client_first, first_of, sniff};
 use crate::http::none_came;
 use crate::mesh::{Call, Counted, Destination, Endpoint, EndpointKey, PortView};
 use crate::pool::{self, DialError};
-use crate::proof::{self, is_proof};
 use crate::relay::{Ended, Terms, relay};
 use crate::telemetry::metrics::{Direction, HttpKey, TcpStats, Wire};
 use crate::tls::{ALPN_TCP, Replayed};
@@ -64,9 +63,6 @@ pub async fn captured(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr
     if is_direct(&stream, destination) {
         let detail = format!("{destination} is this sidecar's own listener");
         return refuse(worker, &stream, NO_SERVICE, (Reason::LoopDetected, &detail));
-    }
-    if is_proof(destination) {
-        return proof::answer(&worker.shared, stream).await;
     }
     if let Some(host) = &worker.shared.host
         && host.address == destination.ip().to_canonical()

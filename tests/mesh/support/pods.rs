@@ -95,16 +95,6 @@ impl<'a> Pods<'a> {
         pods
     }
 
-    /// Runs a program as root in a pod, beside its sidecar.
-    pub(crate) fn inside(&self, pod: &str, program: Program) -> Finished {
-        let program = {
-            let pods = self.pods();
-            let pod = pods.get(pod).expect("a pod of this name");
-            program.under(pod.namespace.enter())
-        };
-        program.run("inside", &self.logs, Duration::from_secs(20))
-    }
-
     /// SIGKILL for the control plane.
     pub(crate) fn kill_control_plane(&self) {
         let sidecars = self.sidecars.as_ref().expect("there is a mesh");

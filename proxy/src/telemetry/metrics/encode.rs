@@ -265,15 +265,6 @@ fn control_plane(out: &mut Out<'_>, inner: &Inner) -> fmt::Result {
         "1 while the discovery stream stands",
         vec![(vec![], i64::from(inner.discovery_connected.load(Relaxed)))],
     )?;
-    let proved = *lock(&inner.interception);
-    out.gauge(
-        "weft_interception_proved",
-        "1 while connections are proved to be redirected to the sidecar",
-        proved
-            .map(|proved| (vec![], i64::from(proved)))
-            .into_iter()
-            .collect(),
-    )?;
     let totals = &inner.totals;
     out.counter(
         "weft_discovery_resources",

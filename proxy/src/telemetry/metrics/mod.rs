@@ -280,8 +280,6 @@ struct Inner {
     handshake_failures: Mutex<BTreeMap<(Direction, &'static str), u64>>,
     control_plane_connected: AtomicBool,
     discovery_connected: AtomicBool,
-    /// Whether interception is proved; `None` where it is not asked for.
-    interception: Mutex<Option<bool>>,
     /// Seconds since the epoch; 0 while there is no certificate.
     certificate_expiry: AtomicU64,
     breakers: OnceLock<BreakerSource>,
@@ -309,7 +307,6 @@ impl Metrics {
             handshake_failures: Mutex::default(),
             control_plane_connected: AtomicBool::new(false),
             discovery_connected: AtomicBool::new(false),
-            interception: Mutex::default(),
             certificate_expiry: AtomicU64::new(0),
             breakers: OnceLock::new(),
             rates: OnceLock::new(),
@@ -361,11 +358,6 @@ impl Metrics {
     /// Whether the connection to the control plane stands.
     pub fn set_control_plane_connected(&self, connected: bool) {
         self.inner.control_plane_connected.store(connected, Relaxed);
-    }
-
-    /// Whether connections of the application are redirected to the sidecar.
-    pub fn set_interception_proved(&self, proved: bool) {
-        *lock(&self.inner.interception) = Some(proved);
     }
 
     /// Whether the discovery stream stands.
