@@ -67,6 +67,8 @@ enum Command {
     Install(install::InstallArgs),
     /// Says what an installed mesh consists of, or deletes it.
     Uninstall(install::UninstallArgs),
+    /// Prints the CustomResourceDefinitions of the mesh's documents, for `kubectl apply -f -`.
+    Crds,
     /// Prints a completion script for a shell.
     Completion {
         /// The shell.
@@ -138,6 +140,7 @@ fn main() -> ExitCode {
         Command::Client(command) => report(client(command)),
         Command::Install(args) => report(install::install(&args)),
         Command::Uninstall(args) => report(install::uninstall(&args)),
+        Command::Crds => report(line(weft_control_plane::model::crds_yaml().trim_end())),
         Command::Completion { shell } => report(completion(shell)),
         Command::Version => report(line(concat!("weft ", env!("CARGO_PKG_VERSION")))),
         Command::DemoApp(args) => demo::app(&args),

@@ -5,6 +5,7 @@ mod roots;
 
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use weft_core::external::{EndpointHost, External, ExternalEndpoint, Origination};
 use weft_core::model::{AppProtocol, ServicePort};
@@ -20,7 +21,7 @@ use roots::roots;
 const WEIGHT: u32 = 100;
 
 /// `spec` of an ExternalService.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ExternalServiceSpec {
     /// The names that programs call it by.
@@ -39,13 +40,14 @@ pub struct ExternalServiceSpec {
 }
 
 /// One port.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ExternalPortSpec {
     /// The port that programs dial, 1 to 65535.
     pub port: u16,
     /// What they speak there.
     #[serde(deserialize_with = "super::service::protocol")]
+    #[schemars(with = "String")]
     pub protocol: AppProtocol,
     /// The endpoints' port; by default the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -56,7 +58,7 @@ pub struct ExternalPortSpec {
 }
 
 /// How endpoints are found.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ResolutionMode {
     /// Each sidecar resolves names.
@@ -67,7 +69,7 @@ pub enum ResolutionMode {
 }
 
 /// One server, or one name of servers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ExternalEndpointSpec {
     /// An address, or with `resolution: dns` a name.
@@ -84,7 +86,7 @@ pub struct ExternalEndpointSpec {
 }
 
 /// What is done to connections on the way out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ExternalTlsSpec {
     /// Whether they get TLS.
@@ -98,7 +100,7 @@ pub struct ExternalTlsSpec {
 }
 
 /// Whether connections get TLS on the way out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TlsMode {
     /// The sidecar makes it.

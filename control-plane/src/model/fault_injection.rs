@@ -1,6 +1,7 @@
 //! `FaultInjection`: what an HTTPRoute's or GRPCRoute's filter of type ExtensionRef names.
 
 use http::HeaderName;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use weft_core::route::{Abort, Delay, Fault, PARTS, ValueMatch};
 
@@ -15,7 +16,7 @@ use super::time::Time;
 const GRPC_CODE: u32 = 14;
 
 /// `spec` of a FaultInjection.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FaultInjectionSpec {
     /// Fields that a request has to have; none is every request.
@@ -30,7 +31,7 @@ pub struct FaultInjectionSpec {
 }
 
 /// A field that a request has to have.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HeaderSpec {
     /// Its name.
     pub name: String,
@@ -42,7 +43,7 @@ pub struct HeaderSpec {
 }
 
 /// How a value is compared.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum HeaderMatchType {
     /// The same.
     #[default]
@@ -52,7 +53,7 @@ pub enum HeaderMatchType {
 }
 
 /// A wait before anything else.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DelaySpec {
     /// How long.
     pub time: Time,
@@ -62,7 +63,7 @@ pub struct DelaySpec {
 }
 
 /// An answer of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AbortSpec {
     /// The status.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use weft_core::model::{Cidr, UnknownDestinations};
 use weft_core::name::check_label;
@@ -19,11 +20,12 @@ const NAME: &str = "mesh";
 const RANGES_MAX: usize = 256;
 
 /// `spec` of MeshConfig.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MeshConfigSpec {
     /// What happens to destinations outside the mesh.
     #[serde(default)]
+    #[schemars(with = "String")]
     pub unknown_destinations: UnknownDestinations,
     /// Ranges of workloads' own addresses, beside those the control plane was started with.
     #[serde(default)]
@@ -34,10 +36,11 @@ pub struct MeshConfigSpec {
 }
 
 /// What is different in a namespace.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NamespaceSpec {
     /// What happens to destinations outside the mesh that its workloads call.
+    #[schemars(with = "String")]
     pub unknown_destinations: UnknownDestinations,
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use gateway_api::experimental::httproutes::HttpRouteRulesMatches;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use weft_core::rate::{RateKey, RateLimit, RateScope, RuleName};
 
@@ -18,7 +19,7 @@ use super::traffic_policy::{SourceSpec, TargetKind, TargetRef};
 const RULES_MAX: usize = 16;
 
 /// `spec` of a RateLimitPolicy.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RateLimitPolicySpec {
     /// What it is for.
@@ -31,7 +32,7 @@ pub struct RateLimitPolicySpec {
 }
 
 /// Who counts together.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RateScopeSpec {
     /// Each sidecar for itself.
@@ -42,7 +43,7 @@ pub enum RateScopeSpec {
 }
 
 /// One limit.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RateRuleSpec {
     /// Requests that it is for, as in an HTTPRoute; none is for all.
@@ -61,7 +62,7 @@ pub struct RateRuleSpec {
 }
 
 /// A part of what a request's key is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum RateKeySpec {
     /// The caller's verified identity.

@@ -1,7 +1,9 @@
 //! Times, as documents and arguments have them.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A time as people write it: `250ms`, `10s`, `1m`.
@@ -13,6 +15,21 @@ impl<'de> Deserialize<'de> for Time {
         let text = String::deserialize(deserializer)?;
         parse_duration(&text).map(Self).map_err(|_error| {
             serde::de::Error::custom(format!("{text:?}, expected a time as in 250ms, 10s or 1m"))
+        })
+    }
+}
+
+/// In a cluster a time is written as in Go: only such can be compared by the rules of a schema.
+impl JsonSchema for Time {
+    fn schema_name() -> Cow<'static, str> {
+        "Time".into()
+    }
+
+    fn json_schema(_generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "maxLength": 32,
+            "pattern": r"^([0-9]{1,10}(\.[0-9]{1,9})?(h|m|s|ms|us|ns))+$",
         })
     }
 }

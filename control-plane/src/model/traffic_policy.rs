@@ -13,6 +13,7 @@ mod target;
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use weft_core::balance::{self, hash::HashOn};
 use weft_core::policy::{BudgetConfig, Fallback, TrafficPolicy};
@@ -39,7 +40,7 @@ use super::kinds::Document;
 use super::time::Time;
 
 /// `spec` of a TrafficPolicy.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TrafficPolicySpec {
     /// What it is for.
@@ -74,7 +75,7 @@ pub struct TrafficPolicySpec {
 }
 
 /// How endpoints are picked.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LoadBalancerSpec {
     /// The way.
@@ -95,7 +96,7 @@ pub struct LoadBalancerSpec {
 }
 
 /// What a request's key is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum HashOnSpec {
     /// A field.
@@ -109,11 +110,11 @@ pub enum HashOnSpec {
 }
 
 /// The calling workload: there is nothing to say about it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SourceSpec {}
 
 /// A cookie that a request's key is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CookieSpec {
     /// Its name.
     pub name: String,
@@ -123,7 +124,7 @@ pub struct CookieSpec {
 }
 
 /// Ways to pick an endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum LoadBalancerType {
     /// The cheaper of two by latency and load.
@@ -141,7 +142,7 @@ pub enum LoadBalancerType {
 }
 
 /// What is repeated.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 pub struct RetrySpec {
     /// Attempts after the first.
@@ -165,7 +166,7 @@ pub struct RetrySpec {
 }
 
 /// Waits between attempts, with full jitter.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 pub struct BackoffSpec {
     /// The first; it doubles.
@@ -177,7 +178,7 @@ pub struct BackoffSpec {
 }
 
 /// Retries in proportion to requests.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 pub struct BudgetSpec {
     /// Retries for each request.
@@ -189,7 +190,7 @@ pub struct BudgetSpec {
 }
 
 /// How long things may take.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 pub struct TimeoutsSpec {
     /// Connecting to an endpoint, TLS included.
@@ -210,7 +211,7 @@ pub struct TimeoutsSpec {
 }
 
 /// How much at the same time, for each sidecar.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 pub struct LimitsSpec {
     /// Requests.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::Method;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use weft_core::adaptive::AdaptiveConfig;
@@ -20,7 +21,7 @@ use crate::model::time::Time;
 const CRITICAL_SHARE: f64 = 0.1;
 
 /// Limits that follow how long answers take.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 pub struct AdaptiveConcurrencySpec {
     /// Of each calling sidecar.
@@ -32,7 +33,7 @@ pub struct AdaptiveConcurrencySpec {
 }
 
 /// How a limit is found.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 pub struct AdaptiveLimitSpec {
     /// The limit before anything was measured.
@@ -59,7 +60,7 @@ pub struct AdaptiveLimitSpec {
 }
 
 /// How a limit is found, and what is refused last.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 pub struct SheddingSpec {
     /// The limit before anything was measured.
@@ -92,7 +93,7 @@ pub struct SheddingSpec {
 }
 
 /// Requests that are critical: those for which all of this holds.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 pub struct CriticalSpec {
     /// Whose, `NAMESPACE/SERVICE-ACCOUNT` or `NAMESPACE/*`.

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use weft_core::breaker::{BreakerConfig, Window};
 use weft_core::name::ServiceName;
@@ -14,7 +15,7 @@ use crate::model::time::Time;
 const BUCKETS: u32 = 10;
 
 /// When an endpoint is left out.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 pub struct CircuitBreakerSpec {
     /// Whether there is one at all.
@@ -79,7 +80,7 @@ pub struct CircuitBreakerSpec {
 }
 
 /// What open breakers do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum BreakerModeSpec {
     /// They keep requests away.
@@ -101,7 +102,7 @@ impl BreakerModeSpec {
 }
 
 /// What counts as an endpoint's failure.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 pub struct FailuresSpec {
     /// Statuses: `5xx`, `500-502` or `429`.
@@ -143,6 +144,16 @@ impl<'de> Deserialize<'de> for Statuses {
     }
 }
 
+impl JsonSchema for Statuses {
+    fn schema_name() -> Cow<'static, str> {
+        "Statuses".into()
+    }
+
+    fn json_schema(_generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "x-kubernetes-int-or-string": true, "maxLength": 7 })
+    }
+}
+
 impl From<(u16, u16)> for Statuses {
     fn from((from, to): (u16, u16)) -> Self {
         Self(from, to)
@@ -157,7 +168,7 @@ impl Serialize for Statuses {
 }
 
 /// What answers in the place of the endpoints.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum FallbackSpec {
     /// This.
@@ -167,7 +178,7 @@ pub enum FallbackSpec {
 }
 
 /// A response in the place of the endpoints'.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FallbackResponseSpec {
     /// The status.
@@ -185,7 +196,7 @@ fn plain_text() -> String {
 }
 
 /// A Service in the place of the endpoints.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FallbackBackendSpec {
     /// Its name.
     pub name: String,
@@ -224,7 +235,7 @@ impl Default for CircuitBreakerSpec {
 }
 
 /// Which calls count: the last so many, or those of the last while.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum WindowSpec {
     /// The last so many.
@@ -234,7 +245,7 @@ pub enum WindowSpec {
 }
 
 /// How an endpoint is tried again.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 pub struct HalfOpenSpec {
     /// Probes at the same time.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use weft_core::health::{Check, HealthCheck, HttpCheck, InitialState};
 
@@ -9,7 +10,7 @@ use super::Statuses;
 use crate::model::time::Time;
 
 /// How endpoints are checked: one of `http`, `grpc` and `tcp`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 pub struct HealthCheckSpec {
     /// A request whose status tells.
@@ -42,7 +43,7 @@ pub struct HealthCheckSpec {
 }
 
 /// A request whose status tells.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpCheckSpec {
     /// The path.
@@ -59,7 +60,7 @@ pub struct HttpCheckSpec {
 }
 
 /// A field of a check's request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CheckHeaderSpec {
     /// Its name.
     pub name: String,
@@ -68,7 +69,7 @@ pub struct CheckHeaderSpec {
 }
 
 /// The gRPC health checking protocol.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct GrpcCheckSpec {
     /// The service asked for; by default the server as a whole.
@@ -77,11 +78,11 @@ pub struct GrpcCheckSpec {
 }
 
 /// Whether the application accepts a connection: there is nothing to say about it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TcpCheckSpec {}
 
 /// What an endpoint counts as before it was checked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum InitialStateSpec {
     /// Well.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::Method;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use weft_core::hedge::{After, DEFAULT_MIN_DELAY, HedgePolicy, SAFE_METHODS};
@@ -11,7 +12,7 @@ use crate::model::time::Time;
 
 /// A slow attempt gets another one beside it: after `delay`, or after what `percentile` of the
 /// recent requests needed at most.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 pub struct HedgeSpec {
     /// After so long.

@@ -1,5 +1,6 @@
 //! `pathNormalization` of a TrafficPolicy: which readings of a path the servers may have.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use weft_core::path::PathNormalization;
@@ -8,7 +9,7 @@ use super::TargetKind;
 use crate::model::check::Check;
 
 /// What the servers of a port may do with paths. What is left out they may do.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 pub struct PathNormalizationSpec {
     /// Take `%2F` for a slash.

@@ -1,5 +1,6 @@
 //! What policies are for.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use weft_core::name::{ServiceName, check_label};
 
@@ -7,7 +8,7 @@ use crate::model::check::Check;
 use crate::model::kind::Attachment;
 
 /// The Service or ExternalService that a policy is for, in the policy's own namespace.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TargetRef {
     /// `Service` or `ExternalService`.
     pub kind: TargetKind,
@@ -19,7 +20,7 @@ pub struct TargetRef {
 }
 
 /// What a policy may be for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum TargetKind {
     /// A service.
     Service,
