@@ -135,15 +135,22 @@ impl From<StoreError> for Refusal {
             return Self::conflicts(conflicts.iter().map(conflict_info).collect());
         }
         let status = match &error {
-            StoreError::Busy { .. } | StoreError::Closed => StatusCode::SERVICE_UNAVAILABLE,
-            StoreError::TooLarge { .. } | StoreError::TooMany { .. } | StoreError::Twice(_) => {
-                StatusCode::UNPROCESSABLE_ENTITY
-            }
+            StoreError::Busy { .. }
+            | StoreError::Closed
+            | StoreError::Cluster { .. }
+            | StoreError::ClusterUncertain { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            StoreError::Refused { .. }
+            | StoreError::NoSuchKind { .. }
+            | StoreError::TooLarge { .. }
+            | StoreError::TooMany { .. }
+            | StoreError::Twice(_) => StatusCode::UNPROCESSABLE_ENTITY,
             StoreError::Conflict(_)
             | StoreError::RecordConflict { .. }
             | StoreError::LeaseHeld { .. }
+            | StoreError::Partial { .. }
             | StoreError::LeaseLost { .. } => StatusCode::CONFLICT,
             StoreError::Lease(_) => StatusCode::BAD_REQUEST,
+            StoreError::Unsupported(_) => StatusCode::NOT_IMPLEMENTED,
             StoreError::NoRevision { .. } => StatusCode::NOT_FOUND,
             StoreError::Engine { .. }
             | StoreError::Uncertain { .. }

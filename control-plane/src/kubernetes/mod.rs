@@ -6,5 +6,6 @@ pub mod names;
 pub mod ranges;
 #[cfg(test)]
 pub(crate) mod testing;
+pub(crate) mod watched;
 
 pub use client::{ClientError, Cluster, ClusterSettings, connect};

@@ -127,6 +127,47 @@ pub enum StoreError {
     /// A row is not given up.
     #[error("--discard-unreadable: {0}; nothing was discarded")]
     Discard(String),
+    /// The cluster's API does not do what it was asked.
+    #[error("the cluster's API: {cause}; nothing was changed")]
+    Cluster {
+        /// What it says.
+        cause: String,
+    },
+    /// The cluster's API has not answered.
+    #[error(
+        "the cluster's API: {cause}; whether this change was made is open: look before you repeat it"
+    )]
+    ClusterUncertain {
+        /// What happened.
+        cause: String,
+    },
+    /// The cluster's API does not take a document.
+    #[error("{key}: the cluster's API refuses it: {cause}; it was not changed")]
+    Refused {
+        /// The document.
+        key: ResourceKey,
+        /// What it says.
+        cause: String,
+    },
+    /// The cluster does not have this kind of documents.
+    #[error(
+        "{key}: the cluster has no such kind: `weft crds | kubectl apply -f -` for those of weft-mesh.io, the Gateway API's own definitions for routes; a Service is made with `kubectl`"
+    )]
+    NoSuchKind {
+        /// The document.
+        key: ResourceKey,
+    },
+    /// A commit or write was stopped in the middle, in an engine without transactions.
+    #[error("{} was made, and then: {cause}", .written.join(", "))]
+    Partial {
+        /// What was made.
+        written: Vec<String>,
+        /// What stopped it.
+        cause: Box<Self>,
+    },
+    /// The engine does not do this.
+    #[error("{0}")]
+    Unsupported(&'static str),
     /// It was closed.
     #[error("the store has been closed")]
     Closed,

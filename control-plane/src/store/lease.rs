@@ -205,7 +205,8 @@ impl LeaseBook {
     }
 }
 
-fn check(name: &str, holder: &str, ttl: Duration) -> Result<(), StoreError> {
+/// Refuses what no engine accepts: a time, name or holder that is out of bounds.
+pub(super) fn check(name: &str, holder: &str, ttl: Duration) -> Result<(), StoreError> {
     if !(LEASE_TTL_MIN..=LEASE_TTL_MAX).contains(&ttl) {
         let text = format!("ttl: found {ttl:?}; allowed: 1 second to 1 hour");
         return Err(StoreError::Lease(text));

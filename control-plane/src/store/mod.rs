@@ -1,8 +1,8 @@
 //! Desired state, durable: resources with their history, and the control plane's own records.
 //!
 //! [`Store`] is the seam between the control plane and an engine. [`RedbStore`] keeps everything in
-//! one file; [`MemoryStore`] keeps nothing beyond the process and is for tests and benchmarks. How
-//! the trait maps to other engines is said at its methods; `contract.rs` is the suite that every
+//! one file; [`KubernetesStore`] keeps it in the API of a cluster; [`MemoryStore`] keeps nothing beyond
+//! the process and is for tests and benchmarks. How the trait maps to engines is said at its methods; `contract.rs` is the suite that every
 //! engine passes.
 
 #[cfg(test)]
@@ -12,6 +12,7 @@ mod events;
 #[cfg(test)]
 mod faulty;
 mod history;
+mod kubernetes;
 mod lease;
 mod memory;
 mod record;
@@ -36,6 +37,7 @@ pub use history::{
     HISTORY_BYTES_MAX, HISTORY_PAGE_BYTES_MAX, HISTORY_REVISIONS_MAX, HistoryEntry, HistoryLimits,
     HistoryPage, HistoryPosition, HistoryQuery, changes_back,
 };
+pub use kubernetes::{KindApi, KubernetesOptions, KubernetesStore, RefusedDocument, Subject};
 pub use lease::{
     Clock, Fence, LEASE_NAME_MAX, LEASE_TTL_MAX, LEASE_TTL_MIN, LEASES_MAX, Lease, MonotonicClock,
 };
@@ -61,8 +63,9 @@ pub type Revision = u64;
 /// transaction: it compares the key of the newest revision, puts that key, the commit's list of
 /// keys and digests, and fails when another commit came first (three operations of 128, a list of
 /// thousands of changes in 1.5 MiB); conditions of changes are checked against the revision that it
-/// compares. On Kubernetes, resources are custom resources, whose `resourceVersion` is the
-/// revision; one commit is one object there, because the API server has no larger transactions.
+/// compares. On Kubernetes, resources are custom resources and conditions are their
+/// `resourceVersion`; the API server has no transactions, and a commit that is stopped in the middle
+/// is [`StoreError::Partial`]. Revisions are those of one process there, and ascend over restarts.
 ///
 /// [`get`](Self::get), [`list`](Self::list) and [`records`](Self::records) are synchronous: an engine
 /// over a network (etcd, Kubernetes) answers them from a mirror that its watch feeds, and the mirror

@@ -30,9 +30,19 @@ pub(super) async fn commits_change_what_they_say<E: Engine>() {
     assert_eq!(before.revision, 4);
     engine.reopen();
     let store = engine.store();
-    assert_eq!(store.list().unwrap(), before);
-    assert_eq!(*store.watch().borrow(), 4);
-    assert_eq!(commit(store, vec![put("web", 3)]).await, 5);
+    let after = store.list().unwrap();
+    if E::KEEPS_REVISIONS {
+        assert_eq!(after, before);
+    }
+    let content = |listing: &Listing| -> Vec<_> {
+        let resources = listing.resources.iter();
+        let content = resources.map(|r| (r.key.clone(), r.document.clone(), r.generation));
+        content.collect()
+    };
+    assert_eq!(content(&after), content(&before));
+    assert_eq!(*store.watch().borrow(), after.revision);
+    let next = commit(store, vec![put("web", 3)]).await;
+    assert_eq!(next, after.revision + 1);
 }
 
 pub(super) async fn a_listing_is_in_the_order_of_keys<E: Engine>() {
@@ -110,9 +120,9 @@ pub(super) async fn of_two_with_the_same_condition_one_wins<E: Engine>() {
 pub(super) async fn limits_are_refused<E: Engine>() {
     let engine: E = engine();
     let store = engine.store();
-    let large = json!("x".repeat(DOCUMENT_MAX - 2));
+    let large = json!({"x": "x".repeat(DOCUMENT_MAX - 8)});
     commit(store, vec![Change::put(key("web"), large)]).await;
-    let larger = json!("x".repeat(DOCUMENT_MAX - 1));
+    let larger = json!({"x": "x".repeat(DOCUMENT_MAX - 7)});
     let changes = vec![put("api", 1), Change::put(key("web"), larger)];
     let error = store.commit("me", changes).await.unwrap_err();
     assert!(matches!(error, StoreError::TooLarge { .. }), "{error}");

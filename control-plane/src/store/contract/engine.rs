@@ -18,6 +18,13 @@ pub(super) trait Engine {
     fn store(&self) -> &dyn Store;
     /// Closes the store and opens it again, as a restart does.
     fn reopen(&mut self);
+    /// Whether revisions go on after a restart, and a revision can be told apart from another
+    /// process's.
+    const KEEPS_REVISIONS: bool = true;
+    /// Whether a group of cases is for this engine, on this machine.
+    fn runs(_group: &str) -> bool {
+        true
+    }
 }
 
 pub(super) struct Redb {
@@ -62,6 +69,29 @@ impl Engine for Memory {
 
     fn reopen(&mut self) {
         self.0 = self.0.take().map(MemoryStore::reopened);
+    }
+}
+
+pub(super) use crate::store::kubernetes::tests::Cluster;
+
+impl Engine for Cluster {
+    const KEEPS_REVISIONS: bool = false;
+
+    fn new(_history: HistoryLimits, clock: Arc<dyn Clock>) -> Self {
+        Self::start(clock)
+    }
+
+    fn store(&self) -> &dyn Store {
+        &**self.opened()
+    }
+
+    fn reopen(&mut self) {
+        self.open();
+    }
+
+    /// The history is what users' Git keeps, and backups are those of etcd.
+    fn runs(group: &str) -> bool {
+        !matches!(group, "history" | "snapshots") && crate::kubernetes::testing::assets().is_some()
     }
 }
 

@@ -91,11 +91,11 @@ pub(super) async fn a_lease_outlives_a_restart<E: Engine>() {
     assert!(store.lease("writer", "b", ttl).await.is_err());
     store.renew(&first).await.unwrap();
     let other = store.lease("other", "b", ttl).await.unwrap();
-    assert!(other.fencing > first.fencing);
+    assert!(other.fencing > released.fencing);
     clock.advance(10);
     engine.reopen();
     let store = engine.store();
     clock.advance(10);
     let second = store.lease("writer", "b", ttl).await.unwrap();
-    assert!(second.fencing > other.fencing);
+    assert!(second.fencing > first.fencing);
 }

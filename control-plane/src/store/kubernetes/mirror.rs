@@ -1,0 +1,238 @@
+//! The mirror of the cluster's documents and records, from which reads are answered. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::object::Object;
+use crate::kubernetes::watched::{Entry, Watched};
+use crate::model::ResourceKey;
+use crate::store::{ChangedResource, Event, Revision, StoredResource, digest};
+
+/// Says what is wrong with a document, if anything is.
+pub(super) type Accept = fn(&Value) -> Result<(), String>;
+
+/// A document of the cluster that is not in force as it is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedDocument {
+    /// `metadata.generation` of what is refused.
+    pub generation: u64,
+    /// Why.
+    pub reason: String,
+    /// Whether an older version of it, seen before by this process, is in force.
+    pub older_in_force: bool,
+}
+
+/// What of the cluster is known.
+#[derive(Debug)]
+pub(super) struct Mirror {
+    accept: Accept,
+    /// Objects as they are in the cluster.
+    pub(super) objects: Watched<ResourceKey, Object>,
+    /// Documents in force: each the last good version of its object.
+    documents: BTreeMap<ResourceKey, StoredResource>,
+    refused: BTreeMap<ResourceKey, RefusedDocument>,
+    /// Records by table and key.
+    pub(super) records: Watched<(String, String), Vec<u8>>,
+    revision: Revision,
+    /// What a commit is writing. What the watch tells of it counts when the commit is whole.
+    in_flight: BTreeSet<ResourceKey>,
+    deferred: BTreeSet<ResourceKey>,
+}
+
+impl Mirror {
+    pub(super) fn new(revision: Revision, accept: Accept) -> Self {
+        Self {
+            accept,
+            objects: Watched::default(),
+            documents: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            records: Watched::default(),
+            revision,
+            in_flight: BTreeSet::new(),
+            deferred: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    pub(super) fn documents(&self) -> &BTreeMap<ResourceKey, StoredResource> {
+        &self.documents
+    }
+
+    pub(super) fn refused(&self) -> &BTreeMap<ResourceKey, RefusedDocument> {
+        &self.refused
+    }
+
+    /// Every object, with the revision that its document has changed in last.
+    pub(super) fn standing(
+        &self,
+    ) -> impl Iterator<
+        Item = (
+            &ResourceKey,
+            &Entry<Object>,
+            Option<&RefusedDocument>,
+            Revision,
+        ),
+    > {
+        self.objects.iter().map(|(key, entry)| {
+            let in_force = self.documents.get(key);
+            let revision = in_force.map_or(self.revision, |document| document.revision);
+            (key, entry, self.refused.get(key), revision)
+        })
+    }
+
+    /// A commit begins to write these.
+    pub(super) fn hold(&mut self, keys: impl IntoIterator<Item = ResourceKey>) {
+        self.in_flight.extend(keys);
+    }
+
+    /// The commit is over; what it wrote is in `objects`.
+    pub(super) fn release(&mut self) -> Option<Event> {
+        let mut keys = std::mem::take(&mut self.in_flight);
+        keys.append(&mut self.deferred);
+        self.refresh(keys)
+    }
+
+    /// Brings documents up to date with their objects; what that changes is one revision.
+    pub(super) fn refresh(&mut self, keys: impl IntoIterator<Item = ResourceKey>) -> Option<Event> {
+        let revision = self.revision + 1;
+        let mut changes = Vec::new();
+        for key in keys {
+            if self.in_flight.contains(&key) {
+                self.deferred.insert(key);
+            } else {
+                changes.extend(self.change(key, revision));
+            }
+        }
+        if changes.is_empty() {
+            return None;
+        }
+        self.revision = revision;
+        Some(Event { revision, changes })
+    }
+
+    fn change(&mut self, key: ResourceKey, revision: Revision) -> Option<ChangedResource> {
+        let Some(Entry { value, .. }) = self.objects.get(&key) else {
+            self.refused.remove(&key);
+            self.documents.remove(&key)?;
+            return Some(ChangedResource {
+                key,
+                resource: None,
+            });
+        };
+        if let Err(reason) = (self.accept)(&value.document) {
+            tracing::warn!(%key, reason, "a document of the cluster is not in force");
+            let refused = RefusedDocument {
+                generation: value.generation,
+                reason,
+                older_in_force: self.documents.contains_key(&key),
+            };
+            self.refused.insert(key, refused);
+            return None;
+        }
+        self.refused.remove(&key);
+        let digest = digest(&value.document);
+        let before = self.documents.get(&key);
+        if before.is_some_and(|before| before.digest == digest) {
+            return None;
+        }
+        let resource = StoredResource {
+            key: key.clone(),
+            revision,
+            created: value.created,
+            changed: value.changed,
+            author: value.author.clone(),
+            digest,
+            generation: value.generation,
+            document: value.document.clone(),
+        };
+        self.documents.insert(key.clone(), resource.clone());
+        Some(ChangedResource {
+            key,
+            resource: Some(resource),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn key(name: &str) -> ResourceKey {
+        ResourceKey {
+            kind: "FaultInjection".to_owned(),
+            namespace: "shop".to_owned(),
+            name: name.to_owned(),
+        }
+    }
+
+    fn entry(version: u32, n: u32) -> Entry<Object> {
+        Entry {
+            uid: "u".to_owned(),
+            version: version.to_string(),
+            value: Object {
+                document: json!({ "n": n }),
+                generation: 1,
+                created: 1,
+                changed: 1,
+                author: "me".to_owned(),
+                kept: Default::default(),
+                status: Value::Null,
+            },
+        }
+    }
+
+    fn mirror() -> Mirror {
+        Mirror::new(0, |document| match document["n"].as_u64() {
+            Some(0) => Err("n is 0".to_owned()),
+            _ => Ok(()),
+        })
+    }
+
+    #[test]
+    fn a_bad_version_does_not_replace_a_good_one() {
+        let mut mirror = mirror();
+        mirror.objects.applied(key("a"), entry(1, 0));
+        assert_eq!(mirror.refresh([key("a")]), None);
+        assert!(mirror.documents().is_empty());
+        assert!(!mirror.refused()[&key("a")].older_in_force);
+        mirror.objects.applied(key("a"), entry(2, 5));
+        assert_eq!(mirror.refresh([key("a")]).unwrap().revision, 1);
+        mirror.objects.applied(key("a"), entry(3, 0));
+        assert_eq!(mirror.refresh([key("a")]), None);
+        assert_eq!(mirror.documents()[&key("a")].document["n"], 5);
+        assert!(mirror.refused()[&key("a")].older_in_force);
+        assert!(mirror.objects.gone(&key("a"), "u"));
+        let event = mirror.refresh([key("a")]).unwrap();
+        assert_eq!(event.changes[0].resource, None);
+        assert!(mirror.refused().is_empty());
+    }
+
+    #[test]
+    fn what_changes_beside_the_document_is_no_change() {
+        let mut mirror = mirror();
+        mirror.objects.applied(key("a"), entry(1, 1));
+        assert!(mirror.refresh([key("a")]).is_some());
+        // A new status, for instance.
+        mirror.objects.applied(key("a"), entry(2, 1));
+        assert_eq!(mirror.refresh([key("a")]), None);
+        assert_eq!(mirror.revision(), 1);
+    }
+
+    #[test]
+    fn a_commit_is_one_event_whatever_the_watch_tells_first() {
+        let mut mirror = mirror();
+        mirror.hold([key("a"), key("b")]);
+        mirror.objects.applied(key("a"), entry(1, 1));
+        assert_eq!(mirror.refresh([key("a")]), None);
+        assert!(mirror.documents().is_empty());
+        mirror.objects.wrote("w", key("b"), entry(2, 1));
+        let event = mirror.release().unwrap();
+        assert_eq!((event.revision, event.changes.len()), (1, 2));
+    }
+}

@@ -1,0 +1,223 @@
+//! The tasks that feed the mirror: which kinds the cluster has, and one watch for each.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use kube::core::{ApiResource, DynamicObject};
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event, watcher};
+
+use super::object::{self, TABLE};
+use super::{RECORDS, Shared};
+use crate::model::{Kind, ResourceKey};
+
+/// How often the cluster is asked for kinds that it did not have.
+const DISCOVER_AGAIN_AFTER: Duration = Duration::from_secs(30);
+/// How long after a failed question it is asked again.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// A kind of documents as the cluster may have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KindApi {
+    /// The kind.
+    pub kind: String,
+    /// Its name in the plural.
+    pub plural: String,
+    /// Groups and versions that it is read in, the preferred one first.
+    pub versions: Vec<String>,
+}
+
+impl KindApi {
+    /// Every kind but `Service`: in a cluster, services are the cluster's own.
+    pub fn all() -> Vec<Self> {
+        let kinds = crate::model::KINDS.iter();
+        let kinds = kinds.filter(|kind| kind.name != "Service");
+        kinds.map(Self::of).collect()
+    }
+
+    fn of(kind: &Kind) -> Self {
+        Self {
+            kind: kind.name.to_owned(),
+            plural: kind.plural.to_owned(),
+            versions: kind.versions().map(ToOwned::to_owned).collect(),
+        }
+    }
+
+    fn resource(&self, api_version: &str) -> ApiResource {
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        ApiResource {
+            group: group.to_owned(),
+            version: version.to_owned(),
+            api_version: api_version.to_owned(),
+            kind: self.kind.clone(),
+            plural: self.plural.clone(),
+        }
+    }
+}
+
+/// Asks which kinds the cluster has, again and again, and watches each that it has.
+pub(super) async fn discover(shared: Arc<Shared>) {
+    let mut missing = shared.kinds.clone();
+    let mut said = BTreeSet::new();
+    let mut watches = tokio::task::JoinSet::new();
+    watches.spawn(records(Arc::clone(&shared)));
+    loop {
+        let mut failed = false;
+        let mut still_missing = Vec::new();
+        for kind in std::mem::take(&mut missing) {
+            match served(&shared, &kind).await {
+                Ok(Some(resource)) => {
+                    tracing::info!(kind = kind.kind, version = resource.api_version, "watched");
+                    shared.has_kind(&kind.kind, resource.clone());
+                    watches.spawn(documents(Arc::clone(&shared), kind.kind, resource));
+                }
+                Ok(None) => {
+                    if said.insert(kind.kind.clone()) {
+                        let versions = kind.versions.join(", ");
+                        tracing::warn!(
+                            kind = kind.kind,
+                            versions,
+                            "the cluster does not have this kind"
+                        );
+                    }
+                    still_missing.push(kind);
+                }
+                Err(error) => {
+                    failed = true;
+                    tracing::warn!(kind = kind.kind, %error, "the cluster was not asked");
+                    still_missing.push(kind);
+                }
+            }
+        }
+        missing = still_missing;
+        let pause = match failed {
+            true => ASK_AGAIN_AFTER,
+            false => {
+                shared.discovered();
+                DISCOVER_AGAIN_AFTER
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// The first version of a kind that the cluster has.
+async fn served(shared: &Shared, kind: &KindApi) -> Result<Option<ApiResource>, kube::Error> {
+    for version in &kind.versions {
+        match shared.client.list_api_group_resources(version).await {
+            Ok(list) => {
+                let mut found = list.resources.iter();
+                if found.any(|one| one.name == kind.plural && one.kind == kind.kind) {
+                    return Ok(Some(kind.resource(version)));
+                }
+            }
+            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+async fn documents(shared: Arc<Shared>, kind: String, resource: ApiResource) {
+    let api: Api<DynamicObject> = Api::all_with(shared.client.clone(), &resource);
+    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(event) => document_event(&shared, &kind, event),
+            Err(error) => {
+                tracing::warn!(kind, %error, "the watch is tried again; what is known stays in force")
+            }
+        }
+    }
+}
+
+fn document_event(shared: &Shared, kind: &str, event: Event<DynamicObject>) {
+    let mut mirror = shared.mirror();
+    let changed: Vec<ResourceKey> = match event {
+        Event::Init => {
+            mirror.objects.begin(kind);
+            return;
+        }
+        Event::InitApply(object) => {
+            if let Some((key, entry)) = object::read(kind, object) {
+                mirror.objects.listed(kind, key, entry);
+            }
+            return;
+        }
+        Event::InitDone => {
+            let changed = mirror.objects.done(kind, |key| key.kind == kind);
+            shared.listed(kind);
+            changed
+        }
+        Event::Apply(object) | Event::Delete(object)
+            if object.metadata.deletion_timestamp.is_some() =>
+        {
+            gone(&mut mirror, kind, &object)
+        }
+        Event::Delete(object) => gone(&mut mirror, kind, &object),
+        Event::Apply(object) => match object::read(kind, object) {
+            Some((key, entry)) => match mirror.objects.applied(key.clone(), entry) {
+                true => vec![key],
+                false => return,
+            },
+            None => return,
+        },
+    };
+    let event = mirror.refresh(changed);
+    shared.publish(&mut mirror, event);
+}
+
+fn gone(mirror: &mut super::Mirror, kind: &str, object: &DynamicObject) -> Vec<ResourceKey> {
+    let key = ResourceKey {
+        kind: kind.to_owned(),
+        namespace: object.metadata.namespace.clone().unwrap_or_default(),
+        name: object.metadata.name.clone().unwrap_or_default(),
+    };
+    let uid = object.metadata.uid.as_deref().unwrap_or_default();
+    match mirror.objects.gone(&key, uid) {
+        true => vec![key],
+        false => Vec::new(),
+    }
+}
+
+async fn records(shared: Arc<Shared>) {
+    let api: Api<Secret> = Api::namespaced(shared.client.clone(), &shared.namespace);
+    let config = watcher::Config::default().labels(TABLE);
+    let mut events = std::pin::pin!(watcher(api, config).default_backoff());
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(event) => record_event(&shared, event),
+            Err(error) => tracing::warn!(%error, "the watch of records is tried again"),
+        }
+    }
+}
+
+fn record_event(shared: &Shared, event: Event<Secret>) {
+    let mut mirror = shared.mirror();
+    match event {
+        Event::Init => mirror.records.begin(RECORDS),
+        Event::InitApply(secret) => {
+            if let Some((key, entry)) = object::read_record(secret) {
+                mirror.records.listed(RECORDS, key, entry);
+            }
+        }
+        Event::InitDone => {
+            mirror.records.done(RECORDS, |_key| true);
+            shared.listed(RECORDS);
+        }
+        Event::Apply(secret) => {
+            if let Some((key, entry)) = object::read_record(secret) {
+                mirror.records.applied(key, entry);
+            }
+        }
+        Event::Delete(secret) => {
+            if let Some((key, entry)) = object::read_record(secret) {
+                mirror.records.gone(&key, &entry.uid);
+            }
+        }
+    }
+}
