@@ -33,25 +33,21 @@ impl<'a> Overlay<'a> {
 
     /// Adds keywords to a field.
     pub(super) fn set(&mut self, path: &str, keywords: Value) {
-        match (find(self.schema, path), keywords) {
-            (Some(Value::Object(field)), Value::Object(keywords)) => field.extend(keywords),
-            _ => self.misplaced.push(path.to_owned()),
+        let field = find(self.schema, path).and_then(Value::as_object_mut);
+        match field.zip(keywords.as_object()) {
+            Some((field, keywords)) => field.extend(keywords.clone()),
+            None => self.misplaced.push(path.to_owned()),
         }
     }
 
     /// A condition of a field in CEL, and what is said where it does not hold.
     pub(super) fn rule(&mut self, path: &str, rule: &str, message: &str) {
-        let rule = json!({"rule": rule, "message": message});
-        match find(self.schema, path) {
-            Some(Value::Object(field)) => {
-                let rules = field.entry("x-kubernetes-validations");
-                let rules = rules.or_insert_with(|| json!([]));
-                rules
-                    .as_array_mut()
-                    .into_iter()
-                    .for_each(|rules| rules.push(rule.clone()));
-            }
-            _ => self.misplaced.push(path.to_owned()),
+        let Some(field) = find(self.schema, path).and_then(Value::as_object_mut) else {
+            return self.misplaced.push(path.to_owned());
+        };
+        let rules = field.entry("x-kubernetes-validations");
+        if let Some(rules) = rules.or_insert_with(|| json!([])).as_array_mut() {
+            rules.push(json!({"rule": rule, "message": message}));
         }
     }
 

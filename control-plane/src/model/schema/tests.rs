@@ -16,16 +16,21 @@ fn limits_and_rules_name_fields_that_exist() {
 }
 
 #[test]
-fn the_file_beside_the_guide_is_the_generated_one() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kubernetes/crds.yaml");
+fn the_files_for_users_are_the_generated_ones() {
     let generated = crds_yaml();
-    if std::env::var("WEFT_UPDATE").is_ok_and(|value| value == "1") {
-        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-        std::fs::write(&file, &generated).unwrap();
+    for file in ["kubernetes/crds.yaml", "helm/weft/files/crds.yaml"] {
+        let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+        let path = deploy.join(file);
+        if std::env::var("WEFT_UPDATE").is_ok_and(|value| value == "1") {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, &generated).unwrap();
+        }
+        let found = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            found == generated,
+            "deploy/{file} is stale: run this test with WEFT_UPDATE=1"
+        );
     }
-    let found = std::fs::read_to_string(&file).unwrap_or_default();
-    let stale = "deploy/kubernetes/crds.yaml is stale: run this test with WEFT_UPDATE=1";
-    assert!(found == generated, "{stale}");
 }
 
 /// Specs that are accepted or refused, by the API server as by `weft apply`.

@@ -394,14 +394,14 @@ struct Failure(Option<Box<kube::Error>>);
 
 impl Failure {
     fn status(&self) -> Option<&kube::core::Status> {
-        match self.0.as_deref() {
-            Some(kube::Error::Api(status)) => Some(status),
-            _ => None,
-        }
+        let Some(kube::Error::Api(status)) = self.0.as_deref() else {
+            return None;
+        };
+        Some(status)
     }
 
     fn is_not_found(&self) -> bool {
-        self.status().is_some_and(kube::core::Status::is_not_found)
+        self.status().is_some_and(|status| status.code == 404)
     }
 
     /// Another writer was faster: what was read is not what is there.

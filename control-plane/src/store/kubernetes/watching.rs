@@ -68,8 +68,16 @@ pub(super) async fn discover(shared: Arc<Shared>) {
     loop {
         let mut failed = false;
         let mut still_missing = Vec::new();
+        let versions = match missing.is_empty() {
+            true => Ok(BTreeSet::new()),
+            false => group_versions(&shared).await,
+        };
         for kind in std::mem::take(&mut missing) {
-            match served(&shared, &kind).await {
+            let found = match &versions {
+                Ok(versions) => served(&shared, &kind, versions).await,
+                Err(error) => Err(error.clone()),
+            };
+            match found {
                 Ok(Some(resource)) => {
                     tracing::info!(kind = kind.kind, version = resource.api_version, "watched");
                     shared.has_kind(&kind.kind, resource.clone());
@@ -88,7 +96,7 @@ pub(super) async fn discover(shared: Arc<Shared>) {
                 }
                 Err(error) => {
                     failed = true;
-                    tracing::warn!(kind = kind.kind, %error, "the cluster was not asked");
+                    tracing::warn!(kind = kind.kind, error, "the cluster was not asked");
                     still_missing.push(kind);
                 }
             }
@@ -105,18 +113,26 @@ pub(super) async fn discover(shared: Arc<Shared>) {
     }
 }
 
+/// The groups that the cluster has, with their versions.
+async fn group_versions(shared: &Shared) -> Result<BTreeSet<String>, String> {
+    let list = shared.client.list_api_groups().await;
+    let groups = list.map_err(|error| error.to_string())?.groups.into_iter();
+    let versions = groups.flat_map(|group| group.versions);
+    Ok(versions.map(|version| version.group_version).collect())
+}
+
 /// The first version of a kind that the cluster has.
-async fn served(shared: &Shared, kind: &KindApi) -> Result<Option<ApiResource>, kube::Error> {
-    for version in &kind.versions {
-        match shared.client.list_api_group_resources(version).await {
-            Ok(list) => {
-                let mut found = list.resources.iter();
-                if found.any(|one| one.name == kind.plural && one.kind == kind.kind) {
-                    return Ok(Some(kind.resource(version)));
-                }
-            }
-            Err(kube::Error::Api(status)) if status.is_not_found() => {}
-            Err(error) => return Err(error),
+async fn served(
+    shared: &Shared,
+    kind: &KindApi,
+    versions: &BTreeSet<String>,
+) -> Result<Option<ApiResource>, String> {
+    for version in kind.versions.iter().filter(|one| versions.contains(*one)) {
+        let list = shared.client.list_api_group_resources(version).await;
+        let list = list.map_err(|error| error.to_string())?;
+        let mut found = list.resources.iter();
+        if found.any(|one| one.name == kind.plural && one.kind == kind.kind) {
+            return Ok(Some(kind.resource(version)));
         }
     }
     Ok(None)
