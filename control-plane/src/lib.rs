@@ -31,6 +31,7 @@ pub mod publish;
 pub mod ratelimit;
 pub mod registry;
 pub mod sources;
+pub mod status;
 pub mod store;
 pub mod supervise;
 pub mod tls;

@@ -2,6 +2,7 @@
 
 mod assemble;
 mod backend;
+mod cluster;
 mod files;
 mod listeners;
 
@@ -16,6 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use weft_api::client::{ADMIN_SOCKET, JOIN_SOCKET, default_data_dir};
 use weft_core::model::Cidr;
+use weft_core::name::TrustDomain;
 
 use crate::api::Status;
 use crate::args::{ArgumentError, ControlPlaneArgs, Settings};
@@ -24,11 +26,12 @@ use crate::identity::ca::{Authority, CaError};
 use crate::kubernetes::ranges::{self, PRIVATE_RANGES, RangesError};
 use crate::kubernetes::{ClientError, Cluster, ClusterSettings};
 use crate::panics;
-use crate::store::{REDB_FILE, RedbStore, Store, StoreError};
+use crate::store::{KubernetesStore, REDB_FILE, RedbStore, Store, StoreError};
 use crate::supervise::{Supervisor, TaskEnded};
 
 pub(crate) use assemble::assemble;
 use assemble::{health_of, open_store};
+pub use cluster::AuthorityError;
 use files::{init_log, lock, make_dir, write_private};
 use listeners::{Listeners, OwnCertificate, bind, listen};
 
@@ -82,6 +85,9 @@ pub enum AppError {
     /// The addresses of the cluster's Services.
     #[error(transparent)]
     Ranges(#[from] RangesError),
+    /// The authority of a cluster's mesh.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
     /// A task that is needed has ended.
     #[error(transparent)]
     Task(#[from] TaskEnded),
@@ -159,13 +165,50 @@ fn open_whole(dir: &Path, discard: &[String]) -> Result<Arc<RedbStore>, AppError
 }
 
 fn is_empty(store: &dyn Store) -> Result<bool, StoreError> {
+    Ok(is_empty_of_records(store)? && store.list()?.resources.is_empty())
+}
+
+/// Whether nobody was let in yet.
+fn is_empty_of_records(store: &dyn Store) -> Result<bool, StoreError> {
     let records = ["token", "instance", "operator"];
     for table in records {
         if !store.records(table)?.is_empty() {
             return Ok(false);
         }
     }
-    Ok(store.list()?.resources.is_empty())
+    Ok(true)
+}
+
+/// What the mesh is kept in.
+struct Kept {
+    store: Arc<dyn Store>,
+    authority: Authority,
+    /// The store again, if it is a cluster's.
+    in_cluster: Option<Arc<KubernetesStore>>,
+}
+
+/// Opens what the mesh is kept in: the data directory, or the cluster.
+async fn open_kept(
+    args: &ControlPlaneArgs,
+    cluster: Option<&Cluster>,
+    dir: &Path,
+    trust_domain: TrustDomain,
+) -> Result<Kept, AppError> {
+    let authority = dir.join("ca");
+    let Some(cluster) = cluster else {
+        return Ok(Kept {
+            store: open_whole(dir, &args.discard_unreadable)?,
+            authority: Authority::open(&authority, trust_domain)?,
+            in_cluster: None,
+        });
+    };
+    let store = cluster::open_store(cluster).await?;
+    let opened = cluster::open_authority(cluster, &*store, &authority, trust_domain).await?;
+    Ok(Kept {
+        store: Arc::clone(&store) as _,
+        authority: opened,
+        in_cluster: Some(store),
+    })
 }
 
 /// Connects to the cluster; adds its ranges of addresses to the settings.
@@ -192,20 +235,25 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
     let _held_until_the_end = lock(&dir)?;
     let mut settings = args.settings()?;
     let trust_domain = args.trust_domain()?;
-    let store = open_whole(&dir, &args.discard_unreadable)?;
-    let authority = Arc::new(Authority::open(&dir.join("ca"), trust_domain.clone())?);
-    let own = OwnCertificate {
-        authority: Arc::clone(&authority),
-        ttl: args.leaf_ttl.max(Duration::from_secs(3600)),
-    };
     let cluster = match args.kubernetes.settings()? {
         Some(of_cluster) => Some(join_cluster(of_cluster, &mut settings).await?),
         None => None,
     };
+    let opened = open_kept(args, cluster.as_ref(), &dir, trust_domain.clone());
+    let kept = Box::pin(opened).await?;
+    let authority = Arc::new(kept.authority);
+    let own = OwnCertificate {
+        authority: Arc::clone(&authority),
+        ttl: args.leaf_ttl.max(Duration::from_secs(3600)),
+    };
     let mut tasks = Supervisor::default();
     let grace = settings.grace;
     let limits = Limits::for_descriptors(descriptors());
-    let parts = assemble(&mut tasks, settings, limits, store, authority, cluster)?;
+    let of_cluster = cluster.clone();
+    let parts = assemble(&mut tasks, settings, limits, kept.store, authority, cluster)?;
+    if let (Some(cluster), Some(store)) = (of_cluster, kept.in_cluster) {
+        cluster::write_statuses(&mut tasks, &cluster, store, &parts);
+    }
     let health = Arc::new(health_of(&mut tasks, &parts));
 
     let listener = listen(args.listen).await?;

@@ -12,12 +12,15 @@
 mod addresses;
 mod attacks;
 mod budgets;
+#[path = "../../src/kubernetes/testing.rs"]
+mod cluster;
 mod crashes;
 mod discovery;
 mod documents;
 mod durability;
 mod health;
 mod identity;
+mod kubernetes;
 mod lifetimes;
 mod neighbours;
 mod process;

@@ -24,6 +24,10 @@ pub(super) fn read_parents(
     let mut parents: Vec<Parent> = Vec::new();
     for (index, parent) in refs.iter().take(PARENTS_MAX).enumerate() {
         let at = format!("spec.parentRefs[{index}]");
+        // In a cluster a route may be attached to Gateways as well, which others look after.
+        if check.stored && is_others(parent) {
+            continue;
+        }
         let section = parent.section_name.is_some();
         let allowed = "nothing: ports of a Service have numbers; use port";
         refuse(check, &format!("{at}.sectionName"), section, allowed);
@@ -51,6 +55,12 @@ pub(super) fn read_parents(
         }
     }
     parents
+}
+
+/// Whether what a route is attached to is nothing that is looked after here.
+fn is_others(parent: &HttpRouteParentRefs) -> bool {
+    let group = parent.group.as_deref().unwrap_or(GATEWAY_GROUP);
+    !group.is_empty() && group != API_GROUP
 }
 
 /// A reference to a Service.

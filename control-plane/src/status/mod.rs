@@ -1,0 +1,16 @@
+//! Statuses of the cluster's documents: what the control plane has made of each, written to the object.
+//!
+//! `standing.rs` says how a document stands, `merge.rs` what its status is to be then, both pure;
+//! `writer.rs` writes what differs, in the control plane that holds the lease.
+
+mod merge;
+mod standing;
+mod writer;
+
+pub use merge::{Condition, Standing, merge};
+pub use writer::StatusWriter;
+
+/// Who looks after documents (Gateway API, `controllerName`).
+pub const CONTROLLER: &str = "weft-mesh.io/control-plane";
+/// The condition that is true when the proxies concerned have acknowledged a document.
+pub const PROGRAMMED: &str = "weft-mesh.io/Programmed";

@@ -1,0 +1,133 @@
+//! How a document of the cluster stands: accepted, its references, and whether proxies have it.
+
+use serde_json::{Value, json};
+
+use super::{Condition, PROGRAMMED, Standing};
+use crate::compile::{Dangling, Snapshot};
+use crate::model::{API_GROUP, Document, GATEWAY_GROUP, ResourceKey, RouteKind};
+use crate::publish::Progress;
+use crate::store::{Revision, Subject};
+
+/// How a document stands. `progress` is that of the revision in which it was seen to change.
+pub(super) fn standing(
+    snapshot: &Snapshot,
+    subject: &Subject,
+    revision: Revision,
+    progress: &Progress,
+) -> Standing {
+    if let Some(reason) = &subject.refused {
+        let refused = vec![condition("Accepted", "Invalid", Err(reason.clone()))];
+        return shaped(subject, |_parent| refused.clone());
+    }
+    let programmed = programmed(revision, progress);
+    let key = &subject.key;
+    if RouteKind::parse(&key.kind).is_some() {
+        return route(snapshot, subject, &programmed);
+    }
+    let document = Document::from_value(subject.document.clone()).ok();
+    let dangling = document.map(|document| snapshot.dangling(&document));
+    let dangling = dangling.unwrap_or_default();
+    let mut conditions = vec![of("Accepted", "Accepted", dangling.iter())];
+    conditions.push(programmed);
+    shaped(subject, |_parent| conditions.clone())
+}
+
+fn route(snapshot: &Snapshot, subject: &Subject, programmed: &Condition) -> Standing {
+    let status = snapshot.route_status(&subject.key).unwrap_or_default();
+    let resolved = of("ResolvedRefs", "ResolvedRefs", status.unresolved.iter());
+    shaped(subject, |parent| {
+        let found = status.parents.iter().find(|one| {
+            let service = &one.parent.service;
+            service.name() == parent["name"]
+                && service.namespace() == namespace(&subject.key, parent)
+                && one.parent.port.map(u64::from) == parent["port"].as_u64()
+        });
+        let refused = found.and_then(|found| found.refused.as_ref());
+        let accepted = of("Accepted", "Accepted", refused.into_iter());
+        vec![accepted, resolved.clone(), programmed.clone()]
+    })
+}
+
+fn namespace<'a>(key: &'a ResourceKey, parent: &'a Value) -> &'a str {
+    parent["namespace"].as_str().unwrap_or(&key.namespace)
+}
+
+/// Conditions where the status of a kind has them.
+fn shaped(subject: &Subject, conditions: impl Fn(&Value) -> Vec<Condition>) -> Standing {
+    let spec = &subject.document["spec"];
+    if RouteKind::parse(&subject.key.kind).is_some() {
+        let parents = spec["parentRefs"].as_array().into_iter().flatten();
+        let ours = parents.filter(|parent| is_ours(parent));
+        let entries = ours.map(|parent| (parent.clone(), conditions(parent)));
+        return Standing::Route(entries.collect());
+    }
+    let target = &spec["targetRef"];
+    if target.is_object() {
+        let group = match target["kind"].as_str() {
+            Some("ExternalService") => API_GROUP,
+            Some(_) | None => "",
+        };
+        let mut ancestor = json!({
+            "group": group,
+            "kind": target["kind"],
+            "name": target["name"],
+            "namespace": subject.key.namespace,
+        });
+        if let Some(port) = target["port"].as_u64() {
+            ancestor["port"] = json!(port);
+        }
+        return Standing::Policy(ancestor, conditions(target));
+    }
+    Standing::Own(conditions(&Value::Null))
+}
+
+/// Whether a parent is one that this control plane looks after: not a Gateway.
+fn is_ours(parent: &Value) -> bool {
+    let group = parent["group"].as_str().unwrap_or(GATEWAY_GROUP);
+    matches!(
+        (group, parent["kind"].as_str().unwrap_or("Gateway")),
+        ("", "Service") | (API_GROUP, "Service" | "ExternalService")
+    )
+}
+
+fn of<'a>(kind: &'static str, good: &str, wrong: impl Iterator<Item = &'a Dangling>) -> Condition {
+    let wrong: Vec<&Dangling> = wrong.collect();
+    match wrong.first() {
+        None => condition(kind, good, Ok(())),
+        Some(first) => {
+            let texts: Vec<String> = wrong.iter().map(ToString::to_string).collect();
+            condition(kind, first.reason, Err(texts.join("; ")))
+        }
+    }
+}
+
+fn condition(kind: &'static str, reason: &str, holds: Result<(), String>) -> Condition {
+    Condition {
+        kind,
+        holds: holds.is_ok(),
+        reason: reason.to_owned(),
+        message: holds.err().unwrap_or_default(),
+    }
+}
+
+/// Whether every proxy concerned has acknowledged a revision. The text names nobody who is merely
+/// slow: it would change, and be written, with each of them.
+fn programmed(revision: Revision, progress: &Progress) -> Condition {
+    if let Some(first) = progress.rejected.first() {
+        let text = format!(
+            "{} proxies reject it; {} of instance {}: {}",
+            progress.rejected.len(),
+            first.resource,
+            first.peer.instance,
+            first.reason
+        );
+        return condition(PROGRAMMED, "Rejected", Err(text));
+    }
+    match progress.is_settled(revision) {
+        true => condition(PROGRAMMED, "Programmed", Ok(())),
+        false => {
+            let text = "proxies concerned have not acknowledged it yet: see `weft proxies`";
+            condition(PROGRAMMED, "Pending", Err(text.to_owned()))
+        }
+    }
+}
