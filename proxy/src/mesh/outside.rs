@@ -47,6 +47,19 @@ pub struct OutsideTls {
 }
 
 impl Outside {
+    /// How endpoints of the mesh are reached beside which no sidecar stands: in plaintext.
+    pub fn plain() -> &'static Arc<Self> {
+        static PLAIN: OnceLock<Arc<Outside>> = OnceLock::new();
+        PLAIN.get_or_init(|| {
+            Arc::new(Self {
+                // No certificate and no other way out has this number.
+                id: u64::MAX,
+                tls: None,
+                origination: None,
+            })
+        })
+    }
+
     /// How a port is reached now: the one before, where nothing is different.
     pub(super) fn of(
         external: &External,

@@ -97,7 +97,8 @@ impl Admitted<'_> {
         trip.made += 1;
         call.on_upload(self.exchange.upload.as_ref());
         let ledger = &mut self.exchange.ledger;
-        ledger.attempt(endpoint.key.address, &endpoint.live.stats, port.wire());
+        let wire = port.wire(&endpoint);
+        ledger.attempt(endpoint.key.address, &endpoint.live.stats, wire);
         Ok((endpoint, call))
     }
 

@@ -193,14 +193,15 @@ async fn ask(
     endpoint: &Endpoint,
     config: &HealthCheck,
 ) -> Result<(), NotWell> {
-    if let (Check::Tcp, Some(outside)) = (&config.check, &port.outside) {
+    let outside = port.outside_of(endpoint);
+    if let (Check::Tcp, Some(outside)) = (&config.check, outside) {
         let shared = &worker.shared;
         let (limit, address) = (port.connect_timeout(&shared.config), endpoint.key.address);
         let metrics = &shared.metrics;
         pool::dial_outside(outside, address, |tls| &tls.opaque, limit, metrics).await?;
         return Ok(());
     }
-    let request = request(port, config)?;
+    let request = request(port, config, outside.is_none())?;
     // A check is no reason to wait for one of our own connections to end.
     if worker.pool.out_of_reach(port).contains(&endpoint.key) {
         return Err(NotWell::Silence);
@@ -212,7 +213,11 @@ async fn ask(
 }
 
 /// The request of a check. One to a sidecar is marked, so that it does not look like traffic there.
-fn request(port: &PortView, config: &HealthCheck) -> Result<Request<ProxyBody>, CheckFailure> {
+fn request(
+    port: &PortView,
+    config: &HealthCheck,
+    to_sidecar: bool,
+) -> Result<Request<ProxyBody>, CheckFailure> {
     let (method, path, host, body) = match &config.check {
         Check::Http(http) => (
             Method::GET,
@@ -253,7 +258,7 @@ fn request(port: &PortView, config: &HealthCheck) -> Result<Request<ProxyBody>, 
         }
         Check::Tcp => {}
     }
-    if port.outside.is_none() {
+    if to_sidecar {
         mark(headers, port, config);
     }
     Ok(request)

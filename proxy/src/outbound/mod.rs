@@ -28,7 +28,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::either::Either;
 use weft_core::breaker::CallClass;
-use weft_core::model::{AppProtocol, Transport};
+use weft_core::model::AppProtocol;
 use weft_core::name::ServiceName;
 use weft_core::policy::BreakerMode;
 use weft_core::protocol::Verdict;
@@ -153,14 +153,8 @@ async fn serve(worker: &Rc<Worker>, stream: TcpStream, port: Arc<PortView>, perm
     {
         return routed::serve(worker, stream, &port, table).await;
     }
-    let plain = port.outside.is_none()
-        && port
-            .endpoints
-            .iter()
-            .any(|endpoint| endpoint.model.transport == Transport::Plain);
     match port.protocol {
         AppProtocol::Tcp | AppProtocol::Tls => opaque(worker, unread(stream), &port).await,
-        _ if plain => opaque(worker, unread(stream), &port).await,
         // A declared http port takes HTTP/2 with prior knowledge as well: only the client's first
         // bytes tell.
         AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc => {
@@ -217,6 +211,11 @@ async fn detected(worker: &Rc<Worker>, mut stream: TcpStream, port: Arc<PortView
     let client = Replayed::new(said, stream);
     match (verdict, connected) {
         (Verdict::Http1, _) => http::serve(worker, client, port, Some(false), permit).await,
+        // What the server speaks is known to nobody, and what the client says can be had as it is:
+        // no route reads it.
+        (Verdict::Http2, None) if port.is_plain() && port.routes.is_none() => {
+            opaque(worker, client, &port).await;
+        }
         (Verdict::Http2, _) => http::serve(worker, client, port, Some(true), permit).await,
         (_, Some(connected)) => relay_opaque(worker, client, &port, connected, Bytes::new()).await,
         (_, None) => opaque(worker, client, &port).await,
@@ -371,28 +370,16 @@ async fn connect(
     let limit = port.connect_timeout(&shared.config);
     let told = |error: DialError| (error.reason(), error.to_string());
     let metrics = &shared.metrics;
-    if let Some(outside) = &port.outside {
+    if let Some(outside) = port.outside_of(endpoint) {
         let address = endpoint.key.address;
         let stream = pool::dial_outside(outside, address, |tls| &tls.opaque, limit, metrics).await;
-        return Ok((Either::Right(stream.map_err(told)?), port.wire()));
+        return Ok((Either::Right(stream.map_err(told)?), port.wire(endpoint)));
     }
-    match endpoint.model.transport {
-        Transport::Mesh => {
-            let material = shared.tls.current().ok_or(DialError::NoCertificate);
-            let material = material.map_err(told)?;
-            let stream = pool::dial(port, endpoint, &material, ALPN_TCP, limit, metrics).await;
-            let stream = Box::new(stream.map_err(told)?);
-            Ok((Either::Left(stream), Wire::Mtls))
-        }
-        Transport::Plain => match timeout(limit, pool::connect(endpoint.key.address)).await {
-            Ok(stream) => {
-                let stream = Either::Left(stream.map_err(told)?);
-                metrics.connection(Direction::Outbound, Wire::Plaintext);
-                Ok((Either::Right(stream), Wire::Plaintext))
-            }
-            Err(_elapsed) => Err((Reason::ConnectTimeout, endpoint.key.address.to_string())),
-        },
-    }
+    let material = shared.tls.current().ok_or(DialError::NoCertificate);
+    let material = material.map_err(told)?;
+    let stream = pool::dial(port, endpoint, &material, ALPN_TCP, limit, metrics).await;
+    let stream = Box::new(stream.map_err(told)?);
+    Ok((Either::Left(stream), Wire::Mtls))
 }
 
 /// Declared to be outside the mesh: bytes go through untouched.

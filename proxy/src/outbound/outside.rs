@@ -4,21 +4,39 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
+use weft_core::model::Transport;
 use weft_core::reason::Reason;
 
 use super::failed::Failed;
-use crate::mesh::PortView;
+use crate::mesh::{Endpoint, Outside, PortView};
 use crate::telemetry::metrics::Wire;
 use crate::worker::Worker;
 
 impl PortView {
-    /// How bytes travel to its endpoints.
-    pub(crate) fn wire(&self) -> Wire {
-        match &self.outside {
+    /// How bytes travel to one of its endpoints.
+    pub(crate) fn wire(&self, endpoint: &Endpoint) -> Wire {
+        match self.outside_of(endpoint) {
             None => Wire::Mtls,
             Some(outside) if outside.tls.is_some() => Wire::Tls,
             Some(_) => Wire::Plaintext,
         }
+    }
+
+    /// How one of its endpoints is reached, where no sidecar stands there: it is a server outside the
+    /// mesh, or an endpoint that the control plane has declared to be reached in plaintext.
+    pub(crate) fn outside_of(&self, endpoint: &Endpoint) -> Option<&Arc<Outside>> {
+        let plain = || match endpoint.model.transport {
+            Transport::Mesh => None,
+            Transport::Plain => Some(Outside::plain()),
+        };
+        self.outside.as_ref().or_else(plain)
+    }
+
+    /// Whether no sidecar stands beside any of its endpoints, of which there are some.
+    pub(crate) fn is_plain(&self) -> bool {
+        let mut all = self.endpoints.iter();
+        let plain = |endpoint: &Arc<Endpoint>| endpoint.model.transport == Transport::Plain;
+        self.outside.is_none() && !self.endpoints.is_empty() && all.all(plain)
     }
 
     /// Whether its endpoints are still to be found: names that nobody has resolved.

@@ -52,7 +52,7 @@ impl OwnConnection {
         };
         Ok(Self {
             exchange,
-            outside: port.outside.is_some(),
+            outside: port.outside_of(endpoint).is_some(),
             signal,
             _counted: counted,
         })
@@ -90,7 +90,7 @@ async fn dial(
     endpoint: &Endpoint,
 ) -> Result<Either<OutsideStream, Box<PeerStream>>, DialError> {
     let (limit, metrics) = (port.connect_timeout(&shared.config), &shared.metrics);
-    if let Some(outside) = &port.outside {
+    if let Some(outside) = port.outside_of(endpoint) {
         let address = endpoint.key.address;
         let stream =
             pool::dial_outside(outside, address, |tls| &tls.upgrade, limit, metrics).await?;

@@ -87,7 +87,7 @@ impl Pool {
 
     /// A place on a connection to `endpoint`, made if there is none with room.
     pub async fn slot(&self, port: &PortView, endpoint: &Endpoint) -> Result<Slot, DialError> {
-        if let Some(outside) = &port.outside {
+        if let Some(outside) = port.outside_of(endpoint) {
             return Box::pin(self.outside_slot(port, outside, endpoint)).await;
         }
         if let Some(most) = port.policy.max_connections {
