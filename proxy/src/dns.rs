@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use weft_core::name::{MESH_SUFFIX, ServiceName};
+use weft_core::name::{CLUSTER_DOMAIN, MESH_SUFFIX, ServiceName};
 
 use crate::mesh::Mesh;
 use crate::telemetry::metrics::Metrics;
@@ -60,6 +60,8 @@ enum Decision {
     NoSuchName,
     /// A service's hostname.
     Service(ServiceName),
+    /// The name of a service in a cluster's DNS.
+    ClusterService(ServiceName),
     /// [`HOST_NAME`].
     Host,
 }
@@ -91,7 +93,8 @@ fn decide(query: &Message) -> Decision {
             .strip_suffix(MESH_SUFFIX)
             .is_some_and(|rest| rest.ends_with('.'));
     if !in_mesh {
-        return Decision::Forward;
+        let service = ServiceName::from_cluster_host(name, CLUSTER_DOMAIN);
+        return service.map_or(Decision::Forward, Decision::ClusterService);
     }
     if name == HOST_NAME {
         return Decision::Host;
@@ -187,6 +190,16 @@ impl Resolver {
                 External::Elsewhere => return self.forward(&query, bytes, udp).await,
                 External::Here(addresses) => (addresses, ResponseCode::NoError),
                 External::Unanswered => (Vec::new(), ResponseCode::ServFail),
+            },
+            Decision::ClusterService(service) => match self.mesh.service(&service.hostname()).await
+            {
+                // One without addresses is found by its pods, which the cluster's DNS knows.
+                Ok(Some(view)) if !view.addresses().is_empty() => {
+                    (view.addresses().to_vec(), ResponseCode::NoError)
+                }
+                Ok(_) => return self.forward(&query, bytes, udp).await,
+                // Unanswered is not absent.
+                Err(_reason) => (Vec::new(), ResponseCode::ServFail),
             },
             Decision::Malformed => (Vec::new(), ResponseCode::FormErr),
             Decision::NoSuchName => (Vec::new(), ResponseCode::NXDomain),
@@ -390,6 +403,11 @@ mod tests {
             ("mesh.", Decision::NoSuchName),
             ("shop.mesh.", Decision::NoSuchName),
             ("www.example.com.shop.mesh.", Decision::NoSuchName),
+            (
+                "WEB.shop.svc.cluster.local.",
+                Decision::ClusterService("shop/web".parse().unwrap()),
+            ),
+            ("web-0.web.shop.svc.cluster.local.", Decision::Forward),
             ("www.example.com.", Decision::Forward),
             ("notmesh.", Decision::Forward),
         ];

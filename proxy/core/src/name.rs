@@ -9,6 +9,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// The suffix of every hostname that the mesh answers for itself.
 pub const MESH_SUFFIX: &str = "mesh";
 
+/// The domain of the names in a Kubernetes cluster's DNS, unless it was made with another.
+pub const CLUSTER_DOMAIN: &str = "cluster.local";
+
 /// The namespace of the mesh's own parts. No workload, service or token is in it.
 pub const RESERVED_NAMESPACE: &str = "weft-system";
 
@@ -187,6 +190,43 @@ impl ServiceName {
     pub fn from_hostname(hostname: &str) -> Option<Self> {
         let lower = hostname.trim_end_matches('.').to_ascii_lowercase();
         let rest = lower.strip_suffix(MESH_SUFFIX)?.strip_suffix('.')?;
+        let (name, namespace) = rest.split_once('.')?;
+        Self::new(namespace, name).ok()
+    }
+
+    /// Reads any name that a service goes by, in any case, with or without the final dot and a port:
+    /// `NAME.NAMESPACE.mesh`, and those of a cluster's DNS as somebody in `namespace` uses them,
+    /// `NAME`, `NAME.NAMESPACE`, `NAME.NAMESPACE.svc`, `NAME.NAMESPACE.svc.DOMAIN`. Whether there is
+    /// such a service is not said: `example.com` may be one.
+    pub fn from_host(host: &str, namespace: &str, cluster_domain: &str) -> Option<Self> {
+        let host = match host.rsplit_once(':') {
+            Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+            Some(_) => return None,
+            None => host,
+        };
+        if let Some(service) = Self::from_cluster_host(host, cluster_domain) {
+            return Some(service);
+        }
+        let lower = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        if let Some(rest) = lower.strip_suffix(MESH_SUFFIX)
+            && let Some(rest) = rest.strip_suffix('.')
+        {
+            let (name, namespace) = rest.split_once('.')?;
+            return Self::new(namespace, name).ok();
+        }
+        let short = lower.strip_suffix(".svc").unwrap_or(&lower);
+        match short.split_once('.') {
+            Some((name, namespace)) => Self::new(namespace, name).ok(),
+            // `web.svc` has no namespace.
+            None if short == lower => Self::new(namespace, short).ok(),
+            None => None,
+        }
+    }
+
+    /// Reads `NAME.NAMESPACE.svc.DOMAIN`, in any case and with or without the final dot.
+    pub fn from_cluster_host(host: &str, cluster_domain: &str) -> Option<Self> {
+        let lower = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        let rest = lower.strip_suffix(cluster_domain)?.strip_suffix(".svc.")?;
         let (name, namespace) = rest.split_once('.')?;
         Self::new(namespace, name).ok()
     }
@@ -390,6 +430,64 @@ mod tests {
         }
         assert!("web".parse::<ServiceName>().is_err());
         assert!("a/b/c".parse::<ServiceName>().is_err());
+    }
+
+    #[test]
+    fn names_of_a_clusters_dns_are_one_service() {
+        let cases = [
+            ("web", Some("lab/web")),
+            ("web.shop", Some("shop/web")),
+            ("web.shop.svc", Some("shop/web")),
+            ("web.shop.svc.cluster.local", Some("shop/web")),
+            ("web.shop.mesh", Some("shop/web")),
+            ("svc", Some("lab/svc")),
+            ("web.svc", None),
+            // A namespace may be called so.
+            ("web.mesh", None),
+            ("web.svc.svc", Some("svc/web")),
+            ("web.shop.svc.cluster.localx", None),
+            ("web.shop.svc.other.local", None),
+            ("web-0.web.shop.svc.cluster.local", None),
+            ("web.svc.cluster.local", None),
+            ("", None),
+            (".", None),
+            ("..", None),
+            ("[::1]", None),
+            ("web_1", None),
+            ("a.b.example.com", None),
+        ];
+        for (host, expected) in cases {
+            for dot in ["", "."] {
+                for port in ["", ":80", ":x"] {
+                    for host in [host.to_owned(), host.to_ascii_uppercase()] {
+                        let host = format!("{host}{dot}{port}");
+                        let found = ServiceName::from_host(&host, "lab", "cluster.local");
+                        let found = found.map(|name| name.to_string());
+                        let expected = expected.filter(|_| port != ":x");
+                        assert_eq!(found.as_deref(), expected, "{host}");
+                    }
+                }
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_the_host_is_what_comes_out_is_a_name(host in "[a-zA-Z0-9.:_\\-\\[\\]é]{0,40}", suffix in "(|\\.svc|\\.svc\\.cluster\\.local|\\.mesh)(|\\.)(|:[0-9]{1,5})") {
+            let host = format!("{host}{suffix}");
+            if let Some(name) = ServiceName::from_host(&host, "lab", "cluster.local") {
+                let again = ServiceName::new(name.namespace(), name.name());
+                proptest::prop_assert_eq!(again, Ok(name.clone()));
+                for form in ["{n}.{s}", "{n}.{s}.svc", "{n}.{s}.svc.cluster.local", "{n}.{s}.mesh"] {
+                    let form = form.replace("{n}", name.name()).replace("{s}", name.namespace());
+                    // A namespace that is called as a suffix cannot be said in the short form.
+                    if form.matches('.').count() > 1 || !["svc", "mesh"].contains(&name.namespace()) {
+                        let found = ServiceName::from_host(&form, "other", "cluster.local");
+                        proptest::prop_assert_eq!(found.as_ref(), Some(&name), "{}", form);
+                    }
+                }
+            }
+        }
     }
 
     #[test]

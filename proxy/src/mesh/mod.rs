@@ -22,7 +22,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use weft_core::model::UnknownDestinations;
-use weft_core::name::{ServiceName, WorkloadName};
+use weft_core::name::{CLUSTER_DOMAIN, ServiceName, WorkloadName};
 use weft_core::rate::RuleName;
 use weft_core::rate::lease::{Grant, Report};
 use weft_core::reason::Reason;
@@ -115,13 +115,10 @@ impl Mesh {
         self.server.services()
     }
 
-    /// The service of this workload that a request to `authority` is for: the one of that hostname,
-    /// else the first. `None` where the workload serves none.
+    /// The service of this workload that a request to `authority` is for: the one that goes by that
+    /// name, else the first. `None` where the workload serves none.
     pub fn called_service(&self, authority: &str) -> Option<&ServiceName> {
-        let host = authority
-            .rsplit_once(':')
-            .map_or(authority, |(host, _)| host);
-        let named = ServiceName::from_hostname(host);
+        let named = ServiceName::from_host(authority, &self.namespace, CLUSTER_DOMAIN);
         let services = self.server.services();
         let called = services
             .iter()
