@@ -28,3 +28,5 @@ mod progress;
 mod registry;
 mod slices;
 mod support;
+#[path = "../../src/kubernetes/testing.rs"]
+mod testing;

@@ -47,6 +47,7 @@ pub(crate) struct ControlPlane {
     pub(crate) grpc: SocketAddr,
     metrics: SocketAddr,
     more: Vec<String>,
+    kubeconfig: Option<PathBuf>,
 }
 
 impl ControlPlane {
@@ -69,7 +70,7 @@ impl ControlPlane {
         // What it left says nothing about the next one.
         std::fs::remove_file(self.data_dir().join("addresses.json")).unwrap();
         let directory = std::mem::replace(&mut self.directory, tempfile::tempdir().unwrap());
-        Self::on(directory, grpc, more).await
+        Self::in_cluster(self.kubeconfig.clone(), directory, grpc, more).await
     }
 
     /// Kills it and starts another on the same address, whose data directory is made of a backup.
@@ -96,6 +97,31 @@ impl ControlPlane {
         let more = more.iter().map(|text| (*text).to_owned()).collect();
         let anywhere = "127.0.0.1:0".parse().unwrap();
         Self::on(directory, anywhere, more).await
+    }
+
+    /// One that follows a cluster.
+    pub(crate) async fn start_in_cluster(kubeconfig: &Path) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let anywhere = "127.0.0.1:0".parse().unwrap();
+        let kubeconfig = Some(kubeconfig.to_owned());
+        let more = ["--kubernetes", "--service-range", "10.96.0.0/16"];
+        let more = more.map(str::to_owned).to_vec();
+        Self::in_cluster(kubeconfig, directory, anywhere, more).await
+    }
+
+    async fn in_cluster(
+        kubeconfig: Option<PathBuf>,
+        directory: tempfile::TempDir,
+        listen: SocketAddr,
+        more: Vec<String>,
+    ) -> Self {
+        let mut command = program(&directory.path().join("data"));
+        if let Some(kubeconfig) = &kubeconfig {
+            command.env("KUBECONFIG", kubeconfig);
+        }
+        let mut started = Self::spawned(command, directory, listen, more).await;
+        started.kubeconfig = kubeconfig;
+        started
     }
 
     async fn on(directory: tempfile::TempDir, listen: SocketAddr, more: Vec<String>) -> Self {
@@ -154,6 +180,7 @@ impl ControlPlane {
             grpc: parse("address"),
             metrics: parse("metricsAddress"),
             more,
+            kubeconfig: None,
         }
     }
 
