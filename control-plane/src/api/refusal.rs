@@ -168,8 +168,12 @@ impl From<IdentityError> for Refusal {
         match error {
             IdentityError::Store(error) => error.into(),
             IdentityError::Invalid(message) => Self::invalid(message),
-            IdentityError::Token(_) => Self::new(StatusCode::FORBIDDEN, error.to_string()),
-            IdentityError::Exceeded(_) | IdentityError::Full { .. } => {
+            IdentityError::Token(_) | IdentityError::NoCluster => {
+                Self::new(StatusCode::FORBIDDEN, error.to_string())
+            }
+            IdentityError::Exceeded(_)
+            | IdentityError::Full { .. }
+            | IdentityError::Unproved(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
             }
             IdentityError::Reserved(_) | IdentityError::Ca(CaError::Request(_)) => {

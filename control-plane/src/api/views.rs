@@ -129,8 +129,19 @@ pub(super) async fn workloads(State(admin): State<Admin>) -> Answer<Items<Worklo
 /// The name of a sidecar: the workload that it was attested as, or its identity where its record was
 /// cleared away.
 pub(super) fn name_of(backend: &Backend, peer: &PeerIdentity) -> String {
-    let workload = backend.credentials.workload_of(&peer.instance);
+    let workload = workload_of(backend, peer);
     workload.map_or_else(|| peer.identity.to_string(), |name| name.to_string())
+}
+
+/// The workload that a peer was attested as; of a pod that was attested before this process began,
+/// the one that the cluster says it is.
+fn workload_of(backend: &Backend, peer: &PeerIdentity) -> Option<WorkloadName> {
+    let attested = backend.credentials.workload_of(&peer.instance);
+    attested.or_else(|| {
+        let snapshot = backend.snapshots.snapshot();
+        let entry = snapshot.world.workload_of(peer)?;
+        Some(entry.registration.workload.clone())
+    })
 }
 
 /// Breakers that have opened at least once, by sidecar.
@@ -148,7 +159,7 @@ pub(super) fn observed_by(
 ) -> (Vec<ObservedBreaker>, bool) {
     let is_meant = |peer: &PeerIdentity| {
         let identity = &peer.identity;
-        match backend.credentials.workload_of(&peer.instance) {
+        match workload_of(backend, peer) {
             Some(name) => name == *workload,
             None => {
                 (identity.namespace(), identity.service_account())

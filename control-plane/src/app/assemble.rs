@@ -11,8 +11,8 @@ use crate::budget::Limits;
 use crate::clock::SystemClock;
 use crate::health::{Health, Pulse};
 use crate::identity::ca::Authority;
-use crate::identity::{self, Identities};
-use crate::kubernetes::Cluster;
+use crate::identity::{self, Attestor, Identities};
+use crate::kubernetes::{Cluster, ClusterTokens};
 use crate::model::Document;
 use crate::peers::Peers;
 use crate::pipeline::{self, Pipeline};
@@ -63,7 +63,7 @@ pub(crate) fn assemble(
     let identities = Identities::open(
         Arc::clone(&store),
         authority,
-        identity::on_record(),
+        attestors(cluster.as_ref()),
         settings.leaf_ttl,
         Arc::new(SystemClock),
     )?;
@@ -123,6 +123,17 @@ pub(crate) fn assemble(
         publisher,
         cluster: followed,
     })
+}
+
+/// What is taken for a proof of who somebody is.
+fn attestors(cluster: Option<&Cluster>) -> Vec<Box<dyn Attestor>> {
+    match cluster {
+        Some(cluster) => {
+            let reviews = ClusterTokens::new(cluster.client.clone());
+            identity::with_cluster(Arc::new(reviews))
+        }
+        None => identity::on_record(),
+    }
 }
 
 /// Opens the store, without rows that the operator gives up. A document that cannot be used stops

@@ -1,11 +1,14 @@
 //! From a credential to the instance that it attests.
 
 use std::fmt;
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
 use super::records::Records;
+use super::service_account::{ProvedPod, ServiceAccounts, is_pod};
 use super::token::{self, InstanceRecord, Redeemed, Redemption, TokenError, TokenRecord};
+use crate::kubernetes::TokenReviews;
 use crate::peer::PeerIdentity;
 use crate::{random, sha256_hex};
 
@@ -18,6 +21,21 @@ pub enum Credential {
     InstanceKey(String),
     /// A certificate shown on the connection.
     Certificate(PeerIdentity),
+    /// The token of a service account, of which only the cluster can say what it proves.
+    ServiceAccountToken(String),
+    /// A pod that such a token has proved.
+    Pod(ProvedPod),
+}
+
+/// Why a credential is not proved elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProveError {
+    /// It proves nothing.
+    #[error(transparent)]
+    Refused(#[from] TokenError),
+    /// There is no answer, which says nothing of the credential.
+    #[error("the cluster cannot be asked about the token: {0}")]
+    Unavailable(String),
 }
 
 /// Whom a credential attests.
@@ -37,7 +55,7 @@ pub trait Attestor: fmt::Debug + Send + Sync {
     /// account in Kubernetes; what it proves takes its place. No lock is held meanwhile, and the time
     /// that it takes is bounded by that of the call. A credential that the records speak of, or of
     /// another kind, is given back as it is.
-    fn prove(&self, credential: Credential) -> BoxFuture<'_, Result<Credential, TokenError>> {
+    fn prove(&self, credential: Credential) -> BoxFuture<'_, Result<Credential, ProveError>> {
         Box::pin(std::future::ready(Ok(credential)))
     }
 
@@ -72,6 +90,13 @@ pub fn on_record() -> Vec<Box<dyn Attestor>> {
     ]
 }
 
+/// The same, for a control plane that looks after a cluster.
+pub fn with_cluster(cluster: Arc<dyn TokenReviews>) -> Vec<Box<dyn Attestor>> {
+    let mut attestors = on_record();
+    attestors.push(Box::new(ServiceAccounts::new(cluster)));
+    attestors
+}
+
 /// Attests by join tokens, each of which makes one instance.
 #[derive(Debug)]
 pub struct JoinTokens;
@@ -90,7 +115,10 @@ impl Attestor for JoinTokens {
         };
         match credential {
             Credential::JoinToken(text) => Some(check(text)),
-            Credential::InstanceKey(_) | Credential::Certificate(_) => None,
+            Credential::InstanceKey(_)
+            | Credential::Certificate(_)
+            | Credential::ServiceAccountToken(_)
+            | Credential::Pod(_) => None,
         }
     }
 
@@ -103,7 +131,10 @@ impl Attestor for JoinTokens {
     ) -> Option<Result<Attested, TokenError>> {
         match credential {
             Credential::JoinToken(text) => Some(redeem(records, text, key_hash, now)),
-            Credential::InstanceKey(_) | Credential::Certificate(_) => None,
+            Credential::InstanceKey(_)
+            | Credential::Certificate(_)
+            | Credential::ServiceAccountToken(_)
+            | Credential::Pod(_) => None,
         }
     }
 }
@@ -166,7 +197,10 @@ impl Attestor for InstanceKeys {
     ) -> Option<Result<Attested, TokenError>> {
         match credential {
             Credential::InstanceKey(text) => Some(by_instance_key(records, text, now)),
-            Credential::JoinToken(_) | Credential::Certificate(_) => None,
+            Credential::JoinToken(_)
+            | Credential::Certificate(_)
+            | Credential::ServiceAccountToken(_)
+            | Credential::Pod(_) => None,
         }
     }
 }
@@ -203,7 +237,10 @@ impl Attestor for Certificates {
     ) -> Option<Result<Attested, TokenError>> {
         match credential {
             Credential::Certificate(peer) => Some(by_certificate(records, peer, now)),
-            Credential::JoinToken(_) | Credential::InstanceKey(_) => None,
+            Credential::JoinToken(_)
+            | Credential::InstanceKey(_)
+            | Credential::ServiceAccountToken(_)
+            | Credential::Pod(_) => None,
         }
     }
 }
@@ -215,6 +252,10 @@ fn by_certificate(
 ) -> Result<Attested, TokenError> {
     if peer.not_after <= now {
         return Err(TokenError::Ended);
+    }
+    // A pod that was deleted, and a token that was withdrawn, get no other certificate.
+    if is_pod(&peer.instance) {
+        return Err(TokenError::ShowAgain);
     }
     let record = records.instance(&peer.instance);
     let record = record.ok_or(TokenError::UnknownInstance)?;

@@ -22,6 +22,12 @@ pub const PER_CREDENTIAL: Rate = Rate::new(1, 20);
 pub const PER_SOURCE: Rate = Rate::new(1_000, 4_000);
 /// Certificates in total: about what one core signs.
 pub const TOTAL: Rate = Rate::new(2_000, 8_000);
+/// Tokens of service accounts from one address that the cluster is asked about: a node may hide 110
+/// pods behind its own address, which start at once.
+pub const REVIEWS_PER_SOURCE: Rate = Rate::new(10, 250);
+/// Tokens of service accounts in total that the cluster is asked about: what one API server answers
+/// beside its other work.
+pub const REVIEWS: Rate = Rate::new(500, 2_000);
 /// Attempts with a wrong credential from one address.
 pub const FAILED_PER_SOURCE: Rate = Rate::new(1, 20);
 /// Join tokens that one user of the control plane's machine may make over the join socket.
@@ -53,6 +59,8 @@ pub struct Budgets {
     by_source: Accounts<SourcePrefix>,
     total: Bucket,
     failed: Accounts<SourcePrefix>,
+    reviews_by_source: Accounts<SourcePrefix>,
+    reviews: Bucket,
     joins: Accounts<u32>,
 }
 
@@ -64,6 +72,8 @@ impl Budgets {
             by_source: Accounts::new(ACCOUNTS_MAX, now),
             total: Bucket::full(now),
             failed: Accounts::new(ACCOUNTS_MAX, now),
+            reviews_by_source: Accounts::new(ACCOUNTS_MAX, now),
+            reviews: Bucket::full(now),
             joins: Accounts::new(ACCOUNTS_MAX, now),
         }
     }
@@ -103,6 +113,25 @@ impl Budgets {
             rate: FAILED_PER_SOURCE,
             wait,
         })
+    }
+
+    /// Charges a question to the cluster about the token of a service account, before it is known
+    /// whether that is one.
+    pub fn charge_review(&mut self, source: IpAddr, now: Instant) -> Result<(), Exceeded> {
+        let exceeded = |whose: String, rate| {
+            move |wait| Exceeded {
+                what: "tokens of service accounts",
+                whose,
+                rate,
+                wait,
+            }
+        };
+        self.reviews_by_source
+            .take(source.into(), REVIEWS_PER_SOURCE, now)
+            .map_err(exceeded(format!("peers at {source}"), REVIEWS_PER_SOURCE))?;
+        self.reviews
+            .take(REVIEWS, 1, now)
+            .map_err(exceeded("all peers together".to_owned(), REVIEWS))
     }
 
     /// Charges a join token to a user of this machine.
@@ -214,6 +243,19 @@ mod tests {
         assert_eq!(budgets.charge("i-1", source(1), now), Ok(()));
         let later = now + Duration::from_secs(1);
         assert_eq!(budgets.charge_failed(source(1), later), Ok(()));
+    }
+
+    #[test]
+    fn one_address_does_not_use_up_the_questions_of_all() {
+        let now = Instant::now();
+        let mut budgets = Budgets::new(now);
+        let asked = (0..10_000).filter(|_| budgets.charge_review(source(1), now).is_ok());
+        assert_eq!(asked.count() as u64, REVIEWS_PER_SOURCE.burst);
+        assert_eq!(budgets.charge_review(source(2), now), Ok(()));
+        // And certificates that need no question.
+        assert_eq!(budgets.charge("i-1", source(1), now), Ok(()));
+        let asked = (3..10_000).filter(|n| budgets.charge_review(source(*n), now).is_ok());
+        assert!((asked.count() as u64) < REVIEWS.burst);
     }
 
     #[test]

@@ -28,10 +28,7 @@ impl Identity for IdentityService {
             Some(Wire::JoinToken(text)) => Credential::JoinToken(text),
             Some(Wire::InstanceKey(text)) => Credential::InstanceKey(text),
             Some(Wire::CurrentCertificate(_)) => Credential::Certificate(peer?),
-            Some(Wire::ServiceAccountToken(_)) => {
-                let text = "no attestor for the tokens of service accounts: the control plane runs without a cluster";
-                return Err(Status::unauthenticated(text));
-            }
+            Some(Wire::ServiceAccountToken(text)) => Credential::ServiceAccountToken(text),
             None => return Err(Status::invalid_argument("no credential")),
         };
         let signed = self.identities.sign(credential, &request.csr, source).await;
@@ -75,7 +72,8 @@ fn status(error: &IdentityError) -> Status {
         IdentityError::Ca(_) | IdentityError::Reserved(_) | IdentityError::Invalid(_) => {
             Status::invalid_argument(text)
         }
-        IdentityError::Store(_) => Status::unavailable(text),
+        IdentityError::NoCluster => Status::unauthenticated(text),
+        IdentityError::Store(_) | IdentityError::Unproved(_) => Status::unavailable(text),
         IdentityError::Exceeded(_) | IdentityError::Full { .. } => Status::resource_exhausted(text),
     }
 }

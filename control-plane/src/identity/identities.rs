@@ -5,15 +5,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use weft_core::model::TrustBundle;
 use weft_core::name::{ServiceName, SpiffeId, WorkloadName};
 
-use super::attest::{Attested, Attestor, Credential};
+use super::attest::{Attested, Attestor, Credential, ProveError};
 use super::budget::{Budgets, Exceeded};
 use super::ca::{self, CaError, SignedLeaf};
 use super::operator::{self, OperatorRecord};
 use super::records::{INSTANCES, OPERATORS, Records, TOKENS};
+use super::service_account::is_pod;
 use super::signer::Signer;
 use super::token::{self, Binding, InstanceRecord, Reserved, TokenError, TokenRecord};
 use crate::clock::Clock;
@@ -51,6 +53,14 @@ pub enum IdentityError {
         /// How many are kept.
         max: usize,
     },
+    /// What the credential proves cannot be found out now.
+    #[error("{0}")]
+    Unproved(String),
+    /// Only a cluster can say what the token of a service account proves.
+    #[error(
+        "this control plane looks after no cluster: it takes join tokens, not tokens of service accounts"
+    )]
+    NoCluster,
     /// What was asked for makes no sense.
     #[error("{0}")]
     Invalid(String),
@@ -229,9 +239,9 @@ impl Identities {
         self.records().tokens.values().cloned().collect()
     }
 
-    /// Instances that were attested.
+    /// Instances that were attested; of pods, those of the time since this process began.
     pub fn instances(&self) -> Vec<InstanceRecord> {
-        self.records().instances.values().cloned().collect()
+        self.records().all_instances().cloned().collect()
     }
 
     /// Signs a certificate for the instance that a credential attests; `source` is the address that
@@ -277,16 +287,28 @@ impl Identities {
         mut credential: Credential,
         source: IpAddr,
     ) -> Result<Credential, IdentityError> {
+        if matches!(credential, Credential::ServiceAccountToken(_)) {
+            self.budgets().charge_review(source, Instant::now())?;
+        }
         for attestor in &self.attestors {
             credential = match attestor.prove(credential).await {
                 Ok(proved) => proved,
-                Err(error) => {
+                Err(ProveError::Refused(error)) => {
                     self.budgets().charge_failed(source, Instant::now())?;
                     return Err(error.into());
                 }
+                Err(error @ ProveError::Unavailable(_)) => {
+                    return Err(IdentityError::Unproved(error.to_string()));
+                }
             };
         }
-        Ok(credential)
+        match credential {
+            Credential::ServiceAccountToken(_) => Err(IdentityError::NoCluster),
+            Credential::JoinToken(_)
+            | Credential::InstanceKey(_)
+            | Credential::Certificate(_)
+            | Credential::Pod(_) => Ok(credential),
+        }
     }
 
     /// Checks the credential alone; gives the name of what a signature is charged to.
@@ -342,17 +364,16 @@ impl Identities {
         reserved: &Reservation,
         leaf: SignedLeaf,
         identity: SpiffeId,
-    ) -> Result<
-        (
-            Signed,
-            impl Future<Output = Result<(), StoreError>> + use<'_>,
-        ),
-        IdentityError,
-    > {
+    ) -> Result<(Signed, BoxFuture<'_, Result<(), StoreError>>), IdentityError> {
         let now = self.clock.unix_seconds();
         let attested = &reserved.attested;
         let name = &attested.instance.instance;
         let mut records = self.records();
+        if is_pod(name) {
+            records.note_pod(&attested.instance, leaf.not_after)?;
+            let signed = signed_for(&attested.instance, leaf, identity);
+            return Ok((signed, Box::pin(std::future::ready(Ok(())))));
+        }
         // An instance that was cleared away between is known again by its token only.
         let instance = match records.instances.get_mut(name) {
             Some(instance) => instance,
@@ -370,13 +391,7 @@ impl Identities {
         }
         instance.last_used = instance.last_used.max(now);
         instance.last_not_after = instance.last_not_after.max(leaf.not_after);
-        let signed = Signed {
-            leaf,
-            identity,
-            instance: name.clone(),
-            binding: instance.binding.clone(),
-            instance_key: None,
-        };
+        let signed = signed_for(instance, leaf, identity);
         let mut writes = vec![record(INSTANCES, name, Some(&*instance))];
         if let Some(token) = &attested.redeemed {
             writes.push(record(TOKENS, &token.id, Some(token)));
@@ -542,11 +557,22 @@ impl Identities {
     }
 }
 
+fn signed_for(instance: &InstanceRecord, leaf: SignedLeaf, identity: SpiffeId) -> Signed {
+    Signed {
+        leaf,
+        identity,
+        instance: instance.instance.clone(),
+        binding: instance.binding.clone(),
+        instance_key: None,
+    }
+}
+
 fn note_revoked(records: &mut Records, id: &str, now: i64) -> Result<RecordWrite, IdentityError> {
     if let Some(operator) = records.operators.get_mut(id) {
         operator.revoked = operator.revoked.or(Some(now));
         return Ok(record(OPERATORS, id, Some(&*operator)));
     }
+    records.take_pod_on_record(id, now);
     let found = records.instances.get_mut(id).ok_or_else(|| {
         IdentityError::Invalid(format!(
             "{id:?} is unknown; see `weft certs list` and `weft operator list`"

@@ -5,9 +5,10 @@ use futures_util::future::BoxFuture;
 use super::*;
 use crate::clock::TestClock;
 use crate::identity::ca::{Authority, LEAF_TTL_MAX};
-use crate::identity::on_record;
 use crate::identity::records::{INSTANCES_MAX, TOKEN_KEPT};
 use crate::identity::token::{CLOCK_SKEW, INSTANCE_KEY_LIFE};
+use crate::identity::{on_record, with_cluster};
+use crate::kubernetes::{PodFacts, Review, TokenReviews, TokenUser};
 use crate::store::{Fault, FaultyStore, RedbStore};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -299,7 +300,7 @@ struct Elsewhere {
 }
 
 impl Attestor for Elsewhere {
-    fn prove(&self, credential: Credential) -> BoxFuture<'_, Result<Credential, TokenError>> {
+    fn prove(&self, credential: Credential) -> BoxFuture<'_, Result<Credential, ProveError>> {
         Box::pin(async move {
             let Credential::JoinToken(text) = &credential else {
                 return Ok(credential);
@@ -310,7 +311,7 @@ impl Attestor for Elsewhere {
                     self.answer.notified().await;
                     Ok(Credential::JoinToken(self.token.clone()))
                 }
-                "false" => Err(TokenError::Unknown),
+                "false" => Err(TokenError::Unknown.into()),
                 _ => Ok(credential),
             }
         })
@@ -369,4 +370,103 @@ async fn what_has_to_be_asked_elsewhere_is_asked_without_a_lock() {
         matches!(denied, IdentityError::Token(TokenError::Unknown)),
         "{denied}"
     );
+}
+
+/// A cluster with one pod, `shop/web-0`, which its token proves.
+#[derive(Debug)]
+struct OnePod;
+
+const POD: &str = "pod-0b1a4e2c-7d1f-4c55-9a1d-0f5e2c3b4a59";
+
+impl TokenReviews for OnePod {
+    fn review<'a>(
+        &'a self,
+        _token: &'a str,
+        audience: &'a str,
+    ) -> BoxFuture<'a, Result<Review, String>> {
+        let (key, uid) = ("authentication.kubernetes.io", &POD[4..]);
+        let user = TokenUser {
+            username: "system:serviceaccount:shop:web".to_owned(),
+            audiences: vec![audience.to_owned()],
+            extra: [("name", "web-0"), ("uid", uid)]
+                .map(|(what, value)| (format!("{key}/pod-{what}"), vec![value.to_owned()]))
+                .into(),
+        };
+        Box::pin(std::future::ready(Ok(Review::Authenticated(user))))
+    }
+
+    fn pod<'a>(
+        &'a self,
+        _namespace: &'a str,
+        _name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<PodFacts>, String>> {
+        let pod = PodFacts {
+            uid: POD[4..].to_owned(),
+            service_account: "web".to_owned(),
+            containers: vec!["weft-proxy".to_owned()],
+            ..PodFacts::default()
+        };
+        Box::pin(std::future::ready(Ok(Some(pod))))
+    }
+}
+
+#[tokio::test]
+async fn of_a_pod_nothing_is_stored_but_its_revocation() {
+    let bed = Bed::new();
+    let reopen = || {
+        let attestors = with_cluster(Arc::new(OnePod));
+        open_with(&bed.store, &bed.authority, &bed.clock, attestors)
+    };
+    let token = || Credential::ServiceAccountToken("token".to_owned());
+    let all = reopen();
+    let signed = all.sign(token(), &csr(), SOURCE).await.unwrap();
+    assert_eq!(signed.instance, POD);
+    assert_eq!(
+        signed.identity.to_string(),
+        "spiffe://weft.test/ns/shop/sa/web"
+    );
+    assert_eq!(signed.instance_key, None);
+    assert_eq!(bed.on_record(), [0, 0, 0]);
+    let workload = all.workload_of(POD).unwrap();
+    assert_eq!(workload.to_string(), "shop/web-0");
+    // Each certificate needs the token: the one that is valid does not do.
+    let peer = crate::peer::PeerIdentity {
+        identity: signed.identity.clone(),
+        instance: POD.into(),
+        not_after: signed.leaf.not_after,
+    };
+    let request = csr();
+    let shown = all.sign(Credential::Certificate(peer), &request, SOURCE);
+    let error = shown.await.unwrap_err();
+    assert!(
+        matches!(error, IdentityError::Token(TokenError::ShowAgain)),
+        "{error}"
+    );
+    // A process that begins anew knows nothing of it, and still can revoke it.
+    let all = reopen();
+    assert_eq!(all.workload_of(POD), None);
+    all.revoke(POD).unwrap().await.unwrap();
+    assert_eq!(bed.on_record(), [0, 1, 0]);
+    assert!(reopen().bundle().revoked_instances.contains(POD));
+    for all in [all, reopen()] {
+        let error = all.sign(token(), &csr(), SOURCE).await.unwrap_err();
+        assert!(
+            matches!(error, IdentityError::Token(TokenError::Revoked(_))),
+            "{error}"
+        );
+    }
+    // Nobody has a certificate of it any more; the pod may still run, and gets none.
+    bed.clock.pass(LEAF_TTL_MAX * 2);
+    let all = reopen();
+    all.records().clear(bed.clock.unix_seconds(), 100);
+    assert!(all.bundle().revoked_instances.is_empty());
+    assert!(all.sign(token(), &csr(), SOURCE).await.is_err());
+}
+
+#[tokio::test]
+async fn the_token_of_a_service_account_needs_a_cluster() {
+    let bed = Bed::new();
+    let token = Credential::ServiceAccountToken("token".to_owned());
+    let error = bed.all.sign(token, &csr(), SOURCE).await.unwrap_err();
+    assert!(matches!(error, IdentityError::NoCluster), "{error}");
 }

@@ -9,10 +9,11 @@ pub mod grpc;
 mod identities;
 pub mod operator;
 mod records;
+pub mod service_account;
 pub mod signer;
 pub mod token;
 
-pub use attest::{Attested, Attestor, Credential, on_record};
+pub use attest::{Attested, Attestor, Credential, ProveError, on_record, with_cluster};
 pub use identities::{Counters, Identities, IdentityError, Signed};
 pub use records::Records;
 pub use signer::Signer;

@@ -5,8 +5,10 @@ use std::collections::HashMap;
 
 use super::identities::IdentityError;
 use super::operator::OperatorRecord;
-use super::token::{self, CLOCK_SKEW, InstanceRecord, TokenRecord};
+use super::service_account::{instance_of, uid_of};
+use super::token::{self, Binding, CLOCK_SKEW, InstanceRecord, TokenError, TokenRecord};
 use crate::store::{RecordWrite, Store, StoreError, read_records, record};
+use weft_core::name::WorkloadName;
 
 /// Tables of the store.
 pub(super) const TOKENS: &str = "token";
@@ -22,12 +24,18 @@ pub(super) const TOKENS_MAX: usize = 100_000;
 /// used the longest time ago first; then no more join.
 pub(super) const INSTANCES_MAX: usize = 200_000;
 
+/// Instances of pods that are remembered. Beyond, the one that was attested the longest time ago is
+/// forgotten: it is known again when it shows its token.
+pub(super) const PODS_MAX: usize = 200_000;
+
 /// Tokens, instances and operators, by id.
 #[derive(Debug, Default)]
 pub struct Records {
     pub(super) tokens: HashMap<String, TokenRecord>,
     pub(super) instances: HashMap<String, InstanceRecord>,
     pub(super) operators: HashMap<String, OperatorRecord>,
+    /// Instances of pods, which are not stored. One that was revoked is in `instances`, which are.
+    pods: HashMap<String, InstanceRecord>,
 }
 
 impl Records {
@@ -37,6 +45,7 @@ impl Records {
             tokens: read_records(store, TOKENS)?.into_iter().collect(),
             instances: read_records(store, INSTANCES)?.into_iter().collect(),
             operators: read_records(store, OPERATORS)?.into_iter().collect(),
+            pods: HashMap::new(),
         })
     }
 
@@ -47,7 +56,46 @@ impl Records {
 
     /// An instance by its name.
     pub fn instance(&self, name: &str) -> Option<&InstanceRecord> {
-        self.instances.get(name)
+        self.instances.get(name).or_else(|| self.pods.get(name))
+    }
+
+    /// Every instance that is known.
+    pub(super) fn all_instances(&self) -> impl Iterator<Item = &InstanceRecord> {
+        self.instances.values().chain(self.pods.values())
+    }
+
+    /// Remembers the instance of a pod that was signed for, unless it was revoked meanwhile.
+    pub(super) fn note_pod(
+        &mut self,
+        instance: &InstanceRecord,
+        not_after: i64,
+    ) -> Result<(), TokenError> {
+        let name = &instance.instance;
+        if self.instances.contains_key(name) {
+            return Err(TokenError::Revoked(name.clone()));
+        }
+        if self.pods.len() >= PODS_MAX && !self.pods.contains_key(name) {
+            let oldest = self.pods.values().min_by_key(|pod| pod.last_used);
+            let oldest = oldest.map(|pod| pod.instance.clone());
+            oldest.and_then(|oldest| self.pods.remove(&oldest));
+        }
+        let pod = self.pods.entry(name.clone());
+        let pod = pod.or_insert_with(|| instance.clone());
+        pod.binding.clone_from(&instance.binding);
+        pod.last_used = pod.last_used.max(instance.last_used);
+        pod.last_not_after = pod.last_not_after.max(not_after);
+        Ok(())
+    }
+
+    /// Puts the instance of a pod among those that are stored, so that it can be revoked. One that is
+    /// not remembered may have a certificate all the same, from before this process began.
+    pub(super) fn take_pod_on_record(&mut self, id: &str, now: i64) {
+        let Some(uid) = uid_of(id) else { return };
+        if self.instances.contains_key(id) {
+            return;
+        }
+        let pod = self.pods.remove(id).or_else(|| unknown_pod(uid, now));
+        self.instances.extend(pod.map(|pod| (id.to_owned(), pod)));
     }
 
     /// Forgets what can never be used again, `max` records at most; what is to be written.
@@ -61,6 +109,9 @@ impl Records {
             .extract_if(|_, instance| token::is_of_no_use(instance, now));
         let left = max - writes.len();
         writes.extend(removals::<InstanceRecord>(INSTANCES, instances.take(left)));
+        // Nothing of them is written down.
+        self.pods
+            .retain(|_, pod| pod.last_not_after + CLOCK_SKEW >= now);
         let operators = self
             .operators
             .extract_if(|_, operator| operator.not_after + CLOCK_SKEW < now);
@@ -108,6 +159,25 @@ impl Records {
         };
         Ok(self.instances.remove(&name))
     }
+}
+
+/// A pod of which nothing is remembered but its instance.
+fn unknown_pod(uid: &str, now: i64) -> Option<InstanceRecord> {
+    Some(InstanceRecord {
+        instance: instance_of(uid),
+        key_hash: String::new(),
+        binding: Binding {
+            workload: WorkloadName::new("unknown", uid).ok()?,
+            service_account: "unknown".to_owned(),
+            services: Vec::new(),
+            ports: Vec::new(),
+            addresses: Vec::new(),
+        },
+        created: now,
+        last_used: now,
+        last_not_after: 0,
+        revoked: None,
+    })
 }
 
 fn removals<T: serde::Serialize>(

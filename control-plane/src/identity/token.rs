@@ -9,10 +9,14 @@ use weft_core::name::{
 use weft_core::registration::{ADDRESSES_MAX, PORTS_MAX, SERVICES_MAX};
 
 use super::ca::LEAF_TTL_MAX;
+use super::service_account::is_pod;
 use crate::{hex, sha256_hex};
 
 /// An instance key attests for this long after its last use, seconds.
 pub const INSTANCE_KEY_LIFE: i64 = 7 * 24 * 3600;
+
+/// A pod that was revoked gets no certificate for this long, seconds: no pod is expected to be older.
+pub const POD_REVOCATION_LIFE: i64 = 366 * 24 * 3600;
 
 /// Clocks of peers may be this far behind, seconds: so long they take a certificate that has ended.
 pub const CLOCK_SKEW: i64 = 300;
@@ -31,6 +35,8 @@ pub fn revocation_holds(instance: &InstanceRecord, now: i64) -> bool {
 /// its key attests no more. Of a revoked one: whether nobody needs to know of it any more.
 pub fn is_of_no_use(instance: &InstanceRecord, now: i64) -> bool {
     match instance.revoked {
+        // Its token would give it another certificate.
+        Some(revoked) if is_pod(&instance.instance) => revoked + POD_REVOCATION_LIFE < now,
         Some(_) => !revocation_holds(instance, now),
         None => {
             let has_ended = instance.last_not_after + CLOCK_SKEW < now;
@@ -175,6 +181,12 @@ pub enum TokenError {
     /// The connection outlived its certificate.
     #[error("the certificate of this connection has ended: connect anew, with the instance key")]
     Ended,
+    /// A pod has no credential but its token.
+    #[error("a pod shows the token of its service account for every certificate")]
+    ShowAgain,
+    /// The token of a service account is none that proves a pod of the mesh.
+    #[error("the service account's token is refused: {0}")]
+    ServiceAccount(String),
     /// The instance was revoked.
     #[error("the instance {0} was revoked")]
     Revoked(String),

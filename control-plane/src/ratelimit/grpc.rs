@@ -78,7 +78,7 @@ async fn converse(
     loop {
         tokio::select! {
             message = live.receive(&mut told) => match message.transpose()? {
-                Some(message) => leases.handle(&peer.instance, live.number(), reports(message)?),
+                Some(message) => leases.handle(peer, live.number(), reports(message)?),
                 None => return Ok(()),
             },
             Some(due) = granted.recv() => {

@@ -18,6 +18,8 @@ use weft_proto::resource::{Kind, Resource};
 
 use crate::compile::Compiled;
 use crate::identity::Identities;
+use crate::identity::service_account::is_pod;
+use crate::peer::PeerIdentity;
 use crate::pipeline::Pipeline;
 
 /// How often it is looked for who has been out of touch for too long.
@@ -106,9 +108,17 @@ impl Leases {
     }
 
     /// Takes what a sidecar says, of limits of services that it may serve.
-    fn handle(&self, instance: &Arc<str>, stream: u64, reports: Vec<Report>) {
+    fn handle(&self, peer: &PeerIdentity, stream: u64, reports: Vec<Report>) {
         let snapshot = self.pipeline.snapshot();
-        let services = self.identities.services_of(instance);
+        let instance = &peer.instance;
+        let services = match is_pod(instance) {
+            // What a pod serves is in the cluster's facts, also when this process has just begun.
+            true => {
+                let pod = snapshot.world.workload_of(peer);
+                pod.map_or_else(Vec::new, |pod| pod.registration.services.clone())
+            }
+            false => self.identities.services_of(instance),
+        };
         let own = services.iter().flat_map(|service| {
             let shared = shared_limits(&snapshot.compiled, service).into_iter();
             shared.map(move |(rule, keyed)| (rule, (service, keyed)))

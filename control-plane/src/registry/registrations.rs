@@ -16,6 +16,7 @@ use super::ownership::{Origin, check_addresses, may_be_scraped};
 use super::writing::State;
 use crate::budget::StreamKind;
 use crate::clock::Clock;
+use crate::identity::service_account::is_pod;
 use crate::identity::token::TokenError;
 use crate::identity::{Identities, IdentityError};
 use crate::peer::PeerIdentity;
@@ -220,6 +221,14 @@ impl Registrations {
         stream: u64,
         mut registration: Registration,
     ) -> Result<u64, RegisterError> {
+        if is_pod(&peer.instance) {
+            return Err(Refused::Value {
+                field: "workload",
+                found: registration.workload.to_string(),
+                allowed: "workloads outside the cluster: where a pod is and what it serves is said by the cluster's API",
+            }
+            .into());
+        }
         let binding = self.identities.binding_of(&peer.instance)?;
         check_binding(&binding, &registration)?;
         binding.check_names().map_err(Refused::from)?;

@@ -24,6 +24,7 @@ use weft_core::rate::RateLimit;
 use weft_core::route::Fault;
 
 use crate::model::{MeshConfigSpec, ObjectName, ResourceKey, ServiceSpec};
+use crate::peer::PeerIdentity;
 use crate::registry::Entry;
 
 use addresses::{AddressRecord, VirtualAddresses};
@@ -79,6 +80,8 @@ pub struct World {
     cluster_services: Map<ServiceName, Arc<ClusterService>>,
     cluster_slices: Map<ObjectName, Arc<ClusterSlice>>,
     pods: Map<WorkloadName, Arc<Pod>>,
+    /// Workloads by the instance that runs.
+    instances: Map<Arc<str>, WorkloadName>,
     addresses: VirtualAddresses,
 
     endpoints: Map<ServiceName, Endpoints<Arc<Entry>>>,
@@ -128,6 +131,7 @@ impl World {
             cluster_services: Map::new(),
             cluster_slices: Map::new(),
             pods: Map::new(),
+            instances: Map::new(),
             addresses,
             endpoints: Map::new(),
             cluster_endpoints: Map::new(),
@@ -420,6 +424,12 @@ impl World {
     /// A workload.
     pub fn workload(&self, name: &WorkloadName) -> Option<&Arc<Entry>> {
         self.workloads.get(name)
+    }
+
+    /// The workload that a peer's instance runs as, if it has the peer's identity.
+    pub fn workload_of(&self, peer: &PeerIdentity) -> Option<&Arc<Entry>> {
+        let entry = self.workloads.get(self.instances.get(&peer.instance)?)?;
+        (entry.instance == peer.instance && entry.identity == peer.identity).then_some(entry)
     }
 
     /// Who is reached at an address: of several a pod, whose addresses are the cluster's word, then the
