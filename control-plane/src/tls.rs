@@ -56,6 +56,26 @@ pub fn server_config(
     Ok(config)
 }
 
+/// A configuration for the API server, which calls the webhook at one of these DNS names and shows no
+/// certificate.
+pub fn webhook_config(
+    authority: &Authority,
+    names: &[&str],
+    ttl: Duration,
+) -> Result<ServerConfig, CaError> {
+    let bad = |error: rustls::Error| CaError::Request(error.to_string());
+    let (chain, key) = authority.own_webhook(names, ttl, std::time::SystemTime::now())?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(bad)?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(bad)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
 /// Read from a certificate that rustls has verified in the handshake of the connection that it is
 /// asked about.
 pub(crate) fn peer_of(leaf: &CertificateDer<'_>) -> Option<PeerIdentity> {

@@ -222,6 +222,31 @@ impl Authority {
         ttl: Duration,
         now: SystemTime,
     ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), CaError> {
+        // It never calls, and nobody else's certificate says this.
+        let usage = ExtendedKeyUsagePurpose::Other(CONTROL_PLANE_USAGE.to_vec());
+        let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, usage];
+        self.serving(&[OWN_DNS_NAME], usages, ttl, now)
+    }
+
+    /// The certificate of the webhook, which the API server reaches at DNS names. It does not say that
+    /// it is the control plane's: the API server could not read that (Go refuses identifiers whose
+    /// parts have more than 31 bits), and sidecars do not talk to the webhook.
+    pub fn own_webhook(
+        &self,
+        names: &[&str],
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), CaError> {
+        self.serving(names, vec![ExtendedKeyUsagePurpose::ServerAuth], ttl, now)
+    }
+
+    fn serving(
+        &self,
+        names: &[&str],
+        usages: Vec<ExtendedKeyUsagePurpose>,
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), CaError> {
         let identity = SpiffeId::new(
             &self.trust_domain,
             RESERVED_NAMESPACE,
@@ -231,17 +256,8 @@ impl Authority {
         let key = KeyPair::generate()?;
         let intermediate = self.intermediate.load();
         let ends = intermediate.end_of_leaf(now, ttl);
-        let mut params = leaf_params(
-            identity.as_str(),
-            CONTROL_PLANE_ACCOUNT,
-            (now, ends),
-            &[OWN_DNS_NAME],
-        )?;
-        // It never calls, and nobody else's certificate says this.
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::Other(CONTROL_PLANE_USAGE.to_vec()),
-        ];
+        let mut params = leaf_params(identity.as_str(), CONTROL_PLANE_ACCOUNT, (now, ends), names)?;
+        params.extended_key_usages = usages;
         let leaf = params.signed_by(&key, &intermediate.issuer)?;
         let chain = vec![
             leaf.der().clone(),

@@ -14,6 +14,7 @@ mod edits;
 mod eligible;
 mod probes;
 mod quantity;
+pub mod serve;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -144,7 +144,7 @@ fn pod_with(annotations: &[(&str, &str)]) -> Value {
 fn refusal(pod: &Value, settings: &Settings) -> String {
     match inject(pod, shop(), settings) {
         Outcome::Refuse(refusal) => refusal.to_string(),
-        other => panic!("{pod}: {other:?}"),
+        other @ (Outcome::Patch(_) | Outcome::Skip(_)) => panic!("{pod}: {other:?}"),
     }
 }
 
@@ -330,98 +330,111 @@ fn labels_of_the_pod_beat_those_of_the_namespace() {
     assert!(matches!(outcome, Outcome::Refuse(_)), "{outcome:?}");
 }
 
-/// A pod with one change, and what is said about it.
+/// A pod with one field changed.
+fn changed(pointer: &str, value: Value) -> Value {
+    let mut pod = pod_with(&[]);
+    let (parent, field) = pointer.rsplit_once('/').unwrap();
+    pod.pointer_mut(parent).unwrap()[field] = value;
+    pod
+}
+
+/// A pod with one container.
+fn with_container(container: Value) -> Value {
+    changed("/spec/containers", json!([container]))
+}
+
+fn check_refused(cases: &[(Value, &str)]) {
+    for (pod, expected) in cases {
+        let found = refusal(pod, &settings());
+        assert!(found.contains(expected), "{found}\n{expected}");
+    }
+}
+
 #[test]
-fn pods_that_are_refused_or_left_alone() {
-    let change = |pointer: &str, value: Value| {
-        let mut pod = pod_with(&[]);
-        let (parent, field) = pointer.rsplit_once('/').unwrap();
-        pod.pointer_mut(parent).unwrap()[field] = value;
-        pod
-    };
-    let user = json!({"runAsUser": 1337});
-    for (pod, expected) in [
+fn pods_whose_traffic_cannot_be_redirected_are_refused() {
+    let user = || json!({"runAsUser": 1337});
+    let windows = json!({"kubernetes.io/os": "windows"});
+    check_refused(&[
         (
-            change("/spec/os", json!({"name": "windows"})),
+            changed("/spec/os", json!({"name": "windows"})),
             "it is for Windows",
         ),
+        (changed("/spec/nodeSelector", windows), "it is for Windows"),
         (
-            change("/spec/nodeSelector", json!({"kubernetes.io/os": "windows"})),
-            "it is for Windows",
-        ),
-        (
-            change("/spec/securityContext", user.clone()),
+            changed("/spec/securityContext", user()),
             "container web: runAsUser 1337 is the sidecar's",
         ),
         (
-            change(
-                "/spec/containers",
-                json!([{"name": "web", "securityContext": user}]),
-            ),
+            with_container(json!({"name": "web", "securityContext": user()})),
             "container web: runAsUser 1337 is the sidecar's",
         ),
         (
-            change(
+            changed(
                 "/spec/initContainers",
-                json!([{"name": "set-up", "securityContext": user}]),
+                json!([{"name": "set-up", "securityContext": user()}]),
             ),
             "container set-up: runAsUser 1337 is the sidecar's",
         ),
+    ]);
+    let mut asked = changed("/spec/hostNetwork", json!(true));
+    asked["metadata"]["labels"] = json!({INJECT: ENABLED});
+    check_refused(&[(asked, "hostNetwork: true and the label")]);
+}
+
+#[test]
+fn names_and_ports_of_the_sidecar_are_its_own() {
+    let init = |name: &str| {
+        changed(
+            "/spec/initContainers",
+            json!([{"name": name, "image": "mine"}]),
+        )
+    };
+    let misspelt = json!({
+        "name": "web",
+        "ports": [{"containerPort": 80, "name": "http"}],
+        "livenessProbe": {"tcpSocket": {"port": "htpp"}},
+    });
+    check_refused(&[
         (
-            change(
-                "/spec/initContainers",
-                json!([{"name": "weft-proxy", "image": "mine"}]),
-            ),
+            init("weft-proxy"),
             "container weft-proxy: the name is the mesh's own",
         ),
         (
-            change(
-                "/spec/initContainers",
-                json!([{"name": "weft-intercept", "image": "mine"}]),
-            ),
+            init("weft-intercept"),
             "container weft-intercept: the name is the mesh's own",
         ),
         (
-            change(
+            changed(
                 "/spec/volumes",
                 json!([{"name": "weft-token", "emptyDir": {}}]),
             ),
             "volume weft-token: the name is the mesh's own",
         ),
         (
-            change(
-                "/spec/containers",
-                json!([{"name": "web", "ports": [{"containerPort": 15006}]}]),
-            ),
+            with_container(json!({"name": "web", "ports": [{"containerPort": 15006}]})),
             "container web: port 15006 is the sidecar's",
         ),
         (
-            change(
-                "/spec/containers",
-                json!([{"name": "web", "ports": [{"containerPort": 80, "name": "http"}],
-                        "livenessProbe": {"tcpSocket": {"port": "htpp"}}}]),
-            ),
+            with_container(misspelt),
             "container web: livenessProbe.tcpSocket.port: found \"htpp\"; allowed: 1 to 65535, http",
         ),
         (
-            change(
-                "/spec/containers",
-                json!([{"name": "web", "livenessProbe": {"httpGet": {"port": 0}}}]),
-            ),
+            with_container(json!({"name": "web", "livenessProbe": {"httpGet": {"port": 0}}})),
             "livenessProbe.httpGet.port: found 0; allowed: 1 to 65535",
         ),
         (
-            change("/spec/containers", json!("web")),
+            changed("/spec/containers", json!("web")),
             "it is not a pod as Kubernetes knows it",
         ),
         (
-            change("/metadata/labels", json!({INJECT: 1})),
+            changed("/metadata/labels", json!({INJECT: 1})),
             "it is not a pod as Kubernetes knows it",
         ),
-    ] {
-        let found = refusal(&pod, &settings());
-        assert!(found.contains(expected), "{found}\n{expected}");
-    }
+    ]);
+}
+
+#[test]
+fn pods_that_are_left_alone() {
     let skips = |pod: &Value, namespace: &str| {
         let labels = BTreeMap::from([(INJECT.to_owned(), ENABLED.to_owned())]);
         let named = Namespace {
@@ -430,14 +443,14 @@ fn pods_that_are_refused_or_left_alone() {
         };
         match inject(pod, named, &settings()) {
             Outcome::Skip(reason) => reason,
-            other => panic!("{other:?}"),
+            other @ (Outcome::Patch(_) | Outcome::Refuse(_)) => panic!("{other:?}"),
         }
     };
     let mirror = pod_with(&[("kubernetes.io/config.mirror", "x")]);
     assert_eq!(skips(&mirror, "shop"), SkipReason::StaticPod);
     let file = pod_with(&[("kubernetes.io/config.source", "file")]);
     assert_eq!(skips(&file, "shop"), SkipReason::StaticPod);
-    let host = change("/spec/hostNetwork", json!(true));
+    let host = changed("/spec/hostNetwork", json!(true));
     assert_eq!(skips(&host, "shop"), SkipReason::HostNetwork);
     for namespace in ["kube-system", "kube-node-lease", "weft-system"] {
         assert_eq!(
@@ -445,10 +458,6 @@ fn pods_that_are_refused_or_left_alone() {
             SkipReason::SystemNamespace
         );
     }
-    let mut asked = host;
-    asked["metadata"]["labels"] = json!({INJECT: ENABLED});
-    let found = refusal(&asked, &settings());
-    assert!(found.contains("hostNetwork: true and the label"), "{found}");
 }
 
 #[test]
@@ -540,9 +549,7 @@ fn probes_are_bounded_as_the_kernel_bounds_variables() {
     assert!(found.contains("bytes in all; allowed: 65536"), "{found}");
 }
 
-#[test]
-fn documents_keep_their_order_and_what_they_say() {
-    let text = "\
+const DOCUMENTS: &str = "\
 # a comment
 apiVersion: v1
 kind: ConfigMap
@@ -568,7 +575,10 @@ items:
 - {apiVersion: batch/v1, kind: Job, metadata: {name: bad}, spec: {template: {metadata: {annotations: {weft-mesh.io/mtls: x}}, spec: {containers: [{name: a, image: a}]}}}}
 - {apiVersion: example.com/v1, kind: Deployment, metadata: {name: other}, spec: {template: {}}}
 ";
-    let injected = inject_documents(text, None, &settings()).unwrap();
+
+#[test]
+fn documents_keep_their_order_and_what_they_say() {
+    let injected = inject_documents(DOCUMENTS, None, &settings()).unwrap();
     let kinds: Vec<_> = injected
         .documents
         .iter()
@@ -602,6 +612,11 @@ items:
         results,
         expected.map(|(name, result)| (name, result.to_owned()))
     );
+}
+
+#[test]
+fn documents_are_read_and_written_as_kubernetes_reads_them() {
+    let injected = inject_documents(DOCUMENTS, None, &settings()).unwrap();
     let deployment = &injected.documents[1]["spec"]["template"];
     assert_eq!(
         deployment["spec"]["initContainers"][1]["name"],
@@ -630,6 +645,10 @@ items:
             yaml.contains(&format!(": '{text}'")) || yaml.contains(&format!(": \"{text}\""));
         assert!(quoted, "{text}\n{yaml}");
     }
+}
+
+#[test]
+fn inputs_that_cannot_be_read() {
     let errors = [
         inject_documents("a: [", None, &settings())
             .unwrap_err()
