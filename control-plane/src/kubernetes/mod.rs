@@ -8,6 +8,7 @@ pub mod ranges;
 pub(crate) mod testing;
 mod tokens;
 pub(crate) mod watched;
+pub mod trust;
 
 pub use client::{ClientError, Cluster, ClusterSettings, connect};
 pub use tokens::{ClusterTokens, PodFacts, Review, TokenReviews, TokenUser};
