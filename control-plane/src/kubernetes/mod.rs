@@ -7,8 +7,8 @@ pub mod ranges;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tokens;
-pub(crate) mod watched;
 pub mod trust;
+pub(crate) mod watched;
 
 pub use client::{ClientError, Cluster, ClusterSettings, connect};
 pub use tokens::{ClusterTokens, PodFacts, Review, TokenReviews, TokenUser};

@@ -7,7 +7,7 @@ use kube::CustomResourceExt as _;
 use serde_json::Value;
 use weft_control_plane::model::crds_yaml;
 
-use crate::cluster::ApiServer;
+use crate::testing::ApiServer;
 use crate::support::{ControlPlane, DEADLINE};
 
 const POLICY: &str = "apiVersion: weft-mesh.io/v1alpha1

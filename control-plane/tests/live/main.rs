@@ -12,7 +12,6 @@
 mod addresses;
 mod attacks;
 mod budgets;
-#[path = "../../src/kubernetes/testing.rs"]
 mod cluster;
 mod crashes;
 mod discovery;
