@@ -104,7 +104,10 @@ impl Applications {
         Application {
             service: format!("{}/{}", config.workload.namespace, config.workload.name).into(),
             port,
-            protocol: declared.map_or(AppProtocol::Detect, |port| port.protocol),
+            protocol: declared
+                .map(|port| port.protocol)
+                .or_else(|| self.shared.mesh.own_protocol(port))
+                .unwrap_or_default(),
             addresses: [address].into(),
             loopback: declared.is_some_and(|port| port.loopback),
         }

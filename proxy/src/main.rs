@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use weft_proxy::config::ProxyArgs;
 use weft_proxy::intercept::InterceptArgs;
+use weft_proxy::wait::{self, WaitArgs};
 use weft_proxy::{app, intercept, nest};
 
 /// The sidecar of the Weft service mesh.
@@ -21,6 +22,8 @@ struct Cli {
 enum Command {
     /// Redirects a pod's traffic to its sidecar, and exits.
     Intercept(InterceptArgs),
+    /// Waits until the sidecar of this pod is ready, and exits.
+    Wait(WaitArgs),
 }
 
 fn main() -> ExitCode {
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result: Result<(), Box<dyn std::error::Error>> = match cli.command {
         Some(Command::Intercept(args)) => intercept::run(&args).map_err(Into::into),
+        Some(Command::Wait(args)) => wait::run(&args).map_err(Into::into),
         None => app::run(&cli.proxy).map_err(Into::into),
     };
     match result {

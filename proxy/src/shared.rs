@@ -7,6 +7,7 @@ use crate::config::ProxyConfig;
 use crate::connections::Connections;
 use crate::drain::Drain;
 use crate::http::Resets;
+use crate::interception::OwnAnswer;
 use crate::mesh::Mesh;
 use crate::nest::SocketFactory;
 use crate::pool::Limited;
@@ -41,6 +42,8 @@ pub struct Shared {
     pub limited: Arc<Limited>,
     /// Accepted connections, all workers together.
     pub connections: Arc<Connections>,
+    /// What proofs of interception are answered with.
+    pub own_answer: Arc<OwnAnswer>,
     /// What clients may reset of their requests.
     pub resets: Arc<Resets>,
 }

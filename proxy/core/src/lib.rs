@@ -21,6 +21,7 @@ pub mod headers;
 pub mod health;
 pub mod hedge;
 pub mod hops;
+pub mod interception;
 pub mod interim;
 pub mod invalid;
 pub mod label;

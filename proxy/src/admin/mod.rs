@@ -19,6 +19,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::probes::Probes;
 use crate::telemetry::log::LogHandle;
 use crate::telemetry::metrics::{CONTENT_TYPE, Metrics};
 
@@ -68,6 +69,7 @@ pub struct AdminServer {
     state: Arc<dyn AdminState>,
     metrics: Metrics,
     log: Option<LogHandle>,
+    probes: Probes,
 }
 
 impl std::fmt::Debug for AdminServer {
@@ -78,11 +80,17 @@ impl std::fmt::Debug for AdminServer {
 
 impl AdminServer {
     /// Without a `log`, its level cannot be changed.
-    pub fn new(state: Arc<dyn AdminState>, metrics: Metrics, log: Option<LogHandle>) -> Arc<Self> {
+    pub fn new(
+        state: Arc<dyn AdminState>,
+        metrics: Metrics,
+        log: Option<LogHandle>,
+        probes: Probes,
+    ) -> Arc<Self> {
         Arc::new(Self {
             state,
             metrics,
             log,
+            probes,
         })
     }
 
@@ -130,8 +138,14 @@ impl AdminServer {
         shutdown: CancellationToken,
     ) {
         let service = service_fn(|request: Request<Incoming>| {
-            let response = self.answer(serves, &request);
-            async move { Ok::<_, Infallible>(response) }
+            let server = Arc::clone(&self);
+            async move {
+                let response = match server.probe(&request).await {
+                    Some(probed) => probed,
+                    None => server.answer(serves, &request),
+                };
+                Ok::<_, Infallible>(response)
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -149,6 +163,16 @@ impl AdminServer {
         if let Err(error) = ended {
             tracing::debug!(%error, "admin: connection failed");
         }
+    }
+
+    /// The answer to one of the kubelet's probes of the application.
+    async fn probe(&self, request: &Request<Incoming>) -> Option<Response<Full<Bytes>>> {
+        let reads = request.method() == Method::GET || request.method() == Method::HEAD;
+        if !reads || from_a_page(request) {
+            return None;
+        }
+        let (status, body) = self.probes.answer(request.uri().path()).await?;
+        Some(text(status, body))
     }
 
     /// The answer to a request, whose body is not looked at.

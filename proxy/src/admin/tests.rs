@@ -1,4 +1,5 @@
 use super::*;
+use crate::probes::Probes;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -36,7 +37,7 @@ impl AdminState for State {
 
 fn server() -> (Arc<State>, Arc<AdminServer>) {
     let state = Arc::new(State::default());
-    let server = AdminServer::new(state.clone(), Metrics::new(10), None);
+    let server = AdminServer::new(state.clone(), Metrics::new(10), None, Probes::default());
     (state, server)
 }
 

@@ -7,14 +7,16 @@ use tokio::time::sleep;
 
 use super::AppError;
 use crate::config::ProxyConfig;
-use crate::identity::{IdentityError, Manager};
+use crate::identity::{IdentityError, Manager, Proof};
 
 /// Signing is tried again after this long while there is no certificate; it doubles up to the cap.
 const SIGN_RETRY: Duration = Duration::from_millis(250);
 const SIGN_RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// Gets the first certificate, or takes up the one on disk.
-pub(super) async fn enrol(identity: &Manager) -> Result<(), AppError> {
+/// In a pod it is asked for until there is one: a refusal may be of a moment in which the API server
+/// does not know the pod yet, and the token is another one later.
+pub(super) async fn enrol(identity: &Manager, in_pod: bool) -> Result<(), AppError> {
     let restored = identity.restore()?;
     let valid = |identity: &Manager| {
         let current = identity.subscribe();
@@ -35,7 +37,7 @@ pub(super) async fn enrol(identity: &Manager) -> Result<(), AppError> {
                 error @ (IdentityError::Refused(_)
                 | IdentityError::NoCredential
                 | IdentityError::Token),
-            ) if !is_passing(&error) => return Err(error.into()),
+            ) if !in_pod && !is_passing(&error) => return Err(error.into()),
             Err(error) => {
                 tracing::warn!(%error, retry_in = ?wait, "no certificate yet");
                 sleep(wait).await;
@@ -65,7 +67,19 @@ fn is_passing(error: &IdentityError) -> bool {
             | tonic::Code::Cancelled | tonic::Code::Unknown | tonic::Code::DeadlineExceeded))
 }
 
-pub(super) fn token(config: &ProxyConfig) -> Result<Option<String>, AppError> {
+/// What the sidecar proves itself with.
+pub(super) fn proof(config: &ProxyConfig) -> Result<Proof, AppError> {
+    let files = &config.control_plane;
+    match (&files.service_account_token_file, &files.roots_file) {
+        (Some(token), Some(roots)) => Ok(Proof::ServiceAccount {
+            token: token.clone(),
+            roots: roots.clone(),
+        }),
+        (_, _) => Ok(Proof::JoinToken(token(config)?)),
+    }
+}
+
+fn token(config: &ProxyConfig) -> Result<Option<String>, AppError> {
     if let Some(token) = &config.control_plane.token {
         return Ok(Some(token.expose().trim().to_owned()));
     }

@@ -30,6 +30,7 @@ use crate::discovery;
 use crate::dns::{Resolver, nameservers};
 use crate::drain::Drain;
 use crate::identity::{IdentityError, Manager};
+use crate::interception;
 use crate::leases;
 use crate::memory;
 use crate::mesh::Mesh;
@@ -37,6 +38,7 @@ use crate::names;
 use crate::nest::{self, NestAddresses, NestListeners, SocketFactory};
 use crate::observe;
 use crate::outbound;
+use crate::probes::Probes;
 use crate::registration::{Registrar, Standing};
 use crate::shared::{HostAccess, Shared};
 use crate::state::{StateDir, StateError};
@@ -48,7 +50,7 @@ use crate::tls::TlsContext;
 use crate::vital::Vital;
 use admin::{AdminListeners, State};
 use announcement::{first_registration, probe_ports};
-use enrolment::{check_workload, enrol, token};
+use enrolment::{check_workload, enrol, proof};
 use plan::{NestDns, listeners};
 
 /// Why a sidecar does not run.
@@ -234,7 +236,7 @@ impl Sidecar {
         let address = config.control_plane.address.clone();
         let identity = Arc::new(Manager::new(
             address.clone(),
-            token(&config)?,
+            proof(&config)?,
             state.clone(),
             Arc::clone(&tls),
             metrics.clone(),
@@ -251,7 +253,7 @@ impl Sidecar {
             metrics.clone(),
         );
         client.restore()?;
-        enrol(&identity).await?;
+        enrol(&identity, config.is_in_pod()).await?;
         check_workload(&config, &identity)?;
         let tracer = match TracerConfig::of(&config) {
             Some(tracing) => Some(Tracer::start(&tracing, &metrics)?),
@@ -288,6 +290,7 @@ impl Sidecar {
             nest,
             host,
             connections,
+            own_answer: Arc::default(),
         });
         let (mut plan, nest_dns) = listeners(&shared, nest_listeners, addresses)?;
         plan.publish(published, shared.config.limits.listen_backlog)?;
@@ -306,6 +309,11 @@ impl Sidecar {
         vital.spawn("observation", observe::run(lines.clone(), seen));
         let limited = Arc::clone(&shared.mesh);
         vital.spawn("leases", leases::run(lines.clone(), limited));
+        if shared.config.proves_interception() {
+            let own = Arc::clone(&shared.own_answer);
+            let proving = interception::prove(own, readiness.clone(), metrics.clone());
+            vital.spawn("interception", proving);
+        }
         watch_discovery(&shared, client.connected(), &readiness);
         vital.spawn("discovery", client.run());
         let renewing = Arc::clone(&identity);
@@ -331,7 +339,8 @@ impl Sidecar {
             readiness: readiness.clone(),
             drain: Arc::clone(&drain_asked),
         });
-        let admin = admin_listeners.serve(&AdminServer::new(state, metrics, log.clone()));
+        let probes = Probes::new(&shared.config, plan::own_address(&shared.config));
+        let admin = admin_listeners.serve(&AdminServer::new(state, metrics, log.clone(), probes));
         serve_dns(&shared, nest_dns)?;
         let workers = plan.spawn(&shared, &vital)?;
         tokio::spawn(release_memory(readiness.clone()));

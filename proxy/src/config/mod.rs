@@ -20,12 +20,16 @@ use weft_core::terms::Defaults;
 
 mod args;
 mod load;
+mod pod;
 mod units;
 mod validate;
 mod workers;
 
 pub use args::ProxyArgs;
 pub use load::{ConfigError, load, load_with};
+pub use pod::{
+    GrpcProbe, HttpProbe, KubernetesConfig, Probe, ProbeAction, ProbeHeader, ProbeScheme, TcpProbe,
+};
 pub use units::{AccessLog, ByteSize, Secret, ServiceRef};
 pub use validate::Problem;
 pub use workers::default_workers;
@@ -49,6 +53,8 @@ pub struct ProxyConfig {
     pub application_address: Option<IpAddr>,
     /// What inbound accepts.
     pub mtls: MtlsMode,
+    /// What is particular to a pod.
+    pub kubernetes: KubernetesConfig,
     /// Local listeners for programs whose traffic is not captured.
     pub upstreams: Vec<UpstreamConfig>,
     /// How long things may take.
@@ -73,6 +79,7 @@ impl Default for ProxyConfig {
             listeners: ListenerConfig::default(),
             application_address: None,
             mtls: MtlsMode::default(),
+            kubernetes: KubernetesConfig::default(),
             upstreams: Vec::new(),
             timeouts: TimeoutConfig::default(),
             limits: LimitConfig::default(),
@@ -91,6 +98,17 @@ impl ProxyConfig {
         } else {
             self.workers
         }
+    }
+
+    /// Whether this sidecar is in a pod: then what the workload serves comes from the control plane.
+    pub fn is_in_pod(&self) -> bool {
+        self.control_plane.service_account_token_file.is_some()
+    }
+
+    /// Whether interception is proved again and again.
+    pub fn proves_interception(&self) -> bool {
+        let chosen = self.kubernetes.prove_interception;
+        chosen.unwrap_or_else(|| self.is_in_pod())
     }
 
     /// The workload's full name. It has been checked when this was loaded.
@@ -169,6 +187,11 @@ pub struct ControlPlaneConfig {
     pub token: Option<Secret>,
     /// A file that holds the token; read again at each attestation, so it may be replaced.
     pub token_file: Option<PathBuf>,
+    /// The file with the service account's token, in a pod; read again for each certificate, since
+    /// the kubelet replaces it.
+    pub service_account_token_file: Option<PathBuf>,
+    /// The file with the roots of the mesh, PEM, in a pod; read again for each certificate.
+    pub roots_file: Option<PathBuf>,
     /// The name in the control plane's certificate.
     pub server_name: String,
 }
@@ -179,6 +202,8 @@ impl Default for ControlPlaneConfig {
             address: String::new(),
             token: None,
             token_file: None,
+            service_account_token_file: None,
+            roots_file: None,
             server_name: "control-plane.weft".to_owned(),
         }
     }

@@ -30,6 +30,12 @@ impl fmt::Display for Problem {
 /// Most workers; beyond that it is a typing error.
 const WORKERS_MAX: usize = 256;
 
+/// Most probes of one pod.
+const PROBES_MAX: usize = 256;
+
+/// The paths at which the kubelet asks the sidecar for the application's probes.
+const PROBES_PATH: &str = "/app-health/";
+
 /// Smallest head that every HTTP client may send (RFC 9110 section 4.1 asks for 8000 bytes of
 /// URI).
 const HEADER_BYTES_MIN: usize = 8 * 1024;
@@ -94,6 +100,7 @@ impl ProxyConfig {
         let mut problems = Problems(Vec::new());
         self.check_workload(&mut problems);
         self.check_control_plane(&mut problems);
+        self.check_pod(&mut problems);
         self.check_sockets(&mut problems);
         self.check_timeouts(&mut problems);
         self.check_counts(&mut problems);
@@ -169,6 +176,49 @@ impl ProxyConfig {
         problems.check(state.is_absolute(), "state_dir", || {
             format!("{:?} is relative: an absolute path is expected", state)
         });
+    }
+
+    /// What a sidecar in a pod is told has to come from the cluster, not from its configuration.
+    fn check_pod(&self, problems: &mut Problems) {
+        let control_plane = &self.control_plane;
+        let roots = control_plane.roots_file.is_some();
+        if self.is_in_pod() {
+            let tokens = control_plane.token.is_some() || control_plane.token_file.is_some();
+            let field = "control_plane.service_account_token_file";
+            problems.check(!tokens, field, || {
+                "set together with a join token: one of them is allowed".to_owned()
+            });
+            problems.check(roots, "control_plane.roots_file", || {
+                format!("missing: {field} needs it, to know the control plane by")
+            });
+            let workload = &self.workload;
+            problems.check(workload.services.is_empty(), "workload.services", || {
+                "not allowed in a pod: the cluster's Services say what it serves".to_owned()
+            });
+            problems.check(workload.ports.is_empty(), "workload.ports", || {
+                "not allowed in a pod: the cluster's Services say which ports it has".to_owned()
+            });
+        } else {
+            problems.check(!roots, "control_plane.roots_file", || {
+                "only allowed with control_plane.service_account_token_file: a join token says \
+                 which root to trust"
+                    .to_owned()
+            });
+        }
+        let probes = &self.kubernetes.probes;
+        let found = probes.len();
+        problems.check(found <= PROBES_MAX, "kubernetes.probes", || {
+            format!("found {found}; allowed: at most {PROBES_MAX}")
+        });
+        for (path, probe) in probes {
+            let field = format!("kubernetes.probes.{path}");
+            problems.check(path.starts_with(PROBES_PATH), field.as_str(), || {
+                format!("is no path under {PROBES_PATH}")
+            });
+            problems.check(probe.action().is_some(), field, || {
+                "one of httpGet, tcpSocket and grpc is expected".to_owned()
+            });
+        }
     }
 
     fn check_sockets(&self, problems: &mut Problems) {

@@ -67,6 +67,8 @@ pub enum ConnectError {
 pub enum Trusting {
     /// Nothing is known but the digest of the root: what a join token carries.
     RootDigest(Arc<str>),
+    /// Nothing is known but the roots of the mesh, DER: what a pod is given.
+    Roots(Arc<[Vec<u8>]>),
     /// The bundle is known, but our certificate has expired or is missing.
     Bundle(Arc<Trust>, TrustDomain),
     /// We have a certificate.
@@ -77,7 +79,7 @@ impl Trusting {
     /// When the certificate that we show ends, seconds since the Unix epoch.
     fn not_after(&self) -> Option<i64> {
         match self {
-            Self::RootDigest(_) | Self::Bundle(..) => None,
+            Self::RootDigest(_) | Self::Roots(_) | Self::Bundle(..) => None,
             Self::Mutual(_, credentials) => Some(credentials.not_after),
         }
     }
@@ -173,7 +175,9 @@ fn client_config(trusting: &Trusting) -> Result<ClientConfig, ConnectError> {
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier));
     let mut config = match trusting {
-        Trusting::RootDigest(_) | Trusting::Bundle(..) => builder.with_no_client_auth(),
+        Trusting::RootDigest(_) | Trusting::Roots(_) | Trusting::Bundle(..) => {
+            builder.with_no_client_auth()
+        }
         Trusting::Mutual(_, credentials) => {
             let chain: Vec<CertificateDer<'static>> = credentials.chain.clone();
             let key: PrivateKeyDer<'static> = credentials.key.clone_key();

@@ -61,7 +61,7 @@ impl ControlPlaneVerifier {
         let check = |trust: &Trust, trust_domain: &TrustDomain| {
             let peer = trust.check_control_plane(&chain, now)?;
             let expected = peer.expect(&control_plane_identity(trust_domain));
-            expected.map_err(PeerError::from)
+            expected.map(drop).map_err(PeerError::from)
         };
         match &self.trusting {
             Trusting::RootDigest(digest) => {
@@ -70,14 +70,9 @@ impl ControlPlaneVerifier {
                     shown: chain.len(),
                     expected: Arc::clone(digest),
                 })?;
-                let trust_domain = trust_domain_of(leaf).ok_or(FirstContactError::NoIdentity)?;
-                let trust = Trust::new(&TrustBundle {
-                    trust_domain: trust_domain.clone(),
-                    roots: vec![root.to_vec()],
-                    revoked_instances: std::collections::BTreeSet::new(),
-                })?;
-                check(&trust, &trust_domain)?;
+                check_first(leaf, vec![root.to_vec()], check)?;
             }
+            Trusting::Roots(roots) => check_first(leaf, roots.to_vec(), check)?,
             Trusting::Bundle(trust, trust_domain) => {
                 check(trust, trust_domain)?;
             }
@@ -87,6 +82,22 @@ impl ControlPlaneVerifier {
         }
         Ok(())
     }
+}
+
+/// Checks a control plane of which nothing is known but the roots that it may lead to: it says itself
+/// which trust domain it is of.
+fn check_first(
+    leaf: &CertificateDer<'_>,
+    roots: Vec<Vec<u8>>,
+    check: impl Fn(&Trust, &TrustDomain) -> Result<(), PeerError>,
+) -> Result<(), FirstContactError> {
+    let trust_domain = trust_domain_of(leaf).ok_or(FirstContactError::NoIdentity)?;
+    let trust = Trust::new(&TrustBundle {
+        trust_domain: trust_domain.clone(),
+        roots,
+        revoked_instances: std::collections::BTreeSet::new(),
+    })?;
+    Ok(check(&trust, &trust_domain)?)
 }
 
 /// The trust domain that an unverified certificate claims; only to build the expectation that it

@@ -114,6 +114,9 @@ impl Client {
         for service in mesh.services() {
             holdings.subscribe(Kind::ServerPolicy, &service.to_string());
         }
+        if let Some(own) = mesh.followed() {
+            holdings.subscribe(Kind::Workload, own);
+        }
         Self {
             lines,
             mesh,
@@ -142,7 +145,26 @@ impl Client {
             tracing::warn!(reason, "left out of the restored snapshot");
         }
         self.mesh.publish(self.holdings.world());
+        self.follow_own();
         Ok(())
+    }
+
+    /// In a pod: asks for what is to be enforced for the services that the workload serves now, and
+    /// for no others; the names that are new, and those that are none of them any more.
+    fn follow_own(&mut self) -> (Vec<String>, Vec<String>) {
+        if self.mesh.followed().is_none() {
+            return (Vec::new(), Vec::new());
+        }
+        let services = self.mesh.services();
+        let mut new: Vec<String> = services.iter().map(ToString::to_string).collect();
+        let asked = self.holdings.subscriptions(Kind::ServerPolicy);
+        let over = asked.into_iter().filter(|name| !new.contains(name));
+        let mut gone = Vec::new();
+        for name in over.collect::<Vec<_>>() {
+            gone.extend(self.holdings.release(Kind::ServerPolicy, &name));
+        }
+        new.retain(|name| self.holdings.subscribe(Kind::ServerPolicy, name));
+        (new, gone)
     }
 
     /// Runs until the task is dropped.
@@ -206,6 +228,10 @@ impl Client {
                     let id = response.id();
                     let applied = self.take(response);
                     stream.acknowledge(&id, &applied).await?;
+                    let (new, gone) = self.follow_own();
+                    if !new.is_empty() || !gone.is_empty() {
+                        stream.subscribe(Kind::ServerPolicy, new, gone).await?;
+                    }
                 }
                 // The stream that stood ends when the next one is open.
                 next = moves.next(|line| opening(line, &self.identity, &self.holdings)) => {
@@ -298,8 +324,13 @@ impl Client {
     /// unsubscribe from.
     fn forget_unknown(&mut self) -> Vec<(Kind, String)> {
         let mesh = &self.mesh;
-        let used = |name: &str| mesh.absent_used(name);
-        self.holdings.forget_unknown(used, crate::clock::now())
+        let now = crate::clock::now();
+        let used = |name: &str| match mesh.followed() == Some(name) {
+            // The control plane may hear of the pod later than of its sidecar.
+            true => Some(now),
+            false => mesh.absent_used(name),
+        };
+        self.holdings.forget_unknown(used, now)
     }
 
     async fn drop_unused(&mut self, stream: &mut grpc::Stream) -> Result<(), StreamEnd> {

@@ -2,11 +2,14 @@
 
 mod saved;
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::io::AsyncReadExt as _;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use weft_core::model::TrustBundle;
@@ -24,6 +27,8 @@ use saved::Saved;
 
 /// Neither a signature nor a connection to ask for it is waited for longer than this.
 const SIGN_TIMEOUT: Duration = Duration::from_secs(10);
+/// What is read of a file with a token or with roots, bytes.
+const CREDENTIAL_FILE_MAX: u64 = 1 << 20;
 /// First wait after a failed renewal; it doubles up to the cap.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(15);
@@ -42,6 +47,14 @@ pub enum IdentityError {
     /// The token is not one.
     #[error("the join token is malformed: expected weft1.TRUST-DOMAIN.ROOT-DIGEST.ID.SECRET")]
     Token,
+    /// A file with what proves us, or with whom we believe, cannot be used.
+    #[error("{}: {reason}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// The control plane is not reached.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -99,11 +112,26 @@ impl Identity {
     }
 }
 
+/// What a sidecar proves itself with when it has nothing else.
+#[derive(Debug, Clone)]
+pub enum Proof {
+    /// A join token, redeemed once; with the first certificate comes an instance key. `None` where
+    /// there is none any more.
+    JoinToken(Option<String>),
+    /// The token of a pod's service account, shown for every certificate.
+    ServiceAccount {
+        /// The file with the token.
+        token: PathBuf,
+        /// The file with the roots to trust, PEM.
+        roots: PathBuf,
+    },
+}
+
 /// Gets certificates, keeps them fresh, and puts them and the trust bundle in force.
 #[derive(Debug)]
 pub struct Manager {
     address: String,
-    token: Option<String>,
+    proof: Proof,
     state: StateDir,
     tls: Arc<TlsContext>,
     metrics: Metrics,
@@ -118,14 +146,14 @@ impl Manager {
     /// Nothing yet.
     pub fn new(
         address: String,
-        token: Option<String>,
+        proof: Proof,
         state: StateDir,
         tls: Arc<TlsContext>,
         metrics: Metrics,
     ) -> Self {
         Self {
             address,
-            token,
+            proof,
             state,
             tls,
             metrics,
@@ -174,6 +202,7 @@ impl Manager {
         let held = held.as_ref();
         let mut last = IdentityError::NoCredential;
         if let Some(lines) = lines
+            && matches!(self.proof, Proof::JoinToken(_))
             && held.is_some_and(Identity::is_valid)
         {
             match self.renew(lines, held).await {
@@ -181,7 +210,7 @@ impl Manager {
                 Err(error) => last = error,
             }
         }
-        for (credential, trusting) in self.credentials(held)? {
+        for (credential, trusting) in self.credentials(held).await? {
             match self.sign_alone(credential, &trusting, held).await {
                 Ok(identity) => return self.keep(identity, held).await,
                 Err(error) => last = error,
@@ -311,10 +340,16 @@ impl Manager {
     }
 
     /// What proves us beside the certificate that is valid, and whom we believe with it.
-    fn credentials(
+    async fn credentials(
         &self,
         held: Option<&Identity>,
     ) -> Result<Vec<(Credential, Trusting)>, IdentityError> {
+        let join_token = match &self.proof {
+            Proof::JoinToken(token) => token,
+            Proof::ServiceAccount { token, roots } => {
+                return Ok(vec![of_service_account(token, roots, held).await?]);
+            }
+        };
         let mut found = Vec::new();
         if let Some(identity) = held {
             let trust = Arc::new(Trust::new(&identity.bundle)?);
@@ -326,7 +361,7 @@ impl Manager {
                 ));
             }
         }
-        if let Some(token) = &self.token {
+        if let Some(token) = join_token {
             let digest = root_digest(token).ok_or(IdentityError::Token)?;
             found.push((
                 Credential::JoinToken(token.clone()),
@@ -358,6 +393,53 @@ impl Manager {
         let line = control_plane::connect(&self.address, trusting).await?;
         sign_on(line, credential, held).await
     }
+}
+
+/// The token of a service account, and whom to believe: the roots in the file and, as a change of
+/// roots may reach this sidecar sooner than the file, those that are in force.
+async fn of_service_account(
+    token: &Path,
+    roots: &Path,
+    held: Option<&Identity>,
+) -> Result<(Credential, Trusting), IdentityError> {
+    let text = read_file(token).await?;
+    let pem = read_file(roots).await?;
+    let bad = |reason: String| IdentityError::File {
+        path: roots.to_owned(),
+        reason,
+    };
+    let mut trusted = Vec::new();
+    for root in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let root = root.map_err(|error| bad(format!("not PEM: {error}")))?;
+        trusted.push(root.to_vec());
+    }
+    if trusted.is_empty() {
+        return Err(bad("no certificate is in it".to_owned()));
+    }
+    let held = held.map(|held| &held.bundle.roots);
+    for root in held.into_iter().flatten() {
+        if !trusted.contains(root) {
+            trusted.push(root.clone());
+        }
+    }
+    let credential = Credential::ServiceAccountToken(text.trim().to_owned());
+    Ok((credential, Trusting::Roots(trusted.into())))
+}
+
+async fn read_file(path: &Path) -> Result<String, IdentityError> {
+    let failed = |reason: String| IdentityError::File {
+        path: path.to_owned(),
+        reason,
+    };
+    let file = tokio::fs::File::open(path).await;
+    let file = file.map_err(|error| failed(error.to_string()))?;
+    let mut text = String::new();
+    let read = file
+        .take(CREDENTIAL_FILE_MAX)
+        .read_to_string(&mut text)
+        .await;
+    read.map_err(|error| failed(error.to_string()))?;
+    Ok(text)
 }
 
 async fn sign_on(

@@ -89,7 +89,13 @@ impl identity_server::Identity for Authority {
 /// One that knows no control plane but the connection that it is given.
 fn manager(state: StateDir) -> Manager {
     let tls = Arc::new(TlsContext::new(Duration::ZERO));
-    Manager::new(String::new(), None, state, tls, Metrics::new(10))
+    Manager::new(
+        String::new(),
+        Proof::JoinToken(None),
+        state,
+        tls,
+        Metrics::new(10),
+    )
 }
 
 #[tokio::test]

@@ -332,7 +332,7 @@ impl Exchange<'_> {
         let service = &conversation.application.service;
         let span = shared.spans().server(parts, peer, |authority| {
             let called = shared.mesh.called_service(authority);
-            called.map_or_else(|| service.to_string(), ToString::to_string)
+            called.map_or_else(|| service.to_string(), |called| called.to_string())
         });
         self.ledger.set_span(span);
         let log = &shared.access_log;

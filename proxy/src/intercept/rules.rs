@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use weft_core::interception;
 use weft_core::model::Cidr;
 
 use super::INBOUND_PRIORITY;
@@ -115,6 +116,13 @@ impl Rules {
         let mut rules: Vec<Rule> = Vec::new();
         if let Some(uid) = self.proxy_uid {
             let ours = Match::Uid(uid);
+            // The sidecar proves by these that what is below is in force.
+            for proof in interception::ADDRESSES {
+                let to = Match::To(single(proof.ip()));
+                let port = Match::Port(proof.port());
+                let dialled = vec![ours.clone(), Match::Tcp, port, to];
+                rules.push((dialled, Action::Redirect(self.outbound_port)));
+            }
             for range in loopback() {
                 rules.push((vec![ours.clone(), Match::To(range)], Action::Accept));
             }
@@ -151,10 +159,14 @@ impl Rules {
     }
 
     fn own(&self) -> impl Iterator<Item = Cidr> {
-        self.own_addresses.iter().map(|address| Cidr {
-            address: *address,
-            prefix: if address.is_ipv4() { 32 } else { 128 },
-        })
+        self.own_addresses.iter().map(|address| single(*address))
+    }
+}
+
+fn single(address: IpAddr) -> Cidr {
+    Cidr {
+        address,
+        prefix: if address.is_ipv4() { 32 } else { 128 },
     }
 }
 
@@ -234,6 +246,9 @@ mod tests {
             (packet("1.2.3.4", 80, 0), out),
             (packet("2001:db8::1", 80, 0), out),
             (packet("1.2.3.4", 80, 1337), pass),
+            (packet("240.239.255.253", 15001, 1337), out),
+            (packet("fd77:6566:7400::1", 15001, 1337), out),
+            (packet("240.239.255.253", 80, 1337), pass),
             (packet("1.2.3.4", 9999, 0), pass),
             (packet("127.0.0.1", 80, 0), pass),
             (packet("::1", 80, 0), pass),

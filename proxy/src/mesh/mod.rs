@@ -12,7 +12,7 @@ mod recent;
 mod server;
 mod snapshot;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -21,7 +21,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
-use weft_core::model::UnknownDestinations;
+use weft_core::model::{AppProtocol, UnknownDestinations};
 use weft_core::name::{CLUSTER_DOMAIN, ServiceName, WorkloadName};
 use weft_core::rate::RuleName;
 use weft_core::rate::lease::{Grant, Report};
@@ -40,7 +40,7 @@ pub use server::{ServerSlot, ServerView, Shed};
 pub use snapshot::{ServiceView, Snapshot};
 
 use outside::Names;
-use server::Server;
+use server::{Own, Server};
 
 use crate::config::ProxyConfig;
 use crate::telemetry::metrics::{Direction, HttpKey, HttpStats, Metrics, RateSample};
@@ -82,6 +82,8 @@ pub struct Mesh {
     zone: String,
     /// Who calls, `NAMESPACE/NAME`: a key to balance by.
     source: String,
+    /// Whether the control plane says what the workload serves.
+    in_pod: bool,
 }
 
 impl Mesh {
@@ -95,12 +97,13 @@ impl Mesh {
             demand,
             live: Mutex::default(),
             names: Names::default(),
-            server: Server::new(own_services(config), config.timeouts.discovery_wait),
+            server: Server::new(own(config), config.timeouts.discovery_wait),
             metrics,
             wait: config.timeouts.discovery_wait,
             namespace: config.workload.namespace.clone(),
             zone: config.workload.zone.clone(),
             source: format!("{}/{}", config.workload.namespace, config.workload.name),
+            in_pod: config.is_in_pod(),
         };
         (Arc::new(mesh), demanded)
     }
@@ -111,19 +114,30 @@ impl Mesh {
     }
 
     /// The services that this sidecar's workload serves.
-    pub fn services(&self) -> &[ServiceName] {
-        self.server.services()
+    pub fn services(&self) -> Vec<ServiceName> {
+        self.server.own().services.clone()
+    }
+
+    /// What is declared to be spoken on a port of the application, where the control plane says so.
+    pub fn own_protocol(&self, port: u16) -> Option<AppProtocol> {
+        self.server.own().protocols.get(&port).copied()
+    }
+
+    /// The workload's own resource, which the control plane says what it serves with: in a pod.
+    pub fn followed(&self) -> Option<&str> {
+        self.in_pod.then_some(&*self.source)
     }
 
     /// The service of this workload that a request to `authority` is for: the one that goes by that
     /// name, else the first. `None` where the workload serves none.
-    pub fn called_service(&self, authority: &str) -> Option<&ServiceName> {
+    pub fn called_service(&self, authority: &str) -> Option<ServiceName> {
         let named = ServiceName::from_host(authority, &self.namespace, CLUSTER_DOMAIN);
-        let services = self.server.services();
+        let own = self.server.own();
+        let services = &own.services;
         let called = services
             .iter()
             .find(|service| named.as_ref() == Some(service));
-        called.or_else(|| services.first())
+        called.or_else(|| services.first()).cloned()
     }
 
     /// What this sidecar enforces on a port of its application; waits for the control plane's
@@ -353,6 +367,10 @@ impl Mesh {
         });
         services
             .chain(workloads)
+            .filter(|(kind, name, _)| {
+                let own = *kind == Kind::Workload && self.followed() == Some(name.as_str());
+                !own
+            })
             .filter(|(_, _, view)| {
                 if view.ports.values().any(PortView::is_held) {
                     view.touch();
@@ -364,12 +382,15 @@ impl Mesh {
     }
 }
 
-/// What the workload serves; a name that is none is told of where the workload is registered.
-fn own_services(config: &ProxyConfig) -> Vec<ServiceName> {
+/// What the workload serves, where that is not for the control plane to say; a name that is none is told of where the workload is registered.
+fn own(config: &ProxyConfig) -> Option<Own> {
     let workload = &config.workload;
     let services = workload.services.iter();
     let services = services.filter_map(|service| service.resolve(&workload.namespace).ok());
-    services.collect()
+    (!config.is_in_pod()).then(|| Own {
+        services: services.collect(),
+        protocols: BTreeMap::new(),
+    })
 }
 
 enum Lookup<T> {

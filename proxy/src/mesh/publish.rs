@@ -14,6 +14,7 @@ use super::Mesh;
 use super::endpoint::{Endpoint, EndpointKey, Live};
 use super::outside::{Named, Outside, unresolved};
 use super::port::PortView;
+use super::server::Own;
 use super::snapshot::{ServiceView, Snapshot, Target, as_service};
 use crate::telemetry::metrics::{Direction, HttpKey};
 
@@ -42,8 +43,15 @@ impl Mesh {
     /// others is dropped with the last connection that uses it.
     pub fn publish(&self, world: World) {
         let now = crate::clock::now();
-        self.server
-            .publish(&world.server, &world.server_absent, now);
+        let mut workloads = world.workloads.iter().map(|(workload, _)| workload);
+        let followed = self.followed();
+        let followed = followed.and_then(|own| workloads.find(|w| w.name.to_string() == own));
+        self.server.publish(
+            followed.map(Own::of),
+            &world.server,
+            &world.server_absent,
+            now,
+        );
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = HashMap::with_capacity(live.len());
         let old = self.snapshot.load();

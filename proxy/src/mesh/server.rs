@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arc_swap::{ArcSwapOption, Guard};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use weft_core::health::CheckBudget;
+use weft_core::model::{AppProtocol, Workload};
 use weft_core::name::ServiceName;
 use weft_core::path::PathNormalization;
 use weft_core::peer::VerifiedPeer;
@@ -22,14 +23,36 @@ use super::rate::{Limit, Rated, Rules, rate};
 /// Everything that is enforced here.
 #[derive(Debug)]
 pub(super) struct Server {
-    /// The services that the workload serves.
-    services: Vec<ServiceName>,
+    /// What the workload serves; in a pod that is followed.
+    own: ArcSwap<Own>,
     slots: Mutex<HashMap<u16, Arc<ServerSlot>>>,
     pub(super) rules: Rules,
     /// Whether the control plane has answered for all of them.
     answered: watch::Sender<bool>,
     /// From then on it is not waited for.
     patience: Instant,
+    /// Whether the control plane says what the workload serves.
+    follows: bool,
+}
+
+/// What the workload serves.
+#[derive(Debug, Default)]
+pub(super) struct Own {
+    /// The services.
+    pub(super) services: Vec<ServiceName>,
+    /// What is declared to be spoken on the application's ports.
+    pub(super) protocols: BTreeMap<u16, AppProtocol>,
+}
+
+impl Own {
+    /// As the control plane says of the workload of a pod.
+    pub(super) fn of(workload: &Workload) -> Self {
+        let ports = workload.ports.iter();
+        Self {
+            services: workload.services.clone(),
+            protocols: ports.map(|port| (port.port, port.protocol)).collect(),
+        }
+    }
 }
 
 /// What holds for one port of the application: found once for a connection, and always the latest.
@@ -64,20 +87,24 @@ pub struct Shed {
 }
 
 impl Server {
-    /// Nothing is known yet of these services. Requests wait `patience` at most from now on.
-    pub(super) fn new(services: Vec<ServiceName>, patience: Duration) -> Self {
+    /// Nothing is known yet of these services, or, where there is `None`, of which they are.
+    /// Requests wait `patience` at most from now on.
+    pub(super) fn new(own: Option<Own>, patience: Duration) -> Self {
+        let follows = own.is_none();
+        let serves_none = own.as_ref().is_some_and(|own| own.services.is_empty());
         Self {
-            answered: watch::Sender::new(services.is_empty()),
-            services,
+            answered: watch::Sender::new(serves_none),
+            own: ArcSwap::from_pointee(own.unwrap_or_default()),
             slots: Mutex::default(),
             rules: Rules::default(),
             patience: Instant::now() + patience,
+            follows,
         }
     }
 
-    /// The services that the workload serves.
-    pub(super) fn services(&self) -> &[ServiceName] {
-        &self.services
+    /// What the workload serves.
+    pub(super) fn own(&self) -> Guard<Arc<Own>> {
+        self.own.load()
     }
 
     /// What holds for a port. Where the control plane has not answered yet, that is waited for, but
@@ -113,14 +140,22 @@ impl Server {
         Arc::clone(slots.entry(port).or_default())
     }
 
-    /// Takes what the control plane says, of the services that are served here.
+    /// Takes what the control plane says, of the services that are served here, and in a pod, once it
+    /// is known, which those are.
     pub(super) fn publish(
         &self,
+        own: Option<Own>,
         policies: &BTreeMap<ServiceName, ServerPolicy>,
         absent: &HashSet<String>,
         now: time::Instant,
     ) {
-        let own = || self.services.iter().filter_map(|name| policies.get(name));
+        let is_known = own.is_some() || !self.follows;
+        if let Some(own) = own {
+            self.own.store(Arc::new(own));
+        }
+        let services = self.own.load();
+        let services = &services.services;
+        let own = || services.iter().filter_map(|name| policies.get(name));
         let limits = own().flat_map(|policy| {
             let limits = policy.ports.values().flat_map(|port| &port.rate_limits);
             limits.map(|limit| (limit, policy.instances))
@@ -142,7 +177,7 @@ impl Server {
         drop(slots);
         let known =
             |name: &ServiceName| policies.contains_key(name) || absent.contains(&name.to_string());
-        if self.services.iter().all(known) {
+        if is_known && services.iter().all(known) {
             self.answered.send_replace(true);
         }
     }
@@ -238,16 +273,20 @@ mod tests {
     }
 
     fn server(patience: Duration) -> Server {
-        Server::new(vec!["shop/web".parse().unwrap()], patience)
+        let own = Own {
+            services: vec!["shop/web".parse().unwrap()],
+            protocols: BTreeMap::new(),
+        };
+        Server::new(Some(own), patience)
     }
 
     #[tokio::test]
     async fn a_slot_shows_the_latest() {
         let server = server(Duration::from_secs(60));
-        server.publish(&policies(&[80]), &HashSet::new(), NOW);
+        server.publish(None, &policies(&[80]), &HashSet::new(), NOW);
         let (held, other) = (server.port(80).await, server.port(81).await);
         assert!(held.load().is_some() && other.load().is_none());
-        server.publish(&policies(&[81]), &HashSet::new(), NOW);
+        server.publish(None, &policies(&[81]), &HashSet::new(), NOW);
         assert!(held.load().is_none() && other.load().is_some());
     }
 
@@ -263,6 +302,7 @@ mod tests {
         // That there is nothing is an answer too.
         let waiting = server(Duration::from_secs(2));
         waiting.publish(
+            None,
             &BTreeMap::new(),
             &HashSet::from(["shop/web".to_owned()]),
             NOW,
@@ -270,5 +310,25 @@ mod tests {
         let began = Instant::now();
         assert!(waiting.port(80).await.load().is_none());
         assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_pod_serves_is_followed() {
+        let server = Server::new(None, Duration::from_secs(60));
+        let web = Own {
+            services: vec!["shop/web".parse().unwrap()],
+            protocols: [(80, AppProtocol::Http)].into(),
+        };
+        // Of a policy that comes before it is known for whom, nothing holds.
+        server.publish(None, &policies(&[80]), &HashSet::new(), NOW);
+        assert!(server.slot(80).load().is_none());
+        assert!(!*server.answered.borrow());
+        server.publish(Some(web), &policies(&[80]), &HashSet::new(), NOW);
+        assert!(server.port(80).await.load().is_some());
+        assert_eq!(server.own().protocols[&80], AppProtocol::Http);
+        // The Service goes.
+        server.publish(Some(Own::default()), &policies(&[80]), &HashSet::new(), NOW);
+        assert!(server.port(80).await.load().is_none());
+        assert!(server.own().services.is_empty());
     }
 }

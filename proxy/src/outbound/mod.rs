@@ -41,6 +41,7 @@ use crate::connections::Permit;
 use crate::drain::{Ends, Side};
 use crate::first::{First, client_first, first_of, sniff};
 use crate::http::none_came;
+use crate::interception::OwnAnswer;
 use crate::mesh::{Call, Counted, Destination, Endpoint, EndpointKey, PortView};
 use crate::pool::{self, DialError};
 use crate::relay::{Ended, Terms, relay};
@@ -60,6 +61,9 @@ pub async fn captured(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr
     let Some(destination) = redirected(&stream, client) else {
         return;
     };
+    if OwnAnswer::is_asked_at(destination) {
+        return worker.shared.own_answer.send(stream).await;
+    }
     if is_direct(&stream, destination) {
         let detail = format!("{destination} is this sidecar's own listener");
         return refuse(worker, &stream, NO_SERVICE, (Reason::LoopDetected, &detail));

@@ -261,6 +261,11 @@ fn control_plane(out: &mut Out<'_>, inner: &Inner) -> fmt::Result {
         ]),
     )?;
     out.gauge(
+        "weft_interception_lapsed",
+        "1 while connections are not redirected to the sidecar, where it proves that they are",
+        vec![(vec![], i64::from(inner.interception_lapsed.load(Relaxed)))],
+    )?;
+    out.gauge(
         "weft_discovery_connected",
         "1 while the discovery stream stands",
         vec![(vec![], i64::from(inner.discovery_connected.load(Relaxed)))],

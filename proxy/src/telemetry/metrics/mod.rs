@@ -280,6 +280,7 @@ struct Inner {
     handshake_failures: Mutex<BTreeMap<(Direction, &'static str), u64>>,
     control_plane_connected: AtomicBool,
     discovery_connected: AtomicBool,
+    interception_lapsed: AtomicBool,
     /// Seconds since the epoch; 0 while there is no certificate.
     certificate_expiry: AtomicU64,
     breakers: OnceLock<BreakerSource>,
@@ -307,6 +308,7 @@ impl Metrics {
             handshake_failures: Mutex::default(),
             control_plane_connected: AtomicBool::new(false),
             discovery_connected: AtomicBool::new(false),
+            interception_lapsed: AtomicBool::new(false),
             certificate_expiry: AtomicU64::new(0),
             breakers: OnceLock::new(),
             rates: OnceLock::new(),
@@ -363,6 +365,11 @@ impl Metrics {
     /// Whether the discovery stream stands.
     pub fn set_discovery_connected(&self, connected: bool) {
         self.inner.discovery_connected.store(connected, Relaxed);
+    }
+
+    /// Whether interception is not in force, where that is proved.
+    pub fn set_interception_lapsed(&self, lapsed: bool) {
+        self.inner.interception_lapsed.store(lapsed, Relaxed);
     }
 
     /// When the certificate in use ends.

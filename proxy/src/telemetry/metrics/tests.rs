@@ -209,6 +209,7 @@ fn everything() -> Metrics {
     }
     metrics.handshake_failed(Direction::Inbound, "expired");
     metrics.connection(Direction::Inbound, Wire::Mtls);
+    metrics.set_interception_lapsed(true);
     metrics.set_control_plane_connected(true);
     metrics.totals().control_plane_connected.add(2);
     metrics.set_discovery_connected(true);
@@ -262,6 +263,7 @@ fn the_rest() {
         &[
             "weft_handshake_failures_total{direction=\"inbound\",reason=\"expired\"} 1",
             "weft_connections_total{direction=\"inbound\",transport=\"mtls\"} 1",
+            "weft_interception_lapsed 1",
             "weft_control_plane_connected 1",
             "weft_control_plane_connections_total{result=\"success\"} 2",
             "weft_discovery_connected 1",
