@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use weft_control_plane::args::PROXY_IMAGE;
 use weft_control_plane::injector::documents::{
     INPUT_MAX_BYTES, Injected, Object, ObjectResult, inject_documents, to_yaml,
 };
@@ -12,9 +13,6 @@ use weft_control_plane::injector::{ClusterVersion, Settings};
 use weft_control_plane::kubernetes::names::NAMESPACE;
 
 use crate::output::CliError;
-
-/// The sidecar's image of this release.
-const IMAGE: &str = concat!("weft-proxy:", env!("CARGO_PKG_VERSION"));
 
 /// Puts the sidecar into the pods and workloads of files, and prints the result.
 ///
@@ -46,7 +44,7 @@ pub(crate) struct InjectArgs {
     #[arg(short, long)]
     namespace: Option<String>,
     /// The sidecar's image
-    #[arg(long, default_value = IMAGE)]
+    #[arg(long, default_value = PROXY_IMAGE)]
     proxy_image: String,
     /// The namespace that the control plane runs in
     #[arg(long, default_value = NAMESPACE)]

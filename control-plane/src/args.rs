@@ -85,7 +85,16 @@ pub struct KubernetesArgs {
     /// The domain of the cluster's DNS names, as in web.shop.svc.cluster.local.
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,
+    /// Where the API server asks about new pods, over TLS; port 0 takes a free one.
+    #[arg(long, default_value = "0.0.0.0:15017")]
+    pub webhook_listen: SocketAddr,
+    /// The image of the sidecars that pods get.
+    #[arg(long, value_name = "IMAGE", env = "WEFT_PROXY_IMAGE", default_value = PROXY_IMAGE)]
+    pub proxy_image: String,
 }
+
+/// The sidecar's image of this release.
+pub const PROXY_IMAGE: &str = concat!("weft-proxy:", env!("CARGO_PKG_VERSION"));
 
 /// The least `--grace`: twice the 3 s in which sidecars reconnect.
 const GRACE_MIN: Duration = Duration::from_secs(6);

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{scrape_targets, serve_tcp};
 use crate::health::{self, Health};
 use crate::identity::Identities;
+use crate::injector::serve::Counters;
 use crate::peers::Peers;
 use crate::pipeline::Pipeline;
 use crate::publish::Publisher;
@@ -41,6 +42,8 @@ pub struct Measured {
     pub publisher: Arc<Publisher>,
     /// Objects of the cluster; nothing outside of one.
     pub cluster: Option<Arc<ClusterStatus>>,
+    /// Pods that the API server asked about, in a cluster.
+    pub injector: Option<Counters>,
 }
 
 /// Serves `/metrics`, `/targets`, `/healthz` and `/readyz` until `stop`.
@@ -69,6 +72,9 @@ fn render(measured: &Measured) -> String {
     register_peers(&mut registry, &measured.peers);
     if let Some(cluster) = &measured.cluster {
         register_cluster(&mut registry, cluster);
+    }
+    if let Some(counters) = &measured.injector {
+        counters.register(&mut registry);
     }
     let mut text = String::new();
     // Writing to a String cannot fail.

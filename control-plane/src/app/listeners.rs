@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -20,8 +21,9 @@ use crate::budget::{MESSAGE_MAX_BYTES, SIGN_MESSAGE_MAX_BYTES};
 use crate::discovery::DiscoveryServer;
 use crate::discovery::grpc::DiscoveryService;
 use crate::health::{self, Health};
-use crate::identity::ca::Authority;
+use crate::identity::ca::{Authority, CaError};
 use crate::identity::grpc::IdentityService;
+use crate::injector::serve::Counters;
 use crate::metrics::{self, Measured};
 use crate::ratelimit::Leases;
 use crate::ratelimit::grpc::RateLimitService;
@@ -39,6 +41,8 @@ pub(super) struct Listeners {
     pub(super) own: OwnCertificate,
     pub(super) health: Arc<Health>,
     pub(super) stop: CancellationToken,
+    /// What became of pods that the API server asked about, in a cluster.
+    pub(super) injector: Option<Counters>,
 }
 
 impl Listeners {
@@ -88,6 +92,7 @@ impl Listeners {
             pipeline: Arc::clone(&parts.pipeline),
             publisher: Arc::clone(&parts.publisher),
             cluster: parts.cluster.clone(),
+            injector: self.injector.clone(),
         };
         let health = Arc::clone(&self.health);
         let serving = metrics::serve(listener, measured, health, self.stop.clone());
@@ -169,8 +174,35 @@ impl OwnCertificate {
     /// Our own certificate, renewed at half life without a restart. The wall clock says when: sleep
     /// stands still while a machine is suspended, and a certificate does not.
     fn tls(&self, tasks: &mut Supervisor, purpose: Purpose) -> Result<tls::ServerTls, AppError> {
+        // The intermediate, too, by one of the listeners.
+        let renews = purpose == Purpose::Sidecars;
+        let config = move |authority: &Authority, ttl| tls::server_config(authority, purpose, ttl);
+        self.kept(tasks, renews, config)
+    }
+
+    /// That of the webhook, which the API server reaches at these DNS names.
+    pub(super) fn webhook_tls(
+        &self,
+        tasks: &mut Supervisor,
+        names: Vec<String>,
+    ) -> Result<tls::ServerTls, AppError> {
+        self.kept(tasks, false, move |authority, ttl| {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            tls::webhook_config(authority, &names, ttl)
+        })
+    }
+
+    fn kept<F>(
+        &self,
+        tasks: &mut Supervisor,
+        renews_intermediate: bool,
+        config: F,
+    ) -> Result<tls::ServerTls, AppError>
+    where
+        F: Fn(&Authority, Duration) -> Result<ServerConfig, CaError> + Send + 'static,
+    {
         let ttl = self.ttl;
-        let current = tls::server_config(&self.authority, purpose, ttl)?;
+        let current = config(&self.authority, ttl)?;
         let current: tls::ServerTls = Arc::new(ArcSwap::from_pointee(current));
         let (authority, renewed) = (Arc::clone(&self.authority), Arc::clone(&current));
         let mut issued = SystemTime::now();
@@ -181,13 +213,10 @@ impl OwnCertificate {
                 if !is_renewal_due(issued, ttl, now) {
                     continue;
                 }
-                // By one of the two listeners.
-                if purpose == Purpose::Sidecars
-                    && let Err(error) = authority.renew(now)
-                {
+                if renews_intermediate && let Err(error) = authority.renew(now) {
                     tracing::error!(%error, "intermediate not renewed");
                 }
-                match tls::server_config(&authority, purpose, ttl) {
+                match config(&authority, ttl) {
                     Ok(fresh) => {
                         renewed.store(Arc::new(fresh));
                         issued = now;

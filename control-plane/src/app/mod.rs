@@ -4,9 +4,11 @@ mod assemble;
 mod backend;
 mod cluster;
 mod files;
+mod injection;
 mod listeners;
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,16 +34,18 @@ use crate::supervise::{Supervisor, TaskEnded};
 pub(crate) use assemble::assemble;
 use assemble::{health_of, open_store};
 pub use cluster::AuthorityError;
+use injection::Injector;
 use files::{init_log, lock, make_dir, write_private};
 use listeners::{Listeners, OwnCertificate, bind, listen};
 
 /// Tasks that end by themselves when they are told to stop.
-const LISTENING: [&str; 5] = [
+const LISTENING: [&str; 6] = [
     "sidecars",
     "operators",
     "admin socket",
     "join socket",
     "metrics",
+    "webhook",
 ];
 /// Threads that serve sidecars and operators, at most.
 const WORKERS_MAX: usize = 4;
@@ -249,6 +253,10 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
     let mut tasks = Supervisor::default();
     let grace = settings.grace;
     let limits = Limits::for_descriptors(descriptors());
+    let injector = match &cluster {
+        Some(cluster) => Some(Injector::open(cluster.clone(), &args.kubernetes).await?),
+        None => None,
+    };
     let of_cluster = cluster.clone();
     let parts = assemble(&mut tasks, settings, limits, kept.store, authority, cluster)?;
     if let (Some(cluster), Some(store)) = (of_cluster, kept.in_cluster) {
@@ -260,10 +268,6 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
     let address = listener.local_addr()?;
     let metrics_listener = listen(args.metrics_listen).await?;
     let metrics_address = metrics_listener.local_addr()?;
-    let advertised = args
-        .advertise
-        .clone()
-        .unwrap_or_else(|| address.to_string());
     let stop = CancellationToken::new();
     let admin_listener = match args.admin_listen {
         Some(address) => Some(listen(address).await?),
@@ -271,24 +275,16 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
     };
     let admin_address = admin_listener.as_ref().map(TcpListener::local_addr);
 
-    let status = Status {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        trust_domain: trust_domain.to_string(),
-        root_digest: own.authority.root_digest(),
-        data_dir: dir.display().to_string(),
-        address: address.to_string(),
-        advertised,
-        metrics_address: metrics_address.to_string(),
-        admin_address: admin_address
-            .transpose()?
-            .map(|address| address.to_string()),
-    };
+    let addresses = [address, metrics_address].map(|address| address.to_string());
+    let admin_address = admin_address.transpose()?;
+    let status = status(args, &own.authority, &dir, addresses, admin_address);
     let listeners = Listeners {
         parts,
         grace,
         own,
         health,
         stop,
+        injector: injector.as_ref().map(Injector::counters),
     };
     // Whoever finds a socket, or the file, finds a control plane that goes on: what may fail comes
     // before anything is answered.
@@ -301,6 +297,9 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
     listeners.serve_api(&mut tasks, sockets, &status, admin_listener)?;
     listeners.serve_metrics(&mut tasks, metrics_listener);
     listeners.serve_sidecars(&mut tasks, listener).await?;
+    if let Some(injector) = injector {
+        injector.serve(&mut tasks, &listeners)?;
+    }
     listeners.health.set_listening(true);
 
     tracing::info!(%address, %metrics_address, data_dir = %dir.display(), "ready");
@@ -313,6 +312,26 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
     // Streams have no end of their own: they are cut when the time for it is over.
     tasks.stop(STOP_MAX, &LISTENING).await;
     Ok(())
+}
+
+/// What is told about this control plane: where it listens, and where operators reach it.
+fn status(
+    args: &ControlPlaneArgs,
+    authority: &Authority,
+    dir: &Path,
+    [address, metrics_address]: [String; 2],
+    admin_address: Option<SocketAddr>,
+) -> Status {
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        trust_domain: authority.trust_domain().to_string(),
+        root_digest: authority.root_digest(),
+        data_dir: dir.display().to_string(),
+        advertised: args.advertise.clone().unwrap_or_else(|| address.clone()),
+        address,
+        metrics_address,
+        admin_address: admin_address.map(|address| address.to_string()),
+    }
 }
 
 async fn stopped() {

@@ -1,0 +1,119 @@
+//! What is done for the cluster that the control plane runs in: pods get their sidecar, and the cluster
+//! the mesh's roots.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::AppError;
+use super::listeners::{Listeners, listen};
+use crate::args::KubernetesArgs;
+use crate::identity::Identities;
+use crate::injector::serve::{Counters, SelectorsDecide, Webhook, router, serve};
+use crate::injector::{ClusterVersion, Settings};
+use crate::kubernetes::Cluster;
+use crate::kubernetes::names::CONTROL_PLANE;
+use crate::kubernetes::trust::{self, Trust};
+use crate::supervise::Supervisor;
+
+/// How soon an API server that did not say its version is asked again.
+const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// The injector's part of a control plane in a cluster.
+pub(super) struct Injector {
+    cluster: Cluster,
+    listener: TcpListener,
+    image: String,
+    counters: Counters,
+}
+
+impl Injector {
+    /// Listens; nobody is answered before [`serve`](Self::serve).
+    pub(super) async fn open(cluster: Cluster, args: &KubernetesArgs) -> Result<Self, AppError> {
+        Ok(Self {
+            cluster,
+            listener: listen(args.webhook_listen).await?,
+            image: args.proxy_image.clone(),
+            counters: Counters::default(),
+        })
+    }
+
+    /// What became of pods that the API server asked about.
+    pub(super) fn counters(&self) -> Counters {
+        self.counters.clone()
+    }
+
+    /// Answers the API server, and keeps the mesh's roots current in the cluster.
+    pub(super) fn serve(
+        self,
+        tasks: &mut Supervisor,
+        listeners: &Listeners,
+    ) -> Result<(), AppError> {
+        let Cluster { client, settings } = self.cluster;
+        let identities = Arc::clone(&listeners.parts.identities);
+        let (sender, roots) = watch::channel(pem_of(&identities));
+        tasks.spawn("roots", follow_roots(identities, sender));
+        // Every replica writes until one of them is elected: what they write is the same, and each write
+        // is conditional on what it read.
+        let (always, leads) = watch::channel(true);
+        let keeping = trust::keep(client.clone(), Trust { roots, leads });
+        tasks.spawn("trust in the cluster", async move {
+            keeping.await;
+            drop(always);
+        });
+        let names = vec![format!("{CONTROL_PLANE}.{}.svc", settings.namespace)];
+        let tls = listeners.own.webhook_tls(tasks, names)?;
+        let (listener, counters, stop) = (self.listener, self.counters, listeners.stop.clone());
+        let address = listener.local_addr()?;
+        tracing::info!(%address, image = self.image, "the API server is listened for");
+        let mut injection = Settings::new(&self.image, &settings.namespace);
+        tasks.spawn("webhook", async move {
+            injection.cluster = wait_for_version(&client).await;
+            let webhook = Webhook::new(injection, Arc::new(SelectorsDecide), counters);
+            serve(router(Arc::new(webhook)), listener, tls, stop).await;
+        });
+        Ok(())
+    }
+}
+
+/// The cluster's version, which says what kind of sidecar it knows. An older one would drop the fields
+/// of a newer kind without a word, so it is not guessed.
+async fn wait_for_version(client: &Client) -> ClusterVersion {
+    loop {
+        let reason = match client.apiserver_version().await {
+            Ok(info) => match ClusterVersion::parse(&info.major, &info.minor) {
+                Some(version) => return version,
+                None => format!("found {:?}.{:?}", info.major, info.minor),
+            },
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(
+            reason,
+            "the cluster's version is not known, and no pod is injected"
+        );
+        tokio::time::sleep(ASKED_AGAIN_AFTER).await;
+    }
+}
+
+/// Tells of roots that change, until the identities end.
+async fn follow_roots(identities: Arc<Identities>, sender: watch::Sender<String>) {
+    let mut changes = identities.watch_revoked();
+    while changes.changed().await.is_ok() {
+        let fresh = pem_of(&identities);
+        sender.send_if_modified(|roots| {
+            let differs = *roots != fresh;
+            *roots = fresh;
+            differs
+        });
+    }
+}
+
+/// The mesh's roots, PEM.
+fn pem_of(identities: &Identities) -> String {
+    let roots = identities.bundle().roots.into_iter();
+    let roots: Vec<_> = roots.map(|der| pem::Pem::new("CERTIFICATE", der)).collect();
+    pem::encode_many(&roots)
+}
