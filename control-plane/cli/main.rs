@@ -5,6 +5,7 @@ mod apply;
 mod backup;
 mod breakers;
 mod certs;
+mod check;
 mod conflict;
 mod demo;
 mod explain;
@@ -65,6 +66,8 @@ enum Command {
     Client(ClientCommand),
     /// Prints what the mesh needs in a Kubernetes cluster, or applies it.
     Install(install::InstallArgs),
+    /// Checks a Kubernetes cluster, before Weft is installed in it or after.
+    Check(check::CheckArgs),
     /// Says what an installed mesh consists of, or deletes it.
     Uninstall(install::UninstallArgs),
     /// Prints the CustomResourceDefinitions of the mesh's documents, for `kubectl apply -f -`.
@@ -139,6 +142,7 @@ fn main() -> ExitCode {
         Command::Inject(args) => report(inject::inject(&args)),
         Command::Client(command) => report(client(command)),
         Command::Install(args) => report(install::install(&args)),
+        Command::Check(args) => report(check::check(&args)),
         Command::Uninstall(args) => report(install::uninstall(&args)),
         Command::Crds => report(line(weft_control_plane::model::crds_yaml().trim_end())),
         Command::Completion { shell } => report(completion(shell)),

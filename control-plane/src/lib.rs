@@ -12,6 +12,7 @@ pub mod app;
 pub mod args;
 pub mod backup;
 pub mod budget;
+pub mod check;
 pub mod clock;
 pub mod compile;
 pub mod discovery;

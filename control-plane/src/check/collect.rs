@@ -1,0 +1,302 @@
+//! The facts, asked of the cluster's API.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::apps::v1;
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Api, ListParams, PostParams};
+use kube::{Client, Resource};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::facts::{
+    Crd, Deployment, Facts, Installed, NamespaceFact, PodFact, ServerFact, Sidecar, Webhook,
+};
+use crate::injector::{self, Outcome, Settings};
+use crate::install::{self, told};
+use crate::kubernetes::names;
+
+/// Objects in one answer of the API.
+const PAGE: u32 = 500;
+
+type Asked<T> = Result<T, String>;
+
+/// Asks for everything that the checks look at.
+pub async fn collect(client: &Client, namespace: &str) -> Facts {
+    let namespaces = namespaces(client).await;
+    let pods = match &namespaces {
+        Ok(namespaces) => pods(client, namespace, namespaces).await,
+        Err(error) => Err(error.clone()),
+    };
+    let wanted = wanted(namespace);
+    let crds = wanted
+        .iter()
+        .filter(|object| object["kind"] == "CustomResourceDefinition");
+    let crds = crds.filter_map(|object| object["metadata"]["name"].as_str());
+    Facts {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        namespace: namespace.to_owned(),
+        now: crate::unix_seconds(),
+        server: server(client).await,
+        denied: denied(client, namespace, &wanted).await,
+        wanted_crds: crds.map(str::to_owned).collect(),
+        crds: custom_resources(client).await,
+        installed: Installed {
+            deployment: deployment(client, namespace).await,
+            webhooks: webhooks(client).await,
+            endpoints: endpoints(client, namespace).await,
+        },
+        namespaces,
+        pods,
+    }
+}
+
+/// What `weft install` would apply.
+fn wanted(namespace: &str) -> Vec<Value> {
+    let values = install::values(&[], &[]);
+    let objects = values.and_then(|values| install::objects(&values, namespace, "weft"));
+    objects.unwrap_or_default()
+}
+
+async fn server(client: &Client) -> Asked<ServerFact> {
+    let failed = |error: kube::Error| format!("the API server: {}", told(&error));
+    let version = client.apiserver_version().await.map_err(failed)?;
+    let number = |text: &str| {
+        let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().unwrap_or(0)
+    };
+    let request = http::Request::get("/version").body(kube::client::Body::empty());
+    let request = request.map_err(|error| error.to_string())?;
+    let response = client.send(request).await.map_err(failed)?;
+    let date = response.headers().get(http::header::DATE);
+    let date = date.and_then(|date| date.to_str().ok());
+    let date = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
+    Ok(ServerFact {
+        version: (number(&version.major), number(&version.minor)),
+        skew: date.map(|date| date.timestamp().as_second() - crate::unix_seconds()),
+    })
+}
+
+/// What the user may not do of what applying these objects takes.
+async fn denied(client: &Client, namespace: &str, objects: &[Value]) -> Asked<Vec<String>> {
+    let mut kinds = BTreeMap::new();
+    for object in objects {
+        let text = |field: &Value| field.as_str().unwrap_or_default().to_owned();
+        let version = text(&object["apiVersion"]);
+        let group = version.split_once('/').map_or("", |(group, _)| group);
+        let namespaced = object["metadata"].get("namespace").is_some();
+        kinds.insert(text(&object["kind"]), (group.to_owned(), namespaced));
+    }
+    let api = Api::<SelfSubjectAccessReview>::all(client.clone());
+    let mut denied = Vec::new();
+    for (kind, (group, namespaced)) in kinds {
+        for verb in ["create", "patch"] {
+            let review = SelfSubjectAccessReview {
+                spec: SelfSubjectAccessReviewSpec {
+                    resource_attributes: Some(ResourceAttributes {
+                        group: Some(group.clone()),
+                        resource: Some(plural(&kind)),
+                        verb: Some(verb.to_owned()),
+                        namespace: namespaced.then(|| namespace.to_owned()),
+                        ..ResourceAttributes::default()
+                    }),
+                    ..SelfSubjectAccessReviewSpec::default()
+                },
+                ..SelfSubjectAccessReview::default()
+            };
+            let answer = api.create(&PostParams::default(), &review).await;
+            let answer =
+                answer.map_err(|error| format!("SelfSubjectAccessReview: {}", told(&error)))?;
+            if !answer.status.is_some_and(|status| status.allowed) {
+                denied.push(format!("{verb} {kind}"));
+            }
+        }
+    }
+    Ok(denied)
+}
+
+/// The resource of one of the chart's kinds.
+fn plural(kind: &str) -> String {
+    let kind = kind.to_lowercase();
+    match kind.strip_suffix('y') {
+        Some(stem) => format!("{stem}ies"),
+        None => format!("{kind}s"),
+    }
+}
+
+async fn custom_resources(client: &Client) -> Asked<Vec<Crd>> {
+    let all: Vec<CustomResourceDefinition> = list(&Api::all(client.clone()), "").await?;
+    let ours = all.into_iter().filter_map(|crd| {
+        let group = &crd.spec.group;
+        if group != "weft-mesh.io" && group != "gateway.networking.k8s.io" {
+            return None;
+        }
+        let conditions = crd.status.and_then(|status| status.conditions);
+        let mut conditions = conditions.unwrap_or_default().into_iter();
+        let served = crd.spec.versions.into_iter().filter(|one| one.served);
+        Some(Crd {
+            name: crd.metadata.name?,
+            served: served.map(|one| one.name).collect(),
+            established: conditions.any(|one| one.type_ == "Established" && one.status == "True"),
+        })
+    });
+    Ok(ours.collect())
+}
+
+async fn deployment(client: &Client, namespace: &str) -> Asked<Option<Deployment>> {
+    let api = Api::<v1::Deployment>::namespaced(client.clone(), namespace);
+    let found = api.get_opt(names::CONTROL_PLANE).await;
+    let found = found.map_err(|error| format!("the Deployment: {}", told(&error)))?;
+    Ok(found.map(|found| {
+        let status = found.status.unwrap_or_default();
+        let labels = found.metadata.labels.unwrap_or_default();
+        Deployment {
+            wanted: found.spec.and_then(|spec| spec.replicas).unwrap_or(1),
+            available: status.available_replicas.unwrap_or(0),
+            version: labels.get("app.kubernetes.io/version").cloned(),
+        }
+    }))
+}
+
+async fn webhooks(client: &Client) -> Asked<Option<Vec<Webhook>>> {
+    let api = Api::<MutatingWebhookConfiguration>::all(client.clone());
+    let found = api.get_opt(names::WEBHOOK).await;
+    let found = found.map_err(|error| format!("the webhook: {}", told(&error)))?;
+    Ok(found.map(|found| {
+        let webhooks = found.webhooks.unwrap_or_default().into_iter();
+        let webhooks = webhooks.map(|one| {
+            let authority = one.client_config.ca_bundle.map(|bundle| bundle.0);
+            let service = one.client_config.service;
+            Webhook {
+                name: one.name,
+                authority: String::from_utf8(authority.unwrap_or_default()).unwrap_or_default(),
+                service: service.map_or_else(String::new, |service| {
+                    format!("{}/{}", service.namespace, service.name)
+                }),
+            }
+        });
+        webhooks.collect()
+    }))
+}
+
+async fn endpoints(client: &Client, namespace: &str) -> Asked<usize> {
+    let api = Api::<EndpointSlice>::namespaced(client.clone(), namespace);
+    let label = format!("kubernetes.io/service-name={}", names::CONTROL_PLANE);
+    let params = ListParams::default().labels(&label);
+    let slices = api.list(&params).await;
+    let slices = slices.map_err(|error| format!("EndpointSlices: {}", told(&error)))?;
+    // A dual-stack Service has each replica once a family: the larger family counts.
+    let mut ready = BTreeMap::<String, usize>::new();
+    for slice in slices {
+        let count = slice.endpoints.iter().filter(|one| {
+            let conditions = one.conditions.as_ref();
+            conditions.is_none_or(|one| one.ready != Some(false))
+        });
+        *ready.entry(slice.address_type).or_default() += count.count();
+    }
+    Ok(ready.into_values().max().unwrap_or(0))
+}
+
+async fn namespaces(client: &Client) -> Asked<Vec<NamespaceFact>> {
+    let all: Vec<Namespace> = list(&Api::all(client.clone()), "").await?;
+    let field = format!("metadata.name={}", names::TRUST_BUNDLE_CONFIG_MAP);
+    let bundles: Vec<ConfigMap> = list(&Api::all(client.clone()), &field).await?;
+    let bundles = bundles.into_iter().filter_map(|bundle| {
+        let roots = bundle.data?.remove(names::TRUST_BUNDLE_KEY)?;
+        Some((bundle.metadata.namespace?, roots))
+    });
+    let mut bundles: BTreeMap<String, String> = bundles.collect();
+    let all = all.into_iter().filter_map(|namespace| {
+        let name = namespace.metadata.name?;
+        Some(NamespaceFact {
+            labels: namespace.metadata.labels.unwrap_or_default(),
+            roots: bundles.remove(&name),
+            name,
+        })
+    });
+    Ok(all.collect())
+}
+
+/// Pods that have a sidecar, or that the injector would give one if they were created now.
+async fn pods(client: &Client, own: &str, namespaces: &[NamespaceFact]) -> Asked<Vec<PodFact>> {
+    let all: Vec<Pod> = list(&Api::all(client.clone()), "").await?;
+    // The image does not change whether a pod is injected.
+    let settings = Settings::new("weft-proxy", own);
+    let mut pods = Vec::new();
+    for pod in all {
+        let place = pod.metadata.namespace.clone().unwrap_or_default();
+        let namespace = namespaces.iter().find(|one| one.name == place);
+        let labels = namespace.map(|one| &one.labels);
+        if let Some(sidecar) = sidecar(&pod, &place, labels, &settings) {
+            let name = pod.metadata.name.unwrap_or_default();
+            let name = format!("{place}/{name}");
+            pods.push(PodFact { name, sidecar });
+        }
+    }
+    Ok(pods)
+}
+
+fn sidecar(
+    pod: &Pod,
+    namespace: &str,
+    labels: Option<&BTreeMap<String, String>>,
+    settings: &Settings,
+) -> Option<Sidecar> {
+    let spec = pod.spec.as_ref()?;
+    let status = pod.status.as_ref();
+    let phase = status.and_then(|status| status.phase.as_deref());
+    // What has ended, or is ending, is made anew by itself or not at all.
+    if matches!(phase, Some("Succeeded" | "Failed")) || pod.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let inits = spec.init_containers.as_deref().unwrap_or_default();
+    let mut containers = inits.iter().chain(&spec.containers);
+    if containers.any(|one| one.name == names::PROXY_CONTAINER) {
+        let annotations = pod.metadata.annotations.as_ref();
+        let said = annotations.and_then(|all| all.get(names::INJECTED));
+        let said = said.and_then(|said| serde_json::from_str::<Value>(said).ok());
+        let version = said.and_then(|said| said["version"].as_str().map(str::to_owned));
+        let statuses = status.into_iter().flat_map(|status| {
+            let inits = status.init_container_statuses.iter().flatten();
+            inits.chain(status.container_statuses.iter().flatten())
+        });
+        let mut statuses = statuses.filter(|one| one.name == names::PROXY_CONTAINER);
+        let ready = statuses.any(|one| one.ready);
+        return Some(Sidecar::Injected { version, ready });
+    }
+    let place = injector::Namespace {
+        name: Some(namespace),
+        // A namespace that is not known any more asks for nothing.
+        labels: Some(labels.unwrap_or(const { &BTreeMap::new() })),
+    };
+    let value = serde_json::to_value(pod).ok()?;
+    match injector::inject(&value, place, settings) {
+        Outcome::Patch(_) => Some(Sidecar::Missing),
+        Outcome::Skip(_) => None,
+        Outcome::Refuse(refusal) => Some(Sidecar::Refused(refusal.problems.join("; "))),
+    }
+}
+
+/// Everything of a kind, page by page.
+async fn list<K>(api: &Api<K>, field: &str) -> Asked<Vec<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let mut all = Vec::new();
+    let mut params = ListParams::default().limit(PAGE).fields(field);
+    loop {
+        let page = api.list(&params).await;
+        let page = page.map_err(|error| format!("list of {}: {}", K::kind(&()), told(&error)))?;
+        all.extend(page.items);
+        match page.metadata.continue_ {
+            Some(token) if !token.is_empty() => params.continue_token = Some(token),
+            Some(_) | None => return Ok(all),
+        }
+    }
+}

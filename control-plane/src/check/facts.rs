@@ -1,0 +1,117 @@
+//! What is known of a cluster. `Err` says why something is not.
+
+use std::collections::BTreeMap;
+
+/// Everything that the checks look at.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// Of this program.
+    pub version: String,
+    /// The control plane's namespace.
+    pub namespace: String,
+    /// Seconds since the Unix epoch, by this machine's clock.
+    pub now: i64,
+    /// The API server.
+    pub server: Result<ServerFact, String>,
+    /// What the user may not do of what installing takes, as `create Deployment`.
+    pub denied: Result<Vec<String>, String>,
+    /// Custom resource definitions of the mesh and of the Gateway API.
+    pub crds: Result<Vec<Crd>, String>,
+    /// The custom resource definitions that this version installs.
+    pub wanted_crds: Vec<String>,
+    /// What is installed.
+    pub installed: Installed,
+    /// Every namespace.
+    pub namespaces: Result<Vec<NamespaceFact>, String>,
+    /// Pods that are in the mesh or should be.
+    pub pods: Result<Vec<PodFact>, String>,
+}
+
+/// The API server.
+#[derive(Debug, Clone)]
+pub struct ServerFact {
+    /// MAJOR and MINOR.
+    pub version: (u32, u32),
+    /// Its clock minus this machine's, seconds; `None` where it does not say.
+    pub skew: Option<i64>,
+}
+
+/// A custom resource definition.
+#[derive(Debug, Clone)]
+pub struct Crd {
+    /// `httproutes.gateway.networking.k8s.io`.
+    pub name: String,
+    /// Versions that are served.
+    pub served: Vec<String>,
+    /// Whether the API serves it.
+    pub established: bool,
+}
+
+/// What of the mesh is in the cluster.
+#[derive(Debug, Clone)]
+pub struct Installed {
+    /// The control plane; `None`: there is none.
+    pub deployment: Result<Option<Deployment>, String>,
+    /// Webhooks of our configuration; `None`: there is no configuration.
+    pub webhooks: Result<Option<Vec<Webhook>>, String>,
+    /// Ready endpoints of the control plane's Service.
+    pub endpoints: Result<usize, String>,
+}
+
+/// The control plane's Deployment.
+#[derive(Debug, Clone)]
+pub struct Deployment {
+    /// Replicas that are asked for.
+    pub wanted: i32,
+    /// Replicas that are available.
+    pub available: i32,
+    /// The version that its labels name.
+    pub version: Option<String>,
+}
+
+/// One webhook of the configuration.
+#[derive(Debug, Clone)]
+pub struct Webhook {
+    /// Its name.
+    pub name: String,
+    /// PEM of what the API server believes; empty where nothing is written.
+    pub authority: String,
+    /// NAMESPACE/NAME of the Service that is called.
+    pub service: String,
+}
+
+/// A namespace.
+#[derive(Debug, Clone)]
+pub struct NamespaceFact {
+    /// Its name.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// PEM of the mesh's roots in it, if they are.
+    pub roots: Option<String>,
+}
+
+/// A pod.
+#[derive(Debug, Clone)]
+pub struct PodFact {
+    /// NAMESPACE/NAME.
+    pub name: String,
+    /// Its sidecar.
+    pub sidecar: Sidecar,
+}
+
+/// How a pod stands to the mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sidecar {
+    /// It has a sidecar, injected by this version.
+    Injected {
+        /// As its annotation says.
+        version: Option<String>,
+        /// Whether its sidecar is ready.
+        ready: bool,
+    },
+    /// It should have one and has none.
+    Missing,
+    /// It would be refused if it were created today, and why.
+    Refused(String),
+}

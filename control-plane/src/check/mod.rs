@@ -1,0 +1,114 @@
+//! `weft check --kubernetes`: what has to be so that the mesh works in a cluster.
+//!
+//! [`collect`] asks the cluster's API for [`Facts`]; [`CHECKS`] is a table of pure functions of them.
+//! What could not be asked is a failure with the reason, never a success.
+
+mod collect;
+mod facts;
+mod rules;
+
+use serde::Serialize;
+
+pub use collect::collect;
+pub use facts::{
+    Crd, Deployment, Facts, Installed, NamespaceFact, PodFact, ServerFact, Sidecar, Webhook,
+};
+pub use rules::CHECKS;
+
+/// When a check makes sense.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// Before an installation and after it.
+    Always,
+    /// Before an installation only (`--pre`).
+    Before,
+    /// After an installation only.
+    After,
+}
+
+/// One thing that has to be so.
+#[derive(Debug, Clone, Copy)]
+pub struct Check {
+    /// Its name, which does not change between versions.
+    pub id: &'static str,
+    /// When it makes sense.
+    pub when: When,
+    /// What to do when it is not so.
+    pub mend: &'static str,
+    /// Looks at the facts.
+    pub look: fn(&Facts) -> Outcome,
+}
+
+/// What a check says, with what was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is so.
+    Good(String),
+    /// The mesh works, and something should be looked at.
+    Warning(String),
+    /// Something does not work.
+    Failed(String),
+}
+
+/// How a check ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// It is so.
+    Ok,
+    /// Something should be looked at.
+    Warning,
+    /// Something does not work.
+    Failed,
+}
+
+impl Status {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// A check and what it said.
+#[derive(Debug, Clone, Serialize)]
+pub struct Finding {
+    /// The check's name.
+    pub id: &'static str,
+    /// How it ended.
+    pub status: Status,
+    /// What was found.
+    pub found: String,
+    /// What to do; nothing where it is so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mend: Option<&'static str>,
+}
+
+/// Runs every check that makes sense, `before` an installation or after it.
+pub fn run(facts: &Facts, before: bool) -> Vec<Finding> {
+    let makes_sense = |check: &&Check| match check.when {
+        When::Always => true,
+        When::Before => before,
+        When::After => !before,
+    };
+    let findings = CHECKS.iter().filter(makes_sense).map(|check| {
+        let (status, found) = match (check.look)(facts) {
+            Outcome::Good(found) => (Status::Ok, found),
+            Outcome::Warning(found) => (Status::Warning, found),
+            Outcome::Failed(found) => (Status::Failed, found),
+        };
+        Finding {
+            id: check.id,
+            status,
+            found,
+            mend: (status != Status::Ok).then_some(check.mend),
+        }
+    });
+    findings.collect()
+}
+
+#[cfg(test)]
+mod tests;

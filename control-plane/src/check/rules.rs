@@ -1,0 +1,459 @@
+//! The checks.
+
+use std::collections::BTreeSet;
+
+use super::facts::{Facts, NamespaceFact, PodFact, Sidecar};
+use super::{Check, Outcome, When};
+use crate::kubernetes::names;
+
+/// What sidecars and API server may differ by: certificates are valid from 5 min before they are
+/// made, and a minute of that is left.
+const SKEW_MAX_SECONDS: i64 = 240;
+/// From here the difference is worth a warning.
+const SKEW_WARN_SECONDS: i64 = 30;
+/// The oldest version whose API has what the chart installs.
+const SERVER_MIN: (u32, u32) = (1, 27);
+/// The first with native sidecars (KEP-753).
+const NATIVE_SIDECARS: (u32, u32) = (1, 29);
+/// A root that ends sooner than this is worth a warning: 30 days.
+const ROOT_WARN_SECONDS: i64 = 30 * 24 * 3600;
+/// Names in one message.
+const NAMED_MAX: usize = 5;
+
+/// Routes that a mesh takes of the Gateway API, with the version that is read.
+const GATEWAY_API: [(&str, &str); 4] = [
+    ("httproutes.gateway.networking.k8s.io", "v1"),
+    ("grpcroutes.gateway.networking.k8s.io", "v1"),
+    ("tlsroutes.gateway.networking.k8s.io", "v1"),
+    ("tcproutes.gateway.networking.k8s.io", "v1alpha2"),
+];
+
+/// Every check, in the order in which they are shown.
+pub const CHECKS: [Check; 15] = [
+    Check {
+        id: "api-version",
+        when: When::Always,
+        mend: "upgrade the cluster, or reach it: KUBECONFIG names it",
+        look: api_version,
+    },
+    Check {
+        id: "clock-skew",
+        when: When::Always,
+        mend: "synchronise the clocks of this machine and of the cluster's (NTP): certificates are \
+               valid from 5 minutes before they are made",
+        look: clock_skew,
+    },
+    Check {
+        id: "permissions",
+        when: When::Before,
+        mend: "install as a user with the ClusterRole cluster-admin",
+        look: permissions,
+    },
+    Check {
+        id: "gateway-api",
+        when: When::Always,
+        mend: "install the Gateway API's custom resource definitions, experimental channel, 1.5: \
+               without them routes of that kind cannot be made",
+        look: gateway_api,
+    },
+    Check {
+        id: "crds",
+        when: When::After,
+        mend: "weft install --apply, or helm upgrade with crds.install=true",
+        look: crds,
+    },
+    Check {
+        id: "control-plane",
+        when: When::After,
+        mend: "kubectl -n NAMESPACE describe pods; kubectl -n NAMESPACE logs deployment/weft-control-plane",
+        look: control_plane,
+    },
+    Check {
+        id: "version",
+        when: When::After,
+        mend: "use the `weft` of the control plane's version, or upgrade the control plane",
+        look: version,
+    },
+    Check {
+        id: "webhook",
+        when: When::After,
+        mend: "weft install --apply, or helm upgrade with injector.enabled=true",
+        look: webhook,
+    },
+    Check {
+        id: "webhook-endpoints",
+        when: When::After,
+        mend: "without a ready replica no pod of a namespace with sidecars can be made: look at the \
+               control plane",
+        look: webhook_endpoints,
+    },
+    Check {
+        id: "webhook-authority",
+        when: When::After,
+        mend: "the control plane's leader writes it: look at its log, and at its permissions on \
+               MutatingWebhookConfiguration weft-injector",
+        look: webhook_authority,
+    },
+    Check {
+        id: "roots",
+        when: When::After,
+        mend: "the control plane writes ConfigMap weft-trust-bundle to every namespace with \
+               sidecars: look at its log; a root near its end has to be replaced",
+        look: roots,
+    },
+    Check {
+        id: "namespace-labels",
+        when: When::After,
+        mend: "kubectl label --overwrite namespace NAME weft-mesh.io/inject=enabled (or disabled)",
+        look: namespace_labels,
+    },
+    Check {
+        id: "pods-injected",
+        when: When::After,
+        mend: "make the pods anew: kubectl -n NAMESPACE rollout restart deployment NAME; they were \
+               made before the label, or while the webhook was ignored",
+        look: pods_injected,
+    },
+    Check {
+        id: "sidecars-ready",
+        when: When::After,
+        mend: "kubectl -n NAMESPACE logs POD -c weft-proxy",
+        look: sidecars_ready,
+    },
+    Check {
+        id: "sidecars-current",
+        when: When::After,
+        mend: "kubectl -n NAMESPACE rollout restart deployment NAME: new pods get the new sidecar",
+        look: sidecars_current,
+    },
+];
+
+fn unknown(error: &str) -> Outcome {
+    Outcome::Failed(format!("not known: {error}"))
+}
+
+fn api_version(facts: &Facts) -> Outcome {
+    let server = match &facts.server {
+        Ok(server) => server,
+        Err(error) => return unknown(error),
+    };
+    let (major, minor) = server.version;
+    let found = format!("Kubernetes {major}.{minor}");
+    if server.version < SERVER_MIN {
+        let (major, minor) = SERVER_MIN;
+        return Outcome::Failed(format!("{found}; {major}.{minor} and newer are supported"));
+    }
+    if server.version < NATIVE_SIDECARS {
+        let (major, minor) = NATIVE_SIDECARS;
+        return Outcome::Warning(format!(
+            "{found} has no native sidecars ({major}.{minor} has): Jobs do not end by themselves"
+        ));
+    }
+    Outcome::Good(found)
+}
+
+fn clock_skew(facts: &Facts) -> Outcome {
+    let skew = match &facts.server {
+        Ok(server) => server.skew,
+        Err(error) => return unknown(error),
+    };
+    let Some(skew) = skew else {
+        return Outcome::Warning("the API server's answers have no date".to_owned());
+    };
+    let found = format!("the API server's clock is {skew} s from this machine's");
+    match skew.abs() {
+        seconds if seconds > SKEW_MAX_SECONDS => Outcome::Failed(found),
+        seconds if seconds > SKEW_WARN_SECONDS => Outcome::Warning(found),
+        _ => Outcome::Good(found),
+    }
+}
+
+fn permissions(facts: &Facts) -> Outcome {
+    match &facts.denied {
+        Err(error) => unknown(error),
+        Ok(denied) if denied.is_empty() => Outcome::Good("all that installing takes".to_owned()),
+        Ok(denied) => Outcome::Failed(format!("you may not: {}", some(denied))),
+    }
+}
+
+fn gateway_api(facts: &Facts) -> Outcome {
+    let crds = match &facts.crds {
+        Ok(crds) => crds,
+        Err(error) => return unknown(error),
+    };
+    let missing = GATEWAY_API.iter().filter(|(name, version)| {
+        !crds.iter().any(|crd| {
+            crd.name == *name && crd.established && crd.served.iter().any(|one| one == version)
+        })
+    });
+    let missing: Vec<String> = missing
+        .map(|(name, version)| format!("{name} {version}"))
+        .collect();
+    match missing.is_empty() {
+        true => Outcome::Good("routes of every kind".to_owned()),
+        false => Outcome::Warning(format!("the cluster does not serve {}", some(&missing))),
+    }
+}
+
+fn crds(facts: &Facts) -> Outcome {
+    let crds = match &facts.crds {
+        Ok(crds) => crds,
+        Err(error) => return unknown(error),
+    };
+    let there = |name: &&String| crds.iter().any(|crd| crd.name == **name && crd.established);
+    let missing = facts.wanted_crds.iter().filter(|name| !there(name));
+    let missing: Vec<String> = missing.cloned().collect();
+    match missing.is_empty() {
+        true => Outcome::Good(format!("{} kinds of documents", facts.wanted_crds.len())),
+        false => Outcome::Failed(format!("the cluster does not serve {}", some(&missing))),
+    }
+}
+
+fn control_plane(facts: &Facts) -> Outcome {
+    match &facts.installed.deployment {
+        Err(error) => unknown(error),
+        Ok(None) => Outcome::Failed(format!(
+            "there is no Deployment {}/{}: weft install",
+            facts.namespace,
+            names::CONTROL_PLANE
+        )),
+        Ok(Some(found)) => {
+            let said = format!("{} of {} replicas available", found.available, found.wanted);
+            match found.available {
+                0 => Outcome::Failed(said),
+                available if available < found.wanted => Outcome::Warning(said),
+                _ => Outcome::Good(said),
+            }
+        }
+    }
+}
+
+fn version(facts: &Facts) -> Outcome {
+    match &facts.installed.deployment {
+        Err(error) => unknown(error),
+        Ok(None) => Outcome::Failed("there is no control plane".to_owned()),
+        Ok(Some(found)) => {
+            let theirs = found.version.as_deref().unwrap_or("of no known version");
+            let said = format!("control plane {theirs}, this program {}", facts.version);
+            match theirs == facts.version {
+                true => Outcome::Good(said),
+                false => Outcome::Warning(said),
+            }
+        }
+    }
+}
+
+fn webhook(facts: &Facts) -> Outcome {
+    let service = format!("{}/{}", facts.namespace, names::CONTROL_PLANE);
+    match &facts.installed.webhooks {
+        Err(error) => unknown(error),
+        Ok(None) => Outcome::Failed(format!(
+            "there is no MutatingWebhookConfiguration {}: pods get no sidecars",
+            names::WEBHOOK
+        )),
+        Ok(Some(found)) => {
+            let mut elsewhere = found.iter().filter(|one| one.service != service);
+            match elsewhere.next() {
+                Some(one) => Outcome::Failed(format!(
+                    "{} calls {}, and the control plane is {service}",
+                    one.name, one.service
+                )),
+                None => Outcome::Good(format!("{} webhooks", found.len())),
+            }
+        }
+    }
+}
+
+fn webhook_endpoints(facts: &Facts) -> Outcome {
+    match &facts.installed.endpoints {
+        Err(error) => unknown(error),
+        Ok(0) => Outcome::Failed("the control plane's Service has no ready endpoint".to_owned()),
+        Ok(found) => Outcome::Good(format!("{found} ready")),
+    }
+}
+
+/// The roots that are in the control plane's or the first namespace that has some.
+fn mesh_roots(namespaces: &[NamespaceFact]) -> Option<&str> {
+    namespaces.iter().find_map(|one| one.roots.as_deref())
+}
+
+fn webhook_authority(facts: &Facts) -> Outcome {
+    let webhooks = match &facts.installed.webhooks {
+        Err(error) => return unknown(error),
+        Ok(None) => return Outcome::Failed("there is no webhook".to_owned()),
+        Ok(Some(webhooks)) => webhooks,
+    };
+    if let Some(empty) = webhooks.iter().find(|one| one.authority.is_empty()) {
+        return Outcome::Failed(format!(
+            "{} has no caBundle: the API server does not believe the control plane, and refuses pods",
+            empty.name
+        ));
+    }
+    let roots = match &facts.namespaces {
+        Err(error) => return unknown(error),
+        Ok(namespaces) => mesh_roots(namespaces),
+    };
+    let Some(roots) = roots else {
+        return Outcome::Warning(
+            "no namespace has the mesh's roots yet, to compare caBundle with".to_owned(),
+        );
+    };
+    let roots = certificates(roots);
+    let wrong = webhooks.iter().find(|one| {
+        let believed = certificates(&one.authority);
+        believed.is_empty() || believed.is_disjoint(&roots)
+    });
+    match wrong {
+        Some(one) => Outcome::Failed(format!(
+            "caBundle of {} is not one of the mesh's roots",
+            one.name
+        )),
+        None => Outcome::Good("caBundle is the mesh's".to_owned()),
+    }
+}
+
+/// Certificates of a PEM file, in DER.
+fn certificates(text: &str) -> BTreeSet<Vec<u8>> {
+    let blocks = pem::parse_many(text).unwrap_or_default();
+    let blocks = blocks.into_iter().filter(|one| one.tag() == "CERTIFICATE");
+    blocks.map(pem::Pem::into_contents).collect()
+}
+
+fn is_enabled(namespace: &NamespaceFact) -> bool {
+    let label = namespace.labels.get(names::INJECT);
+    label.is_some_and(|value| value == names::ENABLED)
+}
+
+fn roots(facts: &Facts) -> Outcome {
+    let namespaces = match &facts.namespaces {
+        Err(error) => return unknown(error),
+        Ok(namespaces) => namespaces,
+    };
+    let without = namespaces
+        .iter()
+        .filter(|one| is_enabled(one) && one.roots.is_none());
+    let without: Vec<String> = without.map(|one| one.name.clone()).collect();
+    if !without.is_empty() {
+        return Outcome::Failed(format!(
+            "pods wait for the mesh's roots in {}",
+            some(&without)
+        ));
+    }
+    let mut ends = Vec::new();
+    for root in mesh_roots(namespaces).map(certificates).unwrap_or_default() {
+        match x509_parser::parse_x509_certificate(&root) {
+            Ok((_, read)) => ends.push(read.validity().not_after.timestamp()),
+            Err(_) => return Outcome::Failed("a root of the mesh is no certificate".to_owned()),
+        }
+    }
+    // Of several, the newest goes on.
+    let Some(end) = ends.into_iter().max() else {
+        return Outcome::Good("no namespace needs them yet".to_owned());
+    };
+    let left = end - facts.now;
+    let said = format!("valid for {} days", left / (24 * 3600));
+    match left {
+        ..=0 => Outcome::Failed("the mesh's root has ended".to_owned()),
+        left if left < ROOT_WARN_SECONDS => Outcome::Warning(said),
+        _ => Outcome::Good(said),
+    }
+}
+
+fn namespace_labels(facts: &Facts) -> Outcome {
+    let namespaces = match &facts.namespaces {
+        Err(error) => return unknown(error),
+        Ok(namespaces) => namespaces,
+    };
+    let wrong = namespaces.iter().filter_map(|one| {
+        let value = one.labels.get(names::INJECT)?;
+        let known = [names::ENABLED, names::DISABLED].contains(&value.as_str());
+        (!known).then(|| format!("{}={value}", one.name))
+    });
+    let wrong: Vec<String> = wrong.collect();
+    if !wrong.is_empty() {
+        return Outcome::Failed(format!(
+            "{}: nothing is injected there; allowed: {}, {}",
+            some(&wrong),
+            names::ENABLED,
+            names::DISABLED
+        ));
+    }
+    let enabled = namespaces.iter().filter(|one| is_enabled(one)).count();
+    Outcome::Good(format!("{enabled} namespaces with sidecars"))
+}
+
+/// Names of the pods that `concerned` says something about.
+fn pods_of(pods: &[PodFact], concerned: impl Fn(&Sidecar) -> Option<String>) -> Vec<String> {
+    let named = pods.iter().filter_map(|pod| {
+        let said = concerned(&pod.sidecar)?;
+        Some(match said.is_empty() {
+            true => pod.name.clone(),
+            false => format!("{} ({said})", pod.name),
+        })
+    });
+    named.collect()
+}
+
+fn pods_injected(facts: &Facts) -> Outcome {
+    let pods = match &facts.pods {
+        Err(error) => return unknown(error),
+        Ok(pods) => pods,
+    };
+    let without = pods_of(pods, |sidecar| match sidecar {
+        Sidecar::Missing => Some(String::new()),
+        Sidecar::Refused(why) => Some(why.clone()),
+        Sidecar::Injected { .. } => None,
+    });
+    match without.is_empty() {
+        true => Outcome::Good(format!("{} pods in the mesh", pods.len())),
+        false => Outcome::Failed(format!(
+            "without a sidecar, so in plaintext: {}",
+            some(&without)
+        )),
+    }
+}
+
+fn sidecars_ready(facts: &Facts) -> Outcome {
+    let pods = match &facts.pods {
+        Err(error) => return unknown(error),
+        Ok(pods) => pods,
+    };
+    let not = pods_of(pods, |sidecar| {
+        let waits = matches!(sidecar, Sidecar::Injected { ready: false, .. });
+        waits.then(String::new)
+    });
+    match not.is_empty() {
+        true => Outcome::Good("all".to_owned()),
+        false => Outcome::Warning(format!("not ready: {}", some(&not))),
+    }
+}
+
+fn sidecars_current(facts: &Facts) -> Outcome {
+    let (pods, deployment) = match (&facts.pods, &facts.installed.deployment) {
+        (Err(error), _) | (_, Err(error)) => return unknown(error),
+        (Ok(pods), Ok(deployment)) => (pods, deployment),
+    };
+    let current = deployment.as_ref().and_then(|one| one.version.as_deref());
+    let Some(current) = current else {
+        return Outcome::Warning("the control plane's version is not known".to_owned());
+    };
+    let other = pods_of(pods, |sidecar| match sidecar {
+        Sidecar::Injected { version, .. } if version.as_deref() != Some(current) => {
+            Some(version.clone().unwrap_or_else(|| "no version".to_owned()))
+        }
+        Sidecar::Injected { .. } | Sidecar::Missing | Sidecar::Refused(_) => None,
+    });
+    match other.is_empty() {
+        true => Outcome::Good(format!("all were injected by {current}")),
+        false => Outcome::Warning(format!("not injected by {current}: {}", some(&other))),
+    }
+}
+
+/// The first of them, and how many more there are.
+fn some(names: &[String]) -> String {
+    let shown = names[..names.len().min(NAMED_MAX)].join(", ");
+    match names.len().saturating_sub(NAMED_MAX) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
