@@ -18,6 +18,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::PORT;
 use crate::FAILED;
@@ -83,12 +84,17 @@ pub(crate) fn app(args: &AppArgs) -> ExitCode {
 
 async fn serve(args: &AppArgs) -> std::io::Result<()> {
     let listener = TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], PORT))).await?;
+    // As the first process of a container nothing ends it that it does not ask for.
+    let mut stop = signal(SignalKind::terminate())?;
     let backend = args
         .upstream
         .clone()
         .map(|target| Arc::new(Connections::new(target)));
     loop {
-        let (stream, _) = listener.accept().await?;
+        let (stream, _) = tokio::select! {
+            accepted = listener.accept() => accepted?,
+            _ = stop.recv() => return Ok(()),
+        };
         stream.set_nodelay(true)?;
         let (backend, name) = (backend.clone(), args.name.clone());
         let switch: Option<Arc<Path>> = args.bad_while.as_deref().map(Into::into);
@@ -235,8 +241,10 @@ async fn push(args: &LoadArgs) -> Result<(), String> {
     let (done, mut results) = tokio::sync::mpsc::channel(1024);
     let mut total = Window::new()?;
     let mut second_window = Window::new()?;
+    let mut stop = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
     loop {
         tokio::select! {
+            _ = stop.recv() => return Ok(()),
             _ = tick.tick() => {
                 let (connections, done) = (Arc::clone(&connections), done.clone());
                 tokio::spawn(async move {
