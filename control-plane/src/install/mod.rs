@@ -111,7 +111,11 @@ const TEMPLATES: [(&str, &str); 10] = [
     chart!("templates/servicemonitor.yaml"),
     chart!("templates/webhook.yaml"),
 ];
-const FILES: [(&str, &str); 1] = [chart!("files/crds.yaml")];
+/// In the chart it is a link, which helm follows.
+const FILES: [(&str, &str); 1] = [(
+    "files/crds.yaml",
+    include_str!("../../../deploy/kubernetes/crds.yaml"),
+)];
 const CHART: &str = include_str!("../../../deploy/helm/weft/Chart.yaml");
 const VALUES: &str = include_str!("../../../deploy/helm/weft/values.yaml");
 const SCHEMA: &str = include_str!("../../../deploy/helm/weft/values.schema.json");
