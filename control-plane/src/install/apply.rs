@@ -15,6 +15,8 @@ use crate::kubernetes::names;
 const FIELD_MANAGER: &str = "weft-install";
 const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 pub(super) const PART_OF_LABEL: &str = "app.kubernetes.io/part-of";
+/// How long the API server may take until it serves a new kind.
+const ESTABLISHED_MAX: Duration = Duration::from_secs(30);
 /// How often the cluster is asked while something is waited for.
 const ASK_EVERY: Duration = Duration::from_millis(500);
 
@@ -54,6 +56,7 @@ pub async fn apply(
         let patched = api.patch(&name, &params, &Patch::Apply(object)).await;
         patched.map_err(|error| failed("applying", object, error))?;
         if object["kind"] == "CustomResourceDefinition" {
+            let until = Instant::now() + ESTABLISHED_MAX;
             wait_for(&api, object, until, is_established).await?;
         }
         told(said(object, "applied"));
