@@ -34,8 +34,8 @@ use crate::supervise::{Supervisor, TaskEnded};
 pub(crate) use assemble::assemble;
 use assemble::{health_of, open_store};
 pub use cluster::AuthorityError;
-use injection::Injector;
 use files::{init_log, lock, make_dir, write_private};
+use injection::Injector;
 use listeners::{Listeners, OwnCertificate, bind, listen};
 
 /// Tasks that end by themselves when they are told to stop.

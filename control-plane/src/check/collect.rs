@@ -19,8 +19,9 @@ use super::facts::{
     Crd, Deployment, Facts, Installed, NamespaceFact, PodFact, ServerFact, Sidecar, Webhook,
 };
 use crate::injector::{self, Outcome, Settings};
-use crate::install::{self, told};
+use crate::install;
 use crate::kubernetes::names;
+use crate::kubernetes::told;
 
 /// Objects in one answer of the API.
 const PAGE: u32 = 500;

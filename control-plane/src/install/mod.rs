@@ -10,6 +10,7 @@ mod schema;
 mod template;
 mod values;
 
+use crate::kubernetes::told;
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
@@ -57,24 +58,6 @@ pub enum InstallError {
     /// It was applied, and is not well.
     #[error("{0}")]
     NotReady(String),
-}
-
-/// What the API said, or why it could not be asked, with every cause.
-pub(crate) fn told(error: &kube::Error) -> String {
-    if let kube::Error::Api(status) = error {
-        return status.message.clone();
-    }
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.contains(&said) {
-            text.push_str(": ");
-            text.push_str(&said);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// What to do about an answer of the API.

@@ -59,3 +59,21 @@ impl fmt::Debug for Cluster {
         f.debug_tuple("Cluster").field(&self.settings).finish()
     }
 }
+
+/// What the API said, or why it could not be asked, with every cause.
+pub(crate) fn told(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error {
+        return status.message.clone();
+    }
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        cause = error.source();
+    }
+    text
+}

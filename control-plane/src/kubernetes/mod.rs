@@ -10,5 +10,6 @@ mod tokens;
 pub mod trust;
 pub(crate) mod watched;
 
+pub(crate) use client::told;
 pub use client::{ClientError, Cluster, ClusterSettings, connect};
 pub use tokens::{ClusterTokens, PodFacts, Review, TokenReviews, TokenUser};

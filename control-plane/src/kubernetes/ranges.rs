@@ -7,6 +7,8 @@ use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
 use weft_core::model::Cidr;
 
+use super::told;
+
 /// Ranges that pods' addresses are in where nobody says which: RFC 1918, RFC 6598 and RFC 4193. A
 /// sidecar asks the control plane about an address in them before anything goes there.
 pub const PRIVATE_RANGES: [&str; 5] = [
@@ -37,8 +39,8 @@ pub enum RangesError {
         found: String,
     },
     /// It cannot be asked.
-    #[error("kubernetes: list of ServiceCIDRs: {0}")]
-    Api(#[source] Box<kube::Error>),
+    #[error("kubernetes: list of ServiceCIDRs: {}", told(.0))]
+    Api(Box<kube::Error>),
 }
 
 /// Waits between attempts to ask an API server that is away: they double from the first to the last.
@@ -49,8 +51,8 @@ pub async fn wait_for_service_ranges(client: &Client) -> Result<Vec<Cidr>, Range
     let [mut wait, longest] = RETRY;
     loop {
         match service_ranges(client).await {
-            Err(RangesError::Api(error)) => {
-                tracing::warn!(%error, retry_in = ?wait, "kubernetes: ServiceCIDRs cannot be listed");
+            Err(error @ RangesError::Api(_)) => {
+                tracing::warn!(%error, retry_in = ?wait, "the API server cannot be asked");
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(longest);
             }

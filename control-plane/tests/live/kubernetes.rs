@@ -7,8 +7,8 @@ use kube::CustomResourceExt as _;
 use serde_json::Value;
 use weft_control_plane::model::crds_yaml;
 
-use crate::testing::ApiServer;
 use crate::support::{ControlPlane, DEADLINE};
+use crate::testing::ApiServer;
 
 const POLICY: &str = "apiVersion: weft-mesh.io/v1alpha1
 kind: TrafficPolicy

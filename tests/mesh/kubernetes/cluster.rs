@@ -77,6 +77,7 @@ impl Cluster {
             std::fs::create_dir_all(made).expect("a temporary directory");
         }
         let binaries = weft_binary().parent().expect("a directory").to_owned();
+        build_programs(&binaries, &logs);
         let made = kubernetes("images")
             .arg(&images)
             .arg(binaries)
@@ -144,6 +145,19 @@ impl Cluster {
             name,
         }
     }
+}
+
+/// Builds what the images hold: a run of these tests alone builds only one of the programs. Where
+/// everything was built before, this does nothing.
+fn build_programs(binaries: &Path, logs: &Path) {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut build = Program::new(cargo).args(["build", "--workspace", "--bins", "--locked"]);
+    if binaries.ends_with("release") {
+        build = build.arg("--release");
+    }
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+    let build = build.arg("--manifest-path").arg(manifest);
+    build.run("build", logs, LIMIT * 10).success();
 }
 
 /// Starts a node that lives as long as what is returned.

@@ -269,7 +269,15 @@ async fn a_real_api_server_says_which_pod_a_token_is_of() {
         assert!(matches!(error, ProveError::Refused(_)), "{error}");
         assert!(error.to_string().contains(expected), "{error}");
     }
-    let args = ["delete", "pod", "web-0", "-n", "shop", "--force", "--grace-period=0"];
+    let args = [
+        "delete",
+        "pod",
+        "web-0",
+        "-n",
+        "shop",
+        "--force",
+        "--grace-period=0",
+    ];
     let (deleted, text) = server.kubectl(&args, "");
     assert!(deleted, "{text}");
     // A token dies with its pod. The API server keeps what it said of a token for 10 s, by which
