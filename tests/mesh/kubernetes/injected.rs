@@ -18,7 +18,7 @@ fn injected_pods_speak_mutual_tls() {
     for host in [
         "web".to_owned(),
         format!("WEB.{name}"),
-        format!("web.{name}.svc."),
+        format!("web.{name}.svc"),
         format!("web.{name}.svc.cluster.local"),
         format!("web.{name}.svc.cluster.local.:80"),
     ] {
