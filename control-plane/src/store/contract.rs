@@ -47,6 +47,7 @@ macro_rules! cases {
             records {
                 records_are_written_together_or_not_at_all,
                 a_record_is_redeemed_once,
+                writes_are_made_in_the_order_of_the_calls,
                 an_unreadable_record_is_an_error,
             }
             leases {

@@ -171,6 +171,11 @@ pub trait Store: fmt::Debug + Send + Sync {
         Box::pin(std::future::pending())
     }
 
+    /// Changes whenever another process has written records; closed for an engine of one process.
+    fn watch_records(&self) -> watch::Receiver<u64> {
+        watch::channel(0).1
+    }
+
     /// The newest revision, whenever there is a new one.
     fn watch(&self) -> watch::Receiver<Revision>;
 }

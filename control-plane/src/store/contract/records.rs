@@ -78,3 +78,20 @@ pub(super) async fn an_unreadable_record_is_an_error<E: Engine>() {
     };
     assert_eq!((&**table, &**key), ("token", "b"));
 }
+
+pub(super) async fn writes_are_made_in_the_order_of_the_calls<E: Engine>() {
+    let engine: E = engine();
+    let store = engine.store();
+    let any = |text: &str| vec![record("a", Some(text.as_bytes()), RecordExpect::Any)];
+    // Whoever is asked first is written first, whichever is waited for; and is written also when
+    // nobody waits.
+    drop(store.write(any("first")));
+    let second = store.write(any("second"));
+    store.write(any("third")).await.unwrap();
+    second.await.unwrap();
+    assert_eq!(store.records("token").unwrap()[0].1, b"third");
+    drop(store.write(any("fourth")));
+    let absent = vec![record("b", Some(b"1"), RecordExpect::Absent)];
+    store.write(absent).await.unwrap();
+    assert_eq!(store.records("token").unwrap()[0].1, b"fourth");
+}

@@ -35,10 +35,11 @@ use futures_util::future::{BoxFuture, ready};
 use kube::Client;
 use kube::core::ApiResource;
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::events::EventLog;
+use super::resource::check_changes;
 use super::{
     Change, Clock, Event, Events, Fence, HistoryEntry, HistoryPage, HistoryQuery, Lease, Listing,
     MonotonicClock, RecordWrite, Revision, SnapshotSink, Store, StoreError, StoredResource,
@@ -52,6 +53,8 @@ pub use watching::KindApi;
 
 /// The watch of records.
 const RECORDS: &str = "records";
+/// Writes that may wait.
+const WAITING_MAX: usize = 1024;
 /// How long one request to the API may take.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
 /// How long the first lists may take together.
@@ -124,10 +127,36 @@ pub struct Subject {
 /// A store on the API of a cluster.
 pub struct KubernetesStore {
     shared: Arc<Shared>,
-    feeding: JoinHandle<()>,
-    /// Held by whoever writes: writes are made one after the other, in the order of the calls.
-    writing: tokio::sync::Mutex<()>,
-    leases: Leases,
+    leases: Arc<Leases>,
+    jobs: mpsc::Sender<Job>,
+    /// What feeds the mirror, and what writes.
+    tasks: [JoinHandle<()>; 2],
+}
+
+/// A write that is to be made.
+type Job = Box<dyn FnOnce(Arc<Writer>) -> BoxFuture<'static, ()> + Send>;
+
+/// Makes writes, one after the other in the order of the calls, whoever still waits for them: what
+/// calls has noted already what it writes down.
+#[derive(Clone)]
+struct Writer {
+    shared: Arc<Shared>,
+    leases: Arc<Leases>,
+}
+
+impl Writer {
+    async fn keep(self: Arc<Self>, mut jobs: mpsc::Receiver<Job>) {
+        while let Some(job) = jobs.recv().await {
+            job(Arc::clone(&self)).await;
+        }
+    }
+
+    async fn fenced(&self, fence: Option<&Fence>) -> Result<(), StoreError> {
+        match fence {
+            None => Ok(()),
+            Some(fence) => self.leases.check(fence).await,
+        }
+    }
 }
 
 impl fmt::Debug for KubernetesStore {
@@ -139,7 +168,7 @@ impl fmt::Debug for KubernetesStore {
 
 impl Drop for KubernetesStore {
     fn drop(&mut self) {
-        self.feeding.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -153,6 +182,8 @@ struct Shared {
     /// Kinds that the cluster has, and how it calls them.
     found: Mutex<BTreeMap<String, ApiResource>>,
     progress: watch::Sender<Progress>,
+    /// Counts what the watch of records tells that was not known.
+    records_of_others: watch::Sender<u64>,
 }
 
 /// What has been read since the start.
@@ -217,13 +248,22 @@ impl KubernetesStore {
             events: EventLog::new(options.revision),
             found: Mutex::default(),
             progress,
+            records_of_others: watch::Sender::new(0),
         });
-        let feeding = tokio::spawn(watching::discover(Arc::clone(&shared)));
+        let leases = Leases::new(client, &options.namespace, options.clock);
+        let writer = Arc::new(Writer {
+            shared: Arc::clone(&shared),
+            leases: Arc::new(leases),
+        });
+        let (jobs, waiting) = mpsc::channel(WAITING_MAX);
         let store = Arc::new(Self {
-            leases: Leases::new(client, &options.namespace, options.clock),
+            leases: Arc::clone(&writer.leases),
+            jobs,
+            tasks: [
+                tokio::spawn(watching::discover(Arc::clone(&shared))),
+                tokio::spawn(writer.keep(waiting)),
+            ],
             shared,
-            feeding,
-            writing: tokio::sync::Mutex::default(),
         });
         let whole = reading.wait_for(|progress| {
             let Progress {
@@ -285,11 +325,30 @@ impl KubernetesStore {
         missing.cloned().collect()
     }
 
-    async fn fenced(&self, fence: Option<&Fence>) -> Result<(), StoreError> {
-        match fence {
-            None => Ok(()),
-            Some(fence) => self.leases.check(fence).await,
-        }
+    /// Has a write made after those that wait already.
+    fn queued<T, F>(
+        &self,
+        work: impl FnOnce(Arc<Writer>) -> F + Send + 'static,
+    ) -> BoxFuture<'_, Result<T, StoreError>>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, StoreError>> + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let job = self.jobs.try_send(Box::new(move |writer| {
+            Box::pin(async move {
+                let _nobody_waits = answer.send(work(writer).await);
+            })
+        }));
+        Box::pin(async move {
+            match job {
+                Ok(()) => answered.await.unwrap_or(Err(StoreError::Closed)),
+                Err(mpsc::error::TrySendError::Full(_)) => Err(StoreError::Busy {
+                    waiting: WAITING_MAX,
+                }),
+                Err(mpsc::error::TrySendError::Closed(_)) => Err(StoreError::Closed),
+            }
+        })
     }
 }
 
@@ -300,8 +359,15 @@ impl Store for KubernetesStore {
         changes: Vec<Change>,
         fence: Option<Fence>,
     ) -> BoxFuture<'_, Result<Revision, StoreError>> {
+        if changes.is_empty() && fence.is_none() {
+            let revision = self.shared.mirror().revision();
+            return Box::pin(ready(Ok(revision)));
+        }
+        if let Err(error) = check_changes(&changes) {
+            return Box::pin(ready(Err(error)));
+        }
         let author = author.to_owned();
-        Box::pin(async move { Box::pin(self.make(&author, changes, fence)).await })
+        self.queued(async move |writer: Arc<Writer>| writer.make(&author, changes, fence).await)
     }
 
     fn get(&self, key: &ResourceKey) -> Result<Option<StoredResource>, StoreError> {
@@ -340,7 +406,7 @@ impl Store for KubernetesStore {
         records: Vec<RecordWrite>,
         fence: Option<Fence>,
     ) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(async move { Box::pin(self.put(records, fence)).await })
+        self.queued(async move |writer: Arc<Writer>| writer.put(records, fence).await)
     }
 
     fn records(&self, table: &'static str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
@@ -372,6 +438,10 @@ impl Store for KubernetesStore {
 
     fn snapshot(&self, _sink: &mut SnapshotSink<'_>) -> Result<(), StoreError> {
         Err(StoreError::Unsupported(NO_SNAPSHOT))
+    }
+
+    fn watch_records(&self) -> watch::Receiver<u64> {
+        self.shared.records_of_others.subscribe()
     }
 
     fn watch(&self) -> watch::Receiver<Revision> {

@@ -214,26 +214,29 @@ async fn records(shared: Arc<Shared>) {
 
 fn record_event(shared: &Shared, event: Event<Secret>) {
     let mut mirror = shared.mirror();
-    match event {
-        Event::Init => mirror.records.begin(RECORDS),
+    let is_news = match event {
+        Event::Init => {
+            mirror.records.begin(RECORDS);
+            false
+        }
         Event::InitApply(secret) => {
             if let Some((key, entry)) = object::read_record(secret) {
                 mirror.records.listed(RECORDS, key, entry);
             }
+            false
         }
         Event::InitDone => {
-            mirror.records.done(RECORDS, |_key| true);
+            let changed = mirror.records.done(RECORDS, |_key| true);
             shared.listed(RECORDS);
+            !changed.is_empty()
         }
-        Event::Apply(secret) => {
-            if let Some((key, entry)) = object::read_record(secret) {
-                mirror.records.applied(key, entry);
-            }
-        }
-        Event::Delete(secret) => {
-            if let Some((key, entry)) = object::read_record(secret) {
-                mirror.records.gone(&key, &entry.uid);
-            }
-        }
+        Event::Apply(secret) => object::read_record(secret)
+            .is_some_and(|(key, entry)| mirror.records.applied(key, entry)),
+        Event::Delete(secret) => object::read_record(secret)
+            .is_some_and(|(key, entry)| mirror.records.gone(&key, &entry.uid)),
+    };
+    drop(mirror);
+    if is_news {
+        shared.records_of_others.send_modify(|count| *count += 1);
     }
 }

@@ -7,10 +7,10 @@ use kube::core::{ApiResource, DynamicObject};
 use serde_json::Value;
 
 use super::object::{self, Object};
-use super::{Failure, KubernetesStore, RECORDS, asked};
+use super::{Failure, RECORDS, Writer, asked};
 use crate::kubernetes::watched::Entry;
 use crate::model::ResourceKey;
-use crate::store::resource::{check_changes, decide};
+use crate::store::resource::decide;
 use crate::store::{Change, Conflict, Expect, Fence, RecordWrite, Revision, StoreError};
 
 /// How often a write without a condition is made anew, because another writer was faster.
@@ -35,7 +35,7 @@ enum Outcome {
     Nothing,
 }
 
-impl KubernetesStore {
+impl Writer {
     /// Makes a commit.
     pub(super) async fn make(
         &self,
@@ -43,11 +43,6 @@ impl KubernetesStore {
         changes: Vec<Change>,
         fence: Option<Fence>,
     ) -> Result<Revision, StoreError> {
-        check_changes(&changes)?;
-        if changes.is_empty() && fence.is_none() {
-            return Ok(self.shared.mirror().revision());
-        }
-        let _one_at_a_time = self.writing.lock().await;
         self.fenced(fence.as_ref()).await?;
         let planned = self.plan(author, changes)?;
         if planned.is_empty() {
@@ -235,7 +230,6 @@ impl KubernetesStore {
         records: Vec<RecordWrite>,
         fence: Option<Fence>,
     ) -> Result<(), StoreError> {
-        let _one_at_a_time = self.writing.lock().await;
         self.fenced(fence.as_ref()).await?;
         {
             let mirror = self.shared.mirror();
