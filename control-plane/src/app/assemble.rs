@@ -105,6 +105,7 @@ pub(crate) fn assemble(
         &mut sources,
     )?;
     tasks.spawn("clearing", Arc::clone(&identities).keep_cleared());
+    tasks.spawn("following", Arc::clone(&identities).keep_followed());
     tasks.spawn("peers", Arc::clone(&peers).keep(Arc::clone(&identities)));
     tasks.spawn("registrations", Arc::clone(&registrations).keep());
     tasks.spawn("observations", Arc::clone(&observations).keep());

@@ -102,12 +102,12 @@ pub struct Counters {
 /// it is answered.
 #[derive(Debug)]
 pub struct Identities {
-    store: Arc<dyn Store>,
+    pub(super) store: Arc<dyn Store>,
     signer: Arc<dyn Signer>,
     attestors: Vec<Box<dyn Attestor>>,
     leaf_ttl: Duration,
     records: Mutex<Records>,
-    revoked: watch::Sender<u64>,
+    pub(super) revoked: watch::Sender<u64>,
     budgets: Mutex<Budgets>,
     clock: Arc<dyn Clock>,
     /// Counters for metrics.
@@ -166,7 +166,7 @@ impl Identities {
         }
     }
 
-    fn records(&self) -> MutexGuard<'_, Records> {
+    pub(super) fn records(&self) -> MutexGuard<'_, Records> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -5,6 +5,7 @@
 pub mod attest;
 pub mod budget;
 pub mod ca;
+mod follow;
 pub mod grpc;
 mod identities;
 pub mod operator;
