@@ -27,7 +27,7 @@ struct Planned {
 
 /// What became of an object.
 enum Outcome {
-    Put(Entry<Object>),
+    Put(Box<Entry<Object>>),
     Deleted {
         uid: String,
     },
@@ -73,7 +73,7 @@ impl Writer {
         for (one, outcome) in written {
             match outcome {
                 Outcome::Put(entry) => {
-                    mirror.objects.wrote(&one.key.kind, one.key.clone(), entry);
+                    mirror.objects.wrote(&one.key.kind, one.key.clone(), *entry);
                 }
                 Outcome::Deleted { uid } => {
                     mirror.objects.removed(&one.key.kind, &one.key, &uid);
@@ -206,7 +206,7 @@ impl Writer {
         };
         // Times of managers are whole seconds: of two in one second, this one was the last.
         entry.value.author = object::manager(author);
-        Ok(Outcome::Put(entry))
+        Ok(Outcome::Put(Box::new(entry)))
     }
 
     fn conflict(&self, planned: &Planned, found: Option<Entry<Object>>) -> StoreError {
