@@ -55,7 +55,7 @@ pub(crate) fn assets() -> Option<PathBuf> {
 }
 
 impl ApiServer {
-    /// Starts both and waits until the API server is ready; nothing where the programs are missing.
+    /// Starts both and waits until the API server is ready and has the control plane's namespace; nothing where the programs are missing.
     pub(crate) async fn start() -> Option<Self> {
         let assets = assets()?;
         let dir = tempfile::tempdir().unwrap();
@@ -70,6 +70,8 @@ impl ApiServer {
         server.start_etcd();
         server.start_server();
         server.ready().await;
+        let (made, said) = server.kubectl(&["create", "namespace", "weft-system"], "");
+        assert!(made, "{said}");
         Some(server)
     }
 

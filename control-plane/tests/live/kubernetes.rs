@@ -6,8 +6,9 @@ use gateway_api::experimental::httproutes::HttpRoute;
 use kube::CustomResourceExt as _;
 use serde_json::Value;
 use weft_control_plane::model::crds_yaml;
+use weft_proto::identity::sign_request::Credential;
 
-use crate::support::{ControlPlane, DEADLINE};
+use crate::support::{ControlPlane, DEADLINE, Sidecar, wait_until};
 use crate::testing::ApiServer;
 
 const POLICY: &str = "apiVersion: weft-mesh.io/v1alpha1
@@ -35,7 +36,6 @@ impl Site {
         let server = ApiServer::start().await?;
         let site = Self(server);
         site.run(&["apply", "--server-side", "-f", "-"], &crds_yaml());
-        site.run(&["create", "namespace", "weft-system"], "");
         site.run(&["create", "namespace", "shop"], "");
         let established = ["wait", "--for=condition=Established", "crd", "--all"];
         site.run(&established, "");
@@ -53,7 +53,7 @@ impl Site {
     }
 
     async fn control_plane(&self) -> ControlPlane {
-        ControlPlane::start_in(&self.0.kubeconfig()).await
+        ControlPlane::start_in_cluster(&self.0.kubeconfig()).await
     }
 
     /// Waits until the status of an object is as is wanted.
@@ -132,9 +132,9 @@ async fn the_cluster_is_the_store_and_has_the_statuses() {
     });
     let fault = fault.await;
     assert_eq!(fault["status"]["conditions"][0]["observedGeneration"], 2);
-    let path = "/v1/resources/FaultInjection/shop/slow";
-    let in_force = control_plane.get(path).await;
-    assert_eq!(in_force["spec"].get("headers"), None, "{in_force:#}");
+    let in_force = control_plane.get("/v1/resources?kind=FaultInjection").await;
+    assert_eq!(in_force[0]["spec"].get("headers"), None, "{in_force:#}");
+    assert_eq!(in_force[0]["spec"]["delay"]["time"], "1s");
     // Nothing is written where nothing differs.
     let version = |object: &Value| object["metadata"]["resourceVersion"].clone();
     tokio::time::sleep(Duration::from_secs(7)).await;
@@ -158,11 +158,12 @@ async fn a_restart_of_the_api_and_of_the_control_plane_loses_nothing() {
     // What is known stays in force, and writes say that they were not made.
     let listed = control_plane.get("/v1/resources").await;
     assert_eq!(listed.as_array().unwrap().len(), 1);
-    let error = control_plane.apply(POLICY).await.unwrap_err().to_string();
+    let another = FAULT.replace("slow", "slower");
+    let error = control_plane.apply(&another).await.unwrap_err().to_string();
     assert!(error.contains("the cluster's API"), "{error}");
     site.0.restart().await;
     let began = Instant::now();
-    while let Err(error) = control_plane.apply(POLICY).await {
+    while let Err(error) = control_plane.apply(&another).await {
         assert!(began.elapsed() < DEADLINE, "{error}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
@@ -191,4 +192,38 @@ async fn a_restart_of_the_api_and_of_the_control_plane_loses_nothing() {
     assert_eq!(parents.len(), 1, "{parents:#?}");
     assert_eq!(parents[0]["controllerName"], "weft-mesh.io/control-plane");
     assert_eq!(parents[0]["parentRef"]["name"], "web");
+}
+
+#[tokio::test]
+async fn what_one_control_plane_lets_in_or_revokes_the_other_does_too() {
+    let Some(site) = Site::start().await else {
+        return;
+    };
+    let (one, two) = tokio::join!(site.control_plane(), site.control_plane());
+    assert_eq!(one.root(), two.root());
+    one.apply(FAULT).await.unwrap();
+    wait_until("the other has the document", async || {
+        two.get("/v1/resources").await.as_array().unwrap().len() == 1
+    })
+    .await;
+    let token = one.token("shop/web", &["shop/web"], &[80]).await;
+    wait_until("the other has the token", async || {
+        !two.get("/v1/tokens").await.as_array().unwrap().is_empty()
+    })
+    .await;
+    // Redeemed at one, revoked at the other.
+    let credential = Credential::JoinToken(token);
+    let joined = Sidecar::new(&two).sign(credential).await.unwrap();
+    let instance = joined.instance;
+    wait_until("the first has the instance", async || {
+        one.get("/v1/certs").await.to_string().contains(&instance)
+    })
+    .await;
+    one.revoke(&instance).await.unwrap();
+    wait_until("it is revoked at the other, too", async || {
+        let certs = two.get("/v1/certs").await;
+        let mut certs = certs.as_array().unwrap().iter();
+        certs.any(|cert| cert["instance"] == *instance && !cert["revoked"].is_null())
+    })
+    .await;
 }

@@ -129,16 +129,6 @@ impl ControlPlane {
         Self::spawned(command, directory, listen, more).await
     }
 
-    /// One that runs in the cluster of a kubeconfig.
-    pub(crate) async fn start_in(kubeconfig: &Path) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let mut command = program(&directory.path().join("data"));
-        command.env("KUBECONFIG", kubeconfig);
-        let anywhere = "127.0.0.1:0".parse().unwrap();
-        let more = ["--kubernetes"].map(ToOwned::to_owned).to_vec();
-        Self::spawned(command, directory, anywhere, more).await
-    }
-
     /// One that cannot write a file larger than `bytes`: as on a disk that is full then.
     pub(crate) async fn start_on_a_small_disk(bytes: u64) -> Self {
         let directory = tempfile::tempdir().unwrap();

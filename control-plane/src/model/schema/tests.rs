@@ -86,8 +86,6 @@ async fn the_api_server_refuses_what_weft_apply_refuses() {
         "",
     );
     assert!(established, "{said}");
-    let (made, said) = server.kubectl(&["create", "namespace", "weft-system"], "");
-    assert!(made, "{said}");
     let client = server.client().await;
     let verdicts = Verdicts { client };
     verdicts.examples().await;
