@@ -22,6 +22,9 @@ use crate::store::{Clock, Fence, Lease, StoreError};
 /// The label of the leases of a store.
 const LABEL: &str = "weft-mesh.io/lease";
 
+/// How long after leases could not be listed it is tried again.
+const LIST_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 /// The leases of a namespace.
 #[derive(Debug)]
 pub(super) struct Leases {
@@ -50,13 +53,21 @@ impl Leases {
         }
     }
 
-    /// Sees every lease that there is: its time begins now.
-    pub(super) async fn open(&self) -> Result<(), StoreError> {
-        let all = asked(self.api.list(&ListParams::default().labels(LABEL))).await?;
-        for object in all.items {
-            self.held(object);
+    /// Sees every lease that there is: its time begins now. Tried until the API answers.
+    pub(super) async fn open(&self) {
+        let ours = ListParams::default().labels(LABEL);
+        loop {
+            match asked(self.api.list(&ours)).await.map_err(StoreError::from) {
+                Ok(all) => {
+                    for object in all.items {
+                        self.held(object);
+                    }
+                    return;
+                }
+                Err(error) => tracing::warn!(%error, "leases are not read; tried again"),
+            }
+            tokio::time::sleep(LIST_AGAIN_AFTER).await;
         }
-        Ok(())
     }
 
     pub(super) async fn acquire(

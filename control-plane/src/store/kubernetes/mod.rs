@@ -37,6 +37,7 @@ use kube::core::ApiResource;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::events::EventLog;
 use super::resource::check_changes;
@@ -57,8 +58,8 @@ const RECORDS: &str = "records";
 const WAITING_MAX: usize = 1024;
 /// How long one request to the API may take.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
-/// How long the first lists may take together.
-const OPEN_MAX: Duration = Duration::from_secs(60);
+/// How often it is said that the first lists are not done.
+const SAY_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 const NO_HISTORY: &str = "in a cluster there is no history here: what was asked for when is in the Git repository that it is applied from";
 const NO_SNAPSHOT: &str = "in a cluster there is no backup here: documents and records are in the cluster's etcd, and its backups have them";
@@ -240,6 +241,7 @@ impl KubernetesStore {
     /// Opens it: it has read everything that the cluster has of the kinds that there are.
     pub async fn open(client: Client, options: KubernetesOptions) -> Result<Arc<Self>, StoreError> {
         let (progress, mut reading) = watch::channel(Progress::default());
+        let seen = progress.subscribe();
         let shared = Arc::new(Shared {
             client: client.clone(),
             namespace: options.namespace.clone(),
@@ -273,17 +275,23 @@ impl KubernetesStore {
             } = progress;
             *discovered && listed.contains(RECORDS) && begun.is_subset(listed)
         });
-        let opened = async {
-            store.leases.open().await?;
-            whole.await.map(drop).map_err(|_ended| StoreError::Closed)
-        };
-        match tokio::time::timeout(OPEN_MAX, opened).await {
-            Ok(opened) => opened?,
-            Err(_elapsed) => {
-                let cause = format!(
-                    "documents and records could not be read within {OPEN_MAX:?}; see the log for what was refused"
+        // A control plane that knows no revocation lets nobody in: it waits, however long.
+        {
+            let mut opened = std::pin::pin!(async {
+                store.leases.open().await;
+                whole.await.map(drop)
+            });
+            loop {
+                if let Ok(opened) = timeout(SAY_AGAIN_AFTER, &mut opened).await {
+                    opened.map_err(|_ended| StoreError::Closed)?;
+                    break;
+                }
+                let known = seen.borrow().clone();
+                let missing: Vec<_> = known.begun.difference(&known.listed).collect();
+                tracing::warn!(
+                    ?missing,
+                    "waits for the cluster's API: not everything was read"
                 );
-                return Err(StoreError::Cluster { cause });
             }
         }
         // Whoever follows begins with a listing.
@@ -451,7 +459,7 @@ impl Store for KubernetesStore {
 
 /// A request to the API within its time.
 async fn asked<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Failure> {
-    match tokio::time::timeout(REQUEST_MAX, request).await {
+    match timeout(REQUEST_MAX, request).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(Failure(Some(Box::new(error)))),
         Err(_elapsed) => Err(Failure(None)),
