@@ -58,13 +58,13 @@ pub(super) async fn open_store(cluster: &Cluster) -> Result<Arc<KubernetesStore>
     Ok(KubernetesStore::open(cluster.client.clone(), options).await?)
 }
 
-/// Has the statuses of documents written, by one of the control planes of the cluster.
+/// Has the statuses of a cluster's documents written, by one of its control planes.
 pub(super) fn write_statuses(
     tasks: &mut Supervisor,
-    cluster: &Cluster,
-    store: Arc<KubernetesStore>,
+    of: Option<(Cluster, Arc<KubernetesStore>)>,
     parts: &Parts,
 ) {
+    let Some((cluster, store)) = of else { return };
     let pod = std::env::var("HOSTNAME").unwrap_or_default();
     let holder = format!("{pod}_{}", hex(&crate::random::<8>()));
     let backend = parts.backend();

@@ -233,6 +233,14 @@ async fn join_cluster(
     Ok(cluster)
 }
 
+/// Listens where somebody wants it.
+async fn listen_if(address: Option<SocketAddr>) -> Result<Option<TcpListener>, AppError> {
+    match address {
+        Some(address) => Ok(Some(listen(address).await?)),
+        None => Ok(None),
+    }
+}
+
 async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
     let dir = args.data_dir.clone().unwrap_or_else(default_data_dir);
     make_dir(&dir)?;
@@ -257,11 +265,9 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
         Some(cluster) => Some(Injector::open(cluster.clone(), &args.kubernetes).await?),
         None => None,
     };
-    let of_cluster = cluster.clone();
+    let status_of = cluster.clone().zip(kept.in_cluster);
     let parts = assemble(&mut tasks, settings, limits, kept.store, authority, cluster)?;
-    if let (Some(cluster), Some(store)) = (of_cluster, kept.in_cluster) {
-        cluster::write_statuses(&mut tasks, &cluster, store, &parts);
-    }
+    cluster::write_statuses(&mut tasks, status_of, &parts);
     let health = Arc::new(health_of(&mut tasks, &parts));
 
     let listener = listen(args.listen).await?;
@@ -269,10 +275,7 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
     let metrics_listener = listen(args.metrics_listen).await?;
     let metrics_address = metrics_listener.local_addr()?;
     let stop = CancellationToken::new();
-    let admin_listener = match args.admin_listen {
-        Some(address) => Some(listen(address).await?),
-        None => None,
-    };
+    let admin_listener = listen_if(args.admin_listen).await?;
     let admin_address = admin_listener.as_ref().map(TcpListener::local_addr);
 
     let addresses = [address, metrics_address].map(|address| address.to_string());
@@ -303,6 +306,11 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
     listeners.health.set_listening(true);
 
     tracing::info!(%address, %metrics_address, data_dir = %dir.display(), "ready");
+    until_stopped(tasks, listeners).await
+}
+
+/// Serves until it is told to stop, or something that is needed ends.
+async fn until_stopped(mut tasks: Supervisor, listeners: Listeners) -> Result<(), AppError> {
     tokio::select! {
         ended = tasks.ended() => return Err(ended.into()),
         () = stopped() => tracing::info!("stopping"),
