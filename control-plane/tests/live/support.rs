@@ -104,7 +104,13 @@ impl ControlPlane {
         let directory = tempfile::tempdir().unwrap();
         let anywhere = "127.0.0.1:0".parse().unwrap();
         let kubeconfig = Some(kubeconfig.to_owned());
-        let more = ["--kubernetes", "--service-range", "10.96.0.0/16"];
+        let more = [
+            "--kubernetes",
+            "--service-range",
+            "10.96.0.0/16",
+            "--webhook-listen",
+            "127.0.0.1:0",
+        ];
         let more = more.map(str::to_owned).to_vec();
         Self::in_cluster(kubeconfig, directory, anywhere, more).await
     }
