@@ -1,6 +1,6 @@
 //! Sources made by hand, and a store that does not take everything.
 
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use tokio::time::sleep;
 
@@ -16,6 +16,7 @@ type Next = Box<dyn FnMut() -> BoxFuture<'static, Result<Batch, StoreError>> + S
 struct Made {
     first: Vec<Delta>,
     next: Next,
+    complete: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Made {
@@ -32,6 +33,10 @@ impl Source for Made {
         })
     }
 
+    fn is_complete(&self) -> bool {
+        self.complete.load(Ordering::Relaxed)
+    }
+
     fn next(&mut self) -> BoxFuture<'_, Result<Batch, StoreError>> {
         (self.next)()
     }
@@ -42,7 +47,12 @@ fn made(
     next: impl FnMut() -> BoxFuture<'static, Result<Batch, StoreError>> + Send + 'static,
 ) -> Box<dyn Source> {
     let next = Box::new(next);
-    Box::new(Made { first, next })
+    let complete = Arc::new(AtomicBool::new(true));
+    Box::new(Made {
+        first,
+        next,
+        complete,
+    })
 }
 
 fn pipeline(store: &Arc<FaultyStore>, sources: &mut [Box<dyn Source>]) -> Arc<Pipeline> {
@@ -82,6 +92,42 @@ async fn addresses_are_written_while_batches_come_all_the_time() {
     sleep(5 * LOOK_EVERY).await;
     assert!(pipeline.unsaved().is_empty());
     assert_eq!(store.records(ADDRESSES).unwrap().len(), 1);
+    running.abort();
+}
+
+/// What there is to begin with may have to be waited for, and until then nobody is told anything.
+#[tokio::test(start_paused = true)]
+async fn it_is_complete_when_every_source_is() {
+    let complete = Arc::new(AtomicBool::new(false));
+    let becomes = Arc::clone(&complete);
+    let late = Made {
+        first: Vec::new(),
+        next: Box::new(move || {
+            let becomes = Arc::clone(&becomes);
+            if becomes.load(Ordering::Relaxed) {
+                return Box::pin(std::future::pending());
+            }
+            Box::pin(async move {
+                sleep(3 * LOOK_EVERY / 4).await;
+                becomes.store(true, Ordering::Relaxed);
+                Ok(Batch {
+                    deltas: vec![service()],
+                    ..Batch::default()
+                })
+            })
+        }),
+        complete,
+    };
+    let other = made(Vec::new(), || Box::pin(std::future::pending()));
+    let mut sources: Vec<Box<dyn Source>> = vec![other, Box::new(late)];
+    let pipeline = pipeline(&FaultyStore::new(), &mut sources);
+    let early = tokio::time::timeout(LOOK_EVERY, pipeline.complete()).await;
+    assert!(early.is_err(), "nobody has looked");
+    let running = tokio::spawn(Arc::clone(&pipeline).run(sources));
+    tokio::time::timeout(5 * LOOK_EVERY, pipeline.complete())
+        .await
+        .unwrap();
+    assert!(pipeline.snapshot().compiled.service("shop/web").is_some());
     running.abort();
 }
 
