@@ -1,7 +1,6 @@
 //! Persistent maps: a clone costs nothing, and shares what neither side changes afterwards.
 
 use std::borrow::Borrow;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// A map whose clone is a snapshot. Entries lie in chunks, which are copied when they are shared
@@ -10,9 +9,10 @@ pub type Map<K, V> = immutable_chunkmap::map::Map<K, V, 64>;
 /// The same for maps of which there are many small ones: a chunk takes its memory at once.
 type SmallMap<K, V> = immutable_chunkmap::map::Map<K, V, 8>;
 
-/// An inverted index: values by key, each once, of which no key has very many.
+/// An inverted index: values by key, each once and ascending, of which no key has very many. Most have
+/// one, so a set is a vector that is no longer than it has to be.
 #[derive(Debug, Clone)]
-pub struct Index<K: Ord + Clone, V: Ord + Clone>(Map<K, Arc<BTreeSet<V>>>);
+pub struct Index<K: Ord + Clone, V: Ord + Clone>(Map<K, Arc<Vec<V>>>);
 
 impl<K: Ord + Clone, V: Ord + Clone> Default for Index<K, V> {
     fn default() -> Self {
@@ -24,7 +24,14 @@ impl<K: Ord + Clone, V: Ord + Clone> Index<K, V> {
     /// Adds a value to a key.
     pub fn insert(&mut self, key: &K, value: V) {
         let values = self.0.get_or_default_cow(key.clone());
-        Arc::make_mut(values).insert(value);
+        let Err(place) = values.binary_search(&value) else {
+            return;
+        };
+        let values = Arc::make_mut(values);
+        if values.is_empty() {
+            values.reserve_exact(1);
+        }
+        values.insert(place, value);
     }
 
     /// Takes a value from a key, and the key with its last value.
@@ -32,7 +39,9 @@ impl<K: Ord + Clone, V: Ord + Clone> Index<K, V> {
         let Some(values) = self.0.get_mut_cow(key) else {
             return;
         };
-        Arc::make_mut(values).remove(value);
+        if let Ok(place) = values.binary_search(value) {
+            Arc::make_mut(values).remove(place);
+        }
         if values.is_empty() {
             self.0.remove_cow(key);
         }
