@@ -150,9 +150,10 @@ pub(super) fn pod(world: &World, pod: &Pod) -> Option<(Workload, Vec<String>)> {
     }
     let mut services = Vec::new();
     let mut ports: BTreeMap<u16, AppProtocol> = BTreeMap::new();
-    for (service, targets) in world.services_of(&pod.name) {
+    for served in world.services_of(&pod.name) {
+        let service = served.service;
         services.push(service.name.clone());
-        for (port, target) in targets {
+        for (port, target) in served.ports {
             let mut declared = service.ports.iter();
             let declared = declared.find(|declared| declared.port == port);
             let protocol = declared.map(|port| port.protocol).unwrap_or_default();

@@ -130,6 +130,15 @@ pub struct ClusterEndpoint {
     member: Member,
 }
 
+/// A service of the cluster as one of its pods serves it.
+#[derive(Debug)]
+pub struct ServedBy<'a> {
+    /// The service.
+    pub service: &'a ClusterService,
+    /// Its ports, each with the pod's own port that it leads to.
+    pub ports: Vec<(u16, u16)>,
+}
+
 /// The endpoints of one service.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ClusterEndpoints {
@@ -512,7 +521,7 @@ impl World {
 
     /// The services of the cluster that a pod belongs to, each with the workloads' ports that its
     /// ports lead to there.
-    pub fn services_of(&self, pod: &WorkloadName) -> Vec<(&Arc<ClusterService>, Vec<(u16, u16)>)> {
+    pub fn services_of(&self, pod: &WorkloadName) -> Vec<ServedBy<'_>> {
         let services = self.services_of_pod.of(pod);
         let services = services.filter_map(|name| {
             let service = self.cluster_services.get(name)?;
@@ -527,7 +536,10 @@ impl World {
                 let of_port = targets.iter().filter(|(name, _)| *name == &*port.name);
                 of_port.map(|(_, target)| (port.port, *target))
             });
-            Some((service, ports.collect()))
+            Some(ServedBy {
+                service,
+                ports: ports.collect(),
+            })
         });
         services.collect()
     }
