@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use weft_core::name::{CLUSTER_DOMAIN, MESH_SUFFIX, ServiceName};
+use weft_core::name::{MESH_SUFFIX, ServiceName};
 
 use crate::mesh::Mesh;
 use crate::telemetry::metrics::Metrics;
@@ -76,7 +76,7 @@ enum External {
     Unanswered,
 }
 
-fn decide(query: &Message) -> Decision {
+fn decide(query: &Message, cluster_domain: &str) -> Decision {
     if query.metadata.message_type != MessageType::Query {
         return Decision::Drop;
     }
@@ -93,7 +93,7 @@ fn decide(query: &Message) -> Decision {
             .strip_suffix(MESH_SUFFIX)
             .is_some_and(|rest| rest.ends_with('.'));
     if !in_mesh {
-        let service = ServiceName::from_cluster_host(name, CLUSTER_DOMAIN);
+        let service = ServiceName::from_cluster_host(name, cluster_domain);
         return service.map_or(Decision::Forward, Decision::ClusterService);
     }
     if name == HOST_NAME {
@@ -184,7 +184,7 @@ impl Resolver {
             totals.dns_failed.inc();
             return None;
         };
-        let (addresses, code) = match decide(&query) {
+        let (addresses, code) = match decide(&query, self.mesh.cluster_domain()) {
             Decision::Drop => return None,
             Decision::Forward => match self.external(&query).await {
                 External::Elsewhere => return self.forward(&query, bytes, udp).await,
@@ -384,6 +384,8 @@ pub fn nameservers(resolv_conf: &str) -> Vec<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
+    use weft_core::name::CLUSTER_DOMAIN;
+
     use super::*;
     use hickory_proto::op::Query;
 
@@ -412,11 +414,18 @@ mod tests {
             ("notmesh.", Decision::Forward),
         ];
         for (name, expected) in cases {
-            assert_eq!(decide(&query(name, RecordType::A)), expected, "{name}");
+            assert_eq!(
+                decide(&query(name, RecordType::A), CLUSTER_DOMAIN),
+                expected,
+                "{name}"
+            );
         }
-        assert_eq!(decide(&Message::query()), Decision::Malformed);
+        assert_eq!(
+            decide(&Message::query(), CLUSTER_DOMAIN),
+            Decision::Malformed
+        );
         let answer = Message::response(1, OpCode::Query);
-        assert_eq!(decide(&answer), Decision::Drop);
+        assert_eq!(decide(&answer, CLUSTER_DOMAIN), Decision::Drop);
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub struct KubernetesConfig {
     /// Whether it is proved every second that the application's connections are redirected; by
     /// default in a pod only.
     pub prove_interception: Option<bool>,
+    /// The domain of the cluster's DNS names; by default `cluster.local`.
+    pub cluster_domain: Option<String>,
 }
 
 /// A probe as it was before it was rewritten. Fields of a Kubernetes `Probe` that are not here are

@@ -79,6 +79,8 @@ pub struct Mesh {
     wait: Duration,
     /// This sidecar's own.
     namespace: String,
+    /// The domain of the names in the cluster's DNS, in lower case.
+    cluster_domain: String,
     zone: String,
     /// Who calls, `NAMESPACE/NAME`: a key to balance by.
     source: String,
@@ -101,6 +103,7 @@ impl Mesh {
             metrics,
             wait: config.timeouts.discovery_wait,
             namespace: config.workload.namespace.clone(),
+            cluster_domain: cluster_domain(config),
             zone: config.workload.zone.clone(),
             source: format!("{}/{}", config.workload.namespace, config.workload.name),
             in_pod: config.is_in_pod(),
@@ -111,6 +114,11 @@ impl Mesh {
     /// The namespace of this sidecar's workload.
     pub fn namespace(&self) -> &str {
         &self.namespace
+    }
+
+    /// The domain of the names in the cluster's DNS, in lower case.
+    pub fn cluster_domain(&self) -> &str {
+        &self.cluster_domain
     }
 
     /// The services that this sidecar's workload serves.
@@ -131,7 +139,7 @@ impl Mesh {
     /// The service of this workload that a request to `authority` is for: the one that goes by that
     /// name, else the first. `None` where the workload serves none.
     pub fn called_service(&self, authority: &str) -> Option<ServiceName> {
-        let named = ServiceName::from_host(authority, &self.namespace, CLUSTER_DOMAIN);
+        let named = ServiceName::from_host(authority, &self.namespace, &self.cluster_domain);
         let own = self.server.own();
         let services = &own.services;
         let called = services
@@ -402,6 +410,12 @@ fn port_of(view: &ServiceView, port: u16) -> Result<Destination, Reason> {
     view.touch();
     let port = view.port(port).ok_or(Reason::PortNotDeclared)?;
     Ok(Destination::Mesh(Arc::clone(port)))
+}
+
+fn cluster_domain(config: &ProxyConfig) -> String {
+    let domain = config.kubernetes.cluster_domain.as_deref();
+    let domain = domain.unwrap_or(CLUSTER_DOMAIN).trim_matches('.');
+    domain.to_ascii_lowercase()
 }
 
 #[cfg(test)]
