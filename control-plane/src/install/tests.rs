@@ -283,7 +283,8 @@ async fn an_api_server_takes_the_chart_and_upgrades_leave_the_webhooks_authority
     assert!(!left.contains("weft"), "{left}");
 
     let release = ["weft", CHART_DIR, "-n", names::NAMESPACE];
-    let (good, said) = helm(&[&["install"], &release[..]].concat());
+    // The definitions are still there, and not helm's.
+    let (good, said) = helm(&[&["install", "--take-ownership"], &release[..]].concat());
     assert!(good, "{said}");
     give_authority(&server);
     let changed = ["--set", "injector.timeoutSeconds=8"];
