@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Once, OnceLock};
 use std::time::Duration;
@@ -19,8 +19,8 @@ pub(crate) struct Cluster {
     dir: PathBuf,
     assets: PathBuf,
     logs: PathBuf,
-    /// The node ends when this is closed; `None` where it was there before.
-    _held: Option<ChildStdin>,
+    /// The node ends when its standard input is closed; `None` where it was there before.
+    _held: Option<Child>,
 }
 
 impl Cluster {
@@ -160,8 +160,8 @@ fn build_programs(binaries: &Path, logs: &Path) {
     build.run("build", logs, LIMIT * 10).success();
 }
 
-/// Starts a node that lives as long as what is returned.
-fn start_node(dir: &Path, archives: &[&str], logs: &Path) -> ChildStdin {
+/// Starts a node that lives as long as the standard input of what is returned is open.
+fn start_node(dir: &Path, archives: &[&str], logs: &Path) -> Child {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubernetes/node");
     let errors = File::create(logs.join("node.err")).expect("a log");
     let mut child = Command::new(script)
@@ -173,7 +173,6 @@ fn start_node(dir: &Path, archives: &[&str], logs: &Path) -> ChildStdin {
         .stderr(errors)
         .spawn()
         .expect("start the node");
-    let held = child.stdin.take().expect("a pipe");
     let output = child.stdout.take().expect("a pipe");
     let mut line = String::new();
     let read = BufReader::new(output).read_line(&mut line);
@@ -182,7 +181,7 @@ fn start_node(dir: &Path, archives: &[&str], logs: &Path) -> ChildStdin {
         "the node did not start:\n{}",
         std::fs::read_to_string(logs.join("node.err")).unwrap_or_default()
     );
-    held
+    child
 }
 
 /// Gives images to a node that is running.
