@@ -56,7 +56,7 @@ enum Command {
     /// Runs a program as a workload of the mesh, with a sidecar beside it.
     Run(Box<run::RunArgs>),
     /// Starts the control plane.
-    ControlPlane(ControlPlaneArgs),
+    ControlPlane(Box<ControlPlaneArgs>),
     /// Starts a sidecar beside a workload that is already there.
     Proxy(Box<ProxyArgs>),
     /// Redirects a pod's traffic to its sidecar, and exits.
