@@ -27,11 +27,9 @@ const STATE_SIZE: &str = "64Mi";
 /// Seconds until a sidecar that does not become ready is started anew. Without its control plane it
 /// does not, and starting it again would not help.
 const STARTUP_SECONDS: u32 = 600;
-/// How long the application is held in clusters without native sidecars; then the kubelet starts the
-/// sidecar anew.
-const HOLD: &str = "60s";
-/// How long the sidecar goes on after its pod was told to stop, in those clusters.
-const LINGER: &str = "5s";
+/// Seconds for which the application is held in clusters without native sidecars; then the kubelet
+/// starts the sidecar anew.
+const HOLD_SECONDS: &str = "60";
 
 /// The init container that redirects the pod's traffic.
 pub(super) fn intercept(settings: &Settings, overrides: &Overrides) -> Value {
@@ -121,12 +119,9 @@ pub(super) fn proxy(
     if settings.cluster.has_native_sidecars() {
         merge(&mut container, json!({"restartPolicy": "Always"}));
     } else {
-        let wait =
-            |args: [&str; 3]| json!({"exec": {"command": [PROGRAM, args[0], args[1], args[2]]}});
-        let lifecycle = json!({
-            "postStart": wait(["wait", "--ready", HOLD]),
-            "preStop": wait(["wait", "--for", LINGER]),
-        });
+        // The kubelet starts the next container when this one's hook has ended.
+        let command = [PROGRAM, "wait", "--ready", "--timeout", HOLD_SECONDS];
+        let lifecycle = json!({"postStart": {"exec": {"command": command}}});
         merge(&mut container, json!({"lifecycle": lifecycle}));
     }
     container

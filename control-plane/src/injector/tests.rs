@@ -220,6 +220,23 @@ fn a_wrong_annotation_is_told_with_what_is_allowed() {
 }
 
 #[test]
+fn the_guide_has_every_annotation() {
+    let guide = include_str!("../../../deploy/guide/injection.md");
+    let rows = ANNOTATIONS.map(|annotation| {
+        let Annotation {
+            name,
+            meaning,
+            allowed,
+            default,
+            ..
+        } = annotation;
+        format!("| `{name}` | {meaning} | {allowed} | {default} |\n")
+    });
+    let rows = rows.concat();
+    assert!(guide.contains(&rows), "expected:\n{rows}");
+}
+
+#[test]
 fn annotations_reach_the_sidecar() {
     let container = |annotations: &[(&str, &str)], index: usize| {
         let pod = patched(&pod_with(annotations), &settings());
