@@ -127,7 +127,17 @@ impl Cluster {
 
     /// Runs a program to its end.
     pub(crate) fn run(&self, program: Program) -> Finished {
-        program.run("kubectl", &self.logs, LIMIT)
+        self.run_for(program, LIMIT)
+    }
+
+    /// The same for longer.
+    pub(crate) fn run_for(&self, program: Program, limit: Duration) -> Finished {
+        program.run("kubectl", &self.logs, limit)
+    }
+
+    /// A file among the logs.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.logs.join(name)
     }
 
     /// A namespace for one test. Its deletion is not waited for.

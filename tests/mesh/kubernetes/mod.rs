@@ -2,6 +2,7 @@
 
 mod apps;
 mod cluster;
+mod conformance;
 mod injected;
 mod node;
 

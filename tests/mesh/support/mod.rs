@@ -30,4 +30,4 @@ pub(crate) use pods::{PodSettings, Pods};
 pub(crate) use process::{Finished, Program, Running};
 pub(crate) use programs::{python, python_code, report, script};
 pub(crate) use scratch::Scratch;
-pub(crate) use wait::{scaled, wait_for};
+pub(crate) use wait::{long, scaled, wait_for};
