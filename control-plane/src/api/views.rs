@@ -139,8 +139,7 @@ fn workload_of(backend: &Backend, peer: &PeerIdentity) -> Option<WorkloadName> {
     let attested = backend.credentials.workload_of(&peer.instance);
     attested.or_else(|| {
         let snapshot = backend.snapshots.snapshot();
-        let entry = snapshot.world.workload_of(peer)?;
-        Some(entry.registration.workload.clone())
+        snapshot.world.pod_of(peer).cloned()
     })
 }
 

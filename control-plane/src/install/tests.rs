@@ -334,3 +334,26 @@ async fn assert_has_authority(api: &Api<MutatingWebhookConfiguration>, timeout: 
         assert!(webhook.client_config.ca_bundle.is_some());
     }
 }
+
+#[test]
+fn the_control_plane_takes_the_charts_arguments() {
+    use clap::Parser;
+
+    use crate::args::ControlPlaneArgs;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ControlPlaneArgs,
+    }
+
+    let values = sets(&["mesh.workloadRanges={10.0.0.0/8},mesh.serviceRanges={10.96.0.0/12}"]);
+    let all = by_name(objects(&values.unwrap(), names::NAMESPACE, MANAGED_BY).unwrap());
+    let pod = &all["Deployment/weft-control-plane"]["spec"]["template"]["spec"];
+    let arguments = pod["containers"][0]["args"].as_array().unwrap();
+    let arguments: Vec<&str> = arguments.iter().filter_map(Value::as_str).collect();
+    assert_eq!(arguments[0], "control-plane");
+    let args = Line::try_parse_from(arguments).unwrap().args;
+    args.settings().unwrap();
+    args.kubernetes.settings().unwrap().unwrap();
+}

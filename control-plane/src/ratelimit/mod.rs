@@ -114,8 +114,9 @@ impl Leases {
         let services = match is_pod(instance) {
             // What a pod serves is in the cluster's facts, also when this process has just begun.
             true => {
-                let pod = snapshot.world.workload_of(peer);
-                pod.map_or_else(Vec::new, |pod| pod.registration.services.clone())
+                let pod = snapshot.world.pod_of(peer).into_iter();
+                let served = pod.flat_map(|pod| snapshot.world.services_of(pod));
+                served.map(|served| served.service.name.clone()).collect()
             }
             false => self.identities.services_of(instance),
         };

@@ -343,6 +343,13 @@ impl World {
     ) {
         let both = before.into_iter().chain(after.as_deref());
         let addresses: BTreeSet<IpAddr> = both.flat_map(|pod| &pod.addresses).copied().collect();
+        if let Some(before) = before {
+            self.pods_by_instance.remove_cow(&before.instance());
+        }
+        if let Some(after) = &after {
+            self.pods_by_instance
+                .insert_cow(after.instance(), name.clone());
+        }
         self.change_workload(name, dirty, |world| {
             match after {
                 Some(after) => world.pods.insert_cow(name.clone(), after),

@@ -80,8 +80,8 @@ pub struct World {
     cluster_services: Map<ServiceName, Arc<ClusterService>>,
     cluster_slices: Map<ObjectName, Arc<ClusterSlice>>,
     pods: Map<WorkloadName, Arc<Pod>>,
-    /// Workloads by the instance that runs.
-    instances: Map<Arc<str>, WorkloadName>,
+    /// Pods by the instance that their sidecars are.
+    pods_by_instance: Map<Arc<str>, WorkloadName>,
     addresses: VirtualAddresses,
 
     endpoints: Map<ServiceName, Endpoints<Arc<Entry>>>,
@@ -131,7 +131,7 @@ impl World {
             cluster_services: Map::new(),
             cluster_slices: Map::new(),
             pods: Map::new(),
-            instances: Map::new(),
+            pods_by_instance: Map::new(),
             addresses,
             endpoints: Map::new(),
             cluster_endpoints: Map::new(),
@@ -426,10 +426,10 @@ impl World {
         self.workloads.get(name)
     }
 
-    /// The workload that a peer's instance runs as, if it has the peer's identity.
-    pub fn workload_of(&self, peer: &PeerIdentity) -> Option<&Arc<Entry>> {
-        let entry = self.workloads.get(self.instances.get(&peer.instance)?)?;
-        (entry.instance == peer.instance && entry.identity == peer.identity).then_some(entry)
+    /// The pod whose sidecar a peer is: its instance and its identity are the pod's.
+    pub fn pod_of(&self, peer: &PeerIdentity) -> Option<&WorkloadName> {
+        let pod = self.pods.get(self.pods_by_instance.get(&peer.instance)?)?;
+        (pod.identity.as_ref() == Some(&peer.identity)).then_some(&pod.name)
     }
 
     /// Who is reached at an address: of several a pod, whose addresses are the cluster's word, then the

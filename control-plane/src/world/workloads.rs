@@ -63,9 +63,6 @@ impl World {
         self.change_workload(&name, dirty, |world| {
             world.workloads.insert_cow(name.clone(), Arc::clone(&entry));
         });
-        self.forget_instance(before.as_deref());
-        self.instances
-            .insert_cow(Arc::clone(&entry.instance), name.clone());
         self.change_services(&name, before.as_deref(), Some(&entry), now, dirty);
     }
 
@@ -76,7 +73,6 @@ impl World {
         self.change_workload(name, dirty, |world| {
             world.workloads.remove_cow(name);
         });
-        self.forget_instance(Some(&before));
         self.change_services(name, Some(&before), None, now, dirty);
     }
 
@@ -117,13 +113,6 @@ impl World {
         let pods = self.mesh_pod(name).into_iter();
         let pods = pods.flat_map(|pod| &pod.addresses);
         registered.chain(pods).copied().collect()
-    }
-
-    fn forget_instance(&mut self, before: Option<&Entry>) {
-        let Some(before) = before else { return };
-        if self.instances.get(&before.instance) == Some(&before.registration.workload) {
-            self.instances.remove_cow(&before.instance);
-        }
     }
 
     fn count_inhabitant(&mut self, name: &WorkloadName, comes: bool, dirty: &mut Dirty) {

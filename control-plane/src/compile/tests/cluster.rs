@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::model::ObjectName;
+use crate::peer::PeerIdentity;
 use crate::world::cluster::{
     ClusterPort, ClusterService, ClusterSlice, Pod, Serving, SliceEndpoint,
 };
@@ -151,6 +152,29 @@ fn pods_are_endpoints_with_an_identity_exactly_if_they_are_in_the_mesh() {
         let all = endpoints(&found, "shop/web");
         assert!(all[0].identity.is_some() && all[1].identity.is_none());
     }
+}
+
+#[test]
+fn a_pod_is_known_by_its_instance_and_its_identity() {
+    let mut found = snapshot(web());
+    let peer = |instance: &str, account: &str| PeerIdentity {
+        identity: format!("spiffe://weft.test/ns/shop/sa/{account}")
+            .parse()
+            .unwrap(),
+        instance: instance.into(),
+        not_after: 0,
+    };
+    let name = |found: &Snapshot, instance: &str, account: &str| {
+        let pod = found.world.pod_of(&peer(instance, account));
+        pod.map(ToString::to_string)
+    };
+    assert_eq!(name(&found, "pod-ua", "web").as_deref(), Some("shop/a"));
+    assert_eq!(name(&found, "pod-ua", "other"), None, "another identity");
+    assert_eq!(name(&found, "pod-ub", "web"), None, "it has no sidecar");
+    // A pod of the same name is another instance.
+    found.apply([pod("shop/a", "u2", vec![v4(1)], true)], 0);
+    assert_eq!(name(&found, "pod-ua", "web"), None);
+    assert_eq!(name(&found, "pod-u2", "web").as_deref(), Some("shop/a"));
 }
 
 #[test]
