@@ -11,6 +11,7 @@ use weft_control_plane::injector::documents::{
 };
 use weft_control_plane::injector::{ClusterVersion, Settings};
 use weft_control_plane::kubernetes::names::NAMESPACE;
+use weft_core::name::CLUSTER_DOMAIN;
 
 use crate::output::CliError;
 
@@ -52,6 +53,9 @@ pub(crate) struct InjectArgs {
     /// HOST:PORT of the control plane [default: weft-control-plane.NAMESPACE.svc:15010]
     #[arg(long)]
     control_plane: Option<String>,
+    /// The domain of the cluster's DNS names
+    #[arg(long, default_value = CLUSTER_DOMAIN)]
+    cluster_domain: String,
     /// The cluster's version, MAJOR.MINOR: before 1.29 the sidecar is an ordinary container
     #[arg(long, value_parser = version, default_value_t = ClusterVersion::NEWEST)]
     kubernetes_version: ClusterVersion,
@@ -76,6 +80,7 @@ fn version(text: &str) -> Result<ClusterVersion, String> {
 pub(crate) fn inject(args: &InjectArgs) -> Result<(), CliError> {
     let mut settings = Settings::new(&args.proxy_image, &args.control_plane_namespace);
     settings.cluster = args.kubernetes_version;
+    settings.cluster_domain.clone_from(&args.cluster_domain);
     if let Some(address) = &args.control_plane {
         settings.control_plane.clone_from(address);
     }

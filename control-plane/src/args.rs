@@ -79,7 +79,7 @@ pub struct KubernetesArgs {
     )]
     pub namespace: String,
     /// Ranges of the addresses of the cluster's Services, as 10.96.0.0/12 [default: what the API
-    /// server says, where it has ServiceCIDRs: Kubernetes 1.31 and newer].
+    /// server says; Kubernetes 1.33 and newer serve ServiceCIDRs].
     #[arg(long = "service-range", value_delimiter = ',')]
     pub service_ranges: Vec<String>,
     /// The domain of the cluster's DNS names, as in web.shop.svc.cluster.local.
@@ -94,7 +94,7 @@ pub struct KubernetesArgs {
 }
 
 /// The sidecar's image of this release.
-pub const PROXY_IMAGE: &str = concat!("weft-proxy:", env!("CARGO_PKG_VERSION"));
+pub const PROXY_IMAGE: &str = concat!("localhost/weft-proxy:", env!("CARGO_PKG_VERSION"));
 
 /// The least `--grace`: twice the 3 s in which sidecars reconnect.
 const GRACE_MIN: Duration = Duration::from_secs(6);

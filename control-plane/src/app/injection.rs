@@ -14,9 +14,9 @@ use crate::args::KubernetesArgs;
 use crate::identity::Identities;
 use crate::injector::serve::{Counters, SelectorsDecide, Webhook, router, serve};
 use crate::injector::{ClusterVersion, Settings};
-use crate::kubernetes::Cluster;
 use crate::kubernetes::names::CONTROL_PLANE;
 use crate::kubernetes::trust::{self, Trust};
+use crate::kubernetes::{Cluster, told};
 use crate::supervise::Supervisor;
 
 /// How soon an API server that did not say its version is asked again.
@@ -68,8 +68,9 @@ impl Injector {
         let tls = listeners.own.webhook_tls(tasks, names)?;
         let (listener, counters, stop) = (self.listener, self.counters, listeners.stop.clone());
         let address = listener.local_addr()?;
-        tracing::info!(%address, image = self.image, "the API server is listened for");
+        tracing::info!(%address, image = self.image, "the webhook listens");
         let mut injection = Settings::new(&self.image, &settings.namespace);
+        injection.cluster_domain = settings.domain;
         tasks.spawn("webhook", async move {
             injection.cluster = wait_for_version(&client).await;
             let webhook = Webhook::new(injection, Arc::new(SelectorsDecide), counters);
@@ -88,7 +89,7 @@ async fn wait_for_version(client: &Client) -> ClusterVersion {
                 Some(version) => return version,
                 None => format!("found {:?}.{:?}", info.major, info.minor),
             },
-            Err(error) => error.to_string(),
+            Err(error) => told(&error),
         };
         tracing::warn!(
             reason,

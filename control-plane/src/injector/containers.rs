@@ -1,6 +1,7 @@
 //! The containers and volumes that are added to a pod.
 
 use serde_json::{Value, json};
+use weft_core::name::CLUSTER_DOMAIN;
 
 use super::Settings;
 use super::annotations::Overrides;
@@ -179,9 +180,6 @@ fn environment(
         field("WEFT_WORKLOAD_NAME", "metadata.name"),
         field("WEFT_WORKLOAD_NAMESPACE", "metadata.namespace"),
         field("WEFT_WORKLOAD_SERVICE_ACCOUNT", "spec.serviceAccountName"),
-        field("WEFT_KUBERNETES_POD_UID", "metadata.uid"),
-        field("WEFT_KUBERNETES_POD_IPS", "status.podIPs"),
-        field("WEFT_KUBERNETES_NODE_NAME", "spec.nodeName"),
         value("WEFT_CONTROL_PLANE_ADDRESS", &settings.control_plane),
         value("WEFT_CONTROL_PLANE_SERVICE_ACCOUNT_TOKEN_FILE", &token),
         value("WEFT_CONTROL_PLANE_ROOTS_FILE", &roots),
@@ -193,9 +191,12 @@ fn environment(
         environment.push(value("WEFT_LISTENERS_DNS", "null"));
     }
     let metrics = metrics.map(Value::to_string);
+    let domain = settings.cluster_domain.as_str();
+    let domain = (domain != CLUSTER_DOMAIN).then_some(domain);
     let optional = [
         ("WEFT_LOG_LEVEL", overrides.log_level.as_deref()),
         ("WEFT_MTLS", overrides.mtls.as_deref()),
+        ("WEFT_KUBERNETES_CLUSTER_DOMAIN", domain),
         ("WEFT_KUBERNETES_PROBES", probes),
         ("WEFT_KUBERNETES_APPLICATION_METRICS", metrics.as_deref()),
     ];

@@ -22,6 +22,7 @@ use std::fmt;
 use json_patch::Patch;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use serde_json::{Value, json};
+use weft_core::name::CLUSTER_DOMAIN;
 
 use crate::kubernetes::names::{
     CONTROL_PLANE, INJECTED, INTERCEPT_CONTAINER, NAMESPACE, PROXY_CONTAINER, STATUS_PORT,
@@ -139,6 +140,8 @@ pub struct Settings {
     pub own_namespace: String,
     /// The cluster's version.
     pub cluster: ClusterVersion,
+    /// The domain of the cluster's DNS names.
+    pub cluster_domain: String,
     /// What the sidecar's container gets.
     pub resources: Resources,
     /// Worker threads of a sidecar without a CPU limit.
@@ -157,6 +160,7 @@ impl Settings {
             control_plane: format!("{CONTROL_PLANE}.{own_namespace}.svc:15010"),
             own_namespace: own_namespace.to_owned(),
             cluster: ClusterVersion::NEWEST,
+            cluster_domain: CLUSTER_DOMAIN.to_owned(),
             resources: Resources::default(),
             workers: 2,
             merge_metrics: false,

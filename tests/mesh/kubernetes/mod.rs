@@ -5,5 +5,6 @@ mod cluster;
 mod conformance;
 mod injected;
 mod node;
+mod policy;
 
 pub(crate) use cluster::Cluster;
