@@ -15,8 +15,6 @@ use crate::kubernetes::names::{
 const SYSTEM_NAMESPACES: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
 /// The annotation of the API server's image of a static pod, which the kubelet runs from a file.
 const MIRROR: &str = "kubernetes.io/config.mirror";
-/// The annotation that says where a kubelet has a pod from: `api` unless it is static.
-const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
 
 /// Why a pod is left as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -154,10 +152,11 @@ fn wish(of: &str, labels: Option<&BTreeMap<String, String>>) -> Result<Option<Wi
     }
 }
 
+/// Whether the pod only shows one that a kubelet runs from a file: kubelets alone may make those
+/// (NodeRestriction). `kubernetes.io/config.source` says nothing here: anybody may write it.
 fn is_static(pod: &Pod) -> bool {
     let annotations = pod.metadata.annotations.as_ref();
-    let of = |name: &str| annotations.and_then(|annotations| annotations.get(name));
-    of(MIRROR).is_some() || of(CONFIG_SOURCE).is_some_and(|source| source != "api")
+    annotations.is_some_and(|annotations| annotations.contains_key(MIRROR))
 }
 
 /// All containers, in the order in which they start.

@@ -20,7 +20,6 @@ const PROBES: [(&str, &str); 3] = [
     ("readinessProbe", "readyz"),
     ("startupProbe", "startupz"),
 ];
-const HANDLERS: [(&str, &str); 2] = [("postStart", "poststart"), ("preStop", "prestop")];
 /// Actions that go over the network.
 const ACTIONS: [&str; 3] = ["httpGet", "tcpSocket", "grpc"];
 /// Kubernetes' default.
@@ -74,16 +73,6 @@ pub(super) fn rewrite(
                 place.push(field.to_owned());
                 let done = rewriter.field(&found[field], field, last, place, &mut rewritten);
                 problems.extend(done.err());
-            }
-            for (field, last) in HANDLERS {
-                let mut place = place.to_vec();
-                place.extend(["lifecycle".to_owned(), field.to_owned()]);
-                let handler = &found["lifecycle"][field];
-                // The only network action that a kubelet carries out here.
-                if handler["httpGet"].is_object() {
-                    let done = rewriter.field(handler, field, last, place, &mut rewritten);
-                    problems.extend(done.err());
-                }
             }
         }
     }

@@ -126,9 +126,10 @@ impl Webhook {
     }
 
     async fn answer(&self, body: Body) -> Result<AdmissionReview<DynamicObject>, Unreadable> {
+        // A body that does not come keeps nobody's place.
         let reading = async {
-            let place = self.places.acquire().await;
             let bytes = to_bytes(body, REVIEW_MAX_BYTES).await;
+            let place = self.places.acquire().await;
             (place, bytes)
         };
         let Ok((_place, bytes)) = timeout(REVIEW_TIMEOUT, reading).await else {

@@ -466,7 +466,10 @@ fn pods_that_are_left_alone() {
     let mirror = pod_with(&[("kubernetes.io/config.mirror", "x")]);
     assert_eq!(skips(&mirror, "shop"), SkipReason::StaticPod);
     let file = pod_with(&[("kubernetes.io/config.source", "file")]);
-    assert_eq!(skips(&file, "shop"), SkipReason::StaticPod);
+    assert!(matches!(
+        inject(&file, shop(), &settings()),
+        Outcome::Patch(_)
+    ));
     let host = changed("/spec/hostNetwork", json!(true));
     assert_eq!(skips(&host, "shop"), SkipReason::HostNetwork);
     for namespace in ["kube-system", "kube-node-lease", "weft-system"] {

@@ -49,5 +49,5 @@ pub const PROXY_UID: i64 = 1337;
 /// The port of the sidecar's metrics, health and rewritten probes.
 pub const STATUS_PORT: u16 = 15020;
 /// The path under which the sidecar answers the kubelet's probes of a container:
-/// `/app-health/CONTAINER/{livez,readyz,startupz,poststart,prestop}`.
+/// `/app-health/CONTAINER/{livez,readyz,startupz}`.
 pub const PROBES_PATH: &str = "/app-health";

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::endpoint::{Endpoint, EndpointPort, Transport};
-use crate::name::{MESH_SUFFIX, ServiceName, WorkloadName, check_label};
+use crate::name::{CLUSTER_DOMAIN, MESH_SUFFIX, ServiceName, WorkloadName, check_label};
 
 /// Longest host name, bytes (RFC 1035 section 2.3.4).
 const HOST_MAX_BYTES: usize = 253;
@@ -74,7 +74,8 @@ impl std::fmt::Display for EndpointHost {
 }
 
 /// Whether `text` is a host name outside the mesh: at least two labels (RFC 1123 section 2.1), lower
-/// case, no address, nothing below `.mesh`.
+/// case, no address, nothing below `.mesh`, and no name of a cluster's DNS, which would take a service's
+/// callers away from it.
 pub fn check_host(text: &str) -> bool {
     let labels: Vec<&str> = text.split('.').collect();
     let last = labels.last().copied().unwrap_or_default();
@@ -84,6 +85,9 @@ pub fn check_host(text: &str) -> bool {
         // Whose last label is a number is an address (WHATWG URL section 3.5).
         && !last.bytes().all(|byte| byte.is_ascii_digit())
         && last != MESH_SUFFIX
+        && last != "svc"
+        && text != CLUSTER_DOMAIN
+        && !text.ends_with(".cluster.local")
 }
 
 /// Whether a sidecar may dial an address outside the mesh: not one that means the sidecar's own
@@ -217,6 +221,9 @@ mod tests {
             "",
             "localhost",
             "a.b.mesh",
+            "db-0.db.shop.svc.cluster.local",
+            "web.shop.svc",
+            "cluster.local",
             "Api.example.com",
             "10.0.0.1",
             "a.1",

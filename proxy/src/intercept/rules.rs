@@ -73,7 +73,7 @@ pub(super) struct Chain {
 }
 
 /// The sidecar's own ports (design: Istio's numbers).
-const OWN_PORTS: [u16; 6] = [15000, 15001, 15006, 15020, 15021, 15053];
+const OWN_PORTS: [u16; 5] = [15000, 15001, 15006, 15020, 15053];
 
 impl Rules {
     /// The chains, in order; within each the first rule that fits decides.

@@ -233,12 +233,13 @@ impl Mesh {
             if !snapshot.namespace {
                 return Lookup::Unanswered(None);
             }
+            let external = config.is_external_address(at);
             let kind = if config.is_virtual(ip) {
                 Kind::Service
-            } else if config.is_external_address(at) {
-                return snapshot.external_at(at);
             } else if config.is_workload(ip) {
                 Kind::Workload
+            } else if external {
+                return snapshot.external_at(at);
             } else {
                 return Lookup::Found(match config.unknown_destinations {
                     UnknownDestinations::Passthrough => Ok(Destination::Outside),
@@ -248,6 +249,8 @@ impl Mesh {
             let name = ip.to_string();
             match snapshot.lookup(&name) {
                 Some(Some(view)) => Lookup::Found(port_of(&view, destination.port())),
+                // Nobody declares the address of a workload of the mesh to be outside of it.
+                Some(None) if kind == Kind::Workload && external => snapshot.external_at(at),
                 // An address in a workload range that belongs to nobody is declared outside.
                 Some(None) if kind == Kind::Workload => Lookup::Found(Ok(Destination::Outside)),
                 Some(None) => Lookup::Found(Err(Reason::ServiceNotFound)),

@@ -21,6 +21,9 @@ const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 const DEFAULT_ACCOUNT: &str = "default";
 /// Endpoints of one slice that are taken, as many as the API server allows.
 const SLICE_ENDPOINTS_MAX: usize = 1000;
+/// Ports of one slice that are taken, the first by name. The API server allows 20,000, which times the
+/// endpoints would be more than any control plane holds; a Service has a handful.
+const SLICE_PORTS_MAX: usize = 100;
 
 /// A Service that has addresses, or pods behind it. One of type ExternalName is a name outside the
 /// mesh and nothing else.
@@ -110,6 +113,7 @@ pub(super) fn slice(slice: &discovery::EndpointSlice) -> Option<ClusterSlice> {
     let mut ports: Vec<(Arc<str>, u16)> = ports.collect();
     ports.sort();
     ports.dedup();
+    ports.truncate(SLICE_PORTS_MAX);
     let endpoints = slice.endpoints.iter().take(SLICE_ENDPOINTS_MAX);
     Some(ClusterSlice {
         name: ObjectName {
