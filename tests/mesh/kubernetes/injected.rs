@@ -65,7 +65,10 @@ fn pods_with_and_without_a_sidecar_reach_each_other() {
         space.wait_rolled_out("client");
     }
     for (from, to) in [(&inside, &outside), (&outside, &inside)] {
-        let curl = format!("curl -sS --fail -m 10 http://web.{}/", to.name());
+        // For a client without a sidecar the node's own rules lead to the pods; they follow a moment after
+        // the pods are ready.
+        let retry = "--retry 20 --retry-connrefused --retry-delay 1";
+        let curl = format!("curl -sS --fail -m 10 {retry} http://web.{}/", to.name());
         let finished = from.shell("deploy/client", "client", &curl).success();
         assert_eq!(
             finished.stdout,
