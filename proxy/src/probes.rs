@@ -21,8 +21,8 @@ use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 use weft_core::health::grpc;
@@ -30,18 +30,28 @@ use weft_core::health::grpc;
 use crate::config::{HttpProbe, Probe, ProbeAction, ProbeScheme, ProxyConfig};
 use crate::tls::provider;
 
-/// Probes under way at a time; more are refused.
-const AT_ONCE_MAX: usize = 32;
+/// An answer of the application holds for this long, for whoever asks: the kubelet asks once a second at
+/// most, and others who reach the port must neither load the application nor take the kubelet's place.
+const ANSWER_HOLDS: Duration = Duration::from_millis(500);
 /// What is passed on of the application's answer, bytes: the kubelet reads no more.
 const BODY_BYTES_MAX: usize = 10 * 1024;
 
 /// The application's probes.
 #[derive(Debug)]
 pub struct Probes {
-    probes: BTreeMap<String, Probe>,
+    probes: BTreeMap<String, Asked>,
     address: IpAddr,
-    slots: Semaphore,
 }
+
+/// A probe, with the last answer. It is carried out once at a time, however many ask.
+#[derive(Debug)]
+struct Asked {
+    probe: Probe,
+    last: Mutex<Option<(Instant, Answer)>>,
+}
+
+/// What the kubelet is answered.
+type Answer = (StatusCode, String);
 
 impl Default for Probes {
     /// None.
@@ -49,7 +59,6 @@ impl Default for Probes {
         Self {
             probes: BTreeMap::new(),
             address: Ipv4Addr::LOCALHOST.into(),
-            slots: Semaphore::new(AT_ONCE_MAX),
         }
     }
 }
@@ -58,30 +67,42 @@ impl Probes {
     /// Those that are configured, of an application that listens at `own` unless another address is
     /// configured for it.
     pub fn new(config: &ProxyConfig, own: IpAddr) -> Self {
+        let address = config.application_address.unwrap_or(own);
+        Self::at(address, config.kubernetes.probes.clone())
+    }
+
+    fn at(address: IpAddr, probes: BTreeMap<String, Probe>) -> Self {
+        let probes = probes.into_iter().map(|(path, probe)| {
+            let last = Mutex::default();
+            (path, Asked { probe, last })
+        });
         Self {
-            probes: config.kubernetes.probes.clone(),
-            address: config.application_address.unwrap_or(own),
-            slots: Semaphore::new(AT_ONCE_MAX),
+            probes: probes.collect(),
+            address,
         }
     }
 
     /// What the kubelet is answered; `None` where no probe has this path.
-    pub async fn answer(&self, path: &str) -> Option<(StatusCode, String)> {
-        let probe = self.probes.get(path)?;
-        let Ok(_slot) = self.slots.try_acquire() else {
-            let text = format!("{AT_ONCE_MAX} probes are under way already\n");
-            return Some((StatusCode::SERVICE_UNAVAILABLE, text));
-        };
+    pub async fn answer(&self, path: &str) -> Option<Answer> {
+        let Asked { probe, last } = self.probes.get(path)?;
+        let mut last = last.lock().await;
+        if let Some((at, answer)) = &*last
+            && at.elapsed() < ANSWER_HOLDS
+        {
+            return Some(answer.clone());
+        }
         let limit = Duration::from_secs(probe.timeout_seconds.max(1).into());
         let answered = timeout(limit, Box::pin(self.run(probe))).await;
-        Some(match answered {
+        let answer = match answered {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
             Err(_elapsed) => {
                 let text = format!("the application has not answered within {limit:?}\n");
                 (StatusCode::GATEWAY_TIMEOUT, text)
             }
-        })
+        };
+        *last = Some((Instant::now(), answer.clone()));
+        Some(answer)
     }
 
     async fn run(&self, probe: &Probe) -> Result<(StatusCode, String), Failed> {

@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 use crate::http::nginx;
 use crate::support::{Bed, Machine, Pods, Program, need, weft_binary};
 
+/// Metrics of pods that [`flushed_rules_are_noticed_and_so_are_new_ones`] finds counted.
+pub(crate) const METRICS: &[&str] = &["weft_interception_lapsed"];
+
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A service whose only endpoint is the caller itself.

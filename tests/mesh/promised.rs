@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::support::{Machine, Mesh, Program, Workload, need, script, wait_for, weft_binary};
-use crate::trouble;
+use crate::{pods, trouble};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -194,7 +194,7 @@ fn each_metric_of_the_guide_is_counted() {
 
     let labels = labels();
     assert!(labels.len() > 40, "{labels:?}");
-    let unknown = trouble::METRICS.iter();
+    let unknown = trouble::METRICS.iter().chain(pods::METRICS);
     let unknown: Vec<_> = { unknown }
         .filter(|name| !labels.contains_key(**name))
         .collect();
@@ -206,10 +206,10 @@ fn each_metric_of_the_guide_is_counted() {
         assert!(wrong.is_empty(), "labels that the guide lacks: {wrong:?}");
         let found = families(&scrape);
         let counts = |name: &&String| found.get(name.as_str()).is_some_and(|value| *value > 0.0);
-        // Those of trouble are provoked in a module of their own.
-        let usual = labels
-            .keys()
-            .filter(|name| !trouble::METRICS.contains(&name.as_str()));
+        // Those of trouble and of pods are provoked in modules of their own.
+        let elsewhere =
+            |name: &str| trouble::METRICS.contains(&name) || pods::METRICS.contains(&name);
+        let usual = labels.keys().filter(|name| !elsewhere(name));
         let missing: Vec<&String> = usual.filter(|name| !counts(name)).collect();
         (missing.is_empty() || Instant::now() > end).then_some(missing)
     });
