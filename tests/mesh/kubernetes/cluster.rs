@@ -71,8 +71,8 @@ impl Cluster {
         let assets = PathBuf::from(assets);
         let number = std::process::id();
         // No Scratch: a node takes its directory away when the test process has ended.
-        let images = PathBuf::from(format!("/tmp/weft-node-{number}-images"));
-        let logs = PathBuf::from(format!("/tmp/weft-node-{number}-logs"));
+        let own = PathBuf::from(format!("/tmp/weft-node-{number}"));
+        let (images, logs) = (own.join("images"), own.join("tests"));
         for made in [&images, &logs] {
             std::fs::create_dir_all(made).expect("a temporary directory");
         }
@@ -91,9 +91,8 @@ impl Cluster {
                 (dir, None)
             }
             None => {
-                let dir = PathBuf::from(format!("/tmp/weft-node-{number}"));
-                let held = start_node(&dir, &archives, &logs);
-                (dir, Some(held))
+                let held = start_node(&own, &archives, &logs);
+                (own, Some(held))
             }
         };
         std::fs::remove_dir_all(&images).expect("remove the images");
