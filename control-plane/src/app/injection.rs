@@ -12,7 +12,7 @@ use super::AppError;
 use super::listeners::{Listeners, listen};
 use crate::args::KubernetesArgs;
 use crate::identity::Identities;
-use crate::injector::serve::{Counters, SelectorsDecide, Webhook, router, serve};
+use crate::injector::serve::{Counters, Webhook, router, serve};
 use crate::injector::{ClusterVersion, Settings};
 use crate::kubernetes::names::CONTROL_PLANE;
 use crate::kubernetes::trust::{self, Trust};
@@ -73,7 +73,7 @@ impl Injector {
         injection.cluster_domain = settings.domain;
         tasks.spawn("webhook", async move {
             injection.cluster = wait_for_version(&client).await;
-            let webhook = Webhook::new(injection, Arc::new(SelectorsDecide), counters);
+            let webhook = Webhook::new(injection, counters);
             serve(router(Arc::new(webhook)), listener, tls, stop).await;
         });
         Ok(())

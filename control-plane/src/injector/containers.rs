@@ -76,13 +76,8 @@ pub(super) fn intercept(settings: &Settings, overrides: &Overrides) -> Value {
     })
 }
 
-/// The sidecar. `probes` and `metrics` are what it answers for in the application's place.
-pub(super) fn proxy(
-    settings: &Settings,
-    overrides: &Overrides,
-    probes: Option<&str>,
-    metrics: Option<&Value>,
-) -> Value {
+/// The sidecar. `probes` are those that it answers in the application's place.
+pub(super) fn proxy(settings: &Settings, overrides: &Overrides, probes: Option<&str>) -> Value {
     let ready = |more: Value| {
         let mut probe = json!({
             "httpGet": {"path": "/readyz", "port": STATUS_PORT},
@@ -95,7 +90,7 @@ pub(super) fn proxy(
         "name": PROXY_CONTAINER,
         "image": settings.image,
         "command": [PROGRAM],
-        "env": environment(settings, overrides, probes, metrics),
+        "env": environment(settings, overrides, probes),
         "ports": [{"name": "weft-status", "containerPort": STATUS_PORT, "protocol": "TCP"}],
         "startupProbe": ready(json!({"periodSeconds": 1, "failureThreshold": STARTUP_SECONDS})),
         "readinessProbe": ready(json!({"periodSeconds": 2, "failureThreshold": 3})),
@@ -166,12 +161,7 @@ fn resources(overrides: &Overrides) -> Value {
     resources
 }
 
-fn environment(
-    settings: &Settings,
-    overrides: &Overrides,
-    probes: Option<&str>,
-    metrics: Option<&Value>,
-) -> Vec<Value> {
+fn environment(settings: &Settings, overrides: &Overrides, probes: Option<&str>) -> Vec<Value> {
     let value = |name: &str, value: &str| json!({"name": name, "value": verbatim(value)});
     let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     let token = format!("{TOKEN_DIR}/{TOKEN_FILE}");
@@ -190,7 +180,6 @@ fn environment(
     if !overrides.dns_capture {
         environment.push(value("WEFT_LISTENERS_DNS", "null"));
     }
-    let metrics = metrics.map(Value::to_string);
     let domain = settings.cluster_domain.as_str();
     let domain = (domain != CLUSTER_DOMAIN).then_some(domain);
     let optional = [
@@ -198,7 +187,6 @@ fn environment(
         ("WEFT_MTLS", overrides.mtls.as_deref()),
         ("WEFT_KUBERNETES_CLUSTER_DOMAIN", domain),
         ("WEFT_KUBERNETES_PROBES", probes),
-        ("WEFT_KUBERNETES_APPLICATION_METRICS", metrics.as_deref()),
     ];
     for (name, found) in optional {
         if let Some(found) = found {

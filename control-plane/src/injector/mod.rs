@@ -146,8 +146,6 @@ pub struct Settings {
     pub resources: Resources,
     /// Worker threads of a sidecar without a CPU limit.
     pub workers: u16,
-    /// Whether sidecars answer for the application's metrics, too.
-    pub merge_metrics: bool,
     /// What is told in the annotation `weft-mesh.io/injected`.
     pub version: String,
 }
@@ -163,7 +161,6 @@ impl Settings {
             cluster_domain: CLUSTER_DOMAIN.to_owned(),
             resources: Resources::default(),
             workers: 2,
-            merge_metrics: false,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
@@ -268,14 +265,8 @@ impl Injection<'_> {
         if let Some(seconds) = sleep {
             self.hold_while_callers_learn(&mut edits, seconds)?;
         }
-        let metrics = self.merged_metrics();
         let probes = rewritten.originals();
-        let proxy = containers::proxy(
-            self.settings,
-            &self.overrides,
-            probes.as_deref(),
-            metrics.as_ref(),
-        );
+        let proxy = containers::proxy(self.settings, &self.overrides, probes.as_deref());
         let intercept = containers::intercept(self.settings, &self.overrides);
         edits.ensure_array(&["spec", "initContainers"])?;
         if self.settings.cluster.has_native_sidecars() {
@@ -341,22 +332,6 @@ impl Injection<'_> {
         }
     }
 
-    /// The application's metrics, where sidecars answer for them: what the annotations of Prometheus
-    /// say.
-    fn merged_metrics(&self) -> Option<Value> {
-        let of = |name: &str| self.annotations.get(&format!("prometheus.io/{name}"));
-        let wanted = of("scrape").is_some_and(|value| value == "true");
-        if !self.settings.merge_metrics || !wanted {
-            return None;
-        }
-        let port: u16 = of("port")?.parse().ok()?;
-        Some(json!({
-            "port": port,
-            "path": of("path").map_or("/metrics", String::as_str),
-            "scheme": of("scheme").map_or("http", String::as_str),
-        }))
-    }
-
     fn new_annotations(
         &self,
         rewritten: &Rewritten,
@@ -371,9 +346,8 @@ impl Injection<'_> {
             "preStopSleepSeconds": sleep.unwrap_or(0),
         });
         let mut annotations = BTreeMap::from([(INJECTED.to_owned(), summary.to_string())]);
-        let merged = self.merged_metrics().is_some();
         // An application that is scraped already, or not meant to be, keeps what it says.
-        if merged || !self.annotations.contains_key("prometheus.io/scrape") {
+        if !self.annotations.contains_key("prometheus.io/scrape") {
             let port = STATUS_PORT.to_string();
             let ours = [
                 ("scrape", "true"),

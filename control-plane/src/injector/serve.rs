@@ -4,7 +4,7 @@
 //! An answer tells nothing that the question did not, so what has to be bounded is work: connections
 //! and reviews, each in all and by source.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -60,24 +60,6 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// After accept failed, as when descriptors are used up.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The labels of namespaces. A review does not have them: the selectors of the webhook's configuration
-/// decide which pods are asked about.
-pub trait NamespaceLabels: std::fmt::Debug + Send + Sync {
-    /// The labels of a namespace; nothing where they are not known to be as new as the review. Older ones
-    /// could leave a pod without the sidecar that its namespace has asked for meanwhile.
-    fn labels(&self, namespace: &str) -> Option<Arc<BTreeMap<String, String>>>;
-}
-
-/// Leaves it to the webhook's configuration which pods are injected.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SelectorsDecide;
-
-impl NamespaceLabels for SelectorsDecide {
-    fn labels(&self, _namespace: &str) -> Option<Arc<BTreeMap<String, String>>> {
-        None
-    }
-}
-
 /// What became of reviews.
 #[derive(Debug, Clone, Default)]
 pub struct Counters {
@@ -103,7 +85,6 @@ impl Counters {
 #[derive(Debug)]
 pub struct Webhook {
     settings: Settings,
-    labels: Arc<dyn NamespaceLabels>,
     counters: Counters,
     places: Semaphore,
 }
@@ -116,10 +97,9 @@ struct Unreadable {
 
 impl Webhook {
     /// With these settings for every pod.
-    pub fn new(settings: Settings, labels: Arc<dyn NamespaceLabels>, counters: Counters) -> Self {
+    pub fn new(settings: Settings, counters: Counters) -> Self {
         Self {
             settings,
-            labels,
             counters,
             places: Semaphore::new(REVIEWS_MAX),
         }
@@ -188,10 +168,11 @@ impl Webhook {
             return response;
         }
         let name = request.namespace.as_deref();
-        let labels = name.and_then(|name| self.labels.labels(name));
         let namespace = Namespace {
             name,
-            labels: labels.as_deref(),
+            // A review has none: the selectors of the webhook's configuration decide. Those of a watch
+            // may be older than the review, and would leave a pod without the sidecar that it needs.
+            labels: None,
         };
         let message = match inject(pod, namespace, &self.settings) {
             Outcome::Skip(reason) => {

@@ -37,7 +37,6 @@ fn settings_of(name: &str) -> Settings {
     match name {
         "classic" => settings.cluster = ClusterVersion::new(1, 28),
         "without-sleep" => settings.cluster = ClusterVersion::new(1, 29),
-        "merged-metrics" => settings.merge_metrics = true,
         _ => {}
     }
     settings

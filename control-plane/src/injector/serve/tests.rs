@@ -8,7 +8,7 @@ use crate::kubernetes::names::{NAMESPACE, STATUS_PORT};
 
 fn webhook(counters: &Counters) -> Router {
     let settings = Settings::new("weft-proxy:test", NAMESPACE);
-    let webhook = Webhook::new(settings, Arc::new(SelectorsDecide), counters.clone());
+    let webhook = Webhook::new(settings, counters.clone());
     router(Arc::new(webhook))
 }
 
