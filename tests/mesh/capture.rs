@@ -126,7 +126,13 @@ fn only_tls13_between_programs_under_weft_run() {
         ..Settings::default()
     };
     let mesh = Mesh::with(&machine, settings);
-    let capture = Capture::start(&namespace, "lo", mesh.scratch().path());
+    let capture = Capture::start(
+        namespace.enter(),
+        "lo",
+        "tcp",
+        namespace.name(),
+        mesh.scratch().path(),
+    );
     talk(&mesh);
     capture.stop(MARKS).is_all_encrypted();
 }

@@ -18,6 +18,7 @@ data:
         listen 8080; listen [::]:8080;
         location / {{ return 200 "{name}\n"; }}
         location = /headers {{ return 200 "$http_x_test\n"; }}
+        location = /broken {{ return 500 "broken\n"; }}
       }}
     }}
 ---
@@ -69,6 +70,115 @@ spec:
     spec:
       terminationGracePeriodSeconds: 1
       containers: [{{name: client, image: "localhost/tools:test", command: [sleep, infinity]}}]
+---
+"#
+    )
+}
+
+/// A StatefulSet of two pods with its headless Service, both called NAME; each answers on 8080 with its
+/// own name.
+pub(crate) fn stateful(name: &str) -> String {
+    format!(
+        r#"
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {{name: {name}}}
+spec:
+  serviceName: {name}
+  replicas: 2
+  podManagementPolicy: Parallel
+  selector: {{matchLabels: {{app: {name}}}}}
+  template:
+    metadata: {{labels: {{app: {name}}}}}
+    spec:
+{}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}}}
+spec:
+  clusterIP: None
+  selector: {{app: {name}}}
+  ports: [{{name: http, port: 8080, appProtocol: http}}]
+---
+"#,
+        says_its_name("      ")
+    )
+}
+
+/// A pod without a controller, and its Service `NAME:8080`; it answers with its own name.
+pub(crate) fn bare(name: &str) -> String {
+    format!(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, labels: {{app: {name}}}}}
+spec:
+{}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}}}
+spec:
+  selector: {{app: {name}}}
+  ports: [{{name: http, port: 8080, appProtocol: http}}]
+---
+"#,
+        says_its_name("  ")
+    )
+}
+
+/// What is in the spec of a pod in which nginx answers on 8080 with the pod's name.
+fn says_its_name(indent: &str) -> String {
+    let script = r#"printf 'daemon off; error_log stderr; pid /tmp/nginx.pid; events {} http { access_log off; server { listen 8080; listen [::]:8080; location / { return 200 "%s\n"; } } }' "$POD" >/tmp/nginx.conf; exec nginx -c /tmp/nginx.conf"#;
+    let lines = [
+        "terminationGracePeriodSeconds: 1".to_owned(),
+        "containers:".to_owned(),
+        "- name: nginx".to_owned(),
+        "  image: localhost/tools:test".to_owned(),
+        format!("  command: [sh, -c, {}]", serde_json::Value::from(script)),
+        "  env: [{name: POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]".to_owned(),
+        "  readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}".to_owned(),
+    ];
+    lines.map(|line| format!("{indent}{line}")).join("\n")
+}
+
+/// nginx behind the Service `NAME:9000` that speaks HTTP/2 only, as a gRPC server does, and answers
+/// every call with NAME.
+pub(crate) fn grpc(name: &str) -> String {
+    format!(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, labels: {{app: {name}}}}}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: nginx
+    image: localhost/tools:test
+    command: [nginx, -g, "daemon off; error_log stderr;", -c, /conf/nginx.conf]
+    readinessProbe: {{tcpSocket: {{port: 9000}}, periodSeconds: 1}}
+    volumeMounts: [{{name: conf, mountPath: /conf}}]
+  volumes: [{{name: conf, configMap: {{name: {name}-conf}}}}]
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {{name: {name}-conf}}
+data:
+  nginx.conf: |
+    events {{}}
+    http {{
+      access_log off;
+      default_type application/grpc;
+      server {{ listen 9000 http2; listen [::]:9000 http2; location / {{ return 200 "{name}\n"; }} }}
+    }}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}}}
+spec:
+  selector: {{app: {name}}}
+  ports: [{{name: grpc, port: 9000, appProtocol: grpc}}]
 ---
 "#
     )

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Once, OnceLock};
 use std::time::Duration;
 
-use crate::support::{Finished, Program, Running, wait_for, weft_binary};
+use crate::support::{Capture, Finished, Program, Running, wait_for, weft_binary};
 
 /// How long the API server, or what it starts, may take for one thing.
 pub(crate) const LIMIT: Duration = Duration::from_secs(90);
@@ -261,9 +261,48 @@ impl Space {
         kubectl.start("exec", &self.cluster.logs)
     }
 
+    /// The one object of a kind with the label `app`, as a JSONPath of it says.
+    pub(crate) fn value_of(&self, kind: &str, app: &str, path: &str) -> String {
+        self.kubectl(&format!(
+            "get {kind} -l app={app} -o jsonpath={{.items[0]{path}}}"
+        ))
+    }
+
+    /// `nsenter` into the network namespace of the pod with the label `app`, as the machine's root.
+    pub(crate) fn enter(&self, app: &str) -> Program {
+        let container = self.value_of("pod", app, ".status.containerStatuses[0].containerID");
+        let container = container.rsplit('/').next().unwrap_or_default().to_owned();
+        assert!(!container.is_empty(), "{app} has no container that runs");
+        let pid = std::fs::read_dir("/proc")
+            .expect("read /proc")
+            .flatten()
+            .map(|entry| entry.path())
+            .find(|dir| {
+                std::fs::read_to_string(dir.join("cgroup"))
+                    .is_ok_and(|cgroups| cgroups.contains(&container))
+            })
+            .unwrap_or_else(|| panic!("no process of the container {container}"));
+        Program::new("nsenter")
+            .arg(format!("--net={}", pid.join("ns/net").display()))
+            .arg("--")
+    }
+
+    /// Captures what a pod (label `app`) exchanges with addresses, over TCP.
+    pub(crate) fn capture(&self, app: &str, with: &[&str]) -> Capture {
+        let hosts: Vec<String> = with.iter().map(|ip| format!("host {ip}")).collect();
+        let filter = format!("tcp and ({})", hosts.join(" or "));
+        let name = format!("{}-{app}", self.name);
+        Capture::start(self.enter(app), "eth0", &filter, &name, &self.cluster.logs)
+    }
+
     /// Waits until a deployment has all its pods ready; shows what is wrong when it does not.
     pub(crate) fn wait_rolled_out(&self, deployment: &str) {
-        let line = format!("rollout status deployment/{deployment} --timeout=60s");
+        self.wait_for_rollout(&format!("deployment/{deployment}"));
+    }
+
+    /// The same for any workload: `statefulset/web`.
+    pub(crate) fn wait_for_rollout(&self, workload: &str) {
+        let line = format!("rollout status {workload} --timeout=60s");
         let finished = self.try_kubectl(&line);
         assert!(
             finished.status.success(),

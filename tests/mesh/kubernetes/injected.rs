@@ -50,6 +50,84 @@ fn injected_pods_speak_mutual_tls() {
     );
 }
 
+/// Between two injected pods there is TLS 1.3 with a post-quantum key share and nothing else; between two
+/// without sidecars the same capture sees what they say.
+#[test]
+fn the_wire_between_injected_pods_carries_tls_only() {
+    need!(
+        "root",
+        "kubernetes",
+        "buildah",
+        "nginx",
+        "curl",
+        "dumpcap",
+        "tshark"
+    );
+    let _machine = Machine::shared();
+    const MARKS: &[&str] = &["MARK-OF-THE-REQUEST-50c1", "web\n"];
+    let cluster = Cluster::meshed();
+    let (inside, outside) = (cluster.space(true), cluster.space(false));
+    for space in [&inside, &outside] {
+        space.apply(&(apps::web("web", 1, "") + &apps::client("client")));
+    }
+    let contents = [&inside, &outside].map(|space| {
+        space.wait_rolled_out("web");
+        space.wait_rolled_out("client");
+        // Without a sidecar the pod speaks to the Service's address, and the node leads it to the pod.
+        let service = space.kubectl("get service web -o jsonpath={.spec.clusterIPs[*]}");
+        let pod = space.value_of("pod", "web", ".status.podIPs[*].ip");
+        let addresses = format!("{service} {pod}");
+        let addresses: Vec<&str> = addresses.split_whitespace().collect();
+        let capture = space.capture("client", &addresses);
+        let retry = "--retry 20 --retry-connrefused --retry-delay 1";
+        let curl = format!(
+            "curl -sS --fail -m 10 {retry} -H 'x-mark: {}' http://web/",
+            MARKS[0]
+        );
+        let finished = space.shell("deploy/client", "client", &curl).success();
+        assert_eq!(finished.stdout, "web\n");
+        capture.stop(MARKS)
+    });
+    let [meshed, plain] = contents;
+    assert_eq!(plain.marks, MARKS, "the control");
+    meshed.is_all_encrypted();
+}
+
+/// A StatefulSet's pods are reached by the names that they have through their headless service, one
+/// by one; so is a pod that nothing made but a person.
+#[test]
+fn stateful_sets_and_bare_pods_are_in_the_mesh() {
+    need!("root", "kubernetes", "buildah", "nginx", "curl");
+    let _machine = Machine::shared();
+    let space = Cluster::meshed().space(true);
+    space.apply(&(apps::stateful("db") + &apps::bare("bare") + &apps::client("client")));
+    space.wait_for_rollout("statefulset/db");
+    space.wait_rolled_out("client");
+    space.kubectl("wait --for=condition=Ready pod/bare --timeout=60s");
+    for (host, expected) in [
+        ("db-0.db", "db-0\n"),
+        ("db-1.db", "db-1\n"),
+        ("bare", "bare\n"),
+    ] {
+        let curl = format!("curl -sS --fail -m 10 http://{host}:8080/");
+        let finished = space.shell("deploy/client", "client", &curl).success();
+        assert_eq!(finished.stdout, expected, "{host}");
+    }
+    let metrics = "curl -sS -m 5 http://127.0.0.1:15020/metrics";
+    let metrics = space.shell("deploy/client", "client", metrics).success();
+    let requests: Vec<&str> = metrics
+        .stdout
+        .lines()
+        .filter(|line| line.starts_with("weft_requests_total"))
+        .collect();
+    assert!(
+        requests.iter().any(|line| line.contains("mtls"))
+            && !requests.iter().any(|line| line.contains("plaintext")),
+        "{}",
+        requests.join("\n")
+    );
+}
+
 /// A pod in the mesh calls one that is not, and one that is not calls one that is.
 #[test]
 fn pods_with_and_without_a_sidecar_reach_each_other() {

@@ -5,6 +5,7 @@ mod cluster;
 mod conformance;
 mod injected;
 mod node;
+mod outside;
 mod policy;
 
 pub(crate) use cluster::Cluster;

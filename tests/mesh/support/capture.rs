@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::{Namespace, Program, Running};
+use super::{Program, Running};
 
 /// TLS 1.3, as `supported_versions` of a ServerHello names it.
 const TLS13: &str = "0x0304";
@@ -35,15 +35,22 @@ pub(crate) struct Contents {
 }
 
 impl Capture {
-    /// Captures TCP on an interface of a namespace; returns when the capture has begun.
-    pub(crate) fn start(namespace: &Namespace, interface: &str, dir: &Path) -> Self {
-        let file = dir.join(format!("{}-{interface}.pcapng", namespace.name()));
+    /// Captures what `filter` (of pcap) lets through on an interface of the namespace that `enter` enters,
+    /// into a file called `name`; returns when the capture has begun.
+    pub(crate) fn start(
+        enter: Program,
+        interface: &str,
+        filter: &str,
+        name: &str,
+        dir: &Path,
+    ) -> Self {
+        let file = dir.join(format!("{name}.pcapng"));
         let mut running = Program::new("dumpcap")
             .args([
-                "-q", "-B", "16", "-s", "0", "-f", "tcp", "-i", interface, "-w",
+                "-q", "-B", "16", "-s", "0", "-f", filter, "-i", interface, "-w",
             ])
             .arg(&file)
-            .under(namespace.enter())
+            .under(enter)
             .start("dumpcap", dir);
         running.wait_until("the capture to begin", Duration::from_secs(20), |capture| {
             capture.stderr().contains("File:")

@@ -233,7 +233,13 @@ impl<'a> Pods<'a> {
     pub(crate) fn capture(&self, pod: &str) -> super::Capture {
         let pods = self.pods();
         let pod = pods.get(pod).unwrap_or_else(|| panic!("no pod {pod}"));
-        super::Capture::start(&pod.namespace, "eth0", &self.logs)
+        super::Capture::start(
+            pod.namespace.enter(),
+            "eth0",
+            "tcp",
+            pod.namespace.name(),
+            &self.logs,
+        )
     }
 
     /// A pod's address, of the family that this node's programs use.
