@@ -61,20 +61,39 @@ fn tls(o: &mut Overlay<'_>, at: &str) {
     o.set(&format!("{at}.caCertificates"), pem);
 }
 
+/// What looks like an address, where a name is the alternative.
+const ADDRESS: &str = "^[0-9.]+$|:";
+/// Addresses of several machines, of none, of this one (`::`, `::1`), and IPv4 inside of IPv6.
+const NOT_ELSEWHERE: &str = "^(22[4-9]|23[0-9])[.]|^[0:]*:0*1?$|^[fF][fF][0-9a-fA-F]{2}:|:.*[.]";
+
 fn endpoints(o: &mut Overlay<'_>) {
     o.items("endpoints", 0, 64);
     o.port("endpoints[].port");
     o.range("endpoints[].weight", 1, 1000);
     o.set("endpoints[].zone", json!({"maxLength": 63}));
-    o.set("endpoints[].address", json!({"maxLength": 253}));
+    // Formats and plain expressions, not CEL's ip(): that is in Kubernetes from 1.31 on.
+    o.set(
+        "endpoints[].address",
+        json!({"maxLength": 253, "anyOf": [
+            {"format": "ipv4"},
+            {"format": "ipv6"},
+            {"pattern": r"^[a-z0-9.-]+\.[a-z0-9-]*[a-z-][a-z0-9-]*$"},
+        ]}),
+    );
     o.rule(
         "endpoints[].address",
-        r"isIP(self) ? !(ip(self).isLoopback() || ip(self).isUnspecified() || cidr('224.0.0.0/4').containsIP(ip(self)) || cidr('ff00::/8').containsIP(ip(self))) : self.matches('^[a-z0-9.-]+[.][a-z0-9-]+$') && !self.matches('[.][0-9]+$') && !self.endsWith('.mesh')",
+        &format!(
+            "self.matches('{ADDRESS}') ? !(self.startsWith('127.') || self == '0.0.0.0' || \
+             self.matches('{NOT_ELSEWHERE}')) : !self.endsWith('.mesh')"
+        ),
         "an address of another machine, or with resolution dns a name as in api.example.com",
     );
     o.rule(
         "",
-        "!has(self.endpoints) || !has(self.resolution) || self.resolution == 'dns' || self.endpoints.all(endpoint, isIP(endpoint.address))",
+        &format!(
+            "!has(self.endpoints) || !has(self.resolution) || self.resolution == 'dns' || \
+             self.endpoints.all(endpoint, endpoint.address.matches('{ADDRESS}'))"
+        ),
         "endpoints: an address of another machine; names need resolution dns",
     );
     let some = "has(self.endpoints) && self.endpoints.size() > 0";

@@ -131,10 +131,11 @@ pub(super) fn refine_mesh(o: &mut Overlay<'_>) {
     );
     o.items("workloadRanges", 0, 256);
     o.once("workloadRanges");
-    o.set("workloadRanges[]", json!({"maxLength": 64}));
-    o.rule(
+    // Not CEL's isCIDR(), which is in Kubernetes from 1.31 on.
+    o.set(
         "workloadRanges[]",
-        "isCIDR(self) || isIP(self)",
-        "a range ADDRESS/PREFIX, as in 10.0.0.0/8, or an address",
+        json!({"maxLength": 64, "anyOf": [
+            {"format": "cidr"}, {"format": "ipv4"}, {"format": "ipv6"},
+        ]}),
     );
 }
