@@ -1,6 +1,7 @@
 //! The facts, asked of the cluster's API.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1;
@@ -18,15 +19,19 @@ use serde_json::Value;
 use super::facts::{
     Crd, Deployment, Facts, Installed, NamespaceFact, PodFact, ServerFact, Sidecar, Webhook,
 };
+use super::trying;
 use crate::injector::{self, Outcome, Settings};
 use crate::install;
 use crate::kubernetes::names;
 use crate::kubernetes::told;
+use crate::model::parse_duration;
 
+/// The life of a sidecar's certificate where the control plane is not told another.
+const LEAF_TTL_DEFAULT: Duration = Duration::from_secs(24 * 3600);
 /// Objects in one answer of the API.
 const PAGE: u32 = 500;
 
-type Asked<T> = Result<T, String>;
+pub(super) type Asked<T> = Result<T, String>;
 
 /// Asks for everything that the checks look at.
 pub async fn collect(client: &Client, namespace: &str) -> Facts {
@@ -40,6 +45,20 @@ pub async fn collect(client: &Client, namespace: &str) -> Facts {
         .iter()
         .filter(|object| object["kind"] == "CustomResourceDefinition");
     let crds = crds.filter_map(|object| object["metadata"]["name"].as_str());
+    let installed = Installed {
+        deployment: deployment(client, namespace).await,
+        webhooks: webhooks(client).await,
+        endpoints: endpoints(client, namespace).await,
+    };
+    let trial = match (&installed.webhooks, &namespaces) {
+        (Err(error), _) | (_, Err(error)) => Err(error.clone()),
+        (Ok(None), Ok(_)) => Ok(None),
+        (Ok(Some(_)), Ok(namespaces)) => trying::trial(client, namespaces).await.map(Some),
+    };
+    let certificates = match &pods {
+        Ok(pods) => trying::certificates(client, pods).await,
+        Err(error) => Err(error.clone()),
+    };
     Facts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         namespace: namespace.to_owned(),
@@ -48,14 +67,25 @@ pub async fn collect(client: &Client, namespace: &str) -> Facts {
         denied: denied(client, namespace, &wanted).await,
         wanted_crds: crds.map(str::to_owned).collect(),
         crds: custom_resources(client).await,
-        installed: Installed {
-            deployment: deployment(client, namespace).await,
-            webhooks: webhooks(client).await,
-            endpoints: endpoints(client, namespace).await,
-        },
+        leaf_seconds: leaf_seconds(&installed),
+        installed,
         namespaces,
         pods,
+        trial,
+        node_clocks: trying::node_clocks(client).await,
+        certificates,
     }
+}
+
+/// How long a sidecar's certificate is valid, as the control plane is told.
+fn leaf_seconds(installed: &Installed) -> i64 {
+    let deployment = installed.deployment.as_ref().ok().and_then(Option::as_ref);
+    let args = deployment
+        .map(|one| one.args.as_slice())
+        .unwrap_or_default();
+    let said = args.iter().find_map(|arg| arg.strip_prefix("--leaf-ttl="));
+    let said = said.and_then(|said| parse_duration(said).ok());
+    i64::try_from(said.unwrap_or(LEAF_TTL_DEFAULT).as_secs()).unwrap_or(i64::MAX)
 }
 
 /// What `weft install` would apply.
@@ -157,8 +187,12 @@ async fn deployment(client: &Client, namespace: &str) -> Asked<Option<Deployment
     Ok(found.map(|found| {
         let status = found.status.unwrap_or_default();
         let labels = found.metadata.labels.unwrap_or_default();
+        let spec = found.spec.unwrap_or_default();
+        let pod = spec.template.spec.unwrap_or_default();
+        let args = pod.containers.into_iter().filter_map(|one| one.args);
         Deployment {
-            wanted: found.spec.and_then(|spec| spec.replicas).unwrap_or(1),
+            args: args.flatten().collect(),
+            wanted: spec.replicas.unwrap_or(1),
             available: status.available_replicas.unwrap_or(0),
             version: labels.get("app.kubernetes.io/version").cloned(),
         }
@@ -285,7 +319,7 @@ fn sidecar(
 }
 
 /// Everything of a kind, page by page.
-async fn list<K>(api: &Api<K>, field: &str) -> Asked<Vec<K>>
+pub(super) async fn list<K>(api: &Api<K>, field: &str) -> Asked<Vec<K>>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
 {

@@ -25,6 +25,52 @@ pub struct Facts {
     pub namespaces: Result<Vec<NamespaceFact>, String>,
     /// Pods that are in the mesh or should be.
     pub pods: Result<Vec<PodFact>, String>,
+    /// What becomes of a pod that asks for a sidecar; `None`: there is no webhook.
+    pub trial: Result<Option<TrialFact>, String>,
+    /// Clocks of the nodes.
+    pub node_clocks: Result<Vec<NodeClock>, String>,
+    /// Certificates of sidecars that are ready: the first ones, where there are many.
+    pub certificates: Result<Vec<CertificateFact>, String>,
+    /// The whole life of a sidecar's certificate.
+    pub leaf_seconds: i64,
+}
+
+/// A pod that was created for show (`dryRun`).
+#[derive(Debug, Clone)]
+pub struct TrialFact {
+    /// Where.
+    pub namespace: String,
+    /// What became of it.
+    pub trial: Trial,
+}
+
+/// What became of a pod that asked for a sidecar.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trial {
+    /// It got one.
+    Injected,
+    /// It got none.
+    Untouched,
+    /// The API server refused it, in these words.
+    Refused(String),
+}
+
+/// A node's clock.
+#[derive(Debug, Clone)]
+pub struct NodeClock {
+    /// The node's name.
+    pub node: String,
+    /// Its clock minus the API server's, seconds.
+    pub skew: i64,
+}
+
+/// The certificate of a pod's sidecar.
+#[derive(Debug, Clone)]
+pub struct CertificateFact {
+    /// NAMESPACE/NAME.
+    pub pod: String,
+    /// Seconds until it ends, or why that is not known.
+    pub left: Result<i64, String>,
 }
 
 /// The API server.
@@ -67,6 +113,8 @@ pub struct Deployment {
     pub available: i32,
     /// The version that its labels name.
     pub version: Option<String>,
+    /// Arguments of its container.
+    pub args: Vec<String>,
 }
 
 /// One webhook of the configuration.

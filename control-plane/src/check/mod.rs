@@ -6,12 +6,14 @@
 mod collect;
 mod facts;
 mod rules;
+mod trying;
 
 use serde::Serialize;
 
 pub use collect::collect;
 pub use facts::{
-    Crd, Deployment, Facts, Installed, NamespaceFact, PodFact, ServerFact, Sidecar, Webhook,
+    CertificateFact, Crd, Deployment, Facts, Installed, NamespaceFact, NodeClock, PodFact,
+    ServerFact, Sidecar, Trial, TrialFact, Webhook,
 };
 pub use rules::CHECKS;
 

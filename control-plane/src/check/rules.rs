@@ -1,5 +1,7 @@
 //! The checks.
 
+mod running;
+
 use std::collections::BTreeSet;
 
 use super::facts::{Facts, NamespaceFact, PodFact, Sidecar};
@@ -29,7 +31,7 @@ const GATEWAY_API: [(&str, &str); 4] = [
 ];
 
 /// Every check, in the order in which they are shown.
-pub const CHECKS: [Check; 15] = [
+pub const CHECKS: [Check; 18] = [
     Check {
         id: "api-version",
         when: When::Always,
@@ -42,6 +44,13 @@ pub const CHECKS: [Check; 15] = [
         mend: "synchronise the clocks of this machine and of the cluster's (NTP): certificates are \
                valid from 5 minutes before they are made",
         look: clock_skew,
+    },
+    Check {
+        id: "node-clocks",
+        when: When::Always,
+        mend: "synchronise the clocks of the nodes (NTP): certificates are valid from 5 minutes before \
+               they are made",
+        look: running::node_clocks,
     },
     Check {
         id: "permissions",
@@ -95,6 +104,13 @@ pub const CHECKS: [Check; 15] = [
         look: webhook_authority,
     },
     Check {
+        id: "webhook-answers",
+        when: When::After,
+        mend: "the API server has to reach port 15017 of the control plane's pods (firewalls, network \
+               policies), and the control plane's log says what it refused",
+        look: running::webhook_answers,
+    },
+    Check {
         id: "roots",
         when: When::After,
         mend: "the control plane writes ConfigMap weft-trust-bundle to every namespace with \
@@ -119,6 +135,12 @@ pub const CHECKS: [Check; 15] = [
         when: When::After,
         mend: "kubectl -n NAMESPACE logs POD -c weft-proxy",
         look: sidecars_ready,
+    },
+    Check {
+        id: "certificates",
+        when: When::After,
+        mend: "kubectl -n NAMESPACE logs POD -c weft-proxy: it says why its certificate is not renewed",
+        look: running::certificates,
     },
     Check {
         id: "sidecars-current",

@@ -54,6 +54,7 @@ fn well() -> Facts {
                 wanted: 2,
                 available: 2,
                 version: Some("0.1.0".to_owned()),
+                args: Vec::new(),
             })),
             webhooks: Ok(Some(vec![Webhook {
                 name: "pod.inject.weft-mesh.io".to_owned(),
@@ -67,7 +68,26 @@ fn well() -> Facts {
             namespace("shop", Some("enabled"), Some(&root)),
         ]),
         pods: Ok(vec![pod(Some("0.1.0"), true)]),
+        trial: trial(Trial::Injected),
+        node_clocks: clocks(1),
+        certificates: certificate(Ok(1800)),
+        leaf_seconds: 3600,
     }
+}
+
+fn trial(trial: Trial) -> Result<Option<TrialFact>, String> {
+    let namespace = "shop".to_owned();
+    Ok(Some(TrialFact { namespace, trial }))
+}
+
+fn clocks(skew: i64) -> Result<Vec<NodeClock>, String> {
+    let node = "node1".to_owned();
+    Ok(vec![NodeClock { node, skew }])
+}
+
+fn certificate(left: Result<i64, String>) -> Result<Vec<CertificateFact>, String> {
+    let pod = "shop/web-1".to_owned();
+    Ok(vec![CertificateFact { pod, left }])
 }
 
 fn pod(version: Option<&str>, ready: bool) -> PodFact {
@@ -117,6 +137,48 @@ const CASES: &[(&str, Status, &str, Change)] = &[
     ("clock-skew", Status::Warning, "is -60 s from", |f| {
         server(f, (1, 35), -60)
     }),
+    ("node-clocks", Status::Failed, "node1 (-241 s)", |f| {
+        f.node_clocks = clocks(-241)
+    }),
+    ("node-clocks", Status::Warning, "node1 (31 s)", |f| {
+        f.node_clocks = clocks(31)
+    }),
+    (
+        "webhook-answers",
+        Status::Failed,
+        "no pod can be made in shop: it",
+        |f| f.trial = trial(Trial::Refused("it times out".to_owned())),
+    ),
+    (
+        "webhook-answers",
+        Status::Failed,
+        "would get no sidecar",
+        |f| f.trial = trial(Trial::Untouched),
+    ),
+    (
+        "webhook-answers",
+        Status::Warning,
+        "there is no webhook",
+        |f| f.trial = Ok(None),
+    ),
+    (
+        "certificates",
+        Status::Failed,
+        "have ended: shop/web-1",
+        |f| f.certificates = certificate(Ok(0)),
+    ),
+    (
+        "certificates",
+        Status::Warning,
+        "renewed: shop/web-1 (599 s)",
+        |f| f.certificates = certificate(Ok(599)),
+    ),
+    (
+        "certificates",
+        Status::Warning,
+        "shop/web-1 (silent)",
+        |f| f.certificates = certificate(Err("silent".to_owned())),
+    ),
     (
         "permissions",
         Status::Failed,

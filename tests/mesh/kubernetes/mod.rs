@@ -1,6 +1,7 @@
 //! A real Kubernetes node, with Weft installed: pods that really run, in namespaces of their own.
 
 mod apps;
+mod check;
 mod cluster;
 mod conformance;
 mod injected;
