@@ -340,6 +340,19 @@ pub(crate) fn unknown(wire: i32) -> Result<Option<UnknownDestinations>, Rejectio
     }
 }
 
+/// Rejects what has a protection that this version cannot give. There is none yet that the first
+/// version did not have, so every name is unknown.
+pub(crate) fn known(requires: Vec<String>) -> Result<(), Rejection> {
+    match requires.into_iter().next() {
+        None => Ok(()),
+        Some(found) => Err(Rejection::Value {
+            field: "requires",
+            found,
+            allowed: "known to this version of the sidecar: upgrade it",
+        }),
+    }
+}
+
 impl From<&MeshConfig> for mesh::MeshConfig {
     fn from(config: &MeshConfig) -> Self {
         let text = |ranges: &[Cidr]| ranges.iter().map(ToString::to_string).collect();
@@ -355,6 +368,7 @@ impl From<&MeshConfig> for mesh::MeshConfig {
                 .map(ToString::to_string)
                 .collect(),
             external_addresses: text_of(&config.external_addresses),
+            requires: Vec::new(),
         }
     }
 }
@@ -363,6 +377,7 @@ impl TryFrom<mesh::MeshConfig> for MeshConfig {
     type Error = Rejection;
 
     fn try_from(wire: mesh::MeshConfig) -> Result<Self, Rejection> {
+        known(wire.requires)?;
         let unknown = unknown(wire.unknown_destinations)?;
         let unknown_destinations = unknown.ok_or_else(|| Rejection::Value {
             field: "unknown_destinations",

@@ -8,7 +8,7 @@ use weft_core::path::PathNormalization;
 use weft_core::rate::{RateKey, RateLimit, RateScope, RuleName};
 use weft_core::server::{ServerPolicy, ServerPort};
 
-use crate::convert::{Rejection, name, parse, port};
+use crate::convert::{Rejection, known, name, parse, port};
 use crate::mesh::{self, rate_key::Part};
 use crate::policy::nanos;
 
@@ -27,6 +27,7 @@ impl From<&ServerPolicy> for mesh::ServerPolicy {
                 })
                 .collect(),
             instances: policy.instances,
+            requires: Vec::new(),
         }
     }
 }
@@ -35,6 +36,7 @@ impl TryFrom<mesh::ServerPolicy> for ServerPolicy {
     type Error = Rejection;
 
     fn try_from(wire: mesh::ServerPolicy) -> Result<Self, Rejection> {
+        known(wire.requires)?;
         if wire.instances == 0 {
             return Err(Rejection::Value {
                 field: "instances",
@@ -186,6 +188,29 @@ mod tests {
             per: Duration::from_secs(1),
             burst: 20,
         }
+    }
+
+    /// What a newer control plane asks for is not enforced in part.
+    #[test]
+    fn a_protection_that_is_not_known_is_rejected() {
+        let Resource::ServerPolicy(policy) = policy(limit()) else {
+            panic!("a policy");
+        };
+        let mut wire = mesh::ServerPolicy::from(&policy);
+        assert_eq!(ServerPolicy::try_from(wire.clone()).unwrap(), policy);
+        wire.requires.push("authorization".to_owned());
+        let said = ServerPolicy::try_from(wire).unwrap_err().to_string();
+        assert!(
+            said.contains("authorization") && said.contains("upgrade"),
+            "{said}"
+        );
+        let config = mesh::MeshConfig {
+            trust_domain: "weft.local".to_owned(),
+            requires: vec!["authorization".to_owned()],
+            ..mesh::MeshConfig::default()
+        };
+        let said = weft_core::model::MeshConfig::try_from(config).unwrap_err();
+        assert!(said.to_string().contains("authorization"), "{said}");
     }
 
     fn policy(limit: RateLimit) -> Resource {

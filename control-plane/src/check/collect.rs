@@ -72,6 +72,7 @@ pub async fn collect(client: &Client, namespace: &str) -> Facts {
         namespaces,
         pods,
         trial,
+        pruned: install::pruned(client).await.map_err(|e| e.to_string()),
         node_clocks: trying::node_clocks(client).await,
         certificates,
     }

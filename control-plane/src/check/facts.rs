@@ -27,6 +27,8 @@ pub struct Facts {
     pub pods: Result<Vec<PodFact>, String>,
     /// What becomes of a pod that asks for a sidecar; `None`: there is no webhook.
     pub trial: Result<Option<TrialFact>, String>,
+    /// Fields of documents that this version does not know.
+    pub pruned: Result<Vec<String>, String>,
     /// Clocks of the nodes.
     pub node_clocks: Result<Vec<NodeClock>, String>,
     /// Certificates of sidecars that are ready: the first ones, where there are many.

@@ -31,7 +31,7 @@ const GATEWAY_API: [(&str, &str); 4] = [
 ];
 
 /// Every check, in the order in which they are shown.
-pub const CHECKS: [Check; 18] = [
+pub const CHECKS: [Check; 19] = [
     Check {
         id: "api-version",
         when: When::Always,
@@ -70,6 +70,13 @@ pub const CHECKS: [Check; 18] = [
         when: When::After,
         mend: "weft install --apply, or helm upgrade with crds.install=true",
         look: crds,
+    },
+    Check {
+        id: "documents",
+        when: When::Always,
+        mend: "use the version that knows these fields, or remove them yourself: as soon as this version's \
+               definitions are installed the API server drops them, and what they protect is unprotected",
+        look: documents,
     },
     Check {
         id: "control-plane",
@@ -228,6 +235,14 @@ fn crds(facts: &Facts) -> Outcome {
     match missing.is_empty() {
         true => Outcome::Good(format!("{} kinds of documents", facts.wanted_crds.len())),
         false => Outcome::Failed(format!("the cluster does not serve {}", some(&missing))),
+    }
+}
+
+fn documents(facts: &Facts) -> Outcome {
+    match &facts.pruned {
+        Err(error) => unknown(error),
+        Ok(pruned) if pruned.is_empty() => Outcome::Good("have no unknown fields".to_owned()),
+        Ok(pruned) => Outcome::Failed(format!("fields would be dropped: {}", some(pruned))),
     }
 }
 

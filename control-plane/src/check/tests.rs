@@ -69,6 +69,7 @@ fn well() -> Facts {
         ]),
         pods: Ok(vec![pod(Some("0.1.0"), true)]),
         trial: trial(Trial::Injected),
+        pruned: Ok(Vec::new()),
         node_clocks: clocks(1),
         certificates: certificate(Ok(1800)),
         leaf_seconds: 3600,
@@ -137,6 +138,12 @@ const CASES: &[(&str, Status, &str, Change)] = &[
     ("clock-skew", Status::Warning, "is -60 s from", |f| {
         server(f, (1, 35), -60)
     }),
+    (
+        "documents",
+        Status::Failed,
+        "dropped: TrafficPolicy a",
+        |f| f.pruned = Ok(vec!["TrafficPolicy a".to_owned()]),
+    ),
     ("node-clocks", Status::Failed, "node1 (-241 s)", |f| {
         f.node_clocks = clocks(-241)
     }),

@@ -39,7 +39,8 @@ pub struct Applied {
 }
 
 /// Applies `wanted`, deletes what an earlier `weft install` made and these values don't want any
-/// more, and waits until the control plane is available. `told` hears of every step.
+/// more, and waits until the control plane is available. `told` hears of every step. Nothing is changed
+/// where documents would lose fields.
 pub async fn apply(
     client: &Client,
     namespace: &str,
@@ -48,6 +49,10 @@ pub async fn apply(
     mut told: impl FnMut(Applied),
 ) -> Result<(), InstallError> {
     refuse_helms(client, namespace).await?;
+    let pruned = super::pruned(client).await?;
+    if !pruned.is_empty() {
+        return Err(InstallError::Pruned(pruned));
+    }
     let mut params = PatchParams::apply(FIELD_MANAGER);
     params.force = options.force_conflicts;
     let until = Instant::now() + options.wait;

@@ -6,6 +6,7 @@
 //! compares what helm makes of the chart.
 
 mod apply;
+mod pruned;
 mod schema;
 mod template;
 mod values;
@@ -16,6 +17,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 pub use apply::{Applied, ApplyOptions, apply, uninstall};
+pub use pruned::pruned;
 pub use template::TemplateError;
 pub use values::SetAs;
 
@@ -55,6 +57,10 @@ pub enum InstallError {
     /// Something that is to be changed is not ours.
     #[error("{0}")]
     Foreign(String),
+    /// The cluster's documents have fields that the new definitions do not have.
+    #[error("the API server would drop fields that this version does not know, and what they protect \
+             would be unprotected: {}; use the version that knows them, or remove them yourself", .0.join(", "))]
+    Pruned(Vec<String>),
     /// It was applied, and is not well.
     #[error("{0}")]
     NotReady(String),

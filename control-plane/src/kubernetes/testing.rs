@@ -80,6 +80,17 @@ impl ApiServer {
         self.dir.path().join("admin.conf")
     }
 
+    /// The kubeconfig of whoever has a token.
+    #[allow(dead_code, reason = "the live tests' only")]
+    pub(crate) fn kubeconfig_of(&self, token: &str) -> PathBuf {
+        let admin = std::fs::read_to_string(self.kubeconfig()).unwrap();
+        let (before, _user) = admin.split_once("users:").unwrap();
+        let config = format!("{before}users: [{{name: u, user: {{token: {token}}}}}]\n");
+        let file = self.dir.path().join("token.conf");
+        std::fs::write(&file, config).unwrap();
+        file
+    }
+
     /// A client of a user who may do everything.
     pub(crate) async fn client(&self) -> Client {
         let config = Kubeconfig::read_from(self.kubeconfig()).unwrap();

@@ -24,6 +24,7 @@ mod lifetimes;
 mod neighbours;
 mod process;
 mod progress;
+mod rbac;
 mod registry;
 mod slices;
 mod support;

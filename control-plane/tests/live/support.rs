@@ -216,7 +216,7 @@ impl ControlPlane {
     }
 
     pub(crate) fn root(&self) -> CertificateDer<'static> {
-        CertificateDer::from_pem_file(self.data_dir().join("ca/root.pem")).unwrap()
+        root(&self.data_dir())
     }
 
     pub(crate) async fn token(&self, workload: &str, services: &[&str], ports: &[u16]) -> String {
@@ -338,6 +338,11 @@ impl Drop for ControlPlane {
     }
 }
 
+/// The root of the control plane that has this data directory.
+fn root(data_dir: &Path) -> CertificateDer<'static> {
+    CertificateDer::from_pem_file(data_dir.join("ca/root.pem")).unwrap()
+}
+
 /// The program, to listen anywhere.
 pub(crate) fn program(data_dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_weft-control-plane"));
@@ -376,9 +381,14 @@ pub(crate) struct Sidecar {
 
 impl Sidecar {
     pub(crate) fn new(control_plane: &ControlPlane) -> Self {
+        Self::at(&control_plane.data_dir(), control_plane.grpc)
+    }
+
+    /// One of the control plane that has this data directory and listens there.
+    pub(crate) fn at(data_dir: &Path, address: SocketAddr) -> Self {
         Self {
-            address: control_plane.grpc,
-            root: control_plane.root(),
+            address,
+            root: root(data_dir),
             key: KeyPair::generate().unwrap(),
             source: Ipv4Addr::LOCALHOST,
             signed: None,

@@ -732,6 +732,10 @@ pub struct ServerPolicy {
     /// Workloads that serve it, where something is shared among them; else 1.
     #[prost(uint32, tag = "4")]
     pub instances: u32,
+    /// Protections in fields that were added since, by name: a sidecar that does not know one rejects the
+    /// whole policy and keeps the one before, instead of enforcing less than is asked.
+    #[prost(string, repeated, tag = "5")]
+    pub requires: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ServerPort {
@@ -872,6 +876,9 @@ pub struct MeshConfig {
     /// ADDRESS:PORT outside the mesh that services go by, ascending.
     #[prost(string, repeated, tag = "6")]
     pub external_addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// As in ServerPolicy.
+    #[prost(string, repeated, tag = "7")]
+    pub requires: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// What is spoken on a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
