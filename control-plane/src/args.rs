@@ -10,6 +10,7 @@ use weft_core::name::{NameError, TrustDomain, check_label, check_subdomain};
 
 use crate::identity::ca::{LEAF_TTL_MAX, LEAF_TTL_MIN};
 use crate::kubernetes::{ClusterSettings, names};
+use crate::missing_sidecar::{EVICTIONS_PER_MINUTE, EVICTIONS_PER_MINUTE_MAX, Eviction};
 use crate::model::parse_duration;
 use crate::pipeline::virtual_ranges;
 
@@ -91,6 +92,17 @@ pub struct KubernetesArgs {
     /// The image of the sidecars that pods get.
     #[arg(long, value_name = "IMAGE", env = "WEFT_PROXY_IMAGE", default_value = PROXY_IMAGE)]
     pub proxy_image: String,
+    /// Evicts pods that want a sidecar and have none, so that their controllers make them anew;
+    /// PodDisruptionBudgets hold. Without it they are told of in Events.
+    #[arg(long)]
+    pub evict_pods_without_sidecar: bool,
+    /// How long a pod has wanted a sidecar before it is evicted.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
+    pub evict_after: Duration,
+    /// Pods that are evicted in a minute, at most: 1 to 600. Of one namespace a third.
+    #[arg(long, value_name = "PODS", default_value_t = EVICTIONS_PER_MINUTE,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(EVICTIONS_PER_MINUTE_MAX)))]
+    pub evictions_per_minute: u32,
 }
 
 /// The sidecar's image of this release.
@@ -197,6 +209,14 @@ impl KubernetesArgs {
             domain,
             service_ranges: ranges.collect::<Result<_, _>>()?,
         }))
+    }
+
+    /// What may be evicted; nothing unless that was asked for.
+    pub fn eviction(&self) -> Option<Eviction> {
+        self.evict_pods_without_sidecar.then_some(Eviction {
+            after: self.evict_after,
+            per_minute: self.evictions_per_minute,
+        })
     }
 }
 

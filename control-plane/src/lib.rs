@@ -22,6 +22,7 @@ pub mod injector;
 pub mod install;
 pub mod kubernetes;
 pub mod metrics;
+pub mod missing_sidecar;
 pub mod model;
 mod panics;
 pub mod peer;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
+use weft_core::name::TrustDomain;
 
 use super::AppError;
 use crate::args::Settings;
@@ -13,6 +14,7 @@ use crate::health::{Health, Pulse};
 use crate::identity::ca::Authority;
 use crate::identity::{self, Attestor, Identities};
 use crate::kubernetes::{Cluster, ClusterTokens};
+use crate::missing_sidecar::Candidates;
 use crate::model::Document;
 use crate::peers::Peers;
 use crate::pipeline::{self, Pipeline};
@@ -42,6 +44,8 @@ pub(crate) struct Parts {
     pub(crate) publisher: Arc<Publisher>,
     /// How far the cluster's objects have come; nothing outside of a cluster.
     pub(crate) cluster: Option<Arc<ClusterStatus>>,
+    /// Pods of the cluster without a sidecar.
+    pub(crate) candidates: Option<Arc<Candidates>>,
 }
 
 /// Everything that is behind the listeners; its tasks run when it is returned. `cluster` is the one
@@ -87,10 +91,10 @@ pub(crate) fn assemble(
         Box::new(StoreSource::new(Arc::clone(&store))),
         Box::new(RegistrySource::new(Arc::clone(registrations.changes()))),
     ];
-    let mut followed = None;
+    let (mut followed, mut candidates) = (None, None);
     if let Some(cluster) = &cluster {
-        let source = KubernetesSource::new(&cluster.client, &trust_domain);
-        followed = Some(Arc::clone(source.status()));
+        let (source, pods) = cluster_source(cluster, &trust_domain);
+        (followed, candidates) = (Some(Arc::clone(source.status())), Some(pods));
         sources.push(Box::new(source));
     }
     let config = pipeline::settings(
@@ -123,7 +127,20 @@ pub(crate) fn assemble(
         pipeline,
         publisher,
         cluster: followed,
+        candidates,
     })
+}
+
+/// The facts of a cluster, and its pods without a sidecar.
+fn cluster_source(
+    cluster: &Cluster,
+    trust_domain: &TrustDomain,
+) -> (KubernetesSource, Arc<Candidates>) {
+    let candidates = Arc::new(Candidates::new(&cluster.settings.namespace));
+    let pods = Arc::clone(&candidates);
+    let too = move |event: &_| pods.handle(event);
+    let source = KubernetesSource::new(&cluster.client, trust_domain, too);
+    (source, candidates)
 }
 
 /// What is taken for a proof of who somebody is.

@@ -17,10 +17,13 @@ use weft_core::name::TrustDomain;
 use super::assemble::Parts;
 use super::files::write_private;
 use super::{AppError, is_empty_of_records};
+use crate::args::KubernetesArgs;
 use crate::hex;
 use crate::identity::ca::Authority;
+use crate::injector;
 use crate::kubernetes::Cluster;
 use crate::kubernetes::names::{AUTHORITY_SECRET, FIELD_MANAGER};
+use crate::missing_sidecar::Keeper;
 use crate::status::StatusWriter;
 use crate::store::{KubernetesOptions, KubernetesStore, Store};
 use crate::supervise::Supervisor;
@@ -58,11 +61,13 @@ pub(super) async fn open_store(cluster: &Cluster) -> Result<Arc<KubernetesStore>
     Ok(KubernetesStore::open(cluster.client.clone(), options).await?)
 }
 
-/// Has the statuses of a cluster's documents written, by one of its control planes.
-pub(super) fn write_statuses(
+/// Has the statuses of a cluster's documents written, and its pods without a sidecar looked after, by
+/// one of its control planes.
+pub(super) fn lead(
     tasks: &mut Supervisor,
     of: Option<(Cluster, Arc<KubernetesStore>)>,
     parts: &Parts,
+    args: &KubernetesArgs,
 ) {
     let Some((cluster, store)) = of else { return };
     let pod = std::env::var("HOSTNAME").unwrap_or_default();
@@ -75,6 +80,16 @@ pub(super) fn write_statuses(
         backend.proxies,
         holder,
     );
+    if let Some(candidates) = &parts.candidates {
+        let keeper = Keeper::new(
+            cluster.client,
+            injector::Settings::new(&args.proxy_image, &cluster.settings.namespace),
+            Arc::clone(candidates),
+            args.eviction(),
+            writer.leads(),
+        );
+        tasks.spawn("pods without a sidecar", keeper.keep());
+    }
     tasks.spawn("statuses", writer.keep());
 }
 

@@ -267,7 +267,7 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
     };
     let status_of = cluster.clone().zip(kept.in_cluster);
     let parts = assemble(&mut tasks, settings, limits, kept.store, authority, cluster)?;
-    cluster::write_statuses(&mut tasks, status_of, &parts);
+    cluster::lead(&mut tasks, status_of, &parts, &args.kubernetes);
     let health = Arc::new(health_of(&mut tasks, &parts));
 
     let listener = listen(args.listen).await?;

@@ -20,10 +20,9 @@ use super::facts::{
     Crd, Deployment, Facts, Installed, NamespaceFact, PodFact, ServerFact, Sidecar, Webhook,
 };
 use super::trying;
-use crate::injector::{self, Outcome, Settings};
+use crate::injector::{self, Membership, Settings};
 use crate::install;
-use crate::kubernetes::names;
-use crate::kubernetes::told;
+use crate::kubernetes::{has_sidecar, names, told};
 use crate::model::parse_duration;
 
 /// The life of a sidecar's certificate where the control plane is not told another.
@@ -291,9 +290,7 @@ fn sidecar(
     if matches!(phase, Some("Succeeded" | "Failed")) || pod.metadata.deletion_timestamp.is_some() {
         return None;
     }
-    let inits = spec.init_containers.as_deref().unwrap_or_default();
-    let mut containers = inits.iter().chain(&spec.containers);
-    if containers.any(|one| one.name == names::PROXY_CONTAINER) {
+    if has_sidecar(spec) {
         let annotations = pod.metadata.annotations.as_ref();
         let said = annotations.and_then(|all| all.get(names::INJECTED));
         let said = said.and_then(|said| serde_json::from_str::<Value>(said).ok());
@@ -311,11 +308,10 @@ fn sidecar(
         // A namespace that is not known any more asks for nothing.
         labels: Some(labels.unwrap_or(const { &BTreeMap::new() })),
     };
-    let value = serde_json::to_value(pod).ok()?;
-    match injector::inject(&value, place, settings) {
-        Outcome::Patch(_) => Some(Sidecar::Missing),
-        Outcome::Skip(_) => None,
-        Outcome::Refuse(refusal) => Some(Sidecar::Refused(refusal.problems.join("; "))),
+    match injector::membership(pod, place, settings) {
+        Membership::Missing => Some(Sidecar::Missing),
+        Membership::Refused(problems) => Some(Sidecar::Refused(problems.join("; "))),
+        Membership::Member | Membership::NotWanted(_) => None,
     }
 }
 

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
 use super::containers::{OWN_PORTS, VOLUMES};
 use super::{Namespace, Settings};
+use crate::kubernetes::has_sidecar;
 use crate::kubernetes::names::{
     DISABLED, ENABLED, INJECT, INJECTED, INTERCEPT_CONTAINER, PROXY_CONTAINER, PROXY_UID,
 };
@@ -117,7 +118,7 @@ pub(super) fn decide(
         Some(Wish::Disabled) => return Eligible::Skip(SkipReason::Disabled),
         None => return Eligible::Skip(SkipReason::NotAsked),
     }
-    if has_container(spec, PROXY_CONTAINER) && is_ours(pod, spec, settings) {
+    if has_sidecar(spec) && is_ours(pod, spec, settings) {
         return Eligible::Skip(SkipReason::AlreadyInjected);
     }
     if spec.host_network == Some(true) {

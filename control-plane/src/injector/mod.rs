@@ -12,6 +12,7 @@ mod containers;
 pub mod documents;
 mod edits;
 mod eligible;
+mod membership;
 mod probes;
 mod quantity;
 pub mod serve;
@@ -30,6 +31,7 @@ use crate::kubernetes::names::{
 
 pub use annotations::{ANNOTATIONS, Annotation};
 pub use eligible::SkipReason;
+pub use membership::{Membership, Wish, asks, membership, wish};
 
 use annotations::Overrides;
 use edits::{EditError, Edits};

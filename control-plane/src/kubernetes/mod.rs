@@ -2,7 +2,10 @@
 //! injector, the sidecars, the chart and the control plane agree on.
 
 mod client;
+pub(crate) mod events;
+mod membership;
 pub mod names;
+pub(crate) mod pace;
 pub mod ranges;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -12,4 +15,5 @@ pub(crate) mod watched;
 
 pub(crate) use client::told;
 pub use client::{ClientError, Cluster, ClusterSettings, connect};
+pub use membership::has_sidecar;
 pub use tokens::{ClusterTokens, PodFacts, Review, TokenReviews, TokenUser};

@@ -9,6 +9,7 @@ use kube::Client;
 use kube::api::{Patch, PatchParams};
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::merge;
@@ -40,6 +41,8 @@ pub struct StatusWriter {
     proxies: Arc<dyn Proxies>,
     /// Who holds the lease, if this process does.
     holder: String,
+    /// Whether it does.
+    leads: watch::Sender<bool>,
 }
 
 #[derive(Clone)]
@@ -66,7 +69,13 @@ impl StatusWriter {
             snapshots,
             proxies,
             holder,
+            leads: watch::Sender::new(false),
         }
+    }
+
+    /// Whether this process holds the lease: the lease elects and does not fence.
+    pub fn leads(&self) -> watch::Receiver<bool> {
+        self.leads.subscribe()
     }
 
     /// Takes the lease whenever it is free, and writes while it has it.
@@ -75,7 +84,9 @@ impl StatusWriter {
             match self.store.lease(CONTROL_PLANE, &self.holder, LEASE).await {
                 Ok(lease) => {
                     tracing::info!(holder = self.holder, "leads: statuses are written here");
+                    self.leads.send_replace(true);
                     self.lead(lease).await;
+                    self.leads.send_replace(false);
                 }
                 Err(error) => tracing::debug!(%error, "does not lead"),
             }

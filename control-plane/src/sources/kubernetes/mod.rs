@@ -95,11 +95,17 @@ impl fmt::Debug for KubernetesSource {
 }
 
 impl KubernetesSource {
-    /// Of this cluster, whose pods have identities of this trust domain.
-    pub fn new(client: &Client, trust_domain: &TrustDomain) -> Self {
+    /// Of this cluster, whose pods have identities of this trust domain. `pods` is told of every pod,
+    /// too.
+    pub fn new(
+        client: &Client,
+        trust_domain: &TrustDomain,
+        pods: impl Fn(&Event<Pod>) + Send + 'static,
+    ) -> Self {
         let trust_domain = trust_domain.clone();
+        let nobody = |_: &Event<Service>| {};
         let all = [
-            follow(client, Watched::Services, None, |object: &Service| {
+            follow(client, Watched::Services, None, nobody, |object| {
                 let service = translate::service(object)?;
                 Some(Delta::ClusterService(Arc::new(service)))
             }),
@@ -107,12 +113,13 @@ impl KubernetesSource {
                 client,
                 Watched::EndpointSlices,
                 None,
+                |_| {},
                 |object: &EndpointSlice| {
                     let slice = translate::slice(object)?;
                     Some(Delta::ClusterSlice(Arc::new(slice)))
                 },
             ),
-            follow(client, Watched::Pods, Some(RUNNING), move |object: &Pod| {
+            follow(client, Watched::Pods, Some(RUNNING), pods, move |object| {
                 let pod = translate::pod(object, &trust_domain)?;
                 Some(Delta::Pod(Arc::new(pod)))
             }),
@@ -240,11 +247,12 @@ fn gone(kind: Watched, name: &ObjectName) -> Option<Delta> {
     }
 }
 
-/// Lists and watches the objects of a kind for ever.
+/// Lists and watches the objects of a kind for ever; tells `too` of each event.
 fn follow<K>(
     client: &Client,
     kind: Watched,
     fields: Option<&str>,
+    too: impl Fn(&Event<K>) + Send + 'static,
     fact: impl Fn(&K) -> Option<Delta> + Send + 'static,
 ) -> BoxStream<'static, Seen>
 where
@@ -261,6 +269,9 @@ where
             namespace: object.namespace().unwrap_or_default(),
             name: object.name_any(),
         };
+        if let Ok(event) = &event {
+            too(event);
+        }
         let what = match event {
             Ok(Event::Init) => What::Begin,
             Ok(Event::InitApply(object) | Event::Apply(object)) => {

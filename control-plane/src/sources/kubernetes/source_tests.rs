@@ -30,7 +30,7 @@ impl Followed {
     async fn of(server: &ApiServer) -> Self {
         let client = server.client().await;
         Self {
-            source: KubernetesSource::new(&client, &"weft.test".parse().unwrap()),
+            source: KubernetesSource::new(&client, &"weft.test".parse().unwrap(), |_| {}),
             snapshot: Snapshot::new(World::of_nobody()),
         }
     }

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use weft_core::model::AppProtocol;
 use weft_core::name::{ServiceName, SpiffeId, TrustDomain, WorkloadName};
 
-use crate::kubernetes::names::PROXY_CONTAINER;
+use crate::kubernetes::has_sidecar;
 use crate::model::ObjectName;
 use crate::world::cluster::{
     ClusterPort, ClusterService, ClusterSlice, Pod, Serving, SliceEndpoint,
@@ -174,7 +174,7 @@ pub(super) fn pod(pod: &core::Pod, trust_domain: &TrustDomain) -> Option<Pod> {
     let addresses = addresses.filter_map(|address| address.ip.parse::<IpAddr>().ok());
     let account = spec.service_account_name.as_deref();
     let account = account.unwrap_or(DEFAULT_ACCOUNT);
-    let identity = match is_in_mesh(spec) {
+    let identity = match has_sidecar(spec) {
         // Nothing that is there would be taken for the certificate of such a name.
         true => Some(SpiffeId::new(trust_domain, namespace, account).ok()?),
         false => None,
@@ -185,13 +185,6 @@ pub(super) fn pod(pod: &core::Pod, trust_domain: &TrustDomain) -> Option<Pod> {
         addresses: addresses.collect(),
         identity,
     })
-}
-
-/// Whether a pod has a sidecar: the list of its containers cannot be changed once it is made.
-fn is_in_mesh(spec: &core::PodSpec) -> bool {
-    let init = spec.init_containers.iter().flatten();
-    let mut containers = spec.containers.iter().chain(init);
-    containers.any(|container| container.name == PROXY_CONTAINER)
 }
 
 #[cfg(test)]
