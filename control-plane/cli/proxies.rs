@@ -7,7 +7,7 @@ use weft_api::types::{Items, ProxyInfo};
 use crate::output::{CliError, OutputArgs, age, show, table};
 
 /// Shows every connected sidecar: since when, its version, what it holds and has acknowledged or
-/// rejected.
+/// rejected, and whether the application's connections are redirected to it.
 ///
 /// Examples:
 ///   weft proxies
@@ -35,6 +35,7 @@ pub(crate) async fn proxies(client: Client, args: ProxiesArgs) -> Result<(), Cli
                 proxy.holds.to_string(),
                 proxy.applied_revision.to_string(),
                 if proxy.current { "yes" } else { "no" }.to_owned(),
+                proxy.interception.clone().unwrap_or_else(|| "-".to_owned()),
                 if rejected.is_empty() {
                     "-".to_owned()
                 } else {
@@ -50,6 +51,7 @@ pub(crate) async fn proxies(client: Client, args: ProxiesArgs) -> Result<(), Cli
             "HOLDS",
             "REVISION",
             "CURRENT",
+            "INTERCEPTION",
             "REJECTED",
         ];
         table(&header, rows)

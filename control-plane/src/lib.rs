@@ -20,6 +20,7 @@ pub mod health;
 pub mod identity;
 pub mod injector;
 pub mod install;
+mod interception;
 pub mod kubernetes;
 pub mod metrics;
 pub mod missing_sidecar;

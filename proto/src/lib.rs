@@ -23,6 +23,7 @@ mod server;
 mod shedding;
 
 pub use convert::Rejection;
+pub use observed::interception;
 
 pub use generated::envoy::config::core::v3 as xds_core;
 pub use generated::envoy::service::discovery::v3 as xds;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use weft_core::breaker::StateView;
+use weft_core::interception::Standing;
 use weft_core::model::ObservedBreaker;
 
 use crate::convert::{Rejection, name, parse, port};
@@ -67,6 +68,25 @@ impl TryFrom<registry::ObservedBreaker> for ObservedBreaker {
     }
 }
 
+impl From<Option<Standing>> for registry::InterceptionState {
+    fn from(standing: Option<Standing>) -> Self {
+        match standing {
+            None => Self::Unspecified,
+            Some(Standing::InForce) => Self::InForce,
+            Some(Standing::Lapsed) => Self::Lapsed,
+        }
+    }
+}
+
+/// What a sidecar tells of interception; nothing of what a newer one might tell.
+pub fn interception(observed: &registry::Observed) -> Option<Standing> {
+    match observed.interception() {
+        registry::InterceptionState::Unspecified => None,
+        registry::InterceptionState::InForce => Some(Standing::InForce),
+        registry::InterceptionState::Lapsed => Some(Standing::Lapsed),
+    }
+}
+
 /// A time from the wire, bounded by [`TIME_MAX`].
 fn time(millis: u64) -> Duration {
     Duration::from_millis(millis).min(TIME_MAX)
@@ -79,6 +99,19 @@ fn millis(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn interception_comes_back_as_it_was_and_what_is_unknown_is_nothing() {
+        let wire = |state: i32| registry::Observed {
+            interception: state,
+            ..registry::Observed::default()
+        };
+        for standing in [None, Some(Standing::InForce), Some(Standing::Lapsed)] {
+            let state = registry::InterceptionState::from(standing);
+            assert_eq!(interception(&wire(state.into())), standing);
+        }
+        assert_eq!(interception(&wire(77)), None);
+    }
 
     #[test]
     fn times_are_bounded() {

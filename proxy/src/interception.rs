@@ -6,8 +6,11 @@ use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
-use weft_core::interception::{ADDRESSES, ANSWER_MAX, Change, Dialled, EVERY, Interception, PORT};
+use weft_core::interception::{
+    ADDRESSES, ANSWER_MAX, Change, Dialled, EVERY, Interception, PORT, Standing,
+};
 
 use crate::admin::{BlockReady, Readiness};
 use crate::telemetry::metrics::Metrics;
@@ -39,8 +42,14 @@ impl OwnAnswer {
     }
 }
 
-/// Proves interception until the task is dropped. The sidecar is not ready while it is not in force.
-pub async fn prove(own: impl AsRef<OwnAnswer>, readiness: Readiness, metrics: Metrics) {
+/// Proves interception until the task is dropped. The sidecar is not ready while it is not in force;
+/// `standing` says whether it is.
+pub async fn prove(
+    own: impl AsRef<OwnAnswer>,
+    readiness: Readiness,
+    metrics: Metrics,
+    standing: watch::Sender<Option<Standing>>,
+) {
     let mut interception = Interception::default();
     let mut held = Some(blocked(&readiness, &interception));
     loop {
@@ -54,6 +63,7 @@ pub async fn prove(own: impl AsRef<OwnAnswer>, readiness: Readiness, metrics: Me
         let block = lapsed.then(|| blocked(&readiness, &interception));
         drop(std::mem::replace(&mut held, block));
         metrics.set_interception_lapsed(lapsed);
+        standing.send_replace(interception.standing());
         match (change, interception.check()) {
             (Some(Change::Proved), _) => tracing::info!("interception is in force"),
             (Some(Change::Lapsed), Err(why)) => tracing::error!(

@@ -1,22 +1,23 @@
 //! Tells the control plane what people want to see of this sidecar: which breakers have opened, and
-//! why.
+//! why; and whether interception is in force.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use weft_core::breaker::{Change, StateView, View};
+use weft_core::interception::Standing;
 use weft_core::model::ObservedBreaker;
 use weft_core::name::WorkloadName;
 use weft_core::time::Instant;
 use weft_proto::registry::registry_client::RegistryClient;
-use weft_proto::registry::{ObserveEnd, Observed};
+use weft_proto::registry::{InterceptionState, ObserveEnd, Observed};
 
 use crate::control_plane::{Backoff, Line, Lines, Moves, described, end_status, ended, opened};
 use crate::mesh::{Endpoint, Mesh, PortView};
@@ -28,14 +29,19 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const BREAKERS_MAX: usize = 1000;
 
 /// Runs until the task is dropped.
-pub async fn run(mut lines: Lines, mesh: Arc<Mesh>) {
+pub async fn run(
+    mut lines: Lines,
+    mesh: Arc<Mesh>,
+    interception: watch::Receiver<Option<Standing>>,
+) {
+    let seen = Seen { mesh, interception };
     let mut backoff = Backoff::new();
     loop {
         let line = lines.current().await;
         let status = match Stream::open(line).await {
             Ok(stream) => {
                 let since = tokio::time::Instant::now();
-                let status = session(stream, &mut lines, &mesh).await;
+                let status = session(stream, &mut lines, &seen).await;
                 backoff.stood(since.elapsed());
                 status
             }
@@ -47,12 +53,18 @@ pub async fn run(mut lines: Lines, mesh: Arc<Mesh>) {
     }
 }
 
+/// What is told of.
+struct Seen {
+    mesh: Arc<Mesh>,
+    interception: watch::Receiver<Option<Standing>>,
+}
+
 /// The stream on one connection.
 struct Stream {
     told: mpsc::Sender<Observed>,
     end: Streaming<ObserveEnd>,
     /// What was told last, without times: they pass without being told.
-    before: Vec<ObservedBreaker>,
+    before: (Vec<ObservedBreaker>, Option<Standing>),
 }
 
 impl Stream {
@@ -63,14 +75,14 @@ impl Stream {
         Ok(Self {
             told,
             end: end.into_inner(),
-            before: Vec::new(),
+            before: (Vec::new(), None),
         })
     }
 }
 
 /// Tells to the end of the stream, over more than one connection where that is renewed; why it
 /// ended.
-async fn session(mut stream: Stream, lines: &mut Lines, mesh: &Mesh) -> Status {
+async fn session(mut stream: Stream, lines: &mut Lines, seen: &Seen) -> Status {
     let mut moves = Moves::new("observation", lines);
     let mut look = interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -83,9 +95,9 @@ async fn session(mut stream: Stream, lines: &mut Lines, mesh: &Mesh) -> Status {
             },
             next = moves.next(Stream::open) => {
                 stream = next;
-                tell(&mut stream, mesh).await
+                tell(&mut stream, seen).await
             }
-            _ = look.tick() => tell(&mut stream, mesh).await,
+            _ = look.tick() => tell(&mut stream, seen).await,
         };
         if !goes_on {
             return end_status(&mut stream.end).await;
@@ -94,15 +106,20 @@ async fn session(mut stream: Stream, lines: &mut Lines, mesh: &Mesh) -> Status {
 }
 
 /// Tells what has changed; false when the stream has ended.
-async fn tell(stream: &mut Stream, mesh: &Mesh) -> bool {
-    let breakers = observed(mesh);
-    let now: Vec<_> = breakers.iter().map(without_times).collect();
+async fn tell(stream: &mut Stream, seen: &Seen) -> bool {
+    let breakers = observed(&seen.mesh);
+    let standing = *seen.interception.borrow();
+    let now = (breakers.iter().map(without_times).collect(), standing);
     if now == stream.before {
         return true;
     }
     stream.before = now;
     let breakers = breakers.iter().map(Into::into).collect();
-    stream.told.send(Observed { breakers }).await.is_ok()
+    let observed = Observed {
+        breakers,
+        interception: InterceptionState::from(standing).into(),
+    };
+    stream.told.send(observed).await.is_ok()
 }
 
 fn without_times(breaker: &ObservedBreaker) -> ObservedBreaker {

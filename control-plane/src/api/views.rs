@@ -228,7 +228,12 @@ fn observed_breakers(backend: &Backend) -> Vec<BreakerInfo> {
 pub(super) async fn proxies(State(admin): State<Admin>) -> Answer<Items<ProxyInfo>> {
     let newest = admin.backend.snapshots.snapshot().compiled.generation;
     let connected = admin.backend.proxies.connected().into_iter();
+    let observed = admin.backend.proxies.observed().into_iter();
+    let interception = observed
+        .filter_map(|observed| Some((observed.peer.instance, observed.interception?.as_str())));
+    let interception: BTreeMap<_, _> = interception.collect();
     let items = connected.map(|view| ProxyInfo {
+        interception: { interception.get(&view.peer.instance) }.map(|word| (*word).to_owned()),
         workload: name_of(&admin.backend, &view.peer),
         instance: view.peer.instance.to_string(),
         identity: view.peer.identity.to_string(),

@@ -21,6 +21,7 @@ use crate::args::KubernetesArgs;
 use crate::hex;
 use crate::identity::ca::Authority;
 use crate::injector;
+use crate::interception;
 use crate::kubernetes::Cluster;
 use crate::kubernetes::names::{AUTHORITY_SECRET, FIELD_MANAGER};
 use crate::missing_sidecar::Keeper;
@@ -70,6 +71,13 @@ pub(super) fn lead(
     args: &KubernetesArgs,
 ) {
     let Some((cluster, store)) = of else { return };
+    // By every replica, of the sidecars that are connected to it.
+    let telling = interception::Teller::new(
+        cluster.client.clone(),
+        Arc::clone(&parts.observations),
+        Arc::clone(&parts.pipeline),
+    );
+    tasks.spawn("interception", telling.keep());
     let pod = std::env::var("HOSTNAME").unwrap_or_default();
     let holder = format!("{pod}_{}", hex(&crate::random::<8>()));
     let backend = parts.backend();

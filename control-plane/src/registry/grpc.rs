@@ -9,6 +9,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use weft_core::model::{ObservedBreaker, Registration};
+use weft_proto::interception;
 use weft_proto::registry::register_request::Message as Asked;
 use weft_proto::registry::register_response::Message as Answer;
 use weft_proto::registry::registry_server::Registry as Service;
@@ -16,6 +17,7 @@ use weft_proto::registry::{
     Accepted, ObserveEnd, Observed, RegisterRequest, RegisterResponse, Released,
 };
 
+use super::observed::Told;
 use super::{Departures, Observations, Refused, RegisterError, Registrations};
 use crate::budget::StreamKind;
 use crate::identity::Identities;
@@ -163,11 +165,16 @@ impl RegistryService {
             stream,
         };
         while let Some(observed) = live.receive(&mut told).await.transpose()? {
+            let interception = interception(&observed);
             let breakers = observed.breakers.into_iter().map(ObservedBreaker::try_from);
             let breakers = breakers.collect::<Result<_, _>>();
             let breakers = breakers
                 .map_err(|rejection| Status::invalid_argument(format!("observed: {rejection}")))?;
-            self.observations.note(stream, &peer, Some(breakers));
+            let told = Told {
+                breakers,
+                interception,
+            };
+            self.observations.note(stream, &peer, Some(told));
         }
         Ok(())
     }

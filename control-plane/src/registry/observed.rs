@@ -1,4 +1,4 @@
-//! What sidecars see of their breakers, by instance.
+//! What sidecars see of their breakers, and of interception, by instance.
 //!
 //! An instance has one view per live stream, of which there are few, and one of a stream that has
 //! ended: opening and ending streams in a loop keeps nothing more.
@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+use weft_core::interception::Standing;
 use weft_core::model::ObservedBreaker;
 
 use crate::peer::PeerIdentity;
@@ -21,7 +23,16 @@ const OBSERVED_KEPT: Duration = Duration::from_secs(2);
 /// How often it is looked for views whose streams have ended.
 const FORGET_EVERY: Duration = Duration::from_millis(250);
 
-/// What a sidecar has told of its breakers.
+/// What a sidecar tells.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Told {
+    /// Breakers that have ever opened.
+    pub(super) breakers: Vec<ObservedBreaker>,
+    /// Whether interception is in force, where it is proved.
+    pub(super) interception: Option<Standing>,
+}
+
+/// What a sidecar has told.
 #[derive(Debug, Clone)]
 pub struct ObservedView {
     /// Which sidecar.
@@ -30,6 +41,8 @@ pub struct ObservedView {
     pub told: i64,
     /// Those that have ever opened.
     pub breakers: Vec<ObservedBreaker>,
+    /// Whether interception is in force, where it is proved.
+    pub interception: Option<Standing>,
     /// When its stream ended.
     ended: Option<Instant>,
 }
@@ -38,6 +51,8 @@ pub struct ObservedView {
 #[derive(Debug, Default)]
 pub struct Observations {
     views: Mutex<Views>,
+    /// Changes when a sidecar has told something else of interception.
+    interception: watch::Sender<()>,
 }
 
 impl Observations {
@@ -55,18 +70,43 @@ impl Observations {
     }
 
     /// Notes what a sidecar sees; `None` when its stream has ended: the view is kept for a moment.
-    pub fn note(&self, stream: u64, peer: &PeerIdentity, breakers: Option<Vec<ObservedBreaker>>) {
+    pub(super) fn note(&self, stream: u64, peer: &PeerIdentity, told: Option<Told>) {
         let mut views = self.views();
-        let Some(breakers) = breakers else {
+        let Some(Told {
+            breakers,
+            interception,
+        }) = told
+        else {
             return views.end(&peer.instance, stream, Instant::now());
         };
         let view = ObservedView {
             peer: peer.clone(),
             told: unix_millis(),
             breakers,
+            interception,
             ended: None,
         };
+        let before = views.interception(&peer.instance);
         views.tell(stream, view);
+        let is_news = views.interception(&peer.instance) != before;
+        drop(views);
+        if is_news {
+            self.interception.send_replace(());
+        }
+    }
+
+    /// Changes when a sidecar has told something else of interception.
+    pub fn watch_interception(&self) -> watch::Receiver<()> {
+        self.interception.subscribe()
+    }
+
+    /// Whether interception is in force, by the sidecars that prove it.
+    pub fn interception(&self) -> Vec<(PeerIdentity, Standing)> {
+        let views = self.views();
+        let newest = views.by_instance.values().filter_map(Views::newest_of);
+        newest
+            .filter_map(|view| Some((view.peer.clone(), view.interception?)))
+            .collect()
     }
 
     /// Forgets what was told on streams that ended a while ago.
@@ -121,9 +161,19 @@ impl Views {
 
     /// What each instance told on its newest stream, in the order of instances.
     fn newest(&self) -> Vec<ObservedView> {
-        let views = self.by_instance.values();
-        let newest = views.filter_map(|views| views.iter().max_by_key(|(stream, _)| **stream));
-        newest.map(|(_, view)| view.clone()).collect()
+        let newest = self.by_instance.values().filter_map(Self::newest_of);
+        newest.cloned().collect()
+    }
+
+    /// What one told on its newest stream.
+    fn newest_of(views: &HashMap<u64, ObservedView>) -> Option<&ObservedView> {
+        let newest = views.iter().max_by_key(|(stream, _)| **stream);
+        newest.map(|(_, view)| view)
+    }
+
+    fn interception(&self, instance: &str) -> Option<Standing> {
+        let views = self.by_instance.get(instance)?;
+        Self::newest_of(views)?.interception
     }
 }
 
@@ -141,6 +191,7 @@ mod tests {
             peer,
             told,
             breakers: Vec::new(),
+            interception: None,
             ended: None,
         }
     }

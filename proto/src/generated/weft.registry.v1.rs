@@ -5,6 +5,9 @@ pub struct Observed {
     /// Breakers that have ever opened.
     #[prost(message, repeated, tag = "1")]
     pub breakers: ::prost::alloc::vec::Vec<ObservedBreaker>,
+    /// Whether the application's connections are redirected, where the sidecar proves it.
+    #[prost(enumeration = "InterceptionState", tag = "2")]
+    pub interception: i32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ObservedBreaker {
@@ -128,6 +131,38 @@ pub struct Released {
     /// its removal.
     #[prost(bool, tag = "1")]
     pub acknowledged: bool,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum InterceptionState {
+    /// Not proved here, or not yet.
+    Unspecified = 0,
+    /// They are redirected.
+    InForce = 1,
+    /// They are not: they go past the sidecar.
+    Lapsed = 2,
+}
+impl InterceptionState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "INTERCEPTION_STATE_UNSPECIFIED",
+            Self::InForce => "INTERCEPTION_STATE_IN_FORCE",
+            Self::Lapsed => "INTERCEPTION_STATE_LAPSED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "INTERCEPTION_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "INTERCEPTION_STATE_IN_FORCE" => Some(Self::InForce),
+            "INTERCEPTION_STATE_LAPSED" => Some(Self::Lapsed),
+            _ => None,
+        }
+    }
 }
 /// Generated client implementations.
 pub mod registry_client {

@@ -46,6 +46,25 @@ pub enum Change {
     Lapsed,
 }
 
+/// Whether interception is in force, as it is told to others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Connections are redirected.
+    InForce,
+    /// Connections go past the sidecar.
+    Lapsed,
+}
+
+impl Standing {
+    /// The word for people.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::InForce => "in-force",
+            Self::Lapsed => "lapsed",
+        }
+    }
+}
+
 /// What is known by the proofs so far.
 #[derive(Debug, Default)]
 pub struct Interception {
@@ -101,6 +120,15 @@ impl Interception {
             State::Unproved => Err("not proved yet"),
             State::Proved => Ok(()),
             State::Lapsed { why, .. } => Err(why),
+        }
+    }
+
+    /// Whether connections are redirected; nothing before the first proof.
+    pub fn standing(&self) -> Option<Standing> {
+        match &self.state {
+            State::Unproved => None,
+            State::Proved => Some(Standing::InForce),
+            State::Lapsed { .. } => Some(Standing::Lapsed),
         }
     }
 

@@ -306,12 +306,13 @@ impl Sidecar {
         }
         vital.spawn("connection", keeper.run());
         let seen = Arc::clone(&shared.mesh);
-        vital.spawn("observation", observe::run(lines.clone(), seen));
+        let (prove, proved) = watch::channel(None);
+        vital.spawn("observation", observe::run(lines.clone(), seen, proved));
         let limited = Arc::clone(&shared.mesh);
         vital.spawn("leases", leases::run(lines.clone(), limited));
         if shared.config.proves_interception() {
             let own = Arc::clone(&shared.own_answer);
-            let proving = interception::prove(own, readiness.clone(), metrics.clone());
+            let proving = interception::prove(own, readiness.clone(), metrics.clone(), prove);
             vital.spawn("interception", proving);
         }
         watch_discovery(&shared, client.connected(), &readiness);

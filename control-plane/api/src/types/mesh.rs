@@ -31,6 +31,10 @@ pub struct ProxyInfo {
     pub current: bool,
     /// What it rejected, by name, with the reason.
     pub rejected: BTreeMap<String, String>,
+    /// Whether the application's connections are redirected to it: `in-force` or `lapsed`; nothing
+    /// where it does not prove that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interception: Option<String>,
 }
 
 /// A breaker of a sidecar that has opened at least once.
