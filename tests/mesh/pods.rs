@@ -6,8 +6,14 @@ use std::time::{Duration, Instant};
 use crate::http::nginx;
 use crate::support::{Bed, Machine, Pods, Program, need, weft_binary};
 
-/// Metrics of pods that [`flushed_rules_are_noticed_and_so_are_new_ones`] finds counted.
-pub(crate) const METRICS: &[&str] = &["weft_interception_lapsed"];
+/// Metrics of pods that [`flushed_rules_are_noticed_and_so_are_new_ones`] and
+/// [`metrics_of_the_application_stand_beside_the_sidecars_own`] find counted.
+pub(crate) const METRICS: &[&str] = &[
+    "weft_interception_lapsed",
+    "weft_application_metrics_up",
+    "weft_application_scrapes_total",
+    "weft_application_metrics_lines_dropped_total",
+];
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -132,4 +138,54 @@ fn probes_reach_an_application_under_strict_mutual_tls() {
     );
     let unknown = asked("15020/app-health/db/readyz".to_owned());
     assert!(unknown.ends_with("404"), "{unknown}");
+}
+
+/// Prometheus reads the application's metrics through the sidecar's port for metrics, and not by itself,
+/// where mutual TLS is strict; the sidecar's own are there without the application, too.
+#[test]
+fn metrics_of_the_application_stand_beside_the_sidecars_own() {
+    need!("root", "curl", "nginx");
+    let machine = Machine::shared();
+    let pods = Pods::meshed(&machine);
+    let config = "mtls: strict\nkubernetes: {metrics: {port: 8080, path: /stats}}\n";
+    pods.add_with("web", &["8080"], config);
+    let nginx = nginx(pods.dir(), 8080);
+    let told = "# TYPE orders_total counter\norders_total{shop=\"a\"} 3\nnot a line\n\
+                weft_control_plane_connected 7\nprocess_open_fds 70\n";
+    std::fs::write(pods.dir().join("nginx-8080/www/stats"), told).expect("write the metrics");
+    let web = pods.serve("web", &["8080"], nginx);
+    let address = pods.pod_address("web");
+    let asked = |url: &str| {
+        let curl = format!("curl -s -D - --max-time 20 http://{address}:{url}");
+        pods.outside(Program::line(&curl), LIMIT).stdout
+    };
+    assert_eq!(asked("8080/stats"), "", "plaintext came in");
+    let both = asked("15020/metrics/merged");
+    for expected in [
+        "content-type: text/plain; version=0.0.4; charset=utf-8\r\n",
+        "\nweft_control_plane_connected 1\n",
+        "\nweft_application_metrics_up 1\n",
+        "\nweft_application_scrapes_total{result=\"success\"} 1\n",
+        "\n# TYPE orders_total counter\norders_total{shop=\"a\"} 3\nprocess_open_fds 70\n",
+    ] {
+        assert!(both.contains(expected), "{expected:?}: {both}");
+    }
+    assert!(!both.contains("weft_control_plane_connected 7"), "{both}");
+    drop(web);
+    let began = Instant::now();
+    let own = loop {
+        let found = asked("15020/metrics/merged");
+        // The last answer holds for a second.
+        if !found.contains("orders_total") || began.elapsed() > LIMIT {
+            break found;
+        }
+    };
+    for expected in [
+        "\nweft_control_plane_connected 1\n",
+        "\nweft_application_metrics_up 0\n",
+        "\nweft_application_scrapes_total{result=\"unreachable\"} ",
+        "\nweft_application_metrics_lines_dropped_total 2\n",
+    ] {
+        assert!(own.contains(expected), "{expected:?}: {own}");
+    }
 }

@@ -44,7 +44,7 @@ impl std::fmt::Debug for Annotation {
 }
 
 /// Every annotation that a pod may have, in the guide's order.
-pub const ANNOTATIONS: [Annotation; 12] = [
+pub const ANNOTATIONS: [Annotation; 13] = [
     Annotation {
         name: "weft-mesh.io/exclude-outbound-ports",
         meaning: "Ports that the application dials past the sidecar.",
@@ -77,14 +77,7 @@ pub const ANNOTATIONS: [Annotation; 12] = [
                   `.mesh` and passes on all others.",
         allowed: "enabled, disabled",
         default: "enabled",
-        read: |text, to| {
-            let capture = match text {
-                "enabled" => true,
-                "disabled" => false,
-                _ => return false,
-            };
-            set(&mut to.dns_capture, capture)
-        },
+        read: |text, to| switch(text).is_some_and(|on| set(&mut to.dns_capture, on)),
     },
     Annotation {
         name: "weft-mesh.io/cpu-request",
@@ -142,6 +135,14 @@ pub const ANNOTATIONS: [Annotation; 12] = [
         },
     },
     Annotation {
+        name: "weft-mesh.io/metrics-merging",
+        meaning: "Whether the sidecar tells the metrics of an application with annotations of \
+                  Prometheus beside its own, and those annotations come to lead to it.",
+        allowed: "enabled, disabled",
+        default: "enabled",
+        read: |text, to| switch(text).is_some_and(|on| set(&mut to.metrics_merging, on)),
+    },
+    Annotation {
         name: "weft-mesh.io/pre-stop-sleep",
         meaning: "How long the application's containers without a `preStop` of their own go on \
                   before they are told to stop: callers learn in this time that the pod leaves. It is \
@@ -166,6 +167,7 @@ pub(super) struct Overrides {
     pub(super) workers: Option<u16>,
     pub(super) log_level: Option<String>,
     pub(super) mtls: Option<String>,
+    pub(super) metrics_merging: bool,
     pub(super) pre_stop_sleep: Option<u32>,
 }
 
@@ -188,6 +190,7 @@ impl Overrides {
             workers: None,
             log_level: None,
             mtls: None,
+            metrics_merging: true,
             pre_stop_sleep: None,
         };
         let mut problems = Vec::new();
@@ -257,6 +260,14 @@ fn names() -> String {
 fn set<T>(field: &mut T, value: T) -> bool {
     *field = value;
     true
+}
+
+fn switch(text: &str) -> Option<bool> {
+    match text {
+        "enabled" => Some(true),
+        "disabled" => Some(false),
+        _ => None,
+    }
 }
 
 fn list<T>(text: &str, read: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {

@@ -76,8 +76,17 @@ pub(super) fn intercept(settings: &Settings, overrides: &Overrides) -> Value {
     })
 }
 
-/// The sidecar. `probes` are those that it answers in the application's place.
-pub(super) fn proxy(settings: &Settings, overrides: &Overrides, probes: Option<&str>) -> Value {
+/// What the sidecar asks the application in others' place, as it is given it.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    /// The kubelet's probes.
+    pub(super) probes: Option<String>,
+    /// Where the application tells its metrics.
+    pub(super) metrics: Option<String>,
+}
+
+/// The sidecar.
+pub(super) fn proxy(settings: &Settings, overrides: &Overrides, asked: &Asked) -> Value {
     let ready = |more: Value| {
         let mut probe = json!({
             "httpGet": {"path": "/readyz", "port": STATUS_PORT},
@@ -90,7 +99,7 @@ pub(super) fn proxy(settings: &Settings, overrides: &Overrides, probes: Option<&
         "name": PROXY_CONTAINER,
         "image": settings.image,
         "command": [PROGRAM],
-        "env": environment(settings, overrides, probes),
+        "env": environment(settings, overrides, asked),
         "ports": [{"name": "weft-status", "containerPort": STATUS_PORT, "protocol": "TCP"}],
         "startupProbe": ready(json!({"periodSeconds": 1, "failureThreshold": STARTUP_SECONDS})),
         "readinessProbe": ready(json!({"periodSeconds": 2, "failureThreshold": 3})),
@@ -161,7 +170,7 @@ fn resources(overrides: &Overrides) -> Value {
     resources
 }
 
-fn environment(settings: &Settings, overrides: &Overrides, probes: Option<&str>) -> Vec<Value> {
+fn environment(settings: &Settings, overrides: &Overrides, asked: &Asked) -> Vec<Value> {
     let value = |name: &str, value: &str| json!({"name": name, "value": verbatim(value)});
     let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     let token = format!("{TOKEN_DIR}/{TOKEN_FILE}");
@@ -186,7 +195,8 @@ fn environment(settings: &Settings, overrides: &Overrides, probes: Option<&str>)
         ("WEFT_LOG_LEVEL", overrides.log_level.as_deref()),
         ("WEFT_MTLS", overrides.mtls.as_deref()),
         ("WEFT_KUBERNETES_CLUSTER_DOMAIN", domain),
-        ("WEFT_KUBERNETES_PROBES", probes),
+        ("WEFT_KUBERNETES_PROBES", asked.probes.as_deref()),
+        ("WEFT_KUBERNETES_METRICS", asked.metrics.as_deref()),
     ];
     for (name, found) in optional {
         if let Some(found) = found {

@@ -13,6 +13,7 @@ pub mod documents;
 mod edits;
 mod eligible;
 mod membership;
+mod metrics;
 mod probes;
 mod quantity;
 pub mod serve;
@@ -26,7 +27,7 @@ use serde_json::{Value, json};
 use weft_core::name::CLUSTER_DOMAIN;
 
 use crate::kubernetes::names::{
-    CONTROL_PLANE, INJECTED, INTERCEPT_CONTAINER, NAMESPACE, PROXY_CONTAINER, STATUS_PORT,
+    CONTROL_PLANE, INJECTED, INTERCEPT_CONTAINER, NAMESPACE, PROXY_CONTAINER,
 };
 
 pub use annotations::{ANNOTATIONS, Annotation};
@@ -36,6 +37,7 @@ pub use membership::{Membership, Wish, asks, membership, wish};
 use annotations::Overrides;
 use edits::{EditError, Edits};
 use eligible::Eligible;
+use metrics::Scraped;
 use probes::Rewritten;
 
 /// The annotation of Kubernetes that names the container which `kubectl logs` and `exec` mean.
@@ -267,8 +269,13 @@ impl Injection<'_> {
         if let Some(seconds) = sleep {
             self.hold_while_callers_learn(&mut edits, seconds)?;
         }
-        let probes = rewritten.originals();
-        let proxy = containers::proxy(self.settings, &self.overrides, probes.as_deref());
+        let merging = self.overrides.metrics_merging;
+        let scraped = Scraped::read(self.annotations, self.spec, merging);
+        let asked = containers::Asked {
+            probes: rewritten.originals(),
+            metrics: scraped.target().map(metrics::Target::as_json),
+        };
+        let proxy = containers::proxy(self.settings, &self.overrides, &asked);
         let intercept = containers::intercept(self.settings, &self.overrides);
         edits.ensure_array(&["spec", "initContainers"])?;
         if self.settings.cluster.has_native_sidecars() {
@@ -285,7 +292,7 @@ impl Injection<'_> {
         }
         edits.ensure_object(&["metadata"])?;
         edits.ensure_object(&["metadata", "annotations"])?;
-        for (name, value) in self.new_annotations(rewritten, sleep) {
+        for (name, value) in self.new_annotations(rewritten, &scraped, sleep) {
             edits.set(
                 &["metadata", "annotations", &name].map(str::to_owned),
                 json!(value),
@@ -337,6 +344,7 @@ impl Injection<'_> {
     fn new_annotations(
         &self,
         rewritten: &Rewritten,
+        scraped: &Scraped,
         sleep: Option<u32>,
     ) -> BTreeMap<String, String> {
         let native = self.settings.cluster.has_native_sidecars();
@@ -344,23 +352,12 @@ impl Injection<'_> {
             "version": self.settings.version,
             "sidecar": if native { "native" } else { "container" },
             "containers": [INTERCEPT_CONTAINER, PROXY_CONTAINER],
+            "metrics": scraped.as_json(),
             "probes": rewritten.paths(),
             "preStopSleepSeconds": sleep.unwrap_or(0),
         });
         let mut annotations = BTreeMap::from([(INJECTED.to_owned(), summary.to_string())]);
-        // An application that is scraped already, or not meant to be, keeps what it says.
-        if !self.annotations.contains_key("prometheus.io/scrape") {
-            let port = STATUS_PORT.to_string();
-            let ours = [
-                ("scrape", "true"),
-                ("port", &port),
-                ("path", "/metrics"),
-                ("scheme", "http"),
-            ];
-            let ours =
-                ours.map(|(name, value)| (format!("prometheus.io/{name}"), value.to_owned()));
-            annotations.extend(ours);
-        }
+        annotations.extend(scraped.annotations());
         let first = self.spec.containers.first();
         if let (false, Some(first)) = (native, first)
             && !self.annotations.contains_key(DEFAULT_CONTAINER)

@@ -180,6 +180,7 @@ fn a_wrong_annotation_is_told_with_what_is_allowed() {
         ("pre-stop-sleep", "5m"),
         ("pre-stop-sleep", "301s"),
         ("dns-capture", "true"),
+        ("metrics-merging", "false"),
     ] {
         let name = format!("weft-mesh.io/{name}");
         let found = refusal(&pod_with(&[(&name, value)]), &settings());

@@ -48,6 +48,8 @@ pub const FIELD_MANAGER: &str = "weft-control-plane";
 pub const PROXY_UID: i64 = 1337;
 /// The port of the sidecar's metrics, health and rewritten probes.
 pub const STATUS_PORT: u16 = 15020;
+/// The path at which the sidecar tells its metrics and the application's.
+pub const MERGED_METRICS_PATH: &str = "/metrics/merged";
 /// The path under which the sidecar answers the kubelet's probes of a container:
 /// `/app-health/CONTAINER/{livez,readyz,startupz}`.
 pub const PROBES_PATH: &str = "/app-health";

@@ -18,8 +18,10 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use weft_core::exposition::CONTENT_TYPE as MERGED_CONTENT_TYPE;
 
 use crate::probes::Probes;
+use crate::scrape::MergedMetrics;
 use crate::telemetry::log::LogHandle;
 use crate::telemetry::metrics::{CONTENT_TYPE, Metrics};
 
@@ -70,6 +72,7 @@ pub struct AdminServer {
     metrics: Metrics,
     log: Option<LogHandle>,
     probes: Probes,
+    merged: MergedMetrics,
 }
 
 impl std::fmt::Debug for AdminServer {
@@ -85,12 +88,14 @@ impl AdminServer {
         metrics: Metrics,
         log: Option<LogHandle>,
         probes: Probes,
+        merged: MergedMetrics,
     ) -> Arc<Self> {
         Arc::new(Self {
             state,
             metrics,
             log,
             probes,
+            merged,
         })
     }
 
@@ -142,7 +147,7 @@ impl AdminServer {
             async move {
                 let response = match server.probe(&request).await {
                     Some(probed) => probed,
-                    None => server.answer(serves, &request),
+                    None => server.answer(serves, &request).await,
                 };
                 Ok::<_, Infallible>(response)
             }
@@ -176,7 +181,7 @@ impl AdminServer {
     }
 
     /// The answer to a request, whose body is not looked at.
-    fn answer<B>(&self, serves: Serves, request: &Request<B>) -> Response<Full<Bytes>> {
+    async fn answer(&self, serves: Serves, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         if from_a_page(request) {
             return text(
                 StatusCode::FORBIDDEN,
@@ -207,12 +212,8 @@ impl AdminServer {
                 self.state.drain();
                 text(StatusCode::ACCEPTED, "draining\n")
             }
-            Endpoint::Metrics => {
-                let mut response = text(StatusCode::OK, self.metrics.encode());
-                let headers = response.headers_mut();
-                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
-                response
-            }
+            Endpoint::Metrics => exposition(CONTENT_TYPE, self.metrics.encode()),
+            Endpoint::MergedMetrics => exposition(MERGED_CONTENT_TYPE, self.merged.encode().await),
             Endpoint::Healthz => text(StatusCode::OK, "live\n"),
             Endpoint::Readyz => match self.state.ready() {
                 Ok(()) => text(StatusCode::OK, "ready\n"),
@@ -255,12 +256,13 @@ enum Endpoint {
     Log,
     Drain,
     Metrics,
+    MergedMetrics,
     Healthz,
     Readyz,
 }
 
 /// Path, what is there, its help, and whether it is administration.
-const ENDPOINTS: [(&str, Endpoint, &str, bool); 10] = [
+const ENDPOINTS: [(&str, Endpoint, &str, bool); 11] = [
     ("/", Endpoint::Help, "this page", false),
     ("/help", Endpoint::Help, "this page", false),
     (
@@ -300,6 +302,12 @@ const ENDPOINTS: [(&str, Endpoint, &str, bool); 10] = [
         false,
     ),
     (
+        "/metrics/merged",
+        Endpoint::MergedMetrics,
+        "the same, and those of the application in a pod",
+        false,
+    ),
+    (
         "/healthz",
         Endpoint::Healthz,
         "200 while the process lives",
@@ -330,6 +338,7 @@ impl Endpoint {
             | Self::Certs
             | Self::Endpoints
             | Self::Metrics
+            | Self::MergedMetrics
             | Self::Healthz
             | Self::Readyz => "GET, HEAD",
         }
@@ -347,6 +356,7 @@ impl Endpoint {
             | Self::Certs
             | Self::Endpoints
             | Self::Metrics
+            | Self::MergedMetrics
             | Self::Healthz
             | Self::Readyz => reads,
         }
@@ -357,7 +367,7 @@ fn help(serves: Serves) -> String {
     ENDPOINTS
         .into_iter()
         .filter(|(_, _, _, admin)| !admin || serves == Serves::Everything)
-        .map(|(path, _, help, _)| format!("{path:<11} {help}\n"))
+        .map(|(path, _, help, _)| format!("{path:<15} {help}\n"))
         .collect()
 }
 
@@ -390,6 +400,13 @@ fn json_response(value: &Value) -> Response<Full<Bytes>> {
     let mut response = text(StatusCode::OK, format!("{value:#}\n"));
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
+}
+
+fn exposition(content_type: &'static str, metrics: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = text(StatusCode::OK, metrics);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 

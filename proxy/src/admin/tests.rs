@@ -37,7 +37,9 @@ impl AdminState for State {
 
 fn server() -> (Arc<State>, Arc<AdminServer>) {
     let state = Arc::new(State::default());
-    let server = AdminServer::new(state.clone(), Metrics::new(10), None, Probes::default());
+    let metrics = Metrics::new(10);
+    let merged = MergedMetrics::new(metrics.clone(), None);
+    let server = AdminServer::new(state.clone(), metrics, None, Probes::default(), merged);
     (state, server)
 }
 
@@ -88,6 +90,8 @@ async fn each_path_answers_on_its_listener() {
     )
     .await;
     check(admin, "HEAD /metrics HTTP/1.1", 200, "").await;
+    let merged = "GET /metrics/merged HTTP/1.1";
+    check(metrics, merged, 200, "weft_discovery_connected 0").await;
     check(admin, "GET /log HTTP/1.1", 404, "cannot be changed").await;
     check(admin, "GET /log?level=debug HTTP/1.1", 405, "POST").await;
     check(admin, "GET /nothing HTTP/1.1", 404, "/readyz").await;

@@ -7,11 +7,18 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::AppError;
+use super::plan::own_address;
 use crate::admin::{self, AdminServer, AdminState, Readiness, Serves, bind_tcp, bind_unix};
+use crate::clock::now;
 use crate::config::ListenerConfig;
 use crate::identity::Manager;
+use crate::local_application::LocalApplication;
 use crate::observe;
+use crate::probes::Probes;
+use crate::scrape::MergedMetrics;
 use crate::shared::Shared;
+use crate::telemetry::log::LogHandle;
+use crate::telemetry::metrics::Metrics;
 
 /// The sidecar's own listeners, open and not served yet.
 pub(super) struct AdminListeners(Vec<(admin::Listener, Serves)>);
@@ -51,6 +58,21 @@ impl AdminListeners {
         }
         stop
     }
+}
+
+/// What they serve.
+pub(super) fn server(
+    state: Arc<State>,
+    metrics: Metrics,
+    log: Option<LogHandle>,
+) -> Arc<AdminServer> {
+    let config = &state.shared.config;
+    let application = LocalApplication::new(config, own_address(config));
+    let probes = Probes::new(application, config.kubernetes.probes.clone(), now);
+    let target = config.kubernetes.metrics.clone();
+    let target = target.map(|target| (application, target));
+    let merged = MergedMetrics::new(metrics.clone(), target);
+    AdminServer::new(state, metrics, log, probes, merged)
 }
 
 /// What the admin interface shows.
@@ -98,7 +120,7 @@ impl AdminState for State {
     }
 
     fn endpoints(&self) -> Value {
-        let now = crate::clock::now();
+        let now = now();
         let snapshot = self.shared.mesh.snapshot();
         let rows = snapshot.ports().flat_map(|port| {
             port.endpoints.iter().map(move |endpoint| {

@@ -22,7 +22,7 @@ use weft_core::leaving::LeavingTime;
 use weft_core::model::Registration;
 use weft_core::name::{NameError, ServiceName, WorkloadName};
 
-use crate::admin::{AdminServer, Readiness};
+use crate::admin::Readiness;
 use crate::config::{ConfigError, ProxyArgs, ProxyConfig, load};
 use crate::connections::{Connections, within_open_files};
 use crate::control_plane::Keeper;
@@ -38,7 +38,6 @@ use crate::names;
 use crate::nest::{self, NestAddresses, NestListeners, SocketFactory};
 use crate::observe;
 use crate::outbound;
-use crate::probes::Probes;
 use crate::registration::{Registrar, Standing};
 use crate::shared::{HostAccess, Shared};
 use crate::state::{StateDir, StateError};
@@ -340,8 +339,7 @@ impl Sidecar {
             readiness: readiness.clone(),
             drain: Arc::clone(&drain_asked),
         });
-        let probes = Probes::new(&shared.config, plan::own_address(&shared.config));
-        let admin = admin_listeners.serve(&AdminServer::new(state, metrics, log.clone(), probes));
+        let admin = admin_listeners.serve(&admin::server(state, metrics, log.clone()));
         serve_dns(&shared, nest_dns)?;
         let workers = plan.spawn(&shared, &vital)?;
         tokio::spawn(release_memory(readiness.clone()));

@@ -28,7 +28,8 @@ mod workers;
 pub use args::ProxyArgs;
 pub use load::{ConfigError, load, load_with};
 pub use pod::{
-    GrpcProbe, HttpProbe, KubernetesConfig, Probe, ProbeAction, ProbeHeader, ProbeScheme, TcpProbe,
+    GrpcProbe, HttpProbe, KubernetesConfig, MetricsTarget, Probe, ProbeAction, ProbeHeader,
+    ProbeScheme, TcpProbe,
 };
 pub use units::{AccessLog, ByteSize, Secret, ServiceRef};
 pub use validate::Problem;

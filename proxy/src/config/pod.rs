@@ -11,11 +11,31 @@ pub struct KubernetesConfig {
     /// The application's probes, by the path at which the kubelet asks the sidecar for them:
     /// `/app-health/CONTAINER/readyz`.
     pub probes: BTreeMap<String, Probe>,
+    /// Where the application tells its metrics, which the sidecar then tells beside its own.
+    pub metrics: Option<MetricsTarget>,
     /// Whether it is proved every second that the application's connections are redirected; by
     /// default in a pod only.
     pub prove_interception: Option<bool>,
     /// The domain of the cluster's DNS names; by default `cluster.local`.
     pub cluster_domain: Option<String>,
+}
+
+/// Where the application tells its metrics, as the pod's annotations `prometheus.io/…` had it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetricsTarget {
+    /// The application's port.
+    pub port: u16,
+    /// Path and query.
+    #[serde(default = "metrics_path")]
+    pub path: String,
+    /// `HTTP` or `HTTPS`, whose certificate is not looked at.
+    #[serde(default)]
+    pub scheme: ProbeScheme,
+}
+
+fn metrics_path() -> String {
+    "/metrics".to_owned()
 }
 
 /// A probe as it was before it was rewritten. Fields of a Kubernetes `Probe` that are not here are

@@ -10,7 +10,7 @@ use weft_core::registration::{
     Exceeded, PORTS_MAX, SERVICES_MAX, ZONE_MAX_BYTES, check_count, check_labels, check_text,
 };
 
-use super::ProxyConfig;
+use super::{MetricsTarget, ProxyConfig};
 
 /// One thing that is wrong with a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +32,9 @@ const WORKERS_MAX: usize = 256;
 
 /// Most probes of one pod.
 const PROBES_MAX: usize = 256;
+
+/// Longest path of the application's metrics, with its query, bytes.
+const METRICS_PATH_MAX: usize = 1024;
 
 /// The paths at which the kubelet asks the sidecar for the application's probes.
 const PROBES_PATH: &str = "/app-health/";
@@ -101,6 +104,7 @@ impl ProxyConfig {
         self.check_workload(&mut problems);
         self.check_control_plane(&mut problems);
         self.check_pod(&mut problems);
+        self.check_metrics_target(&mut problems);
         self.check_sockets(&mut problems);
         self.check_timeouts(&mut problems);
         self.check_counts(&mut problems);
@@ -219,6 +223,21 @@ impl ProxyConfig {
                 "one of httpGet, tcpSocket and grpc is expected".to_owned()
             });
         }
+    }
+
+    fn check_metrics_target(&self, problems: &mut Problems) {
+        let Some(MetricsTarget { port, path, .. }) = &self.kubernetes.metrics else {
+            return;
+        };
+        problems.check(*port != 0, "kubernetes.metrics.port", || {
+            "found 0; allowed: 1 to 65535".to_owned()
+        });
+        let parsed = path.parse::<http::uri::PathAndQuery>();
+        let is_path = path.starts_with('/') && path.len() <= METRICS_PATH_MAX && parsed.is_ok();
+        problems.check(is_path, "kubernetes.metrics.path", || {
+            let found: String = path.chars().take(80).collect();
+            format!("found {found:?}; allowed: a path with at most {METRICS_PATH_MAX} bytes")
+        });
     }
 
     fn check_sockets(&self, problems: &mut Problems) {

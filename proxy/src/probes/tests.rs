@@ -1,13 +1,31 @@
+use std::cell::Cell;
+use std::sync::Arc;
+
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use super::*;
 
 fn probes(config: &str) -> Probes {
-    Probes::at(
-        Ipv4Addr::LOCALHOST.into(),
-        serde_saphyr::from_str(config).unwrap(),
+    let probes = serde_saphyr::from_str(config).unwrap();
+    Probes::new(
+        LocalApplication::at(Ipv4Addr::LOCALHOST.into()),
+        probes,
+        clock,
     )
+}
+
+thread_local! {
+    /// The time of a test, which passes when the test says so.
+    static CLOCK: Cell<Instant> = const { Cell::new(Instant::from_nanos(0)) };
+}
+
+fn clock() -> Instant {
+    CLOCK.get()
+}
+
+fn later(passed: Duration) {
+    CLOCK.set(CLOCK.get() + passed);
 }
 
 /// Answers one connection with a text once something was asked; what that was.
@@ -41,7 +59,7 @@ async fn http_probes_are_sent_as_they_were() {
         ("500 Oh", "broken", StatusCode::INTERNAL_SERVER_ERROR),
     ];
     for (status, body, expected) in cases {
-        tokio::time::sleep(ANSWER_HOLDS).await;
+        later(ANSWER_HOLDS);
         let answer = format!(
             "HTTP/1.1 {status}\r\nlocation: http://192.0.2.1/\r\nconnection: close\r\n\r\n{body}"
         );
@@ -74,11 +92,11 @@ async fn a_long_answer_is_cut_and_none_is_not_waited_for() {
     let (_asked, answered) = tokio::join!(once(&listener, &long), probes.answer("/a"));
     assert_eq!(answered.unwrap().1.len(), BODY_BYTES_MAX);
     // It is accepted by the kernel, and nobody answers.
-    tokio::time::sleep(ANSWER_HOLDS).await;
+    later(ANSWER_HOLDS);
     let (status, _text) = probes.answer("/a").await.unwrap();
     assert_eq!(status, StatusCode::GATEWAY_TIMEOUT);
     drop(listener);
-    tokio::time::sleep(ANSWER_HOLDS).await;
+    later(ANSWER_HOLDS);
     let (status, text) = probes.answer("/a").await.unwrap();
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(text.contains("refused"), "{text}");
@@ -90,7 +108,7 @@ async fn tcp_probes_only_connect() {
     let probes = probes(&format!("/a: {{tcpSocket: {{port: {port}}}}}"));
     assert_eq!(probes.answer("/a").await.unwrap().0, StatusCode::OK);
     drop(listener);
-    tokio::time::sleep(ANSWER_HOLDS).await;
+    later(ANSWER_HOLDS);
     let (status, _text) = probes.answer("/a").await.unwrap();
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
 }

@@ -33,6 +33,7 @@ impl Collector for Scrape {
         rates::encode(&mut out, &self.0)?;
         super::concurrency::encode(&mut out, &self.0)?;
         control_plane(&mut out, &self.0)?;
+        super::application::encode(&mut out, &self.0)?;
         pools(&mut out, &self.0.pools)?;
         totals(&mut out, &self.0)
     }

@@ -13,6 +13,7 @@ use std::time::{Instant, SystemTime};
 use prometheus_client::registry::Registry;
 
 mod active;
+mod application;
 mod concurrency;
 mod encode;
 mod process;
@@ -22,6 +23,7 @@ mod stats;
 mod table;
 
 pub(crate) use active::{Active, AllActive};
+pub use application::{ApplicationScrapes, ScrapeResult};
 pub use concurrency::{ConcurrencySample, ConcurrencySource};
 pub use rates::{RateSample, RateSource};
 pub use stats::{HttpStats, InFlight, RequestDone, TcpOpen, TcpStats};
@@ -274,6 +276,7 @@ struct Inner {
     http: Mutex<Table<HttpStats>>,
     tcp: Mutex<Table<TcpStats>>,
     totals: Totals,
+    application_scrapes: ApplicationScrapes,
     pools: [PoolStats; PoolKind::ALL.len()],
     connections: [[Counter; Wire::ALL.len()]; Direction::ALL.len()],
     // A map, since the reasons are words; locked only when a handshake fails.
@@ -303,6 +306,7 @@ impl Metrics {
             http: Mutex::new(Table::new(series_max)),
             tcp: Mutex::new(Table::new(series_max)),
             totals: Totals::default(),
+            application_scrapes: ApplicationScrapes::default(),
             pools: Default::default(),
             connections: Default::default(),
             handshake_failures: Mutex::default(),
@@ -339,6 +343,11 @@ impl Metrics {
     /// What is counted once for the whole sidecar.
     pub fn totals(&self) -> &Totals {
         &self.inner.totals
+    }
+
+    /// What becomes of the application's own metrics.
+    pub fn application_scrapes(&self) -> &ApplicationScrapes {
+        &self.inner.application_scrapes
     }
 
     /// The gauges of one kind of pool.

@@ -253,6 +253,10 @@ fn everything() -> Metrics {
     metrics.pool(PoolKind::Mesh).connections.add(3);
     metrics.pool(PoolKind::Mesh).active.register_for_good(2);
     metrics.totals().spans_exported.add(5);
+    let scrapes = metrics.application_scrapes();
+    scrapes.record(ScrapeResult::Timeout);
+    scrapes.record(ScrapeResult::Success);
+    scrapes.dropped(3);
     metrics
 }
 
@@ -282,6 +286,9 @@ fn the_rest() {
             "weft_pool_connections{pool=\"mesh\",state=\"active\"} 2",
             "weft_pool_connections{pool=\"mesh\",state=\"idle\"} 1",
             "weft_spans_total{result=\"exported\"} 5",
+            "weft_application_metrics_up 1",
+            "weft_application_scrapes_total{result=\"timeout\"} 1",
+            "weft_application_metrics_lines_dropped_total 3",
             "# TYPE http_server_request_duration_seconds histogram",
         ],
     );

@@ -1,0 +1,210 @@
+//! The application beside the sidecar, asked by the sidecar itself: probes, and its metrics.
+//!
+//! It is dialled at the pod's own address and past interception, at ports that are configured.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::TlsConnector;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::config::{ProbeScheme, ProxyConfig};
+use crate::tls::provider;
+
+/// Where the application listens.
+#[derive(Debug, Clone, Copy)]
+pub struct LocalApplication {
+    address: IpAddr,
+}
+
+/// An answer, and the connection that it comes over.
+#[derive(Debug)]
+pub struct Answered {
+    /// Its head and its body.
+    pub response: Response<Incoming>,
+    _driven: AbortOnDropHandle<Result<(), hyper::Error>>,
+}
+
+impl LocalApplication {
+    /// At `own` unless another address is configured for it.
+    pub fn new(config: &ProxyConfig, own: IpAddr) -> Self {
+        Self::at(config.application_address.unwrap_or(own))
+    }
+
+    /// At this address.
+    pub const fn at(address: IpAddr) -> Self {
+        Self { address }
+    }
+
+    /// A port of it.
+    pub fn socket_address(self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.address, port)
+    }
+
+    /// A connection that interception lets through.
+    pub async fn dial(self, port: u16) -> Result<TcpStream, Failed> {
+        let address = self.socket_address(port);
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        crate::intercept::mark_inbound(&socket)?;
+        let connected = socket.connect(address).await;
+        connected.map_err(|error| Failed(format!("{address}: {error}")))
+    }
+
+    /// Sends a request in HTTP/1.1 over a connection of its own. Over TLS the certificate is not
+    /// looked at, as the kubelet does it.
+    pub async fn send(
+        self,
+        port: u16,
+        scheme: ProbeScheme,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Answered, Failed> {
+        let stream = self.dial(port).await?;
+        match scheme {
+            ProbeScheme::Http => exchange(stream, request).await,
+            ProbeScheme::Https => {
+                let name = ServerName::IpAddress(self.address.into());
+                let tls = TlsConnector::from(Arc::new(unverified()?));
+                exchange(tls.connect(name, stream).await?, request).await
+            }
+        }
+    }
+}
+
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    request: Request<Full<Bytes>>,
+) -> Result<Answered, Failed> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let driven = AbortOnDropHandle::new(tokio::spawn(connection));
+    let response = sender.send_request(request).await?;
+    Ok(Answered {
+        response,
+        _driven: driven,
+    })
+}
+
+impl Answered {
+    /// The body's first bytes, copied: frames keep more memory than they have bytes.
+    pub async fn read(&mut self, max: usize) -> Read {
+        let mut bytes = Vec::new();
+        loop {
+            let data = match self.response.body_mut().frame().await {
+                None => return Read::All(bytes),
+                Some(Err(error)) => return Read::Broken(bytes, error),
+                Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+            };
+            let room = max - bytes.len();
+            if data.len() > room {
+                bytes.extend_from_slice(&data[..room]);
+                return Read::Cut(bytes);
+            }
+            bytes.extend_from_slice(&data);
+        }
+    }
+}
+
+/// How a body was read.
+#[derive(Debug)]
+pub enum Read {
+    /// To its end.
+    All(Vec<u8>),
+    /// There is more than was to be read.
+    Cut(Vec<u8>),
+    /// The connection broke after these.
+    Broken(Vec<u8>, hyper::Error),
+}
+
+/// Why the application gave no answer, in words.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Failed(pub String);
+
+impl From<std::io::Error> for Failed {
+    fn from(error: std::io::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<hyper::Error> for Failed {
+    fn from(error: hyper::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<http::Error> for Failed {
+    fn from(error: http::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<rustls::Error> for Failed {
+    fn from(error: rustls::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// TLS as the kubelet has it in a probe: the certificate is not looked at.
+fn unverified() -> Result<ClientConfig, rustls::Error> {
+    let provider = provider();
+    let algorithms = provider.signature_verification_algorithms;
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(algorithms)))
+        .with_no_client_auth();
+    Ok(config)
+}
+
+/// Takes every certificate. Nothing is sent over such a connection but a request that is configured.
+#[derive(Debug)]
+struct AnyCertificate(WebPkiSupportedAlgorithms);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _leaf: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.0)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.0)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
+    }
+}
