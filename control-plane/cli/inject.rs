@@ -5,11 +5,11 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use weft_control_plane::args::PROXY_IMAGE;
+use weft_control_plane::args::{PROXY_IMAGE, parse_otlp_endpoint, parse_sample_ratio};
 use weft_control_plane::injector::documents::{
     INPUT_MAX_BYTES, Injected, Object, ObjectResult, inject_documents, to_yaml,
 };
-use weft_control_plane::injector::{ClusterVersion, Settings};
+use weft_control_plane::injector::{ClusterVersion, SAMPLE_RATIO, Settings, Tracing};
 use weft_control_plane::kubernetes::names::NAMESPACE;
 use weft_core::name::CLUSTER_DOMAIN;
 
@@ -56,6 +56,12 @@ pub(crate) struct InjectArgs {
     /// The domain of the cluster's DNS names
     #[arg(long, default_value = CLUSTER_DOMAIN)]
     cluster_domain: String,
+    /// Where the sidecars send their spans, http://HOST:PORT of an OTLP/gRPC collector
+    #[arg(long, value_name = "URL", value_parser = parse_otlp_endpoint)]
+    otlp_endpoint: Option<String>,
+    /// The share of the traces begun at a pod that are recorded, 0 to 1
+    #[arg(long, value_name = "SHARE", value_parser = parse_sample_ratio, default_value_t = SAMPLE_RATIO)]
+    trace_sample_ratio: f64,
     /// The cluster's version, MAJOR.MINOR: before 1.29 the sidecar is an ordinary container
     #[arg(long, value_parser = version, default_value_t = ClusterVersion::NEWEST)]
     kubernetes_version: ClusterVersion,
@@ -81,6 +87,10 @@ pub(crate) fn inject(args: &InjectArgs) -> Result<(), CliError> {
     let mut settings = Settings::new(&args.proxy_image, &args.control_plane_namespace);
     settings.cluster = args.kubernetes_version;
     settings.cluster_domain.clone_from(&args.cluster_domain);
+    settings.tracing = Tracing {
+        otlp_endpoint: args.otlp_endpoint.clone(),
+        sample_ratio: args.trace_sample_ratio,
+    };
     if let Some(address) = &args.control_plane {
         settings.control_plane.clone_from(address);
     }

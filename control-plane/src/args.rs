@@ -9,6 +9,9 @@ use weft_core::model::Cidr;
 use weft_core::name::{NameError, TrustDomain, check_label, check_subdomain};
 
 use crate::identity::ca::{LEAF_TTL_MAX, LEAF_TTL_MIN};
+use crate::injector::{
+    ENDPOINT_ALLOWED, SAMPLE_RATIO, SAMPLE_RATIO_ALLOWED, otlp_endpoint, sample_ratio,
+};
 use crate::kubernetes::{ClusterSettings, names};
 use crate::missing_sidecar::{EVICTIONS_PER_MINUTE, EVICTIONS_PER_MINUTE_MAX, Eviction};
 use crate::model::parse_duration;
@@ -103,6 +106,24 @@ pub struct KubernetesArgs {
     #[arg(long, value_name = "PODS", default_value_t = EVICTIONS_PER_MINUTE,
         value_parser = clap::value_parser!(u32).range(1..=i64::from(EVICTIONS_PER_MINUTE_MAX)))]
     pub evictions_per_minute: u32,
+    /// Where the sidecars of pods send their spans, http://HOST:PORT of an OTLP/gRPC collector, unless
+    /// a pod's annotation says otherwise [default: nothing is traced].
+    #[arg(long, value_name = "URL", value_parser = parse_otlp_endpoint)]
+    pub otlp_endpoint: Option<String>,
+    /// The share of the traces begun at a pod that are recorded, 0 to 1, unless its annotation says
+    /// otherwise.
+    #[arg(long, value_name = "SHARE", value_parser = parse_sample_ratio, default_value_t = SAMPLE_RATIO)]
+    pub trace_sample_ratio: f64,
+}
+
+/// Reads `--otlp-endpoint`, of the control plane and of `weft inject`.
+pub fn parse_otlp_endpoint(text: &str) -> Result<String, String> {
+    otlp_endpoint(text).ok_or_else(|| format!("allowed: {ENDPOINT_ALLOWED}"))
+}
+
+/// Reads `--trace-sample-ratio`.
+pub fn parse_sample_ratio(text: &str) -> Result<f64, String> {
+    sample_ratio(text).ok_or_else(|| format!("allowed: {SAMPLE_RATIO_ALLOWED}"))
 }
 
 /// The sidecar's image of this release.

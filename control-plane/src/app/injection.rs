@@ -13,7 +13,7 @@ use super::listeners::{Listeners, listen};
 use crate::args::KubernetesArgs;
 use crate::identity::Identities;
 use crate::injector::serve::{Counters, Webhook, router, serve};
-use crate::injector::{ClusterVersion, Settings};
+use crate::injector::{ClusterVersion, Settings, Tracing};
 use crate::kubernetes::names::CONTROL_PLANE;
 use crate::kubernetes::trust::{self, Trust};
 use crate::kubernetes::{Cluster, told};
@@ -27,6 +27,7 @@ pub(super) struct Injector {
     cluster: Cluster,
     listener: TcpListener,
     image: String,
+    tracing: Tracing,
     counters: Counters,
 }
 
@@ -37,6 +38,10 @@ impl Injector {
             cluster,
             listener: listen(args.webhook_listen).await?,
             image: args.proxy_image.clone(),
+            tracing: Tracing {
+                otlp_endpoint: args.otlp_endpoint.clone(),
+                sample_ratio: args.trace_sample_ratio,
+            },
             counters: Counters::default(),
         })
     }
@@ -71,6 +76,7 @@ impl Injector {
         tracing::info!(%address, image = self.image, "the webhook listens");
         let mut injection = Settings::new(&self.image, &settings.namespace);
         injection.cluster_domain = settings.domain;
+        injection.tracing = self.tracing;
         tasks.spawn("webhook", async move {
             injection.cluster = wait_for_version(&client).await;
             let webhook = Webhook::new(injection, counters);

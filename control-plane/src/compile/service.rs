@@ -164,6 +164,12 @@ pub(super) fn pod(world: &World, pod: &Pod) -> Option<(Workload, Vec<String>)> {
             }
         }
     }
+    for (port, protocol) in pod.protocols.iter() {
+        let known = ports.entry(*port).or_default();
+        if *known == AppProtocol::Detect {
+            *known = *protocol;
+        }
+    }
     let ports = ports.into_iter();
     let ports = ports.map(|(port, protocol)| ServicePort { port, protocol });
     let workload = Workload {

@@ -73,7 +73,9 @@ pub(super) fn shape_of(world: &World, admitted: &Admitted, name: &ServiceName) -
             targets.insert(port.target.unwrap_or(port.port));
             let mut protocol = port.protocol;
             if protocol == AppProtocol::Detect {
-                protocol = announced_at(port.target.unwrap_or(port.port));
+                let mut said = targets.iter();
+                let said = said.find_map(|target| world.announced_at(name, *target));
+                protocol = said.unwrap_or_default();
             }
             let shape = PortShape {
                 targets,

@@ -7,7 +7,9 @@ use weft_core::model::Cidr;
 
 use super::Settings;
 use super::quantity::{Unit, processors, thousandths};
+use super::tracing::{Tracing, endpoint as otlp_endpoint, sample_ratio};
 use crate::kubernetes::names::INJECTED;
+use crate::kubernetes::protocols::{self, PROTOCOLS};
 
 /// The prefix of the mesh's own annotations.
 const PREFIX: &str = "weft-mesh.io/";
@@ -44,7 +46,7 @@ impl std::fmt::Debug for Annotation {
 }
 
 /// Every annotation that a pod may have, in the guide's order.
-pub const ANNOTATIONS: [Annotation; 13] = [
+pub const ANNOTATIONS: [Annotation; 16] = [
     Annotation {
         name: "weft-mesh.io/exclude-outbound-ports",
         meaning: "Ports that the application dials past the sidecar.",
@@ -135,6 +137,36 @@ pub const ANNOTATIONS: [Annotation; 13] = [
         },
     },
     Annotation {
+        name: PROTOCOLS,
+        meaning: "What is spoken on ports of the pod, for its sidecar and its callers': `tcp` and `tls` \
+                  are passed on unread. What a Service declares for a port beats it. May be changed \
+                  while the pod runs.",
+        allowed: "PORT=PROTOCOL, separated by commas, at most 100; PROTOCOL: http, http2, grpc, tcp, tls",
+        default: "what the Services say, else what the first bytes say",
+        read: |text, _to| protocols::parse(text).is_some(),
+    },
+    Annotation {
+        name: "weft-mesh.io/otlp-endpoint",
+        meaning: "Where the sidecar sends its spans; `disabled` where it is to send none.",
+        allowed: "disabled, or http://HOST:PORT of an OTLP/gRPC collector",
+        default: "the control plane's `--otlp-endpoint`",
+        read: |text, to| match text {
+            "disabled" => set(&mut to.tracing.otlp_endpoint, None),
+            text => otlp_endpoint(text)
+                .is_some_and(|found| set(&mut to.tracing.otlp_endpoint, Some(found))),
+        },
+    },
+    Annotation {
+        name: "weft-mesh.io/trace-sample-ratio",
+        meaning: "The share of the traces begun at the pod that are recorded. Traces begun elsewhere \
+                  keep their decision.",
+        allowed: "0 to 1, as in 0.05",
+        default: "the control plane's `--trace-sample-ratio`",
+        read: |text, to| {
+            sample_ratio(text).is_some_and(|found| set(&mut to.tracing.sample_ratio, found))
+        },
+    },
+    Annotation {
         name: "weft-mesh.io/metrics-merging",
         meaning: "Whether the sidecar tells the metrics of an application with annotations of \
                   Prometheus beside its own, and those annotations come to lead to it.",
@@ -154,7 +186,7 @@ pub const ANNOTATIONS: [Annotation; 13] = [
 ];
 
 /// What holds for one pod.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Overrides {
     pub(super) exclude_outbound_ports: Vec<u16>,
     pub(super) exclude_outbound_ranges: Vec<String>,
@@ -168,6 +200,7 @@ pub(super) struct Overrides {
     pub(super) log_level: Option<String>,
     pub(super) mtls: Option<String>,
     pub(super) metrics_merging: bool,
+    pub(super) tracing: Tracing,
     pub(super) pre_stop_sleep: Option<u32>,
 }
 
@@ -191,6 +224,7 @@ impl Overrides {
             log_level: None,
             mtls: None,
             metrics_merging: true,
+            tracing: settings.tracing.clone(),
             pre_stop_sleep: None,
         };
         let mut problems = Vec::new();

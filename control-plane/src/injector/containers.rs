@@ -76,17 +76,19 @@ pub(super) fn intercept(settings: &Settings, overrides: &Overrides) -> Value {
     })
 }
 
-/// What the sidecar asks the application in others' place, as it is given it.
+/// What the sidecar is told of the pod, as it is given it.
 #[derive(Debug, Default)]
-pub(super) struct Asked {
-    /// The kubelet's probes.
+pub(super) struct Told {
+    /// The kubelet's probes, which it answers in the application's place.
     pub(super) probes: Option<String>,
     /// Where the application tells its metrics.
     pub(super) metrics: Option<String>,
+    /// What traces call the service.
+    pub(super) service: Option<String>,
 }
 
 /// The sidecar.
-pub(super) fn proxy(settings: &Settings, overrides: &Overrides, asked: &Asked) -> Value {
+pub(super) fn proxy(settings: &Settings, overrides: &Overrides, told: &Told) -> Value {
     let ready = |more: Value| {
         let mut probe = json!({
             "httpGet": {"path": "/readyz", "port": STATUS_PORT},
@@ -99,7 +101,7 @@ pub(super) fn proxy(settings: &Settings, overrides: &Overrides, asked: &Asked) -
         "name": PROXY_CONTAINER,
         "image": settings.image,
         "command": [PROGRAM],
-        "env": environment(settings, overrides, asked),
+        "env": environment(settings, overrides, told),
         "ports": [{"name": "weft-status", "containerPort": STATUS_PORT, "protocol": "TCP"}],
         "startupProbe": ready(json!({"periodSeconds": 1, "failureThreshold": STARTUP_SECONDS})),
         "readinessProbe": ready(json!({"periodSeconds": 2, "failureThreshold": 3})),
@@ -170,7 +172,7 @@ fn resources(overrides: &Overrides) -> Value {
     resources
 }
 
-fn environment(settings: &Settings, overrides: &Overrides, asked: &Asked) -> Vec<Value> {
+fn environment(settings: &Settings, overrides: &Overrides, told: &Told) -> Vec<Value> {
     let value = |name: &str, value: &str| json!({"name": name, "value": verbatim(value)});
     let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     let token = format!("{TOKEN_DIR}/{TOKEN_FILE}");
@@ -186,6 +188,14 @@ fn environment(settings: &Settings, overrides: &Overrides, asked: &Asked) -> Vec
         value("WEFT_LISTENERS_METRICS", &format!("[::]:{STATUS_PORT}")),
         value("WEFT_WORKERS", &overrides.workers(settings).to_string()),
     ];
+    if let Some(endpoint) = &overrides.tracing.otlp_endpoint {
+        let ratio = overrides.tracing.sample_ratio.to_string();
+        environment.push(value("WEFT_TRACING_OTLP_ENDPOINT", endpoint));
+        environment.push(value("WEFT_TRACING_SAMPLE_RATIO", &ratio));
+        if let Some(service) = &told.service {
+            environment.push(value("WEFT_TRACING_SERVICE_NAME", service));
+        }
+    }
     if !overrides.dns_capture {
         environment.push(value("WEFT_LISTENERS_DNS", "null"));
     }
@@ -195,8 +205,8 @@ fn environment(settings: &Settings, overrides: &Overrides, asked: &Asked) -> Vec
         ("WEFT_LOG_LEVEL", overrides.log_level.as_deref()),
         ("WEFT_MTLS", overrides.mtls.as_deref()),
         ("WEFT_KUBERNETES_CLUSTER_DOMAIN", domain),
-        ("WEFT_KUBERNETES_PROBES", asked.probes.as_deref()),
-        ("WEFT_KUBERNETES_METRICS", asked.metrics.as_deref()),
+        ("WEFT_KUBERNETES_PROBES", told.probes.as_deref()),
+        ("WEFT_KUBERNETES_METRICS", told.metrics.as_deref()),
     ];
     for (name, found) in optional {
         if let Some(found) = found {

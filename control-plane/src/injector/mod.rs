@@ -17,6 +17,7 @@ mod metrics;
 mod probes;
 mod quantity;
 pub mod serve;
+mod tracing;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,6 +31,10 @@ use crate::kubernetes::names::{
     CONTROL_PLANE, INJECTED, INTERCEPT_CONTAINER, NAMESPACE, PROXY_CONTAINER,
 };
 
+pub use self::tracing::{
+    ENDPOINT_ALLOWED, SAMPLE_RATIO, SAMPLE_RATIO_ALLOWED, Tracing, endpoint as otlp_endpoint,
+    sample_ratio,
+};
 pub use annotations::{ANNOTATIONS, Annotation};
 pub use eligible::SkipReason;
 pub use membership::{Membership, Wish, asks, membership, wish};
@@ -134,7 +139,7 @@ impl Default for Resources {
 }
 
 /// What is the same for all pods of a cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// The sidecar's image.
     pub image: String,
@@ -148,6 +153,8 @@ pub struct Settings {
     pub cluster_domain: String,
     /// What the sidecar's container gets.
     pub resources: Resources,
+    /// Where spans go, and how many.
+    pub tracing: Tracing,
     /// Worker threads of a sidecar without a CPU limit.
     pub workers: u16,
     /// What is told in the annotation `weft-mesh.io/injected`.
@@ -164,6 +171,7 @@ impl Settings {
             cluster: ClusterVersion::NEWEST,
             cluster_domain: CLUSTER_DOMAIN.to_owned(),
             resources: Resources::default(),
+            tracing: Tracing::default(),
             workers: 2,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
@@ -216,6 +224,7 @@ pub fn inject(pod: &Value, namespace: Namespace<'_>, settings: &Settings) -> Out
     };
     let injection = Injection {
         annotations: found,
+        service: tracing::service_name(&typed, &spec),
         spec: &spec,
         settings,
         overrides,
@@ -241,6 +250,8 @@ fn display_name(pod: &Pod, namespace: Namespace<'_>) -> String {
 /// A pod that is to be injected.
 struct Injection<'a> {
     annotations: &'a BTreeMap<String, String>,
+    /// What traces call it.
+    service: Option<String>,
     spec: &'a PodSpec,
     settings: &'a Settings,
     overrides: Overrides,
@@ -271,11 +282,12 @@ impl Injection<'_> {
         }
         let merging = self.overrides.metrics_merging;
         let scraped = Scraped::read(self.annotations, self.spec, merging);
-        let asked = containers::Asked {
+        let told = containers::Told {
             probes: rewritten.originals(),
             metrics: scraped.target().map(metrics::Target::as_json),
+            service: self.service.clone(),
         };
-        let proxy = containers::proxy(self.settings, &self.overrides, &asked);
+        let proxy = containers::proxy(self.settings, &self.overrides, &told);
         let intercept = containers::intercept(self.settings, &self.overrides);
         edits.ensure_array(&["spec", "initContainers"])?;
         if self.settings.cluster.has_native_sidecars() {

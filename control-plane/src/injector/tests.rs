@@ -181,6 +181,11 @@ fn a_wrong_annotation_is_told_with_what_is_allowed() {
         ("pre-stop-sleep", "301s"),
         ("dns-capture", "true"),
         ("metrics-merging", "false"),
+        ("protocols", "8080"),
+        ("protocols", "8080=udp"),
+        ("otlp-endpoint", "jaeger:4317"),
+        ("otlp-endpoint", "https://jaeger:4317"),
+        ("trace-sample-ratio", "5"),
     ] {
         let name = format!("weft-mesh.io/{name}");
         let found = refusal(&pod_with(&[(&name, value)]), &settings());
@@ -285,6 +290,20 @@ fn annotations_reach_the_sidecar() {
     ] {
         let found = variable(&[(&format!("weft-mesh.io/{annotation}"), value)], name);
         assert_eq!(found, Some(json!(expected)), "{annotation}");
+    }
+    let endpoint = ("weft-mesh.io/otlp-endpoint", "http://jaeger.tracing:4317");
+    for (name, expected) in [
+        ("WEFT_TRACING_OTLP_ENDPOINT", endpoint.1),
+        ("WEFT_TRACING_SAMPLE_RATIO", "0.5"),
+        ("WEFT_TRACING_SERVICE_NAME", "web"),
+    ] {
+        let annotations = [endpoint, ("weft-mesh.io/trace-sample-ratio", "0.5")];
+        assert_eq!(
+            variable(&annotations, name),
+            Some(json!(expected)),
+            "{name}"
+        );
+        assert_eq!(variable(&annotations[1..], name), None, "{name}");
     }
     assert_eq!(variable(&[], "WEFT_WORKERS"), Some(json!("2")));
     assert_eq!(variable(&[], "WEFT_MTLS"), None);
@@ -682,4 +701,30 @@ fn inputs_that_cannot_be_read() {
         "{errors:?}"
     );
     assert_eq!(errors[1], "found 16777217 bytes; allowed: 16 MiB");
+}
+
+#[test]
+fn the_settings_endpoint_is_every_pods_unless_it_says_otherwise() {
+    let mut settings = settings();
+    settings.tracing.otlp_endpoint = Some("http://collector:4317".to_owned());
+    let endpoint = |annotations: &[(&str, &str)]| {
+        let pod = patched(&pod_with(annotations), &settings);
+        let variables = pod["spec"]["initContainers"][1]["env"]
+            .as_array()
+            .unwrap()
+            .clone();
+        let found = variables
+            .into_iter()
+            .find(|v| v["name"] == "WEFT_TRACING_OTLP_ENDPOINT");
+        found.map(|variable| variable["value"].as_str().unwrap().to_owned())
+    };
+    for (said, expected) in [
+        (None, Some("http://collector:4317")),
+        (Some("http://own:4317"), Some("http://own:4317")),
+        (Some("disabled"), None),
+    ] {
+        let annotation = said.map(|said| ("weft-mesh.io/otlp-endpoint", said));
+        let annotations: Vec<_> = annotation.into_iter().collect();
+        assert_eq!(endpoint(&annotations).as_deref(), expected, "{said:?}");
+    }
 }

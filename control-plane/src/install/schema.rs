@@ -32,6 +32,7 @@ fn check(schema: &Value, value: &Value, path: &str, problems: &mut Vec<String>) 
                 .map(|limit| format!("allowed: {limit} characters and more")),
             "maxLength" => out_of_range(length(value), rule, |found, limit| found > limit)
                 .map(|limit| format!("allowed: {limit} characters at most")),
+            "pattern" => mismatch(rule, value),
             "maxProperties" => out_of_range(size(value), rule, |found, limit| found > limit)
                 .map(|limit| format!("allowed: {limit} fields at most")),
             "required" => missing(rule, value).map(|field| format!("{field} is missing")),
@@ -103,6 +104,14 @@ fn out_of_range(found: Option<f64>, rule: &Value, beyond: fn(f64, f64) -> bool) 
 
 fn length(value: &Value) -> Option<f64> {
     value.as_str().map(|text| text.chars().count() as f64)
+}
+
+/// A text that the pattern does not match; helm takes the same expressions.
+fn mismatch(rule: &Value, value: &Value) -> Option<String> {
+    let text = value.as_str()?;
+    let matches = rule.as_str().and_then(|rule| regex::Regex::new(rule).ok());
+    let matches = matches.is_some_and(|rule| rule.is_match(text));
+    (!matches).then(|| format!("allowed: what matches {rule}"))
 }
 
 fn size(value: &Value) -> Option<f64> {

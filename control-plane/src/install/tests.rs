@@ -75,6 +75,22 @@ fn values_are_checked() {
             "injector.failurePolicy: found \"fail\"; allowed: ",
         ),
         ("mesh.trustDomain=null", "trustDomain is missing"),
+        (
+            "tracing.otlpEndpoint=jaeger:4317",
+            "tracing.otlpEndpoint: found \"jaeger:4317\"; allowed: what matches ",
+        ),
+        (
+            "tracing.otlpEndpoint=https://jaeger:4317",
+            "tracing.otlpEndpoint: found ",
+        ),
+        (
+            "tracing.sampleRatio=2",
+            "tracing.sampleRatio: found 2; allowed: 1 at most",
+        ),
+        (
+            "tracing.sampleRatio=1.5",
+            "tracing.sampleRatio: found \"1.5\"; allowed: what matches ",
+        ),
     ] {
         let error = sets(&[set]).unwrap_err().to_string();
         assert!(error.contains(said), "{set}: {error}");
@@ -96,6 +112,7 @@ fn a_name_of_a_namespace_cannot_carry_yaml() {
 #[test]
 fn values_reach_the_objects() {
     let values = sets(&[
+        "tracing.otlpEndpoint=http://jaeger.tracing:4317,tracing.sampleRatio=0.5",
         "proxy.image.registry=r.example/mesh,image.tag=v9,imagePullSecrets={s}",
         r"controlPlane.nodeSelector.kubernetes\.io/arch=amd64,mesh.workloadRanges={10.0.0.0/8}",
     ]);
@@ -107,6 +124,8 @@ fn values_reach_the_objects() {
     for argument in [
         "--proxy-image=r.example/mesh/weft-proxy:v9",
         "--workload-range=10.0.0.0/8",
+        "--otlp-endpoint=http://jaeger.tracing:4317",
+        "--trace-sample-ratio=0.5",
         "--advertise=weft-control-plane.mesh.svc:15010",
     ] {
         assert!(arguments.contains(&argument.into()), "{arguments:?}");
@@ -143,6 +162,8 @@ const SHAPES: [&[&str]; 4] = [
     &[
         "--set",
         "injector.enabled=false,networkPolicy.enabled=false,crds.install=false",
+        "--set",
+        "tracing.otlpEndpoint=http://jaeger.tracing:4317,tracing.sampleRatio=0.25",
     ],
 ];
 

@@ -6,6 +6,7 @@ pub(crate) mod events;
 mod membership;
 pub mod names;
 pub(crate) mod pace;
+pub mod protocols;
 pub mod ranges;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use weft_core::model::AppProtocol;
 use weft_core::name::{ServiceName, SpiffeId, WorkloadName};
 
-use super::World;
 use super::dirty::Dirty;
 use super::index::Endpoints;
-use super::workloads::place_of;
+use super::workloads::{announce, code_of, place_of};
+use super::{World, protocol_of};
 use crate::model::ObjectName;
 
 /// A Service of the cluster that is reached by an address or through its pods.
@@ -90,6 +90,8 @@ pub struct Pod {
     pub addresses: Vec<IpAddr>,
     /// Whose certificate its sidecar has; `None` where there is no sidecar.
     pub identity: Option<SpiffeId>,
+    /// What it says is spoken on its ports, ascending. What a Service declares beats it.
+    pub protocols: Arc<[(u16, AppProtocol)]>,
 }
 
 impl Pod {
@@ -127,6 +129,8 @@ pub struct ClusterEndpoint {
     /// Where it serves the ports of these names, once per name: in the family that the service has
     /// first.
     pub ports: Vec<(Arc<str>, SocketAddr)>,
+    /// What the pod says is spoken on its ports, as it is counted.
+    protocols: Vec<(u16, u8)>,
     member: Member,
 }
 
@@ -403,6 +407,18 @@ impl World {
         if endpoints.all.is_empty() {
             self.cluster_endpoints.remove_cow(service);
         }
+        let declared = |endpoint: &Option<Arc<ClusterEndpoint>>| {
+            let endpoint = endpoint.iter();
+            endpoint
+                .flat_map(|endpoint| endpoint.protocols.iter().copied())
+                .collect()
+        };
+        let (old, new): (BTreeSet<_>, BTreeSet<_>) = (declared(&before), declared(&after));
+        if old != new {
+            announce(&mut self.pod_protocols, service, &old, &new);
+            dirty.shapes.insert(service.clone());
+            dirty.servers.insert(service.clone());
+        }
         match after {
             Some(after) => self.resolved_members.insert_cow(key, after),
             None => self.resolved_members.remove_cow(&key),
@@ -459,6 +475,9 @@ impl World {
             }
             (None | Some(_), Member::Pod(_) | Member::Address(_)) => owner,
         };
+        let protocols = pod.filter(|pod| pod.identity.is_some());
+        let protocols = protocols.into_iter().flat_map(|pod| pod.protocols.iter());
+        let protocols = protocols.map(|(port, protocol)| (*port, code_of(*protocol)));
         let (instance, workload, identity) = match pod {
             Some(pod) => (pod.instance(), pod.name.clone(), pod.identity.clone()),
             None => {
@@ -476,6 +495,7 @@ impl World {
             zone: Arc::clone(&endpoint.zone),
             serving: endpoint.serving,
             ports: Vec::new(),
+            protocols: protocols.collect(),
             member: member.clone(),
         })
     }
@@ -503,6 +523,17 @@ impl World {
             .filter(|(name, _)| **name == *port)
             .map(|(_, target)| *target)
             .collect()
+    }
+
+    /// What is spoken on a port of those who serve a service of the cluster, as they say it: pods by
+    /// their annotation, processes by their registration.
+    pub fn announced_at(&self, name: &ServiceName, port: u16) -> Option<AppProtocol> {
+        let of_pods = self.pod_protocols.get(name).into_iter();
+        let of_pods = of_pods.flat_map(|counts| counts.keys());
+        let mut of_pods = of_pods.filter(|(of, _)| *of == port);
+        let of_pods = of_pods.next().map(|(_, code)| protocol_of(*code));
+        let mut of_processes = self.announced(name).filter(|(of, _)| *of == port);
+        of_pods.or_else(|| of_processes.next().map(|(_, protocol)| protocol))
     }
 
     /// Those who serve a service of the cluster and whose places are in a range: the ready ones, or

@@ -95,6 +95,8 @@ pub struct World {
     members_at: Index<IpAddr, ((ServiceName, Member), ObjectName)>,
     /// How many workloads of each service announce each port and protocol.
     announced: Map<ServiceName, Arc<PortCounts>>,
+    /// The same of what pods of the cluster's services say in their annotations.
+    pod_protocols: Map<ServiceName, Arc<PortCounts>>,
     /// Policies of each service, the oldest first.
     policies_of: Index<ServiceName, (i64, ObjectName)>,
     limits_of: Index<ServiceName, ObjectName>,
@@ -141,6 +143,7 @@ impl World {
             services_of_pod: Index::default(),
             members_at: Index::default(),
             announced: Map::new(),
+            pod_protocols: Map::new(),
             policies_of: Index::default(),
             limits_of: Index::default(),
             attached: Index::default(),

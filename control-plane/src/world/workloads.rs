@@ -8,8 +8,9 @@ use weft_core::model::{AppProtocol, slice_of};
 use weft_core::name::{ServiceName, WorkloadName};
 use weft_core::slices::SLICES_MAX;
 
-use super::World;
 use super::dirty::Dirty;
+use super::index::Map;
+use super::{PortCounts, World};
 use crate::registry::Entry;
 
 /// In the order of precedence: what is declared comes before what is not.
@@ -22,7 +23,7 @@ pub(super) const PROTOCOLS: [AppProtocol; 6] = [
     AppProtocol::Detect,
 ];
 
-fn code_of(protocol: AppProtocol) -> u8 {
+pub(super) fn code_of(protocol: AppProtocol) -> u8 {
     let mut all = PROTOCOLS.iter();
     let index = all.position(|known| *known == protocol);
     index
@@ -184,32 +185,33 @@ impl World {
         let old = before.map(ports_of).unwrap_or_default();
         let new = after.map(|entry| ports_of(entry)).unwrap_or_default();
         if old != new {
-            self.announce(service, &old, &new);
+            announce(&mut self.announced, service, &old, &new);
             dirty.shapes.insert(service.clone());
             dirty.servers.insert(service.clone());
         }
     }
+}
 
-    fn announce(
-        &mut self,
-        service: &ServiceName,
-        old: &BTreeSet<(u16, u8)>,
-        new: &BTreeSet<(u16, u8)>,
-    ) {
-        let announced = self.announced.get_or_default_cow(service.clone());
-        let counts = Arc::make_mut(announced);
-        for port in new.difference(old) {
-            *counts.entry(*port).or_default() += 1;
+/// Counts what one of those who serve a service says of its ports, and no more what it said.
+pub(super) fn announce(
+    of: &mut Map<ServiceName, Arc<PortCounts>>,
+    service: &ServiceName,
+    old: &BTreeSet<(u16, u8)>,
+    new: &BTreeSet<(u16, u8)>,
+) {
+    let announced = of.get_or_default_cow(service.clone());
+    let counts = Arc::make_mut(announced);
+    for port in new.difference(old) {
+        *counts.entry(*port).or_default() += 1;
+    }
+    for port in old.difference(new) {
+        if let Some(many) = counts.get_mut(port) {
+            *many -= 1;
         }
-        for port in old.difference(new) {
-            if let Some(many) = counts.get_mut(port) {
-                *many -= 1;
-            }
-        }
-        counts.retain(|_, many| *many > 0);
-        if counts.is_empty() {
-            self.announced.remove_cow(service);
-        }
+    }
+    counts.retain(|_, many| *many > 0);
+    if counts.is_empty() {
+        of.remove_cow(service);
     }
 }
 

@@ -4,6 +4,7 @@ mod apps;
 mod check;
 mod cluster;
 mod conformance;
+mod demo;
 mod injected;
 mod node;
 mod outside;

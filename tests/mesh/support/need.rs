@@ -74,6 +74,10 @@ fn present(need: &str) -> bool {
     if need == "root" {
         return root();
     }
+    if need == "jaeger" {
+        let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
+        return assets.is_some_and(|assets| assets.join("jaeger").is_file());
+    }
     if need == "kubernetes" {
         let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
         let complete = |assets: PathBuf| assets.join("kubelet").is_file();

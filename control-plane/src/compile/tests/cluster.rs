@@ -70,11 +70,22 @@ fn slice_gone(namespace: &str, name: &str) -> Delta {
 }
 
 fn pod(name: &str, uid: &str, addresses: Vec<IpAddr>, in_mesh: bool) -> Delta {
+    saying(name, uid, addresses, in_mesh, &[])
+}
+
+fn saying(
+    name: &str,
+    uid: &str,
+    addresses: Vec<IpAddr>,
+    in_mesh: bool,
+    protocols: &[(u16, AppProtocol)],
+) -> Delta {
     Delta::Pod(Arc::new(Pod {
         name: name.parse().unwrap(),
         uid: uid.into(),
         addresses,
         identity: in_mesh.then(|| "spiffe://weft.test/ns/shop/sa/web".parse().unwrap()),
+        protocols: protocols.into(),
     }))
 }
 
@@ -293,6 +304,66 @@ fn what_a_pod_serves_is_what_the_cluster_says() {
     // It is the pod's as long as the pod is there, and the registration's after that.
     found.apply([Delta::PodGone("shop/a".parse().unwrap())], 0);
     assert!(found.compiled.find(Kind::Workload, "10.9.9.1").is_none());
+}
+
+/// What pods say is spoken on their ports reaches their own sidecars and their callers'; what a Service
+/// declares beats it.
+#[test]
+fn pods_say_what_is_spoken_where_their_services_do_not() {
+    let mut found = snapshot(web());
+    let of_service = |found: &Snapshot| {
+        let service = found.compiled.service_policy("shop/web").unwrap();
+        let ports = service.ports.iter();
+        ports
+            .map(|port| (port.port, port.protocol))
+            .collect::<Vec<_>>()
+    };
+    let of_pod = |found: &Snapshot| {
+        let own = found.compiled.find(Kind::Workload, "shop/a").unwrap();
+        let Resource::Workload(own) = &own.resource else {
+            unreachable!()
+        };
+        let ports = own.ports.iter();
+        ports
+            .map(|port| (port.port, port.protocol))
+            .collect::<Vec<_>>()
+    };
+    let (detect, http) = (AppProtocol::Detect, AppProtocol::Http);
+    let (tcp, grpc) = (AppProtocol::Tcp, AppProtocol::Grpc);
+    let says =
+        |protocols: &[(u16, AppProtocol)]| saying("shop/a", "ua", vec![v4(1)], true, protocols);
+    for (said, service, pod) in [
+        (
+            &[][..],
+            [(80, http), (81, detect)],
+            vec![(9, detect), (8080, http)],
+        ),
+        (
+            &[(7, grpc), (9, tcp), (8080, tcp)],
+            [(80, http), (81, tcp)],
+            vec![(7, grpc), (9, tcp), (8080, http)],
+        ),
+        (
+            &[(9, grpc)],
+            [(80, http), (81, grpc)],
+            vec![(9, grpc), (8080, http)],
+        ),
+        (
+            &[],
+            [(80, http), (81, detect)],
+            vec![(9, detect), (8080, http)],
+        ),
+    ] {
+        found.apply([says(said)], 0);
+        assert_eq!(of_service(&found), service, "{said:?}");
+        assert_eq!(of_pod(&found), pod, "{said:?}");
+    }
+    // One without a sidecar says nothing, and neither does one that is gone.
+    found.apply([saying("shop/b", "ub", vec![v4(2)], false, &[(9, tcp)])], 0);
+    assert_eq!(of_service(&found)[1], (81, detect));
+    found.apply([says(&[(9, tcp)])], 0);
+    found.apply([Delta::PodGone("shop/a".parse().unwrap())], 0);
+    assert_eq!(of_service(&found)[1], (81, detect));
 }
 
 /// A service that the cluster has and processes serve, too; a document of its name counts for nothing

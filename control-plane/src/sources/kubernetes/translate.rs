@@ -10,6 +10,7 @@ use weft_core::model::AppProtocol;
 use weft_core::name::{ServiceName, SpiffeId, TrustDomain, WorkloadName};
 
 use crate::kubernetes::has_sidecar;
+use crate::kubernetes::protocols;
 use crate::model::ObjectName;
 use crate::world::cluster::{
     ClusterPort, ClusterService, ClusterSlice, Pod, Serving, SliceEndpoint,
@@ -184,7 +185,16 @@ pub(super) fn pod(pod: &core::Pod, trust_domain: &TrustDomain) -> Option<Pod> {
         uid: metadata.uid.as_deref()?.into(),
         addresses: addresses.collect(),
         identity,
+        protocols: protocols_of(pod),
     })
+}
+
+/// What a pod says is spoken on its ports. One that is no list of them says nothing: it was changed
+/// after the pod was made.
+fn protocols_of(pod: &core::Pod) -> Arc<[(u16, AppProtocol)]> {
+    let annotations = pod.metadata.annotations.as_ref();
+    let said = annotations.and_then(|all| protocols::parse(all.get(protocols::PROTOCOLS)?));
+    said.unwrap_or_default().into()
 }
 
 #[cfg(test)]
