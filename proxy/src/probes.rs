@@ -23,13 +23,11 @@ use weft_core::time::Instant;
 
 use crate::clock::now;
 use crate::config::{HttpProbe, Probe, ProbeAction};
-use crate::local_application::{Failed, LocalApplication, Read};
+use crate::local_application::{Failed, LocalApplication};
 
 /// An answer of the application holds for this long, for whoever asks: the kubelet asks once a second at
 /// most, and others who reach the port must neither load the application nor take the kubelet's place.
 const ANSWER_HOLDS: Duration = Duration::from_millis(500);
-/// What is passed on of the application's answer, bytes: the kubelet reads no more.
-const BODY_BYTES_MAX: usize = 10 * 1024;
 
 /// The application's probes.
 #[derive(Debug)]
@@ -115,17 +113,16 @@ impl Probes {
     async fn http(&self, probe: &HttpProbe) -> Result<Answer, Failed> {
         let request = self.request(probe)?;
         let sent = self.application.send(probe.port, probe.scheme, request);
-        let mut answered = sent.await?;
-        let (Read::All(body) | Read::Cut(body) | Read::Broken(body, _)) =
-            answered.read(BODY_BYTES_MAX).await;
-        let status = answered.response.status();
+        let status = sent.await?.response.status();
+        // The kubelet looks at nothing else, and others who ask are told nothing else.
+        let text = format!("the application has answered {status}\n");
         // As the kubelet has it: 200 to 399 is success. A redirection is not followed, and is
         // none of the sidecar's.
         let status = match status.is_redirection() {
             true => StatusCode::OK,
             false => status,
         };
-        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+        Ok((status, text))
     }
 
     fn request(&self, probe: &HttpProbe) -> Result<Request<Full<Bytes>>, Failed> {

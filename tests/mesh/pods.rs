@@ -124,7 +124,10 @@ fn probes_reach_an_application_under_strict_mutual_tls() {
         pods.outside(Program::line(&curl), LIMIT).stdout
     };
     let cases = [
-        ("15020/app-health/web/readyz", "hello from nginx\n200"),
+        (
+            "15020/app-health/web/readyz",
+            "the application has answered 200 OK\n200",
+        ),
         ("15020/app-health/web/livez", "connected\n200"),
         ("8080/", "000"),
     ];

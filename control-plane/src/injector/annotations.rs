@@ -21,6 +21,8 @@ const WORKERS_MAX: u16 = 64;
 const LOG_LEVEL_MAX: usize = 200;
 /// Seconds of `pre-stop-sleep`.
 const SLEEP_MAX_SECONDS: u32 = 300;
+/// Annotations that are told to be wrong.
+const PROBLEMS_MAX: usize = 32;
 /// Of a value that is refused, so many characters are shown.
 const FOUND_MAX: usize = 80;
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -229,6 +231,9 @@ impl Overrides {
         };
         let mut problems = Vec::new();
         for (name, value) in annotations {
+            if problems.len() == PROBLEMS_MAX {
+                break;
+            }
             if !name.starts_with(PREFIX) || name == INJECTED {
                 continue;
             }

@@ -6,7 +6,7 @@ use std::fmt;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
 use super::containers::{OWN_PORTS, VOLUMES};
-use super::{Namespace, Settings};
+use super::{Namespace, Settings, injected};
 use crate::kubernetes::has_sidecar;
 use crate::kubernetes::names::{
     DISABLED, ENABLED, INJECT, INJECTED, INTERCEPT_CONTAINER, PROXY_CONTAINER, PROXY_UID,
@@ -118,8 +118,14 @@ pub(super) fn decide(
         Some(Wish::Disabled) => return Eligible::Skip(SkipReason::Disabled),
         None => return Eligible::Skip(SkipReason::NotAsked),
     }
-    if has_sidecar(spec) && is_ours(pod, spec, settings) {
-        return Eligible::Skip(SkipReason::AlreadyInjected);
+    if has_sidecar(spec) && says_it_is_injected(pod, spec, settings) {
+        let mut problems = injected::differences(spec);
+        let others = containers(spec).filter(|container| !is_own(container));
+        problems.extend(others.flat_map(|container| obstacles_of(spec, container)));
+        return match problems.is_empty() {
+            true => Eligible::Skip(SkipReason::AlreadyInjected),
+            false => Eligible::Refuse(problems),
+        };
     }
     if spec.host_network == Some(true) {
         if own == Some(Wish::Enabled) {
@@ -172,8 +178,13 @@ fn has_container(spec: &PodSpec, name: &str) -> bool {
     containers(spec).any(|container| container.name == name)
 }
 
-/// Whether the container that has the sidecar's name is the sidecar, possibly of another version.
-fn is_ours(pod: &Pod, spec: &PodSpec, settings: &Settings) -> bool {
+/// Whether a container has a name of the mesh's.
+fn is_own(container: &Container) -> bool {
+    [PROXY_CONTAINER, INTERCEPT_CONTAINER].contains(&container.name.as_str())
+}
+
+/// Whether the container that has the sidecar's name is to be the sidecar, possibly of another version.
+fn says_it_is_injected(pod: &Pod, spec: &PodSpec, settings: &Settings) -> bool {
     let annotations = pod.metadata.annotations.as_ref();
     let says_so = annotations.is_some_and(|annotations| annotations.contains_key(INJECTED));
     let has_image = containers(spec).any(|container| {

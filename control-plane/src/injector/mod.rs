@@ -13,6 +13,7 @@ pub mod documents;
 mod edits;
 mod eligible;
 mod membership;
+mod injected;
 mod metrics;
 mod probes;
 mod quantity;
@@ -24,6 +25,7 @@ use std::fmt;
 
 use json_patch::Patch;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 use weft_core::name::CLUSTER_DOMAIN;
 
@@ -64,9 +66,28 @@ pub enum Outcome {
     Refuse(Refusal),
 }
 
+/// Longest message about a pod, bytes: it goes to whoever creates the pod, and to the log.
+const MESSAGE_MAX_BYTES: usize = 4096;
+
+/// A text about a pod for people: bounded, and without characters that control a terminal or the
+/// direction of what follows.
+fn shown(text: &str) -> String {
+    let end = text.floor_char_boundary(MESSAGE_MAX_BYTES);
+    let harmless = |c: char| match c {
+        '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
+        c if c.is_control() => '\u{fffd}',
+        c => c,
+    };
+    let mut shown: String = text[..end].chars().map(harmless).collect();
+    if end < text.len() {
+        shown.push_str(&format!("… ({} more bytes)", text.len() - end));
+    }
+    shown
+}
+
 /// Why a pod is refused: every problem, each with its place, what was found and what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("weft: {pod} cannot be put into the mesh: {}", problems.join("; "))]
+#[error("{}", shown(&format!("weft: {pod} cannot be put into the mesh: {}", problems.join("; "))))]
 pub struct Refusal {
     /// The pod, as NAMESPACE/NAME.
     pub pod: String,
@@ -202,7 +223,7 @@ pub fn inject(pod: &Value, namespace: Namespace<'_>, settings: &Settings) -> Out
             problems,
         })
     };
-    let typed: Pod = match serde_json::from_value(pod.clone()) {
+    let typed = match Pod::deserialize(pod) {
         Ok(typed) => typed,
         Err(error) => {
             let problem = format!("it is not a pod as Kubernetes knows it: {error}");

@@ -13,6 +13,9 @@ use crate::kubernetes::names::{PROBES_PATH, STATUS_PORT};
 /// All probes of a pod as the sidecar is given them, bytes: the kernel takes no variable of 128 KiB.
 const PROBES_MAX_BYTES: usize = 64 * 1024;
 
+/// Most probes of a pod, as in the sidecar's configuration.
+const PROBES_MAX: usize = 256;
+
 /// Fields of containers with an action that the kubelet carries out, and the last part of its path
 /// at the sidecar.
 const PROBES: [(&str, &str); 3] = [
@@ -75,6 +78,12 @@ pub(super) fn rewrite(
                 problems.extend(done.err());
             }
         }
+    }
+    let many = rewritten.by_path.len();
+    if many > PROBES_MAX {
+        problems.push(format!(
+            "probes: found {many} that go over the network; allowed: {PROBES_MAX}"
+        ));
     }
     let bytes = rewritten.originals().map_or(0, |text| text.len());
     if bytes > PROBES_MAX_BYTES {

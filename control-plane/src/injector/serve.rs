@@ -13,7 +13,7 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use http::StatusCode;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -31,7 +31,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Namespace, Outcome, Settings, inject};
+use super::{Namespace, Outcome, Settings, inject, shown};
 use crate::kubernetes::names::WEBHOOK_PATH;
 use crate::tls::ServerTls;
 
@@ -40,8 +40,12 @@ pub const REVIEW_MAX_BYTES: usize = 3 * 1024 * 1024;
 /// How long a review may take to arrive, its wait for a place included. The webhook's configuration
 /// gives the whole answer 10 s.
 const REVIEW_TIMEOUT: Duration = Duration::from_secs(5);
-/// Reviews that are read and decided at the same time; others wait.
-const REVIEWS_MAX: usize = 32;
+/// Reviews whose bodies are held at the same time; others wait, unread.
+const REVIEWS_MAX: usize = 64;
+/// Those of one address. An API server has a few at a time.
+const REVIEWS_PER_SOURCE_MAX: usize = 16;
+/// Reviews that are decided at the same time: each is a tree of many times its bytes.
+const DECISIONS_MAX: usize = 4;
 /// Connections at the same time; those beyond are closed at once.
 const CONNECTIONS_MAX: usize = 1024;
 /// Those from one address. An API server keeps one or two.
@@ -86,8 +90,13 @@ impl Counters {
 pub struct Webhook {
     settings: Settings,
     counters: Counters,
-    places: Semaphore,
+    bodies: Semaphore,
+    decisions: Arc<Semaphore>,
 }
+
+/// The places for reviews of one address.
+#[derive(Debug, Clone)]
+struct SourceReviews(Arc<Semaphore>);
 
 /// A review that is not answered with a review.
 struct Unreadable {
@@ -101,18 +110,28 @@ impl Webhook {
         Self {
             settings,
             counters,
-            places: Semaphore::new(REVIEWS_MAX),
+            bodies: Semaphore::new(REVIEWS_MAX),
+            decisions: Arc::new(Semaphore::new(DECISIONS_MAX)),
         }
     }
 
-    async fn answer(&self, body: Body) -> Result<AdmissionReview<DynamicObject>, Unreadable> {
-        // A body that does not come keeps nobody's place.
+    async fn answer(
+        self: Arc<Self>,
+        body: Body,
+        source: Option<SourceReviews>,
+    ) -> Result<AdmissionReview<DynamicObject>, Unreadable> {
+        // A body that does not come keeps a place of its own source, and for this long.
         let reading = async {
+            let own = match &source {
+                Some(SourceReviews(places)) => places.acquire().await.ok(),
+                None => None,
+            };
+            let place = self.bodies.acquire().await;
             let bytes = to_bytes(body, REVIEW_MAX_BYTES).await;
-            let place = self.places.acquire().await;
-            (place, bytes)
+            let turn = Arc::clone(&self.decisions).acquire_owned().await;
+            (own, place, turn, bytes)
         };
-        let Ok((_place, bytes)) = timeout(REVIEW_TIMEOUT, reading).await else {
+        let Ok((_own, _place, turn, bytes)) = timeout(REVIEW_TIMEOUT, reading).await else {
             let reason = format!("the review did not arrive within {REVIEW_TIMEOUT:?}");
             let status = StatusCode::REQUEST_TIMEOUT;
             return Err(Unreadable { status, reason });
@@ -123,11 +142,22 @@ impl Webhook {
                 "the review cannot be read: {error}; allowed: {REVIEW_MAX_BYTES} bytes"
             ),
         })?;
-        let review = serde_json::from_slice(&bytes).map_err(|error| error.to_string());
-        let decided = review.and_then(|review| self.decide(review));
+        let webhook = Arc::clone(&self);
+        let deciding = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            let review = serde_json::from_slice(&bytes).map_err(|error| error.to_string());
+            review.and_then(|review| webhook.decide(review))
+        });
+        let decided = deciding.await.map_err(|error| Unreadable {
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            reason: format!("the review could not be decided: {error}"),
+        })?;
         decided.map_err(|reason| Unreadable {
             status: StatusCode::BAD_REQUEST,
-            reason: format!("{reason}; allowed: an AdmissionReview of admission.k8s.io/v1"),
+            reason: format!(
+                "{}; allowed: an AdmissionReview of admission.k8s.io/v1",
+                shown(&reason)
+            ),
         })
     }
 
@@ -184,7 +214,7 @@ impl Webhook {
                     self.counters.count("injected");
                     return response;
                 }
-                Err(error) => error.to_string(),
+                Err(error) => shown(&error.to_string()),
             },
             Outcome::Refuse(refusal) => refusal.to_string(),
         };
@@ -202,7 +232,11 @@ pub fn router(webhook: Arc<Webhook>) -> Router {
 }
 
 async fn review(State(webhook): State<Arc<Webhook>>, request: Request) -> Response {
-    match webhook.answer(request.into_body()).await {
+    let source = request.extensions().get::<SourceReviews>().cloned();
+    match Arc::clone(&webhook)
+        .answer(request.into_body(), source)
+        .await
+    {
         Ok(review) => Json(review).into_response(),
         Err(Unreadable { status, reason }) => {
             webhook.counters.count("unreadable");
@@ -233,7 +267,8 @@ pub async fn serve(router: Router, listener: TcpListener, tls: ServerTls, stop: 
             tracing::debug!(%address, "too many connections to the webhook: closed");
             continue;
         };
-        let (acceptor, router) = (TlsAcceptor::from(tls.load_full()), router.clone());
+        let acceptor = TlsAcceptor::from(tls.load_full());
+        let router = router.clone().layer(Extension(place.reviews.clone()));
         let stop = stop.clone();
         tasks.spawn(async move {
             serve_connection(stream, acceptor, router, stop).await;
@@ -288,31 +323,39 @@ async fn serve_connection(
     }
 }
 
-/// Connections by source.
+/// What sources have.
 #[derive(Debug, Default)]
 struct Sources {
-    connections: Mutex<HashMap<IpAddr, usize>>,
+    all: Mutex<HashMap<IpAddr, Source>>,
+}
+
+/// What one source has.
+#[derive(Debug)]
+struct Source {
+    connections: usize,
+    reviews: SourceReviews,
 }
 
 impl Sources {
     /// A place for a connection, unless all are taken.
     fn admit(self: &Arc<Self>, address: SocketAddr) -> Option<Place> {
         let source = address.ip().to_canonical();
-        let mut connections = self
-            .connections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let total: usize = connections.values().sum();
-        let count = connections.entry(source).or_default();
-        if total >= CONNECTIONS_MAX || *count >= CONNECTIONS_PER_SOURCE_MAX {
-            if *count == 0 {
-                connections.remove(&source);
-            }
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let total: usize = all.values().map(|source| source.connections).sum();
+        let own = all.get(&source).map_or(0, |source| source.connections);
+        if total >= CONNECTIONS_MAX || own >= CONNECTIONS_PER_SOURCE_MAX {
             return None;
         }
-        *count += 1;
-        let sources = Arc::clone(self);
-        Some(Place { sources, source })
+        let entry = all.entry(source).or_insert_with(|| Source {
+            connections: 0,
+            reviews: SourceReviews(Arc::new(Semaphore::new(REVIEWS_PER_SOURCE_MAX))),
+        });
+        entry.connections += 1;
+        Some(Place {
+            sources: Arc::clone(self),
+            source,
+            reviews: entry.reviews.clone(),
+        })
     }
 }
 
@@ -321,19 +364,18 @@ impl Sources {
 struct Place {
     sources: Arc<Sources>,
     source: IpAddr,
+    /// The places for reviews that all connections of the source share.
+    reviews: SourceReviews,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut connections = self
-            .sources
-            .connections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = connections.get_mut(&self.source) {
-            *count -= 1;
-            if *count == 0 {
-                connections.remove(&self.source);
+        let all = self.sources.all.lock();
+        let mut all = all.unwrap_or_else(PoisonError::into_inner);
+        if let Some(source) = all.get_mut(&self.source) {
+            source.connections -= 1;
+            if source.connections == 0 {
+                all.remove(&self.source);
             }
         }
     }

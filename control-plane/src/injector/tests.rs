@@ -148,6 +148,7 @@ fn refusal(pod: &Value, settings: &Settings) -> String {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of refusals")]
 fn a_wrong_annotation_is_told_with_what_is_allowed() {
     for annotation in &ANNOTATIONS {
         let pod = pod_with(&[(annotation.name, "~ wrong")]);
@@ -586,6 +587,18 @@ fn probes_are_bounded_as_the_kernel_bounds_variables() {
         json!({"httpGet": {"path": "/", "port": 1, "httpHeaders": header}});
     let found = refusal(&pod, &settings());
     assert!(found.contains("bytes in all; allowed: 65536"), "{found}");
+    let containers = |many: usize| {
+        let probe = json!({"tcpSocket": {"port": 1}});
+        let one =
+            |n| json!({"name": format!("c{n}"), "livenessProbe": probe, "readinessProbe": probe});
+        changed("/spec/containers", (0..many).map(one).collect())
+    };
+    let found = refusal(&containers(129), &settings());
+    assert!(
+        found.ends_with("probes: found 258 that go over the network; allowed: 256"),
+        "{found}"
+    );
+    patched(&containers(128), &settings());
 }
 
 const DOCUMENTS: &str = "\
@@ -727,4 +740,82 @@ fn the_settings_endpoint_is_every_pods_unless_it_says_otherwise() {
         let annotations: Vec<_> = annotation.into_iter().collect();
         assert_eq!(endpoint(&annotations).as_deref(), expected, "{said:?}");
     }
+}
+
+/// A pod that says it has the sidecar is left alone only where that is what the injector makes.
+#[test]
+#[expect(clippy::too_many_lines, reason = "a table of refusals")]
+fn a_sidecar_of_ones_own_making_is_compared_with_the_injectors() {
+    let injected = patched(&pod_with(&[]), &settings());
+    let changed = |pointer: &str, value: Value| {
+        let mut pod = injected.clone();
+        let (parent, field) = pointer.rsplit_once('/').unwrap();
+        pod.pointer_mut(parent).unwrap()[field] = value;
+        pod
+    };
+    let swapped = {
+        let init = &injected["spec"]["initContainers"];
+        changed("/spec/initContainers", json!([init[1], init[0]]))
+    };
+    let alone = json!([injected["spec"]["initContainers"][1]]);
+    let init = "/spec/initContainers";
+    check_refused(&[
+        (
+            changed("/spec/hostNetwork", json!(true)),
+            "but hostNetwork: true",
+        ),
+        (swapped, "container weft-intercept: starts after weft-proxy"),
+        (
+            changed(init, alone),
+            "init container weft-intercept: is missing",
+        ),
+        (
+            changed(&format!("{init}/0/args"), json!(["wait"])),
+            "container weft-intercept: does not run `intercept`",
+        ),
+        (
+            changed(
+                &format!("{init}/0/securityContext/capabilities/add"),
+                json!(["SYS_ADMIN"]),
+            ),
+            "container weft-intercept: has the capability SYS_ADMIN",
+        ),
+        (
+            changed(&format!("{init}/1/restartPolicy"), json!(null)),
+            "container weft-proxy: is an init container without restartPolicy: Always",
+        ),
+        (
+            changed(&format!("{init}/1/securityContext"), json!(null)),
+            "container weft-proxy: has no securityContext",
+        ),
+        (
+            changed(&format!("{init}/1/securityContext/runAsUser"), json!(0)),
+            "container weft-proxy: does not run as user 1337",
+        ),
+        (
+            changed(&format!("{init}/1/securityContext/privileged"), json!(true)),
+            "container weft-proxy: is privileged",
+        ),
+        (
+            changed(
+                &format!("{init}/1/securityContext/capabilities/add"),
+                json!(["NET_ADMIN"]),
+            ),
+            "container weft-proxy: has the capability NET_ADMIN",
+        ),
+        (
+            changed("/spec/volumes", json!([])),
+            "volume weft-token: is missing",
+        ),
+        (
+            changed(
+                "/spec/containers/0/securityContext",
+                json!({"runAsUser": 1337}),
+            ),
+            "container web: runAsUser 1337 is the sidecar's",
+        ),
+    ]);
+    let image = changed("/spec/initContainers/1/image", json!("mine:1"));
+    let outcome = inject(&image, shop(), &settings());
+    assert_eq!(outcome, Outcome::Skip(SkipReason::AlreadyInjected));
 }

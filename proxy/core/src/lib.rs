@@ -48,6 +48,7 @@ pub mod server;
 pub mod shares;
 pub mod shedding;
 pub mod slices;
+pub mod slots;
 pub mod standing;
 pub mod terms;
 pub mod time;

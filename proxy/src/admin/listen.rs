@@ -115,16 +115,21 @@ impl Listener {
         }
     }
 
-    pub(super) async fn accept(&self) -> io::Result<Stream> {
-        let socket = match &self.0 {
-            Kind::Tcp(listener) => AnyStream::Tcp(listener.accept().await?.0),
-            Kind::Unix { listener, .. } => AnyStream::Unix(listener.accept().await?.0),
+    /// A connection, and its address unless it is over a Unix socket.
+    pub(super) async fn accept(&self) -> io::Result<(Stream, Option<IpAddr>)> {
+        let (socket, address) = match &self.0 {
+            Kind::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                (AnyStream::Tcp(stream), Some(address.ip()))
+            }
+            Kind::Unix { listener, .. } => (AnyStream::Unix(listener.accept().await?.0), None),
         };
-        Ok(Stream {
+        let stream = Stream {
             socket,
             patience: WRITE_STALL,
             stalled: None,
-        })
+        };
+        Ok((stream, address))
     }
 }
 

@@ -15,7 +15,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use weft_core::exposition::CONTENT_TYPE as MERGED_CONTENT_TYPE;
@@ -26,13 +25,21 @@ use crate::telemetry::log::LogHandle;
 use crate::telemetry::metrics::{CONTENT_TYPE, Metrics};
 
 mod listen;
+mod open;
 mod readiness;
 
 pub use listen::{Listener, bind_tcp, bind_unix};
+use open::Open;
+
 pub use readiness::{BlockReady, Readiness};
 
-/// Connections at a time, per listener.
+/// Connections at a time, per listener. A newcomer beyond them finds a place: the oldest connection of
+/// the address with the most is closed.
 const CONNECTIONS_MAX: usize = 64;
+
+/// Those of one address that is not this machine's; more are closed at once. A kubelet or a Prometheus
+/// has a few.
+const CONNECTIONS_PER_ADDRESS_MAX: usize = 16;
 
 /// For a request's head to arrive; also how long an idle connection is kept.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -106,17 +113,15 @@ impl AdminServer {
         serves: Serves,
         shutdown: CancellationToken,
     ) {
-        let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let open = Open::new(CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX);
         let tasks = TaskTracker::new();
         loop {
-            // The semaphore is never closed.
-            let slot = Arc::clone(&slots).acquire_owned().await;
-            let stream = tokio::select! {
+            let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = shutdown.cancelled() => break,
             };
-            let stream = match stream {
-                Ok(stream) => stream,
+            let (stream, address) = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::debug!(%error, "admin: accept failed");
                     // Out of descriptors: wait for some to come back.
@@ -124,11 +129,17 @@ impl AdminServer {
                     continue;
                 }
             };
+            let Some(place) = open.admit(address) else {
+                tracing::debug!(?address, "admin: too many connections of one address");
+                continue;
+            };
             let server = Arc::clone(&self);
             let shutdown = shutdown.clone();
             tasks.spawn(async move {
-                let _slot = slot;
-                server.serve_connection(stream, serves, shutdown).await;
+                tokio::select! {
+                    () = place.evicted.cancelled() => {}
+                    () = server.serve_connection(stream, serves, shutdown) => {}
+                }
             });
         }
         tasks.close();

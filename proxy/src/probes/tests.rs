@@ -74,7 +74,10 @@ async fn http_probes_are_sent_as_they_were() {
         assert!(asked.contains("host: web.example\r\n"), "{asked}");
         assert!(asked.contains("x-probe: yes\r\n"), "{asked}");
         let (found, text) = answered.unwrap();
-        assert_eq!((found, text.as_str()), (expected, body));
+        assert_eq!(found, expected);
+        let code = status.split(' ').next().unwrap();
+        let told = format!("the application has answered {code} ");
+        assert!(text.starts_with(&told) && text.len() < 80, "{text}");
     }
     for path in ["/app-health/web/livez", "/app-health/web/readyz/", "/", ""] {
         assert_eq!(probes.answer(path).await, None, "{path}");
@@ -82,15 +85,13 @@ async fn http_probes_are_sent_as_they_were() {
 }
 
 #[tokio::test]
-async fn a_long_answer_is_cut_and_none_is_not_waited_for() {
+async fn a_body_is_not_waited_for_and_no_answer_not_for_ever() {
     let (listener, port) = listener().await;
     let probes = probes(&format!("/a: {{httpGet: {{port: {port}}}}}"));
-    let long = format!(
-        "HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n{}",
-        "x".repeat(100_000)
-    );
-    let (_asked, answered) = tokio::join!(once(&listener, &long), probes.answer("/a"));
-    assert_eq!(answered.unwrap().1.len(), BODY_BYTES_MAX);
+    // The rest never comes.
+    let long = "HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\nx";
+    let (_asked, answered) = tokio::join!(once(&listener, long), probes.answer("/a"));
+    assert_eq!(answered.unwrap().0, StatusCode::OK);
     // It is accepted by the kernel, and nobody answers.
     later(ANSWER_HOLDS);
     let (status, _text) = probes.answer("/a").await.unwrap();

@@ -4,6 +4,7 @@ use serde_json::json;
 use tower::ServiceExt as _;
 
 use super::*;
+use crate::injector::MESSAGE_MAX_BYTES;
 use crate::kubernetes::names::{NAMESPACE, STATUS_PORT};
 
 fn webhook(counters: &Counters) -> Router {
@@ -195,6 +196,58 @@ async fn a_review_that_does_not_arrive_gives_up_its_place() {
     assert_eq!(status, 200);
 }
 
+/// A source whose reviews do not arrive keeps nobody else's from being decided.
+#[tokio::test(start_paused = true)]
+async fn one_source_does_not_take_the_places_of_others() {
+    let counters = Counters::default();
+    let router = webhook(&counters);
+    let sources = Arc::<Sources>::default();
+    let [bad, good] = [1, 2].map(|last| {
+        let place = sources
+            .admit(SocketAddr::from(([192, 0, 2, last], 1)))
+            .unwrap();
+        router.clone().layer(Extension(place.reviews.clone()))
+    });
+    let hung: Vec<_> = (0..2 * REVIEWS_MAX)
+        .map(|_| {
+            let silent = futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>();
+            let body = Body::from_stream(silent);
+            let request = HttpRequest::post(WEBHOOK_PATH).body(body).unwrap();
+            tokio::spawn(bad.clone().oneshot(request))
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    let began = tokio::time::Instant::now();
+    let (status, _) = post_to(&good, asked(&pod()).to_string().into()).await;
+    assert_eq!((status, began.elapsed()), (200, Duration::ZERO));
+    for response in hung {
+        let response = response.await.unwrap().unwrap();
+        assert_eq!(response.status(), StatusCode::REQUEST_TIMEOUT);
+    }
+}
+
+/// A message is as long as a log line may be, and has no characters that a terminal would obey.
+#[tokio::test]
+async fn refusals_are_bounded() {
+    let counters = Counters::default();
+    let router = webhook(&counters);
+    let mut review = asked(&pod());
+    let object = &mut review["request"]["object"];
+    object["metadata"]["generateName"] = json!("\u{1b}[31m\nweb\u{202e}-");
+    let annotations: serde_json::Map<String, Value> = (0..10_000)
+        .map(|n| (format!("weft-mesh.io/x-{n}"), json!("")))
+        .collect();
+    object["metadata"]["annotations"] = Value::Object(annotations);
+    let (status, response) = post_to(&router, review.to_string().into()).await;
+    assert_eq!((status, &response["allowed"]), (200, &json!(false)));
+    let message = response["status"]["message"].as_str().unwrap();
+    assert!(message.len() < MESSAGE_MAX_BYTES + 64, "{}", message.len());
+    let begins =
+        "weft: pod shop/\u{fffd}[31m\u{fffd}web\u{fffd}-* cannot be put into the mesh: annotation ";
+    assert!(message.starts_with(begins), "{message}");
+    assert!(message.ends_with(" more bytes)"), "{message}");
+}
+
 #[test]
 fn one_address_cannot_take_every_place() {
     let sources = Arc::<Sources>::default();
@@ -208,7 +261,7 @@ fn one_address_cannot_take_every_place() {
     places.pop();
     assert!(sources.admit(address(1)).is_some());
     places.clear();
-    assert!(sources.connections.lock().unwrap().is_empty());
+    assert!(sources.all.lock().unwrap().is_empty());
 }
 
 /// The API server asks the webhook; both are real.
