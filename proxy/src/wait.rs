@@ -12,17 +12,21 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 /// What is read of an answer, bytes.
 const ANSWER_MAX: u64 = 16 * 1024;
 
-/// Waits until the sidecar of this pod is ready, and exits.
+/// Waits until the sidecar of this pod is ready, or for a time, and exits.
 ///
 /// Examples:
 ///   weft-proxy wait --ready
 ///   weft-proxy wait --ready --timeout 60
+///   weft-proxy wait --pause 5
 #[derive(Debug, Clone, Args)]
 #[command(verbatim_doc_comment)]
 pub struct WaitArgs {
     /// Wait until the sidecar is ready: until `/readyz` answers 200
-    #[arg(long, required = true)]
+    #[arg(long, required_unless_present = "pause")]
     pub ready: bool,
+    /// Wait for so many seconds and ask nobody, as a `preStop` hook
+    #[arg(long, value_name = "SECONDS", conflicts_with = "ready")]
+    pub pause: Option<u64>,
     /// How long to wait, seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub timeout: u64,
@@ -41,6 +45,10 @@ pub struct NotReady {
 
 /// Runs `weft-proxy wait`.
 pub fn run(args: &WaitArgs) -> Result<(), NotReady> {
+    if let Some(seconds) = args.pause {
+        std::thread::sleep(Duration::from_secs(seconds));
+        return Ok(());
+    }
     let until = Instant::now() + Duration::from_secs(args.timeout);
     loop {
         let found = match ask(args.address) {
@@ -81,6 +89,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let args = |timeout| WaitArgs {
             ready: true,
+            pause: None,
             timeout,
             address: listener.local_addr().unwrap(),
         };

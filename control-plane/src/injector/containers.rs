@@ -83,6 +83,8 @@ pub(super) struct Told {
     pub(super) probes: Option<String>,
     /// Where the application tells its metrics.
     pub(super) metrics: Option<String>,
+    /// How long an ordinary container goes on when the pod is told to stop, seconds.
+    pub(super) pause: u32,
     /// What traces call the service.
     pub(super) service: Option<String>,
 }
@@ -128,7 +130,12 @@ pub(super) fn proxy(settings: &Settings, overrides: &Overrides, told: &Told) -> 
     } else {
         // The kubelet starts the next container when this one's hook has ended.
         let command = [PROGRAM, "wait", "--ready", "--timeout", HOLD_SECONDS];
-        let lifecycle = json!({"postStart": {"exec": {"command": command}}});
+        let mut lifecycle = json!({"postStart": {"exec": {"command": command}}});
+        if told.pause > 0 {
+            // The application, which is told at the same time, ends its calls meanwhile.
+            let command = [PROGRAM, "wait", "--pause", &told.pause.to_string()];
+            lifecycle["preStop"] = json!({"exec": {"command": command}});
+        }
         merge(&mut container, json!({"lifecycle": lifecycle}));
     }
     container

@@ -306,6 +306,7 @@ impl Injection<'_> {
         let told = containers::Told {
             probes: rewritten.originals(),
             metrics: scraped.target().map(metrics::Target::as_json),
+            pause: PRE_STOP_SLEEP_SECONDS.min(self.grace_seconds() / 2),
             service: self.service.clone(),
         };
         let proxy = containers::proxy(self.settings, &self.overrides, &told);
@@ -349,11 +350,16 @@ impl Injection<'_> {
         Ok(())
     }
 
+    /// How long the pod has to stop.
+    fn grace_seconds(&self) -> u32 {
+        let grace = self.spec.termination_grace_period_seconds;
+        u32::try_from(grace.unwrap_or(GRACE_SECONDS)).unwrap_or(0)
+    }
+
     /// How long that sleep is; none where the cluster has no such thing or the grace period is too
     /// short for it.
     fn pre_stop_sleep(&self) -> Result<Option<u32>, String> {
-        let grace = self.spec.termination_grace_period_seconds;
-        let grace = u32::try_from(grace.unwrap_or(GRACE_SECONDS)).unwrap_or(0);
+        let grace = self.grace_seconds();
         let can = self.settings.cluster >= ClusterVersion::SLEEP;
         match self.overrides.pre_stop_sleep {
             Some(0) => Ok(None),

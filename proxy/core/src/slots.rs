@@ -47,11 +47,8 @@ impl Slots {
     /// most gives way: nobody is kept out by those who keep connections open.
     pub fn admit(&mut self, client: Client) -> Admission {
         let own = self.counts.get(&client).copied().unwrap_or(0);
-        let limit = match client {
-            Client::Address(_) | Client::Identity(_) => self.per_address,
-            Client::Application => self.max,
-        };
-        if own >= limit.min(self.max) && client != Client::Application {
+        let limit = self.per_address.min(self.max);
+        if client != Client::Application && own >= limit {
             return Admission::Refused;
         }
         let evicted = match self.open.len() >= self.max {

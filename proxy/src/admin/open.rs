@@ -39,8 +39,10 @@ impl Open {
     /// A place for a connection from this address, or for one over a Unix socket; `None` where it is to
     /// be closed.
     pub(super) fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> Option<Place> {
-        let address = address.filter(|address| !address.to_canonical().is_loopback());
-        let client = address.map_or(Client::Application, Client::at);
+        let address = address.map(|address| address.to_canonical());
+        let remote = address.filter(|address| !address.is_loopback());
+        // The whole address, of IPv6 too: a kubelet may be in one /64 with its pods.
+        let client = remote.map_or(Client::Application, Client::Address);
         let mut inner = self.lock();
         let Admission::Admitted { ticket, evicted } = inner.slots.admit(client) else {
             return None;

@@ -232,6 +232,24 @@ impl Space {
         self.cluster.try_kubectl(&line)
     }
 
+    /// Starts a line of kubectl in it.
+    pub(crate) fn start_kubectl(&self, line: &str) -> Running {
+        let kubectl = self.cluster.program("kubectl").args(["-n", &self.name]);
+        let kubectl = kubectl.args(line.split_whitespace());
+        kubectl.start("kubectl", &self.cluster.logs)
+    }
+
+    /// Runs `weft inject` on documents, and applies what it prints.
+    pub(crate) fn apply_injected(&self, yaml: &str, flags: &[&str]) {
+        let file = self.cluster.file(&format!("{}-to-inject.yaml", self.name));
+        std::fs::write(&file, yaml).expect("write documents");
+        let inject = Program::new(weft_binary())
+            .args(["inject", "-f"])
+            .arg(&file);
+        let injected = self.cluster.run(inject.args(flags)).success();
+        self.apply(&injected.stdout);
+    }
+
     /// Applies documents, which have to be accepted.
     pub(crate) fn apply(&self, yaml: &str) {
         self.try_apply(yaml).success();

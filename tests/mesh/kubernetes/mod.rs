@@ -2,6 +2,7 @@
 
 mod apps;
 mod check;
+mod classic;
 mod cluster;
 mod conformance;
 mod demo;
