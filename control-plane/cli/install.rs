@@ -158,6 +158,7 @@ fn cli(error: InstallError) -> CliError {
         | InstallError::Object(_)
         | InstallError::Cluster { .. }
         | InstallError::Foreign(_)
+        | InstallError::Pruned(_)
         | InstallError::NotReady(_) => CliError::Failed(error.to_string()),
     }
 }
