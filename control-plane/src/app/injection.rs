@@ -14,13 +14,18 @@ use crate::args::KubernetesArgs;
 use crate::identity::Identities;
 use crate::injector::serve::{Counters, Webhook, router, serve};
 use crate::injector::{ClusterVersion, Settings, Tracing};
+use crate::kubernetes::leader::Leader;
 use crate::kubernetes::names::CONTROL_PLANE;
+use crate::kubernetes::retry::{Pauses, until_answered};
 use crate::kubernetes::trust::{self, Trust};
 use crate::kubernetes::{Cluster, told};
 use crate::supervise::Supervisor;
 
-/// How soon an API server that did not say its version is asked again.
-const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Pauses between questions to an API server that does not say its version.
+const ASKED_AGAIN: Pauses = Pauses {
+    first: Duration::from_secs(1),
+    longest: Duration::from_secs(10),
+};
 
 /// The injector's part of a control plane in a cluster.
 pub(super) struct Injector {
@@ -56,19 +61,14 @@ impl Injector {
         self,
         tasks: &mut Supervisor,
         listeners: &Listeners,
+        leader: Leader,
     ) -> Result<(), AppError> {
         let Cluster { client, settings } = self.cluster;
         let identities = Arc::clone(&listeners.parts.identities);
         let (sender, roots) = watch::channel(pem_of(&identities));
         tasks.spawn("roots", follow_roots(identities, sender));
-        // Every replica writes until one of them is elected: what they write is the same, and each write
-        // is conditional on what it read.
-        let (always, leads) = watch::channel(true);
-        let keeping = trust::keep(client.clone(), Trust { roots, leads });
-        tasks.spawn("trust in the cluster", async move {
-            keeping.await;
-            drop(always);
-        });
+        let keeping = trust::keep(client.clone(), Trust { roots, leader });
+        tasks.spawn("trust in the cluster", keeping);
         let names = vec![format!("{CONTROL_PLANE}.{}.svc", settings.namespace)];
         let tls = listeners.own.webhook_tls(tasks, names)?;
         let (listener, counters, stop) = (self.listener, self.counters, listeners.stop.clone());
@@ -89,20 +89,14 @@ impl Injector {
 /// The cluster's version, which says what kind of sidecar it knows. An older one would drop the fields
 /// of a newer kind without a word, so it is not guessed.
 async fn wait_for_version(client: &Client) -> ClusterVersion {
-    loop {
-        let reason = match client.apiserver_version().await {
-            Ok(info) => match ClusterVersion::parse(&info.major, &info.minor) {
-                Some(version) => return version,
-                None => format!("found {:?}.{:?}", info.major, info.minor),
-            },
-            Err(error) => told(&error),
-        };
-        tracing::warn!(
-            reason,
-            "the cluster's version is not known, and no pod is injected"
-        );
-        tokio::time::sleep(ASKED_AGAIN_AFTER).await;
-    }
+    let what = "the cluster's version, without which no pod is injected";
+    until_answered(what, ASKED_AGAIN, || async {
+        let info = client.apiserver_version().await;
+        let info = info.map_err(|error| told(&error))?;
+        ClusterVersion::parse(&info.major, &info.minor)
+            .ok_or_else(|| format!("found {:?}.{:?}", info.major, info.minor))
+    })
+    .await
 }
 
 /// Tells of roots that change, until the identities end.

@@ -24,7 +24,7 @@ use weft_core::name::TrustDomain;
 use crate::api::Status;
 use crate::args::{ArgumentError, ControlPlaneArgs, Settings};
 use crate::budget::Limits;
-use crate::identity::ca::{Authority, CaError};
+use crate::identity::ca::{Authority, AuthorityError, CaError};
 use crate::kubernetes::ranges::{self, PRIVATE_RANGES, RangesError};
 use crate::kubernetes::{ClientError, Cluster, ClusterSettings};
 use crate::panics;
@@ -33,19 +33,19 @@ use crate::supervise::{Supervisor, TaskEnded};
 
 pub(crate) use assemble::assemble;
 use assemble::{health_of, open_store};
-pub use cluster::AuthorityError;
 use files::{init_log, lock, make_dir, write_private};
 use injection::Injector;
 use listeners::{Listeners, OwnCertificate, bind, listen};
 
 /// Tasks that end by themselves when they are told to stop.
-const LISTENING: [&str; 6] = [
+const LISTENING: [&str; 7] = [
     "sidecars",
     "operators",
     "admin socket",
     "join socket",
     "metrics",
     "webhook",
+    "election",
 ];
 /// Threads that serve sidecars and operators, at most.
 const WORKERS_MAX: usize = 4;
@@ -265,16 +265,21 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
         Some(cluster) => Some(Injector::open(cluster.clone(), &args.kubernetes).await?),
         None => None,
     };
-    let status_of = cluster.clone().zip(kept.in_cluster);
+    let stop = CancellationToken::new();
+    let in_cluster = cluster.clone().zip(kept.in_cluster);
     let parts = assemble(&mut tasks, settings, limits, kept.store, authority, cluster)?;
-    cluster::lead(&mut tasks, status_of, &parts, &args.kubernetes);
+    let leader = in_cluster.map(|(cluster, store)| {
+        let leader = cluster::elect(&mut tasks, Arc::clone(&store), stop.clone());
+        let args = &args.kubernetes;
+        cluster::lead(&mut tasks, &cluster, store, &parts, args, leader.clone());
+        leader
+    });
     let health = Arc::new(health_of(&mut tasks, &parts));
 
     let listener = listen(args.listen).await?;
     let address = listener.local_addr()?;
     let metrics_listener = listen(args.metrics_listen).await?;
     let metrics_address = metrics_listener.local_addr()?;
-    let stop = CancellationToken::new();
     let admin_listener = listen_if(args.admin_listen).await?;
     let admin_address = admin_listener.as_ref().map(TcpListener::local_addr);
 
@@ -300,8 +305,8 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
     listeners.serve_api(&mut tasks, sockets, &status, admin_listener)?;
     listeners.serve_metrics(&mut tasks, metrics_listener);
     listeners.serve_sidecars(&mut tasks, listener).await?;
-    if let Some(injector) = injector {
-        injector.serve(&mut tasks, &listeners)?;
+    if let Some((injector, leader)) = injector.zip(leader) {
+        injector.serve(&mut tasks, &listeners, leader)?;
     }
     listeners.health.set_listening(true);
 

@@ -5,10 +5,10 @@
 mod contents;
 mod files;
 mod request;
+mod secret;
 
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -21,10 +21,11 @@ use weft_core::name::{
 };
 
 use contents::{ca_params, leaf_params};
-use files::{check_root, end_of, file, from_pem, pair, refuse_key_alone};
+use files::{check_root, end_of, file, from_pem, make_dir, pair, refuse_key_alone};
 use request::read_request;
 
 pub use request::public_key_hash;
+pub use secret::{AuthorityError, open_in_cluster};
 
 use super::operator;
 use crate::sha256_hex;
@@ -121,8 +122,7 @@ pub struct SignedLeaf {
 impl Authority {
     /// Opens the authority in a directory; on first start makes its root (0600).
     pub fn open(dir: &Path, trust_domain: TrustDomain) -> Result<Self, CaError> {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-        made.map_err(|source| file("creating", dir, source))?;
+        make_dir(dir)?;
         let now = SystemTime::now();
         refuse_key_alone(dir, "root")?;
         let (root_pem, root_key) = pair(dir, "root", || {

@@ -3,11 +3,13 @@
 
 mod client;
 pub(crate) mod events;
+pub mod leader;
 mod membership;
 pub mod names;
 pub(crate) mod pace;
 pub mod protocols;
 pub mod ranges;
+pub(crate) mod retry;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tokens;

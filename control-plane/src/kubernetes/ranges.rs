@@ -7,6 +7,7 @@ use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
 use weft_core::model::Cidr;
 
+use super::retry::{Pauses, until_answered};
 use super::told;
 
 /// Ranges that pods' addresses are in where nobody says which: RFC 1918, RFC 6598 and RFC 4193. A
@@ -43,22 +44,21 @@ pub enum RangesError {
     Api(Box<kube::Error>),
 }
 
-/// Waits between attempts to ask an API server that is away: they double from the first to the last.
-const RETRY: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(10)];
+/// Pauses between attempts to ask an API server that is away.
+const ASKED_AGAIN: Pauses = Pauses {
+    first: Duration::from_millis(500),
+    longest: Duration::from_secs(10),
+};
 
 /// The ranges as [`service_ranges`] has them, as soon as the API server answers.
 pub async fn wait_for_service_ranges(client: &Client) -> Result<Vec<Cidr>, RangesError> {
-    let [mut wait, longest] = RETRY;
-    loop {
+    until_answered("ranges of Services", ASKED_AGAIN, || async {
         match service_ranges(client).await {
-            Err(error @ RangesError::Api(_)) => {
-                tracing::warn!(%error, retry_in = ?wait, "the API server cannot be asked");
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(longest);
-            }
-            answered => return answered,
+            Err(error @ RangesError::Api(_)) => Err(error),
+            answered => Ok(answered),
         }
-    }
+    })
+    .await
 }
 
 /// The ranges of the addresses of the cluster's Services, as the API server has them.

@@ -12,6 +12,8 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt as _};
 
+use super::told;
+
 /// What the API server says of a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Review {
@@ -99,7 +101,8 @@ impl TokenReviews for ClusterTokens {
             };
             let api: Api<TokenReview> = Api::all(self.client.clone());
             let answer = api.create(&PostParams::default(), &review).await;
-            let answer = answer.map_err(|error| format!("reviewing the token: {error}"))?;
+            let answer =
+                answer.map_err(|error| format!("reviewing the token: {}", told(&error)))?;
             Ok(review_of(answer.status.unwrap_or_default()))
         })
     }
@@ -112,7 +115,8 @@ impl TokenReviews for ClusterTokens {
         Box::pin(async move {
             let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
             let pod = api.get_opt(name).await;
-            let pod = pod.map_err(|error| format!("looking up pod {namespace}/{name}: {error}"))?;
+            let pod = pod
+                .map_err(|error| format!("looking up pod {namespace}/{name}: {}", told(&error)))?;
             Ok(pod.map(facts_of))
         })
     }

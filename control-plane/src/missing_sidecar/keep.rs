@@ -13,7 +13,6 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt as _};
-use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::candidates::Candidates;
@@ -21,6 +20,7 @@ use super::decide::{Decider, Evicted, Eviction, Step, Told};
 use super::webhook::{self, Labels, NotInjected};
 use crate::injector::{self, Membership, Settings, membership};
 use crate::kubernetes::events::{EventType, PodEvents, PodRef};
+use crate::kubernetes::leader::Leader;
 use crate::kubernetes::names::WEBHOOK;
 use crate::kubernetes::told;
 use crate::unix_seconds;
@@ -44,7 +44,7 @@ pub struct Keeper {
     settings: Settings,
     candidates: Arc<Candidates>,
     eviction: Option<Eviction>,
-    leads: watch::Receiver<bool>,
+    leader: Leader,
 }
 
 impl std::fmt::Debug for Keeper {
@@ -92,7 +92,7 @@ impl Keeper {
         settings: Settings,
         candidates: Arc<Candidates>,
         eviction: Option<Eviction>,
-        leads: watch::Receiver<bool>,
+        leader: Leader,
     ) -> Self {
         Self {
             events: PodEvents::new(client.clone()),
@@ -100,17 +100,20 @@ impl Keeper {
             settings,
             candidates,
             eviction,
-            leads,
+            leader,
         }
     }
 
-    /// Runs until whoever knows who leads has ended.
+    /// Works while this process leads.
     pub async fn keep(mut self) {
-        while self.leads.wait_for(|leads| *leads).await.is_ok() {
-            let mut leads = self.leads.clone();
-            let ended = leads.wait_for(|leads| !*leads);
+        loop {
+            self.leader.elected().await;
+            let mut leader = self.leader.clone();
+            let ended = async {
+                while leader.leads() && leader.changed().await {}
+            };
             tokio::select! {
-                _ = ended => {}
+                () = ended => {}
                 () = self.lead() => {}
             }
         }

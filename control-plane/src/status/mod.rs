@@ -1,7 +1,7 @@
 //! Statuses of the cluster's documents: what the control plane has made of each, written to the object.
 //!
 //! `standing.rs` says how a document stands, `merge.rs` what its status is to be then, both pure;
-//! `writer.rs` writes what differs, in the control plane that holds the lease.
+//! `writer.rs` writes what differs, in the control plane that leads.
 
 mod merge;
 mod standing;

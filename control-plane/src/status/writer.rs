@@ -1,34 +1,39 @@
-//! Writes statuses, in the control plane that holds the lease.
+//! Writes statuses, in the control plane that leads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kube::Api;
 use kube::Client;
 use kube::api::{Patch, PatchParams};
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::merge;
 use super::standing::standing;
 use crate::api::{Proxies, Snapshots};
-use crate::kubernetes::names::{CONTROL_PLANE, FIELD_MANAGER};
+use crate::kubernetes::leader::Leader;
+use crate::kubernetes::names::FIELD_MANAGER;
+use crate::kubernetes::retry::{Attempts, Pauses};
+use crate::kubernetes::told;
+use crate::model::ResourceKey;
 use crate::publish::Progress;
-use crate::store::{KubernetesStore, Lease, Revision, Store, Subject};
+use crate::store::{KubernetesStore, Revision, Store, Subject};
 
-/// For how long the lease of the writer is taken.
-const LEASE: Duration = Duration::from_secs(15);
-/// How often the lease is renewed, and asked for by those who do not have it.
-const RENEW: Duration = Duration::from_secs(5);
 /// Changes within this time are written together.
 const TOGETHER: Duration = Duration::from_millis(250);
 /// How long until everything is compared again, whatever has changed.
 const COMPARE: Duration = Duration::from_secs(5);
 /// The time from one write to the next: 20 in a second.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Pauses between writes of one status, whether they succeed or not: a sidecar whose answers change all
+/// the time makes no load.
+const WRITTEN_AGAIN: Pauses = Pauses {
+    first: Duration::from_secs(1),
+    longest: Duration::from_secs(60),
+};
 /// How long one write may take.
 const WRITE_MAX: Duration = Duration::from_secs(5);
 
@@ -39,10 +44,7 @@ pub struct StatusWriter {
     store: Arc<KubernetesStore>,
     snapshots: Arc<dyn Snapshots>,
     proxies: Arc<dyn Proxies>,
-    /// Who holds the lease, if this process does.
-    holder: String,
-    /// Whether it does.
-    leads: watch::Sender<bool>,
+    leader: Leader,
 }
 
 #[derive(Clone)]
@@ -61,55 +63,32 @@ impl StatusWriter {
         store: Arc<KubernetesStore>,
         snapshots: Arc<dyn Snapshots>,
         proxies: Arc<dyn Proxies>,
-        holder: String,
+        leader: Leader,
     ) -> Self {
         Self {
             client: ClientOf(client),
             store,
             snapshots,
             proxies,
-            holder,
-            leads: watch::Sender::new(false),
+            leader,
         }
     }
 
-    /// Whether this process holds the lease: the lease elects and does not fence.
-    pub fn leads(&self) -> watch::Receiver<bool> {
-        self.leads.subscribe()
-    }
-
-    /// Takes the lease whenever it is free, and writes while it has it.
-    pub async fn keep(self) {
+    /// Writes while this process leads.
+    pub async fn keep(mut self) {
         loop {
-            match self.store.lease(CONTROL_PLANE, &self.holder, LEASE).await {
-                Ok(lease) => {
-                    tracing::info!(holder = self.holder, "leads: statuses are written here");
-                    self.leads.send_replace(true);
-                    self.lead(lease).await;
-                    self.leads.send_replace(false);
-                }
-                Err(error) => tracing::debug!(%error, "does not lead"),
-            }
-            sleep(RENEW).await;
+            self.leader.elected().await;
+            self.lead().await;
         }
     }
 
-    /// Writes until the lease is lost.
-    async fn lead(&self, lease: Lease) {
+    /// Writes until this process leads no longer.
+    async fn lead(&self) {
         let mut revisions = self.store.watch();
         let mut progress = self.proxies.watch();
-        let mut renewed = Instant::now();
-        loop {
-            if renewed.elapsed() >= RENEW {
-                if let Err(error) = self.store.renew(&lease).await {
-                    tracing::warn!(%error, "leads no longer");
-                    return;
-                }
-                renewed = Instant::now();
-            }
-            if !self.write_all(&lease, &mut renewed).await {
-                return;
-            }
+        let mut attempts = Attempts::new(WRITTEN_AGAIN);
+        while self.leader.leads() {
+            self.write_all(&mut attempts).await;
             let changed = async {
                 tokio::select! {
                     changed = revisions.changed() => changed.is_ok(),
@@ -121,16 +100,17 @@ impl StatusWriter {
         }
     }
 
-    /// Writes every status that is not what it is to be; whether the lease is held still.
-    async fn write_all(&self, lease: &Lease, renewed: &mut Instant) -> bool {
+    /// Writes every status that is not what it is to be, and whose document may be written now.
+    async fn write_all(&self, attempts: &mut Attempts<ResourceKey>) {
         let subjects = self.store.subjects();
         let newest = subjects.iter().map(|subject| subject.revision).max();
         // What is said of a document is said of the version that was compiled.
         let compiled = self.snapshots.at_least(newest.unwrap_or_default());
         let Ok(snapshot) = timeout(COMPARE, compiled).await else {
-            return true;
+            return;
         };
         let mut progress: BTreeMap<Revision, Progress> = BTreeMap::new();
+        let mut wanted = BTreeSet::new();
         for subject in subjects {
             let revision = subject.revision;
             let progress = progress.entry(revision);
@@ -140,21 +120,28 @@ impl StatusWriter {
             let now = now.map(|now| now.to_string()).unwrap_or_default();
             let status = merge(&subject.status, &standing, subject.generation, &now);
             let Some(status) = status else { continue };
-            if renewed.elapsed() >= RENEW {
-                if let Err(error) = self.store.renew(lease).await {
-                    tracing::warn!(%error, "leads no longer");
-                    return false;
-                }
-                *renewed = Instant::now();
+            wanted.insert(subject.key.clone());
+            if !attempts.is_due(&subject.key, Instant::now()) {
+                continue;
             }
-            self.write(&subject, status).await;
+            if !self.leader.leads() {
+                return;
+            }
+            match self.write(&subject, status).await {
+                Ok(()) => attempts.succeeded(subject.key, Instant::now()),
+                Err(error) => {
+                    let key = subject.key;
+                    let again_in = attempts.failed(key.clone(), Instant::now());
+                    tracing::debug!(%key, error, ?again_in, "a status was not written");
+                }
+            }
             sleep(PAUSE).await;
         }
-        true
+        attempts.forget(Instant::now(), |key| wanted.contains(key));
     }
 
     /// Writes a status on the version that was read. One that has moved on is looked at again.
-    async fn write(&self, subject: &Subject, status: Value) {
+    async fn write(&self, subject: &Subject, status: Value) -> Result<(), String> {
         let key = &subject.key;
         let client = self.client.0.clone();
         let api: Api<DynamicObject> =
@@ -168,11 +155,9 @@ impl StatusWriter {
             ..PatchParams::default()
         };
         match timeout(WRITE_MAX, api.patch_status(&key.name, &params, &patch)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => {
-                tracing::debug!(%key, %error, "a status was not written; tried again")
-            }
-            Err(_elapsed) => tracing::debug!(%key, "a status was not written in time; tried again"),
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(told(&error)),
+            Err(_elapsed) => Err(format!("no answer within {WRITE_MAX:?}")),
         }
     }
 }

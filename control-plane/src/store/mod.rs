@@ -37,7 +37,9 @@ pub use history::{
     HISTORY_BYTES_MAX, HISTORY_PAGE_BYTES_MAX, HISTORY_REVISIONS_MAX, HistoryEntry, HistoryLimits,
     HistoryPage, HistoryPosition, HistoryQuery, changes_back,
 };
-pub use kubernetes::{KindApi, KubernetesOptions, KubernetesStore, RefusedDocument, Subject};
+pub use kubernetes::{
+    KindApi, KubernetesOptions, KubernetesStore, RefusedDocument, StoreLease, Subject,
+};
 pub use lease::{
     Clock, Fence, LEASE_NAME_MAX, LEASE_TTL_MAX, LEASE_TTL_MIN, LEASES_MAX, Lease, MonotonicClock,
 };

@@ -1,8 +1,8 @@
 //! The authority's files: certificates with their keys, and what may be wrong with them.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,6 +12,12 @@ use rustls_pki_types::pem::PemObject;
 use weft_core::name::TrustDomain;
 
 use super::{CaError, seconds};
+
+/// Makes the authority's directory, which only its owner may look into.
+pub(super) fn make_dir(dir: &Path) -> Result<(), CaError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|source| file("creating", dir, source))
+}
 
 /// Refuses a key whose certificate is missing: a new pair would take its place, and what the mesh
 /// trusts would be lost for good.
@@ -60,7 +66,7 @@ pub(super) fn pair(
     }
 }
 
-fn write_private(path: &Path, content: &[u8]) -> Result<(), CaError> {
+pub(super) fn write_private(path: &Path, content: &[u8]) -> Result<(), CaError> {
     let temporary = path.with_extension("new");
     let write = || -> io::Result<()> {
         let mut out = OpenOptions::new()

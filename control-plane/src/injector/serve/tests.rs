@@ -273,6 +273,7 @@ mod cluster {
 
     use super::*;
     use crate::identity::ca::Authority;
+    use crate::kubernetes::leader::{Election, election};
     use crate::kubernetes::testing::ApiServer;
     use crate::kubernetes::trust::{self, Trust};
     use crate::tls;
@@ -338,7 +339,7 @@ webhooks:
         roots: watch::Sender<String>,
         stop: CancellationToken,
         tasks: tokio::task::JoinSet<()>,
-        _leads: watch::Sender<bool>,
+        _election: Election,
     }
 
     impl Bed {
@@ -349,11 +350,15 @@ webhooks:
             let port = listener.local_addr().unwrap().port();
             let stop = CancellationToken::new();
             let (roots, told) = watch::channel(pem(authority));
-            let (_leads, leads) = watch::channel(true);
+            let (_election, leader) = election();
+            _election.lead_for(HOUR);
             let router = webhook(&Counters::default());
             let mut tasks = tokio::task::JoinSet::new();
             tasks.spawn(serve(router, listener, Arc::clone(&tls), stop.clone()));
-            let trust = Trust { roots: told, leads };
+            let trust = Trust {
+                roots: told,
+                leader,
+            };
             tasks.spawn(trust::keep(server.client().await, trust));
             Self {
                 server,
@@ -362,7 +367,7 @@ webhooks:
                 roots,
                 stop,
                 tasks,
-                _leads,
+                _election,
             }
         }
 

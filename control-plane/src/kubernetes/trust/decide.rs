@@ -1,6 +1,7 @@
 //! What has to be written, from what was seen.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation, TestOperation};
@@ -9,7 +10,9 @@ use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use serde_json::json;
 
-use crate::kubernetes::names::{ENABLED, INJECT, TRUST_BUNDLE_KEY};
+use crate::kubernetes::names::{
+    ENABLED, INJECT, TRUST_BUNDLE_CONFIG_MAP, TRUST_BUNDLE_KEY, WEBHOOK,
+};
 
 /// What of a namespace matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -57,6 +60,36 @@ pub enum Step {
     PatchWebhook(Patch),
 }
 
+/// What a step writes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Written {
+    /// The ConfigMap of a namespace.
+    Map(String),
+    /// The webhook's configuration.
+    Webhook,
+}
+
+impl fmt::Display for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Map(namespace) => write!(f, "config map {namespace}/{TRUST_BUNDLE_CONFIG_MAP}"),
+            Self::Webhook => write!(f, "webhook {WEBHOOK}"),
+        }
+    }
+}
+
+impl Step {
+    /// What it writes.
+    pub fn writes(&self) -> Written {
+        match self {
+            Self::Create(namespace) | Self::Replace(namespace, _) | Self::Remove(namespace, _) => {
+                Written::Map(namespace.clone())
+            }
+            Self::PatchWebhook(_) => Written::Webhook,
+        }
+    }
+}
+
 /// What brings the cluster to where it should be: `roots` (PEM) everywhere.
 pub fn decide(observed: &Observed, roots: &str) -> Vec<Step> {
     let mut steps: Vec<Step> = observed
@@ -90,10 +123,12 @@ fn step(name: &str, map: Option<&ConfigMap>, roots: &str) -> Option<Step> {
         return None;
     }
     let version = map.metadata.resource_version.clone().unwrap_or_default();
-    Some(match map.immutable {
-        Some(true) => Step::Remove(name, version),
-        Some(false) | None => Step::Replace(name, version),
-    })
+    match (map.immutable, &map.metadata.deletion_timestamp) {
+        // It goes already, when whoever holds its finalizers lets it.
+        (Some(true), Some(_)) => None,
+        (Some(true), None) => Some(Step::Remove(name, version)),
+        (Some(false) | None, _) => Some(Step::Replace(name, version)),
+    }
 }
 
 /// Only `caBundle` is ours; whose the webhooks are, where they lead and what they select is the chart's.

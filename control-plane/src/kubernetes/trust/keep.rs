@@ -14,19 +14,25 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
-use super::decide::{NamespaceFacts, Observed, Step, decide};
+use super::decide::{NamespaceFacts, Observed, Step, Written, decide};
+use crate::kubernetes::leader::Leader;
 use crate::kubernetes::names::{
     FIELD_MANAGER, INJECTED, TRUST_BUNDLE_CONFIG_MAP, TRUST_BUNDLE_KEY, WEBHOOK,
 };
+use crate::kubernetes::retry::{Attempts, Pauses};
+use crate::kubernetes::told;
 
 /// Changes that come this close together are answered at once.
 const SETTLE: Duration = Duration::from_millis(50);
-/// After a write that failed the next one waits this long, doubled each time.
-const RETRY_MIN: Duration = Duration::from_millis(500);
-/// At most this long.
-const RETRY_MAX: Duration = Duration::from_secs(30);
+/// Pauses between writes of one object.
+const WRITTEN_AGAIN: Pauses = Pauses {
+    first: Duration::from_millis(500),
+    longest: Duration::from_secs(30),
+};
+/// How long one write may take.
+const WRITE_MAX: Duration = Duration::from_secs(5);
 
 /// What is kept current, and whether by this replica.
 #[derive(Debug, Clone)]
@@ -34,7 +40,7 @@ pub struct Trust {
     /// The mesh's roots, PEM.
     pub roots: watch::Receiver<String>,
     /// Whether this replica writes.
-    pub leads: watch::Receiver<bool>,
+    pub leader: Leader,
 }
 
 /// What was seen of one of the watches.
@@ -45,11 +51,12 @@ enum Seen {
     Webhook(Event<MutatingWebhookConfiguration>),
 }
 
-/// Keeps the roots current in the cluster; ends when whoever knows them has ended.
+/// Keeps the roots current in the cluster while it leads; ends when whoever knows them has ended.
 pub async fn keep(client: Client, mut trust: Trust) {
     let mut seen = Watched::default();
     let mut events = events(&client);
-    let (mut due, mut pause) = (None::<Instant>, RETRY_MIN);
+    let mut attempts = Attempts::new(WRITTEN_AGAIN);
+    let mut due = None::<Instant>;
     loop {
         let now = Instant::now();
         let wake = due.unwrap_or(now);
@@ -57,30 +64,25 @@ pub async fn keep(client: Client, mut trust: Trust) {
             event = events.next() => {
                 let Some(event) = event else { return };
                 seen.handle(event);
-                due.get_or_insert(now + SETTLE);
+                due = Some(due.map_or(now + SETTLE, |due| due.min(now + SETTLE)));
             }
             changed = trust.roots.changed() => {
                 if changed.is_err() { return }
                 due = Some(now);
             }
-            changed = trust.leads.changed() => {
-                if changed.is_err() { return }
+            decided = trust.leader.changed() => {
+                if !decided { return }
                 due = Some(now);
             }
             () = sleep_until(wake), if due.is_some() => {
                 due = None;
-                if !*trust.leads.borrow() || !seen.is_whole() {
-                    continue;
-                }
-                let roots = trust.roots.borrow().clone();
-                let steps = decide(&seen.observed, &roots);
-                match carry_out(&client, &steps, &roots).await {
-                    Ok(()) => pause = RETRY_MIN,
-                    Err(error) => {
-                        tracing::warn!(%error, "the mesh's roots are not current in the cluster");
-                        due = Some(Instant::now() + pause);
-                        pause = (pause * 2).min(RETRY_MAX);
-                    }
+                if trust.leader.leads() && seen.is_whole() {
+                    let roots = trust.roots.borrow().clone();
+                    let steps = decide(&seen.observed, &roots);
+                    carry_out(&client, &trust.leader, &steps, &roots, &mut attempts).await;
+                    let wanted = |of: &Written| steps.iter().any(|step| step.writes() == *of);
+                    due = attempts.next_due(wanted).map(Instant::from_std);
+                    attempts.forget(std::time::Instant::now(), wanted);
                 }
             }
         }
@@ -238,20 +240,45 @@ fn note(
     }
 }
 
-/// Carries out every step; the error of the last that failed. What has changed meanwhile is no error:
-/// the watch tells of it.
-async fn carry_out(client: &Client, steps: &[Step], roots: &str) -> Result<(), kube::Error> {
-    let mut failed = None;
+/// Carries out every step whose object may be written now, while this replica leads. What has changed
+/// meanwhile is no error: the watch tells of it.
+async fn carry_out(
+    client: &Client,
+    leader: &Leader,
+    steps: &[Step],
+    roots: &str,
+    attempts: &mut Attempts<Written>,
+) {
     for step in steps {
-        match carry_out_one(client, step, roots).await {
-            Ok(()) => {}
-            Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => {}
-            // An unmet `test` of a JSON patch.
-            Err(kube::Error::Api(status)) if status.code == 422 => {}
-            Err(error) => failed = Some(error),
+        let written = step.writes();
+        if !leader.leads() || !attempts.is_due(&written, std::time::Instant::now()) {
+            continue;
+        }
+        let answer = timeout(WRITE_MAX, carry_out_one(client, step, roots)).await;
+        let now = std::time::Instant::now();
+        let error = match answer {
+            Ok(Ok(())) => None,
+            Ok(Err(kube::Error::Api(status))) if is_outdated(&status) => None,
+            Ok(Err(error)) => Some(told(&error)),
+            Err(_elapsed) => Some(format!("no answer within {WRITE_MAX:?}")),
+        };
+        match error {
+            None => attempts.succeeded(written, now),
+            Some(error) => {
+                let again_in = attempts.failed(written.clone(), now);
+                tracing::warn!(%written, error, ?again_in, "the mesh's roots are not current");
+            }
         }
     }
-    failed.map_or(Ok(()), Err)
+}
+
+/// Whether a write was refused because the object is another than the one that was seen. 422 is an
+/// unmet `test` of a JSON patch.
+fn is_outdated(status: &kube::core::Status) -> bool {
+    status.is_conflict()
+        || status.is_not_found()
+        || status.is_already_exists()
+        || status.code == 422
 }
 
 async fn carry_out_one(client: &Client, step: &Step, roots: &str) -> Result<(), kube::Error> {

@@ -8,7 +8,7 @@
 mod decide;
 mod keep;
 
-pub use decide::{NamespaceFacts, Observed, Step, decide};
+pub use decide::{NamespaceFacts, Observed, Step, Written, decide};
 pub use keep::{Trust, keep};
 
 #[cfg(test)]

@@ -28,10 +28,14 @@ fn every_namespace_with_sidecars_has_the_roots() {
         ("has-an-old-map", facts(false, false)),
         ("has-a-good-map", facts(true, false)),
         ("has-a-fixed-map", facts(true, false)),
+        ("has-a-map-that-goes", facts(true, false)),
         ("neither", facts(false, false)),
     ] {
         observed.namespaces.insert(name.to_owned(), facts);
     }
+    // Deleted again and again, one with a finalizer would be a request in a loop.
+    let mut going = map("old", Some(true));
+    going.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).ok();
     let pods = ["web-1".to_owned()].into();
     observed.injected.insert("has-pods".to_owned(), pods);
     for (name, map) in [
@@ -39,6 +43,7 @@ fn every_namespace_with_sidecars_has_the_roots() {
         ("has-a-good-map", map("new", Some(true))),
         ("has-a-fixed-map", map("old", Some(true))),
         ("gone", map("old", None)),
+        ("has-a-map-that-goes", going),
     ] {
         observed.maps.insert(name.to_owned(), map);
     }

@@ -19,13 +19,13 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::WatchStreamExt as _;
-use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use weft_core::name::{ServiceName, TrustDomain, WorkloadName};
 
 use super::{Batch, Source};
+use crate::kubernetes::retry::{Backoff, Pauses};
 use crate::model::ObjectName;
 use crate::store::StoreError;
 use crate::world::Delta;
@@ -36,8 +36,11 @@ pub use status::{ClusterStatus, KindView, Watched};
 const PAGE: u32 = 500;
 /// Events that are compiled together, at most.
 const EVENTS_TOGETHER: usize = 4096;
-/// The first and the longest pause before the API server is asked again.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// Pauses before the API server is asked again.
+const PAUSES: Pauses = Pauses {
+    first: Duration::from_millis(200),
+    longest: Duration::from_secs(5),
+};
 /// Pods that have ended have no addresses any more.
 const RUNNING: &str = "status.phase!=Succeeded,status.phase!=Failed";
 
@@ -263,7 +266,7 @@ where
         config = config.fields(fields);
     }
     let events = watcher(Api::<K>::all(client.clone()), config);
-    let events = events.backoff(Pause(PAUSES.0));
+    let events = events.backoff(Backoff::new(PAUSES));
     let seen = events.map(move |event| {
         let name = |object: &K| ObjectName {
             namespace: object.namespace().unwrap_or_default(),
@@ -285,26 +288,6 @@ where
     });
     let seen: Pin<Box<_>> = Box::pin(seen);
     seen
-}
-
-/// Pauses that double, up to the longest, each shortened by up to a quarter.
-#[derive(Debug, Clone)]
-struct Pause(Duration);
-
-impl Iterator for Pause {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let pause = self.0;
-        self.0 = (pause * 2).min(PAUSES.1);
-        Some(pause.mul_f64(1.0 - fastrand::f64() / 4.0))
-    }
-}
-
-impl Backoff for Pause {
-    fn reset(&mut self) {
-        self.0 = PAUSES.0;
-    }
 }
 
 #[cfg(test)]

@@ -16,14 +16,18 @@ use weft_core::name::check_label;
 
 use super::asked;
 use crate::kubernetes::names::FIELD_MANAGER;
+use crate::kubernetes::retry::{Pauses, until_answered};
 use crate::store::lease::check;
 use crate::store::{Clock, Fence, Lease, StoreError};
 
 /// The label of the leases of a store.
 const LABEL: &str = "weft-mesh.io/lease";
 
-/// How long after leases could not be listed it is tried again.
-const LIST_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Pauses between attempts to list leases.
+const LISTED_AGAIN: Pauses = Pauses {
+    first: Duration::from_secs(1),
+    longest: Duration::from_secs(10),
+};
 
 /// The leases of a namespace.
 #[derive(Debug)]
@@ -56,17 +60,11 @@ impl Leases {
     /// Sees every lease that there is: its time begins now. Tried until the API answers.
     pub(super) async fn open(&self) {
         let ours = ListParams::default().labels(LABEL);
-        loop {
-            match asked(self.api.list(&ours)).await.map_err(StoreError::from) {
-                Ok(all) => {
-                    for object in all.items {
-                        self.held(object);
-                    }
-                    return;
-                }
-                Err(error) => tracing::warn!(%error, "leases are not read; tried again"),
-            }
-            tokio::time::sleep(LIST_AGAIN_AFTER).await;
+        let all = until_answered("leases", LISTED_AGAIN, || async {
+            asked(self.api.list(&ours)).await.map_err(StoreError::from)
+        });
+        for object in all.await.items {
+            self.held(object);
         }
     }
 
@@ -112,6 +110,13 @@ impl Leases {
     pub(super) async fn renew(&self, lease: &Lease) -> Result<(), StoreError> {
         let now = self.clock.now();
         let held = self.of(&lease.fence()).await?;
+        // Somebody may have given it to another by hand, without a new number.
+        if held.holder != lease.holder {
+            return Err(StoreError::LeaseLost {
+                name: lease.name.clone(),
+                fencing: lease.fencing,
+            });
+        }
         let spec = LeaseSpec {
             renew_time: Some(MicroTime(Timestamp::now())),
             ..held.object.spec.clone().unwrap_or_default()

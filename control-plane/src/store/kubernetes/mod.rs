@@ -18,6 +18,7 @@
 //! - There is no history and there are no snapshots: what was asked for when is in the Git repository
 //!   that it is applied from, and backups are those of the cluster's etcd.
 
+mod leading;
 mod leases;
 mod mirror;
 mod object;
@@ -45,10 +46,12 @@ use super::{
     Change, Clock, Event, Events, Fence, HistoryEntry, HistoryPage, HistoryQuery, Lease, Listing,
     MonotonicClock, RecordWrite, Revision, SnapshotSink, Store, StoreError, StoredResource,
 };
+use crate::kubernetes::told;
 use crate::model::{Document, ResourceKey};
 use leases::Leases;
 use mirror::Mirror;
 
+pub use leading::StoreLease;
 pub use mirror::RefusedDocument;
 pub use watching::KindApi;
 
@@ -495,9 +498,7 @@ impl From<Failure> for StoreError {
             (Some(status), _) => Self::Cluster {
                 cause: status.message.clone(),
             },
-            (None, Some(error)) => Self::ClusterUncertain {
-                cause: error.to_string(),
-            },
+            (None, Some(error)) => Self::ClusterUncertain { cause: told(error) },
             (None, None) => Self::ClusterUncertain {
                 cause: format!("no answer within {REQUEST_MAX:?}"),
             },

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use k8s_openapi::api::coordination::v1::Lease as LeaseObject;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -9,8 +10,10 @@ use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client};
 use serde_json::json;
 use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::kubernetes::leader::election;
 use crate::kubernetes::testing::ApiServer;
 
 /// The group of the contract's kinds.
@@ -359,4 +362,56 @@ async fn two_stores_agree_on_records_and_leases() {
     let ttl = Duration::from_secs(10);
     let (first, second) = tokio::join!(one.lease("x", "one", ttl), two.lease("x", "two", ttl));
     assert!(first.is_ok() != second.is_ok(), "{first:?} {second:?}");
+}
+
+#[tokio::test]
+async fn one_of_two_leads_and_one_whose_lease_is_stolen_leads_no_longer() {
+    let clock = Arc::<MonotonicClock>::default();
+    let Some((cluster, client)) = with_another(clock).await else {
+        return;
+    };
+    let two = KubernetesStore::open(client.clone(), cluster.options.clone());
+    let stores = [Arc::clone(cluster.opened()), two.await.unwrap()];
+    let mut tasks = tokio::task::JoinSet::new();
+    let begin =
+        |tasks: &mut tokio::task::JoinSet<()>, store: Arc<KubernetesStore>, holder: &str| {
+            let (election, leader) = election();
+            let stop = CancellationToken::new();
+            let lease = StoreLease::new(store, "leader", holder);
+            tasks.spawn(election.keep(lease, stop.clone()));
+            (leader, stop)
+        };
+    let [first, second] = stores;
+    let (mut one, _until_the_end) = begin(&mut tasks, first, "one");
+    one.elected().await;
+    let (mut two, stop) = begin(&mut tasks, second, "two");
+    let waits = timeout(Duration::from_secs(2), two.elected()).await;
+    assert!(waits.is_err() && one.leads());
+    // By hand, without a new number.
+    let leases: Api<LeaseObject> = Api::namespaced(client, &cluster.options.namespace);
+    let stolen = serde_json::json!({"spec": {"holderIdentity": "somebody"}});
+    let params = PatchParams::default();
+    leases
+        .patch("leader", &params, &Patch::Merge(stolen))
+        .await
+        .unwrap();
+    let lost = timeout(Duration::from_secs(10), one.changed()).await;
+    assert!(lost.is_ok() && !one.leads());
+    // It is taken again when the thief has let its time pass, by one of them.
+    let taken = async {
+        tokio::select! {
+            () = one.elected() => {}
+            () = two.elected() => {}
+        }
+    };
+    timeout(Duration::from_secs(30), taken).await.unwrap();
+    assert!(one.leads() != two.leads());
+    // Who stops gives it back: nobody waits for its time to pass.
+    if two.leads() {
+        stop.cancel();
+        timeout(Duration::from_secs(10), one.elected())
+            .await
+            .unwrap();
+        assert!(!two.leads());
+    }
 }

@@ -13,12 +13,17 @@ use kube::runtime::watcher::{self, Event, watcher};
 
 use super::object::{self, TABLE};
 use super::{RECORDS, Shared};
+use crate::kubernetes::retry::{Backoff, Pauses};
+use crate::kubernetes::told;
 use crate::model::{Kind, ResourceKey};
 
 /// How often the cluster is asked for kinds that it did not have.
 const DISCOVER_AGAIN_AFTER: Duration = Duration::from_secs(30);
-/// How long after a failed question it is asked again.
-const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Pauses between questions that are not answered.
+const ASKED_AGAIN: Pauses = Pauses {
+    first: Duration::from_secs(1),
+    longest: Duration::from_secs(10),
+};
 
 /// A kind of documents as the cluster may have it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +68,7 @@ impl KindApi {
 pub(super) async fn discover(shared: Arc<Shared>) {
     let mut missing = shared.kinds.clone();
     let mut said = BTreeSet::new();
+    let mut backoff = Backoff::new(ASKED_AGAIN);
     let mut watches = tokio::task::JoinSet::new();
     watches.spawn(records(Arc::clone(&shared)));
     loop {
@@ -103,8 +109,9 @@ pub(super) async fn discover(shared: Arc<Shared>) {
         }
         missing = still_missing;
         let pause = match failed {
-            true => ASK_AGAIN_AFTER,
+            true => backoff.next().unwrap_or(ASKED_AGAIN.longest),
             false => {
+                backoff = Backoff::new(ASKED_AGAIN);
                 shared.discovered();
                 DISCOVER_AGAIN_AFTER
             }
@@ -116,7 +123,7 @@ pub(super) async fn discover(shared: Arc<Shared>) {
 /// The groups that the cluster has, with their versions.
 async fn group_versions(shared: &Shared) -> Result<BTreeSet<String>, String> {
     let list = shared.client.list_api_groups().await;
-    let groups = list.map_err(|error| error.to_string())?.groups.into_iter();
+    let groups = list.map_err(|error| told(&error))?.groups.into_iter();
     let versions = groups.flat_map(|group| group.versions);
     Ok(versions.map(|version| version.group_version).collect())
 }
@@ -129,7 +136,7 @@ async fn served(
 ) -> Result<Option<ApiResource>, String> {
     for version in kind.versions.iter().filter(|one| versions.contains(*one)) {
         let list = shared.client.list_api_group_resources(version).await;
-        let list = list.map_err(|error| error.to_string())?;
+        let list = list.map_err(|error| told(&error))?;
         let mut found = list.resources.iter();
         if found.any(|one| one.name == kind.plural && one.kind == kind.kind) {
             return Ok(Some(kind.resource(version)));

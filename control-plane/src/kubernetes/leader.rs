@@ -1,0 +1,199 @@
+//! Which of several control planes does what only one is to do: one election for the process, and a
+//! [`Leader`] for each task that asks.
+//!
+//! A Lease elects and does not fence: for a moment two may believe that they lead. Whoever asks here
+//! still makes each write conditional on what it has read.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// For how long the lease is taken.
+pub const LEASE: Duration = Duration::from_secs(15);
+/// How often it is renewed, and asked for by those who do not have it.
+const RENEW: Duration = Duration::from_secs(5);
+/// How soon it is renewed again where that was not answered.
+const RENEW_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// So much before others may take the lease, its holder leads no longer: what it has begun to write
+/// has this long to end.
+const MARGIN: Duration = Duration::from_secs(5);
+
+/// The lease that elects, as the store keeps it.
+pub trait LeaderLease: Send + Sync {
+    /// Takes it, or says who has it.
+    fn take(&self, ttl: Duration) -> BoxFuture<'_, Result<(), LeaseError>>;
+
+    /// Gives it its whole time again.
+    fn renew(&self) -> BoxFuture<'_, Result<(), LeaseError>>;
+
+    /// Ends it before its time.
+    fn release(&self) -> BoxFuture<'_, ()>;
+}
+
+/// Why the lease was not taken or renewed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LeaseError {
+    /// It is another's.
+    #[error("{0}")]
+    NotHeld(String),
+    /// Nobody has said whose it is.
+    #[error("{0}")]
+    Unanswered(String),
+}
+
+/// Whether this process leads. Every task that only one control plane is to carry out has one.
+#[derive(Debug, Clone)]
+pub struct Leader(watch::Receiver<Option<Instant>>);
+
+/// Decides for a [`Leader`].
+#[derive(Debug)]
+pub struct Election(watch::Sender<Option<Instant>>);
+
+/// An election that was not held yet, and who asks for its result.
+pub fn election() -> (Election, Leader) {
+    let (sender, receiver) = watch::channel(None);
+    (Election(sender), Leader(receiver))
+}
+
+impl Leader {
+    /// Whether this process leads now. By the monotonic clock: one that was suspended for longer than
+    /// its lease leads no longer, before anybody has told it so.
+    pub fn leads(&self) -> bool {
+        leads(*self.0.borrow(), Instant::now())
+    }
+
+    /// Waits until this process begins or ends to lead; whether anybody decides that still.
+    pub async fn changed(&mut self) -> bool {
+        self.0.changed().await.is_ok()
+    }
+
+    /// Waits until this process leads.
+    pub async fn elected(&mut self) {
+        while !self.leads() {
+            if !self.changed().await {
+                return std::future::pending().await;
+            }
+        }
+    }
+}
+
+fn leads(until: Option<Instant>, now: Instant) -> bool {
+    until.is_some_and(|until| now < until)
+}
+
+impl Election {
+    /// Leads for this long, whoever else does.
+    #[cfg(test)]
+    pub(crate) fn lead_for(&self, time: Duration) {
+        self.decide(Some(Instant::now() + time));
+    }
+
+    /// Takes the lease whenever it is free and keeps it; gives it back when it is told to stop.
+    pub async fn keep(self, lease: impl LeaderLease, stop: CancellationToken) {
+        tokio::select! {
+            () = self.run(&lease) => {}
+            () = stop.cancelled() => {}
+        }
+        if self.0.send_replace(None).is_some() {
+            lease.release().await;
+        }
+    }
+
+    async fn run(&self, lease: &impl LeaderLease) {
+        let mut held = false;
+        loop {
+            let asked_at = Instant::now();
+            let answer = match held {
+                true => lease.renew().await,
+                false => lease.take(LEASE).await,
+            };
+            let until = *self.0.borrow();
+            let (until, pause) = after(until, &answer, asked_at, Instant::now());
+            match (held, until.is_some(), &answer) {
+                (false, true, _) => tracing::info!("leads: what only one does is done here"),
+                (true, false, Err(error)) => tracing::warn!(%error, "leads no longer"),
+                (true, true, Err(error)) => tracing::warn!(%error, "the lease is not renewed yet"),
+                (_, _, Err(error)) => tracing::debug!(%error, "does not lead"),
+                (_, _, Ok(())) => {}
+            }
+            held = until.is_some();
+            self.decide(until);
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Those who wait are told of the begin and the end, not of each renewal.
+    fn decide(&self, until: Option<Instant>) {
+        self.0.send_if_modified(|before| {
+            let changes = before.is_some() != until.is_some();
+            *before = until;
+            changes
+        });
+    }
+}
+
+/// Until when the process leads after an answer to its request of `asked_at`, and how long it waits
+/// until it asks again. What was not answered ends nothing before its time.
+fn after(
+    until: Option<Instant>,
+    answer: &Result<(), LeaseError>,
+    asked_at: Instant,
+    now: Instant,
+) -> (Option<Instant>, Duration) {
+    match answer {
+        Ok(()) => (Some(asked_at + LEASE - MARGIN), RENEW),
+        Err(LeaseError::NotHeld(_)) => (None, RENEW),
+        Err(LeaseError::Unanswered(_)) if leads(until, now) => (until, RENEW_AGAIN_AFTER),
+        Err(LeaseError::Unanswered(_)) => (None, RENEW_AGAIN_AFTER),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_decides_until_when_it_leads() {
+        let start = Instant::now();
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let lost = || Err(LeaseError::NotHeld("it is b's".to_owned()));
+        let silence = || Err(LeaseError::Unanswered("no answer".to_owned()));
+        let ten = Some(at(10));
+        for (until, answer, now, expected) in [
+            (None, Ok(()), 0, (ten, RENEW)),
+            // The time counts from the request, not from its late answer.
+            (None, Ok(()), 9, (ten, RENEW)),
+            (ten, lost(), 5, (None, RENEW)),
+            (ten, silence(), 5, (ten, RENEW_AGAIN_AFTER)),
+            (ten, silence(), 10, (None, RENEW_AGAIN_AFTER)),
+            (None, silence(), 5, (None, RENEW_AGAIN_AFTER)),
+        ] {
+            assert_eq!(
+                after(until, &answer, start, at(now)),
+                expected,
+                "{answer:?} at {now}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn tasks_are_told_when_it_begins_and_ends() {
+        let (election, mut leader) = election();
+        assert!(!leader.leads());
+        election.lead_for(Duration::from_secs(60));
+        leader.elected().await;
+        assert!(leader.leads());
+        leader.changed().await;
+        election.lead_for(Duration::from_secs(70));
+        let told = tokio::time::timeout(Duration::from_millis(20), leader.changed());
+        assert!(told.await.is_err(), "a renewal is no news");
+        election.decide(None);
+        assert!(leader.changed().await);
+        assert!(!leader.leads());
+        // Suspended for longer than its lease.
+        election.lead_for(Duration::ZERO);
+        assert!(!leader.leads());
+    }
+}
