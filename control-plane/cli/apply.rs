@@ -218,9 +218,16 @@ pub(crate) async fn wait(client: &Client, revision: u64, limit: Duration) -> Res
                 progress.rejected.len()
             )));
         }
-        if progress.compiled_revision >= revision && progress.waiting.is_empty() {
+        let all_told = progress.waiting.is_empty() && progress.unknown.is_empty();
+        if progress.compiled_revision >= revision && all_told {
             told(revision, &progress);
             return Ok(());
+        }
+        if Instant::now() >= end && progress.waiting.is_empty() && !progress.unknown.is_empty() {
+            return Err(CliError::Failed(format!(
+                "revision {revision} is kept, but after {limit:?} nothing has been heard of the control planes {}: whether their sidecars run with it is not known",
+                progress.unknown.join(", ")
+            )));
         }
         if Instant::now() >= end {
             let waiting: Vec<&str> = progress.waiting.iter().take(10).map(|w| &**w).collect();

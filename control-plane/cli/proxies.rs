@@ -2,9 +2,9 @@
 
 use clap::Args;
 use weft_api::client::Client;
-use weft_api::types::{Items, ProxyInfo};
+use weft_api::types::ProxyList;
 
-use crate::output::{CliError, OutputArgs, age, show, table};
+use crate::output::{CliError, OutputArgs, age, note, show, table};
 
 /// Shows every connected sidecar: since when, its version, what it holds and has acknowledged or
 /// rejected, and whether the application's connections are redirected to it.
@@ -21,13 +21,22 @@ pub(crate) struct ProxiesArgs {
 
 /// Runs `weft proxies`.
 pub(crate) async fn proxies(client: Client, args: ProxiesArgs) -> Result<(), CliError> {
-    let proxies: Items<ProxyInfo> = client.get("/v1/proxies").await?;
+    let proxies: ProxyList = client.get("/v1/proxies").await?;
     show(args.output.format, &proxies, |proxies| {
+        for name in &proxies.unknown {
+            note(&format!(
+                "control plane {name} has not been heard: of its sidecars nothing is known"
+            ));
+        }
+        let elsewhere = proxies
+            .items
+            .iter()
+            .any(|proxy| !proxy.control_plane.is_empty());
         let rows = proxies.items.iter().map(|proxy| {
             let rejected = proxy.rejected.iter();
             let rejected = rejected.map(|(name, reason)| format!("{name}: {reason}"));
             let rejected: Vec<String> = rejected.collect();
-            vec![
+            let mut row = vec![
                 proxy.workload.clone(),
                 proxy.instance.clone(),
                 age(proxy.since / 1000),
@@ -41,9 +50,16 @@ pub(crate) async fn proxies(client: Client, args: ProxiesArgs) -> Result<(), Cli
                 } else {
                     rejected.join("; ")
                 },
-            ]
+            ];
+            if elsewhere {
+                row.push(match &*proxy.control_plane {
+                    "" => "this".to_owned(),
+                    name => name.to_owned(),
+                });
+            }
+            row
         });
-        let header = [
+        let mut header = vec![
             "WORKLOAD",
             "INSTANCE",
             "CONNECTED",
@@ -54,6 +70,9 @@ pub(crate) async fn proxies(client: Client, args: ProxiesArgs) -> Result<(), Cli
             "INTERCEPTION",
             "REJECTED",
         ];
+        if elsewhere {
+            header.push("CONTROL PLANE");
+        }
         table(&header, rows)
     })
 }

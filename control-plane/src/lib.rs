@@ -33,6 +33,7 @@ pub mod policy;
 pub mod publish;
 pub mod ratelimit;
 pub mod registry;
+pub mod replicas;
 pub mod sources;
 pub mod status;
 pub mod store;

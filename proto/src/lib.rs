@@ -17,6 +17,7 @@ mod observed;
 mod policy;
 mod rates;
 mod registration;
+pub mod replicas;
 pub mod resource;
 mod route;
 mod server;
@@ -32,6 +33,7 @@ pub use generated::weft::identity::v1 as identity;
 pub use generated::weft::mesh::v1 as mesh;
 pub use generated::weft::ratelimit::v1 as ratelimit;
 pub use generated::weft::registry::v1 as registry;
+pub use generated::weft::replica::v1 as replica;
 
 /// Generated code, in the modules that its own cross references expect. The test `generated` says
 /// whether it is that of the definitions, and writes it anew.
@@ -88,6 +90,11 @@ mod generated {
         pub mod registry {
             pub mod v1 {
                 include!("generated/weft.registry.v1.rs");
+            }
+        }
+        pub mod replica {
+            pub mod v1 {
+                include!("generated/weft.replica.v1.rs");
             }
         }
     }

@@ -5,11 +5,12 @@ use std::error::Error;
 use std::fs;
 use std::path::Path;
 
-const DEFINITIONS: [&str; 7] = [
+const DEFINITIONS: [&str; 8] = [
     "weft/mesh/v1/resources.proto",
     "weft/identity/v1/identity.proto",
     "weft/registry/v1/registry.proto",
     "weft/ratelimit/v1/ratelimit.proto",
+    "weft/replica/v1/replica.proto",
     "xds/discovery.proto",
     "xds/node.proto",
     "xds/status.proto",

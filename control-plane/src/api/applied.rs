@@ -49,6 +49,7 @@ pub(super) async fn applied(
         known: progress.is_known,
         applied: progress.applied.iter().map(name).collect(),
         waiting: progress.waiting.iter().map(name).collect(),
+        unknown: progress.unknown,
         rejected: rejected
             .map(|rejected| RejectedResource {
                 workload: name(&rejected.peer),

@@ -116,10 +116,13 @@ pub trait Workloads: fmt::Debug + Send + Sync {
     fn revoke<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), IdentityError>>;
 }
 
-/// Sidecars: how far each has come, and what it sees.
+/// Sidecars, whichever control plane they are connected to: how far each has come, and what it sees.
 pub trait Proxies: fmt::Debug + Send + Sync {
     /// Every connected one.
     fn connected(&self) -> Vec<ProxyView>;
+
+    /// Other control planes of whose sidecars nothing is known: they have not been heard.
+    fn unknown(&self) -> Vec<String>;
 
     /// How many streams there are.
     fn count(&self) -> usize;

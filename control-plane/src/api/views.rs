@@ -15,8 +15,8 @@ use super::backend::{Backend, Workloads};
 use super::refusal::Answer;
 use super::resource_status::{metadata_of, status_of};
 use super::types::{
-    BreakerInfo, CertInfo, EndpointInfo, Items, Metadata, OperatorInfo, ProxyInfo, ServiceInfo,
-    ServiceStatus, StatusInfo, Target, TokenInfo, WorkloadInfo,
+    BreakerInfo, CertInfo, EndpointInfo, Items, Metadata, OperatorInfo, ProxyInfo, ProxyList,
+    ServiceInfo, ServiceStatus, StatusInfo, Target, TokenInfo, WorkloadInfo,
 };
 use crate::model::API_VERSION;
 use crate::peer::PeerIdentity;
@@ -225,7 +225,7 @@ fn observed_breakers(backend: &Backend) -> Vec<BreakerInfo> {
     all
 }
 
-pub(super) async fn proxies(State(admin): State<Admin>) -> Answer<Items<ProxyInfo>> {
+pub(super) async fn proxies(State(admin): State<Admin>) -> Answer<ProxyList> {
     let newest = admin.backend.snapshots.snapshot().compiled.generation;
     let connected = admin.backend.proxies.connected().into_iter();
     let observed = admin.backend.proxies.observed().into_iter();
@@ -245,9 +245,11 @@ pub(super) async fn proxies(State(admin): State<Admin>) -> Answer<Items<ProxyInf
         rejected: { view.rejected.into_iter() }
             .map(|(resource, reason)| (resource, reason.to_string()))
             .collect(),
+        control_plane: view.replica.as_deref().unwrap_or_default().to_owned(),
     });
-    Ok(Json(Items {
+    Ok(Json(ProxyList {
         items: items.collect(),
+        unknown: admin.backend.proxies.unknown(),
     }))
 }
 

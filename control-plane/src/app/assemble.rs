@@ -20,6 +20,7 @@ use crate::peers::Peers;
 use crate::pipeline::{self, Pipeline};
 use crate::publish::Publisher;
 use crate::registry::{self, Observations, Registrations};
+use crate::replicas::Replicas;
 use crate::sources::kubernetes::ClusterStatus;
 use crate::sources::{IdentitySource, KubernetesSource, RegistrySource, Source, StoreSource};
 use crate::store::{RedbStore, Store, StoreError};
@@ -42,6 +43,8 @@ pub(crate) struct Parts {
     pub(crate) pipeline: Arc<Pipeline>,
     /// Who is told of it.
     pub(crate) publisher: Arc<Publisher>,
+    /// What other control planes tell of their sidecars.
+    pub(crate) replicas: Arc<Replicas>,
     /// How far the cluster's objects have come; nothing outside of a cluster.
     pub(crate) cluster: Option<Arc<ClusterStatus>>,
     /// Pods of the cluster without a sidecar.
@@ -118,8 +121,14 @@ pub(crate) fn assemble(
         let error = following.run(sources).await;
         tracing::error!(%error, "a source has failed");
     });
+    let replicas = Replicas::new(
+        Arc::clone(&publisher),
+        Arc::clone(&observations),
+        Arc::clone(&store),
+    );
     Ok(Parts {
         store,
+        replicas,
         identities,
         peers,
         registrations,

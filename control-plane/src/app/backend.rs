@@ -18,12 +18,14 @@ use crate::identity::{Identities, IdentityError};
 use crate::pipeline::Pipeline;
 use crate::publish::{Progress, ProxyView, Publisher};
 use crate::registry::{Entry, Observations, ObservedView, Registrations};
+use crate::replicas::Replicas;
 use crate::store::Revision;
 
 impl Parts {
     /// What the admin API asks.
     pub(crate) fn backend(&self) -> Backend {
         let proxies = ConnectedProxies {
+            replicas: Arc::clone(&self.replicas),
             publisher: Arc::clone(&self.publisher),
             observations: Arc::clone(&self.observations),
         };
@@ -125,24 +127,34 @@ impl Workloads for Registrations {
     }
 }
 
-/// Sidecars, by their discovery streams and by what they tell of their breakers.
+/// Sidecars, by their discovery streams and by what they tell of their breakers: those of this control
+/// plane, and those that others tell of.
 #[derive(Debug)]
 struct ConnectedProxies {
+    replicas: Arc<Replicas>,
     publisher: Arc<Publisher>,
     observations: Arc<Observations>,
 }
 
 impl Proxies for ConnectedProxies {
     fn connected(&self) -> Vec<ProxyView> {
-        self.publisher.proxies()
+        let mut views = self.publisher.proxies();
+        views.extend(self.replicas.connected(&views));
+        views
+    }
+
+    fn unknown(&self) -> Vec<String> {
+        self.replicas.unknown()
     }
 
     fn count(&self) -> usize {
-        self.publisher.len()
+        self.publisher.len() + self.replicas.count()
     }
 
     fn progress(&self, revision: Revision) -> Progress {
-        self.publisher.progress(revision)
+        let mut progress = self.publisher.progress(revision);
+        self.replicas.add_progress(revision, &mut progress);
+        progress
     }
 
     fn watch(&self) -> watch::Receiver<()> {
@@ -150,6 +162,8 @@ impl Proxies for ConnectedProxies {
     }
 
     fn observed(&self) -> Vec<ObservedView> {
-        self.observations.newest()
+        let mut views = self.observations.newest();
+        views.extend(self.replicas.observed(&views));
+        views
     }
 }

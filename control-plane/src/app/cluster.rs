@@ -4,10 +4,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weft_core::name::TrustDomain;
 
 use super::assemble::Parts;
+use super::listeners::OwnCertificate;
 use super::{AppError, is_empty_of_records};
 use crate::args::KubernetesArgs;
 use crate::hex;
@@ -15,9 +17,11 @@ use crate::identity::ca::{self, Authority};
 use crate::injector;
 use crate::interception;
 use crate::kubernetes::Cluster;
+use crate::kubernetes::endpoints::follow_control_planes;
 use crate::kubernetes::leader::{Leader, election};
 use crate::kubernetes::names::CONTROL_PLANE;
 use crate::missing_sidecar::Keeper;
+use crate::replicas::{self, Dialling, Found};
 use crate::status::StatusWriter;
 use crate::store::{KubernetesOptions, KubernetesStore, Store, StoreLease};
 use crate::supervise::Supervisor;
@@ -78,6 +82,29 @@ pub(super) fn elect(
     let lease = StoreLease::new(store, CONTROL_PLANE, &holder);
     tasks.spawn("election", election.keep(lease, stop));
     leader
+}
+
+/// Follows the cluster's other control planes, and what they tell of their sidecars.
+pub(super) fn follow_others(
+    tasks: &mut Supervisor,
+    cluster: &Cluster,
+    parts: &Parts,
+    own: &OwnCertificate,
+) {
+    let Ok(identity) = replicas::identity(own.authority.trust_domain()) else {
+        return;
+    };
+    let dialling = Dialling {
+        authority: Arc::clone(&own.authority),
+        ttl: own.ttl,
+        identity,
+    };
+    let (sender, found) = watch::channel(Found::new());
+    let namespace = cluster.settings.namespace.clone();
+    let finding = follow_control_planes(cluster.client.clone(), namespace, sender);
+    tasks.spawn("finding control planes", finding);
+    let following = Arc::clone(&parts.replicas).keep(found, dialling);
+    tasks.spawn("control planes", following);
 }
 
 /// The authority of a cluster's mesh.

@@ -13,6 +13,7 @@ use tonic::service::Routes;
 use weft_proto::identity::identity_server::IdentityServer;
 use weft_proto::ratelimit::rate_limits_server::RateLimitsServer;
 use weft_proto::registry::registry_server::RegistryServer;
+use weft_proto::replica::replicas_server::ReplicasServer;
 
 use super::AppError;
 use super::assemble::Parts;
@@ -29,6 +30,8 @@ use crate::ratelimit::Leases;
 use crate::ratelimit::grpc::RateLimitService;
 use crate::registry::Departures;
 use crate::registry::grpc::RegistryService;
+use crate::replicas;
+use crate::replicas::grpc::ReplicaService;
 use crate::supervise::Supervisor;
 use crate::tls::{self, Purpose};
 use crate::transport::{self, Sidecars};
@@ -82,6 +85,16 @@ impl Listeners {
         Ok(())
     }
 
+    /// What other control planes of a cluster are told.
+    fn replicas(&self) -> Option<ReplicaService> {
+        self.parts.cluster.as_ref()?;
+        let identity = replicas::identity(self.own.authority.trust_domain()).ok()?;
+        Some(ReplicaService::new(
+            Arc::clone(&self.parts.replicas),
+            identity,
+        ))
+    }
+
     pub(super) fn serve_metrics(&self, tasks: &mut Supervisor, listener: TcpListener) {
         let parts = &self.parts;
         let measured = Measured {
@@ -111,7 +124,7 @@ impl Listeners {
         tasks.spawn("leases", Arc::clone(&leases).keep());
         let peers = Arc::clone(&self.parts.peers);
         let sidecars = Sidecars {
-            routes: services(&self.parts, leases).await,
+            routes: services(&self.parts, leases, self.replicas()).await,
             peers: Arc::clone(&peers),
             identities: Arc::clone(&self.parts.identities),
         };
@@ -129,8 +142,8 @@ impl Listeners {
     }
 }
 
-/// What sidecars may call.
-async fn services(parts: &Parts, leases: Arc<Leases>) -> Routes {
+/// What sidecars may call, and other control planes where there may be some.
+async fn services(parts: &Parts, leases: Arc<Leases>, replicas: Option<ReplicaService>) -> Routes {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<DiscoveryServer>().await;
     let identity = IdentityServer::new(IdentityService {
@@ -153,12 +166,16 @@ async fn services(parts: &Parts, leases: Arc<Leases>) -> Routes {
         peers: Arc::clone(&parts.peers),
         identities: Arc::clone(&parts.identities),
     });
-    Routes::new(health_service)
+    let routes = Routes::new(health_service)
         .add_service(identity.max_decoding_message_size(SIGN_MESSAGE_MAX_BYTES))
         .add_service(registry.max_decoding_message_size(MESSAGE_MAX_BYTES))
         .add_service(rate_limits.max_decoding_message_size(MESSAGE_MAX_BYTES))
-        .add_service(discovery)
-        .prepare()
+        .add_service(discovery);
+    let routes = match replicas {
+        Some(replicas) => routes.add_service(ReplicasServer::new(replicas)),
+        None => routes,
+    };
+    routes.prepare()
 }
 
 /// How often it is looked whether our own certificate has to be renewed.

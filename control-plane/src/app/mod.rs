@@ -270,8 +270,9 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
     let parts = assemble(&mut tasks, settings, limits, kept.store, authority, cluster)?;
     let leader = in_cluster.map(|(cluster, store)| {
         let leader = cluster::elect(&mut tasks, Arc::clone(&store), stop.clone());
-        let args = &args.kubernetes;
-        cluster::lead(&mut tasks, &cluster, store, &parts, args, leader.clone());
+        let settings = &args.kubernetes;
+        cluster::lead(&mut tasks, &cluster, store, &parts, settings, leader.clone());
+        cluster::follow_others(&mut tasks, &cluster, &parts, &own);
         leader
     });
     let health = Arc::new(health_of(&mut tasks, &parts));

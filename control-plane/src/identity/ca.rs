@@ -225,7 +225,20 @@ impl Authority {
         // It never calls, and nobody else's certificate says this.
         let usage = ExtendedKeyUsagePurpose::Other(CONTROL_PLANE_USAGE.to_vec());
         let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, usage];
-        self.serving(&[OWN_DNS_NAME], usages, ttl, now)
+        self.of_our_own(CONTROL_PLANE_ACCOUNT, &[OWN_DNS_NAME], usages, ttl, now)
+    }
+
+    /// The certificate that the control plane shows to another one of the mesh, which tells this process
+    /// from others by `replica`. It is good for calling only.
+    pub fn own_client(
+        &self,
+        replica: &str,
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), CaError> {
+        let usage = ExtendedKeyUsagePurpose::Other(CONTROL_PLANE_USAGE.to_vec());
+        let usages = vec![ExtendedKeyUsagePurpose::ClientAuth, usage];
+        self.of_our_own(replica, &[], usages, ttl, now)
     }
 
     /// The certificate of the webhook, which the API server reaches at DNS names. It does not say that
@@ -237,11 +250,13 @@ impl Authority {
         ttl: Duration,
         now: SystemTime,
     ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), CaError> {
-        self.serving(names, vec![ExtendedKeyUsagePurpose::ServerAuth], ttl, now)
+        let usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.of_our_own(CONTROL_PLANE_ACCOUNT, names, usages, ttl, now)
     }
 
-    fn serving(
+    fn of_our_own(
         &self,
+        instance: &str,
         names: &[&str],
         usages: Vec<ExtendedKeyUsagePurpose>,
         ttl: Duration,
@@ -256,7 +271,7 @@ impl Authority {
         let key = KeyPair::generate()?;
         let intermediate = self.intermediate.load();
         let ends = intermediate.end_of_leaf(now, ttl);
-        let mut params = leaf_params(identity.as_str(), CONTROL_PLANE_ACCOUNT, (now, ends), names)?;
+        let mut params = leaf_params(identity.as_str(), instance, (now, ends), names)?;
         params.extended_key_usages = usages;
         let leaf = params.signed_by(&key, &intermediate.issuer)?;
         let chain = vec![

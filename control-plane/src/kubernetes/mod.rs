@@ -2,6 +2,7 @@
 //! injector, the sidecars, the chart and the control plane agree on.
 
 mod client;
+pub mod endpoints;
 pub(crate) mod events;
 pub mod leader;
 mod membership;

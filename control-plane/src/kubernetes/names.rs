@@ -36,6 +36,8 @@ pub const STATE_DIR: &str = "/var/lib/weft/proxy";
 pub const NAMESPACE: &str = "weft-system";
 /// The control plane's Deployment, Service, ServiceAccount and Lease.
 pub const CONTROL_PLANE: &str = "weft-control-plane";
+/// The name of the port of [`CONTROL_PLANE`]'s Service that sidecars and other control planes call.
+pub const SIDECARS_PORT: &str = "grpc-xds";
 /// The control plane's MutatingWebhookConfiguration.
 pub const WEBHOOK: &str = "weft-injector";
 /// The path that the API server posts an `AdmissionReview` to.

@@ -181,19 +181,19 @@ async fn pods_without_a_sidecar_are_told_of_and_evicted_as_far_as_budgets_allow(
         after: Duration::ZERO,
         per_minute: 600,
     };
-    let (lead, leads) = watch::channel(false);
+    let (election, leader) = election();
     let keeper = Keeper::new(
         client.clone(),
         Settings::default(),
         candidates,
         Some(eviction),
-        leads,
+        leader,
     );
     tokio::spawn(keeper.keep());
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(site.events(), "", "only the leader writes");
 
-    lead.send_replace(true);
+    election.lead_for(HOUR);
     let all = "bare SidecarMissing;guarded SidecarMissing;job SidecarMissing;web SidecarMissing;\
                wrong SidecarRefused";
     site.until("told of", |site| site.events() == all).await;
@@ -202,10 +202,10 @@ async fn pods_without_a_sidecar_are_told_of_and_evicted_as_far_as_budgets_allow(
     assert_eq!(site.pods(), "bare guarded job unasked web wrong");
 
     // The next leader finds a webhook that works.
-    lead.send_replace(false);
+    election.lead_for(Duration::ZERO);
     site.inject(dir.path()).await;
     site.webhook_would_inject("web").await;
-    lead.send_replace(true);
+    election.lead_for(HOUR);
     site.until("evicted", |site| {
         site.pods() == "bare guarded job unasked wrong"
     })

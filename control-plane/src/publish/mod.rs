@@ -38,6 +38,8 @@ pub struct Applied {
 /// A sidecar's discovery stream, as others see it.
 #[derive(Debug, Clone)]
 pub struct ProxyView {
+    /// The control plane that it is connected to, where that is another one.
+    pub replica: Option<Arc<str>>,
     /// Who it is.
     pub peer: PeerIdentity,
     /// Its version.
@@ -50,6 +52,17 @@ pub struct ProxyView {
     pub holds: usize,
     /// Resources that it rejected, with the reason.
     pub rejected: BTreeMap<String, Arc<str>>,
+}
+
+/// What is told of a sidecar to other control planes.
+#[derive(Debug, Clone)]
+pub struct SidecarStanding {
+    /// What is seen of it.
+    pub view: ProxyView,
+    /// Everything up to this revision is in force there; `None` where everything that is published is.
+    pub behind: Option<Revision>,
+    /// Whether it has not had everything yet that it asked for since it connected.
+    pub begins: bool,
 }
 
 /// A change that was published, and whom it concerns.
@@ -152,6 +165,7 @@ impl Publisher {
     pub fn open(self: &Arc<Self>, peer: PeerIdentity, since: i64) -> Subscription {
         let wake = Arc::new(Notify::new());
         let view = ProxyView {
+            replica: None,
             peer,
             version: String::new(),
             since,
@@ -221,8 +235,23 @@ impl Publisher {
         self.moved.subscribe()
     }
 
-    /// To be called after the state was changed and unlocked.
-    fn tell_moved(&self) {
+    /// The newest revision that sidecars are told, and of each instance how its newest stream stands.
+    pub fn standings(&self) -> (Revision, Vec<SidecarStanding>) {
+        let state = self.state();
+        let newest = state.newest_streams().into_values();
+        let standings = newest.filter_map(|stream| {
+            let subscriber = state.streams.get(&stream)?;
+            Some(SidecarStanding {
+                view: view_of(subscriber, state.newest),
+                behind: subscriber.behind.map(|behind| behind.revision),
+                begins: subscriber.begins(),
+            })
+        });
+        (state.newest.revision, standings.collect())
+    }
+
+    /// To be called after the state, or what other control planes tell, was changed and unlocked.
+    pub fn tell_moved(&self) {
         if self.moved.receiver_count() > 0 {
             self.moved.send_replace(());
         }

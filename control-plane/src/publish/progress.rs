@@ -28,6 +28,8 @@ pub struct Progress {
     pub waiting: Vec<PeerIdentity>,
     /// Resources that it changed and that sidecars rejected.
     pub rejected: Vec<RejectedBy>,
+    /// Other control planes that have not been heard: of their sidecars nothing is known.
+    pub unknown: Vec<String>,
 }
 
 /// A resource that a sidecar rejected.
@@ -44,7 +46,8 @@ pub struct RejectedBy {
 impl Progress {
     /// Whether nothing is waited for: everybody has applied the revision, or somebody rejects it.
     pub fn is_settled(&self, revision: Revision) -> bool {
-        !self.rejected.is_empty() || (self.published >= revision && self.waiting.is_empty())
+        let all_told = self.waiting.is_empty() && self.unknown.is_empty();
+        !self.rejected.is_empty() || (self.published >= revision && all_told)
     }
 }
 
@@ -149,6 +152,13 @@ impl Published {
 }
 
 impl Publisher {
+    /// Whether the publication of a revision changed a resource, KIND/NAME, as far as it is remembered.
+    pub fn has_changed(&self, revision: Revision, resource: &str) -> bool {
+        let state = self.state();
+        let published = state.recent.find(revision);
+        published.is_some_and(|published| published.changed(resource))
+    }
+
     /// How far a revision of the store has come. Of each instance its newest stream counts: one
     /// that connects again while its older stream lacks the revision has applied it when it has
     /// everything that it asks for now.
@@ -199,7 +209,7 @@ impl Publisher {
 
 impl State {
     /// Of each instance its newest stream.
-    fn newest_streams(&self) -> HashMap<&Arc<str>, StreamId> {
+    pub(super) fn newest_streams(&self) -> HashMap<&Arc<str>, StreamId> {
         let mut newest = HashMap::new();
         for (stream, subscriber) in &self.streams {
             let held = newest
@@ -230,9 +240,13 @@ impl State {
 }
 
 impl Subscriber {
+    /// Whether it has not had everything yet that it asked for since it connected.
+    pub(super) fn begins(&self) -> bool {
+        !self.settled && !self.names.is_empty()
+    }
+
     /// Whether it was not told yet of everything up to a revision that it asked for.
     fn lacks(&self, revision: Revision) -> bool {
-        let is_new = !self.settled && !self.names.is_empty();
-        is_new || self.behind.is_some_and(|behind| behind.revision < revision)
+        self.begins() || self.behind.is_some_and(|behind| behind.revision < revision)
     }
 }

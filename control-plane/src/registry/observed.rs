@@ -47,6 +47,18 @@ pub struct ObservedView {
     ended: Option<Instant>,
 }
 
+impl ObservedView {
+    /// What a sidecar has told another control plane.
+    pub fn elsewhere(peer: PeerIdentity, told: i64, breakers: Vec<ObservedBreaker>) -> Self {
+        Self {
+            peer,
+            told,
+            breakers,
+            ended: None,
+        }
+    }
+}
+
 /// What every sidecar has told.
 #[derive(Debug, Default)]
 pub struct Observations {

@@ -20,6 +20,9 @@ pub struct Condition {
     pub reason: String,
     /// Why, for people.
     pub message: String,
+    /// Where it is true of this generation already, it stays so: what was acknowledged once is not
+    /// taken back by a proxy that comes later, or that nothing is heard of.
+    pub stays_true: bool,
 }
 
 /// How a document stands, in the form that the status of its kind has.
@@ -96,6 +99,12 @@ fn turned(existing: &Value, wanted: &[Condition], generation: u64, now: &str) ->
     for condition in wanted {
         let status = if condition.holds { "True" } else { "False" };
         let before = there.iter().find(|one| one["type"] == condition.kind);
+        let is_true = |before: &&Value| {
+            before["status"] == "True" && before["observedGeneration"] == generation
+        };
+        if condition.stays_true && before.filter(is_true).is_some() {
+            continue;
+        }
         let same = before.filter(|before| before["status"] == status);
         let since = same.map_or_else(|| json!(now), |same| same["lastTransitionTime"].clone());
         let mut message = condition.message.clone();
@@ -131,7 +140,25 @@ mod tests {
             holds,
             reason: if holds { "Accepted" } else { "Invalid" }.to_owned(),
             message: String::new(),
+            stays_true: false,
         }
+    }
+
+    #[test]
+    fn what_was_acknowledged_is_not_taken_back_for_the_same_generation() {
+        let acknowledged = |holds| Standing::Own(vec![accepted(holds)]);
+        let pending = |stays_true| {
+            Standing::Own(vec![Condition {
+                stays_true,
+                ..accepted(false)
+            }])
+        };
+        let status = merge(&Value::Null, &acknowledged(true), 3, "t1").unwrap();
+        assert_eq!(merge(&status, &pending(true), 3, "t2"), None);
+        assert!(merge(&status, &pending(false), 3, "t2").is_some());
+        let newer = merge(&status, &pending(true), 4, "t2").unwrap();
+        assert_eq!(newer["conditions"][0]["status"], "False");
+        assert_eq!(merge(&newer, &pending(true), 4, "t3"), None);
     }
 
     #[test]

@@ -110,6 +110,15 @@ fn condition(kind: &'static str, reason: &str, holds: Result<(), String>) -> Con
         holds: holds.is_ok(),
         reason: reason.to_owned(),
         message: holds.err().unwrap_or_default(),
+        stays_true: false,
+    }
+}
+
+/// The condition of what is not acknowledged yet, or not known to be.
+fn pending(text: String) -> Condition {
+    Condition {
+        stays_true: true,
+        ..condition(PROGRAMMED, "Pending", Err(text))
     }
 }
 
@@ -147,11 +156,18 @@ fn programmed(revision: Revision, progress: &Progress) -> Condition {
         );
         return condition(PROGRAMMED, "Rejected", Err(text));
     }
+    let only_unknown = progress.waiting.is_empty() && !progress.unknown.is_empty();
     match progress.is_settled(revision) {
         true => condition(PROGRAMMED, "Programmed", Ok(())),
+        false if only_unknown => {
+            let names = progress.unknown.join(", ");
+            let text =
+                format!("nothing is heard of control planes, nor of their sidecars: {names}");
+            pending(text)
+        }
         false => {
             let text = "proxies concerned have not acknowledged it yet: see `weft proxies`";
-            condition(PROGRAMMED, "Pending", Err(text.to_owned()))
+            pending(text.to_owned())
         }
     }
 }

@@ -15,6 +15,7 @@ mod history;
 mod kubernetes;
 mod lease;
 mod memory;
+mod position;
 mod record;
 mod redb;
 mod resource;
@@ -44,6 +45,7 @@ pub use lease::{
     Clock, Fence, LEASE_NAME_MAX, LEASE_TTL_MAX, LEASE_TTL_MIN, LEASES_MAX, Lease, MonotonicClock,
 };
 pub use memory::MemoryStore;
+pub use position::{POSITIONS_MAX, Position};
 pub use record::{RecordExpect, RecordWrite, read_records, record};
 pub use redb::{FILE as REDB_FILE, Options, RedbStore};
 pub use resource::{
@@ -171,6 +173,12 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// where that cannot be.
     fn died(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::pending())
+    }
+
+    /// The states that the documents were in lately, the oldest first, as the other processes that share
+    /// the store know them, too; none of an engine of one process.
+    fn positions(&self) -> Vec<Position> {
+        Vec::new()
     }
 
     /// Changes whenever another process has written records; closed for an engine of one process.

@@ -29,10 +29,10 @@ spec:
   rules: [{backendRefs: [{name: web, port: 80}]}]
 ";
 
-struct Site(ApiServer);
+pub(crate) struct Site(pub(crate) ApiServer);
 
 impl Site {
-    async fn start() -> Option<Self> {
+    pub(crate) async fn start() -> Option<Self> {
         let server = ApiServer::start().await?;
         let site = Self(server);
         site.run(&["apply", "--server-side", "-f", "-"], &crds_yaml());
@@ -42,22 +42,27 @@ impl Site {
         Some(site)
     }
 
-    fn run(&self, args: &[&str], input: &str) -> String {
+    pub(crate) fn run(&self, args: &[&str], input: &str) -> String {
         let (done, said) = self.0.kubectl(args, input);
         assert!(done, "{args:?}: {said}");
         said
     }
 
-    fn apply(&self, text: &str) -> String {
+    pub(crate) fn apply(&self, text: &str) -> String {
         self.run(&["apply", "-f", "-"], text)
     }
 
-    async fn control_plane(&self) -> ControlPlane {
+    pub(crate) async fn control_plane(&self) -> ControlPlane {
         ControlPlane::start_in_cluster(&self.0.kubeconfig()).await
     }
 
     /// Waits until the status of an object is as is wanted.
-    async fn status(&self, kind: &str, name: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn status(
+        &self,
+        kind: &str,
+        name: &str,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Value {
         let began = Instant::now();
         loop {
             let args = ["get", kind, name, "-n", "shop", "-o", "json"];
@@ -72,7 +77,7 @@ impl Site {
 }
 
 /// Status and reason of a condition.
-fn condition<'a>(conditions: &'a Value, kind: &str) -> (&'a str, &'a str) {
+pub(crate) fn condition<'a>(conditions: &'a Value, kind: &str) -> (&'a str, &'a str) {
     let mut all = conditions.as_array().into_iter().flatten();
     let found = all.find(|condition| condition["type"] == kind);
     found.map_or(("", ""), |found| {
@@ -81,7 +86,7 @@ fn condition<'a>(conditions: &'a Value, kind: &str) -> (&'a str, &'a str) {
     })
 }
 
-const PROGRAMMED: &str = "weft-mesh.io/Programmed";
+pub(crate) const PROGRAMMED: &str = "weft-mesh.io/Programmed";
 
 #[tokio::test]
 async fn the_cluster_is_the_store_and_has_the_statuses() {

@@ -26,6 +26,7 @@ mod process;
 mod progress;
 mod rbac;
 mod registry;
+mod replicas;
 mod slices;
 mod support;
 #[path = "../../src/kubernetes/testing.rs"]

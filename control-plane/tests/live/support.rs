@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use rcgen::{CertificateParams, KeyPair};
-use rustix::process::{Pid, Resource as Limited, Rlimit, getrlimit, prlimit};
+use rustix::process::{Pid, Resource as Limited, Rlimit, Signal, getrlimit, prlimit};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
@@ -101,8 +101,12 @@ impl ControlPlane {
 
     /// One that follows a cluster.
     pub(crate) async fn start_in_cluster(kubeconfig: &Path) -> Self {
+        Self::start_in_cluster_at(kubeconfig, "127.0.0.1:0".parse().unwrap()).await
+    }
+
+    /// One that follows a cluster and listens for sidecars at an address.
+    pub(crate) async fn start_in_cluster_at(kubeconfig: &Path, listen: SocketAddr) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let anywhere = "127.0.0.1:0".parse().unwrap();
         let kubeconfig = Some(kubeconfig.to_owned());
         let more = [
             "--kubernetes",
@@ -112,7 +116,7 @@ impl ControlPlane {
             "127.0.0.1:0",
         ];
         let more = more.map(str::to_owned).to_vec();
-        Self::in_cluster(kubeconfig, directory, anywhere, more).await
+        Self::in_cluster(kubeconfig, directory, listen, more).await
     }
 
     async fn in_cluster(
@@ -283,6 +287,10 @@ impl ControlPlane {
     }
 
     /// Whether the process has ended.
+    pub(crate) fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }

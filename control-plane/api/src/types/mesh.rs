@@ -35,6 +35,20 @@ pub struct ProxyInfo {
     /// where it does not prove that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interception: Option<String>,
+    /// The control plane that it is connected to, where that is not the one that was asked.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub control_plane: String,
+}
+
+/// Every connected sidecar.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProxyList {
+    /// The sidecars.
+    pub items: Vec<ProxyInfo>,
+    /// Other control planes that have not been heard: their sidecars may be missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown: Vec<String>,
 }
 
 /// A breaker of a sidecar that has opened at least once.

@@ -14,8 +14,8 @@ pub use identity::{
     RevokeRequest, TokenInfo, TokenRequest,
 };
 pub use mesh::{
-    BreakerInfo, EndpointInfo, ProxyInfo, ServiceInfo, ServiceStatus, Target, WorkloadInfo,
-    port_text,
+    BreakerInfo, EndpointInfo, ProxyInfo, ProxyList, ServiceInfo, ServiceStatus, Target,
+    WorkloadInfo, port_text,
 };
 pub use policy::{Effect, EffectiveInfo, ExplainRequest, PlanResult, RateLimitInfo, Step};
 pub use resource::{

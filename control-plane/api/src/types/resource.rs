@@ -268,6 +268,9 @@ pub struct Progress {
     pub applied: Vec<String>,
     /// Sidecars that have not acknowledged it.
     pub waiting: Vec<String>,
+    /// Other control planes that have not been heard: of their sidecars nothing is known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown: Vec<String>,
     /// Resources that it changed and that sidecars rejected.
     pub rejected: Vec<RejectedResource>,
 }

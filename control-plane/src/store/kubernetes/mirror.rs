@@ -7,7 +7,8 @@ use serde_json::Value;
 use super::object::Object;
 use crate::kubernetes::watched::{Entry, Watched};
 use crate::model::ResourceKey;
-use crate::store::{ChangedResource, Event, Revision, StoredResource, digest};
+use crate::store::position::Positions;
+use crate::store::{ChangedResource, Event, Position, Revision, StoredResource, digest};
 
 /// Says what is wrong with a document, if anything is.
 pub(super) type Accept = fn(&Value) -> Result<(), String>;
@@ -38,6 +39,7 @@ pub(super) struct Mirror {
     /// What a commit is writing. What the watch tells of it counts when the commit is whole.
     in_flight: BTreeSet<ResourceKey>,
     deferred: BTreeSet<ResourceKey>,
+    positions: Positions,
 }
 
 impl Mirror {
@@ -51,6 +53,7 @@ impl Mirror {
             revision,
             in_flight: BTreeSet::new(),
             deferred: BTreeSet::new(),
+            positions: Positions::default(),
         }
     }
 
@@ -64,6 +67,11 @@ impl Mirror {
 
     pub(super) fn refused(&self) -> &BTreeMap<ResourceKey, RefusedDocument> {
         &self.refused
+    }
+
+    /// The states that the objects were in lately.
+    pub(super) fn positions(&self) -> Vec<Position> {
+        self.positions.newest()
     }
 
     /// Every object, with the revision that its document has changed in last.
@@ -104,14 +112,29 @@ impl Mirror {
             if self.in_flight.contains(&key) {
                 self.deferred.insert(key);
             } else {
+                self.position(&key);
                 changes.extend(self.change(key, revision));
             }
         }
-        if changes.is_empty() {
-            return None;
+        let event = (!changes.is_empty()).then(|| {
+            self.revision = revision;
+            Event { revision, changes }
+        });
+        // A commit that is half written is at no revision yet.
+        if self.in_flight.is_empty() {
+            self.positions.note(self.revision);
         }
-        self.revision = revision;
-        Some(Event { revision, changes })
+        event
+    }
+
+    /// Of a document that is refused what the cluster has counts, too: whether others refuse it or not,
+    /// they have seen the same.
+    fn position(&mut self, key: &ResourceKey) {
+        let Some(Entry { uid, value, .. }) = self.objects.get(key) else {
+            return self.positions.set(key, None);
+        };
+        let (generation, content) = (value.generation.to_string(), digest(&value.document));
+        self.positions.set(key, Some([uid, &generation, &content]));
     }
 
     fn change(&mut self, key: ResourceKey, revision: Revision) -> Option<ChangedResource> {
@@ -232,7 +255,11 @@ mod tests {
         assert_eq!(mirror.refresh([key("a")]), None);
         assert!(mirror.documents().is_empty());
         mirror.objects.wrote("w", key("b"), entry(2, 1));
+        assert_eq!(mirror.positions(), [], "half of it is no state");
         let event = mirror.release().unwrap();
         assert_eq!((event.revision, event.changes.len()), (1, 2));
+        let positions = mirror.positions();
+        assert_eq!(positions.len(), 1);
+        assert_eq!(positions[0].revision, 1);
     }
 }

@@ -44,7 +44,8 @@ use super::events::EventLog;
 use super::resource::check_changes;
 use super::{
     Change, Clock, Event, Events, Fence, HistoryEntry, HistoryPage, HistoryQuery, Lease, Listing,
-    MonotonicClock, RecordWrite, Revision, SnapshotSink, Store, StoreError, StoredResource,
+    MonotonicClock, Position, RecordWrite, Revision, SnapshotSink, Store, StoreError,
+    StoredResource,
 };
 use crate::kubernetes::told;
 use crate::model::{Document, ResourceKey};
@@ -449,6 +450,10 @@ impl Store for KubernetesStore {
 
     fn snapshot(&self, _sink: &mut SnapshotSink<'_>) -> Result<(), StoreError> {
         Err(StoreError::Unsupported(NO_SNAPSHOT))
+    }
+
+    fn positions(&self) -> Vec<Position> {
+        self.shared.mirror().positions()
     }
 
     fn watch_records(&self) -> watch::Receiver<u64> {

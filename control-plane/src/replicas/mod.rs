@@ -1,0 +1,293 @@
+//! What the control planes of a mesh tell each other of the sidecars that are connected to them, so that
+//! any of them answers for all: `weft proxies`, `weft apply --wait`, breakers, and the condition
+//! `Programmed`.
+//!
+//! Each follows each of the others over mutual TLS (`client.rs`, `grpc.rs`): `reporter.rs` says what is
+//! told next, `told.rs` what follows from what was told, both pure. How the others are found is not
+//! known here: somebody keeps a list of them. Revisions are each process's own; states of the documents
+//! (`store::Position`) say which of them have the same.
+
+mod client;
+pub mod grpc;
+mod reporter;
+mod told;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use weft_core::name::{
+    CONTROL_PLANE_ACCOUNT, NameError, RESERVED_NAMESPACE, SpiffeId, TrustDomain,
+};
+use weft_proto::replicas::{ReplicaReport, SidecarReport};
+
+use crate::peer::PeerIdentity;
+use crate::publish::{Applied, Progress, ProxyView, Publisher, RejectedBy, SidecarStanding};
+use crate::registry::{Observations, ObservedView};
+use crate::store::{Revision, Store};
+use told::{Told, TooMany};
+
+pub use client::Dialling;
+pub use told::{EXPIRES, SIDECARS_MAX};
+
+/// Other control planes that are followed; there are few.
+pub const OTHERS_MAX: usize = 16;
+
+/// The addresses of the mesh's control planes, by a name for people. This process's own may be among
+/// them.
+pub type Found = BTreeMap<String, SocketAddr>;
+
+/// The identity of every control plane of a mesh. Nobody else is given it.
+pub fn identity(trust_domain: &TrustDomain) -> Result<SpiffeId, NameError> {
+    SpiffeId::new(trust_domain, RESERVED_NAMESPACE, CONTROL_PLANE_ACCOUNT)
+}
+
+/// What the other control planes tell, and what they are told.
+#[derive(Debug)]
+pub struct Replicas {
+    /// Names this process to the others.
+    name: Arc<str>,
+    publisher: Arc<Publisher>,
+    observations: Arc<Observations>,
+    store: Arc<dyn Store>,
+    others: Mutex<BTreeMap<String, Other>>,
+}
+
+#[derive(Debug, Default)]
+struct Other {
+    told: Told,
+    /// It is this process.
+    is_own: bool,
+}
+
+impl Replicas {
+    /// Nobody else is known.
+    pub fn new(
+        publisher: Arc<Publisher>,
+        observations: Arc<Observations>,
+        store: Arc<dyn Store>,
+    ) -> Arc<Self> {
+        let name = format!("control-plane-{}", crate::hex(&crate::random::<8>()));
+        Arc::new(Self {
+            name: name.into(),
+            publisher,
+            observations,
+            store,
+            others: Mutex::default(),
+        })
+    }
+
+    /// What names this process to the others.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Every sidecar that is connected to another control plane and not to this one.
+    pub fn connected(&self, here: &[ProxyView]) -> Vec<ProxyView> {
+        let positions = self.store.positions();
+        let newest = positions.last().map(|position| position.revision);
+        let others = self.others();
+        let elsewhere = elsewhere(&others, here.iter().map(|view| &view.peer), Instant::now());
+        let views = elsewhere.into_iter().map(|(name, other, sidecar)| {
+            let revision = other.told.applied(sidecar, &positions);
+            // Of a state that is the newest here the generation is the newest, too.
+            let is_current = sidecar.behind.is_none() && Some(revision) == newest;
+            ProxyView {
+                replica: Some(name.as_str().into()),
+                peer: peer_of(sidecar),
+                version: sidecar.version.clone(),
+                since: sidecar.since,
+                applied: Applied {
+                    generation: if is_current { u64::MAX } else { 0 },
+                    revision,
+                },
+                holds: sidecar.holds,
+                rejected: sidecar.rejected.clone(),
+            }
+        });
+        views.collect()
+    }
+
+    /// How many sidecars are connected to other control planes.
+    pub fn count(&self) -> usize {
+        let now = Instant::now();
+        let others = self.others();
+        let told = others.values().filter(|other| !other.is_own);
+        let told = told.filter_map(|other| other.told.sidecars(now));
+        told.map(BTreeMap::len).sum()
+    }
+
+    /// Other control planes that have not been heard for too long, or not at all yet.
+    pub fn unknown(&self) -> Vec<String> {
+        unknown(&self.others(), Instant::now())
+    }
+
+    /// Adds how far sidecars of other control planes have come to how far those of this one have.
+    pub fn add_progress(&self, revision: Revision, progress: &mut Progress) {
+        let others = self.others();
+        if others.values().all(|other| other.is_own) {
+            return;
+        }
+        let now = Instant::now();
+        let positions = self.store.positions();
+        let here: Vec<PeerIdentity> = { progress.applied.iter() }
+            .chain(&progress.waiting)
+            .cloned()
+            .collect();
+        let reached: HashMap<&String, Option<Revision>> = others
+            .iter()
+            .map(|(name, other)| (name, other.told.reached(&positions, revision)))
+            .collect();
+        for (name, other, sidecar) in elsewhere(&others, here.iter(), now) {
+            let peer = peer_of(sidecar);
+            if !other
+                .told
+                .has_applied(sidecar, reached.get(name).copied().flatten())
+            {
+                progress.waiting.push(peer);
+                continue;
+            }
+            let rejected = sidecar.rejected.iter();
+            let rejected = rejected.filter(|(name, _)| self.publisher.has_changed(revision, name));
+            progress
+                .rejected
+                .extend(rejected.map(|(resource, reason)| RejectedBy {
+                    peer: peer.clone(),
+                    resource: resource.clone(),
+                    reason: reason.to_string(),
+                }));
+            progress.applied.push(peer);
+        }
+        progress.unknown = unknown(&others, now);
+    }
+
+    /// What sidecars of other control planes have told of their breakers.
+    pub fn observed(&self, here: &[ObservedView]) -> Vec<ObservedView> {
+        let others = self.others();
+        let elsewhere = elsewhere(&others, here.iter().map(|view| &view.peer), Instant::now());
+        let views = elsewhere.into_iter().filter_map(|(_, _, sidecar)| {
+            let (told, breakers) = sidecar.observed.clone()?;
+            Some(ObservedView::elsewhere(peer_of(sidecar), told, breakers))
+        });
+        views.collect()
+    }
+
+    fn others(&self) -> MutexGuard<'_, BTreeMap<String, Other>> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Only these are there: what others have told is forgotten.
+    fn retain(&self, found: &Found) {
+        let mut others = self.others();
+        others.retain(|name, _| found.contains_key(name));
+        for name in found.keys() {
+            others.entry(name.clone()).or_default();
+        }
+        drop(others);
+        self.publisher.tell_moved();
+    }
+
+    /// A stream of another control plane begins.
+    fn begin(&self, name: &str) {
+        if let Some(other) = self.others().get_mut(name) {
+            other.told.begin();
+        }
+    }
+
+    /// A message of it; whether it is this process that tells it.
+    fn take(&self, name: &str, report: ReplicaReport) -> Result<bool, TooMany> {
+        let is_own = report.replica == self.name;
+        let mut others = self.others();
+        if let Some(other) = others.get_mut(name) {
+            other.is_own = is_own;
+            match is_own {
+                true => other.told = Told::default(),
+                false => other.told.take(report, Instant::now())?,
+            }
+        }
+        drop(others);
+        self.publisher.tell_moved();
+        Ok(is_own)
+    }
+
+    /// When the first of the others is known no longer.
+    fn next_expiry(&self, now: Instant) -> Option<Instant> {
+        let others = self.others();
+        let ends = others.values().filter_map(|other| other.told.expires());
+        ends.filter(|end| *end > now).min()
+    }
+
+    /// What the sidecars of this control plane are said to be.
+    fn reports(&self) -> (Revision, Vec<SidecarReport>) {
+        let observed = self.observations.newest().into_iter();
+        let mut observed: HashMap<Arc<str>, ObservedView> = observed
+            .map(|view| (Arc::clone(&view.peer.instance), view))
+            .collect();
+        let (published, standings) = self.publisher.standings();
+        let reports = standings.into_iter().map(|standing| {
+            let observed = observed.remove(&standing.view.peer.instance);
+            report_of(standing, observed)
+        });
+        (published, reports.collect())
+    }
+}
+
+fn report_of(standing: SidecarStanding, observed: Option<ObservedView>) -> SidecarReport {
+    let SidecarStanding {
+        view,
+        behind,
+        begins,
+    } = standing;
+    SidecarReport {
+        instance: view.peer.instance,
+        identity: view.peer.identity,
+        not_after: view.peer.not_after,
+        version: view.version,
+        since: view.since,
+        holds: view.holds,
+        behind,
+        begins,
+        rejected: view.rejected,
+        observed: observed.map(|view| (view.told, view.breakers)),
+    }
+}
+
+fn peer_of(sidecar: &SidecarReport) -> PeerIdentity {
+    PeerIdentity {
+        identity: sidecar.identity.clone(),
+        instance: Arc::clone(&sidecar.instance),
+        not_after: sidecar.not_after,
+    }
+}
+
+fn unknown(others: &BTreeMap<String, Other>, now: Instant) -> Vec<String> {
+    let unknown = others
+        .iter()
+        .filter(|(_, other)| !other.is_own && other.told.sidecars(now).is_none());
+    unknown.map(|(name, _)| name.clone()).collect()
+}
+
+/// Sidecars of control planes that are known, without those that are connected here: of each instance
+/// the newest stream. In the order of instances.
+fn elsewhere<'a, 'b>(
+    others: &'a BTreeMap<String, Other>,
+    here: impl Iterator<Item = &'b PeerIdentity>,
+    now: Instant,
+) -> Vec<(&'a String, &'a Other, &'a SidecarReport)> {
+    let here: std::collections::HashSet<&str> = here.map(|peer| &*peer.instance).collect();
+    let mut newest: BTreeMap<&str, (&String, &Other, &SidecarReport)> = BTreeMap::new();
+    for (name, other) in others.iter().filter(|(_, other)| !other.is_own) {
+        let told = other.told.sidecars(now).into_iter().flatten();
+        for (instance, sidecar) in told.filter(|(instance, _)| !here.contains(&***instance)) {
+            let held = newest.entry(instance).or_insert((name, other, sidecar));
+            if held.2.since < sidecar.since {
+                *held = (name, other, sidecar);
+            }
+        }
+    }
+    newest.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests;

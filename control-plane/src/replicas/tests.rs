@@ -1,0 +1,109 @@
+//! Several control planes' words together.
+
+use weft_proto::replicas::PublishedReport;
+
+use super::*;
+use crate::store::MemoryStore;
+
+fn sidecar(instance: &str, since: i64) -> SidecarReport {
+    SidecarReport {
+        instance: instance.into(),
+        identity: "spiffe://weft.local/ns/shop/sa/web".parse().unwrap(),
+        not_after: 9,
+        version: String::new(),
+        since,
+        holds: 3,
+        behind: None,
+        begins: false,
+        rejected: BTreeMap::new(),
+        observed: None,
+    }
+}
+
+fn replicas() -> Arc<Replicas> {
+    Replicas::new(
+        Arc::default(),
+        Arc::default(),
+        Arc::<MemoryStore>::default(),
+    )
+}
+
+fn tell(replicas: &Replicas, name: &str, process: &str, sidecars: &[(&str, i64)]) -> bool {
+    replicas.begin(name);
+    let sidecars = sidecars.iter();
+    let report = ReplicaReport {
+        replica: process.into(),
+        sidecars: sidecars
+            .map(|(name, since)| sidecar(name, *since))
+            .collect(),
+        gone: Vec::new(),
+        whole: Some(PublishedReport::default()),
+    };
+    replicas.take(name, report).unwrap()
+}
+
+fn found(names: &[&str]) -> Found {
+    let names = names.iter();
+    let address = "192.0.2.1:1".parse().unwrap();
+    names.map(|name| ((*name).to_owned(), address)).collect()
+}
+
+#[test]
+fn one_that_was_not_heard_is_unknown_and_one_that_is_gone_is_not() {
+    let replicas = replicas();
+    let own = Arc::clone(replicas.name());
+    replicas.retain(&found(&["a", "b", "c"]));
+    assert_eq!(replicas.unknown(), ["a", "b", "c"]);
+    assert!(!tell(&replicas, "a", "one", &[("x", 1)]));
+    assert!(
+        tell(&replicas, "b", &own, &[("y", 1)]),
+        "it is this process"
+    );
+    assert_eq!(replicas.unknown(), ["c"]);
+    let mut progress = Progress::default();
+    replicas.add_progress(0, &mut progress);
+    assert_eq!(progress.unknown, ["c"]);
+    assert_eq!(
+        progress.waiting.len(),
+        1,
+        "no state is known that both were in"
+    );
+    assert!(!progress.is_settled(0));
+    replicas.retain(&found(&["a", "b"]));
+    assert!(replicas.unknown().is_empty());
+    replicas.retain(&found(&["b"]));
+    assert!(replicas.connected(&[]).is_empty());
+    let mut progress = Progress::default();
+    replicas.add_progress(0, &mut progress);
+    assert!(progress.is_settled(0));
+    // Words of one that is not there any more count for nothing.
+    tell(&replicas, "a", "one", &[("x", 1)]);
+    assert!(replicas.connected(&[]).is_empty());
+}
+
+#[test]
+fn a_sidecar_counts_once_where_it_is_now() {
+    let replicas = replicas();
+    replicas.retain(&found(&["a", "b"]));
+    tell(&replicas, "a", "one", &[("x", 1), ("y", 5)]);
+    tell(&replicas, "b", "two", &[("x", 3), ("y", 2), ("z", 1)]);
+    let connected = |here: &[ProxyView]| -> Vec<String> {
+        let views = replicas.connected(here).into_iter();
+        let views = views.map(|view| {
+            let replica = view.replica.unwrap_or_default();
+            format!("{}@{replica}", view.peer.instance)
+        });
+        views.collect()
+    };
+    assert_eq!(connected(&[]), ["x@b", "y@a", "z@b"]);
+    let here = ProxyView {
+        replica: None,
+        peer: peer_of(&sidecar("y", 9)),
+        version: String::new(),
+        since: 9,
+        applied: Applied::default(),
+        holds: 0,
+        rejected: BTreeMap::new(),
+    };
+    assert_eq!(connected(&[here]), ["x@b", "z@b"]);
+}
