@@ -22,7 +22,9 @@ use crate::publish::Publisher;
 use crate::registry::{self, Observations, Registrations};
 use crate::replicas::Replicas;
 use crate::sources::kubernetes::ClusterStatus;
-use crate::sources::{IdentitySource, KubernetesSource, RegistrySource, Source, StoreSource};
+use crate::sources::{
+    DepartedPods, IdentitySource, KubernetesSource, RegistrySource, Source, StoreSource,
+};
 use crate::store::{RedbStore, Store, StoreError};
 use crate::supervise::Supervisor;
 
@@ -87,19 +89,13 @@ pub(crate) fn assemble(
     )?;
     let observations = Arc::<Observations>::default();
     let publisher = Arc::<Publisher>::default();
-    // A new source is one more line here. Of batches that come at the same time those of the first
-    // are compiled first: revocations.
-    let mut sources: Vec<Box<dyn Source>> = vec![
-        Box::new(IdentitySource::new(Arc::clone(&identities))),
-        Box::new(StoreSource::new(Arc::clone(&store))),
-        Box::new(RegistrySource::new(Arc::clone(registrations.changes()))),
-    ];
-    let (mut followed, mut candidates) = (None, None);
-    if let Some(cluster) = &cluster {
-        let (source, pods) = cluster_source(cluster, &trust_domain);
-        (followed, candidates) = (Some(Arc::clone(source.status())), Some(pods));
-        sources.push(Box::new(source));
-    }
+    let (mut sources, followed, candidates) = sources_of(
+        &store,
+        &identities,
+        &registrations,
+        cluster.as_ref(),
+        &trust_domain,
+    );
     let config = pipeline::settings(
         trust_domain,
         settings.virtual_ranges,
@@ -150,6 +146,36 @@ fn cluster_source(
     let too = move |event: &_| pods.handle(event);
     let source = KubernetesSource::new(&cluster.client, trust_domain, too);
     (source, candidates)
+}
+
+/// What [`sources_of`] gives.
+type Sources = (
+    Vec<Box<dyn Source>>,
+    Option<Arc<ClusterStatus>>,
+    Option<Arc<Candidates>>,
+);
+
+/// Where facts come from, what of a cluster's pods is without a sidecar, and how far those of a cluster have come. Of batches that come at the same time
+/// those of the first are compiled first: revocations.
+fn sources_of(
+    store: &Arc<dyn Store>,
+    identities: &Arc<Identities>,
+    registrations: &Registrations,
+    cluster: Option<&Cluster>,
+    trust_domain: &TrustDomain,
+) -> Sources {
+    let mut sources: Vec<Box<dyn Source>> = vec![
+        Box::new(IdentitySource::new(Arc::clone(identities))),
+        Box::new(StoreSource::new(Arc::clone(store))),
+        Box::new(RegistrySource::new(Arc::clone(registrations.changes()))),
+    ];
+    let (mut followed, mut candidates) = (None, None);
+    if let Some(cluster) = cluster {
+        let (source, pods) = cluster_source(cluster, trust_domain);
+        (followed, candidates) = (Some(Arc::clone(source.status())), Some(pods));
+        sources.push(Box::new(DepartedPods::new(source, Arc::clone(identities))));
+    }
+    (sources, followed, candidates)
 }
 
 /// What is taken for a proof of who somebody is.

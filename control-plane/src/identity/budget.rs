@@ -24,7 +24,10 @@ pub const PER_SOURCE: Rate = Rate::new(1_000, 4_000);
 pub const TOTAL: Rate = Rate::new(2_000, 8_000);
 /// Tokens of service accounts from one address that the cluster is asked about: a node may hide 110
 /// pods behind its own address, which start at once.
-pub const REVIEWS_PER_SOURCE: Rate = Rate::new(10, 250);
+pub const REVIEWS_PER_ADDRESS: Rate = Rate::new(10, 250);
+/// The same from all addresses of an IPv6 /64: whoever has one has all of its addresses, but the pods of
+/// a node that share one have an address each, and budgets of their own.
+pub const REVIEWS_PER_PREFIX: Rate = Rate::new(50, 500);
 /// Tokens of service accounts in total that the cluster is asked about: what one API server answers
 /// beside its other work.
 pub const REVIEWS: Rate = Rate::new(500, 2_000);
@@ -59,7 +62,8 @@ pub struct Budgets {
     by_source: Accounts<SourcePrefix>,
     total: Bucket,
     failed: Accounts<SourcePrefix>,
-    reviews_by_source: Accounts<SourcePrefix>,
+    reviews_by_address: Accounts<IpAddr>,
+    reviews_by_prefix: Accounts<SourcePrefix>,
     reviews: Bucket,
     joins: Accounts<u32>,
 }
@@ -72,7 +76,8 @@ impl Budgets {
             by_source: Accounts::new(ACCOUNTS_MAX, now),
             total: Bucket::full(now),
             failed: Accounts::new(ACCOUNTS_MAX, now),
-            reviews_by_source: Accounts::new(ACCOUNTS_MAX, now),
+            reviews_by_address: Accounts::new(ACCOUNTS_MAX, now),
+            reviews_by_prefix: Accounts::new(ACCOUNTS_MAX, now),
             reviews: Bucket::full(now),
             joins: Accounts::new(ACCOUNTS_MAX, now),
         }
@@ -126,9 +131,18 @@ impl Budgets {
                 wait,
             }
         };
-        self.reviews_by_source
-            .take(source.into(), REVIEWS_PER_SOURCE, now)
-            .map_err(exceeded(format!("peers at {source}"), REVIEWS_PER_SOURCE))?;
+        // An address that is over its own budget takes nothing of those that it shares.
+        self.reviews_by_address
+            .take(source, REVIEWS_PER_ADDRESS, now)
+            .map_err(exceeded(format!("peers at {source}"), REVIEWS_PER_ADDRESS))?;
+        if source.is_ipv6() {
+            self.reviews_by_prefix
+                .take(source.into(), REVIEWS_PER_PREFIX, now)
+                .map_err(exceeded(
+                    format!("peers in the /64 of {source}"),
+                    REVIEWS_PER_PREFIX,
+                ))?;
+        }
         self.reviews
             .take(REVIEWS, 1, now)
             .map_err(exceeded("all peers together".to_owned(), REVIEWS))
@@ -250,12 +264,34 @@ mod tests {
         let now = Instant::now();
         let mut budgets = Budgets::new(now);
         let asked = (0..10_000).filter(|_| budgets.charge_review(source(1), now).is_ok());
-        assert_eq!(asked.count() as u64, REVIEWS_PER_SOURCE.burst);
+        assert_eq!(asked.count() as u64, REVIEWS_PER_ADDRESS.burst);
         assert_eq!(budgets.charge_review(source(2), now), Ok(()));
         // And certificates that need no question.
         assert_eq!(budgets.charge("i-1", source(1), now), Ok(()));
         let asked = (3..10_000).filter(|n| budgets.charge_review(source(*n), now).is_ok());
         assert!((asked.count() as u64) < REVIEWS.burst);
+    }
+
+    #[test]
+    fn pods_of_one_prefix_have_budgets_of_their_own_and_a_prefix_has_not_those_of_all() {
+        let now = Instant::now();
+        let address = |n: u64| IpAddr::V6(((0xfd << 120) | u128::from(n)).into());
+        let mut budgets = Budgets::new(now);
+        let asked = (0..10_000).filter(|_| budgets.charge_review(address(1), now).is_ok());
+        assert_eq!(asked.count() as u64, REVIEWS_PER_ADDRESS.burst);
+        assert_eq!(
+            budgets.charge_review(address(2), now),
+            Ok(()),
+            "a neighbour"
+        );
+        let asked = (3..100_000).filter(|n| budgets.charge_review(address(*n), now).is_ok());
+        let left = REVIEWS_PER_PREFIX.burst - REVIEWS_PER_ADDRESS.burst - 1;
+        assert_eq!(asked.count() as u64, left);
+        assert_eq!(
+            budgets.charge_review(source(1), now),
+            Ok(()),
+            "another network"
+        );
     }
 
     #[test]

@@ -108,6 +108,8 @@ pub struct Identities {
     leaf_ttl: Duration,
     records: Mutex<Records>,
     pub(super) revoked: watch::Sender<u64>,
+    /// Counts changes of which pods have departed.
+    departed: watch::Sender<usize>,
     budgets: Mutex<Budgets>,
     clock: Arc<dyn Clock>,
     /// Counters for metrics.
@@ -131,6 +133,7 @@ impl Identities {
             leaf_ttl,
             records: Mutex::new(records),
             revoked: watch::Sender::new(0),
+            departed: watch::Sender::new(0),
             budgets: Mutex::new(Budgets::new(Instant::now())),
             clock,
             counters: Counters::default(),
@@ -152,6 +155,10 @@ impl Identities {
         let mut clear = tokio::time::interval(CLEAR_EVERY);
         loop {
             clear.tick().await;
+            let now = self.clock.unix_seconds();
+            if self.records().forget_departed(now) {
+                self.tell_departed();
+            }
             let written = {
                 let mut records = self.records();
                 let writes = records.clear(self.clock.unix_seconds(), CLEAR_AT_ONCE_MAX);
@@ -180,10 +187,12 @@ impl Identities {
         let records = self.records();
         let revoked = records.instances.values();
         let revoked = revoked.filter(|i| token::revocation_holds(i, now));
+        let revoked = revoked.map(|i| i.instance.clone());
+        let departed = records.departed().map(|instance| instance.to_string());
         TrustBundle {
             trust_domain: self.signer.trust_domain().clone(),
             roots: vec![self.signer.root().to_vec()],
-            revoked_instances: revoked.map(|i| i.instance.clone()).collect(),
+            revoked_instances: revoked.chain(departed).collect(),
         }
     }
 
@@ -464,6 +473,32 @@ impl Identities {
         Ok(written)
     }
 
+    /// Pods are not there any more: whatever their certificates say, they are held for revoked until
+    /// the last of them has ended.
+    pub fn pods_are_gone(&self, instances: &[Arc<str>]) {
+        let ttl = i64::try_from(self.leaf_ttl.as_secs()).unwrap_or(i64::MAX);
+        let ends = self.clock.unix_seconds().saturating_add(ttl);
+        let ends = ends.saturating_add(token::CLOCK_SKEW);
+        let beyond = self.records().depart(instances, ends);
+        if beyond > 0 {
+            tracing::warn!(
+                beyond,
+                "too many pods have gone within the life of a certificate: of some the certificates are not revoked, and end by themselves"
+            );
+        }
+        self.tell_departed();
+    }
+
+    fn tell_departed(&self) {
+        let count = self.records().departed().count();
+        self.departed.send_replace(count);
+    }
+
+    /// Changes when pods have gone, or those that had are forgotten: how many of them are revoked.
+    pub fn watch_departed(&self) -> watch::Receiver<usize> {
+        self.departed.subscribe()
+    }
+
     /// Signs a certificate for an operator. Records of certificates that have ended are cleared
     /// away.
     pub async fn sign_operator(
@@ -521,8 +556,8 @@ impl Identities {
     /// Whether an instance was revoked.
     pub fn is_revoked(&self, instance: &str) -> bool {
         let records = self.records();
-        let instance = records.instance(instance);
-        instance.is_some_and(|i| i.revoked.is_some())
+        let found = records.instance(instance);
+        found.is_some_and(|i| i.revoked.is_some()) || records.has_departed(instance)
     }
 
     /// What an instance may do, unless it is unknown or revoked.

@@ -2,6 +2,7 @@
 //! writes it down.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::identities::IdentityError;
 use super::operator::OperatorRecord;
@@ -28,6 +29,10 @@ pub(super) const INSTANCES_MAX: usize = 200_000;
 /// forgotten: it is known again when it shows its token.
 pub(super) const PODS_MAX: usize = 200_000;
 
+/// Pods that are not there any more and that sidecars are told of: about 40 bytes of every trust bundle
+/// each. Beyond, those whose certificates end first are left out.
+pub(super) const DEPARTED_MAX: usize = 4096;
+
 /// Tokens, instances and operators, by id.
 #[derive(Debug, Default)]
 pub struct Records {
@@ -36,6 +41,9 @@ pub struct Records {
     pub(super) operators: HashMap<String, OperatorRecord>,
     /// Instances of pods, which are not stored. One that was revoked is in `instances`, which are.
     pods: HashMap<String, InstanceRecord>,
+    /// Pods that are not there any more, and until when a certificate of theirs may be good. Each
+    /// control plane sees by itself which: nothing of it is stored.
+    departed: HashMap<Arc<str>, i64>,
 }
 
 impl Records {
@@ -46,6 +54,7 @@ impl Records {
             instances: read_records(store, INSTANCES)?.into_iter().collect(),
             operators: read_records(store, OPERATORS)?.into_iter().collect(),
             pods: HashMap::new(),
+            departed: HashMap::new(),
         })
     }
 
@@ -71,7 +80,7 @@ impl Records {
         not_after: i64,
     ) -> Result<(), TokenError> {
         let name = &instance.instance;
-        if self.instances.contains_key(name) {
+        if self.instances.contains_key(name) || self.has_departed(name) {
             return Err(TokenError::Revoked(name.clone()));
         }
         if self.pods.len() >= PODS_MAX && !self.pods.contains_key(name) {
@@ -85,6 +94,45 @@ impl Records {
         pod.last_used = pod.last_used.max(instance.last_used);
         pod.last_not_after = pod.last_not_after.max(not_after);
         Ok(())
+    }
+
+    /// Pods are not there any more; their certificates end at `ends` at the latest. Beyond
+    /// [`DEPARTED_MAX`] those that end first are forgotten: how many.
+    pub(super) fn depart(&mut self, instances: &[Arc<str>], ends: i64) -> usize {
+        for instance in instances {
+            self.pods.remove(&**instance);
+            self.departed.insert(Arc::clone(instance), ends);
+        }
+        let beyond = self.departed.len().saturating_sub(DEPARTED_MAX);
+        if beyond > 0 {
+            let mut ends: Vec<i64> = self.departed.values().copied().collect();
+            ends.sort_unstable();
+            let first_kept = ends[beyond];
+            let mut left = beyond;
+            self.departed.retain(|_, ends| {
+                let goes = left > 0 && *ends <= first_kept;
+                left -= usize::from(goes);
+                !goes
+            });
+        }
+        beyond
+    }
+
+    /// Whether an instance is that of a pod that is not there any more.
+    pub fn has_departed(&self, instance: &str) -> bool {
+        self.departed.contains_key(instance)
+    }
+
+    /// Instances of pods that are not there any more, and whose certificates may be good still.
+    pub(super) fn departed(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.departed.keys()
+    }
+
+    /// Forgets pods whose certificates have ended; whether there were any.
+    pub(super) fn forget_departed(&mut self, now: i64) -> bool {
+        let before = self.departed.len();
+        self.departed.retain(|_, ends| *ends >= now);
+        self.departed.len() < before
     }
 
     /// Puts the instance of a pod among those that are stored, so that it can be revoked. One that is
@@ -187,4 +235,25 @@ fn removals<T: serde::Serialize>(
     removed
         .map(|(id, _)| record::<T>(table, &id, None))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn departed_pods_are_kept_as_long_as_their_certificates_and_bounded() {
+        let mut records = Records::default();
+        let name = |n: usize| -> Arc<str> { format!("pod-{n}").into() };
+        assert_eq!(records.depart(&[name(0), name(1)], 100), 0);
+        assert_eq!(records.depart(&[name(2)], 200), 0);
+        assert!(!records.forget_departed(100));
+        assert!(records.has_departed("pod-0"));
+        assert!(records.forget_departed(101));
+        assert!(!records.has_departed("pod-0") && records.has_departed("pod-2"));
+        let many: Vec<_> = (10..DEPARTED_MAX + 10).map(name).collect();
+        assert_eq!(records.depart(&many, 300), 1);
+        assert!(!records.has_departed("pod-2"), "the one that ends first");
+        assert_eq!(records.departed().count(), DEPARTED_MAX);
+    }
 }

@@ -173,6 +173,10 @@ impl Attestor for ServiceAccounts {
 
 fn instance(records: &Records, pod: &ProvedPod, now: i64) -> Result<Attested, TokenError> {
     let before = records.instance(&pod.instance);
+    // It was gone for us before the cluster was asked.
+    if records.has_departed(&pod.instance) {
+        return Err(TokenError::Revoked(pod.instance.clone()));
+    }
     if before.is_some_and(|before| before.revoked.is_some()) {
         return Err(TokenError::Revoked(pod.instance.clone()));
     }

@@ -9,19 +9,21 @@ use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::identity::ca::Authority;
 use crate::injector::Settings;
 use crate::injector::serve::{Counters, Webhook, router, serve};
+use crate::kubernetes::leader::election;
 use crate::kubernetes::testing::ApiServer;
 use crate::sources::{KubernetesSource, Source as _};
 use crate::tls::webhook_config;
 
 /// Something that takes longer does not happen.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// Longer than the test.
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// Pods of the namespace, each `NAME LABELS-AND-ANNOTATIONS OWNER`.
 fn pod(name: &str, metadata: &str, owner: &str) -> String {

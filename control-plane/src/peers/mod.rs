@@ -147,11 +147,15 @@ impl Peers {
     /// is dropped.
     pub async fn keep(self: Arc<Self>, identities: Arc<Identities>) {
         let mut revoked = identities.watch_revoked();
+        let mut departed = identities.watch_departed();
         let mut tick = tokio::time::interval(TICK_EVERY);
         loop {
             tokio::select! {
                 _ = tick.tick() => self.tick(unix_seconds(), Instant::now()),
                 Ok(()) = revoked.changed() => {
+                    self.revoke_all(|name| identities.is_revoked(name));
+                }
+                Ok(()) = departed.changed() => {
                     self.revoke_all(|name| identities.is_revoked(name));
                 }
             }

@@ -1,6 +1,7 @@
 //! Sources: each turns what it sees into changes of facts. A new source is a new file (or folder)
 //! here, and a line in `app/assemble.rs`.
 
+mod departures;
 mod identities;
 pub mod kubernetes;
 mod registry;
@@ -13,6 +14,7 @@ use futures_util::future::BoxFuture;
 use crate::store::{Revision, StoreError};
 use crate::world::Delta;
 
+pub use departures::DepartedPods;
 pub use identities::IdentitySource;
 pub use kubernetes::KubernetesSource;
 pub use registry::RegistrySource;

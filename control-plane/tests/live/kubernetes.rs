@@ -7,6 +7,7 @@ use kube::CustomResourceExt as _;
 use serde_json::Value;
 use weft_control_plane::model::crds_yaml;
 use weft_proto::identity::sign_request::Credential;
+use weft_proto::resource::Kind;
 
 use crate::support::{ControlPlane, DEADLINE, Sidecar, wait_until};
 use crate::testing::ApiServer;
@@ -229,6 +230,70 @@ async fn what_one_control_plane_lets_in_or_revokes_the_other_does_too() {
         let certs = two.get("/v1/certs").await;
         let mut certs = certs.as_array().unwrap().iter();
         certs.any(|cert| cert["instance"] == *instance && !cert["revoked"].is_null())
+    })
+    .await;
+}
+
+const POD: &str = r#"{"apiVersion": "v1", "kind": "List", "items": [
+  {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "web", "namespace": "shop"}},
+  {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web-0", "namespace": "shop"}, "spec": {
+    "serviceAccountName": "web",
+    "initContainers": [{"name": "weft-proxy", "image": "weft-proxy", "restartPolicy": "Always"}],
+    "containers": [{"name": "app", "image": "app"}]}}
+]}"#;
+
+/// A pod that is deleted: its streams are cut, every sidecar is told to refuse its certificate, and
+/// its token is worth nothing, at each of two control planes.
+#[tokio::test]
+async fn a_pod_that_is_deleted_is_revoked_everywhere() {
+    let Some(site) = Site::start().await else {
+        return;
+    };
+    site.apply(POD);
+    let (one, two) = tokio::join!(site.control_plane(), site.control_plane());
+    let token = |pod: &str| {
+        let bound = ["--bound-object-kind=Pod", "--bound-object-name", pod];
+        let create = ["create", "token", "web", "-n", "shop", "--audience=weft"];
+        let token = site.run(&[&create[..], &bound[..]].concat(), "");
+        Credential::ServiceAccountToken(token.trim().to_owned())
+    };
+    let shown = token("web-0");
+    let mut pod = Sidecar::new(&one);
+    pod.sign(shown.clone()).await.unwrap();
+    let mut stream = pod.discover().await;
+    let elsewhere = two.enrol("shop/caller", &[]).await;
+    let mut watching = elsewhere.discover().await;
+    watching.ask(Kind::TrustBundle, &["*"], &[]).await;
+    watching.until("+weft.local(0)").await;
+    let deleted = [
+        "delete",
+        "pod",
+        "web-0",
+        "-n",
+        "shop",
+        "--force",
+        "--grace-period=0",
+    ];
+    site.run(&deleted, "");
+    let began = Instant::now();
+    let ended = tokio::time::timeout(DEADLINE, stream.standing())
+        .await
+        .unwrap();
+    let ended = ended.unwrap_err();
+    assert!(ended.message().contains("revoked"), "{ended}");
+    // Told at the control plane that did not sign for it, too.
+    watching.until("+weft.local(1)").await;
+    let elapsed = began.elapsed();
+    assert!(elapsed < Duration::from_secs(5), "{elapsed:?}");
+    for control_plane in [&one, &two] {
+        let mut again = Sidecar::new(control_plane);
+        again.sign(shown.clone()).await.unwrap_err();
+    }
+    // One of the same name is another pod.
+    site.apply(POD);
+    let mut pod = Sidecar::new(&two);
+    wait_until("the new pod gets a certificate", async || {
+        pod.sign(token("web-0")).await.is_ok()
     })
     .await;
 }
