@@ -31,6 +31,8 @@ pub(crate) struct ApiServer {
     ports: [u16; 3],
     etcd: Option<Process>,
     server: Option<Process>,
+    /// Keys of service accounts: the first signs, all are believed.
+    keys: Vec<&'static str>,
 }
 
 /// Where the programs are, or nothing and a line that says so.
@@ -65,6 +67,7 @@ impl ApiServer {
             assets,
             etcd: None,
             server: None,
+            keys: vec!["api"],
         };
         server.make_certificates();
         server.start_etcd();
@@ -131,6 +134,13 @@ impl ApiServer {
         self.ready().await;
     }
 
+    /// Restarts it with other keys of service accounts, of `api` and `next`: the first signs, all are
+    /// believed.
+    pub(crate) async fn restart_with_keys(&mut self, keys: &[&'static str]) {
+        self.keys = keys.to_vec();
+        self.restart().await;
+    }
+
     /// Kills the API server; etcd goes on.
     pub(crate) fn kill(&mut self) {
         self.server = None;
@@ -183,9 +193,14 @@ impl ApiServer {
                 "--tls-cert-file=api.crt",
                 "--tls-private-key-file=api.key",
                 "--service-account-issuer=https://kubernetes.default.svc",
-                "--service-account-key-file=api.crt",
-                "--service-account-signing-key-file=api.key",
-            ]);
+            ])
+            .arg(format!(
+                "--service-account-signing-key-file={}.key",
+                self.keys[0]
+            ));
+        for key in &self.keys {
+            command.arg(format!("--service-account-key-file={key}.crt"));
+        }
         self.server = Some(Process::start(command, self.dir.path(), "api.log"));
     }
 
@@ -231,6 +246,11 @@ impl ApiServer {
             (
                 "api",
                 name("api", None),
+                ExtendedKeyUsagePurpose::ServerAuth,
+            ),
+            (
+                "next",
+                name("next", None),
                 ExtendedKeyUsagePurpose::ServerAuth,
             ),
             (
@@ -323,7 +343,7 @@ mod tests {
         };
         let (made, said) = server.kubectl(&["create", "namespace", "shop"], "");
         assert!(made, "{said}");
-        server.restart().await;
+        server.restart_with_keys(&["next", "api"]).await;
         let (there, said) = server.kubectl(&["get", "namespace", "shop"], "");
         assert!(there, "{said}");
         server.pause();

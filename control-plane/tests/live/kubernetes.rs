@@ -17,7 +17,7 @@ kind: TrafficPolicy
 metadata: {name: web, namespace: shop}
 spec: {targetRef: {kind: Service, name: web}, retry: {attempts: 1}}
 ";
-const FAULT: &str = "apiVersion: weft-mesh.io/v1alpha1
+pub(crate) const FAULT: &str = "apiVersion: weft-mesh.io/v1alpha1
 kind: FaultInjection
 metadata: {name: slow, namespace: shop}
 spec: {delay: {time: 1s}}
@@ -234,7 +234,7 @@ async fn what_one_control_plane_lets_in_or_revokes_the_other_does_too() {
     .await;
 }
 
-const POD: &str = r#"{"apiVersion": "v1", "kind": "List", "items": [
+pub(crate) const POD: &str = r#"{"apiVersion": "v1", "kind": "List", "items": [
   {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "web", "namespace": "shop"}},
   {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web-0", "namespace": "shop"}, "spec": {
     "serviceAccountName": "web",

@@ -15,6 +15,7 @@ mod budgets;
 mod cluster;
 mod crashes;
 mod discovery;
+mod disturbances;
 mod documents;
 mod durability;
 mod health;
