@@ -19,14 +19,12 @@ use crate::compile::{Changes, Snapshot};
 use crate::health::Pulse;
 use crate::publish::Publisher;
 use crate::registry::{Departed, Departures};
-use crate::sources::{Batch, Source};
-use crate::store::{RecordWrite, Revision, Store, StoreError, read_records, record};
+use crate::sources::{ADDRESSES, Batch, Source, read_assigned};
+use crate::store::{RecordWrite, Revision, Store, StoreError, record};
 use crate::unix_seconds;
 use crate::world::World;
 use crate::world::addresses::{AddressRecord, Assigned, VirtualAddresses};
 
-/// The table of virtual addresses in the store.
-const ADDRESSES: &str = "address";
 /// A workload that leaves waits this long for those whom it concerns to know.
 const LEAVE_MAX: Duration = Duration::from_secs(5);
 /// How often the pipeline tries again to write down addresses that could not be written, and shows
@@ -66,14 +64,7 @@ impl Pipeline {
         settings: MeshConfig,
         sources: &mut [Box<dyn Source>],
     ) -> Result<Arc<Self>, StoreError> {
-        let records = read_records::<Assigned>(&*store, ADDRESSES)?;
-        let mut assigned = Vec::with_capacity(records.len());
-        for (key, record) in records {
-            let name = key
-                .parse()
-                .map_err(|error| StoreError::unreadable(ADDRESSES, &key, key.as_bytes(), &error))?;
-            assigned.push((name, record));
-        }
+        let assigned = read_assigned(&*store)?;
         let (addresses, mut unsaved) = VirtualAddresses::restore(assigned);
         let bundle = weft_core::model::TrustBundle {
             trust_domain: settings.trust_domain.clone(),

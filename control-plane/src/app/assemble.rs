@@ -23,7 +23,8 @@ use crate::registry::{self, Observations, Registrations};
 use crate::replicas::Replicas;
 use crate::sources::kubernetes::ClusterStatus;
 use crate::sources::{
-    DepartedPods, IdentitySource, KubernetesSource, RegistrySource, Source, StoreSource,
+    AddressSource, DepartedPods, IdentitySource, KubernetesSource, RegistrySource, Source,
+    StoreSource,
 };
 use crate::store::{RedbStore, Store, StoreError};
 use crate::supervise::Supervisor;
@@ -168,6 +169,7 @@ fn sources_of(
         Box::new(IdentitySource::new(Arc::clone(identities))),
         Box::new(StoreSource::new(Arc::clone(store))),
         Box::new(RegistrySource::new(Arc::clone(registrations.changes()))),
+        Box::new(AddressSource::new(Arc::clone(store))),
     ];
     let (mut followed, mut candidates) = (None, None);
     if let Some(cluster) = cluster {

@@ -545,6 +545,7 @@ fn fact_of(delta: &Delta) -> (String, bool) {
         Delta::ClusterSliceGone(name) => (format!("slice {name:?}"), false),
         Delta::Pod(pod) => (format!("pod {}", pod.name), true),
         Delta::PodGone(name) => (format!("pod {name}"), false),
+        Delta::Addresses(_) => ("addresses".to_owned(), true),
         Delta::Bundle(_) => ("bundle".to_owned(), true),
     }
 }

@@ -61,6 +61,7 @@ impl Present {
                 | Delta::ClusterServiceGone(_)
                 | Delta::ClusterSlice(_)
                 | Delta::ClusterSliceGone(_)
+                | Delta::Addresses(_)
                 | Delta::Bundle(_) => continue,
             };
             departed.extend(before);

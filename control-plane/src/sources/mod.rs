@@ -1,6 +1,7 @@
 //! Sources: each turns what it sees into changes of facts. A new source is a new file (or folder)
 //! here, and a line in `app/assemble.rs`.
 
+mod addresses;
 mod departures;
 mod identities;
 pub mod kubernetes;
@@ -14,6 +15,7 @@ use futures_util::future::BoxFuture;
 use crate::store::{Revision, StoreError};
 use crate::world::Delta;
 
+pub use addresses::{ADDRESSES, AddressSource, read_assigned};
 pub use departures::DepartedPods;
 pub use identities::IdentitySource;
 pub use kubernetes::KubernetesSource;

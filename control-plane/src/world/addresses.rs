@@ -1,5 +1,5 @@
 //! What is kept of a service beside the documents: its virtual address, which is not given to another
-//! name for 30 days, and the number of its slices.
+//! name for as long as the service existed, and the number of its slices.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -11,8 +11,11 @@ use crate::sha256_hex;
 
 /// Indices of virtual addresses are below this: offsets in 240.240.0.0/16.
 const INDEX_MAX: u32 = 0xffff;
-/// A virtual address is not given to another name for this long, seconds.
+/// A virtual address is not given to another name for as long as its service existed, but at most this
+/// long, seconds.
 const REST: i64 = 30 * 24 * 3600;
+/// And at least this long, seconds: whoever makes services and deletes them at once uses up no range.
+const REST_MIN: i64 = 3600;
 
 /// What is on record of a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +29,19 @@ pub struct Assigned {
     /// another way, and everybody would get all of them anew.
     #[serde(default)]
     pub slices: u32,
+    /// Since when the service exists, seconds since the Unix epoch; 0 where that was not written down.
+    #[serde(default)]
+    pub since: i64,
+}
+
+impl Assigned {
+    /// Whether another name may have the address.
+    fn is_free(&self, now: i64) -> bool {
+        self.released.is_some_and(|released| {
+            let existed = released.saturating_sub(self.since);
+            now.saturating_sub(released) > existed.clamp(REST_MIN, REST)
+        })
+    }
 }
 
 /// What is to be written down of a name; `None` removes its record.
@@ -61,6 +77,76 @@ impl VirtualAddresses {
         (all, dropped)
     }
 
+    /// Takes up what another control plane has put on record of names. What is on record holds, and so
+    /// all control planes come to the same: of two names with one address the first by name keeps it,
+    /// and the other is given another one. Returns names whose addresses are not what they were.
+    pub fn adopt(
+        &mut self,
+        mut theirs: Vec<(ServiceName, Assigned)>,
+        now: i64,
+        records: &mut Vec<AddressRecord>,
+    ) -> Vec<ServiceName> {
+        theirs.retain(|(_, assigned)| assigned.index < INDEX_MAX);
+        theirs.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let mut changed = Vec::new();
+        for (name, assigned) in theirs {
+            let before = self.by_name.get(&name).copied();
+            if before.is_some_and(|before| before.index == assigned.index) {
+                continue;
+            }
+            let holder = self.holders.get(&assigned.index).cloned();
+            let loses = |holder: &ServiceName| {
+                let held = self.by_name.get(holder);
+                held.is_none_or(|held| held.is_free(now)) || name < *holder
+            };
+            match holder {
+                Some(holder) if !loses(&holder) => {
+                    // Whoever put it on record sees the same, and gives the name another one.
+                    if before.is_none() && assigned.released.is_none() {
+                        self.assign(&name, now, records);
+                        changed.push(name);
+                    }
+                    continue;
+                }
+                Some(holder) => {
+                    self.give_another(&holder, now, records, &mut changed, &name, assigned)
+                }
+                None => self.put(&name, assigned),
+            }
+            changed.push(name);
+        }
+        changed
+    }
+
+    /// A name takes the place of the holder of an index, who is given another one while it exists.
+    fn give_another(
+        &mut self,
+        holder: &ServiceName,
+        now: i64,
+        records: &mut Vec<AddressRecord>,
+        changed: &mut Vec<ServiceName>,
+        name: &ServiceName,
+        assigned: Assigned,
+    ) {
+        let held = self.by_name.remove_cow(holder);
+        self.put(name, assigned);
+        match held {
+            Some(held) if held.released.is_none() => {
+                self.assign(holder, now, records);
+                self.set_slices(holder, held.slices, records);
+                changed.push(holder.clone());
+            }
+            Some(_) | None => records.push((holder.clone(), None)),
+        }
+    }
+
+    fn put(&mut self, name: &ServiceName, assigned: Assigned) {
+        if let Some(before) = self.by_name.insert_cow(name.clone(), assigned) {
+            self.holders.remove_cow(&before.index);
+        }
+        self.holders.insert_cow(assigned.index, name.clone());
+    }
+
     /// The addresses of a service; none when it has not been given any.
     pub fn of(&self, name: &ServiceName) -> Vec<IpAddr> {
         let Some(assigned) = self.by_name.get(name) else {
@@ -89,6 +175,7 @@ impl VirtualAddresses {
             index,
             released: None,
             slices: 0,
+            since: now,
         };
         if let Some(previous) = self.holders.insert_cow(index, name.clone()) {
             self.by_name.remove_cow(&previous);
@@ -146,11 +233,9 @@ impl VirtualAddresses {
             .filter(|index| !matches!(index & 0xff, 0 | 255))
             .find(|index| match self.holders.get(index) {
                 None => true,
-                Some(holder) => self.by_name.get(holder).is_none_or(|assigned| {
-                    assigned
-                        .released
-                        .is_some_and(|released| now - released > REST)
-                }),
+                Some(holder) => {
+                    { self.by_name.get(holder) }.is_none_or(|assigned| assigned.is_free(now))
+                }
             })
     }
 }
@@ -194,9 +279,9 @@ mod tests {
         addresses.release(&holder, 0, &mut records);
         records.clear();
         let late = name(1_000_000);
-        addresses.assign(&late, REST, &mut records);
+        addresses.assign(&late, REST_MIN, &mut records);
         assert!(records.is_empty(), "it rests");
-        addresses.assign(&late, REST + 1, &mut records);
+        addresses.assign(&late, REST_MIN + 1, &mut records);
         let kept: BTreeMap<ServiceName, Option<Assigned>> = records.into_iter().collect();
         assert_eq!(kept[&holder], None);
         assert_eq!(kept[&late].unwrap().index, 1);
@@ -208,6 +293,7 @@ mod tests {
             index: 7,
             released,
             slices: 0,
+            since: 0,
         };
         let records = [
             (name(1), at(Some(3))),
@@ -217,6 +303,89 @@ mod tests {
         let (addresses, dropped) = VirtualAddresses::restore(records);
         assert_eq!(addresses.of(&name(2)).len(), 2);
         assert_eq!(dropped, [(name(3), None), (name(1), None)]);
+    }
+
+    #[test]
+    fn an_address_rests_as_long_as_it_was_used() {
+        let released = |since, released| Assigned {
+            index: 7,
+            released: Some(released),
+            slices: 0,
+            since,
+        };
+        let day = 24 * 3600;
+        for (assigned, rests) in [
+            (released(day, day), REST_MIN),
+            (released(day, day + 1), REST_MIN),
+            (released(day, 3 * day), 2 * day),
+            (released(day, 100 * day), REST),
+            // Written down before it was known since when.
+            (released(0, 100 * day), REST),
+        ] {
+            let ends = assigned.released.unwrap() + rests;
+            assert!(!assigned.is_free(ends), "{assigned:?}");
+            assert!(assigned.is_free(ends + 1), "{assigned:?}");
+        }
+    }
+
+    /// Two control planes that learn of the same services in another order.
+    #[test]
+    fn what_is_on_record_makes_control_planes_agree() {
+        let kept = |records: &[AddressRecord], into: &mut BTreeMap<ServiceName, Assigned>| {
+            for (name, assigned) in records {
+                match assigned {
+                    Some(assigned) => into.insert(name.clone(), *assigned),
+                    None => into.remove(name),
+                };
+            }
+        };
+        let theirs = |kept: &BTreeMap<ServiceName, Assigned>| {
+            kept.iter()
+                .map(|(n, a)| (n.clone(), *a))
+                .collect::<Vec<_>>()
+        };
+        // They fill the same small part of the range: each name wants the index of another one.
+        let fill = |order: &mut dyn Iterator<Item = u32>| {
+            let (mut addresses, mut records) = (VirtualAddresses::default(), Vec::new());
+            for n in order {
+                let index = 1 + n % 3;
+                if addresses.holders.get(&index).is_none() {
+                    let assigned = Assigned {
+                        index,
+                        released: None,
+                        slices: 0,
+                        since: 0,
+                    };
+                    addresses.put(&name(n), assigned);
+                    records.push((name(n), Some(assigned)));
+                } else {
+                    addresses.assign(&name(n), 0, &mut records);
+                }
+            }
+            (addresses, records)
+        };
+        let (mut one, of_one) = fill(&mut (0..9));
+        let (mut two, of_two) = fill(&mut (0..9).rev());
+        let mut store = BTreeMap::new();
+        kept(&of_one, &mut store);
+        kept(&of_two, &mut store);
+        for round in 0.. {
+            let before = store.clone();
+            for addresses in [&mut one, &mut two] {
+                let mut records = Vec::new();
+                addresses.adopt(theirs(&store), 0, &mut records);
+                kept(&records, &mut store);
+            }
+            if store == before {
+                break;
+            }
+            assert!(round < 10, "they do not agree");
+        }
+        let mut given = BTreeSet::new();
+        for n in 0..9 {
+            assert_eq!(one.of(&name(n)), two.of(&name(n)), "s{n}");
+            assert!(given.insert(one.of(&name(n))), "s{n} has that of another");
+        }
     }
 
     proptest! {

@@ -27,7 +27,7 @@ use crate::model::{MeshConfigSpec, ObjectName, ResourceKey, ServiceSpec};
 use crate::peer::PeerIdentity;
 use crate::registry::Entry;
 
-use addresses::{AddressRecord, VirtualAddresses};
+use addresses::{AddressRecord, Assigned, VirtualAddresses};
 use cluster::{ClusterEndpoint, ClusterEndpoints, ClusterService, ClusterSlice, Member, Pod};
 use dirty::Dirty;
 use facts::{ExternalEntry, PolicyEntry, RateLimitEntry, RouteEntry, RouteKey, Stated};
@@ -56,6 +56,8 @@ pub enum Delta {
     Pod(Arc<Pod>),
     /// A pod is not there any more.
     PodGone(WorkloadName),
+    /// What other control planes have put on record of virtual addresses.
+    Addresses(Vec<(ServiceName, Assigned)>),
     /// Trust bundle: roots and revoked instances.
     Bundle(Arc<TrustBundle>),
 }
@@ -191,6 +193,16 @@ impl World {
             Delta::ClusterSliceGone(name) => self.remove_cluster_slice(&name, dirty),
             Delta::Pod(pod) => self.put_pod(pod, dirty),
             Delta::PodGone(name) => self.remove_pod(&name, dirty),
+            Delta::Addresses(theirs) => {
+                for name in self.addresses.adopt(theirs, now, &mut dirty.addresses) {
+                    // Of no service that exists nothing is told.
+                    if self.has_virtual_address(&name) {
+                        dirty.externals |= self.externals.get(&name).is_some();
+                        dirty.servers.insert(name.clone());
+                        dirty.shapes.insert(name);
+                    }
+                }
+            }
             Delta::Bundle(bundle) => {
                 dirty.bundle |= bundle != self.bundle;
                 self.bundle = bundle;
