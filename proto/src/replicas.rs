@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prost::Message as _;
+use weft_core::interception::Standing;
 use weft_core::model::ObservedBreaker;
 use weft_core::name::SpiffeId;
 
 use crate::convert::{Rejection, name};
-use crate::replica;
+use crate::observed::interception;
+use crate::{registry, replica};
 
 /// Bytes of sidecars in one message; a message has at least one.
 const MESSAGE_BYTES: usize = 1024 * 1024;
@@ -45,8 +47,19 @@ pub struct SidecarReport {
     pub begins: bool,
     /// Resources that it rejected, KIND/NAME, with the reason; of many some.
     pub rejected: BTreeMap<String, Arc<str>>,
-    /// When it told of its breakers, milliseconds since the Unix epoch, and what; of many some.
-    pub observed: Option<(i64, Vec<ObservedBreaker>)>,
+    /// What it has told of itself.
+    pub observed: Option<ObservedReport>,
+}
+
+/// What a sidecar has told of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservedReport {
+    /// When, milliseconds since the Unix epoch.
+    pub told: i64,
+    /// Its breakers; of many some.
+    pub breakers: Vec<ObservedBreaker>,
+    /// Whether interception is in force, where it is proved.
+    pub interception: Option<Standing>,
 }
 
 /// What is published, and the states of the documents at its revisions.
@@ -142,7 +155,13 @@ impl TryFrom<replica::Report> for ReplicaReport {
 impl From<SidecarReport> for replica::Sidecar {
     fn from(report: SidecarReport) -> Self {
         let rejected = report.rejected.into_iter().take(REJECTED_MAX);
-        let (told, breakers) = report.observed.unwrap_or_default();
+        let told = report.observed.as_ref().map_or(0, |one| one.told);
+        let observed = report.observed.map(|one| registry::Observed {
+            breakers: { one.breakers.iter().take(BREAKERS_MAX) }
+                .map(Into::into)
+                .collect(),
+            interception: registry::InterceptionState::from(one.interception).into(),
+        });
         Self {
             instance: report.instance.to_string(),
             identity: report.identity.to_string(),
@@ -159,9 +178,7 @@ impl From<SidecarReport> for replica::Sidecar {
                 })
                 .collect(),
             told,
-            breakers: { breakers.iter().take(BREAKERS_MAX) }
-                .map(Into::into)
-                .collect(),
+            observed,
         }
     }
 }
@@ -171,10 +188,15 @@ impl TryFrom<replica::Sidecar> for SidecarReport {
 
     fn try_from(wire: replica::Sidecar) -> Result<Self, Rejection> {
         let rejected = wire.rejected.iter().take(REJECTED_MAX);
-        let breakers = wire.breakers.into_iter().take(BREAKERS_MAX);
-        let breakers: Vec<ObservedBreaker> = breakers
-            .map(ObservedBreaker::try_from)
-            .collect::<Result<_, _>>()?;
+        let observed = wire.observed.map(|observed| {
+            let interception = interception(&observed);
+            let breakers = observed.breakers.into_iter().take(BREAKERS_MAX);
+            Ok::<_, Rejection>(ObservedReport {
+                told: wire.told,
+                interception,
+                breakers: { breakers.map(ObservedBreaker::try_from) }.collect::<Result<_, _>>()?,
+            })
+        });
         Ok(Self {
             instance: cut(&wire.instance, NAME_MAX).into(),
             identity: name("sidecars.identity", wire.identity.parse())?,
@@ -190,7 +212,7 @@ impl TryFrom<replica::Sidecar> for SidecarReport {
                     (cut(&one.resource, NAME_MAX), reason.into())
                 })
                 .collect(),
-            observed: (wire.told != 0).then_some((wire.told, breakers)),
+            observed: observed.transpose()?,
         })
     }
 }
@@ -214,7 +236,11 @@ mod tests {
             behind: Some(7),
             begins: false,
             rejected: BTreeMap::from([("Service/shop/web".to_owned(), reason.into())]),
-            observed: None,
+            observed: Some(ObservedReport {
+                told: 8,
+                breakers: Vec::new(),
+                interception: Some(Standing::Lapsed),
+            }),
         }
     }
 

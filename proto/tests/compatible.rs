@@ -9,11 +9,12 @@ use std::path::Path;
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, FileDescriptorProto};
 
-const DEFINITIONS: [&str; 4] = [
+const DEFINITIONS: [&str; 5] = [
     "weft/mesh/v1/resources.proto",
     "weft/identity/v1/identity.proto",
     "weft/registry/v1/registry.proto",
     "weft/ratelimit/v1/ratelimit.proto",
+    "weft/replica/v1/replica.proto",
 ];
 
 /// Set, it has the test add what the version of now has to the record of its minor version.

@@ -271,7 +271,14 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
     let leader = in_cluster.map(|(cluster, store)| {
         let leader = cluster::elect(&mut tasks, Arc::clone(&store), stop.clone());
         let settings = &args.kubernetes;
-        cluster::lead(&mut tasks, &cluster, store, &parts, settings, leader.clone());
+        cluster::lead(
+            &mut tasks,
+            &cluster,
+            store,
+            &parts,
+            settings,
+            leader.clone(),
+        );
         cluster::follow_others(&mut tasks, &cluster, &parts, &own);
         leader
     });

@@ -109,9 +109,7 @@ impl Keeper {
         loop {
             self.leader.elected().await;
             let mut leader = self.leader.clone();
-            let ended = async {
-                while leader.leads() && leader.changed().await {}
-            };
+            let ended = async { while leader.leads() && leader.changed().await {} };
             tokio::select! {
                 () = ended => {}
                 () = self.lead() => {}

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use weft_core::interception::Standing;
 use weft_core::model::ObservedBreaker;
+use weft_proto::replicas::ObservedReport;
 
 use crate::peer::PeerIdentity;
 use crate::unix_millis;
@@ -49,11 +50,12 @@ pub struct ObservedView {
 
 impl ObservedView {
     /// What a sidecar has told another control plane.
-    pub fn elsewhere(peer: PeerIdentity, told: i64, breakers: Vec<ObservedBreaker>) -> Self {
+    pub fn elsewhere(peer: PeerIdentity, observed: ObservedReport) -> Self {
         Self {
             peer,
-            told,
-            breakers,
+            told: observed.told,
+            breakers: observed.breakers,
+            interception: observed.interception,
             ended: None,
         }
     }

@@ -20,7 +20,7 @@ use std::time::Instant;
 use weft_core::name::{
     CONTROL_PLANE_ACCOUNT, NameError, RESERVED_NAMESPACE, SpiffeId, TrustDomain,
 };
-use weft_proto::replicas::{ReplicaReport, SidecarReport};
+use weft_proto::replicas::{ObservedReport, ReplicaReport, SidecarReport};
 
 use crate::peer::PeerIdentity;
 use crate::publish::{Applied, Progress, ProxyView, Publisher, RejectedBy, SidecarStanding};
@@ -167,8 +167,8 @@ impl Replicas {
         let others = self.others();
         let elsewhere = elsewhere(&others, here.iter().map(|view| &view.peer), Instant::now());
         let views = elsewhere.into_iter().filter_map(|(_, _, sidecar)| {
-            let (told, breakers) = sidecar.observed.clone()?;
-            Some(ObservedView::elsewhere(peer_of(sidecar), told, breakers))
+            let observed = sidecar.observed.clone()?;
+            Some(ObservedView::elsewhere(peer_of(sidecar), observed))
         });
         views.collect()
     }
@@ -249,7 +249,11 @@ fn report_of(standing: SidecarStanding, observed: Option<ObservedView>) -> Sidec
         behind,
         begins,
         rejected: view.rejected,
-        observed: observed.map(|view| (view.told, view.breakers)),
+        observed: observed.map(|view| ObservedReport {
+            told: view.told,
+            breakers: view.breakers,
+            interception: view.interception,
+        }),
     }
 }
 

@@ -107,6 +107,7 @@ mod tests {
             uid: uid.into(),
             addresses: Vec::new(),
             identity: has_sidecar.then_some(identity),
+            protocols: Arc::default(),
         }))
     }
 

@@ -57,11 +57,11 @@ pub struct Sidecar {
     pub begins: bool,
     #[prost(message, repeated, tag = "9")]
     pub rejected: ::prost::alloc::vec::Vec<Rejected>,
-    /// When it told of its breakers, milliseconds since the Unix epoch; 0 where it did not.
+    /// When it told what it sees, milliseconds since the Unix epoch; 0 where it did not.
     #[prost(int64, tag = "10")]
     pub told: i64,
-    #[prost(message, repeated, tag = "11")]
-    pub breakers: ::prost::alloc::vec::Vec<super::super::registry::v1::ObservedBreaker>,
+    #[prost(message, optional, tag = "11")]
+    pub observed: ::core::option::Option<super::super::registry::v1::Observed>,
 }
 /// A resource that a sidecar rejected.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
