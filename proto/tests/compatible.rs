@@ -6,7 +6,7 @@ use std::error::Error;
 use std::fs;
 use std::path::Path;
 
-use prost_types::field_descriptor_proto::{Label, Type};
+use prost_types::field_descriptor_proto::Label;
 use prost_types::{DescriptorProto, FileDescriptorProto};
 
 const DEFINITIONS: [&str; 5] = [
@@ -59,9 +59,10 @@ fn message_lines(name: &str, message: &DescriptorProto, all: &mut BTreeSet<Strin
             ""
         };
         // Names of messages, and of scalars without what all of them begin with.
-        let of = match field.r#type() {
-            Type::Message | Type::Enum => field.type_name().to_owned(),
-            scalar => scalar.as_str_name().replace("TYPE_", "").to_lowercase(),
+        let scalar = field.r#type().as_str_name().replace("TYPE_", "");
+        let of = match field.type_name() {
+            "" => scalar.to_lowercase(),
+            named => named.to_owned(),
         };
         all.insert(format!(
             "{name} = {} {repeated}{of} {}",

@@ -64,9 +64,6 @@ pub(crate) fn assemble(
     authority: Arc<Authority>,
     cluster: Option<Cluster>,
 ) -> Result<Parts, AppError> {
-    if let Some(cluster) = &cluster {
-        tracing::info!(namespace = cluster.settings.namespace, "runs in a cluster");
-    }
     let trust_domain = authority.trust_domain().clone();
     let writer = Arc::clone(&store);
     tasks.spawn("store", async move { writer.died().await });

@@ -33,15 +33,16 @@ pub(super) async fn open_store(cluster: &Cluster) -> Result<Arc<KubernetesStore>
 }
 
 /// Has the statuses of a cluster's documents written, and its pods without a sidecar looked after, by
-/// one of its control planes.
+/// the one of its control planes that is elected; gives who that is.
 pub(super) fn lead(
     tasks: &mut Supervisor,
     cluster: &Cluster,
     store: Arc<KubernetesStore>,
     parts: &Parts,
     args: &KubernetesArgs,
-    leader: Leader,
-) {
+    stop: CancellationToken,
+) -> Leader {
+    let leader = elect(tasks, Arc::clone(&store), stop);
     // By every replica, of the sidecars that are connected to it.
     let telling = interception::Teller::new(
         cluster.client.clone(),
@@ -63,19 +64,16 @@ pub(super) fn lead(
             injector::Settings::new(&args.proxy_image, &cluster.settings.namespace),
             Arc::clone(candidates),
             args.eviction(),
-            leader,
+            leader.clone(),
         );
         tasks.spawn("pods without a sidecar", keeper.keep());
     }
     tasks.spawn("statuses", writer.keep());
+    leader
 }
 
 /// Has one of the cluster's control planes elected for what only one is to do.
-pub(super) fn elect(
-    tasks: &mut Supervisor,
-    store: Arc<KubernetesStore>,
-    stop: CancellationToken,
-) -> Leader {
+fn elect(tasks: &mut Supervisor, store: Arc<KubernetesStore>, stop: CancellationToken) -> Leader {
     let pod = std::env::var("HOSTNAME").unwrap_or_default();
     let holder = format!("{pod}_{}", hex(&crate::random::<8>()));
     let (election, leader) = election();

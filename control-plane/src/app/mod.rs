@@ -230,6 +230,8 @@ async fn join_cluster(
         services = ranges::wait_for_service_ranges(&cluster.client).await?;
     }
     settings.virtual_ranges.extend(services);
+    let namespace = &cluster.settings.namespace;
+    tracing::info!(namespace, "runs in a cluster");
     Ok(cluster)
 }
 
@@ -269,18 +271,9 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
     let in_cluster = cluster.clone().zip(kept.in_cluster);
     let parts = assemble(&mut tasks, settings, limits, kept.store, authority, cluster)?;
     let leader = in_cluster.map(|(cluster, store)| {
-        let leader = cluster::elect(&mut tasks, Arc::clone(&store), stop.clone());
-        let settings = &args.kubernetes;
-        cluster::lead(
-            &mut tasks,
-            &cluster,
-            store,
-            &parts,
-            settings,
-            leader.clone(),
-        );
         cluster::follow_others(&mut tasks, &cluster, &parts, &own);
-        leader
+        let (args, stop) = (&args.kubernetes, stop.clone());
+        cluster::lead(&mut tasks, &cluster, store, &parts, args, stop)
     });
     let health = Arc::new(health_of(&mut tasks, &parts));
 

@@ -111,6 +111,7 @@ impl StatusWriter {
         };
         let mut progress: BTreeMap<Revision, Progress> = BTreeMap::new();
         let mut wanted = BTreeSet::new();
+        let (mut refused, mut refusals) = (None, 0_usize);
         for subject in subjects {
             let revision = subject.revision;
             let progress = progress.entry(revision);
@@ -132,16 +133,24 @@ impl StatusWriter {
                 Err(error) => {
                     let key = subject.key;
                     let again_in = attempts.failed(key.clone(), Instant::now());
-                    tracing::debug!(%key, error, ?again_in, "a status was not written");
+                    tracing::debug!(%key, error.said, ?again_in, "a status was not written");
+                    if !error.moved_on {
+                        refused.get_or_insert((key, error.said));
+                        refusals += 1;
+                    }
                 }
             }
             sleep(PAUSE).await;
+        }
+        // One line for all: there may be as many as documents.
+        if let Some((key, error)) = refused {
+            tracing::warn!(refusals, %key, error, "statuses are not written, this one first; tried again");
         }
         attempts.forget(Instant::now(), |key| wanted.contains(key));
     }
 
     /// Writes a status on the version that was read. One that has moved on is looked at again.
-    async fn write(&self, subject: &Subject, status: Value) -> Result<(), String> {
+    async fn write(&self, subject: &Subject, status: Value) -> Result<(), NotWritten> {
         let key = &subject.key;
         let client = self.client.0.clone();
         let api: Api<DynamicObject> =
@@ -156,8 +165,21 @@ impl StatusWriter {
         };
         match timeout(WRITE_MAX, api.patch_status(&key.name, &params, &patch)).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(told(&error)),
-            Err(_elapsed) => Err(format!("no answer within {WRITE_MAX:?}")),
+            Ok(Err(error)) => Err(NotWritten {
+                moved_on: matches!(&error, kube::Error::Api(said) if [404, 409].contains(&said.code)),
+                said: told(&error),
+            }),
+            Err(_elapsed) => Err(NotWritten {
+                moved_on: false,
+                said: format!("no answer within {WRITE_MAX:?}"),
+            }),
         }
     }
+}
+
+/// Why a status was not written.
+struct NotWritten {
+    /// The document is another one by now, or gone.
+    moved_on: bool,
+    said: String,
 }
