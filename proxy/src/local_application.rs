@@ -1,8 +1,9 @@
 //! The application beside the sidecar, asked by the sidecar itself: probes, and its metrics.
 //!
-//! It is dialled at the pod's own address and past interception, at ports that are configured.
+//! It is dialled at the pod's own addresses and past interception, at ports that are configured. An
+//! application may listen in one family only.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -24,9 +25,10 @@ use crate::config::{ProbeScheme, ProxyConfig};
 use crate::tls::provider;
 
 /// Where the application listens.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct LocalApplication {
-    address: IpAddr,
+    /// Tried in this order; never empty.
+    addresses: Arc<[IpAddr]>,
 }
 
 /// An answer, and the connection that it comes over.
@@ -38,24 +40,42 @@ pub struct Answered {
 }
 
 impl LocalApplication {
-    /// At `own` unless another address is configured for it.
+    /// At `own` and this host's address of the other family, unless an address is configured for it.
     pub fn new(config: &ProxyConfig, own: IpAddr) -> Self {
-        Self::at(config.application_address.unwrap_or(own))
+        if let Some(address) = config.application_address {
+            return Self::at(address);
+        }
+        let mut addresses = vec![own];
+        let others = TOWARDS.into_iter().filter_map(address_towards);
+        addresses.extend(others.filter(|other| other.is_ipv4() != own.is_ipv4()));
+        let addresses = addresses.into();
+        Self { addresses }
     }
 
     /// At this address.
-    pub const fn at(address: IpAddr) -> Self {
-        Self { address }
+    pub fn at(address: IpAddr) -> Self {
+        let addresses = Arc::from([address]);
+        Self { addresses }
     }
 
-    /// A port of it.
-    pub fn socket_address(self, port: u16) -> SocketAddr {
-        SocketAddr::new(self.address, port)
+    /// A port of it, at its first address.
+    pub fn socket_address(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.addresses[0], port)
     }
 
-    /// A connection that interception lets through.
-    pub async fn dial(self, port: u16) -> Result<TcpStream, Failed> {
-        let address = self.socket_address(port);
+    /// A connection that interception lets through, at the first address that takes it.
+    pub async fn dial(&self, port: u16) -> Result<TcpStream, Failed> {
+        let mut failed = Vec::new();
+        for address in self.addresses.iter() {
+            match Self::dial_at(SocketAddr::new(*address, port)).await {
+                Ok(stream) => return Ok(stream),
+                Err(Failed(reason)) => failed.push(reason),
+            }
+        }
+        Err(Failed(failed.join("; ")))
+    }
+
+    async fn dial_at(address: SocketAddr) -> Result<TcpStream, Failed> {
         let socket = match address {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
             SocketAddr::V6(_) => TcpSocket::new_v6()?,
@@ -68,7 +88,7 @@ impl LocalApplication {
     /// Sends a request in HTTP/1.1 over a connection of its own. Over TLS the certificate is not
     /// looked at, as the kubelet does it.
     pub async fn send(
-        self,
+        &self,
         port: u16,
         scheme: ProbeScheme,
         request: Request<Full<Bytes>>,
@@ -77,12 +97,30 @@ impl LocalApplication {
         match scheme {
             ProbeScheme::Http => exchange(stream, request).await,
             ProbeScheme::Https => {
-                let name = ServerName::IpAddress(self.address.into());
+                let name = ServerName::IpAddress(stream.peer_addr()?.ip().into());
                 let tls = TlsConnector::from(Arc::new(unverified()?));
                 exchange(tls.connect(name, stream).await?, request).await
             }
         }
     }
+}
+
+/// Addresses that lead nowhere (RFC 5737, RFC 3849), one of each family: only a route is asked for.
+const TOWARDS: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+];
+
+/// This host's address on the way to another; none without a route.
+fn address_towards(other: IpAddr) -> Option<IpAddr> {
+    let any: IpAddr = match other {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    // Connecting a UDP socket sends nothing; it only chooses a route.
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((other, 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip())
 }
 
 async fn exchange(
@@ -206,5 +244,27 @@ impl ServerCertVerifier for AnyCertificate {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_application_of_one_family_is_found() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let both: [IpAddr; 2] = [Ipv6Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into()];
+        let addresses = Arc::from(both);
+        let application = LocalApplication { addresses };
+        let stream = application.dial(port).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap().ip(), both[1]);
+        drop(listener);
+        let error = application.dial(port).await.unwrap_err().to_string();
+        let parts = [format!("[::1]:{port}: "), format!("; 127.0.0.1:{port}: ")];
+        assert!(parts.iter().all(|part| error.contains(part)), "{error}");
     }
 }

@@ -54,7 +54,7 @@ impl MergedMetrics {
             return answer;
         }
         let application = match &self.target {
-            Some((application, target)) => Some(self.ask(*application, target).await),
+            Some((application, target)) => Some(self.ask(application, target).await),
             None => None,
         };
         let own = self.metrics.encode();
@@ -82,7 +82,7 @@ impl MergedMetrics {
 
     async fn ask(
         &self,
-        application: LocalApplication,
+        application: &LocalApplication,
         target: &MetricsTarget,
     ) -> Result<(Format, Vec<u8>), ScrapeResult> {
         let asked = timeout(TIMEOUT, Box::pin(fetch(application, target))).await;
@@ -95,7 +95,7 @@ impl MergedMetrics {
 }
 
 async fn fetch(
-    application: LocalApplication,
+    application: &LocalApplication,
     target: &MetricsTarget,
 ) -> Result<(Format, Vec<u8>), ScrapeResult> {
     let unreachable = |error: &dyn std::fmt::Display| {

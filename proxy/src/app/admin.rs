@@ -68,7 +68,7 @@ pub(super) fn server(
 ) -> Arc<AdminServer> {
     let config = &state.shared.config;
     let application = LocalApplication::new(config, own_address(config));
-    let probes = Probes::new(application, config.kubernetes.probes.clone(), now);
+    let probes = Probes::new(application.clone(), config.kubernetes.probes.clone(), now);
     let target = config.kubernetes.metrics.clone();
     let target = target.map(|target| (application, target));
     let merged = MergedMetrics::new(metrics.clone(), target);
