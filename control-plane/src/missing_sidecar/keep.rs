@@ -9,7 +9,7 @@ use futures_util::stream::BoxStream;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{DeleteParams, EvictParams, Preconditions};
-use kube::core::PartialObjectMeta;
+use kube::core::{PartialObjectMeta, Status};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt as _};
@@ -243,7 +243,7 @@ impl Keeper {
         match timeout(CALL_MAX, writing).await {
             Ok(Ok(())) => done,
             // Its namespace ends, and with it the pod.
-            Ok(Err(kube::Error::Api(status))) if status.is_forbidden() || status.is_not_found() => {
+            Ok(Err(kube::Error::Api(status))) if status.is_not_found() || is_ending(&status) => {
                 tracing::debug!(error = status.message, "no Event is written");
                 done
             }
@@ -377,6 +377,14 @@ fn not_now(pod: &PodRef, why: &str) -> Evicted {
         "a pod without a sidecar is not evicted now; tried again"
     );
     Evicted::NotNow
+}
+
+/// Whether something was refused because its namespace ends.
+fn is_ending(status: &Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes
+        .into_iter()
+        .any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 fn namespace_events(client: &Client) -> BoxStream<'static, Event<PartialObjectMeta<Namespace>>> {
