@@ -7,6 +7,7 @@ mod cluster;
 mod conformance;
 mod demo;
 mod injected;
+mod lost;
 mod node;
 mod outside;
 mod policy;
