@@ -65,6 +65,9 @@ pub(crate) struct InjectArgs {
     /// The cluster's version, MAJOR.MINOR: before 1.29 the sidecar is an ordinary container
     #[arg(long, value_parser = version, default_value_t = ClusterVersion::NEWEST)]
     kubernetes_version: ClusterVersion,
+    /// The cluster's nodes have the CNI plugin, which redirects the pods' traffic
+    #[arg(long)]
+    cni: bool,
 }
 
 /// The form of what is printed.
@@ -86,6 +89,7 @@ fn version(text: &str) -> Result<ClusterVersion, String> {
 pub(crate) fn inject(args: &InjectArgs) -> Result<(), CliError> {
     let mut settings = Settings::new(&args.proxy_image, &args.control_plane_namespace);
     settings.cluster = args.kubernetes_version;
+    settings.cni = args.cni;
     settings.cluster_domain.clone_from(&args.cluster_domain);
     settings.tracing = Tracing {
         otlp_endpoint: args.otlp_endpoint.clone(),

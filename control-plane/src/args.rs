@@ -95,6 +95,10 @@ pub struct KubernetesArgs {
     /// The image of the sidecars that pods get.
     #[arg(long, value_name = "IMAGE", env = "WEFT_PROXY_IMAGE", default_value = PROXY_IMAGE)]
     pub proxy_image: String,
+    /// A CNI plugin (the chart's DaemonSet weft-cni) redirects the traffic of pods, so that no container of
+    /// them needs NET_ADMIN.
+    #[arg(long)]
+    pub cni: bool,
     /// Evicts pods that want a sidecar and have none, so that their controllers make them anew;
     /// PodDisruptionBudgets hold. Without it they are told of in Events.
     #[arg(long)]

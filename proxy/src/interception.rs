@@ -82,7 +82,7 @@ fn blocked(readiness: &Readiness, interception: &Interception) -> BlockReady {
     readiness.block(format!("interception: {why}"))
 }
 
-async fn dial(address: SocketAddr, own: &OwnAnswer) -> Dialled {
+pub(crate) async fn dial(address: SocketAddr, own: &OwnAnswer) -> Dialled {
     let asked = async {
         let mut stream = TcpStream::connect(address).await?;
         let mut answer = [0; 16];

@@ -3,10 +3,12 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use weft_proxy::config::ProxyArgs;
+use weft_proxy::cni::NodeArgs;
+use weft_proxy::config::{LogConfig, ProxyArgs};
 use weft_proxy::intercept::InterceptArgs;
+use weft_proxy::verify::{self, VerifyArgs};
 use weft_proxy::wait::{self, WaitArgs};
-use weft_proxy::{app, intercept, nest};
+use weft_proxy::{app, cni, intercept, nest, telemetry};
 
 /// The sidecar of the Weft service mesh.
 #[derive(Debug, Parser)]
@@ -24,9 +26,16 @@ enum Command {
     Intercept(InterceptArgs),
     /// Waits until the sidecar of this pod is ready, and exits.
     Wait(WaitArgs),
+    /// Waits until this pod's traffic is redirected by the CNI plugin, and exits.
+    Verify(VerifyArgs),
+    /// Keeps the CNI plugin on this node.
+    CniNode(NodeArgs),
 }
 
 fn main() -> ExitCode {
+    if cni::is_plugin() {
+        return cni::plugin_main();
+    }
     let mut arguments = std::env::args_os().skip(1);
     if arguments
         .next()
@@ -38,6 +47,11 @@ fn main() -> ExitCode {
     let result: Result<(), Box<dyn std::error::Error>> = match cli.command {
         Some(Command::Intercept(args)) => intercept::run(&args).map_err(Into::into),
         Some(Command::Wait(args)) => wait::run(&args).map_err(Into::into),
+        Some(Command::Verify(args)) => verify::run(&args).map_err(Into::into),
+        Some(Command::CniNode(args)) => match telemetry::log::init(&LogConfig::default()) {
+            Ok(_log) => cni::run_node(&args).map_err(Into::into),
+            Err(error) => Err(error.into()),
+        },
         None => app::run(&cli.proxy).map_err(Into::into),
     };
     match result {

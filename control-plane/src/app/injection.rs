@@ -33,6 +33,7 @@ pub(super) struct Injector {
     listener: TcpListener,
     image: String,
     tracing: Tracing,
+    cni: bool,
     counters: Counters,
 }
 
@@ -47,6 +48,7 @@ impl Injector {
                 otlp_endpoint: args.otlp_endpoint.clone(),
                 sample_ratio: args.trace_sample_ratio,
             },
+            cni: args.cni,
             counters: Counters::default(),
         })
     }
@@ -77,6 +79,7 @@ impl Injector {
         let mut injection = Settings::new(&self.image, &settings.namespace);
         injection.cluster_domain = settings.domain;
         injection.tracing = self.tracing;
+        injection.cni = self.cni;
         tasks.spawn("webhook", async move {
             injection.cluster = wait_for_version(&client).await;
             let webhook = Webhook::new(injection, counters);

@@ -6,8 +6,9 @@ use weft_core::name::CLUSTER_DOMAIN;
 use super::Settings;
 use super::annotations::Overrides;
 use crate::kubernetes::names::{
-    INTERCEPT_CONTAINER, PROXY_CONTAINER, PROXY_UID, STATE_DIR, STATUS_PORT, TOKEN_AUDIENCE,
-    TOKEN_DIR, TOKEN_FILE, TRUST_BUNDLE_CONFIG_MAP, TRUST_BUNDLE_DIR, TRUST_BUNDLE_KEY,
+    INTERCEPT_CONTAINER, INTERCEPTION_VARIABLE, PROXY_CONTAINER, PROXY_UID, STATE_DIR, STATUS_PORT,
+    TOKEN_AUDIENCE, TOKEN_DIR, TOKEN_FILE, TRUST_BUNDLE_CONFIG_MAP, TRUST_BUNDLE_DIR,
+    TRUST_BUNDLE_KEY,
 };
 
 /// Ports that the sidecar listens on in a pod (`proxy/src/config`).
@@ -32,19 +33,15 @@ const STARTUP_SECONDS: u32 = 600;
 /// starts the sidecar anew.
 const HOLD_SECONDS: &str = "60";
 
-/// The init container that redirects the pod's traffic.
-pub(super) fn intercept(settings: &Settings, overrides: &Overrides) -> Value {
+/// The arguments of `weft-proxy intercept` for the pod.
+pub(super) fn intercept_arguments(overrides: &Overrides) -> Vec<String> {
     let joined = |ports: &[u16]| {
         let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
         ports.join(",")
     };
     let mut inbound = vec![STATUS_PORT];
     inbound.extend(&overrides.exclude_inbound_ports);
-    let mut args = vec![
-        "intercept".to_owned(),
-        "--exclude-inbound-ports".to_owned(),
-        joined(&inbound),
-    ];
+    let mut args = vec!["--exclude-inbound-ports".to_owned(), joined(&inbound)];
     if !overrides.exclude_outbound_ports.is_empty() {
         args.push("--exclude-outbound-ports".to_owned());
         args.push(joined(&overrides.exclude_outbound_ports));
@@ -56,6 +53,31 @@ pub(super) fn intercept(settings: &Settings, overrides: &Overrides) -> Value {
     if !overrides.dns_capture {
         args.push("--no-dns".to_owned());
     }
+    args
+}
+
+/// The variable that says to the node's program how the pod is redirected.
+fn interception_variable(overrides: &Overrides) -> Value {
+    let arguments = json!(intercept_arguments(overrides)).to_string();
+    json!({"name": INTERCEPTION_VARIABLE, "value": verbatim(&arguments)})
+}
+
+/// The init container that redirects the pod's traffic; where a CNI plugin does that, it waits until that
+/// is done, and needs no rights.
+pub(super) fn intercept(settings: &Settings, overrides: &Overrides) -> Value {
+    if settings.cni {
+        return json!({
+            "name": INTERCEPT_CONTAINER,
+            "image": settings.image,
+            "command": [PROGRAM],
+            "args": ["verify"],
+            "env": [interception_variable(overrides)],
+            "resources": resources(overrides),
+            "securityContext": unprivileged(),
+        });
+    }
+    let mut args = vec!["intercept".to_owned()];
+    args.extend(intercept_arguments(overrides));
     json!({
         "name": INTERCEPT_CONTAINER,
         "image": settings.image,
@@ -108,16 +130,7 @@ pub(super) fn proxy(settings: &Settings, overrides: &Overrides, told: &Told) -> 
         "startupProbe": ready(json!({"periodSeconds": 1, "failureThreshold": STARTUP_SECONDS})),
         "readinessProbe": ready(json!({"periodSeconds": 2, "failureThreshold": 3})),
         "resources": resources(overrides),
-        "securityContext": {
-            "allowPrivilegeEscalation": false,
-            "capabilities": {"drop": ["ALL"]},
-            "privileged": false,
-            "readOnlyRootFilesystem": true,
-            "runAsGroup": PROXY_UID,
-            "runAsNonRoot": true,
-            "runAsUser": PROXY_UID,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": unprivileged(),
         "volumeMounts": [
             {"name": TOKEN_VOLUME, "mountPath": TOKEN_DIR, "readOnly": true},
             {"name": TRUST_VOLUME, "mountPath": TRUST_BUNDLE_DIR, "readOnly": true},
@@ -139,6 +152,20 @@ pub(super) fn proxy(settings: &Settings, overrides: &Overrides, told: &Told) -> 
         merge(&mut container, json!({"lifecycle": lifecycle}));
     }
     container
+}
+
+/// What the sidecar's user may do: nothing that others may not.
+fn unprivileged() -> Value {
+    json!({
+        "allowPrivilegeEscalation": false,
+        "capabilities": {"drop": ["ALL"]},
+        "privileged": false,
+        "readOnlyRootFilesystem": true,
+        "runAsGroup": PROXY_UID,
+        "runAsNonRoot": true,
+        "runAsUser": PROXY_UID,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    })
 }
 
 /// The volumes of [`proxy`].
@@ -202,6 +229,9 @@ fn environment(settings: &Settings, overrides: &Overrides, told: &Told) -> Vec<V
         if let Some(service) = &told.service {
             environment.push(value("WEFT_TRACING_SERVICE_NAME", service));
         }
+    }
+    if settings.cni {
+        environment.push(interception_variable(overrides));
     }
     if !overrides.dns_capture {
         environment.push(value("WEFT_LISTENERS_DNS", "null"));

@@ -30,7 +30,7 @@ use serde_json::{Value, json};
 use weft_core::name::CLUSTER_DOMAIN;
 
 use crate::kubernetes::names::{
-    CONTROL_PLANE, INJECTED, INTERCEPT_CONTAINER, NAMESPACE, PROXY_CONTAINER,
+    CONTROL_PLANE, INJECTED, INTERCEPT_CONTAINER, INTERCEPTION, NAMESPACE, PROXY_CONTAINER,
 };
 
 pub use self::tracing::{
@@ -176,6 +176,8 @@ pub struct Settings {
     pub resources: Resources,
     /// Where spans go, and how many.
     pub tracing: Tracing,
+    /// A CNI plugin redirects the pods' traffic, and no container of them.
+    pub cni: bool,
     /// Worker threads of a sidecar without a CPU limit.
     pub workers: u16,
     /// What is told in the annotation `weft-mesh.io/injected`.
@@ -193,6 +195,7 @@ impl Settings {
             cluster_domain: CLUSTER_DOMAIN.to_owned(),
             resources: Resources::default(),
             tracing: Tracing::default(),
+            cni: false,
             workers: 2,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
@@ -397,6 +400,10 @@ impl Injection<'_> {
         });
         let mut annotations = BTreeMap::from([(INJECTED.to_owned(), summary.to_string())]);
         annotations.extend(scraped.annotations());
+        if self.settings.cni {
+            let arguments = json!(containers::intercept_arguments(&self.overrides));
+            annotations.insert(INTERCEPTION.to_owned(), arguments.to_string());
+        }
         let first = self.spec.containers.first();
         if let (false, Some(first)) = (native, first)
             && !self.annotations.contains_key(DEFAULT_CONTAINER)

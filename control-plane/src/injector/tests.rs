@@ -36,6 +36,7 @@ fn settings_of(name: &str) -> Settings {
     let mut settings = settings();
     match name {
         "classic" => settings.cluster = ClusterVersion::new(1, 28),
+        "cni" | "cni-restricted" => settings.cni = true,
         "without-sleep" => settings.cluster = ClusterVersion::new(1, 29),
         _ => {}
     }

@@ -88,7 +88,7 @@ macro_rules! chart {
 }
 
 /// The templates in the order in which their objects are applied.
-const TEMPLATES: [(&str, &str); 10] = [
+const TEMPLATES: [(&str, &str); 11] = [
     chart!("templates/_helpers.tpl"),
     chart!("templates/crds.yaml"),
     chart!("templates/serviceaccount.yaml"),
@@ -96,6 +96,7 @@ const TEMPLATES: [(&str, &str); 10] = [
     chart!("templates/networkpolicy.yaml"),
     chart!("templates/poddisruptionbudget.yaml"),
     chart!("templates/service.yaml"),
+    chart!("templates/cni.yaml"),
     chart!("templates/deployment.yaml"),
     chart!("templates/servicemonitor.yaml"),
     chart!("templates/webhook.yaml"),
@@ -143,6 +144,7 @@ fn everything() -> Result<Value, InstallError> {
         "networkPolicy",
         "serviceMonitor",
         "injector",
+        "cni",
     ];
     let sets: Vec<_> = on
         .iter()

@@ -138,7 +138,7 @@ fn values_reach_the_objects() {
 const CHART_DIR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/helm/weft");
 
 /// Values to compare what helm makes of the chart, and what this does.
-const SHAPES: [&[&str]; 4] = [
+const SHAPES: [&[&str]; 6] = [
     &[],
     &[
         "-f",
@@ -164,6 +164,14 @@ const SHAPES: [&[&str]; 4] = [
         "injector.enabled=false,networkPolicy.enabled=false,crds.install=false",
         "--set",
         "tracing.otlpEndpoint=http://jaeger.tracing:4317,tracing.sampleRatio=0.25",
+    ],
+    &[
+        "--set",
+        "cni.enabled=true,injector.eviction.enabled=true,injector.eviction.perMinute=30",
+    ],
+    &[
+        "--set",
+        "cni.enabled=true,cni.remove=true,cni.binDir=/bin/cni,imagePullSecrets={s}",
     ],
 ];
 

@@ -11,6 +11,12 @@ pub const DISABLED: &str = "disabled";
 /// The annotation that the injector leaves: the version that injected, and what it added.
 pub const INJECTED: &str = "weft-mesh.io/injected";
 
+/// The annotation for the CNI plugin: the arguments of `weft-proxy intercept`, a JSON array
+/// (`proxy/src/cni/`).
+pub const INTERCEPTION: &str = "weft-mesh.io/interception";
+/// The variable with the same, for the program that keeps the plugin on a node.
+pub const INTERCEPTION_VARIABLE: &str = "WEFT_CNI_INTERCEPTION";
+
 /// The sidecar's container. A pod is in the mesh exactly if one of its containers or init containers
 /// has this name: the list of containers of a pod cannot be changed once it is made.
 pub const PROXY_CONTAINER: &str = "weft-proxy";

@@ -53,11 +53,22 @@ impl Cluster {
         let dir = self.run(module).success().stdout;
         let crds = format!("{}/config/crd/experimental", dir.trim());
         self.kubectl(&format!("apply --server-side -k {crds}"));
+        self.upgrade(&[]);
+    }
+
+    /// Installs or upgrades the chart with its default values but these, and waits until it runs.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub(crate) fn upgrade(&self, values: &[&str]) {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let helm = self.program("helm").args(["upgrade", "--install", "weft"]);
         let helm = helm.arg(root.join("deploy/helm/weft"));
         let helm = helm.args(["--namespace", "weft-system", "--create-namespace"]);
-        let finished =
-            self.run(helm.args(["--set", "image.tag=test", "--wait", "--timeout", "80s"]));
+        let finished = self.run(
+            helm.args(["--set", "image.tag=test", "--wait", "--timeout", "80s"])
+                .args(values.iter().flat_map(|value| ["--set", value])),
+        );
         assert!(
             finished.status.success(),
             "{finished}\n{}\n{}",
@@ -102,6 +113,11 @@ impl Cluster {
             logs,
             _held: held,
         }
+    }
+
+    /// The node's directory.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// The administrator's kubeconfig.

@@ -4,6 +4,7 @@ mod apps;
 mod check;
 mod classic;
 mod cluster;
+mod cni;
 mod conformance;
 mod demo;
 mod injected;
