@@ -7,6 +7,7 @@ mod cluster;
 mod cni;
 mod conformance;
 mod demo;
+mod evicted;
 mod injected;
 mod lost;
 mod node;

@@ -1,0 +1,62 @@
+//! Pods that were made before their namespace asked for sidecars.
+
+use std::time::Duration;
+
+use super::cluster::LIMIT;
+use super::{Cluster, apps};
+use crate::support::{Machine, need, wait_for};
+
+const BUDGET: &str = r#"
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: client}
+spec: {minAvailable: 1, selector: {matchLabels: {app: client}}}
+---
+"#;
+
+/// They are told of in an Event; where that is allowed they are evicted, but not against their budget, and
+/// what takes their place is in the mesh.
+#[test]
+fn pods_that_were_there_before_are_told_of_and_evicted_within_their_budget() {
+    need!("root", "kubernetes", "buildah");
+    let _machine = Machine::alone();
+    let cluster = Cluster::meshed();
+    let eviction = [
+        "injector.eviction.enabled=true",
+        "injector.eviction.after=1s",
+        "injector.eviction.perMinute=60",
+    ];
+    cluster.upgrade(&eviction);
+    let space = cluster.space(false);
+    space.apply(&(BUDGET.to_owned() + &apps::client("client")));
+    space.wait_rolled_out("client");
+    let pod = space.value_of("pod", "client", ".metadata.name");
+    cluster.kubectl(&format!(
+        "label namespace {} weft-mesh.io/inject=enabled",
+        space.name()
+    ));
+    let told = |reason: &str| {
+        let events = format!(
+            "get events --field-selector involvedObject.name={pod},reason={reason} -o name"
+        );
+        wait_for(reason, LIMIT, || {
+            (!space.kubectl(&events).is_empty()).then_some(())
+        });
+    };
+    told("SidecarMissing");
+    // Its time is over, and its budget does not allow it.
+    std::thread::sleep(Duration::from_secs(5));
+    let phase =
+        format!("get pod {pod} -o jsonpath={{.status.phase}}{{.metadata.deletionTimestamp}}");
+    assert_eq!(space.kubectl(&phase), "Running");
+    let log = cluster.kubectl("-n weft-system logs deployment/weft-control-plane --tail=-1");
+    assert!(log.stdout.contains("disruption budget"), "{log}");
+
+    space.kubectl("delete poddisruptionbudget client");
+    told("EvictedForSidecar");
+    let inits = "get pods --field-selector status.phase=Running -o jsonpath={.items[*].spec.initContainers[*].name}";
+    wait_for("the pod in its place", LIMIT, || {
+        space.kubectl(inits).contains("weft-proxy").then_some(())
+    });
+    cluster.upgrade(&[]);
+}
