@@ -131,10 +131,16 @@ impl Budgets {
                 wait,
             }
         };
-        // An address that is over its own budget takes nothing of those that it shares.
-        self.reviews_by_address
-            .take(source, REVIEWS_PER_ADDRESS, now)
-            .map_err(exceeded(format!("peers at {source}"), REVIEWS_PER_ADDRESS))?;
+        // An address that is over its own budget takes nothing of those that it shares; and addresses of
+        // a prefix that is over its own do not fill up the accounts.
+        if let Some(wait) = self
+            .reviews_by_address
+            .wait(&source, REVIEWS_PER_ADDRESS, now)
+        {
+            return Err(exceeded(format!("peers at {source}"), REVIEWS_PER_ADDRESS)(
+                wait,
+            ));
+        }
         if source.is_ipv6() {
             self.reviews_by_prefix
                 .take(source.into(), REVIEWS_PER_PREFIX, now)
@@ -143,6 +149,9 @@ impl Budgets {
                     REVIEWS_PER_PREFIX,
                 ))?;
         }
+        self.reviews_by_address
+            .take(source, REVIEWS_PER_ADDRESS, now)
+            .map_err(exceeded(format!("peers at {source}"), REVIEWS_PER_ADDRESS))?;
         self.reviews
             .take(REVIEWS, 1, now)
             .map_err(exceeded("all peers together".to_owned(), REVIEWS))
@@ -189,6 +198,12 @@ impl<K: Hash + Eq> Accounts<K> {
             forget_at: FORGET_FROM,
             swept: now,
         }
+    }
+
+    /// How long it takes until there is something for a key that has an account.
+    fn wait(&self, key: &K, rate: Rate, now: Instant) -> Option<Duration> {
+        let mut bucket = *self.buckets.get(key)?;
+        bucket.take(rate, 1, now).err()
     }
 
     fn take(&mut self, key: K, rate: Rate, now: Instant) -> Result<(), Duration> {

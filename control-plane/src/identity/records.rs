@@ -107,10 +107,10 @@ impl Records {
         if beyond > 0 {
             let mut ends: Vec<i64> = self.departed.values().copied().collect();
             ends.sort_unstable();
-            let first_kept = ends[beyond];
+            let last_gone = ends[beyond - 1];
             let mut left = beyond;
             self.departed.retain(|_, ends| {
-                let goes = left > 0 && *ends <= first_kept;
+                let goes = left > 0 && *ends <= last_gone;
                 left -= usize::from(goes);
                 !goes
             });

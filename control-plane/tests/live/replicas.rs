@@ -168,6 +168,10 @@ async fn each_answers_for_the_sidecars_of_the_other() {
         all["items"][0]["rejected"]["Service/shop/web"] == "no more tries"
     })
     .await;
+    wait_until("it knows the cluster", async || {
+        two.http("/readyz").await.contains("200")
+    })
+    .await;
     let revision = two.apply(&policy(3)).await.unwrap().revision;
     let (settled, ()) = tokio::join!(
         applied(&two, revision, Duration::from_secs(10)),
