@@ -57,11 +57,13 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Takes up what the sources have to begin with.
+    /// Takes up what the sources have to begin with. `cluster` is the control plane's own namespace,
+    /// where it looks after a cluster.
     pub fn open(
         store: Arc<dyn Store>,
         publisher: Arc<Publisher>,
         settings: MeshConfig,
+        cluster: Option<&str>,
         sources: &mut [Box<dyn Source>],
     ) -> Result<Arc<Self>, StoreError> {
         let assigned = read_assigned(&*store)?;
@@ -72,7 +74,11 @@ impl Pipeline {
             revoked_instances: BTreeSet::new(),
         };
         let now = unix_seconds();
-        let mut snapshot = Snapshot::new(World::new(settings, bundle, addresses));
+        let world = World::new(settings, bundle, addresses);
+        let mut snapshot = Snapshot::new(match cluster {
+            Some(namespace) => world.in_cluster(namespace),
+            None => world,
+        });
         let mut progress = Progress::default();
         let mut deltas = Vec::new();
         for source in sources.iter_mut() {

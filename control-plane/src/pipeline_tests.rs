@@ -58,7 +58,7 @@ fn made(
 fn pipeline(store: &Arc<FaultyStore>, sources: &mut [Box<dyn Source>]) -> Arc<Pipeline> {
     let store = Arc::<FaultyStore>::clone(store);
     let settings = settings("weft.test".parse().unwrap(), virtual_ranges(), Vec::new());
-    Pipeline::open(store, Arc::default(), settings, sources).unwrap()
+    Pipeline::open(store, Arc::default(), settings, None, sources).unwrap()
 }
 
 /// A service, which gets a virtual address.

@@ -1,12 +1,13 @@
 //! What is particular to services outside the mesh: wire to domain and back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use weft_core::external::{EndpointHost, External, ExternalEndpoint, Origination, check_host};
+use weft_core::name::ServiceName;
 
-use crate::convert::{Rejection, parse, port};
+use crate::convert::{Rejection, name, parse, port};
 use crate::mesh;
 
 const HOST: &str = "a host name as in api.example.com";
@@ -124,6 +125,51 @@ pub(crate) fn own_addresses(wire: &[String]) -> Result<Vec<SocketAddr>, Rejectio
         .map(|text| parse("external_addresses", text, allowed));
     let addresses = addresses.collect::<Result<BTreeSet<SocketAddr>, _>>()?;
     Ok(addresses.into_iter().collect())
+}
+
+/// Names outside the mesh with the services that they lead to.
+pub(crate) fn wire_hosts_of(hosts: &BTreeMap<Arc<str>, ServiceName>) -> Vec<mesh::ExternalName> {
+    let all = hosts.iter().map(|(host, service)| mesh::ExternalName {
+        host: host.to_string(),
+        service: service.to_string(),
+    });
+    all.collect()
+}
+
+/// Names outside the mesh, from the wire.
+pub(crate) fn hosts_of(
+    wire: Vec<mesh::ExternalName>,
+) -> Result<BTreeMap<Arc<str>, ServiceName>, Rejection> {
+    let all = wire.into_iter().map(|wire| {
+        let service = name("external_hosts.service", wire.service.parse())?;
+        Ok((host("external_hosts.host", wire.host)?, service))
+    });
+    all.collect()
+}
+
+/// Addresses outside the mesh with the services that they lead to.
+pub(crate) fn wire_addresses_of(
+    addresses: &BTreeMap<SocketAddr, ServiceName>,
+) -> Vec<mesh::ExternalAddress> {
+    let all = addresses.iter();
+    let all = all.map(|(address, service)| mesh::ExternalAddress {
+        address: address.to_string(),
+        service: service.to_string(),
+    });
+    all.collect()
+}
+
+/// Addresses outside the mesh, from the wire.
+pub(crate) fn addresses_of(
+    wire: Vec<mesh::ExternalAddress>,
+) -> Result<BTreeMap<SocketAddr, ServiceName>, Rejection> {
+    let all = wire.into_iter().map(|wire| {
+        let service = name("external_addresses.service", wire.service.parse())?;
+        let allowed = "an address ADDRESS:PORT";
+        let address = parse("external_addresses.address", &wire.address, allowed)?;
+        Ok((address, service))
+    });
+    all.collect()
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use weft_core::route::{
 };
 
 use crate::convert::{Rejection, name, port, unknown, wire_unknown};
+use crate::external::{addresses_of, hosts_of, wire_addresses_of, wire_hosts_of};
 use crate::mesh::{self, filter, http_match, path_rewrite, value_match};
 use crate::policy::{nanos, status};
 
@@ -28,6 +29,8 @@ impl From<&Namespace> for mesh::Namespace {
                 })
                 .collect(),
             unknown_destinations: wire_unknown(namespace.unknown_destinations),
+            external_hosts: wire_hosts_of(&namespace.external_hosts),
+            external_addresses: wire_addresses_of(&namespace.external_addresses),
         }
     }
 }
@@ -44,6 +47,8 @@ impl TryFrom<mesh::Namespace> for Namespace {
             name: wire.name,
             routes: all.collect::<Result<_, Rejection>>()?,
             unknown_destinations: unknown(wire.unknown_destinations)?,
+            external_hosts: hosts_of(wire.external_hosts)?,
+            external_addresses: addresses_of(wire.external_addresses)?,
         })
     }
 }
@@ -581,6 +586,12 @@ mod tests {
             name: "shop".to_owned(),
             routes: [("lab/web".parse().unwrap(), vec![Arc::new(route())])].into(),
             unknown_destinations: Some(UnknownDestinations::Refuse),
+            external_hosts: [("api.example".into(), "shop/api".parse().unwrap())].into(),
+            external_addresses: [(
+                "203.0.113.5:80".parse().unwrap(),
+                "shop/api".parse().unwrap(),
+            )]
+            .into(),
         });
         let decoded = Resource::decode(&namespace.encode()).unwrap();
         assert_eq!(decoded, namespace);

@@ -249,13 +249,13 @@ impl Resolver {
         }
         let name = question.name().to_ascii().to_ascii_lowercase();
         let name = name.trim_end_matches('.');
-        match self.mesh.is_external_host(name).await {
-            Ok(true) => {}
-            Ok(false) => return External::Elsewhere,
+        let service = match self.mesh.external_host(name).await {
+            Ok(Some(service)) => service,
+            Ok(None) => return External::Elsewhere,
             // Unanswered is not absent.
             Err(_reason) => return External::Unanswered,
-        }
-        match self.mesh.service(name).await {
+        };
+        match self.mesh.service(&service).await {
             Ok(Some(view)) => External::Here(view.addresses().to_vec()),
             // It has just come or gone: what is known does not fit together yet.
             Ok(None) | Err(_) => External::Unanswered,

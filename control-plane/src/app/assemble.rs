@@ -103,6 +103,9 @@ pub(crate) fn assemble(
         Arc::clone(&store),
         Arc::clone(&publisher),
         config,
+        cluster
+            .as_ref()
+            .map(|cluster| cluster.settings.namespace.as_str()),
         &mut sources,
     )?;
     tasks.spawn("clearing", Arc::clone(&identities).keep_cleared());

@@ -29,7 +29,7 @@ use crate::world::facts::RouteKey;
 use crate::world::index::Map;
 
 pub use encoded::{ChangedNames, Encoded, Resources};
-pub use external::{Admitted, ExternalStatus};
+pub use external::{Admitted, ExternalNames, ExternalStatus};
 pub use references::{Dangling, References};
 pub use routes::{Group, ParentStatus, Resolved, RouteStatus};
 pub use shape::{PortShape, Shape};
@@ -127,6 +127,8 @@ impl Work<'_> {
             .cloned()
             .collect();
         self.dirty.config |= admitted.has_other_names(before);
+        let namespaces = admitted.changed_namespaces(before).into_iter();
+        self.dirty.namespaces.extend(namespaces.cloned());
         self.dirty.shapes.extend(changed.iter().cloned());
         self.dirty.services.extend(changed);
         self.compiled.admitted = Arc::new(admitted);
@@ -276,7 +278,7 @@ impl Work<'_> {
             let routes = group.map_or_else(Vec::new, |group| group.routes.clone());
             let slices = self.compiled.slices.get(&name).copied().unwrap_or(0);
             let service = service::service(self.world, &name, &shape, routes, slices);
-            self.put(Encoded::new(Resource::Service(service)));
+            self.put(service::encoded(self.world, service));
         }
         for name in std::mem::take(&mut self.dirty.servers) {
             match self.inside(&name) {
@@ -300,15 +302,20 @@ impl Work<'_> {
                 }
             }
             let own = self.world.mesh().namespaces.get(&name);
-            if routes.is_empty() && own.is_none() && !self.world.is_inhabited(&name) {
+            let externals = self.compiled.admitted.of_namespace(&name);
+            let is_nothing = routes.is_empty() && own.is_none() && externals.is_none();
+            if is_nothing && !self.world.is_inhabited(&name) {
                 self.remove(Kind::Namespace, &name);
                 continue;
             }
-            let unknown_destinations = own.map(|own| own.unknown_destinations);
+            let hosts = externals.map(|names| names.hosts.clone());
+            let addresses = externals.map(|names| names.addresses.clone());
             let namespace = Namespace {
                 name,
                 routes,
-                unknown_destinations,
+                unknown_destinations: own.map(|own| own.unknown_destinations),
+                external_hosts: hosts.unwrap_or_default(),
+                external_addresses: addresses.unwrap_or_default(),
             };
             self.put(Encoded::new(Resource::Namespace(namespace)));
         }

@@ -10,11 +10,14 @@ use weft_core::model::{
 use weft_core::name::{ServiceName, WorkloadName};
 use weft_core::policy::TrafficPolicy;
 use weft_core::route::Route;
+use weft_proto::resource::Resource;
 
+use super::encoded::Encoded;
 use super::shape::Shape;
 use crate::registry::Entry;
 use crate::world::World;
 use crate::world::cluster::{ClusterEndpoint, Pod};
+use crate::world::facts::ExternalScope;
 use crate::world::workloads::places_in;
 
 /// The weight of an endpoint that says nothing.
@@ -39,6 +42,18 @@ pub(super) fn service(
         routes,
         external: external.map(|entry| Arc::clone(&entry.external)),
     }
+}
+
+/// A service, encoded with the other names that it goes by for everybody. Those outside the mesh that
+/// it has for its own namespace only are in that [`Namespace`](weft_core::model::Namespace).
+pub(super) fn encoded(world: &World, service: Service) -> Encoded {
+    if service.external.is_none() || world.external_scope(&service.name) == ExternalScope::Mesh {
+        return Encoded::new(Resource::Service(service));
+    }
+    let addresses = service.addresses.iter().map(ToString::to_string);
+    let hostname = std::iter::once(service.name.hostname());
+    let aliases = hostname.chain(addresses).collect();
+    Encoded::with_aliases(Resource::Service(service), aliases)
 }
 
 /// The policies in force for the ports of a service that have one.

@@ -190,6 +190,15 @@ impl Compiled {
         of_kind.filter_map(|encoded| as_service(encoded))
     }
 
+    /// A service with its endpoints, as the callers of a namespace reach it by a host: by any name that
+    /// it goes by for everybody, or one outside the mesh that it has for them.
+    pub fn service_for(&self, namespace: &str, host: &str) -> Option<Service> {
+        match self.admitted.service_of(namespace, host) {
+            Some(name) => self.service(&name.to_string()),
+            None => self.service(host),
+        }
+    }
+
     /// What has been found out about an ExternalService; `None` where there is none of that name.
     pub fn external_status(&self, name: &ServiceName) -> Option<&ExternalStatus> {
         self.admitted.statuses.get(name)

@@ -583,8 +583,12 @@ proptest! {
     /// Whatever happens in whatever order: what is compiled step by step is what compiling the
     /// world anew gives, and only names under which something changed are told.
     #[test]
-    fn step_by_step_is_anew(deltas in prop::collection::vec(delta(), 1..60)) {
-        let mut found = Snapshot::new(World::of_nobody());
+    fn step_by_step_is_anew(deltas in prop::collection::vec(delta(), 1..60), in_cluster in any::<bool>()) {
+        let world = || match in_cluster {
+            true => World::of_nobody().in_cluster("shop"),
+            false => World::of_nobody(),
+        };
+        let mut found = Snapshot::new(world());
         let mut facts: BTreeMap<String, Delta> = BTreeMap::new();
         for delta in deltas {
             let (fact, there) = fact_of(&delta);
@@ -623,7 +627,8 @@ proptest! {
         let anew = Snapshot { world: found.world.clone(), compiled: anew };
         prop_assert_eq!(statuses(&found), statuses(&anew));
         // The facts alone, without what came and went in between.
-        let only = snapshot(facts.into_values());
+        let mut only = Snapshot::new(world());
+        only.apply(facts.into_values(), 0);
         prop_assert_eq!(everything(&found.compiled), everything(&only.compiled));
     }
 }

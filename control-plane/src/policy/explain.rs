@@ -213,7 +213,8 @@ fn find_service(
     let tls = question.url.scheme() == Some(&Scheme::HTTPS);
     let port = question.url.port_u16();
     let port = port.unwrap_or(if tls { 443 } else { 80 });
-    let Some(service) = known.compiled.service(host) else {
+    let from = question.from.namespace();
+    let Some(service) = known.compiled.service_for(from, host) else {
         let result = if host.ends_with(".mesh") {
             answered(Reason::ServiceNotFound, "no service goes by this name")
         } else {

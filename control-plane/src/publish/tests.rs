@@ -19,6 +19,7 @@ fn changed(generation: u64, name: &str) -> (Compiled, ChangedNames) {
         name: name.to_owned(),
         routes: BTreeMap::new(),
         unknown_destinations: None,
+        ..Default::default()
     };
     let mut names = ChangedNames::new();
     let encoded = Encoded::new(Resource::Namespace(namespace));

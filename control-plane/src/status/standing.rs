@@ -18,8 +18,8 @@ pub(super) fn standing(
     revision: Revision,
     progress: &Progress,
 ) -> Standing {
-    if let Some(reason) = &subject.refused {
-        let refused = vec![condition("Accepted", "Invalid", Err(reason.clone()))];
+    if let Some((word, reason)) = &subject.refused {
+        let refused = vec![condition("Accepted", word, Err(reason.clone()))];
         return shaped(subject, |_parent| refused.clone());
     }
     let programmed = programmed(revision, progress);

@@ -114,6 +114,15 @@ impl RouteEntry {
     }
 }
 
+/// Whose callers reach an ExternalService by its hosts and own addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ExternalScope<'a> {
+    /// Everybody's.
+    Mesh,
+    /// Those of one namespace, for whom it counts before one of the mesh.
+    Namespace(&'a str),
+}
+
 /// An ExternalService that was asked for.
 #[derive(Debug, Clone)]
 pub struct ExternalEntry {

@@ -30,7 +30,9 @@ use crate::registry::Entry;
 use addresses::{AddressRecord, Assigned, VirtualAddresses};
 use cluster::{ClusterEndpoint, ClusterEndpoints, ClusterService, ClusterSlice, Member, Pod};
 use dirty::Dirty;
-use facts::{ExternalEntry, PolicyEntry, RateLimitEntry, RouteEntry, RouteKey, Stated};
+use facts::{
+    ExternalEntry, ExternalScope, PolicyEntry, RateLimitEntry, RouteEntry, RouteKey, Stated,
+};
 use index::{Endpoints, Index, Map};
 
 /// A change of one fact.
@@ -69,6 +71,8 @@ type PortCounts = BTreeMap<(u16, u8), u32>;
 #[derive(Debug, Clone)]
 pub struct World {
     settings: Arc<MeshConfig>,
+    /// The control plane's own namespace, in a cluster.
+    system_namespace: Option<Arc<str>>,
     bundle: Arc<TrustBundle>,
     mesh: Arc<MeshConfigSpec>,
     services: Map<ServiceName, Arc<ServiceSpec>>,
@@ -122,6 +126,7 @@ impl World {
     pub fn new(settings: MeshConfig, bundle: TrustBundle, addresses: VirtualAddresses) -> Self {
         Self {
             settings: Arc::new(settings),
+            system_namespace: None,
             bundle: Arc::new(bundle),
             mesh: Arc::default(),
             services: Map::new(),
@@ -156,6 +161,16 @@ impl World {
             routes_by_fault: Index::default(),
             claims: Index::default(),
             inhabitants: Map::new(),
+        }
+    }
+
+    /// The same in a cluster, whose namespaces are different people's: what one of them says of the
+    /// outside holds for itself, and for everybody only in this namespace, the control plane's.
+    #[must_use]
+    pub fn in_cluster(self, system_namespace: &str) -> Self {
+        Self {
+            system_namespace: Some(system_namespace.into()),
+            ..self
         }
     }
 
@@ -323,6 +338,16 @@ impl World {
     /// Every ExternalService that was asked for.
     pub fn externals(&self) -> impl Iterator<Item = &Arc<ExternalEntry>> {
         (&self.externals).into_iter().map(|(_, entry)| entry)
+    }
+
+    /// Whose callers reach an ExternalService by its hosts and own addresses.
+    pub fn external_scope<'a>(&self, name: &'a ServiceName) -> ExternalScope<'a> {
+        match self.system_namespace.as_deref() {
+            Some(system) if name.namespace() != system => {
+                ExternalScope::Namespace(name.namespace())
+            }
+            Some(_) | None => ExternalScope::Mesh,
+        }
     }
 
     /// An ExternalService that was asked for.

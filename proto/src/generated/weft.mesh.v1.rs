@@ -25,8 +25,8 @@ pub struct Service {
     /// For every caller, except those whose own namespace has routes for the service.
     #[prost(message, repeated, tag = "7")]
     pub routes: ::prost::alloc::vec::Vec<Route>,
-    /// Of one outside the mesh, which has no endpoints in it. Its hosts and own addresses are aliases
-    /// too.
+    /// Of one outside the mesh, which has no endpoints in it. Where it is everybody's, its hosts and own
+    /// addresses are aliases too; else Namespace has them.
     #[prost(message, optional, tag = "8")]
     pub external: ::core::option::Option<External>,
     /// How many slices its endpoints are in, 0 to 4096; 0 where it has none in the mesh. It is used when
@@ -109,6 +109,31 @@ pub struct Namespace {
     /// Unspecified: as MeshConfig says.
     #[prost(enumeration = "UnknownDestinations", tag = "3")]
     pub unknown_destinations: i32,
+    /// Names outside the mesh that lead its callers to services of their own namespace; they count
+    /// before those of MeshConfig. Ascending.
+    #[prost(message, repeated, tag = "4")]
+    pub external_hosts: ::prost::alloc::vec::Vec<ExternalName>,
+    /// Addresses outside the mesh that do the same. Ascending.
+    #[prost(message, repeated, tag = "5")]
+    pub external_addresses: ::prost::alloc::vec::Vec<ExternalAddress>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExternalName {
+    /// Lower case.
+    #[prost(string, tag = "1")]
+    pub host: ::prost::alloc::string::String,
+    /// NAMESPACE/NAME of the service.
+    #[prost(string, tag = "2")]
+    pub service: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExternalAddress {
+    /// ADDRESS:PORT
+    #[prost(string, tag = "1")]
+    pub address: ::prost::alloc::string::String,
+    /// NAMESPACE/NAME of the service.
+    #[prost(string, tag = "2")]
+    pub service: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ConsumerRoutes {
@@ -870,10 +895,10 @@ pub struct MeshConfig {
     pub workload_ranges: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(enumeration = "UnknownDestinations", tag = "4")]
     pub unknown_destinations: i32,
-    /// Names outside the mesh that services go by, lower case, ascending.
+    /// Names outside the mesh that services go by for everybody, lower case, ascending.
     #[prost(string, repeated, tag = "5")]
     pub external_hosts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// ADDRESS:PORT outside the mesh that services go by, ascending.
+    /// ADDRESS:PORT outside the mesh that services go by for everybody, ascending.
     #[prost(string, repeated, tag = "6")]
     pub external_addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// As in ServerPolicy.

@@ -130,7 +130,7 @@ impl Service {
 }
 
 /// What holds for the callers of one namespace.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Namespace {
     /// Its name.
     pub name: String,
@@ -138,6 +138,11 @@ pub struct Namespace {
     pub routes: BTreeMap<ServiceName, Vec<Arc<Route>>>,
     /// What happens to destinations outside the mesh, where that is not the mesh's choice.
     pub unknown_destinations: Option<UnknownDestinations>,
+    /// Names outside the mesh, lower case, that lead its callers to services of their own namespace,
+    /// also where the mesh has another service of such a name.
+    pub external_hosts: BTreeMap<Arc<str>, ServiceName>,
+    /// Addresses outside the mesh that do the same.
+    pub external_addresses: BTreeMap<SocketAddr, ServiceName>,
 }
 
 /// A workload reached by its own address rather than through a service.
@@ -314,9 +319,10 @@ pub struct MeshConfig {
     pub workload_ranges: Vec<Cidr>,
     /// What happens to everything else.
     pub unknown_destinations: UnknownDestinations,
-    /// Names outside the mesh that services go by, ascending: nothing is asked about any other.
+    /// Names outside the mesh that services go by for everybody, ascending. Nothing is asked about any
+    /// other but those of a [`Namespace`].
     pub external_hosts: Vec<Arc<str>>,
-    /// Addresses outside the mesh that services go by, ascending.
+    /// Addresses outside the mesh that services go by for everybody, ascending.
     pub external_addresses: Vec<SocketAddr>,
 }
 

@@ -233,13 +233,13 @@ impl Mesh {
             if !snapshot.namespace {
                 return Lookup::Unanswered(None);
             }
-            let external = config.is_external_address(at);
+            let external = snapshot.external_name(config, at);
             let kind = if config.is_virtual(ip) {
                 Kind::Service
             } else if config.is_workload(ip) {
                 Kind::Workload
-            } else if external {
-                return snapshot.external_at(at);
+            } else if let Some(name) = external {
+                return snapshot.external_at(at, name);
             } else {
                 return Lookup::Found(match config.unknown_destinations {
                     UnknownDestinations::Passthrough => Ok(Destination::Outside),
@@ -249,10 +249,12 @@ impl Mesh {
             let name = ip.to_string();
             match snapshot.lookup(&name) {
                 Some(Some(view)) => Lookup::Found(port_of(&view, destination.port())),
-                // Nobody declares the address of a workload of the mesh to be outside of it.
-                Some(None) if kind == Kind::Workload && external => snapshot.external_at(at),
-                // An address in a workload range that belongs to nobody is declared outside.
-                Some(None) if kind == Kind::Workload => Lookup::Found(Ok(Destination::Outside)),
+                // Nobody declares the address of a workload of the mesh to be outside of it. One in a
+                // workload range that belongs to nobody is declared outside.
+                Some(None) if kind == Kind::Workload => match external {
+                    Some(name) => snapshot.external_at(at, name),
+                    None => Lookup::Found(Ok(Destination::Outside)),
+                },
                 Some(None) => Lookup::Found(Err(Reason::ServiceNotFound)),
                 None => Lookup::Unanswered(Some(Demand { kind, name })),
             }

@@ -10,7 +10,7 @@ use rustls::client::Resumption;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName};
 use weft_core::external::{External, Origination};
-use weft_core::model::AppProtocol;
+use weft_core::model::{AppProtocol, MeshConfig};
 use weft_core::reason::Reason;
 use weft_proto::resource::Kind;
 
@@ -241,20 +241,41 @@ impl Mesh {
         self.names.keep(|name| wanted.contains(name));
     }
 
-    /// Whether a service goes by a host name outside the mesh; waits for the control plane's answer.
-    pub async fn is_external_host(&self, name: &str) -> Result<bool, Reason> {
+    /// The name to ask for the service that goes by a host name outside the mesh, if one does; waits
+    /// for the control plane's answer.
+    pub async fn external_host(&self, host: &str) -> Result<Option<String>, Reason> {
         let found = self.wait_for(|snapshot| match &snapshot.config {
-            None => Lookup::Unanswered(None),
-            Some(config) => Lookup::Found(config.is_external_host(name)),
+            Some(config) if snapshot.namespace => {
+                let own = snapshot.own_externals.hosts.get(host);
+                Lookup::Found(match own {
+                    Some(service) => Some(service.to_string()),
+                    None => config.is_external_host(host).then(|| host.to_owned()),
+                })
+            }
+            Some(_) | None => Lookup::Unanswered(None),
         });
         found.await
     }
 }
 
 impl Snapshot {
-    /// Where an address leads that a service outside the mesh goes by.
-    pub(super) fn external_at(&self, address: SocketAddr) -> Lookup<Result<Destination, Reason>> {
-        let name = address.to_string();
+    /// The name to ask for the service outside the mesh that goes by an address, if one does: of this
+    /// sidecar's own namespace before everybody's.
+    pub(super) fn external_name(&self, config: &MeshConfig, address: SocketAddr) -> Option<String> {
+        match self.own_externals.addresses.get(&address) {
+            Some(service) => Some(service.to_string()),
+            None => config
+                .is_external_address(address)
+                .then(|| address.to_string()),
+        }
+    }
+
+    /// Where an address leads that a service outside the mesh goes by; `name` is that to ask for it.
+    pub(super) fn external_at(
+        &self,
+        address: SocketAddr,
+        name: String,
+    ) -> Lookup<Result<Destination, Reason>> {
         let Some(found) = self.lookup(&name) else {
             let kind = Kind::Service;
             return Lookup::Unanswered(Some(Demand { kind, name }));

@@ -15,7 +15,7 @@ use super::endpoint::{Endpoint, EndpointKey, Live};
 use super::outside::{Named, Outside, unresolved};
 use super::port::PortView;
 use super::server::Own;
-use super::snapshot::{ServiceView, Snapshot, Target, as_service};
+use super::snapshot::{OwnExternals, ServiceView, Snapshot, Target, as_service};
 use crate::telemetry::metrics::{Direction, HttpKey};
 
 /// What the discovery client hands over after each change.
@@ -67,9 +67,12 @@ impl Mesh {
         };
         // A label, as names of services, hosts and addresses never are.
         snapshot.namespace = world.namespace.is_some() || world.absent.contains(&self.namespace);
-        let own_routes = world.namespace.map(|namespace| namespace.routes);
-        let own_routes = own_routes.unwrap_or_default();
-        snapshot.own_routes = Arc::new(own_routes);
+        let namespace = world.namespace.unwrap_or_default();
+        snapshot.own_routes = Arc::new(namespace.routes);
+        snapshot.own_externals = Arc::new(OwnExternals {
+            hosts: namespace.external_hosts,
+            addresses: namespace.external_addresses,
+        });
         let own_routes = Arc::clone(&snapshot.own_routes);
         for name in world.absent {
             let used = old.absent.get(&name).map(Arc::clone);

@@ -52,6 +52,15 @@ pub struct Snapshot {
     pub(super) absent: HashMap<String, Arc<AtomicU64>>,
     /// Routes of this sidecar's namespace.
     pub(super) own_routes: Arc<BTreeMap<ServiceName, Vec<Arc<Route>>>>,
+    /// What leads to services outside the mesh for this sidecar's namespace only.
+    pub(super) own_externals: Arc<OwnExternals>,
+}
+
+/// Names and addresses of services outside the mesh that one namespace has.
+#[derive(Debug, Default)]
+pub(super) struct OwnExternals {
+    pub(super) hosts: BTreeMap<Arc<str>, ServiceName>,
+    pub(super) addresses: BTreeMap<SocketAddr, ServiceName>,
 }
 
 #[derive(Debug, Clone)]

@@ -108,3 +108,43 @@ fn weights_are_known_without_looking() {
     assert_eq!(port.heaviest(now), Some(100));
     assert_eq!(port.heaviest(now + Duration::from_secs(61)), None);
 }
+
+#[tokio::test]
+async fn the_outside_of_ones_own_namespace_counts_before_everybodys() {
+    let mesh = mesh();
+    let at: SocketAddr = "203.0.113.5:80".parse().unwrap();
+    let config = model::MeshConfig {
+        trust_domain: "weft.test".parse().unwrap(),
+        virtual_ranges: Vec::new(),
+        workload_ranges: Vec::new(),
+        unknown_destinations: UnknownDestinations::Refuse,
+        external_hosts: vec!["api.example".into(), "b.example".into()],
+        external_addresses: vec![at],
+    };
+    let api: ServiceName = "shop/api".parse().unwrap();
+    let namespace = model::Namespace {
+        name: "shop".to_owned(),
+        external_hosts: [("api.example".into(), api.clone())].into(),
+        external_addresses: [(at, api)].into(),
+        ..Default::default()
+    };
+    mesh.publish(World {
+        config: Some(config),
+        namespace: Some(namespace),
+        ..World::default()
+    });
+    for (host, expected) in [
+        ("api.example", Some("shop/api")),
+        ("b.example", Some("b.example")),
+        ("c.example", None),
+    ] {
+        let found = mesh.external_host(host).await.unwrap();
+        assert_eq!(found.as_deref(), expected, "{host}");
+    }
+    let snapshot = mesh.snapshot();
+    let config = snapshot.config.as_ref().unwrap();
+    assert_eq!(
+        snapshot.external_name(config, at).as_deref(),
+        Some("shop/api")
+    );
+}

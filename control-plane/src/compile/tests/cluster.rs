@@ -513,3 +513,67 @@ pub(super) fn delta() -> impl Strategy<Value = Delta> {
         2 => (prop::sample::select(vec!["shop", "lab"]), 0u8..3).prop_map(|(namespace, n)| Delta::PodGone(format!("{namespace}/p{n}").parse().unwrap())),
     ]
 }
+
+#[test]
+fn a_namespace_names_the_outside_for_itself_and_the_control_planes_for_all() {
+    let mut found = Snapshot::new(World::of_nobody().in_cluster("weft-system"));
+    let deltas = [
+        external("evil/api", "api.example"),
+        external("weft-system/api", "api.example"),
+        external("weft-system/b", "b.example"),
+        external("shop/c", "c.example"),
+    ];
+    found.apply(deltas, 0);
+    let by_name = |found: &Snapshot, name: &str| {
+        let service = found.compiled.service_policy(name);
+        service.map(|service| service.name.to_string())
+    };
+    let reached = |found: &Snapshot, from: &str, host: &str| {
+        let service = found.compiled.service_for(from, host);
+        service.map(|service| service.name.to_string())
+    };
+    // What everybody may ask for by name is what the control plane's namespace says.
+    assert_eq!(
+        by_name(&found, "api.example").as_deref(),
+        Some("weft-system/api")
+    );
+    assert_eq!(by_name(&found, "c.example"), None);
+    assert_eq!(by_name(&found, "c.shop.mesh").as_deref(), Some("shop/c"));
+    let Resource::MeshConfig(config) = &found
+        .compiled
+        .find(Kind::MeshConfig, "mesh")
+        .unwrap()
+        .resource
+    else {
+        panic!("no settings");
+    };
+    let hosts: Vec<&str> = config.external_hosts.iter().map(|host| &**host).collect();
+    assert_eq!(hosts, ["api.example", "b.example"]);
+    for (from, host, expected) in [
+        ("evil", "api.example", Some("evil/api")),
+        ("shop", "api.example", Some("weft-system/api")),
+        ("shop", "c.example", Some("shop/c")),
+        ("lab", "c.example", None),
+        ("lab", "b.example", Some("weft-system/b")),
+    ] {
+        let found = reached(&found, from, host);
+        assert_eq!(found.as_deref(), expected, "{host} from {from}");
+    }
+    let own = |found: &Snapshot, namespace: &str| {
+        let encoded = found.compiled.find(Kind::Namespace, namespace)?;
+        let Resource::Namespace(namespace) = &encoded.resource else {
+            return None;
+        };
+        let hosts = namespace.external_hosts.iter();
+        let hosts = hosts.map(|(host, service)| format!("{host}>{service}"));
+        Some(hosts.collect::<Vec<_>>())
+    };
+    assert_eq!(own(&found, "evil").unwrap(), ["api.example>evil/api"]);
+    assert_eq!(own(&found, "weft-system"), None);
+    found.apply([gone("ExternalService", "evil/api")], 0);
+    assert_eq!(own(&found, "evil"), None);
+    assert_eq!(
+        reached(&found, "evil", "api.example").as_deref(),
+        Some("weft-system/api")
+    );
+}

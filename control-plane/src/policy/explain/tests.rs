@@ -379,6 +379,7 @@ proptest! {
             name: "lab".to_owned(),
             routes: own.into_iter().collect(),
             unknown_destinations: None,
+..Namespace::default()
         });
         let aliases = service.aliases();
         let compiled = Compiled::of(1, vec![(service, aliases), (namespace, Vec::new())]);

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::object::Object;
+use super::quota::Quotas;
 use crate::kubernetes::watched::{Entry, Watched};
 use crate::model::ResourceKey;
 use crate::store::position::Positions;
@@ -18,6 +19,8 @@ pub(super) type Accept = fn(&Value) -> Result<(), String>;
 pub struct RefusedDocument {
     /// `metadata.generation` of what is refused.
     pub generation: u64,
+    /// Why, in a word: the reason of its condition.
+    pub word: &'static str,
     /// Why.
     pub reason: String,
     /// Whether an older version of it, seen before by this process, is in force.
@@ -33,6 +36,7 @@ pub(super) struct Mirror {
     /// Documents in force: each the last good version of its object.
     documents: BTreeMap<ResourceKey, StoredResource>,
     refused: BTreeMap<ResourceKey, RefusedDocument>,
+    quotas: Quotas,
     /// Records by table and key.
     pub(super) records: Watched<(String, String), Vec<u8>>,
     revision: Revision,
@@ -49,6 +53,7 @@ impl Mirror {
             objects: Watched::default(),
             documents: BTreeMap::new(),
             refused: BTreeMap::new(),
+            quotas: Quotas::default(),
             records: Watched::default(),
             revision,
             in_flight: BTreeSet::new(),
@@ -108,6 +113,14 @@ impl Mirror {
     pub(super) fn refresh(&mut self, keys: impl IntoIterator<Item = ResourceKey>) -> Option<Event> {
         let revision = self.revision + 1;
         let mut changes = Vec::new();
+        let mut keys: BTreeSet<ResourceKey> = keys.into_iter().collect();
+        for key in keys.clone() {
+            let others = match self.objects.get(&key) {
+                Some(Entry { value, .. }) => self.quotas.put(&key, value.created, value.bytes),
+                None => self.quotas.remove(&key),
+            };
+            keys.extend(others);
+        }
         for key in keys {
             if self.in_flight.contains(&key) {
                 self.deferred.insert(key);
@@ -146,15 +159,29 @@ impl Mirror {
                 resource: None,
             });
         };
-        if let Err(reason) = (self.accept)(&value.document) {
+        let over = self.quotas.refusal(&key);
+        let is_over = over.is_some();
+        let refused = match over {
+            Some(why) => Some(("QuotaExceeded", why)),
+            None => (self.accept)(&value.document)
+                .err()
+                .map(|why| ("Invalid", why)),
+        };
+        if let Some((word, reason)) = refused {
             tracing::warn!(%key, reason, "a document of the cluster is not in force");
+            // What a namespace has no room for is not there in an older version either.
+            let was = is_over.then(|| self.documents.remove(&key)).flatten();
             let refused = RefusedDocument {
                 generation: value.generation,
+                word,
                 reason,
                 older_in_force: self.documents.contains_key(&key),
             };
-            self.refused.insert(key, refused);
-            return None;
+            self.refused.insert(key.clone(), refused);
+            return was.map(|_| ChangedResource {
+                key,
+                resource: None,
+            });
         }
         self.refused.remove(&key);
         let digest = digest(&value.document);
@@ -200,6 +227,8 @@ mod tests {
             version: version.to_string(),
             value: Object {
                 document: json!({ "n": n }),
+                bytes: 10,
+                has_hidden: false,
                 generation: 1,
                 created: 1,
                 changed: 1,
@@ -245,6 +274,28 @@ mod tests {
         mirror.objects.applied(key("a"), entry(2, 1));
         assert_eq!(mirror.refresh([key("a")]), None);
         assert_eq!(mirror.revision(), 1);
+    }
+
+    #[test]
+    fn what_is_over_the_quota_is_not_in_force_until_there_is_room() {
+        let mut mirror = mirror();
+        let large = |version| {
+            let mut entry = entry(version, 1);
+            entry.value.bytes = super::super::quota::BYTES_MAX;
+            entry
+        };
+        mirror.objects.applied(key("a"), entry(1, 1));
+        mirror.objects.applied(key("b"), entry(2, 1));
+        assert!(mirror.refresh([key("a"), key("b")]).is_some());
+        mirror.objects.applied(key("a"), large(3));
+        let event = mirror.refresh([key("a")]).unwrap();
+        assert_eq!((event.changes.len(), &event.changes[0].key), (1, &key("b")));
+        assert_eq!(event.changes[0].resource, None);
+        assert_eq!(mirror.refused()[&key("b")].word, "QuotaExceeded");
+        assert!(mirror.objects.gone(&key("a"), "u"));
+        let event = mirror.refresh([key("a")]).unwrap();
+        assert_eq!(event.changes.len(), 2, "one goes, the other comes");
+        assert!(mirror.documents().contains_key(&key("b")) && mirror.refused().is_empty());
     }
 
     #[test]

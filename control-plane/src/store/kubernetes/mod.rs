@@ -22,6 +22,7 @@ mod leading;
 mod leases;
 mod mirror;
 mod object;
+mod quota;
 #[cfg(test)]
 pub(super) mod tests;
 mod watching;
@@ -121,8 +122,8 @@ pub struct Subject {
     pub generation: u64,
     /// The revision in which the document in force was seen to change.
     pub revision: Revision,
-    /// Why it is not in force as it is.
-    pub refused: Option<String>,
+    /// Why it is not in force as it is: in a word, and in full.
+    pub refused: Option<(&'static str, String)>,
     /// The document as it is in the cluster.
     pub document: Value,
     /// The status that it has.
@@ -322,7 +323,7 @@ impl KubernetesStore {
                     version: entry.version.clone(),
                     generation: entry.value.generation,
                     revision,
-                    refused: refused.map(|refused| refused.reason.clone()),
+                    refused: refused.map(|refused| (refused.word, refused.reason.clone())),
                     document: entry.value.document.clone(),
                     status: entry.value.status.clone(),
                 })

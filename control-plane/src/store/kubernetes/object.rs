@@ -12,8 +12,11 @@ use serde_json::{Value, json};
 use crate::kubernetes::watched::Entry;
 use crate::model::ResourceKey;
 
-/// Annotations of other programs' that are not part of a document; a write keeps them.
-const HIDDEN: [&str; 1] = ["kubectl.kubernetes.io/last-applied-configuration"];
+/// An annotation of another program's that is not part of a document.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+/// Annotations that are part of a document, bytes of names and values; all of those that have more
+/// together are not (the API server allows 256 KiB).
+const ANNOTATIONS_MAX_BYTES: usize = 4096;
 /// The label of a record that names its table.
 pub(super) const TABLE: &str = "weft-mesh.io/table";
 /// The type of Secrets that are records.
@@ -25,12 +28,18 @@ const MANAGER_MAX: usize = 128;
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Object {
     pub(super) document: Value,
+    /// Of its JSON text, finalizers and owners included. Its status is not: one that is written would
+    /// decide whether it is in force.
+    pub(super) bytes: usize,
+    /// Whether the object has annotations that are not part of the document. They are not kept here: a
+    /// write reads them again, so that they stay.
+    pub(super) has_hidden: bool,
     pub(super) generation: u64,
     /// Milliseconds since the Unix epoch.
     pub(super) created: i64,
     pub(super) changed: i64,
     pub(super) author: String,
-    /// Finalizers, owners and hidden annotations.
+    /// Finalizers and owners.
     pub(super) kept: ObjectMeta,
     /// Its status, of whichever form.
     pub(super) status: Value,
@@ -51,11 +60,7 @@ pub(super) fn read(kind: &str, object: DynamicObject) -> Option<(ResourceKey, En
         namespace: metadata.namespace.clone().unwrap_or_default(),
         name: metadata.name.clone()?,
     };
-    let mut annotations = metadata.annotations.unwrap_or_default();
-    let hidden = HIDDEN.iter();
-    let hidden: BTreeMap<String, String> = hidden
-        .filter_map(|name| annotations.remove_entry(*name))
-        .collect();
+    let (annotations, hidden) = told_and_hidden(metadata.annotations.unwrap_or_default());
     let mut described = json!({"name": key.name, "namespace": key.namespace});
     for (field, pairs) in [
         ("labels", metadata.labels.unwrap_or_default()),
@@ -71,13 +76,21 @@ pub(super) fn read(kind: &str, object: DynamicObject) -> Option<(ResourceKey, En
     };
     let status = document.as_object_mut();
     let status = status.and_then(|fields| fields.remove("status"));
+    let status = status.unwrap_or_default();
     document["apiVersion"] = json!(types.map(|types| types.api_version));
     document["kind"] = json!(kind);
     document["metadata"] = described;
     let created = metadata.creation_timestamp.map_or(0, |time| millis(time.0));
     let last = last_change(metadata.managed_fields.unwrap_or_default());
     let (changed, author) = last.unwrap_or((created, String::new()));
+    let kept = ObjectMeta {
+        finalizers: metadata.finalizers,
+        owner_references: metadata.owner_references,
+        ..ObjectMeta::default()
+    };
     let value = Object {
+        bytes: bytes_of(&document) + bytes_of(&kept),
+        has_hidden: !hidden.is_empty(),
         document,
         generation: metadata
             .generation
@@ -86,13 +99,8 @@ pub(super) fn read(kind: &str, object: DynamicObject) -> Option<(ResourceKey, En
         created,
         changed: changed.max(created),
         author,
-        kept: ObjectMeta {
-            annotations: (!hidden.is_empty()).then_some(hidden),
-            finalizers: metadata.finalizers,
-            owner_references: metadata.owner_references,
-            ..ObjectMeta::default()
-        },
-        status: status.unwrap_or_default(),
+        kept,
+        status,
     };
     let entry = Entry {
         uid: metadata.uid.unwrap_or_default(),
@@ -100,6 +108,45 @@ pub(super) fn read(kind: &str, object: DynamicObject) -> Option<(ResourceKey, En
         value,
     };
     Some((key, entry))
+}
+
+/// Annotations that are part of the document, and those that are not.
+fn told_and_hidden(
+    mut annotations: BTreeMap<String, String>,
+) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
+    let last_applied = annotations.remove_entry(LAST_APPLIED);
+    let all = annotations.iter();
+    let bytes: usize = all.map(|(name, value)| name.len() + value.len()).sum();
+    let (told, mut hidden) = match bytes > ANNOTATIONS_MAX_BYTES {
+        true => (BTreeMap::new(), annotations),
+        false => (annotations, BTreeMap::new()),
+    };
+    hidden.extend(last_applied);
+    (told, hidden)
+}
+
+/// Annotations of an object that are not part of its document.
+pub(super) fn hidden(object: DynamicObject) -> BTreeMap<String, String> {
+    told_and_hidden(object.metadata.annotations.unwrap_or_default()).1
+}
+
+/// Bytes of the JSON text of something.
+fn bytes_of(value: &impl serde::Serialize) -> usize {
+    struct Counted(usize);
+    impl std::io::Write for Counted {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut counted = Counted(0);
+    // Nothing here fails to be written as JSON; what did would count as far as it was.
+    let _written = serde_json::to_writer(&mut counted, value);
+    counted.0
 }
 
 /// When and by whom an object was changed last, its status aside.
@@ -115,12 +162,13 @@ fn millis(time: Timestamp) -> i64 {
     time.as_millisecond()
 }
 
-/// The object that makes a document what it is to be.
+/// The object that makes a document what it is to be. `hidden` are the annotations that it has beside it.
 pub(super) fn write(
     resource: &ApiResource,
     key: &ResourceKey,
     document: &Value,
     found: Option<&Entry<Object>>,
+    hidden: BTreeMap<String, String>,
 ) -> DynamicObject {
     let pairs = |field: &str| -> BTreeMap<String, String> {
         let pairs = document["metadata"][field]
@@ -135,7 +183,7 @@ pub(super) fn write(
         .map(|found| found.value.kept.clone())
         .unwrap_or_default();
     let mut annotations = pairs("annotations");
-    annotations.extend(kept.annotations.unwrap_or_default());
+    annotations.extend(hidden);
     let metadata = ObjectMeta {
         name: Some(key.name.clone()),
         namespace: Some(key.namespace.clone()),

@@ -1,5 +1,7 @@
 //! Writes: documents and records, each on the version that was read.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::api::{DeleteParams, PostParams, Preconditions};
@@ -196,7 +198,14 @@ impl Writer {
             dry_run,
             field_manager: Some(object::manager(author)),
         };
-        let object = object::write(resource, key, document, found);
+        let hidden = match found {
+            Some(found) if found.value.has_hidden => {
+                let now = asked(api.get_opt(&key.name)).await?;
+                now.map(object::hidden).unwrap_or_default()
+            }
+            Some(_) | None => BTreeMap::new(),
+        };
+        let object = object::write(resource, key, document, found, hidden);
         let answer = match found {
             None => asked(api.create(&params, &object)).await?,
             Some(_) => asked(api.replace(&key.name, &params, &object)).await?,
