@@ -71,7 +71,8 @@ fn render(measured: &Measured) -> String {
     register_gauges(&mut registry, measured);
     register_peers(&mut registry, &measured.peers);
     if let Some(cluster) = &measured.cluster {
-        register_cluster(&mut registry, cluster);
+        let partial = measured.pipeline.snapshot().world.partial().count();
+        register_cluster(&mut registry, cluster, partial);
     }
     if let Some(counters) = &measured.injector {
         counters.register(&mut registry);
@@ -170,13 +171,15 @@ fn register_gauges(registry: &mut Registry, measured: &Measured) {
     }
 }
 
-fn register_cluster(registry: &mut Registry, cluster: &ClusterStatus) {
+fn register_cluster(registry: &mut Registry, cluster: &ClusterStatus, partial: usize) {
     let objects = Family::<[(&'static str, &'static str); 1], Gauge>::default();
     let stale = Family::<[(&'static str, &'static str); 1], Gauge>::default();
+    let lists = Family::<[(&'static str, &'static str); 1], Counter>::default();
     for of_kind in cluster.view(Instant::now()) {
         let labels = [("kind", of_kind.kind.as_str())];
         let many = i64::try_from(of_kind.objects).unwrap_or(i64::MAX);
         objects.get_or_create(&labels).set(many);
+        lists.get_or_create(&labels).inc_by(of_kind.lists);
         let seconds = i64::try_from(of_kind.stale.as_secs()).unwrap_or(i64::MAX);
         stale.get_or_create(&labels).set(seconds);
     }
@@ -184,6 +187,17 @@ fn register_cluster(registry: &mut Registry, cluster: &ClusterStatus) {
         "weft_kubernetes_objects",
         "Objects of the cluster that are facts of the mesh",
         objects,
+    );
+    registry.register(
+        "weft_kubernetes_lists",
+        "Listings of the cluster's objects: one, and one more whenever a watch could not go on",
+        lists,
+    );
+    let partial = i64::try_from(partial).unwrap_or(i64::MAX);
+    registry.register(
+        "weft_kubernetes_partial_services",
+        "Services of the cluster with more EndpointSlices than are used",
+        ConstGauge::new(partial),
     );
     registry.register(
         "weft_kubernetes_stale_seconds",

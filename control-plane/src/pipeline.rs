@@ -24,9 +24,13 @@ use crate::store::{RecordWrite, Revision, Store, StoreError, record};
 use crate::unix_seconds;
 use crate::world::World;
 use crate::world::addresses::{AddressRecord, Assigned, VirtualAddresses};
+use crate::world::cluster::SERVICE_SLICES_MAX;
+use crate::world::dirty::Dirty;
 
 /// A workload that leaves waits this long for those whom it concerns to know.
 const LEAVE_MAX: Duration = Duration::from_secs(5);
+/// Facts that are taken before other tasks get their turn.
+const FACTS_AT_ONCE: usize = 1000;
 /// How often the pipeline tries again to write down addresses that could not be written, and shows
 /// that it lives where nothing happens.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -167,8 +171,29 @@ impl Pipeline {
     }
 
     async fn take(&self, batch: Batch) {
-        let mut snapshot = Snapshot::clone(&self.snapshot.load());
-        let (changes, records) = snapshot.apply(batch.deltas, unix_seconds());
+        let before = self.snapshot.load_full();
+        let mut snapshot = Snapshot::clone(&before);
+        let (mut dirty, mut at_once) = (Dirty::default(), 0);
+        let now = unix_seconds();
+        for delta in batch.deltas {
+            at_once += delta.weight();
+            snapshot.world.apply(delta, now, &mut dirty);
+            if at_once >= FACTS_AT_ONCE {
+                at_once = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+        let (changes, records) = snapshot.compile(dirty);
+        for (service, left_out) in snapshot.world.partial() {
+            if !before.world.is_partial(service) {
+                tracing::warn!(
+                    %service,
+                    left_out,
+                    used = SERVICE_SLICES_MAX,
+                    "a service has more EndpointSlices than are used: some of its endpoints get no requests"
+                );
+            }
+        }
         if let Some(revision) = batch.revision {
             snapshot.compiled.revision = revision;
         }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use weft_core::locality::Place;
 use weft_core::model::{
     AppProtocol, Cidr, MeshConfig, Service, ServicePort, Transport, TrustBundle,
     UnknownDestinations, Workload,
@@ -13,7 +14,7 @@ use weft_core::invalid::PolicyError;
 use weft_core::policy::TrafficPolicy;
 use weft_core::registration::Exceeded;
 
-use crate::endpoints::endpoint_slices;
+use crate::endpoints::{distribution, endpoint_slices, wire_distribution};
 use crate::external::{external, own_addresses, own_hosts};
 use crate::mesh;
 use crate::route::routes;
@@ -211,6 +212,7 @@ impl From<&Service> for mesh::Service {
             addresses: service.addresses.iter().map(ToString::to_string).collect(),
             ports: service.ports.iter().map(Into::into).collect(),
             endpoint_slices: service.endpoint_slices,
+            distribution: wire_distribution(service.distribution),
             policies: service
                 .policies
                 .iter()
@@ -246,6 +248,7 @@ impl TryFrom<mesh::Service> for Service {
             ports: ports.collect::<Result<_, _>>()?,
             endpoints: Vec::new(),
             endpoint_slices: endpoint_slices(wire.endpoint_slices, wire.external.is_some())?,
+            distribution: distribution(wire.distribution)?,
             external: external(wire.external)?,
         })
     }
@@ -262,6 +265,8 @@ impl From<&Workload> for mesh::Workload {
             ports: workload.ports.iter().map(Into::into).collect(),
             transport: wire_transport(workload.transport),
             services: workload.services.iter().map(ToString::to_string).collect(),
+            node: workload.place.node.clone(),
+            zone: workload.place.zone.clone(),
         }
     }
 }
@@ -281,6 +286,10 @@ impl TryFrom<mesh::Workload> for Workload {
             addresses: addresses("addresses", &wire.addresses)?,
             ports: ports.collect::<Result<_, _>>()?,
             transport: transport("transport", wire.transport)?,
+            place: Place {
+                node: wire.node,
+                zone: wire.zone,
+            },
         })
     }
 }
@@ -399,6 +408,7 @@ impl TryFrom<mesh::MeshConfig> for MeshConfig {
 mod tests {
     use crate::resource::Resource;
     use std::sync::Arc;
+    use weft_core::locality::{Distribution, Place};
     use weft_core::model::{AppProtocol, Service, ServicePort, Transport, TrustBundle, Workload};
 
     fn service() -> Service {
@@ -411,6 +421,7 @@ mod tests {
             }],
             endpoints: Vec::new(),
             endpoint_slices: 4,
+            distribution: Distribution::PreferNode,
             policies: [(80, Arc::default())].into(),
             routes: Vec::new(),
             external: None,
@@ -432,6 +443,10 @@ mod tests {
             addresses: vec!["10.1.1.1".parse().unwrap()],
             ports: service().ports,
             transport: Transport::Mesh,
+            place: Place {
+                node: "n1".to_owned(),
+                zone: "a".to_owned(),
+            },
             services: vec!["shop/web".parse().unwrap(), "shop/all".parse().unwrap()],
         });
         assert_eq!(Resource::decode(&resource.encode()).unwrap(), resource);

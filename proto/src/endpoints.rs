@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use weft_core::model::{Endpoint, EndpointPort, EndpointSlice, Transport};
+use weft_core::locality::Distribution;
+use weft_core::model::{Endpoint, EndpointPort, EndpointSlice, Placement, Transport};
 use weft_core::name::ServiceName;
 use weft_core::slices::{ENDPOINTS_MAX, SLICES_MAX};
 
@@ -20,6 +21,8 @@ impl From<&Endpoint> for mesh::Endpoint {
                 .map(ToString::to_string)
                 .unwrap_or_default(),
             zone: endpoint.zone.clone(),
+            node: endpoint.placement.node.clone(),
+            zone_hints: endpoint.placement.zone_hints.clone(),
             weight: endpoint.weight,
             transport: wire_transport(endpoint.transport),
             ports: endpoint
@@ -68,10 +71,40 @@ impl TryFrom<mesh::Endpoint> for Endpoint {
             workload: name("endpoints.workload", wire.workload.parse())?,
             identity,
             zone: wire.zone,
+            placement: Placement {
+                node: wire.node,
+                zone_hints: wire.zone_hints,
+            },
             weight: wire.weight,
             transport,
             ports: ports.collect::<Result<_, Rejection>>()?,
         })
+    }
+}
+
+/// How far callers go for an endpoint.
+pub(crate) fn wire_distribution(distribution: Distribution) -> i32 {
+    match distribution {
+        Distribution::Anywhere => mesh::Distribution::Unspecified,
+        Distribution::PreferZone => mesh::Distribution::PreferZone,
+        Distribution::PreferNode => mesh::Distribution::PreferNode,
+        Distribution::NodeOnly => mesh::Distribution::NodeOnly,
+    }
+    .into()
+}
+
+/// How far callers go for an endpoint, from the wire.
+pub(crate) fn distribution(wire: i32) -> Result<Distribution, Rejection> {
+    match mesh::Distribution::try_from(wire) {
+        Ok(mesh::Distribution::Unspecified) => Ok(Distribution::Anywhere),
+        Ok(mesh::Distribution::PreferZone) => Ok(Distribution::PreferZone),
+        Ok(mesh::Distribution::PreferNode) => Ok(Distribution::PreferNode),
+        Ok(mesh::Distribution::NodeOnly) => Ok(Distribution::NodeOnly),
+        Err(_) => Err(Rejection::Value {
+            field: "distribution",
+            found: wire.to_string(),
+            allowed: "UNSPECIFIED, PREFER_ZONE, PREFER_NODE or NODE_ONLY",
+        }),
     }
 }
 
@@ -155,6 +188,10 @@ mod tests {
             workload: "shop/web-1".parse().unwrap(),
             identity: Some("spiffe://weft.local/ns/shop/sa/web".parse().unwrap()),
             zone: "z".to_owned(),
+            placement: Placement {
+                node: "n1".to_owned(),
+                zone_hints: vec!["z".to_owned()],
+            },
             weight: 100,
             transport: Transport::Mesh,
             ports: vec![EndpointPort {

@@ -68,6 +68,7 @@ fn service_info(
         ports: Vec::new(),
         endpoints: Vec::new(),
         endpoint_slices: 0,
+        distribution: Default::default(),
         policies: BTreeMap::new(),
         routes: Vec::new(),
         external: None,

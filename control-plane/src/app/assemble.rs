@@ -103,9 +103,7 @@ pub(crate) fn assemble(
         Arc::clone(&store),
         Arc::clone(&publisher),
         config,
-        cluster
-            .as_ref()
-            .map(|cluster| cluster.settings.namespace.as_str()),
+        cluster.as_ref().map(Cluster::namespace),
         &mut sources,
     )?;
     tasks.spawn("clearing", Arc::clone(&identities).keep_cleared());
@@ -145,7 +143,8 @@ fn cluster_source(
     let candidates = Arc::new(Candidates::new(&cluster.settings.namespace));
     let pods = Arc::clone(&candidates);
     let too = move |event: &_| pods.handle(event);
-    let source = KubernetesSource::new(&cluster.client, trust_domain, too);
+    let domain = &cluster.settings.domain;
+    let source = KubernetesSource::new(&cluster.client, trust_domain, domain, too);
     (source, candidates)
 }
 

@@ -215,7 +215,7 @@ impl Work<'_> {
     /// The shape of a service of the mesh.
     fn inside(&self, name: &ServiceName) -> Option<Arc<Shape>> {
         let shape = self.compiled.shapes.get(name)?;
-        (!shape.external).then(|| Arc::clone(shape))
+        (!shape.outside).then(|| Arc::clone(shape))
     }
 
     fn slices(&mut self) {

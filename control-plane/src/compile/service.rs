@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use weft_core::locality::{Distribution, Place};
 use weft_core::model::{
-    AppProtocol, Endpoint, EndpointPort, EndpointSlice, Service, ServicePort, Transport, Workload,
+    AppProtocol, Endpoint, EndpointPort, EndpointSlice, Placement, Service, ServicePort, Transport,
+    Workload,
 };
 use weft_core::name::{ServiceName, WorkloadName};
 use weft_core::policy::TrafficPolicy;
@@ -31,7 +33,11 @@ pub(super) fn service(
     routes: Vec<Arc<Route>>,
     endpoint_slices: u32,
 ) -> Service {
-    let external = shape.external.then(|| world.external(name)).flatten();
+    let in_cluster = world.cluster_service(name);
+    let external = match shape.external {
+        true => world.external(name).map(|entry| &entry.external),
+        false => in_cluster.and_then(|service| service.external.as_ref()),
+    };
     Service {
         name: name.clone(),
         addresses: world.addresses_of(name),
@@ -40,14 +46,17 @@ pub(super) fn service(
         endpoint_slices,
         policies: policies_of(world, name, shape),
         routes,
-        external: external.map(|entry| Arc::clone(&entry.external)),
+        distribution: in_cluster.map(|s| s.distribution).unwrap_or_default(),
+        external: external.map(Arc::clone),
     }
 }
 
 /// A service, encoded with the other names that it goes by for everybody. Those outside the mesh that
 /// it has for its own namespace only are in that [`Namespace`](weft_core::model::Namespace).
 pub(super) fn encoded(world: &World, service: Service) -> Encoded {
-    if service.external.is_none() || world.external_scope(&service.name) == ExternalScope::Mesh {
+    let everybodys = world.external_scope(&service.name) == ExternalScope::Mesh
+        && world.cluster_service(&service.name).is_none();
+    if service.external.is_none() || everybodys {
         return Encoded::new(Resource::Service(service));
     }
     let addresses = service.addresses.iter().map(ToString::to_string);
@@ -81,7 +90,12 @@ pub(super) fn slice(
     let registered = world.endpoints(name, places.clone());
     let registered = registered.filter_map(|entry| registered_endpoint(entry, shape));
     let cluster = world.cluster_endpoints(name, places);
-    let cluster = cluster.filter_map(|found| cluster_endpoint(found, shape));
+    let distribution = world.cluster_service(name).map(|s| s.distribution);
+    let by_node = distribution.is_some_and(|distribution| match distribution {
+        Distribution::PreferNode | Distribution::NodeOnly => true,
+        Distribution::Anywhere | Distribution::PreferZone => false,
+    });
+    let cluster = cluster.filter_map(|found| cluster_endpoint(found, shape, by_node));
     let mut endpoints: Vec<Endpoint> = registered.chain(cluster).collect();
     // A pod may be in a service twice: by its name and by an address that somebody wrote.
     endpoints.sort_by(|a, b| {
@@ -122,6 +136,7 @@ fn registered_endpoint(entry: &Entry, shape: &Shape) -> Option<Endpoint> {
         workload: registration.workload.clone(),
         identity: Some(entry.identity.clone()),
         zone: registration.zone.clone(),
+        placement: Default::default(),
         weight: match registration.weight {
             0 => WEIGHT,
             weight => weight,
@@ -131,8 +146,8 @@ fn registered_endpoint(entry: &Entry, shape: &Shape) -> Option<Endpoint> {
     })
 }
 
-/// Without a sidecar, it is reached in plaintext.
-fn cluster_endpoint(found: &ClusterEndpoint, shape: &Shape) -> Option<Endpoint> {
+/// Without a sidecar, it is reached in plaintext. Its node is told where callers go by it.
+fn cluster_endpoint(found: &ClusterEndpoint, shape: &Shape, by_node: bool) -> Option<Endpoint> {
     let ports = shape.ports.iter().filter_map(|(service_port, shape)| {
         let name = shape.name.as_ref()?;
         let (_, address) = found.ports.iter().find(|(known, _)| known == name)?;
@@ -147,6 +162,14 @@ fn cluster_endpoint(found: &ClusterEndpoint, shape: &Shape) -> Option<Endpoint> 
         workload: found.workload.clone(),
         identity: found.identity.clone(),
         zone: found.zone.to_string(),
+        placement: Placement {
+            node: if by_node {
+                found.node.to_string()
+            } else {
+                String::new()
+            },
+            zone_hints: found.zone_hints.iter().map(ToString::to_string).collect(),
+        },
         weight: WEIGHT,
         transport: match found.identity {
             Some(_) => Transport::Mesh,
@@ -195,6 +218,10 @@ pub(super) fn pod(world: &World, pod: &Pod) -> Option<(Workload, Vec<String>)> {
         services,
         ports: ports.collect(),
         transport: Transport::Mesh,
+        place: Place {
+            node: pod.node.to_string(),
+            zone: world.node_zone(&pod.node).to_owned(),
+        },
     };
     Some((workload, aliases_of(world, &pod.name, &pod.addresses)))
 }
@@ -225,6 +252,10 @@ pub(super) fn workload(world: &World, entry: &Entry) -> Option<(Workload, Vec<St
         ports: ports.collect(),
         transport: Transport::Mesh,
         services: registration.services.clone(),
+        place: Place {
+            node: String::new(),
+            zone: registration.zone.clone(),
+        },
     };
     Some((workload, aliases))
 }

@@ -26,8 +26,11 @@ pub struct PortShape {
 pub struct Shape {
     /// Its ports.
     pub ports: BTreeMap<u16, PortShape>,
-    /// Whether it is outside the mesh: an ExternalService.
+    /// Whether it is referred to as an ExternalService.
     pub external: bool,
+    /// Whether it is outside the mesh: an ExternalService, or a Service of the cluster that is a name
+    /// for something there.
+    pub outside: bool,
 }
 
 impl PortShape {
@@ -62,6 +65,7 @@ pub(super) fn shape_of(world: &World, admitted: &Admitted, name: &ServiceName) -
         return Some(Shape {
             ports: ports.collect(),
             external: true,
+            outside: true,
         });
     }
     let announced: BTreeMap<u16, AppProtocol> = world.announced(name).collect();
@@ -87,6 +91,7 @@ pub(super) fn shape_of(world: &World, admitted: &Admitted, name: &ServiceName) -
         return Some(Shape {
             ports: ports.collect(),
             external: false,
+            outside: service.external.is_some(),
         });
     }
     let ports = match world.service(name) {
@@ -112,5 +117,6 @@ pub(super) fn shape_of(world: &World, admitted: &Admitted, name: &ServiceName) -
     Some(Shape {
         ports,
         external: false,
+        outside: false,
     })
 }

@@ -50,6 +50,12 @@ impl Snapshot {
         for delta in deltas {
             self.world.apply(delta, now, &mut dirty);
         }
+        self.compile(dirty)
+    }
+
+    /// Brings what is compiled up to date with changes that the world has taken; with what has changed,
+    /// what is to be written down of names.
+    pub fn compile(&mut self, mut dirty: Dirty) -> (Changes, Vec<AddressRecord>) {
         let mut records = std::mem::take(&mut dirty.addresses);
         let changes = compile(&self.world, dirty, &mut self.compiled);
         for (name, slices) in &changes.divided {

@@ -544,6 +544,8 @@ fn fact_of(delta: &Delta) -> (String, bool) {
         Delta::ClusterSlice(slice) => (format!("slice {:?}", slice.name), true),
         Delta::ClusterSliceGone(name) => (format!("slice {name:?}"), false),
         Delta::Pod(pod) => (format!("pod {}", pod.name), true),
+        Delta::Node(name, _) => (format!("node {name}"), true),
+        Delta::NodeGone(name) => (format!("node {name}"), false),
         Delta::PodGone(name) => (format!("pod {name}"), false),
         Delta::Addresses(_) => ("addresses".to_owned(), true),
         Delta::Bundle(_) => ("bundle".to_owned(), true),

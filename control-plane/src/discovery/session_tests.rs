@@ -12,6 +12,7 @@ const KIND: Kind = Kind::Workload;
 /// `n` stands for the content; the aliases are what it goes by.
 fn resource(name: &str, n: u32, aliases: &[&str]) -> (Resource, Vec<String>) {
     let workload = Workload {
+        place: Default::default(),
         services: Vec::new(),
         name: name.parse().unwrap(),
         instance: n.to_string().into(),

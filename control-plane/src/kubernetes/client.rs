@@ -47,6 +47,13 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// The namespace that the control plane is installed in.
+    pub fn namespace(&self) -> &str {
+        &self.settings.namespace
+    }
+}
+
+impl Cluster {
     /// The cluster that [`connect`] finds.
     pub async fn connect(settings: ClusterSettings) -> Result<Self, ClientError> {
         let client = connect().await?;

@@ -5,8 +5,8 @@
 //! is also part of the live tests (`#[path]`), so it uses nothing of this crate.
 
 use std::fs::File;
-use std::io::Write as _;
-use std::net::{Ipv4Addr, TcpListener};
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -154,6 +154,26 @@ impl ApiServer {
     /// The end of [`pause`](Self::pause).
     pub(crate) fn resume(&self) {
         self.signal(Signal::CONT);
+    }
+
+    /// Has etcd forget what was before now (`410 Gone`).
+    #[allow(dead_code, reason = "the live tests have no use for it")]
+    pub(crate) fn compact(&self) {
+        let ask = |path: &str, body: &str| {
+            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.ports[1])).unwrap();
+            let length = body.len();
+            let head = format!("POST {path} HTTP/1.0\r\ncontent-length: {length}\r\n\r\n{body}");
+            stream.write_all(head.as_bytes()).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert!(answer.contains(" 200 OK"), "{answer}");
+            answer
+        };
+        let answer = ask("/v3/kv/range", r#"{"key":"AA=="}"#);
+        let (_, rest) = answer.split_once(r#""revision":""#).unwrap();
+        let (revision, _) = rest.split_once('"').unwrap();
+        let body = format!(r#"{{"revision":"{revision}","physical":true}}"#);
+        let _compacted = ask("/v3/kv/compaction", &body);
     }
 
     /// Where it is.

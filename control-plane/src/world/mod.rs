@@ -10,6 +10,7 @@ pub mod dirty;
 pub mod facts;
 pub mod index;
 
+mod delta;
 mod documents;
 pub(crate) mod workloads;
 
@@ -23,46 +24,17 @@ use weft_core::name::{ServiceName, WorkloadName};
 use weft_core::rate::RateLimit;
 use weft_core::route::Fault;
 
-use crate::model::{MeshConfigSpec, ObjectName, ResourceKey, ServiceSpec};
+use crate::model::{MeshConfigSpec, ObjectName, ServiceSpec};
 use crate::peer::PeerIdentity;
 use crate::registry::Entry;
 
-use addresses::{AddressRecord, Assigned, VirtualAddresses};
-use cluster::{ClusterEndpoint, ClusterEndpoints, ClusterService, ClusterSlice, Member, Pod};
-use dirty::Dirty;
-use facts::{
-    ExternalEntry, ExternalScope, PolicyEntry, RateLimitEntry, RouteEntry, RouteKey, Stated,
-};
-use index::{Endpoints, Index, Map};
+pub use delta::Delta;
 
-/// A change of one fact.
-#[derive(Debug, Clone)]
-pub enum Delta {
-    /// A document is there, or says something else.
-    Document(Box<Stated>),
-    /// A document is not there any more.
-    DocumentGone(ResourceKey),
-    /// A workload is there, or announces something else.
-    Workload(Arc<Entry>),
-    /// A workload is not there any more.
-    WorkloadGone(WorkloadName),
-    /// A Service of the cluster is there, or says something else.
-    ClusterService(Arc<ClusterService>),
-    /// A Service of the cluster is not there any more, or not one that is reached.
-    ClusterServiceGone(ServiceName),
-    /// An EndpointSlice of the cluster is there, or says something else.
-    ClusterSlice(Arc<ClusterSlice>),
-    /// An EndpointSlice of the cluster is not there any more.
-    ClusterSliceGone(ObjectName),
-    /// A pod is there, or is another.
-    Pod(Arc<Pod>),
-    /// A pod is not there any more.
-    PodGone(WorkloadName),
-    /// What other control planes have put on record of virtual addresses.
-    Addresses(Vec<(ServiceName, Assigned)>),
-    /// Trust bundle: roots and revoked instances.
-    Bundle(Arc<TrustBundle>),
-}
+use addresses::{AddressRecord, VirtualAddresses};
+use cluster::{ClusterEndpoint, ClusterEndpoints, ClusterService, IndexedSlice, Member, Pod};
+use dirty::Dirty;
+use facts::{ExternalEntry, ExternalScope, PolicyEntry, RateLimitEntry, RouteEntry, RouteKey};
+use index::{Endpoints, Index, Map};
 
 /// How many workloads announce each port and protocol.
 type PortCounts = BTreeMap<(u16, u8), u32>;
@@ -84,19 +56,27 @@ pub struct World {
     grants: Map<ObjectName, Arc<ReferenceGrantSpec>>,
     workloads: Map<WorkloadName, Arc<Entry>>,
     cluster_services: Map<ServiceName, Arc<ClusterService>>,
-    cluster_slices: Map<ObjectName, Arc<ClusterSlice>>,
+    cluster_slices: Map<ObjectName, Arc<IndexedSlice>>,
     pods: Map<WorkloadName, Arc<Pod>>,
     /// Pods by the instance that their sidecars are.
     pods_by_instance: Map<Arc<str>, WorkloadName>,
+    /// The zone of each node.
+    nodes: Map<Arc<str>, Arc<str>>,
     addresses: VirtualAddresses,
 
     endpoints: Map<ServiceName, Endpoints<Arc<Entry>>>,
     /// Who serves each service of the cluster.
     cluster_endpoints: Map<ServiceName, ClusterEndpoints>,
     resolved_members: Map<(ServiceName, Member), Arc<ClusterEndpoint>>,
+    all_slices_of: Index<ServiceName, ObjectName>,
+    /// Those that are used.
     slices_of_service: Index<ServiceName, ObjectName>,
+    /// How many slices of a service are not used, where some are not.
+    partial: Map<ServiceName, usize>,
     slices_of_member: Index<(ServiceName, Member), ObjectName>,
     services_of_pod: Index<WorkloadName, ServiceName>,
+    /// Pods with a sidecar, by node.
+    pods_on: Index<Arc<str>, WorkloadName>,
     /// Members of services by where a slice has them.
     members_at: Index<IpAddr, ((ServiceName, Member), ObjectName)>,
     /// How many workloads of each service announce each port and protocol.
@@ -141,13 +121,17 @@ impl World {
             cluster_slices: Map::new(),
             pods: Map::new(),
             pods_by_instance: Map::new(),
+            nodes: Map::new(),
             addresses,
             endpoints: Map::new(),
             cluster_endpoints: Map::new(),
             resolved_members: Map::new(),
+            all_slices_of: Index::default(),
             slices_of_service: Index::default(),
+            partial: Map::new(),
             slices_of_member: Index::default(),
             services_of_pod: Index::default(),
+            pods_on: Index::default(),
             members_at: Index::default(),
             announced: Map::new(),
             pod_protocols: Map::new(),
@@ -218,6 +202,8 @@ impl World {
                     }
                 }
             }
+            Delta::Node(name, zone) => self.put_node(name, zone, dirty),
+            Delta::NodeGone(name) => self.remove_node(&name, dirty),
             Delta::Bundle(bundle) => {
                 dirty.bundle |= bundle != self.bundle;
                 self.bundle = bundle;
@@ -245,9 +231,10 @@ impl World {
             || self.cluster_services.get(name).is_some()
     }
 
-    /// A service of the cluster has addresses of its own.
+    /// A service of the cluster has addresses of its own, unless it is a name for something else.
     fn has_virtual_address(&self, name: &ServiceName) -> bool {
-        self.exists(name) && self.cluster_services.get(name).is_none()
+        let in_cluster = self.cluster_services.get(name);
+        self.exists(name) && in_cluster.is_none_or(|service| service.external.is_some())
     }
 
     /// Whether a service or an ExternalService of this name was asked for or is served.
@@ -304,8 +291,8 @@ impl World {
     /// The addresses of a service: its cluster IPs, or else its virtual ones.
     pub fn addresses_of(&self, name: &ServiceName) -> Vec<IpAddr> {
         match self.cluster_services.get(name) {
-            Some(service) => service.addresses.clone(),
-            None => self.addresses.of(name),
+            Some(service) if service.external.is_none() => service.addresses.clone(),
+            Some(_) | None => self.addresses.of(name),
         }
     }
 

@@ -54,7 +54,7 @@ async fn one_endpoint_of_many_is_one_slice() {
     let mut other = caller.discover().await;
     other.open_slices().await;
     other.ask(Kind::Service, &["shop/caller"], &[]).await;
-    assert_eq!(other.taken().await, "+shop/caller/0-1(81@20081)");
+    other.until("+shop/caller/0-1(81@20081)").await;
     assert_eq!(other.taken().await, "+shop/caller");
 
     let (sidecar, registering) = &mut servers[0];

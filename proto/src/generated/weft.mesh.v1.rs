@@ -33,6 +33,9 @@ pub struct Service {
     /// slices 0 to N-1 of this N are there.
     #[prost(uint32, tag = "9")]
     pub endpoint_slices: u32,
+    /// How far callers go for an endpoint.
+    #[prost(enumeration = "Distribution", tag = "10")]
+    pub distribution: i32,
 }
 /// A part of a service's endpoints. It comes to those who asked for the service, by whatever name, and
 /// is not asked for by its own. Resource name: NAMESPACE/NAME/INDEX-COUNT.
@@ -720,6 +723,12 @@ pub struct Endpoint {
     pub transport: i32,
     #[prost(message, repeated, tag = "7")]
     pub ports: ::prost::alloc::vec::Vec<EndpointPort>,
+    /// Where it runs, where the service's distribution asks for it.
+    #[prost(string, tag = "8")]
+    pub node: ::prost::alloc::string::String,
+    /// Zones whose callers are to go to it.
+    #[prost(string, repeated, tag = "9")]
+    pub zone_hints: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Resource name: NAMESPACE/NAME. Aliases: every address of its own. In a pod, the workload's own
 /// sidecar asks for it too: what it serves is in `services` and `ports`.
@@ -743,6 +752,11 @@ pub struct Workload {
     /// NAMESPACE/NAME of every service that it serves.
     #[prost(string, repeated, tag = "8")]
     pub services: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Where it runs; empty when unknown.
+    #[prost(string, tag = "9")]
+    pub node: ::prost::alloc::string::String,
+    #[prost(string, tag = "10")]
+    pub zone: ::prost::alloc::string::String,
 }
 /// What the sidecars of a service's own workloads enforce, whoever calls. Only they ask for it.
 /// Resource name: NAMESPACE/NAME of the service.
@@ -941,6 +955,42 @@ impl Protocol {
             "PROTOCOL_GRPC" => Some(Self::Grpc),
             "PROTOCOL_TCP" => Some(Self::Tcp),
             "PROTOCOL_TLS" => Some(Self::Tls),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Distribution {
+    /// Anywhere.
+    Unspecified = 0,
+    /// To endpoints of the caller's zone before others.
+    PreferZone = 1,
+    /// To endpoints of the caller's node, else of its zone, before others.
+    PreferNode = 2,
+    /// To endpoints of the caller's node only.
+    NodeOnly = 3,
+}
+impl Distribution {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "DISTRIBUTION_UNSPECIFIED",
+            Self::PreferZone => "DISTRIBUTION_PREFER_ZONE",
+            Self::PreferNode => "DISTRIBUTION_PREFER_NODE",
+            Self::NodeOnly => "DISTRIBUTION_NODE_ONLY",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "DISTRIBUTION_UNSPECIFIED" => Some(Self::Unspecified),
+            "DISTRIBUTION_PREFER_ZONE" => Some(Self::PreferZone),
+            "DISTRIBUTION_PREFER_NODE" => Some(Self::PreferNode),
+            "DISTRIBUTION_NODE_ONLY" => Some(Self::NodeOnly),
             _ => None,
         }
     }

@@ -2,7 +2,8 @@
 //! what happens where too few are left. One function decides in the sidecar, [`choose`]; what keeps
 //! endpoints out of the choice, [`Guard`], is also what `weft explain` asks.
 //!
-//! In order of preference, each in the request's zone first and then anywhere:
+//! In order of preference, each among the nearest endpoints first ([`crate::locality`]), or where the
+//! service says nothing of that in the request's zone, and then anywhere:
 //!
 //! 1. an endpoint that takes requests and was not tried for this one,
 //! 2. one that takes requests and was tried,
@@ -30,6 +31,14 @@ pub trait Endpoints: Candidates {
     }
     /// Its zone; empty when unknown.
     fn zone(&self, index: usize) -> &str;
+    /// How near it is ([`crate::locality::tiers`]).
+    fn tier(&self, _index: usize) -> u8 {
+        0
+    }
+    /// The largest that [`Endpoints::tier`] is.
+    fn farthest(&self) -> u8 {
+        0
+    }
 }
 
 /// What a choice depends on, beside the endpoints.
@@ -170,14 +179,18 @@ pub fn choose(endpoints: &impl Endpoints, terms: &Terms<'_>) -> Option<Choice> {
         ..*terms
     };
     let pick = |guard, tried, unreachable| {
-        let view = View {
-            endpoints,
-            guard,
-            place,
-            tried,
-            unreachable,
-        };
-        view.pick(terms)
+        let mut tiers = 0..=endpoints.farthest();
+        tiers.find_map(|tier| {
+            let view = View {
+                endpoints,
+                guard,
+                place,
+                tier,
+                tried,
+                unreachable,
+            };
+            view.pick(terms)
+        })
     };
     let well = pick(guard, false, false)
         .or_else(|| pick(guard, true, false))
@@ -219,7 +232,8 @@ impl<'a> Place<'a> {
         guard: Guard,
         bits: &mut SplitMix,
     ) -> Self {
-        if !terms.policy.prefer_zone || terms.zone.is_empty() {
+        let is_said = endpoints.farthest() > 0;
+        if !terms.policy.prefer_zone || terms.zone.is_empty() || is_said {
             return Self::Anywhere;
         }
         let (mut own, mut others) = (Capacity::default(), Capacity::default());
@@ -254,6 +268,8 @@ struct View<'a, E> {
     endpoints: &'a E,
     guard: Guard,
     place: Place<'a>,
+    /// No endpoint farther than this is allowed.
+    tier: u8,
     /// Whether endpoints that were tried are allowed,
     tried: bool,
     /// and those that there is no way to.
@@ -289,6 +305,7 @@ impl<E: Endpoints> Candidates for View<'_, E> {
     fn excluded(&self, index: usize) -> bool {
         (!self.tried && self.endpoints.is_tried(index))
             || (!self.unreachable && !self.endpoints.is_reachable(index))
+            || self.endpoints.tier(index) > self.tier
             || self.place.excludes(self.endpoints.zone(index))
             || self.endpoints.excluded(index)
             || (self.guard != Guard::Disregarded

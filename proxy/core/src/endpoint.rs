@@ -27,6 +27,15 @@ pub enum Transport {
     Plain,
 }
 
+/// Where an endpoint runs beside its zone, and whose callers are to go to it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// Its node; empty when unknown, or where nobody asks for it.
+    pub node: String,
+    /// Zones whose callers are to go to it; none where that is not said.
+    pub zone_hints: Vec<String>,
+}
+
 /// One instance that serves a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
@@ -38,6 +47,9 @@ pub struct Endpoint {
     pub identity: Option<SpiffeId>,
     /// Where it runs; empty when unknown.
     pub zone: String,
+    /// Where it runs within a cluster, and whose callers are to go to it.
+    #[serde(default)]
+    pub placement: Placement,
     /// Its share in balancing, 1 to 1000; 100 is ordinary.
     pub weight: u32,
     /// How it is reached.

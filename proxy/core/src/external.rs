@@ -148,6 +148,7 @@ impl External {
                     workload: workload.clone(),
                     identity: None,
                     zone: endpoint.zone.clone(),
+                    placement: Default::default(),
                     weight: endpoint.weight,
                     transport: Transport::Plain,
                     ports: ports.collect(),

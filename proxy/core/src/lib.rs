@@ -29,6 +29,7 @@ pub mod invalid;
 pub mod label;
 pub mod leaving;
 pub mod limit;
+pub mod locality;
 pub mod model;
 pub mod name;
 pub mod opaque;

@@ -10,8 +10,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::breaker::StateView;
-pub use crate::endpoint::{Endpoint, EndpointPort, Transport};
+pub use crate::endpoint::{Endpoint, EndpointPort, Placement, Transport};
 use crate::external::External;
+use crate::locality::{Distribution, Place};
 use crate::name::{ServiceName, SpiffeId, TrustDomain, WorkloadName};
 use crate::policy::TrafficPolicy;
 use crate::route::Route;
@@ -101,6 +102,8 @@ pub struct Service {
     pub endpoint_slices: u32,
     /// How callers treat its ports; those without a policy have the default.
     pub policies: BTreeMap<u16, Arc<TrafficPolicy>>,
+    /// How far its callers go for an endpoint.
+    pub distribution: Distribution,
     /// Where requests to it go, for callers whose own namespace does not say.
     pub routes: Vec<Arc<Route>>,
     /// What is particular to one outside the mesh, whose `endpoints` are found by each sidecar.
@@ -162,6 +165,8 @@ pub struct Workload {
     pub transport: Transport,
     /// The services that it serves.
     pub services: Vec<ServiceName>,
+    /// Where it runs.
+    pub place: Place,
 }
 
 /// One port that a workload announces.

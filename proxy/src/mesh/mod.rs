@@ -15,12 +15,13 @@ mod snapshot;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
+use weft_core::locality::Place;
 use weft_core::model::{AppProtocol, UnknownDestinations};
 use weft_core::name::{CLUSTER_DOMAIN, ServiceName, WorkloadName};
 use weft_core::rate::RuleName;
@@ -33,7 +34,7 @@ pub use concurrency::{Concurrency, UnderWay};
 pub use endpoint::{Call, Endpoint, EndpointKey, Live};
 pub use gate::{Admitted, Full};
 pub use outside::{ALPN_HTTP1, ALPN_HTTP2, Named, Outside, OutsideTls};
-pub use port::{ConnectionLimit, Counted, PortCall, PortView};
+pub use port::{ConnectionLimit, Counted, PortCall, PortView, Tiers};
 pub use publish::World;
 pub use rate::{RateRefusal, Rated};
 pub use server::{ServerSlot, ServerView, Shed};
@@ -81,7 +82,10 @@ pub struct Mesh {
     namespace: String,
     /// The domain of the names in the cluster's DNS, in lower case.
     cluster_domain: String,
-    zone: String,
+    /// Where the workload runs as it was configured, and as the control plane says: a pod never moves.
+    place: Place,
+    node_told: OnceLock<String>,
+    zone_told: OnceLock<String>,
     /// Who calls, `NAMESPACE/NAME`: a key to balance by.
     source: String,
     /// Whether the control plane says what the workload serves.
@@ -104,7 +108,12 @@ impl Mesh {
             wait: config.timeouts.discovery_wait,
             namespace: config.workload.namespace.clone(),
             cluster_domain: cluster_domain(config),
-            zone: config.workload.zone.clone(),
+            place: Place {
+                node: String::new(),
+                zone: config.workload.zone.clone(),
+            },
+            node_told: OnceLock::new(),
+            zone_told: OnceLock::new(),
             source: format!("{}/{}", config.workload.namespace, config.workload.name),
             in_pod: config.is_in_pod(),
         };
@@ -198,7 +207,28 @@ impl Mesh {
 
     /// Where this sidecar runs; empty when unknown.
     pub fn zone(&self) -> &str {
-        &self.zone
+        match self.place.zone.as_str() {
+            "" => self.zone_told.get().map_or("", String::as_str),
+            configured => configured,
+        }
+    }
+
+    /// Where this sidecar runs.
+    pub fn place(&self) -> Place {
+        Place {
+            node: self.node_told.get().cloned().unwrap_or_default(),
+            zone: self.zone().to_owned(),
+        }
+    }
+
+    /// Takes what the control plane says of where this sidecar runs; whether that is news.
+    fn learn_place(&self, place: &Place) -> bool {
+        let learn = |told: &OnceLock<String>, text: &String| {
+            !text.is_empty() && told.set(text.clone()).is_ok()
+        };
+        let node = learn(&self.node_told, &place.node);
+        let zone = learn(&self.zone_told, &place.zone);
+        node || zone
     }
 
     /// Who calls, `NAMESPACE/NAME`.

@@ -2,6 +2,7 @@
 //! change of that.
 
 mod counted;
+mod tiers;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,6 +26,7 @@ use weft_core::time::Instant;
 
 use counted::count;
 pub use counted::{ConnectionLimit, Counted};
+pub use tiers::Tiers;
 
 use super::concurrency::Concurrency;
 use super::endpoint::Endpoint;
@@ -47,8 +49,10 @@ pub struct PortView {
     pub hostname: Arc<str>,
     /// What is spoken there.
     pub protocol: AppProtocol,
-    /// Who serves it.
+    /// Who serves it, as far as its callers here may go.
     pub endpoints: Vec<Arc<Endpoint>>,
+    /// How near they are.
+    pub tiers: Tiers,
     /// How it is treated.
     pub policy: Arc<TrafficPolicy>,
     /// Where requests go; `None`: to the endpoints, all of them.
@@ -158,6 +162,7 @@ impl PortView {
             protocol: port.protocol,
             weights: Weights::of(&endpoints),
             endpoints,
+            tiers: Tiers::default(),
             policy,
             outside: None,
             unresolved: None,
@@ -175,6 +180,21 @@ impl PortView {
     /// The latencies of recent requests; `None` where nobody asks for them.
     pub fn latencies(&self) -> MutexGuard<'_, Option<Latencies>> {
         self.state.latencies()
+    }
+
+    /// Why it has no endpoint, for people.
+    pub fn nobody(&self) -> String {
+        let port = format!("{}:{}", self.service, self.port);
+        match &self.tiers.left_out {
+            Some((node, many)) if self.endpoints.is_empty() => {
+                let here = match node.as_str() {
+                    "" => "the caller is on no node of the cluster".to_owned(),
+                    node => format!("none of its {many} endpoints is on the caller's node {node}"),
+                };
+                format!("{port}: internalTrafficPolicy is Local, and {here}")
+            }
+            Some(_) | None => port,
+        }
     }
 
     /// Whether breakers keep requests away from the whole port.
@@ -340,6 +360,7 @@ impl PortView {
             hostname: Arc::clone(&self.hostname),
             protocol: self.protocol,
             endpoints: Vec::new(),
+            tiers: Tiers::default(),
             weights: Weights::default(),
             policy: Arc::clone(&self.policy),
             routes: self.routes.clone(),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError};
 
+use weft_core::locality::{self, Distribution};
 use weft_core::model::{self, MeshConfig, Namespace};
 use weft_core::name::ServiceName;
 use weft_core::policy::TrafficPolicy;
@@ -13,7 +14,7 @@ use weft_core::server::ServerPolicy;
 use super::Mesh;
 use super::endpoint::{Endpoint, EndpointKey, Live};
 use super::outside::{Named, Outside, unresolved};
-use super::port::PortView;
+use super::port::{PortView, Tiers};
 use super::server::Own;
 use super::snapshot::{OwnExternals, ServiceView, Snapshot, Target, as_service};
 use crate::telemetry::metrics::{Direction, HttpKey};
@@ -46,6 +47,7 @@ impl Mesh {
         let mut workloads = world.workloads.iter().map(|(workload, _)| workload);
         let followed = self.followed();
         let followed = followed.and_then(|own| workloads.find(|w| w.name.to_string() == own));
+        let moved = followed.is_some_and(|own| self.learn_place(&own.place));
         self.server.publish(
             followed.map(Own::of),
             &world.server,
@@ -55,24 +57,9 @@ impl Mesh {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = HashMap::with_capacity(live.len());
         let old = self.snapshot.load();
-        let own = world.namespace.as_ref();
-        let choice = own.and_then(|namespace| namespace.unknown_destinations);
-        let config = world.config.map(|config| MeshConfig {
-            unknown_destinations: choice.unwrap_or(config.unknown_destinations),
-            ..config
-        });
-        let mut snapshot = Snapshot {
-            config: config.map(Arc::new),
-            ..Snapshot::default()
-        };
         // A label, as names of services, hosts and addresses never are.
-        snapshot.namespace = world.namespace.is_some() || world.absent.contains(&self.namespace);
-        let namespace = world.namespace.unwrap_or_default();
-        snapshot.own_routes = Arc::new(namespace.routes);
-        snapshot.own_externals = Arc::new(OwnExternals {
-            hosts: namespace.external_hosts,
-            addresses: namespace.external_addresses,
-        });
+        let is_absent = world.absent.contains(&self.namespace);
+        let mut snapshot = Snapshot::of(world.config, world.namespace, is_absent);
         let own_routes = Arc::clone(&snapshot.own_routes);
         for name in world.absent {
             let used = old.absent.get(&name).map(Arc::clone);
@@ -88,8 +75,9 @@ impl Mesh {
             }
             let own_routes = own_routes.get(&name).map(Vec::as_slice);
             let routes_before = old.own_routes.get(&name).map(Vec::as_slice);
-            let same = previous
-                .filter(|view| view.is_of(&service) && same_routes(own_routes, routes_before));
+            let same = previous.filter(|view| {
+                !moved && view.is_of(&service) && same_routes(own_routes, routes_before)
+            });
             let view = match same {
                 Some(view) => view.keep(&mut live, &mut next),
                 None => {
@@ -145,7 +133,8 @@ impl Mesh {
             let policy = model.policies.get(&port.port).map(Arc::clone);
             let policy: Arc<TrafficPolicy> = policy.unwrap_or_default();
             let mut endpoints = Vec::with_capacity(models.len());
-            for endpoint in &models {
+            let (near, tiers) = self.near(model.distribution, &models, port.port);
+            for endpoint in near {
                 let Some(address) = endpoint.address_for(port.port) else {
                     continue;
                 };
@@ -173,6 +162,7 @@ impl Mesh {
             let previous = previous.and_then(|view| view.port(port.port));
             let name = (model.name.clone(), Arc::clone(&hostname));
             let mut view = PortView::new(name, port, endpoints, policy, routes, previous);
+            view.tiers = tiers;
             if let Some((external, names)) = external.as_ref().zip(names.as_ref()) {
                 let before = previous.and_then(|port| port.outside.as_ref());
                 let outside = Outside::of(external, port.port, port.protocol, before);
@@ -193,6 +183,26 @@ impl Mesh {
         })
     }
 
+    /// Those of a port's endpoints that callers here go to, and how near they are.
+    fn near<'m>(
+        &self,
+        distribution: Distribution,
+        models: &'m [Arc<model::Endpoint>],
+        port: u16,
+    ) -> (Vec<&'m Arc<model::Endpoint>>, Tiers) {
+        let serving = models.iter().filter(|one| one.address_for(port).is_some());
+        let serving: Vec<&Arc<model::Endpoint>> = serving.collect();
+        let all: Vec<&model::Endpoint> = serving.iter().map(|one| &***one).collect();
+        let place = self.place();
+        let tiers = locality::tiers(distribution, &place, &all);
+        let many = serving.len();
+        let near = serving.into_iter().zip(tiers);
+        let near = near.filter_map(|(one, tier)| Some((one, tier?)));
+        let (near, each): (Vec<_>, Vec<u8>) = near.unzip();
+        let left_out = (near.len() < many).then(|| (place.node, many - near.len()));
+        (near, Tiers::new(each, left_out))
+    }
+
     fn fresh(&self, key: &EndpointKey, endpoint: &model::Endpoint, policy: &TrafficPolicy) -> Live {
         let stats = self.metrics.http(HttpKey {
             direction: Direction::Outbound,
@@ -200,6 +210,31 @@ impl Mesh {
             peer: endpoint.workload.to_string().into(),
         });
         Live::new(stats, policy)
+    }
+}
+
+impl Snapshot {
+    /// What holds for the mesh and for this sidecar's namespace, and nothing else yet; `is_absent` where
+    /// nothing holds for the namespace.
+    fn of(config: Option<MeshConfig>, namespace: Option<Namespace>, is_absent: bool) -> Self {
+        let is_known = namespace.is_some() || is_absent;
+        let namespace = namespace.unwrap_or_default();
+        let config = config.map(|config| MeshConfig {
+            unknown_destinations: namespace
+                .unknown_destinations
+                .unwrap_or(config.unknown_destinations),
+            ..config
+        });
+        Self {
+            config: config.map(Arc::new),
+            namespace: is_known,
+            own_routes: Arc::new(namespace.routes),
+            own_externals: Arc::new(OwnExternals {
+                hosts: namespace.external_hosts,
+                addresses: namespace.external_addresses,
+            }),
+            ..Self::default()
+        }
     }
 }
 

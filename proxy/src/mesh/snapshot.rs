@@ -142,7 +142,8 @@ pub(super) fn as_service(workload: model::Workload) -> Option<model::Service> {
         instance: workload.instance,
         workload: workload.name,
         identity: Some(workload.identity),
-        zone: String::new(),
+        zone: workload.place.zone,
+        placement: Default::default(),
         weight: 100,
         transport: match workload.transport {
             Transport::Mesh => Transport::Mesh,
@@ -163,6 +164,7 @@ pub(super) fn as_service(workload: model::Workload) -> Option<model::Service> {
         ports: workload.ports,
         endpoints: vec![endpoint],
         endpoint_slices: 0,
+        distribution: Default::default(),
         policies: BTreeMap::new(),
         routes: Vec::new(),
         external: None,

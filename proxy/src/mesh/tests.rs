@@ -26,6 +26,7 @@ fn world(names: &[&str]) -> World {
             }],
             endpoints: Vec::new(),
             endpoint_slices: 1,
+            distribution: Default::default(),
             policies: BTreeMap::new(),
             routes: Vec::new(),
             external: None,
@@ -76,6 +77,7 @@ fn weights_are_known_without_looking() {
         workload: "shop/web".parse().unwrap(),
         identity: Some("spiffe://mesh/ns/shop/sa/web".parse().unwrap()),
         zone: String::new(),
+        placement: Default::default(),
         weight,
         transport: Transport::Mesh,
         ports: vec![model::EndpointPort {

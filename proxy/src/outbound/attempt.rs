@@ -90,10 +90,7 @@ impl Admitted<'_> {
             unreachable: &unreachable,
         };
         let picked = pick(port, avoid, trip.wish);
-        let (endpoint, mut call) = picked.map_err(|reason| {
-            let detail = format!("{}:{}", port.service, port.port);
-            Failed::new(reason, detail)
-        })?;
+        let (endpoint, mut call) = picked.map_err(|reason| Failed::new(reason, port.nobody()))?;
         trip.made += 1;
         call.on_upload(self.exchange.upload.as_ref());
         let ledger = &mut self.exchange.ledger;

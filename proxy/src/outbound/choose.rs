@@ -192,6 +192,14 @@ impl Endpoints for View<'_> {
     fn zone(&self, index: usize) -> &str {
         &self.port.endpoints[index].model.zone
     }
+
+    fn tier(&self, index: usize) -> u8 {
+        self.port.tiers.of(index)
+    }
+
+    fn farthest(&self) -> u8 {
+        self.port.tiers.farthest()
+    }
 }
 
 #[cfg(test)]

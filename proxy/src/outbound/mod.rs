@@ -288,7 +288,7 @@ async fn connect_any(
         };
         let (endpoint, mut call) = match pick(port, avoid, wish) {
             Ok(picked) => picked,
-            Err(reason) => return refused(reason, &service),
+            Err(reason) => return refused(reason, &port.nobody()),
         };
         match connect(worker, port, &endpoint).await {
             Ok((stream, wire)) => {

@@ -4,8 +4,10 @@ use super::*;
 use crate::model::ObjectName;
 use crate::peer::PeerIdentity;
 use crate::world::cluster::{
-    ClusterPort, ClusterService, ClusterSlice, Pod, Serving, SliceEndpoint,
+    ClusterPort, ClusterService, ClusterSlice, Pod, SERVICE_SLICES_MAX, Serving, SliceEndpoint,
 };
+use weft_core::external::{EndpointHost, External, ExternalEndpoint};
+use weft_core::locality::Distribution;
 use weft_core::model::{Endpoint, Transport};
 
 fn split(name: &str) -> (&str, &str) {
@@ -35,6 +37,8 @@ pub(super) fn cluster(name: &str, addresses: Vec<IpAddr>, ports: &[(u16, &str)])
         name: name.parse().unwrap(),
         addresses,
         ports: ports.collect(),
+        distribution: Distribution::Anywhere,
+        external: None,
     }))
 }
 
@@ -46,6 +50,8 @@ fn slice(name: &str, service: &str, ports: &[(&str, u16)], members: &[Member<'_>
         address: *address,
         pod: pod.map(|pod| (pod.into(), "".into())),
         zone: "z".into(),
+        node: "n1".into(),
+        zone_hints: Arc::new([]),
         serving: *serving,
     });
     Delta::ClusterSlice(Arc::new(ClusterSlice {
@@ -86,6 +92,7 @@ fn saying(
         addresses,
         identity: in_mesh.then(|| "spiffe://weft.test/ns/shop/sa/web".parse().unwrap()),
         protocols: protocols.into(),
+        node: "n1".into(),
     }))
 }
 
@@ -478,6 +485,161 @@ fn one_pod_of_many_that_becomes_unready_is_one_slice() {
     assert_eq!(counted(&mut found, many(3, 333)), (0, Vec::new()));
 }
 
+#[test]
+fn of_too_many_slices_the_first_are_used() {
+    let name = |n: usize| format!("s{n:04}");
+    let one = |n: usize| {
+        let address = IpAddr::from([10, 7, (n / 250) as u8, (n % 250) as u8]);
+        slice(
+            &name(n),
+            "shop/web",
+            &[("http", 80)],
+            &[(address, None, Serving::Ready)],
+        )
+    };
+    let mut found = snapshot([cluster("shop/web", vec![v4(200)], &[(80, "http")])]);
+    // In whatever order they come.
+    let all: Vec<Delta> = (0..SERVICE_SLICES_MAX + 2).rev().map(one).collect();
+    found.apply(all, 0);
+    let len = |found: &Snapshot| endpoints(found, "shop/web").len();
+    let has = |found: &Snapshot, n: usize| {
+        let at = format!("address-10.7.{}.{}", n / 250, n % 250);
+        let all = endpoints(found, "shop/web");
+        all.iter().any(|endpoint| *endpoint.instance == *at)
+    };
+    let partial = |found: &Snapshot| {
+        let all = found.world.partial();
+        all.map(|(name, many)| (name.to_string(), many))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(len(&found), SERVICE_SLICES_MAX);
+    assert_eq!(partial(&found), [("shop/web".to_owned(), 2)]);
+    assert!(has(&found, 0) && !has(&found, SERVICE_SLICES_MAX));
+    found.apply([slice_gone("shop", &name(0))], 0);
+    assert!(!has(&found, 0) && has(&found, SERVICE_SLICES_MAX));
+    assert_eq!(partial(&found), [("shop/web".to_owned(), 1)]);
+    found.apply([one(0)], 0);
+    assert!(has(&found, 0) && !has(&found, SERVICE_SLICES_MAX));
+    // One that is left out changes nothing.
+    let (compiled, names) = counted(
+        &mut found,
+        slice_gone("shop", &name(SERVICE_SLICES_MAX + 1)),
+    );
+    assert_eq!((compiled, names.len()), (0, 0));
+    // Another service takes the last that are too many.
+    let moved = slice(
+        &name(3),
+        "shop/other",
+        &[("http", 80)],
+        &[(v4(3), None, Serving::Ready)],
+    );
+    found.apply([moved], 0);
+    assert_eq!(partial(&found), []);
+    assert!(len(&found) == SERVICE_SLICES_MAX && has(&found, SERVICE_SLICES_MAX));
+}
+
+#[test]
+fn where_a_pod_runs_is_told_to_its_sidecar_and_to_callers_that_go_by_it() {
+    let mut found = snapshot(web());
+    let place = |found: &Snapshot| {
+        let own = found.compiled.find(Kind::Workload, "shop/a").unwrap();
+        let Resource::Workload(own) = &own.resource else {
+            unreachable!()
+        };
+        (own.place.node.clone(), own.place.zone.clone())
+    };
+    let of = |node: &str, zone: &str| (node.to_owned(), zone.to_owned());
+    assert_eq!(place(&found), of("n1", ""));
+    let node = |zone: &str| Delta::Node("n1".into(), zone.into());
+    // A node is told of in its own pods alone.
+    let (_, told) = counted(&mut found, node("a"));
+    let own = ["shop/a", "shop/c", "shop/d"].map(|name| format!("Workload {name}"));
+    assert!(own.iter().all(|name| told.contains(name)), "{told:?}");
+    assert!(
+        told.iter().all(|name| name.starts_with("Workload ")),
+        "{told:?}"
+    );
+    assert_eq!(place(&found), of("n1", "a"));
+    assert_eq!(counted(&mut found, node("a")), (0, Vec::new()));
+    found.apply([Delta::NodeGone("n1".into())], 0);
+    assert_eq!(place(&found), of("n1", ""));
+    let nodes = |found: &Snapshot| {
+        let all = endpoints(found, "shop/web").into_iter();
+        all.map(|endpoint| endpoint.placement.node)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(nodes(&found), ["", ""]);
+    let Delta::ClusterService(service) =
+        cluster("shop/web", vec![[10, 96, 0, 1].into()], &[(80, "http")])
+    else {
+        unreachable!()
+    };
+    let local = ClusterService {
+        distribution: Distribution::NodeOnly,
+        ..ClusterService::clone(&service)
+    };
+    found.apply([Delta::ClusterService(Arc::new(local))], 0);
+    assert_eq!(nodes(&found), ["n1", "n1"]);
+    let told = found.compiled.service_policy("shop/web").unwrap();
+    assert_eq!(told.distribution, Distribution::NodeOnly);
+}
+
+/// A name for something outside the mesh.
+fn external_name(name: &str, host: &str) -> Delta {
+    let Delta::ClusterService(service) = cluster(name, vec![], &[(80, "")]) else {
+        unreachable!()
+    };
+    let endpoint = ExternalEndpoint {
+        host: EndpointHost::parse(host).unwrap(),
+        zone: String::new(),
+        weight: 100,
+        ports: vec![(80, 80)],
+    };
+    Delta::ClusterService(Arc::new(ClusterService {
+        external: Some(Arc::new(External {
+            hosts: vec![host.into()],
+            tls: Vec::new(),
+            endpoints: vec![endpoint],
+        })),
+        ..ClusterService::clone(&service)
+    }))
+}
+
+/// It is reached by its own name and nothing else: nobody else's names are touched.
+#[test]
+fn a_name_for_the_outside_takes_no_other_name() {
+    let mut found = Snapshot::new(World::of_nobody().in_cluster("weft-system"));
+    found.apply(
+        [
+            external_name("evil/db", "api.example"),
+            external_name("weft-system/db", "api.example"),
+            external("shop/api", "api.example"),
+        ],
+        0,
+    );
+    assert!(found.compiled.service_policy("api.example").is_none());
+    let reached = found.compiled.service_for("shop", "api.example").unwrap();
+    assert_eq!(reached.name.to_string(), "shop/api");
+    assert!(found.compiled.service_for("evil", "api.example").is_none());
+    let db = found.compiled.service_policy("db.evil.mesh").unwrap();
+    assert_eq!((db.addresses.len(), db.endpoint_slices), (2, 0));
+    assert!(db.external.is_some());
+    // It is no service of the mesh, and policies find it as a Service.
+    assert!(found.compiled.find(Kind::ServerPolicy, "evil/db").is_none());
+    let policy = "{targetRef: {kind: Service, name: db}, retry: {attempts: 2}}";
+    found.apply([document("TrafficPolicy", "evil/p", policy)], 0);
+    let db = found.compiled.service_policy("db.evil.mesh").unwrap();
+    assert_eq!(db.policies.len(), 1);
+    // It becomes a Service with addresses of its own.
+    found.apply([cluster("evil/db", vec![v4(200)], &[(80, "http")])], 0);
+    let db = found.compiled.service_policy("db.evil.mesh").unwrap();
+    assert_eq!(
+        (db.addresses.as_slice(), db.external.is_some()),
+        (&[v4(200)][..], false)
+    );
+    assert!(found.compiled.find(Kind::ServerPolicy, "evil/db").is_some());
+}
+
 /// A change of a small cluster.
 pub(super) fn delta() -> impl Strategy<Value = Delta> {
     let serving = || prop::sample::select(vec![Serving::No, Serving::Terminating, Serving::Ready]);
@@ -498,6 +660,9 @@ pub(super) fn delta() -> impl Strategy<Value = Delta> {
             };
             cluster(name, addresses, &ports)
         }),
+        1 => name().prop_map(|name| external_name(name, "n.example")),
+        1 => prop::sample::select(vec!["", "a", "b"]).prop_map(|zone| Delta::Node("n1".into(), zone.into())),
+        1 => Just(Delta::NodeGone("n1".into())),
         2 => name().prop_map(|name| Delta::ClusterServiceGone(name.parse().unwrap())),
         4 => (name(), 0u8..3, ports, members).prop_map(move |(service, n, ports, members)| {
             let members: Vec<Member<'_>> = members.into_iter().map(|(address, pod, six, serving)| {

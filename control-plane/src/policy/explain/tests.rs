@@ -25,6 +25,7 @@ fn service(routes: Vec<Arc<Route>>) -> Service {
         }],
         endpoints: Vec::new(),
         endpoint_slices: 0,
+        distribution: Default::default(),
         policies: Default::default(),
         routes,
         external: None,
@@ -515,6 +516,7 @@ fn how_endpoints_are_and_whether_that_is_heeded() {
         workload: "shop/web".parse().unwrap(),
         identity: Some("spiffe://weft.local/ns/shop/sa/web".parse().unwrap()),
         zone: String::new(),
+        placement: Default::default(),
         weight: 100,
         transport: Transport::Mesh,
         ports: vec![EndpointPort {

@@ -16,8 +16,9 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, SelectAll};
 use futures_util::{FutureExt as _, StreamExt as _};
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt as _};
@@ -81,7 +82,7 @@ struct Listing {
 /// Follows the API of a cluster.
 pub struct KubernetesSource {
     streams: SelectAll<BoxStream<'static, Seen>>,
-    kinds: [OfKind; 3],
+    kinds: [OfKind; 4],
     /// What was seen and is not handed out yet.
     deltas: Vec<Delta>,
     status: Arc<ClusterStatus>,
@@ -98,18 +99,20 @@ impl fmt::Debug for KubernetesSource {
 }
 
 impl KubernetesSource {
-    /// Of this cluster, whose pods have identities of this trust domain. `pods` is told of every pod,
-    /// too.
+    /// Of this cluster, whose pods have identities of this trust domain, and whose DNS names are below
+    /// this one. `pods` is told of every pod, too.
     pub fn new(
         client: &Client,
         trust_domain: &TrustDomain,
+        cluster_domain: &str,
         pods: impl Fn(&Event<Pod>) + Send + 'static,
     ) -> Self {
         let trust_domain = trust_domain.clone();
+        let cluster_domain = cluster_domain.to_ascii_lowercase();
         let nobody = |_: &Event<Service>| {};
         let all = [
-            follow(client, Watched::Services, None, nobody, |object| {
-                let service = translate::service(object)?;
+            follow(client, Watched::Services, None, nobody, move |object| {
+                let service = translate::service(object, &cluster_domain)?;
                 Some(Delta::ClusterService(Arc::new(service)))
             }),
             follow(
@@ -126,6 +129,17 @@ impl KubernetesSource {
                 let pod = translate::pod(object, &trust_domain)?;
                 Some(Delta::Pod(Arc::new(pod)))
             }),
+            // Of their metadata alone: their statuses are large, and change with every image.
+            follow(
+                client,
+                Watched::Nodes,
+                None,
+                |_| {},
+                |object: &PartialObjectMeta<Node>| {
+                    let (name, zone) = translate::node(object)?;
+                    Some(Delta::Node(name, zone))
+                },
+            ),
         ];
         Self {
             streams: all.into_iter().collect(),
@@ -194,7 +208,8 @@ impl KubernetesSource {
     /// nothing.
     async fn follow(&mut self) -> Result<Batch, StoreError> {
         loop {
-            let listed = self.kinds.iter().all(|of_kind| of_kind.listed);
+            let mut kinds = Watched::ALL.iter().zip(&self.kinds);
+            let listed = kinds.all(|(kind, of_kind)| of_kind.listed || !kind.is_waited_for());
             if listed && (!self.deltas.is_empty() || !self.complete) {
                 self.complete = true;
                 return Ok(Batch {
@@ -247,6 +262,7 @@ fn gone(kind: Watched, name: &ObjectName) -> Option<Delta> {
             let name = WorkloadName::new(namespace, own).ok()?;
             Some(Delta::PodGone(name))
         }
+        Watched::Nodes => Some(Delta::NodeGone(own.as_str().into())),
     }
 }
 

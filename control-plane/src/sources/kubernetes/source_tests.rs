@@ -1,6 +1,12 @@
 //! The source with a real API server.
 
+use kube::Config;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::time::timeout;
+use weft_core::locality::Distribution;
 
 use super::*;
 use crate::compile::Snapshot;
@@ -24,14 +30,25 @@ endpoints: [{addresses: [192.0.2.1]}, {addresses: [192.0.2.2], conditions: {read
 struct Followed {
     source: KubernetesSource,
     snapshot: Snapshot,
+    /// Names under which something else was found than before.
+    changed: BTreeSet<String>,
 }
 
 impl Followed {
     async fn of(server: &ApiServer) -> Self {
-        let client = server.client().await;
+        Self::by(&server.client().await)
+    }
+
+    fn by(client: &Client) -> Self {
         Self {
-            source: KubernetesSource::new(&client, &"weft.test".parse().unwrap(), |_| {}),
+            source: KubernetesSource::new(
+                client,
+                &"weft.test".parse().unwrap(),
+                "cluster.local",
+                |_| {},
+            ),
             snapshot: Snapshot::new(World::of_nobody()),
+            changed: BTreeSet::new(),
         }
     }
 
@@ -46,7 +63,9 @@ impl Followed {
             );
             let next = timeout(Duration::from_millis(3), self.source.next());
             if let Ok(batch) = next.await {
-                self.snapshot.apply(batch.unwrap().deltas, 0);
+                let (changes, _) = self.snapshot.apply(batch.unwrap().deltas, 0);
+                let names = changes.names.values().flatten();
+                self.changed.extend(names.map(ToString::to_string));
             }
         }
     }
@@ -176,4 +195,181 @@ async fn a_new_listing_takes_out_what_is_not_in_it() {
     followed
         .until("gone", |found| addresses(found, "default/web").is_none())
         .await;
+}
+
+/// Stands between the source and the API server, and can be closed.
+struct Gate {
+    url: String,
+    open: watch::Sender<bool>,
+}
+
+impl Gate {
+    async fn before(server: &ApiServer) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        let server = server.address().replace("https://", "");
+        let (open, is_open) = watch::channel(true);
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let (server, mut is_open) = (server.clone(), is_open.clone());
+                tokio::spawn(async move {
+                    if !*is_open.borrow() {
+                        return;
+                    }
+                    let mut server = TcpStream::connect(server).await.unwrap();
+                    let closed = is_open.wait_for(|open| !open);
+                    tokio::select! {
+                        _ended = copy_bidirectional(&mut client, &mut server) => {}
+                        _closed = closed => {}
+                    }
+                });
+            }
+        });
+        Self { url, open }
+    }
+
+    async fn client(&self, server: &ApiServer) -> Client {
+        let config = Kubeconfig::read_from(server.kubeconfig()).unwrap();
+        let options = KubeConfigOptions::default();
+        let config = Config::from_custom_kubeconfig(config, &options).await;
+        let mut config = config.unwrap();
+        config.cluster_url = self.url.parse().unwrap();
+        Client::try_from(config).unwrap()
+    }
+}
+
+/// While the watch is cut, objects come, change and go, and etcd and the API server forget that they
+/// did: the watch cannot go on (`410 Gone`).
+#[tokio::test]
+async fn after_a_compaction_everything_is_listed_anew_and_only_differences_are_told() {
+    let Some(mut server) = ApiServer::start().await else {
+        return;
+    };
+    let of = |name: &str| WEB.replace("web", name);
+    for name in ["same", "changes", "goes"] {
+        run(&server, &["apply", "-f", "-"], &of(name));
+    }
+    let gate = Gate::before(&server).await;
+    let mut followed = Followed::by(&gate.client(&server).await);
+    for name in ["same", "changes", "goes"] {
+        let name = format!("default/{name}");
+        let is_there = |found: &Snapshot| addresses(found, &name).is_some_and(|all| all.len() == 1);
+        followed.until(&name, is_there).await;
+    }
+    let lists = |followed: &Followed| {
+        let view = followed.source.status().view(std::time::Instant::now());
+        view.map(|of_kind| of_kind.lists)
+    };
+    assert_eq!(lists(&followed)[..3], [1, 1, 1]);
+    followed.changed.clear();
+    gate.open.send_replace(false);
+    run(&server, &["delete", "service/goes"], "");
+    run(
+        &server,
+        &["label", "service/same", "endpointslice/same-1", "a=b"],
+        "",
+    );
+    let changed = of("changes").replace("192.0.2.1", "192.0.2.9");
+    run(&server, &["apply", "-f", "-"], &changed);
+    run(&server, &["apply", "-f", "-"], &of("comes"));
+    server.compact();
+    server.restart().await;
+    assert!(
+        is_of(&followed.snapshot, "goes", &["192.0.2.1:8080"]),
+        "the last good stays"
+    );
+    gate.open.send_replace(true);
+    followed
+        .until("comes", |found| is_of(found, "comes", &["192.0.2.1:8080"]))
+        .await;
+    followed
+        .until("changes", |found| {
+            is_of(found, "changes", &["192.0.2.9:8080"])
+        })
+        .await;
+    followed
+        .until("goes", |found| addresses(found, "default/goes").is_none())
+        .await;
+    assert!(
+        lists(&followed)[..2].iter().all(|lists| *lists >= 2),
+        "{:?}",
+        lists(&followed)
+    );
+    assert!(is_of(&followed.snapshot, "same", &["192.0.2.1:8080"]));
+    let touched = |name: &str| {
+        followed
+            .changed
+            .iter()
+            .any(|changed| changed.contains(name))
+    };
+    assert!(touched("default/comes") && touched("default/changes") && touched("default/goes"));
+    assert!(
+        !touched("same") && !touched("kubernetes"),
+        "{:?}",
+        followed.changed
+    );
+}
+
+fn is_of(found: &Snapshot, name: &str, expected: &[&str]) -> bool {
+    addresses(found, &format!("default/{name}")).is_some_and(|found| found == expected)
+}
+
+/// What callers are told of where endpoints are, of names for the outside, and of nodes.
+#[tokio::test]
+async fn where_callers_go_is_what_the_service_and_its_slices_say() {
+    let Some(server) = ApiServer::start().await else {
+        return;
+    };
+    let input = "apiVersion: v1
+kind: Service
+metadata: {name: local, namespace: default}
+spec: {internalTrafficPolicy: Local, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: close, namespace: default}
+spec: {trafficDistribution: PreferSameNode, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: default}
+spec: {type: ExternalName, externalName: db.example.com, ports: [{port: 5432}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: alias, namespace: default}
+spec: {type: ExternalName, externalName: local.default.svc.cluster.local, ports: [{port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: close-1, namespace: default, labels: {kubernetes.io/service-name: close}}
+addressType: IPv4
+ports: [{port: 80}]
+endpoints: [{addresses: [192.0.2.1], nodeName: n1, zone: a, hints: {forZones: [{name: a}, {name: b}]}}]
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n1, labels: {topology.kubernetes.io/zone: a}}
+";
+    run(&server, &["apply", "-f", "-"], input);
+    let mut followed = Followed::of(&server).await;
+    followed
+        .until("close", |found| {
+            is_of(found, "close", &["192.0.2.1:80"]) && found.world.node_zone("n1") == "a"
+        })
+        .await;
+    let of = |name: &str| followed.snapshot.compiled.service(name);
+    let local = of("default/local").unwrap();
+    assert_eq!(local.distribution, Distribution::NodeOnly);
+    let close = of("default/close").unwrap();
+    assert_eq!(close.distribution, Distribution::PreferNode);
+    let placement = &close.endpoints[0].placement;
+    assert_eq!(
+        (placement.node.as_str(), placement.zone_hints.len()),
+        ("n1", 2)
+    );
+    let db = of("default/db").unwrap();
+    assert_eq!(db.addresses.len(), 2);
+    assert_eq!(&*db.external.unwrap().hosts[0], "db.example.com");
+    assert!(of("default/alias").is_none());
 }

@@ -16,11 +16,27 @@ pub enum Watched {
     EndpointSlices,
     /// Pods.
     Pods,
+    /// Nodes, of which nothing but the labels. They are not waited for: without them it is not known in
+    /// which zone a pod is, and nothing else.
+    Nodes,
 }
 
 impl Watched {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Services, Self::EndpointSlices, Self::Pods];
+    pub const ALL: [Self; 4] = [
+        Self::Services,
+        Self::EndpointSlices,
+        Self::Pods,
+        Self::Nodes,
+    ];
+
+    /// Whether sidecars are told nothing before it has been listed once.
+    pub const fn is_waited_for(self) -> bool {
+        match self {
+            Self::Services | Self::EndpointSlices | Self::Pods => true,
+            Self::Nodes => false,
+        }
+    }
 
     /// As the API has it in its paths.
     pub const fn as_str(self) -> &'static str {
@@ -28,6 +44,7 @@ impl Watched {
             Self::Services => "services",
             Self::EndpointSlices => "endpointslices",
             Self::Pods => "pods",
+            Self::Nodes => "nodes",
         }
     }
 }
@@ -35,7 +52,8 @@ impl Watched {
 /// One kind.
 #[derive(Debug, Clone, Default)]
 struct OfKind {
-    listed: bool,
+    /// How often it has been listed.
+    lists: u64,
     objects: usize,
     /// When it began to fail, when it failed last, and how.
     failing: Option<(Instant, Instant, String)>,
@@ -44,7 +62,7 @@ struct OfKind {
 /// What is known of the cluster, and since when it may be old.
 #[derive(Debug, Default)]
 pub struct ClusterStatus {
-    kinds: Mutex<[OfKind; 3]>,
+    kinds: Mutex<[OfKind; 4]>,
 }
 
 /// One kind, for metrics.
@@ -54,12 +72,14 @@ pub struct KindView {
     pub kind: Watched,
     /// How many there are.
     pub objects: usize,
+    /// How often they have been listed: once, and again whenever a watch could not go on.
+    pub lists: u64,
     /// For how long the API server has not been heard of: what is in force may be old.
     pub stale: Duration,
 }
 
 impl ClusterStatus {
-    fn kinds(&self) -> MutexGuard<'_, [OfKind; 3]> {
+    fn kinds(&self) -> MutexGuard<'_, [OfKind; 4]> {
         self.kinds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -70,7 +90,7 @@ impl ClusterStatus {
     }
 
     pub(super) fn on_listed(&self, kind: Watched) {
-        self.kinds()[kind as usize].listed = true;
+        self.kinds()[kind as usize].lists += 1;
     }
 
     pub(super) fn on_failed(&self, kind: Watched, error: String, now: Instant) {
@@ -89,7 +109,7 @@ impl ClusterStatus {
         let (kind, of_kind) = Watched::ALL
             .iter()
             .zip(kinds.iter())
-            .find(|(_, of_kind)| !of_kind.listed)?;
+            .find(|(kind, of_kind)| kind.is_waited_for() && of_kind.lists == 0)?;
         let kind = kind.as_str();
         Some(match &of_kind.failing {
             Some((_, _, error)) => format!("{kind} not listed: {error}"),
@@ -98,7 +118,7 @@ impl ClusterStatus {
     }
 
     /// Every kind.
-    pub fn view(&self, now: Instant) -> [KindView; 3] {
+    pub fn view(&self, now: Instant) -> [KindView; 4] {
         let kinds = self.kinds();
         Watched::ALL.map(|kind| {
             let of_kind = &kinds[kind as usize];
@@ -113,6 +133,7 @@ impl ClusterStatus {
             KindView {
                 kind,
                 objects: of_kind.objects,
+                lists: of_kind.lists,
                 stale,
             }
         })

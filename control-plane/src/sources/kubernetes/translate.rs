@@ -6,6 +6,9 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::core::PartialObjectMeta;
+use weft_core::external::{EndpointHost, External, ExternalEndpoint, check_host};
+use weft_core::locality::Distribution;
 use weft_core::model::AppProtocol;
 use weft_core::name::{ServiceName, SpiffeId, TrustDomain, WorkloadName};
 
@@ -18,6 +21,10 @@ use crate::world::cluster::{
 
 /// The label by which a slice says of which service it is.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+/// The label by which a node says in which zone it is.
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// Hints of one endpoint that are taken, as many as the API server allows.
+const ZONE_HINTS_MAX: usize = 8;
 /// The account of pods that name none.
 const DEFAULT_ACCOUNT: &str = "default";
 /// Endpoints of one slice that are taken, as many as the API server allows.
@@ -26,15 +33,11 @@ const SLICE_ENDPOINTS_MAX: usize = 1000;
 /// endpoints would be more than any control plane holds; a Service has a handful.
 const SLICE_PORTS_MAX: usize = 100;
 
-/// A Service that has addresses, or pods behind it. One of type ExternalName is a name outside the
-/// mesh and nothing else.
-pub(super) fn service(service: &core::Service) -> Option<ClusterService> {
+/// A Service that has addresses, or pods behind it, or is a name for something outside the mesh.
+pub(super) fn service(service: &core::Service, cluster_domain: &str) -> Option<ClusterService> {
     let metadata = &service.metadata;
     let name = ServiceName::new(metadata.namespace.as_deref()?, metadata.name.as_deref()?).ok()?;
     let spec = service.spec.as_ref()?;
-    if spec.type_.as_deref() == Some("ExternalName") {
-        return None;
-    }
     let one = spec.cluster_ip.iter();
     let all = spec.cluster_ips.as_ref();
     let addresses = all.map_or_else(|| one.collect::<Vec<_>>(), |all| all.iter().collect());
@@ -44,11 +47,59 @@ pub(super) fn service(service: &core::Service) -> Option<ClusterService> {
     let mut ports: Vec<ClusterPort> = ports.collect();
     ports.sort_by_key(|port| port.port);
     ports.dedup_by_key(|port| port.port);
+    let mut external = None;
+    if spec.type_.as_deref() == Some("ExternalName") {
+        external = Some(Arc::new(external_name(spec, &ports, cluster_domain)?));
+    }
     Some(ClusterService {
         name,
         addresses: addresses.collect(),
         ports,
+        distribution: distribution(spec),
+        external,
     })
+}
+
+/// Where a Service of type ExternalName leads: to the servers of that name outside the mesh, on the
+/// ports that it declares. `None` where it is no more than another name in the cluster's DNS: it
+/// declares no ports, or is a name for a service of the cluster, whose own name and addresses count.
+fn external_name(
+    spec: &core::ServiceSpec,
+    ports: &[ClusterPort],
+    cluster_domain: &str,
+) -> Option<External> {
+    let host = spec.external_name.as_deref()?;
+    let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    let of_cluster = host.strip_suffix(cluster_domain);
+    let of_cluster = of_cluster.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    if ports.is_empty() || of_cluster || !check_host(&host) {
+        return None;
+    }
+    let host: Arc<str> = host.into();
+    let ports = ports.iter();
+    let ports = ports.map(|port| (port.port, port.target.unwrap_or(port.port)));
+    Some(External {
+        hosts: vec![Arc::clone(&host)],
+        tls: Vec::new(),
+        endpoints: vec![ExternalEndpoint {
+            host: EndpointHost::Name(host),
+            zone: String::new(),
+            weight: 100,
+            ports: ports.collect(),
+        }],
+    })
+}
+
+/// `internalTrafficPolicy: Local` is a must, `trafficDistribution` a preference beside it.
+fn distribution(spec: &core::ServiceSpec) -> Distribution {
+    if spec.internal_traffic_policy.as_deref() == Some("Local") {
+        return Distribution::NodeOnly;
+    }
+    match spec.traffic_distribution.as_deref() {
+        Some("PreferClose" | "PreferSameZone") => Distribution::PreferZone,
+        Some("PreferSameNode") => Distribution::PreferNode,
+        Some(_) | None => Distribution::Anywhere,
+    }
 }
 
 fn port(port: &core::ServicePort) -> Option<ClusterPort> {
@@ -150,12 +201,33 @@ fn endpoint(namespace: &str, endpoint: &discovery::Endpoint) -> Option<SliceEndp
         address: address.to_canonical(),
         pod,
         zone: endpoint.zone.as_deref().unwrap_or_default().into(),
+        node: endpoint.node_name.as_deref().unwrap_or_default().into(),
+        zone_hints: zone_hints(endpoint),
         serving: match (ready, serving && terminating) {
             (true, _) => Serving::Ready,
             (false, true) => Serving::Terminating,
             (false, false) => Serving::No,
         },
     })
+}
+
+/// Zones whose callers are to go to an endpoint. The API server takes 8 of them.
+fn zone_hints(endpoint: &discovery::Endpoint) -> Arc<[Arc<str>]> {
+    let hints = endpoint.hints.iter();
+    let zones = hints.flat_map(|hints| hints.for_zones.iter().flatten());
+    let zones = zones.take(ZONE_HINTS_MAX);
+    let mut zones: Vec<Arc<str>> = zones.map(|zone| zone.name.as_str().into()).collect();
+    zones.sort();
+    zones.dedup();
+    zones.into()
+}
+
+/// The name of a node, and its zone, of which only labels are read.
+pub(super) fn node(node: &PartialObjectMeta<core::Node>) -> Option<(Arc<str>, Arc<str>)> {
+    let labels = node.metadata.labels.as_ref();
+    let zone = labels.and_then(|labels| labels.get(ZONE_LABEL));
+    let zone = zone.map(String::as_str).unwrap_or_default();
+    Some((node.metadata.name.as_deref()?.into(), zone.into()))
 }
 
 /// A pod that has not ended.
@@ -186,6 +258,7 @@ pub(super) fn pod(pod: &core::Pod, trust_domain: &TrustDomain) -> Option<Pod> {
         addresses: addresses.collect(),
         identity,
         protocols: protocols_of(pod),
+        node: spec.node_name.as_deref().unwrap_or_default().into(),
     })
 }
 

@@ -10,7 +10,7 @@ fn service_of(spec: &str) -> Option<ClusterService> {
     let text = format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: shop}}\nspec: {spec}\n"
     );
-    service(&read::<core::Service>(&text))
+    service(&read::<core::Service>(&text), "cluster.local")
 }
 
 fn slice_of(rest: &str) -> Option<ClusterSlice> {
@@ -57,10 +57,83 @@ fn services() {
     );
     let headless = service_of("{clusterIP: None, clusterIPs: [None], ports: [{port: 80}]}");
     assert_eq!(headless.unwrap().addresses, Vec::<IpAddr>::new());
-    let name =
-        service_of("{type: ExternalName, externalName: db.example.com, ports: [{port: 80}]}");
-    assert_eq!(name, None);
     assert_eq!(service_of("{clusterIP: 10.96.0.8}").unwrap().ports, []);
+}
+
+#[test]
+fn names_for_the_outside() {
+    let of = |name: &str, ports: &str| {
+        let spec = format!("{{type: ExternalName, externalName: {name}, ports: [{ports}]}}");
+        service_of(&spec)
+    };
+    let found = of(
+        "DB.example.com.",
+        "{port: 80, targetPort: 8080}, {port: 443}",
+    )
+    .unwrap();
+    assert!(found.addresses.is_empty());
+    let external = found.external.unwrap();
+    assert_eq!(external.endpoints[0].ports, [(80, 8080), (443, 443)]);
+    let host = EndpointHost::Name("db.example.com".into());
+    assert_eq!(external.endpoints[0].host, host);
+    // What leads back into the cluster, and what declares no port, is a name of its DNS and no more.
+    for name in [
+        "web.other.svc.cluster.local",
+        "x.cluster.local",
+        "web.other.svc",
+        "10.0.0.1",
+        "web",
+    ] {
+        assert_eq!(of(name, "{port: 80}"), None, "{name}");
+    }
+    assert_eq!(of("db.example.com", ""), None);
+    let other = service(
+        &read::<core::Service>(
+            "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\n\
+            spec: {type: ExternalName, externalName: web.other.svc.corp.example, ports: [{port: 80}]}\n",
+        ),
+        "corp.example",
+    );
+    assert_eq!(other, None);
+}
+
+#[test]
+fn how_far_callers_go() {
+    let of = |spec: &str| {
+        let spec = format!("{{clusterIP: 10.96.0.7, ports: [{{port: 80}}]{spec}}}");
+        service_of(&spec).unwrap().distribution
+    };
+    let cases = [
+        ("", Distribution::Anywhere),
+        (", internalTrafficPolicy: Cluster", Distribution::Anywhere),
+        (", internalTrafficPolicy: Local", Distribution::NodeOnly),
+        (
+            ", internalTrafficPolicy: Local, trafficDistribution: PreferClose",
+            Distribution::NodeOnly,
+        ),
+        (
+            ", trafficDistribution: PreferClose",
+            Distribution::PreferZone,
+        ),
+        (
+            ", trafficDistribution: PreferSameZone",
+            Distribution::PreferZone,
+        ),
+        (
+            ", trafficDistribution: PreferSameNode",
+            Distribution::PreferNode,
+        ),
+        (", trafficDistribution: Whatever", Distribution::Anywhere),
+    ];
+    for (spec, expected) in cases {
+        assert_eq!(of(spec), expected, "{spec}");
+    }
+    let zoned = read::<PartialObjectMeta<core::Node>>(
+        "metadata: {name: n1, labels: {topology.kubernetes.io/zone: a}}",
+    );
+    assert_eq!(node(&zoned), Some(("n1".into(), "a".into())));
+    let bare = read::<PartialObjectMeta<core::Node>>("metadata: {name: n1}");
+    assert_eq!(node(&bare), Some(("n1".into(), "".into())));
 }
 
 #[test]
@@ -136,7 +209,10 @@ fn slices() {
     ];
     let expected = expected.map(|(at, pod, serving)| (at.to_owned(), pod.to_owned(), serving));
     assert_eq!(all.collect::<Vec<_>>(), expected);
-    assert_eq!(&*found.endpoints[0].zone, "a");
+    let first = &found.endpoints[0];
+    assert_eq!((&*first.zone, &*first.node), ("a", "n1"));
+    assert_eq!(*first.zone_hints, ["a".into()]);
+    assert!(found.endpoints[1].zone_hints.is_empty());
     let v6 =
         slice_of("addressType: IPv6\nports: [{port: 80}]\nendpoints: [{addresses: ['fd00::1']}]\n");
     assert_eq!(v6.unwrap().endpoints[0].address.to_string(), "fd00::1");

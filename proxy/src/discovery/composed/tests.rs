@@ -61,6 +61,7 @@ impl State {
             }],
             endpoints: Vec::new(),
             endpoint_slices: self.count,
+            distribution: Default::default(),
             policies: [(self.port, Arc::new(TrafficPolicy::default()))].into(),
             routes: vec![Arc::new(route)],
             external: None,
@@ -73,6 +74,7 @@ impl State {
             workload: WEB.parse().unwrap(),
             identity: Some("spiffe://weft.local/ns/shop/sa/web".parse().unwrap()),
             zone: String::new(),
+            placement: Default::default(),
             weight: *weight,
             transport: Transport::Mesh,
             ports: vec![EndpointPort {

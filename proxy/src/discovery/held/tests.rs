@@ -14,6 +14,7 @@ fn service(name: &str, address: &str) -> Received {
         ports: vec![],
         endpoints: vec![],
         endpoint_slices: 0,
+        distribution: Default::default(),
         policies: BTreeMap::new(),
         routes: Vec::new(),
         external: None,

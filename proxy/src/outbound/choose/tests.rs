@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use weft_core::breaker::{BreakerConfig, CallClass};
 use weft_core::health::{Check, CheckFailure, HealthCheck};
+use weft_core::locality::{Distribution, Place};
 use weft_core::model::{self, AppProtocol, ServicePort, Transport};
 use weft_core::policy::{BreakerMode, TrafficPolicy};
+use weft_core::reason::Reason;
 use weft_core::retry::Failure;
 
 use crate::config::ProxyConfig;
@@ -30,6 +32,7 @@ fn publish(mesh: &Mesh, zones: &[&str], policy: TrafficPolicy) {
         workload: "shop/web".parse().unwrap(),
         identity: Some("spiffe://weft.local/ns/shop/sa/web".parse().unwrap()),
         zone: (*zone).to_owned(),
+        placement: Default::default(),
         weight: 100,
         transport: Transport::Mesh,
         ports: vec![model::EndpointPort {
@@ -46,6 +49,7 @@ fn publish(mesh: &Mesh, zones: &[&str], policy: TrafficPolicy) {
         }],
         endpoints: zones.iter().enumerate().map(endpoint).collect(),
         endpoint_slices: 1,
+        distribution: Default::default(),
         policies: BTreeMap::from([(80, Arc::new(policy))]),
         routes: Vec::new(),
         external: None,
@@ -54,6 +58,70 @@ fn publish(mesh: &Mesh, zones: &[&str], policy: TrafficPolicy) {
         services: vec![(Arc::new(service), Vec::new())],
         ..World::default()
     });
+}
+
+/// Endpoint `index` is on the node `nINDEX`; this sidecar on `n1`, in zone `a`.
+fn placed(mesh: &Mesh, distribution: Distribution) {
+    let snapshot = mesh.snapshot();
+    let service = snapshot.services.values().next().unwrap();
+    let mut service = model::Service::clone(&service.model);
+    service.distribution = distribution;
+    for (index, endpoint) in service.endpoints.iter_mut().enumerate() {
+        endpoint.placement.node = format!("n{index}");
+    }
+    let own = model::Workload {
+        name: mesh.followed().unwrap().parse().unwrap(),
+        instance: "i".into(),
+        identity: "spiffe://weft.local/ns/shop/sa/web".parse().unwrap(),
+        addresses: vec![[127, 0, 0, 9].into()],
+        ports: Vec::new(),
+        transport: Transport::Mesh,
+        services: Vec::new(),
+        place: Place {
+            node: "n1".to_owned(),
+            zone: "a".to_owned(),
+        },
+    };
+    mesh.publish(World {
+        services: vec![(Arc::new(service), Vec::new())],
+        workloads: vec![(own, Vec::new())],
+        ..World::default()
+    });
+}
+
+#[test]
+fn callers_go_as_far_as_the_service_says() {
+    let mut config = ProxyConfig::default();
+    config.workload.name = "me".to_owned();
+    config.control_plane.service_account_token_file = Some("/token".into());
+    let (mesh, _demanded) = Mesh::new(Metrics::new(100), &config);
+    let of = |zones: &[&str], distribution| {
+        publish(&mesh, zones, policy());
+        placed(&mesh, distribution);
+        assert_eq!((mesh.zone(), mesh.place().node.as_str()), ("a", "n1"));
+        port(&mesh)
+    };
+    let near = of(&["b", "a", "b"], Distribution::PreferZone);
+    assert_eq!(shares(&near), [0.0, 1.0, 0.0]);
+    let near = of(&["a", "b", "b"], Distribution::PreferNode);
+    assert_eq!(shares(&near), [0.0, 1.0, 0.0]);
+    // Where none there is well, further: to the zone.
+    fail_call(&near, 1);
+    assert_eq!(shares(&near), [1.0, 0.0, 0.0]);
+    let only = of(&["a", "b"], Distribution::NodeOnly);
+    assert_eq!(only.endpoints.len(), 1);
+    let nobody = of(&["a"], Distribution::NodeOnly);
+    let wish = Wish {
+        key: None,
+        zone: "a",
+        route: 0,
+    };
+    let picked = pick(&nobody, Avoid::default(), wish);
+    assert!(matches!(picked, Err(Reason::NoEndpoints)));
+    assert_eq!(
+        nobody.nobody(),
+        "shop/web:80: internalTrafficPolicy is Local, and none of its 1 endpoints is on the caller's node n1"
+    );
 }
 
 fn port(mesh: &Mesh) -> Arc<PortView> {
