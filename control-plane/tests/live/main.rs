@@ -12,6 +12,7 @@
 mod addresses;
 mod attacks;
 mod budgets;
+mod churn;
 mod cluster;
 mod crashes;
 mod discovery;

@@ -322,6 +322,14 @@ impl ControlPlane {
         Duration::from_millis(ticks * 10)
     }
 
+    /// What the process holds of the memory, KiB.
+    pub(crate) fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let digits = line.unwrap().trim().trim_end_matches(" kB");
+        digits.parse().unwrap()
+    }
+
     /// A connection to the metrics port.
     pub(crate) async fn metrics_connection(&self) -> TcpStream {
         TcpStream::connect(self.metrics).await.unwrap()
