@@ -177,7 +177,9 @@ async fn pods_without_a_sidecar_are_told_of_and_evicted_as_far_as_budgets_allow(
     let candidates = Arc::new(Candidates::new("weft-system"));
     let following = Arc::clone(&candidates);
     let domain = "weft.local".parse().unwrap();
-    let mut source = KubernetesSource::new(&client, &domain, move |event| following.handle(event));
+    let mut source = KubernetesSource::new(&client, &domain, "cluster.local", move |event| {
+        following.handle(event)
+    });
     tokio::spawn(async move { while source.next().await.is_ok() {} });
     let eviction = Eviction {
         after: Duration::ZERO,

@@ -62,6 +62,8 @@ impl Present {
                 | Delta::ClusterSlice(_)
                 | Delta::ClusterSliceGone(_)
                 | Delta::Addresses(_)
+                | Delta::Node(..)
+                | Delta::NodeGone(_)
                 | Delta::Bundle(_) => continue,
             };
             departed.extend(before);
@@ -108,6 +110,7 @@ mod tests {
             addresses: Vec::new(),
             identity: has_sidecar.then_some(identity),
             protocols: Arc::default(),
+            node: Arc::default(),
         }))
     }
 
