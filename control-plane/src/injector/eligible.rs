@@ -119,7 +119,7 @@ pub(super) fn decide(
         None => return Eligible::Skip(SkipReason::NotAsked),
     }
     if has_sidecar(spec) && says_it_is_injected(pod, spec, settings) {
-        let mut problems = injected::differences(spec, settings);
+        let mut problems = injected::differences(spec);
         let others = containers(spec).filter(|container| !is_own(container));
         problems.extend(others.flat_map(|container| obstacles_of(spec, container)));
         return match problems.is_empty() {

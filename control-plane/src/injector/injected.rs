@@ -7,7 +7,6 @@
 
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
-use super::Settings;
 use super::containers::VOLUMES;
 use crate::kubernetes::names::{INTERCEPT_CONTAINER, PROXY_CONTAINER, PROXY_UID};
 
@@ -17,7 +16,7 @@ const INTERCEPT_CAPABILITIES: [&str; 2] = ["NET_ADMIN", "NET_RAW"];
 const ALLOWED: &str = "allowed: the pod as the injector makes it, or without the mesh's containers";
 
 /// What distinguishes a pod with the sidecar's container from those that the injector makes.
-pub(super) fn differences(spec: &PodSpec, settings: &Settings) -> Vec<String> {
+pub(super) fn differences(spec: &PodSpec) -> Vec<String> {
     let init = spec.init_containers.as_deref().unwrap_or_default();
     let place = |name: &str| init.iter().position(|container| container.name == name);
     let ordinary = spec.containers.iter();
@@ -44,13 +43,9 @@ pub(super) fn differences(spec: &PodSpec, settings: &Settings) -> Vec<String> {
                 ));
             }
             let command = init[at].args.iter().flatten().next();
-            let intercepts = command.is_some_and(|command| match &**command {
-                "intercept" => true,
-                // It waits for a CNI plugin, where there is one.
-                "verify" => settings.cni,
-                _ => false,
-            });
-            if !intercepts {
+            // The latter waits for a CNI plugin, and lets nothing start that is not redirected.
+            let intercepts = |command: &String| matches!(&**command, "intercept" | "verify");
+            if !command.is_some_and(intercepts) {
                 found.push(format!(
                     "container {INTERCEPT_CONTAINER}: does not run `intercept`"
                 ));
