@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
-use kube::api::{DeleteParams, EvictParams, Preconditions};
+use kube::api::{DeleteParams, EvictParams, ListParams, Preconditions};
 use kube::core::{PartialObjectMeta, Status};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -287,9 +287,10 @@ impl Keeper {
                 Evicted::Done
             }
             Ok(Err(kube::Error::Api(status))) if status.is_not_found() => Evicted::Nothing,
-            // A PodDisruptionBudget is among what is refused, with 429.
+            // A PodDisruptionBudget is among what is refused, with 429, after which the client asks again
+            // by itself.
             Ok(Err(error)) => not_now(pod, &told(&error)),
-            Err(_elapsed) => not_now(pod, "no answer"),
+            Err(_elapsed) => not_now(pod, "refused by a PodDisruptionBudget, or no answer"),
         }
     }
 
@@ -310,10 +311,13 @@ impl Keeper {
 
     async fn would_be_injected(&self, pod: &Pod, namespace: &Labels) -> Result<(), NotInjected> {
         let api = Api::<MutatingWebhookConfiguration>::all(self.client.clone());
-        let found = timeout(CALL_MAX, api.get_opt(WEBHOOK)).await;
+        // A list of the one by its name: what the control plane may do anyway, for its watch.
+        let named = ListParams::default().fields(&format!("metadata.name={WEBHOOK}"));
+        let found = timeout(CALL_MAX, api.list(&named)).await;
         let not_working = |why: &str| NotInjected::NotWorking(why.to_owned());
         let found = found.map_err(|_elapsed| not_working("the API does not answer"))?;
         let found = found.map_err(|error| not_working(&told(&error)))?;
+        let found = found.items.into_iter().next();
         let found = found.ok_or_else(|| not_working("it has no configuration"))?;
         let target = webhook::target(&found, namespace, pod.labels())?;
         webhook::ask(&target, pod).await
