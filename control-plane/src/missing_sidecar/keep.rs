@@ -108,8 +108,13 @@ impl Keeper {
     pub async fn keep(mut self) {
         loop {
             self.leader.elected().await;
-            let mut leader = self.leader.clone();
-            let ended = async { while leader.leads() && leader.changed().await {} };
+            let leader = self.leader.clone();
+            let ended = async {
+                // A lease may run out without anybody telling of it.
+                while leader.leads() {
+                    sleep(LOOK_EVERY).await;
+                }
+            };
             tokio::select! {
                 () = ended => {}
                 () = self.lead() => {}

@@ -185,15 +185,13 @@ async fn pods_without_a_sidecar_are_told_of_and_evicted_as_far_as_budgets_allow(
         after: Duration::ZERO,
         per_minute: 600,
     };
-    let (election, leader) = election();
-    let keeper = Keeper::new(
-        client.clone(),
-        Settings::default(),
-        candidates,
-        Some(eviction),
-        leader,
-    );
-    tokio::spawn(keeper.keep());
+    let keep = || {
+        let (election, leader) = election();
+        let (settings, candidates) = (Settings::default(), Arc::clone(&candidates));
+        let keeper = Keeper::new(client.clone(), settings, candidates, Some(eviction), leader);
+        (election, tokio::spawn(keeper.keep()))
+    };
+    let (election, first) = keep();
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(site.events(), "", "only the leader writes");
 
@@ -206,9 +204,10 @@ async fn pods_without_a_sidecar_are_told_of_and_evicted_as_far_as_budgets_allow(
     assert_eq!(site.pods(), "bare guarded job unasked web wrong");
 
     // The next leader finds a webhook that works.
-    election.lead_for(Duration::ZERO);
+    first.abort();
     site.inject(dir.path()).await;
     site.webhook_would_inject("web").await;
+    let (election, _second) = keep();
     election.lead_for(HOUR);
     site.until("evicted", |site| {
         site.pods() == "bare guarded job unasked wrong"
