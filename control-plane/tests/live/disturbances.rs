@@ -9,17 +9,21 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use weft_proto::identity::sign_request::Credential;
 
+use weft_control_plane::install;
+
 use crate::kubernetes::{FAULT, POD, PROGRAMMED, Site, condition};
 use crate::support::{ControlPlane, DEADLINE, Sidecar, wait_until};
 
-/// The rights of the chart, without what only helm reads.
+/// The rights of the chart.
 fn rights() -> String {
-    let chart = include_str!("../../../deploy/helm/weft/templates/rbac.yaml");
-    let lines = chart.lines().filter(|line| !line.contains("include"));
-    let lines: Vec<_> = lines
-        .map(|line| line.replace("{{ .Release.Namespace }}", "weft-system"))
-        .collect();
-    lines.join("\n")
+    let values = install::values(&[], &[]).unwrap();
+    let mut objects = install::objects(&values, "weft-system", "weft").unwrap();
+    objects.retain(|object| {
+        object["kind"]
+            .as_str()
+            .is_some_and(|kind| kind.contains("Role"))
+    });
+    install::to_yaml(&objects).unwrap()
 }
 
 impl Site {
