@@ -103,9 +103,7 @@ pub(crate) fn install(args: &InstallArgs) -> Result<(), CliError> {
 /// Runs `weft uninstall`.
 pub(crate) fn uninstall(args: &UninstallArgs) -> Result<(), CliError> {
     if !args.apply {
-        let values = install::values(&[], &[]).map_err(cli)?;
-        let objects = install::objects(&values, &args.namespace, MANAGED_BY).map_err(cli)?;
-        for object in objects.iter().rev() {
+        for object in install::deleted(&args.namespace).map_err(cli)? {
             let text = |field: &serde_json::Value| field.as_str().unwrap_or_default().to_owned();
             let (kind, name) = (text(&object["kind"]), text(&object["metadata"]["name"]));
             line(&format!("{kind}/{name}"))?;

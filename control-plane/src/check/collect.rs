@@ -48,6 +48,7 @@ pub async fn collect(client: &Client, namespace: &str) -> Facts {
         deployment: deployment(client, namespace).await,
         webhooks: webhooks(client).await,
         endpoints: endpoints(client, namespace).await,
+        cni: cni(client, namespace).await,
     };
     let trial = match (&installed.webhooks, &namespaces) {
         (Err(error), _) | (_, Err(error)) => Err(error.clone()),
@@ -196,6 +197,17 @@ async fn deployment(client: &Client, namespace: &str) -> Asked<Option<Deployment
             available: status.available_replicas.unwrap_or(0),
             version: labels.get("app.kubernetes.io/version").cloned(),
         }
+    }))
+}
+
+/// How many nodes the network plugin is for, and on how many it is ready.
+async fn cni(client: &Client, namespace: &str) -> Asked<Option<(i32, i32)>> {
+    let api = Api::<v1::DaemonSet>::namespaced(client.clone(), namespace);
+    let found = api.get_opt(names::CNI).await;
+    let found = found.map_err(|error| format!("the DaemonSet: {}", told(&error)))?;
+    Ok(found.map(|found| {
+        let status = found.status.unwrap_or_default();
+        (status.desired_number_scheduled, status.number_ready)
     }))
 }
 

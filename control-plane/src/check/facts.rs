@@ -104,6 +104,9 @@ pub struct Installed {
     pub webhooks: Result<Option<Vec<Webhook>>, String>,
     /// Ready endpoints of the control plane's Service.
     pub endpoints: Result<usize, String>,
+    /// Nodes that the network plugin's DaemonSet wants to be on, and on how many it is ready; `None`:
+    /// there is none.
+    pub cni: Result<Option<(i32, i32)>, String>,
 }
 
 /// The control plane's Deployment.

@@ -17,6 +17,8 @@ const SKEW_WARN_SECONDS: i64 = 30;
 const SERVER_MIN: (u32, u32) = (1, 27);
 /// The first with native sidecars (KEP-753).
 const NATIVE_SIDECARS: (u32, u32) = (1, 29);
+/// The first that says which addresses are those of Services (KEP-1880, `networking.k8s.io/v1`).
+const SERVICE_CIDRS: (u32, u32) = (1, 33);
 /// A root that ends sooner than this is worth a warning: 30 days.
 const ROOT_WARN_SECONDS: i64 = 30 * 24 * 3600;
 /// Names in one message.
@@ -31,7 +33,7 @@ const GATEWAY_API: [(&str, &str); 4] = [
 ];
 
 /// Every check, in the order in which they are shown.
-pub const CHECKS: [Check; 19] = [
+pub const CHECKS: [Check; 21] = [
     Check {
         id: "api-version",
         when: When::Always,
@@ -59,6 +61,12 @@ pub const CHECKS: [Check; 19] = [
         look: permissions,
     },
     Check {
+        id: "service-ranges",
+        when: When::Before,
+        mend: "set mesh.serviceRanges to what the API server's --service-cluster-ip-range says",
+        look: service_ranges,
+    },
+    Check {
         id: "gateway-api",
         when: When::Always,
         mend: "install the Gateway API's custom resource definitions, experimental channel, 1.5: \
@@ -83,6 +91,12 @@ pub const CHECKS: [Check; 19] = [
         when: When::After,
         mend: "kubectl -n NAMESPACE describe pods; kubectl -n NAMESPACE logs deployment/weft-control-plane",
         look: control_plane,
+    },
+    Check {
+        id: "cni",
+        when: When::After,
+        mend: "kubectl -n NAMESPACE logs daemonset/weft-cni: pods on a node without the plugin wait for it",
+        look: cni,
     },
     Check {
         id: "version",
@@ -202,6 +216,30 @@ fn permissions(facts: &Facts) -> Outcome {
         Err(error) => unknown(error),
         Ok(denied) if denied.is_empty() => Outcome::Good("all that installing takes".to_owned()),
         Ok(denied) => Outcome::Failed(format!("you may not: {}", some(denied))),
+    }
+}
+
+fn service_ranges(facts: &Facts) -> Outcome {
+    match &facts.server {
+        Err(error) => unknown(error),
+        Ok(server) if server.version < SERVICE_CIDRS => Outcome::Warning(
+            "this version's API does not say which addresses are those of Services".to_owned(),
+        ),
+        Ok(_) => Outcome::Good("the API says them".to_owned()),
+    }
+}
+
+fn cni(facts: &Facts) -> Outcome {
+    match &facts.installed.cni {
+        Err(error) => unknown(error),
+        Ok(None) => Outcome::Good("no plugin: an init container redirects each pod".to_owned()),
+        Ok(Some((wanted, ready))) => {
+            let found = format!("ready on {ready} of {wanted} nodes");
+            match ready < wanted {
+                true => Outcome::Failed(found),
+                false => Outcome::Good(found),
+            }
+        }
     }
 }
 

@@ -62,6 +62,7 @@ fn well() -> Facts {
                 service: "weft-system/weft-control-plane".to_owned(),
             }])),
             endpoints: Ok(2),
+            cni: Ok(Some((3, 3))),
         },
         namespaces: Ok(vec![
             namespace("default", None, None),
@@ -137,6 +138,15 @@ const CASES: &[(&str, Status, &str, Change)] = &[
     }),
     ("clock-skew", Status::Warning, "is -60 s from", |f| {
         server(f, (1, 35), -60)
+    }),
+    (
+        "service-ranges",
+        Status::Warning,
+        "does not say which",
+        |f| server(f, (1, 32), 0),
+    ),
+    ("cni", Status::Failed, "ready on 2 of 3 nodes", |f| {
+        f.installed.cni = Ok(Some((3, 2)));
     }),
     (
         "documents",

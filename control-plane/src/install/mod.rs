@@ -153,6 +153,14 @@ fn everything() -> Result<Value, InstallError> {
     values(&[], &sets)
 }
 
+/// What [`uninstall`] looks for and deletes where it does not purge, in that order.
+pub fn deleted(namespace: &str) -> Result<Vec<Value>, InstallError> {
+    let mut all = objects(&everything()?, namespace, MANAGED_BY)?;
+    all.retain(|object| object["kind"] != "CustomResourceDefinition");
+    all.reverse();
+    Ok(all)
+}
+
 /// The chart's objects for these values, in the order in which they are applied.
 pub fn objects(
     values: &Value,

@@ -44,6 +44,8 @@ pub const NAMESPACE: &str = "weft-system";
 pub const CONTROL_PLANE: &str = "weft-control-plane";
 /// The name of the port of [`CONTROL_PLANE`]'s Service that sidecars and other control planes call.
 pub const SIDECARS_PORT: &str = "grpc-xds";
+/// The DaemonSet of the CNI plugin.
+pub const CNI: &str = "weft-cni";
 /// The control plane's MutatingWebhookConfiguration.
 pub const WEBHOOK: &str = "weft-injector";
 /// The path that the API server posts an `AdmissionReview` to.

@@ -199,15 +199,20 @@ impl Replicas {
     fn take(&self, name: &str, report: ReplicaReport) -> Result<bool, TooMany> {
         let is_own = report.replica == self.name;
         let mut others = self.others();
+        let mut is_news = false;
         if let Some(other) = others.get_mut(name) {
+            is_news = other.is_own != is_own;
             other.is_own = is_own;
             match is_own {
                 true => other.told = Told::default(),
-                false => other.told.take(report, Instant::now())?,
+                false => is_news |= other.told.take(report, Instant::now())?,
             }
         }
         drop(others);
-        self.publisher.tell_moved();
+        // What everybody waits for is looked at again, which is not to happen for each sign of life.
+        if is_news {
+            self.publisher.tell_moved();
+        }
         Ok(is_own)
     }
 

@@ -44,8 +44,10 @@ impl Told {
         self.begun = Some(BTreeMap::new());
     }
 
-    /// A message of the stream.
-    pub(super) fn take(&mut self, report: ReplicaReport, now: Instant) -> Result<(), TooMany> {
+    /// A message of the stream; whether it says something new, and is not only a sign of life.
+    pub(super) fn take(&mut self, report: ReplicaReport, now: Instant) -> Result<bool, TooMany> {
+        let mut is_news = self.begun.is_some() || self.sidecars(now).is_none();
+        is_news |= !report.gone.is_empty() || !report.sidecars.is_empty();
         let sidecars = self.begun.as_mut().unwrap_or(&mut self.sidecars);
         for gone in &report.gone {
             sidecars.remove(gone);
@@ -61,8 +63,9 @@ impl Told {
             positions,
         }) = report.whole
         else {
-            return Ok(());
+            return Ok(is_news);
         };
+        is_news |= published != self.published || !positions.is_empty();
         if let Some(sidecars) = self.begun.take() {
             self.sidecars = sidecars;
             self.positions = Positions::default();
@@ -72,7 +75,7 @@ impl Told {
             self.positions.push(Position { revision, state });
         }
         self.heard = Some(now);
-        Ok(())
+        Ok(is_news)
     }
 
     /// What it tells of sidecars, unless it was not heard for too long.
@@ -258,5 +261,23 @@ mod tests {
         }
         assert_eq!(positions.newest.len(), POSITIONS_MAX);
         assert!(positions.by_state.len() <= POSITIONS_MAX);
+    }
+
+    #[test]
+    fn a_sign_of_life_is_no_news() {
+        let start = Instant::now();
+        let mut told = Told::default();
+        told.begin();
+        let mut news = |report, now| told.take(report, now).unwrap();
+        assert!(news(report(&[sidecar("a", None)], Some((1, &[]))), start));
+        let alive = || report(&[], Some((1, &[])));
+        assert!(!news(alive(), start));
+        assert!(news(report(&[], Some((2, &[]))), start), "a revision");
+        let mut less = report(&[], Some((2, &[])));
+        less.gone.push("a".into());
+        assert!(news(less, start), "one is gone");
+        let late = start + EXPIRES;
+        let alive = report(&[], Some((2, &[])));
+        assert!(news(alive, late), "it is known again");
     }
 }
