@@ -154,6 +154,7 @@ impl TryFrom<replica::Report> for ReplicaReport {
 
 impl From<SidecarReport> for replica::Sidecar {
     fn from(report: SidecarReport) -> Self {
+        let is_all_told = report.rejected.len() <= REJECTED_MAX;
         let rejected = report.rejected.into_iter().take(REJECTED_MAX);
         let told = report.observed.as_ref().map_or(0, |one| one.told);
         let observed = report.observed.map(|one| registry::Observed {
@@ -170,7 +171,8 @@ impl From<SidecarReport> for replica::Sidecar {
             since: report.since,
             holds: u64::try_from(report.holds).unwrap_or(u64::MAX),
             behind: report.behind,
-            begins: report.begins,
+            // Where not all is told, it is not held for settled.
+            begins: report.begins || !is_all_told,
             rejected: rejected
                 .map(|(resource, reason)| replica::Rejected {
                     resource: cut(&resource, NAME_MAX),

@@ -1,13 +1,13 @@
 //! The application's metrics, which a sidecar in a pod tells beside its own: under strict mutual TLS
 //! Prometheus could not read them from the application.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::Full;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::timeout;
 use weft_core::exposition::{ACCEPT, Format, merge};
 use weft_core::hold::Hold;
@@ -30,7 +30,7 @@ const ANSWER_HOLDS: Duration = Duration::from_secs(1);
 pub struct MergedMetrics {
     metrics: Metrics,
     /// Whom to ask; `None` where no application is to be asked.
-    target: Option<(LocalApplication, MetricsTarget)>,
+    target: Option<Arc<(LocalApplication, MetricsTarget)>>,
     /// The application is asked once at a time, however many ask here.
     last: Arc<Mutex<Hold<Bytes>>>,
 }
@@ -41,7 +41,7 @@ impl MergedMetrics {
         let last = Arc::new(Mutex::new(Hold::new(ANSWER_HOLDS)));
         Self {
             metrics,
-            target,
+            target: target.map(Arc::new),
             last,
         }
     }
@@ -49,49 +49,67 @@ impl MergedMetrics {
     /// The answer, with the media type [`weft_core::exposition::CONTENT_TYPE`]. The sidecar's own
     /// metrics are in it whatever the application does.
     pub async fn encode(&self) -> Bytes {
-        let mut last = self.last.lock().await;
+        let last = Arc::clone(&self.last).lock_owned().await;
         if let Some(answer) = last.get(now()) {
             return answer;
         }
-        let application = match &self.target {
-            Some((application, target)) => Some(self.ask(application, target).await),
-            None => None,
-        };
-        let own = self.metrics.encode();
-        let merging = tokio::task::spawn_blocking(move || {
-            let application = application.as_ref().and_then(|asked| asked.as_ref().ok());
-            let application = application.map(|(format, body)| (*format, body.as_slice()));
-            merge(&own, application)
-        });
-        let Ok(merged) = merging.await else {
-            return Bytes::from(merge(&self.metrics.encode(), None).text);
-        };
-        self.metrics.application_scrapes().dropped(merged.dropped);
-        let answer = Bytes::from(merged.text);
-        last.put(now(), answer.clone());
-        let last = Arc::downgrade(&self.last);
-        // Its memory is given back when it does not hold any more.
-        tokio::spawn(async move {
-            tokio::time::sleep(ANSWER_HOLDS).await;
-            if let Some(last) = last.upgrade() {
-                last.lock().await.expire(now());
-            }
-        });
-        answer
+        // Asked to the end, whoever goes away meanwhile: the answer holds for the next one.
+        let asking = tokio::spawn(ask_and_keep(
+            self.metrics.clone(),
+            self.target.clone(),
+            Arc::downgrade(&self.last),
+            last,
+        ));
+        let own = || Bytes::from(merge(&self.metrics.encode(), None).text);
+        asking.await.unwrap_or_else(|_panic| own())
     }
+}
 
-    async fn ask(
-        &self,
-        application: &LocalApplication,
-        target: &MetricsTarget,
-    ) -> Result<(Format, Vec<u8>), ScrapeResult> {
-        let asked = timeout(TIMEOUT, Box::pin(fetch(application, target))).await;
-        let asked = asked.unwrap_or(Err(ScrapeResult::Timeout));
-        let result = asked.as_ref().err().copied();
-        let scrapes = self.metrics.application_scrapes();
-        scrapes.record(result.unwrap_or(ScrapeResult::Success));
-        asked
-    }
+/// Asks the application, and leaves the answer where the next one finds it.
+async fn ask_and_keep(
+    metrics: Metrics,
+    target: Option<Arc<(LocalApplication, MetricsTarget)>>,
+    kept: Weak<Mutex<Hold<Bytes>>>,
+    mut last: OwnedMutexGuard<Hold<Bytes>>,
+) -> Bytes {
+    let application = match &target {
+        Some(target) => Some(ask(&metrics, &target.0, &target.1).await),
+        None => None,
+    };
+    let own = metrics.encode();
+    let merging = tokio::task::spawn_blocking(move || {
+        let application = application.as_ref().and_then(|asked| asked.as_ref().ok());
+        let application = application.map(|(format, body)| (*format, body.as_slice()));
+        merge(&own, application)
+    });
+    let Ok(merged) = merging.await else {
+        return Bytes::from(merge(&metrics.encode(), None).text);
+    };
+    metrics.application_scrapes().dropped(merged.dropped);
+    let answer = Bytes::from(merged.text);
+    last.put(now(), answer.clone());
+    drop(last);
+    // Its memory is given back when it does not hold any more.
+    tokio::spawn(async move {
+        tokio::time::sleep(ANSWER_HOLDS).await;
+        if let Some(last) = kept.upgrade() {
+            last.lock().await.expire(now());
+        }
+    });
+    answer
+}
+
+async fn ask(
+    metrics: &Metrics,
+    application: &LocalApplication,
+    target: &MetricsTarget,
+) -> Result<(Format, Vec<u8>), ScrapeResult> {
+    let asked = timeout(TIMEOUT, Box::pin(fetch(application, target))).await;
+    let asked = asked.unwrap_or(Err(ScrapeResult::Timeout));
+    let result = asked.as_ref().err().copied();
+    let scrapes = metrics.application_scrapes();
+    scrapes.record(result.unwrap_or(ScrapeResult::Success));
+    asked
 }
 
 async fn fetch(

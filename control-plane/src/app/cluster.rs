@@ -33,7 +33,8 @@ pub(super) async fn open_store(cluster: &Cluster) -> Result<Arc<KubernetesStore>
 }
 
 /// Has the statuses of a cluster's documents written, and its pods without a sidecar looked after, by
-/// the one of its control planes that is elected; gives who that is.
+/// the one of its control planes that is elected; gives who that is. Events of lost interception are written by
+/// each, about its own sidecars.
 pub(super) fn lead(
     tasks: &mut Supervisor,
     cluster: &Cluster,

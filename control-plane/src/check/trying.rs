@@ -112,7 +112,7 @@ pub(super) async fn certificates(client: &Client, pods: &[PodFact]) -> Asked<Vec
         let left = left.unwrap_or_else(|_| Err(format!("no answer in {ANSWER:?}")));
         CertificateFact {
             pod: pod.name.clone(),
-            left: left.map(|end| end - crate::unix_seconds()),
+            left: left.map(|end| end.saturating_sub(crate::unix_seconds())),
         }
     });
     let asked = futures_util::stream::iter(asked).buffered(AT_A_TIME);

@@ -219,7 +219,7 @@ impl Webhook {
             Outcome::Refuse(refusal) => refusal.to_string(),
         };
         self.counters.count("refused");
-        tracing::info!(uid = request.uid, %message, "a pod is refused");
+        tracing::info!(uid = shown(&request.uid), %message, "a pod is refused");
         response.deny(message)
     }
 }

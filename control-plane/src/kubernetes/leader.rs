@@ -58,8 +58,9 @@ pub fn election() -> (Election, Leader) {
 }
 
 impl Leader {
-    /// Whether this process leads now. By the monotonic clock: one that was suspended for longer than
-    /// its lease leads no longer, before anybody has told it so.
+    /// Whether this process leads now. By the monotonic clock: one that was stopped for longer than
+    /// its lease leads no longer, before anybody has told it so. That clock stands still while the machine
+    /// is suspended: then the condition of each write is what holds.
     pub fn leads(&self) -> bool {
         leads(*self.0.borrow(), Instant::now())
     }
@@ -124,10 +125,13 @@ impl Election {
         }
     }
 
-    /// Those who wait are told of the begin and the end, not of each renewal.
+    /// Those who wait are told of the begin and the end, not of each renewal. A lease that has run out
+    /// untold and is renewed late begins anew.
     fn decide(&self, until: Option<Instant>) {
+        let now = Instant::now();
         self.0.send_if_modified(|before| {
-            let changes = before.is_some() != until.is_some();
+            let changes = leads(*before, now) != leads(until, now);
+            let changes = changes || before.is_some() != until.is_some();
             *before = until;
             changes
         });
@@ -195,5 +199,18 @@ mod tests {
         // Suspended for longer than its lease.
         election.lead_for(Duration::ZERO);
         assert!(!leader.leads());
+    }
+
+    /// A renewal that was answered late: whoever has seen the lease run out hears of it.
+    #[tokio::test]
+    async fn a_lease_that_ran_out_untold_and_is_renewed_elects_again() {
+        let (election, mut leader) = election();
+        election.lead_for(Duration::ZERO);
+        assert!(!leader.leads());
+        let waiting = tokio::spawn(async move { leader.elected().await });
+        tokio::task::yield_now().await;
+        election.lead_for(Duration::from_secs(60));
+        let elected = tokio::time::timeout(Duration::from_secs(5), waiting).await;
+        assert!(elected.is_ok(), "nobody was told");
     }
 }

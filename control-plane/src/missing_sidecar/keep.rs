@@ -106,6 +106,8 @@ impl Keeper {
 
     /// Works while this process leads.
     pub async fn keep(mut self) {
+        // What was evicted in vain is not forgotten with a lease.
+        let mut decider = Decider::new(self.eviction, Instant::now());
         loop {
             self.leader.elected().await;
             let leader = self.leader.clone();
@@ -117,26 +119,25 @@ impl Keeper {
             };
             tokio::select! {
                 () = ended => {}
-                () = self.lead() => {}
+                () = self.lead(&mut decider) => {}
             }
         }
     }
 
     /// Works until it is dropped.
-    async fn lead(&self) {
+    async fn lead(&self, decider: &mut Decider) {
         let mut namespaces = Namespaces::default();
         let mut events = namespace_events(&self.client);
-        let mut decider = Decider::new(self.eviction, Instant::now());
         let mut changed = true;
         loop {
             if changed && namespaces.is_whole {
                 changed = false;
-                self.look(&mut decider, &namespaces);
+                self.look(decider, &namespaces);
             }
             while namespaces.is_whole
                 && let Some(step) = decider.poll(Instant::now())
             {
-                self.carry_out(&mut decider, &namespaces, step).await;
+                self.carry_out(decider, &namespaces, step).await;
                 sleep(PAUSE).await;
             }
             tokio::select! {
@@ -233,6 +234,11 @@ impl Keeper {
                 Controller::Job => (
                     MISSING,
                     missing("its Job has to be run again"),
+                    Told::ForPeople,
+                ),
+                Controller::Other => (
+                    MISSING,
+                    missing("whatever made it has to make it anew"),
                     Told::ForPeople,
                 ),
                 Controller::None => {
@@ -336,6 +342,8 @@ enum Controller {
     MakesAnew,
     /// A Job, which would count the pod as failed.
     Job,
+    /// Something else, which may take the pod for a piece of work that has failed.
+    Other,
     /// Nobody.
     None,
 }
@@ -345,7 +353,11 @@ fn controller(pod: &Pod) -> Controller {
     let mut controllers = owners.filter(|owner| owner.controller == Some(true));
     match controllers.next() {
         Some(owner) if owner.kind == "Job" => Controller::Job,
-        Some(_) => Controller::MakesAnew,
+        Some(owner) => match (owner.api_version.as_str(), owner.kind.as_str()) {
+            ("apps/v1", "ReplicaSet" | "StatefulSet" | "DaemonSet")
+            | ("v1", "ReplicationController") => Controller::MakesAnew,
+            _ => Controller::Other,
+        },
         None => Controller::None,
     }
 }

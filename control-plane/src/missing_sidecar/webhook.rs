@@ -104,8 +104,11 @@ fn matches(selector: Option<&LabelSelector>, labels: &Labels) -> bool {
 /// Asks about a pod as if it were made now.
 pub(super) async fn ask(target: &Target, pod: &Pod) -> Result<(), NotInjected> {
     let answered = timeout(ANSWER_MAX, post(target, pod)).await;
-    let answered = answered.unwrap_or_else(|_elapsed| Err(format!("no answer in {ANSWER_MAX:?}")));
-    judge(&answered.map_err(NotInjected::NotWorking)?)
+    let late = |_elapsed| {
+        let text = format!("no answer in {ANSWER_MAX:?}");
+        Err(NotInjected::NotWorking(text))
+    };
+    judge(&answered.unwrap_or_else(late)?)
 }
 
 /// What an answer says.
@@ -126,7 +129,20 @@ fn judge(review: &Value) -> Result<(), NotInjected> {
     Ok(())
 }
 
-async fn post(target: &Target, pod: &Pod) -> Result<Value, String> {
+async fn post(target: &Target, pod: &Pod) -> Result<Value, NotInjected> {
+    let (client, request) = question(target, pod).map_err(NotInjected::NotWorking)?;
+    let answer = match client.request_text(request).await {
+        Ok(answer) => answer,
+        // It is about this pod, as one that is too large.
+        Err(kube::Error::Api(status)) if (400..500).contains(&status.code) => {
+            return Err(NotInjected::Refused(status.message));
+        }
+        Err(error) => return Err(NotInjected::NotWorking(told(&error))),
+    };
+    serde_json::from_str(&answer).map_err(|error| NotInjected::NotWorking(error.to_string()))
+}
+
+fn question(target: &Target, pod: &Pod) -> Result<(Client, http::Request<Vec<u8>>), String> {
     let bad = || format!("its address is {:?}", target.url);
     let uri: http::Uri = target.url.parse().map_err(|_invalid| bad())?;
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
@@ -143,9 +159,7 @@ async fn post(target: &Target, pod: &Pod) -> Result<Value, String> {
     config.connect_timeout = Some(ANSWER_MAX);
     config.read_timeout = Some(ANSWER_MAX);
     let client = Client::try_from(config).map_err(|error| told(&error))?;
-    let answer = client.request_text(request).await;
-    let answer = answer.map_err(|error| told(&error))?;
-    serde_json::from_str(&answer).map_err(|error| error.to_string())
+    Ok((client, request))
 }
 
 /// What an API server asks when a pod is made, as a question that has no effect.

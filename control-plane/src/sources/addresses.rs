@@ -66,8 +66,16 @@ impl Source for AddressSource {
             changed.await;
             tokio::time::sleep(TOGETHER).await;
             self.records.mark_unchanged();
+            let deltas = match read_assigned(&*self.store) {
+                Ok(assigned) => vec![Delta::Addresses(assigned)],
+                // What is in force stays so: somebody else's record is no reason to end.
+                Err(error) => {
+                    tracing::error!(%error, "addresses that others have put on record are not followed");
+                    Vec::new()
+                }
+            };
             Ok(Batch {
-                deltas: vec![Delta::Addresses(read_assigned(&*self.store)?)],
+                deltas,
                 ..Batch::default()
             })
         })

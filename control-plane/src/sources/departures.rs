@@ -1,6 +1,6 @@
 //! Pods that are not there any more: their certificates are revoked for as long as one may live.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -44,15 +44,19 @@ impl<S> DepartedPods<S> {
 impl Present {
     /// Instances that are not there any more after these changes.
     fn departed(&mut self, deltas: &[Delta]) -> Vec<Arc<str>> {
-        let mut departed = Vec::new();
+        let mut departed: Vec<(WorkloadName, Arc<str>)> = Vec::new();
         for delta in deltas {
             let before = match delta {
-                // Made again under its name, it is another one.
+                // Made again under its name, it is another one. What no node has taken on has run
+                // nothing: whoever makes and deletes pods only has no place among those that went.
                 Delta::Pod(pod) => match &pod.identity {
-                    Some(_) => self.0.insert(pod.name.clone(), pod.instance()),
-                    None => self.0.remove(&pod.name),
+                    Some(_) if !pod.node.is_empty() => {
+                        let before = self.0.insert(pod.name.clone(), pod.instance());
+                        before.map(|before| (pod.name.clone(), before))
+                    }
+                    Some(_) | None => self.0.remove_entry(&pod.name),
                 },
-                Delta::PodGone(name) => self.0.remove(name),
+                Delta::PodGone(name) => self.0.remove_entry(name),
                 Delta::Document(_)
                 | Delta::DocumentGone(_)
                 | Delta::Workload(_)
@@ -69,11 +73,8 @@ impl Present {
             departed.extend(before);
         }
         // One that was told of again is there.
-        if !departed.is_empty() {
-            let there: HashSet<&Arc<str>> = self.0.values().collect();
-            departed.retain(|gone| !there.contains(gone));
-        }
-        departed
+        departed.retain(|(name, gone)| self.0.get(name) != Some(gone));
+        departed.into_iter().map(|(_name, gone)| gone).collect()
     }
 }
 
@@ -110,7 +111,7 @@ mod tests {
             addresses: Vec::new(),
             identity: has_sidecar.then_some(identity),
             protocols: Arc::default(),
-            node: Arc::default(),
+            node: "node1".into(),
         }))
     }
 

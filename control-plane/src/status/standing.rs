@@ -19,7 +19,8 @@ pub(super) fn standing(
     progress: &Progress,
 ) -> Standing {
     if let Some((word, reason)) = &subject.refused {
-        let refused = vec![condition("Accepted", word, Err(reason.clone()))];
+        let refused = |kind| condition(kind, word, Err(reason.clone()));
+        let refused = vec![refused("Accepted"), refused(PROGRAMMED)];
         return shaped(subject, |_parent| refused.clone());
     }
     let programmed = programmed(revision, progress);

@@ -57,7 +57,7 @@ impl std::fmt::Debug for ClientOf {
 }
 
 impl StatusWriter {
-    /// A writer that is one of several by this name.
+    /// A writer that works while this process leads.
     pub fn new(
         client: Client,
         store: Arc<KubernetesStore>,

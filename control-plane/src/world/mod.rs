@@ -198,6 +198,8 @@ impl World {
                     if self.has_virtual_address(&name) {
                         dirty.externals |= self.externals.get(&name).is_some();
                         dirty.servers.insert(name.clone());
+                        // Its address is in it, and not in its shape.
+                        dirty.services.insert(name.clone());
                         dirty.shapes.insert(name);
                     }
                 }

@@ -1,4 +1,4 @@
-//! What the control plane may do in a cluster: all of it is enough, and nothing of it is too much.
+//! What the control plane may do in a cluster: all of it is enough, and no resource of it is too much.
 
 use std::fs::File;
 use std::path::Path;

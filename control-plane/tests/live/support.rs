@@ -286,11 +286,12 @@ impl ControlPlane {
         Pid::from_child(&self.child)
     }
 
-    /// Whether the process has ended.
+    /// Sends the process a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         rustix::process::kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
+    /// Whether the process has ended.
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }

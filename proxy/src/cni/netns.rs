@@ -1,6 +1,6 @@
 //! Work in another network namespace, on a thread of its own that ends with it.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind};
 use std::net::TcpStream;
 use std::os::fd::AsFd as _;
@@ -18,10 +18,20 @@ pub(super) fn within<T: Send + 'static>(
     netns: &Path,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, String> {
+    let file = File::open(netns)
+        .map_err(|error| format!("opening the network namespace {}: {error}", netns.display()))?;
+    within_file(file, netns, work)
+}
+
+/// Runs something in a namespace that is open; `netns` is its name in errors.
+pub(super) fn within_file<T: Send + 'static>(
+    file: File,
+    netns: &Path,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, String> {
     let failed = |what: &str, error: &dyn std::fmt::Display| {
         format!("{what} the network namespace {}: {error}", netns.display())
     };
-    let file = File::open(netns).map_err(|error| failed("opening", &error))?;
     let thread = thread::Builder::new().spawn(move || {
         let kind = Some(LinkNameSpaceType::Network);
         move_into_link_name_space(file.as_fd(), kind)?;
@@ -36,8 +46,17 @@ pub(super) fn within<T: Send + 'static>(
 
 /// Which namespace a file names: two names of one are the same.
 pub(super) fn identity(netns: &Path) -> io::Result<(u64, u64)> {
-    let metadata = netns.metadata()?;
-    Ok((metadata.dev(), metadata.ino()))
+    Ok(identity_of(&netns.metadata()?))
+}
+
+/// Opens a namespace if it is still the one that it was; nothing otherwise.
+pub(super) fn open(netns: &Path, expected: (u64, u64)) -> Option<File> {
+    let file = File::open(netns).ok()?;
+    (identity_of(&file.metadata().ok()?) == expected).then_some(file)
+}
+
+fn identity_of(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
 }
 
 /// Whether the traffic of the calling thread's namespace is redirected, by the proof that the sidecar

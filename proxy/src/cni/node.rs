@@ -11,6 +11,7 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -170,24 +171,36 @@ fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), String> {
 /// Redirects the traffic of namespaces that have a process of the mesh and no rules in force.
 fn repair(proc_dir: &Path, own: (u64, u64)) {
     let found = namespaces(proc_dir, own);
-    let found: Vec<(PathBuf, InterceptArgs)> = found.into_values().collect();
+    let found: Vec<_> = found.into_iter().collect();
     for together in found.chunks(AT_ONCE) {
         thread::scope(|scope| {
-            for (netns, rules) in together {
-                scope.spawn(|| repair_one(netns, rules));
+            for (identity, (netns, rules)) in together {
+                scope.spawn(|| repair_one(netns, *identity, rules));
             }
         });
     }
 }
 
-fn repair_one(netns: &Path, rules: &InterceptArgs) {
+/// Works on the namespace that was looked at: the process may have ended, and its number may be that
+/// of one in the node's own namespace by now.
+fn repair_one(netns: &Path, identity: (u64, u64), rules: &InterceptArgs) {
     let uid = rules.uid;
-    match netns::within(netns, move || netns::is_redirected(uid)) {
-        // Gone meanwhile, as pods go.
-        Ok(Ok(())) | Err(_) => {}
+    let opened = || netns::open(netns, identity);
+    let Some((first, second)) = opened().zip(opened()) else {
+        return;
+    };
+    match netns::within_file(first, netns, move || netns::is_redirected(uid)) {
+        Ok(Ok(())) => {}
+        // It was open: whatever keeps this from entering keeps it from every other one, too.
+        Err(error) => {
+            static SAID: AtomicBool = AtomicBool::new(false);
+            if !SAID.swap(true, Ordering::Relaxed) {
+                tracing::error!(error, "pods are not looked at; said once");
+            }
+        }
         Ok(Err(why)) => {
             let rules = rules.clone();
-            let put = netns::within(netns, move || intercept::run(&rules));
+            let put = netns::within_file(second, netns, move || intercept::run(&rules));
             let place = netns.display();
             match put {
                 Ok(Ok(())) => tracing::warn!(%place, why, "a pod was not redirected: it is now"),

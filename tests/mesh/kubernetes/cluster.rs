@@ -77,6 +77,13 @@ impl Cluster {
         );
     }
 
+    /// The same, until the value is dropped.
+    pub(crate) fn upgraded<'a>(&'a self, values: &[&str]) -> Upgraded<'a> {
+        let upgraded = Upgraded(self);
+        self.upgrade(values);
+        upgraded
+    }
+
     fn start() -> Self {
         let assets = std::env::var_os("KUBEBUILDER_ASSETS").expect("asked for by need!");
         let assets = PathBuf::from(assets);
@@ -168,6 +175,22 @@ impl Cluster {
         Space {
             cluster: self,
             name,
+        }
+    }
+}
+
+/// Weft with other values than those of the chart, which come back, also after a failure.
+#[derive(Debug)]
+pub(crate) struct Upgraded<'a>(&'a Cluster);
+
+impl Drop for Upgraded<'_> {
+    fn drop(&mut self) {
+        // A second panic would end the process.
+        let back = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.0.upgrade(&[])));
+        if let Err(failure) = back
+            && !std::thread::panicking()
+        {
+            std::panic::resume_unwind(failure);
         }
     }
 }

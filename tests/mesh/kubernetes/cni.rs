@@ -100,7 +100,7 @@ fn pods_without_any_capability_are_in_the_mesh() {
         format!("cni.confDir={dir}/cni"),
     ];
     let upgrade = |more: &str| cluster.upgrade(&["cni.enabled=true", &places[0], &places[1], more]);
-    upgrade("cni.remove=false");
+    let back = cluster.upgraded(&["cni.enabled=true", &places[0], &places[1]]);
     let conflist = cluster.dir().join("cni/1.conflist");
     let has_plugin = || fs::read_to_string(&conflist).is_ok_and(|text| text.contains("weft-cni"));
     wait_for("the plugin", LIMIT, || has_plugin().then_some(()));
@@ -144,9 +144,10 @@ fn pods_without_any_capability_are_in_the_mesh() {
     wait_for("the plugin to be gone", LIMIT, || {
         (!has_plugin() && !program.exists()).then_some(())
     });
-    cluster.upgrade(&[]);
+    drop(back);
     // Pods start on the node as before.
     space.kubectl("rollout restart deployment/client");
+    space.wait_rolled_out("client");
 }
 
 /// A node that has no plugin yet starts a pod of the mesh: it waits, and is redirected when the plugin's

@@ -1,7 +1,5 @@
 //! Pods that were made before their namespace asked for sidecars.
 
-use std::time::Duration;
-
 use super::cluster::LIMIT;
 use super::{Cluster, apps};
 use crate::support::{Machine, need, wait_for};
@@ -26,7 +24,7 @@ fn pods_that_were_there_before_are_told_of_and_evicted_within_their_budget() {
         "injector.eviction.after=1s",
         "injector.eviction.perMinute=60",
     ];
-    cluster.upgrade(&eviction);
+    let _back = cluster.upgraded(&eviction);
     let space = cluster.space(false);
     space.apply(&(BUDGET.to_owned() + &apps::client("client")));
     space.wait_rolled_out("client");
@@ -45,12 +43,14 @@ fn pods_that_were_there_before_are_told_of_and_evicted_within_their_budget() {
     };
     told("SidecarMissing");
     // Its time is over, and its budget does not allow it.
-    std::thread::sleep(Duration::from_secs(12));
+    let logs = "-n weft-system logs -l app.kubernetes.io/name=weft --tail=-1";
+    wait_for("a refusal in the log", LIMIT, || {
+        let log = cluster.kubectl(logs).stdout;
+        log.contains("is not evicted now").then_some(())
+    });
     let phase =
         format!("get pod {pod} -o jsonpath={{.status.phase}}{{.metadata.deletionTimestamp}}");
     assert_eq!(space.kubectl(&phase), "Running");
-    let log = cluster.kubectl("-n weft-system logs deployment/weft-control-plane --tail=-1");
-    assert!(log.stdout.contains("is not evicted now"), "{log}");
 
     space.kubectl("delete poddisruptionbudget client");
     told("EvictedForSidecar");
@@ -58,5 +58,4 @@ fn pods_that_were_there_before_are_told_of_and_evicted_within_their_budget() {
     wait_for("the pod in its place", LIMIT, || {
         space.kubectl(inits).contains("weft-proxy").then_some(())
     });
-    cluster.upgrade(&[]);
 }

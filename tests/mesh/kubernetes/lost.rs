@@ -30,7 +30,7 @@ fn a_pod_without_its_rules_is_told_of_and_answered_by_nobody() {
     let load = space.start_shell(
         "deploy/client",
         "client",
-        "for n in {1..120}; do echo \"$(date +%s%3N) $(curl -s -o /dev/null -m 1 -w '%{http_code}' http://web/)\"; sleep 0.05; done",
+        "for n in {1..400}; do echo \"$(date +%s%3N) $(curl -s -o /dev/null -m 1 -w '%{http_code}' http://web/)\"; sleep 0.05; done",
     );
     std::thread::sleep(Duration::from_secs(2));
     let rules = space.enter("client").args(["nft", "list", "ruleset"]);
@@ -67,8 +67,12 @@ fn a_pod_without_its_rules_is_told_of_and_answered_by_nobody() {
     );
 
     let finished = load.finish(super::cluster::LIMIT).success();
-    let (before, after) = answered(&finished.stdout, flushed_at);
+    let (before, after, unanswered) = answered(&finished.stdout, flushed_at);
     assert!(before > 5, "{finished}");
+    assert!(
+        unanswered > 5,
+        "nothing was asked after the flush: {finished}"
+    );
     assert_eq!(after, 0, "answered in plaintext: {finished}");
 
     let program = crate::support::weft_binary().with_file_name("weft-proxy");
@@ -81,15 +85,16 @@ fn a_pod_without_its_rules_is_told_of_and_answered_by_nobody() {
 }
 
 /// How many requests were answered that began before a moment, and how many that began after it.
-fn answered(lines: &str, flushed_at: u128) -> (usize, usize) {
-    let (mut before, mut after) = (0, 0);
+fn answered(lines: &str, flushed_at: u128) -> (usize, usize, usize) {
+    let (mut before, mut after, mut unanswered) = (0, 0, 0);
     for (at, code) in lines.lines().filter_map(|line| line.split_once(' ')) {
         let is_after = at.parse::<u128>().is_ok_and(|at| at > flushed_at);
         match (is_after, code) {
             (false, "200") => before += 1,
             (true, "200") => after += 1,
-            (_, _) => {}
+            (true, _) => unanswered += 1,
+            (false, _) => {}
         }
     }
-    (before, after)
+    (before, after, unanswered)
 }
