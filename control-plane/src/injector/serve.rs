@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
@@ -30,6 +30,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use weft_core::connections::Client;
+use weft_core::slots::{Admission, Slots};
 
 use super::{Namespace, Outcome, Settings, inject, shown};
 use crate::kubernetes::names::WEBHOOK_PATH;
@@ -249,7 +251,7 @@ async fn review(State(webhook): State<Arc<Webhook>>, request: Request) -> Respon
 /// the moment when it was accepted.
 pub async fn serve(router: Router, listener: TcpListener, tls: ServerTls, stop: CancellationToken) {
     let tasks = TaskTracker::new();
-    let sources = Arc::<Sources>::default();
+    let sources = Sources::new();
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
@@ -264,14 +266,17 @@ pub async fn serve(router: Router, listener: TcpListener, tls: ServerTls, stop: 
             }
         };
         let Some(place) = sources.admit(address) else {
-            tracing::debug!(%address, "too many connections to the webhook: closed");
+            tracing::debug!(%address, "too many connections of one source to the webhook: closed");
             continue;
         };
         let acceptor = TlsAcceptor::from(tls.load_full());
         let router = router.clone().layer(Extension(place.reviews.clone()));
         let stop = stop.clone();
         tasks.spawn(async move {
-            serve_connection(stream, acceptor, router, stop).await;
+            tokio::select! {
+                () = place.evicted.cancelled() => {}
+                () = serve_connection(stream, acceptor, router, stop) => {}
+            }
             drop(place);
         });
     }
@@ -324,37 +329,57 @@ async fn serve_connection(
 }
 
 /// What sources have.
-#[derive(Debug, Default)]
-struct Sources {
-    all: Mutex<HashMap<IpAddr, Source>>,
-}
-
-/// What one source has.
 #[derive(Debug)]
-struct Source {
-    connections: usize,
-    reviews: SourceReviews,
+struct Sources(Mutex<Open>);
+
+/// Connections that are open.
+#[derive(Debug)]
+struct Open {
+    slots: Slots,
+    /// Ends a connection for another one.
+    evictions: HashMap<u64, CancellationToken>,
+    /// How many connections a source has, and their places for reviews.
+    reviews: HashMap<IpAddr, (usize, SourceReviews)>,
 }
 
 impl Sources {
-    /// A place for a connection, unless all are taken.
+    fn new() -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Open {
+            slots: Slots::new(CONNECTIONS_MAX, CONNECTIONS_PER_SOURCE_MAX),
+            evictions: HashMap::new(),
+            reviews: HashMap::new(),
+        })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for a connection, unless its source has too many. Where all are taken, the oldest
+    /// connection of the source with the most gives way: many sources together keep nobody out.
     fn admit(self: &Arc<Self>, address: SocketAddr) -> Option<Place> {
         let source = address.ip().to_canonical();
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        let total: usize = all.values().map(|source| source.connections).sum();
-        let own = all.get(&source).map_or(0, |source| source.connections);
-        if total >= CONNECTIONS_MAX || own >= CONNECTIONS_PER_SOURCE_MAX {
+        let mut open = self.lock();
+        let Admission::Admitted { ticket, evicted } = open.slots.admit(Client::Address(source))
+        else {
             return None;
+        };
+        if let Some(other) = evicted.and_then(|ticket| open.evictions.remove(&ticket)) {
+            other.cancel();
         }
-        let entry = all.entry(source).or_insert_with(|| Source {
-            connections: 0,
-            reviews: SourceReviews(Arc::new(Semaphore::new(REVIEWS_PER_SOURCE_MAX))),
+        let evicted = CancellationToken::new();
+        open.evictions.insert(ticket, evicted.clone());
+        let (connections, reviews) = open.reviews.entry(source).or_insert_with(|| {
+            let places = Semaphore::new(REVIEWS_PER_SOURCE_MAX);
+            (0, SourceReviews(Arc::new(places)))
         });
-        entry.connections += 1;
+        *connections += 1;
         Some(Place {
             sources: Arc::clone(self),
             source,
-            reviews: entry.reviews.clone(),
+            ticket,
+            evicted,
+            reviews: reviews.clone(),
         })
     }
 }
@@ -364,18 +389,22 @@ impl Sources {
 struct Place {
     sources: Arc<Sources>,
     source: IpAddr,
+    ticket: u64,
+    /// The connection has to end.
+    evicted: CancellationToken,
     /// The places for reviews that all connections of the source share.
     reviews: SourceReviews,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let all = self.sources.all.lock();
-        let mut all = all.unwrap_or_else(PoisonError::into_inner);
-        if let Some(source) = all.get_mut(&self.source) {
-            source.connections -= 1;
-            if source.connections == 0 {
-                all.remove(&self.source);
+        let mut open = self.sources.lock();
+        open.slots.remove(self.ticket);
+        open.evictions.remove(&self.ticket);
+        if let Some((connections, _reviews)) = open.reviews.get_mut(&self.source) {
+            *connections -= 1;
+            if *connections == 0 {
+                open.reviews.remove(&self.source);
             }
         }
     }

@@ -201,7 +201,7 @@ async fn a_review_that_does_not_arrive_gives_up_its_place() {
 async fn one_source_does_not_take_the_places_of_others() {
     let counters = Counters::default();
     let router = webhook(&counters);
-    let sources = Arc::<Sources>::default();
+    let sources = Sources::new();
     let [bad, good] = [1, 2].map(|last| {
         let place = sources
             .admit(SocketAddr::from(([192, 0, 2, last], 1)))
@@ -250,7 +250,7 @@ async fn refusals_are_bounded() {
 
 #[test]
 fn one_address_cannot_take_every_place() {
-    let sources = Arc::<Sources>::default();
+    let sources = Sources::new();
     let address = |last: u8| SocketAddr::from(([192, 0, 2, last], 1));
     let mut places: Vec<_> = (0..CONNECTIONS_PER_SOURCE_MAX)
         .map(|_| sources.admit(address(1)))
@@ -261,7 +261,14 @@ fn one_address_cannot_take_every_place() {
     places.pop();
     assert!(sources.admit(address(1)).is_some());
     places.clear();
-    assert!(sources.all.lock().unwrap().is_empty());
+    assert!(sources.lock().reviews.is_empty());
+    // Many sources that take all places together: a newcomer has one, and the oldest of them gives way.
+    let per_source = CONNECTIONS_PER_SOURCE_MAX;
+    let many = (0..CONNECTIONS_MAX).map(|n| sources.admit(address((n / per_source) as u8)));
+    let many: Vec<_> = many.map(|place| place.unwrap()).collect();
+    let newcomer = sources.admit(address(200)).unwrap();
+    assert!(many[0].evicted.is_cancelled() && !many[1].evicted.is_cancelled());
+    assert!(!newcomer.evicted.is_cancelled());
 }
 
 /// The API server asks the webhook; both are real.

@@ -1,4 +1,5 @@
-//! How much of one namespace's documents is in force: the oldest, up to its quota. Pure.
+//! How much of one namespace's documents is in force: the oldest, up to its quota, policies before
+//! routes. Pure.
 //!
 //! Whoever may write documents in one namespace of a cluster fills neither the control plane nor what
 //! others have. Of two documents made at the same time the first by kind and name is the older.
@@ -6,15 +7,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
 
-use crate::model::ResourceKey;
+use crate::model::{ResourceKey, RouteKind};
 
 /// Documents of one namespace that are in force.
 pub(super) const DOCUMENTS_MAX: usize = 2_000;
 /// Bytes of JSON text of one namespace's documents that are in force.
 pub(super) const BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// When a document was made, milliseconds since the Unix epoch, and its name.
-type Place = (i64, ResourceKey);
+/// Whether a document is a route, when it was made, milliseconds since the Unix epoch, and its name.
+type Place = (bool, i64, ResourceKey);
+
+/// The place of a document in its namespace's order. Policies are first: whoever may write only routes
+/// puts no protection out of force.
+fn place(made: i64, key: &ResourceKey) -> Place {
+    (RouteKind::parse(&key.kind).is_some(), made, key.clone())
+}
 
 /// What every namespace has, and how far its quota reaches.
 #[derive(Debug, Default)]
@@ -48,9 +55,9 @@ impl Quotas {
         let namespace = namespace.or_default();
         let mut changed = BTreeSet::new();
         if let Some(before) = before {
-            namespace.take(&(before, key.clone()), &mut changed);
+            namespace.take(&place(before, key), &mut changed);
         }
-        namespace.add((made, key.clone()), bytes, &mut changed);
+        namespace.add(place(made, key), bytes, &mut changed);
         namespace.settle(&mut changed);
         changed
     }
@@ -62,7 +69,7 @@ impl Quotas {
             return changed;
         };
         if let Some(namespace) = self.namespaces.get_mut(&key.namespace) {
-            namespace.take(&(made, key.clone()), &mut changed);
+            namespace.take(&place(made, key), &mut changed);
             namespace.settle(&mut changed);
             if namespace.documents.is_empty() {
                 self.namespaces.remove(&key.namespace);
@@ -76,14 +83,14 @@ impl Quotas {
     pub(super) fn refusal(&self, key: &ResourceKey) -> Option<String> {
         let made = self.made.get(key)?;
         let namespace = self.namespaces.get(&key.namespace)?;
-        let place = (*made, key.clone());
+        let place = place(*made, key);
         let last = namespace.last.as_ref();
         if last.is_some_and(|last| place <= *last) {
             return None;
         }
         Some(format!(
             "metadata.namespace: found {} documents in {}; allowed: the oldest {DOCUMENTS_MAX} of a \
-             namespace, up to {BYTES_MAX} bytes of them together: delete some, or use another namespace",
+             namespace, policies before routes, up to {BYTES_MAX} bytes of them together: delete some, or use another namespace",
             namespace.documents.len(),
             key.namespace,
         ))
@@ -149,7 +156,7 @@ impl Namespace {
 }
 
 /// What changes twice has not changed.
-fn toggle(changed: &mut BTreeSet<ResourceKey>, (_, key): &Place) {
+fn toggle(changed: &mut BTreeSet<ResourceKey>, (_, _, key): &Place) {
     if !changed.remove(key) {
         changed.insert(key.clone());
     }
@@ -162,8 +169,13 @@ mod tests {
     use super::*;
 
     fn key(namespace: u8, number: usize) -> ResourceKey {
+        let kind = if number % 3 == 2 {
+            "HTTPRoute"
+        } else {
+            "FaultInjection"
+        };
         ResourceKey {
-            kind: "FaultInjection".to_owned(),
+            kind: kind.to_owned(),
             namespace: format!("n{namespace}"),
             name: format!("d{number:05}"),
         }
@@ -175,7 +187,9 @@ mod tests {
         for number in 0..DOCUMENTS_MAX {
             assert_eq!(quotas.put(&key(0, number), 5, 10).len(), 1);
         }
+        // Routes, the last of all.
         let young = key(0, DOCUMENTS_MAX);
+        assert_eq!(young.kind, "HTTPRoute");
         assert!(quotas.put(&young, 9, 10).is_empty());
         let why = quotas.refusal(&young).unwrap();
         assert!(why.contains("found 2001 documents in n0"), "{why}");
@@ -210,12 +224,12 @@ mod tests {
             let mut quotas = Quotas::default();
             let mut all: BTreeMap<ResourceKey, (i64, usize)> = BTreeMap::new();
             let within = |all: &BTreeMap<ResourceKey, (i64, usize)>| {
-                let mut ordered: Vec<_> = all.iter().map(|(key, (made, bytes))| (*made, key.clone(), *bytes)).collect();
+                let mut ordered: Vec<_> = all.iter().map(|(key, (made, bytes))| (place(*made, key), *bytes)).collect();
                 ordered.sort();
                 let mut within = BTreeSet::new();
                 for namespace in ["n0", "n1"] {
                     let mut bytes = 0;
-                    for (_, key, more) in ordered.iter().filter(|(_, key, _)| key.namespace == namespace) {
+                    for ((_, _, key), more) in ordered.iter().filter(|((_, _, key), _)| key.namespace == namespace) {
                         bytes += more;
                         if bytes > BYTES_MAX {
                             break;
