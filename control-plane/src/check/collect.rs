@@ -259,7 +259,9 @@ async fn namespaces(client: &Client) -> Asked<Vec<NamespaceFact>> {
         Some((bundle.metadata.namespace?, roots))
     });
     let mut bundles: BTreeMap<String, String> = bundles.collect();
-    let all = all.into_iter().filter_map(|namespace| {
+    // Nothing can be made any more in one that ends.
+    let lasts = |one: &Namespace| one.metadata.deletion_timestamp.is_none();
+    let all = all.into_iter().filter(lasts).filter_map(|namespace| {
         let name = namespace.metadata.name?;
         Some(NamespaceFact {
             labels: namespace.metadata.labels.unwrap_or_default(),

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use super::Cluster;
+use super::{Cluster, apps};
 use super::cluster::{LIMIT, Space};
 use crate::support::{Machine, need, wait_for};
 
@@ -145,9 +145,10 @@ fn pods_without_any_capability_are_in_the_mesh() {
         (!has_plugin() && !program.exists()).then_some(())
     });
     drop(back);
-    // Pods start on the node as before.
-    space.kubectl("rollout restart deployment/client");
-    space.wait_rolled_out("client");
+    // Pods start on the node as before, where an init container may redirect them.
+    let permitted = cluster.space(true);
+    permitted.apply(&apps::client("client"));
+    permitted.wait_rolled_out("client");
 }
 
 /// A node that has no plugin yet starts a pod of the mesh: it waits, and is redirected when the plugin's
