@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Cluster, apps};
 use super::cluster::{LIMIT, Space};
+use super::{Cluster, apps};
 use crate::support::{Machine, need, wait_for};
 
 /// nginx as a user without rights, and a client, both as Pod Security `restricted` wants pods.
