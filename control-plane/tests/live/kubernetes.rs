@@ -237,7 +237,7 @@ async fn what_one_control_plane_lets_in_or_revokes_the_other_does_too() {
 pub(crate) const POD: &str = r#"{"apiVersion": "v1", "kind": "List", "items": [
   {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "web", "namespace": "shop"}},
   {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web-0", "namespace": "shop"}, "spec": {
-    "serviceAccountName": "web",
+    "serviceAccountName": "web", "nodeName": "node1",
     "initContainers": [{"name": "weft-proxy", "image": "weft-proxy", "restartPolicy": "Always"}],
     "containers": [{"name": "app", "image": "app"}]}}
 ]}"#;
