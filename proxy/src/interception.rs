@@ -102,7 +102,7 @@ pub(crate) async fn dial(address: SocketAddr, own: &OwnAnswer) -> Dialled {
 }
 
 /// Whether the kernel knows no way for a family of addresses, or nothing of the family.
-fn has_no_route(error: &io::Error) -> bool {
+pub(crate) fn has_no_route(error: &io::Error) -> bool {
     let none = [libc::ENETUNREACH, libc::EADDRNOTAVAIL, libc::EAFNOSUPPORT];
     error
         .raw_os_error()

@@ -1,11 +1,13 @@
 //! The checks.
 
+mod pods;
 mod running;
 
 use std::collections::BTreeSet;
 
-use super::facts::{Facts, NamespaceFact, PodFact, Sidecar};
+use super::facts::{Facts, NamespaceFact};
 use super::{Check, Outcome, When};
+use crate::injector;
 use crate::kubernetes::names;
 
 /// What sidecars and API server may differ by: certificates are valid from 5 min before they are
@@ -149,13 +151,13 @@ pub const CHECKS: [Check; 21] = [
         when: When::After,
         mend: "make the pods anew: kubectl -n NAMESPACE rollout restart deployment NAME; they were \
                made before the label, or while the webhook was ignored",
-        look: pods_injected,
+        look: pods::pods_injected,
     },
     Check {
         id: "sidecars-ready",
         when: When::After,
         mend: "kubectl -n NAMESPACE logs POD -c weft-proxy",
-        look: sidecars_ready,
+        look: pods::sidecars_ready,
     },
     Check {
         id: "certificates",
@@ -167,7 +169,7 @@ pub const CHECKS: [Check; 21] = [
         id: "sidecars-current",
         when: When::After,
         mend: "kubectl -n NAMESPACE rollout restart deployment NAME: new pods get the new sidecar",
-        look: sidecars_current,
+        look: pods::sidecars_current,
     },
 ];
 
@@ -394,11 +396,6 @@ fn certificates(text: &str) -> BTreeSet<Vec<u8>> {
     blocks.map(pem::Pem::into_contents).collect()
 }
 
-fn is_enabled(namespace: &NamespaceFact) -> bool {
-    let label = namespace.labels.get(names::INJECT);
-    label.is_some_and(|value| value == names::ENABLED)
-}
-
 fn roots(facts: &Facts) -> Outcome {
     let namespaces = match &facts.namespaces {
         Err(error) => return unknown(error),
@@ -406,7 +403,7 @@ fn roots(facts: &Facts) -> Outcome {
     };
     let without = namespaces
         .iter()
-        .filter(|one| is_enabled(one) && one.roots.is_none());
+        .filter(|one| injector::asks(&one.labels) && one.roots.is_none());
     let without: Vec<String> = without.map(|one| one.name.clone()).collect();
     if !without.is_empty() {
         return Outcome::Failed(format!(
@@ -453,75 +450,11 @@ fn namespace_labels(facts: &Facts) -> Outcome {
             names::DISABLED
         ));
     }
-    let enabled = namespaces.iter().filter(|one| is_enabled(one)).count();
+    let enabled = namespaces
+        .iter()
+        .filter(|one| injector::asks(&one.labels))
+        .count();
     Outcome::Good(format!("{enabled} namespaces with sidecars"))
-}
-
-/// Names of the pods that `concerned` says something about.
-fn pods_of(pods: &[PodFact], concerned: impl Fn(&Sidecar) -> Option<String>) -> Vec<String> {
-    let named = pods.iter().filter_map(|pod| {
-        let said = concerned(&pod.sidecar)?;
-        Some(match said.is_empty() {
-            true => pod.name.clone(),
-            false => format!("{} ({said})", pod.name),
-        })
-    });
-    named.collect()
-}
-
-fn pods_injected(facts: &Facts) -> Outcome {
-    let pods = match &facts.pods {
-        Err(error) => return unknown(error),
-        Ok(pods) => pods,
-    };
-    let without = pods_of(pods, |sidecar| match sidecar {
-        Sidecar::Missing => Some(String::new()),
-        Sidecar::Refused(why) => Some(why.clone()),
-        Sidecar::Injected { .. } => None,
-    });
-    match without.is_empty() {
-        true => Outcome::Good(format!("{} pods in the mesh", pods.len())),
-        false => Outcome::Failed(format!(
-            "without a sidecar, so in plaintext: {}",
-            some(&without)
-        )),
-    }
-}
-
-fn sidecars_ready(facts: &Facts) -> Outcome {
-    let pods = match &facts.pods {
-        Err(error) => return unknown(error),
-        Ok(pods) => pods,
-    };
-    let not = pods_of(pods, |sidecar| {
-        let waits = matches!(sidecar, Sidecar::Injected { ready: false, .. });
-        waits.then(String::new)
-    });
-    match not.is_empty() {
-        true => Outcome::Good("all".to_owned()),
-        false => Outcome::Warning(format!("not ready: {}", some(&not))),
-    }
-}
-
-fn sidecars_current(facts: &Facts) -> Outcome {
-    let (pods, deployment) = match (&facts.pods, &facts.installed.deployment) {
-        (Err(error), _) | (_, Err(error)) => return unknown(error),
-        (Ok(pods), Ok(deployment)) => (pods, deployment),
-    };
-    let current = deployment.as_ref().and_then(|one| one.version.as_deref());
-    let Some(current) = current else {
-        return Outcome::Warning("the control plane's version is not known".to_owned());
-    };
-    let other = pods_of(pods, |sidecar| match sidecar {
-        Sidecar::Injected { version, .. } if version.as_deref() != Some(current) => {
-            Some(version.clone().unwrap_or_else(|| "no version".to_owned()))
-        }
-        Sidecar::Injected { .. } | Sidecar::Missing | Sidecar::Refused(_) => None,
-    });
-    match other.is_empty() {
-        true => Outcome::Good(format!("all were injected by {current}")),
-        false => Outcome::Warning(format!("not injected by {current}: {}", some(&other))),
-    }
 }
 
 /// The first of them, and how many more there are.

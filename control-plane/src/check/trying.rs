@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::collect::{Asked, list};
 use super::facts::{CertificateFact, NamespaceFact, NodeClock, PodFact, Sidecar, Trial, TrialFact};
+use crate::injector;
 use crate::kubernetes::{names, told};
 
 /// Where the kubelets' heartbeats are.
@@ -28,11 +29,8 @@ const EXPIRY: &str = "weft_certificate_expiry_timestamp_seconds ";
 /// Has a pod created by the API server as far as it can be without keeping it (`dryRun`): the
 /// webhook is called as for every pod.
 pub(super) async fn trial(client: &Client, namespaces: &[NamespaceFact]) -> Asked<TrialFact> {
-    let enabled = |one: &&NamespaceFact| {
-        let label = one.labels.get(names::INJECT);
-        label.is_some_and(|value| value == names::ENABLED)
-    };
-    let namespace = namespaces.iter().find(enabled);
+    let mut enabled = namespaces.iter().filter(|one| injector::asks(&one.labels));
+    let namespace = enabled.next();
     let namespace = namespace.map_or("default", |one| one.name.as_str());
     let pod = json!({
         "metadata": {

@@ -13,6 +13,8 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space, set_thread_ui
 use weft_core::interception::{ADDRESSES, ANSWER_MAX, Dialled, Interception};
 use weft_core::time::Instant;
 
+use crate::interception::has_no_route;
+
 /// Runs something in the namespace that a file names (`CNI_NETNS`, `/proc/PID/ns/net`).
 pub(super) fn within<T: Send + 'static>(
     netns: &Path,
@@ -76,11 +78,4 @@ pub(super) fn is_redirected(uid: u32) -> Result<(), String> {
     let mut interception = Interception::default();
     interception.handle_dialled(&dialled, Instant::default());
     interception.check().map_err(str::to_owned)
-}
-
-fn has_no_route(error: &io::Error) -> bool {
-    let none = [libc::ENETUNREACH, libc::EADDRNOTAVAIL, libc::EAFNOSUPPORT];
-    error
-        .raw_os_error()
-        .is_some_and(|code| none.contains(&code))
 }
