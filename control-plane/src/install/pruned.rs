@@ -39,6 +39,7 @@ pub async fn pruned(client: &Client) -> Result<Vec<String>, InstallError> {
                 let name: String = namespace.chain(metadata.name.clone()).collect();
                 all.extend(fields.iter().map(|field| format!("{kind} {name}: {field}")));
                 if all.len() >= NAMED_MAX {
+                    all.truncate(NAMED_MAX);
                     return Ok(all);
                 }
             }
