@@ -1,6 +1,7 @@
 //! `weft check`: is everything so that the mesh works?
 
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use weft_api::types::Items;
 use weft_control_plane::check::{self, Finding, Status};
 use weft_control_plane::kubernetes::{self, names};
@@ -16,6 +17,7 @@ use crate::output::{CliError, OutputArgs, show, table};
 ///   weft check --kubernetes --pre
 ///   weft check --kubernetes
 ///   weft check --kubernetes -o json
+///   weft check --kubernetes --pre --only documents
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct CheckArgs {
@@ -25,11 +27,18 @@ pub(crate) struct CheckArgs {
     /// Checks what an installation needs, before there is one
     #[arg(long)]
     pre: bool,
+    /// Only these checks, by their names, divided by commas
+    #[arg(long, value_name = "CHECK", value_delimiter = ',', value_parser = names_of_checks())]
+    only: Vec<String>,
     /// The control plane's namespace
     #[arg(short, long, default_value = names::NAMESPACE)]
     namespace: String,
     #[command(flatten)]
     output: OutputArgs,
+}
+
+fn names_of_checks() -> PossibleValuesParser {
+    PossibleValuesParser::new(check::CHECKS.iter().map(|check| check.id))
 }
 
 /// Runs `weft check`.
@@ -39,7 +48,14 @@ pub(crate) fn check(args: &CheckArgs) -> Result<(), CliError> {
         let client = client.map_err(|error| CliError::Failed(error.to_string()))?;
         Ok::<_, CliError>(check::collect(&client, &args.namespace).await)
     })??;
-    let items = check::run(&facts, args.pre);
+    let items = check::run(&facts, args.pre, &args.only);
+    if items.is_empty() {
+        let only = args.only.join(",");
+        let flag = if args.pre { "with" } else { "without" };
+        return Err(CliError::Input(format!(
+            "--only {only}: none of these makes sense {flag} --pre"
+        )));
+    }
     let failed = items.iter().filter(|one| one.status == Status::Failed);
     let failed = failed.count();
     show(args.output.format, &Items { items }, |findings| {

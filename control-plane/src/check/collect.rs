@@ -72,7 +72,9 @@ pub async fn collect(client: &Client, namespace: &str) -> Facts {
         namespaces,
         pods,
         trial,
-        pruned: install::pruned(client).await.map_err(|e| e.to_string()),
+        pruned: install::pruned(client, &wanted)
+            .await
+            .map_err(|error| error.to_string()),
         node_clocks: trying::node_clocks(client).await,
         certificates,
     }

@@ -89,14 +89,17 @@ pub struct Finding {
     pub mend: Option<&'static str>,
 }
 
-/// Runs every check that makes sense, `before` an installation or after it.
-pub fn run(facts: &Facts, before: bool) -> Vec<Finding> {
+/// Runs every check that makes sense, `before` an installation or after it. `only` names those that are
+/// asked for; empty: all.
+pub fn run(facts: &Facts, before: bool, only: &[String]) -> Vec<Finding> {
     let makes_sense = |check: &&Check| match check.when {
         When::Always => true,
         When::Before => before,
         When::After => !before,
     };
-    let findings = CHECKS.iter().filter(makes_sense).map(|check| {
+    let is_asked_for = |check: &&Check| only.is_empty() || only.iter().any(|id| id == check.id);
+    let asked = CHECKS.iter().filter(makes_sense).filter(is_asked_for);
+    let findings = asked.map(|check| {
         let (status, found) = match (check.look)(facts) {
             Outcome::Good(found) => (Status::Ok, found),
             Outcome::Warning(found) => (Status::Warning, found),

@@ -49,7 +49,7 @@ pub async fn apply(
     mut told: impl FnMut(Applied),
 ) -> Result<(), InstallError> {
     refuse_helms(client, namespace).await?;
-    let pruned = super::pruned(client).await?;
+    let pruned = super::pruned(client, &wanted).await?;
     if !pruned.is_empty() {
         return Err(InstallError::Pruned(pruned));
     }

@@ -7,22 +7,16 @@ use kube::api::{Api, DynamicObject, ListParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::Value;
 
-use super::{InstallError, objects};
+use super::InstallError;
 
 /// Objects in one answer of the API.
 const PAGE: u32 = 500;
 /// Fields that are named.
 const NAMED_MAX: usize = 100;
 
-/// Fields of the cluster's documents that this version's definitions do not have, as
+/// Fields of the cluster's documents that the custom resource definitions among `wanted` do not have, as
 /// `TrafficPolicy shop/web: spec.retry.turns`; 100 at most.
-pub async fn pruned(client: &Client) -> Result<Vec<String>, InstallError> {
-    let values = super::values(&[], &[])?;
-    let wanted = objects(
-        &values,
-        crate::kubernetes::names::NAMESPACE,
-        super::MANAGED_BY,
-    )?;
+pub async fn pruned(client: &Client, wanted: &[Value]) -> Result<Vec<String>, InstallError> {
     let mut all = Vec::new();
     for crd in wanted {
         if crd["kind"] != "CustomResourceDefinition" {
@@ -30,7 +24,7 @@ pub async fn pruned(client: &Client) -> Result<Vec<String>, InstallError> {
         }
         for version in crd["spec"]["versions"].as_array().into_iter().flatten() {
             let schema = &version["schema"]["openAPIV3Schema"]["properties"]["spec"];
-            for object in documents(client, &crd, &version["name"]).await? {
+            for object in documents(client, crd, &version["name"]).await? {
                 let metadata = &object.metadata;
                 let kind = crd["spec"]["names"]["kind"].as_str().unwrap_or_default();
                 let mut fields = Vec::new();
@@ -143,10 +137,13 @@ mod tests {
             return;
         };
         let client = server.client().await;
-        assert_eq!(pruned(&client).await.unwrap(), Vec::<String>::new());
         let values = crate::install::values(&[], &[]).unwrap();
-        let mut wanted = objects(&values, "weft-system", "weft").unwrap();
+        let mut wanted = crate::install::objects(&values, "weft-system", "weft").unwrap();
         wanted.retain(|object| object["kind"] == "CustomResourceDefinition");
+        assert_eq!(
+            pruned(&client, &wanted).await.unwrap(),
+            Vec::<String>::new()
+        );
         let mut other = wanted.clone();
         for crd in &mut other {
             if crd["spec"]["names"]["kind"] == "TrafficPolicy" {
@@ -169,7 +166,9 @@ mod tests {
               spec: {targetRef: {kind: Service, name: web}, guard: true}}",
         );
         let expected = "TrafficPolicy default/web: spec.guard";
-        assert_eq!(pruned(&client).await.unwrap(), [expected]);
+        assert_eq!(pruned(&client, &wanted).await.unwrap(), [expected]);
+        // Who installs no definitions takes no fields away.
+        assert_eq!(pruned(&client, &[]).await.unwrap(), Vec::<String>::new());
         let options = crate::install::ApplyOptions {
             force_conflicts: true,
             wait: std::time::Duration::from_secs(1),

@@ -228,7 +228,8 @@ fn helm_makes_the_same_of_the_chart() {
     assert!(good, "{said}");
     for shape in SHAPES {
         let mut arguments = vec!["template", "weft", CHART_DIR, "-n", names::NAMESPACE];
-        arguments.extend(["--kube-version", "1.35"]);
+        // Hooks are helm's only: `weft install` checks by itself.
+        arguments.extend(["--kube-version", "1.35", "--no-hooks"]);
         arguments.extend(shape);
         let (good, text) = helm(&arguments, "", None);
         assert!(good, "{shape:?}: {text}");
@@ -266,6 +267,7 @@ async fn an_api_server_takes_the_chart_and_upgrades_leave_the_webhooks_authority
         assert!(good, "{shape:?}: {said}");
     }
 
+    takes_the_hooks(&server);
     let client = server.client().await;
     let webhooks = Api::<MutatingWebhookConfiguration>::all(client.clone());
     let options = ApplyOptions {
@@ -317,12 +319,29 @@ async fn an_api_server_takes_the_chart_and_upgrades_leave_the_webhooks_authority
     assert!(good, "{said}");
     give_authority(&server);
     let changed = ["--set", "injector.timeoutSeconds=8"];
-    let (good, said) = helm(&[&["upgrade"], &release[..], &changed].concat());
+    // Nobody runs the Job of the hook here.
+    let (good, said) = helm(&[&["upgrade", "--no-hooks"], &release[..], &changed].concat());
     assert!(good, "{said}");
     assert_has_authority(&webhooks, 8).await;
     let foreign = install("injector.timeoutSeconds=9").await.unwrap_err();
     assert!(foreign.to_string().contains("managed by Helm"), "{foreign}");
     let (good, said) = helm(&["uninstall", "weft", "-n", names::NAMESPACE]);
+    assert!(good, "{said}");
+}
+
+/// Only helm makes hooks of the chart.
+fn takes_the_hooks(server: &testing::ApiServer) {
+    let rendered = ["template", "weft", CHART_DIR, "-n", names::NAMESPACE];
+    let hook = [
+        "--kube-version",
+        "1.35",
+        "-s",
+        "templates/upgrade-check.yaml",
+    ];
+    let (good, text) = helm(&[&rendered[..], &hook].concat(), "", None);
+    assert!(good && text.contains("kind: Job"), "{text}");
+    let dry = ["apply", "--dry-run=server", "--validate=strict", "-f", "-"];
+    let (good, said) = server.kubectl(&dry, &text);
     assert!(good, "{said}");
 }
 

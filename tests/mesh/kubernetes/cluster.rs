@@ -61,20 +61,25 @@ impl Cluster {
     /// # Panics
     /// When it does not.
     pub(crate) fn upgrade(&self, values: &[&str]) {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let helm = self.program("helm").args(["upgrade", "--install", "weft"]);
-        let helm = helm.arg(root.join("deploy/helm/weft"));
-        let helm = helm.args(["--namespace", "weft-system", "--create-namespace"]);
-        let finished = self.run(
-            helm.args(["--set", "image.tag=test", "--wait", "--timeout", "80s"])
-                .args(values.iter().flat_map(|value| ["--set", value])),
-        );
+        let finished = self.try_upgrade(values);
         assert!(
             finished.status.success(),
             "{finished}\n{}\n{}",
             self.kubectl("-n weft-system get pods,events -o wide"),
             self.try_kubectl("-n weft-system logs deployment/weft-control-plane"),
         );
+    }
+
+    /// The same; it may fail.
+    pub(crate) fn try_upgrade(&self, values: &[&str]) -> Finished {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let helm = self.program("helm").args(["upgrade", "--install", "weft"]);
+        let helm = helm.arg(root.join("deploy/helm/weft"));
+        let helm = helm.args(["--namespace", "weft-system", "--create-namespace"]);
+        self.run(
+            helm.args(["--set", "image.tag=test", "--wait", "--timeout", "80s"])
+                .args(values.iter().flat_map(|value| ["--set", value])),
+        )
     }
 
     /// The same, until the value is dropped.

@@ -10,13 +10,19 @@ use crate::support::{Machine, long, need, wait_for};
 
 const DEMO: &str = include_str!("../../../deploy/kubernetes/demo.yaml");
 /// Images of the demo, and those of the tests in their place.
-const IMAGES: [(&str, &str); 2] = [
+const IMAGES: [(&str, &str); 3] = [
     ("localhost/weft:0.1.0", "localhost/weft:test"),
     (
         "docker.io/jaegertracing/jaeger:2.13.0",
         "localhost/jaeger:test",
     ),
+    (
+        "docker.io/prom/prometheus:v3.5.0",
+        "localhost/prometheus:test",
+    ),
 ];
+/// The namespace that the file makes.
+const NAMESPACE: &str = "weft-demo";
 /// What a call of the demo goes through.
 const CHAIN: [&str; 4] = ["load", "web", "orders", "stock"];
 
@@ -105,14 +111,26 @@ impl Span {
     }
 }
 
+/// What the file makes, until it is dropped.
+#[derive(Debug)]
+struct Applied(&'static Cluster);
+
+impl Drop for Applied {
+    fn drop(&mut self) {
+        self.0.try_kubectl(&format!(
+            "delete namespace {NAMESPACE} --wait=false --ignore-not-found"
+        ));
+    }
+}
+
 /// A call of the demo is one trace in Jaeger, with the spans of all its services, each below the one
-/// that made it.
+/// that made it; Prometheus has the metrics of every sidecar and of the control plane.
 #[test]
-fn a_call_through_the_demo_is_one_trace_in_jaeger() {
+fn a_call_through_the_demo_is_one_trace_in_jaeger_and_counted_in_prometheus() {
     if !long() {
         return;
     }
-    need!("root", "kubernetes", "buildah", "jaeger");
+    need!("root", "kubernetes", "buildah", "jaeger", "prometheus");
     let _machine = Machine::shared();
     let cluster = Cluster::meshed();
     let mut demo = DEMO.to_owned();
@@ -122,17 +140,28 @@ fn a_call_through_the_demo_is_one_trace_in_jaeger() {
     }
     let file = cluster.file("demo.yaml");
     std::fs::write(&file, demo).expect("write the demo");
+    let _applied = Applied(cluster);
     cluster.kubectl(&format!("apply -f {}", file.display()));
-    for deployment in ["jaeger", "stock", "orders", "web", "load"] {
-        let line = format!("-n weft-demo rollout status deployment/{deployment} --timeout=80s");
+    for deployment in ["jaeger", "prometheus", "stock", "orders", "web", "load"] {
+        let line = format!("-n {NAMESPACE} rollout status deployment/{deployment} --timeout=80s");
         let finished = cluster.try_kubectl(&line);
         assert!(
             finished.status.success(),
             "{finished}\n{}",
-            cluster.try_kubectl("-n weft-demo get pods,events -o wide"),
+            cluster.try_kubectl(&format!("-n {NAMESPACE} get pods,events -o wide")),
         );
     }
-    let jaeger = "/api/v1/namespaces/weft-demo/services/jaeger:query/proxy/api";
+    has_one_trace(cluster);
+    counts_requests(cluster);
+}
+
+/// Where the API server leads to a port of a service.
+fn through(service: &str) -> String {
+    format!("/api/v1/namespaces/{NAMESPACE}/services/{service}/proxy")
+}
+
+fn has_one_trace(cluster: &Cluster) {
+    let jaeger = through("jaeger:query") + "/api";
     let mut last = String::new();
     let chain = wait_for("a trace with all services", LIMIT, || {
         let asked = format!("get --raw {jaeger}/traces?service=stock&limit=20");
@@ -169,5 +198,48 @@ fn a_call_through_the_demo_is_one_trace_in_jaeger() {
             .all(|name| services.contains(&format!("{name:?}"))),
         "{services}"
     );
-    cluster.kubectl("delete namespace weft-demo --wait=false");
+}
+
+/// An answer of Prometheus' query API.
+#[derive(Debug, Deserialize)]
+struct Queried {
+    data: Vector,
+}
+
+#[derive(Debug, Deserialize)]
+struct Vector {
+    result: Vec<Sample>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Sample {
+    metric: BTreeMap<String, String>,
+    /// The time, and the value as a text.
+    value: (f64, String),
+}
+
+fn counts_requests(cluster: &Cluster) {
+    let prometheus = through("prometheus:http") + "/api/v1/query?query=";
+    let query = |query: &str| -> Vec<Sample> {
+        let said = cluster.try_kubectl(&format!("get --raw {prometheus}{query}"));
+        let answer = serde_json::from_str::<Queried>(&said.stdout);
+        answer.map_or_else(|_| Vec::new(), |answer| answer.data.result)
+    };
+    // Two pods of `stock`, one of each of the others; and the control plane.
+    wait_for("every target to be scraped", LIMIT, || {
+        let up = query("up");
+        let of = |job: &str| {
+            let of = up.iter().filter(|one| one.metric["job"] == job);
+            of.filter(|one| one.value.1 == "1").count()
+        };
+        (of("weft-proxy") >= 5 && of("weft-control-plane") == 1).then_some(())
+    });
+    wait_for("requests over mutual TLS to be counted", LIMIT, || {
+        let counted = query("weft_requests_total");
+        let has = |one: &Sample| {
+            let over_mtls = one.metric.values().any(|value| value == "mtls");
+            over_mtls && one.value.1.parse::<f64>().is_ok_and(|count| count > 0.0)
+        };
+        counted.iter().any(has).then_some(())
+    });
 }

@@ -6,6 +6,7 @@ mod classic;
 mod cluster;
 mod cni;
 mod conformance;
+mod control_plane;
 mod demo;
 mod evicted;
 mod injected;
@@ -13,5 +14,6 @@ mod lost;
 mod node;
 mod outside;
 mod policy;
+mod upgrade;
 
 pub(crate) use cluster::Cluster;
