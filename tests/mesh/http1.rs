@@ -6,11 +6,12 @@ use std::time::Duration;
 use crate::http::{host_in_url, nginx};
 use crate::support::{Bed, Machine, Mesh, Pods, Program, need, report, script};
 
-/// A breaker that opens when a few calls of an endpoint fail one after the other.
+/// A breaker that opens when a few calls of an endpoint fail one after the other: more than the attempts
+/// of the one request that the application answers with too large a head, which is its own fault.
 const BREAKER: &str = "apiVersion: weft-mesh.io/v1alpha1\nkind: TrafficPolicy\n\
      metadata: {name: edges, namespace: shop}\n\
      spec: {targetRef: {kind: Service, name: edges}, \
-     circuitBreaker: {consecutiveFailures: 3, openTime: 60s}}\n";
+     circuitBreaker: {consecutiveFailures: 5, openTime: 60s}}\n";
 
 fn edges(bed: &dyn Bed, prepare: impl FnOnce()) {
     let _server = bed.serve("edges", &["8085"], script("edges_server.py").arg("8085"));
