@@ -24,7 +24,6 @@ fn pods_that_were_there_before_are_told_of_and_evicted_within_their_budget() {
         "injector.eviction.after=1s",
         "injector.eviction.perMinute=60",
     ];
-    let _back = cluster.upgraded(&eviction);
     let space = cluster.space(false);
     space.apply(&(BUDGET.to_owned() + &apps::client("client")));
     space.wait_rolled_out("client");
@@ -33,6 +32,15 @@ fn pods_that_were_there_before_are_told_of_and_evicted_within_their_budget() {
         "label namespace {} weft-mesh.io/inject=enabled",
         space.name()
     ));
+    let logs = "-n weft-system logs -l app.kubernetes.io/name=weft --tail=-1";
+    // With the chart's rights of who evicts nobody, and the arguments of who does.
+    let arguments = "controlPlane.extraArgs={--evict-pods-without-sidecar,--evict-after=1s}";
+    let _back = cluster.upgraded(&[arguments]);
+    wait_for("an eviction without the right to it", LIMIT, || {
+        let log = cluster.kubectl(logs).stdout;
+        log.contains("pods/eviction").then_some(())
+    });
+    cluster.upgrade(&eviction);
     let told = |reason: &str| {
         let events = format!(
             "get events --field-selector involvedObject.name={pod},reason={reason} -o name"
@@ -43,7 +51,6 @@ fn pods_that_were_there_before_are_told_of_and_evicted_within_their_budget() {
     };
     told("SidecarMissing");
     // Its time is over, and its budget does not allow it.
-    let logs = "-n weft-system logs -l app.kubernetes.io/name=weft --tail=-1";
     wait_for("a refusal in the log", LIMIT, || {
         let log = cluster.kubectl(logs).stdout;
         log.contains("is not evicted now").then_some(())
