@@ -23,7 +23,7 @@ use tokio_rustls::TlsConnector;
 use tonic::{Status, Streaming};
 use weft_core::name::{CONTROL_PLANE_ACCOUNT, RESERVED_NAMESPACE, SpiffeId, TrustDomain};
 
-use crate::tls::{Credentials, Trust, in_words, provider};
+use crate::tls::{Credentials, Trust, Verifier, in_words, provider};
 pub use backoff::Backoff;
 pub use keeper::{Keeper, Lines};
 pub use line::Line;
@@ -168,12 +168,12 @@ pub async fn end_status<T>(messages: &mut Streaming<T>) -> Status {
 }
 
 fn client_config(trusting: &Trusting) -> Result<ClientConfig, ConnectError> {
-    let verifier = verify::ControlPlaneVerifier::new(trusting.clone());
+    let verifier = Verifier::tls13(verify::ControlPlaneJudge(trusting.clone()));
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(ConnectError::Own)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier));
+        .with_custom_certificate_verifier(verifier);
     let mut config = match trusting {
         Trusting::RootDigest(_) | Trusting::Roots(_) | Trusting::Bundle(..) => {
             builder.with_no_client_auth()

@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
-use rustls::{CertificateError, DigitallySignedStruct, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::CertificateError;
+use rustls_pki_types::{CertificateDer, UnixTime};
+use webpki::KeyUsage;
 use weft_core::model::TrustBundle;
 use weft_core::name::TrustDomain;
 
 use super::{Trusting, control_plane_identity};
-use crate::tls::{PeerError, Trust, provider, sha256_hex};
+use crate::tls::{Judge, PeerError, Trust, sha256_hex};
 
 /// Why a control plane is not believed on first contact.
 #[derive(Debug, thiserror::Error)]
@@ -36,20 +35,11 @@ pub enum FirstContactError {
     NoIdentity,
 }
 
+/// Believes a control plane of the mesh, as far as is known which that is.
 #[derive(Debug)]
-pub(super) struct ControlPlaneVerifier {
-    trusting: Trusting,
-    algorithms: WebPkiSupportedAlgorithms,
-}
+pub(super) struct ControlPlaneJudge(pub(super) Trusting);
 
-impl ControlPlaneVerifier {
-    pub(super) fn new(trusting: Trusting) -> Self {
-        Self {
-            trusting,
-            algorithms: provider().signature_verification_algorithms,
-        }
-    }
-
+impl ControlPlaneJudge {
     fn check(
         &self,
         leaf: &CertificateDer<'_>,
@@ -63,7 +53,7 @@ impl ControlPlaneVerifier {
             let expected = peer.expect(&control_plane_identity(trust_domain));
             expected.map(drop).map_err(PeerError::from)
         };
-        match &self.trusting {
+        match &self.0 {
             Trusting::RootDigest(digest) => {
                 let root = others.iter().find(|der| sha256_hex(der) == **digest);
                 let root = root.ok_or_else(|| FirstContactError::Root {
@@ -109,44 +99,18 @@ fn trust_domain_of(leaf: &CertificateDer<'_>) -> Option<TrustDomain> {
     identity.trust_domain().parse().ok()
 }
 
-impl ServerCertVerifier for ControlPlaneVerifier {
-    fn verify_server_cert(
+impl Judge for ControlPlaneJudge {
+    fn judge(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
+        _what_the_authority_gives_to_no_workload_is_looked_at: KeyUsage,
         now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        match self.check(leaf, intermediates, now) {
-            Ok(()) => Ok(ServerCertVerified::assertion()),
-            Err(error) => Err(rustls::Error::InvalidCertificate(CertificateError::Other(
-                rustls::OtherError(Arc::new(error)),
-            ))),
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::PeerIncompatible(
-            rustls::PeerIncompatible::Tls12NotOffered,
-        ))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+    ) -> Result<(), rustls::Error> {
+        self.check(leaf, intermediates, now).map_err(|error| {
+            rustls::Error::InvalidCertificate(CertificateError::Other(rustls::OtherError(
+                Arc::new(error),
+            )))
+        })
     }
 }

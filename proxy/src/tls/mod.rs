@@ -4,6 +4,7 @@
 //! old one whole, connections made before keep theirs.
 
 mod accept;
+mod judge;
 mod standing;
 mod verify;
 mod words;
@@ -21,7 +22,9 @@ use weft_core::peer::{AnchorId, VerifiedPeer};
 use weft_core::standing::Leaf;
 
 pub use accept::{OpenError, Opened, Replayed, ServerName, open, peer_of_client, read_server_name};
+pub(crate) use judge::{Judge, Verifier};
 pub use standing::{Dialled, Signal, Standing, StandingPeers};
+use verify::MeshJudge;
 pub(crate) use verify::sha256_hex;
 pub use verify::{PeerError, Trust};
 pub(crate) use words::in_words;
@@ -104,10 +107,11 @@ impl Material {
     ) -> Result<Self, TlsError> {
         let provider = provider();
         let versions = &[&rustls::version::TLS13];
+        let verifier = Verifier::tls13(MeshJudge(Arc::clone(&trust)));
         let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(versions)
             .map_err(TlsError::Own)?
-            .with_client_cert_verifier(verify::MeshVerifier::new(Arc::clone(&trust)))
+            .with_client_cert_verifier(Arc::clone(&verifier) as _)
             .with_single_cert(credentials.chain.clone(), credentials.key.clone_key())
             .map_err(TlsError::Own)?;
         server.alpn_protocols = [ALPN_H2, ALPN_H1, ALPN_TCP].map(<[u8]>::to_vec).into();
@@ -117,7 +121,7 @@ impl Material {
             .with_protocol_versions(versions)
             .map_err(TlsError::Own)?
             .dangerous()
-            .with_custom_certificate_verifier(verify::MeshVerifier::new(Arc::clone(&trust)))
+            .with_custom_certificate_verifier(verifier)
             .with_client_auth_cert(credentials.chain.clone(), credentials.key.clone_key())
             .map_err(TlsError::Own)?;
         // While it is valid: whether it has ended is another question.

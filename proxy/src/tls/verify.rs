@@ -5,18 +5,16 @@ use std::fmt::Write as _;
 use std::io;
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
+use rustls::CertificateError;
+use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use weft_core::model::TrustBundle;
 use weft_core::name::{CONTROL_PLANE_USAGE_DER, SpiffeId, TrustDomain};
 use weft_core::peer::{AnchorId, OtherPeer, VerifiedPeer};
 
-use super::TlsError;
+use super::judge::{Judge, JudgesClients};
 use super::words::{chain, of_peer};
+use super::{TlsError, provider};
 
 /// Whom we believe, ready for verification.
 #[derive(Debug)]
@@ -90,7 +88,7 @@ impl Trust {
         at: UnixTime,
         usage: KeyUsage,
     ) -> Result<AnchorId, webpki::Error> {
-        let algorithms = algorithms().all;
+        let algorithms = provider().signature_verification_algorithms.all;
         let anchors = &self.anchors;
         let path = end_entity.verify_for_usage(
             algorithms,
@@ -250,27 +248,13 @@ pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
     text
 }
 
-fn algorithms() -> WebPkiSupportedAlgorithms {
-    rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms
-}
-
 /// rustls' side of verification, for both ends: chain, time, trust domain and revocation. Whether
 /// the peer is the one that was meant is decided after the handshake, through [`VerifiedPeer`].
 #[derive(Debug)]
-pub(super) struct MeshVerifier {
-    trust: Arc<Trust>,
-    algorithms: WebPkiSupportedAlgorithms,
-}
+pub(super) struct MeshJudge(pub(super) Arc<Trust>);
 
-impl MeshVerifier {
-    pub(super) fn new(trust: Arc<Trust>) -> Arc<Self> {
-        Arc::new(Self {
-            trust,
-            algorithms: algorithms(),
-        })
-    }
-
-    fn check(
+impl Judge for MeshJudge {
+    fn judge(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
@@ -279,92 +263,16 @@ impl MeshVerifier {
     ) -> Result<(), rustls::Error> {
         let mut chain = vec![leaf.clone()];
         chain.extend(intermediates.iter().cloned());
-        match verify_peer(Some(&chain), usage, &self.trust, now) {
+        match verify_peer(Some(&chain), usage, &self.0, now) {
             Ok(_verified_again_after_the_handshake) => Ok(()),
             Err(error) => Err(rustls::Error::InvalidCertificate(CertificateError::Other(
                 rustls::OtherError(Arc::new(error)),
             ))),
         }
     }
-
-    fn tls12() -> rustls::Error {
-        rustls::Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOffered)
-    }
 }
 
-impl ServerCertVerifier for MeshVerifier {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        self.check(leaf, intermediates, KeyUsage::server_auth(), now)?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(Self::tls12())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
-}
-
-impl ClientCertVerifier for MeshVerifier {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        self.check(leaf, intermediates, KeyUsage::client_auth(), now)?;
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(Self::tls12())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
-}
+impl JudgesClients for MeshJudge {}
 
 #[cfg(test)]
 #[path = "verify_tests.rs"]

@@ -168,9 +168,9 @@ fn what_the_verifier_finds_is_about_the_peer() {
     let authority = Authority::new();
     let leaf = authority.leaf(&[WEB], "web-1");
     let refused = |trust: Trust| {
-        let verifier = MeshVerifier::new(Arc::new(trust));
+        let judge = MeshJudge(Arc::new(trust));
         let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_800_000_000));
-        let error = verifier.check(&leaf, &[], KeyUsage::client_auth(), now);
+        let error = judge.judge(&leaf, &[], KeyUsage::client_auth(), now);
         // As tokio-rustls does.
         let error = io::Error::new(io::ErrorKind::InvalidData, error.unwrap_err());
         crate::tls::OpenError::from(error)
