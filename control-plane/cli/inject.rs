@@ -79,7 +79,8 @@ enum Form {
     Json,
 }
 
-fn version(text: &str) -> Result<ClusterVersion, String> {
+/// Reads `--kubernetes-version`.
+pub(crate) fn version(text: &str) -> Result<ClusterVersion, String> {
     let parsed = text.split_once('.');
     let parsed = parsed.and_then(|(major, minor)| ClusterVersion::parse(major, minor));
     parsed.ok_or_else(|| "allowed: MAJOR.MINOR, as in 1.35".to_owned())

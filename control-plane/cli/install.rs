@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use weft_control_plane::injector::ClusterVersion;
 use weft_control_plane::install::{self, Applied, ApplyOptions, InstallError, MANAGED_BY, SetAs};
 use weft_control_plane::kubernetes::{self, names};
 use weft_control_plane::model::parse_duration;
@@ -37,6 +38,10 @@ pub(crate) struct InstallArgs {
     /// The same where the value is a text whatever it looks like
     #[arg(long, value_name = "NAME=VALUE")]
     set_string: Vec<String>,
+    /// The cluster's version, MAJOR.MINOR, which some objects depend on; with --apply the cluster says it
+    #[arg(long, value_parser = crate::inject::version, default_value_t = ClusterVersion::NEWEST,
+        conflicts_with = "apply")]
+    kubernetes_version: ClusterVersion,
     /// Applies the objects (server-side) to the cluster that KUBECONFIG names, and waits
     #[arg(long)]
     apply: bool,
@@ -84,10 +89,18 @@ pub(crate) fn install(args: &InstallArgs) -> Result<(), CliError> {
     let texts = texts.map(|set| (set.clone(), SetAs::String));
     let sets: Vec<_> = guessed.chain(texts).collect();
     let values = install::values(&files, &sets).map_err(cli)?;
-    let mut objects = vec![install::namespace(&args.namespace)];
-    objects.extend(install::objects(&values, &args.namespace, MANAGED_BY).map_err(cli)?);
+    let objects = |cluster| {
+        let namespace = &args.namespace;
+        let of_chart =
+            install::objects_for(cluster, &values, namespace, MANAGED_BY).map_err(cli)?;
+        let mut objects = vec![install::namespace(namespace)];
+        objects.extend(of_chart);
+        Ok::<_, CliError>(objects)
+    };
+    // Before anybody is asked: what is wrong with the arguments is said first.
+    let printed = objects(args.kubernetes_version)?;
     if !args.apply {
-        return line(install::to_yaml(&objects).map_err(cli)?.trim_end());
+        return line(install::to_yaml(&printed).map_err(cli)?.trim_end());
     }
     let options = ApplyOptions {
         force_conflicts: args.force_conflicts,
@@ -95,6 +108,11 @@ pub(crate) fn install(args: &InstallArgs) -> Result<(), CliError> {
     };
     crate::block_on(async {
         let client = kubernetes::connect().await.map_err(failed)?;
+        let version = client.apiserver_version().await.map_err(failed)?;
+        let (major, minor) = (&version.major, &version.minor);
+        let cluster = ClusterVersion::parse(major, minor)
+            .ok_or_else(|| failed(format!("the API server's version: found {major}.{minor}")))?;
+        let objects = objects(cluster)?;
         let applied = install::apply(&client, &args.namespace, objects, options, tell);
         applied.await.map_err(cli)
     })?

@@ -15,13 +15,16 @@ use weft_core::interception::{
 use crate::admin::{BlockReady, Readiness};
 use crate::telemetry::metrics::Metrics;
 
+/// Bytes of a listener's answer, after which it ends the connection.
+pub(crate) const ANSWER_BYTES: usize = 16;
+
 /// What the sidecar's own listener answers; each process has another.
 #[derive(Debug)]
-pub struct OwnAnswer([u8; 16]);
+pub struct OwnAnswer([u8; ANSWER_BYTES]);
 
 impl Default for OwnAnswer {
     fn default() -> Self {
-        let mut bytes = [0; 16];
+        let mut bytes = [0; ANSWER_BYTES];
         // It tells listeners apart and is no secret: the application may ask for it too.
         let _filled = aws_lc_rs::rand::fill(&mut bytes);
         Self(bytes)
@@ -85,7 +88,7 @@ fn blocked(readiness: &Readiness, interception: &Interception) -> BlockReady {
 pub(crate) async fn dial(address: SocketAddr, own: &OwnAnswer) -> Dialled {
     let asked = async {
         let mut stream = TcpStream::connect(address).await?;
-        let mut answer = [0; 16];
+        let mut answer = [0; ANSWER_BYTES];
         stream.read_exact(&mut answer).await?;
         Ok::<_, io::Error>(answer == own.0)
     };
@@ -134,6 +137,7 @@ mod tests {
         };
         tokio::join!(serving, asking);
         drop(listener);
+        // Refused: a listener that is not there is no proof that anything leads to it.
         let found = dial(address, &own).await;
         assert!(matches!(found, Dialled::Elsewhere(_)), "{found:?}");
     }

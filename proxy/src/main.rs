@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use weft_proxy::cni::NodeArgs;
+use weft_proxy::cni::{NodeArgs, ReadyArgs};
 use weft_proxy::config::{LogConfig, ProxyArgs};
 use weft_proxy::intercept::InterceptArgs;
 use weft_proxy::verify::{self, VerifyArgs};
@@ -30,6 +30,8 @@ enum Command {
     Verify(VerifyArgs),
     /// Keeps the CNI plugin on this node.
     CniNode(NodeArgs),
+    /// Says whether the CNI plugin is kept on this node.
+    CniReady(ReadyArgs),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
             Ok(_log) => cni::run_node(&args).map_err(Into::into),
             Err(error) => Err(error.into()),
         },
+        Some(Command::CniReady(args)) => cni::run_ready(&args).map_err(Into::into),
         None => app::run(&cli.proxy).map_err(Into::into),
     };
     match result {

@@ -11,6 +11,7 @@ mod schema;
 mod template;
 mod values;
 
+use crate::injector::ClusterVersion;
 use crate::kubernetes::told;
 use std::collections::BTreeMap;
 
@@ -161,8 +162,19 @@ pub fn deleted(namespace: &str) -> Result<Vec<Value>, InstallError> {
     Ok(all)
 }
 
-/// The chart's objects for these values, in the order in which they are applied.
+/// The chart's objects for these values, in the order in which they are applied, for a cluster of the
+/// newest version that this release knows.
 pub fn objects(
+    values: &Value,
+    namespace: &str,
+    managed_by: &str,
+) -> Result<Vec<Value>, InstallError> {
+    objects_for(ClusterVersion::NEWEST, values, namespace, managed_by)
+}
+
+/// The same for a cluster of another version.
+pub fn objects_for(
+    cluster: ClusterVersion,
     values: &Value,
     namespace: &str,
     managed_by: &str,
@@ -179,6 +191,7 @@ pub fn objects(
     let chart = read("Chart.yaml", CHART)?;
     let context = json!({
         "Values": values,
+        "Capabilities": {"KubeVersion": {"Version": format!("v{cluster}.0")}},
         "Release": {"Name": RELEASE, "Namespace": namespace, "Service": managed_by},
         "Chart": {"Name": chart["name"], "Version": chart["version"], "AppVersion": chart["appVersion"]},
     });

@@ -67,6 +67,7 @@ enum Function {
     Printf,
     Quote,
     Replace,
+    SemverCompare,
     ToYaml,
 }
 
@@ -83,6 +84,7 @@ impl Function {
             "printf" => Self::Printf,
             "quote" => Self::Quote,
             "replace" => Self::Replace,
+            "semverCompare" => Self::SemverCompare,
             "toYaml" => Self::ToYaml,
             _ => return None,
         })
@@ -206,6 +208,13 @@ impl Templates {
             (Function::Replace, [Value::String(from), Value::String(to), Value::String(text)]) => {
                 Value::String(text.replace(from, to))
             }
+            (Function::SemverCompare, [Value::String(least), Value::String(version)]) => {
+                let least = least
+                    .strip_prefix(">=")
+                    .and_then(|least| least.strip_suffix("-0"));
+                let least = least.and_then(major_minor).ok_or_else(wrong)?;
+                Value::Bool(major_minor(version).ok_or_else(wrong)? >= least)
+            }
             (Function::ToYaml, [value]) => {
                 let text = serde_saphyr::to_string(value).map_err(|error| error.to_string())?;
                 Value::String(text.trim_end().to_owned())
@@ -238,6 +247,7 @@ impl Templates {
                 | Function::Default
                 | Function::Quote
                 | Function::Replace
+                | Function::SemverCompare
                 | Function::ToYaml
                 | Function::Nindent
                 | Function::Printf
@@ -266,6 +276,12 @@ fn is_true(value: &Value) -> bool {
         Value::Array(items) => !items.is_empty(),
         Value::Object(fields) => !fields.is_empty(),
     }
+}
+
+/// MAJOR and MINOR of a version as `1.30` or `v1.30.2`.
+fn major_minor(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.trim_start_matches('v').split('.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
 /// A value within text. Go's form of lists and maps is not YAML, so that they are refused.
@@ -458,6 +474,7 @@ mod tests {
 
     fn render(text: &str) -> Result<String, String> {
         let values = json!({
+            "v": "v1.30.0",
             "a": {"b": "x", "n": 3, "no": "", "list": [1, 2], "map": {"k": "true"}, "yes": true},
         });
         let sources = [
@@ -486,6 +503,8 @@ mod tests {
             ("{{ if and .a.yes .a.no }}1{{ end }}", ""),
             ("{{ if or .a.no .a.yes }}1{{ end }}", "1"),
             ("{{ if not .a.no }}1{{ end }}", "1"),
+            ("{{ if semverCompare \">=1.30-0\" .v }}1{{ end }}", "1"),
+            ("{{ if semverCompare \">=1.31-0\" .v }}1{{ end }}", ""),
             (
                 "{{ with .a.list }}{{ range . }}{{ . }},{{ end }}{{ end }}",
                 "1,2,",
@@ -516,6 +535,7 @@ mod tests {
             ("{{ .a.b", "{{ without }}"),
             ("{{ $x }}", "not understood"),
             ("{{ include \"u\" . }}", "does not take"),
+            ("{{ semverCompare \"<1.30\" .v }}", "does not take"),
             ("{{ \"a }}", "does not end"),
         ] {
             let error = render(text).unwrap_err();

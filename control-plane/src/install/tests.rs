@@ -135,6 +135,25 @@ fn values_reach_the_objects() {
     assert!(!all.contains_key("PodDisruptionBudget/weft-control-plane"));
 }
 
+/// The field came with Kubernetes 1.30: older API servers would drop it, or refuse the object.
+#[test]
+fn the_profile_of_apparmor_has_the_form_that_the_cluster_knows() {
+    let values = sets(&["cni.enabled=true"]).unwrap();
+    for (minor, has_field) in [(27, false), (29, false), (30, true), (35, true)] {
+        let cluster = ClusterVersion::new(1, minor);
+        let all = objects_for(cluster, &values, names::NAMESPACE, MANAGED_BY).unwrap();
+        let template = &by_name(all)["DaemonSet/weft-cni"]["spec"]["template"];
+        let field = &template["spec"]["containers"][0]["securityContext"]["appArmorProfile"];
+        let annotation = "container.apparmor.security.beta.kubernetes.io/cni";
+        let annotation = &template["metadata"]["annotations"][annotation];
+        let expected = match has_field {
+            true => (json!({"type": "Unconfined"}), json!(null)),
+            false => (json!(null), json!("unconfined")),
+        };
+        assert_eq!((field, annotation), (&expected.0, &expected.1), "1.{minor}");
+    }
+}
+
 const CHART_DIR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/helm/weft");
 
 /// Values to compare what helm makes of the chart, and what this does.
@@ -205,6 +224,10 @@ fn helm(arguments: &[&str], input: &str, kubeconfig: Option<&std::path::Path>) -
 
 /// The objects that this makes of arguments of helm's.
 fn ours(arguments: &[&str]) -> Result<Vec<Value>, InstallError> {
+    ours_for(ClusterVersion::NEWEST, arguments)
+}
+
+fn ours_for(cluster: ClusterVersion, arguments: &[&str]) -> Result<Vec<Value>, InstallError> {
     let (mut files, mut sets_) = (Vec::new(), Vec::new());
     for pair in arguments.chunks(2) {
         match pair[0] {
@@ -216,7 +239,8 @@ fn ours(arguments: &[&str]) -> Result<Vec<Value>, InstallError> {
         }
     }
     // Helm's own word for who manages them.
-    objects(&values(&files, &sets_)?, names::NAMESPACE, "Helm")
+    let values = values(&files, &sets_)?;
+    objects_for(cluster, &values, names::NAMESPACE, "Helm")
 }
 
 #[test]
@@ -226,17 +250,21 @@ fn helm_makes_the_same_of_the_chart() {
     }
     let (good, said) = helm(&["lint", "--strict", CHART_DIR], "", None);
     assert!(good, "{said}");
-    for shape in SHAPES {
+    let of = |minor| move |shape| (ClusterVersion::new(1, minor), shape);
+    let all = SHAPES.into_iter().map(of(35));
+    for (cluster, shape) in all.chain(SHAPES[4..].iter().copied().map(of(29))) {
+        let version = cluster.to_string();
         let mut arguments = vec!["template", "weft", CHART_DIR, "-n", names::NAMESPACE];
         // Hooks are helm's only: `weft install` checks by itself.
-        arguments.extend(["--kube-version", "1.35", "--no-hooks"]);
+        arguments.extend(["--kube-version", &version, "--no-hooks"]);
         arguments.extend(shape);
         let (good, text) = helm(&arguments, "", None);
         assert!(good, "{shape:?}: {text}");
         let theirs: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
         let theirs = theirs.into_iter().filter(|object| !object.is_null());
         let theirs = by_name(theirs.collect());
-        assert_eq!(by_name(ours(shape).unwrap()), theirs, "{shape:?}");
+        let ours = by_name(ours_for(cluster, shape).unwrap());
+        assert_eq!(ours, theirs, "{version} {shape:?}");
     }
     // What one refuses, the other does.
     for wrong in [

@@ -10,9 +10,14 @@ mod conflist;
 mod netns;
 mod node;
 mod plugin;
+mod pods;
+mod ready;
+mod records;
+mod repair;
 
 pub use node::{NodeArgs, NodeError, run as run_node};
 pub use plugin::{is_plugin, main as plugin_main};
+pub use ready::{NotReady, ReadyArgs, run as run_ready};
 
 use clap::Parser;
 

@@ -7,7 +7,9 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::{ANNOTATION, PLUGIN, arguments, netns};
+use super::netns::{self, Standing};
+use super::records::{self, Record};
+use super::{ANNOTATION, PLUGIN, arguments};
 use crate::intercept::{self, InterceptArgs};
 
 /// Versions of the specification whose results can be passed on.
@@ -19,11 +21,17 @@ const INPUT_MAX_BYTES: u64 = 4 * 1024 * 1024;
 /// The capability by which container runtimes pass the annotations of a pod on.
 pub(super) const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 
+/// The field of the plugin's entry that says where it records what it redirects.
+pub(super) const STATE_DIR: &str = "stateDir";
+
 /// What the runtime says in the environment.
 #[derive(Debug, Default)]
 struct Environment {
     command: String,
     netns: String,
+    container: String,
+    /// `NAME=VALUE;NAME=VALUE`.
+    args: String,
 }
 
 /// What is done to a network namespace.
@@ -32,6 +40,18 @@ trait Namespaces {
     fn intercept(&self, netns: &Path, rules: &InterceptArgs) -> Result<(), String>;
     /// Whether its traffic is redirected; the error says what was found.
     fn check(&self, netns: &Path, rules: &InterceptArgs) -> Result<(), String>;
+    /// Records that it was redirected. The pod starts without it: whoever repairs knows less of it then.
+    fn record(&self, state_dir: &Path, netns: &Path, sandbox: &Sandbox<'_>);
+    /// Forgets a sandbox.
+    fn forget(&self, state_dir: &Path, container: &str);
+}
+
+/// The sandbox of a pod, as the runtime names it.
+#[derive(Debug)]
+struct Sandbox<'a> {
+    container: &'a str,
+    pod: Option<&'a str>,
+    annotation: &'a str,
 }
 
 /// An error as the specification has it; its codes from 100 on are the plugin's own.
@@ -63,6 +83,8 @@ pub fn main() -> ExitCode {
     let environment = Environment {
         command: variable("CNI_COMMAND"),
         netns: variable("CNI_NETNS"),
+        container: variable("CNI_CONTAINERID"),
+        args: variable("CNI_ARGS"),
     };
     let mut input = Vec::new();
     let read = std::io::stdin()
@@ -105,8 +127,16 @@ fn answer(
             let asked = asked["cniVersion"].as_str().unwrap_or(newest).to_owned();
             return Ok(json!({"cniVersion": asked, "supportedVersions": VERSIONS}).to_string());
         }
-        // The rules end with the namespace that they are in, and nothing else is kept.
-        "DEL" | "GC" => return Ok(String::new()),
+        // The rules end with the namespace that they are in.
+        "DEL" => {
+            let config = serde_json::from_slice::<Value>(input).unwrap_or_default();
+            if let Some(state_dir) = state_dir(&config) {
+                namespaces.forget(state_dir, &environment.container);
+            }
+            return Ok(String::new());
+        }
+        // The node's program forgets what has no process any more.
+        "GC" => return Ok(String::new()),
         "ADD" | "CHECK" | "STATUS" => {}
         other => {
             let allowed = "allowed: ADD, CHECK, DEL, GC, STATUS, VERSION";
@@ -132,6 +162,11 @@ fn annotation(config: &Value) -> Option<&str> {
     annotations.get(ANNOTATION)?.as_str()
 }
 
+fn state_dir(config: &Value) -> Option<&Path> {
+    let dir = config.get(STATE_DIR)?.as_str().map(Path::new);
+    dir.filter(|dir| dir.is_absolute())
+}
+
 fn version(config: &Value) -> &str {
     let version = config.get("cniVersion").and_then(Value::as_str);
     version.unwrap_or(VERSION_DEFAULT)
@@ -146,6 +181,15 @@ fn add(
         let (rules, netns) = of_mesh(environment, &config, annotation)?;
         let intercepted = namespaces.intercept(netns, &rules);
         intercepted.map_err(|why| error(100, "the pod's traffic is not redirected", why))?;
+        if let Some(state_dir) = state_dir(&config) {
+            let mut args = environment.args.split(';');
+            let sandbox = Sandbox {
+                container: &environment.container,
+                pod: args.find_map(|one| one.strip_prefix("K8S_POD_UID=")),
+                annotation,
+            };
+            namespaces.record(state_dir, netns, &sandbox);
+        }
     }
     // As it came, fields of a later version too: it is the main plugin's.
     let version = version(&config).to_owned();
@@ -201,9 +245,34 @@ impl Namespaces for Kernel {
         netns::within(netns, run)?
     }
 
+    /// A sandbox has no listener before its first container: its rules count then.
     fn check(&self, netns: &Path, rules: &InterceptArgs) -> Result<(), String> {
         let uid = rules.uid;
-        netns::within(netns, move || netns::is_redirected(uid))?
+        match netns::within(netns, move || netns::standing(uid))?? {
+            Standing::InForce | Standing::Unanswered | Standing::NoRoute => Ok(()),
+            Standing::NotInForce(why) => Err(why),
+        }
+    }
+
+    fn record(&self, state_dir: &Path, netns: &Path, sandbox: &Sandbox<'_>) {
+        let namespace = netns::identity(netns).map_err(|error| error.to_string());
+        let written = namespace.and_then(|namespace| {
+            let record = Record {
+                container: sandbox.container.to_owned(),
+                pod: sandbox.pod.map(str::to_owned),
+                namespace,
+                arguments: sandbox.annotation.to_owned(),
+            };
+            records::write(state_dir, &record)
+        });
+        if let Err(why) = written {
+            // The runtime's log has it, or nobody.
+            let _nobody_reads = writeln!(std::io::stderr(), "{PLUGIN}: no record: {why}");
+        }
+    }
+
+    fn forget(&self, state_dir: &Path, container: &str) {
+        let _forgotten_by_the_nodes_program = records::remove(state_dir, container);
     }
 }
 
@@ -234,6 +303,16 @@ mod tests {
         fn check(&self, netns: &Path, rules: &InterceptArgs) -> Result<(), String> {
             self.intercept(netns, rules)
         }
+
+        fn record(&self, state_dir: &Path, netns: &Path, sandbox: &Sandbox<'_>) {
+            let done = format!("{} {} {sandbox:?}", state_dir.display(), netns.display());
+            self.done.borrow_mut().push(done);
+        }
+
+        fn forget(&self, state_dir: &Path, container: &str) {
+            let done = format!("forget {} {container}", state_dir.display());
+            self.done.borrow_mut().push(done);
+        }
     }
 
     fn config(version: &str, annotation: Option<&str>, previous: Option<Value>) -> Value {
@@ -252,6 +331,8 @@ mod tests {
         let environment = Environment {
             command: command.to_owned(),
             netns: "/run/netns/x".to_owned(),
+            container: "c1".to_owned(),
+            args: "IgnoreUnknown=1;K8S_POD_UID=u1;K8S_POD_NAME=web".to_owned(),
         };
         answer(&environment, input, namespaces).map_err(|error| error.code)
     }
@@ -312,10 +393,38 @@ mod tests {
         }
         let nowhere = Environment {
             command: "ADD".to_owned(),
-            netns: String::new(),
+            ..Environment::default()
         };
         let refused = answer(&nowhere, input.as_bytes(), &noted).unwrap_err();
         assert_eq!(refused.code, 4);
+    }
+
+    #[test]
+    fn a_sandbox_is_recorded_when_it_was_redirected_and_forgotten_with_it() {
+        let config = |state_dir: Value| {
+            let mut config = config("1.0.0", MESH, None);
+            config[STATE_DIR] = state_dir;
+            config.to_string()
+        };
+        let call = |command: &str, input: &str, fails: bool| {
+            let noted = Noted {
+                fails,
+                ..Noted::default()
+            };
+            let _answer = call(command, input.as_bytes(), &noted);
+            noted.done.into_inner()
+        };
+        let good = config(json!("/run/weft-cni"));
+        let sandbox = "/run/weft-cni /run/netns/x Sandbox { container: \"c1\", pod: Some(\"u1\"), \
+                       annotation: \"[\\\"--exclude-inbound-ports\\\",\\\"15020\\\"]\" }";
+        assert_eq!(call("ADD", &good, false), ["/run/netns/x [15020]", sandbox]);
+        assert_eq!(call("ADD", &good, true), ["/run/netns/x [15020]"]);
+        assert_eq!(call("DEL", &good, true), ["forget /run/weft-cni c1"]);
+        for none in [json!(null), json!("weft-cni"), json!(7)] {
+            let input = config(none);
+            assert_eq!(call("ADD", &input, false), ["/run/netns/x [15020]"]);
+            assert!(call("DEL", &input, false).is_empty());
+        }
     }
 
     #[test]

@@ -56,6 +56,11 @@ pub fn remove() -> Result<(), InterceptError> {
     netlink::remove()
 }
 
+/// Whether our table holds rules, whatever they are. Needs CAP_NET_ADMIN in the namespace.
+pub(crate) fn has_rules() -> Result<bool, InterceptError> {
+    netlink::has_rules()
+}
+
 /// Where a redirected connection was meant to go; `None` when nobody redirected it. `mapped` says
 /// that the peer is IPv4, possibly on a dual-stack socket.
 pub fn original_dst(socket: impl AsFd, mapped: bool) -> io::Result<Option<SocketAddr>> {

@@ -4,7 +4,7 @@ use std::io;
 use std::net::IpAddr;
 
 use netlink_packet_core::{
-    DefaultNla, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage,
+    DefaultNla, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage,
     NetlinkPayload,
 };
 use netlink_packet_netfilter::nftables::{
@@ -73,11 +73,86 @@ pub(super) fn remove() -> Result<(), InterceptError> {
     ])
 }
 
-fn send(messages: Vec<(String, NfTablesMessage)>) -> Result<(), InterceptError> {
+/// Whether the table is there and holds a rule.
+pub(super) fn has_rules() -> Result<bool, InterceptError> {
+    let socket = open()?;
+    let attributes = vec![RuleAttribute::Table(TABLE.to_owned())];
+    let message = NfTablesMessage::GetRule(RuleMessage { attributes });
+    let header = NetfilterHeader::new(NetfilterProtoFamily::Inet, 0, 0);
+    let mut message = NetlinkMessage::from(NetfilterMessage::new(header, message));
+    message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    message.header.sequence_number = 1;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    socket.send(&bytes, 0).map_err(InterceptError::Send)?;
+    loop {
+        let (bytes, _from) = socket.recv_from_full().map_err(InterceptError::Send)?;
+        if let Some(found) = rules_of(&bytes)? {
+            return Ok(found);
+        }
+    }
+}
+
+/// What one part of the answer to a question for rules says: whether there is one of our table; nothing
+/// while there is more to come. The rules themselves are anybody's and are not read.
+fn rules_of(mut bytes: &[u8]) -> Result<Option<bool>, InterceptError> {
+    /// `NLMSG_ERROR` and `NLMSG_DONE`.
+    const ERROR: u16 = 2;
+    const DONE: u16 = 3;
+    /// `NFT_MSG_NEWRULE` of the subsystem.
+    const NEW_RULE: u16 = (SUBSYSTEM << 8) | 6;
+    /// `NFTA_RULE_TABLE`.
+    const RULE_TABLE: u16 = 1;
+    while let Some((header, rest)) = bytes.split_first_chunk::<16>() {
+        let [a, b, c, d, e, f, ..] = *header;
+        let length = u32::from_ne_bytes([a, b, c, d]) as usize;
+        let body = rest.get(..length.saturating_sub(16)).unwrap_or(rest);
+        match u16::from_ne_bytes([e, f]) {
+            DONE => return Ok(Some(false)),
+            ERROR => {
+                let code = body.first_chunk().copied().map_or(0, i32::from_ne_bytes);
+                let source = io::Error::from_raw_os_error(-code);
+                if source.kind() == io::ErrorKind::NotFound {
+                    return Ok(Some(false));
+                }
+                return Err(InterceptError::Refused {
+                    what: "a question for the rules".to_owned(),
+                    source,
+                });
+            }
+            // The first attribute of a rule is its table; kernels that do not look at the question's
+            // tell the rules of every table.
+            NEW_RULE => {
+                let attribute = body.get(4..).unwrap_or_default();
+                let name = attribute.get(4..).unwrap_or_default();
+                let kind = attribute
+                    .get(2..4)
+                    .map(|two| u16::from_ne_bytes([two[0], two[1]]));
+                let name = name.split(|byte| *byte == 0).next();
+                if kind == Some(RULE_TABLE) && name == Some(TABLE.as_bytes()) {
+                    return Ok(Some(true));
+                }
+            }
+            _ => {}
+        }
+        bytes = rest
+            .get(length.next_multiple_of(4).saturating_sub(16)..)
+            .unwrap_or_default();
+    }
+    Ok(None)
+}
+
+fn open() -> Result<Socket, InterceptError> {
     let mut socket = Socket::new(NETLINK_NETFILTER).map_err(InterceptError::Socket)?;
     socket.bind_auto().map_err(InterceptError::Socket)?;
     let kernel = SocketAddr::new(0, 0);
     socket.connect(&kernel).map_err(InterceptError::Socket)?;
+    Ok(socket)
+}
+
+fn send(messages: Vec<(String, NfTablesMessage)>) -> Result<(), InterceptError> {
+    let socket = open()?;
     let mut batch = Vec::new();
     emit(0, &control(ControlMessage::BatchBegin), &mut batch);
     let mut names = Vec::with_capacity(messages.len());

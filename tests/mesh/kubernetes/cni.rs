@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
 
 use super::cluster::{LIMIT, Space};
 use super::{Cluster, apps};
@@ -87,6 +86,37 @@ spec:
     securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
 "#;
 
+/// A pod outside of the mesh.
+const LATER: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: later, labels: {weft-mesh.io/inject: disabled}}
+spec:
+  terminationGracePeriodSeconds: 1
+  securityContext: {runAsNonRoot: true, runAsUser: 1000, seccompProfile: {type: RuntimeDefault}}
+  containers:
+  - name: client
+    image: localhost/tools:test
+    command: [sleep, infinity]
+    securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
+"#;
+
+/// A container that makes a network namespace of its own and runs a program of the sidecar's name in it,
+/// which asks for rules.
+const LIAR: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: liar, labels: {app: liar}}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: liar
+    image: localhost/tools:test
+    command: [unshare, -Urn, bash, -c, "exec -a weft-proxy sleep infinity"]
+    env: [{name: WEFT_CNI_INTERCEPTION, value: "[]"}]
+    securityContext: {runAsUser: 1000, seccompProfile: {type: Unconfined}}
+"#;
+
 /// In a namespace that enforces `restricted` pods speak strict mutual TLS; rules that are taken away come
 /// back; and the plugin is taken away from the node when it is not wanted any more.
 #[test]
@@ -98,12 +128,15 @@ fn pods_without_any_capability_are_in_the_mesh() {
     let places = [
         format!("cni.binDir={dir}/cni-bin"),
         format!("cni.confDir={dir}/cni"),
+        format!("cni.stateDir={dir}/cni-state"),
     ];
-    let upgrade = |more: &str| cluster.upgrade(&["cni.enabled=true", &places[0], &places[1], more]);
-    let back = cluster.upgraded(&["cni.enabled=true", &places[0], &places[1]]);
+    let [bin, conf, state] = places.each_ref().map(String::as_str);
+    let back = cluster.upgraded(&["cni.enabled=true", bin, conf, state]);
+    let ready = "-n weft-system rollout status daemonset/weft-cni --timeout=60s";
+    cluster.kubectl(ready);
     let conflist = cluster.dir().join("cni/1.conflist");
     let has_plugin = || fs::read_to_string(&conflist).is_ok_and(|text| text.contains("weft-cni"));
-    wait_for("the plugin", LIMIT, || has_plugin().then_some(()));
+    assert!(has_plugin(), "it is ready, and the plugin is not there");
 
     let space = cluster.space(true);
     cluster.kubectl(&format!(
@@ -119,6 +152,14 @@ fn pods_without_any_capability_are_in_the_mesh() {
     let finished = space.shell("deploy/client", "client", curl).success();
     assert_eq!(finished.stdout, "web\n");
 
+    let recorded = fs::read_dir(cluster.dir().join("cni-state")).expect("records");
+    let recorded = recorded.flatten().map(|entry| entry.file_name());
+    let recorded = recorded.filter(|name| name.len() == 64).count();
+    assert_eq!(recorded, 2, "a web and a client");
+    let permitted = cluster.space(false);
+    permitted.apply(LIAR);
+    permitted.kubectl("wait --for=condition=Ready pod/liar --timeout=60s");
+
     // Without its rules the client would not be answered: the service is strict.
     cluster
         .run(space.enter("client").args(["nft", "flush", "ruleset"]))
@@ -129,6 +170,9 @@ fn pods_without_any_capability_are_in_the_mesh() {
         rules.contains("weft").then_some(())
     });
     space.shell("deploy/client", "client", curl).success();
+    // In that time what the other program says was looked at, too.
+    let of_liar = permitted.enter("liar").args(["nft", "list", "ruleset"]);
+    assert_eq!(cluster.run(of_liar).success().stdout, "");
 
     // The network's own program writes its configuration anew.
     let text = fs::read_to_string(&conflist).expect("the configuration");
@@ -139,11 +183,13 @@ fn pods_without_any_capability_are_in_the_mesh() {
 
     a_pod_that_was_made_before_the_plugin_is_redirected(cluster, &space, &conflist);
 
-    upgrade("cni.remove=true");
+    cluster.upgrade(&["cni.enabled=true", bin, conf, state, "cni.remove=true"]);
+    cluster.kubectl(ready);
     let program = cluster.dir().join("cni-bin/weft-cni");
-    wait_for("the plugin to be gone", LIMIT, || {
-        (!has_plugin() && !program.exists()).then_some(())
-    });
+    assert!(
+        !has_plugin() && !program.exists(),
+        "it is ready, and the plugin is there"
+    );
     drop(back);
     // Pods start on the node as before, where an init container may redirect them.
     let permitted = cluster.space(true);
@@ -174,15 +220,17 @@ fn a_pod_that_was_made_before_the_plugin_is_redirected(
     let plugins = without["plugins"].as_array_mut().expect("plugins");
     plugins.retain(|plugin| plugin["type"] != "weft-cni");
     fs::write(conflist, without.to_string()).expect("write the configuration");
-    // The container runtime notices.
-    std::thread::sleep(Duration::from_secs(1));
+    // Until the container runtime has noticed it finds no program, and the kubelet tries again.
+    fs::remove_file(cluster.dir().join("cni-bin/weft-cni")).expect("remove the program");
 
     space.apply(EARLY);
     let waits = "get pod early -o jsonpath={.status.initContainerStatuses[?(@.name==\"weft-intercept\")].state.running}";
     wait_for("weft-intercept to wait", LIMIT, || {
         (!space.kubectl(waits).is_empty()).then_some(())
     });
-    std::thread::sleep(Duration::from_secs(2));
+    // A pod that comes after it is ready before it.
+    space.apply(LATER);
+    space.kubectl("wait --for=condition=Ready pod/later --timeout=60s");
     assert!(!space.kubectl(waits).is_empty(), "nobody has redirected it");
 
     place("null");

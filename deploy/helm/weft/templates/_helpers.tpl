@@ -1,7 +1,7 @@
 {{- /*
 `weft install` renders these templates too, without helm: it understands include, define, if, else,
 with, range over lists, and the functions and, or, not, eq, default, quote, toYaml, nindent, printf,
-replace and .Files.Get. A test refuses anything else, and compares both outputs.
+replace, semverCompare with ">=MAJOR.MINOR-0" and .Files.Get. A test refuses anything else, and compares both outputs.
 */ -}}
 {{- define "weft.selector" -}}
 app.kubernetes.io/name: weft
