@@ -10,7 +10,8 @@ use weft_core::name::{NameError, TrustDomain, check_label, check_subdomain};
 
 use crate::identity::ca::{LEAF_TTL_MAX, LEAF_TTL_MIN};
 use crate::injector::{
-    ENDPOINT_ALLOWED, SAMPLE_RATIO, SAMPLE_RATIO_ALLOWED, otlp_endpoint, sample_ratio,
+    self, ENDPOINT_ALLOWED, SAMPLE_RATIO, SAMPLE_RATIO_ALLOWED, Tracing, otlp_endpoint,
+    sample_ratio,
 };
 use crate::kubernetes::{ClusterSettings, names};
 use crate::missing_sidecar::{EVICTIONS_PER_MINUTE, EVICTIONS_PER_MINUTE_MAX, Eviction};
@@ -95,6 +96,14 @@ pub struct KubernetesArgs {
     /// The image of the sidecars that pods get.
     #[arg(long, value_name = "IMAGE", env = "WEFT_PROXY_IMAGE", default_value = PROXY_IMAGE)]
     pub proxy_image: String,
+    /// A namespace whose pods the API server does not ask about, whatever their labels say, beside those of
+    /// Kubernetes itself and the control plane's own: as in the selectors of the webhook's configuration.
+    #[arg(
+        long = "exempt-namespace",
+        value_name = "NAMESPACE",
+        value_delimiter = ','
+    )]
+    pub exempt_namespaces: Vec<String>,
     /// A CNI plugin (the chart's DaemonSet weft-cni) redirects the traffic of pods, so that no container of
     /// them needs NET_ADMIN.
     #[arg(long)]
@@ -225,6 +234,14 @@ impl KubernetesArgs {
         if check_subdomain(&domain).is_err() {
             return Err(ArgumentError::ClusterDomain(domain));
         }
+        let mut injector = injector::Settings::new(&self.proxy_image, &namespace);
+        injector.cluster_domain.clone_from(&domain);
+        injector.exempt_namespaces = self.exempt_namespaces.iter().cloned().collect();
+        injector.tracing = Tracing {
+            otlp_endpoint: self.otlp_endpoint.clone(),
+            sample_ratio: self.trace_sample_ratio,
+        };
+        injector.cni = self.cni;
         let ranges = self
             .service_ranges
             .iter()
@@ -233,6 +250,7 @@ impl KubernetesArgs {
             namespace,
             domain,
             service_ranges: ranges.collect::<Result<_, _>>()?,
+            injector,
         }))
     }
 
@@ -299,8 +317,16 @@ mod tests {
             namespace: "weft-system".to_owned(),
             domain: "cluster.local".to_owned(),
             service_ranges: Vec::new(),
+            injector: injector::Settings::new(PROXY_IMAGE, "weft-system"),
         };
         assert_eq!(settings, Some(expected));
+        let line = ["--kubernetes", "--exempt-namespace=a,b", "--cni"];
+        let settings = args(&line).kubernetes.settings().unwrap().unwrap();
+        let exempt: Vec<_> = settings.injector.exempt_namespaces.into_iter().collect();
+        assert_eq!(
+            (exempt, settings.injector.cni),
+            (vec!["a".to_owned(), "b".to_owned()], true)
+        );
         for wrong in [
             ["--kubernetes-namespace", "Weft.System"],
             ["--cluster-domain", "cluster local"],

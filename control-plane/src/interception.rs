@@ -4,19 +4,20 @@
 //! A sidecar is believed about its own pod only, which its certificate names, and says nothing but yes or
 //! no. How often it may cause an Event is bounded: for each pod, each namespace, and all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kube::Client;
 use tokio::time::{sleep, timeout};
 use weft_core::interception::Standing;
 
 use crate::kubernetes::events::{EventType, PodEvents, PodRef};
+use crate::kubernetes::leader::Leader;
 use crate::kubernetes::pace::{EVENTS, Pace};
 use crate::kubernetes::told;
 use crate::pipeline::Pipeline;
 use crate::registry::Observations;
+use crate::replicas::Replicas;
 use crate::unix_seconds;
 
 /// From one Event of a pod to the next at least, whatever its sidecar says meanwhile.
@@ -37,6 +38,8 @@ const RESTORED: &str = "InterceptionRestored";
 struct LastTold {
     standing: Standing,
     at: Instant,
+    /// Not by this replica, which did not lead: the one that did may have ended before.
+    is_hearsay: bool,
 }
 
 /// What was told of which pods: pure.
@@ -54,25 +57,66 @@ impl Lapses {
         }
     }
 
+    /// Takes what sidecars say while another replica leads, who tells of it: what this one goes on with, if
+    /// it comes to lead.
+    fn handle_as_follower(&mut self, seen: Vec<(PodRef, Standing)>, now: Instant) {
+        let lapsed = seen
+            .into_iter()
+            .filter(|(_, standing)| *standing == Standing::Lapsed);
+        for (pod, standing) in lapsed {
+            let told = LastTold {
+                standing,
+                at: now,
+                is_hearsay: true,
+            };
+            self.told.insert(pod, told);
+        }
+        // That it is restored was told by now.
+        self.told
+            .retain(|_, told| now.saturating_duration_since(told.at) < BETWEEN);
+    }
+
     /// Takes what sidecars say now; what is to be told of it. That of which nothing was said before is
-    /// told of only when it is lost.
+    /// told of only when it is lost. Namespaces have their turns, and in each the pod is first that was not
+    /// told of for the longest time.
     fn due(&mut self, seen: Vec<(PodRef, Standing)>, now: Instant) -> Vec<(PodRef, Standing)> {
         let age = |told: &LastTold| now.saturating_duration_since(told.at);
         // What is forgotten may be told of anew, so it is kept for as long as it may not.
         self.told.retain(|_, told| age(told) < TELL_AGAIN_AFTER);
+        let is_due = |(pod, standing): &(PodRef, Standing)| match self.told.get(pod) {
+            None => *standing == Standing::Lapsed,
+            Some(told) if told.is_hearsay => true,
+            Some(told) => told.standing != *standing && age(told) >= BETWEEN,
+        };
+        let mut waiting: Vec<_> = seen.into_iter().filter(is_due).collect();
+        waiting.sort_by_cached_key(|(pod, _)| {
+            let told = self.told.get(pod).filter(|told| !told.is_hearsay);
+            (told.map(|told| told.at), pod.clone())
+        });
+        let mut by_namespace: BTreeMap<String, VecDeque<(PodRef, Standing)>> = BTreeMap::new();
+        for (pod, standing) in waiting {
+            let of_namespace = by_namespace.entry(pod.namespace.clone()).or_default();
+            of_namespace.push_back((pod, standing));
+        }
         let mut due = Vec::new();
-        for (pod, standing) in seen {
-            let is_due = match self.told.get(&pod) {
-                None => standing == Standing::Lapsed,
-                Some(told) => told.standing != standing && age(told) >= BETWEEN,
+        loop {
+            let waiting = by_namespace
+                .iter_mut()
+                .map(|(name, pods)| (name.as_str(), pods));
+            let Some(pods) = self.pace.take_turn(waiting.collect(), now) else {
+                return due;
             };
-            if is_due && self.pace.take(&pod.namespace, now) {
-                let at = now;
-                self.told.insert(pod.clone(), LastTold { standing, at });
+            if let Some((pod, standing)) = pods.pop_front() {
+                let told = LastTold {
+                    standing,
+                    at: now,
+                    is_hearsay: false,
+                };
+                self.told.insert(pod.clone(), told);
                 due.push((pod, standing));
             }
+            by_namespace.retain(|_, pods| !pods.is_empty());
         }
-        due
     }
 
     /// An Event was not written: what was to be told still is, after the time that every pod waits.
@@ -86,57 +130,83 @@ impl Lapses {
     }
 }
 
-/// Tells of the sidecars that are connected to this replica.
+/// Tells of the sidecars of all replicas, in the one that leads.
 #[derive(Debug)]
 pub(crate) struct Teller {
     events: PodEvents,
     observations: Arc<Observations>,
+    replicas: Arc<Replicas>,
     pipeline: Arc<Pipeline>,
+    leader: Leader,
 }
 
 impl Teller {
     pub(crate) fn new(
-        client: Client,
+        events: PodEvents,
         observations: Arc<Observations>,
+        replicas: Arc<Replicas>,
         pipeline: Arc<Pipeline>,
+        leader: Leader,
     ) -> Self {
         Self {
-            events: PodEvents::new(client),
+            events,
             observations,
+            replicas,
             pipeline,
+            leader,
         }
     }
 
     /// Runs until the task is dropped.
-    pub(crate) async fn keep(self) {
-        let mut changes = self.observations.watch_interception();
+    pub(crate) async fn keep(mut self) {
+        let mut here = self.observations.watch_interception();
+        let mut elsewhere = self.replicas.watch_interception();
         let mut lapses = Lapses::new(Instant::now());
         loop {
-            for (pod, standing) in lapses.due(self.seen(), Instant::now()) {
-                if let Err(error) = self.tell(&pod, standing).await {
-                    let PodRef {
-                        namespace, name, ..
-                    } = &pod;
-                    tracing::warn!(
-                        namespace,
-                        name,
-                        error,
-                        "an Event was not written; tried again"
-                    );
-                    lapses.on_failed(&pod);
-                }
+            match self.leader.leads() {
+                true => self.lead(&mut lapses).await,
+                false => lapses.handle_as_follower(self.seen(), Instant::now()),
             }
-            // A pod that the cluster has not told of yet, or whose turn has not come, is looked for again.
-            let _changed = timeout(LOOK_EVERY * 10, changes.changed()).await;
+            tokio::select! {
+                _ = here.changed() => {}
+                _ = elsewhere.changed() => {}
+                _ = self.leader.changed() => {}
+                // A pod that the cluster has not told of yet, or whose turn has not come, is looked for again.
+                () = sleep(LOOK_EVERY * 10) => {}
+            }
             sleep(LOOK_EVERY).await;
         }
     }
 
-    /// What sidecars of pods say. Which pod it is says its certificate, and the cluster.
+    async fn lead(&self, lapses: &mut Lapses) {
+        for (pod, standing) in lapses.due(self.seen(), Instant::now()) {
+            // Writing takes time, in which another may come to lead.
+            let told = match self.leader.leads() {
+                true => self.tell(&pod, standing).await,
+                false => Err("another control plane leads".to_owned()),
+            };
+            if let Err(error) = told {
+                let PodRef {
+                    namespace, name, ..
+                } = &pod;
+                tracing::warn!(
+                    namespace,
+                    name,
+                    error,
+                    "an Event was not written; tried again"
+                );
+                lapses.on_failed(&pod);
+            }
+        }
+    }
+
+    /// What sidecars of pods say, to this replica or to another. Which pod it is says its certificate, and
+    /// the cluster.
     fn seen(&self) -> Vec<(PodRef, Standing)> {
         let snapshot = self.pipeline.snapshot();
-        let all = self.observations.interception().into_iter();
-        let all = all.filter_map(|(peer, standing)| {
+        let mut all = self.observations.interception();
+        all.extend(self.replicas.interception(&all));
+        let all = all.into_iter().filter_map(|(peer, standing)| {
             let pod = snapshot.world.pod_of(&peer)?;
             let uid = peer.instance.strip_prefix("pod-")?;
             let pod = PodRef {
@@ -222,6 +292,72 @@ mod tests {
         assert_eq!(due(&mut lapses, Lapsed, again), [Lapsed]);
         lapses.on_failed(&pod("web"));
         assert_eq!(due(&mut lapses, Lapsed, again + BETWEEN), [Lapsed]);
+    }
+
+    #[test]
+    fn whoever_comes_to_lead_goes_on_with_what_he_has_seen() {
+        use Standing::{InForce, Lapsed};
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let seen = |standing| vec![(pod("web"), standing)];
+        // It is lost still, and may not have been told.
+        let mut lapses = Lapses::new(begin);
+        lapses.handle_as_follower(seen(Lapsed), at(0));
+        assert_eq!(due(&mut lapses, Lapsed, at(1)), [Lapsed]);
+        assert_eq!(due(&mut lapses, Lapsed, at(2)), []);
+        // It came back while nobody led.
+        let mut lapses = Lapses::new(begin);
+        lapses.handle_as_follower(seen(Lapsed), at(0));
+        lapses.handle_as_follower(seen(InForce), at(30));
+        assert_eq!(due(&mut lapses, InForce, at(40)), [InForce]);
+        // It came back long ago, or was never lost.
+        let mut lapses = Lapses::new(begin);
+        lapses.handle_as_follower(seen(Lapsed), at(0));
+        lapses.handle_as_follower(seen(InForce), at(60));
+        assert_eq!(due(&mut lapses, InForce, at(61)), []);
+        assert!(lapses.told.is_empty());
+    }
+
+    #[test]
+    fn namespaces_have_their_turns_and_who_was_told_of_does_not_keep_others() {
+        let begin = Instant::now();
+        let of = |namespace: &str, name: String| PodRef {
+            namespace: namespace.to_owned(),
+            name: name.clone(),
+            uid: name,
+        };
+        let mut lapses = Lapses::new(begin);
+        let all = |standing: Standing| -> Vec<_> {
+            let first = ["a", "b", "c"].into_iter();
+            let first = first.flat_map(|place| (0..100).map(move |n| of(place, n.to_string())));
+            let last = [of("z", "z".to_owned())];
+            first.chain(last).map(|pod| (pod, standing)).collect()
+        };
+        let told = lapses.due(all(Standing::Lapsed), begin);
+        assert_eq!(told.len(), 60);
+        assert_eq!(told[3].0.namespace, "z", "after one of each before it");
+        // Sidecars that say something else each time do not keep those that wait.
+        let mut names: BTreeMap<PodRef, u32> = BTreeMap::new();
+        for minute in 1..6 {
+            let standing = match minute % 2 {
+                0 => Standing::Lapsed,
+                _ => Standing::InForce,
+            };
+            let mut seen = all(Standing::Lapsed);
+            for (pod, said) in &mut seen {
+                if names.contains_key(pod) || told.iter().any(|(told, _)| told == pod) {
+                    *said = standing;
+                }
+            }
+            let now = begin + minute * BETWEEN;
+            for (pod, _) in lapses.due(seen, now) {
+                *names.entry(pod).or_default() += 1;
+            }
+        }
+        let waited = all(Standing::Lapsed).into_iter().map(|(pod, _)| pod);
+        let waited = waited.filter(|pod| !told.iter().any(|(told, _)| told == pod));
+        let untold: Vec<_> = waited.filter(|pod| !names.contains_key(pod)).collect();
+        assert!(untold.is_empty(), "{untold:?}");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::api::{scrape_targets, serve_tcp};
 use crate::health::{self, Health};
 use crate::identity::Identities;
 use crate::injector::serve::Counters;
+use crate::kubernetes::events::PodCounters;
 use crate::peers::Peers;
 use crate::pipeline::Pipeline;
 use crate::publish::Publisher;
@@ -44,6 +45,8 @@ pub struct Measured {
     pub cluster: Option<Arc<ClusterStatus>>,
     /// Pods that the API server asked about, in a cluster.
     pub injector: Option<Counters>,
+    /// What was said of pods, and done to them, in a cluster.
+    pub pods: Option<PodCounters>,
 }
 
 /// Serves `/metrics`, `/targets`, `/healthz` and `/readyz` until `stop`.
@@ -75,6 +78,9 @@ fn render(measured: &Measured) -> String {
         register_cluster(&mut registry, cluster, partial);
     }
     if let Some(counters) = &measured.injector {
+        counters.register(&mut registry);
+    }
+    if let Some(counters) = &measured.pods {
         counters.register(&mut registry);
     }
     let mut text = String::new();

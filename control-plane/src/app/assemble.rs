@@ -13,6 +13,7 @@ use crate::clock::SystemClock;
 use crate::health::{Health, Pulse};
 use crate::identity::ca::Authority;
 use crate::identity::{self, Attestor, Identities};
+use crate::kubernetes::events::PodCounters;
 use crate::kubernetes::{Cluster, ClusterTokens};
 use crate::missing_sidecar::Candidates;
 use crate::model::Document;
@@ -52,6 +53,8 @@ pub(crate) struct Parts {
     pub(crate) cluster: Option<Arc<ClusterStatus>>,
     /// Pods of the cluster without a sidecar.
     pub(crate) candidates: Option<Arc<Candidates>>,
+    /// What was said of pods of the cluster, and done to them.
+    pub(crate) pod_counters: PodCounters,
 }
 
 /// Everything that is behind the listeners; its tasks run when it is returned. `cluster` is the one
@@ -132,6 +135,7 @@ pub(crate) fn assemble(
         publisher,
         cluster: followed,
         candidates,
+        pod_counters: PodCounters::default(),
     })
 }
 
@@ -140,7 +144,7 @@ fn cluster_source(
     cluster: &Cluster,
     trust_domain: &TrustDomain,
 ) -> (KubernetesSource, Arc<Candidates>) {
-    let candidates = Arc::new(Candidates::new(&cluster.settings.namespace));
+    let candidates = Arc::new(Candidates::new(cluster.settings.injector.clone()));
     let pods = Arc::clone(&candidates);
     let too = move |event: &_| pods.handle(event);
     let domain = &cluster.settings.domain;

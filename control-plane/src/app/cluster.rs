@@ -9,18 +9,18 @@ use tokio_util::sync::CancellationToken;
 use weft_core::name::TrustDomain;
 
 use super::assemble::Parts;
+use super::injection::InjectorSettings;
 use super::listeners::OwnCertificate;
 use super::{AppError, is_empty_of_records};
-use crate::args::KubernetesArgs;
 use crate::hex;
 use crate::identity::ca::{self, Authority};
-use crate::injector;
 use crate::interception;
 use crate::kubernetes::Cluster;
 use crate::kubernetes::endpoints::follow_control_planes;
+use crate::kubernetes::events::PodEvents;
 use crate::kubernetes::leader::{Leader, election};
 use crate::kubernetes::names::CONTROL_PLANE;
-use crate::missing_sidecar::Keeper;
+use crate::missing_sidecar::{Eviction, Keeper};
 use crate::replicas::{self, Dialling, Found};
 use crate::status::StatusWriter;
 use crate::store::{KubernetesOptions, KubernetesStore, Store, StoreLease};
@@ -32,23 +32,24 @@ pub(super) async fn open_store(cluster: &Cluster) -> Result<Arc<KubernetesStore>
     Ok(KubernetesStore::open(cluster.client.clone(), options).await?)
 }
 
-/// Has the statuses of a cluster's documents written, and its pods without a sidecar looked after, by
-/// the one of its control planes that is elected; gives who that is. Events of lost interception are written by
-/// each, about its own sidecars.
+/// Has done what one of a cluster's control planes does for all, the one that is elected: the statuses of
+/// documents are written, pods without a sidecar looked after, and lost interception told of. Gives who that
+/// is.
 pub(super) fn lead(
     tasks: &mut Supervisor,
     cluster: &Cluster,
     store: Arc<KubernetesStore>,
     parts: &Parts,
-    args: &KubernetesArgs,
+    injection: (InjectorSettings, Option<Eviction>),
     stop: CancellationToken,
 ) -> Leader {
     let leader = elect(tasks, Arc::clone(&store), stop);
-    // By every replica, of the sidecars that are connected to it.
     let telling = interception::Teller::new(
-        cluster.client.clone(),
+        PodEvents::new(cluster.client.clone(), parts.pod_counters.clone()),
         Arc::clone(&parts.observations),
+        Arc::clone(&parts.replicas),
         Arc::clone(&parts.pipeline),
+        leader.clone(),
     );
     tasks.spawn("interception", telling.keep());
     let backend = parts.backend();
@@ -59,15 +60,15 @@ pub(super) fn lead(
         backend.proxies,
         leader.clone(),
     );
-    if let Some(candidates) = &parts.candidates {
-        let keeper = Keeper::new(
-            cluster.client.clone(),
-            injector::Settings::new(&args.proxy_image, &cluster.settings.namespace),
-            Arc::clone(candidates),
-            args.eviction(),
-            leader.clone(),
-        );
-        tasks.spawn("pods without a sidecar", keeper.keep());
+    if let Some(candidates) = parts.candidates.clone() {
+        let (settings, eviction) = injection;
+        let (client, counters) = (cluster.client.clone(), parts.pod_counters.clone());
+        let leader = leader.clone();
+        tasks.spawn("pods without a sidecar", async move {
+            let settings = settings.whole().await;
+            let keeper = Keeper::new(client, counters, settings, candidates, eviction, leader);
+            keeper.keep().await;
+        });
     }
     tasks.spawn("statuses", writer.keep());
     leader

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use kube::Client;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 
 use super::AppError;
 use super::listeners::{Listeners, listen};
 use crate::args::KubernetesArgs;
 use crate::identity::Identities;
 use crate::injector::serve::{Counters, Webhook, router, serve};
-use crate::injector::{ClusterVersion, Settings, Tracing};
+use crate::injector::{ClusterVersion, Settings};
 use crate::kubernetes::leader::Leader;
 use crate::kubernetes::names::CONTROL_PLANE;
 use crate::kubernetes::retry::{Pauses, until_answered};
@@ -27,13 +27,41 @@ const ASKED_AGAIN: Pauses = Pauses {
     longest: Duration::from_secs(10),
 };
 
+/// The settings of the cluster's injector with the cluster's version, which is asked for once. The webhook
+/// and whoever looks after pods that exist have the same.
+#[derive(Clone)]
+pub(super) struct InjectorSettings {
+    client: Client,
+    settings: Settings,
+    whole: Arc<OnceCell<Settings>>,
+}
+
+impl InjectorSettings {
+    /// Nothing is asked yet.
+    pub(super) fn new(cluster: &Cluster) -> Self {
+        Self {
+            client: cluster.client.clone(),
+            settings: cluster.settings.injector.clone(),
+            whole: Arc::default(),
+        }
+    }
+
+    /// Waits until the cluster has said its version.
+    pub(super) async fn whole(&self) -> Settings {
+        let whole = self.whole.get_or_init(|| async {
+            let mut settings = self.settings.clone();
+            settings.cluster = wait_for_version(&self.client).await;
+            settings
+        });
+        whole.await.clone()
+    }
+}
+
 /// The injector's part of a control plane in a cluster.
 pub(super) struct Injector {
     cluster: Cluster,
     listener: TcpListener,
-    image: String,
-    tracing: Tracing,
-    cni: bool,
+    settings: InjectorSettings,
     counters: Counters,
 }
 
@@ -41,16 +69,16 @@ impl Injector {
     /// Listens; nobody is answered before [`serve`](Self::serve).
     pub(super) async fn open(cluster: Cluster, args: &KubernetesArgs) -> Result<Self, AppError> {
         Ok(Self {
+            settings: InjectorSettings::new(&cluster),
             cluster,
             listener: listen(args.webhook_listen).await?,
-            image: args.proxy_image.clone(),
-            tracing: Tracing {
-                otlp_endpoint: args.otlp_endpoint.clone(),
-                sample_ratio: args.trace_sample_ratio,
-            },
-            cni: args.cni,
             counters: Counters::default(),
         })
+    }
+
+    /// What pods are injected with.
+    pub(super) fn settings(&self) -> InjectorSettings {
+        self.settings.clone()
     }
 
     /// What became of pods that the API server asked about.
@@ -69,20 +97,17 @@ impl Injector {
         let identities = Arc::clone(&listeners.parts.identities);
         let (sender, roots) = watch::channel(pem_of(&identities));
         tasks.spawn("roots", follow_roots(identities, sender));
-        let keeping = trust::keep(client.clone(), Trust { roots, leader });
+        let keeping = trust::keep(client, Trust { roots, leader });
         tasks.spawn("trust in the cluster", keeping);
         let names = vec![format!("{CONTROL_PLANE}.{}.svc", settings.namespace)];
         let tls = listeners.own.webhook_tls(tasks, names)?;
         let (listener, counters, stop) = (self.listener, self.counters, listeners.stop.clone());
         let address = listener.local_addr()?;
-        tracing::info!(%address, image = self.image, "the webhook listens");
-        let mut injection = Settings::new(&self.image, &settings.namespace);
-        injection.cluster_domain = settings.domain;
-        injection.tracing = self.tracing;
-        injection.cni = self.cni;
+        let image = &settings.injector.image;
+        tracing::info!(%address, image, "the webhook listens");
+        let injection = self.settings;
         tasks.spawn("webhook", async move {
-            injection.cluster = wait_for_version(&client).await;
-            let webhook = Webhook::new(injection, counters);
+            let webhook = Webhook::new(injection.whole().await, counters);
             serve(router(Arc::new(webhook)), listener, tls, stop).await;
         });
         Ok(())

@@ -106,6 +106,7 @@ impl Listeners {
             publisher: Arc::clone(&parts.publisher),
             cluster: parts.cluster.clone(),
             injector: self.injector.clone(),
+            pods: parts.cluster.as_ref().map(|_| parts.pod_counters.clone()),
         };
         let health = Arc::clone(&self.health);
         let serving = metrics::serve(listener, measured, health, self.stop.clone());

@@ -268,12 +268,16 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
         None => None,
     };
     let stop = CancellationToken::new();
-    let in_cluster = cluster.clone().zip(kept.in_cluster);
+    let settings_of_injector = injector.as_ref().map(Injector::settings);
+    let in_cluster = cluster
+        .clone()
+        .zip(kept.in_cluster)
+        .zip(settings_of_injector);
     let parts = assemble(&mut tasks, settings, limits, kept.store, authority, cluster)?;
-    let leader = in_cluster.map(|(cluster, store)| {
+    let leader = in_cluster.map(|((cluster, store), injection)| {
         cluster::follow_others(&mut tasks, &cluster, &parts, &own);
-        let (args, stop) = (&args.kubernetes, stop.clone());
-        cluster::lead(&mut tasks, &cluster, store, &parts, args, stop)
+        let injection = (injection, args.kubernetes.eviction());
+        cluster::lead(&mut tasks, &cluster, store, &parts, injection, stop.clone())
     });
     let health = Arc::new(health_of(&mut tasks, &parts));
 

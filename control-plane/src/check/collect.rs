@@ -1,6 +1,6 @@
 //! The facts, asked of the cluster's API.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
@@ -35,8 +35,14 @@ pub(super) type Asked<T> = Result<T, String>;
 /// Asks for everything that the checks look at.
 pub async fn collect(client: &Client, namespace: &str) -> Facts {
     let namespaces = namespaces(client).await;
+    let deployment = deployment(client, namespace).await;
     let pods = match &namespaces {
-        Ok(namespaces) => pods(client, namespace, namespaces).await,
+        Ok(namespaces) => {
+            // The image does not change whether a pod is injected.
+            let mut settings = Settings::new("weft-proxy", namespace);
+            settings.exempt_namespaces = exempt_namespaces(&deployment);
+            pods(client, &settings, namespaces).await
+        }
         Err(error) => Err(error.clone()),
     };
     let wanted = wanted(namespace);
@@ -45,7 +51,7 @@ pub async fn collect(client: &Client, namespace: &str) -> Facts {
         .filter(|object| object["kind"] == "CustomResourceDefinition");
     let crds = crds.filter_map(|object| object["metadata"]["name"].as_str());
     let installed = Installed {
-        deployment: deployment(client, namespace).await,
+        deployment,
         webhooks: webhooks(client).await,
         endpoints: endpoints(client, namespace).await,
         cni: cni(client, namespace).await,
@@ -80,12 +86,24 @@ pub async fn collect(client: &Client, namespace: &str) -> Facts {
     }
 }
 
+/// The arguments of the control plane, as far as they are known.
+fn args_of(deployment: &Asked<Option<Deployment>>) -> &[String] {
+    let deployment = deployment.as_ref().ok().and_then(Option::as_ref);
+    deployment
+        .map(|one| one.args.as_slice())
+        .unwrap_or_default()
+}
+
+/// Namespaces that the injector leaves alone, as the control plane is told.
+fn exempt_namespaces(deployment: &Asked<Option<Deployment>>) -> BTreeSet<String> {
+    let said = args_of(deployment).iter();
+    let said = said.filter_map(|arg| arg.strip_prefix("--exempt-namespace="));
+    said.map(str::to_owned).collect()
+}
+
 /// How long a sidecar's certificate is valid, as the control plane is told.
 fn leaf_seconds(installed: &Installed) -> i64 {
-    let deployment = installed.deployment.as_ref().ok().and_then(Option::as_ref);
-    let args = deployment
-        .map(|one| one.args.as_slice())
-        .unwrap_or_default();
+    let args = args_of(&installed.deployment);
     let said = args.iter().find_map(|arg| arg.strip_prefix("--leaf-ttl="));
     let said = said.and_then(|said| parse_duration(said).ok());
     i64::try_from(said.unwrap_or(LEAF_TTL_DEFAULT).as_secs()).unwrap_or(i64::MAX)
@@ -275,16 +293,18 @@ async fn namespaces(client: &Client) -> Asked<Vec<NamespaceFact>> {
 }
 
 /// Pods that have a sidecar, or that the injector would give one if they were created now.
-async fn pods(client: &Client, own: &str, namespaces: &[NamespaceFact]) -> Asked<Vec<PodFact>> {
+async fn pods(
+    client: &Client,
+    settings: &Settings,
+    namespaces: &[NamespaceFact],
+) -> Asked<Vec<PodFact>> {
     let all: Vec<Pod> = list(&Api::all(client.clone()), "").await?;
-    // The image does not change whether a pod is injected.
-    let settings = Settings::new("weft-proxy", own);
     let mut pods = Vec::new();
     for pod in all {
         let place = pod.metadata.namespace.clone().unwrap_or_default();
         let namespace = namespaces.iter().find(|one| one.name == place);
         let labels = namespace.map(|one| &one.labels);
-        if let Some(sidecar) = sidecar(&pod, &place, labels, &settings) {
+        if let Some(sidecar) = sidecar(&pod, &place, labels, settings) {
             let name = pod.metadata.name.unwrap_or_default();
             let name = format!("{place}/{name}");
             pods.push(PodFact { name, sidecar });

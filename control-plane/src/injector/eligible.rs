@@ -30,7 +30,7 @@ pub enum SkipReason {
     HostNetwork,
     /// A kubelet runs it from a file; what the API server has is an image of it.
     StaticPod,
-    /// The namespace is Kubernetes' own, or the control plane's.
+    /// The namespace is Kubernetes' own, the control plane's, or exempt.
     SystemNamespace,
 }
 
@@ -68,7 +68,9 @@ impl fmt::Display for SkipReason {
             Self::AlreadyInjected => "it has the sidecar already",
             Self::HostNetwork => "it uses the host's network",
             Self::StaticPod => "it is a static pod",
-            Self::SystemNamespace => "its namespace is the system's or the control plane's",
+            Self::SystemNamespace => {
+                "its namespace is the system's or the control plane's, or exempt"
+            }
         })
     }
 }
@@ -95,7 +97,10 @@ pub(super) fn decide(
 ) -> Eligible {
     let place = namespace.name.or(pod.metadata.namespace.as_deref());
     let place = place.unwrap_or("default");
-    if place == settings.own_namespace || SYSTEM_NAMESPACES.contains(&place) {
+    if place == settings.own_namespace
+        || SYSTEM_NAMESPACES.contains(&place)
+        || settings.exempt_namespaces.contains(place)
+    {
         return Eligible::Skip(SkipReason::SystemNamespace);
     }
     if is_static(pod) {

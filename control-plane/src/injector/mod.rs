@@ -20,7 +20,7 @@ mod quantity;
 pub mod serve;
 mod tracing;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use json_patch::Patch;
@@ -168,6 +168,9 @@ pub struct Settings {
     pub control_plane: String,
     /// The namespace of the control plane, whose pods are never injected.
     pub own_namespace: String,
+    /// Other namespaces whose pods are never injected, beside those of Kubernetes itself: the API server does
+    /// not ask about them.
+    pub exempt_namespaces: BTreeSet<String>,
     /// The cluster's version.
     pub cluster: ClusterVersion,
     /// The domain of the cluster's DNS names.
@@ -191,6 +194,7 @@ impl Settings {
             image: image.to_owned(),
             control_plane: format!("{CONTROL_PLANE}.{own_namespace}.svc:15010"),
             own_namespace: own_namespace.to_owned(),
+            exempt_namespaces: BTreeSet::new(),
             cluster: ClusterVersion::NEWEST,
             cluster_domain: CLUSTER_DOMAIN.to_owned(),
             resources: Resources::default(),

@@ -5,6 +5,8 @@ use std::fmt;
 use kube::{Client, Config};
 use weft_core::model::Cidr;
 
+use crate::injector;
+
 /// Why the cluster's API cannot be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -27,7 +29,7 @@ pub async fn connect() -> Result<Client, ClientError> {
 }
 
 /// What is asked for of the cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ClusterSettings {
     /// The namespace that the control plane is installed in.
     pub namespace: String,
@@ -35,6 +37,9 @@ pub struct ClusterSettings {
     pub domain: String,
     /// Ranges of the addresses of its Services; none where its API is to be asked.
     pub service_ranges: Vec<Cidr>,
+    /// What pods are injected with and which are: the one source for the webhook and for whoever looks after
+    /// pods that exist. The cluster's version is asked for later.
+    pub injector: injector::Settings,
 }
 
 /// The cluster that the control plane runs in.

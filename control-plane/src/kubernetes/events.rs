@@ -3,6 +3,9 @@
 use k8s_openapi::api::core::v1::Event;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
 use serde_json::json;
 
 use super::names::{CONTROL_PLANE, FIELD_MANAGER};
@@ -33,10 +36,58 @@ pub(crate) enum EventType {
     Warning,
 }
 
+/// What was said of pods in Events, and which were evicted.
+#[derive(Debug, Clone, Default)]
+pub struct PodCounters {
+    events: Family<[(&'static str, &'static str); 2], Counter>,
+    evictions: Family<[(&'static str, &'static str); 1], Counter>,
+}
+
+impl PodCounters {
+    /// Adds them to what Prometheus reads.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "weft_pod_events",
+            "Events about pods, by their reason, and whether the API server has taken them",
+            self.events.clone(),
+        );
+        registry.register(
+            "weft_pod_evictions",
+            "Pods without a sidecar that were to be evicted, by what became of that",
+            self.evictions.clone(),
+        );
+    }
+
+    fn count_event(&self, reason: &'static str, is_written: bool) {
+        let outcome = if is_written { "written" } else { "failed" };
+        let labels = [("reason", reason), ("outcome", outcome)];
+        self.events.get_or_create(&labels).inc();
+    }
+
+    /// Something became of an eviction.
+    pub(crate) fn count_eviction(&self, outcome: &'static str) {
+        self.evictions.get_or_create(&[("outcome", outcome)]).inc();
+    }
+
+    /// All Events of a reason that were written.
+    #[cfg(test)]
+    pub(crate) fn written(&self, reason: &'static str) -> u64 {
+        let labels = [("reason", reason), ("outcome", "written")];
+        self.events.get_or_create(&labels).get()
+    }
+
+    /// All evictions with an outcome.
+    #[cfg(test)]
+    pub(crate) fn evictions(&self, outcome: &'static str) -> u64 {
+        self.evictions.get_or_create(&[("outcome", outcome)]).get()
+    }
+}
+
 /// Writes Events.
 #[derive(Clone)]
 pub(crate) struct PodEvents {
     client: Client,
+    counters: PodCounters,
 }
 
 impl std::fmt::Debug for PodEvents {
@@ -46,8 +97,8 @@ impl std::fmt::Debug for PodEvents {
 }
 
 impl PodEvents {
-    pub(crate) fn new(client: Client) -> Self {
-        Self { client }
+    pub(crate) fn new(client: Client, counters: PodCounters) -> Self {
+        Self { client, counters }
     }
 
     /// Writes the Event of a pod and a reason, or writes it anew: there is one of each, whoever writes
@@ -84,8 +135,28 @@ impl PodEvents {
         });
         let api: Api<Event> = Api::namespaced(self.client.clone(), &pod.namespace);
         let params = PatchParams::apply(FIELD_MANAGER).force();
+        // One that is given up counts as one that was not written.
+        let mut counted = Counted {
+            counters: &self.counters,
+            reason,
+            is_written: false,
+        };
         api.patch(&name, &params, &Patch::Apply(event)).await?;
+        counted.is_written = true;
         Ok(())
+    }
+}
+
+/// Counts an Event at its end.
+struct Counted<'a> {
+    counters: &'a PodCounters,
+    reason: &'static str,
+    is_written: bool,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.counters.count_event(self.reason, self.is_written);
     }
 }
 
@@ -140,7 +211,8 @@ mod tests {
         };
         let (made, said) = server.kubectl(&["create", "namespace", "shop"], "");
         assert!(made, "{said}");
-        let events = PodEvents::new(server.client().await);
+        let counters = PodCounters::default();
+        let events = PodEvents::new(server.client().await, counters.clone());
         let web = pod("web");
         for (message, now) in [("first", 1000), ("second", 2000)] {
             let told = events.write(&web, EventType::Warning, "Told", message, [1000, now]);
@@ -149,5 +221,12 @@ mod tests {
         let list = "-o=jsonpath={range .items[*]}{.involvedObject.name} {.reason} {.message} {.lastTimestamp}\n{end}";
         let (_, said) = server.kubectl(&["-n", "shop", "get", "events", list], "");
         assert_eq!(said, "web Told second 1970-01-01T00:33:20Z\n");
+        let nowhere = PodRef {
+            namespace: "nowhere".to_owned(),
+            ..web
+        };
+        let told = events.write(&nowhere, EventType::Warning, "Told", "third", [1000, 3000]);
+        assert!(told.await.is_err());
+        assert_eq!(counters.written("Told"), 2);
     }
 }

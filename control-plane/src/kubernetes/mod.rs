@@ -19,5 +19,6 @@ pub(crate) mod watched;
 
 pub(crate) use client::told;
 pub use client::{ClientError, Cluster, ClusterSettings, connect};
+pub use events::PodCounters;
 pub use membership::has_sidecar;
 pub use tokens::{ClusterTokens, PodFacts, Review, TokenReviews, TokenUser};

@@ -1,6 +1,7 @@
 //! How often something is done for the whole mesh, and for one namespace of it.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::time::Instant;
 
 use crate::budget::{Bucket, Rate};
@@ -23,13 +24,16 @@ impl PerMinute {
 pub(crate) const EVENTS: [PerMinute; 2] = [PerMinute::new(120, 60), PerMinute::new(30, 30)];
 
 /// What has been used of a rate of the mesh, and of the rate of each namespace: one namespace does not
-/// use up what the others need.
+/// use up what the others need. Namespaces that wait have their turns one after the other, so that none
+/// waits for ever when all together want more than there is.
 #[derive(Debug)]
 pub(crate) struct Pace {
     mesh: PerMinute,
     namespace: PerMinute,
     of_mesh: Bucket,
     by_namespace: BTreeMap<String, Bucket>,
+    /// The namespace that had its turn last.
+    last: Option<String>,
 }
 
 impl Pace {
@@ -39,12 +43,39 @@ impl Pace {
             namespace,
             of_mesh: Bucket::full(now),
             by_namespace: BTreeMap::new(),
+            last: None,
         }
     }
 
-    /// Takes one time for a namespace, if both rates allow it; nothing is taken otherwise.
-    pub(crate) fn take(&mut self, namespace: &str, now: Instant) -> bool {
+    /// Takes one time for one of the namespaces that wait: the first after the one that had its turn last,
+    /// in the order of their names, that both rates allow. Gives what waits there.
+    pub(crate) fn take_turn<T>(
+        &mut self,
+        mut waiting: BTreeMap<&str, T>,
+        now: Instant,
+    ) -> Option<T> {
         self.by_namespace.retain(|_, bucket| !bucket.is_full(now));
+        let later = match &self.last {
+            Some(last) => {
+                let bounds = (Bound::Excluded(last.as_str()), Bound::Unbounded);
+                waiting
+                    .range::<str, _>(bounds)
+                    .map(|(name, _)| *name)
+                    .collect()
+            }
+            None => Vec::new(),
+        };
+        let all: Vec<&str> = waiting.keys().copied().collect();
+        let namespace = later
+            .into_iter()
+            .chain(all)
+            .find(|name| self.take(name, now))?;
+        self.last = Some(namespace.to_owned());
+        waiting.remove(namespace)
+    }
+
+    /// Takes one time for a namespace, if both rates allow it; nothing is taken otherwise.
+    fn take(&mut self, namespace: &str, now: Instant) -> bool {
         let own = self.by_namespace.get(namespace).copied();
         let mut own = own.unwrap_or_else(|| Bucket::full(now));
         let taken = own.take(self.namespace.0, UNITS, now).is_ok()
@@ -74,5 +105,29 @@ mod tests {
         assert!(!pace.take("a", later), "a has two in a minute");
         assert!(pace.take("d", later), "all have one in ten seconds");
         assert!(pace.take("a", now + Duration::from_secs(30)));
+    }
+
+    #[test]
+    fn namespaces_that_want_more_than_there_is_have_their_turns() {
+        let begin = Instant::now();
+        let mut pace = Pace::new(PerMinute::new(60, 1), PerMinute::new(30, 30), begin);
+        let waiting = || ["a", "b", "c", "d"].map(|name| (name, name)).into();
+        let mut turns = Vec::new();
+        for second in 0..10 {
+            let now = begin + Duration::from_secs(second);
+            while let Some(name) = pace.take_turn(waiting(), now) {
+                turns.push(name);
+            }
+        }
+        assert_eq!(turns.concat(), "abcdabcdab");
+        // One that waits no more, and another whose rate is used up, keep nobody.
+        let mut pace = Pace::new(PerMinute::new(600, 10), PerMinute::new(1, 1), begin);
+        assert_eq!(pace.take_turn(waiting(), begin), Some("a"));
+        let without_b = [("a", "a"), ("c", "c")].into();
+        assert_eq!(pace.take_turn(without_b, begin), Some("c"));
+        let before = [("a", "a"), ("b", "b"), ("c", "c")].into();
+        assert_eq!(pace.take_turn(before, begin), Some("b"));
+        assert_eq!(pace.take_turn(waiting(), begin), Some("d"));
+        assert_eq!(pace.take_turn(waiting(), begin), None);
     }
 }

@@ -27,11 +27,10 @@ struct Pods {
 }
 
 impl Candidates {
-    /// Of a cluster with the control plane in this namespace.
-    pub fn new(own_namespace: &str) -> Self {
+    /// Of a cluster whose webhook has these settings.
+    pub fn new(settings: Settings) -> Self {
         Self {
-            // The image does not change what a pod wants.
-            settings: Settings::new("weft-proxy", own_namespace),
+            settings,
             pods: Mutex::default(),
             changed: Notify::new(),
         }

@@ -72,6 +72,18 @@ pub(super) enum Evicted {
     Nothing,
 }
 
+impl Evicted {
+    /// The word in metrics.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "evicted",
+            Self::NotNow => "refused",
+            Self::NotInjected => "not-injected",
+            Self::Nothing => "not-needed",
+        }
+    }
+}
+
 /// A pod without a sidecar.
 #[derive(Debug)]
 struct Tracked {
@@ -156,27 +168,37 @@ impl Decider {
         in_vain
     }
 
-    /// The next thing that is due.
+    /// The next thing that is due. Of a namespace the pod is first that has waited longest, and namespaces
+    /// have their turns.
     pub(super) fn poll(&mut self, now: Instant) -> Option<Step> {
-        let halted = self.halted.is_some_and(|until| now < until);
-        self.halted_namespaces.retain(|_, until| now < *until);
-        for (pod, tracked) in &mut self.pods {
-            let Some(since) = tracked.wants else { continue };
-            if tracked.tell_at <= now && self.events.take(&pod.namespace, now) {
+        let told = self
+            .pods
+            .iter()
+            .filter(|(_, tracked)| tracked.wants.is_some());
+        let told = told.map(|(pod, tracked)| (pod, tracked.tell_at));
+        if let Some(pod) = self.events.take_turn(longest(told, now), now).cloned() {
+            if let Some(tracked) = self.pods.get_mut(&pod) {
                 tracked.tell_at = now + TELL_AGAIN_AFTER;
-                return Some(Step::Tell(pod.clone()));
             }
-            let (Some(eviction), Some(at)) = (self.eviction, tracked.evict_at) else {
-                continue;
-            };
-            let is_due = at <= now && now.saturating_duration_since(since) >= eviction.after;
-            let halted = halted || self.halted_namespaces.contains_key(&pod.namespace);
-            if is_due && !halted && self.evictions.take(&pod.namespace, now) {
-                tracked.evict_at = None;
-                return Some(Step::Evict(pod.clone()));
-            }
+            return Some(Step::Tell(pod));
         }
-        None
+        let eviction = self.eviction?;
+        self.halted_namespaces.retain(|_, until| now < *until);
+        if self.halted.is_some_and(|until| now < until) {
+            return None;
+        }
+        let evicted = self.pods.iter().filter_map(|(pod, tracked)| {
+            let wanted = now.saturating_duration_since(tracked.wants?);
+            let may =
+                wanted >= eviction.after && !self.halted_namespaces.contains_key(&pod.namespace);
+            may.then_some((pod, tracked.evict_at?))
+        });
+        let waiting = longest(evicted, now);
+        let pod = self.evictions.take_turn(waiting, now)?.clone();
+        if let Some(tracked) = self.pods.get_mut(&pod) {
+            tracked.evict_at = None;
+        }
+        Some(Step::Evict(pod))
     }
 
     /// For how long a pod has wanted a sidecar.
@@ -225,6 +247,22 @@ impl Decider {
             }
         }
     }
+}
+
+/// Of pods for which something is due since a time, the one of each namespace that has waited longest.
+fn longest<'a>(
+    pods: impl Iterator<Item = (&'a PodRef, Instant)>,
+    now: Instant,
+) -> BTreeMap<&'a str, &'a PodRef> {
+    let mut longest: BTreeMap<&str, (Instant, &PodRef)> = BTreeMap::new();
+    for (pod, since) in pods.filter(|(_, since)| *since <= now) {
+        let first = longest.entry(&pod.namespace).or_insert((since, pod));
+        *first = (since, pod).min(*first);
+    }
+    let first = longest
+        .into_iter()
+        .map(|(namespace, (_, pod))| (namespace, pod));
+    first.collect()
 }
 
 /// How long until something is tried again that failed so many times before.
@@ -342,6 +380,71 @@ mod tests {
         assert_eq!((of_a, of_b), (2, 2), "a third of six, each");
     }
 
+    /// How often each pod was told of, looked at every so many seconds.
+    fn told(pods: &[(&str, usize)], seconds: u64, step: usize) -> BTreeMap<String, u32> {
+        let begin = Instant::now();
+        let named = pods.iter().flat_map(|(namespace, many)| {
+            (0..*many).map(move |n| (pod(namespace, &format!("{namespace}{n:04}")), true))
+        });
+        let mut decider = Decider::new(None, begin);
+        decider.handle_pods(named.collect(), begin);
+        let mut times: BTreeMap<String, u32> = BTreeMap::new();
+        for second in (0..seconds).step_by(step) {
+            let now = begin + Duration::from_secs(second);
+            for name in steps(&mut decider, Evicted::NotNow, now).0 {
+                *times.entry(name).or_default() += 1;
+            }
+        }
+        times
+    }
+
+    #[test]
+    fn no_namespace_waits_behind_others() {
+        let namespaces = ["a", "b", "c", "d", "e", "f"];
+        let times = told(&namespaces.map(|namespace| (namespace, 60)), 60, 1);
+        for namespace in namespaces {
+            let of_it = times.keys().filter(|name| name.starts_with(namespace));
+            let of_it = of_it.count();
+            assert!((29..=31).contains(&of_it), "{namespace}: {of_it}");
+        }
+    }
+
+    #[test]
+    fn no_pod_waits_behind_those_that_are_to_be_told_of_again() {
+        // More than a namespace is told of in 30 min.
+        let times = told(&[("a", 1100)], 2400, 10);
+        assert_eq!(times.len(), 1100, "all were told of");
+        assert!(times.values().all(|times| *times <= 2));
+    }
+
+    /// One namespace with many pods to evict, and others with a few.
+    #[test]
+    fn evictions_go_around_the_namespaces() {
+        let begin = Instant::now();
+        let mut pods = BTreeMap::new();
+        for (namespace, many) in [("a", 50), ("b", 50), ("c", 50), ("d", 50), ("z", 1)] {
+            for n in 0..many {
+                pods.insert(pod(namespace, &format!("{namespace}{n:02}")), true);
+            }
+        }
+        let mut decider = Decider::new(allowed(6), begin);
+        decider.handle_pods(pods, begin);
+        for second in 0..60 {
+            steps(
+                &mut decider,
+                Evicted::NotNow,
+                begin + Duration::from_secs(second),
+            );
+        }
+        let mut evicted = Vec::new();
+        for second in 60..120 {
+            let now = begin + Duration::from_secs(second);
+            evicted.extend(steps(&mut decider, Evicted::NotNow, now).1);
+        }
+        let namespaces: String = evicted.iter().map(|name| &name[..1]).collect();
+        assert_eq!(namespaces, "abcdza");
+    }
+
     #[test]
     fn what_a_budget_refuses_is_tried_later_each_time_and_keeps_nobody_else() {
         let begin = Instant::now();
@@ -372,12 +475,13 @@ mod tests {
         assert_eq!(evicted, texts(&["first"]));
         let (_, halted) = steps(&mut decider, Evicted::Done, now + MINUTE / 2);
         assert_eq!(halted, texts(&[]));
+        // The other one has waited longer by now.
         let (_, evicted) = steps(&mut decider, Evicted::Done, now + MINUTE);
-        assert_eq!(evicted, texts(&["first"]));
+        assert_eq!(evicted, texts(&["second"]));
         // What takes its place has none either.
         let later = now + MINUTE + Duration::from_secs(5);
         let third = pod("shop", "third");
-        let in_vain = decider.handle_pods(all(&[&second, &third]), later);
+        let in_vain = decider.handle_pods(all(&[&first, &third]), later);
         assert_eq!(in_vain, Some(third));
         let (_, halted) = steps(&mut decider, Evicted::Done, later + 5 * MINUTE);
         assert_eq!(halted, texts(&[]));

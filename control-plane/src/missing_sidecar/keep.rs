@@ -19,7 +19,7 @@ use super::candidates::Candidates;
 use super::decide::{Decider, Evicted, Eviction, Step, Told};
 use super::webhook::{self, Labels, NotInjected};
 use crate::injector::{self, Membership, Settings, membership};
-use crate::kubernetes::events::{EventType, PodEvents, PodRef};
+use crate::kubernetes::events::{EventType, PodCounters, PodEvents, PodRef};
 use crate::kubernetes::leader::Leader;
 use crate::kubernetes::names::WEBHOOK;
 use crate::kubernetes::told;
@@ -41,6 +41,7 @@ const EVICTED: &str = "EvictedForSidecar";
 pub struct Keeper {
     client: Client,
     events: PodEvents,
+    counters: PodCounters,
     settings: Settings,
     candidates: Arc<Candidates>,
     eviction: Option<Eviction>,
@@ -86,16 +87,19 @@ impl Namespaces {
 }
 
 impl Keeper {
-    /// Works while this replica leads. `eviction` is nothing where pods are only told of.
+    /// Works while this replica leads. `settings` are those of the webhook; `eviction` is nothing where pods
+    /// are only told of.
     pub fn new(
         client: Client,
+        counters: PodCounters,
         settings: Settings,
         candidates: Arc<Candidates>,
         eviction: Option<Eviction>,
         leader: Leader,
     ) -> Self {
         Self {
-            events: PodEvents::new(client.clone()),
+            events: PodEvents::new(client.clone(), counters.clone()),
+            counters,
             client,
             settings,
             candidates,
@@ -180,6 +184,7 @@ impl Keeper {
             }
             Step::Evict(pod) => {
                 let evicted = self.evict(&pod, namespaces).await;
+                self.counters.count_eviction(evicted.as_str());
                 decider.on_evicted(&pod, evicted, Instant::now());
             }
         }

@@ -15,6 +15,7 @@ use super::*;
 use crate::identity::ca::Authority;
 use crate::injector::Settings;
 use crate::injector::serve::{Counters, Webhook, router, serve};
+use crate::kubernetes::events::PodCounters;
 use crate::kubernetes::leader::election;
 use crate::kubernetes::testing::ApiServer;
 use crate::sources::{KubernetesSource, Source as _};
@@ -174,7 +175,7 @@ async fn pods_without_a_sidecar_are_told_of_and_evicted_as_far_as_budgets_allow(
     let site = Site { server };
     site.make_pods();
     let client = site.server.client().await;
-    let candidates = Arc::new(Candidates::new("weft-system"));
+    let candidates = Arc::new(Candidates::new(Settings::default()));
     let following = Arc::clone(&candidates);
     let domain = "weft.local".parse().unwrap();
     let mut source = KubernetesSource::new(&client, &domain, "cluster.local", move |event| {
@@ -187,36 +188,50 @@ async fn pods_without_a_sidecar_are_told_of_and_evicted_as_far_as_budgets_allow(
     };
     let keep = || {
         let (election, leader) = election();
-        let (settings, candidates) = (Settings::default(), Arc::clone(&candidates));
-        let keeper = Keeper::new(client.clone(), settings, candidates, Some(eviction), leader);
-        (election, tokio::spawn(keeper.keep()))
+        let counters = PodCounters::default();
+        let keeper = Keeper::new(
+            client.clone(),
+            counters.clone(),
+            Settings::default(),
+            Arc::clone(&candidates),
+            Some(eviction),
+            leader,
+        );
+        (election, tokio::spawn(keeper.keep()), counters)
     };
-    let (election, first) = keep();
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(site.events(), "", "only the leader writes");
-
+    // It never leads.
+    let (_never, _waits, of_another) = keep();
+    let (election, first, counters) = keep();
     election.lead_for(HOUR);
     let all = "bare SidecarMissing;guarded SidecarMissing;job SidecarMissing;web SidecarMissing;\
                wrong SidecarRefused";
     site.until("told of", |site| site.events() == all).await;
+    assert_eq!(counters.written("SidecarMissing"), 4);
+    assert_eq!(counters.written("SidecarRefused"), 1);
     // Without a webhook their successors would have none either.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    let tried = |_: &Site| counters.evictions("not-injected") > 0;
+    site.until("found not to be injected", tried).await;
     assert_eq!(site.pods(), "bare guarded job unasked web wrong");
+    assert_eq!(counters.evictions("evicted"), 0);
 
     // The next leader finds a webhook that works.
     first.abort();
     site.inject(dir.path()).await;
     site.webhook_would_inject("web").await;
-    let (election, _second) = keep();
+    let (election, _second, counters) = keep();
     election.lead_for(HOUR);
-    site.until("evicted", |site| {
+    let done = |_: &Site| counters.evictions("evicted") > 0 && counters.evictions("refused") > 0;
+    site.until("evicted, and refused by the budget", done).await;
+    site.until("gone", |site| {
         site.pods() == "bare guarded job unasked wrong"
     })
     .await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(site.pods(), "bare guarded job unasked wrong");
     let events = site.events();
     assert_eq!(events.matches("EvictedForSidecar").count(), 1, "{events}");
+    assert_eq!(counters.evictions("evicted"), 1);
+    for reason in ["SidecarMissing", "SidecarRefused", "EvictedForSidecar"] {
+        assert_eq!(of_another.written(reason), 0, "only the leader writes");
+    }
 
     site.apply(&pod("next", "", "ReplicaSet"));
     let containers = "-o=jsonpath={.spec.initContainers[*].name}";

@@ -17,6 +17,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use tokio::sync::watch;
+use weft_core::interception::Standing;
 use weft_core::name::{
     CONTROL_PLANE_ACCOUNT, NameError, RESERVED_NAMESPACE, SpiffeId, TrustDomain,
 };
@@ -52,6 +54,8 @@ pub struct Replicas {
     observations: Arc<Observations>,
     store: Arc<dyn Store>,
     others: Mutex<BTreeMap<String, Other>>,
+    /// Changes when another control plane has told something else of interception.
+    interception: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
@@ -75,6 +79,7 @@ impl Replicas {
             observations,
             store,
             others: Mutex::default(),
+            interception: watch::Sender::default(),
         })
     }
 
@@ -173,6 +178,24 @@ impl Replicas {
         views.collect()
     }
 
+    /// Whether interception is in force, by the sidecars of other control planes that prove it and are not
+    /// among those of this one.
+    pub fn interception(&self, here: &[(PeerIdentity, Standing)]) -> Vec<(PeerIdentity, Standing)> {
+        let others = self.others();
+        let here = here.iter().map(|(peer, _)| peer);
+        let elsewhere = elsewhere(&others, here, Instant::now()).into_iter();
+        let told = elsewhere.filter_map(|(_, _, sidecar)| {
+            let standing = sidecar.observed.as_ref()?.interception?;
+            Some((peer_of(sidecar), standing))
+        });
+        told.collect()
+    }
+
+    /// Changes when another control plane has told something else of interception.
+    pub fn watch_interception(&self) -> watch::Receiver<()> {
+        self.interception.subscribe()
+    }
+
     fn others(&self) -> MutexGuard<'_, BTreeMap<String, Other>> {
         self.others.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -199,10 +222,11 @@ impl Replicas {
     fn take(&self, name: &str, report: ReplicaReport) -> Result<bool, TooMany> {
         let is_own = report.replica == self.name;
         let mut others = self.others();
-        let mut is_news = false;
+        let (mut is_news, mut is_of_interception) = (false, false);
         if let Some(other) = others.get_mut(name) {
             is_news = other.is_own != is_own;
             other.is_own = is_own;
+            is_of_interception = !is_own && other.told.interception_changes(&report);
             match is_own {
                 true => other.told = Told::default(),
                 false => is_news |= other.told.take(report, Instant::now())?,
@@ -212,6 +236,9 @@ impl Replicas {
         // What everybody waits for is looked at again, which is not to happen for each sign of life.
         if is_news {
             self.publisher.tell_moved();
+        }
+        if is_of_interception {
+            self.interception.send_replace(());
         }
         Ok(is_own)
     }

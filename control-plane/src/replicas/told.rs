@@ -78,6 +78,15 @@ impl Told {
         Ok(is_news)
     }
 
+    /// Whether a message says something else of the interception of a sidecar than was told.
+    pub(super) fn interception_changes(&self, report: &ReplicaReport) -> bool {
+        let of = |sidecar: &SidecarReport| sidecar.observed.as_ref()?.interception;
+        report.sidecars.iter().any(|sidecar| {
+            let before = self.sidecars.get(&sidecar.instance).and_then(of);
+            of(sidecar) != before
+        })
+    }
+
     /// What it tells of sidecars, unless it was not heard for too long.
     pub(super) fn sidecars(&self, now: Instant) -> Option<&BTreeMap<Arc<str>, SidecarReport>> {
         let heard = self.heard?;

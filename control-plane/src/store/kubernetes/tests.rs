@@ -382,9 +382,9 @@ async fn one_of_two_leads_and_one_whose_lease_is_stolen_leads_no_longer() {
             (leader, stop)
         };
     let [first, second] = stores;
-    let (mut one, _until_the_end) = begin(&mut tasks, first, "one");
+    let (mut one, stop_one) = begin(&mut tasks, first, "one");
     one.elected().await;
-    let (mut two, stop) = begin(&mut tasks, second, "two");
+    let (mut two, stop_two) = begin(&mut tasks, second, "two");
     let waits = timeout(Duration::from_secs(2), two.elected()).await;
     assert!(waits.is_err() && one.leads());
     // By hand, without a new number.
@@ -407,11 +407,11 @@ async fn one_of_two_leads_and_one_whose_lease_is_stolen_leads_no_longer() {
     timeout(Duration::from_secs(30), taken).await.unwrap();
     assert!(one.leads() != two.leads());
     // Who stops gives it back: nobody waits for its time to pass.
-    if two.leads() {
-        stop.cancel();
-        timeout(Duration::from_secs(10), one.elected())
-            .await
-            .unwrap();
-        assert!(!two.leads());
-    }
+    let (stop, stopped, mut other) = match two.leads() {
+        true => (stop_two, two, one),
+        false => (stop_one, one, two),
+    };
+    stop.cancel();
+    let elected = timeout(Duration::from_secs(10), other.elected()).await;
+    assert!(elected.is_ok() && !stopped.leads());
 }
