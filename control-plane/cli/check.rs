@@ -1,7 +1,6 @@
 //! `weft check`: is everything so that the mesh works?
 
 use clap::Args;
-use clap::builder::PossibleValuesParser;
 use weft_api::types::Items;
 use weft_control_plane::check::{self, Finding, Status};
 use weft_control_plane::kubernetes::{self, names};
@@ -17,7 +16,7 @@ use crate::output::{CliError, OutputArgs, show, table};
 ///   weft check --kubernetes --pre
 ///   weft check --kubernetes
 ///   weft check --kubernetes -o json
-///   weft check --kubernetes --pre --only documents
+///   weft check --kubernetes --documents
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct CheckArgs {
@@ -27,9 +26,9 @@ pub(crate) struct CheckArgs {
     /// Checks what an installation needs, before there is one
     #[arg(long)]
     pre: bool,
-    /// Only these checks, by their names, divided by commas
-    #[arg(long, value_name = "CHECK", value_delimiter = ',', value_parser = names_of_checks())]
-    only: Vec<String>,
+    /// Only the check `documents`, for which the right to list them is enough
+    #[arg(long, conflicts_with = "pre")]
+    documents: bool,
     /// The control plane's namespace
     #[arg(short, long, default_value = names::NAMESPACE)]
     namespace: String,
@@ -37,25 +36,17 @@ pub(crate) struct CheckArgs {
     output: OutputArgs,
 }
 
-fn names_of_checks() -> PossibleValuesParser {
-    PossibleValuesParser::new(check::CHECKS.iter().map(|check| check.id))
-}
-
 /// Runs `weft check`.
 pub(crate) fn check(args: &CheckArgs) -> Result<(), CliError> {
-    let facts = crate::block_on(async {
+    let items = crate::block_on(async {
         let client = kubernetes::connect().await;
         let client = client.map_err(|error| CliError::Failed(error.to_string()))?;
-        Ok::<_, CliError>(check::collect(&client, &args.namespace).await)
+        if args.documents {
+            return Ok(check::documents(&client).await);
+        }
+        let facts = check::collect(&client, &args.namespace).await;
+        Ok::<_, CliError>(check::run(&facts, args.pre))
     })??;
-    let items = check::run(&facts, args.pre, &args.only);
-    if items.is_empty() {
-        let only = args.only.join(",");
-        let flag = if args.pre { "with" } else { "without" };
-        return Err(CliError::Input(format!(
-            "--only {only}: none of these makes sense {flag} --pre"
-        )));
-    }
     let failed = items.iter().filter(|one| one.status == Status::Failed);
     let failed = failed.count();
     show(args.output.format, &Items { items }, |findings| {

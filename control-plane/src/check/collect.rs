@@ -46,10 +46,12 @@ pub async fn collect(client: &Client, namespace: &str) -> Facts {
         Err(error) => Err(error.clone()),
     };
     let wanted = wanted(namespace);
-    let crds = wanted
-        .iter()
-        .filter(|object| object["kind"] == "CustomResourceDefinition");
-    let crds = crds.filter_map(|object| object["metadata"]["name"].as_str());
+    let wanted_crds = wanted.as_ref().map(|wanted| {
+        let crds = wanted.iter();
+        let crds = crds.filter(|object| object["kind"] == "CustomResourceDefinition");
+        let crds = crds.filter_map(|object| object["metadata"]["name"].as_str());
+        crds.map(str::to_owned).collect()
+    });
     let installed = Installed {
         deployment,
         webhooks: webhooks(client).await,
@@ -70,17 +72,18 @@ pub async fn collect(client: &Client, namespace: &str) -> Facts {
         namespace: namespace.to_owned(),
         now: crate::unix_seconds(),
         server: server(client).await,
-        denied: denied(client, namespace, &wanted).await,
-        wanted_crds: crds.map(str::to_owned).collect(),
+        denied: match &wanted {
+            Ok(wanted) => denied(client, namespace, wanted).await,
+            Err(error) => Err(error.clone()),
+        },
+        wanted_crds: wanted_crds.map_err(Clone::clone),
         crds: custom_resources(client).await,
         leaf_seconds: leaf_seconds(&installed),
         installed,
         namespaces,
         pods,
         trial,
-        pruned: install::pruned(client, &wanted)
-            .await
-            .map_err(|error| error.to_string()),
+        pruned: pruned(client).await,
         node_clocks: trying::node_clocks(client).await,
         certificates,
     }
@@ -110,10 +113,18 @@ fn leaf_seconds(installed: &Installed) -> i64 {
 }
 
 /// What `weft install` would apply.
-fn wanted(namespace: &str) -> Vec<Value> {
+fn wanted(namespace: &str) -> Asked<Vec<Value>> {
     let values = install::values(&[], &[]);
     let objects = values.and_then(|values| install::objects(&values, namespace, "weft"));
-    objects.unwrap_or_default()
+    objects.map_err(|error| error.to_string())
+}
+
+/// Fields of documents that this version's definitions do not have.
+pub(super) async fn pruned(client: &Client) -> Asked<Vec<String>> {
+    // Definitions are in no namespace.
+    let wanted = wanted(names::NAMESPACE)?;
+    let pruned = install::pruned(client, &wanted).await;
+    pruned.map_err(|error| error.to_string())
 }
 
 async fn server(client: &Client) -> Asked<ServerFact> {

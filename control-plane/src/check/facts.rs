@@ -18,7 +18,7 @@ pub struct Facts {
     /// Custom resource definitions of the mesh and of the Gateway API.
     pub crds: Result<Vec<Crd>, String>,
     /// The custom resource definitions that this version installs.
-    pub wanted_crds: Vec<String>,
+    pub wanted_crds: Result<Vec<String>, String>,
     /// What is installed.
     pub installed: Installed,
     /// Every namespace.

@@ -8,6 +8,7 @@ mod facts;
 mod rules;
 mod trying;
 
+use kube::Client;
 use serde::Serialize;
 
 pub use collect::collect;
@@ -89,30 +90,40 @@ pub struct Finding {
     pub mend: Option<&'static str>,
 }
 
-/// Runs every check that makes sense, `before` an installation or after it. `only` names those that are
-/// asked for; empty: all.
-pub fn run(facts: &Facts, before: bool, only: &[String]) -> Vec<Finding> {
+/// Runs every check that makes sense, `before` an installation or after it.
+pub fn run(facts: &Facts, before: bool) -> Vec<Finding> {
     let makes_sense = |check: &&Check| match check.when {
         When::Always => true,
         When::Before => before,
         When::After => !before,
     };
-    let is_asked_for = |check: &&Check| only.is_empty() || only.iter().any(|id| id == check.id);
-    let asked = CHECKS.iter().filter(makes_sense).filter(is_asked_for);
-    let findings = asked.map(|check| {
-        let (status, found) = match (check.look)(facts) {
+    let findings = CHECKS.iter().filter(makes_sense);
+    findings
+        .map(|check| check.finding((check.look)(facts)))
+        .collect()
+}
+
+/// Runs the check `documents` alone, for which nothing is asked but documents.
+pub async fn documents(client: &Client) -> Vec<Finding> {
+    let outcome = rules::documents_of(&collect::pruned(client).await);
+    let check = CHECKS.iter().filter(|check| check.id == rules::DOCUMENTS);
+    check.map(|check| check.finding(outcome.clone())).collect()
+}
+
+impl Check {
+    fn finding(&self, outcome: Outcome) -> Finding {
+        let (status, found) = match outcome {
             Outcome::Good(found) => (Status::Ok, found),
             Outcome::Warning(found) => (Status::Warning, found),
             Outcome::Failed(found) => (Status::Failed, found),
         };
         Finding {
-            id: check.id,
+            id: self.id,
             status,
             found,
-            mend: (status != Status::Ok).then_some(check.mend),
+            mend: (status != Status::Ok).then_some(self.mend),
         }
-    });
-    findings.collect()
+    }
 }
 
 #[cfg(test)]

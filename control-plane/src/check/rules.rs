@@ -34,6 +34,9 @@ const GATEWAY_API: [(&str, &str); 4] = [
     ("tcproutes.gateway.networking.k8s.io", "v1alpha2"),
 ];
 
+/// The check of fields that would be dropped.
+pub(super) const DOCUMENTS: &str = "documents";
+
 /// Every check, in the order in which they are shown.
 pub const CHECKS: [Check; 21] = [
     Check {
@@ -82,7 +85,7 @@ pub const CHECKS: [Check; 21] = [
         look: crds,
     },
     Check {
-        id: "documents",
+        id: DOCUMENTS,
         when: When::Always,
         mend: "use the version that knows these fields, or remove them yourself: as soon as this version's \
                definitions are installed the API server drops them, and what they protect is unprotected",
@@ -269,17 +272,26 @@ fn crds(facts: &Facts) -> Outcome {
         Ok(crds) => crds,
         Err(error) => return unknown(error),
     };
+    let wanted = match &facts.wanted_crds {
+        Ok(wanted) => wanted,
+        Err(error) => return unknown(error),
+    };
     let there = |name: &&String| crds.iter().any(|crd| crd.name == **name && crd.established);
-    let missing = facts.wanted_crds.iter().filter(|name| !there(name));
+    let missing = wanted.iter().filter(|name| !there(name));
     let missing: Vec<String> = missing.cloned().collect();
     match missing.is_empty() {
-        true => Outcome::Good(format!("{} kinds of documents", facts.wanted_crds.len())),
+        true => Outcome::Good(format!("{} kinds of documents", wanted.len())),
         false => Outcome::Failed(format!("the cluster does not serve {}", some(&missing))),
     }
 }
 
 fn documents(facts: &Facts) -> Outcome {
-    match &facts.pruned {
+    documents_of(&facts.pruned)
+}
+
+/// The outcome of the check [`DOCUMENTS`] where these fields would be dropped.
+pub(super) fn documents_of(pruned: &Result<Vec<String>, String>) -> Outcome {
+    match pruned {
         Err(error) => unknown(error),
         Ok(pruned) if pruned.is_empty() => Outcome::Good("have no unknown fields".to_owned()),
         Ok(pruned) => Outcome::Failed(format!("fields would be dropped: {}", some(pruned))),

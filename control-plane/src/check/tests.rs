@@ -48,7 +48,7 @@ fn well() -> Facts {
             crd("tcproutes.gateway.networking.k8s.io", "v1alpha2"),
             crd("trafficpolicies.weft-mesh.io", "v1alpha1"),
         ]),
-        wanted_crds: vec!["trafficpolicies.weft-mesh.io".to_owned()],
+        wanted_crds: Ok(vec!["trafficpolicies.weft-mesh.io".to_owned()]),
         installed: Installed {
             deployment: Ok(Some(Deployment {
                 wanted: 2,
@@ -110,7 +110,7 @@ fn without(sidecar: Sidecar) -> Vec<PodFact> {
 #[test]
 fn a_cluster_in_which_all_is_well_passes() {
     for before in [false, true] {
-        for finding in run(&well(), before, &[]) {
+        for finding in run(&well(), before) {
             assert_eq!(finding.status, Status::Ok, "{finding:?}");
         }
     }
@@ -347,8 +347,8 @@ fn every_check_can_fail_and_says_what_was_found() {
     for (id, status, said, change) in CASES {
         let mut facts = well();
         change(&mut facts);
-        let mut findings = run(&facts, false, &[]);
-        findings.extend(run(&facts, true, &[]));
+        let mut findings = run(&facts, false);
+        findings.extend(run(&facts, true));
         let found = findings.iter().find(|one| one.id == *id).unwrap();
         assert_eq!(found.status, *status, "{found:?}");
         assert!(found.found.contains(said), "{found:?}");
@@ -387,7 +387,7 @@ fn many_names_are_counted() {
         sidecar: Sidecar::Missing,
     });
     facts.pods = Ok(pods.collect());
-    let findings = run(&facts, false, &[]);
+    let findings = run(&facts, false);
     let found = findings
         .iter()
         .find(|one| one.id == "pods-injected")
@@ -415,11 +415,11 @@ async fn facts_are_those_of_an_api_server() {
     let by_id = |findings: Vec<Finding>| -> BTreeMap<&str, Finding> {
         findings.into_iter().map(|one| (one.id, one)).collect()
     };
-    let before = by_id(run(&facts, true, &[]));
+    let before = by_id(run(&facts, true));
     for id in ["api-version", "clock-skew", "permissions"] {
         assert_eq!(before[id].status, Status::Ok, "{:?}", before[id]);
     }
-    let after = by_id(run(&facts, false, &[]));
+    let after = by_id(run(&facts, false));
     for id in ["control-plane", "webhook", "webhook-endpoints"] {
         assert_eq!(after[id].status, Status::Failed, "{:?}", after[id]);
     }
@@ -469,7 +469,7 @@ spec:
         ("shop/in".to_owned(), injected),
     ];
     assert_eq!(pods, expected);
-    let after = by_id(run(&facts, false, &[]));
+    let after = by_id(run(&facts, false));
     assert!(
         after["roots"].found.contains("shop"),
         "{:?}",

@@ -111,6 +111,27 @@ impl Span {
     }
 }
 
+/// Where the file says how Prometheus finds the sidecars, and what comes after.
+const DISCOVERY: (&str, &str) = (
+    "        kubernetes_sd_configs:\n",
+    "      - job_name: weft-control-plane\n",
+);
+
+/// The demo with these targets in the place of what Prometheus finds in the cluster's API: Debian's has no
+/// discovery in Kubernetes.
+fn demo(targets: &[String]) -> String {
+    let mut demo = DEMO.to_owned();
+    for (image, ours) in IMAGES {
+        assert!(demo.contains(image), "{image}");
+        demo = demo.replace(image, ours);
+    }
+    let (before, rest) = demo.split_once(DISCOVERY.0).expect("the discovery");
+    let (_discovery, after) = rest.split_once(DISCOVERY.1).expect("the next job");
+    let targets = serde_json::json!(targets);
+    let targets = format!("        static_configs: [{{targets: {targets}}}]\n");
+    [before, &targets, DISCOVERY.1, after].concat()
+}
+
 /// What the file makes, until it is dropped.
 #[derive(Debug)]
 struct Applied(&'static Cluster);
@@ -133,26 +154,36 @@ fn a_call_through_the_demo_is_one_trace_in_jaeger_and_counted_in_prometheus() {
     need!("root", "kubernetes", "buildah", "jaeger", "prometheus");
     let _machine = Machine::shared();
     let cluster = Cluster::meshed();
-    let mut demo = DEMO.to_owned();
-    for (image, ours) in IMAGES {
-        assert!(demo.contains(image), "{image}");
-        demo = demo.replace(image, ours);
-    }
     let file = cluster.file("demo.yaml");
-    std::fs::write(&file, demo).expect("write the demo");
+    let apply = |targets: &[String]| {
+        std::fs::write(&file, demo(targets)).expect("write the demo");
+        cluster.kubectl(&format!("apply -f {}", file.display()));
+    };
     let _applied = Applied(cluster);
-    cluster.kubectl(&format!("apply -f {}", file.display()));
-    for deployment in ["jaeger", "prometheus", "stock", "orders", "web", "load"] {
-        let line = format!("-n {NAMESPACE} rollout status deployment/{deployment} --timeout=80s");
-        let finished = cluster.try_kubectl(&line);
-        assert!(
-            finished.status.success(),
-            "{finished}\n{}",
-            cluster.try_kubectl(&format!("-n {NAMESPACE} get pods,events -o wide")),
-        );
+    apply(&[]);
+    for deployment in ["jaeger", "stock", "orders", "web", "load"] {
+        rolled_out(cluster, deployment);
     }
+    let pods = "get pods -l app!=jaeger,app!=prometheus -o jsonpath={.items[*].status.podIP}";
+    let pods = cluster.kubectl(&format!("-n {NAMESPACE} {pods}")).stdout;
+    let pods = pods.split_whitespace().map(|ip| format!("{ip}:15020"));
+    apply(&pods.collect::<Vec<_>>());
+    cluster.kubectl(&format!(
+        "-n {NAMESPACE} rollout restart deployment/prometheus"
+    ));
+    rolled_out(cluster, "prometheus");
     has_one_trace(cluster);
     counts_requests(cluster);
+}
+
+fn rolled_out(cluster: &Cluster, deployment: &str) {
+    let line = format!("-n {NAMESPACE} rollout status deployment/{deployment} --timeout=80s");
+    let finished = cluster.try_kubectl(&line);
+    assert!(
+        finished.status.success(),
+        "{finished}\n{}",
+        cluster.try_kubectl(&format!("-n {NAMESPACE} get pods -o wide")),
+    );
 }
 
 /// Where the API server leads to a port of a service.
