@@ -20,11 +20,36 @@ const GONE_AT_ONCE: usize = 4096;
 /// Longest name of a replica, an instance or a resource, and longest version, characters.
 const NAME_MAX: usize = 512;
 /// Rejected resources that are told of one sidecar.
-const REJECTED_MAX: usize = 16;
+pub const REJECTED_MAX: usize = 16;
+/// Spans of revisions that are told of one sidecar.
+pub const LACKS_MAX: usize = 16;
+/// Kinds of documents that one position may name.
+const KINDS_MAX: usize = 64;
 /// Longest reason of a rejection, characters.
 const REASON_MAX: usize = 512;
 /// Breakers that are told of one sidecar.
 const BREAKERS_MAX: usize = 100;
+
+/// The revisions after `after`, up to `until`, by the count of the control plane that they are of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RevisionSpan {
+    /// The last revision before them.
+    pub after: u64,
+    /// The last of them.
+    pub until: u64,
+}
+
+impl RevisionSpan {
+    /// Whether a revision is among them.
+    pub fn contains(&self, revision: u64) -> bool {
+        self.after < revision && revision <= self.until
+    }
+
+    /// Whether any revision is in both.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.after < other.until && other.after < self.until
+    }
+}
 
 /// A sidecar, as the control plane that it is connected to tells of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,7 +70,9 @@ pub struct SidecarReport {
     pub behind: Option<u64>,
     /// Whether it has not had everything yet that it asked for since it connected.
     pub begins: bool,
-    /// Resources that it rejected, KIND/NAME, with the reason; of many some.
+    /// Revisions with something that concerns it and is not in force there, at most [`LACKS_MAX`] spans.
+    pub lacks: Vec<RevisionSpan>,
+    /// Resources that it rejected, KIND/NAME, with the reason; of many the first [`REJECTED_MAX`].
     pub rejected: BTreeMap<String, Arc<str>>,
     /// What it has told of itself.
     pub observed: Option<ObservedReport>,
@@ -62,13 +89,14 @@ pub struct ObservedReport {
     pub interception: Option<Standing>,
 }
 
-/// What is published, and the states of the documents at its revisions.
+/// What is published, and what was seen of the documents' history at its revisions.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PublishedReport {
     /// The newest revision that sidecars are told.
     pub published: u64,
-    /// New states since the last one, the oldest first, each with its revision.
-    pub positions: Vec<(u64, u128)>,
+    /// Revisions since the last one, the oldest first, each with the greatest `resourceVersion` of each
+    /// kind up to which everything was seen.
+    pub positions: Vec<(u64, BTreeMap<Arc<str>, u64>)>,
 }
 
 /// What a control plane tells of its sidecars: all of them first, then what has changed.
@@ -114,9 +142,16 @@ impl ReplicaReport {
             message.whole = true;
             message.published = whole.published;
             let positions = whole.positions.into_iter();
-            let positions = positions.map(|(revision, state)| replica::Position {
+            let positions = positions.map(|(revision, seen)| replica::Position {
                 revision,
-                state: state.to_be_bytes().to_vec(),
+                // Revisions are never the same in two processes, and none is a sum of hashes.
+                state: [u64::MAX, revision].map(u64::to_be_bytes).concat(),
+                seen: { seen.into_iter() }
+                    .map(|(kind, version)| replica::SeenKind {
+                        kind: kind.to_string(),
+                        version,
+                    })
+                    .collect(),
             });
             message.positions = positions.collect();
         }
@@ -131,15 +166,11 @@ impl TryFrom<replica::Report> for ReplicaReport {
     fn try_from(wire: replica::Report) -> Result<Self, Rejection> {
         let sidecars = wire.sidecars.into_iter().map(SidecarReport::try_from);
         let positions = wire.positions.into_iter().map(|position| {
-            let state = <[u8; 16]>::try_from(&*position.state);
-            let state = state.map_err(|_| Rejection::Value {
-                field: "positions.state",
-                found: format!("{} bytes", position.state.len()),
-                allowed: "16 bytes",
-            })?;
-            Ok((position.revision, u128::from_be_bytes(state)))
+            let seen = position.seen.into_iter().take(KINDS_MAX);
+            let seen = seen.map(|of| (cut(&of.kind, NAME_MAX).into(), of.version));
+            (position.revision, seen.collect())
         });
-        let positions: Vec<_> = positions.collect::<Result<_, Rejection>>()?;
+        let positions = positions.collect();
         Ok(Self {
             replica: cut(&wire.replica, NAME_MAX).into(),
             sidecars: sidecars.collect::<Result<_, _>>()?,
@@ -154,7 +185,6 @@ impl TryFrom<replica::Report> for ReplicaReport {
 
 impl From<SidecarReport> for replica::Sidecar {
     fn from(report: SidecarReport) -> Self {
-        let is_all_told = report.rejected.len() <= REJECTED_MAX;
         let rejected = report.rejected.into_iter().take(REJECTED_MAX);
         let told = report.observed.as_ref().map_or(0, |one| one.told);
         let observed = report.observed.map(|one| registry::Observed {
@@ -171,8 +201,13 @@ impl From<SidecarReport> for replica::Sidecar {
             since: report.since,
             holds: u64::try_from(report.holds).unwrap_or(u64::MAX),
             behind: report.behind,
-            // Where not all is told, it is not held for settled.
-            begins: report.begins || !is_all_told,
+            begins: report.begins,
+            lacks: { report.lacks.iter() }
+                .map(|span| replica::RevisionSpan {
+                    after: span.after,
+                    until: span.until,
+                })
+                .collect(),
             rejected: rejected
                 .map(|(resource, reason)| replica::Rejected {
                     resource: cut(&resource, NAME_MAX),
@@ -208,6 +243,7 @@ impl TryFrom<replica::Sidecar> for SidecarReport {
             holds: usize::try_from(wire.holds).unwrap_or(usize::MAX),
             behind: wire.behind,
             begins: wire.begins,
+            lacks: lacks(&wire.lacks),
             rejected: rejected
                 .map(|one| {
                     let reason = cut(&one.reason, REASON_MAX);
@@ -217,6 +253,26 @@ impl TryFrom<replica::Sidecar> for SidecarReport {
             observed: observed.transpose()?,
         })
     }
+}
+
+/// Spans of the wire. Those beyond the limit are one with the last that is kept.
+fn lacks(wire: &[replica::RevisionSpan]) -> Vec<RevisionSpan> {
+    let spans = wire.iter().map(|span| RevisionSpan {
+        after: span.after,
+        until: span.until,
+    });
+    let mut kept: Vec<RevisionSpan> = Vec::new();
+    for span in spans {
+        let is_full = kept.len() == LACKS_MAX;
+        match kept.last_mut() {
+            Some(last) if is_full => {
+                last.after = last.after.min(span.after);
+                last.until = last.until.max(span.until);
+            }
+            Some(_) | None => kept.push(span),
+        }
+    }
+    kept
 }
 
 fn cut(text: &str, max: usize) -> String {
@@ -237,6 +293,7 @@ mod tests {
             holds: 3,
             behind: Some(7),
             begins: false,
+            lacks: vec![RevisionSpan { after: 7, until: 8 }],
             rejected: BTreeMap::from([("Service/shop/web".to_owned(), reason.into())]),
             observed: Some(ObservedReport {
                 told: 8,
@@ -254,7 +311,10 @@ mod tests {
             gone: vec!["j".into()],
             whole: Some(PublishedReport {
                 published: 8,
-                positions: vec![(7, 1), (8, u128::MAX)],
+                positions: vec![
+                    (7, BTreeMap::from([("HTTPRoute".into(), 41)])),
+                    (8, BTreeMap::from([("HTTPRoute".into(), u64::MAX)])),
+                ],
             }),
         };
         let messages = report.clone().into_messages();
@@ -291,10 +351,19 @@ mod tests {
             ..replica::Report::default()
         };
         assert!(ReplicaReport::try_from(bad).is_err());
-        let bad = replica::Report {
-            positions: vec![replica::Position::default()],
-            ..replica::Report::default()
-        };
-        assert!(ReplicaReport::try_from(bad).is_err());
+    }
+
+    #[test]
+    fn spans_beyond_the_limit_are_told_as_one() {
+        let many = (0..40).map(|n| replica::RevisionSpan {
+            after: 10 * n,
+            until: 10 * n + 5,
+        });
+        let kept = lacks(&many.collect::<Vec<_>>());
+        assert_eq!(kept.len(), LACKS_MAX);
+        assert_eq!(kept[LACKS_MAX - 1].after, 150);
+        assert!(kept[LACKS_MAX - 1].contains(395) && kept[0].contains(1) && !kept[0].contains(6));
+        let [a, b] = [(1, 3), (3, 4)].map(|(after, until)| RevisionSpan { after, until });
+        assert!(!a.overlaps(&b) && a.overlaps(&a));
     }
 }

@@ -22,6 +22,9 @@ pub(crate) struct Watched<K, V> {
     held: BTreeMap<K, Entry<V>>,
     /// Uids of objects that were deleted here, until the watch has told of it.
     deleted: BTreeMap<String, K>,
+    /// Uids of objects that the watch has told to be gone while something is being written; nothing is
+    /// kept at other times.
+    gone_meanwhile: Option<BTreeSet<String>>,
     /// Lists that are being read, by the name of their watch.
     listing: BTreeMap<String, Listing<K, V>>,
 }
@@ -38,6 +41,7 @@ impl<K, V> Default for Watched<K, V> {
         Self {
             held: BTreeMap::new(),
             deleted: BTreeMap::new(),
+            gone_meanwhile: None,
             listing: BTreeMap::new(),
         }
     }
@@ -69,7 +73,32 @@ impl<K: Ord + Clone, V> Watched<K, V> {
     pub(crate) fn gone(&mut self, key: &K, uid: &str) -> bool {
         self.deleted.remove(uid);
         let held = self.held.get(key).is_some_and(|held| held.uid == uid);
-        held && self.held.remove(key).is_some()
+        held && self.take(key)
+    }
+
+    fn take(&mut self, key: &K) -> bool {
+        let held = self.held.remove(key);
+        if let (Some(held), Some(gone)) = (&held, &mut self.gone_meanwhile) {
+            gone.insert(held.uid.clone());
+        }
+        held.is_some()
+    }
+
+    /// Something begins to be written, or is not being written any more.
+    pub(crate) fn set_writing(&mut self, is_writing: bool) {
+        self.gone_meanwhile = is_writing.then(BTreeSet::new);
+    }
+
+    /// The uid of an object that was deleted here and that the watch has not told to be gone.
+    pub(crate) fn deleted_here(&self, key: &K) -> Option<&str> {
+        let mut deleted = self.deleted.iter();
+        let found = deleted.find(|(_, of)| *of == key);
+        found.map(|(uid, _)| &**uid)
+    }
+
+    /// Whether the watch has still to tell that an object is gone that was deleted here.
+    pub(crate) fn is_outstanding(&self, uid: &str) -> bool {
+        self.deleted.contains_key(uid)
     }
 
     /// A list begins: what it does not have when it is done is gone.
@@ -102,7 +131,7 @@ impl<K: Ord + Clone, V> Watched<K, V> {
             .filter(|key| belongs(key) && !listed.contains_key(*key) && !written.contains(*key));
         let mut changed: Vec<K> = gone.cloned().collect();
         for key in &changed {
-            self.held.remove(key);
+            self.take(key);
         }
         for (key, entry) in listed {
             if self.applied(key.clone(), entry) {
@@ -125,7 +154,10 @@ impl<K: Ord + Clone, V> Watched<K, V> {
         if let Some(listing) = self.listing.get_mut(watch) {
             listing.written.insert(key.clone());
         }
-        self.deleted.insert(uid.to_owned(), key.clone());
+        let is_told = self.gone_meanwhile.as_ref();
+        if is_told.is_none_or(|gone| !gone.contains(uid)) {
+            self.deleted.insert(uid.to_owned(), key.clone());
+        }
         if self.held.get(key).is_some_and(|held| held.uid == uid) {
             self.held.remove(key);
         }
@@ -174,6 +206,26 @@ mod tests {
         assert_eq!(held(&watched), [("a", 13)]);
         assert!(watched.gone(&"a", "2"));
         assert!(is_newer("100", "99") && !is_newer("99", "100") && is_newer("x", "y"));
+    }
+
+    /// The watch tells of a deletion before the answer to it is there.
+    #[test]
+    fn a_deletion_that_was_told_already_is_not_waited_for() {
+        let mut watched = Watched::default();
+        for uid in ["1", "2"] {
+            watched.applied("a", entry(uid, 10));
+            watched.set_writing(true);
+            if uid == "1" {
+                assert!(watched.gone(&"a", uid));
+            }
+            watched.removed("w", &"a", uid);
+            watched.set_writing(false);
+            assert_eq!(watched.deleted_here(&"a").is_some(), uid == "2");
+            assert_eq!(watched.is_outstanding(uid), uid == "2");
+            assert!(held(&watched).is_empty());
+        }
+        watched.gone(&"a", "2");
+        assert!(!watched.is_outstanding("2"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! A change wakes the streams that asked for a name under which something else is found now, and
 //! nobody else. Acknowledgements are counted where they arrive; nobody asks round.
 
+mod lacking;
 mod progress;
 mod waiting;
 
@@ -12,12 +13,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
 use weft_core::slices;
+use weft_proto::replicas::RevisionSpan;
 use weft_proto::resource::Kind;
 
 use crate::compile::{ChangedNames, Compiled};
 use crate::peer::PeerIdentity;
 use crate::store::Revision;
 
+use lacking::Lacking;
 use progress::Recent;
 use waiting::Waiter;
 
@@ -63,6 +66,8 @@ pub struct SidecarStanding {
     pub behind: Option<Revision>,
     /// Whether it has not had everything yet that it asked for since it connected.
     pub begins: bool,
+    /// Revisions with something that concerns it and is not in force there.
+    pub lacks: Vec<RevisionSpan>,
 }
 
 /// A change that was published, and whom it concerns.
@@ -125,6 +130,8 @@ struct Subscriber {
     wake: Arc<Notify>,
     /// How far it has come; `None` while there is nothing that it was not told.
     behind: Option<Applied>,
+    /// Revisions with something that it asked for and has not applied.
+    lacking: Lacking,
     /// Whether it has had everything that it asked for, at any time since it began.
     settled: bool,
     waiters: Vec<(u64, Arc<Waiter>)>,
@@ -132,9 +139,12 @@ struct Subscriber {
 }
 
 impl Subscriber {
-    fn mark(&mut self, name: Name, before: Applied) {
+    fn mark(&mut self, name: Name, before: Applied, changed: Option<RevisionSpan>) {
         self.due.insert(name);
         self.behind.get_or_insert(before);
+        if let Some(changed) = changed {
+            self.lacking.add(changed);
+        }
     }
 
     fn has_applied(&self, generation: u64) -> bool {
@@ -181,6 +191,7 @@ impl Publisher {
             due: BTreeSet::new(),
             wake: Arc::clone(&wake),
             behind: None,
+            lacking: Lacking::default(),
             settled: false,
             waiters: Vec::new(),
             view,
@@ -222,7 +233,7 @@ impl Publisher {
         };
         let recent = &mut state.recent;
         if compiled.revision != before.revision || recent.is_empty() {
-            recent.insert(compiled.revision, publication.clone(), names);
+            recent.insert(span_of(compiled, before), publication.clone(), names);
         }
         drop(guard);
         self.tell_moved();
@@ -245,6 +256,7 @@ impl Publisher {
                 view: view_of(subscriber, state.newest),
                 behind: subscriber.behind.map(|behind| behind.revision),
                 begins: subscriber.begins(),
+                lacks: state.lacks(subscriber),
             })
         });
         (state.newest.revision, standings.collect())
@@ -292,6 +304,14 @@ impl Publisher {
     }
 }
 
+/// The revisions of the store that a publication has beyond the one before.
+fn span_of(compiled: &Compiled, before: Applied) -> RevisionSpan {
+    RevisionSpan {
+        after: before.revision,
+        until: compiled.revision,
+    }
+}
+
 fn view_of(subscriber: &Subscriber, newest: Applied) -> ProxyView {
     ProxyView {
         applied: subscriber.behind.unwrap_or(newest),
@@ -314,10 +334,11 @@ impl State {
             by_kind,
             ..
         } = self;
+        let changed = (compiled.revision != before.revision).then(|| span_of(compiled, before));
         let mut tell = |asked_for: Option<&BTreeSet<StreamId>>| {
             for stream in asked_for.into_iter().flatten() {
                 if let Some(subscriber) = streams.get_mut(stream) {
-                    subscriber.mark((kind, Arc::clone(name)), before);
+                    subscriber.mark((kind, Arc::clone(name)), before, changed);
                     concerned.insert(*stream);
                 }
             }
@@ -359,7 +380,11 @@ impl Subscription {
     /// The stream receives everything of a kind that comes to everyone.
     pub fn subscribe_kind(&self, kind: Kind) {
         let mut state = self.publisher.state();
+        let state = &mut *state;
         state.by_kind.entry(kind).or_default().insert(self.stream);
+        if let Some(subscriber) = state.streams.get_mut(&self.stream) {
+            subscriber.lack_changes_of(&state.recent, kind, &"".into());
+        }
     }
 
     /// The stream asked for names. To be called before the newest compilation is read.
@@ -373,6 +398,7 @@ impl Subscription {
             let name = (kind, Arc::clone(name));
             let streams = state.by_name.entry(name.clone()).or_default();
             streams.insert(self.stream);
+            subscriber.lack_changes_of(&state.recent, kind, &name.1);
             subscriber.names.insert(name);
         }
     }
@@ -409,13 +435,20 @@ impl Subscription {
         };
         if is_idle && subscriber.due.is_empty() {
             subscriber.behind = None;
+            subscriber.lacking.clear();
             if !std::mem::replace(&mut subscriber.settled, true) {
                 state.recent.settle(&subscriber.view.peer.instance);
             }
         } else {
             // A kind that had nothing to do for long knows of an old compilation only.
             let before = subscriber.behind.unwrap_or(newest);
-            subscriber.behind = Some(applied.map_or(before, |applied| applied.max(before)));
+            // What is due may be in what it has read: of that it was told nothing.
+            let applied = applied.filter(|_| subscriber.due.is_empty());
+            let applied = applied.map_or(before, |applied| applied.max(before));
+            subscriber.behind = Some(applied);
+            if subscriber.settled {
+                subscriber.lacking.apply(applied.revision);
+            }
         }
         subscriber.tell_waiters();
         drop(guard);

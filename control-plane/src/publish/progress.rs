@@ -3,7 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::{Publication, Publisher, State, StreamId, Subscriber};
+use weft_core::slices;
+use weft_proto::replicas::{REJECTED_MAX, RevisionSpan};
+use weft_proto::resource::Kind;
+
+use super::{Name, Publication, Publisher, State, StreamId, Subscriber};
 use crate::compile::ChangedNames;
 use crate::peer::PeerIdentity;
 use crate::store::Revision;
@@ -19,8 +23,8 @@ pub(super) const NAMES_MAX: usize = 262_144;
 pub struct Progress {
     /// The newest revision that sidecars are told.
     pub published: Revision,
-    /// Whether it is remembered whom the revision concerned. Where it is not, those are waited for
-    /// who lack anything up to it, and rejections are not told.
+    /// Whether it is remembered which names the revision changed. Where it is not, those are waited for,
+    /// too, who have not had everything yet since they connected, and rejections are not told.
     pub is_known: bool,
     /// Sidecars that have applied it, or whom it does not concern.
     pub applied: Vec<PeerIdentity>,
@@ -57,6 +61,9 @@ pub(super) struct Recent {
     by_revision: BTreeMap<Revision, Published>,
     /// Names in all of them.
     names: usize,
+    /// From the first to the last of them that changed a name. Of a kind of which everything comes to
+    /// everyone the name is empty, and slices are under the name of their service.
+    changes: HashMap<Name, RevisionSpan>,
     /// Up to here it is not remembered whom a revision concerned.
     forgotten: Revision,
     /// Whether anything was published.
@@ -76,15 +83,20 @@ impl Recent {
     /// it is not known what is new in it: sidecars may hold all of it from before.
     pub(super) fn insert(
         &mut self,
-        revision: Revision,
+        span: RevisionSpan,
         publication: Publication,
         names: &ChangedNames,
     ) {
+        let revision = span.until;
         if !std::mem::replace(&mut self.begun, true) {
             self.forgotten = revision;
             return;
         }
         self.names += count(names);
+        for name in changed_names(names) {
+            let changes = self.changes.entry(name).or_insert(span);
+            changes.until = revision;
+        }
         let published = Published {
             publication,
             names: names.clone(),
@@ -99,6 +111,29 @@ impl Recent {
             };
             self.names -= count(&oldest.names);
             self.forgotten = revision;
+            for name in changed_names(&oldest.names) {
+                if self
+                    .changes
+                    .get(&name)
+                    .is_some_and(|of| of.until <= revision)
+                {
+                    self.changes.remove(&name);
+                }
+            }
+        }
+    }
+
+    /// The revisions from the first to the last that changed what is found under a name, of those that
+    /// are remembered.
+    pub(super) fn changes_of(&self, kind: Kind, name: &Arc<str>) -> Option<RevisionSpan> {
+        self.changes.get(&index_name(kind, name)).copied()
+    }
+
+    /// The revisions that are not remembered.
+    fn forgotten(&self) -> RevisionSpan {
+        RevisionSpan {
+            after: 0,
+            until: self.forgotten,
         }
     }
 
@@ -132,15 +167,30 @@ impl Recent {
     }
 }
 
+fn changed_names(names: &ChangedNames) -> impl Iterator<Item = Name> {
+    let all = names.iter();
+    all.flat_map(|(kind, names)| names.iter().map(|name| index_name(*kind, name)))
+}
+
+/// Under which name it is kept that a name has changed.
+fn index_name(kind: Kind, name: &Arc<str>) -> Name {
+    match kind {
+        Kind::MeshConfig | Kind::TrustBundle => (kind, "".into()),
+        Kind::EndpointSlice => {
+            let service = slices::service_of(name).map(Arc::from);
+            (Kind::Service, service.unwrap_or_else(|| Arc::clone(name)))
+        }
+        Kind::Service | Kind::Workload | Kind::Namespace | Kind::ServerPolicy => {
+            (kind, Arc::clone(name))
+        }
+    }
+}
+
 fn count(names: &ChangedNames) -> usize {
     names.values().map(BTreeSet::len).sum()
 }
 
 impl Published {
-    fn concerns(&self, stream: StreamId) -> bool {
-        self.publication.concerned.contains(&stream)
-    }
-
     /// Whether it changed a resource, KIND/NAME.
     fn changed(&self, resource: &str) -> bool {
         let Some((kind, name)) = resource.split_once('/') else {
@@ -160,8 +210,8 @@ impl Publisher {
     }
 
     /// How far a revision of the store has come. Of each instance its newest stream counts: one
-    /// that connects again while its older stream lacks the revision has applied it when it has
-    /// everything that it asks for now.
+    /// that connects and asks for what the revision changed, or whose older stream lacks it, has applied
+    /// it when it has everything that it asks for now.
     pub fn progress(&self, revision: Revision) -> Progress {
         let state = self.state();
         let published = state.recent.find(revision);
@@ -176,15 +226,10 @@ impl Publisher {
             let Some(subscriber) = state.streams.get(&stream) else {
                 continue;
             };
-            let waits = match (published, &lacking) {
-                (Some(published), Some(lacking)) => {
-                    let generation = published.publication.generation;
-                    (published.concerns(stream) && !subscriber.has_applied(generation))
-                        || (lacking.contains(instance) && !subscriber.settled)
-                }
-                (None, _) | (_, None) => {
-                    revision > state.newest.revision || subscriber.lacks(revision)
-                }
+            let lacks = subscriber.lacking.contains(revision);
+            let waits = match &lacking {
+                Some(lacking) => lacks || (lacking.contains(instance) && !subscriber.settled),
+                None => lacks || revision > state.newest.revision || subscriber.begins(),
             };
             let peer = subscriber.view.peer.clone();
             if waits {
@@ -245,8 +290,30 @@ impl Subscriber {
         !self.settled && !self.names.is_empty()
     }
 
-    /// Whether it was not told yet of everything up to a revision that it asked for.
-    fn lacks(&self, revision: Revision) -> bool {
-        self.begins() || self.behind.is_some_and(|behind| behind.revision < revision)
+    /// It asks for a name that was changed before: it has applied that when it has had everything.
+    pub(super) fn lack_changes_of(&mut self, recent: &Recent, kind: Kind, name: &Arc<str>) {
+        if !self.settled
+            && let Some(changes) = recent.changes_of(kind, name)
+        {
+            self.lacking.add(changes);
+        }
+    }
+}
+
+impl State {
+    /// The revisions that a sidecar lacks something of, as others are told: what is not remembered, or
+    /// not told of its rejections, counts as lacking.
+    pub(super) fn lacks(&self, subscriber: &Subscriber) -> Vec<RevisionSpan> {
+        let mut lacking = subscriber.lacking.clone();
+        if subscriber.begins() {
+            lacking.add(self.recent.forgotten());
+        }
+        for resource in subscriber.view.rejected.keys().skip(REJECTED_MAX) {
+            let (kind, name) = resource.split_once('/').unwrap_or_default();
+            let kind = Kind::ALL.into_iter().find(|known| known.as_str() == kind);
+            let changes = kind.and_then(|kind| self.recent.changes_of(kind, &name.into()));
+            lacking.add(changes.unwrap_or_else(|| self.recent.forgotten()));
+        }
+        lacking.into_spans()
     }
 }

@@ -4,8 +4,8 @@
 //!
 //! Each follows each of the others over mutual TLS (`client.rs`, `grpc.rs`): `reporter.rs` says what is
 //! told next, `told.rs` what follows from what was told, both pure. How the others are found is not
-//! known here: somebody keeps a list of them. Revisions are each process's own; states of the documents
-//! (`store::Position`) say which of them have the same.
+//! known here: somebody keeps a list of them. Revisions are each process's own; what was seen of the
+//! documents (`store::Position`) says which of them have the same.
 
 mod client;
 pub mod grpc;
@@ -22,7 +22,7 @@ use weft_core::interception::Standing;
 use weft_core::name::{
     CONTROL_PLANE_ACCOUNT, NameError, RESERVED_NAMESPACE, SpiffeId, TrustDomain,
 };
-use weft_proto::replicas::{ObservedReport, ReplicaReport, SidecarReport};
+use weft_proto::replicas::{ObservedReport, ReplicaReport, RevisionSpan, SidecarReport};
 
 use crate::peer::PeerIdentity;
 use crate::publish::{Applied, Progress, ProxyView, Publisher, RejectedBy, SidecarStanding};
@@ -33,7 +33,7 @@ use told::{Told, TooMany};
 pub use client::Dialling;
 pub use told::{EXPIRES, SIDECARS_MAX};
 
-/// Other control planes that are followed; there are few.
+/// Other control planes that are followed; there are few. Those beyond are unknown.
 pub const OTHERS_MAX: usize = 16;
 
 /// The addresses of the mesh's control planes, by a name for people. This process's own may be among
@@ -136,20 +136,19 @@ impl Replicas {
         }
         let now = Instant::now();
         let positions = self.store.positions();
+        let ours = positions.iter().find(|ours| ours.revision >= revision);
         let here: Vec<PeerIdentity> = { progress.applied.iter() }
             .chain(&progress.waiting)
             .cloned()
             .collect();
-        let reached: HashMap<&String, Option<Revision>> = others
+        let reached: HashMap<&String, RevisionSpan> = others
             .iter()
-            .map(|(name, other)| (name, other.told.reached(&positions, revision)))
+            .filter_map(|(name, other)| Some((name, other.told.reached(ours?)?)))
             .collect();
         for (name, other, sidecar) in elsewhere(&others, here.iter(), now) {
             let peer = peer_of(sidecar);
-            if !other
-                .told
-                .has_applied(sidecar, reached.get(name).copied().flatten())
-            {
+            let reached = reached.get(name).copied();
+            if !other.told.has_applied(sidecar, reached) {
                 progress.waiting.push(peer);
                 continue;
             }
@@ -270,6 +269,7 @@ fn report_of(standing: SidecarStanding, observed: Option<ObservedView>) -> Sidec
         view,
         behind,
         begins,
+        lacks,
     } = standing;
     SidecarReport {
         instance: view.peer.instance,
@@ -280,6 +280,7 @@ fn report_of(standing: SidecarStanding, observed: Option<ObservedView>) -> Sidec
         holds: view.holds,
         behind,
         begins,
+        lacks,
         rejected: view.rejected,
         observed: observed.map(|view| ObservedReport {
             told: view.told,

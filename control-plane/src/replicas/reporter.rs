@@ -5,23 +5,24 @@ use std::sync::Arc;
 
 use weft_proto::replicas::{PublishedReport, ReplicaReport, SidecarReport};
 
-use crate::store::Position;
+use crate::store::{Position, Revision, SeenVersions};
 
 /// What one of the others was told.
 #[derive(Debug, Default)]
 pub(super) struct Reporter {
     sidecars: BTreeMap<Arc<str>, SidecarReport>,
-    position: Option<Position>,
+    /// The newest revision that was told, and what was seen at it then.
+    position: Option<(Revision, SeenVersions)>,
 }
 
 impl Reporter {
-    /// What has changed since. `positions` are the newest states of the documents, the oldest first.
+    /// What has changed since. `positions` are our newest ones, the oldest first.
     pub(super) fn report(
         &mut self,
         replica: &Arc<str>,
         sidecars: Vec<SidecarReport>,
         published: u64,
-        positions: &[Position],
+        positions: &[Arc<Position>],
     ) -> ReplicaReport {
         let sidecars = sidecars.into_iter();
         let current: BTreeMap<_, _> = sidecars
@@ -34,16 +35,24 @@ impl Reporter {
             .collect();
         let gone = before.into_keys();
         let gone = gone.filter(|instance| !self.sidecars.contains_key(instance));
-        let known = positions.iter().rposition(|p| Some(*p) == self.position);
-        let news = &positions[known.map_or(0, |known| known + 1)..];
-        self.position = positions.last().copied().or(self.position);
+        let is_news = |position: &&Arc<Position>| match &self.position {
+            Some((revision, seen)) => {
+                (*revision, seen) != (position.revision, &position.seen)
+                    && *revision <= position.revision
+            }
+            None => true,
+        };
+        let news = positions.iter().filter(is_news);
+        let news = news.map(|position| (position.revision, position.seen.clone()));
+        let news: Vec<_> = news.collect();
+        self.position = news.last().cloned().or_else(|| self.position.take());
         ReplicaReport {
             replica: Arc::clone(replica),
             sidecars: changed,
             gone: gone.collect(),
             whole: Some(PublishedReport {
                 published,
-                positions: news.iter().map(|p| (p.revision, p.state)).collect(),
+                positions: news,
             }),
         }
     }
@@ -52,6 +61,7 @@ impl Reporter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::testing::changed;
 
     fn sidecar(instance: &str, holds: usize) -> SidecarReport {
         SidecarReport {
@@ -63,6 +73,7 @@ mod tests {
             holds,
             behind: None,
             begins: false,
+            lacks: Vec::new(),
             rejected: BTreeMap::new(),
             observed: None,
         }
@@ -70,26 +81,30 @@ mod tests {
 
     #[test]
     fn only_what_has_changed_is_told() {
-        let position = |revision, state| Position { revision, state };
+        let position = |revision, version| Arc::new(changed(revision, &[("A", version)]));
         let mut reporter = Reporter::default();
         let us = "us".into();
-        let mut told = |sidecars: &[(&str, usize)], positions: &[Position]| {
+        let mut told = |sidecars: &[(&str, usize)], positions: &[&Arc<Position>]| {
+            let positions: Vec<_> = positions.iter().copied().cloned().collect();
             let sidecars = sidecars.iter().map(|(name, holds)| sidecar(name, *holds));
-            let report = reporter.report(&us, sidecars.collect(), 1, positions);
+            let report = reporter.report(&us, sidecars.collect(), 1, &positions);
             let names = |all: Vec<Arc<str>>| all.join(" ");
             let changed = report.sidecars.into_iter().map(|sidecar| sidecar.instance);
             let positions = report.whole.unwrap().positions.len();
             (names(changed.collect()), names(report.gone), positions)
         };
         let text = |a: &str, b: &str, n| (a.to_owned(), b.to_owned(), n);
-        let [one, two, three] = [position(1, 7), position(2, 8), position(3, 7)];
-        assert_eq!(told(&[("a", 1), ("b", 1)], &[one, two]), text("a b", "", 2));
-        assert_eq!(told(&[("a", 1), ("b", 1)], &[one, two]), text("", "", 0));
+        let [one, two, more, three] = [(1, 7), (2, 8), (2, 9), (3, 10)]
+            .map(|(revision, version)| position(revision, version));
+        let both = [("a", 1), ("b", 1)];
+        assert_eq!(told(&both, &[&one, &two]), text("a b", "", 2));
+        assert_eq!(told(&both, &[&one, &two]), text("", "", 0));
+        // More was seen at the newest revision.
+        assert_eq!(told(&both, &[&one, &more]), text("", "", 1));
         assert_eq!(
-            told(&[("a", 2), ("c", 1)], &[two, three]),
+            told(&[("a", 2), ("c", 1)], &[&more, &three]),
             text("a c", "b", 1)
         );
-        // So many that what was told is not among them any more.
-        assert_eq!(told(&[], &[one, two]), text("", "a c", 2));
+        assert_eq!(told(&[], &[&three]), text("", "a c", 0));
     }
 }

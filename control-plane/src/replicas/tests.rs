@@ -15,6 +15,7 @@ fn sidecar(instance: &str, since: i64) -> SidecarReport {
         holds: 3,
         behind: None,
         begins: false,
+        lacks: Vec::new(),
         rejected: BTreeMap::new(),
         observed: None,
     }
@@ -66,7 +67,7 @@ fn one_that_was_not_heard_is_unknown_and_one_that_is_gone_is_not() {
     assert_eq!(
         progress.waiting.len(),
         1,
-        "no state is known that both were in"
+        "it is not known what it has seen"
     );
     assert!(!progress.is_settled(0));
     replicas.retain(&found(&["a", "b"]));

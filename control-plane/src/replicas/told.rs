@@ -1,12 +1,12 @@
-//! What another control plane has told, and what follows from it: pure, `now` is an argument.
+//! What another control plane has reported, and what follows from it: pure, `now` is an argument.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use weft_proto::replicas::{PublishedReport, ReplicaReport, SidecarReport};
+use weft_proto::replicas::{PublishedReport, ReplicaReport, RevisionSpan, SidecarReport};
 
-use crate::store::{POSITIONS_MAX, Position, Revision};
+use crate::store::{POSITIONS_MAX, Position, Revision, SeenVersions};
 
 /// A control plane that was not heard for this long is not known any more: what it told last is held
 /// for nothing.
@@ -24,18 +24,11 @@ pub(super) struct TooMany;
 pub(super) struct Told {
     sidecars: BTreeMap<Arc<str>, SidecarReport>,
     published: Revision,
-    positions: Positions,
+    /// Its newest revisions, ascending, each with what it had seen of the documents at it.
+    seen: VecDeque<(Revision, SeenVersions)>,
     /// Sidecars of a stream that has not told all of them yet.
     begun: Option<BTreeMap<Arc<str>, SidecarReport>>,
     heard: Option<Instant>,
-}
-
-/// The states of the documents at another process's revisions.
-#[derive(Debug, Default)]
-struct Positions {
-    newest: VecDeque<Position>,
-    /// The latest revision of each state.
-    by_state: HashMap<u128, Revision>,
 }
 
 impl Told {
@@ -68,11 +61,11 @@ impl Told {
         is_news |= published != self.published || !positions.is_empty();
         if let Some(sidecars) = self.begun.take() {
             self.sidecars = sidecars;
-            self.positions = Positions::default();
+            self.seen.clear();
         }
         self.published = published;
-        for (revision, state) in positions {
-            self.positions.push(Position { revision, state });
+        for (revision, seen) in positions {
+            self.push(revision, seen);
         }
         self.heard = Some(now);
         Ok(is_news)
@@ -87,6 +80,16 @@ impl Told {
         })
     }
 
+    fn push(&mut self, revision: Revision, seen: SeenVersions) {
+        match self.seen.back_mut() {
+            Some(newest) if newest.0 == revision => newest.1 = seen,
+            Some(_) | None => self.seen.push_back((revision, seen)),
+        }
+        if self.seen.len() > POSITIONS_MAX {
+            self.seen.pop_front();
+        }
+    }
+
     /// What it tells of sidecars, unless it was not heard for too long.
     pub(super) fn sidecars(&self, now: Instant) -> Option<&BTreeMap<Arc<str>, SidecarReport>> {
         let heard = self.heard?;
@@ -98,47 +101,54 @@ impl Told {
         self.heard.map(|heard| heard + EXPIRES)
     }
 
-    /// Its first revision, as far as that is known, that has everything of a revision of ours: a state
-    /// that both were in at or after it. `ours` are our states, the oldest first.
-    pub(super) fn reached(&self, ours: &[Position], revision: Revision) -> Option<Revision> {
-        let since = ours.iter().filter(|position| position.revision >= revision);
-        let mut common = since.filter_map(|position| self.positions.by_state.get(&position.state));
-        common.next().copied()
-    }
-
-    /// Whether a sidecar has everything up to a revision of this control plane, as
-    /// [`reached`](Self::reached) gives it.
-    pub(super) fn has_applied(&self, sidecar: &SidecarReport, reached: Option<Revision>) -> bool {
-        let applied = sidecar.behind.unwrap_or(self.published).min(self.published);
-        !sidecar.begins && reached.is_some_and(|reached| applied >= reached)
-    }
-
-    /// Our newest revision that a sidecar has, as far as that is known; 0 where nothing is.
-    pub(super) fn applied(&self, sidecar: &SidecarReport, ours: &[Position]) -> Revision {
-        let mut newest = ours.iter().rev().filter(|position| {
-            let reached = self.positions.by_state.get(&position.state);
-            self.has_applied(sidecar, reached.copied())
-        });
-        newest.next().map_or(0, |position| position.revision)
-    }
-}
-
-impl Positions {
-    fn push(&mut self, position: Position) {
-        if self.newest.len() == POSITIONS_MAX
-            && let Some(oldest) = self.newest.pop_front()
-            && self.by_state.get(&oldest.state) == Some(&oldest.revision)
-        {
-            self.by_state.remove(&oldest.state);
+    /// In which of its revisions is what a revision of ours changed: in some of the span, and all of it
+    /// at its end. `None` while it has not seen all of it. A change is told by the versions of the
+    /// documents, so one that leads back to an earlier state is not taken for that.
+    pub(super) fn reached(&self, ours: &Position) -> Option<RevisionSpan> {
+        let all = self.seen.iter();
+        let mut before = 0;
+        for (revision, seen) in all {
+            if ours.is_within(seen) {
+                let (after, until) = (before, *revision);
+                return Some(RevisionSpan { after, until });
+            }
+            if ours.is_beyond(seen) {
+                before = *revision;
+            }
         }
-        self.newest.push_back(position);
-        self.by_state.insert(position.state, position.revision);
+        None
+    }
+
+    /// Whether a sidecar has applied everything of some revisions, as [`reached`](Self::reached) gives
+    /// them, or none of it concerns it.
+    pub(super) fn has_applied(
+        &self,
+        sidecar: &SidecarReport,
+        reached: Option<RevisionSpan>,
+    ) -> bool {
+        let Some(span) = reached else { return false };
+        let lacks = sidecar.lacks.iter().any(|lacks| lacks.overlaps(&span));
+        self.published >= span.until && !lacks
+    }
+
+    /// Our newest revision up to which a sidecar has everything, as far as that is known; 0 where
+    /// nothing is. `ours` are our positions, the oldest first.
+    pub(super) fn applied(&self, sidecar: &SidecarReport, ours: &[Arc<Position>]) -> Revision {
+        let applied = sidecar.behind.unwrap_or(self.published).min(self.published);
+        let mut there = self.seen.iter().rev();
+        let there = there.find(|(revision, _)| *revision <= applied);
+        let Some((_, seen)) = there.filter(|_| !sidecar.begins) else {
+            return 0;
+        };
+        let has = ours.iter().take_while(|position| position.is_within(seen));
+        has.last().map_or(0, |position| position.revision)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::testing::{changed, seen};
 
     fn sidecar(instance: &str, behind: Option<Revision>) -> SidecarReport {
         SidecarReport {
@@ -150,85 +160,121 @@ mod tests {
             holds: 3,
             behind,
             begins: false,
+            lacks: Vec::new(),
             rejected: BTreeMap::new(),
             observed: None,
         }
     }
 
-    fn report(sidecars: &[SidecarReport], whole: Option<(u64, &[(u64, u128)])>) -> ReplicaReport {
+    /// One that lacks what is in the revisions after one up to another.
+    fn lacking(instance: &str, after: Revision, until: Revision) -> SidecarReport {
+        SidecarReport {
+            lacks: vec![RevisionSpan { after, until }],
+            ..sidecar(instance, Some(after))
+        }
+    }
+
+    /// Their revisions, each with what was seen of kind A.
+    fn report(sidecars: &[SidecarReport], whole: Option<(u64, &[(u64, u64)])>) -> ReplicaReport {
         ReplicaReport {
             replica: "them".into(),
             sidecars: sidecars.to_vec(),
             gone: Vec::new(),
             whole: whole.map(|(published, positions)| PublishedReport {
                 published,
-                positions: positions.to_vec(),
+                positions: { positions.iter() }
+                    .map(|(revision, version)| (*revision, seen(&[("A", *version)])))
+                    .collect(),
             }),
         }
     }
 
-    fn ours(positions: &[(u64, u128)]) -> Vec<Position> {
-        let positions = positions.iter();
-        let positions = positions.map(|(revision, state)| Position {
-            revision: *revision,
-            state: *state,
-        });
-        positions.collect()
+    fn applied_by<'a>(told: &'a Told, ours: &Position, now: Instant) -> Vec<&'a str> {
+        let reached = told.reached(ours);
+        let all = told.sidecars(now).unwrap().values();
+        let found = all.filter(|sidecar| told.has_applied(sidecar, reached));
+        found.map(|sidecar| &*sidecar.instance).collect()
     }
 
     #[test]
-    fn a_state_that_both_were_in_says_which_revision_is_which() {
+    fn who_is_waited_for_is_whom_the_change_concerns() {
         let now = Instant::now();
         let mut told = Told::default();
         told.begin();
-        // State 2 was passed by the two in another order: they have 1, 4 and 5 in common.
-        let theirs = [(100, 1), (101, 3), (102, 4)];
-        let [current, slow] = [sidecar("a", None), sidecar("b", Some(101))];
-        told.take(report(&[current, slow], Some((102, &theirs))), now)
-            .unwrap();
-        let ours = ours(&[(10, 1), (11, 2), (12, 4), (13, 5)]);
-        for (revision, reached, applied) in [
-            (10, Some(100), ["a", "b"].as_slice()),
-            (11, Some(102), &["a"]),
-            (12, Some(102), &["a"]),
+        // Version 11 is in 101, 12 and 13 together in 102.
+        let theirs = [(100, 10), (101, 11), (102, 13)];
+        let all = [
+            sidecar("current", None),
+            // Stands still since 100: what came then concerns it, and what comes now does not.
+            lacking("stalled", 100, 101),
+        ];
+        told.take(report(&all, Some((102, &theirs))), now).unwrap();
+        let everybody = ["current", "stalled"].as_slice();
+        for (version, reached, applied) in [
+            (10, Some((0, 100)), everybody),
+            (11, Some((100, 101)), &["current"]),
+            (12, Some((101, 102)), everybody),
+            (13, Some((101, 102)), everybody),
             // They have not seen it yet.
-            (13, None, &[]),
             (14, None, &[]),
         ] {
-            assert_eq!(told.reached(&ours, revision), reached, "{revision}");
-            let all = told.sidecars(now).unwrap().values();
-            let found = all.filter(|sidecar| told.has_applied(sidecar, reached));
-            let found: Vec<&str> = found.map(|sidecar| &*sidecar.instance).collect();
-            assert_eq!(found, applied, "{revision}");
+            let ours = changed(1, &[("A", version)]);
+            let reached = reached.map(|(after, until)| RevisionSpan { after, until });
+            assert_eq!(told.reached(&ours), reached, "{version}");
+            assert_eq!(applied_by(&told, &ours, now), applied, "{version}");
         }
+        let ours: Vec<_> = (10..15)
+            .map(|n| Arc::new(changed(n, &[("A", n)])))
+            .collect();
         let all = told.sidecars(now).unwrap();
-        assert_eq!(told.applied(&all["a"], &ours), 12);
-        assert_eq!(told.applied(&all["b"], &ours), 10);
+        assert_eq!(told.applied(&all["current"], &ours), 13);
+        assert_eq!(told.applied(&all["stalled"], &ours), 10);
         // It has seen the document, and has not told its sidecars yet.
-        told.take(report(&[], Some((102, &[(103, 5)]))), now)
+        told.take(report(&[], Some((102, &[(103, 14)]))), now)
             .unwrap();
-        let reached = told.reached(&ours, 13);
-        assert_eq!(reached, Some(103));
-        let all = told.sidecars(now).unwrap();
-        assert!(!told.has_applied(&all["a"], reached));
+        assert!(applied_by(&told, &ours[4], now).is_empty());
         told.take(report(&[], Some((103, &[]))), now).unwrap();
-        let all = told.sidecars(now).unwrap();
-        assert!(told.has_applied(&all["a"], reached));
+        assert_eq!(applied_by(&told, &ours[4], now), everybody);
+    }
+
+    /// A document that is made and deleted again leaves the documents as they were.
+    #[test]
+    fn a_deletion_is_not_the_state_before() {
+        let now = Instant::now();
+        let mut told = Told::default();
+        told.begin();
+        let all = [sidecar("a", None)];
+        told.take(report(&all, Some((100, &[(100, 10)]))), now)
+            .unwrap();
+        let (made, deleted) = (changed(1, &[("A", 11)]), changed(2, &[("A", 12)]));
+        assert_eq!(applied_by(&told, &deleted, now), [""; 0]);
+        told.take(report(&[], Some((101, &[(101, 11)]))), now)
+            .unwrap();
+        assert_eq!(applied_by(&told, &made, now), ["a"]);
+        assert_eq!(applied_by(&told, &deleted, now), [""; 0]);
+        // At the same revision of theirs more is seen: what changed was nothing for them.
+        told.take(report(&[], Some((101, &[(101, 12)]))), now)
+            .unwrap();
+        assert_eq!(applied_by(&told, &deleted, now), ["a"]);
     }
 
     #[test]
-    fn one_that_begins_has_applied_nothing() {
+    fn one_that_begins_has_nothing_of_what_concerns_it() {
         let now = Instant::now();
         let mut told = Told::default();
         told.begin();
         let begins = SidecarReport {
             begins: true,
-            ..sidecar("a", None)
+            ..lacking("a", 4, 5)
         };
-        told.take(report(&[begins], Some((5, &[(5, 1)]))), now)
+        let theirs = [(4, 1), (5, 2), (6, 3)];
+        told.take(report(&[begins], Some((6, &theirs))), now)
             .unwrap();
+        assert_eq!(applied_by(&told, &changed(1, &[("A", 2)]), now), [""; 0]);
+        assert_eq!(applied_by(&told, &changed(2, &[("A", 3)]), now), ["a"]);
         let all = told.sidecars(now).unwrap();
-        assert!(!told.has_applied(&all["a"], Some(5)));
+        let ours = [Arc::new(changed(1, &[("A", 1)]))];
+        assert_eq!(told.applied(&all["a"], &ours), 0);
     }
 
     #[test]
@@ -260,16 +306,12 @@ mod tests {
     }
 
     #[test]
-    fn states_are_bounded() {
-        let mut positions = Positions::default();
+    fn positions_are_bounded() {
+        let mut told = Told::default();
         for n in 0..3 * POSITIONS_MAX as u64 {
-            positions.push(Position {
-                revision: n,
-                state: u128::from(n % 2 + n),
-            });
+            told.push(n / 2, seen(&[("A", n)]));
         }
-        assert_eq!(positions.newest.len(), POSITIONS_MAX);
-        assert!(positions.by_state.len() <= POSITIONS_MAX);
+        assert_eq!(told.seen.len(), POSITIONS_MAX);
     }
 
     #[test]

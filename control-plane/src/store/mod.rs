@@ -23,6 +23,7 @@ mod snapshot;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -45,7 +46,9 @@ pub use lease::{
     Clock, Fence, LEASE_NAME_MAX, LEASE_TTL_MAX, LEASE_TTL_MIN, LEASES_MAX, Lease, MonotonicClock,
 };
 pub use memory::MemoryStore;
-pub use position::{POSITIONS_MAX, Position};
+#[cfg(test)]
+pub(crate) use position::testing;
+pub use position::{ChangedVersions, POSITIONS_MAX, Position, SeenVersions};
 pub use record::{RecordExpect, RecordWrite, read_records, record};
 pub use redb::{FILE as REDB_FILE, Options, RedbStore};
 pub use resource::{
@@ -175,9 +178,9 @@ pub trait Store: fmt::Debug + Send + Sync {
         Box::pin(std::future::pending())
     }
 
-    /// The states that the documents were in lately, the oldest first, as the other processes that share
-    /// the store know them, too; none of an engine of one process.
-    fn positions(&self) -> Vec<Position> {
+    /// The newest revisions with what changed and what was seen at them, the oldest first, by which
+    /// processes that share the store compare what they have seen; none of an engine of one process.
+    fn positions(&self) -> Vec<Arc<Position>> {
         Vec::new()
     }
 

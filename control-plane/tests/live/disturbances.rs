@@ -45,7 +45,7 @@ impl Site {
     }
 
     /// A kubeconfig that leads through an address.
-    fn through(&self, address: SocketAddr) -> std::path::PathBuf {
+    pub(crate) fn through(&self, address: SocketAddr) -> std::path::PathBuf {
         let admin = self.0.kubeconfig();
         let text = std::fs::read_to_string(&admin).unwrap();
         let path = admin.with_file_name("through.conf");

@@ -1,11 +1,17 @@
 //! Several control planes of one cluster: each answers for the sidecars of all.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use http::Method;
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tonic::Code;
+use weft_api::types::ApplyResult;
 use weft_proto::replica::FollowRequest;
 use weft_proto::replica::replicas_client::ReplicasClient;
 use weft_proto::resource::Kind;
@@ -37,13 +43,18 @@ fn own_address() -> IpAddr {
 
 impl Site {
     /// Two control planes that find each other as `cp-0` and `cp-1`.
-    async fn two(&self) -> [ControlPlane; 2] {
+    pub(crate) async fn two(&self) -> [ControlPlane; 2] {
+        let kubeconfig = self.0.kubeconfig();
+        self.two_with([&kubeconfig, &kubeconfig]).await
+    }
+
+    /// The same, each with a kubeconfig of its own.
+    async fn two_with(&self, kubeconfigs: [&Path; 2]) -> [ControlPlane; 2] {
         self.apply(SERVICE);
         let anywhere = SocketAddr::new(own_address(), 0);
-        let kubeconfig = self.0.kubeconfig();
         let (one, two) = tokio::join!(
-            ControlPlane::start_in_cluster_at(&kubeconfig, anywhere),
-            ControlPlane::start_in_cluster_at(&kubeconfig, anywhere)
+            ControlPlane::start_in_cluster_at(kubeconfigs[0], anywhere),
+            ControlPlane::start_in_cluster_at(kubeconfigs[1], anywhere)
         );
         let both = [one, two];
         for (n, control_plane) in both.iter().enumerate() {
@@ -94,7 +105,11 @@ async fn applied(control_plane: &ControlPlane, revision: u64, wait: Duration) ->
 
 /// A sidecar that asks for shop/web.
 async fn caller(control_plane: &ControlPlane) -> (Sidecar, Discovery) {
-    let caller = control_plane.enrol("shop/caller", &[]).await;
+    named_caller(control_plane, "shop/caller").await
+}
+
+async fn named_caller(control_plane: &ControlPlane, name: &str) -> (Sidecar, Discovery) {
+    let caller = control_plane.enrol(name, &[]).await;
     let mut discovery = caller.discover().await;
     discovery.ask(Kind::Service, &["10.96.77.7"], &[]).await;
     let push = discovery.next().await.unwrap();
@@ -241,4 +256,115 @@ async fn only_a_control_plane_follows_another_one() {
     assert_eq!(follow(&nobody).await, Code::Unauthenticated);
     let sidecar = control_plane.enrol("shop/caller", &[]).await;
     assert_eq!(follow(&sidecar).await, Code::PermissionDenied);
+}
+
+/// The status of the policy of a service: whether its generation was acknowledged, and the reason.
+async fn programmed(site: &Site, policy: &str, wanted: (&str, &str)) {
+    let is_wanted = |status: &Value| {
+        let conditions = &status["ancestors"][0]["conditions"];
+        condition(conditions, PROGRAMMED) == wanted
+    };
+    site.status("tp", policy, is_wanted).await;
+}
+
+/// A sidecar at each control plane stops to answer: only what concerns it waits for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_that_stands_still_holds_up_only_what_concerns_it() {
+    let Some(site) = Site::start().await else {
+        return;
+    };
+    let both = site.two().await;
+    let [one, two] = &both;
+    site.apply(&SERVICE.replace("web", "api").replace("77.7", "77.8"));
+    let (_caller, mut at_one) = named_caller(one, "shop/at-one").await;
+    let (_caller, mut at_two) = named_caller(two, "shop/at-two").await;
+    site.apply(&policy(1));
+    programmed(&site, "web", ("False", "Pending")).await;
+    let other = |attempts| policy(attempts).replace("name: web", "name: api");
+    for (attempts, control_plane) in [(1, one), (2, two)] {
+        let revision = control_plane
+            .apply(&other(attempts))
+            .await
+            .unwrap()
+            .revision;
+        let settled = applied(control_plane, revision, Duration::from_secs(15)).await;
+        assert_eq!(settled["waiting"], json!([]), "{settled}");
+        assert_eq!(settled.get("unknown"), None, "{settled}");
+    }
+    programmed(&site, "api", ("True", "Programmed")).await;
+    // One that connects again and again, asks for the same and answers nothing.
+    for round in 3..6 {
+        let hostile = two.enrol("shop/hostile", &[]).await;
+        let mut stream = hostile.discover().await;
+        stream.ask(Kind::Service, &["10.96.77.7"], &[]).await;
+        stream.next().await.unwrap();
+        let revision = one.apply(&other(round)).await.unwrap().revision;
+        let settled = applied(one, revision, Duration::from_secs(15)).await;
+        assert_eq!(settled["waiting"], json!([]), "{settled}");
+    }
+    programmed(&site, "web", ("False", "Pending")).await;
+    answer(&mut at_one, None).await;
+    answer(&mut at_two, None).await;
+    programmed(&site, "web", ("True", "Programmed")).await;
+}
+
+/// Copies bytes both ways while it is let.
+async fn forward(listener: TcpListener, server: SocketAddr, lets: watch::Receiver<bool>) {
+    while let Ok((client, _)) = listener.accept().await {
+        let Ok(server) = TcpStream::connect(server).await else {
+            continue;
+        };
+        let (from_client, to_client) = client.into_split();
+        let (from_server, to_server) = server.into_split();
+        for (mut from, mut to) in [(from_client, to_server), (from_server, to_client)] {
+            let mut lets = lets.clone();
+            tokio::spawn(async move {
+                let mut bytes = vec![0; 64 * 1024];
+                while let Ok(count @ 1..) = from.read(&mut bytes).await
+                    && lets.wait_for(|lets| *lets).await.is_ok()
+                    && to.write_all(&bytes[..count]).await.is_ok()
+                {}
+            });
+        }
+    }
+}
+
+/// The watch of one control plane stands still, while it is heard by the other: a document that is
+/// deleted leaves the documents as they were before it was made, and is not taken for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_is_not_said_to_be_applied_where_it_was_not_seen() {
+    let Some(site) = Site::start().await else {
+        return;
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let through = site.through(listener.local_addr().unwrap());
+    let server = site.0.address();
+    let server = server.trim_start_matches("https://").parse().unwrap();
+    let (lets, is_let) = watch::channel(true);
+    tokio::spawn(forward(listener, server, is_let));
+    let direct = site.0.kubeconfig();
+    let [one, two] = site.two_with([&direct, &through]).await;
+    let (_caller, mut discovery) = caller(&two).await;
+    let revision = one.apply(&policy(1)).await.unwrap().revision;
+    let (settled, ()) = tokio::join!(
+        applied(&one, revision, Duration::from_secs(15)),
+        answer(&mut discovery, None)
+    );
+    assert_eq!(settled["applied"], json!(["shop/caller"]), "{settled}");
+
+    lets.send_replace(false);
+    let path = "/v1/resources/TrafficPolicy/shop/web";
+    let deleted: ApplyResult = { one.client() }
+        .call::<(), _>(Method::DELETE, path, None)
+        .await
+        .unwrap();
+    let waiting = applied(&one, deleted.revision, Duration::from_millis(2500)).await;
+    assert_eq!(waiting["waiting"], json!(["shop/caller"]), "{waiting}");
+    assert_eq!(waiting.get("unknown"), None, "it is heard: {waiting}");
+    lets.send_replace(true);
+    let (settled, ()) = tokio::join!(
+        applied(&one, deleted.revision, Duration::from_secs(15)),
+        answer(&mut discovery, None)
+    );
+    assert_eq!(settled["applied"], json!(["shop/caller"]), "{settled}");
 }

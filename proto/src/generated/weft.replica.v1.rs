@@ -18,18 +18,31 @@ pub struct Report {
     /// The newest revision that sidecars are told, by its own count.
     #[prost(uint64, tag = "5")]
     pub published: u64,
-    /// States of the documents that it has seen since the last message that was whole, the oldest first.
+    /// Its revisions since the last message that was whole, the oldest first; the newest one again where
+    /// more was seen at it.
     #[prost(message, repeated, tag = "6")]
     pub positions: ::prost::alloc::vec::Vec<Position>,
 }
-/// The state of all documents at one of its revisions.
+/// How much of the documents' history it has seen at one of its revisions.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Position {
     #[prost(uint64, tag = "1")]
     pub revision: u64,
-    /// 16 bytes, the same in every control plane that has seen the same documents.
+    /// 16 bytes that are another control plane's at no revision: what compares them, as versions before
+    /// this one do, finds nothing acknowledged.
     #[prost(bytes = "vec", tag = "2")]
     pub state: ::prost::alloc::vec::Vec<u8>,
+    #[prost(message, repeated, tag = "3")]
+    pub seen: ::prost::alloc::vec::Vec<SeenKind>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SeenKind {
+    /// The kind of documents, as in TrafficPolicy.
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    /// Everything of the kind was seen up to this `resourceVersion`, deletions included.
+    #[prost(uint64, tag = "2")]
+    pub version: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Sidecar {
@@ -62,6 +75,18 @@ pub struct Sidecar {
     pub told: i64,
     #[prost(message, optional, tag = "11")]
     pub observed: ::core::option::Option<super::super::registry::v1::Observed>,
+    /// Revisions with something that concerns it and is not in force there, ascending; of many, some are
+    /// told as one span with those between them.
+    #[prost(message, repeated, tag = "12")]
+    pub lacks: ::prost::alloc::vec::Vec<RevisionSpan>,
+}
+/// The revisions after `after`, up to `until`, by the count of the control plane that reports.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevisionSpan {
+    #[prost(uint64, tag = "1")]
+    pub after: u64,
+    #[prost(uint64, tag = "2")]
+    pub until: u64,
 }
 /// A resource that a sidecar rejected.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -1,6 +1,7 @@
 //! The mirror of the cluster's documents and records, from which reads are answered. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -74,9 +75,26 @@ impl Mirror {
         &self.refused
     }
 
-    /// The states that the objects were in lately.
-    pub(super) fn positions(&self) -> Vec<Position> {
+    /// The newest revisions, with what was seen at them.
+    pub(super) fn positions(&self) -> Vec<Arc<Position>> {
         self.positions.newest()
+    }
+
+    /// The watch of a kind has told everything up to a version.
+    pub(super) fn told(&mut self, kind: &str, version: &str) {
+        self.positions.tell(kind, version);
+    }
+
+    /// A list of a kind is of this version, whatever was told before.
+    pub(super) fn listed_at(&mut self, kind: &str, version: &str) {
+        self.positions.restart(kind, version);
+    }
+
+    /// Deletions of a kind that were made here, and that the watch has told of by now.
+    pub(super) fn settle(&mut self, kind: &str) {
+        let objects = &self.objects;
+        self.positions
+            .settle(kind, |uid| objects.is_outstanding(uid));
     }
 
     /// Every object, with the revision that its document has changed in last.
@@ -100,13 +118,16 @@ impl Mirror {
     /// A commit begins to write these.
     pub(super) fn hold(&mut self, keys: impl IntoIterator<Item = ResourceKey>) {
         self.in_flight.extend(keys);
+        self.objects.set_writing(true);
     }
 
     /// The commit is over; what it wrote is in `objects`.
     pub(super) fn release(&mut self) -> Option<Event> {
         let mut keys = std::mem::take(&mut self.in_flight);
         keys.append(&mut self.deferred);
-        self.refresh(keys)
+        let event = self.refresh(keys);
+        self.objects.set_writing(false);
+        event
     }
 
     /// Brings documents up to date with their objects; what that changes is one revision.
@@ -120,12 +141,14 @@ impl Mirror {
                 None => self.quotas.remove(&key),
             };
             keys.extend(others);
+            if !self.in_flight.contains(&key) {
+                self.position(&key);
+            }
         }
         for key in keys {
             if self.in_flight.contains(&key) {
                 self.deferred.insert(key);
             } else {
-                self.position(&key);
                 changes.extend(self.change(key, revision));
             }
         }
@@ -133,21 +156,19 @@ impl Mirror {
             self.revision = revision;
             Event { revision, changes }
         });
-        // A commit that is half written is at no revision yet.
-        if self.in_flight.is_empty() {
-            self.positions.note(self.revision);
-        }
+        // What is told of a commit that is half written is not in the documents yet.
+        self.positions
+            .note(self.revision, self.in_flight.is_empty());
         event
     }
 
-    /// Of a document that is refused what the cluster has counts, too: whether others refuse it or not,
-    /// they have seen the same.
+    /// Notes by which version somebody else finds what an object has become.
     fn position(&mut self, key: &ResourceKey) {
-        let Some(Entry { uid, value, .. }) = self.objects.get(key) else {
-            return self.positions.set(key, None);
-        };
-        let (generation, content) = (value.generation.to_string(), digest(&value.document));
-        self.positions.set(key, Some([uid, &generation, &content]));
+        match (self.objects.get(key), self.objects.deleted_here(key)) {
+            (Some(entry), _) => self.positions.change(&key.kind, Some(&entry.version)),
+            (None, Some(uid)) => self.positions.change_unseen(&key.kind, uid),
+            (None, None) => self.positions.change(&key.kind, None),
+        }
     }
 
     fn change(&mut self, key: ResourceKey, revision: Revision) -> Option<ChangedResource> {
@@ -212,6 +233,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::store::SeenVersions;
 
     fn key(name: &str) -> ResourceKey {
         ResourceKey {
@@ -305,12 +327,50 @@ mod tests {
         mirror.objects.applied(key("a"), entry(1, 1));
         assert_eq!(mirror.refresh([key("a")]), None);
         assert!(mirror.documents().is_empty());
+        mirror.told("FaultInjection", "1");
+        assert_eq!(mirror.refresh([]), None);
         mirror.objects.wrote("w", key("b"), entry(2, 1));
-        assert_eq!(mirror.positions(), [], "half of it is no state");
+        let before = mirror.positions();
+        assert_eq!(before.len(), 1);
+        assert!(before[0].seen.is_empty(), "half of it is not there");
         let event = mirror.release().unwrap();
         assert_eq!((event.revision, event.changes.len()), (1, 2));
         let positions = mirror.positions();
-        assert_eq!(positions.len(), 1);
-        assert_eq!(positions[0].revision, 1);
+        assert_eq!((positions.len(), positions[1].revision), (2, 1));
+        let seen = |version| SeenVersions::from([("FaultInjection".into(), version)]);
+        assert_eq!(positions[1].seen, seen(1));
+        assert!(!positions[1].is_within(&seen(1)) && positions[1].is_within(&seen(2)));
+        assert!(positions[1].is_beyond(&seen(0)));
+    }
+
+    /// A document that is deleted here, and then one by somebody else.
+    #[test]
+    fn a_deletion_is_seen_when_the_watch_has_told_of_it() {
+        let mut mirror = mirror();
+        let seen = |version| SeenVersions::from([("FaultInjection".into(), version)]);
+        for (version, here) in [(10, true), (20, false)] {
+            let (told, gone) = (version.to_string(), (version + 1).to_string());
+            mirror.told("FaultInjection", &told);
+            mirror.objects.applied(key("a"), entry(version, 1));
+            mirror.refresh([key("a")]);
+            if here {
+                mirror.hold([key("a")]);
+                mirror.objects.removed("w", &key("a"), "u");
+                assert!(mirror.release().is_some());
+                let deletion = mirror.positions().pop().unwrap();
+                assert!(
+                    !deletion.is_within(&seen(1000)),
+                    "nobody has said its version"
+                );
+            }
+            mirror.told("FaultInjection", &gone);
+            mirror.objects.gone(&key("a"), "u");
+            assert_eq!(mirror.refresh([key("a")]).is_some(), !here);
+            mirror.settle("FaultInjection");
+            let deletion = mirror.positions().pop().unwrap();
+            let version = u64::from(version);
+            assert!(!deletion.is_within(&seen(version)) && deletion.is_within(&seen(version + 1)));
+            assert!(deletion.is_beyond(&seen(version)));
+        }
     }
 }

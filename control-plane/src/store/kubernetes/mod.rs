@@ -18,6 +18,7 @@
 //! - There is no history and there are no snapshots: what was asked for when is in the Git repository
 //!   that it is applied from, and backups are those of the cluster's etcd.
 
+mod following;
 mod leading;
 mod leases;
 mod mirror;
@@ -453,7 +454,7 @@ impl Store for KubernetesStore {
         Err(StoreError::Unsupported(NO_SNAPSHOT))
     }
 
-    fn positions(&self) -> Vec<Position> {
+    fn positions(&self) -> Vec<Arc<Position>> {
         self.shared.mirror().positions()
     }
 

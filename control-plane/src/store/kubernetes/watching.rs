@@ -11,6 +11,7 @@ use kube::core::{ApiResource, DynamicObject};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 
+use super::following::{self, KindEvent};
 use super::object::{self, TABLE};
 use super::{RECORDS, Shared};
 use crate::kubernetes::retry::{Backoff, Pauses};
@@ -147,54 +148,66 @@ async fn served(
 
 async fn documents(shared: Arc<Shared>, kind: String, resource: ApiResource) {
     let api: Api<DynamicObject> = Api::all_with(shared.client.clone(), &resource);
-    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(event) => document_event(&shared, &kind, event),
-            Err(error) => {
-                tracing::warn!(kind, %error, "the watch is tried again; what is known stays in force")
-            }
-        }
-    }
+    following::follow(&api, &kind, |event| document_event(&shared, &kind, event)).await;
 }
 
-fn document_event(shared: &Shared, kind: &str, event: Event<DynamicObject>) {
+fn document_event(shared: &Shared, kind: &str, event: KindEvent) {
     let mut mirror = shared.mirror();
     let changed: Vec<ResourceKey> = match event {
-        Event::Init => {
+        KindEvent::ListBegins => {
             mirror.objects.begin(kind);
             return;
         }
-        Event::InitApply(object) => {
-            if let Some((key, entry)) = object::read(kind, object) {
-                mirror.objects.listed(kind, key, entry);
+        KindEvent::Listed(objects) => {
+            for object in objects {
+                if let Some((key, entry)) = object::read(kind, object) {
+                    mirror.objects.listed(kind, key, entry);
+                }
             }
             return;
         }
-        Event::InitDone => {
+        KindEvent::ListDone(version) => {
+            mirror.listed_at(kind, &version);
             let changed = mirror.objects.done(kind, |key| key.kind == kind);
             shared.listed(kind);
             changed
         }
-        Event::Apply(object) | Event::Delete(object)
+        KindEvent::Bookmark(version) => {
+            mirror.told(kind, &version);
+            Vec::new()
+        }
+        KindEvent::Applied(object) | KindEvent::Gone(object)
             if object.metadata.deletion_timestamp.is_some() =>
         {
             gone(&mut mirror, kind, &object)
         }
-        Event::Delete(object) => gone(&mut mirror, kind, &object),
-        Event::Apply(object) => match object::read(kind, object) {
-            Some((key, entry)) => match mirror.objects.applied(key.clone(), entry) {
-                true => vec![key],
-                false => return,
-            },
-            None => return,
-        },
+        KindEvent::Gone(object) => gone(&mut mirror, kind, &object),
+        KindEvent::Applied(object) => {
+            mirror.told(kind, version_of(&object));
+            let read = object::read(kind, object);
+            let news = read.and_then(|(key, entry)| {
+                let is_news = mirror.objects.applied(key.clone(), entry);
+                is_news.then_some(key)
+            });
+            news.into_iter().collect()
+        }
     };
+    // Also where nothing has changed: more was seen.
     let event = mirror.refresh(changed);
+    mirror.settle(kind);
     shared.publish(&mut mirror, event);
 }
 
+fn version_of(object: &DynamicObject) -> &str {
+    object
+        .metadata
+        .resource_version
+        .as_deref()
+        .unwrap_or_default()
+}
+
 fn gone(mirror: &mut super::Mirror, kind: &str, object: &DynamicObject) -> Vec<ResourceKey> {
+    mirror.told(kind, version_of(object));
     let key = ResourceKey {
         kind: kind.to_owned(),
         namespace: object.metadata.namespace.clone().unwrap_or_default(),
