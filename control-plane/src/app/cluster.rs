@@ -8,22 +8,22 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weft_core::name::TrustDomain;
 
+use super::AppError;
 use super::assemble::Parts;
 use super::injection::InjectorSettings;
 use super::listeners::OwnCertificate;
-use super::{AppError, is_empty_of_records};
 use crate::hex;
 use crate::identity::ca::{self, Authority};
 use crate::interception;
 use crate::kubernetes::Cluster;
-use crate::kubernetes::endpoints::follow_control_planes;
+use crate::kubernetes::endpoints::{ControlPlanes, follow_control_planes};
 use crate::kubernetes::events::PodEvents;
 use crate::kubernetes::leader::{Leader, election};
 use crate::kubernetes::names::CONTROL_PLANE;
 use crate::missing_sidecar::{Eviction, Keeper};
-use crate::replicas::{self, Dialling, Found};
+use crate::replicas::{self, Dialling};
 use crate::status::StatusWriter;
-use crate::store::{KubernetesOptions, KubernetesStore, Store, StoreLease};
+use crate::store::{KubernetesOptions, KubernetesStore, StoreLease};
 use crate::supervise::Supervisor;
 
 /// The store of a cluster.
@@ -99,7 +99,7 @@ pub(super) fn follow_others(
         ttl: own.ttl,
         identity,
     };
-    let (sender, found) = watch::channel(Found::new());
+    let (sender, found) = watch::channel(ControlPlanes::new());
     let namespace = cluster.settings.namespace.clone();
     let finding = follow_control_planes(cluster.client.clone(), namespace, sender);
     tasks.spawn("finding control planes", finding);
@@ -110,12 +110,10 @@ pub(super) fn follow_others(
 /// The authority of a cluster's mesh.
 pub(super) async fn open_authority(
     cluster: &Cluster,
-    store: &dyn Store,
     dir: &Path,
     trust_domain: TrustDomain,
 ) -> Result<Authority, AppError> {
     let namespace = &cluster.settings.namespace;
-    let is_new = is_empty_of_records(store)?;
-    let opened = ca::open_in_cluster(&cluster.client, namespace, dir, trust_domain, is_new).await;
+    let opened = ca::open_in_cluster(&cluster.client, namespace, dir, trust_domain).await;
     Ok(opened?)
 }

@@ -168,19 +168,14 @@ fn open_whole(dir: &Path, discard: &[String]) -> Result<Arc<RedbStore>, AppError
     Ok(store)
 }
 
+/// Whether nobody was let in yet, and nothing was asked for.
 fn is_empty(store: &dyn Store) -> Result<bool, StoreError> {
-    Ok(is_empty_of_records(store)? && store.list()?.resources.is_empty())
-}
-
-/// Whether nobody was let in yet.
-fn is_empty_of_records(store: &dyn Store) -> Result<bool, StoreError> {
-    let records = ["token", "instance", "operator"];
-    for table in records {
+    for table in ["token", "instance", "operator"] {
         if !store.records(table)?.is_empty() {
             return Ok(false);
         }
     }
-    Ok(true)
+    Ok(store.list()?.resources.is_empty())
 }
 
 /// What the mesh is kept in.
@@ -207,7 +202,7 @@ async fn open_kept(
         });
     };
     let store = cluster::open_store(cluster).await?;
-    let opened = cluster::open_authority(cluster, &*store, &authority, trust_domain).await?;
+    let opened = cluster::open_authority(cluster, &authority, trust_domain).await?;
     Ok(Kept {
         store: Arc::clone(&store) as _,
         authority: opened,

@@ -8,7 +8,7 @@ use super::*;
 use crate::model::{ResourceKey, read};
 use crate::registry::Entry;
 use crate::world::Delta;
-use crate::world::addresses::VirtualAddresses;
+use crate::world::addresses::{Assigned, VirtualAddresses};
 use crate::world::facts::Stated;
 
 mod cluster;
@@ -514,6 +514,15 @@ fn delta() -> impl Strategy<Value = Delta> {
         4 => (prop::sample::select(vec!["Service", "ExternalService", "TrafficPolicy", "RateLimitPolicy", "HTTPRoute", "GRPCRoute"]), name()).prop_map(|(kind, name)| gone(kind, name)),
         1 => prop::sample::select(vec![("FaultInjection", "shop/f"), ("FaultInjection", "lab/f"), ("ReferenceGrant", "shop/g"), ("ReferenceGrant", "lab/g"), ("MeshConfig", "weft-system/mesh")]).prop_map(|(kind, name)| gone(kind, name)),
         8 => cluster::delta(),
+        2 => prop::collection::vec((name(), 1u32..5, any::<bool>()), 0..3).prop_map(|theirs| {
+            let theirs = theirs.into_iter().map(|(name, index, rests)| (name.parse().unwrap(), Assigned {
+                index,
+                released: rests.then_some(0),
+                slices: 0,
+                since: 0,
+            }));
+            Delta::Addresses(theirs.collect())
+        }),
         1 => "[a-c]".prop_map(|instance| Delta::Bundle(Arc::new(TrustBundle {
             trust_domain: "weft.test".parse().unwrap(),
             roots: Vec::new(),
@@ -628,8 +637,9 @@ proptest! {
         }
         let anew = Snapshot { world: found.world.clone(), compiled: anew };
         prop_assert_eq!(statuses(&found), statuses(&anew));
-        // The facts alone, without what came and went in between.
-        let mut only = Snapshot::new(world());
+        // The facts alone, without what came and went in between; addresses are as they were given.
+        facts.remove("addresses");
+        let mut only = Snapshot::new(world().with_addresses(&found.world));
         only.apply(facts.into_values(), 0);
         prop_assert_eq!(everything(&found.compiled), everything(&only.compiled));
     }

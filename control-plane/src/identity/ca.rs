@@ -4,6 +4,7 @@
 
 mod contents;
 mod files;
+mod remains;
 mod request;
 mod secret;
 
@@ -24,6 +25,7 @@ use contents::{ca_params, leaf_params};
 use files::{check_root, end_of, file, from_pem, make_dir, pair, refuse_key_alone};
 use request::read_request;
 
+pub use remains::Remains;
 pub use request::public_key_hash;
 pub use secret::{AuthorityError, open_in_cluster};
 

@@ -15,7 +15,7 @@ use super::names::{CONTROL_PLANE, SIDECARS_PORT};
 /// The label of a slice that names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-/// Addresses of control planes by the names of their pods.
+/// Addresses of control planes by the names of their pods; this process's own is among them.
 pub type ControlPlanes = BTreeMap<String, SocketAddr>;
 
 /// Keeps the list current. Those that are not ready are on it: sidecars may be connected to them.

@@ -246,22 +246,6 @@ impl Publisher {
         self.moved.subscribe()
     }
 
-    /// The newest revision that sidecars are told, and of each instance how its newest stream stands.
-    pub fn standings(&self) -> (Revision, Vec<SidecarStanding>) {
-        let state = self.state();
-        let newest = state.newest_streams().into_values();
-        let standings = newest.filter_map(|stream| {
-            let subscriber = state.streams.get(&stream)?;
-            Some(SidecarStanding {
-                view: view_of(subscriber, state.newest),
-                behind: subscriber.behind.map(|behind| behind.revision),
-                begins: subscriber.begins(),
-                lacks: state.lacks(subscriber),
-            })
-        });
-        (state.newest.revision, standings.collect())
-    }
-
     /// To be called after the state, or what other control planes tell, was changed and unlocked.
     pub fn tell_moved(&self) {
         if self.moved.receiver_count() > 0 {

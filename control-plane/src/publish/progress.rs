@@ -7,7 +7,7 @@ use weft_core::slices;
 use weft_proto::replicas::{REJECTED_MAX, RevisionSpan};
 use weft_proto::resource::Kind;
 
-use super::{Name, Publication, Publisher, State, StreamId, Subscriber};
+use super::{Name, Publication, Publisher, SidecarStanding, State, StreamId, Subscriber, view_of};
 use crate::compile::ChangedNames;
 use crate::peer::PeerIdentity;
 use crate::store::Revision;
@@ -202,6 +202,22 @@ impl Published {
 }
 
 impl Publisher {
+    /// The newest revision that sidecars are told, and of each instance how its newest stream stands.
+    pub fn standings(&self) -> (Revision, Vec<SidecarStanding>) {
+        let state = self.state();
+        let newest = state.newest_streams().into_values();
+        let standings = newest.filter_map(|stream| {
+            let subscriber = state.streams.get(&stream)?;
+            Some(SidecarStanding {
+                view: view_of(subscriber, state.newest),
+                behind: subscriber.behind.map(|behind| behind.revision),
+                begins: subscriber.begins(),
+                lacks: state.lacks(subscriber),
+            })
+        });
+        (state.newest.revision, standings.collect())
+    }
+
     /// Whether the publication of a revision changed a resource, KIND/NAME, as far as it is remembered.
     pub fn has_changed(&self, revision: Revision, resource: &str) -> bool {
         let state = self.state();

@@ -223,3 +223,53 @@ async fn who_watches_is_told_that_a_sidecar_has_answered() {
     drop(stream);
     assert!(moved.has_changed().unwrap());
 }
+
+/// Revisions that an instance lacks something of, as other control planes are told.
+fn lacks(publisher: &Publisher, instance: &str) -> Vec<(u64, u64)> {
+    let (_, standings) = publisher.standings();
+    let mut standings = standings.into_iter();
+    let of_it = standings.find(|one| &*one.view.peer.instance == instance);
+    let spans = of_it.unwrap().lacks.into_iter();
+    spans.map(|span| (span.after, span.until)).collect()
+}
+
+#[test]
+fn others_are_told_which_revisions_a_sidecar_lacks() {
+    let publisher = Arc::<Publisher>::default();
+    publish(&publisher, 1, "mesh");
+    let stalled = subscribed(&publisher, "stalled", "lab");
+    answers(&stalled);
+    publish(&publisher, 2, "lab");
+    publish(&publisher, 3, "shop");
+    publish(&publisher, 4, "lab");
+    assert_eq!(lacks(&publisher, "stalled"), [(1, 2), (3, 4)]);
+    // Of those who connect what they ask for is known, and not what was before.
+    let (late, other) = (
+        subscribed(&publisher, "late", "shop"),
+        subscribed(&publisher, "other", "elsewhere"),
+    );
+    assert_eq!(lacks(&publisher, "late"), [(0, 1), (2, 3)]);
+    assert_eq!(lacks(&publisher, "other"), [(0, 1)]);
+    assert_eq!(waiting(&publisher, 3), ["late"]);
+    answers(&late);
+    answers(&other);
+    assert_eq!(lacks(&publisher, "late"), []);
+    assert_eq!(lacks(&publisher, "other"), []);
+    // What it has read counts when nothing is due any more.
+    let read = Applied {
+        generation: 3,
+        revision: 3,
+    };
+    stalled.report(false, Some(read));
+    assert_eq!(lacks(&publisher, "stalled"), [(1, 2), (3, 4)]);
+    stalled.take_due();
+    stalled.report(false, Some(read));
+    assert_eq!(lacks(&publisher, "stalled"), [(3, 4)]);
+    // More rejections than are told of.
+    late.show(|view| {
+        let names = (0..16).map(|n| format!("Namespace/a{n:02}"));
+        let names = names.chain(["Namespace/shop".to_owned()]);
+        view.rejected = names.map(|name| (name, "odd".into())).collect();
+    });
+    assert_eq!(lacks(&publisher, "late"), [(2, 3)]);
+}

@@ -22,8 +22,9 @@ use weft_proto::replica::FollowRequest;
 use weft_proto::replica::replicas_client::ReplicasClient;
 use weft_proto::replicas::ReplicaReport;
 
-use super::{EXPIRES, Found, OTHERS_MAX, Replicas};
+use super::{EXPIRES, OTHERS_MAX, Replicas};
 use crate::identity::ca::{Authority, CaError, OWN_DNS_NAME};
+use crate::kubernetes::endpoints::ControlPlanes;
 use crate::kubernetes::retry::{Backoff, Pauses};
 use crate::tls::peer_of;
 
@@ -77,20 +78,27 @@ enum Done {
 
 impl Replicas {
     /// Follows those who are found, until whoever finds them has ended.
-    pub async fn keep(self: Arc<Self>, mut found: watch::Receiver<Found>, dialling: Dialling) {
+    pub async fn keep(
+        self: Arc<Self>,
+        mut found: watch::Receiver<ControlPlanes>,
+        dialling: Dialling,
+    ) {
         let mut tasks = JoinSet::new();
         let mut followed: HashMap<(String, SocketAddr), AbortHandle> = HashMap::new();
         loop {
             let mut current = found.borrow_and_update().clone();
-            if current.len() > OTHERS_MAX {
+            // Those that are not followed are never heard, and so unknown.
+            self.retain(&current);
+            // This process is one of them.
+            if current.len() > OTHERS_MAX + 1 {
                 tracing::warn!(
                     found = current.len(),
-                    max = OTHERS_MAX,
-                    "too many control planes are found: some are not followed"
+                    max = OTHERS_MAX + 1,
+                    "too many control planes are found: of the sidecars of some nothing is known, and no \
+                     document is said to be in force everywhere"
                 );
-                current = current.into_iter().take(OTHERS_MAX).collect();
+                current = current.into_iter().take(OTHERS_MAX + 1).collect();
             }
-            self.retain(&current);
             followed.retain(|(name, address), task| {
                 let stays = current.get(name) == Some(address);
                 if !stays {

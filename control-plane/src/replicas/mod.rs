@@ -13,7 +13,6 @@ mod reporter;
 mod told;
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -24,21 +23,18 @@ use weft_core::name::{
 };
 use weft_proto::replicas::{ObservedReport, ReplicaReport, RevisionSpan, SidecarReport};
 
+use crate::kubernetes::endpoints::ControlPlanes;
 use crate::peer::PeerIdentity;
 use crate::publish::{Applied, Progress, ProxyView, Publisher, RejectedBy, SidecarStanding};
 use crate::registry::{Observations, ObservedView};
 use crate::store::{Revision, Store};
-use told::{Told, TooMany};
+use told::{ReplicaState, TooMany};
 
 pub use client::Dialling;
 pub use told::{EXPIRES, SIDECARS_MAX};
 
 /// Other control planes that are followed; there are few. Those beyond are unknown.
 pub const OTHERS_MAX: usize = 16;
-
-/// The addresses of the mesh's control planes, by a name for people. This process's own may be among
-/// them.
-pub type Found = BTreeMap<String, SocketAddr>;
 
 /// The identity of every control plane of a mesh. Nobody else is given it.
 pub fn identity(trust_domain: &TrustDomain) -> Result<SpiffeId, NameError> {
@@ -60,7 +56,7 @@ pub struct Replicas {
 
 #[derive(Debug, Default)]
 struct Other {
-    told: Told,
+    told: ReplicaState,
     /// It is this process.
     is_own: bool,
 }
@@ -200,7 +196,7 @@ impl Replicas {
     }
 
     /// Only these are there: what others have told is forgotten.
-    fn retain(&self, found: &Found) {
+    fn retain(&self, found: &ControlPlanes) {
         let mut others = self.others();
         others.retain(|name, _| found.contains_key(name));
         for name in found.keys() {
@@ -227,7 +223,7 @@ impl Replicas {
             other.is_own = is_own;
             is_of_interception = !is_own && other.told.interception_changes(&report);
             match is_own {
-                true => other.told = Told::default(),
+                true => other.told = ReplicaState::default(),
                 false => is_news |= other.told.take(report, Instant::now())?,
             }
         }

@@ -43,7 +43,7 @@ fn tell(replicas: &Replicas, name: &str, process: &str, sidecars: &[(&str, i64)]
     replicas.take(name, report).unwrap()
 }
 
-fn found(names: &[&str]) -> Found {
+fn found(names: &[&str]) -> ControlPlanes {
     let names = names.iter();
     let address = "192.0.2.1:1".parse().unwrap();
     names.map(|name| ((*name).to_owned(), address)).collect()
@@ -107,4 +107,26 @@ fn a_sidecar_counts_once_where_it_is_now() {
         rejected: BTreeMap::new(),
     };
     assert_eq!(connected(&[here]), ["x@b", "z@b"]);
+}
+
+#[test]
+fn those_that_are_not_followed_are_unknown() {
+    let replicas = replicas();
+    let names: Vec<String> = (0..OTHERS_MAX + 3).map(|n| format!("cp-{n:02}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    replicas.retain(&found(&names));
+    let (followed, beyond) = names.split_at(OTHERS_MAX + 1);
+    let own = Arc::clone(replicas.name());
+    for name in followed {
+        tell(
+            &replicas,
+            name,
+            if *name == "cp-05" { &own } else { name },
+            &[],
+        );
+    }
+    assert_eq!(replicas.unknown(), beyond);
+    let mut progress = Progress::default();
+    replicas.add_progress(0, &mut progress);
+    assert!(!progress.is_settled(0));
 }

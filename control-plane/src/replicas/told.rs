@@ -19,9 +19,9 @@ pub const SIDECARS_MAX: usize = 100_000;
 #[error("it tells of more than {SIDECARS_MAX} sidecars")]
 pub(super) struct TooMany;
 
-/// The words of one control plane.
+/// What one control plane has reported of itself and of its sidecars.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct ReplicaState {
     sidecars: BTreeMap<Arc<str>, SidecarReport>,
     published: Revision,
     /// Its newest revisions, ascending, each with what it had seen of the documents at it.
@@ -31,7 +31,7 @@ pub(super) struct Told {
     heard: Option<Instant>,
 }
 
-impl Told {
+impl ReplicaState {
     /// A stream begins, which tells everything anew.
     pub(super) fn begin(&mut self) {
         self.begun = Some(BTreeMap::new());
@@ -189,7 +189,7 @@ mod tests {
         }
     }
 
-    fn applied_by<'a>(told: &'a Told, ours: &Position, now: Instant) -> Vec<&'a str> {
+    fn applied_by<'a>(told: &'a ReplicaState, ours: &Position, now: Instant) -> Vec<&'a str> {
         let reached = told.reached(ours);
         let all = told.sidecars(now).unwrap().values();
         let found = all.filter(|sidecar| told.has_applied(sidecar, reached));
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn who_is_waited_for_is_whom_the_change_concerns() {
         let now = Instant::now();
-        let mut told = Told::default();
+        let mut told = ReplicaState::default();
         told.begin();
         // Version 11 is in 101, 12 and 13 together in 102.
         let theirs = [(100, 10), (101, 11), (102, 13)];
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn a_deletion_is_not_the_state_before() {
         let now = Instant::now();
-        let mut told = Told::default();
+        let mut told = ReplicaState::default();
         told.begin();
         let all = [sidecar("a", None)];
         told.take(report(&all, Some((100, &[(100, 10)]))), now)
@@ -261,7 +261,7 @@ mod tests {
     #[test]
     fn one_that_begins_has_nothing_of_what_concerns_it() {
         let now = Instant::now();
-        let mut told = Told::default();
+        let mut told = ReplicaState::default();
         told.begin();
         let begins = SidecarReport {
             begins: true,
@@ -280,7 +280,7 @@ mod tests {
     #[test]
     fn what_was_told_counts_when_it_is_whole_and_until_it_expires() {
         let start = Instant::now();
-        let mut told = Told::default();
+        let mut told = ReplicaState::default();
         told.begin();
         told.take(report(&[sidecar("a", None)], None), start)
             .unwrap();
@@ -307,7 +307,7 @@ mod tests {
 
     #[test]
     fn positions_are_bounded() {
-        let mut told = Told::default();
+        let mut told = ReplicaState::default();
         for n in 0..3 * POSITIONS_MAX as u64 {
             told.push(n / 2, seen(&[("A", n)]));
         }
@@ -317,7 +317,7 @@ mod tests {
     #[test]
     fn a_sign_of_life_is_no_news() {
         let start = Instant::now();
-        let mut told = Told::default();
+        let mut told = ReplicaState::default();
         told.begin();
         let mut news = |report, now| told.take(report, now).unwrap();
         assert!(news(report(&[sidecar("a", None)], Some((1, &[]))), start));

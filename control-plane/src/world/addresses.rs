@@ -34,7 +34,23 @@ pub struct Assigned {
     pub since: i64,
 }
 
+/// Who keeps an address that two names have: the lower one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Exists,
+    Rests,
+    Free,
+}
+
 impl Assigned {
+    fn rank(&self, now: i64) -> Rank {
+        match self.released {
+            None => Rank::Exists,
+            Some(_) if self.is_free(now) => Rank::Free,
+            Some(_) => Rank::Rests,
+        }
+    }
+
     /// Whether another name may have the address.
     fn is_free(&self, now: i64) -> bool {
         self.released.is_some_and(|released| {
@@ -78,8 +94,10 @@ impl VirtualAddresses {
     }
 
     /// Takes up what another control plane has put on record of names. What is on record holds, and so
-    /// all control planes come to the same: of two names with one address the first by name keeps it,
-    /// and the other is given another one. Returns names whose addresses are not what they were.
+    /// all control planes come to the same: of two names with one address the one that exists keeps it,
+    /// else the one whose address rests, and of two of these the first by name; the other is given
+    /// another one. A record that says that a service is gone takes no address from one that exists here:
+    /// what is so here is put on record again. Returns names whose addresses are not what they were.
     pub fn adopt(
         &mut self,
         mut theirs: Vec<(ServiceName, Assigned)>,
@@ -94,10 +112,17 @@ impl VirtualAddresses {
             if before.is_some_and(|before| before.index == assigned.index) {
                 continue;
             }
+            if let Some(before) = before
+                && before.released.is_none()
+                && assigned.released.is_some()
+            {
+                records.push((name, Some(before)));
+                continue;
+            }
             let holder = self.holders.get(&assigned.index).cloned();
             let loses = |holder: &ServiceName| {
                 let held = self.by_name.get(holder);
-                held.is_none_or(|held| held.is_free(now)) || name < *holder
+                held.is_none_or(|held| (assigned.rank(now), &name) < (held.rank(now), holder))
             };
             match holder {
                 Some(holder) if !loses(&holder) => {
@@ -392,6 +417,45 @@ mod tests {
         for n in 0..9 {
             assert_eq!(one.of(&name(n)), two.of(&name(n)), "s{n}");
             assert!(given.insert(one.of(&name(n))), "s{n} has that of another");
+        }
+    }
+
+    fn with_index(index: u32, released: Option<i64>) -> Assigned {
+        Assigned {
+            index,
+            released,
+            slices: 0,
+            since: 0,
+        }
+    }
+
+    /// What rests, or is said to, takes no address from a service that exists, whoever is the first by
+    /// name.
+    #[test]
+    fn a_record_that_rests_takes_no_address_from_a_service_that_exists() {
+        let day = 24 * 3600;
+        for (theirs, ours) in [(name(1), name(2)), (name(2), name(1))] {
+            let mut addresses = VirtualAddresses::default();
+            addresses.put(&ours, with_index(7, None));
+            let before = addresses.of(&ours);
+            let mut records = Vec::new();
+            let resting = vec![(theirs.clone(), with_index(7, Some(day)))];
+            assert_eq!(addresses.adopt(resting, day, &mut records), []);
+            assert_eq!((addresses.of(&ours), records.len()), (before.clone(), 0));
+            // The record of the name itself, by one that has not seen yet that it exists.
+            let resting = vec![(ours.clone(), with_index(9, Some(day)))];
+            assert_eq!(addresses.adopt(resting, day, &mut records), []);
+            assert_eq!(addresses.of(&ours), before);
+            assert_eq!(records, [(ours.clone(), Some(with_index(7, None)))]);
+            // And one that exists takes it from one that rests, which loses its record.
+            records.clear();
+            let mut addresses = VirtualAddresses::default();
+            addresses.put(&ours, with_index(7, Some(day)));
+            let living = vec![(theirs.clone(), with_index(7, None))];
+            assert_eq!(addresses.adopt(living, day, &mut records), [theirs.clone()]);
+            assert_eq!(addresses.of(&theirs), before);
+            assert!(addresses.of(&ours).is_empty());
+            assert_eq!(records, [(ours, None)]);
         }
     }
 

@@ -158,6 +158,16 @@ impl World {
         }
     }
 
+    /// The same with the virtual addresses that another one has.
+    #[cfg(test)]
+    #[must_use]
+    pub(crate) fn with_addresses(self, other: &Self) -> Self {
+        Self {
+            addresses: other.addresses.clone(),
+            ..self
+        }
+    }
+
     /// A world in which nobody is, of a trust domain that means nothing.
     #[cfg(test)]
     pub(crate) fn of_nobody() -> Self {

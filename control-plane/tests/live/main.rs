@@ -29,6 +29,7 @@ mod progress;
 mod rbac;
 mod registry;
 mod replicas;
+mod roots;
 mod slices;
 mod support;
 #[path = "../../src/kubernetes/testing.rs"]

@@ -278,6 +278,14 @@ async fn a_sidecar_that_stands_still_holds_up_only_what_concerns_it() {
     site.apply(&SERVICE.replace("web", "api").replace("77.7", "77.8"));
     let (_caller, mut at_one) = named_caller(one, "shop/at-one").await;
     let (_caller, mut at_two) = named_caller(two, "shop/at-two").await;
+    for control_plane in &both {
+        wait_until("each knows both sidecars", async || {
+            let all = proxies(control_plane).await;
+            let items = all["items"].as_array().unwrap();
+            items.len() == 2 && items.iter().all(|one| one["current"] == true)
+        })
+        .await;
+    }
     site.apply(&policy(1));
     programmed(&site, "web", ("False", "Pending")).await;
     let other = |attempts| policy(attempts).replace("name: web", "name: api");
@@ -345,6 +353,10 @@ async fn a_deletion_is_not_said_to_be_applied_where_it_was_not_seen() {
     let direct = site.0.kubeconfig();
     let [one, two] = site.two_with([&direct, &through]).await;
     let (_caller, mut discovery) = caller(&two).await;
+    wait_until("the other knows the sidecar", async || {
+        proxies(&one).await["items"][0]["current"] == true
+    })
+    .await;
     let revision = one.apply(&policy(1)).await.unwrap().revision;
     let (settled, ()) = tokio::join!(
         applied(&one, revision, Duration::from_secs(15)),

@@ -14,6 +14,7 @@ use kube::{Api, Client};
 use weft_core::name::TrustDomain;
 
 use super::files::{file, make_dir, write_private};
+use super::remains::Remains;
 use super::{Authority, CaError};
 use crate::kubernetes::names::{AUTHORITY_SECRET, FIELD_MANAGER};
 use crate::kubernetes::told;
@@ -32,11 +33,18 @@ pub enum AuthorityError {
         "secret {AUTHORITY_SECRET}: {0} is missing: restore the secret from a backup; without it no sidecar is believed by another"
     )]
     Content(&'static str),
-    /// It is gone, and what belongs to it is there.
+    /// It is gone, and what a mesh leaves is there.
     #[error(
-        "secret {AUTHORITY_SECRET} is missing, although records of the mesh are there: restore it from a backup, or begin a new mesh by deleting the secrets with the label weft-mesh.io/table"
+        "secret {namespace}/{AUTHORITY_SECRET}, the root of the mesh, is missing, although a mesh was here; found: \
+         {remains}. Restore the secret from a backup: its sidecars believe no other root. To begin a new mesh \
+         instead, which cuts off every pod until it is restarted, delete what was found: {}", remains.commands()
     )]
-    Missing,
+    Missing {
+        /// The control plane's namespace.
+        namespace: String,
+        /// What was found.
+        remains: Remains,
+    },
     /// The files that the root is opened from.
     #[error(transparent)]
     Ca(#[from] CaError),
@@ -48,24 +56,42 @@ impl From<kube::Error> for AuthorityError {
     }
 }
 
-/// The authority of a cluster's mesh: its root is the one in the Secret, which is made where the mesh
-/// `is_new`. Of several control planes that begin at once, all take the one that the API server has
-/// kept.
+/// The authority of a cluster's mesh: its root is the one in the Secret, which is made where nothing
+/// shows that there was a mesh before. Of several control planes that begin at once, all take the one
+/// that the API server has kept.
 pub async fn open_in_cluster(
     client: &Client,
     namespace: &str,
     dir: &Path,
     trust_domain: TrustDomain,
-    is_new: bool,
 ) -> Result<Authority, AuthorityError> {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let found = match secrets.get_opt(AUTHORITY_SECRET).await? {
         Some(found) => found,
-        None if !is_new => return Err(AuthorityError::Missing),
-        None => make_root(&secrets, dir, &trust_domain).await?,
+        None => {
+            let remains = Remains::find(client, namespace).await?;
+            match remains.is_empty() {
+                true => make_root(&secrets, dir, &trust_domain).await?,
+                false => made_meanwhile(&secrets, namespace, remains).await?,
+            }
+        }
     };
     keep_root(dir, found)?;
     Ok(Authority::open(dir, trust_domain)?)
+}
+
+/// What a mesh leaves is written after its Secret: a control plane that began at the same time as this
+/// one may have made both since this one looked for the Secret.
+async fn made_meanwhile(
+    secrets: &Api<Secret>,
+    namespace: &str,
+    remains: Remains,
+) -> Result<Secret, AuthorityError> {
+    let found = secrets.get_opt(AUTHORITY_SECRET).await?;
+    found.ok_or_else(|| AuthorityError::Missing {
+        namespace: namespace.to_owned(),
+        remains,
+    })
 }
 
 /// Makes a root and keeps it in the Secret, unless another control plane was faster.
@@ -145,9 +171,10 @@ mod tests {
         let client = server.client().await;
         let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
         let domain: TrustDomain = "weft.local".parse().unwrap();
+        let open =
+            async |dir: &Path| open_in_cluster(&client, "weft-system", dir, domain.clone()).await;
         let opening = dirs.iter().map(async |dir| {
-            let dir = dir.path().join("ca");
-            let opened = open_in_cluster(&client, "default", &dir, domain.clone(), true).await;
+            let opened = open(&dir.path().join("ca")).await;
             opened.unwrap().root_digest()
         });
         let roots = futures_util::future::join_all(opening).await;
@@ -155,15 +182,52 @@ mod tests {
         // A restart keeps it, on an empty directory and on the one that is there.
         let fresh = tempfile::tempdir().unwrap();
         for dir in [fresh.path().join("ca"), dirs[0].path().join("ca")] {
-            let opened = open_in_cluster(&client, "default", &dir, domain.clone(), true).await;
-            assert_eq!(opened.unwrap().root_digest(), roots[0]);
+            assert_eq!(open(&dir).await.unwrap().root_digest(), roots[0]);
         }
-        // Without it, what belongs to it is not given to another root.
-        let secrets: Api<Secret> = Api::namespaced(client.clone(), "default");
+        // Without it, nothing that a mesh leaves is given to another root.
+        let secrets: Api<Secret> = Api::namespaced(client.clone(), "weft-system");
         let deleted = secrets.delete(AUTHORITY_SECRET, &Default::default()).await;
         deleted.unwrap();
-        let refused = open_in_cluster(&client, "default", fresh.path(), domain, false).await;
-        let refused = refused.unwrap_err().to_string();
-        assert!(refused.contains("weft-authority is missing"), "{refused}");
+        for (object, named) in REMAINS {
+            let (made, said) = server.kubectl(&["create", "-f", "-"], object);
+            assert!(made, "{said}");
+            let refused = open(fresh.path()).await.unwrap_err().to_string();
+            assert!(refused.contains("weft-system/weft-authority"), "{refused}");
+            assert!(refused.contains(named), "{refused}");
+            // The command that it names takes it away.
+            let (_, commands) = refused.rsplit_once("delete what was found: ").unwrap();
+            let commands: Vec<&str> = commands.split_whitespace().skip(1).collect();
+            let commands: Vec<&str> = commands.iter().map(|one| one.trim_matches('\'')).collect();
+            let (done, said) = server.kubectl(&commands, "");
+            assert!(done, "{commands:?}: {said}");
+            assert!(
+                Remains::find(&client, "weft-system")
+                    .await
+                    .unwrap()
+                    .is_empty()
+            );
+        }
+        let anew = open(fresh.path()).await.unwrap().root_digest();
+        assert_ne!(anew, roots[0]);
     }
+
+    /// What a mesh leaves, and how it is named.
+    const REMAINS: [(&str, &str); 4] = [
+        (
+            "{apiVersion: v1, kind: Secret, metadata: {name: r, namespace: weft-system, labels: {weft-mesh.io/table: address}}}",
+            "(1 address)",
+        ),
+        (
+            "{apiVersion: v1, kind: ConfigMap, metadata: {name: weft-trust-bundle, namespace: default}}",
+            "of namespace default",
+        ),
+        (
+            "{apiVersion: coordination.k8s.io/v1, kind: Lease, metadata: {name: weft-control-plane, namespace: weft-system}}",
+            "the lease weft-system/weft-control-plane",
+        ),
+        (
+            "{apiVersion: admissionregistration.k8s.io/v1, kind: MutatingWebhookConfiguration, metadata: {name: weft-injector}, webhooks: [{name: a.weft-mesh.io, sideEffects: None, admissionReviewVersions: [v1], clientConfig: {url: 'https://localhost/', caBundle: bmV3}}]}",
+            "the caBundle of the webhook weft-injector",
+        ),
+    ];
 }
