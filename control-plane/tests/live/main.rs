@@ -22,6 +22,7 @@ mod durability;
 mod health;
 mod identity;
 mod kubernetes;
+mod leaders;
 mod lifetimes;
 mod neighbours;
 mod process;
