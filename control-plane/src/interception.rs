@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
-use weft_core::interception::Standing;
+use weft_core::interception::InterceptionReport;
 
 use crate::kubernetes::events::{EventType, PodEvents, PodRef};
 use crate::kubernetes::leader::Leader;
@@ -36,7 +36,7 @@ const RESTORED: &str = "InterceptionRestored";
 /// What was told of a pod last.
 #[derive(Debug, Clone, Copy)]
 struct LastTold {
-    standing: Standing,
+    standing: InterceptionReport,
     at: Instant,
     /// Not by this replica, which did not lead: the one that did may have ended before.
     is_hearsay: bool,
@@ -59,10 +59,10 @@ impl Lapses {
 
     /// Takes what sidecars say while another replica leads, who tells of it: what this one goes on with, if
     /// it comes to lead.
-    fn handle_as_follower(&mut self, seen: Vec<(PodRef, Standing)>, now: Instant) {
+    fn handle_as_follower(&mut self, seen: Vec<(PodRef, InterceptionReport)>, now: Instant) {
         let lapsed = seen
             .into_iter()
-            .filter(|(_, standing)| *standing == Standing::Lapsed);
+            .filter(|(_, standing)| *standing == InterceptionReport::Lapsed);
         for (pod, standing) in lapsed {
             let told = LastTold {
                 standing,
@@ -79,12 +79,16 @@ impl Lapses {
     /// Takes what sidecars say now; what is to be told of it. That of which nothing was said before is
     /// told of only when it is lost. Namespaces have their turns, and in each the pod is first that was not
     /// told of for the longest time.
-    fn due(&mut self, seen: Vec<(PodRef, Standing)>, now: Instant) -> Vec<(PodRef, Standing)> {
+    fn due(
+        &mut self,
+        seen: Vec<(PodRef, InterceptionReport)>,
+        now: Instant,
+    ) -> Vec<(PodRef, InterceptionReport)> {
         let age = |told: &LastTold| now.saturating_duration_since(told.at);
         // What is forgotten may be told of anew, so it is kept for as long as it may not.
         self.told.retain(|_, told| age(told) < TELL_AGAIN_AFTER);
-        let is_due = |(pod, standing): &(PodRef, Standing)| match self.told.get(pod) {
-            None => *standing == Standing::Lapsed,
+        let is_due = |(pod, standing): &(PodRef, InterceptionReport)| match self.told.get(pod) {
+            None => *standing == InterceptionReport::Lapsed,
             Some(told) if told.is_hearsay => true,
             Some(told) => told.standing != *standing && age(told) >= BETWEEN,
         };
@@ -93,7 +97,8 @@ impl Lapses {
             let told = self.told.get(pod).filter(|told| !told.is_hearsay);
             (told.map(|told| told.at), pod.clone())
         });
-        let mut by_namespace: BTreeMap<String, VecDeque<(PodRef, Standing)>> = BTreeMap::new();
+        let mut by_namespace: BTreeMap<String, VecDeque<(PodRef, InterceptionReport)>> =
+            BTreeMap::new();
         for (pod, standing) in waiting {
             let of_namespace = by_namespace.entry(pod.namespace.clone()).or_default();
             of_namespace.push_back((pod, standing));
@@ -123,8 +128,8 @@ impl Lapses {
     fn on_failed(&mut self, pod: &PodRef) {
         if let Some(told) = self.told.get_mut(pod) {
             told.standing = match told.standing {
-                Standing::InForce => Standing::Lapsed,
-                Standing::Lapsed => Standing::InForce,
+                InterceptionReport::InForce => InterceptionReport::Lapsed,
+                InterceptionReport::Lapsed => InterceptionReport::InForce,
             };
         }
     }
@@ -202,7 +207,7 @@ impl Teller {
 
     /// What sidecars of pods say, to this replica or to another. Which pod it is says its certificate, and
     /// the cluster.
-    fn seen(&self) -> Vec<(PodRef, Standing)> {
+    fn seen(&self) -> Vec<(PodRef, InterceptionReport)> {
         let snapshot = self.pipeline.snapshot();
         let mut all = self.observations.interception();
         all.extend(self.replicas.interception(&all));
@@ -219,16 +224,16 @@ impl Teller {
         all.collect()
     }
 
-    async fn tell(&self, pod: &PodRef, standing: Standing) -> Result<(), String> {
+    async fn tell(&self, pod: &PodRef, standing: InterceptionReport) -> Result<(), String> {
         let (kind, reason, message) = match standing {
-            Standing::Lapsed => (
+            InterceptionReport::Lapsed => (
                 EventType::Warning,
                 LOST,
                 "The application's connections are not redirected to the sidecar any more: they go past it, \
                  unprotected, and the pod is not ready. The rules in the pod's network namespace were taken \
                  away (a flushed table, a restarted node). Delete the pod, so that it is made anew.",
             ),
-            Standing::InForce => (
+            InterceptionReport::InForce => (
                 EventType::Normal,
                 RESTORED,
                 "The application's connections are redirected to the sidecar again.",
@@ -264,14 +269,18 @@ mod tests {
         }
     }
 
-    fn due(lapses: &mut Lapses, standing: Standing, now: Instant) -> Vec<Standing> {
+    fn due(
+        lapses: &mut Lapses,
+        standing: InterceptionReport,
+        now: Instant,
+    ) -> Vec<InterceptionReport> {
         let due = lapses.due(vec![(pod("web"), standing)], now);
         due.into_iter().map(|(_, standing)| standing).collect()
     }
 
     #[test]
     fn what_is_lost_is_told_and_what_comes_back_and_no_more() {
-        use Standing::{InForce, Lapsed};
+        use InterceptionReport::{InForce, Lapsed};
         let begin = Instant::now();
         let at = |seconds| begin + Duration::from_secs(seconds);
         let mut lapses = Lapses::new(begin);
@@ -296,7 +305,7 @@ mod tests {
 
     #[test]
     fn whoever_comes_to_lead_goes_on_with_what_he_has_seen() {
-        use Standing::{InForce, Lapsed};
+        use InterceptionReport::{InForce, Lapsed};
         let begin = Instant::now();
         let at = |seconds| begin + Duration::from_secs(seconds);
         let seen = |standing| vec![(pod("web"), standing)];
@@ -327,23 +336,23 @@ mod tests {
             uid: name,
         };
         let mut lapses = Lapses::new(begin);
-        let all = |standing: Standing| -> Vec<_> {
+        let all = |standing: InterceptionReport| -> Vec<_> {
             let first = ["a", "b", "c"].into_iter();
             let first = first.flat_map(|place| (0..100).map(move |n| of(place, n.to_string())));
             let last = [of("z", "z".to_owned())];
             first.chain(last).map(|pod| (pod, standing)).collect()
         };
-        let told = lapses.due(all(Standing::Lapsed), begin);
+        let told = lapses.due(all(InterceptionReport::Lapsed), begin);
         assert_eq!(told.len(), 60);
         assert_eq!(told[3].0.namespace, "z", "after one of each before it");
         // Sidecars that say something else each time do not keep those that wait.
         let mut names: BTreeMap<PodRef, u32> = BTreeMap::new();
         for minute in 1..6 {
             let standing = match minute % 2 {
-                0 => Standing::Lapsed,
-                _ => Standing::InForce,
+                0 => InterceptionReport::Lapsed,
+                _ => InterceptionReport::InForce,
             };
-            let mut seen = all(Standing::Lapsed);
+            let mut seen = all(InterceptionReport::Lapsed);
             for (pod, said) in &mut seen {
                 if names.contains_key(pod) || told.iter().any(|(told, _)| told == pod) {
                     *said = standing;
@@ -354,7 +363,9 @@ mod tests {
                 *names.entry(pod).or_default() += 1;
             }
         }
-        let waited = all(Standing::Lapsed).into_iter().map(|(pod, _)| pod);
+        let waited = all(InterceptionReport::Lapsed)
+            .into_iter()
+            .map(|(pod, _)| pod);
         let waited = waited.filter(|pod| !told.iter().any(|(told, _)| told == pod));
         let untold: Vec<_> = waited.filter(|pod| !names.contains_key(pod)).collect();
         assert!(untold.is_empty(), "{untold:?}");
@@ -365,7 +376,7 @@ mod tests {
         let begin = Instant::now();
         let mut lapses = Lapses::new(begin);
         let all: Vec<_> = (0..100)
-            .map(|n| (pod(&n.to_string()), Standing::Lapsed))
+            .map(|n| (pod(&n.to_string()), InterceptionReport::Lapsed))
             .collect();
         assert_eq!(lapses.due(all.clone(), begin).len(), 30);
         assert_eq!(lapses.due(all.clone(), begin).len(), 0);

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use weft_core::locality::Place;
+use weft_core::locality::Locality;
 use weft_core::model::{
     AppProtocol, Cidr, MeshConfig, Service, ServicePort, Transport, TrustBundle,
     UnknownDestinations, Workload,
@@ -286,7 +286,7 @@ impl TryFrom<mesh::Workload> for Workload {
             addresses: addresses("addresses", &wire.addresses)?,
             ports: ports.collect::<Result<_, _>>()?,
             transport: transport("transport", wire.transport)?,
-            place: Place {
+            place: Locality {
                 node: wire.node,
                 zone: wire.zone,
             },
@@ -408,7 +408,7 @@ impl TryFrom<mesh::MeshConfig> for MeshConfig {
 mod tests {
     use crate::resource::Resource;
     use std::sync::Arc;
-    use weft_core::locality::{Distribution, Place};
+    use weft_core::locality::{Distribution, Locality};
     use weft_core::model::{AppProtocol, Service, ServicePort, Transport, TrustBundle, Workload};
 
     fn service() -> Service {
@@ -443,7 +443,7 @@ mod tests {
             addresses: vec!["10.1.1.1".parse().unwrap()],
             ports: service().ports,
             transport: Transport::Mesh,
-            place: Place {
+            place: Locality {
                 node: "n1".to_owned(),
                 zone: "a".to_owned(),
             },

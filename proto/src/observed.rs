@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use weft_core::breaker::StateView;
-use weft_core::interception::Standing;
+use weft_core::interception::InterceptionReport;
 use weft_core::model::ObservedBreaker;
 
 use crate::convert::{Rejection, name, parse, port};
@@ -68,22 +68,22 @@ impl TryFrom<registry::ObservedBreaker> for ObservedBreaker {
     }
 }
 
-impl From<Option<Standing>> for registry::InterceptionState {
-    fn from(standing: Option<Standing>) -> Self {
+impl From<Option<InterceptionReport>> for registry::InterceptionState {
+    fn from(standing: Option<InterceptionReport>) -> Self {
         match standing {
             None => Self::Unspecified,
-            Some(Standing::InForce) => Self::InForce,
-            Some(Standing::Lapsed) => Self::Lapsed,
+            Some(InterceptionReport::InForce) => Self::InForce,
+            Some(InterceptionReport::Lapsed) => Self::Lapsed,
         }
     }
 }
 
 /// What a sidecar tells of interception; nothing of what a newer one might tell.
-pub fn interception(observed: &registry::Observed) -> Option<Standing> {
+pub fn interception(observed: &registry::Observed) -> Option<InterceptionReport> {
     match observed.interception() {
         registry::InterceptionState::Unspecified => None,
-        registry::InterceptionState::InForce => Some(Standing::InForce),
-        registry::InterceptionState::Lapsed => Some(Standing::Lapsed),
+        registry::InterceptionState::InForce => Some(InterceptionReport::InForce),
+        registry::InterceptionState::Lapsed => Some(InterceptionReport::Lapsed),
     }
 }
 
@@ -106,7 +106,11 @@ mod tests {
             interception: state,
             ..registry::Observed::default()
         };
-        for standing in [None, Some(Standing::InForce), Some(Standing::Lapsed)] {
+        for standing in [
+            None,
+            Some(InterceptionReport::InForce),
+            Some(InterceptionReport::Lapsed),
+        ] {
             let state = registry::InterceptionState::from(standing);
             assert_eq!(interception(&wire(state.into())), standing);
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prost::Message as _;
-use weft_core::interception::Standing;
+use weft_core::interception::InterceptionReport;
 use weft_core::model::ObservedBreaker;
 use weft_core::name::SpiffeId;
 
@@ -86,7 +86,7 @@ pub struct ObservedReport {
     /// Its breakers; of many some.
     pub breakers: Vec<ObservedBreaker>,
     /// Whether interception is in force, where it is proved.
-    pub interception: Option<Standing>,
+    pub interception: Option<InterceptionReport>,
 }
 
 /// What is published, and what was seen of the documents' history at its revisions.
@@ -298,7 +298,7 @@ mod tests {
             observed: Some(ObservedReport {
                 told: 8,
                 breakers: Vec::new(),
-                interception: Some(Standing::Lapsed),
+                interception: Some(InterceptionReport::Lapsed),
             }),
         }
     }

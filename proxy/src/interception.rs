@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use weft_core::interception::{
-    ADDRESSES, ANSWER_MAX, Change, Dialled, EVERY, Interception, PORT, Standing,
+    ADDRESSES, ANSWER_MAX, Change, Dialled, EVERY, Interception, InterceptionReport, PORT,
 };
 
 use crate::admin::{BlockReady, Readiness};
@@ -51,7 +51,7 @@ pub async fn prove(
     own: impl AsRef<OwnAnswer>,
     readiness: Readiness,
     metrics: Metrics,
-    standing: watch::Sender<Option<Standing>>,
+    standing: watch::Sender<Option<InterceptionReport>>,
 ) {
     let mut interception = Interception::default();
     let mut held = Some(blocked(&readiness, &interception));

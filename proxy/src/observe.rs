@@ -12,7 +12,7 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use weft_core::breaker::{Change, StateView, View};
-use weft_core::interception::Standing;
+use weft_core::interception::InterceptionReport;
 use weft_core::model::ObservedBreaker;
 use weft_core::name::WorkloadName;
 use weft_core::time::Instant;
@@ -32,7 +32,7 @@ const BREAKERS_MAX: usize = 1000;
 pub async fn run(
     mut lines: Lines,
     mesh: Arc<Mesh>,
-    interception: watch::Receiver<Option<Standing>>,
+    interception: watch::Receiver<Option<InterceptionReport>>,
 ) {
     let seen = Seen { mesh, interception };
     let mut backoff = Backoff::new();
@@ -56,7 +56,7 @@ pub async fn run(
 /// What is told of.
 struct Seen {
     mesh: Arc<Mesh>,
-    interception: watch::Receiver<Option<Standing>>,
+    interception: watch::Receiver<Option<InterceptionReport>>,
 }
 
 /// The stream on one connection.
@@ -64,7 +64,7 @@ struct Stream {
     told: mpsc::Sender<Observed>,
     end: Streaming<ObserveEnd>,
     /// What was told last, without times: they pass without being told.
-    before: (Vec<ObservedBreaker>, Option<Standing>),
+    before: (Vec<ObservedBreaker>, Option<InterceptionReport>),
 }
 
 impl Stream {

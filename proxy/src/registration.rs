@@ -24,7 +24,7 @@ const GOODBYE_MAX: Duration = Duration::from_secs(5);
 
 /// Where the registration stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
+pub enum RegistrationState {
     /// Not announced yet.
     Pending,
     /// The control plane has it on record.
@@ -38,7 +38,7 @@ pub enum Standing {
 pub struct Registrar {
     lines: Lines,
     wanted: watch::Receiver<Registration>,
-    standing: watch::Sender<Standing>,
+    standing: watch::Sender<RegistrationState>,
     /// Whether the control plane may have the workload on record by a stream of ours.
     announced: bool,
 }
@@ -49,13 +49,13 @@ impl Registrar {
         Self {
             lines,
             wanted,
-            standing: watch::Sender::new(Standing::Pending),
+            standing: watch::Sender::new(RegistrationState::Pending),
             announced: false,
         }
     }
 
     /// Where it stands.
-    pub fn standing(&self) -> watch::Receiver<Standing> {
+    pub fn standing(&self) -> watch::Receiver<RegistrationState> {
         self.standing.subscribe()
     }
 
@@ -69,14 +69,15 @@ impl Registrar {
                 End::Leaving(asked, stream) => return self.say_goodbye(asked, stream).await,
                 End::Broken(reason) => {
                     tracing::warn!(reason, "registration stream ended");
-                    if *self.standing.borrow() == Standing::Accepted {
-                        self.standing.send_replace(Standing::Pending);
+                    if *self.standing.borrow() == RegistrationState::Accepted {
+                        self.standing.send_replace(RegistrationState::Pending);
                     }
                 }
                 End::Refused(reason) => {
                     tracing::error!(reason, "registration refused");
                     self.announced = false;
-                    self.standing.send_replace(Standing::Refused(reason));
+                    self.standing
+                        .send_replace(RegistrationState::Refused(reason));
                 }
             }
             tokio::select! {
@@ -119,7 +120,7 @@ impl Registrar {
                 response = stream.responses.next() => match response {
                     Some(Ok(response)) => {
                         if let Some(Response::Accepted(_)) = response.message {
-                            self.standing.send_replace(Standing::Accepted);
+                            self.standing.send_replace(RegistrationState::Accepted);
                         }
                     }
                     Some(Err(status)) => return from_status(&status),

@@ -274,7 +274,7 @@ pub(crate) fn too_many_streams(kind: StreamKind, limits: &Limits) -> Refusal {
 
 /// What a certificate that opened a connection or a stream is worth later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum CertificateState {
     /// It is valid.
     Valid,
     /// It has ended; the instance has proved a newer one that is valid, or still has time to. What
@@ -286,13 +286,13 @@ pub enum Standing {
 
 /// What a certificate that is valid until `not_after` is worth, when its instance has proved one
 /// that is valid until `proved_until`; all in seconds since the Unix epoch.
-pub fn standing(not_after: i64, proved_until: i64, now: i64, grace: Duration) -> Standing {
+pub fn standing(not_after: i64, proved_until: i64, now: i64, grace: Duration) -> CertificateState {
     let grace = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
     if now < not_after {
-        Standing::Valid
+        CertificateState::Valid
     } else if now < proved_until.max(not_after).saturating_add(grace) {
-        Standing::Ended
+        CertificateState::Ended
     } else {
-        Standing::Over
+        CertificateState::Over
     }
 }

@@ -13,7 +13,7 @@ mod refusal;
 mod tests;
 
 pub(crate) use account::too_many_streams;
-pub use account::{Account, Accounts, Standing, standing};
+pub use account::{Account, Accounts, CertificateState, standing};
 pub use anonymous::{Admission, AnonymousConnections, AnonymousId, AnonymousLife, SourcePrefix};
 pub use bucket::{Bucket, Rate};
 pub use limits::{

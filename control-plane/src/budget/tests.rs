@@ -379,14 +379,14 @@ fn an_account_is_unused_only_when_its_buckets_are_full() {
 fn a_certificate_stands_while_a_newer_one_is_proved() {
     let grace = Duration::from_secs(5);
     let cases = [
-        (99, 100, Standing::Valid),
-        (100, 100, Standing::Ended),
-        (104, 100, Standing::Ended),
-        (105, 100, Standing::Over),
-        (105, 200, Standing::Ended),
-        (204, 200, Standing::Ended),
-        (205, 200, Standing::Over),
-        (99, 50, Standing::Valid),
+        (99, 100, CertificateState::Valid),
+        (100, 100, CertificateState::Ended),
+        (104, 100, CertificateState::Ended),
+        (105, 100, CertificateState::Over),
+        (105, 200, CertificateState::Ended),
+        (204, 200, CertificateState::Ended),
+        (205, 200, CertificateState::Over),
+        (99, 50, CertificateState::Valid),
     ];
     for (now, proved_until, expected) in cases {
         let found = standing(100, proved_until, now, grace);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use weft_core::locality::{Distribution, Place};
+use weft_core::locality::{Distribution, Locality};
 use weft_core::model::{
     AppProtocol, Endpoint, EndpointPort, EndpointSlice, Placement, Service, ServicePort, Transport,
     Workload,
@@ -218,7 +218,7 @@ pub(super) fn pod(world: &World, pod: &Pod) -> Option<(Workload, Vec<String>)> {
         services,
         ports: ports.collect(),
         transport: Transport::Mesh,
-        place: Place {
+        place: Locality {
             node: pod.node.to_string(),
             zone: world.node_zone(&pod.node).to_owned(),
         },
@@ -252,7 +252,7 @@ pub(super) fn workload(world: &World, entry: &Entry) -> Option<(Workload, Vec<St
         ports: ports.collect(),
         transport: Transport::Mesh,
         services: registration.services.clone(),
-        place: Place {
+        place: Locality {
             node: String::new(),
             zone: registration.zone.clone(),
         },

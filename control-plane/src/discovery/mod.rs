@@ -9,5 +9,5 @@ mod session;
 pub use reasons::Reason;
 pub use service::DiscoveryServer;
 pub use session::{
-    Answer, Answered, Handled, Held, Push, Rejection, Request, Session, SessionError, Standing,
+    Answer, Answered, Handled, Held, HeldState, Push, Rejection, Request, Session, SessionError,
 };

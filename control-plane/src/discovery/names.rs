@@ -10,8 +10,8 @@ use weft_proto::resource::Kind;
 
 use super::reasons::{Reason, ReasonBudget, Reasons};
 use super::session::{
-    Answer, Answered, Handled, Held, NAME_MAX_BYTES, NAMES_MAX, Push, Request, SessionError,
-    Standing, VERSIONS_MAX, applied,
+    Answer, Answered, Handled, Held, HeldState, NAME_MAX_BYTES, NAMES_MAX, Push, Request,
+    SessionError, VERSIONS_MAX, applied,
 };
 use crate::compile::{Compiled, Encoded};
 use crate::publish::Applied;
@@ -243,11 +243,11 @@ impl OfKind {
                 && held.version == *version
             {
                 held.standing = match reason {
-                    None => Standing::Acknowledged,
+                    None => HeldState::Acknowledged,
                     Some(reason) => {
                         let rejection = Some(reason.clone());
                         self.rejections.insert(Arc::clone(name), rejection);
-                        Standing::Rejected { reason }
+                        HeldState::Rejected { reason }
                     }
                 };
             }
@@ -418,7 +418,7 @@ impl OfKind {
         for resource in &plan.resources {
             let held = Held {
                 version: Arc::clone(&resource.version),
-                standing: Standing::Sent,
+                standing: HeldState::Sent,
                 aliases: Arc::clone(&resource.aliases),
             };
             self.set_held(&resource.name, Some(held));
@@ -489,7 +489,7 @@ fn held_from_before(
         }
         let of_name = Held {
             version: version.into(),
-            standing: Standing::Acknowledged,
+            standing: HeldState::Acknowledged,
             aliases: Arc::default(),
         };
         held.insert(name.into(), of_name);

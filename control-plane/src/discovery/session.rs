@@ -132,7 +132,7 @@ pub enum Answered {
 
 /// What became of a resource at the sidecar.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
+pub enum HeldState {
     /// Sent, not answered yet.
     Sent,
     /// In force there.
@@ -150,7 +150,7 @@ pub struct Held {
     /// The version sent last.
     pub version: Arc<str>,
     /// What became of it.
-    pub standing: Standing,
+    pub standing: HeldState,
     /// The names it went by, if they are known.
     pub(super) aliases: Arc<[Arc<str>]>,
 }
@@ -159,8 +159,8 @@ impl Held {
     /// Whether the sidecar did not take it.
     pub(super) fn is_rejected(&self) -> bool {
         match self.standing {
-            Standing::Rejected { .. } => true,
-            Standing::Sent | Standing::Acknowledged => false,
+            HeldState::Rejected { .. } => true,
+            HeldState::Sent | HeldState::Acknowledged => false,
         }
     }
 }

@@ -90,7 +90,7 @@ impl Stream {
         said
     }
 
-    fn standing(&self, name: &str) -> Option<Standing> {
+    fn standing(&self, name: &str) -> Option<HeldState> {
         let mut held = self.0.held(KIND);
         held.find(|(n, _)| *n == name)
             .map(|(_, held)| held.standing.clone())
@@ -236,16 +236,16 @@ fn rejections_are_kept_by_resource() {
         for (name, reason) in [("shop/a", a), ("shop/b", b)] {
             let expected = reason.map_or("acknowledged", |reason| reason);
             let found = match stream.standing(name).unwrap() {
-                Standing::Rejected { reason } => reason.to_string(),
-                Standing::Acknowledged => "acknowledged".to_owned(),
-                Standing::Sent => "sent".to_owned(),
+                HeldState::Rejected { reason } => reason.to_string(),
+                HeldState::Acknowledged => "acknowledged".to_owned(),
+                HeldState::Sent => "sent".to_owned(),
             };
             assert_eq!(found, expected, "{error} {name}");
         }
         assert!(stream.settle(&world(2, &two)).is_empty(), "not again");
         let better = world(3, &[("shop/a", 2, &[]), ("shop/b", 1, &[])]);
         assert_eq!(stream.settle(&better), ["+shop/a"]);
-        assert_eq!(stream.standing("shop/a"), Some(Standing::Acknowledged));
+        assert_eq!(stream.standing("shop/a"), Some(HeldState::Acknowledged));
     }
 }
 
@@ -334,7 +334,7 @@ fn after_a_reconnect_only_the_difference() {
     });
     let changed = world(2, &[("shop/a", 1, &["x"]), ("shop/b", 2, &[])]);
     assert_eq!(stream.settle(&changed), ["+shop/b -nobody -shop/gone"]);
-    assert_eq!(stream.standing("shop/a"), Some(Standing::Acknowledged));
+    assert_eq!(stream.standing("shop/a"), Some(HeldState::Acknowledged));
     stream.send(drop(&["x"]));
     assert!(stream.settle(&changed).is_empty());
 }

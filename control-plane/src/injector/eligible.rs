@@ -84,7 +84,7 @@ pub(super) enum Eligible {
 
 /// What a label says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wish {
+enum InjectLabel {
     Enabled,
     Disabled,
 }
@@ -112,15 +112,15 @@ pub(super) fn decide(
     };
     let asked = match (own, namespace.labels) {
         (Some(own), _) => Some(own),
-        (None, None) => Some(Wish::Enabled),
+        (None, None) => Some(InjectLabel::Enabled),
         (None, labels @ Some(_)) => match wish(&format!("namespace {place}"), labels) {
             Ok(asked) => asked,
             Err(problem) => return Eligible::Refuse(vec![problem]),
         },
     };
     match asked {
-        Some(Wish::Enabled) => {}
-        Some(Wish::Disabled) => return Eligible::Skip(SkipReason::Disabled),
+        Some(InjectLabel::Enabled) => {}
+        Some(InjectLabel::Disabled) => return Eligible::Skip(SkipReason::Disabled),
         None => return Eligible::Skip(SkipReason::NotAsked),
     }
     if has_sidecar(spec) && says_it_is_injected(pod, spec, settings) {
@@ -133,7 +133,7 @@ pub(super) fn decide(
         };
     }
     if spec.host_network == Some(true) {
-        if own == Some(Wish::Enabled) {
+        if own == Some(InjectLabel::Enabled) {
             let problem = format!(
                 "hostNetwork: true and the label {INJECT}: {ENABLED} exclude each other, because the \
                  node's own traffic would be redirected; allowed: one of them"
@@ -150,14 +150,17 @@ pub(super) fn decide(
     }
 }
 
-fn wish(of: &str, labels: Option<&BTreeMap<String, String>>) -> Result<Option<Wish>, String> {
+fn wish(
+    of: &str,
+    labels: Option<&BTreeMap<String, String>>,
+) -> Result<Option<InjectLabel>, String> {
     match labels
         .and_then(|labels| labels.get(INJECT))
         .map(|value| &**value)
     {
         None => Ok(None),
-        Some(ENABLED) => Ok(Some(Wish::Enabled)),
-        Some(DISABLED) => Ok(Some(Wish::Disabled)),
+        Some(ENABLED) => Ok(Some(InjectLabel::Enabled)),
+        Some(DISABLED) => Ok(Some(InjectLabel::Disabled)),
         Some(found) => Err(format!(
             "label {INJECT} of {of}: found {found:?}; allowed: {ENABLED}, {DISABLED}"
         )),

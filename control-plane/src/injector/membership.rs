@@ -54,7 +54,7 @@ pub fn asks(labels: &BTreeMap<String, String>) -> bool {
 
 /// Whether a pod without a sidecar wants one, as far as the pod itself says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wish {
+pub struct SidecarWish {
     /// Whatever its namespace says.
     pub always: bool,
     /// If its namespace has the label that asks for sidecars.
@@ -63,7 +63,7 @@ pub struct Wish {
 
 /// What a pod wants; nothing of a pod with a sidecar, and of one that has ended or is to end. Cheap:
 /// what [`membership`] says of the pod decides.
-pub fn wish(pod: &Pod, settings: &Settings) -> Option<Wish> {
+pub fn wish(pod: &Pod, settings: &Settings) -> Option<SidecarWish> {
     let spec = pod.spec.as_ref()?;
     let phase = pod
         .status
@@ -82,7 +82,7 @@ pub fn wish(pod: &Pod, settings: &Settings) -> Option<Wish> {
         !matches!(decided, Eligible::Skip(_))
     };
     let asking = BTreeMap::from([(INJECT.to_owned(), ENABLED.to_owned())]);
-    let wish = Wish {
+    let wish = SidecarWish {
         always: wants(&BTreeMap::new()),
         where_asked: wants(&asking),
     };
@@ -145,7 +145,7 @@ mod tests {
                 "{changes}"
             );
             let wanted = |word: &str| matches!(word, "missing" | "refused");
-            let expected = Wish {
+            let expected = SidecarWish {
                 always: wanted(unasked),
                 where_asked: wanted(asked),
             };

@@ -39,7 +39,7 @@ pub use self::tracing::{
 };
 pub use annotations::{ANNOTATIONS, Annotation};
 pub use eligible::SkipReason;
-pub use membership::{Membership, Wish, asks, membership, wish};
+pub use membership::{Membership, SidecarWish, asks, membership, wish};
 
 use annotations::Overrides;
 use edits::{EditError, Edits};

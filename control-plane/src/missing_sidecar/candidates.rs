@@ -8,7 +8,7 @@ use kube::ResourceExt as _;
 use kube::runtime::watcher::Event;
 use tokio::sync::Notify;
 
-use crate::injector::{Settings, Wish, wish};
+use crate::injector::{Settings, SidecarWish, wish};
 use crate::kubernetes::events::PodRef;
 
 /// Follows the pods of a cluster; keeps of each that has no sidecar its name and what it wants.
@@ -21,9 +21,9 @@ pub struct Candidates {
 
 #[derive(Debug, Default)]
 struct Pods {
-    known: BTreeMap<PodRef, Wish>,
+    known: BTreeMap<PodRef, SidecarWish>,
     /// What a list that has not ended has said.
-    listing: Option<BTreeMap<PodRef, Wish>>,
+    listing: Option<BTreeMap<PodRef, SidecarWish>>,
 }
 
 impl Candidates {

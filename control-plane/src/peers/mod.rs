@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::budget::{
-    Account, Accounts, AnonymousConnections, CERTIFICATE_GRACE, Limits, Reason, Refusal, Standing,
-    StreamKind, standing,
+    Account, Accounts, AnonymousConnections, CERTIFICATE_GRACE, CertificateState, Limits, Reason,
+    Refusal, StreamKind, standing,
 };
 
 use crate::identity::Identities;
@@ -198,16 +198,16 @@ impl Peers {
         let of = lock(&instance.standing);
         let worth = |not_after| standing(not_after, of.proved_until, unix_now, CERTIFICATE_GRACE);
         for stream in of.streams.values() {
-            if worth(stream.not_after()) == Standing::Over {
+            if worth(stream.not_after()) == CertificateState::Over {
                 stream.end(End::Certificate);
             }
         }
         let mut unread = 0;
         for connection in of.connections.values() {
             match worth(connection.not_after()) {
-                Standing::Valid => {}
-                Standing::Ended => connection.drain(),
-                Standing::Over => connection.revoke(),
+                CertificateState::Valid => {}
+                CertificateState::Ended => connection.drain(),
+                CertificateState::Over => connection.revoke(),
             }
             unread += usize::from(connection.cut_unread(now));
         }

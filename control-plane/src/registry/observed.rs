@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use weft_core::interception::Standing;
+use weft_core::interception::InterceptionReport;
 use weft_core::model::ObservedBreaker;
 use weft_proto::replicas::ObservedReport;
 
@@ -30,7 +30,7 @@ pub(super) struct Told {
     /// Breakers that have ever opened.
     pub(super) breakers: Vec<ObservedBreaker>,
     /// Whether interception is in force, where it is proved.
-    pub(super) interception: Option<Standing>,
+    pub(super) interception: Option<InterceptionReport>,
 }
 
 /// What a sidecar has told.
@@ -43,7 +43,7 @@ pub struct ObservedView {
     /// Those that have ever opened.
     pub breakers: Vec<ObservedBreaker>,
     /// Whether interception is in force, where it is proved.
-    pub interception: Option<Standing>,
+    pub interception: Option<InterceptionReport>,
     /// When its stream ended.
     ended: Option<Instant>,
 }
@@ -115,7 +115,7 @@ impl Observations {
     }
 
     /// Whether interception is in force, by the sidecars that prove it.
-    pub fn interception(&self) -> Vec<(PeerIdentity, Standing)> {
+    pub fn interception(&self) -> Vec<(PeerIdentity, InterceptionReport)> {
         let views = self.views();
         let newest = views.by_instance.values().filter_map(Views::newest_of);
         newest
@@ -185,7 +185,7 @@ impl Views {
         newest.map(|(_, view)| view)
     }
 
-    fn interception(&self, instance: &str) -> Option<Standing> {
+    fn interception(&self, instance: &str) -> Option<InterceptionReport> {
         let views = self.by_instance.get(instance)?;
         Self::newest_of(views)?.interception
     }

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::watch;
-use weft_core::interception::Standing;
+use weft_core::interception::InterceptionReport;
 use weft_core::name::{
     CONTROL_PLANE_ACCOUNT, NameError, RESERVED_NAMESPACE, SpiffeId, TrustDomain,
 };
@@ -175,7 +175,10 @@ impl Replicas {
 
     /// Whether interception is in force, by the sidecars of other control planes that prove it and are not
     /// among those of this one.
-    pub fn interception(&self, here: &[(PeerIdentity, Standing)]) -> Vec<(PeerIdentity, Standing)> {
+    pub fn interception(
+        &self,
+        here: &[(PeerIdentity, InterceptionReport)],
+    ) -> Vec<(PeerIdentity, InterceptionReport)> {
         let others = self.others();
         let here = here.iter().map(|(peer, _)| peer);
         let elsewhere = elsewhere(&others, here, Instant::now()).into_iter();

@@ -27,7 +27,7 @@ pub struct Condition {
 
 /// How a document stands, in the form that the status of its kind has.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
+pub enum DocumentStatus {
     /// A route: conditions for each of its parents, referred to as the route does.
     Route(Vec<(Value, Vec<Condition>)>),
     /// A policy: conditions for what it is for.
@@ -38,19 +38,24 @@ pub enum Standing {
 
 /// The status that an object is to have; `None` where it has it. What other controllers have written
 /// there stays, and so do times of conditions that have not turned. `now` is in RFC 3339.
-pub fn merge(existing: &Value, standing: &Standing, generation: u64, now: &str) -> Option<Value> {
+pub fn merge(
+    existing: &Value,
+    standing: &DocumentStatus,
+    generation: u64,
+    now: &str,
+) -> Option<Value> {
     let mut status = match existing.is_object() {
         true => existing.clone(),
         false => json!({}),
     };
     match standing {
-        Standing::Own(conditions) => {
+        DocumentStatus::Own(conditions) => {
             status["conditions"] = turned(&existing["conditions"], conditions, generation, now);
         }
-        Standing::Route(parents) => {
+        DocumentStatus::Route(parents) => {
             status["parents"] = entries(existing, "parents", "parentRef", parents, generation, now);
         }
-        Standing::Policy(target, conditions) => {
+        DocumentStatus::Policy(target, conditions) => {
             let target = [(target.clone(), conditions.clone())];
             let field = ("ancestors", "ancestorRef");
             let mut all = entries(existing, field.0, field.1, &target, generation, now);
@@ -146,9 +151,9 @@ mod tests {
 
     #[test]
     fn what_was_acknowledged_is_not_taken_back_for_the_same_generation() {
-        let acknowledged = |holds| Standing::Own(vec![accepted(holds)]);
+        let acknowledged = |holds| DocumentStatus::Own(vec![accepted(holds)]);
         let pending = |stays_true| {
-            Standing::Own(vec![Condition {
+            DocumentStatus::Own(vec![Condition {
                 stays_true,
                 ..accepted(false)
             }])
@@ -163,14 +168,20 @@ mod tests {
 
     #[test]
     fn what_is_so_already_is_not_written_again() {
-        let standing = Standing::Own(vec![accepted(true)]);
+        let standing = DocumentStatus::Own(vec![accepted(true)]);
         let first = merge(&Value::Null, &standing, 1, "t1").unwrap();
         assert_eq!(merge(&first, &standing, 1, "t2"), None);
         // Another generation in the same state keeps the time, another state does not.
         let second = merge(&first, &standing, 2, "t2").unwrap();
         assert_eq!(second["conditions"][0]["lastTransitionTime"], "t1");
         assert_eq!(second["conditions"][0]["observedGeneration"], 2);
-        let third = merge(&second, &Standing::Own(vec![accepted(false)]), 2, "t3").unwrap();
+        let third = merge(
+            &second,
+            &DocumentStatus::Own(vec![accepted(false)]),
+            2,
+            "t3",
+        )
+        .unwrap();
         assert_eq!(third["conditions"][0]["lastTransitionTime"], "t3");
     }
 
@@ -181,7 +192,7 @@ mod tests {
             json!({"parentRef": {"name": "gone"}, "controllerName": CONTROLLER, "conditions": []});
         let existing = json!({"parents": [theirs, gone], "more": 1});
         let web = json!({"name": "web", "kind": "Service", "group": ""});
-        let standing = Standing::Route(vec![(web.clone(), vec![accepted(true)])]);
+        let standing = DocumentStatus::Route(vec![(web.clone(), vec![accepted(true)])]);
         let status = merge(&existing, &standing, 1, "t").unwrap();
         assert_eq!(status["more"], 1);
         assert_eq!(status["parents"][0], theirs);
@@ -189,18 +200,24 @@ mod tests {
         assert_eq!(status["parents"].as_array().unwrap().len(), 2);
         assert_eq!(merge(&status, &standing, 1, "t2"), None);
         // A route that leaves takes its entry with it.
-        let left = merge(&status, &Standing::Route(Vec::new()), 2, "t3").unwrap();
+        let left = merge(&status, &DocumentStatus::Route(Vec::new()), 2, "t3").unwrap();
         assert_eq!(left["parents"], json!([theirs]));
         // Conditions of others in our kinds' lists stay, too.
         let existing = json!({"conditions": [{"type": "example.com/Seen", "status": "True"}]});
-        let status = merge(&existing, &Standing::Own(vec![accepted(true)]), 1, "t").unwrap();
+        let status = merge(
+            &existing,
+            &DocumentStatus::Own(vec![accepted(true)]),
+            1,
+            "t",
+        )
+        .unwrap();
         assert_eq!(status["conditions"].as_array().unwrap().len(), 2);
     }
 
     #[test]
     fn a_policy_says_it_of_what_it_is_for() {
         let target = json!({"kind": "Service", "name": "web"});
-        let standing = Standing::Policy(target.clone(), vec![accepted(true)]);
+        let standing = DocumentStatus::Policy(target.clone(), vec![accepted(true)]);
         let full = json!({"ancestorRef": {"name": "a"}, "controllerName": "example.com/x"});
         let existing = json!({"ancestors": vec![full; 16]});
         assert_eq!(

@@ -7,7 +7,7 @@ mod merge;
 mod standing;
 mod writer;
 
-pub use merge::{Condition, Standing, merge};
+pub use merge::{Condition, DocumentStatus, merge};
 pub use writer::StatusWriter;
 
 /// Who looks after documents (Gateway API, `controllerName`).

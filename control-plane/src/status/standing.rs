@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Condition, PROGRAMMED, Standing};
+use super::{Condition, DocumentStatus, PROGRAMMED};
 use crate::compile::{Dangling, Snapshot};
 use crate::model::{API_GROUP, Document, GATEWAY_GROUP, ResourceKey, RouteKind};
 use crate::publish::Progress;
@@ -17,7 +17,7 @@ pub(super) fn standing(
     subject: &Subject,
     revision: Revision,
     progress: &Progress,
-) -> Standing {
+) -> DocumentStatus {
     if let Some((word, reason)) = &subject.refused {
         let refused = |kind| condition(kind, word, Err(reason.clone()));
         let refused = vec![refused("Accepted"), refused(PROGRAMMED)];
@@ -36,7 +36,7 @@ pub(super) fn standing(
     shaped(subject, |_parent| conditions.clone())
 }
 
-fn route(snapshot: &Snapshot, subject: &Subject, programmed: &Condition) -> Standing {
+fn route(snapshot: &Snapshot, subject: &Subject, programmed: &Condition) -> DocumentStatus {
     let status = snapshot.route_status(&subject.key).unwrap_or_default();
     let resolved = of("ResolvedRefs", "ResolvedRefs", status.unresolved.iter());
     shaped(subject, |parent| {
@@ -57,13 +57,13 @@ fn namespace<'a>(key: &'a ResourceKey, parent: &'a Value) -> &'a str {
 }
 
 /// Conditions where the status of a kind has them.
-fn shaped(subject: &Subject, conditions: impl Fn(&Value) -> Vec<Condition>) -> Standing {
+fn shaped(subject: &Subject, conditions: impl Fn(&Value) -> Vec<Condition>) -> DocumentStatus {
     let spec = &subject.document["spec"];
     if RouteKind::parse(&subject.key.kind).is_some() {
         let parents = spec["parentRefs"].as_array().into_iter().flatten();
         let ours = parents.filter(|parent| is_ours(parent));
         let entries = ours.map(|parent| (parent.clone(), conditions(parent)));
-        return Standing::Route(entries.collect());
+        return DocumentStatus::Route(entries.collect());
     }
     let target = &spec["targetRef"];
     if target.is_object() {
@@ -80,9 +80,9 @@ fn shaped(subject: &Subject, conditions: impl Fn(&Value) -> Vec<Condition>) -> S
         if let Some(port) = target["port"].as_u64() {
             ancestor["port"] = json!(port);
         }
-        return Standing::Policy(ancestor, conditions(target));
+        return DocumentStatus::Policy(ancestor, conditions(target));
     }
-    Standing::Own(conditions(&Value::Null))
+    DocumentStatus::Own(conditions(&Value::Null))
 }
 
 /// Whether a parent is one that this control plane looks after: not a Gateway.

@@ -265,6 +265,56 @@ impl Changes<'_> {
     }
 }
 
+/// The lease that elects.
+struct Lease<'a>(&'a Site);
+
+impl Lease<'_> {
+    fn holder(&self) -> String {
+        let path = "-o=jsonpath={.spec.holderIdentity}";
+        let get = ["get", "lease", "weft-control-plane", "-n", "weft-system"];
+        let (there, holder) = self.0.0.kubectl(&[&get[..], &[path]].concat(), "");
+        if there { holder } else { String::new() }
+    }
+
+    fn free(&self) {
+        let patch = r#"--patch={"spec": {"holderIdentity": ""}}"#;
+        let lease = ["lease", "weft-control-plane", "-n", "weft-system"];
+        let args = [&["patch"], &lease[..], &["--type=merge", patch]].concat();
+        self.0.run(&args, "");
+    }
+
+    /// It is free again and again, until another one has had it: whoever had it believes to lead until it
+    /// renews it, up to 5 s later, and another one takes it meanwhile.
+    async fn changes_hands(&self, changes: &mut Changes<'_>) {
+        let mut holders = BTreeSet::from([self.holder()]);
+        for round in 0.. {
+            assert!(round < 12, "the lease never changes: {holders:?}");
+            self.free();
+            changes.make_for(Duration::from_secs(6)).await;
+            holders.extend([self.holder()].into_iter().filter(|one| !one.is_empty()));
+            if round >= 3 && holders.len() > 1 {
+                return;
+            }
+        }
+    }
+}
+
+/// Waits until so many namespaces have the root of a control plane.
+async fn believed(client: &Client, control_plane: &ControlPlane, count: usize) {
+    let root = pem::encode(&pem::Pem::new("CERTIFICATE", control_plane.root().to_vec()));
+    let maps = Api::<ConfigMap>::all(client.clone());
+    let params = ListParams::default().fields("metadata.name=weft-trust-bundle");
+    wait_until("every namespace has the root", async || {
+        let maps = maps.list(&params).await.unwrap();
+        let right = maps.iter().filter(|map| {
+            let data = map.data.as_ref();
+            data.is_some_and(|data| same_pem(&data["roots.pem"], &root))
+        });
+        right.count() == count
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_that_believe_to_lead_write_nothing_wrongly() {
     let Some(site) = Site::start().await else {
@@ -276,41 +326,13 @@ async fn two_that_believe_to_lead_write_nothing_wrongly() {
     for control_plane in &both {
         acknowledge_all(control_plane).await;
     }
-    let lease = ["lease", "weft-control-plane", "-n", "weft-system"];
-    let holder = || {
-        let path = "jsonpath={.spec.holderIdentity}";
-        site.run(&[&["get"], &lease[..], &["-o", path]].concat(), "")
-    };
-    let free = || {
-        let patch = r#"--patch={"spec": {"holderIdentity": ""}}"#;
-        site.run(
-            &[&["patch"], &lease[..], &["--type=merge", patch]].concat(),
-            "",
-        );
-    };
-    wait_until("one leads", async || {
-        let args = [&["get"], &lease[..]].concat();
-        site.0.kubectl(&args, "").0 && !holder().is_empty()
-    })
-    .await;
+    let lease = Lease(&site);
+    wait_until("one leads", async || !lease.holder().is_empty()).await;
     let mut changes = Changes {
         site: &site,
         round: 0,
     };
-    // The lease is free: whoever had it believes to lead until it renews it, up to 5 s later, and
-    // another one takes it meanwhile.
-    let mut holders = BTreeSet::from([holder()]);
-    for round in 0.. {
-        assert!(round < 12, "the lease never changes: {holders:?}");
-        let before = holder();
-        free();
-        changes.make_for(Duration::from_secs(6)).await;
-        let after = holder();
-        holders.extend([before, after].into_iter().filter(|one| !one.is_empty()));
-        if round >= 3 && holders.len() > 1 {
-            break;
-        }
-    }
+    lease.changes_hands(&mut changes).await;
     // Each in turn stands still for longer than the lease, in the middle of what it writes.
     for control_plane in &both {
         changes.make();
@@ -332,18 +354,7 @@ async fn two_that_believe_to_lead_write_nothing_wrongly() {
     let made: Vec<usize> = (1..=changes.round).collect();
     agree(&sidecars(&both).await, &made).await;
     recorded_once(&client).await;
-    let root = pem::encode(&pem::Pem::new("CERTIFICATE", both[0].root().to_vec()));
-    let maps = Api::<ConfigMap>::all(client);
-    let params = ListParams::default().fields("metadata.name=weft-trust-bundle");
-    wait_until("every namespace has the root", async || {
-        let maps = maps.list(&params).await.unwrap();
-        let right = maps.iter().filter(|map| {
-            let data = map.data.as_ref();
-            data.is_some_and(|data| same_pem(&data["roots.pem"], &root))
-        });
-        right.count() == changes.round
-    })
-    .await;
+    believed(&client, &both[0], changes.round).await;
     // Nothing is written any more, by neither.
     let versions = |all: &[Value]| -> Vec<Value> {
         let versions = all

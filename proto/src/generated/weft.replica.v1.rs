@@ -24,7 +24,7 @@ pub struct Report {
     pub positions: ::prost::alloc::vec::Vec<Position>,
 }
 /// How much of the documents' history it has seen at one of its revisions.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Position {
     #[prost(uint64, tag = "1")]
     pub revision: u64,

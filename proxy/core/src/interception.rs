@@ -48,14 +48,14 @@ pub enum Change {
 
 /// Whether interception is in force, as it is told to others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum InterceptionReport {
     /// Connections are redirected.
     InForce,
     /// Connections go past the sidecar.
     Lapsed,
 }
 
-impl Standing {
+impl InterceptionReport {
     /// The word for people.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -124,11 +124,11 @@ impl Interception {
     }
 
     /// Whether connections are redirected; nothing before the first proof.
-    pub fn standing(&self) -> Option<Standing> {
+    pub fn standing(&self) -> Option<InterceptionReport> {
         match &self.state {
             State::Unproved => None,
-            State::Proved => Some(Standing::InForce),
-            State::Lapsed { .. } => Some(Standing::Lapsed),
+            State::Proved => Some(InterceptionReport::InForce),
+            State::Lapsed { .. } => Some(InterceptionReport::Lapsed),
         }
     }
 

@@ -8,7 +8,7 @@ use crate::endpoint::Endpoint;
 
 /// Where something runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct Locality {
     /// The node; empty when unknown, or outside of any cluster.
     pub node: String,
     /// The zone; empty when unknown.
@@ -37,7 +37,7 @@ pub enum Distribution {
 /// else where the endpoints run does, as far as the distribution asks for it.
 pub fn tiers(
     distribution: Distribution,
-    caller: &Place,
+    caller: &Locality,
     endpoints: &[&Endpoint],
 ) -> Vec<Option<u8>> {
     let is_own_node = |node: &String| !node.is_empty() && *node == caller.node;
@@ -117,7 +117,7 @@ mod tests {
     fn check(distribution: Distribution, caller: (&str, &str), all: &[&str], expected: &str) {
         let all: Vec<Endpoint> = all.iter().map(|text| endpoint(text)).collect();
         let all: Vec<&Endpoint> = all.iter().collect();
-        let caller = Place {
+        let caller = Locality {
             node: caller.0.to_owned(),
             zone: caller.1.to_owned(),
         };

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::breaker::StateView;
 pub use crate::endpoint::{Endpoint, EndpointPort, Placement, Transport};
 use crate::external::External;
-use crate::locality::{Distribution, Place};
+use crate::locality::{Distribution, Locality};
 use crate::name::{ServiceName, SpiffeId, TrustDomain, WorkloadName};
 use crate::policy::TrafficPolicy;
 use crate::route::Route;
@@ -166,7 +166,7 @@ pub struct Workload {
     /// The services that it serves.
     pub services: Vec<ServiceName>,
     /// Where it runs.
-    pub place: Place,
+    pub place: Locality,
 }
 
 /// One port that a workload announces.

@@ -38,7 +38,7 @@ use crate::names;
 use crate::nest::{self, NestAddresses, NestListeners, SocketFactory};
 use crate::observe;
 use crate::outbound;
-use crate::registration::{Registrar, Standing};
+use crate::registration::{Registrar, RegistrationState};
 use crate::shared::{HostAccess, Shared};
 use crate::state::{StateDir, StateError};
 use crate::telemetry::access_log::{self, AccessLog};
@@ -186,7 +186,7 @@ pub struct Sidecar {
     leave: Option<oneshot::Sender<oneshot::Sender<bool>>>,
     drain_asked: Arc<tokio::sync::Notify>,
     readiness: Readiness,
-    standing: watch::Receiver<Standing>,
+    standing: watch::Receiver<RegistrationState>,
     registration: watch::Receiver<Registration>,
     admin: CancellationToken,
     tracer: Option<Tracer>,
@@ -391,11 +391,11 @@ impl Sidecar {
             return Ok(());
         }
         let mut standing = self.standing.clone();
-        let decided = standing.wait_for(|now| *now != Standing::Pending);
+        let decided = standing.wait_for(|now| *now != RegistrationState::Pending);
         match timeout(limit, decided).await {
             Ok(Ok(now)) => match &*now {
-                Standing::Refused(reason) => Err(reason.clone()),
-                Standing::Accepted | Standing::Pending => Ok(()),
+                RegistrationState::Refused(reason) => Err(reason.clone()),
+                RegistrationState::Accepted | RegistrationState::Pending => Ok(()),
             },
             Ok(Err(_)) | Err(_) => Err(format!("no answer from the registry in {limit:?}")),
         }

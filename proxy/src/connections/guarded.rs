@@ -13,7 +13,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::Permit;
 use crate::abort::Abort;
-use crate::tls::{Signal, Standing};
+use crate::tls::{Signal, StandingPeer};
 
 /// How long a connection is waited for in ways that no request has a timeout for.
 #[derive(Debug, Clone, Copy)]
@@ -43,13 +43,13 @@ pub struct Guarded<IO> {
     write: Duration,
     /// Running while a write waits.
     stalled: Option<Pin<Box<Sleep>>>,
-    standing: Option<Standing>,
+    standing: Option<StandingPeer>,
     _permit: Option<Permit>,
 }
 
 impl<IO> Guarded<IO> {
     /// An accepted connection; `standing` is of one to an authenticated peer.
-    pub fn accepted(io: IO, permit: Permit, standing: Option<Standing>) -> Self {
+    pub fn accepted(io: IO, permit: Permit, standing: Option<StandingPeer>) -> Self {
         Self {
             standing,
             _permit: Some(permit),
@@ -58,7 +58,7 @@ impl<IO> Guarded<IO> {
     }
 
     /// A connection that we made to a peer.
-    pub fn dialled(io: IO, standing: Standing) -> Self {
+    pub fn dialled(io: IO, standing: StandingPeer) -> Self {
         Self {
             standing: Some(standing),
             ..Self::patient(io, Patience::ENDLESS)

@@ -21,7 +21,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
-use weft_core::locality::Place;
+use weft_core::locality::Locality;
 use weft_core::model::{AppProtocol, UnknownDestinations};
 use weft_core::name::{CLUSTER_DOMAIN, ServiceName, WorkloadName};
 use weft_core::rate::RuleName;
@@ -83,7 +83,7 @@ pub struct Mesh {
     /// The domain of the names in the cluster's DNS, in lower case.
     cluster_domain: String,
     /// Where the workload runs as it was configured, and as the control plane says: a pod never moves.
-    place: Place,
+    place: Locality,
     node_told: OnceLock<String>,
     zone_told: OnceLock<String>,
     /// Who calls, `NAMESPACE/NAME`: a key to balance by.
@@ -108,7 +108,7 @@ impl Mesh {
             wait: config.timeouts.discovery_wait,
             namespace: config.workload.namespace.clone(),
             cluster_domain: cluster_domain(config),
-            place: Place {
+            place: Locality {
                 node: String::new(),
                 zone: config.workload.zone.clone(),
             },
@@ -214,15 +214,15 @@ impl Mesh {
     }
 
     /// Where this sidecar runs.
-    pub fn place(&self) -> Place {
-        Place {
+    pub fn place(&self) -> Locality {
+        Locality {
             node: self.node_told.get().cloned().unwrap_or_default(),
             zone: self.zone().to_owned(),
         }
     }
 
     /// Takes what the control plane says of where this sidecar runs; whether that is news.
-    fn learn_place(&self, place: &Place) -> bool {
+    fn learn_place(&self, place: &Locality) -> bool {
         let learn = |told: &OnceLock<String>, text: &String| {
             !text.is_empty() && told.set(text.clone()).is_ok()
         };

@@ -72,7 +72,7 @@ struct Bed {
     connection: watch::Sender<Option<Line>>,
     wanted: watch::Sender<Registration>,
     leave: Option<oneshot::Sender<oneshot::Sender<bool>>>,
-    standing: watch::Receiver<Standing>,
+    standing: watch::Receiver<RegistrationState>,
     heard: mpsc::UnboundedReceiver<(&'static str, String)>,
     said: mpsc::UnboundedSender<(&'static str, String)>,
 }
@@ -137,18 +137,18 @@ async fn the_stream_stands_until_the_next_one_does() {
     let mut bed = Bed::new();
     bed.connect("first", true).await;
     bed.hears("first", "1").await;
-    let accepted = |standing: &Standing| *standing == Standing::Accepted;
+    let accepted = |standing: &RegistrationState| *standing == RegistrationState::Accepted;
     bed.standing.wait_for(accepted).await.unwrap();
 
     // The next one hangs: for longer than the 15 s after which that is given up.
     bed.connect("hanging", false).await;
     for _ in 0..20 {
         sleep(Duration::from_secs(1)).await;
-        assert_eq!(*bed.standing.borrow(), Standing::Accepted);
+        assert_eq!(*bed.standing.borrow(), RegistrationState::Accepted);
     }
     bed.wanted.send_replace(registration("2"));
     sleep(Duration::from_secs(20)).await;
-    assert_eq!(*bed.standing.borrow(), Standing::Accepted);
+    assert_eq!(*bed.standing.borrow(), RegistrationState::Accepted);
     bed.hears("first", "2").await;
 
     bed.connect("second", true).await;
@@ -166,11 +166,11 @@ async fn leaving_waits_for_a_connection() {
     let mut bed = Bed::new();
     bed.connect("first", true).await;
     bed.hears("first", "1").await;
-    let accepted = |standing: &Standing| *standing == Standing::Accepted;
+    let accepted = |standing: &RegistrationState| *standing == RegistrationState::Accepted;
     bed.standing.wait_for(accepted).await.unwrap();
     bed.connection.send_replace(None);
     bed.wanted.send_replace(registration(END));
-    let pending = |standing: &Standing| *standing == Standing::Pending;
+    let pending = |standing: &RegistrationState| *standing == RegistrationState::Pending;
     bed.standing.wait_for(pending).await.unwrap();
     bed.wanted.send_replace(registration("2"));
     let (done, mut acknowledged) = oneshot::channel();

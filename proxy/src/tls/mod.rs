@@ -23,7 +23,7 @@ use weft_core::standing::Leaf;
 
 pub use accept::{OpenError, Opened, Replayed, ServerName, open, peer_of_client, read_server_name};
 pub(crate) use judge::{Judge, Verifier};
-pub use standing::{Dialled, Signal, Standing, StandingPeers};
+pub use standing::{Dialled, Signal, StandingPeer, StandingPeers};
 use verify::MeshJudge;
 pub(crate) use verify::sha256_hex;
 pub use verify::{PeerError, Trust};
@@ -151,7 +151,7 @@ impl Material {
         &self,
         peer: &VerifiedPeer,
         dialled: Option<Dialled>,
-    ) -> Result<Standing, PeerError> {
+    ) -> Result<StandingPeer, PeerError> {
         let not_after = self.not_after;
         let own = self.anchor.map(|anchor| Leaf { not_after, anchor });
         self.standing.join(peer, own, dialled)

@@ -83,7 +83,7 @@ impl StandingPeers {
         peer: &VerifiedPeer,
         own: Option<Leaf>,
         dialled: Option<Dialled>,
-    ) -> Result<Standing, PeerError> {
+    ) -> Result<StandingPeer, PeerError> {
         let mut inner = self.lock();
         if let Some(trust) = &inner.trust {
             if trust.is_revoked(peer.instance()) {
@@ -113,7 +113,7 @@ impl StandingPeers {
         let id = inner.machine.handle_handshake(handshake, now);
         let signal = Arc::new(Signal::default());
         inner.signals.insert(id, Arc::clone(&signal));
-        Ok(Standing {
+        Ok(StandingPeer {
             peers: Arc::clone(self),
             id,
             signal,
@@ -196,20 +196,20 @@ impl Inner {
 
 /// A connection that stands; it is forgotten when this is dropped.
 #[derive(Debug)]
-pub struct Standing {
+pub struct StandingPeer {
     peers: Arc<StandingPeers>,
     id: ConnectionId,
     signal: Arc<Signal>,
 }
 
-impl Standing {
+impl StandingPeer {
     /// What ends it.
     pub fn signal(&self) -> &Arc<Signal> {
         &self.signal
     }
 }
 
-impl Drop for Standing {
+impl Drop for StandingPeer {
     fn drop(&mut self) {
         let mut inner = self.peers.lock();
         inner.machine.handle_closed(self.id);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use weft_core::breaker::{BreakerConfig, CallClass};
 use weft_core::health::{Check, CheckFailure, HealthCheck};
-use weft_core::locality::{Distribution, Place};
+use weft_core::locality::{Distribution, Locality};
 use weft_core::model::{self, AppProtocol, ServicePort, Transport};
 use weft_core::policy::{BreakerMode, TrafficPolicy};
 use weft_core::reason::Reason;
@@ -77,7 +77,7 @@ fn placed(mesh: &Mesh, distribution: Distribution) {
         ports: Vec::new(),
         transport: Transport::Mesh,
         services: Vec::new(),
-        place: Place {
+        place: Locality {
             node: "n1".to_owned(),
             zone: "a".to_owned(),
         },
