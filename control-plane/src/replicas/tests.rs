@@ -130,3 +130,37 @@ fn those_that_are_not_followed_are_unknown() {
     replicas.add_progress(0, &mut progress);
     assert!(!progress.is_settled(0));
 }
+
+#[test]
+fn lost_interception_of_other_replicas_sidecars_is_known_and_news() {
+    let replicas = replicas();
+    replicas.retain(&found(&["a"]));
+    let mut news = replicas.watch_interception();
+    let mut tell = |standing: Option<Standing>| {
+        let mut told = sidecar("x", 1);
+        told.observed = standing.map(|standing| ObservedReport {
+            told: 1,
+            breakers: Vec::new(),
+            interception: Some(standing),
+        });
+        let report = ReplicaReport {
+            replica: "one".into(),
+            sidecars: vec![told],
+            gone: Vec::new(),
+            whole: Some(PublishedReport::default()),
+        };
+        news.borrow_and_update();
+        replicas.take("a", report).unwrap();
+        let standings = replicas.interception(&[]).into_iter();
+        let standings: Vec<_> = standings.map(|(_, standing)| standing).collect();
+        (standings, news.has_changed().unwrap())
+    };
+    let lapsed = Standing::Lapsed;
+    assert_eq!(tell(None), (vec![], false));
+    assert_eq!(tell(Some(lapsed)), (vec![lapsed], true));
+    assert_eq!(tell(Some(lapsed)), (vec![lapsed], false));
+    assert!(tell(Some(Standing::InForce)).1);
+    // One that has come to this control plane is its own to tell of.
+    let here = [(peer_of(&sidecar("x", 1)), Standing::InForce)];
+    assert!(replicas.interception(&here).is_empty());
+}

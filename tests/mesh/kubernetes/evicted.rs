@@ -56,14 +56,35 @@ fn pods_that_were_there_before_are_told_of_and_evicted_within_their_budget() {
     cluster.upgrade(&eviction);
     // Its time is over, and its budget does not allow it.
     logged("disruption budget");
+    let counted = counts(cluster);
+    counted("weft_pod_evictions_total{outcome=\"refused\"}");
+    counted("weft_pod_events_total{reason=\"SidecarMissing\",outcome=\"written\"}");
     let phase =
         format!("get pod {pod} -o jsonpath={{.status.phase}}{{.metadata.deletionTimestamp}}");
     assert_eq!(space.kubectl(&phase), "Running");
 
     space.kubectl("delete poddisruptionbudget client");
     told("EvictedForSidecar");
+    counted("weft_pod_evictions_total{outcome=\"evicted\"}");
     let inits = "get pods --field-selector status.phase=Running -o jsonpath={.items[*].spec.initContainers[*].name}";
     wait_for("the pod in its place", LIMIT, || {
         space.kubectl(inits).contains("weft-proxy").then_some(())
     });
+}
+
+/// Waits until the newest replica of the control plane counts something.
+fn counts(cluster: &Cluster) -> impl Fn(&str) {
+    let control_plane = "-n weft-system get pods -l app.kubernetes.io/component=control-plane \
+                         --sort-by=.metadata.creationTimestamp -o jsonpath={.items[-1:].metadata.name}";
+    let name = cluster.kubectl(control_plane).stdout;
+    let metrics =
+        format!("get --raw /api/v1/namespaces/weft-system/pods/{name}:15014/proxy/metrics");
+    move |sample| {
+        wait_for(sample, LIMIT, || {
+            let metrics = cluster.try_kubectl(&metrics).stdout;
+            let mut samples = { metrics.lines() }.filter_map(|line| line.strip_prefix(sample));
+            let value = samples.next()?.trim().parse::<u64>().ok()?;
+            (value > 0).then_some(())
+        });
+    }
 }
