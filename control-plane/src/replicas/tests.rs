@@ -136,7 +136,7 @@ fn lost_interception_of_other_replicas_sidecars_is_known_and_news() {
     let replicas = replicas();
     replicas.retain(&found(&["a"]));
     let mut news = replicas.watch_interception();
-    let mut tell = |standing: Option<Standing>| {
+    let mut tell = |standing: Option<InterceptionReport>| {
         let mut told = sidecar("x", 1);
         told.observed = standing.map(|standing| ObservedReport {
             told: 1,
@@ -155,12 +155,12 @@ fn lost_interception_of_other_replicas_sidecars_is_known_and_news() {
         let standings: Vec<_> = standings.map(|(_, standing)| standing).collect();
         (standings, news.has_changed().unwrap())
     };
-    let lapsed = Standing::Lapsed;
+    let lapsed = InterceptionReport::Lapsed;
     assert_eq!(tell(None), (vec![], false));
     assert_eq!(tell(Some(lapsed)), (vec![lapsed], true));
     assert_eq!(tell(Some(lapsed)), (vec![lapsed], false));
-    assert!(tell(Some(Standing::InForce)).1);
+    assert!(tell(Some(InterceptionReport::InForce)).1);
     // One that has come to this control plane is its own to tell of.
-    let here = [(peer_of(&sidecar("x", 1)), Standing::InForce)];
+    let here = [(peer_of(&sidecar("x", 1)), InterceptionReport::InForce)];
     assert!(replicas.interception(&here).is_empty());
 }
