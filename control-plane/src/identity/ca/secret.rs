@@ -28,6 +28,9 @@ pub enum AuthorityError {
     /// The API does not give or take it.
     #[error("secret {AUTHORITY_SECRET}: {}", told(.0))]
     Api(#[source] Box<kube::Error>),
+    /// The API does not say whether there was a mesh before.
+    #[error("looking for what an earlier mesh has left: {}", told(.0))]
+    Remains(#[source] Box<kube::Error>),
     /// The Secret is not what was written.
     #[error(
         "secret {AUTHORITY_SECRET}: {0} is missing: restore the secret from a backup; without it no sidecar is believed by another"
@@ -69,7 +72,8 @@ pub async fn open_in_cluster(
     let found = match secrets.get_opt(AUTHORITY_SECRET).await? {
         Some(found) => found,
         None => {
-            let remains = Remains::find(client, namespace).await?;
+            let found = Remains::find(client, namespace).await;
+            let remains = found.map_err(|error| AuthorityError::Remains(Box::new(error)))?;
             match remains.is_empty() {
                 true => make_root(&secrets, dir, &trust_domain).await?,
                 false => made_meanwhile(&secrets, namespace, remains).await?,

@@ -27,7 +27,7 @@ const SHORT: Duration = Duration::from_secs(1);
 /// Pauses after failures.
 const PAUSES: Pauses = Pauses {
     first: Duration::from_secs(1),
-    longest: Duration::from_secs(30),
+    longest: Duration::from_secs(10),
 };
 /// A watch that cannot be begun so often begins with a list: its version may be one that the server has
 /// not reached, as after a restored backup of etcd.
