@@ -112,6 +112,8 @@ mod tests {
         let annotation = json!({"metadata": {"annotations": {"weft-mesh.io/mtls": "x"}}});
         let host = json!({"spec": {"hostNetwork": true}});
         let system = json!({"metadata": {"namespace": "kube-system"}});
+        let labels = json!({INJECT: "enabled"});
+        let exempt = json!({"metadata": {"namespace": "monitoring", "labels": labels}});
         // What is changed, what it is where the namespace asks, and where it does not.
         for (changes, asked, unasked) in [
             (json!({}), "missing", "not-asked"),
@@ -123,9 +125,11 @@ mod tests {
             (annotation, "refused", "not-asked"),
             (host, "host-network", "not-asked"),
             (system, "system-namespace", "system-namespace"),
+            (exempt, "system-namespace", "system-namespace"),
         ] {
             let pod = pod(changes.clone());
-            let settings = Settings::default();
+            let mut settings = Settings::default();
+            settings.exempt_namespaces.insert("monitoring".to_owned());
             let asking = BTreeMap::from([(INJECT.to_owned(), ENABLED.to_owned())]);
             let of = |labels| {
                 let namespace = Namespace {

@@ -431,5 +431,18 @@ fn the_control_plane_takes_the_charts_arguments() {
     assert_eq!(arguments[0], "control-plane");
     let args = Line::try_parse_from(arguments).unwrap().args;
     args.settings().unwrap();
-    args.kubernetes.settings().unwrap().unwrap();
+    let injector = args.kubernetes.settings().unwrap().unwrap().injector;
+    // The selectors of the webhook's configuration leave the same ones out.
+    let exempt: Vec<_> = injector.exempt_namespaces.into_iter().collect();
+    let webhook = &all[&format!("MutatingWebhookConfiguration/{}", names::WEBHOOK)]["webhooks"][0];
+    let expressions = webhook["namespaceSelector"]["matchExpressions"].as_array();
+    let left_out = expressions
+        .unwrap()
+        .iter()
+        .find(|one| one["operator"] == "NotIn");
+    let left_out = left_out.unwrap()["values"].as_array().unwrap().iter();
+    let mut left_out: Vec<_> = left_out.filter_map(Value::as_str).collect();
+    left_out.retain(|name| *name != names::NAMESPACE);
+    left_out.sort_unstable();
+    assert_eq!(exempt, left_out);
 }
