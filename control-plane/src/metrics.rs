@@ -22,6 +22,7 @@ use crate::kubernetes::events::PodCounters;
 use crate::peers::Peers;
 use crate::pipeline::Pipeline;
 use crate::publish::Publisher;
+use crate::ratelimit::{Leases, Whereabouts};
 use crate::registry::Registrations;
 use crate::sources::kubernetes::ClusterStatus;
 use crate::store::Store;
@@ -43,6 +44,8 @@ pub struct Measured {
     pub publisher: Arc<Publisher>,
     /// Objects of the cluster; nothing outside of one.
     pub cluster: Option<Arc<ClusterStatus>>,
+    /// Where the books of global limits are.
+    pub leases: Arc<Leases>,
     /// Pods that the API server asked about, in a cluster.
     pub injector: Option<Counters>,
     /// What was said of pods, and done to them, in a cluster.
@@ -73,6 +76,7 @@ fn render(measured: &Measured) -> String {
     register_counters(&mut registry, measured);
     register_gauges(&mut registry, measured);
     register_peers(&mut registry, &measured.peers);
+    register_books(&mut registry, measured.leases.whereabouts());
     if let Some(cluster) = &measured.cluster {
         let partial = measured.pipeline.snapshot().world.partial().count();
         register_cluster(&mut registry, cluster, partial);
@@ -175,6 +179,24 @@ fn register_gauges(registry: &mut Registry, measured: &Measured) {
         let value = i64::try_from(value).unwrap_or(i64::MAX);
         registry.register(name, help, ConstGauge::new(value));
     }
+}
+
+fn register_books(registry: &mut Registry, found: Whereabouts) {
+    let books = Family::<[(&'static str, &'static str); 1], Gauge>::default();
+    for (state, whereabouts) in [
+        ("kept", Whereabouts::Kept),
+        ("relayed", Whereabouts::Relayed),
+        ("unreached", Whereabouts::Unreached),
+    ] {
+        let gauge = books.get_or_create(&[("state", state)]);
+        gauge.set(i64::from(found == whereabouts));
+    }
+    registry.register(
+        "weft_control_plane_global_limits",
+        "1 at where the books of global limits are: kept here, at another control plane that this one \
+         relays to, or not reached",
+        books,
+    );
 }
 
 fn register_cluster(registry: &mut Registry, cluster: &ClusterStatus, partial: usize) {

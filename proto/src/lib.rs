@@ -17,6 +17,7 @@ mod observed;
 mod policy;
 mod rates;
 mod registration;
+pub mod relays;
 pub mod replicas;
 pub mod resource;
 mod route;

@@ -97,6 +97,8 @@ pub struct PublishedReport {
     /// Revisions since the last one, the oldest first, each with the greatest `resourceVersion` of each
     /// kind up to which everything was seen.
     pub positions: Vec<(u64, BTreeMap<Arc<str>, u64>)>,
+    /// The term in which the control plane keeps the books of global limits, if it does.
+    pub books_term: Option<u64>,
 }
 
 /// What a control plane tells of its sidecars: all of them first, then what has changed.
@@ -141,6 +143,7 @@ impl ReplicaReport {
         if let Some(whole) = self.whole {
             message.whole = true;
             message.published = whole.published;
+            message.books_term = whole.books_term;
             let positions = whole.positions.into_iter();
             let positions = positions.map(|(revision, seen)| replica::Position {
                 revision,
@@ -178,6 +181,7 @@ impl TryFrom<replica::Report> for ReplicaReport {
             whole: wire.whole.then_some(PublishedReport {
                 published: wire.published,
                 positions,
+                books_term: wire.books_term,
             }),
         })
     }
@@ -315,6 +319,7 @@ mod tests {
                     (7, BTreeMap::from([("HTTPRoute".into(), 41)])),
                     (8, BTreeMap::from([("HTTPRoute".into(), u64::MAX)])),
                 ],
+                books_term: Some(3),
             }),
         };
         let messages = report.clone().into_messages();

@@ -369,13 +369,14 @@ fn all_sidecars_together_hold_a_global_limit() {
         ),
     );
     // All of the demand is at one of them: it gets nearly all of the limit, where its first share
-    // was a half. The burst is 5, and a request more for each of the two.
-    let counts = by_second(&load(&mesh, "one", 60, 7).finish(LIMIT).success().stdout);
+    // was a half. That may be after the grace of a control plane that has just begun. The burst is 5, and
+    // a request more for each of the two.
+    let counts = by_second(&load(&mesh, "one", 60, 12).finish(LIMIT).success().stdout);
     assert!(
-        counts[6] >= 15,
+        counts[11] >= 15,
         "the share goes where the demand is: {counts:?}"
     );
-    assert!(counts.iter().sum::<u64>() <= 7 * 20 + 7, "{counts:?}");
+    assert!(counts.iter().sum::<u64>() <= 12 * 20 + 7, "{counts:?}");
 
     // The demand moves to the other, with some left at the first. Meanwhile the control plane dies:
     // the last shares hold.

@@ -57,7 +57,7 @@ fn open(dir: &Path, store: Arc<dyn Store>) -> (Backend, Status, Supervisor) {
         Limits::default(),
         store,
         authority,
-        None,
+        (None, Arc::new(crate::ratelimit::Alone)),
     );
     (parts.unwrap().backend(), status, tasks)
 }

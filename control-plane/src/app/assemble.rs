@@ -20,6 +20,7 @@ use crate::model::Document;
 use crate::peers::Peers;
 use crate::pipeline::{self, Pipeline};
 use crate::publish::Publisher;
+use crate::ratelimit::{KeeperElection, Leases, MeshLimits};
 use crate::registry::{self, Observations, Registrations};
 use crate::replicas::Replicas;
 use crate::sources::kubernetes::ClusterStatus;
@@ -47,6 +48,8 @@ pub(crate) struct Parts {
     pub(crate) pipeline: Arc<Pipeline>,
     /// Who is told of it.
     pub(crate) publisher: Arc<Publisher>,
+    /// Shares of global limits.
+    pub(crate) leases: Arc<Leases>,
     /// What other control planes tell of their sidecars.
     pub(crate) replicas: Arc<Replicas>,
     /// How far the cluster's objects have come; nothing outside of a cluster.
@@ -58,14 +61,14 @@ pub(crate) struct Parts {
 }
 
 /// Everything that is behind the listeners; its tasks run when it is returned. `cluster` is the one
-/// that it runs in, if any.
+/// that it runs in, if any; `election` says which of several processes keeps the books of global limits.
 pub(crate) fn assemble(
     tasks: &mut Supervisor,
     settings: Settings,
     limits: Limits,
     store: Arc<dyn Store>,
     authority: Arc<Authority>,
-    cluster: Option<Cluster>,
+    (cluster, election): (Option<Cluster>, Arc<dyn KeeperElection>),
 ) -> Result<Parts, AppError> {
     let trust_domain = authority.trust_domain().clone();
     let writer = Arc::clone(&store);
@@ -97,11 +100,8 @@ pub(crate) fn assemble(
         cluster.as_ref(),
         &trust_domain,
     );
-    let config = pipeline::settings(
-        trust_domain,
-        settings.virtual_ranges,
-        settings.workload_ranges,
-    );
+    let (virtual_ranges, workload_ranges) = (settings.virtual_ranges, settings.workload_ranges);
+    let config = pipeline::settings(trust_domain, virtual_ranges, workload_ranges);
     let pipeline = Pipeline::open(
         Arc::clone(&store),
         Arc::clone(&publisher),
@@ -114,18 +114,19 @@ pub(crate) fn assemble(
     tasks.spawn("peers", Arc::clone(&peers).keep(Arc::clone(&identities)));
     tasks.spawn("registrations", Arc::clone(&registrations).keep());
     tasks.spawn("observations", Arc::clone(&observations).keep());
-    let following = Arc::clone(&pipeline);
-    tasks.spawn("pipeline", async move {
-        let error = following.run(sources).await;
-        tracing::error!(%error, "a source has failed");
-    });
+    tasks.spawn("pipeline", followed_by(Arc::clone(&pipeline), sources));
+    let known = Arc::new(MeshLimits::new(&pipeline, &identities));
+    let leases = Leases::new(known, election, settings.grace);
+    tasks.spawn("leases", Arc::clone(&leases).keep());
     let replicas = Replicas::new(
         Arc::clone(&publisher),
         Arc::clone(&observations),
         Arc::clone(&store),
+        Arc::clone(&leases),
     );
     Ok(Parts {
         store,
+        leases,
         replicas,
         identities,
         peers,
@@ -137,6 +138,11 @@ pub(crate) fn assemble(
         candidates,
         pod_counters: PodCounters::default(),
     })
+}
+
+async fn followed_by(pipeline: Arc<Pipeline>, sources: Vec<Box<dyn Source>>) {
+    let error = pipeline.run(sources).await;
+    tracing::error!(%error, "a source has failed");
 }
 
 /// The facts of a cluster, and its pods without a sidecar.

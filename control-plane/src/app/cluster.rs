@@ -18,9 +18,10 @@ use crate::interception;
 use crate::kubernetes::Cluster;
 use crate::kubernetes::endpoints::{ControlPlanes, follow_control_planes};
 use crate::kubernetes::events::PodEvents;
-use crate::kubernetes::leader::{Leader, election};
+use crate::kubernetes::leader::{Election, Leader};
 use crate::kubernetes::names::CONTROL_PLANE;
 use crate::missing_sidecar::{Eviction, Keeper};
+use crate::ratelimit;
 use crate::replicas::{self, Dialling};
 use crate::status::StatusWriter;
 use crate::store::{KubernetesOptions, KubernetesStore, StoreLease};
@@ -32,65 +33,87 @@ pub(super) async fn open_store(cluster: &Cluster) -> Result<Arc<KubernetesStore>
     Ok(KubernetesStore::open(cluster.client.clone(), options).await?)
 }
 
-/// Has done what one of a cluster's control planes does for all, the one that is elected: the statuses of
-/// documents are written, pods without a sidecar looked after, and lost interception told of. Gives who that
-/// is.
-pub(super) fn lead(
-    tasks: &mut Supervisor,
-    cluster: &Cluster,
-    store: Arc<KubernetesStore>,
-    parts: &Parts,
-    injection: (InjectorSettings, Option<Eviction>),
-    stop: CancellationToken,
-) -> Leader {
-    let leader = elect(tasks, Arc::clone(&store), stop);
-    let telling = interception::Teller::new(
-        PodEvents::new(cluster.client.clone(), parts.pod_counters.clone()),
-        Arc::clone(&parts.observations),
-        Arc::clone(&parts.replicas),
-        Arc::clone(&parts.pipeline),
-        leader.clone(),
-    );
-    tasks.spawn("interception", telling.keep());
-    let backend = parts.backend();
-    let writer = StatusWriter::new(
-        cluster.client.clone(),
-        store,
-        backend.snapshots,
-        backend.proxies,
-        leader.clone(),
-    );
-    if let Some(candidates) = parts.candidates.clone() {
-        let (settings, eviction) = injection;
-        let (client, counters) = (cluster.client.clone(), parts.pod_counters.clone());
-        let leader = leader.clone();
-        tasks.spawn("pods without a sidecar", async move {
-            let settings = settings.whole().await;
-            let keeper = Keeper::new(client, counters, settings, candidates, eviction, leader);
-            keeper.keep().await;
-        });
+/// Who leads keeps the books of global limits.
+impl ratelimit::KeeperElection for Leader {
+    fn term(&self) -> Option<u64> {
+        self.term()
     }
-    tasks.spawn("statuses", writer.keep());
-    leader
+}
+
+/// What a control plane in a cluster is begun with besides.
+pub(super) struct InCluster {
+    pub(super) cluster: Cluster,
+    pub(super) store: Arc<KubernetesStore>,
+    pub(super) injection: (InjectorSettings, Option<Eviction>),
+    /// Of what only one is to do; it was not held yet.
+    pub(super) election: (Election, Leader),
+}
+
+impl InCluster {
+    /// Follows the other control planes. Has done what one of them does for all, the one that is elected:
+    /// the statuses of documents are written, pods without a sidecar looked after, and lost interception
+    /// told of. Gives who that is.
+    pub(super) fn begin(
+        self,
+        tasks: &mut Supervisor,
+        parts: &Parts,
+        own: &OwnCertificate,
+        stop: CancellationToken,
+    ) -> Leader {
+        let Self {
+            cluster,
+            store,
+            injection,
+            election: (election, leader),
+        } = self;
+        follow_others(tasks, &cluster, parts, own);
+        elect(tasks, election, Arc::clone(&store), stop);
+        let telling = interception::Teller::new(
+            PodEvents::new(cluster.client.clone(), parts.pod_counters.clone()),
+            Arc::clone(&parts.observations),
+            Arc::clone(&parts.replicas),
+            Arc::clone(&parts.pipeline),
+            leader.clone(),
+        );
+        tasks.spawn("interception", telling.keep());
+        let backend = parts.backend();
+        let writer = StatusWriter::new(
+            cluster.client.clone(),
+            store,
+            backend.snapshots,
+            backend.proxies,
+            leader.clone(),
+        );
+        if let Some(candidates) = parts.candidates.clone() {
+            let (settings, eviction) = injection;
+            let (client, counters) = (cluster.client, parts.pod_counters.clone());
+            let leader = leader.clone();
+            tasks.spawn("pods without a sidecar", async move {
+                let settings = settings.whole().await;
+                let keeper = Keeper::new(client, counters, settings, candidates, eviction, leader);
+                keeper.keep().await;
+            });
+        }
+        tasks.spawn("statuses", writer.keep());
+        leader
+    }
 }
 
 /// Has one of the cluster's control planes elected for what only one is to do.
-fn elect(tasks: &mut Supervisor, store: Arc<KubernetesStore>, stop: CancellationToken) -> Leader {
+fn elect(
+    tasks: &mut Supervisor,
+    election: Election,
+    store: Arc<KubernetesStore>,
+    stop: CancellationToken,
+) {
     let pod = std::env::var("HOSTNAME").unwrap_or_default();
     let holder = format!("{pod}_{}", hex(&crate::random::<8>()));
-    let (election, leader) = election();
     let lease = StoreLease::new(store, CONTROL_PLANE, &holder);
     tasks.spawn("election", election.keep(lease, stop));
-    leader
 }
 
 /// Follows the cluster's other control planes, and what they tell of their sidecars.
-pub(super) fn follow_others(
-    tasks: &mut Supervisor,
-    cluster: &Cluster,
-    parts: &Parts,
-    own: &OwnCertificate,
-) {
+fn follow_others(tasks: &mut Supervisor, cluster: &Cluster, parts: &Parts, own: &OwnCertificate) {
     let Ok(identity) = replicas::identity(own.authority.trust_domain()) else {
         return;
     };

@@ -26,7 +26,6 @@ use crate::identity::ca::{Authority, CaError};
 use crate::identity::grpc::IdentityService;
 use crate::injector::serve::Counters;
 use crate::metrics::{self, Measured};
-use crate::ratelimit::Leases;
 use crate::ratelimit::grpc::RateLimitService;
 use crate::registry::Departures;
 use crate::registry::grpc::RegistryService;
@@ -39,8 +38,6 @@ use crate::transport::{self, Sidecars};
 /// What every listener is served with.
 pub(super) struct Listeners {
     pub(super) parts: Parts,
-    /// How long a workload without a stream is kept.
-    pub(super) grace: Duration,
     pub(super) own: OwnCertificate,
     pub(super) health: Arc<Health>,
     pub(super) stop: CancellationToken,
@@ -107,6 +104,7 @@ impl Listeners {
             cluster: parts.cluster.clone(),
             injector: self.injector.clone(),
             pods: parts.cluster.as_ref().map(|_| parts.pod_counters.clone()),
+            leases: Arc::clone(&parts.leases),
         };
         let health = Arc::clone(&self.health);
         let serving = metrics::serve(listener, measured, health, self.stop.clone());
@@ -119,13 +117,9 @@ impl Listeners {
         listener: TcpListener,
     ) -> Result<(), AppError> {
         let tls = self.own.tls(tasks, Purpose::Sidecars)?;
-        let pipeline = Arc::clone(&self.parts.pipeline);
-        let identities = Arc::clone(&self.parts.identities);
-        let leases = Leases::new(pipeline, identities, self.grace);
-        tasks.spawn("leases", Arc::clone(&leases).keep());
         let peers = Arc::clone(&self.parts.peers);
         let sidecars = Sidecars {
-            routes: services(&self.parts, leases, self.replicas()).await,
+            routes: services(&self.parts, self.replicas()).await,
             peers: Arc::clone(&peers),
             identities: Arc::clone(&self.parts.identities),
         };
@@ -133,18 +127,21 @@ impl Listeners {
         let serve = move |connection| transport::serve(connection, sidecars.clone(), ends.clone());
         let accepting = transport::accept(listener, tls, peers, self.stop.clone(), serve);
         let (pipeline, stop) = (Arc::clone(&self.parts.pipeline), self.stop.clone());
+        let leases = Arc::clone(&self.parts.leases);
         tasks.spawn("sidecars", async move {
             tokio::select! {
-                () = pipeline.complete() => accepting.await,
-                () = stop.cancelled() => {}
+                () = pipeline.complete() => {}
+                () = stop.cancelled() => return,
             }
+            leases.listen();
+            accepting.await;
         });
         Ok(())
     }
 }
 
 /// What sidecars may call, and other control planes where there may be some.
-async fn services(parts: &Parts, leases: Arc<Leases>, replicas: Option<ReplicaService>) -> Routes {
+async fn services(parts: &Parts, replicas: Option<ReplicaService>) -> Routes {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<DiscoveryServer>().await;
     let identity = IdentityServer::new(IdentityService {
@@ -159,7 +156,7 @@ async fn services(parts: &Parts, leases: Arc<Leases>, replicas: Option<ReplicaSe
     let rate_limits = RateLimitsServer::new(RateLimitService {
         peers: Arc::clone(&parts.peers),
         identities: Arc::clone(&parts.identities),
-        leases,
+        leases: Arc::clone(&parts.leases),
     });
     let discovery = DiscoveryServer::new(DiscoveryService {
         pipeline: Arc::clone(&parts.pipeline),
@@ -173,7 +170,10 @@ async fn services(parts: &Parts, leases: Arc<Leases>, replicas: Option<ReplicaSe
         .add_service(rate_limits.max_decoding_message_size(MESSAGE_MAX_BYTES))
         .add_service(discovery);
     let routes = match replicas {
-        Some(replicas) => routes.add_service(ReplicasServer::new(replicas)),
+        Some(replicas) => {
+            let replicas = ReplicasServer::new(replicas);
+            routes.add_service(replicas.max_decoding_message_size(MESSAGE_MAX_BYTES))
+        }
         None => routes,
     };
     routes.prepare()

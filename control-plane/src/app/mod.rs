@@ -21,18 +21,21 @@ use weft_api::client::{ADMIN_SOCKET, JOIN_SOCKET, default_data_dir};
 use weft_core::model::Cidr;
 use weft_core::name::TrustDomain;
 
-use crate::api::Status;
+use crate::api::{Socket, Status};
 use crate::args::{ArgumentError, ControlPlaneArgs, Settings};
 use crate::budget::Limits;
 use crate::identity::ca::{Authority, AuthorityError, CaError};
+use crate::kubernetes::leader;
 use crate::kubernetes::ranges::{self, PRIVATE_RANGES, RangesError};
 use crate::kubernetes::{ClientError, Cluster, ClusterSettings};
 use crate::panics;
+use crate::ratelimit;
 use crate::store::{KubernetesStore, REDB_FILE, RedbStore, Store, StoreError};
 use crate::supervise::{Supervisor, TaskEnded};
 
 pub(crate) use assemble::assemble;
 use assemble::{health_of, open_store};
+use cluster::InCluster;
 use files::{init_log, lock, make_dir, write_private};
 use injection::Injector;
 use listeners::{Listeners, OwnCertificate, bind, listen};
@@ -256,24 +259,23 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
         ttl: args.leaf_ttl.max(Duration::from_secs(3600)),
     };
     let mut tasks = Supervisor::default();
-    let grace = settings.grace;
     let limits = Limits::for_descriptors(descriptors());
     let injector = match &cluster {
         Some(cluster) => Some(Injector::open(cluster.clone(), &args.kubernetes).await?),
         None => None,
     };
     let stop = CancellationToken::new();
-    let settings_of_injector = injector.as_ref().map(Injector::settings);
-    let in_cluster = cluster
-        .clone()
-        .zip(kept.in_cluster)
-        .zip(settings_of_injector);
-    let parts = assemble(&mut tasks, settings, limits, kept.store, authority, cluster)?;
-    let leader = in_cluster.map(|((cluster, store), injection)| {
-        cluster::follow_others(&mut tasks, &cluster, &parts, &own);
-        let injection = (injection, args.kubernetes.eviction());
-        cluster::lead(&mut tasks, &cluster, store, &parts, injection, stop.clone())
+    let of_injector = injector.as_ref().map(Injector::settings);
+    let in_cluster = cluster.clone().zip(kept.in_cluster).zip(of_injector);
+    let in_cluster = in_cluster.map(|((cluster, store), injected)| InCluster {
+        cluster,
+        store,
+        injection: (injected, args.kubernetes.eviction()),
+        election: leader::election(),
     });
+    let joined = (cluster, keeps_books(in_cluster.as_ref()));
+    let parts = assemble(&mut tasks, settings, limits, kept.store, authority, joined)?;
+    let leader = in_cluster.map(|found| found.begin(&mut tasks, &parts, &own, stop.clone()));
     let health = Arc::new(health_of(&mut tasks, &parts));
 
     let listener = listen(args.listen).await?;
@@ -288,20 +290,12 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
     let status = status(args, &own.authority, &dir, addresses, admin_address);
     let listeners = Listeners {
         parts,
-        grace,
         own,
         health,
         stop,
         injector: injector.as_ref().map(Injector::counters),
     };
-    // Whoever finds a socket, or the file, finds a control plane that goes on: what may fail comes
-    // before anything is answered.
-    let sockets = [
-        bind(&dir.join(ADMIN_SOCKET))?,
-        bind(&dir.join(JOIN_SOCKET))?,
-    ];
-    let text = serde_json::to_vec_pretty(&status).map_err(io::Error::other)?;
-    write_private(&dir.join("addresses.json"), &text)?;
+    let sockets = announce(&dir, &status)?;
     listeners.serve_api(&mut tasks, sockets, &status, admin_listener)?;
     listeners.serve_metrics(&mut tasks, metrics_listener);
     listeners.serve_sidecars(&mut tasks, listener).await?;
@@ -312,6 +306,27 @@ async fn serve(args: &ControlPlaneArgs) -> Result<(), AppError> {
 
     tracing::info!(%address, %metrics_address, data_dir = %dir.display(), "ready");
     until_stopped(tasks, listeners).await
+}
+
+/// Which of several processes keeps the books of global limits: in a cluster the one that leads.
+fn keeps_books(in_cluster: Option<&InCluster>) -> Arc<dyn ratelimit::KeeperElection> {
+    match in_cluster {
+        Some(found) => Arc::new(found.election.1.clone()),
+        None => Arc::new(ratelimit::Alone),
+    }
+}
+
+/// Binds the admin socket and the join socket, and writes where this control plane is reached. Whoever
+/// finds a socket, or the file, finds a control plane that goes on: what may fail comes before anything
+/// is answered.
+fn announce(dir: &Path, status: &Status) -> Result<[Socket; 2], AppError> {
+    let sockets = [
+        bind(&dir.join(ADMIN_SOCKET))?,
+        bind(&dir.join(JOIN_SOCKET))?,
+    ];
+    let text = serde_json::to_vec_pretty(status).map_err(io::Error::other)?;
+    write_private(&dir.join("addresses.json"), &text)?;
+    Ok(sockets)
 }
 
 /// Serves until it is told to stop, or something that is needed ends.

@@ -22,8 +22,9 @@ const MARGIN: Duration = Duration::from_secs(5);
 
 /// The lease that elects, as the store keeps it.
 pub trait LeaderLease: Send + Sync {
-    /// Takes it, or says who has it.
-    fn take(&self, ttl: Duration) -> BoxFuture<'_, Result<(), LeaseError>>;
+    /// Takes it, or says who has it. What it gives is the number of the term, which is greater each
+    /// time that somebody takes the lease.
+    fn take(&self, ttl: Duration) -> BoxFuture<'_, Result<u64, LeaseError>>;
 
     /// Gives it its whole time again.
     fn renew(&self) -> BoxFuture<'_, Result<(), LeaseError>>;
@@ -45,11 +46,18 @@ pub enum LeaseError {
 
 /// Whether this process leads. Every task that only one control plane is to carry out has one.
 #[derive(Debug, Clone)]
-pub struct Leader(watch::Receiver<Option<Instant>>);
+pub struct Leader(watch::Receiver<Option<Term>>);
 
 /// Decides for a [`Leader`].
 #[derive(Debug)]
-pub struct Election(watch::Sender<Option<Instant>>);
+pub struct Election(watch::Sender<Option<Term>>);
+
+/// For how long this process leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Term {
+    number: u64,
+    until: Instant,
+}
 
 /// An election that was not held yet, and who asks for its result.
 pub fn election() -> (Election, Leader) {
@@ -62,7 +70,14 @@ impl Leader {
     /// its lease leads no longer, before anybody has told it so. That clock stands still while the machine
     /// is suspended: then the condition of each write is what holds.
     pub fn leads(&self) -> bool {
-        leads(*self.0.borrow(), Instant::now())
+        self.term().is_some()
+    }
+
+    /// The number of the term in which this process leads now, if it does, as [`leads`](Self::leads)
+    /// has it. That of a later term, of whichever process, is greater.
+    pub fn term(&self) -> Option<u64> {
+        let term = (*self.0.borrow())?;
+        leads(Some(term.until), Instant::now()).then_some(term.number)
     }
 
     /// Waits until this process begins or ends to lead; whether anybody decides that still.
@@ -88,7 +103,8 @@ impl Election {
     /// Leads for this long, whoever else does.
     #[cfg(test)]
     pub(crate) fn lead_for(&self, time: Duration) {
-        self.decide(Some(Instant::now() + time));
+        let until = Instant::now() + time;
+        self.decide(Some(Term { number: 1, until }));
     }
 
     /// Takes the lease whenever it is free and keeps it; gives it back when it is told to stop.
@@ -103,36 +119,43 @@ impl Election {
     }
 
     async fn run(&self, lease: &impl LeaderLease) {
-        let mut held = false;
+        let mut held: Option<u64> = None;
         loop {
             let asked_at = Instant::now();
-            let answer = match held {
-                true => lease.renew().await,
-                false => lease.take(LEASE).await,
+            let (number, answer) = match held {
+                Some(number) => (Some(number), lease.renew().await),
+                None => match lease.take(LEASE).await {
+                    Ok(number) => (Some(number), Ok(())),
+                    Err(error) => (None, Err(error)),
+                },
             };
-            let until = *self.0.borrow();
+            let until = self.0.borrow().map(|term| term.until);
             let (until, pause) = after(until, &answer, asked_at, Instant::now());
-            match (held, until.is_some(), &answer) {
+            match (held.is_some(), until.is_some(), &answer) {
                 (false, true, _) => tracing::info!("leads: what only one does is done here"),
                 (true, false, Err(error)) => tracing::warn!(%error, "leads no longer"),
                 (true, true, Err(error)) => tracing::warn!(%error, "the lease is not renewed yet"),
                 (_, _, Err(error)) => tracing::debug!(%error, "does not lead"),
                 (_, _, Ok(())) => {}
             }
-            held = until.is_some();
-            self.decide(until);
+            let term = number
+                .zip(until)
+                .map(|(number, until)| Term { number, until });
+            held = term.map(|term| term.number);
+            self.decide(term);
             tokio::time::sleep(pause).await;
         }
     }
 
     /// Those who wait are told of the begin and the end, not of each renewal. A lease that has run out
     /// untold and is renewed late begins anew.
-    fn decide(&self, until: Option<Instant>) {
+    fn decide(&self, term: Option<Term>) {
         let now = Instant::now();
         self.0.send_if_modified(|before| {
-            let changes = leads(*before, now) != leads(until, now);
-            let changes = changes || before.is_some() != until.is_some();
-            *before = until;
+            let until = |term: &Option<Term>| term.map(|term| term.until);
+            let changes = leads(until(before), now) != leads(until(&term), now);
+            let changes = changes || before.is_some() != term.is_some();
+            *before = term;
             changes
         });
     }
@@ -189,6 +212,7 @@ mod tests {
         election.lead_for(Duration::from_secs(60));
         leader.elected().await;
         assert!(leader.leads());
+        assert_eq!(leader.term(), Some(1));
         leader.changed().await;
         election.lead_for(Duration::from_secs(70));
         let told = tokio::time::timeout(Duration::from_millis(20), leader.changed());
@@ -199,6 +223,7 @@ mod tests {
         // Suspended for longer than its lease.
         election.lead_for(Duration::ZERO);
         assert!(!leader.leads());
+        assert_eq!(leader.term(), None);
     }
 
     /// A renewal that was answered late: whoever has seen the lease run out hears of it.

@@ -11,7 +11,7 @@ use weft_core::rate::lease::{Grant, Report};
 use weft_proto::ratelimit::rate_limits_server::RateLimits as Service;
 use weft_proto::ratelimit::{Grants, Reports};
 
-use super::Leases;
+use super::{Ended, Leases};
 use crate::budget::StreamKind;
 use crate::identity::Identities;
 use crate::peer::PeerIdentity;
@@ -21,6 +21,10 @@ use crate::peers::{LiveStream, Peers};
 const GRANTS_MAX: usize = 256;
 /// Limits in one message.
 const REPORTS_MAX: usize = 1024;
+
+/// What a sidecar is told that cannot be on the books.
+const UNREACHED: &str = "the control plane that keeps the books of global limits is not reached, or \
+                         has changed: what was leased last holds for a while; open the stream anew";
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -49,15 +53,16 @@ impl Service for RateLimitService {
         let (answers, outgoing) = mpsc::channel(1);
         let (grants, granted) = mpsc::channel::<Vec<Grant>>(GRANTS_MAX);
         let leases = Arc::clone(&self.leases);
-        let end = leases.open(live.number(), grants);
+        let end = leases.open(&peer, live.number(), grants);
+        let end = end.ok_or_else(|| Status::unavailable(UNREACHED))?;
         tokio::spawn(async move {
             let ended = tokio::select! {
                 ended = converse(&leases, &peer, &live, told, granted, &answers) => ended,
                 status = live.ended() => Err(status),
-                () = end.cancelled() => Err(Status::aborted("grants are not read: begin anew")),
+                why = end => Err(status_of(why.unwrap_or(Ended::Moved))),
                 () = answers.closed() => Ok(()),
             };
-            leases.close(&peer.instance, live.number());
+            leases.close(live.number());
             if let Err(status) = ended {
                 live.finish(&answers, status).await;
             }
@@ -78,7 +83,10 @@ async fn converse(
     loop {
         tokio::select! {
             message = live.receive(&mut told) => match message.transpose()? {
-                Some(message) => leases.handle(peer, live.number(), reports(message)?),
+                Some(message) => {
+                    let taken = leases.handle(peer, live.number(), reports(message)?);
+                    taken.map_err(|excess| Status::resource_exhausted(excess.to_string()))?;
+                }
                 None => return Ok(()),
             },
             Some(due) = granted.recv() => {
@@ -86,6 +94,13 @@ async fn converse(
                 live.send(answers, due).await?;
             }
         }
+    }
+}
+
+fn status_of(why: Ended) -> Status {
+    match why {
+        Ended::Unread => Status::aborted("grants are not read: begin anew"),
+        Ended::Moved => Status::unavailable(UNREACHED),
     }
 }
 

@@ -1,153 +1,263 @@
-//! Who may use which share of a limit that holds for all sidecars of a service together. The books
-//! are core's; here they meet streams and a clock. Nothing of it is kept: after a restart, sidecars
-//! say what they use, and until the grace is over nothing is raised.
+//! Who may use which share of a limit that holds for all sidecars of a service together. The allocator
+//! is core's; here it meets streams, a clock, and other control planes.
+//!
+//! One control plane keeps the books for the whole mesh (`books.rs`); to it the others relay what their
+//! sidecars say (`desk.rs`, `outbox.rs`), all of that pure. Who it is, [`KeeperElection`] says; where it is
+//! reached, and how, is not known here: somebody who reaches it begins a [`LinkToKeeper`].
+//!
+//! Nothing of the books is stored: when a process begins to keep them, sidecars say what they use, and
+//! until the grace is over nothing is raised.
 
+mod books;
+mod desk;
 pub mod grpc;
+mod limits;
+mod outbox;
+mod relaying;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant as Clock};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
-use weft_core::name::ServiceName;
-use weft_core::rate::lease::{Allocator, Grant, Lease, Report};
-use weft_core::rate::{RateScope, RuleName};
+use weft_core::rate::lease::{Grant, Report};
 use weft_core::time::Instant;
-use weft_proto::resource::{Kind, Resource};
+use weft_proto::relays::{RelayedReport, StreamGrants};
 
-use crate::compile::Compiled;
-use crate::identity::Identities;
-use crate::identity::service_account::is_pod;
 use crate::peer::PeerIdentity;
-use crate::pipeline::Pipeline;
+use books::LIMITS_MAX;
+use desk::{Desk, Effect};
 
-/// How often it is looked for who has been out of touch for too long.
+pub use books::Excess;
+pub use desk::{SILENT_AFTER, Whereabouts};
+pub use limits::{KnownLimits, MeshLimits, Shared};
+pub use relaying::{LinkOfRelay, LinkToKeeper};
+
+/// How often it is looked whether this process keeps the books.
+const ELECTION_EVERY: Duration = Duration::from_millis(250);
+/// How often it is looked for who has been out of touch for too long, and for limits that have ended.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// The books of every shared limit.
+/// Whether this process is the one that keeps the books of the mesh: by whatever elects one of several.
+pub trait KeeperElection: fmt::Debug + Send + Sync {
+    /// The number of the term in which it does, if it does now. The number of a later term, of whichever
+    /// process, is greater. Asked again before anything is granted.
+    fn term(&self) -> Option<u64>;
+}
+
+/// There is one process only.
+#[derive(Debug, Clone, Copy)]
+pub struct Alone;
+
+impl KeeperElection for Alone {
+    fn term(&self) -> Option<u64> {
+        Some(0)
+    }
+}
+
+/// The shared limits, as far as they concern the sidecars of this control plane, and their books where
+/// it keeps them.
 #[derive(Debug)]
 pub struct Leases {
-    pipeline: Arc<Pipeline>,
-    identities: Arc<Identities>,
-    grace: Duration,
+    limits: Arc<dyn KnownLimits>,
+    election: Arc<dyn KeeperElection>,
+    /// Whether sidecars and other control planes can come: before, no grace begins.
+    listens: AtomicBool,
     began: Clock,
     state: Mutex<State>,
+    /// The term in which the books are kept here.
+    term: watch::Sender<Option<u64>>,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    limits: BTreeMap<RuleName, Books>,
-    streams: HashMap<u64, Stream>,
-}
-
-/// The books of one limit.
 #[derive(Debug)]
-struct Books {
-    /// The service that the limit is of.
-    service: ServiceName,
-    allocator: Allocator,
+struct State {
+    desk: Desk,
+    streams: HashMap<u64, Stream>,
+    links: HashMap<u64, Link>,
+    /// When it was looked at everything last.
+    looked: Option<Instant>,
+    /// Whether there was no room for further limits then.
+    is_full: bool,
 }
-
-/// The shared limits of one service, and whether each has keys.
-type Shared = BTreeMap<RuleName, bool>;
 
 /// Where leases of one stream go.
 #[derive(Debug)]
 struct Stream {
     grants: mpsc::Sender<Vec<Grant>>,
-    /// Ends it: a sidecar that takes nothing has to begin anew.
+    /// Ends it.
+    end: oneshot::Sender<Ended>,
+}
+
+/// Why a sidecar has to begin its stream anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// It takes nothing.
+    Unread,
+    /// The books are elsewhere, or are not reached.
+    Moved,
+}
+
+/// A stream between this control plane and another one.
+#[derive(Debug)]
+struct Link {
+    /// Where grants for the other's sidecars go, if the books are here.
+    grants: Option<mpsc::Sender<Vec<StreamGrants>>>,
     end: CancellationToken,
-    /// Limits that it has told of.
-    told: BTreeSet<RuleName>,
 }
 
 impl Leases {
-    /// Nobody is known, and nothing is raised before the grace is over.
-    pub fn new(pipeline: Arc<Pipeline>, identities: Arc<Identities>, grace: Duration) -> Arc<Self> {
+    /// Nobody is known. `grace` is how long nothing is raised once this process keeps the books.
+    pub fn new(
+        limits: Arc<dyn KnownLimits>,
+        election: Arc<dyn KeeperElection>,
+        grace: Duration,
+    ) -> Arc<Self> {
         Arc::new(Self {
-            pipeline,
-            identities,
-            grace,
+            limits,
+            election,
+            listens: AtomicBool::new(false),
             began: Clock::now(),
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                desk: Desk::new(grace),
+                streams: HashMap::new(),
+                links: HashMap::new(),
+                looked: None,
+                is_full: false,
+            }),
+            term: watch::channel(None).0,
         })
+    }
+
+    /// From now on sidecars and other control planes can come.
+    pub fn listen(&self) {
+        self.listens.store(true, Ordering::Release);
+        self.with(|_desk, _now| {});
     }
 
     /// Moves on what only time moves. Runs until the task is dropped.
     pub async fn keep(self: Arc<Self>) {
-        let mut look = tokio::time::interval(LOOK_EVERY);
+        let mut look = tokio::time::interval(ELECTION_EVERY);
         loop {
             look.tick().await;
-            let snapshot = self.pipeline.snapshot();
-            let now = self.now();
-            let mut state = self.state();
-            state.forget_ended(|service| shared_limits(&snapshot.compiled, service));
-            let names: Vec<RuleName> = state.limits.keys().cloned().collect();
-            state.poll(&names, now);
+            self.look();
         }
     }
 
-    /// A stream has begun; what is to be sent on it goes to `grants`.
-    fn open(&self, stream: u64, grants: mpsc::Sender<Vec<Grant>>) -> CancellationToken {
-        let end = CancellationToken::new();
-        let stream_end = end.clone();
-        let entry = Stream {
-            grants,
-            end,
-            told: BTreeSet::new(),
-        };
-        self.state().streams.insert(stream, entry);
-        stream_end
+    fn look(&self) {
+        let mut state = self.elected();
+        let now = self.now();
+        if state
+            .looked
+            .is_none_or(|looked| now.saturating_since(looked) >= LOOK_EVERY)
+        {
+            state.looked = Some(now);
+            state.desk.look(&*self.limits, now);
+            let is_full = state.desk.is_full();
+            if is_full && !state.is_full {
+                tracing::warn!(
+                    max = LIMITS_MAX,
+                    "too many global limits: sidecars hold those beyond by their first shares"
+                );
+            }
+            state.is_full = is_full;
+        }
+        self.act(state);
     }
 
-    /// A stream has ended.
-    fn close(&self, instance: &str, stream: u64) {
+    /// Where the books are.
+    pub fn whereabouts(&self) -> Whereabouts {
+        self.state().desk.whereabouts()
+    }
+
+    /// The term in which the books are kept here, as it changes.
+    pub fn watch_term(&self) -> watch::Receiver<Option<u64>> {
+        self.term.subscribe()
+    }
+
+    /// Another control plane says that it keeps the books.
+    pub fn hear(&self, term: u64) {
+        self.with(|desk, now| desk.hear(term, now));
+    }
+
+    /// A stream of a sidecar begins; what is to be sent on it goes to `grants`. Nothing where the books
+    /// are not reached.
+    fn open(
+        &self,
+        peer: &PeerIdentity,
+        stream: u64,
+        grants: mpsc::Sender<Vec<Grant>>,
+    ) -> Option<oneshot::Receiver<Ended>> {
+        let (end, ended) = oneshot::channel();
+        let mut state = self.elected();
+        let is_open = state.desk.open(stream, &peer.instance);
+        if is_open {
+            state.streams.insert(stream, Stream { grants, end });
+        }
+        self.act(state);
+        is_open.then_some(ended)
+    }
+
+    /// A stream of a sidecar has ended.
+    fn close(&self, stream: u64) {
+        let mut state = self.elected();
+        state.streams.remove(&stream);
         let now = self.now();
-        self.state().close(instance, stream, now);
+        state.desk.close(stream, now);
+        self.act(state);
     }
 
     /// Takes what a sidecar says, of limits of services that it may serve.
-    fn handle(&self, peer: &PeerIdentity, stream: u64, reports: Vec<Report>) {
-        let snapshot = self.pipeline.snapshot();
-        let instance = &peer.instance;
-        let services = match is_pod(instance) {
-            // What a pod serves is in the cluster's facts, also when this process has just begun.
-            true => {
-                let pod = snapshot.world.pod_of(peer).into_iter();
-                let served = pod.flat_map(|pod| snapshot.world.services_of(pod));
-                served.map(|served| served.service.name.clone()).collect()
-            }
-            false => self.identities.services_of(instance),
-        };
-        let own = services.iter().flat_map(|service| {
-            let shared = shared_limits(&snapshot.compiled, service).into_iter();
-            shared.map(move |(rule, keyed)| (rule, (service, keyed)))
+    fn handle(&self, peer: &PeerIdentity, stream: u64, reports: Vec<Report>) -> Result<(), Excess> {
+        let own = self.limits.of_sidecar(peer);
+        let reports = reports.into_iter().filter_map(|report| {
+            let service = own.get(&report.rule)?.clone();
+            Some(RelayedReport { report, service })
         });
-        let own: BTreeMap<RuleName, (&ServiceName, bool)> = own.collect();
-        let opens = self.opens();
-        let now = self.now();
+        let reports = reports.collect();
+        self.with(|desk, now| desk.report(stream, reports, &*self.limits, now))
+    }
+
+    /// Does something at the desk.
+    fn with<T>(&self, act: impl FnOnce(&mut Desk, Instant) -> T) -> T {
+        let mut state = self.elected();
+        let done = act(&mut state.desk, self.now());
+        self.act(state);
+        done
+    }
+
+    /// The state, after it was asked who keeps the books.
+    fn elected(&self) -> MutexGuard<'_, State> {
+        let listens = self.listens.load(Ordering::Acquire);
         let mut state = self.state();
-        let mut names = Vec::with_capacity(reports.len());
-        for report in reports {
-            let Some((service, keyed)) = own.get(&report.rule) else {
-                continue;
-            };
-            names.push(report.rule.clone());
-            state.handle((instance, stream), report, service, || {
-                Allocator::new(*keyed, opens)
-            });
+        let term = listens.then(|| self.election.term()).flatten();
+        let now = self.now();
+        state.desk.elect(term, now);
+        state
+    }
+
+    /// Does what the desk wants done.
+    fn act(&self, mut state: MutexGuard<'_, State>) {
+        for effect in state.desk.effects() {
+            state.act(effect);
         }
-        state.poll(&names, now);
+        let term = state.desk.term();
+        self.term.send_if_modified(|before| {
+            if *before != term {
+                match term {
+                    Some(_) => tracing::info!("keeps the books of global limits"),
+                    None => tracing::info!("keeps the books of global limits no longer"),
+                }
+            }
+            std::mem::replace(before, term) != term
+        });
     }
 
     fn now(&self) -> Instant {
         let elapsed = self.began.elapsed().as_nanos();
         Instant::from_nanos(u64::try_from(elapsed).unwrap_or(u64::MAX))
-    }
-
-    fn opens(&self) -> Instant {
-        Instant::from_nanos(0) + self.grace
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -156,190 +266,35 @@ impl Leases {
 }
 
 impl State {
-    /// Takes what a sidecar says of a limit of a service; `begin` makes its books.
-    fn handle(
-        &mut self,
-        (instance, stream): (&Arc<str>, u64),
-        report: Report,
-        service: &ServiceName,
-        begin: impl FnOnce() -> Allocator,
-    ) {
-        if let Some(stream) = self.streams.get_mut(&stream) {
-            stream.told.insert(report.rule.clone());
-        }
-        let books = self.limits.entry(report.rule).or_insert_with(|| Books {
-            service: service.clone(),
-            allocator: begin(),
-        });
-        // A policy may be for another service now.
-        books.service.clone_from(service);
-        let by = (instance, stream);
-        let (version, holds, demand) = (report.version, report.holds, report.demand);
-        books.allocator.handle_report(by, version, holds, demand);
-    }
-
-    /// A stream has ended.
-    fn close(&mut self, instance: &str, stream: u64, now: Instant) {
-        let Some(closed) = self.streams.remove(&stream) else {
-            return;
-        };
-        for rule in &closed.told {
-            if let Some(books) = self.limits.get_mut(rule) {
-                books.allocator.handle_disconnect(instance, stream, now);
+    fn act(&mut self, effect: Effect) {
+        match effect {
+            Effect::Grant(stream, grants) => {
+                let unread = |of: &Stream| of.grants.try_send(grants).is_err();
+                if self.streams.get(&stream).is_some_and(unread) {
+                    self.end(stream, Ended::Unread);
+                }
+            }
+            Effect::EndStream(stream) => self.end(stream, Ended::Moved),
+            Effect::Relay(link, streams) => {
+                let Some(link) = self.links.get(&link) else {
+                    return;
+                };
+                let sent = link.grants.as_ref().map(|grants| grants.try_send(streams));
+                if sent.is_some_and(|sent| sent.is_err()) {
+                    link.end.cancel();
+                }
+            }
+            Effect::EndLink(link) => {
+                if let Some(link) = self.links.remove(&link) {
+                    link.end.cancel();
+                }
             }
         }
     }
 
-    /// Closes the books of limits that are in force no more. `shared` says what a service has; only
-    /// services that books are kept of are looked at.
-    fn forget_ended(&mut self, shared: impl Fn(&ServiceName) -> Shared) {
-        let services: BTreeSet<&ServiceName> = self.limits.values().map(|b| &b.service).collect();
-        let in_force = services.into_iter().flat_map(shared);
-        let in_force: Shared = in_force.collect();
-        let before = self.limits.len();
-        self.limits.retain(|rule, _| in_force.contains_key(rule));
-        if self.limits.len() < before {
-            for stream in self.streams.values_mut() {
-                stream.told.retain(|rule| self.limits.contains_key(rule));
-            }
+    fn end(&mut self, stream: u64, why: Ended) {
+        if let Some(stream) = self.streams.remove(&stream) {
+            let _has_ended_by_itself = stream.end.send(why);
         }
-    }
-
-    /// Sends what is due of these limits.
-    fn poll(&mut self, names: &[RuleName], now: Instant) {
-        let mut due: BTreeMap<u64, Vec<Grant>> = BTreeMap::new();
-        for name in names {
-            let Some(books) = self.limits.get_mut(name) else {
-                continue;
-            };
-            for lease in books.allocator.poll(now) {
-                let Lease {
-                    stream,
-                    version,
-                    shares,
-                    ..
-                } = lease;
-                due.entry(stream).or_default().push(Grant {
-                    rule: name.clone(),
-                    version,
-                    shares,
-                });
-            }
-        }
-        for (stream, grants) in due {
-            let Some(stream) = self.streams.get(&stream) else {
-                continue;
-            };
-            if stream.grants.try_send(grants).is_err() {
-                stream.end.cancel();
-            }
-        }
-    }
-}
-
-/// The limits of a service that are shared.
-fn shared_limits(compiled: &Compiled, service: &ServiceName) -> Shared {
-    let found = compiled.find(Kind::ServerPolicy, &service.to_string());
-    match found.map(|found| &found.resource) {
-        Some(Resource::ServerPolicy(policy)) => {
-            let limits = policy.ports.values().flat_map(|port| &port.rate_limits);
-            let shared = limits.filter(|limit| limit.scope == RateScope::Global);
-            let shared = shared.map(|limit| (limit.name.clone(), !limit.key.is_empty()));
-            shared.collect()
-        }
-        Some(
-            Resource::EndpointSlice(_)
-            | Resource::Service(_)
-            | Resource::Workload(_)
-            | Resource::TrustBundle(_)
-            | Resource::MeshConfig(_)
-            | Resource::Namespace(_),
-        )
-        | None => Shared::new(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::cell::RefCell;
-
-    use weft_core::rate::lease::Shares;
-
-    use super::*;
-
-    const NOW: Instant = Instant::from_nanos(0);
-
-    fn rule(policy: &str) -> RuleName {
-        RuleName {
-            namespace: "shop".into(),
-            policy: policy.into(),
-            rule: 0,
-        }
-    }
-
-    fn tell(state: &mut State, stream: u64, policy: &str, service: &str) {
-        let report = Report {
-            rule: rule(policy),
-            version: 0,
-            holds: Shares::even(2),
-            demand: None,
-        };
-        let service = service.parse().unwrap();
-        let begin = || Allocator::new(false, NOW);
-        state.handle((&"a".into(), stream), report, &service, begin);
-    }
-
-    #[test]
-    fn only_services_with_books_are_looked_at() {
-        let mut state = State::default();
-        tell(&mut state, 1, "p", "shop/web");
-        tell(&mut state, 1, "q", "shop/web");
-        tell(&mut state, 1, "r", "shop/db");
-        let looked_at = RefCell::new(Vec::new());
-        let sweep = |state: &mut State, in_force: &[(&str, &str)]| {
-            looked_at.take();
-            state.forget_ended(|service| {
-                let service = service.to_string();
-                let of_service = in_force.iter().filter(|(of, _)| *of == service);
-                let shared = of_service
-                    .map(|(_, policy)| (rule(policy), false))
-                    .collect();
-                looked_at.borrow_mut().push(service);
-                shared
-            });
-            let kept: Vec<String> = state.limits.keys().map(|r| r.policy.to_string()).collect();
-            kept.concat()
-        };
-        let all = [("shop/db", "r"), ("shop/web", "p"), ("shop/web", "q")];
-        assert_eq!(sweep(&mut state, &all), "pqr");
-        assert_eq!(*looked_at.borrow(), ["shop/db", "shop/web"]);
-        assert_eq!(sweep(&mut state, &all[1..2]), "p");
-        // Its policy is for another service now.
-        tell(&mut state, 1, "p", "shop/api");
-        assert_eq!(sweep(&mut state, &[("shop/api", "p")]), "p");
-        assert_eq!(*looked_at.borrow(), ["shop/api"]);
-        assert_eq!(sweep(&mut state, &[]), "");
-        assert_eq!(sweep(&mut state, &[]), "");
-        assert!(looked_at.borrow().is_empty());
-    }
-
-    #[test]
-    fn a_stream_that_ends_gives_up_what_it_told_of() {
-        let mut state = State::default();
-        let (grants, _granted) = mpsc::channel(1);
-        let stream = Stream {
-            grants,
-            end: CancellationToken::new(),
-            told: BTreeSet::new(),
-        };
-        state.streams.insert(1, stream);
-        tell(&mut state, 1, "p", "shop/web");
-        tell(&mut state, 2, "q", "shop/web");
-        state.close("a", 1, NOW);
-        let later = NOW + weft_core::rate::lease::LOST_AFTER;
-        state.poll(&[rule("p"), rule("q")], later);
-        let limits = state.limits.values();
-        let empty: Vec<bool> = limits.map(|books| books.allocator.is_empty()).collect();
-        assert_eq!(empty, [true, false]);
     }
 }

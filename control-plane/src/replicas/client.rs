@@ -22,6 +22,7 @@ use weft_proto::replica::FollowRequest;
 use weft_proto::replica::replicas_client::ReplicasClient;
 use weft_proto::replicas::ReplicaReport;
 
+use super::relay::relay;
 use super::{EXPIRES, OTHERS_MAX, Replicas};
 use crate::identity::ca::{Authority, CaError, OWN_DNS_NAME};
 use crate::kubernetes::endpoints::ControlPlanes;
@@ -154,12 +155,17 @@ impl Replicas {
         let exchanged = tokio::time::Instant::now() + dialling.ttl / 2;
         let begin = async {
             let channel = connect(address, self.name(), dialling).await?;
-            let mut client = ReplicasClient::new(channel);
-            Ok::<_, FollowError>(client.follow(FollowRequest {}).await?.into_inner())
+            let mut client = ReplicasClient::new(channel.clone());
+            let reports = client.follow(FollowRequest {}).await?.into_inner();
+            Ok::<_, FollowError>((channel, reports))
         };
         let begun = timeout(CONNECT_MAX, begin).await;
-        let mut reports = begun.map_err(|_elapsed| FollowError::Silent(CONNECT_MAX))??;
+        let (channel, mut reports) =
+            begun.map_err(|_elapsed| FollowError::Silent(CONNECT_MAX))??;
         self.begin(name);
+        // Ends with this connection.
+        let mut relaying = JoinSet::new();
+        let mut books_term = None;
         loop {
             let message = tokio::select! {
                 message = timeout(EXPIRES, reports.message()) => message,
@@ -167,8 +173,22 @@ impl Replicas {
             };
             let message = message.map_err(|_elapsed| FollowError::Silent(EXPIRES))??;
             let message = message.ok_or(FollowError::Ended)?;
-            if self.take(name, ReplicaReport::try_from(message)?)? {
+            let report = ReplicaReport::try_from(message)?;
+            let whole = report.whole.as_ref().map(|whole| whole.books_term);
+            if self.take(name, report)? {
                 return Ok(Done::Own);
+            }
+            if let Some(term) = whole {
+                if term != std::mem::replace(&mut books_term, term) {
+                    relaying.shutdown().await;
+                    if term.is_some() {
+                        let leases = Arc::clone(&self.leases);
+                        relaying.spawn(relay(leases, name.to_owned(), channel.clone()));
+                    }
+                }
+                if let Some(term) = term {
+                    self.leases.hear(term);
+                }
             }
             *backoff = Backoff::new(DIALLED_AGAIN);
         }

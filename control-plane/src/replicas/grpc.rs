@@ -6,20 +6,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::unfold;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{sleep, timeout};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::sleep;
 use tokio_stream::Stream;
-use tonic::{Request, Response, Status};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
 use weft_core::name::SpiffeId;
 use weft_proto::replica::replicas_server::Replicas as Service;
-use weft_proto::replica::{FollowRequest, Report};
+use weft_proto::replica::{FollowRequest, RelayedGrants, RelayedReports, Report};
 
-use super::reporter::Reporter;
-use super::{OTHERS_MAX, Replicas};
+use super::reporter::{OwnState, Reporter};
+use super::{OTHERS_MAX, Replicas, relay};
 use crate::peer::PeerIdentity;
+use crate::ratelimit::LinkOfRelay;
 
 /// Within this time there is another message.
-const HEARTBEAT: Duration = Duration::from_secs(2);
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(2);
 /// Changes within this time are told together.
 const TOGETHER: Duration = Duration::from_millis(100);
 
@@ -29,19 +31,42 @@ pub struct ReplicaService {
     replicas: Arc<Replicas>,
     /// The identity that may call it.
     allowed: SpiffeId,
-    /// One for each stream that may stand.
-    places: Arc<Semaphore>,
+    /// One for each stream that may stand, of either call.
+    following: Arc<Semaphore>,
+    relaying: Arc<Semaphore>,
 }
 
 impl ReplicaService {
     /// Answers those who have this identity: that of the mesh's control planes.
     pub fn new(replicas: Arc<Replicas>, allowed: SpiffeId) -> Self {
+        // One that connects anew may come before its old connection is seen to have ended.
+        let places = || Arc::new(Semaphore::new(2 * OTHERS_MAX));
         Self {
             replicas,
             allowed,
-            // One that connects anew may come before its old connection is seen to have ended.
-            places: Arc::new(Semaphore::new(2 * OTHERS_MAX)),
+            following: places(),
+            relaying: places(),
         }
+    }
+
+    /// A place for a stream, if a control plane of the mesh asks for it.
+    fn admit<T>(
+        &self,
+        request: &Request<T>,
+        places: &Arc<Semaphore>,
+    ) -> Result<OwnedSemaphorePermit, Status> {
+        let peer = PeerIdentity::of(request)?;
+        if peer.identity != self.allowed {
+            let text = format!(
+                "only a control plane of the mesh may call this, not {}",
+                peer.identity
+            );
+            return Err(Status::permission_denied(text));
+        }
+        let place = Arc::clone(places).try_acquire_owned();
+        place.map_err(|_full| {
+            Status::resource_exhausted(format!("{} streams stand already", 2 * OTHERS_MAX))
+        })
     }
 }
 
@@ -50,6 +75,7 @@ struct Followed {
     replicas: Arc<Replicas>,
     reporter: Reporter,
     moved: watch::Receiver<()>,
+    books: watch::Receiver<Option<u64>>,
     queue: VecDeque<Report>,
     is_first: bool,
     _place: OwnedSemaphorePermit,
@@ -62,15 +88,29 @@ impl Followed {
                 return message;
             }
             if !std::mem::replace(&mut self.is_first, false) {
-                let _nothing_has_changed = timeout(HEARTBEAT, self.moved.changed()).await;
-                sleep(TOGETHER).await;
+                // Sidecars wait for who keeps the books: that is told at once.
+                tokio::select! {
+                    _ended = self.books.changed() => {}
+                    () = async {
+                        tokio::select! {
+                            _ended = self.moved.changed() => {}
+                            () = sleep(HEARTBEAT) => {}
+                        }
+                        sleep(TOGETHER).await;
+                    } => {}
+                }
             }
             self.moved.borrow_and_update();
             let replicas = &self.replicas;
             let positions = replicas.store.positions();
             let (published, sidecars) = replicas.reports();
             let name = replicas.name();
-            let report = self.reporter.report(name, sidecars, published, &positions);
+            let standing = OwnState {
+                published,
+                positions: &positions,
+                books_term: *self.books.borrow_and_update(),
+            };
+            let report = self.reporter.report(name, sidecars, &standing);
             self.queue.extend(report.into_messages());
         }
     }
@@ -84,20 +124,10 @@ impl Service for ReplicaService {
         &self,
         request: Request<FollowRequest>,
     ) -> Result<Response<Self::FollowStream>, Status> {
-        let peer = PeerIdentity::of(&request)?;
-        if peer.identity != self.allowed {
-            let text = format!(
-                "only a control plane of the mesh follows another one, not {}",
-                peer.identity
-            );
-            return Err(Status::permission_denied(text));
-        }
-        let place = Arc::clone(&self.places).try_acquire_owned();
-        let place = place.map_err(|_full| {
-            Status::resource_exhausted(format!("{} streams stand already", 2 * OTHERS_MAX))
-        })?;
+        let place = self.admit(&request, &self.following)?;
         let followed = Followed {
             moved: self.replicas.publisher.watch(),
+            books: self.replicas.leases.watch_term(),
             replicas: Arc::clone(&self.replicas),
             reporter: Reporter::default(),
             queue: VecDeque::new(),
@@ -109,5 +139,20 @@ impl Service for ReplicaService {
             Some((Ok(message), followed))
         });
         Ok(Response::new(Box::pin(messages)))
+    }
+
+    type RelayStream = ReceiverStream<Result<RelayedGrants, Status>>;
+
+    async fn relay(
+        &self,
+        request: Request<Streaming<RelayedReports>>,
+    ) -> Result<Response<Self::RelayStream>, Status> {
+        let place = self.admit(&request, &self.relaying)?;
+        let link = LinkOfRelay::begin(&self.replicas.leases).ok_or_else(|| {
+            Status::failed_precondition("this control plane keeps no books of global limits")
+        })?;
+        let (answers, outgoing) = mpsc::channel(1);
+        tokio::spawn(relay::serve(link, request.into_inner(), answers, place));
+        Ok(Response::new(ReceiverStream::new(outgoing)))
     }
 }

@@ -3,12 +3,14 @@
 //! `Programmed`.
 //!
 //! Each follows each of the others over mutual TLS (`client.rs`, `grpc.rs`): `reporter.rs` says what is
-//! told next, `told.rs` what follows from what was told, both pure. How the others are found is not
-//! known here: somebody keeps a list of them. Revisions are each process's own; what was seen of the
-//! documents (`store::Position`) says which of them have the same.
+//! told next, `told.rs` what follows from what was told, both pure. To the one that keeps the books of
+//! global limits the others relay what their sidecars say of these (`relay.rs`). How the others are
+//! found is not known here: somebody keeps a list of them. Revisions are each process's own; what was
+//! seen of the documents (`store::Position`) says which of them have the same.
 
 mod client;
 pub mod grpc;
+mod relay;
 mod reporter;
 mod told;
 
@@ -26,6 +28,7 @@ use weft_proto::replicas::{ObservedReport, ReplicaReport, RevisionSpan, SidecarR
 use crate::kubernetes::endpoints::ControlPlanes;
 use crate::peer::PeerIdentity;
 use crate::publish::{Applied, Progress, ProxyView, Publisher, RejectedBy, SidecarStanding};
+use crate::ratelimit::Leases;
 use crate::registry::{Observations, ObservedView};
 use crate::store::{Revision, Store};
 use told::{ReplicaState, TooMany};
@@ -49,6 +52,7 @@ pub struct Replicas {
     publisher: Arc<Publisher>,
     observations: Arc<Observations>,
     store: Arc<dyn Store>,
+    leases: Arc<Leases>,
     others: Mutex<BTreeMap<String, Other>>,
     /// Changes when another control plane has told something else of interception.
     interception: watch::Sender<()>,
@@ -67,6 +71,7 @@ impl Replicas {
         publisher: Arc<Publisher>,
         observations: Arc<Observations>,
         store: Arc<dyn Store>,
+        leases: Arc<Leases>,
     ) -> Arc<Self> {
         let name = format!("control-plane-{}", crate::hex(&crate::random::<8>()));
         Arc::new(Self {
@@ -74,6 +79,7 @@ impl Replicas {
             publisher,
             observations,
             store,
+            leases,
             others: Mutex::default(),
             interception: watch::Sender::default(),
         })

@@ -15,14 +15,24 @@ pub(super) struct Reporter {
     position: Option<(Revision, SeenVersions)>,
 }
 
+/// What is told of the control plane itself.
+#[derive(Debug)]
+pub(super) struct OwnState<'a> {
+    /// The newest revision that sidecars are told.
+    pub(super) published: u64,
+    /// Our newest positions, the oldest first.
+    pub(super) positions: &'a [Arc<Position>],
+    /// The term in which it keeps the books of global limits, if it does.
+    pub(super) books_term: Option<u64>,
+}
+
 impl Reporter {
-    /// What has changed since. `positions` are our newest ones, the oldest first.
+    /// What has changed since.
     pub(super) fn report(
         &mut self,
         replica: &Arc<str>,
         sidecars: Vec<SidecarReport>,
-        published: u64,
-        positions: &[Arc<Position>],
+        standing: &OwnState<'_>,
     ) -> ReplicaReport {
         let sidecars = sidecars.into_iter();
         let current: BTreeMap<_, _> = sidecars
@@ -42,7 +52,7 @@ impl Reporter {
             }
             None => true,
         };
-        let news = positions.iter().filter(is_news);
+        let news = standing.positions.iter().filter(is_news);
         let news = news.map(|position| (position.revision, position.seen.clone()));
         let news: Vec<_> = news.collect();
         self.position = news.last().cloned().or_else(|| self.position.take());
@@ -51,8 +61,9 @@ impl Reporter {
             sidecars: changed,
             gone: gone.collect(),
             whole: Some(PublishedReport {
-                published,
+                published: standing.published,
                 positions: news,
+                books_term: standing.books_term,
             }),
         }
     }
@@ -87,7 +98,12 @@ mod tests {
         let mut told = |sidecars: &[(&str, usize)], positions: &[&Arc<Position>]| {
             let positions: Vec<_> = positions.iter().copied().cloned().collect();
             let sidecars = sidecars.iter().map(|(name, holds)| sidecar(name, *holds));
-            let report = reporter.report(&us, sidecars.collect(), 1, &positions);
+            let standing = OwnState {
+                published: 1,
+                positions: &positions,
+                books_term: None,
+            };
+            let report = reporter.report(&us, sidecars.collect(), &standing);
             let names = |all: Vec<Arc<str>>| all.join(" ");
             let changed = report.sidecars.into_iter().map(|sidecar| sidecar.instance);
             let positions = report.whole.unwrap().positions.len();

@@ -1,8 +1,13 @@
 //! Several control planes' words together.
 
+use std::time::Duration;
+
+use weft_core::name::ServiceName;
+use weft_core::rate::RuleName;
 use weft_proto::replicas::PublishedReport;
 
 use super::*;
+use crate::ratelimit::{Alone, KnownLimits, Shared};
 use crate::store::MemoryStore;
 
 fn sidecar(instance: &str, since: i64) -> SidecarReport {
@@ -21,12 +26,24 @@ fn sidecar(instance: &str, since: i64) -> SidecarReport {
     }
 }
 
+/// No limit is shared.
+#[derive(Debug)]
+struct NoLimits;
+
+impl KnownLimits for NoLimits {
+    fn of_service(&self, _service: &ServiceName) -> Shared {
+        Shared::new()
+    }
+
+    fn of_sidecar(&self, _peer: &PeerIdentity) -> BTreeMap<RuleName, ServiceName> {
+        BTreeMap::new()
+    }
+}
+
 fn replicas() -> Arc<Replicas> {
-    Replicas::new(
-        Arc::default(),
-        Arc::default(),
-        Arc::<MemoryStore>::default(),
-    )
+    let leases = Leases::new(Arc::new(NoLimits), Arc::new(Alone), Duration::ZERO);
+    let store = Arc::<MemoryStore>::default();
+    Replicas::new(Arc::default(), Arc::default(), store, leases)
 }
 
 fn tell(replicas: &Replicas, name: &str, process: &str, sidecars: &[(&str, i64)]) -> bool {

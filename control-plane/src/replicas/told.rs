@@ -54,6 +54,7 @@ impl ReplicaState {
         let Some(PublishedReport {
             published,
             positions,
+            ..
         }) = report.whole
         else {
             return Ok(is_news);
@@ -185,6 +186,7 @@ mod tests {
                 positions: { positions.iter() }
                     .map(|(revision, version)| (*revision, seen(&[("A", *version)])))
                     .collect(),
+                books_term: None,
             }),
         }
     }

@@ -31,6 +31,7 @@ mod rbac;
 mod registry;
 mod replicas;
 mod roots;
+mod sharing;
 mod slices;
 mod support;
 #[path = "../../src/kubernetes/testing.rs"]

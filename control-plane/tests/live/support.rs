@@ -412,6 +412,11 @@ impl Sidecar {
         }
     }
 
+    /// From now on it connects to the control plane that listens there.
+    pub(crate) fn goes_to(&mut self, address: SocketAddr) {
+        self.address = address;
+    }
+
     pub(crate) fn instance(&self) -> &str {
         &self.signed.as_ref().unwrap().instance
     }

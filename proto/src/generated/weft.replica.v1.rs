@@ -22,6 +22,10 @@ pub struct Report {
     /// more was seen at it.
     #[prost(message, repeated, tag = "6")]
     pub positions: ::prost::alloc::vec::Vec<Position>,
+    /// The term in which it keeps the books of global limits on the rate of requests; absent where it does
+    /// not. That of a later term is greater.
+    #[prost(uint64, optional, tag = "7")]
+    pub books_term: ::core::option::Option<u64>,
 }
 /// How much of the documents' history it has seen at one of its revisions.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -96,6 +100,50 @@ pub struct Rejected {
     pub resource: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RelayedReports {
+    /// What is new of streams of leases, in the order in which they were opened, where they are new.
+    #[prost(message, repeated, tag = "1")]
+    pub streams: ::prost::alloc::vec::Vec<StreamReports>,
+}
+/// A sidecar's stream of leases at the control plane that relays it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StreamReports {
+    /// Names it on this stream; that of a newer one is greater.
+    #[prost(uint64, tag = "1")]
+    pub stream: u64,
+    /// Who opened it.
+    #[prost(string, tag = "2")]
+    pub instance: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "3")]
+    pub reports: ::prost::alloc::vec::Vec<RelayedReport>,
+    /// It has ended with this.
+    #[prost(bool, tag = "4")]
+    pub ended: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RelayedReport {
+    #[prost(message, optional, tag = "1")]
+    pub report: ::core::option::Option<super::super::ratelimit::v1::Report>,
+    /// The service that the limit is of, NAMESPACE/NAME: the sidecar serves it.
+    #[prost(string, tag = "2")]
+    pub service: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RelayedGrants {
+    /// The term in which the books are kept; the same in all messages of a stream.
+    #[prost(uint64, tag = "1")]
+    pub term: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub streams: ::prost::alloc::vec::Vec<StreamGrants>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StreamGrants {
+    #[prost(uint64, tag = "1")]
+    pub stream: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub grants: ::prost::alloc::vec::Vec<super::super::ratelimit::v1::Grant>,
 }
 /// Generated client implementations.
 pub mod replicas_client {
@@ -215,6 +263,36 @@ pub mod replicas_client {
                 .insert(GrpcMethod::new("weft.replica.v1.Replicas", "Follow"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Shares of global limits on the rate of requests, for the sidecars of a control plane that does not
+        /// keep the books of these: what they say is relayed to the control plane that does, and what it
+        /// grants comes back. The first message of the answer comes at once, and another one within two
+        /// seconds, in both directions: one that hears nothing for ten seconds ends the stream. Whoever keeps
+        /// no books refuses (FAILED_PRECONDITION), and ends the stream when it keeps them no longer
+        /// (UNAVAILABLE). Only a control plane of the mesh may call it (PERMISSION_DENIED).
+        pub async fn relay(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::RelayedReports>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::RelayedGrants>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/weft.replica.v1.Replicas/Relay",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("weft.replica.v1.Replicas", "Relay"));
+            self.inner.streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -243,6 +321,22 @@ pub mod replicas_server {
             &self,
             request: tonic::Request<super::FollowRequest>,
         ) -> std::result::Result<tonic::Response<Self::FollowStream>, tonic::Status>;
+        /// Server streaming response type for the Relay method.
+        type RelayStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::RelayedGrants, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Shares of global limits on the rate of requests, for the sidecars of a control plane that does not
+        /// keep the books of these: what they say is relayed to the control plane that does, and what it
+        /// grants comes back. The first message of the answer comes at once, and another one within two
+        /// seconds, in both directions: one that hears nothing for ten seconds ends the stream. Whoever keeps
+        /// no books refuses (FAILED_PRECONDITION), and ends the stream when it keeps them no longer
+        /// (UNAVAILABLE). Only a control plane of the mesh may call it (PERMISSION_DENIED).
+        async fn relay(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::RelayedReports>>,
+        ) -> std::result::Result<tonic::Response<Self::RelayStream>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct ReplicasServer<T> {
@@ -362,6 +456,54 @@ pub mod replicas_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/weft.replica.v1.Replicas/Relay" => {
+                    #[allow(non_camel_case_types)]
+                    struct RelaySvc<T: Replicas>(pub Arc<T>);
+                    impl<
+                        T: Replicas,
+                    > tonic::server::StreamingService<super::RelayedReports>
+                    for RelaySvc<T> {
+                        type Response = super::RelayedGrants;
+                        type ResponseStream = T::RelayStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<super::RelayedReports>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Replicas>::relay(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RelaySvc(inner);
+                        let codec = crate::codec::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -39,11 +39,13 @@ impl StoreLease {
 }
 
 impl LeaderLease for StoreLease {
-    fn take(&self, ttl: Duration) -> BoxFuture<'_, Result<(), LeaseError>> {
+    fn take(&self, ttl: Duration) -> BoxFuture<'_, Result<u64, LeaseError>> {
         Box::pin(async move {
             let taken = self.store.lease(&self.name, &self.holder, ttl).await;
-            self.keep(Some(taken.map_err(error)?));
-            Ok(())
+            let taken = taken.map_err(error)?;
+            let term = taken.fencing;
+            self.keep(Some(taken));
+            Ok(term)
         })
     }
 

@@ -213,6 +213,11 @@ impl Allocator {
         }
     }
 
+    /// Whether the limit has keys, which a change of its policy may change.
+    pub const fn set_keyed(&mut self, keyed: bool) {
+        self.keyed = keyed;
+    }
+
     /// A sidecar says what it uses, which lease that is of (0: none on this stream), and now and then
     /// what it was asked for since it said so last. The first report of a stream opens its account.
     pub fn handle_report(
@@ -259,6 +264,11 @@ impl Allocator {
         {
             holder.lost = Some(now);
         }
+    }
+
+    /// What a sidecar may be using of every key that is not named; `None` where it is not known.
+    pub fn held(&self, instance: &str) -> Option<u32> {
+        self.holders.get(instance).map(|holder| holder.held(None))
     }
 
     /// Whether nobody holds anything.
