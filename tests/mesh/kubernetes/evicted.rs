@@ -55,7 +55,7 @@ fn pods_that_were_there_before_are_told_of_and_evicted_within_their_budget() {
     logged("pods/eviction");
     cluster.upgrade(&eviction);
     // Its time is over, and its budget does not allow it.
-    logged("disruption budget");
+    logged("refused by a PodDisruptionBudget");
     let counted = counts(cluster);
     counted("weft_pod_evictions_total{outcome=\"refused\"}");
     counted("weft_pod_events_total{reason=\"SidecarMissing\",outcome=\"written\"}");
