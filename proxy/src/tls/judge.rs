@@ -154,3 +154,7 @@ impl<J: JudgesClients> ClientCertVerifier for Verifier<J> {
         self.algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+#[path = "judge_tests.rs"]
+mod tests;
