@@ -4,11 +4,15 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const PROXY: &str = env!("CARGO_BIN_EXE_weft-proxy");
@@ -184,16 +188,27 @@ fn what_refuses_connections_to_the_reserved_addresses_does_not_count_as_redirect
     assert!(!plugin.state().join("c20").exists());
 }
 
-/// What the node's program sees of a process.
+/// What the node's program sees of a process of a pod.
 fn process(proc_dir: &Path, pid: u32, command: &str, namespace: &Namespace) {
+    // Processes with a lower number were started earlier.
+    process_of(POD, u64::from(pid), proc_dir, pid, command, namespace);
+}
+
+fn process_of(
+    pod: &str,
+    started: u64,
+    proc_dir: &Path,
+    pid: u32,
+    command: &str,
+    namespace: &Namespace,
+) {
     let dir = proc_dir.join(pid.to_string());
     fs::create_dir_all(dir.join("ns")).unwrap();
-    fs::write(dir.join("cmdline"), command).unwrap();
+    fs::write(dir.join("comm"), command).unwrap();
     fs::write(dir.join("environ"), "WEFT_CNI_INTERCEPTION=[]\0").unwrap();
-    let cgroup = format!("0::/kubepods/besteffort/pod{POD}/c{pid}\n");
+    let cgroup = format!("0::/kubepods/besteffort/pod{pod}/c{pid}\n");
     fs::write(dir.join("cgroup"), cgroup).unwrap();
-    // Processes with a lower number were started earlier.
-    let stat = format!("{pid} (x) S {}{pid} 0\n", "0 ".repeat(18));
+    let stat = format!("{pid} (x) S {}{started} 0\n", "0 ".repeat(18));
     fs::write(dir.join("stat"), stat).unwrap();
     symlink(namespace.path(), dir.join("ns/net")).unwrap();
 }
@@ -213,7 +228,7 @@ fn a_pod_is_redirected_again_in_its_sandbox_alone_and_told_of_once() {
     if !can_run() {
         return;
     }
-    let (sandbox, made) = (Namespace::new(), Namespace::new());
+    let (sandbox, made, later) = (Namespace::new(), Namespace::new(), Namespace::new());
     let dir = tempfile::tempdir().unwrap();
     let place = |name: &str| dir.path().join(name);
     for name in ["bin", "conf", "proc/1/ns"] {
@@ -222,16 +237,25 @@ fn a_pod_is_redirected_again_in_its_sandbox_alone_and_told_of_once() {
     symlink("/proc/self/ns/net", place("proc/1/ns/net")).unwrap();
     let conflist = r#"{"name": "pods", "plugins": [{"type": "bridge"}]}"#;
     fs::write(place("conf/1.conflist"), conflist).unwrap();
-    process(&place("proc"), 20, "/pause\0", &sandbox);
-    process(&place("proc"), 30, "weft-proxy\0", &sandbox);
+    process(&place("proc"), 20, "pause\n", &sandbox);
+    process(&place("proc"), 30, "weft-proxy\n", &sandbox);
     // A program of the pod calls itself so, in a namespace that it has made.
-    process(&place("proc"), 40, "weft-proxy\0", &made);
+    process(&place("proc"), 40, "weft-proxy\n", &made);
+    // A pod that was made when the plugin was there, and which it has not redirected: it is not in the mesh.
+    let other = POD.replace("0b57", "1c57");
+    let long_after = u64::MAX / 2;
+    for (pid, command) in [(50, "pause\n"), (51, "weft-proxy\n")] {
+        let at = long_after + u64::from(pid);
+        process_of(&other, at, &place("proc"), pid, command, &later);
+    }
     // Whoever dials is refused, and yet it is not redirected.
     sandbox.reject();
     let ready = || {
-        let state = place("state");
         let mut asked = Command::new(PROXY);
-        let asked = asked.arg("cni-ready").arg("--state-dir").arg(state);
+        let asked = asked
+            .arg("cni-ready")
+            .arg("--ready-file")
+            .arg(place("ready"));
         asked.output().unwrap().status.success()
     };
     assert!(!ready(), "it was not started");
@@ -245,6 +269,7 @@ fn a_pod_is_redirected_again_in_its_sandbox_alone_and_told_of_once() {
         ("--conf-dir", "conf"),
         ("--proc-dir", "proc"),
         ("--state-dir", "state"),
+        ("--ready-file", "ready"),
     ] {
         child.arg(flag).arg(place(name));
     }
@@ -257,10 +282,52 @@ fn a_pod_is_redirected_again_in_its_sandbox_alone_and_told_of_once() {
     assert!(text.contains("/run/weft-cni"), "{text}");
     // Rounds have gone by in which it was looked at, if it is.
     assert!(!made.has_rules(), "a namespace of nobody's");
+    assert!(!later.has_rules(), "a namespace of another pod's");
 
     node.0.kill().unwrap();
     let mut log = String::new();
     let mut errors = node.0.stderr.take().unwrap();
     errors.read_to_string(&mut log).unwrap();
     assert_eq!(log.matches("a pod was not redirected").count(), 1, "{log}");
+}
+
+/// Accepts connections to the sidecar's port in a namespace, and says this on each, a byte each 50 ms, and
+/// nothing more.
+fn listen(namespace: &Namespace, says: &'static [u8]) {
+    let netns = fs::File::open(namespace.path()).unwrap();
+    let bind = std::thread::spawn(move || {
+        let kind = Some(LinkNameSpaceType::Network);
+        move_into_link_name_space(netns.as_fd(), kind).unwrap();
+        TcpListener::bind(("::", 15001)).unwrap()
+    });
+    let listener = bind.join().unwrap();
+    std::thread::spawn(move || {
+        let mut held = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept() {
+            held.push(stream.try_clone().unwrap());
+            std::thread::spawn(move || {
+                for byte in says {
+                    let _nobody_may_read = stream.write_all(&[*byte]);
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_listener_that_has_no_time_does_not_count_as_somebody_elses() {
+    if !can_run() {
+        return;
+    }
+    // The first answer of the other is too long, and does not come in time.
+    for says in [&b""[..], &[7; 100]] {
+        let (plugin, pod) = (Plugin::new(), Namespace::new());
+        plugin.call("ADD", &pod).unwrap();
+        listen(&pod, says);
+        plugin.call("CHECK", &pod).unwrap();
+        // Without rules, nobody's answer counts.
+        pod.nft("flush ruleset");
+        plugin.demand_not_redirected(&pod, "its rules are gone");
+    }
 }

@@ -154,6 +154,25 @@ fn the_profile_of_apparmor_has_the_form_that_the_cluster_knows() {
     }
 }
 
+#[test]
+fn the_cni_plugins_directories_are_absolute_and_some_nodes_at_least_are_replaced_at_once() {
+    for (set, is_good) in [
+        ("cni.stateDir=/run/weft: cni", true),
+        ("cni.stateDir=run/weft-cni", false),
+        ("cni.binDir=opt/cni/bin", false),
+        ("cni.confDir=etc", false),
+        ("cni.maxUnavailable=25%", true),
+        ("cni.maxUnavailable=100%", true),
+        ("cni.maxUnavailable=0%", false),
+        ("cni.maxUnavailable=101%", false),
+        ("cni.maxUnavailable=1", false),
+    ] {
+        let values = sets(&["cni.enabled=true", set]);
+        let made = values.and_then(|values| objects(&values, names::NAMESPACE, MANAGED_BY));
+        assert_eq!(made.is_ok(), is_good, "{set}: {:?}", made.err());
+    }
+}
+
 const CHART_DIR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/helm/weft");
 
 /// Values to compare what helm makes of the chart, and what this does.
@@ -190,7 +209,7 @@ const SHAPES: [&[&str]; 6] = [
     ],
     &[
         "--set",
-        "cni.enabled=true,cni.remove=true,cni.binDir=/bin/cni,imagePullSecrets={s}",
+        "cni.enabled=true,cni.remove=true,cni.binDir=/bin/cni,cni.maxUnavailable=25%,imagePullSecrets={s}",
     ],
 ];
 

@@ -7,6 +7,7 @@
 //! passed on as they came.
 
 mod conflist;
+mod looks;
 mod netns;
 mod node;
 mod plugin;
@@ -21,7 +22,7 @@ pub use ready::{NotReady, ReadyArgs, run as run_ready};
 
 use clap::Parser;
 
-use crate::intercept::{InterceptArgs, PROXY_UID};
+use crate::intercept::InterceptArgs;
 
 /// The name of the plugin's program and its type in a network's configuration.
 pub const PLUGIN: &str = "weft-cni";
@@ -33,14 +34,22 @@ pub const VARIABLE: &str = "WEFT_CNI_INTERCEPTION";
 /// Longest value of both, bytes: lists of 100 ports and of 100 ranges fit.
 const ARGUMENTS_MAX_BYTES: usize = 16 * 1024;
 
+/// The arguments of `weft-proxy intercept` that the injector writes. All others are as without any: whoever
+/// may write the annotation, or run a program, chooses no listener and no user.
 #[derive(Debug, Parser)]
 #[command(name = "weft-proxy intercept")]
 struct Line {
-    #[command(flatten)]
-    intercept: InterceptArgs,
+    #[arg(long)]
+    no_dns: bool,
+    #[arg(long, value_delimiter = ',')]
+    exclude_outbound_ports: Vec<u16>,
+    #[arg(long, value_delimiter = ',')]
+    exclude_outbound_ranges: Vec<String>,
+    #[arg(long, value_delimiter = ',')]
+    exclude_inbound_ports: Vec<u16>,
 }
 
-/// Reads what the annotation says.
+/// Reads what the annotation, or the variable, says.
 fn arguments(text: &str) -> Result<InterceptArgs, String> {
     let bytes = text.len();
     if bytes > ARGUMENTS_MAX_BYTES {
@@ -55,11 +64,13 @@ fn arguments(text: &str) -> Result<InterceptArgs, String> {
         let text = error.render().to_string();
         text.lines().next().unwrap_or_default().to_owned()
     })?;
-    let intercept = parsed.intercept;
-    if intercept.remove || intercept.uid != PROXY_UID {
-        return Err("found --remove or --uid; allowed: what the injector writes".to_owned());
-    }
-    Ok(intercept)
+    Ok(InterceptArgs {
+        no_dns: parsed.no_dns,
+        exclude_outbound_ports: parsed.exclude_outbound_ports,
+        exclude_outbound_ranges: parsed.exclude_outbound_ranges,
+        exclude_inbound_ports: parsed.exclude_inbound_ports,
+        ..InterceptArgs::default()
+    })
 }
 
 #[cfg(test)]
@@ -73,6 +84,7 @@ mod tests {
             (read.exclude_inbound_ports, read.no_dns),
             (vec![15020, 22], true)
         );
+        assert_eq!((read.inbound_port, read.outbound_port), (15006, 15001));
         let long = format!("[\"{}\"]", "x".repeat(ARGUMENTS_MAX_BYTES));
         for bad in [
             "",
@@ -81,6 +93,11 @@ mod tests {
             r#"["--remove"]"#,
             r#"["--nonsense"]"#,
             r#"["--uid", "0"]"#,
+            r#"["--inbound-port", "7777"]"#,
+            r#"["--outbound-port=7777"]"#,
+            r#"["--dns-port", "7777"]"#,
+            r#"["--exclude-uids", "1000"]"#,
+            r#"["--help"]"#,
             &long,
         ] {
             assert!(arguments(bad).is_err(), "{bad}");

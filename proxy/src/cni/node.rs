@@ -27,7 +27,7 @@ const INSTALL_EVERY: Duration = Duration::from_secs(2);
 /// Examples:
 ///   weft-proxy cni-node --bin-dir /opt/cni/bin --conf-dir /etc/cni/net.d --state-dir /run/weft-cni
 ///   weft-proxy cni-node --bin-dir /host/bin --conf-dir /host/conf --state-dir /host/state \
-///     --node-state-dir /run/weft-cni --remove
+///     --node-state-dir /run/weft-cni --ready-file /run/weft/ready --remove
 #[derive(Debug, Clone, Args)]
 #[command(verbatim_doc_comment)]
 pub struct NodeArgs {
@@ -37,18 +37,30 @@ pub struct NodeArgs {
     /// Where the configurations of its networks are.
     #[arg(long, value_name = "DIRECTORY")]
     pub conf_dir: PathBuf,
-    /// Where the plugin records what it redirects, and this program says whether it is ready.
-    #[arg(long, value_name = "DIRECTORY")]
+    /// Where the plugin records what it redirects; an absolute path.
+    #[arg(long, value_name = "DIRECTORY", value_parser = absolute)]
     pub state_dir: PathBuf,
     /// The same as the node's own programs see it [default: --state-dir].
-    #[arg(long, value_name = "DIRECTORY")]
+    #[arg(long, value_name = "DIRECTORY", value_parser = absolute)]
     pub node_state_dir: Option<PathBuf>,
+    /// Where it says for `weft-proxy cni-ready` whether it is ready [default: nowhere].
+    #[arg(long, value_name = "FILE")]
+    pub ready_file: Option<PathBuf>,
     /// Where the node's processes are.
     #[arg(long, value_name = "DIRECTORY", default_value = "/proc")]
     pub proc_dir: PathBuf,
     /// Take the plugin away from the node and keep it away, as before an uninstallation.
     #[arg(long)]
     pub remove: bool,
+}
+
+/// The plugin runs in a directory of its runtime's.
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    match path.is_absolute() {
+        true => Ok(path),
+        false => Err("allowed: an absolute path".to_owned()),
+    }
 }
 
 /// Why the program cannot go on.
@@ -71,17 +83,23 @@ pub fn run(args: &NodeArgs) -> Result<(), NodeError> {
     let mut installation = Installation::default();
     let mut repair = Repair::new(Instant::now());
     let mut said = None;
+    // What the container before this one has said is over.
+    tell(args, Err("the first round has not ended".to_owned()));
     loop {
         installation.keep(args, &program);
         let looked = match args.remove {
             true => Ok(()),
             false => look(args, own, &mut repair, &mut said),
         };
-        let found = installation.problem.clone().map_or(looked, Err);
-        if let Err(error) = ready::tell(&args.state_dir, found) {
-            tracing::debug!(error, "whether this is ready cannot be said");
-        }
+        tell(args, installation.problem.clone().map_or(looked, Err));
         thread::sleep(LOOK_EVERY);
+    }
+}
+
+fn tell(args: &NodeArgs, found: Result<(), String>) {
+    let told = { args.ready_file.as_ref() }.map_or(Ok(()), |path| ready::tell(path, found));
+    if let Err(error) = told {
+        tracing::debug!(error, "whether this is ready cannot be said");
     }
 }
 
@@ -156,7 +174,14 @@ fn install(args: &NodeArgs, program: &[u8]) -> Result<bool, String> {
     }
     let state_dir = args.node_state_dir.as_ref().unwrap_or(&args.state_dir);
     let state_dir = state_dir.display().to_string();
-    let with_plugin = |text: &str| conflist::with_plugin(text, &state_dir);
+    let with_plugin = |text: &str| {
+        let changed = conflist::with_plugin(text, &state_dir)?;
+        // Before the entry: should this end in between, it is put again, and recorded again.
+        if changed.is_some() {
+            records::write_put(&args.state_dir)?;
+        }
+        Ok(changed)
+    };
     Ok(edit(&args.conf_dir, &used, with_plugin)? || !is_current)
 }
 
@@ -237,6 +262,7 @@ mod tests {
             conf_dir: dir.join("conf"),
             state_dir: dir.join("state"),
             node_state_dir: Some("/run/weft-cni".into()),
+            ready_file: None,
             proc_dir: dir.join("proc"),
             remove: false,
         }
@@ -254,7 +280,11 @@ mod tests {
         let before = r#"{"name": "pods", "plugins": [{"type": "bridge"}]}"#;
         fs::write(&conflist, before).unwrap();
         assert_eq!(install(&args, b"program"), Ok(true));
+        let missed_before = || records::read(&args.state_dir).missed_before;
+        assert!(missed_before() > 0);
+        records::remove_all(&args.state_dir);
         assert_eq!(install(&args, b"program"), Ok(false));
+        assert_eq!(missed_before(), 0, "the entry was there");
         let plugin = args.bin_dir.join(PLUGIN);
         assert_eq!(
             plugin.metadata().unwrap().permissions().mode() & 0o777,
@@ -265,6 +295,7 @@ mod tests {
         fs::write(&conflist, before).unwrap();
         assert_eq!(install(&args, b"newer"), Ok(true));
         assert_eq!(fs::read(&plugin).unwrap(), b"newer");
+        assert!(missed_before() > 0);
         assert!(
             fs::read_to_string(&conflist)
                 .unwrap()

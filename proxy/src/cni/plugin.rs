@@ -130,7 +130,7 @@ fn answer(
         // The rules end with the namespace that they are in.
         "DEL" => {
             let config = serde_json::from_slice::<Value>(input).unwrap_or_default();
-            if let Some(state_dir) = state_dir(&config) {
+            if let Ok(Some(state_dir)) = state_dir(&config) {
                 namespaces.forget(state_dir, &environment.container);
             }
             return Ok(String::new());
@@ -162,9 +162,20 @@ fn annotation(config: &Value) -> Option<&str> {
     annotations.get(ANNOTATION)?.as_str()
 }
 
-fn state_dir(config: &Value) -> Option<&Path> {
-    let dir = config.get(STATE_DIR)?.as_str().map(Path::new);
-    dir.filter(|dir| dir.is_absolute())
+/// Where sandboxes are recorded; nothing where the entry does not say it.
+fn state_dir(config: &Value) -> Result<Option<&Path>, CniError> {
+    let found = match config.get(STATE_DIR) {
+        None | Some(Value::Null) => return Ok(None),
+        Some(found) => found,
+    };
+    let dir = found.as_str().map(Path::new);
+    match dir.filter(|dir| dir.is_absolute()) {
+        Some(dir) => Ok(Some(dir)),
+        None => {
+            let details = format!("{STATE_DIR}: found {found}; allowed: an absolute path");
+            Err(error(7, "invalid network configuration", details))
+        }
+    }
 }
 
 fn version(config: &Value) -> &str {
@@ -179,9 +190,10 @@ fn add(
 ) -> Result<String, CniError> {
     if let Some(annotation) = annotation(&config) {
         let (rules, netns) = of_mesh(environment, &config, annotation)?;
+        let state_dir = state_dir(&config)?;
         let intercepted = namespaces.intercept(netns, &rules);
         intercepted.map_err(|why| error(100, "the pod's traffic is not redirected", why))?;
-        if let Some(state_dir) = state_dir(&config) {
+        if let Some(state_dir) = state_dir {
             let mut args = environment.args.split(';');
             let sandbox = Sandbox {
                 container: &environment.container,
@@ -420,10 +432,15 @@ mod tests {
         assert_eq!(call("ADD", &good, false), ["/run/netns/x [15020]", sandbox]);
         assert_eq!(call("ADD", &good, true), ["/run/netns/x [15020]"]);
         assert_eq!(call("DEL", &good, true), ["forget /run/weft-cni c1"]);
-        for none in [json!(null), json!("weft-cni"), json!(7)] {
-            let input = config(none);
-            assert_eq!(call("ADD", &input, false), ["/run/netns/x [15020]"]);
-            assert!(call("DEL", &input, false).is_empty());
+        let input = config(json!(null));
+        assert_eq!(call("ADD", &input, false), ["/run/netns/x [15020]"]);
+        assert!(call("DEL", &input, false).is_empty());
+        for bad in [json!("weft-cni"), json!(7)] {
+            let input = config(bad);
+            let (noted, bytes) = (Noted::default(), input.as_bytes());
+            assert_eq!(self::call("ADD", bytes, &noted), Err(7));
+            assert_eq!(self::call("DEL", bytes, &noted), Ok(String::new()));
+            assert!(noted.done.borrow().is_empty());
         }
     }
 

@@ -3,30 +3,32 @@
 //! A pod is known by its cgroup, which the kubelet makes and no container of it may leave. Its namespace is
 //! the one that the plugin has recorded for it; without a record that of the oldest process in that cgroup:
 //! the sandbox's, which the container runtime starts before any container and which runs nothing of the pod.
-//! So a pod has one namespace, however many others its programs make. How it is redirected says the record;
-//! a pod that was made before the plugin was there says it by the oldest process of the mesh in that
-//! namespace, once.
+//! So a pod has one namespace, however many others its programs make. How it is redirected says the record.
+//! A pod without one is looked at only if its sandbox is older than the plugin's entry: it says how it is
+//! redirected by the oldest process of the mesh in that namespace, once. All later pods of the mesh have a
+//! record, and what programs of other pods say is not asked.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
 use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::netns::{self, Identity};
-use super::records::Record;
+use super::records::{Record, Records};
 use super::{VARIABLE, arguments};
 use crate::intercept::InterceptArgs;
 
-/// The program of the processes that say how their pod is redirected.
-const PROGRAM: &str = "weft-proxy";
+/// The program of the processes that say how their pod is redirected, as the kernel names it.
+const PROGRAM: &[u8] = b"weft-proxy";
 /// Pods that are looked at; a kubelet runs 110 unless it is told otherwise.
 const PODS_MAX: usize = 1024;
 /// Processes of one pod that are asked how it is redirected.
 const ASKED_MAX: usize = 16;
-/// What is read of a process's environment and command line, bytes.
+/// What is read of a process's environment, and of its cgroups, bytes.
 const READ_MAX: u64 = 128 * 1024;
+/// What is read of a process's name, which has 15 at most, bytes.
+const NAME_MAX: u64 = 64;
 
 /// A pod of the mesh, and the namespace that is to be redirected.
 #[derive(Debug, Clone)]
@@ -50,8 +52,8 @@ pub(super) struct Pods {
 #[derive(Debug)]
 struct Known {
     sandbox: Sandbox,
-    /// Of the plugin's record.
-    recorded: Option<Arc<InterceptArgs>>,
+    /// Of the plugin's record; the error says why that cannot be used.
+    recorded: Option<Result<Arc<InterceptArgs>, String>>,
     /// What a process has said, where there is no record.
     said: Option<Arc<InterceptArgs>>,
 }
@@ -86,7 +88,7 @@ impl Pods {
         &mut self,
         proc_dir: &Path,
         own: Identity,
-        records: &[Record],
+        records: &Records,
     ) -> Vec<Target> {
         let pids = pids(proc_dir);
         let mut of_mesh: BTreeMap<String, Vec<Process>> = BTreeMap::new();
@@ -100,16 +102,21 @@ impl Pods {
         }
         self.known
             .retain(|_, known| known.sandbox.is_there(proc_dir));
-        let room = PODS_MAX.saturating_sub(self.known.len());
-        let unknown = of_mesh.keys().filter(|pod| !self.known.contains_key(*pod));
-        let unknown: BTreeSet<&str> = unknown.map(String::as_str).take(room).collect();
-        for (pod, sandbox) in sandboxes(proc_dir, &pids, &unknown, records) {
-            let known = Known {
-                sandbox,
-                recorded: None,
-                said: None,
+        let wanted = self.wanted(&of_mesh, &records.all);
+        for (pod, sandbox) in sandboxes(proc_dir, &pids, &wanted, &records.all) {
+            // A known one is the pod's, unless the plugin has recorded another.
+            let is_new = match self.known.contains_key(&pod) {
+                true => sandbox.is_recorded(&records.all),
+                false => self.known.len() < PODS_MAX,
             };
-            self.known.insert(pod, known);
+            if is_new {
+                let known = Known {
+                    sandbox,
+                    recorded: None,
+                    said: None,
+                };
+                self.known.insert(pod, known);
+            }
         }
         let known = self.known.iter_mut();
         let targets = known.filter(|(_, known)| known.sandbox.namespace != own);
@@ -125,6 +132,33 @@ impl Pods {
         targets.collect()
     }
 
+    /// Which sandboxes are to be looked for: those of the pods that the plugin has recorded, whatever runs in
+    /// them, and of those in which a process of the mesh runs.
+    fn wanted<'a>(
+        &self,
+        of_mesh: &'a BTreeMap<String, Vec<Process>>,
+        records: &'a [Record],
+    ) -> Wanted<'a> {
+        let mut wanted = Wanted::default();
+        for record in records.iter().filter(|record| !self.has(record)) {
+            match &record.pod {
+                Some(pod) => wanted.pods.insert(pod),
+                None => wanted.containers.insert(&record.container),
+            };
+        }
+        let unknown = of_mesh.keys().filter(|pod| !self.known.contains_key(*pod));
+        wanted.pods.extend(unknown.map(String::as_str));
+        wanted
+    }
+
+    /// The pods whose records cannot be used, and why.
+    pub(super) fn unusable(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.known.iter().filter_map(|(pod, known)| {
+            let why = known.recorded.as_ref()?.as_ref().err()?;
+            Some((&**pod, &**why))
+        })
+    }
+
     /// Whether a record is that of a sandbox that is there.
     pub(super) fn has(&self, record: &Record) -> bool {
         self.known.values().any(|known| known.sandbox.is_of(record))
@@ -135,16 +169,19 @@ impl Known {
     fn rules(
         &mut self,
         proc_dir: &Path,
-        records: &[Record],
+        records: &Records,
         asked: &[Process],
     ) -> Option<Arc<InterceptArgs>> {
         if self.recorded.is_none() {
-            let record = records.iter().find(|record| self.sandbox.is_of(record));
-            let recorded = record.and_then(|record| arguments(&record.arguments).ok());
-            self.recorded = recorded.map(Arc::new);
+            let mut records = records.all.iter();
+            let record = records.find(|record| self.sandbox.is_of(record));
+            self.recorded = record.map(|record| arguments(&record.arguments).map(Arc::new));
         }
         if let Some(recorded) = &self.recorded {
-            return Some(Arc::clone(recorded));
+            return recorded.as_ref().ok().map(Arc::clone);
+        }
+        if self.sandbox.process.started >= records.missed_before {
+            return None;
         }
         if self.said.is_none() {
             let mut asked = asked.to_vec();
@@ -176,6 +213,10 @@ impl Sandbox {
             && cgroup(&dir).is_some_and(|found| found == self.cgroup)
     }
 
+    fn is_recorded(&self, records: &[Record]) -> bool {
+        records.iter().any(|record| self.is_of(record))
+    }
+
     /// Whether the plugin's record is of this sandbox: of its pod and its namespace.
     fn is_of(&self, record: &Record) -> bool {
         record.namespace == self.namespace && self.cgroup.is_of(record)
@@ -185,56 +226,78 @@ impl Sandbox {
 impl Cgroup {
     /// Whether it is of the pod, or of the sandbox's container, that a record names.
     fn is_of(&self, record: &Record) -> bool {
-        if let Some(pod) = &record.pod {
-            return *pod == self.pod;
+        match &record.pod {
+            Some(pod) => *pod == self.pod,
+            None => self.containers().any(|id| id == record.container),
         }
-        let mut parts = self.path.split('/');
-        parts.any(|part| {
+    }
+
+    /// What may be the ids of containers in its path.
+    fn containers(&self) -> impl Iterator<Item = &str> {
+        self.path.split('/').flat_map(|part| {
             // cgroupfs: ID; systemd: cri-containerd-ID.scope.
             let part = part.strip_suffix(".scope").unwrap_or(part);
             let id = part.rsplit_once('-').map_or(part, |(_, id)| id);
-            part == record.container || id == record.container
+            [part, id]
         })
     }
 }
 
-/// The sandboxes of these pods: of each the oldest process, of those of which the plugin has recorded the
-/// namespace the oldest process that is in it. A runtime may have none for the sandbox itself.
+/// The sandboxes that are looked for.
+#[derive(Debug, Default)]
+struct Wanted<'a> {
+    /// By the uids of their pods.
+    pods: BTreeSet<&'a str>,
+    /// By the ids of their containers, where their pods are not known.
+    containers: BTreeSet<&'a str>,
+}
+
+impl Wanted<'_> {
+    fn has(&self, cgroup: &Cgroup) -> bool {
+        self.pods.contains(&*cgroup.pod)
+            || (!self.containers.is_empty()
+                && cgroup.containers().any(|id| self.containers.contains(id)))
+    }
+}
+
+/// The sandboxes of these pods: of each the oldest process in a namespace that the plugin has recorded for
+/// it, and where there is none, the oldest of all. A runtime may have no process for the sandbox itself; and
+/// a record may be that of an earlier sandbox of the pod.
 fn sandboxes(
     proc_dir: &Path,
     pids: &[u32],
-    pods: &BTreeSet<&str>,
+    wanted: &Wanted<'_>,
     records: &[Record],
 ) -> Vec<(String, Sandbox)> {
-    if pods.is_empty() {
+    if wanted.pods.is_empty() && wanted.containers.is_empty() {
         return Vec::new();
     }
-    let recorded = |pod: &str, namespace: Identity| {
-        let of_pod = |record: &&Record| record.pod.as_deref() == Some(pod);
-        let mut of_pod = records.iter().filter(of_pod).peekable();
-        of_pod.peek().is_none() || of_pod.any(|record| record.namespace == namespace)
-    };
-    let mut oldest: BTreeMap<String, Sandbox> = BTreeMap::new();
+    // What is preferred is less: those in a recorded namespace, and of those the oldest.
+    let mut preferred: BTreeMap<String, ((bool, Process), Sandbox)> = BTreeMap::new();
     for pid in pids {
         let dir = proc_dir.join(pid.to_string());
-        let Some(cgroup) = cgroup(&dir).filter(|cgroup| pods.contains(&*cgroup.pod)) else {
+        let Some(cgroup) = cgroup(&dir).filter(|cgroup| wanted.has(cgroup)) else {
             continue;
         };
         let (Some(started), Ok(namespace)) = (started(&dir), netns::identity(&dir.join("ns/net")))
         else {
             continue;
         };
-        let is_oldest = |other: &Sandbox| Process { started, pid: *pid } < other.process;
-        if recorded(&cgroup.pod, namespace) && oldest.get(&cgroup.pod).is_none_or(is_oldest) {
-            let sandbox = Sandbox {
-                process: Process { started, pid: *pid },
-                namespace,
-                cgroup,
-            };
-            oldest.insert(sandbox.cgroup.pod.clone(), sandbox);
+        let process = Process { started, pid: *pid };
+        let sandbox = Sandbox {
+            process,
+            namespace,
+            cgroup,
+        };
+        let rank = (!sandbox.is_recorded(records), process);
+        let pod = &sandbox.cgroup.pod;
+        if preferred.get(pod).is_none_or(|(other, _)| rank < *other) {
+            preferred.insert(pod.clone(), (rank, sandbox));
         }
     }
-    oldest.into_iter().collect()
+    let preferred = preferred.into_iter();
+    let preferred = preferred.map(|(pod, (_, sandbox))| (pod, sandbox));
+    preferred.collect()
 }
 
 fn pids(proc_dir: &Path) -> Vec<u32> {
@@ -243,12 +306,10 @@ fn pids(proc_dir: &Path) -> Vec<u32> {
     pids.collect()
 }
 
-/// A process of the mesh in a pod, by its name, and the pod's uid.
+/// A process of the mesh in a pod, by its name, and the pod's uid. Reading the name takes no lock that the
+/// process may hold, as reading its command line does.
 fn of_the_mesh(dir: &Path, pid: u32) -> Option<(Process, String)> {
-    let command = read_some(&dir.join("cmdline"))?;
-    let program = command.split(|byte| *byte == 0).next()?;
-    let program = Path::new(std::str::from_utf8(program).ok()?).file_name();
-    if program != Some(OsStr::new(PROGRAM)) {
+    if read(&dir.join("comm"), NAME_MAX)?.trim_ascii_end() != PROGRAM {
         return None;
     }
     let started = started(dir)?;
@@ -308,9 +369,13 @@ fn pod_uid(part: &str) -> Option<String> {
 }
 
 fn read_some(path: &Path) -> Option<Vec<u8>> {
+    read(path, READ_MAX)
+}
+
+fn read(path: &Path, max_bytes: u64) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let file = fs::File::open(path).ok()?;
-    file.take(READ_MAX).read_to_end(&mut bytes).ok()?;
+    file.take(max_bytes).read_to_end(&mut bytes).ok()?;
     Some(bytes)
 }
 

@@ -4,19 +4,22 @@ use super::*;
 struct Node {
     dir: tempfile::TempDir,
     pods: Pods,
+    /// Ticks; sandboxes that were started earlier may have been missed.
+    missed_before: u64,
 }
 
 const A: &str = "0b57e2a6-6bd4-4d5c-8f7b-1f5b6c8c9d10";
 const B: &str = "1c57e2a6-6bd4-4d5c-8f7b-1f5b6c8c9d11";
-const PROXY: &str = "/weft-proxy\0";
+const PROXY: &str = "weft-proxy\n";
 
 impl Node {
     fn new() -> Self {
         let node = Self {
             dir: tempfile::tempdir().unwrap(),
             pods: Pods::default(),
+            missed_before: 1000,
         };
-        node.process(1, 1, "init\0", "", "0::/init.scope", "host");
+        node.process(1, 1, "init\n", "", "0::/init.scope", "host");
         node
     }
 
@@ -42,7 +45,7 @@ impl Node {
         // A name may look like the rest of the line.
         let stat = format!("{pid} (a) S 0) S {}{started} 0 0", "0 ".repeat(18));
         for (file, text) in [
-            ("cmdline", command),
+            ("comm", command),
             ("environ", environment),
             ("cgroup", cgroup),
             ("stat", &stat),
@@ -77,7 +80,12 @@ impl Node {
     /// Each target, as `POD NAMESPACE EXCLUDED-PORT…`.
     fn look(&mut self, records: &[Record]) -> Vec<String> {
         let own = self.identity("host");
-        let targets = self.pods.look(self.dir.path(), own, records);
+        let records = Records {
+            all: records.to_vec(),
+            missed_before: self.missed_before,
+            ..Records::default()
+        };
+        let targets = self.pods.look(self.dir.path(), own, &records);
         let texts = targets.into_iter().map(|target| {
             let pod = &target.pod[..1];
             assert_eq!(netns::identity(&target.netns).unwrap(), target.namespace);
@@ -97,7 +105,7 @@ fn excluding(port: u16) -> String {
 #[test]
 fn a_pod_has_the_namespace_of_its_sandbox_whatever_its_programs_say() {
     let mut node = Node::new();
-    node.of(A, 30, 100, "/pause\0", "", "a");
+    node.of(A, 30, 100, "pause\n", "", "a");
     // A container has made a namespace of its own, and a program of the name says something of it.
     node.of(A, 40, 300, PROXY, &excluding(9), "made");
     assert_eq!(node.look(&[]), [] as [&str; 0]);
@@ -112,7 +120,7 @@ fn a_pod_has_the_namespace_of_its_sandbox_whatever_its_programs_say() {
     fs::remove_dir_all(node.dir.path().join("20")).unwrap();
     assert_eq!(node.look(&[]), ["0 a [1]"]);
     // Another sandbox of the pod.
-    node.of(A, 30, 500, "/pause\0", "", "b");
+    node.of(A, 30, 500, "pause\n", "", "b");
     node.of(A, 31, 501, PROXY, &excluding(4), "b");
     fs::remove_dir_all(node.dir.path().join("40")).unwrap();
     assert_eq!(node.look(&[]), ["0 b [4]"]);
@@ -121,11 +129,10 @@ fn a_pod_has_the_namespace_of_its_sandbox_whatever_its_programs_say() {
 #[test]
 fn the_plugins_record_of_the_sandbox_beats_what_programs_say() {
     let mut node = Node::new();
-    node.of(A, 30, 100, "/pause\0", "", "a");
+    node.of(A, 30, 100, "pause\n", "", "a");
     node.of(A, 40, 200, PROXY, &excluding(1), "a");
     for (container, namespace, expected) in [
         ("c31", "a", "0 a [1]"),
-        ("c40", "a", "0 a [1]"),
         ("c30", "b", "0 a [1]"),
         ("c30", "a", "0 a [8]"),
     ] {
@@ -139,7 +146,7 @@ fn the_plugins_record_of_the_sandbox_beats_what_programs_say() {
     }
     // It needs no process that says something.
     let record = node.record("c60", "b", &excluding(7));
-    node.of(B, 60, 100, "/pause\0", "", "b");
+    node.of(B, 60, 100, "pause\n", "", "b");
     node.of(B, 70, 200, PROXY, "nonsense", "b");
     assert_eq!(node.look(&[record]), ["0 a [8]", "1 b [7]"]);
 }
@@ -148,7 +155,7 @@ fn the_plugins_record_of_the_sandbox_beats_what_programs_say() {
 fn a_recorded_pod_needs_no_process_of_the_sandbox_itself() {
     let mut node = Node::new();
     // The oldest process is a container's, which has made a namespace of its own.
-    node.of(A, 30, 100, "/app\0", "", "made");
+    node.of(A, 30, 100, "app\n", "", "made");
     node.of(A, 40, 200, PROXY, &excluding(1), "a");
     let record = |pod: &str, namespace| Record {
         pod: Some(pod.to_owned()),
@@ -159,13 +166,75 @@ fn a_recorded_pod_needs_no_process_of_the_sandbox_itself() {
 }
 
 #[test]
+fn what_programs_say_counts_only_in_sandboxes_that_the_plugin_may_have_missed() {
+    let mut node = Node::new();
+    node.of(A, 30, 1000, "pause\n", "", "a");
+    node.of(A, 40, 1001, PROXY, &excluding(1), "a");
+    node.of(B, 50, 999, "pause\n", "", "b");
+    node.of(B, 60, 1001, PROXY, &excluding(2), "b");
+    assert_eq!(node.look(&[]), ["1 b [2]"]);
+    // It was the one or the other when the sandbox was started; the entry was put anew later.
+    node.missed_before = 0;
+    assert_eq!(node.look(&[]), [] as [&str; 0]);
+    node.missed_before = 2000;
+    assert_eq!(node.look(&[]), ["0 a [1]", "1 b [2]"]);
+}
+
+#[test]
+fn a_recorded_pod_is_looked_at_whatever_runs_in_it() {
+    let mut node = Node::new();
+    let record = |pod: &str, namespace| Record {
+        pod: Some(pod.to_owned()),
+        ..node.record("c9", namespace, &excluding(8))
+    };
+    let records = [record(A, "a"), node.record("c60", "b", &excluding(7))];
+    assert_eq!(node.look(&records), [] as [&str; 0], "not started");
+    // Its sidecar's image cannot be pulled, and the other's runtime does not name the pod.
+    node.of(A, 30, 2000, "pause\n", "", "a");
+    node.of(B, 60, 2000, "pause\n", "", "b");
+    assert_eq!(node.look(&records), ["0 a [8]", "1 b [7]"]);
+    assert!(records.iter().all(|record| node.pods.has(record)));
+}
+
+#[test]
+fn a_record_of_an_earlier_sandbox_does_not_stand_before_the_new_one() {
+    let mut node = Node::new();
+    let record = |namespace| Record {
+        pod: Some(A.to_owned()),
+        ..node.record("c9", namespace, &excluding(8))
+    };
+    let (earlier, later) = (record("made"), record("b"));
+    node.of(A, 30, 100, "pause\n", "", "a");
+    node.of(A, 40, 200, PROXY, &excluding(1), "a");
+    assert_eq!(node.look(std::slice::from_ref(&earlier)), ["0 a [1]"]);
+    assert!(!node.pods.has(&earlier), "it is forgotten");
+    // The plugin has recorded another one of the pod, whose first process was not there yet.
+    node.of(A, 50, 300, "pause\n", "", "b");
+    assert_eq!(node.look(&[earlier, later]), ["0 b [8]"]);
+}
+
+#[test]
+fn a_record_that_cannot_be_used_is_told_and_what_programs_say_does_not_stand_in_for_it() {
+    let mut node = Node::new();
+    node.of(A, 30, 100, "pause\n", "", "a");
+    node.of(A, 40, 200, PROXY, &excluding(1), "a");
+    let record = node.record("c30", "a", r#"["--remove"]"#);
+    assert_eq!(node.look(&[record]), [] as [&str; 0]);
+    let unusable: Vec<_> = node.pods.unusable().collect();
+    assert!(
+        matches!(&*unusable, [(A, why)] if why.contains("--remove")),
+        "{unusable:?}"
+    );
+}
+
+#[test]
 fn processes_of_no_pod_and_those_in_the_nodes_own_namespace_say_nothing() {
     let mut node = Node::new();
     let says = format!("WEFT_CNI_INTERCEPTION={}\0", excluding(1));
     node.process(20, 10, PROXY, &says, "0::/user.slice/a.scope", "a");
     node.process(21, 10, PROXY, &says, "0::/podman-x/podcafe", "a");
     node.of(A, 22, 10, PROXY, &excluding(1), "host");
-    node.of(B, 23, 10, "/bin/other\0", &excluding(1), "b");
+    node.of(B, 23, 10, "weft-proxy2\n", &excluding(1), "b");
     assert_eq!(node.look(&[]), [] as [&str; 0]);
 }
 

@@ -2,18 +2,18 @@
 //! is decided by [`Ledger`], which is pure: whoever may change the rules of his own pod can have them put
 //! back each second, and can fill no log with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::thread;
 use std::time::{Duration, Instant};
 
+use super::looks::{Looks, Tally};
 use super::netns::{self, Identity, Standing};
 use super::pods::{Pods, Target};
-use super::records;
+use super::records::{self, Records};
 use crate::intercept;
 
-/// Namespaces that are looked at side by side.
-const AT_ONCE: usize = 32;
+/// How long a round waits for what is looked at in it; the next one takes what it found later.
+const ROUND_MAX: Duration = Duration::from_secs(1);
 /// The rules of a namespace that is not redirected with them are put there again after this time, doubled
 /// each time.
 const AGAIN_MIN: Duration = Duration::from_secs(1);
@@ -29,6 +29,9 @@ const LINES_PER_MINUTE: u32 = 30;
 pub(super) struct Repair {
     pods: Pods,
     ledger: Ledger,
+    looks: Looks<Option<Found>>,
+    /// Records that cannot be used, of which it was said: ids of containers and uids of pods.
+    said_of: BTreeSet<String>,
 }
 
 /// What was found in a namespace, and done.
@@ -53,10 +56,13 @@ impl Repair {
         Self {
             pods: Pods::default(),
             ledger: Ledger::new(now),
+            looks: Looks::default(),
+            said_of: BTreeSet::new(),
         }
     }
 
-    /// Looks at every pod once. The error says why none can be looked at.
+    /// Looks at every pod once, as far as there is time: a pod whose last look has not ended is left out, and
+    /// no pod waits for it. The error says why none can be looked at.
     pub(super) fn look(
         &mut self,
         proc_dir: &Path,
@@ -65,36 +71,57 @@ impl Repair {
     ) -> Result<(), String> {
         let records = records::read(state_dir);
         let targets = self.pods.look(proc_dir, own, &records);
-        for record in records.iter().filter(|record| !self.pods.has(record)) {
+        for record in { records.all.iter() }.filter(|record| !self.pods.has(record)) {
             records::forget_old(state_dir, &record.container);
         }
+        records::forget_unwritten(state_dir);
+        self.say_of_records(&records);
         self.ledger.retain(&targets);
-        let mut failed = None;
-        for together in targets.chunks(AT_ONCE) {
-            let ledger = &self.ledger;
-            let found = thread::scope(|scope| {
-                let working = together.iter().map(|target| {
-                    let may_put = ledger.may_put(target, Instant::now());
-                    scope.spawn(move || repair(target, may_put))
-                });
-                let working: Vec<_> = working.collect();
-                let done = working.into_iter().map(|one| one.join());
-                done.map(|found| found.unwrap_or_else(|_panic| Err("panicked".to_owned())))
-                    .collect::<Vec<_>>()
-            });
-            for (target, found) in together.iter().zip(found) {
-                match found {
-                    Ok(Some(found)) => {
-                        if let Some(line) = self.ledger.handle(target, &found, Instant::now()) {
-                            say(target, &found, line);
-                        }
-                    }
-                    Ok(None) => {}
-                    Err(error) => failed = Some(error),
-                }
+        let mut waiting = self.looks.waiting(targets);
+        let until = Instant::now() + ROUND_MAX;
+        let mut tally = Tally::default();
+        loop {
+            while self.looks.has_room()
+                && let Some(target) = waiting.pop_front()
+            {
+                let now = Instant::now();
+                let may_put = self.ledger.may_put(&target, now);
+                self.looks
+                    .start(target, now, move |target| repair(target, may_put));
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            let Some((target, found)) = self.looks.wait(left) else {
+                return tally.verdict();
+            };
+            tally.add(&found);
+            let found = match found {
+                Ok(Some(found)) => found,
+                Ok(None) => continue,
+                Err(error) => Found::Failed(error),
+            };
+            if let Some(line) = self.ledger.handle(&target, &found, Instant::now()) {
+                say(&target, &found, line);
             }
         }
-        failed.map_or(Ok(()), Err)
+    }
+
+    /// Says once of each record that cannot be used what was found in it.
+    fn say_of_records(&mut self, records: &Records) {
+        let unreadable = records.unreadable.iter();
+        let unreadable = unreadable.map(|(container, why)| (&**container, &**why));
+        let unusable: BTreeMap<&str, &str> = unreadable.chain(self.pods.unusable()).collect();
+        for (of, why) in &unusable {
+            if !self.said_of.contains(*of) {
+                tracing::error!(
+                    of,
+                    why,
+                    unusable = unusable.len(),
+                    "the plugin's record of a sandbox cannot be used: its pod is not repaired until it is \
+                     made anew"
+                );
+            }
+        }
+        self.said_of = unusable.into_keys().map(str::to_owned).collect();
     }
 }
 
@@ -107,7 +134,6 @@ fn repair(target: &Target, may_put: bool) -> Result<Option<Found>, String> {
     let Some((first, second)) = opened().zip(opened()) else {
         return Ok(None);
     };
-    // It was open: whatever keeps this from entering keeps it from every other one, too.
     let standing = netns::within_file(first, netns, move || netns::standing(uid))??;
     let why = match standing {
         Standing::InForce => return Ok(Some(Found::InForce)),

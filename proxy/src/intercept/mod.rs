@@ -20,6 +20,13 @@ pub use rules::Rules;
 /// The user that a sidecar in a pod runs as; its connections are not redirected.
 pub const PROXY_UID: u32 = 1337;
 
+/// Where outgoing connections are sent, unless it is told otherwise.
+const OUTBOUND_PORT: u16 = 15001;
+/// Where incoming connections are sent.
+const INBOUND_PORT: u16 = 15006;
+/// Where DNS queries are sent.
+const DNS_PORT: u16 = 15053;
+
 /// `SO_PRIORITY` of what inbound dials: rules let it through to the application. It needs no
 /// privilege up to 6, unlike a mark.
 const INBOUND_PRIORITY: u32 = 5;
@@ -86,13 +93,13 @@ pub struct InterceptArgs {
     #[arg(long, default_value_t = PROXY_UID)]
     pub uid: u32,
     /// Where outgoing connections are sent.
-    #[arg(long, default_value_t = 15001)]
+    #[arg(long, default_value_t = OUTBOUND_PORT)]
     pub outbound_port: u16,
     /// Where incoming connections are sent.
-    #[arg(long, default_value_t = 15006)]
+    #[arg(long, default_value_t = INBOUND_PORT)]
     pub inbound_port: u16,
     /// Where DNS queries are sent.
-    #[arg(long, default_value_t = 15053)]
+    #[arg(long, default_value_t = DNS_PORT)]
     pub dns_port: u16,
     /// Leave DNS alone.
     #[arg(long)]
@@ -112,6 +119,24 @@ pub struct InterceptArgs {
     /// Take the rules away.
     #[arg(long)]
     pub remove: bool,
+}
+
+/// As without any argument.
+impl Default for InterceptArgs {
+    fn default() -> Self {
+        Self {
+            uid: PROXY_UID,
+            outbound_port: OUTBOUND_PORT,
+            inbound_port: INBOUND_PORT,
+            dns_port: DNS_PORT,
+            no_dns: false,
+            exclude_outbound_ports: Vec::new(),
+            exclude_outbound_ranges: Vec::new(),
+            exclude_inbound_ports: Vec::new(),
+            exclude_uids: Vec::new(),
+            remove: false,
+        }
+    }
 }
 
 /// Runs `weft-proxy intercept`.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::cluster::{LIMIT, Space};
 use super::{Cluster, apps};
-use crate::support::{Machine, need, wait_for};
+use crate::support::{Machine, Program, need, wait_for};
 
 /// nginx as a user without rights, and a client, both as Pod Security `restricted` wants pods.
 const PODS: &str = r#"
@@ -112,7 +112,7 @@ spec:
   containers:
   - name: liar
     image: localhost/tools:test
-    command: [unshare, -Urn, bash, -c, "exec -a weft-proxy sleep infinity"]
+    command: [unshare, -Urn, bash, -c, "printf weft-proxy > /proc/self/comm; while :; do sleep 60; done"]
     env: [{name: WEFT_CNI_INTERCEPTION, value: "[]"}]
     securityContext: {runAsUser: 1000, seccompProfile: {type: Unconfined}}
 "#;
@@ -231,10 +231,37 @@ fn a_pod_that_was_made_before_the_plugin_is_redirected(
     // A pod that comes after it is ready before it.
     space.apply(LATER);
     space.kubectl("wait --for=condition=Ready pod/later --timeout=60s");
-    assert!(!space.kubectl(waits).is_empty(), "nobody has redirected it");
+    // It may be between two tries.
+    let initialized =
+        "get pod early -o jsonpath={.status.conditions[?(@.type==\"Initialized\")].status}";
+    assert_eq!(space.kubectl(initialized), "False");
+    let uid = space.kubectl("get pod early -o jsonpath={.metadata.uid}");
+    let rules = in_sandbox(&uid).args(["nft", "list", "ruleset"]);
+    assert_eq!(
+        cluster.run(rules).success().stdout,
+        "",
+        "nobody has redirected it"
+    );
 
     place("null");
     space.kubectl("wait --for=condition=Ready pod/early --timeout=60s");
     let curl = "curl -sS --fail -m 5 http://web/";
     space.shell("early", "client", curl).success();
+}
+
+/// `nsenter` into the network namespace of the pod with this uid, whatever of its containers runs.
+fn in_sandbox(uid: &str) -> Program {
+    let names = [uid.to_owned(), uid.replace('-', "_")];
+    let process = fs::read_dir("/proc")
+        .expect("read /proc")
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|dir| {
+            fs::read_to_string(dir.join("cgroup"))
+                .is_ok_and(|cgroups| names.iter().any(|name| cgroups.contains(name)))
+        });
+    let process = process.unwrap_or_else(|| panic!("no process of the pod {uid}"));
+    Program::new("nsenter")
+        .arg(format!("--net={}", process.join("ns/net").display()))
+        .arg("--")
 }
