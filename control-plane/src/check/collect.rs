@@ -99,15 +99,29 @@ fn args_of(deployment: &Asked<Option<Deployment>>) -> &[String] {
 
 /// Namespaces that the injector leaves alone, as the control plane is told.
 fn exempt_namespaces(deployment: &Asked<Option<Deployment>>) -> BTreeSet<String> {
-    let said = args_of(deployment).iter();
-    let said = said.filter_map(|arg| arg.strip_prefix("--exempt-namespace="));
+    let said = values_of(args_of(deployment), "--exempt-namespace");
+    let said = said.iter().flat_map(|value| value.split(','));
     said.map(str::to_owned).collect()
+}
+
+/// The values of a flag, in the order in which they are given: `FLAG=VALUE` or `FLAG VALUE`.
+fn values_of<'a>(args: &'a [String], flag: &str) -> Vec<&'a str> {
+    let mut args = args.iter();
+    let mut values = Vec::new();
+    while let Some(arg) = args.next() {
+        match arg.strip_prefix(flag) {
+            Some("") => values.extend(args.next().map(String::as_str)),
+            Some(rest) => values.extend(rest.strip_prefix('=')),
+            None => {}
+        }
+    }
+    values
 }
 
 /// How long a sidecar's certificate is valid, as the control plane is told.
 fn leaf_seconds(installed: &Installed) -> i64 {
     let args = args_of(&installed.deployment);
-    let said = args.iter().find_map(|arg| arg.strip_prefix("--leaf-ttl="));
+    let said = values_of(args, "--leaf-ttl").first().copied();
     let said = said.and_then(|said| parse_duration(said).ok());
     i64::try_from(said.unwrap_or(LEAF_TTL_DEFAULT).as_secs()).unwrap_or(i64::MAX)
 }
@@ -377,5 +391,34 @@ where
             Some(token) if !token.is_empty() => params.continue_token = Some(token),
             Some(_) | None => return Ok(all),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_flags_are_read_as_the_control_plane_reads_them() {
+        let args = [
+            "control-plane",
+            "--exempt-namespace=a,b",
+            "--exempt-namespaces=x",
+            "--exempt-namespace",
+            "c",
+            "--leaf-ttl=1h",
+            "--exempt-namespace",
+        ];
+        let args = args.map(str::to_owned);
+        assert_eq!(values_of(&args, "--exempt-namespace"), ["a,b", "c"]);
+        assert_eq!(values_of(&args, "--leaf-ttl"), ["1h"]);
+        let deployment = Deployment {
+            wanted: 1,
+            available: 1,
+            version: None,
+            args: args.to_vec(),
+        };
+        let exempt = exempt_namespaces(&Ok(Some(deployment)));
+        assert_eq!(exempt.into_iter().collect::<Vec<_>>(), ["a", "b", "c"]);
     }
 }
