@@ -4,7 +4,7 @@
 //! A sidecar is believed about its own pod only, which its certificate names, and says nothing but yes or
 //! no. How often it may cause an Event is bounded: for each pod, each namespace, and all.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,8 @@ const RESTORED: &str = "InterceptionRestored";
 struct LastTold {
     standing: InterceptionReport,
     at: Instant,
-    /// Not by this replica, which did not lead: the one that did may have ended before.
+    /// Not by this replica, which did not lead: the one that did may have ended before. `at` is when it was
+    /// seen last, or changed.
     is_hearsay: bool,
 }
 
@@ -47,6 +48,8 @@ struct LastTold {
 struct Lapses {
     told: BTreeMap<PodRef, LastTold>,
     pace: Pace,
+    /// Since when this replica leads.
+    leads_since: Option<Instant>,
 }
 
 impl Lapses {
@@ -54,43 +57,64 @@ impl Lapses {
         Self {
             told: BTreeMap::new(),
             pace: Pace::new(EVENTS[0], EVENTS[1], now),
+            leads_since: None,
         }
     }
 
     /// Takes what sidecars say while another replica leads, who tells of it: what this one goes on with, if
-    /// it comes to lead.
+    /// it comes to lead. What this one has told itself holds while it is still so.
     fn handle_as_follower(&mut self, seen: Vec<(PodRef, InterceptionReport)>, now: Instant) {
-        let lapsed = seen
-            .into_iter()
-            .filter(|(_, standing)| *standing == InterceptionReport::Lapsed);
-        for (pod, standing) in lapsed {
-            let told = LastTold {
-                standing,
-                at: now,
-                is_hearsay: true,
+        self.leads_since = None;
+        for (pod, standing) in seen {
+            let has_changed = match self.told.get(&pod) {
+                None => standing == InterceptionReport::Lapsed,
+                Some(told) if told.is_hearsay => {
+                    told.standing != standing || standing == InterceptionReport::Lapsed
+                }
+                Some(told) => told.standing != standing,
             };
-            self.told.insert(pod, told);
+            if has_changed {
+                let told = LastTold {
+                    standing,
+                    at: now,
+                    is_hearsay: true,
+                };
+                self.told.insert(pod, told);
+            }
         }
-        // That it is restored was told by now.
-        self.told
-            .retain(|_, told| now.saturating_duration_since(told.at) < BETWEEN);
+        let age = |told: &LastTold| now.saturating_duration_since(told.at);
+        // The one that leads tells of a change a minute after what it told before, at the latest, and whoever
+        // comes to lead another minute later.
+        self.told.retain(|_, told| match told.is_hearsay {
+            true => age(told) < BETWEEN * 2,
+            false => age(told) < TELL_AGAIN_AFTER,
+        });
     }
 
     /// Takes what sidecars say now; what is to be told of it. That of which nothing was said before is
-    /// told of only when it is lost. Namespaces have their turns, and in each the pod is first that was not
-    /// told of for the longest time.
+    /// told of only when it is lost. Of what another replica may have told just now nothing is, for the time
+    /// between two Events. Namespaces have their turns, and in each the pod is first that was not told of for
+    /// the longest time.
     fn due(
         &mut self,
         seen: Vec<(PodRef, InterceptionReport)>,
         now: Instant,
     ) -> Vec<(PodRef, InterceptionReport)> {
+        let leads_since = *self.leads_since.get_or_insert(now);
+        let led = now.saturating_duration_since(leads_since);
         let age = |told: &LastTold| now.saturating_duration_since(told.at);
-        // What is forgotten may be told of anew, so it is kept for as long as it may not.
-        self.told.retain(|_, told| age(told) < TELL_AGAIN_AFTER);
+        // What is lost is told of again, and that it is restored is told of the pods that are kept here.
+        let of_now: BTreeSet<&PodRef> = seen.iter().map(|(pod, _)| pod).collect();
+        self.told.retain(|pod, told| {
+            let is_lost = told.standing == InterceptionReport::Lapsed && of_now.contains(pod);
+            is_lost || age(told) < TELL_AGAIN_AFTER
+        });
         let is_due = |(pod, standing): &(PodRef, InterceptionReport)| match self.told.get(pod) {
             None => *standing == InterceptionReport::Lapsed,
-            Some(told) if told.is_hearsay => true,
-            Some(told) => told.standing != *standing && age(told) >= BETWEEN,
+            // Before it led another one may have told of it last.
+            Some(told) if age(told).min(led) < BETWEEN => false,
+            Some(told) if told.is_hearsay || told.standing != *standing => true,
+            Some(told) => *standing == InterceptionReport::Lapsed && age(told) >= TELL_AGAIN_AFTER,
         };
         let mut waiting: Vec<_> = seen.into_iter().filter(is_due).collect();
         waiting.sort_by_cached_key(|(pod, _)| {
@@ -309,22 +333,79 @@ mod tests {
         let begin = Instant::now();
         let at = |seconds| begin + Duration::from_secs(seconds);
         let seen = |standing| vec![(pod("web"), standing)];
-        // It is lost still, and may not have been told.
+        // It is lost still, and may not have been told, or just now.
         let mut lapses = Lapses::new(begin);
         lapses.handle_as_follower(seen(Lapsed), at(0));
-        assert_eq!(due(&mut lapses, Lapsed, at(1)), [Lapsed]);
-        assert_eq!(due(&mut lapses, Lapsed, at(2)), []);
+        assert_eq!(due(&mut lapses, Lapsed, at(1)), []);
+        assert_eq!(due(&mut lapses, Lapsed, at(60)), []);
+        assert_eq!(due(&mut lapses, Lapsed, at(61)), [Lapsed]);
+        assert_eq!(due(&mut lapses, Lapsed, at(62)), []);
         // It came back while nobody led.
         let mut lapses = Lapses::new(begin);
         lapses.handle_as_follower(seen(Lapsed), at(0));
         lapses.handle_as_follower(seen(InForce), at(30));
-        assert_eq!(due(&mut lapses, InForce, at(40)), [InForce]);
+        assert_eq!(due(&mut lapses, InForce, at(40)), []);
+        assert_eq!(due(&mut lapses, InForce, at(100)), [InForce]);
         // It came back long ago, or was never lost.
         let mut lapses = Lapses::new(begin);
         lapses.handle_as_follower(seen(Lapsed), at(0));
-        lapses.handle_as_follower(seen(InForce), at(60));
-        assert_eq!(due(&mut lapses, InForce, at(61)), []);
+        lapses.handle_as_follower(seen(InForce), at(30));
+        lapses.handle_as_follower(seen(InForce), at(150));
         assert!(lapses.told.is_empty());
+        assert_eq!(due(&mut lapses, InForce, at(151)), []);
+    }
+
+    #[test]
+    fn a_lease_that_moves_causes_no_more_events() {
+        use InterceptionReport::{InForce, Lapsed};
+        let begin = Instant::now();
+        let mut replicas = [Lapses::new(begin), Lapses::new(begin)];
+        let mut told = Vec::new();
+        for second in 0..1200_u64 {
+            let now = begin + Duration::from_secs(second);
+            let standing = match second / 7 % 2 {
+                0 => Lapsed,
+                _ => InForce,
+            };
+            // Never for a minute, for two, and for longer.
+            let leader = [second / 20, second / 100][usize::from(second >= 600)] % 2;
+            for (replica, lapses) in (0..).zip(&mut replicas) {
+                match replica == leader {
+                    true => {
+                        let count = due(lapses, standing, now).len();
+                        told.extend(std::iter::repeat_n(second, count));
+                    }
+                    false => lapses.handle_as_follower(vec![(pod("web"), standing)], now),
+                }
+            }
+        }
+        let apart = told.windows(2).map(|pair| pair[1] - pair[0]).min();
+        assert!(told.len() > 5 && apart >= Some(60), "{told:?}");
+        // What it has told itself it does not tell again, if it leads again.
+        let mut lapses = Lapses::new(begin);
+        assert_eq!(due(&mut lapses, Lapsed, begin), [Lapsed]);
+        lapses.handle_as_follower(vec![(pod("web"), Lapsed)], begin + BETWEEN * 3);
+        assert_eq!(due(&mut lapses, Lapsed, begin + BETWEEN * 4), []);
+        assert_eq!(due(&mut lapses, InForce, begin + BETWEEN * 5), [InForce]);
+    }
+
+    #[test]
+    fn that_it_is_restored_is_told_although_its_repetition_had_no_turn() {
+        use InterceptionReport::{InForce, Lapsed};
+        let begin = Instant::now();
+        let mut lapses = Lapses::new(begin);
+        assert_eq!(due(&mut lapses, Lapsed, begin), [Lapsed]);
+        let again = begin + TELL_AGAIN_AFTER;
+        // Others of its namespace use what may be told, of which nothing was told before.
+        let others = (0..30).map(|n| pod(&n.to_string()));
+        let all: Vec<_> = { others.chain([pod("web")]) }
+            .map(|pod| (pod, Lapsed))
+            .collect();
+        let told = lapses.due(all, again);
+        assert_eq!(told.len(), 30);
+        assert!(told.iter().all(|(told, _)| *told != pod("web")));
+        assert_eq!(due(&mut lapses, InForce, again + BETWEEN), [InForce]);
+        assert_eq!(due(&mut lapses, InForce, again + BETWEEN * 2), []);
     }
 
     #[test]
