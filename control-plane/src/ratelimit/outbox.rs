@@ -9,12 +9,14 @@ use weft_proto::relays::{RELAYED_MAX, RelayedReport, StreamReports};
 
 /// Bytes of one message, roughly.
 const MESSAGE_BYTES: usize = 128 * 1024;
+/// Bytes of reports of one stream, roughly, after which it is the turn of others; one report at least.
+const TURN_BYTES: usize = 4096;
 
 /// Streams with something to tell.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     waiting: HashMap<u64, Waiting>,
-    /// In which order they are told; each once.
+    /// In which order they are told; each once. One with much to say is put at the end again and again.
     order: VecDeque<u64>,
 }
 
@@ -60,11 +62,13 @@ impl Outbox {
                 continue;
             };
             (bytes, count) = (bytes + 32 + waiting.instance.len(), count + 1);
-            let mut reports = Vec::new();
+            let (mut reports, mut turn) = (Vec::new(), 0);
             while !is_full(bytes, count)
+                && turn < TURN_BYTES
                 && let Some((_, report)) = waiting.reports.pop_first()
             {
-                (bytes, count) = (bytes + report.wire_len(), count + 1);
+                let len = report.wire_len();
+                (bytes, turn, count) = (bytes + len, turn + len, count + 1);
                 reports.push(report);
             }
             let is_all = waiting.reports.is_empty();
@@ -75,7 +79,7 @@ impl Outbox {
                 ended: waiting.ended && is_all,
             });
             if !is_all {
-                self.order.push_front(stream);
+                self.order.push_back(stream);
                 self.waiting.insert(stream, waiting);
             }
         }
@@ -162,28 +166,27 @@ mod tests {
             told.extend(message.into_iter().map(|of| of.stream));
         }
         // One may be told of in two messages.
+        told.sort_unstable();
         told.dedup();
         assert!(told.into_iter().eq(0..10_000));
-        // One that has more to say than a message holds.
+        // One that has more to say than a message holds, and does not keep the others waiting.
         let instance = "i".into();
         for policy in 0..1024 {
             outbox.report(1, &instance, report(policy, 1, 2));
         }
         outbox.report(2, &instance, report(0, 1, 2));
         outbox.close(3, &instance);
-        let (mut of_first, mut last) = (0, Vec::new());
-        while let message = outbox.next()
-            && !message.is_empty()
-        {
-            of_first += message
-                .iter()
-                .filter(|of| of.stream == 1)
-                .map(|of| of.reports.len())
-                .sum::<usize>();
-            last = message;
+        let first = outbox.next();
+        let others = first.iter().filter(|of| of.stream != 1);
+        let ends: Vec<(u64, bool)> = others.map(|of| (of.stream, of.ended)).collect();
+        assert_eq!(ends, [(2, false), (3, true)]);
+        let mut of_first = 0;
+        let mut message = first;
+        while !message.is_empty() {
+            let of = message.iter().filter(|of| of.stream == 1);
+            of_first += of.map(|of| of.reports.len()).sum::<usize>();
+            message = outbox.next();
         }
         assert_eq!(of_first, 1024);
-        let ends: Vec<(u64, bool)> = last.iter().map(|of| (of.stream, of.ended)).collect();
-        assert_eq!(ends, [(1, false), (2, false), (3, true)]);
     }
 }

@@ -83,6 +83,7 @@ async fn relay_once(
     let mut together = interval(TOGETHER);
     together.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut heard, mut said) = (Instant::now(), Instant::now());
+    let mut has_more = false;
     loop {
         tokio::select! {
             message = grants.message() => {
@@ -90,27 +91,22 @@ async fn relay_once(
                 heard = Instant::now();
                 link.granted(read_grants(message)?.1);
             }
-            _ = together.tick() => if say(&link, &told, said.elapsed() >= HEARTBEAT) {
-                said = Instant::now();
-            },
+            _ = together.tick() => has_more = true,
+            // As fast as it is taken: what a large replica has to say must be there within the grace.
+            room = told.reserve(), if has_more => {
+                let room = room.map_err(|_closed| RelayError::Ended)?;
+                let streams = link.next();
+                has_more = !streams.is_empty();
+                if has_more || said.elapsed() >= HEARTBEAT {
+                    room.send(relayed_reports(streams));
+                    said = Instant::now();
+                }
+            }
             () = sleep_until(heard + SILENT_AFTER) => return Err(RelayError::Silent),
             () = sleep_until(said + SILENT_AFTER) => return Err(RelayError::Unread),
             () = link.ended() => return Err(RelayError::Elsewhere),
         }
     }
-}
-
-/// Says what is to be said next, if the other has taken what was said before; whether it did.
-fn say(link: &LinkToKeeper, told: &mpsc::Sender<RelayedReports>, is_due: bool) -> bool {
-    let Ok(room) = told.try_reserve() else {
-        return false;
-    };
-    let streams = link.next();
-    let says = is_due || !streams.is_empty();
-    if says {
-        room.send(relayed_reports(streams));
-    }
-    says
 }
 
 /// Takes what another control plane relays and sends it what is granted, until either ends it.
