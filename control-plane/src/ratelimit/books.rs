@@ -20,11 +20,15 @@ const LEARNED_AFTER: Duration = Duration::from_secs(3);
 /// How long reports of a limit are kept that no policy has here. Another control plane may have seen
 /// the policy earlier.
 const AWAITED: Duration = Duration::from_secs(60);
-/// KnownLimits that books are kept of.
+/// Limits that books are kept of.
 pub(super) const LIMITS_MAX: usize = 10_000;
+/// Those of them whose policies are in one namespace.
+pub(super) const NAMESPACE_LIMITS_MAX: usize = 1000;
+/// A limit is not looked at more often, whatever is said of it.
+pub(super) const POLLED_EVERY: Duration = Duration::from_millis(100);
 /// Streams of one control plane that relays.
 pub(super) const STREAMS_MAX: usize = 100_000;
-/// KnownLimits that are told of on one stream.
+/// Limits that are told of on one stream.
 pub(super) const TOLD_MAX: usize = 1024;
 
 /// The streams of this control plane's own sidecars.
@@ -39,13 +43,13 @@ pub(super) struct StreamId {
     pub(super) stream: u64,
 }
 
-/// More than a control plane that relays may send.
+/// More than a control plane that relays, or a sidecar, may send.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Excess {
     /// Too many streams.
     #[error("streams: found more than {STREAMS_MAX}, which is the limit of one control plane")]
     Streams,
-    /// Too many limits.
+    /// Too many limits of a sidecar.
     #[error("limits of one stream: found more than {TOLD_MAX}, which is the limit")]
     Told,
     /// A stream is of one sidecar.
@@ -65,6 +69,13 @@ pub(super) struct Books {
     links: HashMap<u64, usize>,
     /// The last number that a stream was given; that of a newer one is greater.
     number: u64,
+    /// The greatest version of any lease. Books of a limit that were closed may be opened again while
+    /// their leases are on their way: those acknowledge nothing then.
+    version: u64,
+    /// Limits of each namespace.
+    namespaces: HashMap<Arc<str>, usize>,
+    /// Limits that were to be looked at too early.
+    due: BTreeSet<RuleName>,
 }
 
 /// The books of one limit.
@@ -74,6 +85,8 @@ struct OfLimit {
     service: ServiceName,
     allocator: Allocator,
     standing: PolicyState,
+    /// When it was looked at last.
+    polled: Option<Instant>,
 }
 
 /// Whether a policy that this process knows has a limit.
@@ -88,7 +101,7 @@ enum PolicyState {
 struct Stream {
     number: u64,
     instance: Arc<str>,
-    /// KnownLimits that it has told of.
+    /// Limits that it has told of.
     told: BTreeSet<RuleName>,
 }
 
@@ -102,6 +115,9 @@ impl Books {
             by_number: HashMap::new(),
             links: HashMap::new(),
             number: 0,
+            version: 0,
+            namespaces: HashMap::new(),
+            due: BTreeSet::new(),
         }
     }
 
@@ -131,33 +147,40 @@ impl Books {
     }
 
     /// Takes what a sidecar says on a stream that has begun, of limits of services that it serves.
-    /// `known` is what this process knows of limits.
+    /// `known` is what this process knows of limits. There is no room for everything: a sidecar holds
+    /// the limits beyond by its first shares.
     pub(super) fn handle(
         &mut self,
         id: StreamId,
         reports: Vec<RelayedReport>,
         known: &dyn KnownLimits,
         now: Instant,
-    ) -> Result<BTreeSet<RuleName>, Excess> {
+    ) -> BTreeSet<RuleName> {
         let mut names = BTreeSet::new();
         let Some(stream) = self.streams.get_mut(&id) else {
-            return Ok(names);
+            return names;
         };
         for RelayedReport { report, service } in reports {
             if !stream.told.contains(&report.rule) && stream.told.len() >= TOLD_MAX {
-                return Err(Excess::Told);
-            }
-            let is_full = self.limits.len() >= LIMITS_MAX;
-            if is_full && !self.limits.contains_key(&report.rule) {
                 continue;
+            }
+            if !self.limits.contains_key(&report.rule) {
+                let namespace = Arc::clone(&report.rule.namespace);
+                let of_namespace = self.namespaces.get(&namespace).copied().unwrap_or(0);
+                if self.limits.len() >= LIMITS_MAX || of_namespace >= NAMESPACE_LIMITS_MAX {
+                    continue;
+                }
+                self.namespaces.insert(namespace, of_namespace + 1);
             }
             stream.told.insert(report.rule.clone());
             names.insert(report.rule.clone());
             let opens = self.opens.max(now + LEARNED_AFTER);
             let limit = self.limits.entry(report.rule).or_insert_with(|| OfLimit {
                 service: service.clone(),
-                allocator: Allocator::new(false, opens),
+                // As long as no policy says that it has none, it may have keys.
+                allocator: Allocator::new(true, opens).after(self.version),
                 standing: PolicyState::Awaited(now),
+                polled: None,
             });
             // A policy may be for another service now.
             limit.service = service;
@@ -173,7 +196,7 @@ impl Books {
                 limit.stands(*keyed);
             }
         }
-        Ok(names)
+        names
     }
 
     /// A stream has ended: what it held is given to others when its sidecar has been out of touch for
@@ -227,13 +250,18 @@ impl Books {
             },
         });
         if self.limits.len() < before {
+            self.namespaces.clear();
+            for rule in self.limits.keys() {
+                let namespace = Arc::clone(&rule.namespace);
+                *self.namespaces.entry(namespace).or_default() += 1;
+            }
             for stream in self.streams.values_mut() {
                 stream.told.retain(|rule| self.limits.contains_key(rule));
             }
         }
     }
 
-    /// What is to be sent of these limits, by stream.
+    /// What is to be sent of these limits, by stream. Those that were looked at just now are due later.
     pub(super) fn poll<'a>(
         &mut self,
         names: impl IntoIterator<Item = &'a RuleName>,
@@ -247,7 +275,16 @@ impl Books {
             if limit.standing != PolicyState::InForce {
                 continue;
             }
-            for lease in limit.allocator.poll(now) {
+            let polled = limit.polled;
+            if polled.is_some_and(|polled| now.saturating_since(polled) < POLLED_EVERY) {
+                self.due.insert(name.clone());
+                continue;
+            }
+            limit.polled = Some(now);
+            self.due.remove(name);
+            let leases = limit.allocator.poll(now);
+            self.version = self.version.max(limit.allocator.version());
+            for lease in leases {
                 let Lease {
                     stream,
                     version,
@@ -267,9 +304,15 @@ impl Books {
         due
     }
 
-    /// Whether there is no room for another limit.
+    /// The limits that [`Self::poll`] has put off.
+    pub(super) fn take_due(&mut self) -> BTreeSet<RuleName> {
+        std::mem::take(&mut self.due)
+    }
+
+    /// Whether there is no room for another limit, of some namespace at least.
     pub(super) fn is_full(&self) -> bool {
-        self.limits.len() >= LIMITS_MAX
+        let mut namespaces = self.namespaces.values();
+        self.limits.len() >= LIMITS_MAX || namespaces.any(|limits| *limits >= NAMESPACE_LIMITS_MAX)
     }
 
     /// Before that, nothing is raised.
@@ -298,205 +341,5 @@ impl OfLimit {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-
-    use weft_core::rate::lease::{Demand, LOST_AFTER, Report, Shares};
-
-    use super::*;
-    use crate::peer::PeerIdentity;
-
-    /// KnownLimits in force, as pairs of a service and a policy, where a star is every service.
-    #[derive(Debug, Default)]
-    struct InForce(Vec<(&'static str, &'static str)>, Mutex<Vec<String>>);
-
-    impl KnownLimits for InForce {
-        fn of_service(&self, service: &ServiceName) -> Shared {
-            let service = service.to_string();
-            let of_service = self.0.iter().filter(|(of, _)| *of == "*" || *of == service);
-            let shared = of_service
-                .map(|(_, policy)| (rule(policy), false))
-                .collect();
-            self.1.lock().unwrap().push(service);
-            shared
-        }
-
-        fn of_sidecar(&self, _peer: &PeerIdentity) -> BTreeMap<RuleName, ServiceName> {
-            BTreeMap::new()
-        }
-    }
-
-    fn at(seconds: u64) -> Instant {
-        Instant::from_nanos(seconds * 1_000_000_000)
-    }
-
-    fn rule(policy: &str) -> RuleName {
-        RuleName {
-            namespace: "shop".into(),
-            policy: policy.into(),
-            rule: 0,
-        }
-    }
-
-    fn id(link: u64, stream: u64) -> StreamId {
-        StreamId { link, stream }
-    }
-
-    fn report(policy: &str, service: &str, asked: u64) -> RelayedReport {
-        RelayedReport {
-            report: Report {
-                rule: rule(policy),
-                version: 0,
-                holds: Shares::even(2),
-                demand: Some(Demand {
-                    base: asked,
-                    ..Demand::default()
-                }),
-            },
-            service: service.parse().unwrap(),
-        }
-    }
-
-    fn all(policies: &'static str) -> InForce {
-        let policies = policies.split_whitespace();
-        InForce(policies.map(|p| ("*", p)).collect(), Mutex::default())
-    }
-
-    /// A stream that has told of a limit at 0 s.
-    fn tell(books: &mut Books, id: StreamId, policy: &str, service: &str) {
-        let instance = format!("i-{}-{}", id.link, id.stream).into();
-        books.open(id, &instance).unwrap();
-        let told = vec![report(policy, service, id.stream)];
-        books.handle(id, told, &all("p q r"), at(0)).unwrap();
-    }
-
-    #[test]
-    fn only_services_with_books_are_looked_at() {
-        let mut books = Books::new(at(0));
-        tell(&mut books, id(OWN, 1), "p", "shop/web");
-        tell(&mut books, id(OWN, 1), "q", "shop/web");
-        tell(&mut books, id(OWN, 1), "r", "shop/db");
-        let sweep = |books: &mut Books, in_force: &[(&'static str, &'static str)]| {
-            let known = InForce(in_force.to_vec(), Mutex::default());
-            books.sweep(&known, at(1));
-            let kept: Vec<String> = books.limits.keys().map(|r| r.policy.to_string()).collect();
-            (kept.concat(), known.1.lock().unwrap().join(" "))
-        };
-        let text = |kept: &str, looked_at: &str| (kept.to_owned(), looked_at.to_owned());
-        let in_force = [("shop/db", "r"), ("shop/web", "p"), ("shop/web", "q")];
-        assert_eq!(
-            sweep(&mut books, &in_force),
-            text("pqr", "shop/db shop/web")
-        );
-        assert_eq!(
-            sweep(&mut books, &in_force[1..2]),
-            text("p", "shop/db shop/web")
-        );
-        // Its policy is for another service now.
-        tell(&mut books, id(OWN, 1), "p", "shop/api");
-        assert_eq!(
-            sweep(&mut books, &[("shop/api", "p")]),
-            text("p", "shop/api")
-        );
-        assert_eq!(sweep(&mut books, &[]), text("", "shop/api"));
-        assert_eq!(sweep(&mut books, &[]), text("", ""));
-    }
-
-    #[test]
-    fn a_stream_that_ends_gives_up_what_it_told_of() {
-        let mut books = Books::new(at(0));
-        tell(&mut books, id(1, 1), "p", "shop/web");
-        tell(&mut books, id(1, 2), "p", "shop/web");
-        tell(&mut books, id(2, 1), "q", "shop/web");
-        let empty = |books: &mut Books, now: u64| -> Vec<bool> {
-            let names = books.names();
-            let _sent_to_nobody = books.poll(&names, at(now));
-            let limits = books.limits.values();
-            limits.map(|limit| limit.allocator.is_empty()).collect()
-        };
-        books.close(id(1, 1), at(0));
-        books.close_link(1, at(10));
-        let lost = LOST_AFTER.as_secs();
-        assert_eq!(empty(&mut books, 9 + lost), [false, false]);
-        assert_eq!(empty(&mut books, 10 + lost), [true, false]);
-        assert_eq!((books.streams.len(), books.by_number.len()), (1, 1));
-    }
-
-    #[test]
-    fn nothing_is_granted_before_a_policy_is_known_and_others_were_heard() {
-        let mut books = Books::new(at(0));
-        let none = all("");
-        let open = |books: &mut Books, stream: u64| {
-            let instance = format!("i-{stream}").into();
-            books.open(id(1, stream), &instance).unwrap();
-        };
-        // Another control plane has seen the policy already.
-        for stream in [1, 2] {
-            open(&mut books, stream);
-            let told = vec![report("p", "shop/web", 90 * (2 - stream))];
-            let names = books.handle(id(1, stream), told, &none, at(20)).unwrap();
-            assert!(books.poll(&names, at(20 + stream)).is_empty());
-        }
-        books.sweep(&none, at(79));
-        assert_eq!(books.names(), [rule("p")]);
-        books.sweep(&all("p"), at(79));
-        let due = books.poll(&[rule("p")], at(79));
-        assert_eq!(due.keys().collect::<Vec<_>>(), [&id(1, 2)], "it gives up");
-        // What no policy gets to have is forgotten.
-        let told = vec![report("q", "shop/web", 1)];
-        books.handle(id(1, 1), told, &none, at(100)).unwrap();
-        books.sweep(&all("p"), at(159));
-        assert_eq!(books.names().len(), 2);
-        books.sweep(&all("p"), at(160));
-        assert_eq!(books.names(), [rule("p")]);
-        // A new limit: the first to report is not given what the others hold.
-        let told = vec![report("r", "shop/web", 90)];
-        let names = books.handle(id(1, 1), told, &all("p r"), at(200)).unwrap();
-        assert!(books.poll(&names, at(202)).is_empty());
-        assert_eq!(books.poll(&names, at(203)).len(), 1);
-    }
-
-    #[test]
-    fn a_newer_stream_of_an_instance_counts_wherever_it_is() {
-        let mut books = Books::new(at(0));
-        let instance: Arc<str> = "i".into();
-        for id in [id(1, 9), id(2, 3)] {
-            books.open(id, &instance).unwrap();
-            let told = vec![report("p", "shop/web", 1)];
-            books.handle(id, told, &all("p"), at(0)).unwrap();
-        }
-        books.close(id(1, 9), at(1));
-        let due = books.poll(&[rule("p")], at(3));
-        assert_eq!(due.keys().collect::<Vec<_>>(), [&id(2, 3)]);
-    }
-
-    #[test]
-    fn what_a_control_plane_sends_is_bounded() {
-        let mut books = Books::new(at(0));
-        let instance: Arc<str> = "i".into();
-        let other: Arc<str> = "j".into();
-        books.open(id(1, 1), &instance).unwrap();
-        books.open(id(1, 1), &instance).unwrap();
-        assert_eq!(books.open(id(1, 1), &other), Err(Excess::Instance(1)));
-        for stream in 2..=STREAMS_MAX as u64 {
-            books.open(id(1, stream), &instance).unwrap();
-        }
-        assert_eq!(books.open(id(1, 0), &instance), Err(Excess::Streams));
-        books.open(id(2, 0), &instance).unwrap();
-        books.close(id(1, 7), at(0));
-        books.open(id(1, 0), &instance).unwrap();
-        let many = |count: usize| (0..count).map(|n| report(&format!("p-{n}"), "shop/web", 1));
-        let none = all("");
-        let told = books.handle(id(1, 1), many(TOLD_MAX).collect(), &none, at(0));
-        assert_eq!(told.unwrap().len(), TOLD_MAX);
-        let told = books.handle(id(1, 1), vec![report("x", "shop/web", 1)], &none, at(0));
-        assert_eq!(told, Err(Excess::Told));
-        // KnownLimits of all streams together.
-        for stream in 2..20 {
-            let told = (0..TOLD_MAX).map(|n| report(&format!("q-{stream}-{n}"), "shop/web", 1));
-            let told = books.handle(id(1, stream), told.collect(), &none, at(0));
-            told.unwrap();
-        }
-        assert_eq!(books.names().len(), LIMITS_MAX);
-    }
-}
+#[path = "books_tests.rs"]
+mod tests;

@@ -18,7 +18,7 @@ use weft_core::rate::lease::Grant;
 use weft_core::time::Instant;
 use weft_proto::relays::{RelayedReport, StreamGrants, StreamReports};
 
-use super::books::{Books, Excess, OWN, StreamId};
+use super::books::{Books, Excess, OWN, StreamId, TOLD_MAX};
 use super::limits::KnownLimits;
 use super::outbox::Outbox;
 
@@ -60,11 +60,20 @@ pub(super) struct Desk {
     place: Place,
     /// The latest term that was heard of, and when.
     latest: Option<(u64, Instant)>,
-    /// Who has opened each stream. All are on the books of this place.
-    streams: BTreeMap<u64, Arc<str>>,
+    /// All are on the books of this place.
+    streams: BTreeMap<u64, OwnStream>,
     /// The number of the newest link; 0 is none.
     links: u64,
     effects: Vec<Effect>,
+}
+
+/// A stream of a sidecar of this control plane.
+#[derive(Debug)]
+struct OwnStream {
+    /// Who has opened it.
+    instance: Arc<str>,
+    /// Limits that it has told of.
+    told: BTreeSet<RuleName>,
 }
 
 #[derive(Debug)]
@@ -203,13 +212,17 @@ impl Desk {
             }
             Place::There(there) => there.outbox.open(stream, instance),
         }
-        self.streams.insert(stream, Arc::clone(instance));
+        let own = OwnStream {
+            instance: Arc::clone(instance),
+            told: BTreeSet::new(),
+        };
+        self.streams.insert(stream, own);
         true
     }
 
     /// A stream of a sidecar has ended.
     pub(super) fn close(&mut self, stream: u64, now: Instant) {
-        let Some(instance) = self.streams.remove(&stream) else {
+        let Some(OwnStream { instance, .. }) = self.streams.remove(&stream) else {
             return;
         };
         match &mut self.place {
@@ -220,7 +233,8 @@ impl Desk {
     }
 
     /// A sidecar says something of limits that it may tell of. `known` is what this process knows of
-    /// limits.
+    /// limits. An error ends its stream, and no other: what one sidecar says too much does not get to
+    /// who keeps the books.
     pub(super) fn report(
         &mut self,
         stream: u64,
@@ -228,14 +242,22 @@ impl Desk {
         known: &dyn KnownLimits,
         now: Instant,
     ) -> Result<(), Excess> {
-        let Some(instance) = self.streams.get(&stream) else {
+        let Some(OwnStream { instance, told }) = self.streams.get_mut(&stream) else {
             return Ok(());
         };
+        for RelayedReport { report, .. } in &reports {
+            if !told.contains(&report.rule) {
+                if told.len() >= TOLD_MAX {
+                    return Err(Excess::Told);
+                }
+                told.insert(report.rule.clone());
+            }
+        }
         match &mut self.place {
             Place::Nowhere => {}
             Place::Here(here) => {
                 let id = StreamId { link: OWN, stream };
-                let names = here.books.handle(id, reports, known, now)?;
+                let names = here.books.handle(id, reports, known, now);
                 self.grant(&names, now);
             }
             Place::There(there) => {
@@ -322,7 +344,7 @@ impl Desk {
                 stream: of.stream,
             };
             here.books.open(id, &of.instance)?;
-            names.extend(here.books.handle(id, of.reports, known, now)?);
+            names.extend(here.books.handle(id, of.reports, known, now));
             if of.ended {
                 here.books.close(id, now);
             }
@@ -346,6 +368,14 @@ impl Desk {
         if let Place::Here(here) = &mut self.place {
             here.books.sweep(known, now);
             let names = here.books.names();
+            self.grant(&names, now);
+        }
+    }
+
+    /// Grants what was put off.
+    pub(super) fn look_again(&mut self, now: Instant) {
+        if let Place::Here(here) = &mut self.place {
+            let names = here.books.take_due();
             self.grant(&names, now);
         }
     }

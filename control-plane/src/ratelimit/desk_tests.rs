@@ -713,6 +713,49 @@ fn a_later_term_counts() {
     assert!(desk.begin_link(1, at(forgotten)).is_some());
 }
 
+/// A sidecar that tells of too much ends its own stream, wherever the books are, and no link.
+#[test]
+fn a_stream_that_tells_of_too_much_ends_alone() {
+    let reports = |count: usize| -> Vec<RelayedReport> {
+        let reports = (0..count).map(|n| RelayedReport {
+            report: Report {
+                rule: RuleName {
+                    policy: format!("p-{n}").into(),
+                    ..rule()
+                },
+                version: 0,
+                holds: Shares::WHOLE,
+                demand: None,
+            },
+            service: "shop/web".parse().unwrap(),
+        });
+        reports.collect()
+    };
+    let mut keeper = Desk::new(Duration::ZERO);
+    keeper.elect(Some(1), at(0));
+    let mut relays = Desk::new(Duration::ZERO);
+    let link = relays.begin_link(1, at(0)).unwrap();
+    for desk in [&mut keeper, &mut relays] {
+        assert!(desk.open(1, &"i".into()));
+        let mut told = |count| desk.report(1, reports(count), &Known, at(0));
+        assert_eq!(told(TOLD_MAX), Ok(()));
+        assert_eq!(told(TOLD_MAX), Ok(()), "it may say so again");
+        assert_eq!(told(TOLD_MAX + 1), Err(Excess::Told));
+    }
+    // One that relays it nevertheless, as a version before did.
+    let (of_relay, _) = keeper.open_link().unwrap();
+    let relayed = vec![StreamReports {
+        stream: 1,
+        instance: "i".into(),
+        reports: reports(TOLD_MAX + 1),
+        ended: false,
+    }];
+    let taken = keeper.relayed(of_relay, relayed, &Known, at(0));
+    assert_eq!(taken, Ok(()));
+    assert!(!relays.next_relayed(link).is_empty());
+    assert_eq!((keeper.effects(), relays.effects()), (vec![], vec![]));
+}
+
 /// The simulation is hard enough to find what the grace is for.
 #[test]
 fn without_a_grace_the_limit_would_not_hold() {

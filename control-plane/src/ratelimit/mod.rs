@@ -22,13 +22,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant as Clock};
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use weft_core::rate::lease::{Grant, Report};
 use weft_core::time::Instant;
 use weft_proto::relays::{RelayedReport, StreamGrants};
 
 use crate::peer::PeerIdentity;
-use books::LIMITS_MAX;
+use books::{LIMITS_MAX, NAMESPACE_LIMITS_MAX, POLLED_EVERY};
 use desk::{Desk, Effect};
 
 pub use books::Excess;
@@ -36,8 +37,6 @@ pub use desk::{SILENT_AFTER, Whereabouts};
 pub use limits::{KnownLimits, MeshLimits, Shared};
 pub use relaying::{LinkOfRelay, LinkToKeeper};
 
-/// How often it is looked whether this process keeps the books.
-const ELECTION_EVERY: Duration = Duration::from_millis(250);
 /// How often it is looked for who has been out of touch for too long, and for limits that have ended.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -139,7 +138,8 @@ impl Leases {
 
     /// Moves on what only time moves. Runs until the task is dropped.
     pub async fn keep(self: Arc<Self>) {
-        let mut look = tokio::time::interval(ELECTION_EVERY);
+        let mut look = tokio::time::interval(POLLED_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             look.tick().await;
             self.look();
@@ -149,6 +149,7 @@ impl Leases {
     fn look(&self) {
         let mut state = self.elected();
         let now = self.now();
+        state.desk.look_again(now);
         if state
             .looked
             .is_none_or(|looked| now.saturating_since(looked) >= LOOK_EVERY)
@@ -159,7 +160,9 @@ impl Leases {
             if is_full && !state.is_full {
                 tracing::warn!(
                     max = LIMITS_MAX,
-                    "too many global limits: sidecars hold those beyond by their first shares"
+                    max_of_namespace = NAMESPACE_LIMITS_MAX,
+                    "too many global limits, of one namespace or in all: sidecars hold those beyond by \
+                     their first shares"
                 );
             }
             state.is_full = is_full;

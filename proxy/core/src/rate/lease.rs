@@ -4,15 +4,23 @@
 //! sent since; the sum of that is never raised above the whole. A share moves only after the loser
 //! has said that it gave it up, or has been out of touch for [`LOST_AFTER`].
 
+mod step;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{RuleName, WHOLE};
 use crate::time::Instant;
+use step::Step;
 
 /// Keys of a limit that have shares of their own; the others go by the base.
 pub const HOT_KEYS_MAX: usize = 32;
+/// Keys that sidecars may name as held, of one limit, all together: those of the books before, and some
+/// that cool down. What a sidecar holds of a further key counts as held of every key.
+const TOLD_KEYS_MAX: usize = 2 * HOT_KEYS_MAX;
+/// Keys of one limit that anybody has a share of. Always some of them are left for keys that are hot.
+const NAMED_KEYS_MAX: usize = 3 * HOT_KEYS_MAX;
 /// Who has been out of touch for this long is not waited for any more.
 pub const LOST_AFTER: Duration = Duration::from_secs(30);
 /// How long a sidecar that knows itself out of touch goes on with its lease. It knows so within 15 s
@@ -23,8 +31,6 @@ pub const LEASE_ENDS_AFTER: Duration = Duration::from_secs(15);
 pub const EVEN_AFTER: Duration = Duration::from_secs(45);
 /// Everyone gets this part of an even share, whatever the others want.
 const MINIMUM_PART: u64 = 10;
-/// Changes below this part of a share are not worth a message.
-const SMALL_PART: u32 = 20;
 /// Most requests of one report that count.
 const DEMAND_MAX: u64 = 1 << 40;
 /// Demand is counted in sixteenths, so that halving it forgets nothing at once.
@@ -153,6 +159,8 @@ pub struct Lease {
 struct Holder {
     stream: u64,
     acked: Shares,
+    /// Whether it holds shares of keys that the books have no room for: it is sent a lease without them.
+    holds_more: bool,
     sent: Option<(u64, Shares)>,
     /// Since when it is out of touch.
     lost: Option<Instant>,
@@ -200,6 +208,8 @@ pub struct Allocator {
     /// Until then not all who hold something may have told: nothing is raised.
     opens: Instant,
     version: u64,
+    /// Keys that somebody has a share of, and those told of since the last poll.
+    named: BTreeSet<u64>,
 }
 
 impl Allocator {
@@ -210,11 +220,35 @@ impl Allocator {
             holders: BTreeMap::new(),
             opens,
             version: 0,
+            named: BTreeSet::new(),
         }
     }
 
+    /// The first lease has a greater version: sidecars may know leases of books of the same limit that
+    /// were closed, up to this one.
+    #[must_use]
+    pub fn after(mut self, version: u64) -> Self {
+        self.version = version;
+        self
+    }
+
+    /// That of the last lease.
+    pub const fn version(&self) -> u64 {
+        self.version
+    }
+
     /// Whether the limit has keys, which a change of its policy may change.
-    pub const fn set_keyed(&mut self, keyed: bool) {
+    pub fn set_keyed(&mut self, keyed: bool) {
+        if self.keyed && !keyed {
+            self.named.clear();
+            for holder in self.holders.values_mut() {
+                holder.acked.keys.clear();
+                holder.demand.keys.clear();
+                if let Some((_, sent)) = &mut holder.sent {
+                    sent.keys.clear();
+                }
+            }
+        }
         self.keyed = keyed;
     }
 
@@ -227,34 +261,61 @@ impl Allocator {
         holds: Shares,
         demand: Option<Demand>,
     ) {
-        let known = self.holders.get_mut(instance);
-        let Some(holder) = known.filter(|holder| holder.stream >= stream) else {
+        let known = self.holders.get(instance);
+        if known.is_some_and(|holder| holder.stream > stream) {
+            return;
+        }
+        let known = known.filter(|holder| holder.stream == stream);
+        let is_new = known.is_none();
+        let sent = known.and_then(|holder| holder.sent.as_ref());
+        let is_acknowledged = sent.is_none_or(|(sent, _)| *sent <= version);
+        let told = is_acknowledged.then(|| self.admit(holds));
+        if is_new {
             let holder = Holder {
                 stream,
-                acked: holds,
+                acked: Shares::base(0),
+                holds_more: false,
                 sent: None,
                 lost: None,
                 demand: Demand::default(),
             };
             self.holders.insert(Arc::clone(instance), holder);
-            if let (Some(holder), Some(demand)) = (self.holders.get_mut(instance), demand) {
-                holder.note(demand);
-            }
+        }
+        let Some(holder) = self.holders.get_mut(instance) else {
             return;
         };
-        if holder.stream > stream {
-            return;
-        }
-        if holder
-            .sent
-            .as_ref()
-            .is_none_or(|(sent, _)| *sent <= version)
-        {
+        if let Some((holds, holds_more)) = told {
             (holder.acked, holder.sent) = (holds, None);
+            holder.holds_more = holds_more;
         }
-        if let Some(demand) = demand {
+        if let Some(mut demand) = demand {
+            if !self.keyed {
+                demand.keys.clear();
+            }
             holder.note(demand);
         }
+    }
+
+    /// What a sidecar says that it uses, by keys that there is room for, and whether there were others:
+    /// what it uses of those counts as used of every key. Without keys there is the base only.
+    fn admit(&mut self, mut holds: Shares) -> (Shares, bool) {
+        if !self.keyed {
+            holds.keys.clear();
+            return (holds, false);
+        }
+        let Shares { base, keys } = &mut holds;
+        let told = keys.len();
+        let named = &mut self.named;
+        keys.retain(|key, share| {
+            let has_room = named.len() < TOLD_KEYS_MAX;
+            let is_named = named.contains(key) || (has_room && named.insert(*key));
+            if !is_named {
+                *base = (*base).max(*share);
+            }
+            is_named
+        });
+        let holds_more = keys.len() < told;
+        (holds, holds_more)
     }
 
     /// A stream has ended: what it held stays held for [`LOST_AFTER`].
@@ -283,9 +344,11 @@ impl Allocator {
             lost.is_none_or(|lost| now.saturating_since(lost) < LOST_AFTER)
         });
         let hot = self.hot();
-        let columns: Vec<Column> = [None].into_iter().chain(self.named(&hot)).collect();
+        self.named = self.named(&hot);
+        let keys = self.named.iter().map(|key| Some(*key));
+        let columns: Vec<Column> = [None].into_iter().chain(keys).collect();
         let mut used: Vec<u64> = Vec::with_capacity(columns.len());
-        let mut targets: Vec<BTreeMap<Arc<str>, u32>> = Vec::with_capacity(columns.len());
+        let mut targets: Vec<Vec<u32>> = Vec::with_capacity(columns.len());
         for column in &columns {
             let held = self.holders.values().map(|h| u64::from(h.held(*column)));
             used.push(held.sum());
@@ -293,8 +356,12 @@ impl Allocator {
         }
         let open = now >= self.opens;
         let mut leases = Vec::new();
-        for (instance, holder) in &mut self.holders {
+        for (place, (instance, holder)) in self.holders.iter_mut().enumerate() {
             if holder.lost.is_some() || holder.sent.is_some() {
+                continue;
+            }
+            // What counts as held of every key is more than it uses: to lease that is to raise it.
+            if holder.holds_more && !open {
                 continue;
             }
             let mut next = Shares::base(0);
@@ -302,7 +369,7 @@ impl Allocator {
                 let current = column.of(&holder.acked);
                 let target = match column {
                     Some(key) if !hot.contains(key) => next.base,
-                    None | Some(_) => targets[index].get(instance).copied().unwrap_or(0),
+                    None | Some(_) => targets[index].get(place).copied().unwrap_or(0),
                 };
                 let cools = column.is_some_and(|key| !hot.contains(&key));
                 let step = Step {
@@ -322,7 +389,7 @@ impl Allocator {
                     Some(_) => {}
                 }
             }
-            if next == holder.acked {
+            if next == holder.acked && !holder.holds_more {
                 continue;
             }
             self.version += 1;
@@ -345,32 +412,38 @@ impl Allocator {
                 *wanted.entry(*key).or_default() += demand;
             }
         }
-        let mut wanted: Vec<(u64, u64)> = wanted.into_iter().map(|(k, d)| (d, k)).collect();
-        wanted.sort_unstable_by(|a, b| b.cmp(a));
-        wanted.truncate(HOT_KEYS_MAX);
-        wanted.into_iter().map(|(_, key)| key).collect()
+        hottest(wanted).into_keys().collect()
     }
 
-    /// All keys that somebody has a share of, or is to get one.
-    fn named(&self, hot: &BTreeSet<u64>) -> BTreeSet<Column> {
+    /// All keys that somebody has a share of, or is to get one, as far as there is room.
+    fn named(&self, hot: &BTreeSet<u64>) -> BTreeSet<u64> {
         let held = self.holders.values().flat_map(|holder| {
             let sent = holder.sent.iter().flat_map(|(_, sent)| sent.keys.keys());
             holder.acked.keys.keys().chain(sent)
         });
-        held.chain(hot).map(|key| Some(*key)).collect()
+        let mut named: BTreeSet<u64> = held.copied().collect();
+        for key in hot {
+            if named.len() < NAMED_KEYS_MAX {
+                named.insert(*key);
+            }
+        }
+        named
     }
 
-    /// What everyone who is in touch should have: a minimum, and the rest by demand.
-    fn targets(&self, column: Column) -> BTreeMap<Arc<str>, u32> {
-        let (lost, there): (Vec<_>, Vec<_>) =
-            self.holders.iter().partition(|(_, h)| h.lost.is_some());
-        let lost: u64 = lost.iter().map(|(_, h)| u64::from(h.held(column))).sum();
+    /// What everyone should have, in the order of holders: who is in touch a minimum, and the rest by
+    /// demand.
+    fn targets(&self, column: Column) -> Vec<u32> {
+        let (lost, there): (Vec<&Holder>, Vec<&Holder>) =
+            self.holders.values().partition(|h| h.lost.is_some());
+        let lost: u64 = lost.iter().map(|h| u64::from(h.held(column))).sum();
         let free = u64::from(WHOLE).saturating_sub(lost);
         let count = (there.len() as u64).max(1);
         let even = column.is_none() && self.keyed;
-        let wanted: u64 = there.iter().map(|(_, h)| h.wants(column)).sum();
-        let shares = there.into_iter().map(|(instance, holder)| {
-            let share = if even || wanted == 0 {
+        let wanted: u64 = there.iter().map(|h| h.wants(column)).sum();
+        let shares = self.holders.values().map(|holder| {
+            let share = if holder.lost.is_some() {
+                0
+            } else if even || wanted == 0 {
                 free / count
             } else {
                 let minimum = free / count / MINIMUM_PART;
@@ -379,7 +452,7 @@ impl Allocator {
                     / u128::from(wanted);
                 minimum + u64::try_from(by_demand).unwrap_or(0)
             };
-            (Arc::clone(instance), u32::try_from(share).unwrap_or(WHOLE))
+            u32::try_from(share).unwrap_or(WHOLE)
         });
         shares.collect()
     }
@@ -393,48 +466,26 @@ impl Holder {
             *wanted /= 2;
             *wanted > 0
         });
-        for (key, asked) in demand.keys.into_iter().take(HOT_KEYS_MAX) {
+        for (key, asked) in hottest(demand.keys) {
             let wanted = self.demand.keys.entry(key).or_default();
             *wanted += scaled(asked);
         }
+        self.demand.keys = hottest(std::mem::take(&mut self.demand.keys));
     }
 }
 
-/// One share on its way to where it should be.
-struct Step {
-    current: u32,
-    target: u32,
-    /// By all together.
-    used: u64,
-    open: bool,
-    /// Whether it has to become the target, however little is missing.
-    exact: bool,
-}
-
-impl Step {
-    fn next(&self) -> u32 {
-        let whole = u64::from(WHOLE);
-        let over = self.used > whole;
-        let difference = self.current.abs_diff(self.target);
-        let large = self.current.max(self.target) / SMALL_PART;
-        let worth = self.exact || difference > large;
-        if self.target <= self.current {
-            let down = over || (self.open && worth);
-            return if down { self.target } else { self.current };
-        }
-        if !self.open || !worth || over {
-            return self.current;
-        }
-        let free = u32::try_from(whole - self.used).unwrap_or(0);
-        let raise = difference.min(free);
-        // Little by little would be a message each.
-        let enough = self.exact || raise > large || raise == difference;
-        if enough {
-            self.current + raise
-        } else {
-            self.current
-        }
+/// The keys that are most wanted.
+fn hottest(keys: BTreeMap<u64, u64>) -> BTreeMap<u64, u64> {
+    if keys.len() <= HOT_KEYS_MAX {
+        return keys;
     }
+    let mut wanted: Vec<(u64, u64)> = keys.into_iter().map(|(k, d)| (d, k)).collect();
+    wanted.sort_unstable_by(|a, b| b.cmp(a));
+    wanted.truncate(HOT_KEYS_MAX);
+    wanted
+        .into_iter()
+        .map(|(demand, key)| (key, demand))
+        .collect()
 }
 
 #[cfg(test)]

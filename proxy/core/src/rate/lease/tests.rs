@@ -143,6 +143,80 @@ fn hot_keys_have_shares_of_their_own() {
     assert!(held[0].0.keys.len() <= HOT_KEYS_MAX);
 }
 
+#[test]
+fn invented_keys_cost_little() {
+    let mut books = Allocator::new(true, at(0));
+    let invented = |from: u64, share: u32| Shares {
+        base: WHOLE / 2,
+        keys: (from..from + 1024).map(|key| (key, share)).collect(),
+    };
+    // They say so again and again, and never acknowledge anything.
+    for round in 0..20 {
+        for sidecar in 0..4 {
+            let from = 10_000 * (round * 4 + sidecar as u64);
+            let asked: Vec<(u64, u64)> = (from..from + 1024).map(|key| (key, 9)).collect();
+            let (holds, demand) = (invented(from, 1), demand(9, &asked));
+            books.handle_report((&name(sidecar), 1), 0, holds, Some(demand));
+        }
+        books.poll(at(round));
+        assert!(books.named.len() <= NAMED_KEYS_MAX);
+        let most = books.holders.values().map(|h| h.demand.keys.len()).max();
+        assert!(most <= Some(HOT_KEYS_MAX), "{most:?}");
+    }
+    // Keys that are in fact wanted have shares of their own nevertheless.
+    let mut shares = Shares::base(0);
+    for round in 20..60 {
+        let wants = demand(1000, &[(7, 100_000)]);
+        books.handle_report((&name(9), 1), books.version, shares.clone(), Some(wants));
+        let leases = books.poll(at(round));
+        let own = leases.iter().find(|lease| *lease.instance == *name(9));
+        shares = own.map_or(shares, |lease| lease.shares.clone());
+    }
+    assert!(books.named.contains(&7), "{:?}", books.named);
+    // Of a limit without keys none count.
+    books.set_keyed(false);
+    let wants = demand(9, &[(7, 9)]);
+    books.handle_report((&name(9), 1), u64::MAX, invented(0, 1), Some(wants));
+    books.poll(at(60));
+    assert!(books.named.is_empty());
+    assert!(books.holders.values().all(|h| h.demand.keys.is_empty()));
+}
+
+#[test]
+fn what_is_held_of_too_many_keys_is_not_forgotten() {
+    let mut books = Allocator::new(true, at(10));
+    let keys = |share: u32| (0..100).map(|key| (key, share)).collect();
+    let mut holds = Shares {
+        base: WHOLE / 2,
+        keys: keys(WHOLE / 4 * 3),
+    };
+    let (a, b) = (name(0), name(1));
+    books.handle_report((&a, 1), 0, holds.clone(), None);
+    books.handle_report((&b, 1), 0, Shares::even(2), None);
+    let most = books.holders.values().map(|h| h.held(Some(99))).max();
+    assert_eq!(most, Some(WHOLE / 4 * 3));
+    // It is sent a lease without those at once, and then everything is even.
+    for round in 10..20 {
+        for lease in books.poll(at(round)) {
+            if lease.instance == a {
+                holds = lease.shares.clone();
+            }
+            books.handle_report((&lease.instance, 1), lease.version, lease.shares, None);
+        }
+    }
+    assert_eq!(holds, Shares::even(2));
+}
+
+#[test]
+fn versions_go_on() {
+    let mut books = Allocator::new(false, at(0)).after(57);
+    books.handle_report((&name(0), 1), 57, Shares::base(0), None);
+    assert_eq!(books.poll(at(1))[0].version, 58);
+    books.handle_report((&name(0), 1), 57, Shares::base(0), None);
+    assert!(books.poll(at(2)).is_empty(), "it is not acknowledged");
+    assert_eq!(books.version(), 58);
+}
+
 /// A sidecar in the simulation.
 #[derive(Debug)]
 struct Sidecar {
