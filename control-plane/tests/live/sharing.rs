@@ -27,6 +27,11 @@ spec:
 /// Nothing here takes longer, unless it is broken: a lease that nobody gave back, and a grace.
 const LIMIT: Duration = Duration::from_secs(120);
 const REPORT_EVERY: Duration = Duration::from_millis(200);
+/// Who begins to keep the books raises nothing for 7 s (`support.rs`). The limit holds if everybody has
+/// tried again and said what it uses within that, for which this between two signs of life is enough.
+const PROMPT: Duration = Duration::from_secs(3);
+/// How often it is begun again where the machine stood still.
+const ATTEMPTS: usize = 3;
 const NEARLY_ALL: u32 = WHOLE / 10 * 8;
 
 /// What all sidecars use, each by its place: changed under one lock, so that the sum is exact.
@@ -36,6 +41,8 @@ struct Uses {
     wants: Vec<u64>,
     /// The largest sum that there ever was.
     most: u64,
+    /// The longest time between two signs of life of one of them: reports, or attempts to begin a stream.
+    gap: Duration,
     /// Streams that were refused or ended because the books were not reached.
     unreached: usize,
 }
@@ -59,12 +66,22 @@ struct Holder {
     addresses: Vec<SocketAddr>,
     uses: Shared,
     out_of_touch: Option<Instant>,
+    alive: Instant,
 }
 
 impl Holder {
+    /// It has reported, or has tried again.
+    fn lives(&mut self) {
+        let now = Instant::now();
+        let mut uses = self.uses.lock().unwrap();
+        uses.gap = uses.gap.max(now - self.alive);
+        self.alive = now;
+    }
+
     async fn run(mut self) {
         loop {
             let Err(status) = self.session().await;
+            self.lives();
             if status.message().contains("keeps the books") {
                 assert_eq!(status.code(), Code::Unavailable, "{status}");
                 self.uses.lock().unwrap().unreached += 1;
@@ -121,6 +138,7 @@ impl Holder {
                 reports: vec![report],
             });
             told.await.map_err(|_| Status::unknown("it has ended"))?;
+            self.lives();
         }
     }
 
@@ -169,11 +187,12 @@ async fn moves_to(uses: &Shared, index: usize) {
 }
 
 /// All together have never used more than the limit; how often they were told that the books were not
-/// reached.
-fn never_too_much(uses: &Shared) -> usize {
+/// reached. Nothing where they have used more, but stood still for so long that this may be.
+fn never_too_much(uses: &Shared) -> Option<usize> {
     let uses = uses.lock().unwrap();
-    assert!(uses.most <= u64::from(WHOLE), "{uses:?}");
-    uses.unreached
+    let is_kept = uses.most <= u64::from(WHOLE);
+    assert!(is_kept || uses.gap > PROMPT, "{uses:?}");
+    is_kept.then_some(uses.unreached)
 }
 
 /// Waits until the books are kept by one, and reached by the others; which one that is.
@@ -203,9 +222,20 @@ async fn keeper(all: &[&ControlPlane]) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_limit_for_the_sidecars_of_all_which_outlives_who_keeps_the_books() {
-    let Some(site) = Site::start().await else {
-        return;
-    };
+    for _attempt in 0..ATTEMPTS {
+        let Some(site) = Site::start().await else {
+            return;
+        };
+        if let Some(unreached) = keeper_is_killed(&site).await {
+            assert!(unreached >= 2, "the books were kept without a break");
+            return;
+        }
+    }
+    panic!("the machine has stood still for more than {PROMPT:?} in each of {ATTEMPTS} attempts");
+}
+
+/// How often sidecars were told that the books were not reached; nothing where this proves nothing.
+async fn keeper_is_killed(site: &Site) -> Option<usize> {
     let [one, two] = site.two().await;
     site.apply(POLICY);
     let mut both = vec![one, two];
@@ -228,6 +258,7 @@ async fn one_limit_for_the_sidecars_of_all_which_outlives_who_keeps_the_books() 
                 addresses,
                 uses: Arc::clone(&uses),
                 out_of_touch: None,
+                alive: Instant::now(),
             }
             .run(),
         );
@@ -237,7 +268,7 @@ async fn one_limit_for_the_sidecars_of_all_which_outlives_who_keeps_the_books() 
     for index in [0, 1, 2] {
         moves_to(&uses, index).await;
     }
-    never_too_much(&uses);
+    never_too_much(&uses)?;
 
     // Who keeps the books is killed: its sidecars go to the other one, which keeps them from then on.
     let dies = keeper(&both.iter().collect::<Vec<_>>()).await;
@@ -245,9 +276,9 @@ async fn one_limit_for_the_sidecars_of_all_which_outlives_who_keeps_the_books() 
     moves_to(&uses, 3).await;
     assert_eq!(keeper(&[&both[0]]).await, 0);
     moves_to(&uses, 0).await;
-    let unreached = never_too_much(&uses);
-    assert!(unreached >= 2, "the books were kept without a break");
+    let unreached = never_too_much(&uses)?;
     assert!(tasks.try_join_next().is_none(), "a sidecar has ended");
+    Some(unreached)
 }
 
 #[tokio::test(flavor = "multi_thread")]
