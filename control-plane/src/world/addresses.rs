@@ -109,14 +109,14 @@ impl VirtualAddresses {
         let mut changed = Vec::new();
         for (name, assigned) in theirs {
             let before = self.by_name.get(&name).copied();
-            if before.is_some_and(|before| before.index == assigned.index) {
-                continue;
-            }
             if let Some(before) = before
                 && before.released.is_none()
                 && assigned.released.is_some()
             {
                 records.push((name, Some(before)));
+                continue;
+            }
+            if before.is_some_and(|before| before.index == assigned.index) {
                 continue;
             }
             let holder = self.holders.get(&assigned.index).cloned();
@@ -443,10 +443,13 @@ mod tests {
             assert_eq!(addresses.adopt(resting, day, &mut records), []);
             assert_eq!((addresses.of(&ours), records.len()), (before.clone(), 0));
             // The record of the name itself, by one that has not seen yet that it exists.
-            let resting = vec![(ours.clone(), with_index(9, Some(day)))];
-            assert_eq!(addresses.adopt(resting, day, &mut records), []);
-            assert_eq!(addresses.of(&ours), before);
-            assert_eq!(records, [(ours.clone(), Some(with_index(7, None)))]);
+            for index in [9, 7] {
+                records.clear();
+                let resting = vec![(ours.clone(), with_index(index, Some(day)))];
+                assert_eq!(addresses.adopt(resting, day, &mut records), []);
+                assert_eq!(addresses.of(&ours), before);
+                assert_eq!(records, [(ours.clone(), Some(with_index(7, None)))]);
+            }
             // And one that exists takes it from one that rests, which loses its record.
             records.clear();
             let mut addresses = VirtualAddresses::default();
