@@ -9,11 +9,10 @@ use kube::discovery::{ApiCapabilities, ApiResource, Scope, pinned_kind};
 use serde_json::Value;
 
 use super::{InstallError, MANAGED_BY, by_name, described, everything, objects};
-use crate::kubernetes::names;
+use crate::kubernetes::names::{self, MANAGED_BY_LABEL};
 
 /// The field manager of what `weft install` applies.
 const FIELD_MANAGER: &str = "weft-install";
-const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 pub(super) const PART_OF_LABEL: &str = "app.kubernetes.io/part-of";
 /// How long the API server may take until it serves a new kind.
 const ESTABLISHED_MAX: Duration = Duration::from_secs(30);

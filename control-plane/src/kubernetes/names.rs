@@ -54,6 +54,8 @@ pub const WEBHOOK_PATH: &str = "/inject";
 pub const AUTHORITY_SECRET: &str = "weft-authority";
 /// The field manager of what the control plane applies.
 pub const FIELD_MANAGER: &str = "weft-control-plane";
+/// The label that names who made an object.
+pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 /// The user that the sidecar runs as, whose connections are not redirected.
 pub const PROXY_UID: i64 = 1337;
 /// The port of the sidecar's metrics, health and rewritten probes.

@@ -11,7 +11,9 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
 
-use crate::kubernetes::names::{CONTROL_PLANE, TRUST_BUNDLE_CONFIG_MAP, WEBHOOK};
+use crate::kubernetes::names::{
+    CONTROL_PLANE, FIELD_MANAGER, MANAGED_BY_LABEL, TRUST_BUNDLE_CONFIG_MAP, WEBHOOK,
+};
 
 /// The label of the Secrets that are records of the mesh, with the name of their table.
 const RECORDS: &str = "weft-mesh.io/table";
@@ -41,14 +43,11 @@ impl Remains {
         let secrets = Api::<Secret>::namespaced(client.clone(), namespace);
         let secrets = secrets.list(&records).await?.items;
         let leases = Api::<Lease>::namespaced(client.clone(), namespace);
-        let leases = leases
-            .list(&ListParams::default().limit(LISTED_MAX))
-            .await?;
+        let has_lease = leases.get_opt(CONTROL_PLANE).await?.is_some();
         let maps = Api::<ConfigMap>::all(client.clone());
         let maps = maps.list(&named(TRUST_BUNDLE_CONFIG_MAP)).await?.items;
         let webhooks = Api::<MutatingWebhookConfiguration>::all(client.clone());
         let webhooks = webhooks.list(&named(WEBHOOK)).await?.items;
-        let has_lease = { leases.items.iter() }.any(|lease| lease.name_any() == CONTROL_PLANE);
         let found = [
             of_records(namespace, &secrets),
             of_maps(&maps),
@@ -99,7 +98,8 @@ fn of_records(namespace: &str, secrets: &[Secret]) -> Option<Remain> {
 }
 
 fn of_maps(maps: &[ConfigMap]) -> Option<Remain> {
-    let namespaces: Vec<String> = maps.iter().filter_map(|map| map.namespace()).collect();
+    let written = maps.iter().filter(|map| is_written_by_a_mesh(map));
+    let namespaces: Vec<String> = written.filter_map(|map| map.namespace()).collect();
     let more = match namespaces.len() > NAMED_MAX {
         true => format!(" and {} more", namespaces.len() - NAMED_MAX),
         false => String::new(),
@@ -114,6 +114,15 @@ fn of_maps(maps: &[ConfigMap]) -> Option<Remain> {
             "kubectl delete configmaps -A --field-selector metadata.name={TRUST_BUNDLE_CONFIG_MAP}"
         ),
     })
+}
+
+/// Whoever may make config maps may make one of this name; what a mesh writes has its label, or its
+/// manager where the label was taken away.
+fn is_written_by_a_mesh(map: &ConfigMap) -> bool {
+    let label = map.labels().get(MANAGED_BY_LABEL);
+    let mut managers = map.managed_fields().iter();
+    label.is_some_and(|label| label == FIELD_MANAGER)
+        || managers.any(|one| one.manager.as_deref() == Some(FIELD_MANAGER))
 }
 
 fn of_webhook(webhook: &MutatingWebhookConfiguration) -> Option<Remain> {
@@ -160,16 +169,30 @@ mod tests {
         );
         assert_eq!(of_records("weft-system", &[]), None);
 
-        let map = |namespace: String| -> ConfigMap {
-            serde_json::from_value(json!({"metadata": {"namespace": namespace}})).unwrap()
+        let map = |namespace: String, mark: serde_json::Value| -> ConfigMap {
+            let mut metadata = mark;
+            metadata["namespace"] = json!(namespace);
+            serde_json::from_value(json!({"metadata": metadata})).unwrap()
         };
-        let maps: Vec<_> = (0..7).map(|n| map(format!("n{n}"))).collect();
+        let label = json!({"labels": {MANAGED_BY_LABEL: FIELD_MANAGER}});
+        let manager = json!({"managedFields": [{"manager": FIELD_MANAGER}]});
+        let marks = [label, manager];
+        let maps: Vec<_> = (0..7)
+            .map(|n| map(format!("n{n}"), marks[n % 2].clone()))
+            .collect();
         let (what, _) = found(of_maps(&maps));
         assert!(
             what.ends_with("of namespace n0, n1, n2, n3, n4 and 2 more"),
             "{what}"
         );
         assert_eq!(of_maps(&[]), None);
+        // Somebody else's of the same name.
+        for mark in [
+            json!({}),
+            json!({"labels": {MANAGED_BY_LABEL: "Helm"}, "managedFields": [{"manager": "kubectl"}]}),
+        ] {
+            assert_eq!(of_maps(&[map("shop".to_owned(), mark)]), None);
+        }
 
         // As the chart makes it, and with the root of a mesh.
         let mut webhook = json!({"webhooks": [

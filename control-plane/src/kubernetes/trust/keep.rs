@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::decide::{NamespaceFacts, Observed, Step, Written, decide};
 use crate::kubernetes::leader::Leader;
 use crate::kubernetes::names::{
-    FIELD_MANAGER, INJECTED, TRUST_BUNDLE_CONFIG_MAP, TRUST_BUNDLE_KEY, WEBHOOK,
+    FIELD_MANAGER, INJECTED, MANAGED_BY_LABEL, TRUST_BUNDLE_CONFIG_MAP, TRUST_BUNDLE_KEY, WEBHOOK,
 };
 use crate::kubernetes::retry::{Attempts, Pauses};
 use crate::kubernetes::told;
@@ -325,7 +325,7 @@ fn map(roots: &str, resource_version: Option<String>) -> ConfigMap {
         metadata: ObjectMeta {
             name: Some(TRUST_BUNDLE_CONFIG_MAP.to_owned()),
             labels: Some(BTreeMap::from([(
-                "app.kubernetes.io/managed-by".to_owned(),
+                MANAGED_BY_LABEL.to_owned(),
                 FIELD_MANAGER.to_owned(),
             )])),
             resource_version,
