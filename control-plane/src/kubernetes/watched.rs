@@ -69,6 +69,13 @@ impl<K: Ord + Clone, V> Watched<K, V> {
         true
     }
 
+    /// What is held of an object is this, whatever it was; whether that is news.
+    fn replace(&mut self, key: K, entry: Entry<V>) -> bool {
+        let (uid, version) = (entry.uid.clone(), entry.version.clone());
+        let before = self.held.insert(key, entry);
+        before.is_none_or(|before| (before.uid, before.version) != (uid, version))
+    }
+
     /// The watch tells that an object is gone; whether that is news.
     pub(crate) fn gone(&mut self, key: &K, uid: &str) -> bool {
         self.deleted.remove(uid);
@@ -134,7 +141,13 @@ impl<K: Ord + Clone, V> Watched<K, V> {
             self.take(key);
         }
         for (key, entry) in listed {
-            if self.applied(key.clone(), entry) {
+            // A list is the newest that there is, also where its versions are lower than those held, as
+            // after a restored backup of etcd: only what was written here meanwhile may be newer.
+            let is_news = match written.contains(&key) {
+                true => self.applied(key.clone(), entry),
+                false => self.replace(key.clone(), entry),
+            };
+            if is_news {
                 changed.push(key);
             }
         }
@@ -247,5 +260,23 @@ mod tests {
             held(&watched),
             [("kept", 1), ("more", 5), ("new", 9), ("z-other", 1)]
         );
+    }
+
+    /// As after a restored backup of etcd, whose versions begin anew from an older one.
+    #[test]
+    fn a_list_replaces_what_is_held_by_what_is_older_unless_it_was_written_meanwhile() {
+        let mut watched = Watched::default();
+        for key in ["restored", "same", "written"] {
+            watched.applied(key, entry(key, 10));
+        }
+        watched.begin("w");
+        watched.wrote("w", "written", entry("written", 20));
+        for (key, version) in [("restored", 4), ("same", 10), ("written", 5)] {
+            watched.listed("w", key, entry(key, version));
+        }
+        assert_eq!(watched.done("w", |_key| true), ["restored"]);
+        let expected = [("restored", 4), ("same", 10), ("written", 20)];
+        assert_eq!(held(&watched), expected);
+        assert!(watched.applied("restored", entry("restored", 5)));
     }
 }

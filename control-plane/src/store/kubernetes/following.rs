@@ -103,8 +103,9 @@ pub(super) async fn follow(api: &Api<DynamicObject>, kind: &str, mut tell: impl 
             Ok(()) => {}
             Err(error) => {
                 tracing::warn!(kind, %error, "the watch is tried again; what is known stays in force");
+                // Counted however long it took: a server that has not reached the version says so late.
                 if !is_list && began.elapsed() >= SHORT {
-                    (backoff, failures) = (Backoff::new(PAUSES), 0);
+                    backoff = Backoff::new(PAUSES);
                 }
                 failures += 1;
                 if error.needs_list() || failures >= FAILURES_MAX {
