@@ -141,14 +141,13 @@ impl Mirror {
                 None => self.quotas.remove(&key),
             };
             keys.extend(others);
-            if !self.in_flight.contains(&key) {
-                self.position(&key);
-            }
         }
         for key in keys {
             if self.in_flight.contains(&key) {
                 self.deferred.insert(key);
             } else {
+                // Also of those that the quota lets in, or has no room for any more.
+                self.position(&key);
                 changes.extend(self.change(key, revision));
             }
         }
@@ -317,6 +316,9 @@ mod tests {
         assert!(mirror.objects.gone(&key("a"), "u"));
         let event = mirror.refresh([key("a")]).unwrap();
         assert_eq!(event.changes.len(), 2, "one goes, the other comes");
+        let position = mirror.positions().pop().unwrap();
+        let seen = |version| SeenVersions::from([("FaultInjection".into(), version)]);
+        assert!(!position.is_within(&seen(1)) && position.is_within(&seen(2)));
         assert!(mirror.documents().contains_key(&key("b")) && mirror.refused().is_empty());
     }
 
