@@ -103,6 +103,8 @@ pub struct Counters {
 pub struct Publisher {
     state: Mutex<State>,
     moved: watch::Sender<()>,
+    /// The same, of this control plane's own sidecars alone.
+    moved_here: watch::Sender<()>,
     /// Counters for metrics.
     pub counters: Counters,
 }
@@ -236,7 +238,7 @@ impl Publisher {
             recent.insert(span_of(compiled, before), publication.clone(), names);
         }
         drop(guard);
-        self.tell_moved();
+        self.moved_here();
         publication
     }
 
@@ -246,11 +248,20 @@ impl Publisher {
         self.moved.subscribe()
     }
 
-    /// To be called after the state, or what other control planes tell, was changed and unlocked.
+    /// The same, without what other control planes tell.
+    pub fn watch_here(&self) -> watch::Receiver<()> {
+        self.moved_here.subscribe()
+    }
+
+    /// To be called after what other control planes tell was changed.
     pub fn tell_moved(&self) {
-        if self.moved.receiver_count() > 0 {
-            self.moved.send_replace(());
-        }
+        tell(&self.moved);
+    }
+
+    /// To be called after the state was changed and unlocked.
+    fn moved_here(&self) {
+        tell(&self.moved_here);
+        tell(&self.moved);
     }
 
     /// Every connected sidecar: of each instance its newest stream, in the order of instances.
@@ -436,7 +447,7 @@ impl Subscription {
         }
         subscriber.tell_waiters();
         drop(guard);
-        self.publisher.tell_moved();
+        self.publisher.moved_here();
     }
 
     /// What others are to see of the stream.
@@ -445,6 +456,12 @@ impl Subscription {
         if let Some(subscriber) = state.streams.get_mut(&self.stream) {
             change(&mut subscriber.view);
         }
+    }
+}
+
+fn tell(moved: &watch::Sender<()>) {
+    if moved.receiver_count() > 0 {
+        moved.send_replace(());
     }
 }
 
@@ -479,7 +496,7 @@ impl Drop for Subscription {
             waiter.arrive();
         }
         drop(guard);
-        self.publisher.tell_moved();
+        self.publisher.moved_here();
     }
 }
 

@@ -74,6 +74,7 @@ impl ReplicaService {
 struct Followed {
     replicas: Arc<Replicas>,
     reporter: Reporter,
+    /// Changes with this control plane's own sidecars: what the others tell is not told on.
     moved: watch::Receiver<()>,
     books: watch::Receiver<Option<u64>>,
     queue: VecDeque<Report>,
@@ -126,7 +127,7 @@ impl Service for ReplicaService {
     ) -> Result<Response<Self::FollowStream>, Status> {
         let place = self.admit(&request, &self.following)?;
         let followed = Followed {
-            moved: self.replicas.publisher.watch(),
+            moved: self.replicas.publisher.watch_here(),
             books: self.replicas.leases.watch_term(),
             replicas: Arc::clone(&self.replicas),
             reporter: Reporter::default(),
