@@ -16,7 +16,7 @@ use crate::hex;
 use crate::identity::ca::{self, Authority};
 use crate::interception;
 use crate::kubernetes::Cluster;
-use crate::kubernetes::endpoints::{ControlPlanes, follow_control_planes};
+use crate::kubernetes::endpoints::follow_control_planes;
 use crate::kubernetes::events::PodEvents;
 use crate::kubernetes::leader::{Election, Leader};
 use crate::kubernetes::names::CONTROL_PLANE;
@@ -122,7 +122,8 @@ fn follow_others(tasks: &mut Supervisor, cluster: &Cluster, parts: &Parts, own: 
         ttl: own.ttl,
         identity,
     };
-    let (sender, found) = watch::channel(ControlPlanes::new());
+    parts.replicas.expect(cluster.runs_in_pod);
+    let (sender, found) = watch::channel(None);
     let namespace = cluster.settings.namespace.clone();
     let finding = follow_control_planes(cluster.client.clone(), namespace, sender);
     tasks.spawn("finding control planes", finding);

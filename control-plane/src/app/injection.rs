@@ -93,7 +93,9 @@ impl Injector {
         listeners: &Listeners,
         leader: Leader,
     ) -> Result<(), AppError> {
-        let Cluster { client, settings } = self.cluster;
+        let Cluster {
+            client, settings, ..
+        } = self.cluster;
         let identities = Arc::clone(&listeners.parts.identities);
         let (sender, roots) = watch::channel(pem_of(&identities));
         tasks.spawn("roots", follow_roots(identities, sender));

@@ -23,8 +23,15 @@ pub enum ClientError {
 /// A client as `kubectl` would be one: `KUBECONFIG` or the user's kubeconfig, else the service
 /// account of the pod. Nothing is asked yet.
 pub async fn connect() -> Result<Client, ClientError> {
+    client(infer().await?)
+}
+
+async fn infer() -> Result<Config, ClientError> {
     let config = Config::infer().await;
-    let config = config.map_err(|error| ClientError::Configuration(Box::new(error)))?;
+    config.map_err(|error| ClientError::Configuration(Box::new(error)))
+}
+
+fn client(config: Config) -> Result<Client, ClientError> {
     Client::try_from(config).map_err(|error| ClientError::Client(Box::new(error)))
 }
 
@@ -49,6 +56,8 @@ pub struct Cluster {
     pub client: Client,
     /// What was asked for.
     pub settings: ClusterSettings,
+    /// Whether it reaches the API as a pod of the cluster, by its service account.
+    pub runs_in_pod: bool,
 }
 
 impl Cluster {
@@ -61,8 +70,15 @@ impl Cluster {
 impl Cluster {
     /// The cluster that [`connect`] finds.
     pub async fn connect(settings: ClusterSettings) -> Result<Self, ClientError> {
-        let client = connect().await?;
-        Ok(Self { client, settings })
+        let config = infer().await?;
+        // Only then the file of the pod's token is there, and no kubeconfig was taken instead of it.
+        let own = Config::incluster();
+        let runs_in_pod = own.is_ok_and(|own| own.cluster_url == config.cluster_url);
+        Ok(Self {
+            client: client(config)?,
+            settings,
+            runs_in_pod,
+        })
     }
 }
 

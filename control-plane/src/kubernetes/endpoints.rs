@@ -15,14 +15,15 @@ use super::names::{CONTROL_PLANE, SIDECARS_PORT};
 /// The label of a slice that names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-/// Addresses of control planes by the names of their pods; this process's own is among them.
+/// Addresses of control planes by the names of their pods; where this process runs in a pod of the Service,
+/// its own is among them.
 pub type ControlPlanes = BTreeMap<String, SocketAddr>;
 
-/// Keeps the list current. Those that are not ready are on it: sidecars may be connected to them.
+/// Keeps the list current, `None` until it was read first. Those that are not ready are on it: sidecars may be connected to them.
 pub async fn follow_control_planes(
     client: Client,
     namespace: String,
-    found: watch::Sender<ControlPlanes>,
+    found: watch::Sender<Option<ControlPlanes>>,
 ) {
     let slices: Api<EndpointSlice> = Api::namespaced(client, &namespace);
     let config = watcher::Config::default().labels(&format!("{SERVICE_NAME}={CONTROL_PLANE}"));
@@ -54,8 +55,8 @@ pub async fn follow_control_planes(
             all.entry(name.clone()).or_insert(*address);
         }
         found.send_if_modified(|before| {
-            let differs = *before != all;
-            *before = all;
+            let differs = before.as_ref() != Some(&all);
+            *before = Some(all);
             differs
         });
     }

@@ -81,15 +81,18 @@ impl Replicas {
     /// Follows those who are found, until whoever finds them has ended.
     pub async fn keep(
         self: Arc<Self>,
-        mut found: watch::Receiver<ControlPlanes>,
+        mut found: watch::Receiver<Option<ControlPlanes>>,
         dialling: Dialling,
     ) {
         let mut tasks = JoinSet::new();
         let mut followed: HashMap<(String, SocketAddr), AbortHandle> = HashMap::new();
         loop {
-            let mut current = found.borrow_and_update().clone();
-            // Those that are not followed are never heard, and so unknown.
-            self.retain(&current);
+            let listed = found.borrow_and_update().clone();
+            if let Some(current) = &listed {
+                // Those that are not followed are never heard, and so unknown.
+                self.retain(current);
+            }
+            let mut current = listed.unwrap_or_default();
             // This process is one of them.
             if current.len() > OTHERS_MAX + 1 {
                 tracing::warn!(

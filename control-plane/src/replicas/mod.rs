@@ -39,6 +39,13 @@ pub use told::{EXPIRES, SIDECARS_MAX};
 /// Other control planes that are followed; there are few. Those beyond are unknown.
 pub const OTHERS_MAX: usize = 16;
 
+/// Stands for the others before it is known who they are.
+const NOT_LISTED: &str =
+    "(any: the EndpointSlices of the Service weft-control-plane are not read yet)";
+/// Stands for those that may be missing from a list that this process is missing from.
+const NOT_AMONG_THEM: &str =
+    "(any: this control plane itself is in no EndpointSlice of the Service weft-control-plane)";
+
 /// The identity of every control plane of a mesh. Nobody else is given it.
 pub fn identity(trust_domain: &TrustDomain) -> Result<SpiffeId, NameError> {
     SpiffeId::new(trust_domain, RESERVED_NAMESPACE, CONTROL_PLANE_ACCOUNT)
@@ -53,9 +60,19 @@ pub struct Replicas {
     observations: Arc<Observations>,
     store: Arc<dyn Store>,
     leases: Arc<Leases>,
-    others: Mutex<BTreeMap<String, Other>>,
+    others: Mutex<Others>,
     /// Changes when another control plane has told something else of interception.
     interception: watch::Sender<()>,
+}
+
+/// Those that were found.
+#[derive(Debug, Default)]
+struct Others {
+    by_name: BTreeMap<String, Other>,
+    /// A list of them is to come, and was not read yet.
+    awaits_list: bool,
+    /// This process is one of them: as long as none of them has proved to be it, there may be more.
+    expects_itself: bool,
 }
 
 #[derive(Debug, Default)]
@@ -120,7 +137,7 @@ impl Replicas {
     pub fn count(&self) -> usize {
         let now = Instant::now();
         let others = self.others();
-        let told = others.values().filter(|other| !other.is_own);
+        let told = others.by_name.values().filter(|other| !other.is_own);
         let told = told.filter_map(|other| other.told.sidecars(now));
         told.map(BTreeMap::len).sum()
     }
@@ -133,18 +150,18 @@ impl Replicas {
     /// Adds how far sidecars of other control planes have come to how far those of this one have.
     pub fn add_progress(&self, revision: Revision, progress: &mut Progress) {
         let others = self.others();
-        if others.values().all(|other| other.is_own) {
+        let now = Instant::now();
+        progress.unknown = unknown(&others, now);
+        if others.by_name.values().all(|other| other.is_own) {
             return;
         }
-        let now = Instant::now();
         let positions = self.store.positions();
         let ours = positions.iter().find(|ours| ours.revision >= revision);
         let here: Vec<PeerIdentity> = { progress.applied.iter() }
             .chain(&progress.waiting)
             .cloned()
             .collect();
-        let reached: HashMap<&String, RevisionSpan> = others
-            .iter()
+        let reached: HashMap<&String, RevisionSpan> = { others.by_name.iter() }
             .filter_map(|(name, other)| Some((name, other.told.reached(ours?)?)))
             .collect();
         for (name, other, sidecar) in elsewhere(&others, here.iter(), now) {
@@ -165,7 +182,6 @@ impl Replicas {
                 }));
             progress.applied.push(peer);
         }
-        progress.unknown = unknown(&others, now);
     }
 
     /// What sidecars of other control planes have told of their breakers.
@@ -200,16 +216,25 @@ impl Replicas {
         self.interception.subscribe()
     }
 
-    fn others(&self) -> MutexGuard<'_, BTreeMap<String, Other>> {
+    fn others(&self) -> MutexGuard<'_, Others> {
         self.others.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A list of other control planes is to come, and this process is on it where it runs in a pod of their
+    /// Service. Until then not all of them are known.
+    pub fn expect(&self, expects_itself: bool) {
+        let mut others = self.others();
+        others.awaits_list = true;
+        others.expects_itself = expects_itself;
     }
 
     /// Only these are there: what others have told is forgotten.
     fn retain(&self, found: &ControlPlanes) {
         let mut others = self.others();
-        others.retain(|name, _| found.contains_key(name));
+        others.awaits_list = false;
+        others.by_name.retain(|name, _| found.contains_key(name));
         for name in found.keys() {
-            others.entry(name.clone()).or_default();
+            others.by_name.entry(name.clone()).or_default();
         }
         drop(others);
         self.publisher.tell_moved();
@@ -217,7 +242,7 @@ impl Replicas {
 
     /// A stream of another control plane begins.
     fn begin(&self, name: &str) {
-        if let Some(other) = self.others().get_mut(name) {
+        if let Some(other) = self.others().by_name.get_mut(name) {
             other.told.begin();
         }
     }
@@ -227,7 +252,7 @@ impl Replicas {
         let is_own = report.replica == self.name;
         let mut others = self.others();
         let (mut is_news, mut is_of_interception) = (false, false);
-        if let Some(other) = others.get_mut(name) {
+        if let Some(other) = others.by_name.get_mut(name) {
             is_news = other.is_own != is_own;
             other.is_own = is_own;
             is_of_interception = !is_own && other.told.interception_changes(&report);
@@ -250,7 +275,10 @@ impl Replicas {
     /// When the first of the others is known no longer.
     fn next_expiry(&self, now: Instant) -> Option<Instant> {
         let others = self.others();
-        let ends = others.values().filter_map(|other| other.told.expires());
+        let ends = others
+            .by_name
+            .values()
+            .filter_map(|other| other.told.expires());
         ends.filter(|end| *end > now).min()
     }
 
@@ -303,23 +331,31 @@ fn peer_of(sidecar: &SidecarReport) -> PeerIdentity {
     }
 }
 
-fn unknown(others: &BTreeMap<String, Other>, now: Instant) -> Vec<String> {
-    let unknown = others
-        .iter()
+/// Who is not heard. Where it is not known yet who there is, that is one of them.
+fn unknown(others: &Others, now: Instant) -> Vec<String> {
+    let unheard = { others.by_name.iter() }
         .filter(|(_, other)| !other.is_own && other.told.sidecars(now).is_none());
-    unknown.map(|(name, _)| name.clone()).collect()
+    let mut unknown: Vec<String> = unheard.map(|(name, _)| name.clone()).collect();
+    let has_itself = others.by_name.values().any(|other| other.is_own);
+    if others.awaits_list {
+        unknown.push(NOT_LISTED.to_owned());
+    } else if unknown.is_empty() && others.expects_itself && !has_itself {
+        unknown.push(NOT_AMONG_THEM.to_owned());
+    }
+    unknown
 }
 
 /// Sidecars of control planes that are known, without those that are connected here: of each instance
 /// the newest stream. In the order of instances.
 fn elsewhere<'a, 'b>(
-    others: &'a BTreeMap<String, Other>,
+    others: &'a Others,
     here: impl Iterator<Item = &'b PeerIdentity>,
     now: Instant,
 ) -> Vec<(&'a String, &'a Other, &'a SidecarReport)> {
     let here: std::collections::HashSet<&str> = here.map(|peer| &*peer.instance).collect();
     let mut newest: BTreeMap<&str, (&String, &Other, &SidecarReport)> = BTreeMap::new();
-    for (name, other) in others.iter().filter(|(_, other)| !other.is_own) {
+    let all = others.by_name.iter().filter(|(_, other)| !other.is_own);
+    for (name, other) in all {
         let told = other.told.sidecars(now).into_iter().flatten();
         for (instance, sidecar) in told.filter(|(instance, _)| !here.contains(&***instance)) {
             let held = newest.entry(instance).or_insert((name, other, sidecar));

@@ -99,6 +99,52 @@ fn one_that_was_not_heard_is_unknown_and_one_that_is_gone_is_not() {
     assert!(replicas.connected(&[]).is_empty());
 }
 
+/// Nothing is settled before it is known who there is.
+#[test]
+fn until_a_process_has_found_itself_where_it_is_to_be_there_may_be_others() {
+    let is_settled = |replicas: &Replicas| {
+        let mut progress = Progress::default();
+        replicas.add_progress(0, &mut progress);
+        assert_eq!(progress.unknown, replicas.unknown());
+        progress.is_settled(0)
+    };
+    assert!(is_settled(&replicas()), "outside a cluster it is alone");
+    for in_pod in [false, true] {
+        let replicas = replicas();
+        let own = Arc::clone(replicas.name());
+        replicas.expect(in_pod);
+        assert_eq!(replicas.unknown(), [NOT_LISTED]);
+        assert!(!is_settled(&replicas));
+        // No slice yet, or none for a moment.
+        replicas.retain(&found(&[]));
+        assert_eq!(is_settled(&replicas), !in_pod);
+        // Another one is there and is heard, and this one is not there yet.
+        replicas.retain(&found(&["a"]));
+        tell(&replicas, "a", "one", &[]);
+        assert_eq!(is_settled(&replicas), !in_pod);
+        assert_eq!(replicas.unknown().is_empty(), !in_pod);
+        replicas.retain(&found(&["a", "b"]));
+        assert_eq!(replicas.unknown(), ["b"]);
+        tell(&replicas, "b", &own, &[]);
+        assert!(is_settled(&replicas));
+        // It runs alone, and is not on the list for a moment.
+        replicas.retain(&found(&["b"]));
+        assert!(is_settled(&replicas));
+        replicas.retain(&found(&[]));
+        assert_eq!(is_settled(&replicas), !in_pod);
+    }
+}
+
+/// What one tells is not told on by those that hear it: they would wake each other without end.
+#[test]
+fn what_others_tell_is_no_news_for_others() {
+    let replicas = replicas();
+    let (all, here) = (replicas.publisher.watch(), replicas.publisher.watch_here());
+    replicas.retain(&found(&["a"]));
+    tell(&replicas, "a", "one", &[("x", 1)]);
+    assert!(all.has_changed().unwrap() && !here.has_changed().unwrap());
+}
+
 #[test]
 fn a_sidecar_counts_once_where_it_is_now() {
     let replicas = replicas();
