@@ -255,13 +255,13 @@ impl Publisher {
 
     /// To be called after what other control planes tell was changed.
     pub fn tell_moved(&self) {
-        tell(&self.moved);
+        self.moved.send_replace(());
     }
 
     /// To be called after the state was changed and unlocked.
     fn moved_here(&self) {
-        tell(&self.moved_here);
-        tell(&self.moved);
+        self.moved_here.send_replace(());
+        self.tell_moved();
     }
 
     /// Every connected sidecar: of each instance its newest stream, in the order of instances.
@@ -456,12 +456,6 @@ impl Subscription {
         if let Some(subscriber) = state.streams.get_mut(&self.stream) {
             change(&mut subscriber.view);
         }
-    }
-}
-
-fn tell(moved: &watch::Sender<()>) {
-    if moved.receiver_count() > 0 {
-        moved.send_replace(());
     }
 }
 

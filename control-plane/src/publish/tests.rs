@@ -213,15 +213,24 @@ async fn who_watches_is_told_that_a_sidecar_has_answered() {
     let publisher = Arc::<Publisher>::default();
     publish(&publisher, 1, "mesh");
     let stream = subscribed(&publisher, "mine", "shop");
-    let mut moved = publisher.watch();
+    let (mut all, mut here) = (publisher.watch(), publisher.watch_here());
+    let mut has_moved = || {
+        let moved = [&mut all, &mut here].map(|moved| {
+            let has = moved.has_changed().unwrap();
+            moved.borrow_and_update();
+            has
+        });
+        (moved[0], moved[1])
+    };
     publish(&publisher, 2, "shop");
-    assert!(moved.has_changed().unwrap());
-    moved.borrow_and_update();
+    assert_eq!(has_moved(), (true, true));
     answers(&stream);
-    assert!(moved.has_changed().unwrap());
-    moved.borrow_and_update();
+    assert_eq!(has_moved(), (true, true));
     drop(stream);
-    assert!(moved.has_changed().unwrap());
+    assert_eq!(has_moved(), (true, true));
+    assert_eq!(has_moved(), (false, false));
+    publisher.tell_moved();
+    assert_eq!(has_moved(), (true, false), "another control plane's");
 }
 
 /// Revisions that an instance lacks something of, as other control planes are told.
