@@ -8,12 +8,13 @@ use clap::Args;
 use weft_core::model::Cidr;
 use weft_core::name::{NameError, TrustDomain, check_label, check_subdomain};
 
+use crate::cluster::ClusterSettings;
 use crate::identity::ca::{LEAF_TTL_MAX, LEAF_TTL_MIN};
 use crate::injector::{
     self, ENDPOINT_ALLOWED, SAMPLE_RATIO, SAMPLE_RATIO_ALLOWED, Tracing, otlp_endpoint,
     sample_ratio,
 };
-use crate::kubernetes::{ClusterSettings, names};
+use crate::kubernetes::names;
 use crate::missing_sidecar::{EVICTIONS_PER_MINUTE, EVICTIONS_PER_MINUTE_MAX, Eviction};
 use crate::model::parse_duration;
 use crate::pipeline::virtual_ranges;

@@ -14,6 +14,7 @@ pub mod backup;
 pub mod budget;
 pub mod check;
 pub mod clock;
+pub mod cluster;
 pub mod compile;
 pub mod discovery;
 pub mod health;

@@ -11,14 +11,15 @@ use tokio::sync::{OnceCell, watch};
 use super::AppError;
 use super::listeners::{Listeners, listen};
 use crate::args::KubernetesArgs;
+use crate::cluster::Cluster;
 use crate::identity::Identities;
 use crate::injector::serve::{Counters, Webhook, router, serve};
 use crate::injector::{ClusterVersion, Settings};
 use crate::kubernetes::leader::Leader;
 use crate::kubernetes::names::CONTROL_PLANE;
 use crate::kubernetes::retry::{Pauses, until_answered};
+use crate::kubernetes::told;
 use crate::kubernetes::trust::{self, Trust};
-use crate::kubernetes::{Cluster, told};
 use crate::supervise::Supervisor;
 
 /// Pauses between questions to an API server that does not say its version.

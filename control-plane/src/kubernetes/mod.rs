@@ -17,8 +17,8 @@ mod tokens;
 pub mod trust;
 pub(crate) mod watched;
 
-pub(crate) use client::told;
-pub use client::{ClientError, Cluster, ClusterSettings, connect};
+pub use client::{ClientError, connect};
+pub(crate) use client::{client_with, infer, told};
 pub use events::PodCounters;
 pub use membership::has_sidecar;
 pub use tokens::{ClusterTokens, PodFacts, Review, TokenReviews, TokenUser};
