@@ -42,9 +42,12 @@ impl Cluster {
     /// The cluster that [`kubernetes::connect`] finds.
     pub async fn connect(settings: ClusterSettings) -> Result<Self, ClientError> {
         let config = kubernetes::infer().await?;
-        // Only then the file of the pod's token is there, and no kubeconfig was taken instead of it.
+        // Only the pod's own configuration has its file of the token.
         let own = Config::incluster();
-        let runs_in_pod = own.is_ok_and(|own| own.cluster_url == config.cluster_url);
+        let runs_in_pod = own.is_ok_and(|own| {
+            own.cluster_url == config.cluster_url
+                && own.auth_info.token_file == config.auth_info.token_file
+        });
         Ok(Self {
             client: kubernetes::client_with(config)?,
             settings,

@@ -291,7 +291,7 @@ fn a_pod_is_redirected_again_in_its_sandbox_alone_and_told_of_once() {
     assert_eq!(log.matches("a pod was not redirected").count(), 1, "{log}");
 }
 
-/// Accepts connections to the sidecar's port in a namespace, and says this on each, a byte each 50 ms, and
+/// Accepts connections to the sidecar's port in a namespace, and says this on each, a byte each 500 ms, and
 /// nothing more.
 fn listen(namespace: &Namespace, says: &'static [u8]) {
     let netns = fs::File::open(namespace.path()).unwrap();
@@ -308,7 +308,7 @@ fn listen(namespace: &Namespace, says: &'static [u8]) {
             std::thread::spawn(move || {
                 for byte in says {
                     let _nobody_may_read = stream.write_all(&[*byte]);
-                    std::thread::sleep(Duration::from_millis(50));
+                    std::thread::sleep(Duration::from_millis(500));
                 }
             });
         }
@@ -320,7 +320,7 @@ fn a_listener_that_has_no_time_does_not_count_as_somebody_elses() {
     if !can_run() {
         return;
     }
-    // The first answer of the other is too long, and does not come in time.
+    // The first listener says nothing; the second says more than the sidecar's does, and too slowly.
     for says in [&b""[..], &[7; 100]] {
         let (plugin, pod) = (Plugin::new(), Namespace::new());
         plugin.call("ADD", &pod).unwrap();

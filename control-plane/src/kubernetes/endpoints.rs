@@ -51,8 +51,11 @@ pub async fn follow_control_planes(
         }
         let mut all = ControlPlanes::new();
         for (name, address) in held.values().flatten() {
-            // With two families a pod is in two slices: one of its addresses will do.
-            all.entry(name.clone()).or_insert(*address);
+            // With two families a pod is in two slices. One that listens in one family only does so in IPv4.
+            let held = all.entry(name.clone()).or_insert(*address);
+            if address.is_ipv4() {
+                *held = *address;
+            }
         }
         found.send_if_modified(|before| {
             let differs = before.as_ref() != Some(&all);

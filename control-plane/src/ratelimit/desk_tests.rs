@@ -742,7 +742,7 @@ fn a_stream_that_tells_of_too_much_ends_alone() {
         assert_eq!(told(TOLD_MAX), Ok(()), "it may say so again");
         assert_eq!(told(TOLD_MAX + 1), Err(Excess::Told));
     }
-    // One that relays it nevertheless, as a version before did.
+    // A replica that relays too much nevertheless.
     let (of_relay, _) = keeper.open_link().unwrap();
     let relayed = vec![StreamReports {
         stream: 1,

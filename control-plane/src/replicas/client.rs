@@ -77,6 +77,36 @@ enum Done {
     Exchange,
 }
 
+/// When it is said that this process is missing from the list: once, after a while.
+#[derive(Debug)]
+struct Missing {
+    since: Option<Instant>,
+    is_said: bool,
+}
+
+impl Missing {
+    const AFTER: Duration = Duration::from_secs(30);
+
+    fn new(now: Instant) -> Self {
+        Self {
+            since: Some(now),
+            is_said: false,
+        }
+    }
+
+    fn is_due(&mut self, is_missing: bool, now: Instant) -> bool {
+        if !is_missing {
+            self.since = None;
+            self.is_said = false;
+            return false;
+        }
+        let since = *self.since.get_or_insert(now);
+        let is_due = !self.is_said && now.saturating_duration_since(since) >= Self::AFTER;
+        self.is_said |= is_due;
+        is_due
+    }
+}
+
 impl Replicas {
     /// Follows those who are found, until whoever finds them has ended.
     pub async fn keep(
@@ -85,6 +115,7 @@ impl Replicas {
         dialling: Dialling,
     ) {
         let mut tasks = JoinSet::new();
+        let mut missing = Missing::new(Instant::now());
         let mut followed: HashMap<(String, SocketAddr), AbortHandle> = HashMap::new();
         loop {
             let listed = found.borrow_and_update().clone();
@@ -119,6 +150,13 @@ impl Replicas {
                 followed.entry((name.clone(), address)).or_insert_with(task);
             }
             let now = Instant::now();
+            if missing.is_due(self.lacks_itself(), now) {
+                tracing::warn!(
+                    "this control plane has not reached itself by the EndpointSlices of the Service \
+                     weft-control-plane, port grpc-xds: others may be missing there, too, and no document is \
+                     said to be in force everywhere; look at the Service and at --kubernetes-namespace"
+                );
+            }
             let expiry = self.next_expiry(now).unwrap_or(now + EXPIRES);
             tokio::select! {
                 changed = found.changed() => if changed.is_err() {
@@ -249,5 +287,23 @@ async fn dial(
             peer.identity
         ))),
         None => Err(io::Error::other("its certificate names nobody")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_it_is_missing_from_the_list_is_said_once_after_a_while() {
+        let begin = Instant::now();
+        let mut missing = Missing::new(begin);
+        let second = Duration::from_secs(1);
+        assert!(!missing.is_due(true, begin + Missing::AFTER - second));
+        assert!(missing.is_due(true, begin + Missing::AFTER));
+        assert!(!missing.is_due(true, begin + 9 * Missing::AFTER));
+        assert!(!missing.is_due(false, begin + 10 * Missing::AFTER));
+        assert!(!missing.is_due(true, begin + 10 * Missing::AFTER));
+        assert!(missing.is_due(true, begin + 11 * Missing::AFTER));
     }
 }

@@ -43,8 +43,7 @@ pub const OTHERS_MAX: usize = 16;
 const NOT_LISTED: &str =
     "(any: the EndpointSlices of the Service weft-control-plane are not read yet)";
 /// Stands for those that may be missing from a list that this process is missing from.
-const NOT_AMONG_THEM: &str =
-    "(any: this control plane itself is in no EndpointSlice of the Service weft-control-plane)";
+const NOT_AMONG_THEM: &str = "(any: this control plane has not reached itself by the EndpointSlices of the Service weft-control-plane, port grpc-xds)";
 
 /// The identity of every control plane of a mesh. Nobody else is given it.
 pub fn identity(trust_domain: &TrustDomain) -> Result<SpiffeId, NameError> {
@@ -272,6 +271,11 @@ impl Replicas {
         Ok(is_own)
     }
 
+    /// Whether this process is to be among those that are found, and is not.
+    fn lacks_itself(&self) -> bool {
+        lacks_itself(&self.others())
+    }
+
     /// When the first of the others is known no longer.
     fn next_expiry(&self, now: Instant) -> Option<Instant> {
         let others = self.others();
@@ -336,13 +340,17 @@ fn unknown(others: &Others, now: Instant) -> Vec<String> {
     let unheard = { others.by_name.iter() }
         .filter(|(_, other)| !other.is_own && other.told.sidecars(now).is_none());
     let mut unknown: Vec<String> = unheard.map(|(name, _)| name.clone()).collect();
-    let has_itself = others.by_name.values().any(|other| other.is_own);
     if others.awaits_list {
         unknown.push(NOT_LISTED.to_owned());
-    } else if unknown.is_empty() && others.expects_itself && !has_itself {
+    } else if unknown.is_empty() && lacks_itself(others) {
         unknown.push(NOT_AMONG_THEM.to_owned());
     }
     unknown
+}
+
+/// Whether this process is to be on a list, and has not been found there.
+fn lacks_itself(others: &Others) -> bool {
+    others.expects_itself && !others.by_name.values().any(|other| other.is_own)
 }
 
 /// Sidecars of control planes that are known, without those that are connected here: of each instance

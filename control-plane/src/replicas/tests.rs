@@ -139,8 +139,10 @@ fn until_a_process_has_found_itself_where_it_is_to_be_there_may_be_others() {
 #[test]
 fn what_others_tell_is_no_news_for_others() {
     let replicas = replicas();
-    let (all, here) = (replicas.publisher.watch(), replicas.publisher.watch_here());
+    let mut all = replicas.publisher.watch();
+    let here = replicas.publisher.watch_here();
     replicas.retain(&found(&["a"]));
+    all.borrow_and_update();
     tell(&replicas, "a", "one", &[("x", 1)]);
     assert!(all.has_changed().unwrap() && !here.has_changed().unwrap());
 }

@@ -40,7 +40,8 @@ trait Namespaces {
     fn intercept(&self, netns: &Path, rules: &InterceptArgs) -> Result<(), String>;
     /// Whether its traffic is redirected; the error says what was found.
     fn check(&self, netns: &Path, rules: &InterceptArgs) -> Result<(), String>;
-    /// Records that it was redirected. The pod starts without it: whoever repairs knows less of it then.
+    /// Records that it was redirected. The pod starts also where that cannot be written, and is not repaired
+    /// then.
     fn record(&self, state_dir: &Path, netns: &Path, sandbox: &Sandbox<'_>);
     /// Forgets a sandbox.
     fn forget(&self, state_dir: &Path, container: &str);

@@ -21,17 +21,16 @@ const RECORDS_MAX: usize = 2048;
 const RECORD_MAX_BYTES: u64 = 2 * ARGUMENTS_MAX_BYTES as u64 + 1024;
 /// Longest id of a container, bytes (64 in containerd and CRI-O).
 const ID_MAX_BYTES: usize = 128;
-/// A record whose sandbox has no process is kept this long: the runtime starts it after the plugin has run.
-const KEPT_WITHOUT_SANDBOX: Duration = Duration::from_secs(600);
+/// A record is kept while its sandbox has had no process for this long: the runtime starts one after the
+/// plugin has run, and what runs in the sandbox may be started anew.
+pub(super) const KEPT_WITHOUT_SANDBOX: Duration = Duration::from_secs(600);
 /// How the name of a file ends that is still being written.
 const FRESH: &str = ".weft-new";
 /// When the plugin's entry was put; no container's id begins so.
 const PUT: &str = ".put";
-/// What earlier versions wrote there: whether the node's program is ready.
-const READY: &str = ".ready";
 /// A runtime reads its configuration a moment after it was changed, and starts the process of a sandbox
-/// after its plugins have run, seconds. Kubelets wait 4 min for both; a main plugin takes seconds.
-const PUT_GRACE: u64 = 60;
+/// after its plugins have run, seconds: kubelets wait 4 min for both.
+const PUT_GRACE: u64 = 240;
 /// Ticks of a second in which the kernel says when a process was started: `USER_HZ`, 100 on all
 /// architectures that there are programs for.
 pub(super) const TICKS: u64 = 100;
@@ -149,7 +148,7 @@ pub(super) fn remove_all(dir: &Path) {
     for container in containers(dir) {
         let _tried_with_the_next = remove(dir, &container);
     }
-    for name in names(dir).filter(|name| name.ends_with(FRESH) || [PUT, READY].contains(&&**name)) {
+    for name in names(dir).filter(|name| name.ends_with(FRESH) || name == PUT) {
         let _tried_with_the_next = fs::remove_file(dir.join(name));
     }
 }
@@ -210,14 +209,6 @@ pub(super) fn forget_unwritten(dir: &Path) {
     }
 }
 
-/// Takes the record of a sandbox away that has had no process for a while: its end was not told to the
-/// plugin.
-pub(super) fn forget_old(dir: &Path, container: &str) {
-    if is_old(&dir.join(container)) {
-        let _tried_again = remove(dir, container);
-    }
-}
-
 fn is_old(path: &Path) -> bool {
     let modified = path.metadata().and_then(|found| found.modified());
     let age = modified.ok().and_then(|at| at.elapsed().ok());
@@ -260,11 +251,11 @@ mod tests {
         write(&dir, &record("a1", 1)).unwrap();
         write(&dir, &record("a1", 2)).unwrap();
         assert_eq!(read(&dir).all, [record("a1", 2)]);
-        for bad in ["", ".ready", "../a1", "a/b", "a\nb", &"a".repeat(129)] {
+        for bad in ["", ".put", "../a1", "a/b", "a\nb", &"a".repeat(129)] {
             assert!(write(&dir, &record(bad, 1)).is_err(), "{bad}");
             assert!(remove(&dir, bad).is_ok());
         }
-        fs::write(dir.join(".ready"), "{}").unwrap();
+        fs::write(dir.join(".put"), "{}").unwrap();
         fs::write(dir.join("b2"), "no record").unwrap();
         fs::write(dir.join("c3.weft-new"), "{}").unwrap();
         assert_eq!(read(&dir).all, [record("a1", 2)]);
@@ -273,18 +264,6 @@ mod tests {
             matches!(&*unreadable, [(id, why)] if id == "b2" && why.contains("allowed: ")),
             "{unreadable:?}"
         );
-        // It was written just now.
-        forget_old(&dir, "a1");
-        assert_eq!(read(&dir).all.len(), 1);
-        let old = std::time::SystemTime::now() - KEPT_WITHOUT_SANDBOX;
-        let file = fs::File::options()
-            .write(true)
-            .open(dir.join("a1"))
-            .unwrap();
-        file.set_modified(old).unwrap();
-        forget_old(&dir, "a1");
-        assert_eq!(read(&dir).all, []);
-        write(&dir, &record("a1", 1)).unwrap();
         remove(&dir, "a1").unwrap();
         remove(&dir, "a1").unwrap();
         write(&dir, &record("d4", 1)).unwrap();

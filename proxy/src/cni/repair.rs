@@ -30,6 +30,7 @@ pub(super) struct Repair {
     pods: Pods,
     ledger: Ledger,
     looks: Looks<Option<Found>>,
+    empty: Empty,
     /// Records that cannot be used, of which it was said: ids of containers and uids of pods.
     said_of: BTreeSet<String>,
 }
@@ -57,6 +58,7 @@ impl Repair {
             pods: Pods::default(),
             ledger: Ledger::new(now),
             looks: Looks::default(),
+            empty: Empty::default(),
             said_of: BTreeSet::new(),
         }
     }
@@ -71,8 +73,11 @@ impl Repair {
     ) -> Result<(), String> {
         let records = records::read(state_dir);
         let targets = self.pods.look(proc_dir, own, &records);
-        for record in { records.all.iter() }.filter(|record| !self.pods.has(record)) {
-            records::forget_old(state_dir, &record.container);
+        let empty = { records.all.iter() }.filter(|record| !self.pods.has(record));
+        let empty = empty.map(|record| &*record.container);
+        for container in self.empty.update(empty, Instant::now()) {
+            // That cannot be done is seen when it is tried again.
+            let _tried_again = records::remove(state_dir, &container);
         }
         records::forget_unwritten(state_dir);
         self.say_of_records(&records);
@@ -122,6 +127,26 @@ impl Repair {
             }
         }
         self.said_of = unusable.into_keys().map(str::to_owned).collect();
+    }
+}
+
+/// Sandboxes that are on record and have no process, and since when this program has seen that.
+#[derive(Debug, Default)]
+struct Empty(BTreeMap<String, Instant>);
+
+impl Empty {
+    /// Takes which sandboxes have no process now, by the ids of their containers; says which have had none
+    /// for so long that their end was not told to the plugin.
+    fn update<'a>(&mut self, empty: impl Iterator<Item = &'a str>, now: Instant) -> Vec<String> {
+        let mut before = std::mem::take(&mut self.0);
+        for container in empty {
+            let since = before.remove(container).unwrap_or(now);
+            self.0.insert(container.to_owned(), since);
+        }
+        let over = self.0.iter().filter(|(_, since)| {
+            now.saturating_duration_since(**since) >= records::KEPT_WITHOUT_SANDBOX
+        });
+        over.map(|(container, _)| container.clone()).collect()
     }
 }
 
@@ -299,6 +324,22 @@ mod tests {
             namespace: (4, 5),
             rules: Arc::new(arguments("[]").unwrap()),
         }
+    }
+
+    #[test]
+    fn a_sandbox_is_over_when_it_has_had_no_process_for_long_and_not_between_two() {
+        let begin = Instant::now();
+        let kept = records::KEPT_WITHOUT_SANDBOX;
+        let mut empty = Empty::default();
+        let mut over = |ids: &[&str], after| empty.update(ids.iter().copied(), begin + after);
+        let second = Duration::from_secs(1);
+        assert!(over(&["a", "b"], Duration::ZERO).is_empty());
+        // What runs in it is started anew.
+        assert!(over(&["a"], kept - second).is_empty());
+        assert_eq!(over(&["a", "b"], kept), ["a"]);
+        assert!(over(&["b"], 2 * kept - second).is_empty());
+        assert_eq!(over(&["b"], 2 * kept), ["b"]);
+        assert!(over(&[], 3 * kept).is_empty());
     }
 
     fn put() -> Found {
