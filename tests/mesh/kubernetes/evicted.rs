@@ -43,7 +43,8 @@ fn pods_that_were_there_before_are_told_of_and_evicted_within_their_budget() {
     };
     let logged = |what: &str| {
         wait_for(what, LIMIT, || {
-            let log = cluster.kubectl(logs).stdout;
+            // A pod may end while it is read.
+            let log = cluster.try_kubectl(logs).stdout;
             let of_pod = |line: &&str| line.contains(&pod) && line.contains(what);
             log.lines().any(|line| of_pod(&line)).then_some(())
         });

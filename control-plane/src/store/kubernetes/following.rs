@@ -29,7 +29,7 @@ const PAUSES: Pauses = Pauses {
     first: Duration::from_secs(1),
     longest: Duration::from_secs(10),
 };
-/// A watch that cannot be begun so often begins with a list: its version may be one that the server has
+/// A watch that has failed so often without telling anything begins with a list: its version may be one that the server has
 /// not reached, as after a restored backup of etcd.
 const FAILURES_MAX: u32 = 5;
 
@@ -87,6 +87,7 @@ pub(super) async fn follow(api: &Api<DynamicObject>, kind: &str, mut tell: impl 
     loop {
         let began = Instant::now();
         let is_list = version.is_none();
+        let before = version.clone();
         let result = match &mut version {
             None => {
                 let listed = list(api, &mut tell).await;
@@ -107,7 +108,8 @@ pub(super) async fn follow(api: &Api<DynamicObject>, kind: &str, mut tell: impl 
                 if !is_list && began.elapsed() >= SHORT {
                     backoff = Backoff::new(PAUSES);
                 }
-                failures += 1;
+                // One that has told something has a version that the server knows.
+                failures = if version == before { failures + 1 } else { 1 };
                 if error.needs_list() || failures >= FAILURES_MAX {
                     failures = 0;
                     version = None;
