@@ -222,7 +222,7 @@ mod tests {
             "(1 address)",
         ),
         (
-            "{apiVersion: v1, kind: ConfigMap, metadata: {name: weft-trust-bundle, namespace: default}}",
+            "{apiVersion: v1, kind: ConfigMap, metadata: {name: weft-trust-bundle, namespace: default, labels: {app.kubernetes.io/managed-by: weft-control-plane}}}",
             "of namespace default",
         ),
         (
