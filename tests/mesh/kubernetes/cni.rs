@@ -71,35 +71,30 @@ spec:
 ---
 "#;
 
-/// A pod of the mesh that may be made although nobody has redirected it.
-const EARLY: &str = r#"
-apiVersion: v1
-kind: Pod
-metadata: {name: early}
-spec:
-  terminationGracePeriodSeconds: 1
-  securityContext: {runAsNonRoot: true, runAsUser: 1000, seccompProfile: {type: RuntimeDefault}}
-  containers:
-  - name: client
-    image: localhost/tools:test
-    command: [sleep, infinity]
-    securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
-"#;
+/// The metadata of a pod of the mesh that may be made although nobody has redirected it.
+const EARLY: &str = "{name: early}";
 
-/// A pod outside of the mesh.
-const LATER: &str = r#"
+/// That of a pod outside of the mesh.
+const LATER: &str = "{name: later, labels: {weft-mesh.io/inject: disabled}}";
+
+/// A client as Pod Security `restricted` wants pods.
+fn restricted(metadata: &str) -> String {
+    format!(
+        r#"
 apiVersion: v1
 kind: Pod
-metadata: {name: later, labels: {weft-mesh.io/inject: disabled}}
+metadata: {metadata}
 spec:
   terminationGracePeriodSeconds: 1
-  securityContext: {runAsNonRoot: true, runAsUser: 1000, seccompProfile: {type: RuntimeDefault}}
+  securityContext: {{runAsNonRoot: true, runAsUser: 1000, seccompProfile: {{type: RuntimeDefault}}}}
   containers:
   - name: client
     image: localhost/tools:test
     command: [sleep, infinity]
-    securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
-"#;
+    securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}
+"#
+    )
+}
 
 /// A container that makes a network namespace of its own and runs a program of the sidecar's name in it,
 /// which asks for rules.
@@ -223,13 +218,13 @@ fn a_pod_that_was_made_before_the_plugin_is_redirected(
     // Until the container runtime has noticed it finds no program, and the kubelet tries again.
     fs::remove_file(cluster.dir().join("cni-bin/weft-cni")).expect("remove the program");
 
-    space.apply(EARLY);
+    space.apply(&restricted(EARLY));
     let waits = "get pod early -o jsonpath={.status.initContainerStatuses[?(@.name==\"weft-intercept\")].state.running}";
     wait_for("weft-intercept to wait", LIMIT, || {
         (!space.kubectl(waits).is_empty()).then_some(())
     });
     // A pod that comes after it is ready before it.
-    space.apply(LATER);
+    space.apply(&restricted(LATER));
     space.kubectl("wait --for=condition=Ready pod/later --timeout=60s");
     // It may be between two tries.
     let initialized =
