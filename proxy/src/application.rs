@@ -24,13 +24,20 @@ use weft_core::shares::{ClientKey, ClientKind};
 
 use crate::connections::keep_alive;
 use crate::http::h1::OnContinue;
-use crate::http::{ExchangeError, Incoming, Kept, ProxyBody, describe};
+use crate::http::{ExchangeError, Incoming, Kept, KeptBudget, ProxyBody, describe};
 use crate::pool::{ApplicationDial, ApplicationPeer, DialError, Slot};
 use crate::shared::Shared;
 
 /// Bytes of a request's body in HTTP/2 that are kept until its answer begins, to ask again where the
 /// application has not processed it. Of a longer one the caller's sidecar decides.
 const REPLAY_BODY_BYTES: usize = 64 * 1024;
+/// Bytes that are kept of a longer one while the worker's budget lasts. One application ends a connection
+/// for the sake of one request (Go, where a handler says `Connection: close`) while others send theirs. A
+/// stream that is not processed gets no WINDOW_UPDATE, so no more was sent than the initial window: this
+/// is that of Go, and a piece.
+const REPLAY_BODY_BYTES_MAX: usize = 1024 * 1024 + 64 * 1024;
+/// Bytes of all longer bodies that a worker keeps.
+const REPLAY_BUDGET_BYTES: usize = 16 * 1024 * 1024;
 /// How often an application that has not processed a request in HTTP/2 is asked again.
 const REPEATS_MAX: u32 = 3;
 
@@ -64,6 +71,8 @@ pub struct Applications {
     peers: RefCell<HashMap<(u16, bool), Rc<ApplicationPeer>>>,
     /// Makes keys of clients.
     keys: RandomState,
+    /// For what bodies keep beyond [`REPLAY_BODY_BYTES`].
+    replay: KeptBudget,
 }
 
 /// An answer, with the place on a connection that its body needs.
@@ -76,6 +85,7 @@ impl Applications {
             shared,
             peers: RefCell::default(),
             keys: RandomState::new(),
+            replay: KeptBudget::new(REPLAY_BUDGET_BYTES),
         }
     }
 
@@ -178,6 +188,9 @@ impl Applications {
         }
         // Texts of our own are no requests: what is not kept is nothing.
         let kept = body.keep(REPLAY_BODY_BYTES).ok();
+        if let Some(kept) = &kept {
+            kept.borrow(&self.replay, REPLAY_BODY_BYTES_MAX);
+        }
         // nginx 1.22 ends a connection on which a request has trailers, with all that is under way
         // there: those that are announced go over a connection of their own, others are dropped
         // (RFC 9110 section 6.5.2 lets no sender rely on them).

@@ -105,6 +105,7 @@ impl<'a> Stage<'a> {
             .port("8080:http")
             .port("8082:http2")
             .port("8083:http2")
+            .port("8086:http2")
             .port("8084:tcp");
         let web = mesh.run(&web, script("reasons.py").arg("serve"));
         mesh.wait_for_service("web");
@@ -308,18 +309,24 @@ fn of_the_application(stage: &Stage<'_>) {
 /// REFUSED_STREAM for every request, and GOAWAY, as often as it is asked.
 fn refused_by_the_application(stage: &Stage<'_>) {
     let web = stage.place("web");
+    let replays = || sum(&web.metrics(), "weft_pool_replays_total", &["application"]);
     for port in [8082, 8083] {
-        let before = sum(&web.metrics(), "weft_pool_replays_total", &["application"]);
+        let before = replays();
         let to = (WEB.0, port);
         stage.answered("application-refused", to, &get("/refused"), &["me", "web"]);
-        let after = sum(&web.metrics(), "weft_pool_replays_total", &["application"]);
         // Two requests, three repetitions each.
-        assert_eq!((after - before) as u32, 6, "port {port}");
+        assert_eq!((replays() - before) as u32, 6, "port {port}");
         // One that is not idempotent is refused no less, and not sent less often: nothing was done.
         let post = request("POST /refused", WEB.0, "Content-Length: 2\r\n") + "ok";
         let answer = stage.asker.ask(to, &post);
         check(&answer, "application-refused", 503, "");
     }
+    // One that was half sent when the application ended the connection for another's sake.
+    let (before, body) = (replays(), "x".repeat(1 << 20));
+    let large = request("POST /large", WEB.0, "Content-Length: 1048576\r\n") + &body;
+    let answer = stage.asker.ask((WEB.0, 8086), &large);
+    assert_eq!((answer.status(), answer.field("weft-reason")), (200, ""));
+    assert_eq!((replays() - before) as u32, 1);
 }
 
 fn on_loopback(stage: &Stage<'_>) {

@@ -1,8 +1,9 @@
 """An application that fails in every way, and a client that sends what it is told to.
 
 reasons.py serve: an application in HTTP/1.1 on 8080, one in HTTP/2 on 8082 that refuses each stream
-(REFUSED_STREAM), one on 8083 that ends each connection without processing anything (GOAWAY), and an echo on
-8084 and 8085. It ignores SIGTERM. Paths of 8080:
+(REFUSED_STREAM), one on 8083 that ends each connection without processing anything (GOAWAY), one on 8086 that
+ends its first connection so when half of a request of 1 MiB has come and answers it afterwards, and an echo
+on 8084 and 8085. It ignores SIGTERM. Paths of 8080:
   /slow*      answered after 30 s            /pause  answered after 1.5 s
   /reset      the connection is closed       /cut    and that within the answer's body
   /garbage    no HTTP is answered            /large  a head of 70 KiB is answered
@@ -169,6 +170,36 @@ def going_away(connection, _stream):
     connection.sendall(frame(7, 0, 0, struct.pack(">II", 0, 0)))
 
 
+class GoingAwayLate:
+    """HTTP/2 that ends its first connection without processing the request, of which it has taken much."""
+
+    BODY = 1 << 20
+
+    def __init__(self):
+        self.ended = False
+
+    def serve(self, connection):
+        exactly(connection, 24)
+        # SETTINGS_INITIAL_WINDOW_SIZE, and as much for the connection.
+        connection.sendall(frame(4, 0, 0, struct.pack(">HI", 4, self.BODY)) + frame(8, 0, 0, struct.pack(">I", self.BODY)))
+        taken = 0
+        while True:
+            head = exactly(connection, 9)
+            length = int.from_bytes(head[:3], "big")
+            exactly(connection, length)
+            kind, flags, stream = head[3], head[4], int.from_bytes(head[5:], "big")
+            if kind == 4 and not flags & 1:
+                connection.sendall(frame(4, 1, 0))
+            elif kind == 0:
+                taken += length
+                if not self.ended and taken >= self.BODY // 2:
+                    going_away(connection, stream)
+                    self.ended = True
+                elif flags & 1:
+                    # `:status: 200` or `500` of the static table (RFC 7541, appendix A).
+                    connection.sendall(frame(1, 5, stream, b"\x88" if taken == self.BODY else b"\x8e"))
+
+
 def is_whole(received):
     head, blank, body = received.partition(b"\r\n\r\n")
     if not blank:
@@ -230,7 +261,9 @@ def main():
         return
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     Http().listen()
-    for port, serve in [(8082, http2(refused_stream)), (8083, http2(going_away)), (8084, echo), (8085, echo)]:
+    late = GoingAwayLate()
+    for port, serve in [(8082, http2(refused_stream)), (8083, http2(going_away)), (8084, echo), (8085, echo),
+                        (8086, late.serve)]:
         threading.Thread(target=threads, args=[listening(port), serve], daemon=True).start()
     while True:
         time.sleep(3600)

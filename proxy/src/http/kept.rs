@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
@@ -23,6 +23,54 @@ type Watchers = (
     Option<Arc<Activity>>,
     Option<Upload>,
 );
+
+/// What a piece of a body costs in memory beside its bytes, at most: its place in the list, and what
+/// else lies in the buffer that it is a part of.
+const PIECE_BYTES: usize = 256;
+
+/// Memory that many bodies share for what each of them keeps beyond its own limit, in bytes.
+#[derive(Debug, Clone)]
+pub struct KeptBudget(Arc<AtomicUsize>);
+
+impl KeptBudget {
+    /// So many bytes for all bodies together.
+    pub fn new(bytes: usize) -> Self {
+        Self(Arc::new(AtomicUsize::new(bytes)))
+    }
+
+    /// Takes so many bytes; whether there were as many.
+    fn take(&self, bytes: usize) -> bool {
+        let left = |left: usize| left.checked_sub(bytes);
+        self.0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, left)
+            .is_ok()
+    }
+}
+
+/// What one body has taken of a shared budget; given back when this is dropped.
+#[derive(Debug)]
+struct Borrowed {
+    budget: KeptBudget,
+    bytes: usize,
+    /// Bytes of the body up to which it may take more.
+    limit: usize,
+}
+
+impl Borrowed {
+    /// Takes what a piece costs, for a body that has come to `length` bytes with it.
+    fn take(&mut self, piece: usize, length: usize) -> bool {
+        let cost = piece + PIECE_BYTES;
+        let taken = length <= self.limit && self.budget.take(cost);
+        self.bytes += if taken { cost } else { 0 };
+        taken
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        self.budget.0.fetch_add(self.bytes, Ordering::Relaxed);
+    }
+}
 
 /// The kept body. Its attempts share it, and only the last one gets to read on.
 #[derive(Debug, Clone)]
@@ -51,6 +99,8 @@ struct State {
     with_trailers: bool,
     bytes: usize,
     limit: usize,
+    /// Where more than the limit may be kept.
+    borrowed: Option<Borrowed>,
     end: End,
     /// The attempt that reads.
     attempt: u32,
@@ -93,11 +143,21 @@ impl Kept {
                 with_trailers: true,
                 bytes: 0,
                 limit,
+                borrowed: None,
                 end: End::Open,
                 attempt: 0,
             }),
             settled: Notify::new(),
         }))
+    }
+
+    /// Keeps up to `limit` bytes, beyond its own limit only as long as the budget has any left.
+    pub fn borrow(&self, budget: &KeptBudget, limit: usize) {
+        self.0.state().borrowed = Some(Borrowed {
+            budget: budget.clone(),
+            bytes: 0,
+            limit,
+        });
     }
 
     /// Has the body end without trailers, whatever comes.
@@ -145,6 +205,9 @@ impl Kept {
             // The attempt that reads may not have been given all that is kept: it is let go when
             // more of the body comes, which only one that was given all of it asks for.
             state.limit = 0;
+            if let Some(borrowed) = &mut state.borrowed {
+                borrowed.limit = 0;
+            }
         }
     }
 
@@ -181,6 +244,7 @@ impl Shared {
     fn lose(&self, state: &mut State) {
         state.end = End::Lost;
         state.pieces = Vec::new();
+        state.borrowed = None;
         self.settled.notify_waiters();
     }
 }
@@ -266,7 +330,10 @@ impl Shared {
             return false;
         }
         state.bytes += data.len();
-        if state.bytes > state.limit {
+        let (length, borrowed) = (state.bytes, state.borrowed.as_mut());
+        let is_kept = length <= state.limit
+            || borrowed.is_some_and(|borrowed| borrowed.take(data.len(), length));
+        if !is_kept {
             self.lose(state);
             return false;
         }
@@ -284,5 +351,29 @@ impl Shared {
             state.trailers = trailers;
             self.settled.notify_waiters();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_shared_and_given_back() {
+        let budget = KeptBudget::new(1000);
+        let body = || Borrowed {
+            budget: budget.clone(),
+            bytes: 0,
+            limit: 700,
+        };
+        let (mut one, mut other) = (body(), body());
+        assert!(one.take(300, 300), "556 of 1000");
+        assert!(!other.take(300, 300), "556 more");
+        assert!(other.take(100, 100), "356 more");
+        drop(one);
+        assert!(other.take(300, 400));
+        assert!(!other.take(1, 701), "a body's own limit");
+        drop(other);
+        assert_eq!(budget.0.load(Ordering::Relaxed), 1000);
     }
 }

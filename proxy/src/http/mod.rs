@@ -49,7 +49,7 @@ use head::check_head;
 pub use head::{Exceeded, HeadLimits};
 use http2_body::Http2Body;
 pub use incoming::{BodyError, BodyFault, ExchangeError, Incoming, SendError};
-pub use kept::{Kept, KeptBody};
+pub use kept::{Kept, KeptBody, KeptBudget};
 pub use paced::Resets;
 pub(crate) use paced::{Client, Deposit};
 use paced::{Pace, Paced};
