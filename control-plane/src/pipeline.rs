@@ -1,7 +1,7 @@
 //! The one place where facts change: takes what the sources see, compiles what depends on it and
 //! publishes it. Everybody else reads snapshots.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
@@ -20,10 +20,10 @@ use crate::health::Pulse;
 use crate::publish::Publisher;
 use crate::registry::{Departed, Departures};
 use crate::sources::{ADDRESSES, Batch, Source, read_assigned};
-use crate::store::{RecordWrite, Revision, Store, StoreError, record};
+use crate::store::{Revision, Store, StoreError, record};
 use crate::unix_seconds;
 use crate::world::World;
-use crate::world::addresses::{AddressRecord, Assigned, VirtualAddresses};
+use crate::world::addresses::VirtualAddresses;
 use crate::world::cluster::SERVICE_SLICES_MAX;
 use crate::world::dirty::Dirty;
 
@@ -56,8 +56,8 @@ pub struct Pipeline {
     /// Whether every source has handed out what there was to begin with.
     complete: watch::Sender<bool>,
     pulse: Arc<Pulse>,
-    /// Virtual addresses that are not written down yet.
-    unsaved: Mutex<BTreeMap<ServiceName, Option<Assigned>>>,
+    /// Names whose virtual addresses are not written down yet.
+    unsaved: Mutex<BTreeSet<ServiceName>>,
 }
 
 impl Pipeline {
@@ -71,7 +71,7 @@ impl Pipeline {
         sources: &mut [Box<dyn Source>],
     ) -> Result<Arc<Self>, StoreError> {
         let assigned = read_assigned(&*store)?;
-        let (addresses, mut unsaved) = VirtualAddresses::restore(assigned);
+        let (addresses, dropped) = VirtualAddresses::restore(assigned);
         let bundle = weft_core::model::TrustBundle {
             trust_domain: settings.trust_domain.clone(),
             roots: Vec::new(),
@@ -94,8 +94,8 @@ impl Pipeline {
             }
         }
         let (changes, records) = snapshot.apply(deltas, now);
-        unsaved.extend(records);
-        unsaved.extend(snapshot.release_unused(now));
+        let released = snapshot.release_unused(now);
+        let unsaved = dropped.into_iter().chain(records).chain(released);
         progress.generation = snapshot.compiled.generation;
         progress.revision = snapshot.compiled.revision;
         publisher.publish(&snapshot.compiled, &changes.names);
@@ -106,7 +106,7 @@ impl Pipeline {
             progress: watch::Sender::new(progress),
             complete: watch::Sender::new(is_complete(sources)),
             pulse: Arc::default(),
-            unsaved: Mutex::new(unsaved.into_iter().collect()),
+            unsaved: Mutex::new(unsaved.map(|(name, _)| name).collect()),
         };
         pipeline.count(&changes);
         Ok(Arc::new(pipeline))
@@ -142,7 +142,7 @@ impl Pipeline {
 
     /// Follows the sources. Runs until the task is dropped; returns when a source has failed.
     pub async fn run(self: Arc<Self>, mut sources: Vec<Box<dyn Source>>) -> StoreError {
-        self.save().await;
+        self.save(&self.snapshot()).await;
         // It goes on while batches come: otherwise a mesh that never rests is never looked after.
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -151,7 +151,7 @@ impl Pipeline {
             let batches = tokio::select! {
                 batches = next_batches(&mut sources) => batches,
                 _ = look.tick() => {
-                    self.save().await;
+                    self.save(&self.snapshot()).await;
                     continue;
                 }
             };
@@ -198,9 +198,10 @@ impl Pipeline {
             snapshot.compiled.revision = revision;
         }
         if !records.is_empty() {
-            self.unsaved().extend(records);
+            self.unsaved()
+                .extend(records.into_iter().map(|(name, _)| name));
             // Before anybody is told of an address, so that a restart gives no other name the same.
-            self.save().await;
+            self.save(&snapshot).await;
         }
         self.count(&changes);
         let snapshot = Arc::new(snapshot);
@@ -225,35 +226,25 @@ impl Pipeline {
         }
     }
 
-    fn unsaved(&self) -> std::sync::MutexGuard<'_, BTreeMap<ServiceName, Option<Assigned>>> {
+    fn unsaved(&self) -> std::sync::MutexGuard<'_, BTreeSet<ServiceName>> {
         self.unsaved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes down virtual addresses. Endpoints that left must not stay because of a full disk: a
-    /// failure is told, and tried again. A name's addresses follow from the name, so a restart
-    /// meanwhile gives it the same ones, as a rule.
-    async fn save(&self) {
-        let records: Vec<AddressRecord> = {
-            let unsaved = self.unsaved();
-            let all = unsaved.iter();
-            all.map(|(name, record)| (name.clone(), *record)).collect()
-        };
-        if records.is_empty() {
+    /// Writes down virtual addresses, as they are now: what was to be written while the store could not
+    /// be reached may have given way to somebody else's record. Endpoints that left must not stay because
+    /// of a full disk: a failure is told, and tried again. A name's addresses follow from the name, so a
+    /// restart meanwhile gives it the same ones, as a rule.
+    async fn save(&self, snapshot: &Snapshot) {
+        let names = self.unsaved().clone();
+        if names.is_empty() {
             return;
         }
-        let writes: Vec<RecordWrite> = records
-            .iter()
-            .map(|(name, assigned)| record(ADDRESSES, &name.to_string(), assigned.as_ref()))
-            .collect();
-        match self.store.write(writes).await {
-            Ok(()) => {
-                let mut unsaved = self.unsaved();
-                for (name, record) in records {
-                    if unsaved.get(&name) == Some(&record) {
-                        unsaved.remove(&name);
-                    }
-                }
-            }
+        let write = |name: &ServiceName| {
+            let assigned = snapshot.world.address_record(name);
+            record(ADDRESSES, &name.to_string(), assigned.as_ref())
+        };
+        match self.store.write(names.iter().map(write).collect()).await {
+            Ok(()) => self.unsaved().retain(|name| !names.contains(name)),
             Err(error) => tracing::error!(%error, "virtual addresses not kept; tried again"),
         }
     }

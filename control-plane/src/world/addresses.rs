@@ -51,6 +51,12 @@ impl Assigned {
         }
     }
 
+    /// Whether this, of a service that exists, holds against another record of the same service.
+    fn outlives(&self, other: &Self) -> bool {
+        let is_older = self.index != other.index && self.since < other.since;
+        self.released.is_none() && (other.released.is_some() || is_older)
+    }
+
     /// Whether another name may have the address.
     fn is_free(&self, now: i64) -> bool {
         self.released.is_some_and(|released| {
@@ -95,9 +101,11 @@ impl VirtualAddresses {
 
     /// Takes up what another control plane has put on record of names. What is on record holds, and so
     /// all control planes come to the same: of two names with one address the one that exists keeps it,
-    /// else the one whose address rests, and of two of these the first by name; the other is given
-    /// another one. A record that says that a service is gone takes no address from one that exists here:
-    /// what is so here is put on record again. Returns names whose addresses are not what they were.
+    /// else the one whose address rests, of two of these the older one, and then the first by name; the
+    /// other is given another one. A record that says that a service is gone takes no address from one
+    /// that exists here, and neither does one of a control plane that was cut off and gave the service
+    /// another address later: what is so here is put on record again. Returns names whose addresses are
+    /// not what they were.
     pub fn adopt(
         &mut self,
         mut theirs: Vec<(ServiceName, Assigned)>,
@@ -110,8 +118,7 @@ impl VirtualAddresses {
         for (name, assigned) in theirs {
             let before = self.by_name.get(&name).copied();
             if let Some(before) = before
-                && before.released.is_none()
-                && assigned.released.is_some()
+                && before.outlives(&assigned)
             {
                 records.push((name, Some(before)));
                 continue;
@@ -122,7 +129,8 @@ impl VirtualAddresses {
             let holder = self.holders.get(&assigned.index).cloned();
             let loses = |holder: &ServiceName| {
                 let held = self.by_name.get(holder);
-                held.is_none_or(|held| (assigned.rank(now), &name) < (held.rank(now), holder))
+                let (theirs, name) = ((assigned.rank(now), assigned.since), &name);
+                held.is_none_or(|held| (theirs, name) < ((held.rank(now), held.since), holder))
             };
             match holder {
                 Some(holder) if !loses(&holder) => {
@@ -170,6 +178,11 @@ impl VirtualAddresses {
             self.holders.remove_cow(&before.index);
         }
         self.holders.insert_cow(assigned.index, name.clone());
+    }
+
+    /// What has to be on record of a name; `None` where nothing has.
+    pub fn record_of(&self, name: &ServiceName) -> Option<Assigned> {
+        self.by_name.get(name).copied()
     }
 
     /// The addresses of a service; none when it has not been given any.
@@ -463,7 +476,89 @@ mod tests {
         }
     }
 
+    /// Numbers of names whose hashes begin at the same index.
+    const COLLIDING: [u32; 6] = [17, 42245, 168976, 175169, 175444, 184688];
+
+    /// A control plane, and what it has not written down yet.
+    #[derive(Default)]
+    struct Replica {
+        addresses: VirtualAddresses,
+        unsaved: BTreeSet<ServiceName>,
+        is_cut_off: bool,
+    }
+
+    impl Replica {
+        fn note(&mut self, records: Vec<AddressRecord>) {
+            self.unsaved
+                .extend(records.into_iter().map(|(name, _)| name));
+        }
+
+        /// Writes, and reads what all have written.
+        fn exchange(&mut self, store: &mut BTreeMap<ServiceName, Assigned>, now: i64) {
+            for name in std::mem::take(&mut self.unsaved) {
+                match self.addresses.record_of(&name) {
+                    Some(assigned) => store.insert(name, assigned),
+                    None => store.remove(&name),
+                };
+            }
+            let theirs = store.iter().map(|(n, a)| (n.clone(), *a)).collect();
+            let mut records = Vec::new();
+            self.addresses.adopt(theirs, now, &mut records);
+            self.note(records);
+        }
+    }
+
     proptest! {
+        /// Control planes learn of services in any order and are cut off from the store meanwhile. In
+        /// the end they agree, and what all agreed on and is on record stayed so.
+        #[test]
+        fn a_control_plane_that_was_cut_off_takes_no_address_from_a_service(
+            steps in proptest::collection::vec((0usize..2, 0u32..6, 0u32..5), 1..60),
+        ) {
+            let mut replicas = [Replica::default(), Replica::default()];
+            let (mut store, mut agreed) = (BTreeMap::new(), BTreeMap::new());
+            let services: Vec<ServiceName> = COLLIDING.iter().map(|n| name(*n)).collect();
+            for (now, (replica, service, what)) in (1i64..).zip(steps) {
+                let replica = &mut replicas[replica];
+                match what {
+                    0 => replica.is_cut_off = !replica.is_cut_off,
+                    _ => {
+                        let mut records = Vec::new();
+                        let service = &services[service as usize];
+                        replica.addresses.assign(service, now, &mut records);
+                        replica.note(records);
+                    }
+                }
+                for replica in &mut replicas {
+                    if !replica.is_cut_off {
+                        replica.exchange(&mut store, now);
+                    }
+                }
+                for service in &services {
+                    let [one, two] = [0, 1].map(|n| replicas[n].addresses.of(service));
+                    let kept = store.get(service).map(|kept: &Assigned| kept.index);
+                    let here = replicas[0].addresses.record_of(service).map(|own| own.index);
+                    if !one.is_empty() && one == two && kept == here {
+                        agreed.entry(service.clone()).or_insert(one);
+                    }
+                }
+            }
+            for round in 0..10 {
+                for replica in &mut replicas {
+                    replica.exchange(&mut store, 100 + round);
+                }
+            }
+            for service in &services {
+                let [one, two] = [0, 1].map(|n| replicas[n].addresses.of(service));
+                // One that has not heard of the service knows its address from the record.
+                prop_assert_eq!(&one, &two, "{}", service);
+                if let Some(agreed) = agreed.get(service) {
+                    prop_assert_eq!(agreed, &one, "{}", service);
+                }
+            }
+            prop_assert!(replicas.iter().all(|replica| replica.unsaved.is_empty()));
+        }
+
         #[test]
         fn no_two_services_share_an_address(steps in proptest::collection::vec(proptest::collection::btree_set(0u32..40, 0..20), 1..20)) {
             let (mut addresses, mut records) = (VirtualAddresses::default(), Vec::new());

@@ -30,7 +30,7 @@ use crate::registry::Entry;
 
 pub use delta::Delta;
 
-use addresses::{AddressRecord, VirtualAddresses};
+use addresses::{AddressRecord, Assigned, VirtualAddresses};
 use cluster::{ClusterEndpoint, ClusterEndpoints, ClusterService, IndexedSlice, Member, Pod};
 use dirty::Dirty;
 use facts::{ExternalEntry, ExternalScope, PolicyEntry, RateLimitEntry, RouteEntry, RouteKey};
@@ -298,6 +298,11 @@ impl World {
     /// Trust bundle: roots and revoked instances.
     pub fn bundle(&self) -> &TrustBundle {
         &self.bundle
+    }
+
+    /// What has to be on record of a service's virtual address.
+    pub fn address_record(&self, name: &ServiceName) -> Option<Assigned> {
+        self.addresses.record_of(name)
     }
 
     /// The addresses of a service: its cluster IPs, or else its virtual ones.
