@@ -1,7 +1,7 @@
 //! Applications for pods: nginx, and a container to run commands in.
 
 /// A ConfigMap with nginx's configuration, a Deployment of nginx and its Service `NAME:80` with the
-/// target port 8080. It answers with `NAME` and what the request's X-Forwarded-Client-Cert says.
+/// target port 8080. It answers with `NAME`.
 pub(crate) fn web(name: &str, replicas: u32, more: &str) -> String {
     format!(
         r#"
@@ -70,6 +70,53 @@ spec:
     spec:
       terminationGracePeriodSeconds: 1
       containers: [{{name: client, image: "localhost/tools:test", command: [sleep, infinity]}}]
+---
+"#
+    )
+}
+
+/// A Deployment of the conformance suite's application, strict and with probes in gRPC, and its Service:
+/// HTTP on 80, TLS on 443. `NAME-front` is a Service without pods, for routes to lead elsewhere.
+pub(crate) fn echo(name: &str, image: &str) -> String {
+    format!(
+        r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: {name}}}
+spec:
+  selector: {{matchLabels: {{app: {name}}}}}
+  template:
+    metadata:
+      labels: {{app: {name}}}
+      annotations: {{weft-mesh.io/mtls: strict}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: echo
+        image: {image}
+        imagePullPolicy: Never
+        args: ["--port=8080", "--port=8443", "--tls=8443", "--grpc=7070", "--tcp=9090", "--crt=/cert.crt", "--key=/cert.key"]
+        env: [{{name: NAMESPACE, valueFrom: {{fieldRef: {{fieldPath: metadata.namespace}}}}}}]
+        startupProbe: {{grpc: {{port: 7070}}, periodSeconds: 1, failureThreshold: 30}}
+        readinessProbe: {{grpc: {{port: 7070}}, periodSeconds: 1}}
+        livenessProbe: {{grpc: {{port: 7070}}, periodSeconds: 1}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}}}
+spec:
+  selector: {{app: {name}}}
+  ports:
+  - {{name: http, port: 80, targetPort: 8080, appProtocol: http}}
+  - {{name: tls, port: 443, targetPort: 8443, appProtocol: tls}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}-front}}
+spec:
+  ports:
+  - {{name: tcp, port: 80, appProtocol: tcp}}
+  - {{name: tls, port: 443, appProtocol: tls}}
 ---
 "#
     )

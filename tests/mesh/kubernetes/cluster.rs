@@ -45,15 +45,32 @@ impl Cluster {
     }
 
     fn install(&self) {
+        let crds = self.module("sigs.k8s.io/gateway-api");
+        let crds = crds.join("config/crd/experimental");
+        self.kubectl(&format!("apply --server-side -k {}", crds.display()));
+        self.upgrade(&[]);
+    }
+
+    /// The sources of a Go module of `tests/kubernetes`.
+    fn module(&self, name: &str) -> PathBuf {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let module = Program::new("go")
+        let go = Program::new("go")
             .arg("-C")
             .arg(root.join("tests/kubernetes"));
-        let module = module.args(["list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/gateway-api"]);
-        let dir = self.run(module).success().stdout;
-        let crds = format!("{}/config/crd/experimental", dir.trim());
-        self.kubectl(&format!("apply --server-side -k {crds}"));
-        self.upgrade(&[]);
+        let go = go.args(["list", "-m", "-f", "{{.Dir}}", name]);
+        PathBuf::from(self.run(go).success().stdout.trim())
+    }
+
+    /// The image of the conformance suite's application.
+    pub(crate) fn echo_image(&self) -> String {
+        let suite = self.module("sigs.k8s.io/gateway-api/conformance");
+        let manifests = std::fs::read_to_string(suite.join("mesh/manifests.yaml"));
+        let manifests = manifests.expect("the suite's manifests");
+        let mut images = manifests
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("image: "));
+        let echo = images.find(|image| image.contains("echo-advanced"));
+        echo.expect("the suite's application").to_owned()
     }
 
     /// Installs or upgrades the chart with its default values but these, and waits until it runs.

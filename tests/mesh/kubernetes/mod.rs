@@ -10,6 +10,7 @@ mod control_plane;
 mod demo;
 mod evicted;
 mod injected;
+mod kinds;
 mod lost;
 mod node;
 mod outside;
