@@ -144,6 +144,12 @@ impl Cluster {
         }
     }
 
+    /// Sends the node's API server a signal (`STOP`, `CONT`, `KILL`), or starts another one (`start`).
+    pub(crate) fn api_server(&self, what: &str) {
+        let script = kubernetes("node").arg("api-server").arg(&self.dir);
+        self.run(script.arg(what)).success();
+    }
+
     /// The node's directory.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
@@ -364,6 +370,12 @@ impl Space {
         Program::new("nsenter")
             .arg(format!("--net={}", pid.join("ns/net").display()))
             .arg("--")
+    }
+
+    /// Starts a program of this machine in the network namespace of the pod with the label `app`.
+    pub(crate) fn start_inside(&self, app: &str, line: &[&str]) -> Running {
+        let program = self.enter(app).args(line);
+        program.start("inside", &self.cluster.logs)
     }
 
     /// Captures what a pod (label `app`) exchanges with addresses, over TCP.

@@ -15,7 +15,7 @@ fn load(space: &Space) -> Running {
 }
 
 /// Waits for 50 more answers; all that there were have to be 200.
-fn goes_on(load: &mut Running) {
+pub(super) fn goes_on(load: &mut Running) {
     let before = load.stdout().lines().count();
     load.wait_until("answers", LIMIT, |load| {
         load.stdout().lines().count() > before + 50
@@ -27,7 +27,7 @@ fn goes_on(load: &mut Running) {
     assert!(failed.is_empty(), "{failed:?}");
 }
 
-fn web_and_client(cluster: &'static Cluster) -> Space {
+pub(super) fn web_and_client(cluster: &'static Cluster) -> Space {
     let space = cluster.space(true);
     space.apply(&(apps::web("web", 2, "") + &apps::client("client")));
     space.wait_rolled_out("web");

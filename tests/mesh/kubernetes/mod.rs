@@ -1,5 +1,6 @@
 //! A real Kubernetes node, with Weft installed: pods that really run, in namespaces of their own.
 
+mod api_server;
 mod apps;
 mod check;
 mod classic;
