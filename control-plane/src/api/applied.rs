@@ -48,7 +48,9 @@ pub(super) async fn applied(
         compiled_revision: progress.published,
         known: progress.is_known,
         applied: progress.applied.iter().map(name).collect(),
-        waiting: progress.waiting.iter().map(name).collect(),
+        waiting: { progress.waiting.iter() }
+            .map(|waiting| name(&waiting.peer))
+            .collect(),
         unknown: progress.unknown,
         rejected: rejected
             .map(|rejected| RejectedResource {

@@ -1,7 +1,7 @@
 //! The parts of the control plane as the admin API asks them.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
@@ -152,8 +152,9 @@ impl Proxies for ConnectedProxies {
     }
 
     fn progress(&self, revision: Revision) -> Progress {
-        let mut progress = self.publisher.progress(revision);
-        self.replicas.add_progress(revision, &mut progress);
+        let now = Instant::now();
+        let mut progress = self.publisher.progress(revision, now);
+        self.replicas.add_progress(revision, &mut progress, now);
         progress
     }
 

@@ -10,6 +10,7 @@ mod waiting;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::{Notify, watch};
 use weft_core::slices;
@@ -24,7 +25,7 @@ use lacking::Lacking;
 use progress::Recent;
 use waiting::Waiter;
 
-pub use progress::{Progress, RejectedBy};
+pub use progress::{ACKNOWLEDGED_WITHIN, Progress, RejectedBy, Waiting, is_overdue};
 
 /// The number of a discovery stream; a later stream has a higher one.
 pub type StreamId = u64;
@@ -235,7 +236,8 @@ impl Publisher {
         };
         let recent = &mut state.recent;
         if compiled.revision != before.revision || recent.is_empty() {
-            recent.insert(span_of(compiled, before), publication.clone(), names);
+            let span = span_of(compiled, before);
+            recent.insert(span, publication.clone(), names, Instant::now());
         }
         drop(guard);
         self.moved_here();

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use weft_core::slices;
 use weft_proto::replicas::{REJECTED_MAX, RevisionSpan};
@@ -18,6 +19,11 @@ const RECENT_MAX: usize = 256;
 /// are forgotten. The newest one is kept whatever its size.
 pub(super) const NAMES_MAX: usize = 262_144;
 
+/// A sidecar that lacks a revision for longer than this, from when the revision was published, is overdue
+/// with it: a time that one on a machine that stands still for some seconds does not need. It does not
+/// begin anew with a sidecar's stream, so one that connects again and again gains nothing.
+pub const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(60);
+
 /// How far a revision of the store has come.
 #[derive(Debug, Clone, Default)]
 pub struct Progress {
@@ -29,11 +35,25 @@ pub struct Progress {
     /// Sidecars that have applied it, or whom it does not concern.
     pub applied: Vec<PeerIdentity>,
     /// Sidecars that have not applied it.
-    pub waiting: Vec<PeerIdentity>,
+    pub waiting: Vec<Waiting>,
     /// Resources that it changed and that sidecars rejected.
     pub rejected: Vec<RejectedBy>,
     /// Other control planes that have not been heard: of their sidecars nothing is known.
     pub unknown: Vec<String>,
+}
+
+/// A sidecar that has not applied a revision.
+#[derive(Debug, Clone)]
+pub struct Waiting {
+    /// The sidecar.
+    pub peer: PeerIdentity,
+    /// Whether it has had [`ACKNOWLEDGED_WITHIN`] for that.
+    pub is_overdue: bool,
+}
+
+/// Whether what was published then is to be acknowledged by now; what was not published is not.
+pub fn is_overdue(published: Option<Instant>, now: Instant) -> bool {
+    published.is_some_and(|at| now.saturating_duration_since(at) >= ACKNOWLEDGED_WITHIN)
 }
 
 /// A resource that a sidecar rejected.
@@ -66,6 +86,8 @@ pub(super) struct Recent {
     changes: HashMap<Name, RevisionSpan>,
     /// Up to here it is not remembered whom a revision concerned.
     forgotten: Revision,
+    /// When the newest of these was published.
+    forgotten_at: Option<Instant>,
     /// Whether anything was published.
     begun: bool,
 }
@@ -73,6 +95,7 @@ pub(super) struct Recent {
 #[derive(Debug)]
 struct Published {
     publication: Publication,
+    at: Instant,
     names: ChangedNames,
     /// Instances with a stream that ended before it had applied the publication.
     left: BTreeSet<Arc<str>>,
@@ -86,10 +109,12 @@ impl Recent {
         span: RevisionSpan,
         publication: Publication,
         names: &ChangedNames,
+        now: Instant,
     ) {
         let revision = span.until;
         if !std::mem::replace(&mut self.begun, true) {
             self.forgotten = revision;
+            self.forgotten_at = Some(now);
             return;
         }
         self.names += count(names);
@@ -99,6 +124,7 @@ impl Recent {
         }
         let published = Published {
             publication,
+            at: now,
             names: names.clone(),
             left: BTreeSet::new(),
         };
@@ -111,6 +137,7 @@ impl Recent {
             };
             self.names -= count(&oldest.names);
             self.forgotten = revision;
+            self.forgotten_at = Some(oldest.at);
             for name in changed_names(&oldest.names) {
                 if self
                     .changes
@@ -156,6 +183,15 @@ impl Recent {
     pub(super) fn settle(&mut self, instance: &Arc<str>) {
         for published in self.by_revision.values_mut() {
             published.left.remove(instance);
+        }
+    }
+
+    /// When a revision was published, or one after it that is not remembered either; `None` where it was
+    /// not.
+    fn published_at(&self, revision: Revision) -> Option<Instant> {
+        match revision <= self.forgotten {
+            true => self.forgotten_at,
+            false => self.find(revision).map(|published| published.at),
         }
     }
 
@@ -228,8 +264,9 @@ impl Publisher {
     /// How far a revision of the store has come. Of each instance its newest stream counts: one
     /// that connects and asks for what the revision changed, or whose older stream lacks it, has applied
     /// it when it has everything that it asks for now.
-    pub fn progress(&self, revision: Revision) -> Progress {
+    pub fn progress(&self, revision: Revision, now: Instant) -> Progress {
         let state = self.state();
+        let is_overdue = is_overdue(state.recent.published_at(revision), now);
         let published = state.recent.find(revision);
         let mut progress = Progress {
             published: state.newest.revision,
@@ -249,7 +286,7 @@ impl Publisher {
             };
             let peer = subscriber.view.peer.clone();
             if waits {
-                progress.waiting.push(peer);
+                progress.waiting.push(Waiting { peer, is_overdue });
                 continue;
             }
             // What one that waits rejected is what it held before.

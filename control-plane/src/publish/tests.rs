@@ -60,15 +60,21 @@ fn publish(publisher: &Publisher, generation: u64, name: &str) -> Publication {
 
 /// Instances that have not applied a revision.
 fn waiting(publisher: &Publisher, revision: u64) -> Vec<String> {
-    let waiting = publisher.progress(revision).waiting;
-    let mut all: Vec<_> = waiting.iter().map(|p| p.instance.to_string()).collect();
+    let waiting = publisher.progress(revision, Instant::now()).waiting;
+    let mut all: Vec<_> = waiting
+        .iter()
+        .map(|one| one.peer.instance.to_string())
+        .collect();
     all.sort();
     all
 }
 
 /// Instances that rejected what a revision changed, with the reasons.
 fn rejecting(publisher: &Publisher, revision: u64) -> Vec<(String, String)> {
-    let rejected = publisher.progress(revision).rejected.into_iter();
+    let rejected = publisher
+        .progress(revision, Instant::now())
+        .rejected
+        .into_iter();
     let rejected = rejected.map(|r| (r.peer.instance.to_string(), r.reason));
     rejected.collect()
 }
@@ -132,10 +138,10 @@ fn a_rejection_is_told_of_the_revision_that_changed_the_resource() {
     let of_shop = [("mine".to_owned(), "odd".to_owned())];
     assert_eq!(rejecting(&publisher, 2), of_shop);
     publish(&publisher, 3, "lab");
-    assert!(!publisher.progress(3).is_settled(3));
+    assert!(!publisher.progress(3, Instant::now()).is_settled(3));
     answers(&stream);
     assert_eq!(rejecting(&publisher, 3), [], "it has taken this one");
-    assert!(publisher.progress(3).is_settled(3));
+    assert!(publisher.progress(3, Instant::now()).is_settled(3));
     // While it has not answered, what it rejected is what was there before.
     publish(&publisher, 4, "shop");
     assert_eq!(rejecting(&publisher, 4), []);
@@ -182,17 +188,17 @@ fn of_a_revision_that_is_forgotten_those_are_waited_for_who_are_behind_it() {
     answers(&other);
     publish(&publisher, 2, "lab");
     assert_eq!(waiting(&publisher, 2), ["behind"]);
-    assert!(publisher.progress(2).is_known);
+    assert!(publisher.progress(2, Instant::now()).is_known);
     for generation in 3..=600 {
         publish(&publisher, generation, "shop");
     }
-    let progress = publisher.progress(2);
+    let progress = publisher.progress(2, Instant::now());
     assert!(!progress.is_known && progress.rejected.is_empty());
     // The one whom it concerned, and not whom the oldest that is remembered concerned.
     assert_eq!(waiting(&publisher, 2), ["behind"]);
     answers(&behind);
     assert_eq!(waiting(&publisher, 2), [""; 0]);
-    assert!(publisher.progress(600).is_known);
+    assert!(publisher.progress(600, Instant::now()).is_known);
 }
 
 #[test]
@@ -202,10 +208,13 @@ fn names_that_are_remembered_are_bounded() {
     let all = (0..progress::NAMES_MAX).map(|n| format!("n{n}").into());
     let names = ChangedNames::from([(Kind::Namespace, all.collect())]);
     publisher.publish(&Compiled::of(2, Vec::new()), &names);
-    assert!(publisher.progress(2).is_known, "the newest one is");
+    assert!(
+        publisher.progress(2, Instant::now()).is_known,
+        "the newest one is"
+    );
     publish(&publisher, 3, "shop");
-    assert!(!publisher.progress(2).is_known);
-    assert!(publisher.progress(3).is_known);
+    assert!(!publisher.progress(2, Instant::now()).is_known);
+    assert!(publisher.progress(3, Instant::now()).is_known);
 }
 
 #[tokio::test]
@@ -281,4 +290,35 @@ fn others_are_told_which_revisions_a_sidecar_lacks() {
         view.rejected = names.map(|name| (name, "odd".into())).collect();
     });
     assert_eq!(lacks(&publisher, "late"), [(2, 3)]);
+}
+
+/// However often a sidecar connects again, its time runs from when the revision was published.
+#[test]
+fn one_that_does_not_answer_is_overdue_after_a_while() {
+    let publisher = Arc::<Publisher>::default();
+    let start = Instant::now();
+    publish(&publisher, 1, "mesh");
+    let silent = subscribed(&publisher, "silent", "shop");
+    publish(&publisher, 2, "shop");
+    let published = Instant::now();
+    let overdue = |revision, after: Duration, from: Instant| -> Vec<bool> {
+        let progress = publisher.progress(revision, from + after);
+        let waiting = progress.waiting.iter();
+        waiting.map(|waiting| waiting.is_overdue).collect()
+    };
+    let (within, second) = (ACKNOWLEDGED_WITHIN, Duration::from_secs(1));
+    assert_eq!(overdue(2, within - second, start), [false]);
+    assert_eq!(overdue(2, within, published), [true]);
+    drop(silent);
+    let again = subscribed(&publisher, "silent", "shop");
+    assert_eq!(overdue(2, within, published), [true]);
+    // What was before the first publication, and what is not published.
+    assert_eq!(overdue(1, within, published), [true]);
+    assert_eq!(overdue(3, within, published), [false]);
+    // Revisions that are forgotten.
+    (3..600).for_each(|revision| drop(publish(&publisher, revision, "lab")));
+    let later = Instant::now();
+    assert_eq!(overdue(2, within, later), [true]);
+    answers(&again);
+    assert_eq!(overdue(2, within, later), [true; 0]);
 }

@@ -23,15 +23,17 @@ use weft_core::interception::InterceptionReport;
 use weft_core::name::{
     CONTROL_PLANE_ACCOUNT, NameError, RESERVED_NAMESPACE, SpiffeId, TrustDomain,
 };
-use weft_proto::replicas::{ObservedReport, ReplicaReport, RevisionSpan, SidecarReport};
+use weft_proto::replicas::{ObservedReport, ReplicaReport, SidecarReport};
 
 use crate::kubernetes::endpoints::ControlPlanes;
 use crate::peer::PeerIdentity;
-use crate::publish::{Applied, Progress, ProxyView, Publisher, RejectedBy, SidecarStanding};
+use crate::publish::{
+    Applied, Progress, ProxyView, Publisher, RejectedBy, SidecarStanding, Waiting, is_overdue,
+};
 use crate::ratelimit::Leases;
 use crate::registry::{Observations, ObservedView};
 use crate::store::{Revision, Store};
-use told::{ReplicaState, TooMany};
+use told::{Reached, ReplicaState, TooMany};
 
 pub use client::Dialling;
 pub use told::{EXPIRES, SIDECARS_MAX};
@@ -147,9 +149,8 @@ impl Replicas {
     }
 
     /// Adds how far sidecars of other control planes have come to how far those of this one have.
-    pub fn add_progress(&self, revision: Revision, progress: &mut Progress) {
+    pub fn add_progress(&self, revision: Revision, progress: &mut Progress, now: Instant) {
         let others = self.others();
-        let now = Instant::now();
         progress.unknown = unknown(&others, now);
         if others.by_name.values().all(|other| other.is_own) {
             return;
@@ -157,17 +158,19 @@ impl Replicas {
         let positions = self.store.positions();
         let ours = positions.iter().find(|ours| ours.revision >= revision);
         let here: Vec<PeerIdentity> = { progress.applied.iter() }
-            .chain(&progress.waiting)
+            .chain(progress.waiting.iter().map(|waiting| &waiting.peer))
             .cloned()
             .collect();
-        let reached: HashMap<&String, RevisionSpan> = { others.by_name.iter() }
+        let reached: HashMap<&String, Reached> = { others.by_name.iter() }
             .filter_map(|(name, other)| Some((name, other.told.reached(ours?)?)))
             .collect();
         for (name, other, sidecar) in elsewhere(&others, here.iter(), now) {
             let peer = peer_of(sidecar);
             let reached = reached.get(name).copied();
             if !other.told.has_applied(sidecar, reached) {
-                progress.waiting.push(peer);
+                let published = reached.and_then(|reached| reached.published);
+                let is_overdue = is_overdue(published, now);
+                progress.waiting.push(Waiting { peer, is_overdue });
                 continue;
             }
             let rejected = sidecar.rejected.iter();

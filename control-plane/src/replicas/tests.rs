@@ -79,7 +79,7 @@ fn one_that_was_not_heard_is_unknown_and_one_that_is_gone_is_not() {
     );
     assert_eq!(replicas.unknown(), ["c"]);
     let mut progress = Progress::default();
-    replicas.add_progress(0, &mut progress);
+    replicas.add_progress(0, &mut progress, Instant::now());
     assert_eq!(progress.unknown, ["c"]);
     assert_eq!(
         progress.waiting.len(),
@@ -92,7 +92,7 @@ fn one_that_was_not_heard_is_unknown_and_one_that_is_gone_is_not() {
     replicas.retain(&found(&["b"]));
     assert!(replicas.connected(&[]).is_empty());
     let mut progress = Progress::default();
-    replicas.add_progress(0, &mut progress);
+    replicas.add_progress(0, &mut progress, Instant::now());
     assert!(progress.is_settled(0));
     // Words of one that is not there any more count for nothing.
     tell(&replicas, "a", "one", &[("x", 1)]);
@@ -104,7 +104,7 @@ fn one_that_was_not_heard_is_unknown_and_one_that_is_gone_is_not() {
 fn until_a_process_has_found_itself_where_it_is_to_be_there_may_be_others() {
     let is_settled = |replicas: &Replicas| {
         let mut progress = Progress::default();
-        replicas.add_progress(0, &mut progress);
+        replicas.add_progress(0, &mut progress, Instant::now());
         assert_eq!(progress.unknown, replicas.unknown());
         progress.is_settled(0)
     };
@@ -192,7 +192,7 @@ fn those_that_are_not_followed_are_unknown() {
     }
     assert_eq!(replicas.unknown(), beyond);
     let mut progress = Progress::default();
-    replicas.add_progress(0, &mut progress);
+    replicas.add_progress(0, &mut progress, Instant::now());
     assert!(!progress.is_settled(0));
 }
 

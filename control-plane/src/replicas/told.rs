@@ -25,10 +25,29 @@ pub(super) struct ReplicaState {
     sidecars: BTreeMap<Arc<str>, SidecarReport>,
     published: Revision,
     /// Its newest revisions, ascending, each with what it had seen of the documents at it.
-    seen: VecDeque<(Revision, SeenVersions)>,
+    seen: VecDeque<SeenRevision>,
     /// Sidecars of a stream that has not told all of them yet.
     begun: Option<BTreeMap<Arc<str>, SidecarReport>>,
     heard: Option<Instant>,
+}
+
+/// A revision of it.
+#[derive(Debug)]
+struct SeenRevision {
+    revision: Revision,
+    /// What it had seen of the documents at it.
+    seen: SeenVersions,
+    /// When it was told first, on this stream.
+    heard: Instant,
+}
+
+/// Where another control plane has what a revision of ours changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reached {
+    /// Its revisions with the change: in some of the span, and all of it at its end.
+    pub(super) span: RevisionSpan,
+    /// When the last of these was heard of; `None` while its sidecars were not told of it.
+    pub(super) published: Option<Instant>,
 }
 
 impl ReplicaState {
@@ -66,7 +85,7 @@ impl ReplicaState {
         }
         self.published = published;
         for (revision, seen) in positions {
-            self.push(revision, seen);
+            self.push(revision, seen, now);
         }
         self.heard = Some(now);
         Ok(is_news)
@@ -81,10 +100,14 @@ impl ReplicaState {
         })
     }
 
-    fn push(&mut self, revision: Revision, seen: SeenVersions) {
+    fn push(&mut self, revision: Revision, seen: SeenVersions, heard: Instant) {
         match self.seen.back_mut() {
-            Some(newest) if newest.0 == revision => newest.1 = seen,
-            Some(_) | None => self.seen.push_back((revision, seen)),
+            Some(newest) if newest.revision == revision => newest.seen = seen,
+            Some(_) | None => self.seen.push_back(SeenRevision {
+                revision,
+                seen,
+                heard,
+            }),
         }
         if self.seen.len() > POSITIONS_MAX {
             self.seen.pop_front();
@@ -102,19 +125,21 @@ impl ReplicaState {
         self.heard.map(|heard| heard + EXPIRES)
     }
 
-    /// In which of its revisions is what a revision of ours changed: in some of the span, and all of it
-    /// at its end. `None` while it has not seen all of it. A change is told by the versions of the
-    /// documents, so one that leads back to an earlier state is not taken for that.
-    pub(super) fn reached(&self, ours: &Position) -> Option<RevisionSpan> {
-        let all = self.seen.iter();
+    /// In which of its revisions is what a revision of ours changed. `None` while it has not seen all of
+    /// it. A change is told by the versions of the documents, so one that leads back to an earlier state
+    /// is not taken for that.
+    pub(super) fn reached(&self, ours: &Position) -> Option<Reached> {
         let mut before = 0;
-        for (revision, seen) in all {
-            if ours.is_within(seen) {
-                let (after, until) = (before, *revision);
-                return Some(RevisionSpan { after, until });
+        for one in &self.seen {
+            if ours.is_within(&one.seen) {
+                let (after, until) = (before, one.revision);
+                return Some(Reached {
+                    span: RevisionSpan { after, until },
+                    published: (self.published >= until).then_some(one.heard),
+                });
             }
-            if ours.is_beyond(seen) {
-                before = *revision;
+            if ours.is_beyond(&one.seen) {
+                before = one.revision;
             }
         }
         None
@@ -122,14 +147,11 @@ impl ReplicaState {
 
     /// Whether a sidecar has applied everything of some revisions, as [`reached`](Self::reached) gives
     /// them, or none of it concerns it.
-    pub(super) fn has_applied(
-        &self,
-        sidecar: &SidecarReport,
-        reached: Option<RevisionSpan>,
-    ) -> bool {
-        let Some(span) = reached else { return false };
-        let lacks = sidecar.lacks.iter().any(|lacks| lacks.overlaps(&span));
-        self.published >= span.until && !lacks
+    pub(super) fn has_applied(&self, sidecar: &SidecarReport, reached: Option<Reached>) -> bool {
+        reached.is_some_and(|Reached { span, published }| {
+            let lacks = sidecar.lacks.iter().any(|lacks| lacks.overlaps(&span));
+            published.is_some() && !lacks
+        })
     }
 
     /// Our newest revision up to which a sidecar has everything, as far as that is known; 0 where
@@ -137,8 +159,8 @@ impl ReplicaState {
     pub(super) fn applied(&self, sidecar: &SidecarReport, ours: &[Arc<Position>]) -> Revision {
         let applied = sidecar.behind.unwrap_or(self.published).min(self.published);
         let mut there = self.seen.iter().rev();
-        let there = there.find(|(revision, _)| *revision <= applied);
-        let Some((_, seen)) = there.filter(|_| !sidecar.begins) else {
+        let there = there.find(|one| one.revision <= applied);
+        let Some(SeenRevision { seen, .. }) = there.filter(|_| !sidecar.begins) else {
             return 0;
         };
         let has = ours.iter().take_while(|position| position.is_within(seen));
@@ -222,7 +244,8 @@ mod tests {
         ] {
             let ours = changed(1, &[("A", version)]);
             let reached = reached.map(|(after, until)| RevisionSpan { after, until });
-            assert_eq!(told.reached(&ours), reached, "{version}");
+            let found = told.reached(&ours).map(|reached| reached.span);
+            assert_eq!(found, reached, "{version}");
             assert_eq!(applied_by(&told, &ours, now), applied, "{version}");
         }
         let ours: Vec<_> = (10..15)
@@ -235,7 +258,10 @@ mod tests {
         told.take(report(&[], Some((102, &[(103, 14)]))), now)
             .unwrap();
         assert!(applied_by(&told, &ours[4], now).is_empty());
-        told.take(report(&[], Some((103, &[]))), now).unwrap();
+        assert_eq!(told.reached(&ours[4]).unwrap().published, None);
+        let later = now + Duration::from_secs(1);
+        told.take(report(&[], Some((103, &[]))), later).unwrap();
+        assert_eq!(told.reached(&ours[4]).unwrap().published, Some(now));
         assert_eq!(applied_by(&told, &ours[4], now), everybody);
     }
 
@@ -311,7 +337,7 @@ mod tests {
     fn positions_are_bounded() {
         let mut told = ReplicaState::default();
         for n in 0..3 * POSITIONS_MAX as u64 {
-            told.push(n / 2, seen(&[("A", n)]));
+            told.push(n / 2, seen(&[("A", n)]), Instant::now());
         }
         assert_eq!(told.seen.len(), POSITIONS_MAX);
     }

@@ -1,9 +1,11 @@
 //! Statuses of the cluster's documents: what the control plane has made of each, written to the object.
 //!
-//! `standing.rs` says how a document stands, `merge.rs` what its status is to be then, both pure;
+//! `standing.rs` says how a document stands, `programmed.rs` whether proxies have it, `merge.rs` what
+//! its status is to be then, all pure;
 //! `writer.rs` writes what differs, in the control plane that leads.
 
 mod merge;
+mod programmed;
 mod standing;
 mod writer;
 

@@ -2,14 +2,12 @@
 
 use serde_json::{Value, json};
 
+use super::programmed::programmed;
 use super::{Condition, DocumentStatus, PROGRAMMED};
 use crate::compile::{Dangling, Snapshot};
 use crate::model::{API_GROUP, Document, GATEWAY_GROUP, ResourceKey, RouteKind};
 use crate::publish::Progress;
 use crate::store::{Revision, Subject};
-
-/// Characters of what a sidecar says of a rejection that are shown in a status.
-const REASON_CHARS_MAX: usize = 256;
 
 /// How a document stands. `progress` is that of the revision in which it was seen to change.
 pub(super) fn standing(
@@ -23,8 +21,8 @@ pub(super) fn standing(
         let refused = vec![refused("Accepted"), refused(PROGRAMMED)];
         return shaped(subject, |_parent| refused.clone());
     }
-    let programmed = programmed(revision, progress);
     let key = &subject.key;
+    let programmed = programmed(&key.namespace, revision, progress);
     if RouteKind::parse(&key.kind).is_some() {
         return route(snapshot, subject, &programmed);
     }
@@ -105,84 +103,12 @@ fn of<'a>(kind: &'static str, good: &str, wrong: impl Iterator<Item = &'a Dangli
     }
 }
 
-fn condition(kind: &'static str, reason: &str, holds: Result<(), String>) -> Condition {
+pub(super) fn condition(kind: &'static str, reason: &str, holds: Result<(), String>) -> Condition {
     Condition {
         kind,
         holds: holds.is_ok(),
         reason: reason.to_owned(),
         message: holds.err().unwrap_or_default(),
         stays_true: false,
-    }
-}
-
-/// The condition of what is not acknowledged yet, or not known to be.
-fn pending(text: String) -> Condition {
-    Condition {
-        stays_true: true,
-        ..condition(PROGRAMMED, "Pending", Err(text))
-    }
-}
-
-/// A sidecar's own words, as far as others are shown them: one line of bounded length.
-fn one_line(said: &str) -> String {
-    let mut chars = said
-        .chars()
-        .map(|c| match c.is_control() || is_formatting(c) {
-            true => ' ',
-            false => c,
-        });
-    let mut text: String = chars.by_ref().take(REASON_CHARS_MAX).collect();
-    if chars.next().is_some() {
-        text.push('…');
-    }
-    text
-}
-
-/// Characters that change how those around them are shown: directions, joiners, line separators
-/// (Unicode Standard, 23.2 and 23.3).
-fn is_formatting(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-}
-
-/// Whether every proxy concerned has acknowledged a revision. The text names nobody who is merely
-/// slow: it would change, and be written, with each of them.
-fn programmed(revision: Revision, progress: &Progress) -> Condition {
-    if let Some(first) = progress.rejected.first() {
-        let text = format!(
-            "{} proxies reject it; {} of instance {}: {}",
-            progress.rejected.len(),
-            first.resource,
-            first.peer.instance,
-            one_line(&first.reason)
-        );
-        return condition(PROGRAMMED, "Rejected", Err(text));
-    }
-    let only_unknown = progress.waiting.is_empty() && !progress.unknown.is_empty();
-    match progress.is_settled(revision) {
-        true => condition(PROGRAMMED, "Programmed", Ok(())),
-        false if only_unknown => {
-            let names = progress.unknown.join(", ");
-            let text =
-                format!("nothing is heard of control planes, nor of their sidecars: {names}");
-            pending(text)
-        }
-        false => {
-            let text = "proxies concerned have not acknowledged it yet: see `weft proxies`";
-            pending(text.to_owned())
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_words_of_a_sidecar_are_one_short_line() {
-        assert_eq!(one_line("no route \"a\""), "no route \"a\"");
-        assert_eq!(one_line("a\nb\u{1b}[31m\u{202e}c"), "a b [31m c");
-        let long = one_line(&"ü".repeat(5000));
-        assert_eq!(long.chars().count(), REASON_CHARS_MAX + 1);
-        assert!(long.ends_with("ü…"));
     }
 }
