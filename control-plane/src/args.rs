@@ -53,6 +53,10 @@ pub struct ControlPlaneArgs {
     /// which sidecars reconnect.
     #[arg(long, default_value = "10s", value_parser = parse_duration)]
     pub grace: Duration,
+    /// How long after its start the control plane keeps workloads that were on record and have not come
+    /// back, --grace at least: nobody has seen them go [default: 90s, or --grace if that is longer].
+    #[arg(long, value_parser = parse_duration)]
+    pub restart_grace: Option<Duration>,
     /// Ranges of workloads' own addresses (pods); dialled directly they are mesh traffic [default:
     /// none; in a cluster all private ranges].
     #[arg(long, value_delimiter = ',')]
@@ -146,6 +150,11 @@ pub const PROXY_IMAGE: &str = concat!("localhost/weft-proxy:", env!("CARGO_PKG_V
 /// The least `--grace`: twice the 3 s in which sidecars reconnect.
 const GRACE_MIN: Duration = Duration::from_secs(6);
 
+/// The default of `--restart-grace`. What a sidecar remembers of the way to the control plane's address
+/// (a neighbour's hardware address) may be wrong after a restart, for 53 s by Linux's defaults; then
+/// come 8 s at most of an attempt to connect and the pause before the next.
+const RESTART_GRACE: Duration = Duration::from_secs(90);
+
 /// An argument that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ArgumentError {
@@ -157,6 +166,14 @@ pub enum ArgumentError {
         "--grace: found {0:?}; allowed: 6s and more, twice the time in which sidecars reconnect"
     )]
     Grace(Duration),
+    /// Workloads would be removed sooner after a restart than otherwise.
+    #[error("--restart-grace: found {found:?}; allowed: {least:?}, which is --grace, and more")]
+    RestartGrace {
+        /// What was given.
+        found: Duration,
+        /// `--grace`.
+        least: Duration,
+    },
     /// A range of workloads' addresses is none.
     #[error("--workload-range: found {0:?}; allowed: ADDRESS/PREFIX")]
     WorkloadRange(String),
@@ -186,8 +203,10 @@ pub enum ArgumentError {
 pub struct Settings {
     /// Life of a workload's certificate.
     pub leaf_ttl: Duration,
-    /// How long a workload without a stream is kept.
+    /// How long a workload is kept after its stream has ended.
     pub grace: Duration,
+    /// How long after the start a workload is kept that is on record and has not come back.
+    pub restart_grace: Duration,
     /// Ranges of workloads' own addresses.
     pub workload_ranges: Vec<Cidr>,
     /// Ranges of services' addresses.
@@ -203,12 +222,21 @@ impl ControlPlaneArgs {
         if self.grace < GRACE_MIN {
             return Err(ArgumentError::Grace(self.grace));
         }
+        let restart_grace = self.restart_grace;
+        let restart_grace = restart_grace.unwrap_or_else(|| RESTART_GRACE.max(self.grace));
+        if restart_grace < self.grace {
+            return Err(ArgumentError::RestartGrace {
+                found: restart_grace,
+                least: self.grace,
+            });
+        }
         let ranges = self.workload_range.iter().map(|text| {
             Cidr::parse(text).ok_or_else(|| ArgumentError::WorkloadRange(text.clone()))
         });
         Ok(Settings {
             leaf_ttl: self.leaf_ttl,
             grace: self.grace,
+            restart_grace,
             workload_ranges: ranges.collect::<Result<_, _>>()?,
             virtual_ranges: virtual_ranges(),
         })
@@ -297,6 +325,10 @@ mod tests {
                 "--grace: found 5s; allowed: 6s and more, twice the time in which sidecars reconnect",
             ),
             (
+                ["--restart-grace", "9s"],
+                "--restart-grace: found 9s; allowed: 10s, which is --grace, and more",
+            ),
+            (
                 ["--workload-range", "10.0.0.0/8,10.1"],
                 "--workload-range: found \"10.1\"; allowed: ADDRESS/PREFIX",
             ),
@@ -308,6 +340,17 @@ mod tests {
         let error = args(&["--trust-domain", "Not One"]).trust_domain();
         let error = error.unwrap_err().to_string();
         assert!(error.starts_with("--trust-domain: "), "{error}");
+    }
+
+    #[test]
+    fn after_a_restart_the_grace_is_never_shorter() {
+        let check = |line: &[&str], expected: u64| {
+            let settings = args(line).settings().unwrap();
+            assert_eq!(settings.restart_grace, Duration::from_secs(expected));
+        };
+        check(&[], 90);
+        check(&["--grace", "2m"], 120);
+        check(&["--grace", "7s", "--restart-grace", "7s"], 7);
     }
 
     #[test]

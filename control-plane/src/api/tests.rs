@@ -37,6 +37,7 @@ fn open(dir: &Path, store: Arc<dyn Store>) -> (Backend, Status, Supervisor) {
     let settings = Settings {
         leaf_ttl: Duration::from_secs(3600),
         grace: Duration::from_secs(10),
+        restart_grace: Duration::from_secs(90),
         workload_ranges: Vec::new(),
         virtual_ranges: crate::pipeline::virtual_ranges(),
     };

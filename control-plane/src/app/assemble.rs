@@ -88,6 +88,7 @@ pub(crate) fn assemble(
         Arc::clone(&peers),
         registry::Settings {
             grace: settings.grace,
+            restart_grace: settings.restart_grace,
             virtual_ranges: settings.virtual_ranges.clone(),
         },
         Arc::new(SystemClock),

@@ -121,7 +121,8 @@ struct Left {
 
 impl Registry {
     /// Takes up what was on record. The grace counts from now: nobody is taken out because clients
-    /// reconnect before servers do.
+    /// reconnect before servers do. It may be longer than that of a stream that has ended: nobody has
+    /// seen these go.
     pub fn restore(entries: Vec<Entry>, now: Instant, grace: Duration) -> Self {
         let mut registry = Self::default();
         for mut entry in entries {

@@ -66,8 +66,10 @@ pub trait Departures: std::fmt::Debug + Send + Sync {
 /// What registrations are kept by.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// How long a workload without a stream is kept.
+    /// How long a workload is kept after its stream has ended.
     pub grace: Duration,
+    /// How long after the start a workload is kept that is on record and has not come back.
+    pub restart_grace: Duration,
     /// Ranges of virtual addresses, which are nobody's own.
     pub virtual_ranges: Vec<Cidr>,
 }
@@ -102,7 +104,7 @@ impl Registrations {
     ) -> Result<Arc<Self>, StoreError> {
         let entries = read_records::<Entry>(&*store, ENTRIES)?.into_iter();
         let entries = entries.map(|(_, entry)| entry).collect();
-        let registry = Registry::restore(entries, clock.now(), settings.grace);
+        let registry = Registry::restore(entries, clock.now(), settings.restart_grace);
         let changes = Changes::default();
         for entry in registry.iter() {
             changes.changed(RegistryDelta::Put(Arc::new(entry.clone())));

@@ -11,6 +11,7 @@ use futures_util::FutureExt as _;
 use weft_core::model::{AppProtocol, RegisteredPort};
 
 const GRACE: Duration = Duration::from_secs(10);
+const RESTART_GRACE: Duration = Duration::from_secs(90);
 
 struct Bed {
     store: Arc<dyn Store>,
@@ -27,6 +28,7 @@ fn open(
 ) -> Arc<Registrations> {
     let settings = Settings {
         grace: GRACE,
+        restart_grace: RESTART_GRACE,
         virtual_ranges: Vec::new(),
     };
     let peers = Peers::new(Limits::default());
@@ -150,6 +152,30 @@ async fn a_step_of_the_wall_clock_expires_nobody() {
     bed.all.expire().await;
     assert!(bed.all.is_empty());
     assert_eq!(bed.on_record(), [""; 0]);
+}
+
+/// Nobody has seen it go: that the control plane was away says nothing about the workload.
+#[tokio::test]
+async fn what_was_on_record_at_the_start_is_kept_for_longer() {
+    let bed = Bed::new();
+    let peer = bed.peer().await;
+    bed.register(&peer, 1).await;
+    let again = open(&bed.store, &bed.identities, &bed.clock);
+    bed.clock.pass(RESTART_GRACE - Duration::from_millis(1));
+    again.expire().await;
+    assert_eq!(again.len(), 1);
+    bed.clock.pass(Duration::from_millis(1));
+    again.expire().await;
+    assert!(again.is_empty());
+    // One that has come back, and then goes, is not.
+    let again = open(&bed.store, &bed.identities, &bed.clock);
+    let from = "127.0.0.1:50000".parse().unwrap();
+    let registered = again.register(&peer, from, 1, registration());
+    registered.await.unwrap();
+    again.disconnected(1);
+    bed.clock.pass(GRACE);
+    again.expire().await;
+    assert!(again.is_empty());
 }
 
 #[tokio::test]

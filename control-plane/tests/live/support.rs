@@ -163,7 +163,7 @@ impl ControlPlane {
     ) -> Self {
         let data_dir = directory.path().join("data");
         let mut child = command
-            .args(["--grace", "7s"])
+            .args(["--grace", "7s", "--restart-grace", "7s"])
             .args(["--listen", &listen.to_string()])
             .args(&more)
             .spawn()
