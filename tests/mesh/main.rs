@@ -119,6 +119,8 @@ mod isolation;
 mod start;
 // README command 1.
 mod demo;
+// The demo in containers.
+mod compose;
 // A real Kubernetes node: what is installed, injected, discovered and routed there.
 mod kubernetes;
 

@@ -15,6 +15,7 @@ mod process;
 mod programs;
 mod scratch;
 mod sidecar;
+mod telemetry;
 mod wait;
 
 pub(crate) use asking::{Asker, Place, Received, sum, telling};
@@ -30,4 +31,5 @@ pub(crate) use pods::{PodSettings, Pods};
 pub(crate) use process::{Finished, Program, Running};
 pub(crate) use programs::{python, python_code, report, script};
 pub(crate) use scratch::Scratch;
+pub(crate) use telemetry::{CALLS, Sample, call, samples};
 pub(crate) use wait::{long, scaled, wait_for};
