@@ -227,6 +227,7 @@ impl From<&Service> for mesh::Service {
                 .map(|route| (&**route).into())
                 .collect(),
             external: service.external.as_deref().map(Into::into),
+            requires: Vec::new(),
         }
     }
 }
@@ -235,6 +236,7 @@ impl TryFrom<mesh::Service> for Service {
     type Error = Rejection;
 
     fn try_from(wire: mesh::Service) -> Result<Self, Rejection> {
+        known(wire.requires)?;
         let ports = wire.ports.into_iter().map(ServicePort::try_from);
         let policies = wire.policies.into_iter().map(|wire| {
             let policy = TrafficPolicy::try_from(wire.policy.unwrap_or_default())?;
@@ -267,6 +269,7 @@ impl From<&Workload> for mesh::Workload {
             services: workload.services.iter().map(ToString::to_string).collect(),
             node: workload.place.node.clone(),
             zone: workload.place.zone.clone(),
+            requires: Vec::new(),
         }
     }
 }
@@ -275,6 +278,7 @@ impl TryFrom<mesh::Workload> for Workload {
     type Error = Rejection;
 
     fn try_from(wire: mesh::Workload) -> Result<Self, Rejection> {
+        known(wire.requires)?;
         let ports = wire.ports.into_iter().map(ServicePort::try_from);
         let services = wire.services.iter();
         let services = services.map(|service| name("services", service.parse()));
@@ -300,6 +304,7 @@ impl From<&TrustBundle> for mesh::TrustBundle {
             trust_domain: bundle.trust_domain.to_string(),
             roots: bundle.roots.clone(),
             revoked_instances: bundle.revoked_instances.iter().cloned().collect(),
+            requires: Vec::new(),
         }
     }
 }
@@ -308,6 +313,7 @@ impl TryFrom<mesh::TrustBundle> for TrustBundle {
     type Error = Rejection;
 
     fn try_from(wire: mesh::TrustBundle) -> Result<Self, Rejection> {
+        known(wire.requires)?;
         if wire.roots.is_empty() {
             return Err(Rejection::Value {
                 field: "roots",

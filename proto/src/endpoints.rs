@@ -7,7 +7,7 @@ use weft_core::model::{Endpoint, EndpointPort, EndpointSlice, Placement, Transpo
 use weft_core::name::ServiceName;
 use weft_core::slices::{ENDPOINTS_MAX, SLICES_MAX};
 
-use crate::convert::{Rejection, name, parse, port, transport, wire_transport};
+use crate::convert::{Rejection, known, name, parse, port, transport, wire_transport};
 use crate::mesh;
 
 impl From<&Endpoint> for mesh::Endpoint {
@@ -130,6 +130,7 @@ impl From<&EndpointSlice> for mesh::EndpointSlice {
             index: slice.index,
             count: slice.count,
             endpoints: slice.endpoints.iter().map(Into::into).collect(),
+            requires: Vec::new(),
         }
     }
 }
@@ -138,6 +139,7 @@ impl TryFrom<mesh::EndpointSlice> for EndpointSlice {
     type Error = Rejection;
 
     fn try_from(wire: mesh::EndpointSlice) -> Result<Self, Rejection> {
+        known(wire.requires)?;
         let refuse = |field, found: String, allowed| {
             Err(Rejection::Value {
                 field,

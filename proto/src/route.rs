@@ -12,7 +12,7 @@ use weft_core::route::{
     ValueMatch,
 };
 
-use crate::convert::{Rejection, name, port, unknown, wire_unknown};
+use crate::convert::{Rejection, known, name, port, unknown, wire_unknown};
 use crate::external::{addresses_of, hosts_of, wire_addresses_of, wire_hosts_of};
 use crate::mesh::{self, filter, http_match, path_rewrite, value_match};
 use crate::policy::{nanos, status};
@@ -31,6 +31,7 @@ impl From<&Namespace> for mesh::Namespace {
             unknown_destinations: wire_unknown(namespace.unknown_destinations),
             external_hosts: wire_hosts_of(&namespace.external_hosts),
             external_addresses: wire_addresses_of(&namespace.external_addresses),
+            requires: Vec::new(),
         }
     }
 }
@@ -39,6 +40,7 @@ impl TryFrom<mesh::Namespace> for Namespace {
     type Error = Rejection;
 
     fn try_from(wire: mesh::Namespace) -> Result<Self, Rejection> {
+        known(wire.requires)?;
         let all = wire.routes.into_iter().map(|wire| {
             let service = name("routes.service", wire.service.parse())?;
             Ok((service, routes(wire.routes)?))

@@ -167,7 +167,8 @@ impl TryFrom<mesh::RateLimit> for RateLimit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resource::Resource;
+    use crate::resource::{Any, Kind, Resource};
+    use prost::Message as _;
     use weft_core::route::{HttpMatch, PathMatch};
 
     fn limit() -> RateLimit {
@@ -204,13 +205,41 @@ mod tests {
             said.contains("authorization") && said.contains("upgrade"),
             "{said}"
         );
-        let config = mesh::MeshConfig {
-            trust_domain: "weft.local".to_owned(),
-            requires: vec!["authorization".to_owned()],
-            ..mesh::MeshConfig::default()
-        };
-        let said = weft_core::model::MeshConfig::try_from(config).unwrap_err();
-        assert!(said.to_string().contains("authorization"), "{said}");
+    }
+
+    /// Every kind of resource can ask for a protection, and is rejected for that before all else.
+    #[test]
+    fn each_kind_can_require_what_is_not_known() {
+        macro_rules! of_kind {
+            ($kind:ident) => {{
+                let wire = mesh::$kind {
+                    requires: vec!["authorization".to_owned()],
+                    ..mesh::$kind::default()
+                };
+                (Kind::$kind, wire.encode_to_vec())
+            }};
+        }
+        let all = [
+            of_kind!(MeshConfig),
+            of_kind!(TrustBundle),
+            of_kind!(Namespace),
+            of_kind!(ServerPolicy),
+            of_kind!(EndpointSlice),
+            of_kind!(Service),
+            of_kind!(Workload),
+        ];
+        assert_eq!(all.clone().map(|(kind, _)| kind), Kind::ALL);
+        for (kind, value) in all {
+            let any = Any {
+                type_url: kind.type_url().to_owned(),
+                value,
+            };
+            let said = Resource::decode(&any).unwrap_err().to_string();
+            assert!(
+                said.contains("requires: \"authorization\""),
+                "{kind:?}: {said}"
+            );
+        }
     }
 
     fn policy(limit: RateLimit) -> Resource {

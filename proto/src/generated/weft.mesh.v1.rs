@@ -36,6 +36,9 @@ pub struct Service {
     /// How far callers go for an endpoint.
     #[prost(enumeration = "Distribution", tag = "10")]
     pub distribution: i32,
+    /// As in ServerPolicy.
+    #[prost(string, repeated, tag = "11")]
+    pub requires: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// A part of a service's endpoints. It comes to those who asked for the service, by whatever name, and
 /// is not asked for by its own. Resource name: NAMESPACE/NAME/INDEX-COUNT.
@@ -55,6 +58,9 @@ pub struct EndpointSlice {
     /// Each instance once, 512 at most.
     #[prost(message, repeated, tag = "5")]
     pub endpoints: ::prost::alloc::vec::Vec<Endpoint>,
+    /// As in ServerPolicy.
+    #[prost(string, repeated, tag = "6")]
+    pub requires: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// What is particular to a service outside the mesh.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -119,6 +125,9 @@ pub struct Namespace {
     /// Addresses outside the mesh that do the same. Ascending.
     #[prost(message, repeated, tag = "5")]
     pub external_addresses: ::prost::alloc::vec::Vec<ExternalAddress>,
+    /// As in ServerPolicy.
+    #[prost(string, repeated, tag = "6")]
+    pub requires: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExternalName {
@@ -757,6 +766,9 @@ pub struct Workload {
     pub node: ::prost::alloc::string::String,
     #[prost(string, tag = "10")]
     pub zone: ::prost::alloc::string::String,
+    /// As in ServerPolicy.
+    #[prost(string, repeated, tag = "11")]
+    pub requires: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// What the sidecars of a service's own workloads enforce, whoever calls. Only they ask for it.
 /// Resource name: NAMESPACE/NAME of the service.
@@ -772,7 +784,9 @@ pub struct ServerPolicy {
     #[prost(uint32, tag = "4")]
     pub instances: u32,
     /// Protections in fields that were added since, by name: a sidecar that does not know one rejects the
-    /// whole policy and keeps the one before, instead of enforcing less than is asked.
+    /// whole resource and keeps the one before, instead of enforcing less than is asked. One that has
+    /// never had an answer has nothing to go by then: of a ServerPolicy it lets no request and no
+    /// connection in, and of others it waits as for one that was not answered.
     #[prost(string, repeated, tag = "5")]
     pub requires: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
@@ -895,6 +909,9 @@ pub struct TrustBundle {
     /// Instances whose certificates are refused although they have not expired.
     #[prost(string, repeated, tag = "3")]
     pub revoked_instances: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// As in ServerPolicy.
+    #[prost(string, repeated, tag = "4")]
+    pub requires: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Resource name: "mesh".
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

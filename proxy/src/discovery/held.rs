@@ -47,6 +47,8 @@ pub(super) struct Holdings {
     subscribed: BTreeSet<(Kind, String)>,
     /// Names asked for that do not exist.
     absent: HashSet<(Kind, String)>,
+    /// Names asked for whose only answer so far was rejected, of kinds that say what is enforced here.
+    refused: HashSet<(Kind, String)>,
     /// Names of services and workloads asked for that lead nowhere so far.
     unknown: UnknownNames<(Kind, String)>,
 }
@@ -74,6 +76,7 @@ impl Holdings {
             composed: BTreeMap::new(),
             subscribed: BTreeSet::new(),
             absent: HashSet::new(),
+            refused: HashSet::new(),
             unknown: UnknownNames::new(unknown_max),
         }
     }
@@ -96,12 +99,16 @@ impl Holdings {
             applied.changed |= self.remove(kind, name, now);
         }
         for received in received {
+            let key = (kind, received.name.clone());
             match checked(kind, received) {
                 Ok((name, held)) => {
                     services.extend(service_of(kind, &name).map(str::to_owned));
                     applied.changed |= self.insert(kind, name, held);
                 }
-                Err(line) => applied.rejected.push(line),
+                Err(line) => {
+                    applied.changed |= self.refuse(key);
+                    applied.rejected.push(line);
+                }
             }
         }
         for service in services {
@@ -110,13 +117,22 @@ impl Holdings {
         applied
     }
 
+    /// Takes note of a rejected answer where it leaves nothing to go by; whether that is news.
+    fn refuse(&mut self, key: (Kind, String)) -> bool {
+        enforced(key.0)
+            && self.subscribed.contains(&key)
+            && !self.held.contains_key(&key)
+            && !self.absent.contains(&key)
+            && self.refused.insert(key)
+    }
+
     /// Removes a resource, or takes note that there is none of a name; whether that is news.
     fn remove(&mut self, kind: Kind, name: String, now: Instant) -> bool {
         let key = (kind, name);
-        let mut changed = false;
+        let mut changed = self.refused.remove(&key);
         if let Some(held) = self.held.remove(&key) {
             // A slice that goes changes nothing until its service can be put together without it.
-            changed = kind != Kind::EndpointSlice;
+            changed |= kind != Kind::EndpointSlice;
             let aliases = held.aliases.iter().map(|alias| (kind, alias.clone()));
             for alias in aliases.filter(|alias| self.subscribed.contains(alias)) {
                 self.unknown.handle_gone(alias, now);
@@ -141,7 +157,9 @@ impl Holdings {
                 self.unknown.handle_known(&key);
             }
         }
-        self.held.insert((kind, name), Arc::new(held));
+        let key = (kind, name);
+        self.refused.remove(&key);
+        self.held.insert(key, Arc::new(held));
         kind != Kind::EndpointSlice
     }
 
@@ -204,6 +222,7 @@ impl Holdings {
         let forgotten = self.unknown.poll_forgotten(|(_, name)| used(name), now);
         for key in &forgotten {
             self.absent.remove(key);
+            self.refused.remove(key);
             self.subscribed.remove(key);
         }
         if forgotten.iter().any(|(kind, _)| *kind == Kind::Service) {
@@ -243,6 +262,7 @@ impl Holdings {
         names.retain(|name| {
             let key = (kind, name.clone());
             self.absent.remove(&key);
+            self.refused.remove(&key);
             self.unknown.handle_known(&key);
             self.subscribed.remove(&key)
         });
@@ -291,6 +311,7 @@ impl Holdings {
         let mut world = World {
             absent: names.into_iter().map(|(_, name)| name.clone()).collect(),
             server_absent: server.into_iter().map(|(_, name)| name.clone()).collect(),
+            refused: self.refused.clone(),
             ..World::default()
         };
         let services = self.composed.iter().map(|(name, composed)| {
@@ -388,6 +409,11 @@ fn checked(kind: Kind, received: Received) -> Result<(String, Held), String> {
         // One line each: the control plane reads the reasons back by line.
         Err(reason) => Err(format!("{name}: {}", reason.replace('\n', " "))),
     }
+}
+
+/// Whether resources of a kind say what is enforced here, and for what.
+fn enforced(kind: Kind) -> bool {
+    matches!(kind, Kind::ServerPolicy | Kind::Workload)
 }
 
 /// Whether resources of a kind are asked for because connections lead to them.

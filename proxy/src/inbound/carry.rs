@@ -248,6 +248,16 @@ async fn relayed<IO>(
     IO: AsyncRead + AsyncWrite + Unpin + Socket,
 {
     let shared = &worker.shared;
+    if let Some(asked) = shared.mesh.unenforceable() {
+        refuse(
+            worker,
+            application,
+            caller,
+            Reason::DiscoveryUnavailable,
+            &asked,
+        );
+        return reset(client.socket());
+    }
     let mut server = match server {
         Some(server) => server,
         None => match dial(shared, application).await {

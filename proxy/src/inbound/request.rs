@@ -6,6 +6,7 @@
 //! and the answer becomes a stream of bytes.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{HeaderValue, RETRY_AFTER, TRAILER};
@@ -269,6 +270,11 @@ impl<'p> Received<'p> {
         if let Err(bad) = exchange.conversation.name_host(&mut parts) {
             return Err(exchange.refuse(Reason::BadRequest, &bad.to_string()));
         }
+        if let Some(asked) = exchange.unenforceable() {
+            let detail = format!("{asked} asks for what this version of the sidecar does not know");
+            body.read_short(&exchange.ledger).await;
+            return Err(exchange.refuse(Reason::DiscoveryUnavailable, &detail));
+        }
         let is_check = matches!(checking, Some(Checking::Request));
         if !is_check {
             let server = exchange.conversation.server.load();
@@ -410,6 +416,12 @@ impl Exchange<'_> {
             self.stream = Some(permit);
         }
         Ok(())
+    }
+
+    /// What nobody is let in for.
+    fn unenforceable(&self) -> Option<Arc<String>> {
+        let worker = &self.conversation.worker;
+        worker.shared.mesh.unenforceable()
     }
 
     fn enter(&self, parts: &Parts, counts: bool) -> Result<Option<UnderWay>, Rejected> {

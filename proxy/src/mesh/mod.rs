@@ -157,6 +157,12 @@ impl Mesh {
         called.or_else(|| services.first()).cloned()
     }
 
+    /// What the control plane asks for and this sidecar cannot enforce, with nothing before it to hold
+    /// to: nobody is let in.
+    pub fn unenforceable(&self) -> Option<Arc<String>> {
+        self.server.unenforceable()
+    }
+
     /// What this sidecar enforces on a port of its application; waits for the control plane's
     /// answer, though not for long.
     pub async fn server_port(&self, port: u16) -> Arc<ServerSlot> {

@@ -10,6 +10,7 @@ use weft_core::name::ServiceName;
 use weft_core::policy::TrafficPolicy;
 use weft_core::route::{Route, in_force};
 use weft_core::server::ServerPolicy;
+use weft_proto::resource::Kind;
 
 use super::Mesh;
 use super::endpoint::{Endpoint, EndpointKey, Live};
@@ -37,6 +38,9 @@ pub struct World {
     pub server: BTreeMap<ServiceName, ServerPolicy>,
     /// Services that there is nothing of the kind for.
     pub server_absent: HashSet<String>,
+    /// Policies of services, and workloads, that are known by a rejected answer only: what they ask
+    /// for cannot be enforced here.
+    pub refused: HashSet<(Kind, String)>,
 }
 
 impl Mesh {
@@ -48,12 +52,8 @@ impl Mesh {
         let followed = self.followed();
         let followed = followed.and_then(|own| workloads.find(|w| w.name.to_string() == own));
         let moved = followed.is_some_and(|own| self.learn_place(&own.place));
-        self.server.publish(
-            followed.map(Own::of),
-            &world.server,
-            &world.server_absent,
-            now,
-        );
+        self.server
+            .publish(followed.map(Own::of), &self.source, &world, now);
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = HashMap::with_capacity(live.len());
         let old = self.snapshot.load();

@@ -13,11 +13,13 @@ use weft_core::name::ServiceName;
 use weft_core::path::PathNormalization;
 use weft_core::peer::VerifiedPeer;
 use weft_core::route::RequestHead;
-use weft_core::server::{ServerPolicy, ServerPort};
+use weft_core::server::ServerPort;
 use weft_core::shedding::Shedding;
 use weft_core::time;
+use weft_proto::resource::Kind;
 
 use super::concurrency::Concurrency;
+use super::publish::World;
 use super::rate::{Limit, Rated, Rules, rate};
 
 /// Everything that is enforced here.
@@ -33,6 +35,8 @@ pub(super) struct Server {
     patience: Instant,
     /// Whether the control plane says what the workload serves.
     follows: bool,
+    /// What is asked for and cannot be enforced here, with nothing before it to hold to: KIND/NAME.
+    unenforceable: ArcSwapOption<String>,
 }
 
 /// What the workload serves.
@@ -99,6 +103,7 @@ impl Server {
             rules: Rules::default(),
             patience: Instant::now() + patience,
             follows,
+            unenforceable: ArcSwapOption::empty(),
         }
     }
 
@@ -124,6 +129,11 @@ impl Server {
         self.slot(port)
     }
 
+    /// What is asked for and cannot be enforced, so that nobody is let in.
+    pub(super) fn unenforceable(&self) -> Option<Arc<String>> {
+        self.unenforceable.load_full()
+    }
+
     /// The limits of all ports that have one.
     pub(super) fn limits(&self) -> Vec<(u16, Arc<Concurrency>)> {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
@@ -141,12 +151,12 @@ impl Server {
     }
 
     /// Takes what the control plane says, of the services that are served here, and in a pod, once it
-    /// is known, which those are.
+    /// is known, which those are. `workload` is the name of the workload's own resource.
     pub(super) fn publish(
         &self,
         own: Option<Own>,
-        policies: &BTreeMap<ServiceName, ServerPolicy>,
-        absent: &HashSet<String>,
+        workload: &str,
+        world: &World,
         now: time::Instant,
     ) {
         let is_known = own.is_some() || !self.follows;
@@ -155,7 +165,10 @@ impl Server {
         }
         let services = self.own.load();
         let services = &services.services;
-        let own = || services.iter().filter_map(|name| policies.get(name));
+        let unenforceable = self.refused(services, workload, &world.refused);
+        let is_refused = unenforceable.is_some();
+        self.unenforceable.store(unenforceable.map(Arc::new));
+        let own = || services.iter().filter_map(|name| world.server.get(name));
         let limits = own().flat_map(|policy| {
             let limits = policy.ports.values().flat_map(|port| &port.rate_limits);
             limits.map(|limit| (limit, policy.instances))
@@ -175,11 +188,31 @@ impl Server {
             slot.publish(ports.remove(port), &self.rules);
         }
         drop(slots);
-        let known =
-            |name: &ServiceName| policies.contains_key(name) || absent.contains(&name.to_string());
-        if is_known && services.iter().all(known) {
+        let known = |name: &ServiceName| {
+            world.server.contains_key(name) || world.server_absent.contains(&name.to_string())
+        };
+        if is_refused || (is_known && services.iter().all(known)) {
             self.answered.send_replace(true);
         }
+    }
+
+    /// The first that is known by a rejected answer only: a policy of a service that is served here,
+    /// or, where it is followed, what the workload serves.
+    fn refused(
+        &self,
+        services: &[ServiceName],
+        workload: &str,
+        refused: &HashSet<(Kind, String)>,
+    ) -> Option<String> {
+        if refused.is_empty() {
+            return None;
+        }
+        let own = self.follows.then(|| (Kind::Workload, workload.to_owned()));
+        let policies = services.iter();
+        let policies = policies.map(|service| (Kind::ServerPolicy, service.to_string()));
+        let mut asked = own.into_iter().chain(policies);
+        let (kind, name) = asked.find(|key| refused.contains(key))?;
+        Some(format!("{}/{name}", kind.as_str()))
     }
 }
 
@@ -258,10 +291,11 @@ impl ServerSlot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use weft_core::server::ServerPolicy;
 
     const NOW: time::Instant = time::Instant::from_nanos(0);
 
-    fn policies(ports: &[u16]) -> BTreeMap<ServiceName, ServerPolicy> {
+    fn policies(ports: &[u16]) -> World {
         let service: ServiceName = "shop/web".parse().unwrap();
         let ports = ports.iter().map(|port| (*port, Arc::default()));
         let policy = ServerPolicy {
@@ -269,7 +303,10 @@ mod tests {
             instances: 1,
             ports: ports.collect(),
         };
-        [(service, policy)].into()
+        World {
+            server: [(service, policy)].into(),
+            ..World::default()
+        }
     }
 
     fn server(patience: Duration) -> Server {
@@ -283,10 +320,10 @@ mod tests {
     #[tokio::test]
     async fn a_slot_shows_the_latest() {
         let server = server(Duration::from_secs(60));
-        server.publish(None, &policies(&[80]), &HashSet::new(), NOW);
+        server.publish(None, "shop/web-0", &policies(&[80]), NOW);
         let (held, other) = (server.port(80).await, server.port(81).await);
         assert!(held.load().is_some() && other.load().is_none());
-        server.publish(None, &policies(&[81]), &HashSet::new(), NOW);
+        server.publish(None, "shop/web-0", &policies(&[81]), NOW);
         assert!(held.load().is_none() && other.load().is_some());
     }
 
@@ -301,12 +338,11 @@ mod tests {
 
         // That there is nothing is an answer too.
         let waiting = server(Duration::from_secs(2));
-        waiting.publish(
-            None,
-            &BTreeMap::new(),
-            &HashSet::from(["shop/web".to_owned()]),
-            NOW,
-        );
+        let nothing = World {
+            server_absent: ["shop/web".to_owned()].into(),
+            ..World::default()
+        };
+        waiting.publish(None, "shop/web-0", &nothing, NOW);
         let began = Instant::now();
         assert!(waiting.port(80).await.load().is_none());
         assert_eq!(began.elapsed(), Duration::ZERO);
@@ -320,15 +356,52 @@ mod tests {
             protocols: [(80, AppProtocol::Http)].into(),
         };
         // Of a policy that comes before it is known for whom, nothing holds.
-        server.publish(None, &policies(&[80]), &HashSet::new(), NOW);
+        server.publish(None, "shop/web-0", &policies(&[80]), NOW);
         assert!(server.slot(80).load().is_none());
         assert!(!*server.answered.borrow());
-        server.publish(Some(web), &policies(&[80]), &HashSet::new(), NOW);
+        server.publish(Some(web), "shop/web-0", &policies(&[80]), NOW);
         assert!(server.port(80).await.load().is_some());
         assert_eq!(server.own().protocols[&80], AppProtocol::Http);
         // The Service goes.
-        server.publish(Some(Own::default()), &policies(&[80]), &HashSet::new(), NOW);
+        server.publish(Some(Own::default()), "shop/web-0", &policies(&[80]), NOW);
         assert!(server.port(80).await.load().is_none());
         assert!(server.own().services.is_empty());
+    }
+
+    /// What cannot be enforced lets nobody in, and is no longer waited for, until there is an answer
+    /// that can be.
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_enforced_is_known() {
+        let began = Instant::now();
+        let web = Own {
+            services: vec!["shop/web".parse().unwrap()],
+            protocols: BTreeMap::new(),
+        };
+        for (kind, name, follows, own, expected) in [
+            (Kind::ServerPolicy, "shop/web", false, None, true),
+            (Kind::ServerPolicy, "shop/other", false, None, false),
+            (Kind::Workload, "shop/web-0", false, None, false),
+            (Kind::Workload, "shop/web-0", true, None, true),
+            (Kind::ServerPolicy, "shop/web", true, Some(web), true),
+        ] {
+            let server = match follows {
+                true => Server::new(None, Duration::from_secs(2)),
+                false => server(Duration::from_secs(2)),
+            };
+            let world = World {
+                refused: [(kind, name.to_owned())].into(),
+                ..World::default()
+            };
+            server.publish(own, "shop/web-0", &world, NOW);
+            let found = server.unenforceable();
+            let named = format!("{}/{name}", kind.as_str());
+            assert_eq!(found.as_deref(), expected.then_some(&named));
+            if expected {
+                let _slot = server.port(80).await;
+                assert_eq!(began.elapsed(), Duration::ZERO);
+            }
+            server.publish(None, "shop/web-0", &policies(&[80]), NOW);
+            assert_eq!(server.unenforceable(), None);
+        }
     }
 }

@@ -475,7 +475,8 @@ pub(super) fn judge(
         Some(
             Reason::ApplicationUnreachable
             | Reason::ApplicationRefused
-            | Reason::ApplicationLoopbackOnly,
+            | Reason::ApplicationLoopbackOnly
+            | Reason::DiscoveryUnavailable,
         ) => Failure::RefusedStream,
         // Nobody waits for another attempt, or the request is not whole.
         Some(Reason::DeadlineExceeded | Reason::ClientGone | Reason::ClientTimeout) => {

@@ -149,3 +149,55 @@ fn what_is_enforced_is_kept_on_the_disk() {
     assert_eq!(restored.world().server.get(&web), Some(&policy("shop/web")));
     assert_eq!(restored.subscriptions(Kind::ServerPolicy), ["shop/web"]);
 }
+
+/// What cannot be enforced is told apart from what was never answered; where something was in force, or
+/// nothing was to be, that stays.
+#[test]
+fn a_rejected_answer_with_nothing_before_it_is_known() {
+    let policy = |resource| Received {
+        name: "shop/web".to_owned(),
+        version: "1".to_owned(),
+        aliases: Vec::new(),
+        resource,
+    };
+    let bad = || policy(Err("requires: \"authorization\" is not known".to_owned()));
+    let good = || {
+        policy(Ok(Resource::ServerPolicy(ServerPolicy {
+            service: "shop/web".parse().unwrap(),
+            instances: 1,
+            ports: BTreeMap::new(),
+        })))
+    };
+    let take = |holdings: &mut Holdings, received: Option<Received>, removed: &[&str]| {
+        let removed = removed.iter().map(ToString::to_string).collect();
+        let received = received.into_iter().collect();
+        holdings.handle_response(Kind::ServerPolicy, received, removed, NOW)
+    };
+    let key = (Kind::ServerPolicy, "shop/web".to_owned());
+    let refuses = |holdings: &Holdings| holdings.world().refused.contains(&key);
+
+    // Nobody asked for it.
+    let mut holdings = Holdings::default();
+    assert!(!take(&mut holdings, Some(bad()), &[]).changed && !refuses(&holdings));
+    holdings.subscribe(Kind::ServerPolicy, "shop/web");
+    assert!(take(&mut holdings, Some(bad()), &[]).changed && refuses(&holdings));
+    assert!(!take(&mut holdings, Some(bad()), &[]).changed);
+    // One that can be enforced comes, and is kept.
+    assert!(take(&mut holdings, Some(good()), &[]).changed && !refuses(&holdings));
+    assert!(!take(&mut holdings, Some(bad()), &[]).changed && !refuses(&holdings));
+    // There is none to enforce: that is an answer.
+    take(&mut holdings, None, &["shop/web"]);
+    take(&mut holdings, Some(bad()), &[]);
+    assert!(!refuses(&holdings));
+
+    for forget in [true, false] {
+        let mut holdings = Holdings::default();
+        holdings.subscribe(Kind::ServerPolicy, "shop/web");
+        take(&mut holdings, Some(bad()), &[]);
+        match forget {
+            true => drop(holdings.release(Kind::ServerPolicy, "shop/web")),
+            false => assert!(take(&mut holdings, None, &["shop/web"]).changed),
+        }
+        assert!(!refuses(&holdings));
+    }
+}
