@@ -16,6 +16,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 use weft_core::name::SpiffeId;
 use weft_proto::replica::FollowRequest;
@@ -53,7 +54,7 @@ pub struct Dialling {
 enum FollowError {
     #[error("{0}")]
     Connect(#[from] tonic::transport::Error),
-    #[error("{}", .0.message())]
+    #[error("{}", said(.0))]
     Call(#[from] tonic::Status),
     #[error(transparent)]
     Certificate(#[from] CaError),
@@ -67,6 +68,15 @@ enum FollowError {
     Silent(Duration),
     #[error("it has ended the stream")]
     Ended,
+}
+
+/// What a refused call is told as: one that is not known has no text.
+fn said(status: &tonic::Status) -> String {
+    match (status.code(), status.message()) {
+        (Code::Unimplemented, _) => "it is of a version that does not tell others".to_owned(),
+        (code, "") => format!("{code:?}"),
+        (_, text) => text.to_owned(),
+    }
 }
 
 /// Why a stream is not followed any further, without a fault.
@@ -305,5 +315,14 @@ mod tests {
         assert!(!missing.is_due(false, begin + 10 * Missing::AFTER));
         assert!(!missing.is_due(true, begin + 10 * Missing::AFTER));
         assert!(missing.is_due(true, begin + 11 * Missing::AFTER));
+    }
+
+    #[test]
+    fn why_a_call_was_refused_is_told_also_without_a_text() {
+        let status = |code, text| FollowError::Call(tonic::Status::new(code, text)).to_string();
+        let older = status(Code::Unimplemented, "");
+        assert_eq!(older, "it is of a version that does not tell others");
+        assert_eq!(status(Code::Unavailable, ""), "Unavailable");
+        assert_eq!(status(Code::PermissionDenied, "no peer"), "no peer");
     }
 }
