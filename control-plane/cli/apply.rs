@@ -218,6 +218,12 @@ pub(crate) async fn wait(client: &Client, revision: u64, limit: Duration) -> Res
                 progress.rejected.len()
             )));
         }
+        if let Some(first) = progress.refused.first() {
+            return Err(CliError::Failed(format!(
+                "revision {revision} is kept, but control plane {} refuses {}, so its sidecars do not have it: {}",
+                first.control_plane, first.resource, first.reason
+            )));
+        }
         let all_told = progress.waiting.is_empty() && progress.unknown.is_empty();
         if progress.compiled_revision >= revision && all_told {
             told(revision, &progress);

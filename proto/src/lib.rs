@@ -16,6 +16,7 @@ mod hedge;
 mod observed;
 mod policy;
 mod rates;
+pub mod refusals;
 mod registration;
 pub mod relays;
 pub mod replicas;

@@ -11,6 +11,7 @@ use weft_core::name::SpiffeId;
 
 use crate::convert::{Rejection, name};
 use crate::observed::interception;
+use crate::refusals::{self, NamespaceRefusals};
 use crate::{registry, replica};
 
 /// Bytes of sidecars in one message; a message has at least one.
@@ -18,7 +19,7 @@ const MESSAGE_BYTES: usize = 1024 * 1024;
 /// Instances that one message names as gone.
 const GONE_AT_ONCE: usize = 4096;
 /// Longest name of a replica, an instance or a resource, and longest version, characters.
-const NAME_MAX: usize = 512;
+pub(crate) const NAME_MAX: usize = 512;
 /// Rejected resources that are told of one sidecar.
 pub const REJECTED_MAX: usize = 16;
 /// Spans of revisions that are told of one sidecar.
@@ -99,6 +100,10 @@ pub struct PublishedReport {
     pub positions: Vec<(u64, BTreeMap<Arc<str>, u64>)>,
     /// The term in which the control plane keeps the books of global limits, if it does.
     pub books_term: Option<u64>,
+    /// Whether it tells what it refuses.
+    pub tells_refused: bool,
+    /// Whether there are more namespaces with refused documents than it tells of.
+    pub refuses_more: bool,
 }
 
 /// What a control plane tells of its sidecars: all of them first, then what has changed.
@@ -110,6 +115,8 @@ pub struct ReplicaReport {
     pub sidecars: Vec<SidecarReport>,
     /// Instances that are not connected any more.
     pub gone: Vec<Arc<str>>,
+    /// Namespaces of which something else is refused than was told, with all that is refused of each.
+    pub refused: BTreeMap<Arc<str>, NamespaceRefusals>,
     /// Where it is whole with this message.
     pub whole: Option<PublishedReport>,
 }
@@ -140,8 +147,20 @@ impl ReplicaReport {
             }
             message.gone.push(gone.to_string());
         }
+        for (namespace, of) in self.refused {
+            let of = refusals::into_wire(&namespace, of);
+            let len = of.encoded_len();
+            if bytes > 0 && bytes + len > MESSAGE_BYTES {
+                messages.push(std::mem::replace(&mut message, empty()));
+                bytes = 0;
+            }
+            bytes += len;
+            message.refused.push(of);
+        }
         if let Some(whole) = self.whole {
             message.whole = true;
+            message.tells_refused = whole.tells_refused;
+            message.refuses_more = whole.refuses_more;
             message.published = whole.published;
             message.books_term = whole.books_term;
             let positions = whole.positions.into_iter();
@@ -178,10 +197,13 @@ impl TryFrom<replica::Report> for ReplicaReport {
             replica: cut(&wire.replica, NAME_MAX).into(),
             sidecars: sidecars.collect::<Result<_, _>>()?,
             gone: wire.gone.iter().map(|gone| (**gone).into()).collect(),
+            refused: wire.refused.into_iter().map(refusals::from_wire).collect(),
             whole: wire.whole.then_some(PublishedReport {
                 published: wire.published,
                 positions,
                 books_term: wire.books_term,
+                tells_refused: wire.tells_refused,
+                refuses_more: wire.refuses_more,
             }),
         })
     }
@@ -279,7 +301,7 @@ fn lacks(wire: &[replica::RevisionSpan]) -> Vec<RevisionSpan> {
     kept
 }
 
-fn cut(text: &str, max: usize) -> String {
+pub(crate) fn cut(text: &str, max: usize) -> String {
     text.chars().take(max).collect()
 }
 
@@ -307,12 +329,26 @@ mod tests {
         }
     }
 
+    fn refused(name: &str) -> NamespaceRefusals {
+        NamespaceRefusals {
+            documents: vec![refusals::RefusedDocument {
+                kind: "HTTPRoute".into(),
+                name: name.into(),
+                generation: 4,
+                word: "Invalid".into(),
+                reason: "odd".into(),
+            }],
+            has_more: true,
+        }
+    }
+
     #[test]
     fn a_report_comes_out_as_it_went_in() {
         let report = ReplicaReport {
             replica: "a".into(),
             sidecars: vec![sidecar("i", "bad")],
             gone: vec!["j".into()],
+            refused: BTreeMap::from([("shop".into(), refused("web"))]),
             whole: Some(PublishedReport {
                 published: 8,
                 positions: vec![
@@ -320,6 +356,8 @@ mod tests {
                     (8, BTreeMap::from([("HTTPRoute".into(), u64::MAX)])),
                 ],
                 books_term: Some(3),
+                tells_refused: true,
+                refuses_more: true,
             }),
         };
         let messages = report.clone().into_messages();
@@ -336,6 +374,9 @@ mod tests {
             replica: "a".into(),
             sidecars: sidecars.collect(),
             gone: (0..5000).map(|n| format!("g-{n}").into()).collect(),
+            refused: (0..5000)
+                .map(|n| (format!("n-{n}").into(), refused(&long)))
+                .collect(),
             whole: Some(PublishedReport::default()),
         };
         let messages = report.clone().into_messages();
@@ -347,6 +388,8 @@ mod tests {
         assert_eq!(count, 4000);
         let gone: usize = messages.iter().map(|m| m.gone.len()).sum();
         assert_eq!(gone, 5000);
+        let refused: usize = messages.iter().map(|m| m.refused.len()).sum();
+        assert_eq!(refused, 5000);
     }
 
     #[test]

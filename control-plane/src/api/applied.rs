@@ -8,8 +8,10 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Admin;
 use super::refusal::Answer;
-use super::types::{AppliedQuery, Progress, RejectedResource};
+use super::types::{AppliedQuery, Progress, RefusedResource, RejectedResource};
 use super::views::name_of;
+use crate::publish;
+use crate::store::Revision;
 
 /// A request waits no longer than this for sidecars, whatever it asks for.
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(20);
@@ -32,11 +34,14 @@ pub(super) async fn applied(
         _ => admin.waiting.try_acquire().ok(),
     };
     let mut moved = admin.backend.proxies.watch();
-    let progress = loop {
+    let (progress, refused) = loop {
         moved.borrow_and_update();
-        let progress = admin.backend.proxies.progress(revision);
-        if place.is_none() || progress.is_settled(revision) || Instant::now() >= end {
-            break progress;
+        let mut progress = admin.backend.proxies.progress(revision);
+        // After the progress: whoever is said to have seen it has said by then what of it it refuses.
+        let refused = refused(&admin, revision, &mut progress);
+        let is_settled = !refused.is_empty() || progress.is_settled(revision);
+        if place.is_none() || is_settled || Instant::now() >= end {
+            break (progress, refused);
         }
         // Whether it changed or the time is over: it is counted once more.
         let _late = timeout_at(end, moved.changed()).await;
@@ -59,5 +64,33 @@ pub(super) async fn applied(
                 reason: rejected.reason,
             })
             .collect(),
+        refused,
     }))
+}
+
+/// What other control planes refuse of a revision. One that refuses more than it tells of is unknown.
+fn refused(
+    admin: &Admin,
+    revision: Revision,
+    progress: &mut publish::Progress,
+) -> Vec<RefusedResource> {
+    let mut refused = Vec::new();
+    for (key, generation) in admin.backend.store.changed_in(revision) {
+        let Some(by) = admin.backend.proxies.refused(&key, generation) else {
+            continue;
+        };
+        match by.why {
+            Some(reason) => refused.push(RefusedResource {
+                control_plane: by.control_plane,
+                resource: key.to_string(),
+                reason,
+            }),
+            None => progress.unknown.push(format!(
+                "{} (it refuses more documents of {} than it tells of)",
+                by.control_plane, key.namespace
+            )),
+        }
+    }
+    progress.unknown.dedup();
+    refused
 }

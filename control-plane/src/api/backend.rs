@@ -13,7 +13,8 @@ use crate::compile::Snapshot;
 use crate::identity::IdentityError;
 use crate::identity::operator::OperatorRecord;
 use crate::identity::token::{Binding, InstanceRecord, TokenRecord};
-use crate::publish::{Progress, ProxyView};
+use crate::model::ResourceKey;
+use crate::publish::{Progress, ProxyView, RefusedBy};
 use crate::registry::{Entry, ObservedView};
 use crate::store::{Revision, Store};
 
@@ -129,6 +130,9 @@ pub trait Proxies: fmt::Debug + Send + Sync {
 
     /// How far a revision of the store has come.
     fn progress(&self, revision: Revision) -> Progress;
+
+    /// Another control plane that refuses a generation of a document, or may.
+    fn refused(&self, key: &ResourceKey, generation: u64) -> Option<RefusedBy>;
 
     /// Changes whenever [`progress`](Self::progress) may say something else. Subscribe before
     /// asking for that.

@@ -15,8 +15,9 @@ use crate::compile::Snapshot;
 use crate::identity::operator::OperatorRecord;
 use crate::identity::token::{Binding, InstanceRecord, TokenRecord};
 use crate::identity::{Identities, IdentityError};
+use crate::model::ResourceKey;
 use crate::pipeline::Pipeline;
-use crate::publish::{Progress, ProxyView, Publisher};
+use crate::publish::{Progress, ProxyView, Publisher, RefusedBy};
 use crate::registry::{Entry, Observations, ObservedView, Registrations};
 use crate::replicas::Replicas;
 use crate::store::Revision;
@@ -156,6 +157,10 @@ impl Proxies for ConnectedProxies {
         let mut progress = self.publisher.progress(revision, now);
         self.replicas.add_progress(revision, &mut progress, now);
         progress
+    }
+
+    fn refused(&self, key: &ResourceKey, generation: u64) -> Option<RefusedBy> {
+        self.replicas.refused(key, generation, Instant::now())
     }
 
     fn watch(&self) -> watch::Receiver<()> {

@@ -5,6 +5,7 @@
 
 mod lacking;
 mod progress;
+mod times;
 mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -25,7 +26,7 @@ use lacking::Lacking;
 use progress::Recent;
 use waiting::Waiter;
 
-pub use progress::{ACKNOWLEDGED_WITHIN, Progress, RejectedBy, Waiting, is_overdue};
+pub use progress::{ACKNOWLEDGED_WITHIN, Progress, RefusedBy, RejectedBy, Waiting, is_overdue};
 
 /// The number of a discovery stream; a later stream has a higher one.
 pub type StreamId = u64;

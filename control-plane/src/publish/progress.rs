@@ -8,6 +8,7 @@ use weft_core::slices;
 use weft_proto::replicas::{REJECTED_MAX, RevisionSpan};
 use weft_proto::resource::Kind;
 
+use super::times::PublishTimes;
 use super::{Name, Publication, Publisher, SidecarStanding, State, StreamId, Subscriber, view_of};
 use crate::compile::ChangedNames;
 use crate::peer::PeerIdentity;
@@ -56,6 +57,15 @@ pub fn is_overdue(published: Option<Instant>, now: Instant) -> bool {
     published.is_some_and(|at| now.saturating_duration_since(at) >= ACKNOWLEDGED_WITHIN)
 }
 
+/// A document that another control plane refuses, so that its sidecars do not have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedBy {
+    /// Which control plane.
+    pub control_plane: String,
+    /// Why; `None` where it refuses more than it tells of, and this may be among it.
+    pub why: Option<String>,
+}
+
 /// A resource that a sidecar rejected.
 #[derive(Debug, Clone)]
 pub struct RejectedBy {
@@ -86,8 +96,7 @@ pub(super) struct Recent {
     changes: HashMap<Name, RevisionSpan>,
     /// Up to here it is not remembered whom a revision concerned.
     forgotten: Revision,
-    /// When the newest of these was published.
-    forgotten_at: Option<Instant>,
+    times: PublishTimes,
     /// Whether anything was published.
     begun: bool,
 }
@@ -95,7 +104,6 @@ pub(super) struct Recent {
 #[derive(Debug)]
 struct Published {
     publication: Publication,
-    at: Instant,
     names: ChangedNames,
     /// Instances with a stream that ended before it had applied the publication.
     left: BTreeSet<Arc<str>>,
@@ -112,9 +120,9 @@ impl Recent {
         now: Instant,
     ) {
         let revision = span.until;
+        self.times.note(revision, now);
         if !std::mem::replace(&mut self.begun, true) {
             self.forgotten = revision;
-            self.forgotten_at = Some(now);
             return;
         }
         self.names += count(names);
@@ -124,7 +132,6 @@ impl Recent {
         }
         let published = Published {
             publication,
-            at: now,
             names: names.clone(),
             left: BTreeSet::new(),
         };
@@ -137,7 +144,6 @@ impl Recent {
             };
             self.names -= count(&oldest.names);
             self.forgotten = revision;
-            self.forgotten_at = Some(oldest.at);
             for name in changed_names(&oldest.names) {
                 if self
                     .changes
@@ -183,15 +189,6 @@ impl Recent {
     pub(super) fn settle(&mut self, instance: &Arc<str>) {
         for published in self.by_revision.values_mut() {
             published.left.remove(instance);
-        }
-    }
-
-    /// When a revision was published, or one after it that is not remembered either; `None` where it was
-    /// not.
-    fn published_at(&self, revision: Revision) -> Option<Instant> {
-        match revision <= self.forgotten {
-            true => self.forgotten_at,
-            false => self.find(revision).map(|published| published.at),
         }
     }
 
@@ -261,12 +258,17 @@ impl Publisher {
         published.is_some_and(|published| published.changed(resource))
     }
 
+    /// When a revision was published, to the second; `None` where it was not.
+    pub fn published_at(&self, revision: Revision) -> Option<Instant> {
+        self.state().recent.times.of(revision)
+    }
+
     /// How far a revision of the store has come. Of each instance its newest stream counts: one
     /// that connects and asks for what the revision changed, or whose older stream lacks it, has applied
     /// it when it has everything that it asks for now.
     pub fn progress(&self, revision: Revision, now: Instant) -> Progress {
         let state = self.state();
-        let is_overdue = is_overdue(state.recent.published_at(revision), now);
+        let is_overdue = is_overdue(state.recent.times.of(revision), now);
         let published = state.recent.find(revision);
         let mut progress = Progress {
             published: state.newest.revision,

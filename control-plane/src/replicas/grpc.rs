@@ -104,11 +104,13 @@ impl Followed {
             self.moved.borrow_and_update();
             let replicas = &self.replicas;
             let positions = replicas.store.positions();
+            let refusals = replicas.store.refusals();
             let (published, sidecars) = replicas.reports();
             let name = replicas.name();
             let standing = OwnState {
                 published,
                 positions: &positions,
+                refusals,
                 books_term: *self.books.borrow_and_update(),
             };
             let report = self.reporter.report(name, sidecars, &standing);

@@ -23,12 +23,15 @@ use weft_core::interception::InterceptionReport;
 use weft_core::name::{
     CONTROL_PLANE_ACCOUNT, NameError, RESERVED_NAMESPACE, SpiffeId, TrustDomain,
 };
+use weft_proto::refusals::Refusal;
 use weft_proto::replicas::{ObservedReport, ReplicaReport, SidecarReport};
 
 use crate::kubernetes::endpoints::ControlPlanes;
+use crate::model::ResourceKey;
 use crate::peer::PeerIdentity;
 use crate::publish::{
-    Applied, Progress, ProxyView, Publisher, RejectedBy, SidecarStanding, Waiting, is_overdue,
+    Applied, Progress, ProxyView, Publisher, RefusedBy, RejectedBy, SidecarStanding, Waiting,
+    is_overdue,
 };
 use crate::ratelimit::Leases;
 use crate::registry::{Observations, ObservedView};
@@ -157,6 +160,9 @@ impl Replicas {
         }
         let positions = self.store.positions();
         let ours = positions.iter().find(|ours| ours.revision >= revision);
+        // What is not remembered by itself has come with newer changes to the others, as far as is known.
+        let is_old = { positions.first() }.is_some_and(|oldest| revision < oldest.revision);
+        let here_at = self.publisher.published_at(revision);
         let here: Vec<PeerIdentity> = { progress.applied.iter() }
             .chain(progress.waiting.iter().map(|waiting| &waiting.peer))
             .cloned()
@@ -169,6 +175,10 @@ impl Replicas {
             let reached = reached.get(name).copied();
             if !other.told.has_applied(sidecar, reached) {
                 let published = reached.and_then(|reached| reached.published);
+                let published = published.and_then(|heard| match is_old {
+                    true => here_at,
+                    false => Some(heard),
+                });
                 let is_overdue = is_overdue(published, now);
                 progress.waiting.push(Waiting { peer, is_overdue });
                 continue;
@@ -184,6 +194,21 @@ impl Replicas {
                 }));
             progress.applied.push(peer);
         }
+    }
+
+    /// Another control plane that refuses a generation of a document; one that says so before one that may.
+    pub fn refused(&self, key: &ResourceKey, generation: u64, now: Instant) -> Option<RefusedBy> {
+        let others = self.others();
+        let all = others.by_name.iter().filter(|(_, other)| !other.is_own);
+        let refusals = all.filter_map(|(name, other)| {
+            let why = match other.told.refusal(key, generation, now)? {
+                Refusal::Refused(found) => Some(format!("{}: {}", found.word, found.reason)),
+                Refusal::Untold => None,
+            };
+            let control_plane = name.clone();
+            Some(RefusedBy { control_plane, why })
+        });
+        refusals.min_by_key(|refused| refused.why.is_none())
     }
 
     /// What sidecars of other control planes have told of their breakers.

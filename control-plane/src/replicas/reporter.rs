@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use weft_proto::refusals::Refusals;
 use weft_proto::replicas::{PublishedReport, ReplicaReport, SidecarReport};
 
 use crate::store::{Position, Revision, SeenVersions};
@@ -13,6 +14,7 @@ pub(super) struct Reporter {
     sidecars: BTreeMap<Arc<str>, SidecarReport>,
     /// The newest revision that was told, and what was seen at it then.
     position: Option<(Revision, SeenVersions)>,
+    refusals: Arc<Refusals>,
 }
 
 /// What is told of the control plane itself.
@@ -22,6 +24,8 @@ pub(super) struct OwnState<'a> {
     pub(super) published: u64,
     /// Our newest positions, the oldest first.
     pub(super) positions: &'a [Arc<Position>],
+    /// Documents that it refuses, read after the positions.
+    pub(super) refusals: Arc<Refusals>,
     /// The term in which it keeps the books of global limits, if it does.
     pub(super) books_term: Option<u64>,
 }
@@ -56,14 +60,18 @@ impl Reporter {
         let news = news.map(|position| (position.revision, position.seen.clone()));
         let news: Vec<_> = news.collect();
         self.position = news.last().cloned().or_else(|| self.position.take());
+        let refused_before = std::mem::replace(&mut self.refusals, Arc::clone(&standing.refusals));
         ReplicaReport {
             replica: Arc::clone(replica),
             sidecars: changed,
             gone: gone.collect(),
+            refused: self.refusals.changes(&refused_before),
             whole: Some(PublishedReport {
                 published: standing.published,
                 positions: news,
                 books_term: standing.books_term,
+                tells_refused: true,
+                refuses_more: standing.refusals.has_more,
             }),
         }
     }
@@ -101,6 +109,7 @@ mod tests {
             let standing = OwnState {
                 published: 1,
                 positions: &positions,
+                refusals: Arc::default(),
                 books_term: None,
             };
             let report = reporter.report(&us, sidecars.collect(), &standing);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use weft_core::name::ServiceName;
 use weft_core::rate::RuleName;
+use weft_proto::refusals::{Refusals, RefusedDocument};
 use weft_proto::replicas::PublishedReport;
 
 use super::*;
@@ -55,9 +56,17 @@ fn tell(replicas: &Replicas, name: &str, process: &str, sidecars: &[(&str, i64)]
             .map(|(name, since)| sidecar(name, *since))
             .collect(),
         gone: Vec::new(),
-        whole: Some(PublishedReport::default()),
+        refused: BTreeMap::new(),
+        whole: Some(whole()),
     };
     replicas.take(name, report).unwrap()
+}
+
+fn whole() -> PublishedReport {
+    PublishedReport {
+        tells_refused: true,
+        ..PublishedReport::default()
+    }
 }
 
 fn found(names: &[&str]) -> ControlPlanes {
@@ -212,7 +221,8 @@ fn lost_interception_of_other_replicas_sidecars_is_known_and_news() {
             replica: "one".into(),
             sidecars: vec![told],
             gone: Vec::new(),
-            whole: Some(PublishedReport::default()),
+            refused: BTreeMap::new(),
+            whole: Some(whole()),
         };
         news.borrow_and_update();
         replicas.take("a", report).unwrap();
@@ -228,4 +238,61 @@ fn lost_interception_of_other_replicas_sidecars_is_known_and_news() {
     // One that has come to this control plane is its own to tell of.
     let here = [(peer_of(&sidecar("x", 1)), InterceptionReport::InForce)];
     assert!(replicas.interception(&here).is_empty());
+}
+
+/// What one refuses is known while it is there, and one that says so comes before one that may.
+#[test]
+fn a_document_that_another_one_refuses_is_known_by_its_generation() {
+    let replicas = replicas();
+    let own = Arc::clone(replicas.name());
+    replicas.retain(&found(&["a", "b", "c"]));
+    let key = ResourceKey {
+        kind: "HTTPRoute".to_owned(),
+        namespace: "shop".to_owned(),
+        name: "web".to_owned(),
+    };
+    let tell = |name: &str, process: &str, refuses_more, generation| {
+        let mut refusals = Refusals::default();
+        if let Some(generation) = generation {
+            refusals.add(
+                "shop",
+                RefusedDocument {
+                    kind: "HTTPRoute".into(),
+                    name: "web".into(),
+                    generation,
+                    word: "Invalid".into(),
+                    reason: "odd".into(),
+                },
+            );
+        }
+        replicas.begin(name);
+        let report = ReplicaReport {
+            replica: process.into(),
+            sidecars: Vec::new(),
+            gone: Vec::new(),
+            refused: refusals.namespaces,
+            whole: Some(PublishedReport {
+                refuses_more,
+                ..whole()
+            }),
+        };
+        replicas.take(name, report).unwrap();
+    };
+    let refused = |generation| {
+        let refused = replicas.refused(&key, generation, Instant::now())?;
+        Some((refused.control_plane, refused.why))
+    };
+    tell("a", "one", true, None);
+    assert_eq!(refused(2), Some(("a".to_owned(), None)));
+    tell("b", "two", false, Some(2));
+    let why = Some("Invalid: odd".to_owned());
+    assert_eq!(refused(2), Some(("b".to_owned(), why)));
+    assert_eq!(refused(3), Some(("a".to_owned(), None)));
+    tell("a", "one", false, None);
+    assert_eq!(refused(3), None);
+    // What this process refuses it knows without the others.
+    tell("c", &own, false, Some(3));
+    assert_eq!(refused(3), None);
+    replicas.retain(&found(&["a"]));
+    assert_eq!(refused(2), None);
 }

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use weft_proto::refusals::{Refusal, Refusals};
 use weft_proto::replicas::{PublishedReport, ReplicaReport, RevisionSpan, SidecarReport};
 
+use crate::model::ResourceKey;
 use crate::store::{POSITIONS_MAX, Position, Revision, SeenVersions};
 
 /// A control plane that was not heard for this long is not known any more: what it told last is held
@@ -26,9 +28,19 @@ pub(super) struct ReplicaState {
     published: Revision,
     /// Its newest revisions, ascending, each with what it had seen of the documents at it.
     seen: VecDeque<SeenRevision>,
-    /// Sidecars of a stream that has not told all of them yet.
-    begun: Option<BTreeMap<Arc<str>, SidecarReport>>,
+    refusals: Refusals,
+    /// Whether it tells what it refuses.
+    tells_refused: bool,
+    /// What a stream has told that has not told everything yet.
+    begun: Option<Begun>,
     heard: Option<Instant>,
+}
+
+/// What the first messages of a stream have told.
+#[derive(Debug, Default)]
+struct Begun {
+    sidecars: BTreeMap<Arc<str>, SidecarReport>,
+    refusals: Refusals,
 }
 
 /// A revision of it.
@@ -53,14 +65,19 @@ pub(super) struct Reached {
 impl ReplicaState {
     /// A stream begins, which tells everything anew.
     pub(super) fn begin(&mut self) {
-        self.begun = Some(BTreeMap::new());
+        self.begun = Some(Begun::default());
     }
 
     /// A message of the stream; whether it says something new, and is not only a sign of life.
     pub(super) fn take(&mut self, report: ReplicaReport, now: Instant) -> Result<bool, TooMany> {
         let mut is_news = self.begun.is_some() || self.sidecars(now).is_none();
         is_news |= !report.gone.is_empty() || !report.sidecars.is_empty();
-        let sidecars = self.begun.as_mut().unwrap_or(&mut self.sidecars);
+        is_news |= !report.refused.is_empty();
+        let (sidecars, refusals) = match &mut self.begun {
+            Some(begun) => (&mut begun.sidecars, &mut begun.refusals),
+            None => (&mut self.sidecars, &mut self.refusals),
+        };
+        refusals.apply(report.refused);
         for gone in &report.gone {
             sidecars.remove(gone);
         }
@@ -73,16 +90,21 @@ impl ReplicaState {
         let Some(PublishedReport {
             published,
             positions,
-            ..
+            books_term: _,
+            tells_refused,
+            refuses_more,
         }) = report.whole
         else {
             return Ok(is_news);
         };
         is_news |= published != self.published || !positions.is_empty();
-        if let Some(sidecars) = self.begun.take() {
-            self.sidecars = sidecars;
+        if let Some(begun) = self.begun.take() {
+            self.sidecars = begun.sidecars;
+            self.refusals = begun.refusals;
             self.seen.clear();
         }
+        self.tells_refused = tells_refused;
+        self.refusals.has_more = refuses_more;
         self.published = published;
         for (revision, seen) in positions {
             self.push(revision, seen, now);
@@ -125,10 +147,29 @@ impl ReplicaState {
         self.heard.map(|heard| heard + EXPIRES)
     }
 
+    /// Whether it refuses a generation of a document, as far as it was heard lately.
+    pub(super) fn refusal(
+        &self,
+        key: &ResourceKey,
+        generation: u64,
+        now: Instant,
+    ) -> Option<Refusal<'_>> {
+        self.sidecars(now)?;
+        let ResourceKey {
+            kind,
+            namespace,
+            name,
+        } = key;
+        self.refusals.find(kind, namespace, name, generation)
+    }
+
     /// In which of its revisions is what a revision of ours changed. `None` while it has not seen all of
-    /// it. A change is told by the versions of the documents, so one that leads back to an earlier state
-    /// is not taken for that.
+    /// it, or does not tell what of it it refuses. A change is told by the versions of the documents, so
+    /// one that leads back to an earlier state is not taken for that.
     pub(super) fn reached(&self, ours: &Position) -> Option<Reached> {
+        if !self.tells_refused {
+            return None;
+        }
         let mut before = 0;
         for one in &self.seen {
             if ours.is_within(&one.seen) {
@@ -170,6 +211,8 @@ impl ReplicaState {
 
 #[cfg(test)]
 mod tests {
+    use weft_proto::refusals::RefusedDocument;
+
     use super::*;
     use crate::store::testing::{changed, seen};
 
@@ -209,7 +252,10 @@ mod tests {
                     .map(|(revision, version)| (*revision, seen(&[("A", *version)])))
                     .collect(),
                 books_term: None,
+                tells_refused: true,
+                refuses_more: false,
             }),
+            refused: BTreeMap::new(),
         }
     }
 
@@ -284,6 +330,74 @@ mod tests {
         told.take(report(&[], Some((101, &[(101, 12)]))), now)
             .unwrap();
         assert_eq!(applied_by(&told, &deleted, now), ["a"]);
+    }
+
+    /// What a stream tells first counts with the rest of it, and until a later one tells otherwise.
+    #[test]
+    fn what_it_refuses_is_known_while_it_is_heard() {
+        let start = Instant::now();
+        let key = |name: &str| ResourceKey {
+            kind: "HTTPRoute".to_owned(),
+            namespace: "shop".to_owned(),
+            name: name.to_owned(),
+        };
+        let refusing = |name: &str, whole| {
+            let mut refusals = Refusals::default();
+            refusals.add(
+                "shop",
+                RefusedDocument {
+                    kind: "HTTPRoute".into(),
+                    name: name.into(),
+                    generation: 3,
+                    word: "Invalid".into(),
+                    reason: "odd".into(),
+                },
+            );
+            ReplicaReport {
+                refused: refusals.namespaces,
+                ..report(&[], whole)
+            }
+        };
+        let mut told = ReplicaState::default();
+        told.begin();
+        told.take(refusing("web", None), start).unwrap();
+        assert_eq!(told.refusal(&key("web"), 3, start), None, "not whole");
+        told.take(report(&[], Some((1, &[(1, 10)]))), start)
+            .unwrap();
+        for (name, generation, is_refused) in
+            [("web", 3, true), ("web", 4, false), ("api", 3, false)]
+        {
+            let found = told.refusal(&key(name), generation, start);
+            assert_eq!(found.is_some(), is_refused, "{name} {generation}");
+        }
+        assert!(
+            told.take(refusing("api", Some((1, &[]))), start).unwrap(),
+            "news"
+        );
+        assert_eq!(told.refusal(&key("web"), 3, start), None);
+        assert_eq!(told.refusal(&key("api"), 3, start + EXPIRES), None);
+        told.begin();
+        told.take(report(&[], Some((1, &[]))), start).unwrap();
+        assert_eq!(told.refusal(&key("api"), 3, start), None);
+        // More than it tells of.
+        let mut more = report(&[], Some((1, &[])));
+        more.whole.as_mut().unwrap().refuses_more = true;
+        told.take(more, start).unwrap();
+        assert_eq!(told.refusal(&key("api"), 3, start), Some(Refusal::Untold));
+    }
+
+    /// One of a version that does not tell it may refuse what it has seen.
+    #[test]
+    fn one_that_does_not_tell_what_it_refuses_has_reached_nothing() {
+        let now = Instant::now();
+        let mut told = ReplicaState::default();
+        told.begin();
+        let mut old = report(&[sidecar("a", None)], Some((100, &[(100, 10)])));
+        old.whole.as_mut().unwrap().tells_refused = false;
+        told.take(old, now).unwrap();
+        assert_eq!(applied_by(&told, &changed(1, &[("A", 10)]), now), [""; 0]);
+        told.take(report(&[], Some((100, &[]))), now).unwrap();
+        assert_eq!(applied_by(&told, &changed(1, &[("A", 10)]), now), ["a"]);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use super::standing::condition;
 use super::{Condition, PROGRAMMED};
 use crate::peer::PeerIdentity;
-use crate::publish::{ACKNOWLEDGED_WITHIN, Progress, RejectedBy, Waiting};
+use crate::publish::{ACKNOWLEDGED_WITHIN, Progress, RefusedBy, RejectedBy, Waiting};
 use crate::store::Revision;
 
 /// Characters of what a sidecar says of a rejection that are shown in a status.
@@ -17,7 +17,15 @@ const NAMED_MAX: usize = 3;
 
 /// Whether every proxy concerned has acknowledged a revision, for a document of a namespace. The text
 /// names nobody who is merely slow: it would change, and be written, with each of them.
-pub(super) fn programmed(namespace: &str, revision: Revision, progress: &Progress) -> Condition {
+pub(super) fn programmed(
+    namespace: &str,
+    revision: Revision,
+    progress: &Progress,
+    elsewhere: Option<&RefusedBy>,
+) -> Condition {
+    if let Some(refused) = elsewhere {
+        return refused_by(refused);
+    }
     if let Some(rejected) = rejected(namespace, progress) {
         return rejected;
     }
@@ -48,6 +56,25 @@ pub(super) fn programmed(namespace: &str, revision: Revision, progress: &Progres
             late(&others)
         ),
         ..kept_true("Programmed", Ok(()))
+    }
+}
+
+/// The condition of what another control plane refuses. Its sidecars do not have it, those to come
+/// included: that ends what was acknowledged before it was there.
+fn refused_by(refused: &RefusedBy) -> Condition {
+    let name = &refused.control_plane;
+    match &refused.why {
+        Some(why) => {
+            let text =
+                format!("control plane {name} refuses it, so its sidecars do not have it: {why}");
+            condition(PROGRAMMED, "RefusedByReplica", Err(text))
+        }
+        None => {
+            let text = format!(
+                "control plane {name} refuses more documents of this namespace than it tells of: whether this is one is not known"
+            );
+            kept_true("Pending", Err(text))
+        }
     }
 }
 
@@ -240,7 +267,7 @@ mod tests {
                 ),
             ),
         ] {
-            let condition = programmed("shop", 7, &found);
+            let condition = programmed("shop", 7, &found, None);
             let stands = (condition.holds, &*condition.reason, condition.stays_true);
             assert_eq!(stands, (holds, reason, kept), "{found:?}");
             assert!(condition.message.contains(message), "{}", condition.message);
@@ -250,8 +277,31 @@ mod tests {
     }
 
     #[test]
+    fn what_a_control_plane_refuses_is_not_true() {
+        for (why, reason, kept, message) in [
+            (
+                Some("Invalid: spec.retry: found 3"),
+                "RefusedByReplica",
+                false,
+                "control plane cp-1 refuses it, so its sidecars do not have it: Invalid: spec.retry",
+            ),
+            (None, "Pending", true, "is not known"),
+        ] {
+            let refused = RefusedBy {
+                control_plane: "cp-1".to_owned(),
+                why: why.map(str::to_owned),
+            };
+            let everybody = progress(&[], &[], &[], &[]);
+            let condition = programmed("shop", 7, &everybody, Some(&refused));
+            let stands = (condition.holds, &*condition.reason, condition.stays_true);
+            assert_eq!(stands, (false, reason, kept));
+            assert!(condition.message.contains(message), "{}", condition.message);
+        }
+    }
+
+    #[test]
     fn what_is_not_published_is_pending() {
-        let condition = programmed("shop", 8, &progress(&[], &[], &[], &[]));
+        let condition = programmed("shop", 8, &progress(&[], &[], &[], &[]), None);
         assert_eq!((condition.holds, &*condition.reason), (false, "Pending"));
     }
 

@@ -6,15 +6,16 @@ use super::programmed::programmed;
 use super::{Condition, DocumentStatus, PROGRAMMED};
 use crate::compile::{Dangling, Snapshot};
 use crate::model::{API_GROUP, Document, GATEWAY_GROUP, ResourceKey, RouteKind};
-use crate::publish::Progress;
-use crate::store::{Revision, Subject};
+use crate::publish::{Progress, RefusedBy};
+use crate::store::Subject;
 
-/// How a document stands. `progress` is that of the revision in which it was seen to change.
+/// How a document stands. `progress` is that of the revision in which it was seen to change, `elsewhere` is
+/// another control plane that refuses it.
 pub(super) fn standing(
     snapshot: &Snapshot,
     subject: &Subject,
-    revision: Revision,
     progress: &Progress,
+    elsewhere: Option<&RefusedBy>,
 ) -> DocumentStatus {
     if let Some((word, reason)) = &subject.refused {
         let refused = |kind| condition(kind, word, Err(reason.clone()));
@@ -22,7 +23,7 @@ pub(super) fn standing(
         return shaped(subject, |_parent| refused.clone());
     }
     let key = &subject.key;
-    let programmed = programmed(&key.namespace, revision, progress);
+    let programmed = programmed(&key.namespace, subject.revision, progress, elsewhere);
     if RouteKind::parse(&key.kind).is_some() {
         return route(snapshot, subject, &programmed);
     }

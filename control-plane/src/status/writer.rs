@@ -116,7 +116,10 @@ impl StatusWriter {
             let revision = subject.revision;
             let progress = progress.entry(revision);
             let progress = progress.or_insert_with(|| self.proxies.progress(revision));
-            let standing = standing(&snapshot, &subject, revision, progress);
+            // Asked after the progress: whoever is said to have seen the document has said by then that it
+            // refuses it.
+            let elsewhere = self.proxies.refused(&subject.key, subject.generation);
+            let standing = standing(&snapshot, &subject, progress, elsewhere.as_ref());
             let now = jiff::Timestamp::now().round(jiff::Unit::Second);
             let now = now.map(|now| now.to_string()).unwrap_or_default();
             let status = merge(&subject.status, &standing, subject.generation, &now);

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
+use weft_proto::refusals::Refusals;
 
 use crate::model::ResourceKey;
 
@@ -182,6 +183,18 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// processes that share the store compare what they have seen; none of an engine of one process.
     fn positions(&self) -> Vec<Arc<Position>> {
         Vec::new()
+    }
+
+    /// Documents that have changed last in a revision, with their generations, where other processes that
+    /// share the store may refuse them; none of an engine of one process.
+    fn changed_in(&self, _revision: Revision) -> Vec<(ResourceKey, u64)> {
+        Vec::new()
+    }
+
+    /// Documents that are not in force as they are in the store, for other processes that share it. To be
+    /// read after [`positions`](Self::positions): what is refused of what was seen by then is in it.
+    fn refusals(&self) -> Arc<Refusals> {
+        Arc::default()
     }
 
     /// Changes whenever another process has written records; closed for an engine of one process.

@@ -26,6 +26,43 @@ pub struct Report {
     /// not. That of a later term is greater.
     #[prost(uint64, optional, tag = "7")]
     pub books_term: ::core::option::Option<u64>,
+    /// Documents that it does not have in force as they are in the cluster, of namespaces of which something
+    /// else is refused than was told. They may come before the message that is whole.
+    #[prost(message, repeated, tag = "8")]
+    pub refused: ::prost::alloc::vec::Vec<RefusedDocuments>,
+    /// Whether it tells what it refuses. Of one that does not, it is not known what of the documents' history
+    /// it has.
+    #[prost(bool, tag = "9")]
+    pub tells_refused: bool,
+    /// Whether there are more namespaces with refused documents than it tells of.
+    #[prost(bool, tag = "10")]
+    pub refuses_more: bool,
+}
+/// What is refused of one namespace, all of it each time; nothing where nothing is refused any more.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RefusedDocuments {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub documents: ::prost::alloc::vec::Vec<RefusedDocument>,
+    /// Whether there are more than these.
+    #[prost(bool, tag = "3")]
+    pub has_more: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RefusedDocument {
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// `metadata.generation` of what is refused.
+    #[prost(uint64, tag = "3")]
+    pub generation: u64,
+    /// Why, in a word, as in Invalid.
+    #[prost(string, tag = "4")]
+    pub word: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub reason: ::prost::alloc::string::String,
 }
 /// How much of the documents' history it has seen at one of its revisions.
 #[derive(Clone, PartialEq, ::prost::Message)]

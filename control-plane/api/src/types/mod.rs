@@ -21,8 +21,8 @@ pub use policy::{Effect, EffectiveInfo, ExplainRequest, PlanResult, RateLimitInf
 pub use resource::{
     Action, Applied, AppliedQuery, ApplyQuery, ApplyResult, AuthorQuery, ConditionInfo,
     ConflictInfo, FoundInfo, HistoryInfo, HistoryPageInfo, Metadata, ParentInfo, ParentRefInfo,
-    Problem, Progress, RejectedResource, ResourceInfo, ResourceKey, ResourceQuery, ResourceStatus,
-    Revision, RollbackRequest, RollbackResult, Source, Sources,
+    Problem, Progress, RefusedResource, RejectedResource, ResourceInfo, ResourceKey, ResourceQuery,
+    ResourceStatus, Revision, RollbackRequest, RollbackResult, Source, Sources,
 };
 pub use status::{Status, StatusInfo};
 

@@ -273,6 +273,21 @@ pub struct Progress {
     pub unknown: Vec<String>,
     /// Resources that it changed and that sidecars rejected.
     pub rejected: Vec<RejectedResource>,
+    /// Documents that it changed and that other control planes refuse: their sidecars do not have them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<RefusedResource>,
+}
+
+/// A document that another control plane refuses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RefusedResource {
+    /// Which control plane.
+    pub control_plane: String,
+    /// The document, KIND/NAMESPACE/NAME.
+    pub resource: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// A resource that a sidecar rejected.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::Value;
+use weft_proto::refusals::{self, Refusals};
 
 use super::object::Object;
 use super::quota::Quotas;
@@ -37,6 +38,8 @@ pub(super) struct Mirror {
     /// Documents in force: each the last good version of its object.
     documents: BTreeMap<ResourceKey, StoredResource>,
     refused: BTreeMap<ResourceKey, RefusedDocument>,
+    /// What others are told of these; `None` where it is to be made anew.
+    refusals: Option<Arc<Refusals>>,
     quotas: Quotas,
     /// Records by table and key.
     pub(super) records: Watched<(String, String), Vec<u8>>,
@@ -54,6 +57,7 @@ impl Mirror {
             objects: Watched::default(),
             documents: BTreeMap::new(),
             refused: BTreeMap::new(),
+            refusals: None,
             quotas: Quotas::default(),
             records: Watched::default(),
             revision,
@@ -73,6 +77,13 @@ impl Mirror {
 
     pub(super) fn refused(&self) -> &BTreeMap<ResourceKey, RefusedDocument> {
         &self.refused
+    }
+
+    /// What is refused, as others are told.
+    pub(super) fn refusals(&mut self) -> Arc<Refusals> {
+        let refused = &self.refused;
+        let refusals = self.refusals.get_or_insert_with(|| refusals_of(refused));
+        Arc::clone(refusals)
     }
 
     /// The newest revisions, with what was seen at them.
@@ -172,7 +183,9 @@ impl Mirror {
 
     fn change(&mut self, key: ResourceKey, revision: Revision) -> Option<ChangedResource> {
         let Some(Entry { value, .. }) = self.objects.get(&key) else {
-            self.refused.remove(&key);
+            if self.refused.remove(&key).is_some() {
+                self.refusals = None;
+            }
             self.documents.remove(&key)?;
             return Some(ChangedResource {
                 key,
@@ -197,13 +210,16 @@ impl Mirror {
                 reason,
                 older_in_force: self.documents.contains_key(&key),
             };
+            self.refusals = None;
             self.refused.insert(key.clone(), refused);
             return was.map(|_| ChangedResource {
                 key,
                 resource: None,
             });
         }
-        self.refused.remove(&key);
+        if self.refused.remove(&key).is_some() {
+            self.refusals = None;
+        }
         let digest = digest(&value.document);
         let before = self.documents.get(&key);
         if before.is_some_and(|before| before.digest == digest) {
@@ -225,6 +241,22 @@ impl Mirror {
             resource: Some(resource),
         })
     }
+}
+
+/// What others are told of refused documents, as far as there is room.
+fn refusals_of(refused: &BTreeMap<ResourceKey, RefusedDocument>) -> Arc<Refusals> {
+    let mut refusals = Refusals::default();
+    for (key, document) in refused {
+        let told = refusals::RefusedDocument {
+            kind: key.kind.as_str().into(),
+            name: key.name.as_str().into(),
+            generation: document.generation,
+            word: document.word.into(),
+            reason: document.reason.as_str().into(),
+        };
+        refusals.add(&key.namespace, told);
+    }
+    Arc::new(refusals)
 }
 
 #[cfg(test)]
@@ -280,10 +312,14 @@ mod tests {
         assert_eq!(mirror.refresh([key("a")]), None);
         assert_eq!(mirror.documents()[&key("a")].document["n"], 5);
         assert!(mirror.refused()[&key("a")].older_in_force);
+        let told = mirror.refusals();
+        let named = &told.namespaces["shop"].documents[0];
+        assert_eq!((&*named.name, &*named.reason), ("a", "n is 0"));
         assert!(mirror.objects.gone(&key("a"), "u"));
         let event = mirror.refresh([key("a")]).unwrap();
         assert_eq!(event.changes[0].resource, None);
         assert!(mirror.refused().is_empty());
+        assert_eq!(*mirror.refusals(), Refusals::default());
     }
 
     #[test]

@@ -41,6 +41,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use weft_proto::refusals::Refusals;
 
 use super::events::EventLog;
 use super::resource::check_changes;
@@ -456,6 +457,19 @@ impl Store for KubernetesStore {
 
     fn positions(&self) -> Vec<Arc<Position>> {
         self.shared.mirror().positions()
+    }
+
+    fn changed_in(&self, revision: Revision) -> Vec<(ResourceKey, u64)> {
+        let mirror = self.shared.mirror();
+        let documents = mirror.documents().values();
+        let changed = documents.filter(|document| document.revision == revision);
+        changed
+            .map(|document| (document.key.clone(), document.generation))
+            .collect()
+    }
+
+    fn refusals(&self) -> Arc<Refusals> {
+        self.shared.mirror().refusals()
     }
 
     fn watch_records(&self) -> watch::Receiver<u64> {
