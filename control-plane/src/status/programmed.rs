@@ -195,12 +195,20 @@ mod tests {
         }
     }
 
-    /// Condition, reason, whether it takes nothing back, and a part of the message.
+    /// Whether it holds, the reason, whether it takes nothing back, and a part of the message.
+    fn check(found: &Progress, expected: (bool, &str, bool, &str)) {
+        let (holds, reason, kept, message) = expected;
+        let condition = programmed("shop", 7, found, None);
+        let stands = (condition.holds, &*condition.reason, condition.stays_true);
+        assert_eq!(stands, (holds, reason, kept), "{found:?}");
+        assert!(condition.message.contains(message), "{}", condition.message);
+        assert!(!condition.message.contains("<b>"), "{}", condition.message);
+        assert_eq!(message.is_empty(), condition.message.is_empty());
+    }
+
     #[test]
     fn it_is_true_when_those_who_count_have_it() {
-        let evil = ("evil/z", "<b>pay here</b>");
-        let own = ("shop/b", "odd\nroute");
-        for (found, (holds, reason, kept, message)) in [
+        for (found, expected) in [
             (
                 progress(&[], &[], &[], &[]),
                 (true, "Programmed", false, ""),
@@ -246,6 +254,16 @@ mod tests {
                      spiffe://weft.test/ns/evil/sa/web (instance 3) and 2 more",
                 ),
             ),
+        ] {
+            check(&found, expected);
+        }
+    }
+
+    #[test]
+    fn what_is_rejected_is_false_and_others_write_nothing_into_it() {
+        let evil = ("evil/z", "<b>pay here</b>");
+        let own = ("shop/b", "odd\nroute");
+        for (found, expected) in [
             // Nobody else writes into it, and who is shown does not depend on the order.
             (
                 progress(&["shop/a"], &[], &["cp-1"], &[evil, ("evil/y", "no")]),
@@ -267,12 +285,7 @@ mod tests {
                 ),
             ),
         ] {
-            let condition = programmed("shop", 7, &found, None);
-            let stands = (condition.holds, &*condition.reason, condition.stays_true);
-            assert_eq!(stands, (holds, reason, kept), "{found:?}");
-            assert!(condition.message.contains(message), "{}", condition.message);
-            assert!(!condition.message.contains("<b>"), "{}", condition.message);
-            assert_eq!(message.is_empty(), condition.message.is_empty());
+            check(&found, expected);
         }
     }
 
