@@ -39,6 +39,9 @@ pub struct Progress {
     pub waiting: Vec<Waiting>,
     /// Resources that it changed and that sidecars rejected.
     pub rejected: Vec<RejectedBy>,
+    /// Resources that those who have applied it reject as well, although it has not changed them, or it
+    /// is not remembered that it has: as they were before, they are not in force.
+    pub rejected_otherwise: Vec<RejectedBy>,
     /// Other control planes that have not been heard: of their sidecars nothing is known.
     pub unknown: Vec<String>,
 }
@@ -82,6 +85,26 @@ impl Progress {
     pub fn is_settled(&self, revision: Revision) -> bool {
         let all_told = self.waiting.is_empty() && self.unknown.is_empty();
         !self.rejected.is_empty() || (self.published >= revision && all_told)
+    }
+
+    /// Adds what a sidecar that has applied it rejects; `changed` says what the revision has changed.
+    pub(crate) fn add_rejected<R: ToString>(
+        &mut self,
+        peer: &PeerIdentity,
+        rejected: &BTreeMap<String, R>,
+        changed: impl Fn(&str) -> bool,
+    ) {
+        for (resource, reason) in rejected {
+            let list = match changed(resource) {
+                true => &mut self.rejected,
+                false => &mut self.rejected_otherwise,
+            };
+            list.push(RejectedBy {
+                peer: peer.clone(),
+                resource: resource.clone(),
+                reason: reason.to_string(),
+            });
+        }
     }
 }
 
@@ -292,15 +315,8 @@ impl Publisher {
                 continue;
             }
             // What one that waits rejected is what it held before.
-            let of_it = subscriber.view.rejected.iter();
-            let of_it = of_it.filter(|(name, _)| published.is_some_and(|p| p.changed(name)));
-            progress
-                .rejected
-                .extend(of_it.map(|(resource, reason)| RejectedBy {
-                    peer: peer.clone(),
-                    resource: resource.clone(),
-                    reason: reason.to_string(),
-                }));
+            let changed = |name: &str| published.is_some_and(|p| p.changed(name));
+            progress.add_rejected(&peer, &subscriber.view.rejected, changed);
             progress.applied.push(peer);
         }
         progress

@@ -142,6 +142,19 @@ fn a_rejection_is_told_of_the_revision_that_changed_the_resource() {
     answers(&stream);
     assert_eq!(rejecting(&publisher, 3), [], "it has taken this one");
     assert!(publisher.progress(3, Instant::now()).is_settled(3));
+    // Still it is not in force, whatever revision is asked about: also one that is not remembered.
+    for revision in [1, 3] {
+        let otherwise = publisher
+            .progress(revision, Instant::now())
+            .rejected_otherwise;
+        assert_eq!(otherwise[0].resource, "Namespace/shop", "{revision}");
+    }
+    assert!(
+        publisher
+            .progress(2, Instant::now())
+            .rejected_otherwise
+            .is_empty()
+    );
     // While it has not answered, what it rejected is what was there before.
     publish(&publisher, 4, "shop");
     assert_eq!(rejecting(&publisher, 4), []);

@@ -30,8 +30,7 @@ use crate::kubernetes::endpoints::ControlPlanes;
 use crate::model::ResourceKey;
 use crate::peer::PeerIdentity;
 use crate::publish::{
-    Applied, Progress, ProxyView, Publisher, RefusedBy, RejectedBy, SidecarStanding, Waiting,
-    is_overdue,
+    Applied, Progress, ProxyView, Publisher, RefusedBy, SidecarStanding, Waiting, is_overdue,
 };
 use crate::ratelimit::Leases;
 use crate::registry::{Observations, ObservedView};
@@ -183,15 +182,8 @@ impl Replicas {
                 progress.waiting.push(Waiting { peer, is_overdue });
                 continue;
             }
-            let rejected = sidecar.rejected.iter();
-            let rejected = rejected.filter(|(name, _)| self.publisher.has_changed(revision, name));
-            progress
-                .rejected
-                .extend(rejected.map(|(resource, reason)| RejectedBy {
-                    peer: peer.clone(),
-                    resource: resource.clone(),
-                    reason: reason.to_string(),
-                }));
+            let changed = |name: &str| self.publisher.has_changed(revision, name);
+            progress.add_rejected(&peer, &sidecar.rejected, changed);
             progress.applied.push(peer);
         }
     }

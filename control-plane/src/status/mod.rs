@@ -4,6 +4,7 @@
 //! its status is to be then, all pure;
 //! `writer.rs` writes what differs, in the control plane that leads.
 
+mod concerned;
 mod merge;
 mod programmed;
 mod standing;

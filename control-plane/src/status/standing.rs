@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::concerned::concerned;
 use super::programmed::programmed;
 use super::{Condition, DocumentStatus, PROGRAMMED};
 use crate::compile::{Dangling, Snapshot};
@@ -22,8 +23,9 @@ pub(super) fn standing(
         let refused = vec![refused("Accepted"), refused(PROGRAMMED)];
         return shaped(subject, |_parent| refused.clone());
     }
+    let progress = concerned(subject, progress);
     let key = &subject.key;
-    let programmed = programmed(&key.namespace, subject.revision, progress, elsewhere);
+    let programmed = programmed(&key.namespace, subject.revision, &progress, elsewhere);
     if RouteKind::parse(&key.kind).is_some() {
         return route(snapshot, subject, &programmed);
     }
@@ -51,7 +53,7 @@ fn route(snapshot: &Snapshot, subject: &Subject, programmed: &Condition) -> Docu
     })
 }
 
-fn namespace<'a>(key: &'a ResourceKey, parent: &'a Value) -> &'a str {
+pub(super) fn namespace<'a>(key: &'a ResourceKey, parent: &'a Value) -> &'a str {
     parent["namespace"].as_str().unwrap_or(&key.namespace)
 }
 
@@ -85,7 +87,7 @@ fn shaped(subject: &Subject, conditions: impl Fn(&Value) -> Vec<Condition>) -> D
 }
 
 /// Whether a parent is one that this control plane looks after: not a Gateway.
-fn is_ours(parent: &Value) -> bool {
+pub(super) fn is_ours(parent: &Value) -> bool {
     let group = parent["group"].as_str().unwrap_or(GATEWAY_GROUP);
     matches!(
         (group, parent["kind"].as_str().unwrap_or("Gateway")),
