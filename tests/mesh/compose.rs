@@ -9,6 +9,7 @@ use crate::support::{
     samples, wait_for, weft_binary,
 };
 
+const COMPOSE: &str = "deploy/compose.yaml";
 /// For anything that takes seconds on an idle machine.
 const LIMIT: Duration = Duration::from_secs(120);
 /// The images of the file, and those of tests/kubernetes/images in their place.
@@ -104,7 +105,7 @@ impl Host {
     }
 
     fn compose(&self, line: &str) -> Finished {
-        self.line(&format!("podman-compose -f deploy/compose.yaml {line}"))
+        self.line(&format!("podman-compose -f {COMPOSE} {line}"))
             .success()
     }
 
@@ -174,9 +175,10 @@ impl Drop for Host {
             return;
         };
         let removed = std::process::Command::new("timeout")
-            .args(["60", "nsenter", &format!("--target={first}")])
+            .args(["90", "nsenter", &format!("--target={first}")])
+            .arg(format!("--wd={}", root()))
             .args(["--net", "--mount", "--pid", "--ipc", "--uts", "--"])
-            .args(["podman", "rm", "-fa", "-t", "0"])
+            .args(["podman-compose", "-f", COMPOSE, "down", "-t", "1"])
             .env(
                 "CONTAINERS_CONF",
                 self.scratch.path().join("containers.conf"),
