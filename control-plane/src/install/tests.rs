@@ -100,6 +100,81 @@ fn values_are_checked() {
     assert!(error.starts_with("a.yaml: "), "{error}");
 }
 
+/// What is no time, range, name or quantity, and what is said of it.
+const MALFORMED: &[(&str, &str)] = &[
+    ("mesh.leafTtl=1y", "mesh.leafTtl: found \"1y\"; allowed: "),
+    ("mesh.leafTtl=10", "mesh.leafTtl: found 10; allowed: "),
+    ("mesh.trustDomain=A_B", "mesh.trustDomain: found \"A_B\""),
+    (
+        "mesh.clusterDomain=a..b",
+        "mesh.clusterDomain: found \"a..b\"",
+    ),
+    (
+        "mesh.serviceRanges={10.96.0.0/99}",
+        "mesh.serviceRanges[0]: found \"10.96.0.0/99\"",
+    ),
+    (
+        "mesh.workloadRanges={10.0.0.0/8,10.0.0.256/32}",
+        "mesh.workloadRanges[1]: found \"10.0.0.256/32\"",
+    ),
+    (
+        "networkPolicy.webhookRanges={fd00::/129}",
+        "networkPolicy.webhookRanges[0]: found \"fd00::/129\"",
+    ),
+    (
+        "injector.eviction.after=abc",
+        "injector.eviction.after: found \"abc\"",
+    ),
+    (
+        "injector.exemptNamespaces={KUBE}",
+        "injector.exemptNamespaces[0]: found \"KUBE\"",
+    ),
+    (
+        "serviceMonitor.interval=abc",
+        "serviceMonitor.interval: found \"abc\"",
+    ),
+    ("cni.resources.foo=1", "cni.resources.foo: there is no such"),
+    (
+        "upgradeCheck.resources.limit.cpu=1",
+        "upgradeCheck.resources.limit: there is no such",
+    ),
+    (
+        "upgradeCheck.resources.limits.cpu=many",
+        "upgradeCheck.resources.limits.cpu: found \"many\"",
+    ),
+    (
+        "controlPlane.priorityClassName=High!",
+        "controlPlane.priorityClassName: found \"High!\"",
+    ),
+    (
+        "imagePullSecrets={a b}",
+        "imagePullSecrets[0]: found \"a b\"",
+    ),
+];
+/// What is one.
+const WELL_FORMED: &[&str] = &[
+    "mesh.leafTtl=1h30m",
+    "mesh.serviceRanges={10.96.0.0/12,fd00:10:96::/112}",
+    "networkPolicy.sidecarRanges={0.0.0.0/0,::/0}",
+    "injector.eviction.after=500ms",
+    "serviceMonitor.interval=1d12h",
+    "cni.resources.limits.memory=128Mi,cni.resources.requests.cpu=1",
+    r"upgradeCheck.resources.limits.ephemeral-storage=1e3",
+    "mesh.trustDomain=a_b.example-1",
+];
+
+#[test]
+fn times_ranges_names_and_quantities_have_their_form() {
+    for (set, said) in MALFORMED {
+        let error = sets(&[set]).unwrap_err().to_string();
+        assert!(error.contains(said), "{set}: {error}");
+    }
+    for set in WELL_FORMED {
+        let good = sets(&[set]);
+        assert!(good.is_ok(), "{set}: {:?}", good.err());
+    }
+}
+
 #[test]
 fn a_name_of_a_namespace_cannot_carry_yaml() {
     let all = values(&[], &[]).unwrap();
@@ -206,6 +281,8 @@ const SHAPES: [&[&str]; 6] = [
     &[
         "--set",
         "cni.enabled=true,injector.eviction.enabled=true,injector.eviction.perMinute=30",
+        "--set",
+        "networkPolicy.sidecarRanges={192.0.2.0/24,fd00::/8},networkPolicy.metricsRanges={192.0.2.7/32},networkPolicy.webhookRanges={198.51.100.0/24}",
     ],
     &[
         "--set",
