@@ -174,7 +174,7 @@ fn cli(error: InstallError) -> CliError {
         | InstallError::Object(_)
         | InstallError::Cluster { .. }
         | InstallError::Foreign(_)
-        | InstallError::Pruned(_)
+        | InstallError::Unenforced(_)
         | InstallError::NotReady(_) => CliError::Failed(error.to_string()),
     }
 }

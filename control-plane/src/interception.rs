@@ -30,8 +30,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const WRITE_MAX: Duration = Duration::from_secs(5);
 
 /// The reasons of Events.
-const LOST: &str = "InterceptionLost";
-const RESTORED: &str = "InterceptionRestored";
+pub(crate) const LOST: &str = "InterceptionLost";
+pub(crate) const RESTORED: &str = "InterceptionRestored";
 
 /// What was told of a pod last.
 #[derive(Debug, Clone, Copy)]

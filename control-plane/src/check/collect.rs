@@ -5,13 +5,10 @@ use std::time::Duration;
 
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1;
-use k8s_openapi::api::authorization::v1::{
-    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
-};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Api, ListParams, PostParams};
+use kube::api::{Api, ListParams};
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -19,7 +16,7 @@ use serde_json::Value;
 use super::facts::{
     Crd, Deployment, Facts, Installed, NamespaceFact, PodFact, ServerFact, Sidecar, Webhook,
 };
-use super::trying;
+use super::{interception, permissions, trying};
 use crate::injector::{self, Membership, Settings};
 use crate::install;
 use crate::kubernetes::{has_sidecar, names, told};
@@ -36,13 +33,11 @@ pub(super) type Asked<T> = Result<T, String>;
 pub async fn collect(client: &Client, namespace: &str) -> Facts {
     let namespaces = namespaces(client).await;
     let deployment = deployment(client, namespace).await;
+    // The image does not change whether a pod is injected.
+    let mut settings = Settings::new("weft-proxy", namespace);
+    settings.exempt_namespaces = exempt_namespaces(&deployment);
     let pods = match &namespaces {
-        Ok(namespaces) => {
-            // The image does not change whether a pod is injected.
-            let mut settings = Settings::new("weft-proxy", namespace);
-            settings.exempt_namespaces = exempt_namespaces(&deployment);
-            pods(client, &settings, namespaces).await
-        }
+        Ok(namespaces) => pods(client, &settings, namespaces).await,
         Err(error) => Err(error.clone()),
     };
     let wanted = wanted(namespace);
@@ -61,10 +56,17 @@ pub async fn collect(client: &Client, namespace: &str) -> Facts {
     let trial = match (&installed.webhooks, &namespaces) {
         (Err(error), _) | (_, Err(error)) => Err(error.clone()),
         (Ok(None), Ok(_)) => Ok(None),
-        (Ok(Some(_)), Ok(namespaces)) => trying::trial(client, namespaces).await.map(Some),
+        (Ok(Some(_)), Ok(namespaces)) => {
+            let places = trying::places(namespaces, &settings);
+            trying::trial(client, &places).await.map(Some)
+        }
     };
     let certificates = match &pods {
         Ok(pods) => trying::certificates(client, pods).await,
+        Err(error) => Err(error.clone()),
+    };
+    let lapsed = match &pods {
+        Ok(pods) => interception::lapsed(client, pods).await,
         Err(error) => Err(error.clone()),
     };
     Facts {
@@ -73,7 +75,7 @@ pub async fn collect(client: &Client, namespace: &str) -> Facts {
         now: crate::unix_seconds(),
         server: server(client).await,
         denied: match &wanted {
-            Ok(wanted) => denied(client, namespace, wanted).await,
+            Ok(wanted) => permissions::denied(client, namespace, wanted).await,
             Err(error) => Err(error.clone()),
         },
         wanted_crds: wanted_crds.map_err(Clone::clone),
@@ -83,9 +85,10 @@ pub async fn collect(client: &Client, namespace: &str) -> Facts {
         namespaces,
         pods,
         trial,
-        pruned: pruned(client).await,
+        unenforced: unenforced(client).await,
         node_clocks: trying::node_clocks(client).await,
         certificates,
+        lapsed,
     }
 }
 
@@ -133,12 +136,10 @@ fn wanted(namespace: &str) -> Asked<Vec<Value>> {
     objects.map_err(|error| error.to_string())
 }
 
-/// Fields of documents that this version's definitions do not have.
-pub(super) async fn pruned(client: &Client) -> Asked<Vec<String>> {
-    // Definitions are in no namespace.
-    let wanted = wanted(names::NAMESPACE)?;
-    let pruned = install::pruned(client, &wanted).await;
-    pruned.map_err(|error| error.to_string())
+/// What of the documents this version would not enforce.
+pub(super) async fn unenforced(client: &Client) -> Asked<Vec<String>> {
+    let unenforced = install::unenforced(client).await;
+    unenforced.map_err(|error| error.to_string())
 }
 
 async fn server(client: &Client) -> Asked<ServerFact> {
@@ -158,53 +159,6 @@ async fn server(client: &Client) -> Asked<ServerFact> {
         version: (number(&version.major), number(&version.minor)),
         skew: date.map(|date| date.timestamp().as_second() - crate::unix_seconds()),
     })
-}
-
-/// What the user may not do of what applying these objects takes.
-async fn denied(client: &Client, namespace: &str, objects: &[Value]) -> Asked<Vec<String>> {
-    let mut kinds = BTreeMap::new();
-    for object in objects {
-        let text = |field: &Value| field.as_str().unwrap_or_default().to_owned();
-        let version = text(&object["apiVersion"]);
-        let group = version.split_once('/').map_or("", |(group, _)| group);
-        let namespaced = object["metadata"].get("namespace").is_some();
-        kinds.insert(text(&object["kind"]), (group.to_owned(), namespaced));
-    }
-    let api = Api::<SelfSubjectAccessReview>::all(client.clone());
-    let mut denied = Vec::new();
-    for (kind, (group, namespaced)) in kinds {
-        for verb in ["create", "patch"] {
-            let review = SelfSubjectAccessReview {
-                spec: SelfSubjectAccessReviewSpec {
-                    resource_attributes: Some(ResourceAttributes {
-                        group: Some(group.clone()),
-                        resource: Some(plural(&kind)),
-                        verb: Some(verb.to_owned()),
-                        namespace: namespaced.then(|| namespace.to_owned()),
-                        ..ResourceAttributes::default()
-                    }),
-                    ..SelfSubjectAccessReviewSpec::default()
-                },
-                ..SelfSubjectAccessReview::default()
-            };
-            let answer = api.create(&PostParams::default(), &review).await;
-            let answer =
-                answer.map_err(|error| format!("SelfSubjectAccessReview: {}", told(&error)))?;
-            if !answer.status.is_some_and(|status| status.allowed) {
-                denied.push(format!("{verb} {kind}"));
-            }
-        }
-    }
-    Ok(denied)
-}
-
-/// The resource of one of the chart's kinds.
-fn plural(kind: &str) -> String {
-    let kind = kind.to_lowercase();
-    match kind.strip_suffix('y') {
-        Some(stem) => format!("{stem}ies"),
-        None => format!("{kind}s"),
-    }
 }
 
 async fn custom_resources(client: &Client) -> Asked<Vec<Crd>> {
@@ -332,7 +286,8 @@ async fn pods(
         if let Some(sidecar) = sidecar(&pod, &place, labels, settings) {
             let name = pod.metadata.name.unwrap_or_default();
             let name = format!("{place}/{name}");
-            pods.push(PodFact { name, sidecar });
+            let uid = pod.metadata.uid.unwrap_or_default();
+            pods.push(PodFact { name, uid, sidecar });
         }
     }
     Ok(pods)

@@ -27,12 +27,14 @@ pub struct Facts {
     pub pods: Result<Vec<PodFact>, String>,
     /// What becomes of a pod that asks for a sidecar; `None`: there is no webhook.
     pub trial: Result<Option<TrialFact>, String>,
-    /// Fields of documents that this version does not know.
-    pub pruned: Result<Vec<String>, String>,
+    /// What of the documents this version would not enforce.
+    pub unenforced: Result<Vec<String>, String>,
     /// Clocks of the nodes.
     pub node_clocks: Result<Vec<NodeClock>, String>,
     /// Certificates of sidecars that are ready: the first ones, where there are many.
     pub certificates: Result<Vec<CertificateFact>, String>,
+    /// Pods whose traffic is not redirected to their sidecars any more.
+    pub lapsed: Result<Vec<LapsedFact>, String>,
     /// The whole life of a sidecar's certificate.
     pub leaf_seconds: i64,
 }
@@ -55,6 +57,8 @@ pub enum Trial {
     Untouched,
     /// The API server refused it, in these words.
     Refused(String),
+    /// It could not be tried, for this reason: nothing is known.
+    NotTried(String),
 }
 
 /// A node's clock.
@@ -64,6 +68,15 @@ pub struct NodeClock {
     pub node: String,
     /// Its clock minus the API server's, seconds.
     pub skew: i64,
+}
+
+/// A pod whose interception is lost.
+#[derive(Debug, Clone)]
+pub struct LapsedFact {
+    /// NAMESPACE/NAME.
+    pub pod: String,
+    /// What its sidecar says, or which Event does.
+    pub why: String,
 }
 
 /// The certificate of a pod's sidecar.
@@ -149,6 +162,8 @@ pub struct NamespaceFact {
 pub struct PodFact {
     /// NAMESPACE/NAME.
     pub name: String,
+    /// `metadata.uid`: another pod of this name is another pod.
+    pub uid: String,
     /// Its sidecar.
     pub sidecar: Sidecar,
 }

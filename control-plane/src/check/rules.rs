@@ -34,11 +34,14 @@ const GATEWAY_API: [(&str, &str); 4] = [
     ("tcproutes.gateway.networking.k8s.io", "v1alpha2"),
 ];
 
-/// The check of fields that would be dropped.
+/// Documents in the message of [`DOCUMENTS`]: each has to be looked at before an upgrade.
+const DOCUMENTS_MAX: usize = 20;
+
+/// The check of what this version would not enforce.
 pub(super) const DOCUMENTS: &str = "documents";
 
 /// Every check, in the order in which they are shown.
-pub const CHECKS: [Check; 21] = [
+pub const CHECKS: [Check; 22] = [
     Check {
         id: "api-version",
         when: When::Always,
@@ -62,7 +65,9 @@ pub const CHECKS: [Check; 21] = [
     Check {
         id: "permissions",
         when: When::Before,
-        mend: "install as a user with the ClusterRole cluster-admin",
+        mend: "install as a user with the ClusterRole cluster-admin, or one with these rights: RBAC lets \
+               nobody make a role that gives more than he has himself without escalate, nor bind it \
+               without bind",
         look: permissions,
     },
     Check {
@@ -87,8 +92,9 @@ pub const CHECKS: [Check; 21] = [
     Check {
         id: DOCUMENTS,
         when: When::Always,
-        mend: "use the version that knows these fields, or remove them yourself: as soon as this version's \
-               definitions are installed the API server drops them, and what they protect is unprotected",
+        mend: "use a version that knows them, or change or delete these documents yourself: this version \
+               does not enforce what is named here, the API server drops fields that its definitions do \
+               not have, and what they protect is unprotected",
         look: documents,
     },
     Check {
@@ -161,6 +167,14 @@ pub const CHECKS: [Check; 21] = [
         when: When::After,
         mend: "kubectl -n NAMESPACE logs POD -c weft-proxy",
         look: pods::sidecars_ready,
+    },
+    Check {
+        id: "interception",
+        when: When::After,
+        mend: "kubectl -n NAMESPACE delete pod POD, so that it is made anew: the rules in its network \
+               namespace were taken away (a flushed table, a restarted node); with cni.enabled the node \
+               puts them back: kubectl -n NAMESPACE logs daemonset/weft-cni",
+        look: pods::interception,
     },
     Check {
         id: "certificates",
@@ -286,15 +300,18 @@ fn crds(facts: &Facts) -> Outcome {
 }
 
 fn documents(facts: &Facts) -> Outcome {
-    documents_of(&facts.pruned)
+    documents_of(&facts.unenforced)
 }
 
-/// The outcome of the check [`DOCUMENTS`] where these fields would be dropped.
-pub(super) fn documents_of(pruned: &Result<Vec<String>, String>) -> Outcome {
-    match pruned {
+/// The outcome of the check [`DOCUMENTS`] where this would not be enforced.
+pub(super) fn documents_of(unenforced: &Result<Vec<String>, String>) -> Outcome {
+    match unenforced {
         Err(error) => unknown(error),
-        Ok(pruned) if pruned.is_empty() => Outcome::Good("have no unknown fields".to_owned()),
-        Ok(pruned) => Outcome::Failed(format!("fields would be dropped: {}", some(pruned))),
+        Ok(all) if all.is_empty() => Outcome::Good("this version enforces all of them".to_owned()),
+        Ok(all) => {
+            let named = first(all, DOCUMENTS_MAX);
+            Outcome::Failed(format!("would not be enforced: {named}"))
+        }
     }
 }
 
@@ -471,8 +488,12 @@ fn namespace_labels(facts: &Facts) -> Outcome {
 
 /// The first of them, and how many more there are.
 fn some(names: &[String]) -> String {
-    let shown = names[..names.len().min(NAMED_MAX)].join(", ");
-    match names.len().saturating_sub(NAMED_MAX) {
+    first(names, NAMED_MAX)
+}
+
+fn first(names: &[String], max: usize) -> String {
+    let shown = names[..names.len().min(max)].join(", ");
+    match names.len().saturating_sub(max) {
         0 => shown,
         more => format!("{shown} and {more} more"),
     }

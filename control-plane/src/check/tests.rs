@@ -70,9 +70,10 @@ fn well() -> Facts {
         ]),
         pods: Ok(vec![pod(Some("0.1.0"), true)]),
         trial: trial(Trial::Injected),
-        pruned: Ok(Vec::new()),
+        unenforced: Ok(Vec::new()),
         node_clocks: clocks(1),
         certificates: certificate(Ok(1800)),
+        lapsed: Ok(Vec::new()),
         leaf_seconds: 3600,
     }
 }
@@ -80,6 +81,11 @@ fn well() -> Facts {
 fn trial(trial: Trial) -> Result<Option<TrialFact>, String> {
     let namespace = "shop".to_owned();
     Ok(Some(TrialFact { namespace, trial }))
+}
+
+fn lapsed(why: &str) -> Result<Vec<LapsedFact>, String> {
+    let (pod, why) = ("shop/web-1".to_owned(), why.to_owned());
+    Ok(vec![LapsedFact { pod, why }])
 }
 
 fn clocks(skew: i64) -> Result<Vec<NodeClock>, String> {
@@ -95,6 +101,7 @@ fn certificate(left: Result<i64, String>) -> Result<Vec<CertificateFact>, String
 fn pod(version: Option<&str>, ready: bool) -> PodFact {
     PodFact {
         name: "shop/web-1".to_owned(),
+        uid: "u".to_owned(),
         sidecar: Sidecar::Injected {
             version: version.map(str::to_owned),
             ready,
@@ -104,7 +111,8 @@ fn pod(version: Option<&str>, ready: bool) -> PodFact {
 
 fn without(sidecar: Sidecar) -> Vec<PodFact> {
     let name = "shop/web-1".to_owned();
-    vec![PodFact { name, sidecar }]
+    let uid = "u".to_owned();
+    vec![PodFact { name, uid, sidecar }]
 }
 
 #[test]
@@ -151,8 +159,8 @@ const CASES: &[(&str, Status, &str, Change)] = &[
     (
         "documents",
         Status::Failed,
-        "dropped: TrafficPolicy a",
-        |f| f.pruned = Ok(vec!["TrafficPolicy a".to_owned()]),
+        "would not be enforced: TrafficPolicy a",
+        |f| f.unenforced = Ok(vec!["TrafficPolicy a".to_owned()]),
     ),
     ("node-clocks", Status::Failed, "node1 (-241 s)", |f| {
         f.node_clocks = clocks(-241)
@@ -177,6 +185,15 @@ const CASES: &[(&str, Status, &str, Change)] = &[
         Status::Warning,
         "there is no webhook",
         |f| f.trial = Ok(None),
+    ),
+    ("webhook-answers", Status::Warning, "not tried: full", |f| {
+        f.trial = trial(Trial::NotTried("full".to_owned()))
+    }),
+    (
+        "interception",
+        Status::Failed,
+        "in plaintext: shop/web-1 (it is not redirected)",
+        |f| f.lapsed = lapsed("it is not redirected"),
     ),
     (
         "certificates",
@@ -384,6 +401,7 @@ fn many_names_are_counted() {
     let mut facts = well();
     let pods = (0..8).map(|number| PodFact {
         name: format!("shop/p{number}"),
+        uid: number.to_string(),
         sidecar: Sidecar::Missing,
     });
     facts.pods = Ok(pods.collect());
@@ -476,7 +494,40 @@ spec:
         after["roots"]
     );
 
+    interception_is_known_by_events(&server, &client).await;
+
     // Somebody who may do nothing learns that, and not that all is well.
     let (made, said) = server.kubectl(&["auth", "can-i", "create", "pods", "--as=nobody"], "");
     assert!(!made, "{said}");
+}
+
+/// The newest Event about the pod itself decides where its sidecar does not answer.
+async fn interception_is_known_by_events(server: &testing::ApiServer, client: &Client) {
+    let event = |uid: &str, reason: &str, second: u32| {
+        let event = format!(
+            "{{apiVersion: v1, kind: Event, metadata: {{name: in-{second}-{uid}, namespace: shop}}, \
+             involvedObject: {{apiVersion: v1, kind: Pod, namespace: shop, name: in, uid: {uid}}}, \
+             type: Warning, reason: {reason}, lastTimestamp: '2026-01-01T00:00:0{second}Z'}}"
+        );
+        let (made, said) = server.kubectl(&["apply", "-f", "-"], &event);
+        assert!(made, "{said}");
+    };
+    let uid = "-n shop get pod in -o jsonpath={.metadata.uid}";
+    let uid = server.kubectl(&uid.split(' ').collect::<Vec<_>>(), "").1;
+    let uid = uid.trim();
+    let interception = || async {
+        let facts = collect(client, names::NAMESPACE).await;
+        let findings = run(&facts, false).into_iter();
+        let mut findings = findings.filter(|one| one.id == "interception");
+        findings.next().unwrap()
+    };
+    event("another", "InterceptionLost", 0);
+    assert_eq!(interception().await.status, Status::Ok);
+    event(uid, "InterceptionLost", 1);
+    let lost = interception().await;
+    assert_eq!(lost.status, Status::Failed, "{lost:?}");
+    let said = "shop/in (Event InterceptionLost of 2026-01-01T00:00:01Z)";
+    assert!(lost.found.ends_with(said), "{lost:?}");
+    event(uid, "InterceptionRestored", 2);
+    assert_eq!(interception().await.status, Status::Ok);
 }

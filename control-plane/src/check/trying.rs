@@ -2,6 +2,7 @@
 //! metrics of sidecars.
 
 use futures_util::StreamExt;
+use http::StatusCode;
 use http_body_util::{BodyExt, Limited};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
@@ -11,27 +12,67 @@ use serde_json::json;
 
 use super::collect::{Asked, list};
 use super::facts::{CertificateFact, NamespaceFact, NodeClock, PodFact, Sidecar, Trial, TrialFact};
-use crate::injector;
+use crate::injector::{self, Settings};
 use crate::kubernetes::{names, told};
 
+/// Namespaces in which a pod is tried while quotas have no place for it.
+const TRIED_MAX: usize = 5;
 /// Where the kubelets' heartbeats are.
 const HEARTBEATS: &str = "kube-node-lease";
-/// Sidecars whose certificates are asked about.
-const ASKED_MAX: usize = 50;
+/// Sidecars that are asked.
+pub(super) const ASKED_MAX: usize = 50;
 /// How many of them at a time.
-const AT_A_TIME: usize = 10;
+pub(super) const AT_A_TIME: usize = 10;
 /// How long one may take.
-const ANSWER: std::time::Duration = std::time::Duration::from_secs(3);
+pub(super) const ANSWER: std::time::Duration = std::time::Duration::from_secs(3);
 /// How much one may say.
 const SAID_MAX: usize = 8 << 20;
 const EXPIRY: &str = "weft_certificate_expiry_timestamp_seconds ";
 
+/// Where a pod may be tried: in namespaces that ask for sidecars, then in others, where the pod asks
+/// itself; never in one whose pods the injector is not asked about.
+pub(super) fn places<'a>(namespaces: &'a [NamespaceFact], settings: &Settings) -> Vec<&'a str> {
+    let open = namespaces.iter();
+    let mut open: Vec<_> = open
+        .filter(|one| !injector::is_exempt(&one.name, settings))
+        .collect();
+    open.sort_by_key(|one| (!injector::asks(&one.labels), one.name != "default"));
+    let open = open.into_iter().take(TRIED_MAX);
+    open.map(|one| one.name.as_str()).collect()
+}
+
 /// Has a pod created by the API server as far as it can be without keeping it (`dryRun`): the
-/// webhook is called as for every pod.
-pub(super) async fn trial(client: &Client, namespaces: &[NamespaceFact]) -> Asked<TrialFact> {
-    let mut enabled = namespaces.iter().filter(|one| injector::asks(&one.labels));
-    let namespace = enabled.next();
-    let namespace = namespace.map_or("default", |one| one.name.as_str());
+/// webhook is called as for every pod. Where a quota has no place for it, the next place is tried.
+pub(super) async fn trial(client: &Client, places: &[&str]) -> Asked<TrialFact> {
+    let mut why = "every namespace is exempt from injection".to_owned();
+    for namespace in places {
+        let trial = trial_in(client, namespace).await?;
+        if !matches!(&trial, Trial::Refused(said) if is_quota(said)) {
+            let namespace = (*namespace).to_owned();
+            return Ok(TrialFact { namespace, trial });
+        }
+        why = format!("quotas have no place for a pod in {}", places.join(", "));
+    }
+    Ok(TrialFact {
+        namespace: String::new(),
+        trial: Trial::NotTried(why),
+    })
+}
+
+/// Whether a pod was refused by a ResourceQuota: in the words of the API server, which speaks of the
+/// pod first. A webhook's words come after its name.
+fn is_quota(said: &str) -> bool {
+    let said = said.strip_prefix("pods \"");
+    let why = said.and_then(|said| said.split_once("\" is forbidden: "));
+    let quotas = [
+        "exceeded quota: ",
+        "failed quota: ",
+        "status unknown for quota: ",
+    ];
+    why.is_some_and(|(_pod, why)| quotas.iter().any(|quota| why.starts_with(quota)))
+}
+
+async fn trial_in(client: &Client, namespace: &str) -> Asked<Trial> {
     let pod = json!({
         "metadata": {
             "generateName": "weft-check-",
@@ -62,7 +103,7 @@ pub(super) async fn trial(client: &Client, namespaces: &[NamespaceFact]) -> Aske
         ..PostParams::default()
     };
     let api = Api::<Pod>::namespaced(client.clone(), namespace);
-    let trial = match api.create(&params, &pod).await {
+    Ok(match api.create(&params, &pod).await {
         Ok(pod) => {
             let spec = pod.spec.unwrap_or_default();
             let mut all = spec
@@ -77,9 +118,7 @@ pub(super) async fn trial(client: &Client, namespaces: &[NamespaceFact]) -> Aske
         }
         Err(kube::Error::Api(refusal)) => Trial::Refused(refusal.message),
         Err(error) => return Err(format!("a pod for show: {}", told(&error))),
-    };
-    let namespace = namespace.to_owned();
-    Ok(TrialFact { namespace, trial })
+    })
 }
 
 /// What the nodes' clocks are from the API server's: a kubelet writes its own time into its Lease,
@@ -119,19 +158,10 @@ pub(super) async fn certificates(client: &Client, pods: &[PodFact]) -> Asked<Vec
 
 /// The end of one pod's certificate, seconds since the Unix epoch.
 async fn expiry(client: &Client, pod: &str) -> Asked<i64> {
-    let (namespace, name) = pod.split_once('/').unwrap_or_default();
-    let port = names::STATUS_PORT;
-    let path = format!("/api/v1/namespaces/{namespace}/pods/{name}:{port}/proxy/metrics");
-    let request = http::Request::get(path).body(kube::client::Body::empty());
-    let request = request.map_err(|error| error.to_string())?;
-    let response = client.send(request).await.map_err(|error| told(&error))?;
-    let status = response.status();
-    let body = Limited::new(response.into_body(), SAID_MAX).collect().await;
-    let body = body.map_err(|error| error.to_string())?.to_bytes();
+    let (status, text) = ask(client, pod, "metrics").await?;
     if !status.is_success() {
         return Err(format!("the API server says {status}"));
     }
-    let text = String::from_utf8_lossy(&body);
     let sample = text.lines().find_map(|line| line.strip_prefix(EXPIRY));
     let end = sample.and_then(|value| value.trim().parse::<f64>().ok());
     #[expect(
@@ -140,4 +170,134 @@ async fn expiry(client: &Client, pod: &str) -> Asked<i64> {
     )]
     let end = end.map(|end| end as i64);
     end.ok_or_else(|| "it has no certificate".to_owned())
+}
+
+/// What a sidecar answers at its status port, asked through the API server.
+pub(super) async fn ask(client: &Client, pod: &str, path: &str) -> Asked<(StatusCode, String)> {
+    let (namespace, name) = pod.split_once('/').unwrap_or_default();
+    let port = names::STATUS_PORT;
+    let path = format!("/api/v1/namespaces/{namespace}/pods/{name}:{port}/proxy/{path}");
+    let request = http::Request::get(path).body(kube::client::Body::empty());
+    let request = request.map_err(|error| error.to_string())?;
+    let response = client.send(request).await.map_err(|error| told(&error))?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), SAID_MAX).collect().await;
+    let body = body.map_err(|error| error.to_string())?.to_bytes();
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::kubernetes::testing::ApiServer;
+
+    fn namespace(name: &str, label: Option<&str>) -> NamespaceFact {
+        let label = label.map(|value| (names::INJECT.to_owned(), value.to_owned()));
+        NamespaceFact {
+            name: name.to_owned(),
+            labels: label.into_iter().collect::<BTreeMap<_, _>>(),
+            roots: None,
+        }
+    }
+
+    #[test]
+    fn a_pod_is_tried_where_the_injector_is_asked() {
+        let mut settings = Settings::new("weft-proxy", "weft-system");
+        settings.exempt_namespaces.insert("batch".to_owned());
+        let all = [
+            namespace("apps", None),
+            namespace("batch", Some("enabled")),
+            namespace("default", None),
+            namespace("kube-system", Some("enabled")),
+            namespace("shop", Some("enabled")),
+            namespace("weft-system", Some("enabled")),
+        ];
+        assert_eq!(places(&all, &settings), ["shop", "default", "apps"]);
+        assert!(places(&all[5..], &settings).is_empty());
+    }
+
+    #[test]
+    fn a_webhooks_words_are_no_quotas() {
+        for (said, expected) in [
+            (
+                r#"pods "a" is forbidden: exceeded quota: q, requested: pods=1"#,
+                true,
+            ),
+            (
+                r#"pods "a" is forbidden: failed quota: q: must specify limits.cpu"#,
+                true,
+            ),
+            (
+                r#"pods "a" is forbidden: violates PodSecurity "restricted:latest""#,
+                false,
+            ),
+            (
+                r#"admission webhook "x" denied the request: exceeded quota: q"#,
+                false,
+            ),
+            (
+                r#"admission webhook "x" denied: pods "a" is forbidden: exceeded quota: q"#,
+                false,
+            ),
+        ] {
+            assert_eq!(is_quota(said), expected, "{said}");
+        }
+    }
+
+    /// A namespace without place is passed over, and where none has place nothing is known.
+    #[tokio::test]
+    async fn a_full_quota_is_no_failure_of_the_webhook() {
+        let Some(server) = ApiServer::start().await else {
+            return;
+        };
+        let client = server.client().await;
+        let objects = r#"
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: default, namespace: default}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: full}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: default, namespace: full}
+---
+apiVersion: v1
+kind: ResourceQuota
+metadata: {name: none, namespace: full}
+spec: {hard: {pods: "0"}}
+"#;
+        let (made, said) = server.kubectl(&["apply", "-f", "-"], objects);
+        assert!(made, "{said}");
+        // Nobody runs who would count what is used.
+        let status = r#"{"status": {"hard": {"pods": "0"}, "used": {"pods": "0"}}}"#;
+        let patch = "-n full patch quota none --subresource=status --type=merge -p";
+        let args: Vec<&str> = patch.split(' ').chain([status]).collect();
+        let (made, said) = server.kubectl(&args, "");
+        assert!(made, "{said}");
+        // The API server's cache of quotas learns of it a moment later.
+        let began = std::time::Instant::now();
+        while !matches!(trial_in(&client, "full").await, Ok(Trial::Refused(_))) {
+            assert!(
+                began.elapsed().as_secs() < 60,
+                "a pod without place is made"
+            );
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        let trial_of = |places: &'static [&'static str]| {
+            let client = client.clone();
+            async move { trial(&client, places).await.unwrap() }
+        };
+        let found = trial_of(&["full", "default"]).await;
+        assert_eq!(found.namespace, "default");
+        assert_eq!(found.trial, Trial::Untouched);
+        let why = "quotas have no place for a pod in full".to_owned();
+        assert_eq!(trial_of(&["full"]).await.trial, Trial::NotTried(why));
+        let why = "every namespace is exempt from injection".to_owned();
+        assert_eq!(trial_of(&[]).await.trial, Trial::NotTried(why));
+    }
 }

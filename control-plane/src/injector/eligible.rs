@@ -89,6 +89,13 @@ enum InjectLabel {
     Disabled,
 }
 
+/// Whether pods of a namespace are left alone, whatever its labels say.
+pub fn is_exempt(namespace: &str, settings: &Settings) -> bool {
+    namespace == settings.own_namespace
+        || SYSTEM_NAMESPACES.contains(&namespace)
+        || settings.exempt_namespaces.contains(namespace)
+}
+
 pub(super) fn decide(
     pod: &Pod,
     spec: &PodSpec,
@@ -97,10 +104,7 @@ pub(super) fn decide(
 ) -> Eligible {
     let place = namespace.name.or(pod.metadata.namespace.as_deref());
     let place = place.unwrap_or("default");
-    if place == settings.own_namespace
-        || SYSTEM_NAMESPACES.contains(&place)
-        || settings.exempt_namespaces.contains(place)
-    {
+    if is_exempt(place, settings) {
         return Eligible::Skip(SkipReason::SystemNamespace);
     }
     if is_static(pod) {

@@ -38,7 +38,7 @@ pub use self::tracing::{
     sample_ratio,
 };
 pub use annotations::{ANNOTATIONS, Annotation};
-pub use eligible::SkipReason;
+pub use eligible::{SkipReason, is_exempt};
 pub use membership::{Membership, SidecarWish, asks, membership, wish};
 
 use annotations::Overrides;

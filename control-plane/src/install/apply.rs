@@ -39,7 +39,7 @@ pub struct Applied {
 
 /// Applies `wanted`, deletes what an earlier `weft install` made and these values don't want any
 /// more, and waits until the control plane is available. `told` hears of every step. Nothing is changed
-/// where documents would lose fields.
+/// where documents would not be enforced any more.
 pub async fn apply(
     client: &Client,
     namespace: &str,
@@ -48,9 +48,9 @@ pub async fn apply(
     mut told: impl FnMut(Applied),
 ) -> Result<(), InstallError> {
     refuse_helms(client, namespace).await?;
-    let pruned = super::pruned(client, &wanted).await?;
-    if !pruned.is_empty() {
-        return Err(InstallError::Pruned(pruned));
+    let unenforced = super::unenforced(client).await?;
+    if !unenforced.is_empty() {
+        return Err(InstallError::Unenforced(unenforced));
     }
     let mut params = PatchParams::apply(FIELD_MANAGER);
     params.force = options.force_conflicts;

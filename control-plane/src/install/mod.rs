@@ -6,9 +6,9 @@
 //! compares what helm makes of the chart.
 
 mod apply;
-mod pruned;
 mod schema;
 mod template;
+mod unenforced;
 mod values;
 
 use crate::injector::ClusterVersion;
@@ -18,8 +18,8 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 pub use apply::{Applied, ApplyOptions, apply, uninstall};
-pub use pruned::pruned;
 pub use template::TemplateError;
+pub use unenforced::unenforced;
 pub use values::SetAs;
 
 use template::Templates;
@@ -58,10 +58,10 @@ pub enum InstallError {
     /// Something that is to be changed is not ours.
     #[error("{0}")]
     Foreign(String),
-    /// The cluster's documents have fields that the new definitions do not have.
-    #[error("the API server would drop fields that this version does not know, and what they protect \
-             would be unprotected: {}; use the version that knows them, or remove them yourself", .0.join(", "))]
-    Pruned(Vec<String>),
+    /// The cluster has documents that this version would not enforce as they are.
+    #[error("this version would not enforce, and what they protect would be unprotected: {}; use a \
+             version that knows them, or change or delete these documents yourself", .0.join(", "))]
+    Unenforced(Vec<String>),
     /// It was applied, and is not well.
     #[error("{0}")]
     NotReady(String),

@@ -96,10 +96,22 @@ impl ApiServer {
 
     /// A client of a user who may do everything.
     pub(crate) async fn client(&self) -> Client {
+        Client::try_from(self.config().await).unwrap()
+    }
+
+    /// A client of a user who may do what somebody has bound to this name.
+    #[allow(dead_code, reason = "the unit tests' only")]
+    pub(crate) async fn client_of(&self, user: &str) -> Client {
+        let mut config = self.config().await;
+        config.auth_info.impersonate = Some(user.to_owned());
+        Client::try_from(config).unwrap()
+    }
+
+    async fn config(&self) -> Config {
         let config = Kubeconfig::read_from(self.kubeconfig()).unwrap();
         let options = KubeConfigOptions::default();
         let config = Config::from_custom_kubeconfig(config, &options).await;
-        Client::try_from(config.unwrap()).unwrap()
+        config.unwrap()
     }
 
     /// Runs `kubectl` with its standard input; what it printed, and whether it succeeded.

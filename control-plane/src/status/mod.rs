@@ -10,6 +10,8 @@ mod programmed;
 mod standing;
 mod writer;
 
+pub(crate) use programmed::one_line;
+
 pub use merge::{Condition, DocumentStatus, merge};
 pub use writer::StatusWriter;
 

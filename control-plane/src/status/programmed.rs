@@ -133,7 +133,7 @@ fn kept_true(reason: &str, holds: Result<(), String>) -> Condition {
 }
 
 /// A sidecar's own words, as far as others are shown them: one line of bounded length.
-fn one_line(said: &str) -> String {
+pub(crate) fn one_line(said: &str) -> String {
     let mut chars = said
         .chars()
         .map(|c| match c.is_control() || is_formatting(c) {

@@ -8,7 +8,7 @@ use super::{Cluster, apps};
 use crate::support::{Machine, Program, need, weft_binary};
 
 /// The checks' statuses and what they found.
-fn check(cluster: &Cluster) -> BTreeMap<String, (String, String)> {
+pub(super) fn check(cluster: &Cluster) -> BTreeMap<String, (String, String)> {
     let weft = Program::new(weft_binary()).args(["check", "--kubernetes", "-o", "json"]);
     let finished = cluster.run(weft.env("KUBECONFIG", cluster.kubeconfig()));
     let said: Value = serde_json::from_str(&finished.stdout)

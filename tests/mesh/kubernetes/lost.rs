@@ -70,6 +70,8 @@ fn a_pod_without_its_rules_is_told_of_and_answered_by_nobody() {
         "{proxies}"
     );
 
+    named_by_check(cluster, &format!("{}/{pod}", space.name()));
+
     load.wait_until("requests after the flush", LIMIT, |load| {
         let (_, after, unanswered) = answered(&load.stdout(), flushed_at);
         after + unanswered > 5
@@ -86,6 +88,15 @@ fn a_pod_without_its_rules_is_told_of_and_answered_by_nobody() {
         .success();
     is("True");
     space.shell("deploy/client", "client", curl).success();
+}
+
+/// `weft check` fails for the pod, in its sidecar's own words and not the Event's.
+fn named_by_check(cluster: &Cluster, pod: &str) {
+    let mut findings = super::check::check(cluster);
+    let (status, said) = findings.remove("interception").expect("the check");
+    assert_eq!(status, "failed", "{said}");
+    let named = said.contains(&format!("{pod} (")) && said.contains(" is not redirected");
+    assert!(named, "{said}");
 }
 
 /// How many requests were answered that began before a moment, and how many that began after it.

@@ -50,6 +50,24 @@ pub(super) fn sidecars_ready(facts: &Facts) -> Outcome {
     }
 }
 
+pub(super) fn interception(facts: &Facts) -> Outcome {
+    let lapsed = match &facts.lapsed {
+        Err(error) => return unknown(error),
+        Ok(lapsed) => lapsed,
+    };
+    let named = lapsed
+        .iter()
+        .map(|one| format!("{} ({})", one.pod, one.why));
+    let named: Vec<String> = named.collect();
+    match named.is_empty() {
+        true => Outcome::Good("no sidecar says that it is lost".to_owned()),
+        false => Outcome::Failed(format!(
+            "traffic is not redirected to the sidecar, so in plaintext: {}",
+            some(&named)
+        )),
+    }
+}
+
 pub(super) fn sidecars_current(facts: &Facts) -> Outcome {
     let (pods, deployment) = match (&facts.pods, &facts.installed.deployment) {
         (Err(error), _) | (_, Err(error)) => return unknown(error),

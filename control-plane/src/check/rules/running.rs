@@ -27,6 +27,7 @@ pub(super) fn webhook_answers(facts: &Facts) -> Outcome {
                 Trial::Refused(why) => {
                     Outcome::Failed(format!("no pod can be made in {place}: {why}"))
                 }
+                Trial::NotTried(why) => Outcome::Warning(format!("not tried: {why}")),
             }
         }
     }

@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, ready};
 use kube::Client;
-use kube::core::ApiResource;
+use kube::core::{ApiResource, DynamicObject};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -98,6 +98,13 @@ impl KubernetesOptions {
             clock: Arc::<MonotonicClock>::default(),
         }
     }
+}
+
+/// Why a document of the cluster would not be put in force, with the field, what was found and what is
+/// allowed; nothing where it would.
+pub fn refusal(kind: &str, object: DynamicObject) -> Option<String> {
+    let (_key, entry) = object::read(kind, object)?;
+    accept(&entry.value.document).err()
 }
 
 fn accept(document: &Value) -> Result<(), String> {

@@ -53,7 +53,8 @@ impl KindApi {
         }
     }
 
-    fn resource(&self, api_version: &str) -> ApiResource {
+    /// How the cluster calls it in this group and version.
+    pub(crate) fn resource(&self, api_version: &str) -> ApiResource {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         ApiResource {
             group: group.to_owned(),
