@@ -1,11 +1,13 @@
 //! The cluster that a control plane works in: what is asked for of it, and the client of its API.
 
 use std::fmt;
+use std::sync::Arc;
 
 use kube::{Client, Config};
 use weft_core::model::Cidr;
 
 use crate::injector;
+use crate::kubernetes::watches::Watches;
 use crate::kubernetes::{self, ClientError};
 
 /// What is asked for of the cluster.
@@ -31,6 +33,8 @@ pub struct Cluster {
     pub settings: ClusterSettings,
     /// Whether it reaches the API as a pod of the cluster, by its service account.
     pub runs_in_pod: bool,
+    /// How each watch of its API fares.
+    pub watches: Arc<Watches>,
 }
 
 impl Cluster {
@@ -52,6 +56,7 @@ impl Cluster {
             client: kubernetes::client_with(config)?,
             settings,
             runs_in_pod,
+            watches: Arc::default(),
         })
     }
 }

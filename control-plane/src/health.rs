@@ -67,6 +67,8 @@ impl Pulse {
 
 /// Asks a part whether it works; the error says what it does not do.
 type Probe = Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+/// Says what should be looked at, a line for each.
+type Notes = Box<dyn Fn() -> Vec<String> + Send + Sync>;
 
 /// The answers of both paths.
 #[derive(Default)]
@@ -74,6 +76,7 @@ pub struct Health {
     pulses: Vec<(&'static str, Arc<Pulse>)>,
     alive: Vec<(&'static str, Probe)>,
     ready: Vec<(&'static str, Probe)>,
+    notes: Vec<Notes>,
     listening: AtomicBool,
 }
 
@@ -122,6 +125,13 @@ impl Health {
         self
     }
 
+    /// What `/readyz` says besides: who may be asked although something should be looked at.
+    #[must_use]
+    pub fn with_notes(mut self, notes: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
+        self.notes.push(Box::new(notes));
+        self
+    }
+
     /// Whether sidecars are listened for.
     pub fn set_listening(&self, listening: bool) {
         self.listening.store(listening, Ordering::Relaxed);
@@ -132,14 +142,20 @@ impl Health {
         answer(self.failures().await)
     }
 
-    /// `/readyz`: as [`Health::healthz`], and whether there is something to be told to sidecars.
+    /// `/readyz`: as [`Health::healthz`], and whether there is something to be told to sidecars. The notes
+    /// follow, whatever the status.
     pub async fn readyz(&self) -> (StatusCode, String) {
         let mut failures = self.failures().await;
         if !self.listening.load(Ordering::Relaxed) {
             failures.push("listener: no sidecars are listened for (starting, or stopping)".into());
         }
         probe(&self.ready, &mut failures).await;
-        answer(failures)
+        let (status, mut text) = answer(failures);
+        for note in self.notes.iter().flat_map(|notes| notes()) {
+            text.push_str(&note);
+            text.push('\n');
+        }
+        (status, text)
     }
 
     async fn failures(&self) -> Vec<String> {
@@ -205,6 +221,10 @@ mod tests {
         health.set_listening(true);
         let expected = (StatusCode::SERVICE_UNAVAILABLE, "store: dead\n".to_owned());
         assert_eq!(health.healthz().await, expected);
+        assert_eq!(health.readyz().await, expected);
+        let health = Health::default().with_notes(|| vec!["stale: pods".to_owned()]);
+        health.set_listening(true);
+        let expected = (StatusCode::OK, "ok\nstale: pods\n".to_owned());
         assert_eq!(health.readyz().await, expected);
     }
 

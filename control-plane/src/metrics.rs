@@ -200,15 +200,20 @@ fn register_books(registry: &mut Registry, found: Whereabouts) {
 }
 
 fn register_cluster(registry: &mut Registry, cluster: &ClusterStatus, partial: usize) {
-    let objects = Family::<[(&'static str, &'static str); 1], Gauge>::default();
-    let stale = Family::<[(&'static str, &'static str); 1], Gauge>::default();
-    let lists = Family::<[(&'static str, &'static str); 1], Counter>::default();
-    for of_kind in cluster.view(Instant::now()) {
-        let labels = [("kind", of_kind.kind.as_str())];
-        let many = i64::try_from(of_kind.objects).unwrap_or(i64::MAX);
-        objects.get_or_create(&labels).set(many);
-        lists.get_or_create(&labels).inc_by(of_kind.lists);
-        let seconds = i64::try_from(of_kind.stale.as_secs()).unwrap_or(i64::MAX);
+    let objects = Family::<[(&'static str, String); 1], Gauge>::default();
+    let stale = Family::<[(&'static str, String); 1], Gauge>::default();
+    let lists = Family::<[(&'static str, String); 1], Counter>::default();
+    for watch in cluster.watches().view(Instant::now()) {
+        let labels = [("kind", watch.name.to_string())];
+        if let Some(many) = watch.objects {
+            let many = i64::try_from(many).unwrap_or(i64::MAX);
+            objects.get_or_create(&labels).set(many);
+        }
+        if watch.is_absent {
+            continue;
+        }
+        lists.get_or_create(&labels).inc_by(watch.lists);
+        let seconds = i64::try_from(watch.stale.as_secs()).unwrap_or(i64::MAX);
         stale.get_or_create(&labels).set(seconds);
     }
     registry.register(

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures_util::FutureExt as _;
 use weft_core::name::TrustDomain;
@@ -156,7 +157,8 @@ fn cluster_source(
     let pods = Arc::clone(&candidates);
     let too = move |event: &_| pods.handle(event);
     let domain = &cluster.settings.domain;
-    let source = KubernetesSource::new(&cluster.client, trust_domain, domain, too);
+    let (client, watches) = (&cluster.client, &cluster.watches);
+    let source = KubernetesSource::new(client, watches, trust_domain, domain, too);
     (source, candidates)
 }
 
@@ -230,9 +232,12 @@ pub(super) fn health_of(tasks: &mut Supervisor, parts: &Parts) -> Health {
     let pipeline = Arc::clone(&parts.pipeline);
     let mut health = Health::default();
     if let Some(cluster) = parts.cluster.clone() {
-        health = health.with_ready("kubernetes", move || {
-            std::future::ready(cluster.missing().map_or(Ok(()), Err))
-        });
+        let noted = Arc::clone(&cluster);
+        health = health
+            .with_ready("kubernetes", move || {
+                std::future::ready(cluster.missing().map_or(Ok(()), Err))
+            })
+            .with_notes(move || noted.watches().notes(Instant::now()));
     }
     health
         .with_pulse("pipeline", Arc::clone(parts.pipeline.pulse()))
@@ -268,7 +273,7 @@ async fn asked(store: Arc<dyn Store>, pulse: Arc<Pulse>) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use super::*;
     use crate::health::PULSE_MAX;

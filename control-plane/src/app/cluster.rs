@@ -20,6 +20,7 @@ use crate::kubernetes::endpoints::follow_control_planes;
 use crate::kubernetes::events::PodEvents;
 use crate::kubernetes::leader::{Election, Leader};
 use crate::kubernetes::names::CONTROL_PLANE;
+use crate::kubernetes::watches::Watch;
 use crate::missing_sidecar::{Eviction, Keeper};
 use crate::ratelimit;
 use crate::replicas::{self, Dialling};
@@ -29,7 +30,8 @@ use crate::supervise::Supervisor;
 
 /// The store of a cluster.
 pub(super) async fn open_store(cluster: &Cluster) -> Result<Arc<KubernetesStore>, AppError> {
-    let options = KubernetesOptions::new(&cluster.settings.namespace);
+    let watches = Arc::clone(&cluster.watches);
+    let options = KubernetesOptions::new(&cluster.settings.namespace, watches);
     Ok(KubernetesStore::open(cluster.client.clone(), options).await?)
 }
 
@@ -67,7 +69,8 @@ impl InCluster {
             election: (election, leader),
         } = self;
         follow_others(tasks, &cluster, parts, own);
-        elect(tasks, election, Arc::clone(&store), stop);
+        let of_lease = cluster.watches.begin("leases");
+        elect(tasks, election, (Arc::clone(&store), of_lease), stop);
         let telling = interception::Teller::new(
             PodEvents::new(cluster.client.clone(), parts.pod_counters.clone()),
             Arc::clone(&parts.observations),
@@ -86,7 +89,8 @@ impl InCluster {
         );
         if let Some(candidates) = parts.candidates.clone() {
             let (settings, eviction) = injection;
-            let (client, counters) = (cluster.client, parts.pod_counters.clone());
+            let watch = cluster.watches.begin("namespaces-without-sidecar");
+            let (client, counters) = ((cluster.client, watch), parts.pod_counters.clone());
             let leader = leader.clone();
             tasks.spawn("pods without a sidecar", async move {
                 let settings = settings.whole().await;
@@ -103,12 +107,12 @@ impl InCluster {
 fn elect(
     tasks: &mut Supervisor,
     election: Election,
-    store: Arc<KubernetesStore>,
+    (store, watch): (Arc<KubernetesStore>, Watch),
     stop: CancellationToken,
 ) {
     let pod = std::env::var("HOSTNAME").unwrap_or_default();
     let holder = format!("{pod}_{}", hex(&crate::random::<8>()));
-    let lease = StoreLease::new(store, CONTROL_PLANE, &holder);
+    let lease = StoreLease::new(store, watch, CONTROL_PLANE, &holder);
     tasks.spawn("election", election.keep(lease, stop));
 }
 
@@ -125,7 +129,8 @@ fn follow_others(tasks: &mut Supervisor, cluster: &Cluster, parts: &Parts, own: 
     parts.replicas.expect(cluster.runs_in_pod);
     let (sender, found) = watch::channel(None);
     let namespace = cluster.settings.namespace.clone();
-    let finding = follow_control_planes(cluster.client.clone(), namespace, sender);
+    let watch = cluster.watches.begin("control-planes");
+    let finding = follow_control_planes(cluster.client.clone(), namespace, watch, sender);
     tasks.spawn("finding control planes", finding);
     let following = Arc::clone(&parts.replicas).keep(found, dialling);
     tasks.spawn("control planes", following);

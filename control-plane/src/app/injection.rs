@@ -95,12 +95,20 @@ impl Injector {
         leader: Leader,
     ) -> Result<(), AppError> {
         let Cluster {
-            client, settings, ..
+            client,
+            settings,
+            watches,
+            ..
         } = self.cluster;
         let identities = Arc::clone(&listeners.parts.identities);
         let (sender, roots) = watch::channel(pem_of(&identities));
         tasks.spawn("roots", follow_roots(identities, sender));
-        let keeping = trust::keep(client, Trust { roots, leader });
+        let trust = Trust {
+            roots,
+            leader,
+            watches,
+        };
+        let keeping = trust::keep(client, trust);
         tasks.spawn("trust in the cluster", keeping);
         let names = vec![format!("{CONTROL_PLANE}.{}.svc", settings.namespace)];
         let tls = listeners.own.webhook_tls(tasks, names)?;

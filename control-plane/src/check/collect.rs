@@ -7,7 +7,9 @@ use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, CustomResourceDefinitionSpec,
+};
 use kube::api::{Api, ListParams};
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
@@ -16,11 +18,14 @@ use serde_json::Value;
 use super::facts::{
     Crd, Deployment, Facts, Installed, NamespaceFact, PodFact, ServerFact, Sidecar, Webhook,
 };
-use super::{interception, permissions, trying};
+use super::rules::gateway::short_versions;
+use super::{following, interception, permissions, trying};
 use crate::injector::{self, Membership, Settings};
 use crate::install;
 use crate::kubernetes::{has_sidecar, names, told};
-use crate::model::parse_duration;
+use crate::model::{
+    BUNDLE_VERSION, CHANNEL, GATEWAY_GROUP, gateway_kinds, lacking, parse_duration,
+};
 
 /// The life of a sidecar's certificate where the control plane is not told another.
 const LEAF_TTL_DEFAULT: Duration = Duration::from_secs(24 * 3600);
@@ -89,6 +94,7 @@ pub async fn collect(client: &Client, namespace: &str) -> Facts {
         node_clocks: trying::node_clocks(client).await,
         certificates,
         lapsed,
+        replicas: following::replicas(client, namespace).await,
     }
 }
 
@@ -170,14 +176,37 @@ async fn custom_resources(client: &Client) -> Asked<Vec<Crd>> {
         }
         let conditions = crd.status.and_then(|status| status.conditions);
         let mut conditions = conditions.unwrap_or_default().into_iter();
+        let lacks = lacks(&crd.spec);
         let served = crd.spec.versions.into_iter().filter(|one| one.served);
+        let mut annotations = crd.metadata.annotations.unwrap_or_default();
         Some(Crd {
+            bundle: annotations.remove(BUNDLE_VERSION),
+            channel: annotations.remove(CHANNEL),
+            lacks,
             name: crd.metadata.name?,
             served: served.map(|one| one.name).collect(),
             established: conditions.any(|one| one.type_ == "Established" && one.status == "True"),
         })
     });
     Ok(ours.collect())
+}
+
+/// Fields that are read of a kind of the Gateway API and that its definition does not have, in the
+/// version that is read.
+fn lacks(definition: &CustomResourceDefinitionSpec) -> Vec<String> {
+    let names = &definition.names;
+    let kind = gateway_kinds().find(|kind| kind.name == names.kind);
+    let Some(kind) = kind.filter(|_| definition.group == GATEWAY_GROUP) else {
+        return Vec::new();
+    };
+    let read = short_versions(kind).find_map(|version| {
+        let mut served = definition.versions.iter().filter(|one| one.served);
+        served.find(|one| one.name == version)
+    });
+    let schema = read.and_then(|version| version.schema.as_ref());
+    let schema = schema.and_then(|schema| schema.open_api_v3_schema.as_ref());
+    let schema = schema.and_then(|schema| serde_json::to_value(schema).ok());
+    schema.map_or_else(Vec::new, |schema| lacking(kind.name, &schema))
 }
 
 async fn deployment(client: &Client, namespace: &str) -> Asked<Option<Deployment>> {

@@ -35,6 +35,8 @@ pub struct Facts {
     pub certificates: Result<Vec<CertificateFact>, String>,
     /// Pods whose traffic is not redirected to their sidecars any more.
     pub lapsed: Result<Vec<LapsedFact>, String>,
+    /// The control plane's replicas.
+    pub replicas: Result<Vec<ReplicaFact>, String>,
     /// The whole life of a sidecar's certificate.
     pub leaf_seconds: i64,
 }
@@ -88,6 +90,15 @@ pub struct CertificateFact {
     pub left: Result<i64, String>,
 }
 
+/// A replica of the control plane.
+#[derive(Debug, Clone)]
+pub struct ReplicaFact {
+    /// Its pod.
+    pub pod: String,
+    /// What of it should be looked at, a line for each, or why that is not known.
+    pub said: Result<Vec<String>, String>,
+}
+
 /// The API server.
 #[derive(Debug, Clone)]
 pub struct ServerFact {
@@ -106,6 +117,12 @@ pub struct Crd {
     pub served: Vec<String>,
     /// Whether the API serves it.
     pub established: bool,
+    /// Of which version of the Gateway API it is, as its annotations say.
+    pub bundle: Option<String>,
+    /// Of which of its channels: `standard` or `experimental`.
+    pub channel: Option<String>,
+    /// Fields that are read here and that it does not have; one of the Gateway API's.
+    pub lacks: Vec<String>,
 }
 
 /// What of the mesh is in the cluster.

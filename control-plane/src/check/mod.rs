@@ -5,6 +5,7 @@
 
 mod collect;
 mod facts;
+mod following;
 mod interception;
 mod permissions;
 mod rules;
@@ -16,7 +17,7 @@ use serde::Serialize;
 pub use collect::collect;
 pub use facts::{
     CertificateFact, Crd, Deployment, Facts, Installed, LapsedFact, NamespaceFact, NodeClock,
-    PodFact, ServerFact, Sidecar, Trial, TrialFact, Webhook,
+    PodFact, ReplicaFact, ServerFact, Sidecar, Trial, TrialFact, Webhook,
 };
 pub use rules::CHECKS;
 

@@ -1,5 +1,6 @@
 //! The checks.
 
+pub(super) mod gateway;
 mod pods;
 mod running;
 
@@ -26,14 +27,6 @@ const ROOT_WARN_SECONDS: i64 = 30 * 24 * 3600;
 /// Names in one message.
 const NAMED_MAX: usize = 5;
 
-/// Routes that a mesh takes of the Gateway API, with the version that is read.
-const GATEWAY_API: [(&str, &str); 4] = [
-    ("httproutes.gateway.networking.k8s.io", "v1"),
-    ("grpcroutes.gateway.networking.k8s.io", "v1"),
-    ("tlsroutes.gateway.networking.k8s.io", "v1"),
-    ("tcproutes.gateway.networking.k8s.io", "v1alpha2"),
-];
-
 /// Documents in the message of [`DOCUMENTS`]: each has to be looked at before an upgrade.
 const DOCUMENTS_MAX: usize = 20;
 
@@ -41,7 +34,7 @@ const DOCUMENTS_MAX: usize = 20;
 pub(super) const DOCUMENTS: &str = "documents";
 
 /// Every check, in the order in which they are shown.
-pub const CHECKS: [Check; 22] = [
+pub const CHECKS: [Check; 23] = [
     Check {
         id: "api-version",
         when: When::Always,
@@ -80,8 +73,9 @@ pub const CHECKS: [Check; 22] = [
         id: "gateway-api",
         when: When::Always,
         mend: "install the Gateway API's custom resource definitions, experimental channel, 1.5: \
-               without them routes of that kind cannot be made",
-        look: gateway_api,
+               routes of a kind that is not served cannot be made, and the API server drops fields \
+               that a definition does not have without a word",
+        look: gateway::gateway_api,
     },
     Check {
         id: "crds",
@@ -102,6 +96,13 @@ pub const CHECKS: [Check; 22] = [
         when: When::After,
         mend: "kubectl -n NAMESPACE describe pods; kubectl -n NAMESPACE logs deployment/weft-control-plane",
         look: control_plane,
+    },
+    Check {
+        id: "cluster-followed",
+        when: When::After,
+        mend: "the log of the replica says why; its permissions are in the chart's ClusterRole \
+               weft-control-plane: weft install --apply",
+        look: running::cluster_followed,
     },
     Check {
         id: "cni",
@@ -259,25 +260,6 @@ fn cni(facts: &Facts) -> Outcome {
                 false => Outcome::Good(found),
             }
         }
-    }
-}
-
-fn gateway_api(facts: &Facts) -> Outcome {
-    let crds = match &facts.crds {
-        Ok(crds) => crds,
-        Err(error) => return unknown(error),
-    };
-    let missing = GATEWAY_API.iter().filter(|(name, version)| {
-        !crds.iter().any(|crd| {
-            crd.name == *name && crd.established && crd.served.iter().any(|one| one == version)
-        })
-    });
-    let missing: Vec<String> = missing
-        .map(|(name, version)| format!("{name} {version}"))
-        .collect();
-    match missing.is_empty() {
-        true => Outcome::Good("routes of every kind".to_owned()),
-        false => Outcome::Warning(format!("the cluster does not serve {}", some(&missing))),
     }
 }
 

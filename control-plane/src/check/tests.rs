@@ -31,6 +31,9 @@ fn well() -> Facts {
         name: name.to_owned(),
         served: vec![version.to_owned()],
         established: true,
+        bundle: Some("v1.5.1".to_owned()),
+        channel: Some("experimental".to_owned()),
+        lacks: Vec::new(),
     };
     Facts {
         version: "0.1.0".to_owned(),
@@ -44,8 +47,9 @@ fn well() -> Facts {
         crds: Ok(vec![
             crd("httproutes.gateway.networking.k8s.io", "v1"),
             crd("grpcroutes.gateway.networking.k8s.io", "v1"),
-            crd("tlsroutes.gateway.networking.k8s.io", "v1"),
+            crd("tlsroutes.gateway.networking.k8s.io", "v1alpha2"),
             crd("tcproutes.gateway.networking.k8s.io", "v1alpha2"),
+            crd("referencegrants.gateway.networking.k8s.io", "v1beta1"),
             crd("trafficpolicies.weft-mesh.io", "v1alpha1"),
         ]),
         wanted_crds: Ok(vec!["trafficpolicies.weft-mesh.io".to_owned()]),
@@ -74,6 +78,7 @@ fn well() -> Facts {
         node_clocks: clocks(1),
         certificates: certificate(Ok(1800)),
         lapsed: Ok(Vec::new()),
+        replicas: replica(Ok(Vec::new())),
         leaf_seconds: 3600,
     }
 }
@@ -86,6 +91,11 @@ fn trial(trial: Trial) -> Result<Option<TrialFact>, String> {
 fn lapsed(why: &str) -> Result<Vec<LapsedFact>, String> {
     let (pod, why) = ("shop/web-1".to_owned(), why.to_owned());
     Ok(vec![LapsedFact { pod, why }])
+}
+
+fn replica(said: Result<Vec<String>, String>) -> Result<Vec<ReplicaFact>, String> {
+    let pod = "weft-control-plane-1".to_owned();
+    Ok(vec![ReplicaFact { pod, said }])
 }
 
 fn clocks(skew: i64) -> Result<Vec<NodeClock>, String> {
@@ -162,6 +172,18 @@ const CASES: &[(&str, Status, &str, Change)] = &[
         "would not be enforced: TrafficPolicy a",
         |f| f.unenforced = Ok(vec!["TrafficPolicy a".to_owned()]),
     ),
+    (
+        "cluster-followed",
+        Status::Warning,
+        "weft-control-plane-1: stale: pods not followed",
+        |f| f.replicas = replica(Ok(vec!["stale: pods not followed for 9 s".to_owned()])),
+    ),
+    (
+        "cluster-followed",
+        Status::Warning,
+        "weft-control-plane-1 was not asked: silent",
+        |f| f.replicas = replica(Err("silent".to_owned())),
+    ),
     ("node-clocks", Status::Failed, "node1 (-241 s)", |f| {
         f.node_clocks = clocks(-241)
     }),
@@ -230,11 +252,30 @@ const CASES: &[(&str, Status, &str, Change)] = &[
         },
     ),
     (
+        "gateway-api",
+        Status::Warning,
+        "referencegrants.gateway.networking.k8s.io v1 or v1beta1",
+        |f| {
+            f.crds.as_mut().unwrap()[4].established = false;
+        },
+    ),
+    (
+        "gateway-api",
+        Status::Warning,
+        "HTTPRoute (v1.1.0, standard channel) drops spec.rules[].retry",
+        |f| {
+            let crd = &mut f.crds.as_mut().unwrap()[0];
+            crd.bundle = Some("v1.1.0".to_owned());
+            crd.channel = Some("standard".to_owned());
+            crd.lacks = vec!["spec.rules[].retry".to_owned()];
+        },
+    ),
+    (
         "crds",
         Status::Failed,
         "trafficpolicies.weft-mesh.io",
         |f| {
-            f.crds.as_mut().unwrap()[4].established = false;
+            f.crds.as_mut().unwrap()[5].established = false;
         },
     ),
     (

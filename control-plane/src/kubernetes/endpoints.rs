@@ -5,12 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use futures_util::StreamExt as _;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::watch;
 
 use super::names::{CONTROL_PLANE, SIDECARS_PORT};
+use super::watches::{self, Watch};
 
 /// The label of a slice that names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -23,30 +23,27 @@ pub type ControlPlanes = BTreeMap<String, SocketAddr>;
 pub async fn follow_control_planes(
     client: Client,
     namespace: String,
+    watch: Watch,
     found: watch::Sender<Option<ControlPlanes>>,
 ) {
     let slices: Api<EndpointSlice> = Api::namespaced(client, &namespace);
     let config = watcher::Config::default().labels(&format!("{SERVICE_NAME}={CONTROL_PLANE}"));
-    let mut events = std::pin::pin!(watcher(slices, config).default_backoff());
+    let mut events = std::pin::pin!(watches::follow(slices, config, watch));
     let mut held = BTreeMap::<String, ControlPlanes>::new();
     let mut listed = BTreeMap::new();
     while let Some(event) = events.next().await {
         match event {
-            Ok(Event::Init) => listed.clear(),
-            Ok(Event::InitApply(slice)) => {
+            Event::Init => listed.clear(),
+            Event::InitApply(slice) => {
                 listed.insert(slice.name_any(), addresses(&slice));
                 continue;
             }
-            Ok(Event::InitDone) => held = std::mem::take(&mut listed),
-            Ok(Event::Apply(slice)) => {
+            Event::InitDone => held = std::mem::take(&mut listed),
+            Event::Apply(slice) => {
                 held.insert(slice.name_any(), addresses(&slice));
             }
-            Ok(Event::Delete(slice)) => {
+            Event::Delete(slice) => {
                 held.remove(&slice.name_any());
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the other control planes are not watched; tried again");
-                continue;
             }
         }
         let mut all = ControlPlanes::new();

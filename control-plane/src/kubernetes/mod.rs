@@ -16,6 +16,7 @@ pub(crate) mod testing;
 mod tokens;
 pub mod trust;
 pub(crate) mod watched;
+pub mod watches;
 
 pub use client::{ClientError, connect};
 pub(crate) use client::{client_with, infer, told};

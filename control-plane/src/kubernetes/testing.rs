@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -18,6 +18,8 @@ use rcgen::{
     ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType,
 };
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::copy_bidirectional;
+use tokio::sync::watch;
 
 /// How long the API server may take until it is ready.
 const START_MAX: Duration = Duration::from_secs(120);
@@ -169,7 +171,6 @@ impl ApiServer {
     }
 
     /// Has etcd forget what was before now (`410 Gone`).
-    #[allow(dead_code, reason = "the live tests have no use for it")]
     pub(crate) fn compact(&self) {
         let ask = |path: &str, body: &str| {
             let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.ports[1])).unwrap();
@@ -310,6 +311,71 @@ impl ApiServer {
             self.address(),
         );
         write("admin.conf", &config);
+    }
+}
+
+/// Stands between a client and the API server, and can be closed: what is connected then is cut, and
+/// nobody is connected until it is opened.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    address: SocketAddr,
+    is_open: watch::Sender<bool>,
+}
+
+impl Gate {
+    /// An open one; it ends with the test.
+    pub(crate) async fn before(server: &ApiServer) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = server.address().replace("https://", "");
+        let (sender, is_open) = watch::channel(true);
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let (server, mut is_open) = (server.clone(), is_open.clone());
+                tokio::spawn(async move {
+                    if !*is_open.borrow() {
+                        return;
+                    }
+                    let Ok(mut server) = tokio::net::TcpStream::connect(server).await else {
+                        return;
+                    };
+                    let closed = is_open.wait_for(|open| !open);
+                    tokio::select! {
+                        _ended = copy_bidirectional(&mut client, &mut server) => {}
+                        _closed = closed => {}
+                    }
+                });
+            }
+        });
+        Self {
+            address,
+            is_open: sender,
+        }
+    }
+
+    pub(crate) fn close(&self) {
+        self.is_open.send_replace(false);
+    }
+
+    pub(crate) fn open(&self) {
+        self.is_open.send_replace(true);
+    }
+
+    /// Where it listens.
+    #[allow(dead_code, reason = "the live tests' only")]
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A client of the server that it is before, who may do everything.
+    #[allow(dead_code, reason = "the live tests have no use for it")]
+    pub(crate) async fn client(&self, server: &ApiServer) -> Client {
+        let config = Kubeconfig::read_from(server.kubeconfig()).unwrap();
+        let options = KubeConfigOptions::default();
+        let config = Config::from_custom_kubeconfig(config, &options).await;
+        let mut config = config.unwrap();
+        config.cluster_url = format!("https://{}", self.address).parse().unwrap();
+        Client::try_from(config).unwrap()
     }
 }
 

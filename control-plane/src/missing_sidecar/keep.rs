@@ -10,8 +10,7 @@ use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{DeleteParams, EvictParams, ListParams, Preconditions};
 use kube::core::{PartialObjectMeta, Status};
-use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::time::{sleep, timeout};
 
@@ -23,6 +22,7 @@ use crate::kubernetes::events::{EventType, PodCounters, PodEvents, PodRef};
 use crate::kubernetes::leader::Leader;
 use crate::kubernetes::names::WEBHOOK;
 use crate::kubernetes::told;
+use crate::kubernetes::watches::{self, Watch};
 use crate::unix_seconds;
 
 /// How often it is looked what is due.
@@ -40,6 +40,7 @@ const EVICTED: &str = "EvictedForSidecar";
 /// Tells of pods without a sidecar, and evicts them where that is allowed.
 pub struct Keeper {
     client: Client,
+    watch: Watch,
     events: PodEvents,
     counters: PodCounters,
     settings: Settings,
@@ -88,9 +89,9 @@ impl Namespaces {
 
 impl Keeper {
     /// Works while this replica leads. `settings` are those of the webhook; `eviction` is nothing where pods
-    /// are only told of.
+    /// are only told of. How the watch of namespaces fares is said there.
     pub fn new(
-        client: Client,
+        (client, watch): (Client, Watch),
         counters: PodCounters,
         settings: Settings,
         candidates: Arc<Candidates>,
@@ -101,6 +102,7 @@ impl Keeper {
             events: PodEvents::new(client.clone(), counters.clone()),
             counters,
             client,
+            watch,
             settings,
             candidates,
             eviction,
@@ -131,7 +133,7 @@ impl Keeper {
     /// Works until it is dropped.
     async fn lead(&self, decider: &mut Decider) {
         let mut namespaces = Namespaces::default();
-        let mut events = namespace_events(&self.client);
+        let mut events = namespace_events(&self.client, self.watch.clone());
         let mut changed = true;
         loop {
             if changed && namespaces.is_whole {
@@ -413,14 +415,10 @@ fn is_ending(status: &Status) -> bool {
         .any(|cause| cause.reason == "NamespaceTerminating")
 }
 
-fn namespace_events(client: &Client) -> BoxStream<'static, Event<PartialObjectMeta<Namespace>>> {
+fn namespace_events(
+    client: &Client,
+    watch: Watch,
+) -> BoxStream<'static, Event<PartialObjectMeta<Namespace>>> {
     let api = Api::<PartialObjectMeta<Namespace>>::all(client.clone());
-    let events = watcher(api, watcher::Config::default()).default_backoff();
-    let events = events.filter_map(|event| {
-        if let Err(error) = &event {
-            tracing::warn!(%error, "the namespaces of the cluster cannot be watched");
-        }
-        std::future::ready(event.ok())
-    });
-    events.boxed()
+    watches::follow(api, watcher::Config::default(), watch).boxed()
 }

@@ -18,6 +18,7 @@ use crate::injector::serve::{Counters, Webhook, router, serve};
 use crate::kubernetes::events::PodCounters;
 use crate::kubernetes::leader::election;
 use crate::kubernetes::testing::ApiServer;
+use crate::kubernetes::watches::Watches;
 use crate::sources::{KubernetesSource, Source as _};
 use crate::tls::webhook_config;
 
@@ -178,9 +179,9 @@ async fn pods_without_a_sidecar_are_told_of_and_evicted_as_far_as_budgets_allow(
     let candidates = Arc::new(Candidates::new(Settings::default()));
     let following = Arc::clone(&candidates);
     let domain = "weft.local".parse().unwrap();
-    let mut source = KubernetesSource::new(&client, &domain, "cluster.local", move |event| {
-        following.handle(event)
-    });
+    let watches = Arc::<Watches>::default();
+    let too = move |event: &_| following.handle(event);
+    let mut source = KubernetesSource::new(&client, &watches, &domain, "cluster.local", too);
     tokio::spawn(async move { while source.next().await.is_ok() {} });
     let eviction = Eviction {
         after: Duration::ZERO,
@@ -190,7 +191,7 @@ async fn pods_without_a_sidecar_are_told_of_and_evicted_as_far_as_budgets_allow(
         let (election, leader) = election();
         let counters = PodCounters::default();
         let keeper = Keeper::new(
-            client.clone(),
+            (client.clone(), watches.begin("namespaces")),
             counters.clone(),
             Settings::default(),
             Arc::clone(&candidates),

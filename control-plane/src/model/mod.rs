@@ -8,6 +8,7 @@
 mod check;
 mod external_service;
 mod fault_injection;
+mod gateway;
 mod input;
 mod key;
 mod kind;
@@ -29,6 +30,7 @@ pub use external_service::{
     TlsMode,
 };
 pub use fault_injection::{AbortSpec, DelaySpec, FaultInjectionSpec, HeaderMatchType, HeaderSpec};
+pub use gateway::{BUNDLE_VERSION, CHANNEL, gateway_kinds, lacking, lacking_in_words};
 pub use input::{INPUT_MAX_BYTES, Placed, read};
 pub use key::{ObjectName, ResourceKey};
 pub use kind::{

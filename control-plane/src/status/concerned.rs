@@ -68,6 +68,7 @@ mod tests {
 
     fn subject(kind: &str, name: &str, spec: Value) -> Subject {
         Subject {
+            definitions: crate::store::DefinitionNotes::default(),
             key: ResourceKey {
                 kind: kind.into(),
                 namespace: "shop".into(),

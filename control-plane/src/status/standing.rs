@@ -10,6 +10,10 @@ use crate::model::{API_GROUP, Document, GATEWAY_GROUP, ResourceKey, RouteKind};
 use crate::publish::{Progress, RefusedBy};
 use crate::store::Subject;
 
+/// Why a reference to another namespace cannot be permitted.
+const NO_GRANTS: &str =
+    "the cluster does not serve ReferenceGrant: install the Gateway API's definitions";
+
 /// How a document stands. `progress` is that of the revision in which it was seen to change, `elsewhere` is
 /// another control plane that refuses it.
 pub(super) fn standing(
@@ -39,7 +43,11 @@ pub(super) fn standing(
 
 fn route(snapshot: &Snapshot, subject: &Subject, programmed: &Condition) -> DocumentStatus {
     let status = snapshot.route_status(&subject.key).unwrap_or_default();
-    let resolved = of("ResolvedRefs", "ResolvedRefs", status.unresolved.iter());
+    let mut resolved = of("ResolvedRefs", "ResolvedRefs", status.unresolved.iter());
+    let forbidden = |one: &Dangling| one.reason == "RefNotPermitted";
+    if subject.definitions.has_no_grants && status.unresolved.iter().any(forbidden) {
+        add(&mut resolved.message, NO_GRANTS);
+    }
     shaped(subject, |parent| {
         let found = status.parents.iter().find(|one| {
             let service = &one.parent.service;
@@ -48,9 +56,20 @@ fn route(snapshot: &Snapshot, subject: &Subject, programmed: &Condition) -> Docu
                 && one.parent.port.map(u64::from) == parent["port"].as_u64()
         });
         let refused = found.and_then(|found| found.refused.as_ref());
-        let accepted = of("Accepted", "Accepted", refused.into_iter());
+        let mut accepted = of("Accepted", "Accepted", refused.into_iter());
+        if let Some(lacking) = &subject.definitions.lacking {
+            add(&mut accepted.message, lacking);
+        }
         vec![accepted, resolved.clone(), programmed.clone()]
     })
+}
+
+/// Adds a sentence to a message.
+fn add(message: &mut String, text: &str) {
+    if !message.is_empty() {
+        message.push_str("; ");
+    }
+    message.push_str(text);
 }
 
 pub(super) fn namespace<'a>(key: &'a ResourceKey, parent: &'a Value) -> &'a str {

@@ -11,7 +11,7 @@ use weft_proto::identity::sign_request::Credential;
 
 use weft_control_plane::install;
 
-use crate::kubernetes::{FAULT, POD, PROGRAMMED, Site, condition};
+use crate::kubernetes::{FAULT, POD, PROGRAMMED, Site, condition, refuses_forged};
 use crate::support::{ControlPlane, DEADLINE, Sidecar, wait_until};
 
 /// The rights of the chart.
@@ -42,6 +42,14 @@ impl Site {
         let path = admin.with_file_name("narrow.conf");
         std::fs::write(&path, text[..at].to_owned() + &user).unwrap();
         path
+    }
+
+    /// A token of the pod of [`POD`] for the mesh.
+    pub(crate) fn token_of_pod(&self) -> Credential {
+        let bound = ["--bound-object-kind=Pod", "--bound-object-name=web-0"];
+        let create = ["create", "token", "web", "-n", "shop", "--audience=weft"];
+        let token = self.run(&[&create[..], &bound[..]].concat(), "");
+        Credential::ServiceAccountToken(token.trim().to_owned())
     }
 
     /// A kubeconfig that leads through an address.
@@ -78,6 +86,9 @@ async fn permission_that_is_withdrawn_takes_nothing_out_of_force() {
     site.programmed("slow").await;
     let caller = control_plane.enrol("shop/caller", &[]).await;
     let mut stream = caller.discover().await;
+    site.apply(POD);
+    let token = site.token_of_pod();
+    let mut pod = Sidecar::new(&control_plane);
     let bindings = ["clusterrolebinding,rolebinding", "weft-control-plane"];
     for binding in ["clusterrolebinding", "rolebinding"] {
         let delete = ["delete", binding, bindings[1], "-n", "weft-system"];
@@ -92,6 +103,9 @@ async fn permission_that_is_withdrawn_takes_nothing_out_of_force() {
     let refused = control_plane.apply(&FAULT.replace("slow", "another")).await;
     let refused = refused.unwrap_err().to_string();
     assert!(refused.contains("forbidden"), "{refused}");
+    refuses_forged(&control_plane).await;
+    let reviewed = pod.sign(token.clone()).await.unwrap_err();
+    assert_eq!(reviewed.code(), tonic::Code::Unavailable, "{reviewed}");
     let ready = control_plane.http("/readyz").await;
     assert!(ready.contains("200"), "{ready}");
     site.apply(&rights());
@@ -100,6 +114,10 @@ async fn permission_that_is_withdrawn_takes_nothing_out_of_force() {
     })
     .await;
     site.programmed("slower").await;
+    wait_until("the pod is let in again", async || {
+        pod.sign(token.clone()).await.is_ok()
+    })
+    .await;
 }
 
 /// Every byte from and to the API comes late.
@@ -227,18 +245,12 @@ async fn keys_of_service_accounts_are_rotated() {
     };
     site.apply(POD);
     let control_plane = site.control_plane().await;
-    let bound = ["--bound-object-kind=Pod", "--bound-object-name=web-0"];
-    let create = ["create", "token", "web", "-n", "shop", "--audience=weft"];
-    let token = |site: &Site| {
-        let token = site.run(&[&create[..], &bound[..]].concat(), "");
-        Credential::ServiceAccountToken(token.trim().to_owned())
-    };
     let mut pod = Sidecar::new(&control_plane);
-    let old = token(&site);
+    let old = site.token_of_pod();
     pod.sign(old.clone()).await.unwrap();
     let mut stream = pod.discover().await;
     site.0.restart_with_keys(&["next", "api"]).await;
-    let new = token(&site);
+    let new = site.token_of_pod();
     let mut signed = async |credential: &Credential| pod.sign(credential.clone()).await;
     for credential in [&old, &new] {
         let began = Instant::now();

@@ -22,7 +22,7 @@ kind: FaultInjection
 metadata: {name: slow, namespace: shop}
 spec: {delay: {time: 1s}}
 ";
-const ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1
+pub(crate) const ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
 metadata: {name: web, namespace: shop}
 spec:
@@ -167,6 +167,7 @@ async fn a_restart_of_the_api_and_of_the_control_plane_loses_nothing() {
     let another = FAULT.replace("slow", "slower");
     let error = control_plane.apply(&another).await.unwrap_err().to_string();
     assert!(error.contains("the cluster's API"), "{error}");
+    refuses_forged(&control_plane).await;
     site.0.restart().await;
     let began = Instant::now();
     while let Err(error) = control_plane.apply(&another).await {
@@ -232,6 +233,21 @@ async fn what_one_control_plane_lets_in_or_revokes_the_other_does_too() {
         certs.any(|cert| cert["instance"] == *instance && !cert["revoked"].is_null())
     })
     .await;
+}
+
+/// Nobody is let in whose credential is forged, or whose token the cluster has not reviewed.
+pub(crate) async fn refuses_forged(control_plane: &ControlPlane) {
+    let forged = [
+        Credential::JoinToken("weft-join-forged".to_owned()),
+        Credential::ServiceAccountToken("e30.e30.forged".to_owned()),
+    ];
+    for credential in forged {
+        let mut stranger = Sidecar::new(control_plane);
+        let refused = stranger.sign(credential).await.unwrap_err();
+        let codes = [tonic::Code::Unauthenticated, tonic::Code::Unavailable];
+        assert!(codes.contains(&refused.code()), "{refused}");
+        stranger.try_discover().await.map(drop).unwrap_err();
+    }
 }
 
 pub(crate) const POD: &str = r#"{"apiVersion": "v1", "kind": "List", "items": [

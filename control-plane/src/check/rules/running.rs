@@ -33,6 +33,24 @@ pub(super) fn webhook_answers(facts: &Facts) -> Outcome {
     }
 }
 
+/// Whether each replica follows what it watches of the cluster's API.
+pub(super) fn cluster_followed(facts: &Facts) -> Outcome {
+    let replicas = match &facts.replicas {
+        Ok(replicas) => replicas,
+        Err(error) => return unknown(error),
+    };
+    let wrong = replicas.iter().filter_map(|one| match &one.said {
+        Ok(lines) if lines.is_empty() => None,
+        Ok(lines) => Some(format!("{}: {}", one.pod, some(lines))),
+        Err(error) => Some(format!("{} was not asked: {error}", one.pod)),
+    });
+    let wrong: Vec<String> = wrong.collect();
+    match wrong.is_empty() {
+        true => Outcome::Good(format!("by {} replicas", replicas.len())),
+        false => Outcome::Warning(some(&wrong)),
+    }
+}
+
 pub(super) fn node_clocks(facts: &Facts) -> Outcome {
     let clocks = match &facts.node_clocks {
         Ok(clocks) => clocks,

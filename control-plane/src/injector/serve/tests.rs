@@ -365,6 +365,7 @@ webhooks:
             let trust = Trust {
                 roots: told,
                 leader,
+                watches: Arc::default(),
             };
             tasks.spawn(trust::keep(server.client().await, trust));
             Self {

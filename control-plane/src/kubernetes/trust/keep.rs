@@ -1,6 +1,7 @@
 //! Watches what [`decide`] looks at, and writes what it says.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -10,8 +11,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::PartialObjectMeta;
-use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -23,6 +23,7 @@ use crate::kubernetes::names::{
 };
 use crate::kubernetes::retry::{Attempts, Pauses};
 use crate::kubernetes::told;
+use crate::kubernetes::watches::{self, Watches};
 
 /// Changes that come this close together are answered at once.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -41,6 +42,8 @@ pub struct Trust {
     pub roots: watch::Receiver<String>,
     /// Whether this replica writes.
     pub leader: Leader,
+    /// How its watches fare is said there.
+    pub watches: Arc<Watches>,
 }
 
 /// What was seen of one of the watches.
@@ -54,7 +57,7 @@ enum Seen {
 /// Keeps the roots current in the cluster while it leads; ends when whoever knows them has ended.
 pub async fn keep(client: Client, mut trust: Trust) {
     let mut seen = Watched::default();
-    let mut events = events(&client);
+    let mut events = events(&client, &trust.watches);
     let mut attempts = Attempts::new(WRITTEN_AGAIN);
     let mut due = None::<Instant>;
     loop {
@@ -90,46 +93,25 @@ pub async fn keep(client: Client, mut trust: Trust) {
 }
 
 /// All watches; each begins anew after an error, later each time.
-fn events(client: &Client) -> BoxStream<'static, Seen> {
-    let namespaces = watcher(
-        Api::<Namespace>::all(client.clone()),
-        watcher::Config::default(),
-    );
-    let pods = watcher(
-        Api::<PartialObjectMeta<Pod>>::all(client.clone()),
-        watcher::Config::default(),
-    );
-    let named = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let maps = watcher(
-        Api::<ConfigMap>::all(client.clone()),
-        named(TRUST_BUNDLE_CONFIG_MAP),
-    );
-    let webhooks = watcher(
-        Api::<MutatingWebhookConfiguration>::all(client.clone()),
-        named(WEBHOOK),
-    );
+fn events(client: &Client, watches: &Arc<Watches>) -> BoxStream<'static, Seen> {
+    let everything = watcher::Config::default;
+    let named = |name: &str| everything().fields(&format!("metadata.name={name}"));
+    let namespaces = Api::<Namespace>::all(client.clone());
+    let namespaces = watches::follow(namespaces, everything(), watches.begin("namespaces"));
+    let pods = Api::<PartialObjectMeta<Pod>>::all(client.clone());
+    let pods = watches::follow(pods, everything(), watches.begin("injected-pods"));
+    let maps = Api::<ConfigMap>::all(client.clone());
+    let of_maps = watches.begin("roots-configmaps");
+    let maps = watches::follow(maps, named(TRUST_BUNDLE_CONFIG_MAP), of_maps);
+    let webhooks = Api::<MutatingWebhookConfiguration>::all(client.clone());
+    let webhooks = watches::follow(webhooks, named(WEBHOOK), watches.begin("webhooks"));
     let streams: [BoxStream<'static, Seen>; 4] = [
-        kept("namespaces", namespaces, Seen::Namespace),
-        kept("pods", pods, Seen::Pod),
-        kept("config maps", maps, Seen::Map),
-        kept("webhooks", webhooks, Seen::Webhook),
+        namespaces.map(Seen::Namespace).boxed(),
+        pods.map(Seen::Pod).boxed(),
+        maps.map(Seen::Map).boxed(),
+        webhooks.map(Seen::Webhook).boxed(),
     ];
     futures_util::stream::select_all(streams).boxed()
-}
-
-fn kept<K: Send + 'static>(
-    what: &'static str,
-    events: impl futures_util::Stream<Item = watcher::Result<Event<K>>> + Send + 'static,
-    seen: fn(Event<K>) -> Seen,
-) -> BoxStream<'static, Seen> {
-    let events = events.default_backoff();
-    let events = events.filter_map(move |event| {
-        if let Err(error) = &event {
-            tracing::warn!(%error, "the {what} of the cluster cannot be watched");
-        }
-        std::future::ready(event.ok().map(seen))
-    });
-    events.boxed()
 }
 
 /// What the watches have said, and which of them have said everything once.

@@ -9,9 +9,7 @@ mod translate;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::mem;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, SelectAll};
@@ -19,29 +17,23 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::core::PartialObjectMeta;
-use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use weft_core::name::{ServiceName, TrustDomain, WorkloadName};
 
 use super::{Batch, Source};
-use crate::kubernetes::retry::{Backoff, Pauses};
+use crate::kubernetes::watches::{self, Watches};
 use crate::model::ObjectName;
 use crate::store::StoreError;
 use crate::world::Delta;
 
-pub use status::{ClusterStatus, KindView, Watched};
+pub use status::{ClusterStatus, Watched};
 
 /// Objects that a listing asks for at a time.
 const PAGE: u32 = 500;
 /// Events that are compiled together, at most.
 const EVENTS_TOGETHER: usize = 4096;
-/// Pauses before the API server is asked again.
-const PAUSES: Pauses = Pauses {
-    first: Duration::from_millis(200),
-    longest: Duration::from_secs(5),
-};
 /// Pods that have ended have no addresses any more.
 const RUNNING: &str = "status.phase!=Succeeded,status.phase!=Failed";
 
@@ -61,7 +53,6 @@ enum What {
     Gone(ObjectName),
     /// The listing is complete.
     End,
-    Failed(String),
 }
 
 /// One kind.
@@ -100,23 +91,26 @@ impl fmt::Debug for KubernetesSource {
 
 impl KubernetesSource {
     /// Of this cluster, whose pods have identities of this trust domain, and whose DNS names are below
-    /// this one. `pods` is told of every pod, too.
+    /// this one. `pods` is told of every pod, too. How it fares is said among the watches.
     pub fn new(
         client: &Client,
+        watches: &Arc<Watches>,
         trust_domain: &TrustDomain,
         cluster_domain: &str,
         pods: impl Fn(&Event<Pod>) + Send + 'static,
     ) -> Self {
         let trust_domain = trust_domain.clone();
         let cluster_domain = cluster_domain.to_ascii_lowercase();
+        let status = Arc::new(ClusterStatus::new(watches));
+        let of = (client, &*status);
         let nobody = |_: &Event<Service>| {};
         let all = [
-            follow(client, Watched::Services, None, nobody, move |object| {
+            follow(of, Watched::Services, None, nobody, move |object| {
                 let service = translate::service(object, &cluster_domain)?;
                 Some(Delta::ClusterService(Arc::new(service)))
             }),
             follow(
-                client,
+                of,
                 Watched::EndpointSlices,
                 None,
                 |_| {},
@@ -125,13 +119,13 @@ impl KubernetesSource {
                     Some(Delta::ClusterSlice(Arc::new(slice)))
                 },
             ),
-            follow(client, Watched::Pods, Some(RUNNING), pods, move |object| {
+            follow(of, Watched::Pods, Some(RUNNING), pods, move |object| {
                 let pod = translate::pod(object, &trust_domain)?;
                 Some(Delta::Pod(Arc::new(pod)))
             }),
             // Of their metadata alone: their statuses are large, and change with every image.
             follow(
-                client,
+                of,
                 Watched::Nodes,
                 None,
                 |_| {},
@@ -145,7 +139,7 @@ impl KubernetesSource {
             streams: all.into_iter().collect(),
             kinds: Default::default(),
             deltas: Vec::new(),
-            status: Arc::default(),
+            status,
             complete: false,
         }
     }
@@ -159,16 +153,6 @@ impl KubernetesSource {
         let Seen { kind, what } = seen;
         let of_kind = &mut self.kinds[kind as usize];
         match what {
-            What::Failed(error) => {
-                tracing::warn!(
-                    kind = kind.as_str(),
-                    error,
-                    "the cluster's API is not followed; tried again"
-                );
-                self.status
-                    .on_failed(kind, error, std::time::Instant::now());
-                return;
-            }
             What::Begin => of_kind.listing = Some(Listing::default()),
             What::There(name, fact) => {
                 let (known, deltas) = match &mut of_kind.listing {
@@ -198,10 +182,9 @@ impl KubernetesSource {
                 self.deltas.extend(gone);
                 self.deltas.extend(listing.deltas);
                 of_kind.listed = true;
-                self.status.on_listed(kind);
             }
         }
-        self.status.on_seen(kind, of_kind.known.len());
+        self.status.watch(kind).on_counted(of_kind.known.len());
     }
 
     /// Everything that is kept between the awaits is kept in `self`: a call that is dropped has lost
@@ -268,7 +251,7 @@ fn gone(kind: Watched, name: &ObjectName) -> Option<Delta> {
 
 /// Lists and watches the objects of a kind for ever; tells `too` of each event.
 fn follow<K>(
-    client: &Client,
+    (client, status): (&Client, &ClusterStatus),
     kind: Watched,
     fields: Option<&str>,
     too: impl Fn(&Event<K>) + Send + 'static,
@@ -281,29 +264,25 @@ where
     if let Some(fields) = fields {
         config = config.fields(fields);
     }
-    let events = watcher(Api::<K>::all(client.clone()), config);
-    let events = events.backoff(Backoff::new(PAUSES));
+    let watch = status.watch(kind).clone();
+    let events = watches::follow(Api::<K>::all(client.clone()), config, watch);
     let seen = events.map(move |event| {
         let name = |object: &K| ObjectName {
             namespace: object.namespace().unwrap_or_default(),
             name: object.name_any(),
         };
-        if let Ok(event) = &event {
-            too(event);
-        }
+        too(&event);
         let what = match event {
-            Ok(Event::Init) => What::Begin,
-            Ok(Event::InitApply(object) | Event::Apply(object)) => {
+            Event::Init => What::Begin,
+            Event::InitApply(object) | Event::Apply(object) => {
                 What::There(name(&object), fact(&object))
             }
-            Ok(Event::Delete(object)) => What::Gone(name(&object)),
-            Ok(Event::InitDone) => What::End,
-            Err(error) => What::Failed(error.to_string()),
+            Event::Delete(object) => What::Gone(name(&object)),
+            Event::InitDone => What::End,
         };
         Seen { kind, what }
     });
-    let seen: Pin<Box<_>> = Box::pin(seen);
-    seen
+    seen.boxed()
 }
 
 #[cfg(test)]

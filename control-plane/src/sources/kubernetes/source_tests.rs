@@ -1,16 +1,14 @@
 //! The source with a real API server.
 
-use kube::Config;
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use std::time::{Duration, Instant};
+
 use tokio::time::timeout;
 use weft_core::locality::Distribution;
 
 use super::*;
 use crate::compile::Snapshot;
-use crate::kubernetes::testing::ApiServer;
+use crate::kubernetes::testing::{ApiServer, Gate};
+use crate::kubernetes::watches::WatchView;
 use crate::world::World;
 
 const WEB: &str = "apiVersion: v1
@@ -43,6 +41,7 @@ impl Followed {
         Self {
             source: KubernetesSource::new(
                 client,
+                &Arc::default(),
                 &"weft.test".parse().unwrap(),
                 "cluster.local",
                 |_| {},
@@ -54,7 +53,7 @@ impl Followed {
 
     /// Takes what comes until something holds. The wait is cut again and again, as the pipeline does.
     async fn until(&mut self, what: &str, mut holds: impl FnMut(&Snapshot) -> bool) {
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         while !holds(&self.snapshot) {
             assert!(
                 began.elapsed() < Duration::from_secs(60),
@@ -69,6 +68,13 @@ impl Followed {
             }
         }
     }
+}
+
+/// How the watch of a kind fares.
+fn view(followed: &Followed, kind: Watched) -> WatchView {
+    let views = followed.source.status().watches().view(Instant::now());
+    let found = views.into_iter().find(|one| *one.name == *kind.as_str());
+    found.unwrap()
 }
 
 fn addresses(found: &Snapshot, service: &str) -> Option<Vec<String>> {
@@ -139,9 +145,8 @@ async fn what_kubectl_does_is_a_fact() {
     );
     // While it is away, what is known stays; afterwards come the differences.
     server.kill();
-    let gone = std::time::Instant::now();
-    let stale =
-        |followed: &Followed| followed.source.status().view(std::time::Instant::now())[0].stale;
+    let gone = Instant::now();
+    let stale = |followed: &Followed| view(followed, Watched::Services).stale;
     followed
         .until("stale", |_| gone.elapsed() > Duration::from_secs(3))
         .await;
@@ -197,47 +202,6 @@ async fn a_new_listing_takes_out_what_is_not_in_it() {
         .await;
 }
 
-/// Stands between the source and the API server, and can be closed.
-struct Gate {
-    url: String,
-    open: watch::Sender<bool>,
-}
-
-impl Gate {
-    async fn before(server: &ApiServer) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("https://{}", listener.local_addr().unwrap());
-        let server = server.address().replace("https://", "");
-        let (open, is_open) = watch::channel(true);
-        tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
-                let (server, mut is_open) = (server.clone(), is_open.clone());
-                tokio::spawn(async move {
-                    if !*is_open.borrow() {
-                        return;
-                    }
-                    let mut server = TcpStream::connect(server).await.unwrap();
-                    let closed = is_open.wait_for(|open| !open);
-                    tokio::select! {
-                        _ended = copy_bidirectional(&mut client, &mut server) => {}
-                        _closed = closed => {}
-                    }
-                });
-            }
-        });
-        Self { url, open }
-    }
-
-    async fn client(&self, server: &ApiServer) -> Client {
-        let config = Kubeconfig::read_from(server.kubeconfig()).unwrap();
-        let options = KubeConfigOptions::default();
-        let config = Config::from_custom_kubeconfig(config, &options).await;
-        let mut config = config.unwrap();
-        config.cluster_url = self.url.parse().unwrap();
-        Client::try_from(config).unwrap()
-    }
-}
-
 /// While the watch is cut, objects come, change and go, and etcd and the API server forget that they
 /// did: the watch cannot go on (`410 Gone`).
 #[tokio::test]
@@ -256,13 +220,10 @@ async fn after_a_compaction_everything_is_listed_anew_and_only_differences_are_t
         let is_there = |found: &Snapshot| addresses(found, &name).is_some_and(|all| all.len() == 1);
         followed.until(&name, is_there).await;
     }
-    let lists = |followed: &Followed| {
-        let view = followed.source.status().view(std::time::Instant::now());
-        view.map(|of_kind| of_kind.lists)
-    };
+    let lists = |followed: &Followed| Watched::ALL.map(|kind| view(followed, kind).lists);
     assert_eq!(lists(&followed)[..3], [1, 1, 1]);
     followed.changed.clear();
-    gate.open.send_replace(false);
+    gate.close();
     run(&server, &["delete", "service/goes"], "");
     run(
         &server,
@@ -278,7 +239,7 @@ async fn after_a_compaction_everything_is_listed_anew_and_only_differences_are_t
         is_of(&followed.snapshot, "goes", &["192.0.2.1:8080"]),
         "the last good stays"
     );
-    gate.open.send_replace(true);
+    gate.open();
     followed
         .until("comes", |found| is_of(found, "comes", &["192.0.2.1:8080"]))
         .await;

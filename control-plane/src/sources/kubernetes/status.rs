@@ -1,11 +1,8 @@
-//! How far the source has come, for `/readyz` and metrics.
+//! How far the source has come, for `/readyz`.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
-/// A kind of object that has not failed again for this long is followed: longer than the longest pause
-/// between two attempts.
-const RECOVERED_AFTER: Duration = Duration::from_secs(15);
+use crate::kubernetes::watches::{Watch, Watches};
 
 /// What is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,121 +46,59 @@ impl Watched {
     }
 }
 
-/// One kind.
-#[derive(Debug, Clone, Default)]
-struct OfKind {
-    /// How often it has been listed.
-    lists: u64,
-    objects: usize,
-    /// When it began to fail, when it failed last, and how.
-    failing: Option<(Instant, Instant, String)>,
-}
-
-/// What is known of the cluster, and since when it may be old.
-#[derive(Debug, Default)]
+/// What of the cluster has been seen, and how every watch of its API fares.
+#[derive(Debug)]
 pub struct ClusterStatus {
-    kinds: Mutex<[OfKind; 4]>,
-}
-
-/// One kind, for metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KindView {
-    /// The kind.
-    pub kind: Watched,
-    /// How many there are.
-    pub objects: usize,
-    /// How often they have been listed: once, and again whenever a watch could not go on.
-    pub lists: u64,
-    /// For how long the API server has not been heard of: what is in force may be old.
-    pub stale: Duration,
+    watches: Arc<Watches>,
+    of: [Watch; 4],
 }
 
 impl ClusterStatus {
-    fn kinds(&self) -> MutexGuard<'_, [OfKind; 4]> {
-        self.kinds.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn new(watches: &Arc<Watches>) -> Self {
+        Self {
+            watches: Arc::clone(watches),
+            of: Watched::ALL.map(|kind| watches.begin(kind.as_str())),
+        }
     }
 
-    pub(super) fn on_seen(&self, kind: Watched, objects: usize) {
-        let of_kind = &mut self.kinds()[kind as usize];
-        of_kind.objects = objects;
-        of_kind.failing = None;
+    pub(super) fn watch(&self, kind: Watched) -> &Watch {
+        &self.of[kind as usize]
     }
 
-    pub(super) fn on_listed(&self, kind: Watched) {
-        self.kinds()[kind as usize].lists += 1;
-    }
-
-    pub(super) fn on_failed(&self, kind: Watched, error: String, now: Instant) {
-        let of_kind = &mut self.kinds()[kind as usize];
-        let since = match &of_kind.failing {
-            Some((since, last, _)) if now - *last < RECOVERED_AFTER => *since,
-            Some(_) | None => now,
-        };
-        of_kind.failing = Some((since, now, error));
+    /// Every watch of the cluster's API, those of others too.
+    pub fn watches(&self) -> &Watches {
+        &self.watches
     }
 
     /// What is still missing before sidecars may be told anything, with the reason; `None` when
     /// everything has been listed once.
     pub fn missing(&self) -> Option<String> {
-        let kinds = self.kinds();
-        let (kind, of_kind) = Watched::ALL
-            .iter()
-            .zip(kinds.iter())
-            .find(|(kind, of_kind)| kind.is_waited_for() && of_kind.lists == 0)?;
-        let kind = kind.as_str();
-        Some(match &of_kind.failing {
-            Some((_, _, error)) => format!("{kind} not listed: {error}"),
-            None => format!("{kind} not listed yet"),
-        })
-    }
-
-    /// Every kind.
-    pub fn view(&self, now: Instant) -> [KindView; 4] {
-        let kinds = self.kinds();
-        Watched::ALL.map(|kind| {
-            let of_kind = &kinds[kind as usize];
-            let stale = match &of_kind.failing {
-                Some((since, last, _))
-                    if now.saturating_duration_since(*last) < RECOVERED_AFTER =>
-                {
-                    now.saturating_duration_since(*since)
-                }
-                Some(_) | None => Duration::ZERO,
-            };
-            KindView {
-                kind,
-                objects: of_kind.objects,
-                lists: of_kind.lists,
-                stale,
-            }
+        let mut waited_for = Watched::ALL.iter().filter(|kind| kind.is_waited_for());
+        waited_for.find_map(|kind| match self.watch(*kind).listed() {
+            (0, Some(error)) => Some(format!("{} not listed: {error}", kind.as_str())),
+            (0, None) => Some(format!("{} not listed yet", kind.as_str())),
+            (_, _) => None,
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     #[test]
-    fn what_fails_is_stale_until_it_is_seen_or_has_not_failed_for_a_while() {
-        let status = ClusterStatus::default();
-        let begin = Instant::now();
-        let at = |seconds| begin + Duration::from_secs(seconds);
-        let stale = |now| status.view(at(now))[0].stale.as_secs();
+    fn what_was_not_listed_yet_is_missing() {
+        let status = ClusterStatus::new(&Arc::default());
+        let services = status.watch(Watched::Services);
         assert_eq!(status.missing().as_deref(), Some("services not listed yet"));
-        status.on_failed(Watched::Services, "refused".to_owned(), at(1));
-        assert_eq!(
-            status.missing().as_deref(),
-            Some("services not listed: refused")
-        );
-        status.on_failed(Watched::Services, "refused".to_owned(), at(9));
-        assert_eq!(stale(10), 9);
-        status.on_seen(Watched::Services, 3);
-        assert_eq!((stale(11), status.view(at(11))[0].objects), (0, 3));
-        status.on_failed(Watched::Services, "refused".to_owned(), at(20));
-        assert_eq!((stale(21), stale(40)), (1, 0));
-        for kind in Watched::ALL {
-            status.on_listed(kind);
+        services.on_failed(&"refused", Instant::now());
+        let expected = "services not listed: refused";
+        assert_eq!(status.missing().as_deref(), Some(expected));
+        for kind in [Watched::Services, Watched::EndpointSlices, Watched::Pods] {
+            assert!(status.missing().is_some());
+            status.watch(kind).on_listed();
         }
         assert_eq!(status.missing(), None);
     }

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use crate::kubernetes::retry::{Backoff, Pauses};
 use crate::kubernetes::told;
+use crate::kubernetes::watches::Watch;
 
 /// Objects of one answer to a list.
 const PAGE: u32 = 500;
@@ -79,8 +80,13 @@ impl FollowError {
     }
 }
 
-/// Tells everything of a kind, for ever.
-pub(super) async fn follow(api: &Api<DynamicObject>, kind: &str, mut tell: impl FnMut(KindEvent)) {
+/// Tells everything of a kind, for ever, and says how that fares.
+pub(super) async fn follow(
+    api: &Api<DynamicObject>,
+    kind: &str,
+    health: &Watch,
+    mut tell: impl FnMut(KindEvent),
+) {
     let mut backoff = Backoff::new(PAUSES);
     let mut version: Option<String> = None;
     let mut failures = 0;
@@ -91,9 +97,12 @@ pub(super) async fn follow(api: &Api<DynamicObject>, kind: &str, mut tell: impl 
         let result = match &mut version {
             None => {
                 let listed = list(api, &mut tell).await;
-                listed.map(|listed| version = Some(listed))
+                listed.map(|listed| {
+                    health.on_listed();
+                    version = Some(listed);
+                })
             }
-            Some(from) => watch(api, from, &mut tell).await,
+            Some(from) => watch(api, from, health, &mut tell).await,
         };
         match result {
             Ok(()) if is_list => continue,
@@ -103,6 +112,7 @@ pub(super) async fn follow(api: &Api<DynamicObject>, kind: &str, mut tell: impl 
             }
             Ok(()) => {}
             Err(error) => {
+                health.on_failed(&error, Instant::now());
                 tracing::warn!(kind, %error, "the watch is tried again; what is known stays in force");
                 // Counted however long it took: a server that has not reached the version says so late.
                 if !is_list && began.elapsed() >= SHORT {
@@ -148,10 +158,12 @@ async fn list(
 async fn watch(
     api: &Api<DynamicObject>,
     version: &mut String,
+    health: &Watch,
     tell: &mut impl FnMut(KindEvent),
 ) -> Result<(), FollowError> {
     let params = WatchParams::default().timeout(WATCH_SECONDS);
     let mut events = pin!(within(api.watch(&params, version)).await?);
+    health.on_seen();
     loop {
         let Ok(event) = timeout(SILENT_MAX, events.try_next()).await else {
             return Ok(());

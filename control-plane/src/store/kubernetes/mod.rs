@@ -18,6 +18,7 @@
 //! - There is no history and there are no snapshots: what was asked for when is in the Git repository
 //!   that it is applied from, and backups are those of the cluster's etcd.
 
+mod definitions;
 mod following;
 mod leading;
 mod leases;
@@ -32,7 +33,7 @@ mod writing;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, ready};
 use kube::Client;
@@ -51,10 +52,13 @@ use super::{
     StoredResource,
 };
 use crate::kubernetes::told;
+use crate::kubernetes::watches::Watches;
 use crate::model::{Document, ResourceKey};
+use definitions::Lacking;
 use leases::Leases;
 use mirror::Mirror;
 
+pub use definitions::DefinitionNotes;
 pub use leading::StoreLease;
 pub use mirror::RefusedDocument;
 pub use watching::KindApi;
@@ -84,11 +88,13 @@ pub struct KubernetesOptions {
     pub revision: Revision,
     /// The time by which leases end.
     pub clock: Arc<dyn Clock>,
+    /// How the watches fare is said there.
+    pub watches: Arc<Watches>,
 }
 
 impl KubernetesOptions {
     /// Those of a control plane in this namespace.
-    pub fn new(namespace: &str) -> Self {
+    pub fn new(namespace: &str, watches: Arc<Watches>) -> Self {
         let micros = u64::try_from(crate::unix_millis()).unwrap_or_default() * 1000;
         Self {
             namespace: namespace.to_owned(),
@@ -96,6 +102,7 @@ impl KubernetesOptions {
             accept,
             revision: micros + u64::from(crate::random::<1>()[0]),
             clock: Arc::<MonotonicClock>::default(),
+            watches,
         }
     }
 }
@@ -137,6 +144,8 @@ pub struct Subject {
     pub document: Value,
     /// The status that it has.
     pub status: Value,
+    /// What the cluster's definitions take away from it.
+    pub definitions: DefinitionNotes,
 }
 
 /// A store on the API of a cluster.
@@ -199,6 +208,9 @@ struct Shared {
     progress: watch::Sender<Progress>,
     /// Counts what the watch of records tells that was not known.
     records_of_others: watch::Sender<u64>,
+    watches: Arc<Watches>,
+    /// What definitions lack of what is read.
+    lacking: Mutex<Lacking>,
 }
 
 /// What has been read since the start.
@@ -265,6 +277,8 @@ impl KubernetesStore {
             found: Mutex::default(),
             progress,
             records_of_others: watch::Sender::new(0),
+            watches: options.watches,
+            lacking: Mutex::default(),
         });
         let leases = Leases::new(client, &options.namespace, options.clock);
         let writer = Arc::new(Writer {
@@ -290,6 +304,7 @@ impl KubernetesStore {
             *discovered && listed.contains(RECORDS) && begun.is_subset(listed)
         });
         // A control plane that knows no revocation lets nobody in: it waits, however long.
+        let began = Instant::now();
         {
             let mut opened = std::pin::pin!(async {
                 store.leases.open().await;
@@ -302,9 +317,14 @@ impl KubernetesStore {
                 }
                 let known = seen.borrow().clone();
                 let missing: Vec<_> = known.begun.difference(&known.listed).collect();
+                let watches = store.shared.watches.notes(Instant::now()).join("; ");
+                let seconds = began.elapsed().as_secs();
                 tracing::warn!(
                     ?missing,
-                    "waits for the cluster's API: not everything was read"
+                    watches,
+                    seconds,
+                    "waits for the cluster's API, without which it lets nobody in: not everything was \
+                     read"
                 );
             }
         }
@@ -326,9 +346,11 @@ impl KubernetesStore {
         let subjects = mirror
             .standing()
             .filter_map(|(key, entry, refused, revision)| {
+                let resource = self.shared.resource(&key.kind)?;
                 Some(Subject {
                     key: key.clone(),
-                    resource: self.shared.resource(&key.kind)?,
+                    definitions: self.shared.notes(&key.kind, &resource),
+                    resource,
                     version: entry.version.clone(),
                     generation: entry.value.generation,
                     revision,

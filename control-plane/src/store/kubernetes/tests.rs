@@ -155,6 +155,7 @@ impl Cluster {
             },
             revision: 0,
             clock,
+            watches: Arc::default(),
         };
         let mut cluster = Self {
             options,
@@ -377,7 +378,8 @@ async fn one_of_two_leads_and_one_whose_lease_is_stolen_leads_no_longer() {
         |tasks: &mut tokio::task::JoinSet<()>, store: Arc<KubernetesStore>, holder: &str| {
             let (election, leader) = election();
             let stop = CancellationToken::new();
-            let lease = StoreLease::new(store, "leader", holder);
+            let watch = Arc::<Watches>::default().begin("leases");
+            let lease = StoreLease::new(store, watch, "leader", holder);
             tasks.spawn(election.keep(lease, stop.clone()));
             (leader, stop)
         };

@@ -2,24 +2,29 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::core::{ApiResource, DynamicObject};
-use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{self, Event};
 
+use tokio::time::timeout;
+
+use super::definitions;
 use super::following::{self, KindEvent};
 use super::object::{self, TABLE};
 use super::{RECORDS, Shared};
 use crate::kubernetes::retry::{Backoff, Pauses};
 use crate::kubernetes::told;
+use crate::kubernetes::watches;
 use crate::model::{Kind, ResourceKey};
 
 /// How often the cluster is asked for kinds that it did not have.
 const DISCOVER_AGAIN_AFTER: Duration = Duration::from_secs(30);
+/// How long an answer to which kinds there are may take.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Pauses between questions that are not answered.
 const ASKED_AGAIN: Pauses = Pauses {
     first: Duration::from_secs(1),
@@ -71,8 +76,10 @@ pub(super) async fn discover(shared: Arc<Shared>) {
     let mut missing = shared.kinds.clone();
     let mut said = BTreeSet::new();
     let mut backoff = Backoff::new(ASKED_AGAIN);
+    let asking = shared.watches.begin("kinds");
     let mut watches = tokio::task::JoinSet::new();
     watches.spawn(records(Arc::clone(&shared)));
+    watches.spawn(definitions::keep(Arc::clone(&shared)));
     loop {
         let mut failed = false;
         let mut still_missing = Vec::new();
@@ -92,6 +99,7 @@ pub(super) async fn discover(shared: Arc<Shared>) {
                     watches.spawn(documents(Arc::clone(&shared), kind.kind, resource));
                 }
                 Ok(None) => {
+                    shared.watches.begin(&kind.plural).on_absent();
                     if said.insert(kind.kind.clone()) {
                         let versions = kind.versions.join(", ");
                         tracing::warn!(
@@ -104,6 +112,7 @@ pub(super) async fn discover(shared: Arc<Shared>) {
                 }
                 Err(error) => {
                     failed = true;
+                    asking.on_failed(&error, Instant::now());
                     tracing::warn!(kind = kind.kind, error, "the cluster was not asked");
                     still_missing.push(kind);
                 }
@@ -114,6 +123,7 @@ pub(super) async fn discover(shared: Arc<Shared>) {
             true => backoff.next().unwrap_or(ASKED_AGAIN.longest),
             false => {
                 backoff = Backoff::new(ASKED_AGAIN);
+                asking.on_seen();
                 shared.discovered();
                 DISCOVER_AGAIN_AFTER
             }
@@ -124,8 +134,8 @@ pub(super) async fn discover(shared: Arc<Shared>) {
 
 /// The groups that the cluster has, with their versions.
 async fn group_versions(shared: &Shared) -> Result<BTreeSet<String>, String> {
-    let list = shared.client.list_api_groups().await;
-    let groups = list.map_err(|error| told(&error))?.groups.into_iter();
+    let groups = asked(shared.client.list_api_groups()).await?;
+    let groups = groups.groups.into_iter();
     let versions = groups.flat_map(|group| group.versions);
     Ok(versions.map(|version| version.group_version).collect())
 }
@@ -137,8 +147,7 @@ async fn served(
     versions: &BTreeSet<String>,
 ) -> Result<Option<ApiResource>, String> {
     for version in kind.versions.iter().filter(|one| versions.contains(*one)) {
-        let list = shared.client.list_api_group_resources(version).await;
-        let list = list.map_err(|error| told(&error))?;
+        let list = asked(shared.client.list_api_group_resources(version)).await?;
         let mut found = list.resources.iter();
         if found.any(|one| one.name == kind.plural && one.kind == kind.kind) {
             return Ok(Some(kind.resource(version)));
@@ -147,9 +156,21 @@ async fn served(
     Ok(None)
 }
 
+/// The API server's answer, or why there is none.
+pub(super) async fn asked<T>(
+    request: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, String> {
+    match timeout(ANSWER_MAX, request).await {
+        Ok(answer) => answer.map_err(|error| told(&error)),
+        Err(_elapsed) => Err(format!("no answer within {ANSWER_MAX:?}")),
+    }
+}
+
 async fn documents(shared: Arc<Shared>, kind: String, resource: ApiResource) {
     let api: Api<DynamicObject> = Api::all_with(shared.client.clone(), &resource);
-    following::follow(&api, &kind, |event| document_event(&shared, &kind, event)).await;
+    let health = shared.watches.begin(&resource.plural);
+    let tell = |event| document_event(&shared, &kind, event);
+    following::follow(&api, &kind, &health, tell).await;
 }
 
 fn document_event(shared: &Shared, kind: &str, event: KindEvent) {
@@ -224,12 +245,10 @@ fn gone(mirror: &mut super::Mirror, kind: &str, object: &DynamicObject) -> Vec<R
 async fn records(shared: Arc<Shared>) {
     let api: Api<Secret> = Api::namespaced(shared.client.clone(), &shared.namespace);
     let config = watcher::Config::default().labels(TABLE);
-    let mut events = std::pin::pin!(watcher(api, config).default_backoff());
+    let health = shared.watches.begin(RECORDS);
+    let mut events = std::pin::pin!(watches::follow(api, config, health));
     while let Some(event) = events.next().await {
-        match event {
-            Ok(event) => record_event(&shared, event),
-            Err(error) => tracing::warn!(%error, "the watch of records is tried again"),
-        }
+        record_event(&shared, event);
     }
 }
 

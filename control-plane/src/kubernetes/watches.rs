@@ -1,0 +1,278 @@
+//! How each watch of the cluster's API fares: one list for the whole process, which `/readyz`, metrics
+//! and `weft check` show. What is known stays in force while a watch fails, and may be that old.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::ready;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::{Stream, StreamExt as _};
+use kube::Api;
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event, watcher};
+use serde::de::DeserializeOwned;
+
+use super::retry::{Backoff, Pauses};
+
+/// Pauses before the API server is asked again.
+const PAUSES: Pauses = Pauses {
+    first: Duration::from_millis(200),
+    longest: Duration::from_secs(5),
+};
+/// A watch that does not say when it goes on again and has not failed for this long goes on: longer than
+/// the longest pause between two attempts.
+const RECOVERED_AFTER: Duration = Duration::from_secs(15);
+/// Characters of an error that are kept.
+const ERROR_CHARS_MAX: usize = 300;
+
+/// Every watch, by its name. Names are those that the code gives: there are no more than those.
+#[derive(Debug, Default)]
+pub struct Watches {
+    held: Mutex<BTreeMap<Arc<str>, State>>,
+}
+
+/// One watch of [`Watches`].
+#[derive(Debug, Clone)]
+pub struct Watch {
+    all: Arc<Watches>,
+    name: Arc<str>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct State {
+    /// How often everything has been listed.
+    lists: u64,
+    /// How many objects there are, where that is counted.
+    objects: Option<usize>,
+    /// The cluster does not have the kind.
+    is_absent: bool,
+    failing: Option<Failing>,
+}
+
+#[derive(Debug, Clone)]
+struct Failing {
+    since: Instant,
+    last: Instant,
+    error: String,
+    /// It fails until it says that it does not: else it may go on without a word.
+    lasts: bool,
+}
+
+/// How a watch fares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatchView {
+    /// Its name, as in `endpointslices`.
+    pub name: Arc<str>,
+    /// How many objects there are, where that is counted.
+    pub objects: Option<usize>,
+    /// How often they have been listed: once, and again whenever a watch could not go on.
+    pub lists: u64,
+    /// The cluster does not have the kind.
+    pub is_absent: bool,
+    /// For how long the API has not been followed, zero where it is: what is in force may be that old.
+    pub stale: Duration,
+    /// Why it is not followed; nothing where it is.
+    pub error: Option<String>,
+}
+
+impl Watches {
+    /// The watch of this name, which is on the list from now on.
+    pub fn begin(self: &Arc<Self>, name: &str) -> Watch {
+        let name: Arc<str> = name.into();
+        self.held().entry(Arc::clone(&name)).or_default().is_absent = false;
+        let all = Arc::clone(self);
+        Watch { all, name }
+    }
+
+    /// Every watch, by name.
+    pub fn view(&self, now: Instant) -> Vec<WatchView> {
+        let held = self.held();
+        let views = held.iter().map(|(name, state)| {
+            let failing = state.failing.as_ref().filter(|failing| {
+                failing.lasts || now.saturating_duration_since(failing.last) < RECOVERED_AFTER
+            });
+            WatchView {
+                name: Arc::clone(name),
+                objects: state.objects,
+                lists: state.lists,
+                is_absent: state.is_absent,
+                stale: failing.map_or(Duration::ZERO, |failing| {
+                    now.saturating_duration_since(failing.since)
+                }),
+                error: failing.map(|failing| failing.error.clone()),
+            }
+        });
+        views.collect()
+    }
+
+    /// What is not as it should be, for people: a line for each watch that is not followed, and one for
+    /// kinds that the cluster does not have.
+    pub fn notes(&self, now: Instant) -> Vec<String> {
+        let view = self.view(now);
+        let stale = view.iter().filter_map(|one| {
+            let (error, seconds) = (one.error.as_ref()?, one.stale.as_secs());
+            let name = &one.name;
+            Some(format!(
+                "stale: {name} not followed for {seconds} s: {error}"
+            ))
+        });
+        let mut notes: Vec<String> = stale.collect();
+        let absent = view.iter().filter(|one| one.is_absent);
+        let absent: Vec<&str> = absent.map(|one| &*one.name).collect();
+        if !absent.is_empty() {
+            let names = absent.join(", ");
+            notes.push(format!("absent: the cluster does not serve {names}"));
+        }
+        notes
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, State>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watch {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The API server tells it something, or has begun to.
+    pub(crate) fn on_seen(&self) {
+        self.change(|state| state.failing = None);
+    }
+
+    /// There are so many objects.
+    pub(crate) fn on_counted(&self, objects: usize) {
+        self.change(|state| state.objects = Some(objects));
+    }
+
+    /// Everything has been listed.
+    pub(crate) fn on_listed(&self) {
+        self.change(|state| {
+            state.lists += 1;
+            state.failing = None;
+        });
+    }
+
+    /// The cluster does not have the kind.
+    pub(crate) fn on_absent(&self) {
+        self.change(|state| state.is_absent = true);
+    }
+
+    /// It fails until [`on_seen`](Self::on_seen) says otherwise.
+    pub(crate) fn on_failed(&self, error: &dyn fmt::Display, now: Instant) {
+        self.fail(error, now, true);
+    }
+
+    /// It has failed, and may go on without a word.
+    fn on_failed_once(&self, error: &dyn fmt::Display, now: Instant) {
+        self.fail(error, now, false);
+    }
+
+    fn fail(&self, error: &dyn fmt::Display, now: Instant, lasts: bool) {
+        let error = error.to_string();
+        let kept = error.chars().map(|c| if c.is_control() { ' ' } else { c });
+        let error: String = kept.take(ERROR_CHARS_MAX).collect();
+        self.change(|state| {
+            let before = state.failing.as_ref();
+            let before = before.filter(|before| {
+                before.lasts || now.saturating_duration_since(before.last) < RECOVERED_AFTER
+            });
+            let since = before.map_or(now, |before| before.since);
+            state.failing = Some(Failing {
+                since,
+                last: now,
+                error,
+                lasts,
+            });
+        });
+    }
+
+    /// How often everything has been listed, and why it fails.
+    pub(crate) fn listed(&self) -> (u64, Option<String>) {
+        let held = self.all.held();
+        let state = held.get(&self.name);
+        let error = state.and_then(|state| state.failing.as_ref());
+        let error = error.map(|failing| failing.error.clone());
+        (state.map_or(0, |state| state.lists), error)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        if let Some(state) = self.all.held().get_mut(&self.name) {
+            change(state);
+        }
+    }
+}
+
+/// Lists and watches the objects of a kind for ever, and says how that fares.
+pub(crate) fn follow<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    watch: Watch,
+) -> impl Stream<Item = Event<K>> + Send
+where
+    K: kube::Resource + Clone + DeserializeOwned + fmt::Debug + Send + 'static,
+{
+    let events = watcher(api, config).backoff(Backoff::new(PAUSES));
+    events.filter_map(move |event| {
+        match &event {
+            Ok(Event::InitDone) => watch.on_listed(),
+            Ok(Event::Init | Event::InitApply(_) | Event::Apply(_) | Event::Delete(_)) => {
+                watch.on_seen();
+            }
+            Err(error) => {
+                let name = watch.name();
+                tracing::warn!(watch = name, %error, "the cluster's API is not followed; tried again");
+                watch.on_failed_once(error, Instant::now());
+            }
+        }
+        ready(event.ok())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_is_stale_until_it_is_seen_or_has_not_failed_for_a_while() {
+        let watches = Arc::<Watches>::default();
+        let pods = watches.begin("pods");
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let stale = |now| watches.view(at(now))[0].stale.as_secs();
+        pods.on_failed_once(&"refused", at(1));
+        assert_eq!(pods.listed(), (0, Some("refused".to_owned())));
+        pods.on_failed_once(&"refused", at(9));
+        assert_eq!(stale(10), 9);
+        pods.on_seen();
+        pods.on_counted(3);
+        assert_eq!((stale(11), watches.view(at(11))[0].objects), (0, Some(3)));
+        pods.on_failed_once(&"refused", at(20));
+        assert_eq!((stale(21), stale(40)), (1, 0));
+        // Of one that says when it goes on, nothing is assumed.
+        pods.on_failed(&"refused", at(50));
+        pods.on_failed(&"forbidden\nhere", at(90));
+        assert_eq!(stale(200), 150);
+        let expected = "stale: pods not followed for 150 s: forbidden here";
+        assert_eq!(watches.notes(at(200)), [expected]);
+        pods.on_listed();
+        assert_eq!((stale(201), pods.listed()), (0, (1, None)));
+        assert!(watches.notes(at(201)).is_empty());
+    }
+
+    #[test]
+    fn kinds_that_the_cluster_does_not_have_are_named_until_it_has_them() {
+        let watches = Arc::<Watches>::default();
+        for name in ["tlsroutes", "httproutes"] {
+            watches.begin(name).on_absent();
+        }
+        let notes = || watches.notes(Instant::now());
+        let expected = "absent: the cluster does not serve httproutes, tlsroutes";
+        assert_eq!(notes(), [expected]);
+        watches.begin("httproutes");
+        assert_eq!(notes(), ["absent: the cluster does not serve tlsroutes"]);
+    }
+}
