@@ -78,14 +78,16 @@ pub struct VirtualAddresses {
 
 impl VirtualAddresses {
     /// Takes up what is on record. Of two names with one index, which only a damaged store can
-    /// have, the one that exists keeps it, else the one that gave it up last, else the first by
-    /// name; records that are to be removed are returned.
+    /// have, the one that exists keeps it, else the one that gave it up last, else the older one, and
+    /// then the first by name; records that are to be removed are returned.
     pub fn restore(
         records: impl IntoIterator<Item = (ServiceName, Assigned)>,
     ) -> (Self, Vec<AddressRecord>) {
         let mut records: Vec<_> = records.into_iter().collect();
         let age = |assigned: &Assigned| assigned.released.map_or(i64::MIN, |released| -released);
-        records.sort_by(|(a, of_a), (b, of_b)| (age(of_a), a).cmp(&(age(of_b), b)));
+        records.sort_by(|(a, of_a), (b, of_b)| {
+            (age(of_a), of_a.since, a).cmp(&(age(of_b), of_b.since, b))
+        });
         let mut all = Self::default();
         let mut dropped = Vec::new();
         for (name, assigned) in records {

@@ -73,7 +73,7 @@ reasons! {
         "a FaultInjection of the route failed this request on purpose; the status may be another",
         "nothing is broken: see the filters of the route";
     DiscoveryUnavailable = "discovery-unavailable", 503, 14, Mesh,
-        "the control plane has not answered yet for this destination, or for what the called one's sidecar has to enforce, or asks for what the sidecar does not know; unanswered is not absent, so nothing was sent",
+        "the control plane has not answered yet for this destination, or asks the called one's sidecar to enforce what it does not know; unanswered is not absent, so nothing was sent",
         "check that the control plane runs, that the sidecar reaches it, and that the sidecar is of its version (`weft proxies` shows what is rejected); what was known before still works";
     CircuitOpen = "circuit-open", 503, 14, Endpoint,
         "the circuit breaker is open",

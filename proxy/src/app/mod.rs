@@ -315,6 +315,7 @@ impl Sidecar {
             vital.spawn("interception", proving);
         }
         watch_discovery(&shared, client.connected(), &readiness);
+        watch_enforcement(&shared, &readiness);
         vital.spawn("discovery", client.run());
         let renewing = Arc::clone(&identity);
         vital.spawn("renewal", async move { renewing.keep_fresh(lines).await });
@@ -463,6 +464,27 @@ fn watch_discovery(shared: &Shared, mut connected: watch::Receiver<bool>, readin
                 block.take();
             }
             if connected.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// Not ready while what the control plane asks for cannot be enforced and nobody is let in: a rollout
+/// stops before it has replaced all that work.
+fn watch_enforcement(shared: &Shared, readiness: &Readiness) {
+    let (mesh, readiness) = (Arc::clone(&shared.mesh), readiness.clone());
+    let mut changes = mesh.changes();
+    tokio::spawn(async move {
+        let mut _block = None;
+        loop {
+            let asked = mesh.unenforceable();
+            _block = asked.map(|asked| {
+                readiness.block(format!(
+                    "enforcement: {asked} asks for what is not known here"
+                ))
+            });
+            if changes.changed().await.is_err() {
                 return;
             }
         }

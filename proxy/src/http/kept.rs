@@ -24,9 +24,11 @@ type Watchers = (
     Option<Upload>,
 );
 
-/// What a piece of a body costs in memory beside its bytes, at most: its place in the list, and what
-/// else lies in the buffer that it is a part of.
+/// What a piece of a body costs in memory beside its bytes: its place in the list and in the allocator.
 const PIECE_BYTES: usize = 256;
+/// A piece after the first that is shorter is copied: it is a part of the buffer that it was read into,
+/// which may be many times as large, and would be kept whole.
+const COPIED_BELOW: usize = 4096;
 
 /// Memory that many bodies share for what each of them keeps beyond its own limit, in bytes.
 #[derive(Debug, Clone)]
@@ -104,6 +106,8 @@ struct State {
     end: End,
     /// The attempt that reads.
     attempt: u32,
+    /// How many of the pieces it was given.
+    read: usize,
 }
 
 /// How far it has come.
@@ -146,6 +150,7 @@ impl Kept {
                 borrowed: None,
                 end: End::Open,
                 attempt: 0,
+                read: 0,
             }),
             settled: Notify::new(),
         }))
@@ -189,6 +194,7 @@ impl Kept {
     fn attempt(&self, dropped: Option<oneshot::Sender<Infallible>>) -> KeptBody {
         let mut state = self.0.state();
         state.attempt += 1;
+        state.read = 0;
         KeptBody {
             shared: Arc::clone(&self.0),
             attempt: state.attempt,
@@ -207,6 +213,10 @@ impl Kept {
             state.limit = 0;
             if let Some(borrowed) = &mut state.borrowed {
                 borrowed.limit = 0;
+                // Others may have it, however long this body stands still.
+                if state.read >= state.pieces.len() {
+                    self.0.lose(&mut state);
+                }
             }
         }
     }
@@ -260,7 +270,11 @@ impl KeptBody {
         }
         if let Some(piece) = state.pieces.get(self.given) {
             self.given += 1;
-            return Poll::Ready(Some(Ok(Frame::data(piece.clone()))));
+            let frame = Frame::data(piece.clone());
+            if state.attempt == self.attempt {
+                state.read = self.given;
+            }
+            return Poll::Ready(Some(Ok(frame)));
         }
         if state.end == End::Whole {
             self.ended = true;
@@ -283,6 +297,7 @@ impl KeptBody {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     self.given += usize::from(self.shared.take(&mut state, data));
+                    state.read = self.given;
                 } else if let Some(trailers) = frame.trailers_ref() {
                     self.ended = true;
                     let kept = state.with_trailers.then(|| trailers.clone());
@@ -337,7 +352,11 @@ impl Shared {
             self.lose(state);
             return false;
         }
-        state.pieces.push(data.clone());
+        let piece = match state.pieces.is_empty() || data.len() >= COPIED_BELOW {
+            true => data.clone(),
+            false => Bytes::copy_from_slice(data),
+        };
+        state.pieces.push(piece);
         // hyper does not poll past a piece that completes the length.
         if state.body.is_end_stream() {
             self.end(state, None);

@@ -257,20 +257,26 @@ impl<'p> Received<'p> {
             check,
         } = self;
         let checking = check.map(|check| exchange.check(&check, &parts, &body.body));
+        let unenforceable = exchange.unenforceable();
         match checking {
             Some(Checking::Request) => {}
-            Some(Checking::Connection) => return Err(exchange.check_connection().await),
+            Some(Checking::Connection) if unenforceable.is_none() => {
+                return Err(exchange.check_connection().await);
+            }
             Some(Checking::TooMany) => {
                 exchange.begin(&mut parts, &mut body.body);
                 let detail = "health checks of one sidecar";
                 return Err(exchange.refuse(Reason::RateLimited, detail));
             }
-            Some(Checking::Nothing) | None => exchange.begin(&mut parts, &mut body.body),
+            // Where nobody is let in, a check of connections is refused as a request is.
+            Some(Checking::Connection | Checking::Nothing) | None => {
+                exchange.begin(&mut parts, &mut body.body);
+            }
         }
         if let Err(bad) = exchange.conversation.name_host(&mut parts) {
             return Err(exchange.refuse(Reason::BadRequest, &bad.to_string()));
         }
-        if let Some(asked) = exchange.unenforceable() {
+        if let Some(asked) = unenforceable {
             let detail = format!("{asked} asks for what this version of the sidecar does not know");
             body.read_short(&exchange.ledger).await;
             return Err(exchange.refuse(Reason::DiscoveryUnavailable, &detail));

@@ -165,9 +165,17 @@ impl Server {
         }
         let services = self.own.load();
         let services = &services.services;
-        let unenforceable = self.refused(services, workload, &world.refused);
-        let is_refused = unenforceable.is_some();
-        self.unenforceable.store(unenforceable.map(Arc::new));
+        let known = |name: &ServiceName| {
+            world.server.contains_key(name) || world.server_absent.contains(&name.to_string())
+        };
+        let all_known = is_known && services.iter().all(known);
+        let refused = self.refused(services, workload, &world.refused);
+        let is_refused = refused.is_some();
+        if is_refused || all_known {
+            // Between a rejected answer and all others it stays as it was: what is mended may name
+            // services of which nothing is known yet.
+            self.unenforceable.store(refused.map(Arc::new));
+        }
         let own = || services.iter().filter_map(|name| world.server.get(name));
         let limits = own().flat_map(|policy| {
             let limits = policy.ports.values().flat_map(|port| &port.rate_limits);
@@ -188,10 +196,7 @@ impl Server {
             slot.publish(ports.remove(port), &self.rules);
         }
         drop(slots);
-        let known = |name: &ServiceName| {
-            world.server.contains_key(name) || world.server_absent.contains(&name.to_string())
-        };
-        if is_refused || (is_known && services.iter().all(known)) {
+        if is_refused || all_known {
             self.answered.send_replace(true);
         }
     }
@@ -373,7 +378,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_cannot_be_enforced_is_known() {
         let began = Instant::now();
-        let web = Own {
+        let web = || Own {
             services: vec!["shop/web".parse().unwrap()],
             protocols: BTreeMap::new(),
         };
@@ -382,7 +387,7 @@ mod tests {
             (Kind::ServerPolicy, "shop/other", false, None, false),
             (Kind::Workload, "shop/web-0", false, None, false),
             (Kind::Workload, "shop/web-0", true, None, true),
-            (Kind::ServerPolicy, "shop/web", true, Some(web), true),
+            (Kind::ServerPolicy, "shop/web", true, Some(web()), true),
         ] {
             let server = match follows {
                 true => Server::new(None, Duration::from_secs(2)),
@@ -400,7 +405,11 @@ mod tests {
                 let _slot = server.port(80).await;
                 assert_eq!(began.elapsed(), Duration::ZERO);
             }
-            server.publish(None, "shop/web-0", &policies(&[80]), NOW);
+            // It is mended, and what is served, or what holds for that, is not known yet.
+            server.publish(None, "shop/web-0", &World::default(), NOW);
+            assert_eq!(server.unenforceable(), found);
+            let own = follows.then(web);
+            server.publish(own, "shop/web-0", &policies(&[80]), NOW);
             assert_eq!(server.unenforceable(), None);
         }
     }

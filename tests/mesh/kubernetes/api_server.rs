@@ -24,13 +24,15 @@ fn load(space: &Space) -> Running {
     space.start_inside("client", &["sh", "-c", &script])
 }
 
-/// Runs the node's API server again, also after a failure: other tests have the same node.
+/// Starts the node's API server anew after a failure: other tests have the same node.
 struct Back(&'static Cluster);
 
 impl Drop for Back {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.api_server("CONT");
+            // It may be gone already.
+            let _killed = self.0.api_server("KILL");
+            let _started = self.0.api_server("start");
         }
     }
 }
@@ -54,15 +56,14 @@ fn no_request_fails_without_the_api_server() {
             goes_on(&mut load);
         }
     };
-    cluster.api_server("STOP");
-    let back = Back(cluster);
+    let _back = Back(cluster);
+    cluster.api_server("STOP").success();
     during(HUNG);
-    cluster.api_server("CONT");
-    drop(back);
+    cluster.api_server("CONT").success();
     during(Duration::from_secs(1));
-    cluster.api_server("KILL");
+    cluster.api_server("KILL").success();
     during(GONE);
-    cluster.api_server("start");
+    cluster.api_server("start").success();
     during(Duration::from_secs(1));
 
     let policy = "apiVersion: weft-mesh.io/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: web}\n\

@@ -145,9 +145,9 @@ impl Cluster {
     }
 
     /// Sends the node's API server a signal (`STOP`, `CONT`, `KILL`), or starts another one (`start`).
-    pub(crate) fn api_server(&self, what: &str) {
+    pub(crate) fn api_server(&self, what: &str) -> Finished {
         let script = kubernetes("node").arg("api-server").arg(&self.dir);
-        self.run(script.arg(what)).success();
+        self.run(script.arg(what))
     }
 
     /// The node's directory.
