@@ -37,8 +37,10 @@ pub(super) async fn open_store(cluster: &Cluster) -> Result<Arc<KubernetesStore>
 
 /// Who leads keeps the books of global limits.
 impl ratelimit::KeeperElection for Leader {
-    fn term(&self) -> Option<u64> {
-        self.term()
+    fn term(&self) -> Option<ratelimit::KeeperTerm> {
+        let (number, asked_at) = self.term()?;
+        let asked_at = Some(asked_at);
+        Some(ratelimit::KeeperTerm { number, asked_at })
     }
 }
 

@@ -1,6 +1,11 @@
 //! The client of the cluster's API.
 
+use std::time::Duration;
+
 use kube::{Client, Config};
+
+/// A connection on which nothing comes for this long is not used any more, longer than a watch is silent.
+const SILENT_MAX: Duration = Duration::from_secs(300);
 
 /// Why the cluster's API cannot be asked.
 #[derive(Debug, thiserror::Error)]
@@ -27,8 +32,11 @@ pub(crate) async fn infer() -> Result<Config, ClientError> {
     config.map_err(|error| ClientError::Configuration(Box::new(error)))
 }
 
-/// A client with a configuration. Nothing is asked yet.
-pub(crate) fn client_with(config: Config) -> Result<Client, ClientError> {
+/// A client with a configuration. Nothing is asked yet. Each question is asked once: whoever asks tries
+/// again or says that there was no answer, and learns of a 503 that is one.
+pub(crate) fn client_with(mut config: Config) -> Result<Client, ClientError> {
+    config.default_retry = false;
+    config.read_timeout = Some(SILENT_MAX);
     Client::try_from(config).map_err(|error| ClientError::Client(Box::new(error)))
 }
 
@@ -48,4 +56,36 @@ pub(crate) fn told(error: &kube::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use axum::Router;
+    use http::StatusCode;
+
+    use super::*;
+
+    /// The answer of a pod that is not ready, through the API server.
+    #[tokio::test]
+    async fn a_503_is_an_answer() {
+        let asked = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&asked);
+        let answer = move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            std::future::ready((StatusCode::SERVICE_UNAVAILABLE, "not redirected"))
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let serve = axum::serve(listener, Router::new().fallback(answer));
+        let serving = tokio::spawn(serve.into_future());
+        let client = client_with(Config::new(url.parse().unwrap())).unwrap();
+        let request = http::Request::get("/readyz").body(kube::client::Body::empty());
+        let response = client.send(request.unwrap()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        serving.abort();
+    }
 }

@@ -56,6 +56,8 @@ pub struct Election(watch::Sender<Option<Term>>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Term {
     number: u64,
+    /// When the lease was asked for that it is by.
+    asked_at: Instant,
     until: Instant,
 }
 
@@ -74,10 +76,11 @@ impl Leader {
     }
 
     /// The number of the term in which this process leads now, if it does, as [`leads`](Self::leads)
-    /// has it. That of a later term, of whichever process, is greater.
-    pub fn term(&self) -> Option<u64> {
+    /// has it, and when it asked for the lease last and got it. The number of a later term, of whichever
+    /// process, is greater.
+    pub fn term(&self) -> Option<(u64, Instant)> {
         let term = (*self.0.borrow())?;
-        leads(Some(term.until), Instant::now()).then_some(term.number)
+        leads(Some(term.until), Instant::now()).then_some((term.number, term.asked_at))
     }
 
     /// Waits until this process begins or ends to lead; whether anybody decides that still.
@@ -103,8 +106,12 @@ impl Election {
     /// Leads for this long, whoever else does.
     #[cfg(test)]
     pub(crate) fn lead_for(&self, time: Duration) {
-        let until = Instant::now() + time;
-        self.decide(Some(Term { number: 1, until }));
+        let asked_at = Instant::now();
+        self.decide(Some(Term {
+            number: 1,
+            asked_at,
+            until: asked_at + time,
+        }));
     }
 
     /// Takes the lease whenever it is free and keeps it; gives it back when it is told to stop.
@@ -129,8 +136,13 @@ impl Election {
                     Err(error) => (None, Err(error)),
                 },
             };
-            let until = self.0.borrow().map(|term| term.until);
+            let before = *self.0.borrow();
+            let until = before.map(|term| term.until);
             let (until, pause) = after(until, &answer, asked_at, Instant::now());
+            let asked_at = match answer {
+                Ok(()) => asked_at,
+                Err(_) => before.map_or(asked_at, |term| term.asked_at),
+            };
             match (held.is_some(), until.is_some(), &answer) {
                 (false, true, _) => tracing::info!("leads: what only one does is done here"),
                 (true, false, Err(error)) => tracing::warn!(%error, "leads no longer"),
@@ -138,9 +150,11 @@ impl Election {
                 (_, _, Err(error)) => tracing::debug!(%error, "does not lead"),
                 (_, _, Ok(())) => {}
             }
-            let term = number
-                .zip(until)
-                .map(|(number, until)| Term { number, until });
+            let term = number.zip(until).map(|(number, until)| Term {
+                number,
+                asked_at,
+                until,
+            });
             held = term.map(|term| term.number);
             self.decide(term);
             tokio::time::sleep(pause).await;
@@ -212,7 +226,7 @@ mod tests {
         election.lead_for(Duration::from_secs(60));
         leader.elected().await;
         assert!(leader.leads());
-        assert_eq!(leader.term(), Some(1));
+        assert_eq!(leader.term().map(|(number, _asked_at)| number), Some(1));
         leader.changed().await;
         election.lead_for(Duration::from_secs(70));
         let told = tokio::time::timeout(Duration::from_millis(20), leader.changed());

@@ -46,13 +46,51 @@ impl Iterator for Backoff {
     }
 }
 
-impl kube::runtime::utils::Backoff for Backoff {
-    fn reset(&mut self) {
-        self.next = self.pauses.first;
+/// The pauses of a watch. What it tells does not mean that it goes on: kube's watcher says that a list
+/// begins before it has asked for it.
+#[derive(Debug)]
+pub(crate) struct WatchBackoff {
+    backoff: Backoff,
+    failed: Option<Instant>,
+}
+
+impl WatchBackoff {
+    /// A watch that has not failed for this long begins again with the first pause.
+    const GOES_ON_AFTER: Duration = Duration::from_secs(30);
+
+    pub(crate) fn new(pauses: Pauses) -> Self {
+        let backoff = Backoff::new(pauses);
+        Self {
+            backoff,
+            failed: None,
+        }
+    }
+
+    fn after_failure(&mut self, now: Instant) -> Option<Duration> {
+        let before = self.failed.replace(now);
+        if before.is_some_and(|failed| now.duration_since(failed) >= Self::GOES_ON_AFTER) {
+            self.backoff = Backoff::new(self.backoff.pauses);
+        }
+        self.backoff.next()
     }
 }
 
-/// Asks until there is an answer; each failure is logged.
+impl Iterator for WatchBackoff {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.after_failure(Instant::now())
+    }
+}
+
+impl kube::runtime::utils::Backoff for WatchBackoff {
+    fn reset(&mut self) {}
+}
+
+/// How long one question may take.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// Asks until there is an answer; each failure is logged, and so is no answer within 10 s.
 pub(crate) async fn until_answered<T, E, F>(what: &str, pauses: Pauses, ask: impl Fn() -> F) -> T
 where
     E: fmt::Display,
@@ -60,10 +98,15 @@ where
 {
     let mut backoff = Backoff::new(pauses);
     loop {
-        match ask().await {
-            Ok(answer) => return answer,
-            Err(error) => {
+        match tokio::time::timeout(ANSWER_MAX, ask()).await {
+            Ok(Ok(answer)) => return answer,
+            Ok(Err(error)) => {
                 tracing::warn!(%error, "{what}: no answer of the cluster's API; asked again");
+            }
+            Err(_elapsed) => {
+                tracing::warn!(
+                    "{what}: no answer within {ANSWER_MAX:?} of the cluster's API; asked again"
+                );
             }
         }
         tokio::time::sleep(backoff.next().unwrap_or(pauses.longest)).await;
@@ -139,6 +182,21 @@ mod tests {
         first: Duration::from_secs(1),
         longest: Duration::from_secs(5),
     };
+
+    #[test]
+    fn a_watch_that_goes_on_begins_with_the_first_pause() {
+        let start = Instant::now();
+        let mut backoff = WatchBackoff::new(PAUSES);
+        let mut pause = |at: u64| {
+            kube::runtime::utils::Backoff::reset(&mut backoff);
+            let pause = backoff.after_failure(start + Duration::from_secs(at));
+            pause.unwrap().as_secs_f64()
+        };
+        for (at, longest) in [(0, 1.0), (1, 2.0), (3, 4.0), (7, 5.0), (36, 5.0), (66, 1.0)] {
+            let found = pause(at);
+            assert!(found <= longest && found >= longest * 0.75, "{at}: {found}");
+        }
+    }
 
     #[test]
     fn each_object_has_pauses_of_its_own() {

@@ -13,7 +13,7 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use serde::de::DeserializeOwned;
 
-use super::retry::{Backoff, Pauses};
+use super::retry::{Pauses, WatchBackoff};
 
 /// Pauses before the API server is asked again.
 const PAUSES: Pauses = Pauses {
@@ -215,13 +215,13 @@ pub(crate) fn follow<K>(
 where
     K: kube::Resource + Clone + DeserializeOwned + fmt::Debug + Send + 'static,
 {
-    let events = watcher(api, config).backoff(Backoff::new(PAUSES));
+    let events = watcher(api, config).backoff(WatchBackoff::new(PAUSES));
     events.filter_map(move |event| {
         match &event {
             Ok(Event::InitDone) => watch.on_listed(),
-            Ok(Event::Init | Event::InitApply(_) | Event::Apply(_) | Event::Delete(_)) => {
-                watch.on_seen();
-            }
+            // A list is about to be asked for: nothing has been answered.
+            Ok(Event::Init) => {}
+            Ok(Event::InitApply(_) | Event::Apply(_) | Event::Delete(_)) => watch.on_seen(),
             Err(error) => {
                 let name = watch.name();
                 tracing::warn!(watch = name, %error, "the cluster's API is not followed; tried again");

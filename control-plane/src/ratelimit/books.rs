@@ -1,7 +1,7 @@
 //! The books of every shared limit, as one control plane keeps them for the whole mesh: pure, `now` is
 //! an argument.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +26,10 @@ pub(super) const LIMITS_MAX: usize = 10_000;
 pub(super) const NAMESPACE_LIMITS_MAX: usize = 1000;
 /// A limit is not looked at more often, whatever is said of it.
 pub(super) const POLLED_EVERY: Duration = Duration::from_millis(100);
+/// New streams are noted for the next confirmation of an election not more often.
+const NOTED_EVERY: Duration = Duration::from_millis(100);
+/// Notes that wait for a confirmation: more than come before a term that is not renewed ends.
+const NOTED_MAX: usize = 1000;
 /// Streams of one control plane that relays.
 pub(super) const STREAMS_MAX: usize = 100_000;
 /// Limits that are told of on one stream.
@@ -69,6 +73,12 @@ pub(super) struct Books {
     links: HashMap<u64, usize>,
     /// The last number that a stream was given; that of a newer one is greater.
     number: u64,
+    /// The last number that a stream had been given, and when that was looked at: those that no election
+    /// has confirmed yet.
+    unconfirmed: VecDeque<(Instant, u64)>,
+    /// Streams up to this number were there when this process asked last whether it is elected still,
+    /// and it was. The shares of others are not raised.
+    confirmed: u64,
     /// The greatest version of any lease. Books of a limit that were closed may be opened again while
     /// their leases are on their way: those acknowledge nothing then.
     version: u64,
@@ -115,9 +125,39 @@ impl Books {
             by_number: HashMap::new(),
             links: HashMap::new(),
             number: 0,
+            unconfirmed: VecDeque::new(),
+            confirmed: u64::MAX,
             version: 0,
             namespaces: HashMap::new(),
             due: BTreeSet::new(),
+        }
+    }
+
+    /// Who keeps the books is elected for them still: it was so when this was asked at `asked_at`, or
+    /// nobody else can be (`None`). A process that was suspended with its machine may believe in a term
+    /// that has ended, since its clock stood still. No stream of before stands then; the shares of those
+    /// that have begun since are not raised, because the answer that it has is older than they are.
+    pub(super) fn confirm(&mut self, asked_at: Option<Instant>, now: Instant) {
+        let Some(asked_at) = asked_at else {
+            self.confirmed = u64::MAX;
+            return;
+        };
+        if self.confirmed == u64::MAX {
+            self.confirmed = 0;
+        }
+        let (noted, last) = match self.unconfirmed.back() {
+            Some((noted, number)) => (Some(*noted), *number),
+            None => (None, self.confirmed),
+        };
+        let is_due = noted.is_none_or(|noted| now.saturating_since(noted) >= NOTED_EVERY);
+        if last < self.number && is_due && self.unconfirmed.len() < NOTED_MAX {
+            self.unconfirmed.push_back((now, self.number));
+        }
+        while let Some((noted, number)) = self.unconfirmed.front()
+            && *noted <= asked_at
+        {
+            self.confirmed = *number;
+            self.unconfirmed.pop_front();
         }
     }
 
@@ -282,6 +322,7 @@ impl Books {
             }
             limit.polled = Some(now);
             self.due.remove(name);
+            limit.allocator.raise_up_to(self.confirmed);
             let leases = limit.allocator.poll(now);
             self.version = self.version.max(limit.allocator.version());
             for lease in leases {

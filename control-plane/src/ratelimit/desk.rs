@@ -7,7 +7,8 @@
 //!
 //! Terms are numbered, and a later one has the greater number. A lease elects and does not fence: one
 //! that was suspended may believe to be in its term still. It keeps no books, and nobody relays to it,
-//! as soon as a later term was heard of.
+//! as soon as a later term was heard of. Until then it raises nothing for streams that began after it
+//! was confirmed last that it is elected.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -38,6 +39,15 @@ pub enum Whereabouts {
     Relayed,
     /// Nobody is known who does, or it is not reached.
     Unreached,
+}
+
+/// That this process is elected to keep the books.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Elected {
+    /// Its term.
+    pub(super) term: u64,
+    /// When the election was asked last and said so; `None` where nobody else can be elected.
+    pub(super) asked_at: Option<Instant>,
 }
 
 /// What is to be done.
@@ -79,7 +89,7 @@ struct OwnStream {
 #[derive(Debug)]
 enum Place {
     Nowhere,
-    Here(Here),
+    Here(Box<Here>),
     There(There),
 }
 
@@ -143,9 +153,15 @@ impl Desk {
         }
     }
 
-    /// The term in which this process is elected to keep the books now, if it is. To be told before
-    /// anything else is done.
-    pub(super) fn elect(&mut self, term: Option<u64>, now: Instant) {
+    /// Whether this process is elected to keep the books now. To be told before anything else is done.
+    pub(super) fn elect(&mut self, elected: Option<Elected>, now: Instant) {
+        self.move_books(elected.map(|elected| elected.term), now);
+        if let (Place::Here(here), Some(elected)) = (&mut self.place, elected) {
+            here.books.confirm(elected.asked_at, now);
+        }
+    }
+
+    fn move_books(&mut self, term: Option<u64>, now: Instant) {
         let term = term.filter(|term| self.is_latest(*term, now));
         if self.term() == term {
             self.latest = term.map(|term| (term, now)).or(self.latest);
@@ -157,11 +173,11 @@ impl Desk {
         }
         if let Some(term) = term {
             self.latest = Some((term, now));
-            self.place = Place::Here(Here {
+            self.place = Place::Here(Box::new(Here {
                 term,
                 books: Books::new(now + self.grace),
                 links: BTreeSet::new(),
-            });
+            }));
         }
     }
 

@@ -30,7 +30,7 @@ use weft_proto::relays::{RelayedReport, StreamGrants};
 
 use crate::peer::PeerIdentity;
 use books::{LIMITS_MAX, NAMESPACE_LIMITS_MAX, POLLED_EVERY};
-use desk::{Desk, Effect};
+use desk::{Desk, Effect, Elected};
 
 pub use books::Excess;
 pub use desk::{SILENT_AFTER, Whereabouts};
@@ -40,11 +40,20 @@ pub use relaying::{LinkOfRelay, LinkToKeeper};
 /// How often it is looked for who has been out of touch for too long, and for limits that have ended.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// The term in which this process keeps the books.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeeperTerm {
+    /// That of a later term, of whichever process, is greater.
+    pub number: u64,
+    /// When this process asked last for the term, and got it, by the monotonic clock; `None` where nobody
+    /// else can keep the books.
+    pub asked_at: Option<Clock>,
+}
+
 /// Whether this process is the one that keeps the books of the mesh: by whatever elects one of several.
 pub trait KeeperElection: fmt::Debug + Send + Sync {
-    /// The number of the term in which it does, if it does now. The number of a later term, of whichever
-    /// process, is greater. Asked again before anything is granted.
-    fn term(&self) -> Option<u64>;
+    /// The term in which it does, if it does now. Asked again before anything is granted.
+    fn term(&self) -> Option<KeeperTerm>;
 }
 
 /// There is one process only.
@@ -52,8 +61,11 @@ pub trait KeeperElection: fmt::Debug + Send + Sync {
 pub struct Alone;
 
 impl KeeperElection for Alone {
-    fn term(&self) -> Option<u64> {
-        Some(0)
+    fn term(&self) -> Option<KeeperTerm> {
+        Some(KeeperTerm {
+            number: 0,
+            asked_at: None,
+        })
     }
 }
 
@@ -237,7 +249,11 @@ impl Leases {
         let mut state = self.state();
         let term = listens.then(|| self.election.term()).flatten();
         let now = self.now();
-        state.desk.elect(term, now);
+        let elected = term.map(|term| Elected {
+            term: term.number,
+            asked_at: term.asked_at.map(|asked_at| self.at(asked_at)),
+        });
+        state.desk.elect(elected, now);
         state
     }
 
@@ -259,7 +275,11 @@ impl Leases {
     }
 
     fn now(&self) -> Instant {
-        let elapsed = self.began.elapsed().as_nanos();
+        self.at(Clock::now())
+    }
+
+    fn at(&self, time: Clock) -> Instant {
+        let elapsed = time.saturating_duration_since(self.began).as_nanos();
         Instant::from_nanos(u64::try_from(elapsed).unwrap_or(u64::MAX))
     }
 

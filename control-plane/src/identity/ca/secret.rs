@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
@@ -22,6 +23,9 @@ use crate::kubernetes::told;
 /// The root's files, in the directory of the authority and in the Secret.
 const FILES: [&str; 2] = ["root.key", "root.pem"];
 
+/// How long the API may take for everything that it is asked of the root.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+
 /// Why the mesh's root cannot be had from the cluster.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
@@ -31,6 +35,9 @@ pub enum AuthorityError {
     /// The API does not say whether there was a mesh before.
     #[error("looking for what an earlier mesh has left: {}", told(.0))]
     Remains(#[source] Box<kube::Error>),
+    /// The API has not answered.
+    #[error("secret {AUTHORITY_SECRET}: no answer of the cluster's API within {ANSWER_MAX:?}")]
+    Silent,
     /// The Secret is not what was written.
     #[error(
         "secret {AUTHORITY_SECRET}: {0} is missing: restore the secret from a backup; without it no sidecar is believed by another"
@@ -68,20 +75,28 @@ pub async fn open_in_cluster(
     dir: &Path,
     trust_domain: TrustDomain,
 ) -> Result<Authority, AuthorityError> {
-    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    let found = match secrets.get_opt(AUTHORITY_SECRET).await? {
-        Some(found) => found,
-        None => {
-            let found = Remains::find(client, namespace).await;
-            let remains = found.map_err(|error| AuthorityError::Remains(Box::new(error)))?;
-            match remains.is_empty() {
-                true => make_root(&secrets, dir, &trust_domain).await?,
-                false => made_meanwhile(&secrets, namespace, remains).await?,
-            }
-        }
-    };
-    keep_root(dir, found)?;
+    let found = find_or_make(client, namespace, dir, &trust_domain);
+    let found = tokio::time::timeout(ANSWER_MAX, found).await;
+    keep_root(dir, found.map_err(|_elapsed| AuthorityError::Silent)??)?;
     Ok(Authority::open(dir, trust_domain)?)
+}
+
+async fn find_or_make(
+    client: &Client,
+    namespace: &str,
+    dir: &Path,
+    trust_domain: &TrustDomain,
+) -> Result<Secret, AuthorityError> {
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    if let Some(found) = secrets.get_opt(AUTHORITY_SECRET).await? {
+        return Ok(found);
+    }
+    let found = Remains::find(client, namespace).await;
+    let remains = found.map_err(|error| AuthorityError::Remains(Box::new(error)))?;
+    match remains.is_empty() {
+        true => make_root(&secrets, dir, trust_domain).await,
+        false => made_meanwhile(&secrets, namespace, remains).await,
+    }
 }
 
 /// What a mesh leaves is written after its Secret: a control plane that began at the same time as this

@@ -207,6 +207,8 @@ pub struct Allocator {
     holders: BTreeMap<Arc<str>, Holder>,
     /// Until then not all who hold something may have told: nothing is raised.
     opens: Instant,
+    /// The greatest stream whose shares may be raised.
+    raises: u64,
     version: u64,
     /// Keys that somebody has a share of, and those told of since the last poll.
     named: BTreeSet<u64>,
@@ -219,6 +221,7 @@ impl Allocator {
             keyed,
             holders: BTreeMap::new(),
             opens,
+            raises: u64::MAX,
             version: 0,
             named: BTreeSet::new(),
         }
@@ -230,6 +233,12 @@ impl Allocator {
     pub fn after(mut self, version: u64) -> Self {
         self.version = version;
         self
+    }
+
+    /// From now on only the shares of this stream and of those with smaller numbers are raised. Without
+    /// it, all are.
+    pub const fn raise_up_to(&mut self, stream: u64) {
+        self.raises = stream;
     }
 
     /// That of the last lease.
@@ -354,12 +363,12 @@ impl Allocator {
             used.push(held.sum());
             targets.push(self.targets(*column));
         }
-        let open = now >= self.opens;
         let mut leases = Vec::new();
         for (place, (instance, holder)) in self.holders.iter_mut().enumerate() {
             if holder.lost.is_some() || holder.sent.is_some() {
                 continue;
             }
+            let open = now >= self.opens && holder.stream <= self.raises;
             // What counts as held of every key is more than it uses: to lease that is to raise it.
             if holder.holds_more && !open {
                 continue;
