@@ -104,7 +104,8 @@ impl Refusals {
         changed.chain(gone).collect()
     }
 
-    /// Takes what [`changes`](Self::changes) gave.
+    /// Takes a part of what [`changes`](Self::changes) gave; what goes may come after what is added, so
+    /// there may be more namespaces than are kept until [`end`](Self::end).
     pub fn apply(&mut self, changes: BTreeMap<Arc<str>, NamespaceRefusals>) {
         for (namespace, of) in changes {
             match of.documents.is_empty() && !of.has_more {
@@ -112,6 +113,14 @@ impl Refusals {
                 false => self.namespaces.insert(namespace, of),
             };
         }
+        while self.namespaces.len() > 2 * NAMESPACES_MAX {
+            self.namespaces.pop_last();
+        }
+    }
+
+    /// All parts were taken. `has_more` is what was told of there being more.
+    pub fn end(&mut self, has_more: bool) {
+        self.has_more = has_more;
         while self.namespaces.len() > NAMESPACES_MAX {
             self.namespaces.pop_last();
             self.has_more = true;
@@ -241,6 +250,28 @@ mod tests {
         assert_eq!(generations(&before), generations(&after));
     }
 
+    /// What is added may be told before what goes: none that stays is lost between.
+    #[test]
+    fn a_change_in_several_parts_is_cut_at_its_end() {
+        let of = |names: std::ops::Range<usize>| {
+            let mut refusals = Refusals::default();
+            for n in names {
+                refusals.add(&format!("n{n:04}"), document("d", 1));
+            }
+            refusals
+        };
+        let (mut before, after) = (of(0..NAMESPACES_MAX), of(100..NAMESPACES_MAX + 100));
+        let (gone, added) =
+            { after.changes(&before).into_iter() }.partition(|(_, of)| of.documents.is_empty());
+        before.apply(added);
+        before.apply(gone);
+        before.end(false);
+        assert_eq!(
+            (&before.namespaces, before.has_more),
+            (&after.namespaces, false)
+        );
+    }
+
     #[test]
     fn what_is_told_is_bounded() {
         let wire = |namespace: String| replica::RefusedDocuments {
@@ -248,9 +279,11 @@ mod tests {
             documents: vec![replica::RefusedDocument::default(); 10 * DOCUMENTS_MAX],
             has_more: false,
         };
-        let told = (0..2 * NAMESPACES_MAX).map(|n| from_wire(wire(format!("n{n}"))));
+        let told = (0..3 * NAMESPACES_MAX).map(|n| from_wire(wire(format!("n{n}"))));
         let mut refusals = Refusals::default();
         refusals.apply(told.collect());
+        assert_eq!(refusals.namespaces.len(), 2 * NAMESPACES_MAX);
+        refusals.end(false);
         assert!(refusals.has_more);
         assert_eq!(refusals.namespaces.len(), NAMESPACES_MAX);
         let all = refusals.namespaces.values();

@@ -26,7 +26,9 @@ use lacking::Lacking;
 use progress::Recent;
 use waiting::Waiter;
 
-pub use progress::{ACKNOWLEDGED_WITHIN, Progress, RefusedBy, RejectedBy, Waiting, is_overdue};
+pub use progress::{
+    ACKNOWLEDGED_WITHIN, Progress, RefusedBy, RejectedBy, RejectedOtherwise, Waiting, is_overdue,
+};
 
 /// The number of a discovery stream; a later stream has a higher one.
 pub type StreamId = u64;

@@ -1,6 +1,7 @@
 //! How far a revision of the store has come: who has applied it, who has not, who rejects it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,8 +41,8 @@ pub struct Progress {
     /// Resources that it changed and that sidecars rejected.
     pub rejected: Vec<RejectedBy>,
     /// Resources that those who have applied it reject as well, although it has not changed them, or it
-    /// is not remembered that it has: as they were before, they are not in force.
-    pub rejected_otherwise: Vec<RejectedBy>,
+    /// is not remembered that it has, by KIND/NAME: what is new in them is not in force.
+    pub rejected_otherwise: RejectedOtherwise,
     /// Other control planes that have not been heard: of their sidecars nothing is known.
     pub unknown: Vec<String>,
 }
@@ -80,6 +81,53 @@ pub struct RejectedBy {
     pub reason: String,
 }
 
+/// Resources that are kept in [`RejectedOtherwise`]: it is made for each revision that is looked at.
+const REJECTED_RESOURCES_MAX: usize = 256;
+/// Sidecars that are kept of each.
+const REJECTED_BY_MAX: usize = 4;
+
+/// Rejections by resource, of the first sidecars by instance, those of the resource's own namespace
+/// before others.
+#[derive(Debug, Clone, Default)]
+pub struct RejectedOtherwise(BTreeMap<String, Vec<RejectedBy>>);
+
+impl RejectedOtherwise {
+    /// By resource, KIND/NAME.
+    pub fn iter(&self) -> impl Iterator<Item = (&String, &Vec<RejectedBy>)> {
+        self.0.iter()
+    }
+
+    /// Adds a rejection, as far as there is room.
+    pub(crate) fn add(&mut self, peer: &PeerIdentity, resource: &str, reason: &dyn fmt::Display) {
+        if !self.0.contains_key(resource) {
+            if self.0.len() >= REJECTED_RESOURCES_MAX {
+                return;
+            }
+            self.0.insert(resource.to_owned(), Vec::new());
+        }
+        let Some(of_resource) = self.0.get_mut(resource) else {
+            return;
+        };
+        let namespace = resource.split('/').nth(1).unwrap_or_default();
+        let rank = rank(peer, namespace);
+        let place = of_resource.partition_point(|one| self::rank(&one.peer, namespace) <= rank);
+        if place < REJECTED_BY_MAX {
+            let added = RejectedBy {
+                peer: peer.clone(),
+                resource: resource.to_owned(),
+                reason: reason.to_string(),
+            };
+            of_resource.insert(place, added);
+            of_resource.truncate(REJECTED_BY_MAX);
+        }
+    }
+}
+
+/// Which of the sidecars that reject a resource of a namespace is named before others.
+fn rank<'p>(peer: &'p PeerIdentity, namespace: &str) -> (bool, &'p str) {
+    (peer.identity.namespace() != namespace, &peer.instance)
+}
+
 impl Progress {
     /// Whether nothing is waited for: everybody has applied the revision, or somebody rejects it.
     pub fn is_settled(&self, revision: Revision) -> bool {
@@ -88,22 +136,22 @@ impl Progress {
     }
 
     /// Adds what a sidecar that has applied it rejects; `changed` says what the revision has changed.
-    pub(crate) fn add_rejected<R: ToString>(
+    pub(crate) fn add_rejected<R: fmt::Display>(
         &mut self,
         peer: &PeerIdentity,
         rejected: &BTreeMap<String, R>,
         changed: impl Fn(&str) -> bool,
     ) {
         for (resource, reason) in rejected {
-            let list = match changed(resource) {
-                true => &mut self.rejected,
-                false => &mut self.rejected_otherwise,
-            };
-            list.push(RejectedBy {
-                peer: peer.clone(),
-                resource: resource.clone(),
-                reason: reason.to_string(),
-            });
+            if changed(resource) {
+                self.rejected.push(RejectedBy {
+                    peer: peer.clone(),
+                    resource: resource.clone(),
+                    reason: reason.to_string(),
+                });
+            } else {
+                self.rejected_otherwise.add(peer, resource, reason);
+            }
         }
     }
 }

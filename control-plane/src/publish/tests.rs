@@ -147,13 +147,16 @@ fn a_rejection_is_told_of_the_revision_that_changed_the_resource() {
         let otherwise = publisher
             .progress(revision, Instant::now())
             .rejected_otherwise;
-        assert_eq!(otherwise[0].resource, "Namespace/shop", "{revision}");
+        let resources: Vec<&String> = otherwise.iter().map(|(resource, _)| resource).collect();
+        assert_eq!(resources, ["Namespace/shop"], "{revision}");
     }
     assert!(
         publisher
             .progress(2, Instant::now())
             .rejected_otherwise
-            .is_empty()
+            .iter()
+            .next()
+            .is_none()
     );
     // While it has not answered, what it rejected is what was there before.
     publish(&publisher, 4, "shop");
@@ -334,4 +337,32 @@ fn one_that_does_not_answer_is_overdue_after_a_while() {
     assert_eq!(overdue(2, within, later), [true]);
     answers(&again);
     assert_eq!(overdue(2, within, later), [true; 0]);
+}
+
+/// However many sidecars reject however much: some of each are kept, those whom a document shows first.
+#[test]
+fn what_many_reject_is_kept_in_part() {
+    let peer = |namespace: &str, n: u32| PeerIdentity {
+        instance: format!("pod-{n:04}").into(),
+        identity: format!("spiffe://weft.local/ns/{namespace}/sa/web")
+            .parse()
+            .unwrap(),
+        not_after: 0,
+    };
+    let mut kept = RejectedOtherwise::default();
+    for n in (0..1000).rev() {
+        kept.add(&peer("lab", n), "Service/shop/web", &"odd");
+        kept.add(&peer("lab", 1), &format!("Service/lab/s-{n:04}"), &"odd");
+    }
+    kept.add(&peer("shop", 2000), "Service/shop/web", &"odd");
+    let names = |resource: &str| -> Vec<String> {
+        let of_resource = kept.iter().find(|(name, _)| *name == resource).unwrap().1;
+        of_resource
+            .iter()
+            .map(|one| one.peer.instance.to_string())
+            .collect()
+    };
+    let expected = ["pod-2000", "pod-0000", "pod-0001", "pod-0002"];
+    assert_eq!(names("Service/shop/web"), expected);
+    assert_eq!(kept.iter().count(), 256);
 }

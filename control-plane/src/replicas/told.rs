@@ -104,7 +104,7 @@ impl ReplicaState {
             self.seen.clear();
         }
         self.tells_refused = tells_refused;
-        self.refusals.has_more = refuses_more;
+        self.refusals.end(refuses_more);
         self.published = published;
         for (revision, seen) in positions {
             self.push(revision, seen, now);

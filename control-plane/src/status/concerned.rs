@@ -12,8 +12,8 @@ use crate::store::Subject;
 /// of: what is rejected is not in force, whichever revision has changed it last.
 pub(super) fn concerned<'a>(subject: &Subject, progress: &'a Progress) -> Cow<'a, Progress> {
     let otherwise = progress.rejected_otherwise.iter();
-    let otherwise = otherwise.filter(|rejected| concerns(subject, &rejected.resource));
-    let otherwise: Vec<&RejectedBy> = otherwise.collect();
+    let otherwise = otherwise.filter(|(resource, _)| concerns(subject, resource));
+    let otherwise: Vec<&RejectedBy> = otherwise.flat_map(|(_, by)| by).collect();
     if otherwise.is_empty() {
         return Cow::Borrowed(progress);
     }
@@ -123,16 +123,11 @@ mod tests {
                 identity: "spiffe://weft.local/ns/shop/sa/web".parse().unwrap(),
                 not_after: 0,
             };
-            let progress = Progress {
+            let mut progress = Progress {
                 published: 9,
-                is_known: false,
-                rejected_otherwise: vec![RejectedBy {
-                    peer,
-                    resource: resource.to_owned(),
-                    reason: "odd".to_owned(),
-                }],
                 ..Progress::default()
             };
+            progress.rejected_otherwise.add(&peer, resource, &"odd");
             let found = !concerned(&subject, &progress).rejected.is_empty();
             assert_eq!(found, expected, "{} {resource}", subject.key.kind);
         }

@@ -180,7 +180,7 @@ mod tests {
             peers.map(|peer| Waiting { peer, is_overdue }).collect()
         };
         Progress {
-            rejected_otherwise: Vec::new(),
+            rejected_otherwise: crate::publish::RejectedOtherwise::default(),
             published: 7,
             is_known: true,
             applied: Vec::new(),

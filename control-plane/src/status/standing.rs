@@ -27,9 +27,13 @@ pub(super) fn standing(
         let refused = vec![refused("Accepted"), refused(PROGRAMMED)];
         return shaped(subject, |_parent| refused.clone());
     }
+    let rejects_none = progress.rejected.is_empty();
     let progress = concerned(subject, progress);
+    let is_otherwise = rejects_none && !progress.rejected.is_empty();
     let key = &subject.key;
-    let programmed = programmed(&key.namespace, subject.revision, &progress, elsewhere);
+    let mut programmed = programmed(&key.namespace, subject.revision, &progress, elsewhere);
+    // What was in force before something else of the same resource was rejected still is.
+    programmed.stays_true |= is_otherwise && elsewhere.is_none();
     if RouteKind::parse(&key.kind).is_some() {
         return route(snapshot, subject, &programmed);
     }
