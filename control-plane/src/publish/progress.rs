@@ -81,36 +81,50 @@ pub struct RejectedBy {
     pub reason: String,
 }
 
-/// Resources that are kept in [`RejectedOtherwise`]: it is made for each revision that is looked at.
-const REJECTED_RESOURCES_MAX: usize = 256;
+/// Resources that are kept of those that a namespace's sidecars reject, in [`RejectedOtherwise`], which is
+/// made for each revision that is looked at.
+const REJECTED_RESOURCES_MAX: usize = 64;
 /// Sidecars that are kept of each.
 const REJECTED_BY_MAX: usize = 4;
+/// Where rejections of what is the whole mesh's are kept: no namespace's name.
+const WHOLE_MESH: &str = "";
 
-/// Rejections by resource, of the first sidecars by instance, those of the resource's own namespace
-/// before others.
+/// Rejections by the sidecars' namespace and by resource, KIND/NAME: the first ones by name, of the first
+/// sidecars by instance, in whichever order they are added. Those of other namespaces than a document's are
+/// not its concern: they may reject whatever they please.
 #[derive(Debug, Clone, Default)]
-pub struct RejectedOtherwise(BTreeMap<String, Vec<RejectedBy>>);
+pub struct RejectedOtherwise(BTreeMap<String, BTreeMap<String, Vec<RejectedBy>>>);
 
 impl RejectedOtherwise {
-    /// By resource, KIND/NAME.
-    pub fn iter(&self) -> impl Iterator<Item = (&String, &Vec<RejectedBy>)> {
-        self.0.iter()
+    /// What concerns documents of a namespace, by resource, KIND/NAME.
+    pub fn of(&self, namespace: &str) -> impl Iterator<Item = (&String, &Vec<RejectedBy>)> {
+        let both = [self.0.get(WHOLE_MESH), self.0.get(namespace)];
+        both.into_iter().flatten().flatten()
     }
 
     /// Adds a rejection, as far as there is room.
     pub(crate) fn add(&mut self, peer: &PeerIdentity, resource: &str, reason: &dyn fmt::Display) {
-        if !self.0.contains_key(resource) {
-            if self.0.len() >= REJECTED_RESOURCES_MAX {
-                return;
-            }
-            self.0.insert(resource.to_owned(), Vec::new());
+        let kind = resource.split('/').next();
+        let namespace = match kind == Some(Kind::MeshConfig.as_str()) {
+            true => WHOLE_MESH,
+            false => peer.identity.namespace(),
+        };
+        if !self.0.contains_key(namespace) {
+            self.0.insert(namespace.to_owned(), BTreeMap::new());
         }
-        let Some(of_resource) = self.0.get_mut(resource) else {
+        let Some(of_namespace) = self.0.get_mut(namespace) else {
             return;
         };
-        let namespace = resource.split('/').nth(1).unwrap_or_default();
-        let rank = rank(peer, namespace);
-        let place = of_resource.partition_point(|one| self::rank(&one.peer, namespace) <= rank);
+        if !of_namespace.contains_key(resource) {
+            of_namespace.insert(resource.to_owned(), Vec::new());
+            if of_namespace.len() > REJECTED_RESOURCES_MAX {
+                of_namespace.pop_last();
+            }
+        }
+        let Some(of_resource) = of_namespace.get_mut(resource) else {
+            return;
+        };
+        let place = of_resource.partition_point(|one| one.peer.instance <= peer.instance);
         if place < REJECTED_BY_MAX {
             let added = RejectedBy {
                 peer: peer.clone(),
@@ -121,11 +135,6 @@ impl RejectedOtherwise {
             of_resource.truncate(REJECTED_BY_MAX);
         }
     }
-}
-
-/// Which of the sidecars that reject a resource of a namespace is named before others.
-fn rank<'p>(peer: &'p PeerIdentity, namespace: &str) -> (bool, &'p str) {
-    (peer.identity.namespace() != namespace, &peer.instance)
 }
 
 impl Progress {

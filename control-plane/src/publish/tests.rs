@@ -147,14 +147,14 @@ fn a_rejection_is_told_of_the_revision_that_changed_the_resource() {
         let otherwise = publisher
             .progress(revision, Instant::now())
             .rejected_otherwise;
-        let resources: Vec<&String> = otherwise.iter().map(|(resource, _)| resource).collect();
+        let resources: Vec<&String> = otherwise.of("shop").map(|(name, _)| name).collect();
         assert_eq!(resources, ["Namespace/shop"], "{revision}");
     }
     assert!(
         publisher
             .progress(2, Instant::now())
             .rejected_otherwise
-            .iter()
+            .of("shop")
             .next()
             .is_none()
     );
@@ -339,7 +339,8 @@ fn one_that_does_not_answer_is_overdue_after_a_while() {
     assert_eq!(overdue(2, within, later), [true; 0]);
 }
 
-/// However many sidecars reject however much: some of each are kept, those whom a document shows first.
+/// However many sidecars reject however much, and in whichever order it is looked at: the first ones of
+/// each namespace are kept.
 #[test]
 fn what_many_reject_is_kept_in_part() {
     let peer = |namespace: &str, n: u32| PeerIdentity {
@@ -349,20 +350,29 @@ fn what_many_reject_is_kept_in_part() {
             .unwrap(),
         not_after: 0,
     };
-    let mut kept = RejectedOtherwise::default();
-    for n in (0..1000).rev() {
-        kept.add(&peer("lab", n), "Service/shop/web", &"odd");
-        kept.add(&peer("lab", 1), &format!("Service/lab/s-{n:04}"), &"odd");
+    let mut said = Vec::new();
+    for n in 0..1000 {
+        said.push((peer("lab", n), "Service/shop/web".to_owned()));
+        said.push((peer("lab", 1), format!("Service/lab/s-{n:04}")));
+        said.push((peer("shop", n), "Service/shop/web".to_owned()));
+        said.push((peer("shop", n), "MeshConfig/mesh".to_owned()));
     }
-    kept.add(&peer("shop", 2000), "Service/shop/web", &"odd");
-    let names = |resource: &str| -> Vec<String> {
-        let of_resource = kept.iter().find(|(name, _)| *name == resource).unwrap().1;
-        of_resource
-            .iter()
-            .map(|one| one.peer.instance.to_string())
-            .collect()
-    };
-    let expected = ["pod-2000", "pod-0000", "pod-0001", "pod-0002"];
-    assert_eq!(names("Service/shop/web"), expected);
-    assert_eq!(kept.iter().count(), 256);
+    for _order in 0..2 {
+        said.reverse();
+        let mut kept = RejectedOtherwise::default();
+        for (peer, resource) in &said {
+            kept.add(peer, resource, &"odd");
+        }
+        let names = |resource: &str| -> Vec<String> {
+            let (_, by) = kept.of("shop").find(|(name, _)| *name == resource).unwrap();
+            by.iter()
+                .map(|one| format!("{} {}", one.peer.identity.namespace(), one.peer.instance))
+                .collect()
+        };
+        let expected = [0, 1, 2, 3].map(|n| format!("shop pod-000{n}"));
+        assert_eq!(names("Service/shop/web"), expected);
+        assert_eq!(names("MeshConfig/mesh"), expected);
+        let of_lab: Vec<&String> = kept.of("lab").map(|(resource, _)| resource).collect();
+        assert_eq!((of_lab.len(), &**of_lab[64]), (65, "Service/lab/s-0063"));
+    }
 }

@@ -11,7 +11,7 @@ use crate::store::Subject;
 /// The progress of a document's revision, with the rejections of everything that the document is a part
 /// of: what is rejected is not in force, whichever revision has changed it last.
 pub(super) fn concerned<'a>(subject: &Subject, progress: &'a Progress) -> Cow<'a, Progress> {
-    let otherwise = progress.rejected_otherwise.iter();
+    let otherwise = progress.rejected_otherwise.of(&subject.key.namespace);
     let otherwise = otherwise.filter(|(resource, _)| concerns(subject, resource));
     let otherwise: Vec<&RejectedBy> = otherwise.flat_map(|(_, by)| by).collect();
     if otherwise.is_empty() {
