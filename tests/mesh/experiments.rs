@@ -365,8 +365,8 @@ fn thousands_of_changes_under_load() {
         let changed = program.run("changes", &logs, Duration::from_secs(600));
         changed.success().stdout
     };
-    // Warm: what is allocated once is there.
-    change(scaled(300, 1000));
+    // Warm: what is allocated once is there; in full, the store's cache and its history are full too.
+    change(scaled(300, 10_000));
     let before = [control_plane, sidecar].map(resident_kib);
     let count = scaled(1000, 10_000);
     let said = change(count);
