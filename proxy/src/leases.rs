@@ -73,9 +73,11 @@ impl Stream {
 }
 
 /// Leases come on a new stream from now on: what is held and what is used, which is to be said on it.
+/// Before its first message nobody may have heard that who keeps the books: the control plane at the other
+/// end does not, or does not know yet that it does not reach who does.
 fn begin(mesh: &Mesh) -> Vec<Report> {
     mesh.begin_leases();
-    mesh.leases_in_touch(true);
+    mesh.leases_in_touch(false);
     mesh.rate_reports(true)
 }
 
@@ -101,6 +103,7 @@ async fn session(mut stream: Stream, lines: &mut Lines, mesh: &Mesh) -> Option<S
                         Some(Err(status)) => return Some(status),
                         None => return Some(ended()),
                     };
+                    mesh.leases_in_touch(true);
                     for grant in message.grants {
                         match Grant::try_from(grant) {
                             Ok(grant) => mesh.take_lease(grant),

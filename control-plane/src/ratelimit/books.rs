@@ -113,6 +113,8 @@ struct Stream {
     instance: Arc<str>,
     /// Limits that it has told of.
     told: BTreeSet<RuleName>,
+    /// Whether it was told that it is on the books.
+    is_welcome: bool,
 }
 
 impl Books {
@@ -181,6 +183,7 @@ impl Books {
             number: self.number,
             instance: Arc::clone(instance),
             told: BTreeSet::new(),
+            is_welcome: false,
         };
         self.streams.insert(id, stream);
         Ok(())
@@ -237,6 +240,19 @@ impl Books {
             }
         }
         names
+    }
+
+    /// Whether a stream is to be told now that what its sidecar uses is on the books: once, when it has
+    /// told of a limit. The sidecar does not know it otherwise. A control plane that relays may not know
+    /// yet that it does not reach the books, and the share of a sidecar that has come to it from elsewhere
+    /// is given to others meanwhile.
+    pub(super) fn welcome(&mut self, id: StreamId) -> bool {
+        match self.streams.get_mut(&id) {
+            Some(stream) if !stream.told.is_empty() => {
+                !std::mem::replace(&mut stream.is_welcome, true)
+            }
+            Some(_) | None => false,
+        }
     }
 
     /// A stream has ended: what it held is given to others when its sidecar has been out of touch for

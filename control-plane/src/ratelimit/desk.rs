@@ -53,7 +53,7 @@ pub(super) struct Elected {
 /// What is to be done.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Effect {
-    /// Send grants on a stream of a sidecar.
+    /// Send grants on a stream of a sidecar. None at all say that what it uses is on the books.
     Grant(u64, Vec<Grant>),
     /// End a stream of a sidecar: it has to begin anew.
     EndStream(u64),
@@ -274,6 +274,9 @@ impl Desk {
             Place::Here(here) => {
                 let id = StreamId { link: OWN, stream };
                 let names = here.books.handle(id, reports, known, now);
+                if here.books.welcome(id) {
+                    self.effects.push(Effect::Grant(stream, Vec::new()));
+                }
                 self.grant(&names, now);
             }
             Place::There(there) => {
@@ -353,7 +356,7 @@ impl Desk {
         if !here.links.contains(&link) {
             return Ok(());
         }
-        let mut names = BTreeSet::new();
+        let (mut names, mut welcome) = (BTreeSet::new(), Vec::new());
         for of in streams {
             let id = StreamId {
                 link,
@@ -361,9 +364,18 @@ impl Desk {
             };
             here.books.open(id, &of.instance)?;
             names.extend(here.books.handle(id, of.reports, known, now));
+            if here.books.welcome(id) {
+                welcome.push(StreamGrants {
+                    stream: of.stream,
+                    grants: Vec::new(),
+                });
+            }
             if of.ended {
                 here.books.close(id, now);
             }
+        }
+        if !welcome.is_empty() {
+            self.effects.push(Effect::Relay(link, welcome));
         }
         self.grant(&names, now);
         Ok(())

@@ -166,8 +166,10 @@ pub mod rate_limits_client {
         }
         /// The sidecar says what it uses and what it is asked for, as soon as it connects, every second
         /// while there is anything to say, and after each lease, which that acknowledges. The control plane
-        /// answers with leases when they change. What a sidecar used when the stream ended it may go on
-        /// using: a share is given to others 30 s later, or once it was given up.
+        /// answers at once, with no lease if there is no other, when what the sidecar has said is on the books,
+        /// and with leases when they change. A sidecar that has not had that answer counts as out of touch, as
+        /// without a stream. What it used when the stream ended it may go on using: a share is given to others
+        /// 30 s later, or once it was given up.
         pub async fn lease(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::Reports>,
@@ -215,8 +217,10 @@ pub mod rate_limits_server {
             + 'static;
         /// The sidecar says what it uses and what it is asked for, as soon as it connects, every second
         /// while there is anything to say, and after each lease, which that acknowledges. The control plane
-        /// answers with leases when they change. What a sidecar used when the stream ended it may go on
-        /// using: a share is given to others 30 s later, or once it was given up.
+        /// answers at once, with no lease if there is no other, when what the sidecar has said is on the books,
+        /// and with leases when they change. A sidecar that has not had that answer counts as out of touch, as
+        /// without a stream. What it used when the stream ended it may go on using: a share is given to others
+        /// 30 s later, or once it was given up.
         async fn lease(
             &self,
             request: tonic::Request<tonic::Streaming<super::Reports>>,
