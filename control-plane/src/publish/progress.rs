@@ -105,6 +105,13 @@ impl RejectedOtherwise {
     /// Adds a rejection, as far as there is room.
     pub(crate) fn add(&mut self, peer: &PeerIdentity, resource: &str, reason: &dyn fmt::Display) {
         let kind = resource.split('/').next();
+        let of_no_document = [Kind::EndpointSlice, Kind::Workload, Kind::TrustBundle];
+        if of_no_document
+            .iter()
+            .any(|other| kind == Some(other.as_str()))
+        {
+            return;
+        }
         let namespace = match kind == Some(Kind::MeshConfig.as_str()) {
             true => WHOLE_MESH,
             false => peer.identity.namespace(),
