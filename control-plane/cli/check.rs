@@ -29,6 +29,9 @@ pub(crate) struct CheckArgs {
     /// Only the check `documents`, for which the right to list them is enough
     #[arg(long, conflicts_with = "pre")]
     documents: bool,
+    /// With --documents: warns of documents that this version would not enforce, and does not fail
+    #[arg(long, requires = "documents")]
+    accept_unenforced: bool,
     /// The control plane's namespace
     #[arg(short, long, default_value = names::NAMESPACE)]
     namespace: String,
@@ -42,7 +45,7 @@ pub(crate) fn check(args: &CheckArgs) -> Result<(), CliError> {
         let client = kubernetes::connect().await;
         let client = client.map_err(|error| CliError::Failed(error.to_string()))?;
         if args.documents {
-            return Ok(check::documents(&client).await);
+            return Ok(check::documents(&client, args.accept_unenforced).await);
         }
         let facts = check::collect(&client, &args.namespace).await;
         Ok::<_, CliError>(check::run(&facts, args.pre))

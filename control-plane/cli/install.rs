@@ -48,6 +48,10 @@ pub(crate) struct InstallArgs {
     /// With --apply: takes over fields that others have written
     #[arg(long, requires = "apply")]
     force_conflicts: bool,
+    /// With --apply: goes on where documents of the cluster, or fields of them, would not be enforced by
+    /// this version, and names them
+    #[arg(long, requires = "apply")]
+    accept_unenforced: bool,
     /// With --apply: for how long it is waited until the control plane is available
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_duration)]
     wait: Duration,
@@ -104,6 +108,7 @@ pub(crate) fn install(args: &InstallArgs) -> Result<(), CliError> {
     }
     let options = ApplyOptions {
         force_conflicts: args.force_conflicts,
+        accept_unenforced: args.accept_unenforced,
         wait: args.wait,
     };
     crate::block_on(async {

@@ -175,10 +175,10 @@ pub enum ArgumentError {
         least: Duration,
     },
     /// A range of workloads' addresses is none.
-    #[error("--workload-range: found {0:?}; allowed: ADDRESS/PREFIX")]
+    #[error("--workload-range: found {0:?}; allowed: ADDRESS or ADDRESS/PREFIX")]
     WorkloadRange(String),
     /// A range of Services' addresses is none.
-    #[error("--service-range: found {0:?}; allowed: ADDRESS/PREFIX")]
+    #[error("--service-range: found {0:?}; allowed: ADDRESS or ADDRESS/PREFIX")]
     ServiceRange(String),
     /// The trust domain is not one.
     #[error("--trust-domain: {0}")]
@@ -330,7 +330,7 @@ mod tests {
             ),
             (
                 ["--workload-range", "10.0.0.0/8,10.1"],
-                "--workload-range: found \"10.1\"; allowed: ADDRESS/PREFIX",
+                "--workload-range: found \"10.1\"; allowed: ADDRESS or ADDRESS/PREFIX",
             ),
         ];
         for (line, expected) in cases {
@@ -374,6 +374,7 @@ mod tests {
         for wrong in [
             ["--kubernetes-namespace", "Weft.System"],
             ["--cluster-domain", "cluster local"],
+            ["--cluster-domain", "Cluster.Local"],
         ] {
             let error = args(&[&["--kubernetes"], &wrong[..]].concat());
             let error = error.kubernetes.settings().unwrap_err().to_string();

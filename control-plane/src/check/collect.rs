@@ -46,6 +46,10 @@ pub async fn collect(client: &Client, namespace: &str) -> Facts {
         Err(error) => Err(error.clone()),
     };
     let wanted = wanted(namespace);
+    let (wanted, hooks) = match wanted {
+        Ok((wanted, hooks)) => (Ok(wanted), hooks),
+        Err(error) => (Err(error), Vec::new()),
+    };
     let wanted_crds = wanted.as_ref().map(|wanted| {
         let crds = wanted.iter();
         let crds = crds.filter(|object| object["kind"] == "CustomResourceDefinition");
@@ -80,7 +84,7 @@ pub async fn collect(client: &Client, namespace: &str) -> Facts {
         now: crate::unix_seconds(),
         server: server(client).await,
         denied: match &wanted {
-            Ok(wanted) => permissions::denied(client, namespace, wanted).await,
+            Ok(wanted) => permissions::denied(client, namespace, wanted, &hooks).await,
             Err(error) => Err(error.clone()),
         },
         wanted_crds: wanted_crds.map_err(Clone::clone),
@@ -135,10 +139,12 @@ fn leaf_seconds(installed: &Installed) -> i64 {
     i64::try_from(said.unwrap_or(LEAF_TTL_DEFAULT).as_secs()).unwrap_or(i64::MAX)
 }
 
-/// What `weft install` would apply.
-fn wanted(namespace: &str) -> Asked<Vec<Value>> {
-    let values = install::values(&[], &[]);
-    let objects = values.and_then(|values| install::objects(&values, namespace, "weft"));
+/// What `weft install` would apply, and what helm makes beside for an upgrade.
+fn wanted(namespace: &str) -> Asked<(Vec<Value>, Vec<Value>)> {
+    let objects = install::values(&[], &[]).and_then(|values| {
+        let wanted = install::objects(&values, namespace, "weft")?;
+        Ok((wanted, install::hook_objects(&values, namespace)?))
+    });
     objects.map_err(|error| error.to_string())
 }
 

@@ -15,21 +15,20 @@ use crate::kubernetes::told;
 const RBAC: &str = "rbac.authorization.k8s.io";
 /// Reading is before every write, and helm compares with what is there.
 const VERBS: [&str; 3] = ["get", "create", "patch"];
-/// What helm and its hook take beside the chart's objects: group, resource, verbs, what for. With
-/// `namespace`, in the release's.
-const HELM: [(&str, &str, &[&str], &str); 3] = [
+/// What helm does with the objects of a hook: they are deleted before and after.
+const HOOK_VERBS: [&str; 3] = ["get", "create", "delete"];
+/// Said of rights that helm takes and `weft install --apply` does not.
+const HOOK: &str = "helm's check before an upgrade";
+/// What is taken beside objects: group, resource, verbs, what for. Definitions are the cluster's, the rest
+/// is in the release's namespace.
+const BESIDE: [(&str, &str, &[&str], &str); 3] = [
     (
         "",
         "secrets",
         &["get", "list", "create", "update", "delete"],
         "helm's records of releases",
     ),
-    (
-        "batch",
-        "jobs",
-        &["get", "watch", "create", "delete"],
-        "the Job before an upgrade",
-    ),
+    ("batch", "jobs", &["list", "watch"], HOOK),
     (
         "apiextensions.k8s.io",
         "customresourcedefinitions",
@@ -71,23 +70,32 @@ impl Right {
     }
 }
 
-/// What the user may not do of what installing these objects takes.
+/// What the user may not do of what installing these objects takes, and of what helm takes to make and
+/// delete `hooks`.
 pub(super) async fn denied(
     client: &Client,
     namespace: &str,
     objects: &[Value],
+    hooks: &[Value],
 ) -> Asked<Vec<String>> {
     let mut reviews = Reviews {
         api: Api::all(client.clone()),
         known: BTreeMap::new(),
     };
     let mut denied = Vec::new();
-    for (kind, right) in object_rights(namespace, objects) {
-        if !reviews.allow(&right).await? {
+    let rights = object_rights(namespace, objects, &VERBS);
+    for (kind, right) in &rights {
+        if !reviews.allow(right).await? {
             denied.push(format!("{} {kind}", right.verb));
         }
     }
-    for (group, resource, verbs, purpose) in HELM {
+    let of_hooks = object_rights(namespace, hooks, &HOOK_VERBS);
+    for (kind, right) in of_hooks.difference(&rights) {
+        if !reviews.allow(right).await? {
+            denied.push(format!("{} {kind} ({HOOK})", right.verb));
+        }
+    }
+    for (group, resource, verbs, purpose) in BESIDE {
         for verb in verbs {
             let right = Right {
                 verb: (*verb).to_owned(),
@@ -101,10 +109,13 @@ pub(super) async fn denied(
             }
         }
     }
-    for role in objects {
-        let kind = text(&role["kind"]);
-        if kind == "Role" || kind == "ClusterRole" {
-            denied.extend(reviews.privileges(&kind, role).await?);
+    for (roles, purpose) in [(objects, String::new()), (hooks, format!(" ({HOOK})"))] {
+        for role in roles {
+            let kind = text(&role["kind"]);
+            if kind == "Role" || kind == "ClusterRole" {
+                let missing = reviews.privileges(&kind, role).await?;
+                denied.extend(missing.map(|missing| missing + &purpose));
+            }
         }
     }
     Ok(denied)
@@ -138,7 +149,7 @@ impl Reviews {
 
     /// RBAC lets nobody make a role that gives more than he has without `escalate`, or bind one
     /// without `bind` ("Privilege escalation prevention and bootstrapping").
-    async fn privileges(&mut self, kind: &str, role: &Value) -> Asked<Vec<String>> {
+    async fn privileges(&mut self, kind: &str, role: &Value) -> Asked<Option<String>> {
         let name = text(&role["metadata"]["name"]);
         let mut missing = Vec::new();
         for verb in ["escalate", "bind"] {
@@ -154,7 +165,7 @@ impl Reviews {
             }
         }
         if missing.is_empty() {
-            return Ok(Vec::new());
+            return Ok(None);
         }
         let mut lacking = Vec::new();
         for right in rights_of(role) {
@@ -166,26 +177,26 @@ impl Reviews {
             }
         }
         if lacking.is_empty() {
-            return Ok(Vec::new());
+            return Ok(None);
         }
         let verbs = missing.join(" and ");
         let lacking = lacking.join(", ");
-        Ok(vec![format!(
+        Ok(Some(format!(
             "{verbs} {kind} {name}, which gives what you have not yourself ({lacking}, …)"
-        )])
+        )))
     }
 }
 
-/// The rights that writing the objects takes, each with the kind that it is about.
-fn object_rights(namespace: &str, objects: &[Value]) -> BTreeSet<(String, Right)> {
+/// The rights to do this with the objects, each with the kind that it is about.
+fn object_rights(namespace: &str, objects: &[Value], verbs: &[&str]) -> BTreeSet<(String, Right)> {
     let mut rights = BTreeSet::new();
     for object in objects {
         let (kind, version) = (text(&object["kind"]), text(&object["apiVersion"]));
         let group = version.split_once('/').map_or("", |(group, _)| group);
         let is_namespaced = object["metadata"].get("namespace").is_some();
-        for verb in VERBS {
+        for verb in verbs {
             let right = Right {
-                verb: verb.to_owned(),
+                verb: (*verb).to_owned(),
                 group: group.to_owned(),
                 resource: plural(&kind),
                 name: None,
@@ -281,6 +292,18 @@ mod tests {
         assert_eq!(asked.subresource.as_deref(), Some("eviction"));
     }
 
+    /// What the user of the test may do: this with what the chart has, and more.
+    fn role(verbs: &str, more: &str) -> String {
+        format!(
+            "{{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {{name: some}}, rules: [\
+             {{apiGroups: ['', apps, policy, networking.k8s.io, rbac.authorization.k8s.io, batch, \
+             apiextensions.k8s.io, admissionregistration.k8s.io], \
+             resources: [serviceaccounts, services, deployments, networkpolicies, clusterroles, roles, \
+             clusterrolebindings, rolebindings, customresourcedefinitions, jobs, \
+             mutatingwebhookconfigurations], verbs: [get, list, watch, create, patch{verbs}]}}{more}]}}"
+        )
+    }
+
     /// Who may make roles, and has not himself what they give, cannot install; nor who may keep no
     /// Secrets, with helm.
     #[tokio::test]
@@ -288,33 +311,19 @@ mod tests {
         let Some(server) = ApiServer::start().await else {
             return;
         };
-        let rules = |more: &str| {
-            format!(
-                "{{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {{name: some}}, rules: [\
-                 {{apiGroups: ['', apps, policy, networking.k8s.io, rbac.authorization.k8s.io, batch, \
-                 apiextensions.k8s.io, admissionregistration.k8s.io], \
-                 resources: [serviceaccounts, services, deployments, networkpolicies, clusterroles, roles, \
-                 clusterrolebindings, rolebindings, customresourcedefinitions, jobs, \
-                 mutatingwebhookconfigurations], verbs: [get, list, watch, create, patch, delete]}}{more}]}}"
-            )
-        };
+        let rules = |more: &str| role(", delete", more);
         let apply = |text: &str| {
             let (done, said) = server.kubectl(&["apply", "-f", "-"], text);
             assert!(done, "{said}");
         };
         apply(&rules(""));
-        let bind = [
-            "create",
-            "clusterrolebinding",
-            "some",
-            "--clusterrole=some",
-            "--user=some",
-        ];
-        assert!(server.kubectl(&bind, "").0);
+        let bind = "create clusterrolebinding some --clusterrole=some --user=some";
+        assert!(server.kubectl(&bind.split(' ').collect::<Vec<_>>(), "").0);
         let client = server.client_of("some").await;
         let values = install::values(&[], &[]).unwrap();
         let objects = install::objects(&values, NAMESPACE, "weft").unwrap();
-        let asked = || async { denied(&client, NAMESPACE, &objects).await.unwrap() };
+        let hooks = install::hook_objects(&values, NAMESPACE).unwrap();
+        let asked = || async { denied(&client, NAMESPACE, &objects, &hooks).await.unwrap() };
         // The authorizer learns of a role a moment after it was made.
         let until = |missing: &'static [&'static str]| {
             let asked = &asked;
@@ -341,6 +350,7 @@ mod tests {
             "delete secrets",
             "escalate and bind ClusterRole weft-control-plane, which gives",
             "escalate and bind Role weft-control-plane, which gives",
+            "escalate and bind ClusterRole weft-upgrade-check, which gives",
         ])
         .await;
         let secrets =
@@ -350,9 +360,19 @@ mod tests {
         until(&[
             "bind ClusterRole weft-control-plane, which gives",
             "bind Role weft-control-plane, which gives",
+            "bind ClusterRole weft-upgrade-check, which gives",
         ])
         .await;
         let roles = roles.replace("[escalate]", "[escalate, bind]");
+        // Installing is all that such a user may do: the next upgrade deletes what the check left.
+        apply(&role("", &format!("{secrets}{roles}")));
+        until(&[
+            "delete ServiceAccount (helm's check before an upgrade)",
+            "delete ClusterRole (helm's check before an upgrade)",
+            "delete ClusterRoleBinding (helm's check before an upgrade)",
+            "delete Job (helm's check before an upgrade)",
+        ])
+        .await;
         apply(&rules(&format!("{secrets}{roles}")));
         until(&[]).await;
     }

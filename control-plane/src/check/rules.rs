@@ -88,7 +88,9 @@ pub const CHECKS: [Check; 23] = [
         when: When::Always,
         mend: "use a version that knows them, or change or delete these documents yourself: this version \
                does not enforce what is named here, the API server drops fields that its definitions do \
-               not have, and what they protect is unprotected",
+               not have, and what they protect is unprotected. Where you accept that: \
+               upgradeCheck.acceptUnenforced=true for helm upgrade, --accept-unenforced for weft install \
+               --apply and weft check",
         look: documents,
     },
     Check {
@@ -101,7 +103,9 @@ pub const CHECKS: [Check; 23] = [
         id: "cluster-followed",
         when: When::After,
         mend: "the log of the replica says why; its permissions are in the chart's ClusterRole \
-               weft-control-plane: weft install --apply",
+               weft-control-plane: weft install --apply. Of one that was not asked: the API server has \
+               to reach port 15014 of the control plane's pods, which networkPolicy.metricsRanges with \
+               the API servers' addresses allows it",
         look: running::cluster_followed,
     },
     Check {

@@ -94,8 +94,14 @@ fn lapsed(why: &str) -> Result<Vec<LapsedFact>, String> {
 }
 
 fn replica(said: Result<Vec<String>, String>) -> Result<Vec<ReplicaFact>, String> {
-    let pod = "weft-control-plane-1".to_owned();
-    Ok(vec![ReplicaFact { pod, said }])
+    let fact = |pod: &str, said| ReplicaFact {
+        pod: pod.to_owned(),
+        said,
+    };
+    Ok(vec![
+        fact("weft-control-plane-1", said),
+        fact("weft-control-plane-2", Ok(Vec::new())),
+    ])
 }
 
 fn clocks(skew: i64) -> Result<Vec<NodeClock>, String> {
@@ -183,6 +189,24 @@ const CASES: &[(&str, Status, &str, Change)] = &[
         Status::Warning,
         "weft-control-plane-1 was not asked: silent",
         |f| f.replicas = replica(Err("silent".to_owned())),
+    ),
+    (
+        "cluster-followed",
+        Status::Warning,
+        "there is no replica to ask",
+        |f| f.replicas = Ok(Vec::new()),
+    ),
+    (
+        "cluster-followed",
+        Status::Warning,
+        "2 of 3 replicas were asked",
+        |f| deployment(f).wanted = 3,
+    ),
+    (
+        "cluster-followed",
+        Status::Warning,
+        "2 of 12 replicas were asked",
+        |f| f.installed.endpoints = Ok(12),
     ),
     ("node-clocks", Status::Failed, "node1 (-241 s)", |f| {
         f.node_clocks = clocks(-241)
@@ -399,6 +423,24 @@ const CASES: &[(&str, Status, &str, Change)] = &[
         },
     ),
 ];
+
+/// Who accepts what is not enforced is told of it all the same; what is not known is not accepted.
+#[test]
+fn documents_that_are_not_enforced_can_be_accepted() {
+    let some = Ok(vec!["TrafficPolicy a".to_owned()]);
+    let unknown = Err("gone".to_owned());
+    for (unenforced, accept, status, said) in [
+        (&some, false, Status::Failed, "TrafficPolicy a"),
+        (&some, true, Status::Warning, "TrafficPolicy a"),
+        (&unknown, true, Status::Failed, "not known: gone"),
+        (&Ok(Vec::new()), true, Status::Ok, "all of them"),
+    ] {
+        let findings = documents_found(unenforced, accept);
+        assert_eq!(findings.len(), 1);
+        assert_eq!(findings[0].status, status, "{findings:?}");
+        assert!(findings[0].found.contains(said), "{findings:?}");
+    }
+}
 
 #[test]
 fn every_check_can_fail_and_says_what_was_found() {

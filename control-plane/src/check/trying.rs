@@ -42,34 +42,49 @@ pub(super) fn places<'a>(namespaces: &'a [NamespaceFact], settings: &Settings) -
 }
 
 /// Has a pod created by the API server as far as it can be without keeping it (`dryRun`): the
-/// webhook is called as for every pod. Where a quota has no place for it, the next place is tried.
+/// webhook is called as for every pod. Where no pod can be made at all, the next place is tried.
 pub(super) async fn trial(client: &Client, places: &[&str]) -> Asked<TrialFact> {
-    let mut why = "every namespace is exempt from injection".to_owned();
+    let mut without = Vec::new();
     for namespace in places {
         let trial = trial_in(client, namespace).await?;
-        if !matches!(&trial, Trial::Refused(said) if is_quota(said)) {
+        let obstacle = match &trial {
+            Trial::Refused(said) => obstacle(said),
+            Trial::Injected | Trial::Untouched | Trial::NotTried(_) => None,
+        };
+        let Some(obstacle) = obstacle else {
             let namespace = (*namespace).to_owned();
             return Ok(TrialFact { namespace, trial });
-        }
-        why = format!("quotas have no place for a pod in {}", places.join(", "));
+        };
+        without.push(format!("{namespace} ({obstacle})"));
     }
+    let why = match without.is_empty() {
+        true => "every namespace is exempt from injection".to_owned(),
+        false => format!("no pod can be made in {}", without.join(", ")),
+    };
     Ok(TrialFact {
         namespace: String::new(),
         trial: Trial::NotTried(why),
     })
 }
 
-/// Whether a pod was refused by a ResourceQuota: in the words of the API server, which speaks of the
-/// pod first. A webhook's words come after its name.
-fn is_quota(said: &str) -> bool {
-    let said = said.strip_prefix("pods \"");
-    let why = said.and_then(|said| said.split_once("\" is forbidden: "));
+/// Why no pod at all can be made in a namespace, where that is why one was refused: in the words of
+/// the API server, which speaks of the pod first. A webhook's words come after its name.
+fn obstacle(said: &str) -> Option<&'static str> {
+    let (_pod, why) = said
+        .strip_prefix("pods \"")?
+        .split_once("\" is forbidden: ")?;
     let quotas = [
         "exceeded quota: ",
         "failed quota: ",
         "status unknown for quota: ",
     ];
-    why.is_some_and(|(_pod, why)| quotas.iter().any(|quota| why.starts_with(quota)))
+    if quotas.iter().any(|quota| why.starts_with(quota)) {
+        return Some("a quota");
+    }
+    // Of the admission plugin NamespaceLifecycle.
+    let ends = why.starts_with("unable to create new content in namespace ")
+        && why.ends_with(" because it is being terminated");
+    ends.then_some("it is being deleted")
 }
 
 async fn trial_in(client: &Client, namespace: &str) -> Asked<Trial> {
@@ -219,36 +234,45 @@ mod tests {
     }
 
     #[test]
-    fn a_webhooks_words_are_no_quotas() {
+    fn a_webhooks_words_are_no_obstacles() {
         for (said, expected) in [
             (
                 r#"pods "a" is forbidden: exceeded quota: q, requested: pods=1"#,
-                true,
+                Some("a quota"),
             ),
             (
                 r#"pods "a" is forbidden: failed quota: q: must specify limits.cpu"#,
-                true,
+                Some("a quota"),
+            ),
+            (
+                r#"pods "a" is forbidden: unable to create new content in namespace b because it is being terminated"#,
+                Some("it is being deleted"),
+            ),
+            (
+                r#"admission webhook "x" denied: pods "a" is forbidden: unable to create new content in namespace b because it is being terminated"#,
+                None,
             ),
             (
                 r#"pods "a" is forbidden: violates PodSecurity "restricted:latest""#,
-                false,
+                None,
             ),
             (
                 r#"admission webhook "x" denied the request: exceeded quota: q"#,
-                false,
+                None,
             ),
             (
                 r#"admission webhook "x" denied: pods "a" is forbidden: exceeded quota: q"#,
-                false,
+                None,
             ),
         ] {
-            assert_eq!(is_quota(said), expected, "{said}");
+            assert_eq!(obstacle(said), expected, "{said}");
         }
     }
 
-    /// A namespace without place is passed over, and where none has place nothing is known.
+    /// A namespace in which no pod can be made is passed over, and where that is so of all nothing is
+    /// known.
     #[tokio::test]
-    async fn a_full_quota_is_no_failure_of_the_webhook() {
+    async fn a_full_or_ending_namespace_is_no_failure_of_the_webhook() {
         let Some(server) = ApiServer::start().await else {
             return;
         };
@@ -270,6 +294,14 @@ apiVersion: v1
 kind: ResourceQuota
 metadata: {name: none, namespace: full}
 spec: {hard: {pods: "0"}}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: ends}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: default, namespace: ends}
 "#;
         let (made, said) = server.kubectl(&["apply", "-f", "-"], objects);
         assert!(made, "{said}");
@@ -292,11 +324,24 @@ spec: {hard: {pods: "0"}}
             let client = client.clone();
             async move { trial(&client, places).await.unwrap() }
         };
-        let found = trial_of(&["full", "default"]).await;
+        // Nobody runs who would end it: it stays as it is now.
+        let (deleted, said) = server.kubectl(&["delete", "--wait=false", "namespace", "ends"], "");
+        assert!(deleted, "{said}");
+        while !matches!(trial_in(&client, "ends").await, Ok(Trial::Refused(_))) {
+            assert!(
+                began.elapsed().as_secs() < 120,
+                "a pod is made in one that ends"
+            );
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        let found = trial_of(&["full", "ends", "default"]).await;
         assert_eq!(found.namespace, "default");
         assert_eq!(found.trial, Trial::Untouched);
-        let why = "quotas have no place for a pod in full".to_owned();
-        assert_eq!(trial_of(&["full"]).await.trial, Trial::NotTried(why));
+        let why = "no pod can be made in full (a quota), ends (it is being deleted)".to_owned();
+        assert_eq!(
+            trial_of(&["full", "ends"]).await.trial,
+            Trial::NotTried(why)
+        );
         let why = "every namespace is exempt from injection".to_owned();
         assert_eq!(trial_of(&[]).await.trial, Trial::NotTried(why));
     }

@@ -24,6 +24,8 @@ const ASK_EVERY: Duration = Duration::from_millis(500);
 pub struct ApplyOptions {
     /// Takes over fields that others have written.
     pub force_conflicts: bool,
+    /// Goes on where documents would not be enforced any more.
+    pub accept_unenforced: bool,
     /// For how long is waited until the control plane is available.
     pub wait: Duration,
 }
@@ -31,15 +33,16 @@ pub struct ApplyOptions {
 /// Something that was done, for people.
 #[derive(Debug, Clone)]
 pub struct Applied {
-    /// `Deployment/weft-control-plane`.
+    /// `Deployment/weft-control-plane`; of what is not enforced any more, which document and why, as
+    /// `TrafficPolicy shop/web: spec.retry.turns: this version does not know the field`.
     pub object: String,
-    /// `applied`, `deleted`, `not there`, `kept`.
+    /// `applied`, `deleted`, `not there`, `kept`, or that something is not enforced any more.
     pub done: &'static str,
 }
 
 /// Applies `wanted`, deletes what an earlier `weft install` made and these values don't want any
 /// more, and waits until the control plane is available. `told` hears of every step. Nothing is changed
-/// where documents would not be enforced any more.
+/// where documents would not be enforced any more, unless that is accepted: then `told` hears of them first.
 pub async fn apply(
     client: &Client,
     namespace: &str,
@@ -49,8 +52,12 @@ pub async fn apply(
 ) -> Result<(), InstallError> {
     refuse_helms(client, namespace).await?;
     let unenforced = super::unenforced(client).await?;
-    if !unenforced.is_empty() {
+    if !unenforced.is_empty() && !options.accept_unenforced {
         return Err(InstallError::Unenforced(unenforced));
+    }
+    for object in unenforced {
+        let done = "(accepted: it is not enforced from now on)";
+        told(Applied { object, done });
     }
     let mut params = PatchParams::apply(FIELD_MANAGER);
     params.force = options.force_conflicts;

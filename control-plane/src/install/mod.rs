@@ -60,7 +60,8 @@ pub enum InstallError {
     Foreign(String),
     /// The cluster has documents that this version would not enforce as they are.
     #[error("this version would not enforce, and what they protect would be unprotected: {}; use a \
-             version that knows them, or change or delete these documents yourself", .0.join(", "))]
+             version that knows them, or change or delete these documents yourself; --accept-unenforced \
+             goes on without them", .0.join(", "))]
     Unenforced(Vec<String>),
     /// It was applied, and is not well.
     #[error("{0}")]
@@ -107,6 +108,11 @@ const FILES: [(&str, &str); 1] = [(
     "files/crds.yaml",
     include_str!("../../../deploy/kubernetes/crds.yaml"),
 )];
+/// What helm makes before an upgrade and deletes after it, and nobody else.
+const HOOKS: [(&str, &str); 2] = [
+    chart!("templates/_helpers.tpl"),
+    chart!("templates/upgrade-check.yaml"),
+];
 const CHART: &str = include_str!("../../../deploy/helm/weft/Chart.yaml");
 const VALUES: &str = include_str!("../../../deploy/helm/weft/values.yaml");
 const SCHEMA: &str = include_str!("../../../deploy/helm/weft/values.schema.json");
@@ -188,6 +194,21 @@ pub fn objects_for(
     {
         return Err(InstallError::Namespace(namespace.to_owned()));
     }
+    rendered(&TEMPLATES, cluster, values, namespace, managed_by)
+}
+
+/// The objects of helm's hook before an upgrade, which `weft install` neither makes nor needs.
+pub(crate) fn hook_objects(values: &Value, namespace: &str) -> Result<Vec<Value>, InstallError> {
+    rendered(&HOOKS, ClusterVersion::NEWEST, values, namespace, "Helm")
+}
+
+fn rendered(
+    templates: &[(&str, &str)],
+    cluster: ClusterVersion,
+    values: &Value,
+    namespace: &str,
+    managed_by: &str,
+) -> Result<Vec<Value>, InstallError> {
     let chart = read("Chart.yaml", CHART)?;
     let context = json!({
         "Values": values,
@@ -195,7 +216,7 @@ pub fn objects_for(
         "Release": {"Name": RELEASE, "Namespace": namespace, "Service": managed_by},
         "Chart": {"Name": chart["name"], "Version": chart["version"], "AppVersion": chart["appVersion"]},
     });
-    let templates = Templates::parse(&TEMPLATES, &FILES)?;
+    let templates = Templates::parse(templates, &FILES)?;
     let mut objects = Vec::new();
     for (file, text) in templates.render(&context)? {
         let documents: Vec<Value> = serde_saphyr::from_multiple(&text)

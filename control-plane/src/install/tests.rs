@@ -104,6 +104,31 @@ fn values_are_checked() {
 const MALFORMED: &[(&str, &str)] = &[
     ("mesh.leafTtl=1y", "mesh.leafTtl: found \"1y\"; allowed: "),
     ("mesh.leafTtl=10", "mesh.leafTtl: found 10; allowed: "),
+    ("mesh.leafTtl=720h", "mesh.leafTtl: found \"720h\""),
+    ("mesh.leafTtl=169h", "mesh.leafTtl: found \"169h\""),
+    ("mesh.leafTtl=0s", "mesh.leafTtl: found \"0s\""),
+    ("mesh.leafTtl=9s", "mesh.leafTtl: found \"9s\""),
+    ("mesh.leafTtl=0h0m", "mesh.leafTtl: found \"0h0m\""),
+    (
+        "mesh.serviceRanges={:/8}",
+        "mesh.serviceRanges[0]: found \":/8\"",
+    ),
+    (
+        "networkPolicy.webhookRanges={abcd:::/8}",
+        "networkPolicy.webhookRanges[0]: found \"abcd:::/8\"",
+    ),
+    (
+        "networkPolicy.metricsRanges={192.0.2.1}",
+        "networkPolicy.metricsRanges[0]: found \"192.0.2.1\"",
+    ),
+    (
+        "mesh.clusterDomain=Cluster.Local",
+        "mesh.clusterDomain: found \"Cluster.Local\"",
+    ),
+    (
+        "upgradeCheck.acceptUnenforced=1",
+        "upgradeCheck.acceptUnenforced: found 1",
+    ),
     ("mesh.trustDomain=A_B", "mesh.trustDomain: found \"A_B\""),
     (
         "mesh.clusterDomain=a..b",
@@ -154,6 +179,13 @@ const MALFORMED: &[(&str, &str)] = &[
 /// What is one.
 const WELL_FORMED: &[&str] = &[
     "mesh.leafTtl=1h30m",
+    "mesh.leafTtl=10s",
+    "mesh.leafTtl=168h",
+    "mesh.leafTtl=90m",
+    "mesh.leafTtl=604800s",
+    "mesh.leafTtl=10000ms",
+    "mesh.serviceRanges={10.96.0.1,fd00::1}",
+    "mesh.workloadRanges={fd00:1:2:3:4:5:6:7/128,::ffff:10.0.0.0/104,1:2:3:4:5:6:10.0.0.1/120,::1/128,fd00::/8}",
     "mesh.serviceRanges={10.96.0.0/12,fd00:10:96::/112}",
     "networkPolicy.sidecarRanges={0.0.0.0/0,::/0}",
     "injector.eviction.after=500ms",
@@ -208,6 +240,22 @@ fn values_reach_the_objects() {
     assert_eq!(pod["nodeSelector"]["kubernetes.io/arch"], "amd64");
     assert_eq!(pod["imagePullSecrets"], json!([{"name": "s"}]));
     assert!(!all.contains_key("PodDisruptionBudget/weft-control-plane"));
+}
+
+/// The Job stops an upgrade unless it is told not to.
+#[test]
+fn what_is_not_enforced_is_accepted_where_the_values_say_so() {
+    for (set, accepts) in [
+        ("upgradeCheck.acceptUnenforced=true", true),
+        ("upgradeCheck.acceptUnenforced=false", false),
+        ("upgradeCheck.enabled=true", false),
+    ] {
+        let all = by_name(hook_objects(&sets(&[set]).unwrap(), "mesh").unwrap());
+        let pod = &all["Job/weft-upgrade-check"]["spec"]["template"]["spec"];
+        let mut wanted = vec!["check", "--kubernetes", "--documents"];
+        wanted.extend(accepts.then_some("--accept-unenforced"));
+        assert_eq!(pod["containers"][0]["args"], json!(wanted), "{set}");
+    }
 }
 
 /// The field came with Kubernetes 1.30: older API servers would drop it, or refuse the object.
@@ -362,6 +410,20 @@ fn helm_makes_the_same_of_the_chart() {
         let ours = by_name(ours_for(cluster, shape).unwrap());
         assert_eq!(ours, theirs, "{version} {shape:?}");
     }
+    for set in [
+        "upgradeCheck.acceptUnenforced=true",
+        "imagePullSecrets={a,b}",
+    ] {
+        let mut arguments = vec!["template", "weft", CHART_DIR, "-n", names::NAMESPACE];
+        arguments.extend(["--kube-version", "1.35", "--set", set]);
+        arguments.extend(["-s", "templates/upgrade-check.yaml"]);
+        let (good, text) = helm(&arguments, "", None);
+        assert!(good, "{set}: {text}");
+        let theirs: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
+        let theirs = theirs.into_iter().filter(|object| !object.is_null());
+        let ours = hook_objects(&sets(&[set]).unwrap(), names::NAMESPACE).unwrap();
+        assert_eq!(by_name(ours), by_name(theirs.collect()), "{set}");
+    }
     // What one refuses, the other does.
     for wrong in [
         "a=1",
@@ -396,6 +458,7 @@ async fn an_api_server_takes_the_chart_and_upgrades_leave_the_webhooks_authority
     let webhooks = Api::<MutatingWebhookConfiguration>::all(client.clone());
     let options = ApplyOptions {
         force_conflicts: false,
+        accept_unenforced: false,
         wait: std::time::Duration::ZERO,
     };
     let wanted = |set: &str| {

@@ -18,6 +18,8 @@ use crate::store::{KindApi, refusal};
 const PAGE: u32 = 50;
 /// Places that are named.
 const NAMED_MAX: usize = 100;
+/// The reason in the status of what the model refuses.
+const REFUSED: &str = "Invalid";
 
 /// What of the cluster's documents this version would not enforce, as
 /// `TrafficPolicy shop/web: spec.retry.turns: this version does not know the field`; 100 at most.
@@ -122,8 +124,8 @@ async fn of_definition(
     Ok(())
 }
 
-/// Looks at routes of the Gateway API that are in force in the mesh; routes of others, and those that
-/// are refused already, change nothing by being refused.
+/// Looks at routes of the Gateway API of which something may be in force in the mesh; routes of others
+/// change nothing by being refused.
 async fn of_routes(
     client: &Client,
     kind: &KindApi,
@@ -132,7 +134,7 @@ async fn of_routes(
     for version in &kind.versions {
         let resource = kind.resource(version);
         each(client, &resource, found, |object| {
-            let refused = is_in_force(&object).then(|| refusal(&kind.kind, object));
+            let refused = may_be_in_force(&object).then(|| refusal(&kind.kind, object));
             refused.flatten().into_iter().collect()
         })
         .await?;
@@ -140,15 +142,19 @@ async fn of_routes(
     Ok(())
 }
 
-/// Whether the control plane has said of a route that it is.
-fn is_in_force(route: &DynamicObject) -> bool {
+/// Whether a route, or an older version of it, may be in force by what the control plane has said of it:
+/// what was accepted and then edited into something that is refused stays in force as it was until the
+/// control plane starts anew. What its namespace has no room for is not (`QuotaExceeded`).
+fn may_be_in_force(route: &DynamicObject) -> bool {
     let parents = route.data["status"]["parents"].as_array();
     let ours = parents.into_iter().flatten();
     let mut ours = ours.filter(|parent| parent["controllerName"] == CONTROLLER);
     ours.any(|parent| {
         let conditions = parent["conditions"].as_array();
         let mut conditions = conditions.into_iter().flatten();
-        conditions.any(|one| one["type"] == "Accepted" && one["status"] == "True")
+        conditions.any(|one| {
+            one["type"] == "Accepted" && (one["status"] == "True" || one["reason"] == REFUSED)
+        })
     })
 }
 
@@ -347,18 +353,43 @@ metadata: {name: all, namespace: default}
         let wanted = crate::install::objects(&values, "weft-system", "weft").unwrap();
         let options = crate::install::ApplyOptions {
             force_conflicts: true,
+            accept_unenforced: false,
             wait: std::time::Duration::from_secs(1),
         };
         let refused = crate::install::apply(&client, "weft-system", wanted, options, |_| {}).await;
         let said = refused.unwrap_err().to_string();
-        for one in found {
-            assert!(said.contains(&one), "{said}");
+        for one in &found {
+            assert!(said.contains(one), "{said}");
         }
+        assert!(said.contains("--accept-unenforced"), "{said}");
         let (_, said) = server.kubectl(&["get", "tp", "web", "-o", "yaml"], "");
         assert!(said.contains("guard: true"), "{said}");
         // Whoever manages the definitions elsewhere is told as well.
         let refused = crate::install::apply(&client, "weft-system", vec![], options, |_| {}).await;
         assert!(matches!(refused, Err(InstallError::Unenforced(_))));
+        is_named_where_it_is_accepted(&client, options, &found).await;
+    }
+
+    /// Who accepts it hears of all of it, before anything else, and goes on.
+    async fn is_named_where_it_is_accepted(
+        client: &Client,
+        mut options: crate::install::ApplyOptions,
+        found: &[String],
+    ) {
+        options.accept_unenforced = true;
+        let mut told = Vec::new();
+        let namespace =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "made"}});
+        let tell = |one: crate::install::Applied| told.push((one.object, one.done));
+        let applied =
+            crate::install::apply(client, "weft-system", vec![namespace], options, tell).await;
+        applied.unwrap();
+        let last = told.pop().unwrap();
+        assert_eq!(last, ("Namespace/made".to_owned(), "applied"));
+        assert!(told.iter().all(|(_, done)| done.contains("not enforced")));
+        let mut named: Vec<String> = told.into_iter().map(|(object, _)| object).collect();
+        named.sort();
+        assert_eq!(named, found);
     }
 
     /// However many there are, so many are named.
@@ -392,19 +423,28 @@ metadata: {name: all, namespace: default}
     }
 
     #[test]
-    fn of_routes_those_in_force_count() {
-        let route = |controller: &str, status: &str| -> DynamicObject {
+    fn of_routes_those_count_of_which_something_may_be_in_force() {
+        let route = |controller: &str, status: &str, reason: &str| -> DynamicObject {
             let route = json!({
                 "metadata": {"name": "web"},
                 "status": {"parents": [{
                     "controllerName": controller,
-                    "conditions": [{"type": "Accepted", "status": status}],
+                    "conditions": [{"type": "Accepted", "status": status, "reason": reason}],
                 }]},
             });
             serde_json::from_value(route).unwrap()
         };
-        assert!(is_in_force(&route(CONTROLLER, "True")));
-        assert!(!is_in_force(&route(CONTROLLER, "False")));
-        assert!(!is_in_force(&route("example.com/gateway", "True")));
+        for (controller, status, reason, expected) in [
+            (CONTROLLER, "True", "Accepted", true),
+            // An older version may be.
+            (CONTROLLER, "False", "Invalid", true),
+            (CONTROLLER, "False", "QuotaExceeded", false),
+            (CONTROLLER, "False", "NoMatchingParent", false),
+            ("example.com/gateway", "True", "Accepted", false),
+            ("example.com/gateway", "False", "Invalid", false),
+        ] {
+            let found = may_be_in_force(&route(controller, status, reason));
+            assert_eq!(found, expected, "{controller} {status} {reason}");
+        }
     }
 }

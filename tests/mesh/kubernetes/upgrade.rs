@@ -36,6 +36,25 @@ spec: {headers: [{name: x, type: RegularExpression, value: "("}], delay: {time: 
 /// The definition as that version would have it.
 const PATCH: &str = r#"[{"op": "add", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/guard", "value": {"type": "boolean"}}]"#;
 
+/// Takes away what stops upgrades, also after a failure: the node is everybody's.
+#[derive(Debug)]
+struct Unstopped<'a>(&'a Cluster, String);
+
+impl Drop for Unstopped<'_> {
+    fn drop(&mut self) {
+        let Self(cluster, namespace) = self;
+        for what in [
+            format!("-n {namespace} delete trafficpolicy/guarded faultinjection/slow"),
+            // With every document of the kind.
+            "delete crd guards.weft-mesh.io".to_owned(),
+        ] {
+            // A second panic would end the process.
+            let delete = || cluster.try_kubectl(&format!("{what} --ignore-not-found"));
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(delete));
+        }
+    }
+}
+
 /// An upgrade that would drop a field of a document, that does not know the kind of one, or that refuses
 /// one, stops before it changes anything, and says which; without them it goes on.
 #[test]
@@ -44,6 +63,7 @@ fn helm_does_not_turn_off_what_a_document_says() {
     let _machine = Machine::alone();
     let cluster = Cluster::meshed();
     let space = cluster.space(false);
+    let _unstopped = Unstopped(cluster, space.name().to_owned());
     let crd = "crd trafficpolicies.weft-mesh.io";
     let patch = cluster.program("kubectl").args(["patch"]);
     let patch = patch
@@ -83,6 +103,13 @@ fn helm_does_not_turn_off_what_a_document_says() {
     let said = space.kubectl(&format!("get tp guarded -o jsonpath={guard}"));
     assert_eq!(said, "true");
 
+    // Who accepts that is told of the same.
+    cluster.upgrade(&["upgradeCheck.acceptUnenforced=true"]);
+    let definition = cluster.kubectl(&format!("get {crd} -o yaml")).stdout;
+    assert!(!definition.contains("guard:"), "{definition}");
+
+    let refused = cluster.try_upgrade(&[]);
+    assert!(!refused.status.success(), "{refused}");
     space.kubectl("delete tp/guarded guard/all faultinjection/slow");
     cluster.upgrade(&[]);
     let definition = cluster.kubectl(&format!("get {crd} -o yaml")).stdout;

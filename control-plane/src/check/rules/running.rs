@@ -44,11 +44,31 @@ pub(super) fn cluster_followed(facts: &Facts) -> Outcome {
         Ok(lines) => Some(format!("{}: {}", one.pod, some(lines))),
         Err(error) => Some(format!("{} was not asked: {error}", one.pod)),
     });
-    let wrong: Vec<String> = wrong.collect();
+    let mut wrong: Vec<String> = wrong.collect();
+    let all = replicas_at_least(facts);
+    if replicas.is_empty() {
+        wrong.push("there is no replica to ask".to_owned());
+    } else if replicas.len() < all {
+        wrong.insert(
+            0,
+            format!("{} of {all} replicas were asked", replicas.len()),
+        );
+    }
     match wrong.is_empty() {
         true => Outcome::Good(format!("by {} replicas", replicas.len())),
         false => Outcome::Warning(some(&wrong)),
     }
+}
+
+/// How many replicas there are or should be, as far as that is known.
+fn replicas_at_least(facts: &Facts) -> usize {
+    let deployment = facts.installed.deployment.as_ref().ok();
+    let wanted = deployment
+        .and_then(|one| one.as_ref())
+        .map(|one| one.wanted);
+    let wanted = wanted.and_then(|wanted| usize::try_from(wanted).ok());
+    let ready = facts.installed.endpoints.as_ref().ok().copied();
+    wanted.max(ready).unwrap_or(0)
 }
 
 pub(super) fn node_clocks(facts: &Facts) -> Outcome {
