@@ -21,6 +21,8 @@ pub struct Refusals {
     pub namespaces: BTreeMap<Arc<str>, NamespaceRefusals>,
     /// Whether there are namespaces beyond these.
     pub has_more: bool,
+    /// Whether some were told and not kept: nobody tells of them again.
+    is_cut: bool,
 }
 
 /// What a control plane refuses of one namespace.
@@ -113,17 +115,19 @@ impl Refusals {
                 false => self.namespaces.insert(namespace, of),
             };
         }
-        while self.namespaces.len() > 2 * NAMESPACES_MAX {
-            self.namespaces.pop_last();
-        }
+        self.cut(2 * NAMESPACES_MAX);
     }
 
     /// All parts were taken. `has_more` is what was told of there being more.
     pub fn end(&mut self, has_more: bool) {
-        self.has_more = has_more;
-        while self.namespaces.len() > NAMESPACES_MAX {
+        self.cut(NAMESPACES_MAX);
+        self.has_more = has_more || self.is_cut;
+    }
+
+    fn cut(&mut self, most: usize) {
+        while self.namespaces.len() > most {
             self.namespaces.pop_last();
-            self.has_more = true;
+            self.is_cut = true;
         }
     }
 }
@@ -284,7 +288,8 @@ mod tests {
         refusals.apply(told.collect());
         assert_eq!(refusals.namespaces.len(), 2 * NAMESPACES_MAX);
         refusals.end(false);
-        assert!(refusals.has_more);
+        refusals.end(false);
+        assert!(refusals.has_more, "those that were cut are not told again");
         assert_eq!(refusals.namespaces.len(), NAMESPACES_MAX);
         let all = refusals.namespaces.values();
         assert!(

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use http_body_util::{BodyExt as _, Limited};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
 use kube::api::{Api, ListParams};
 
 use super::collect::Asked;
 use super::facts::ReplicaFact;
+use super::trying::ask_port;
 use crate::kubernetes::{names, told};
 
 /// The port of the control plane's metrics and health.
@@ -19,8 +19,6 @@ const METRICS_PORT: u16 = 15014;
 const ASKED_MAX: usize = 10;
 /// How long one may take.
 const ANSWER: Duration = Duration::from_secs(5);
-/// How much one may say, bytes.
-const SAID_MAX: usize = 64 << 10;
 
 /// What the replicas behind the control plane's Service say.
 pub(super) async fn replicas(client: &Client, namespace: &str) -> Asked<Vec<ReplicaFact>> {
@@ -30,8 +28,9 @@ pub(super) async fn replicas(client: &Client, namespace: &str) -> Asked<Vec<Repl
     let slices = slices.map_err(|error| format!("EndpointSlices: {}", told(&error)))?;
     let endpoints = slices.items.into_iter().flat_map(|slice| slice.endpoints);
     let pods = endpoints.filter_map(|endpoint| endpoint.target_ref?.name);
-    let pods: BTreeSet<String> = pods.take(ASKED_MAX).collect();
-    let asked = pods.into_iter().map(|pod| async {
+    // One with addresses of both families is in two slices.
+    let pods: BTreeSet<String> = pods.collect();
+    let asked = pods.into_iter().take(ASKED_MAX).map(|pod| async {
         let said = tokio::time::timeout(ANSWER, readyz(client, namespace, &pod)).await;
         let said = said.unwrap_or_else(|_| Err(format!("no answer in {ANSWER:?}")));
         ReplicaFact { pod, said }
@@ -44,15 +43,9 @@ pub(super) async fn replicas(client: &Client, namespace: &str) -> Asked<Vec<Repl
 
 /// What should be looked at, a line for each; nothing where all is well.
 async fn readyz(client: &Client, namespace: &str, pod: &str) -> Asked<Vec<String>> {
-    let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}:{METRICS_PORT}/proxy/readyz");
-    let request = http::Request::get(path).body(kube::client::Body::empty());
-    let request = request.map_err(|error| error.to_string())?;
-    let response = client.send(request).await.map_err(|error| told(&error))?;
-    let status = response.status();
-    let body = Limited::new(response.into_body(), SAID_MAX).collect().await;
-    let body = body.map_err(|error| error.to_string())?.to_bytes();
+    let (status, said) = ask_port(client, (namespace, pod), METRICS_PORT, "readyz").await?;
     match status.as_u16() {
-        200 | 503 => Ok(lines(&String::from_utf8_lossy(&body))),
+        200 | 503 => Ok(lines(&said)),
         _ => Err(format!("the API server says {status}")),
     }
 }

@@ -189,8 +189,17 @@ async fn expiry(client: &Client, pod: &str) -> Asked<i64> {
 
 /// What a sidecar answers at its status port, asked through the API server.
 pub(super) async fn ask(client: &Client, pod: &str, path: &str) -> Asked<(StatusCode, String)> {
-    let (namespace, name) = pod.split_once('/').unwrap_or_default();
-    let port = names::STATUS_PORT;
+    let pod = pod.split_once('/').unwrap_or_default();
+    ask_port(client, pod, names::STATUS_PORT, path).await
+}
+
+/// What a pod, NAMESPACE and NAME, answers at a port, asked through the API server.
+pub(super) async fn ask_port(
+    client: &Client,
+    (namespace, name): (&str, &str),
+    port: u16,
+    path: &str,
+) -> Asked<(StatusCode, String)> {
     let path = format!("/api/v1/namespaces/{namespace}/pods/{name}:{port}/proxy/{path}");
     let request = http::Request::get(path).body(kube::client::Body::empty());
     let request = request.map_err(|error| error.to_string())?;

@@ -12,14 +12,12 @@ use serde_json::Value;
 use super::InstallError;
 use crate::model::{API_GROUP, GATEWAY_GROUP};
 use crate::status::{CONTROLLER, one_line};
-use crate::store::{KindApi, refusal};
+use crate::store::{INVALID, KindApi, refusal};
 
 /// Objects in one answer of the API: each may have more than 1 MiB.
 const PAGE: u32 = 50;
 /// Places that are named.
 const NAMED_MAX: usize = 100;
-/// The reason in the status of what the model refuses.
-const REFUSED: &str = "Invalid";
 
 /// What of the cluster's documents this version would not enforce, as
 /// `TrafficPolicy shop/web: spec.retry.turns: this version does not know the field`; 100 at most.
@@ -153,7 +151,7 @@ fn may_be_in_force(route: &DynamicObject) -> bool {
         let conditions = parent["conditions"].as_array();
         let mut conditions = conditions.into_iter().flatten();
         conditions.any(|one| {
-            one["type"] == "Accepted" && (one["status"] == "True" || one["reason"] == REFUSED)
+            one["type"] == "Accepted" && (one["status"] == "True" || one["reason"] == INVALID)
         })
     })
 }
@@ -437,7 +435,7 @@ metadata: {name: all, namespace: default}
         for (controller, status, reason, expected) in [
             (CONTROLLER, "True", "Accepted", true),
             // An older version may be.
-            (CONTROLLER, "False", "Invalid", true),
+            (CONTROLLER, "False", INVALID, true),
             (CONTROLLER, "False", "QuotaExceeded", false),
             (CONTROLLER, "False", "NoMatchingParent", false),
             ("example.com/gateway", "True", "Accepted", false),

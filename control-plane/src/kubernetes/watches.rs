@@ -225,7 +225,17 @@ where
             Err(error) => {
                 let name = watch.name();
                 tracing::warn!(watch = name, %error, "the cluster's API is not followed; tried again");
-                watch.on_failed_once(error, Instant::now());
+                match error {
+                    // The next list says when it has worked, and so does what it is followed by.
+                    watcher::Error::InitialListFailed(_) | watcher::Error::NoResourceVersion => {
+                        watch.on_failed(error, Instant::now());
+                    }
+                    watcher::Error::WatchStartFailed(_)
+                    | watcher::Error::WatchError(_)
+                    | watcher::Error::WatchFailed(_) => {
+                        watch.on_failed_once(error, Instant::now());
+                    }
+                }
             }
         }
         ready(event.ok())
@@ -261,6 +271,44 @@ mod tests {
         pods.on_listed();
         assert_eq!((stale(201), pods.listed()), (0, (1, None)));
         assert!(watches.notes(at(201)).is_empty());
+    }
+
+    /// A list that is refused again and again: it is told for how long, and asked less and less often.
+    #[tokio::test]
+    async fn a_list_that_is_refused_is_stale_while_it_is_asked_again() {
+        let watches = Arc::<Watches>::default();
+        let watch = watches.begin("pods");
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (seen, all) = (Arc::clone(&asked), Arc::clone(&watches));
+        let answer = move || {
+            let error = all.view(Instant::now())[0].error.clone();
+            seen.lock().unwrap().push(error);
+            ready(http::StatusCode::INTERNAL_SERVER_ERROR)
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let router = axum::Router::new().fallback(answer);
+        let serving = tokio::spawn(axum::serve(listener, router).into_future());
+        let config = kube::Config::new(url.parse().unwrap());
+        let client = crate::kubernetes::client_with(config).unwrap();
+        let api = Api::<k8s_openapi::api::core::v1::Pod>::all(client);
+        let events = follow(api, watcher::Config::default(), watch);
+        let following = tokio::spawn(events.for_each(|_| ready(())));
+        let began = Instant::now();
+        while asked.lock().unwrap().len() < 4 {
+            assert!(
+                began.elapsed() < Duration::from_secs(60),
+                "it is asked again"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // Pauses of 0.2, 0.4 and 0.8 s, shortened by a quarter at most.
+        assert!(began.elapsed() >= Duration::from_millis(1050));
+        let asked = asked.lock().unwrap().clone();
+        assert_eq!(asked[0], None);
+        assert!(asked[1..].iter().all(Option::is_some), "{asked:?}");
+        following.abort();
+        serving.abort();
     }
 
     #[test]

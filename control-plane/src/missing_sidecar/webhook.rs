@@ -156,6 +156,7 @@ fn question(target: &Target, pod: &Pod) -> Result<(Client, http::Request<Vec<u8>
     let authority = pem::parse_many(&target.authority).map_err(|error| error.to_string())?;
     let mut config = kube::Config::new(place);
     config.root_cert = Some(authority.into_iter().map(pem::Pem::into_contents).collect());
+    config.default_retry = false;
     config.connect_timeout = Some(ANSWER_MAX);
     config.read_timeout = Some(ANSWER_MAX);
     let client = Client::try_from(config).map_err(|error| told(&error))?;

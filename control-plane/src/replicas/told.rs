@@ -34,6 +34,8 @@ pub(super) struct ReplicaState {
     /// What a stream has told that has not told everything yet.
     begun: Option<Begun>,
     heard: Option<Instant>,
+    /// The name that it has given itself.
+    replica: Arc<str>,
 }
 
 /// What the first messages of a stream have told.
@@ -49,7 +51,7 @@ struct SeenRevision {
     revision: Revision,
     /// What it had seen of the documents at it.
     seen: SeenVersions,
-    /// When it was told first, on this stream.
+    /// When it was told first by this replica, on whichever stream.
     heard: Instant,
 }
 
@@ -98,16 +100,24 @@ impl ReplicaState {
             return Ok(is_news);
         };
         is_news |= published != self.published || !positions.is_empty();
+        let mut earlier = VecDeque::new();
         if let Some(begun) = self.begun.take() {
             self.sidecars = begun.sidecars;
             self.refusals = begun.refusals;
-            self.seen.clear();
+            // A stream that begins gives its sidecars no more time; the revisions of another process of
+            // the same address are others.
+            let seen = std::mem::take(&mut self.seen);
+            if self.replica == report.replica {
+                earlier = seen;
+            }
+            self.replica = report.replica;
         }
         self.tells_refused = tells_refused;
         self.refusals.end(refuses_more);
         self.published = published;
         for (revision, seen) in positions {
-            self.push(revision, seen, now);
+            let heard = earlier.iter().find(|one| one.revision == revision);
+            self.push(revision, seen, heard.map_or(now, |one| one.heard));
         }
         self.heard = Some(now);
         Ok(is_news)
@@ -309,6 +319,27 @@ mod tests {
         told.take(report(&[], Some((103, &[]))), later).unwrap();
         assert_eq!(told.reached(&ours[4]).unwrap().published, Some(now));
         assert_eq!(applied_by(&told, &ours[4], now), everybody);
+    }
+
+    /// The time that sidecars have does not begin anew with a stream, and does with another process.
+    #[test]
+    fn a_stream_that_begins_gives_sidecars_no_more_time() {
+        let start = Instant::now();
+        let later = start + Duration::from_secs(50);
+        let (old, new) = (changed(1, &[("A", 10)]), changed(2, &[("A", 11)]));
+        for (replica, expected) in [("them", start), ("others", later)] {
+            let mut told = ReplicaState::default();
+            told.begin();
+            told.take(report(&[], Some((100, &[(100, 10)]))), start)
+                .unwrap();
+            told.begin();
+            let mut again = report(&[], Some((101, &[(100, 10), (101, 11)])));
+            again.replica = replica.into();
+            told.take(again, later).unwrap();
+            let published = |ours| told.reached(ours).unwrap().published;
+            assert_eq!(published(&old), Some(expected), "{replica}");
+            assert_eq!(published(&new), Some(later), "{replica}");
+        }
     }
 
     /// A document that is made and deleted again leaves the documents as they were.

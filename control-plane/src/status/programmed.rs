@@ -95,7 +95,7 @@ fn rejected(namespace: &str, progress: &Progress) -> Option<Condition> {
     if own > 0 {
         let (instance, reason) = (&peer.instance, one_line(reason));
         let text = format!(
-            "{own} rejections by proxies of its namespace; {resource} by instance {instance}: {reason}"
+            "at least {own} rejections by proxies of its namespace; {resource} by instance {instance}: {reason}"
         );
         return Some(condition(PROGRAMMED, "Rejected", Err(text)));
     }
@@ -282,7 +282,7 @@ mod tests {
                     false,
                     "Rejected",
                     false,
-                    "1 rejections by proxies of its namespace; Service/shop/web by instance b: odd route",
+                    "at least 1 rejections by proxies of its namespace; Service/shop/web by instance b: odd route",
                 ),
             ),
         ] {

@@ -41,8 +41,8 @@ pub use history::{
     HistoryPage, HistoryPosition, HistoryQuery, changes_back,
 };
 pub use kubernetes::{
-    DefinitionNotes, KindApi, KubernetesOptions, KubernetesStore, RefusedDocument, StoreLease,
-    Subject, refusal,
+    DefinitionNotes, INVALID, KindApi, KubernetesOptions, KubernetesStore, RefusedDocument,
+    StoreLease, Subject, refusal,
 };
 pub use lease::{
     Clock, Fence, LEASE_NAME_MAX, LEASE_TTL_MAX, LEASE_TTL_MIN, LEASES_MAX, Lease, MonotonicClock,

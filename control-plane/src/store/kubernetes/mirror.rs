@@ -16,6 +16,9 @@ use crate::store::{ChangedResource, Event, Position, Revision, StoredResource, d
 /// Says what is wrong with a document, if anything is.
 pub(super) type Accept = fn(&Value) -> Result<(), String>;
 
+/// The reason in the status of what the model refuses.
+pub const INVALID: &str = "Invalid";
+
 /// A document of the cluster that is not in force as it is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedDocument {
@@ -198,7 +201,7 @@ impl Mirror {
             Some(why) => Some(("QuotaExceeded", why)),
             None => (self.accept)(&value.document)
                 .err()
-                .map(|why| ("Invalid", why)),
+                .map(|why| (INVALID, why)),
         };
         if let Some((word, reason)) = refused {
             tracing::warn!(%key, reason, "a document of the cluster is not in force");

@@ -60,7 +60,7 @@ use mirror::Mirror;
 
 pub use definitions::DefinitionNotes;
 pub use leading::StoreLease;
-pub use mirror::RefusedDocument;
+pub use mirror::{INVALID, RefusedDocument};
 pub use watching::KindApi;
 
 /// The watch of records.
