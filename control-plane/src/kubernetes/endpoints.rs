@@ -26,9 +26,9 @@ pub async fn follow_control_planes(
     watch: Watch,
     found: watch::Sender<Option<ControlPlanes>>,
 ) {
-    let slices: Api<EndpointSlice> = Api::namespaced(client, &namespace);
+    let slices = |client| Api::<EndpointSlice>::namespaced(client, &namespace);
     let config = watcher::Config::default().labels(&format!("{SERVICE_NAME}={CONTROL_PLANE}"));
-    let mut events = std::pin::pin!(watches::follow(slices, config, watch));
+    let mut events = watches::follow(&client, slices, config, watch);
     let mut held = BTreeMap::<String, ControlPlanes>::new();
     let mut listed = BTreeMap::new();
     while let Some(event) = events.next().await {

@@ -7,11 +7,14 @@ use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::{Stream, StreamExt as _};
-use kube::Api;
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+use kube::client::Body;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client};
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 
 use super::retry::{Pauses, WatchBackoff};
 
@@ -20,9 +23,8 @@ const PAUSES: Pauses = Pauses {
     first: Duration::from_millis(200),
     longest: Duration::from_secs(5),
 };
-/// A watch that does not say when it goes on again and has not failed for this long goes on: longer than
-/// the longest pause between two attempts.
-const RECOVERED_AFTER: Duration = Duration::from_secs(15);
+/// How long an answer to a list, or the begin of one to a watch, may take.
+pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(60);
 /// Characters of an error that are kept.
 const ERROR_CHARS_MAX: usize = 300;
 
@@ -53,10 +55,7 @@ struct State {
 #[derive(Debug, Clone)]
 struct Failing {
     since: Instant,
-    last: Instant,
     error: String,
-    /// It fails until it says that it does not: else it may go on without a word.
-    lasts: bool,
 }
 
 /// How a watch fares.
@@ -89,9 +88,7 @@ impl Watches {
     pub fn view(&self, now: Instant) -> Vec<WatchView> {
         let held = self.held();
         let views = held.iter().map(|(name, state)| {
-            let failing = state.failing.as_ref().filter(|failing| {
-                failing.lasts || now.saturating_duration_since(failing.last) < RECOVERED_AFTER
-            });
+            let failing = state.failing.as_ref();
             WatchView {
                 name: Arc::clone(name),
                 objects: state.objects,
@@ -158,35 +155,20 @@ impl Watch {
 
     /// The cluster does not have the kind.
     pub(crate) fn on_absent(&self) {
-        self.change(|state| state.is_absent = true);
+        self.change(|state| {
+            state.is_absent = true;
+            state.failing = None;
+        });
     }
 
     /// It fails until [`on_seen`](Self::on_seen) says otherwise.
     pub(crate) fn on_failed(&self, error: &dyn fmt::Display, now: Instant) {
-        self.fail(error, now, true);
-    }
-
-    /// It has failed, and may go on without a word.
-    fn on_failed_once(&self, error: &dyn fmt::Display, now: Instant) {
-        self.fail(error, now, false);
-    }
-
-    fn fail(&self, error: &dyn fmt::Display, now: Instant, lasts: bool) {
         let error = error.to_string();
         let kept = error.chars().map(|c| if c.is_control() { ' ' } else { c });
         let error: String = kept.take(ERROR_CHARS_MAX).collect();
         self.change(|state| {
-            let before = state.failing.as_ref();
-            let before = before.filter(|before| {
-                before.lasts || now.saturating_duration_since(before.last) < RECOVERED_AFTER
-            });
-            let since = before.map_or(now, |before| before.since);
-            state.failing = Some(Failing {
-                since,
-                last: now,
-                error,
-                lasts,
-            });
+            let since = state.failing.as_ref().map_or(now, |before| before.since);
+            state.failing = Some(Failing { since, error });
         });
     }
 
@@ -206,17 +188,19 @@ impl Watch {
     }
 }
 
-/// Lists and watches the objects of a kind for ever, and says how that fares.
+/// Lists and watches the objects of an API for ever, and says how that fares.
 pub(crate) fn follow<K>(
-    api: Api<K>,
+    client: &Client,
+    api: impl FnOnce(Client) -> Api<K>,
     config: watcher::Config,
     watch: Watch,
-) -> impl Stream<Item = Event<K>> + Send
+) -> BoxStream<'static, Event<K>>
 where
     K: kube::Resource + Clone + DeserializeOwned + fmt::Debug + Send + 'static,
 {
+    let api = api(telling(client.clone(), watch.clone()));
     let events = watcher(api, config).backoff(WatchBackoff::new(PAUSES));
-    events.filter_map(move |event| {
+    let told = events.filter_map(move |event| {
         match &event {
             Ok(Event::InitDone) => watch.on_listed(),
             // A list is about to be asked for: nothing has been answered.
@@ -225,44 +209,65 @@ where
             Err(error) => {
                 let name = watch.name();
                 tracing::warn!(watch = name, %error, "the cluster's API is not followed; tried again");
-                match error {
-                    // The next list says when it has worked, and so does what it is followed by.
-                    watcher::Error::InitialListFailed(_) | watcher::Error::NoResourceVersion => {
-                        watch.on_failed(error, Instant::now());
-                    }
-                    watcher::Error::WatchStartFailed(_)
-                    | watcher::Error::WatchError(_)
-                    | watcher::Error::WatchFailed(_) => {
-                        watch.on_failed_once(error, Instant::now());
-                    }
-                }
+                watch.on_failed(error, Instant::now());
             }
         }
         ready(event.ok())
-    })
+    });
+    told.boxed()
+}
+
+/// The same client, for a watch. It says when the API server has begun to answer: kube's watcher says nothing
+/// until there is a change, which may be never. It waits for that no longer than [`ANSWER_MAX`].
+fn telling(client: Client, watch: Watch) -> Client {
+    let namespace = client.default_namespace().to_owned();
+    let service = tower::service_fn(move |request: http::Request<Body>| {
+        let (client, watch) = (client.clone(), watch.clone());
+        let is_watch = is_watch(request.uri());
+        async move {
+            let answered = timeout(ANSWER_MAX, client.send(request)).await;
+            let late = |_elapsed| {
+                let text = format!("no answer within {ANSWER_MAX:?}");
+                kube::Error::Service(text.into())
+            };
+            let response = answered.map_err(late)??;
+            if is_watch && response.status().is_success() {
+                watch.on_seen();
+            }
+            Ok::<_, kube::Error>(response)
+        }
+    });
+    Client::new(service, namespace)
+}
+
+/// Whether a request is for a watch (`watch=true`, as kube has it).
+fn is_watch(uri: &http::Uri) -> bool {
+    let query = uri.query().unwrap_or_default();
+    query.split('&').any(|one| one == "watch=true")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use k8s_openapi::api::core::v1::Pod;
+
     use super::*;
 
     #[test]
-    fn what_fails_is_stale_until_it_is_seen_or_has_not_failed_for_a_while() {
+    fn what_fails_is_stale_until_it_is_seen() {
         let watches = Arc::<Watches>::default();
         let pods = watches.begin("pods");
         let begin = Instant::now();
         let at = |seconds| begin + Duration::from_secs(seconds);
         let stale = |now| watches.view(at(now))[0].stale.as_secs();
-        pods.on_failed_once(&"refused", at(1));
+        pods.on_failed(&"refused", at(1));
         assert_eq!(pods.listed(), (0, Some("refused".to_owned())));
-        pods.on_failed_once(&"refused", at(9));
+        pods.on_failed(&"refused", at(9));
         assert_eq!(stale(10), 9);
         pods.on_seen();
         pods.on_counted(3);
         assert_eq!((stale(11), watches.view(at(11))[0].objects), (0, Some(3)));
-        pods.on_failed_once(&"refused", at(20));
-        assert_eq!((stale(21), stale(40)), (1, 0));
-        // Of one that says when it goes on, nothing is assumed.
         pods.on_failed(&"refused", at(50));
         pods.on_failed(&"forbidden\nhere", at(90));
         assert_eq!(stale(200), 150);
@@ -291,8 +296,7 @@ mod tests {
         let serving = tokio::spawn(axum::serve(listener, router).into_future());
         let config = kube::Config::new(url.parse().unwrap());
         let client = crate::kubernetes::client_with(config).unwrap();
-        let api = Api::<k8s_openapi::api::core::v1::Pod>::all(client);
-        let events = follow(api, watcher::Config::default(), watch);
+        let events = follow(&client, Api::<Pod>::all, watcher::Config::default(), watch);
         let following = tokio::spawn(events.for_each(|_| ready(())));
         let began = Instant::now();
         while asked.lock().unwrap().len() < 4 {
@@ -307,6 +311,59 @@ mod tests {
         let asked = asked.lock().unwrap().clone();
         assert_eq!(asked[0], None);
         assert!(asked[1..].iter().all(Option::is_some), "{asked:?}");
+        following.abort();
+        serving.abort();
+    }
+
+    /// A watch that fails is stale until the next one is answered, however long that takes.
+    #[tokio::test]
+    async fn a_watch_that_is_not_answered_is_stale_until_it_is() {
+        let watches = Arc::<Watches>::default();
+        let watch = watches.begin("pods");
+        let (answered, answer) = tokio::sync::watch::channel(0);
+        let begun = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&begun);
+        let serve = move |uri: http::Uri| {
+            let (mut answer, count) = (answer.clone(), Arc::clone(&count));
+            async move {
+                if !is_watch(&uri) {
+                    let list = r#"{"kind":"PodList","apiVersion":"v1","metadata":{"resourceVersion":"1"},"items":[]}"#;
+                    return axum::body::Body::from(list);
+                }
+                let number = count.fetch_add(1, Ordering::Relaxed);
+                let _closed = answer.wait_for(|answered| *answered > number).await;
+                // The first breaks off.
+                let broken = (number == 0).then(|| Err(std::io::Error::other("broken off")));
+                let events =
+                    futures_util::stream::iter(broken).chain(futures_util::stream::pending());
+                axum::body::Body::from_stream::<_>(events.map(|event| event.map(|()| "")))
+            }
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let router = axum::Router::new().fallback(serve);
+        let serving = tokio::spawn(axum::serve(listener, router).into_future());
+        let config = kube::Config::new(url.parse().unwrap());
+        let client = crate::kubernetes::client_with(config).unwrap();
+        let events = follow(&client, Api::<Pod>::all, watcher::Config::default(), watch);
+        let following = tokio::spawn(events.for_each(|_| ready(())));
+        let wait_until = async |what: &str, is: &dyn Fn() -> bool| {
+            let began = Instant::now();
+            while !is() {
+                assert!(began.elapsed() < Duration::from_secs(60), "{what}");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let error = || watches.view(Instant::now())[0].error.clone();
+        wait_until("the first begins", &|| begun.load(Ordering::Relaxed) == 1).await;
+        assert_eq!(error(), None);
+        answered.send_replace(1);
+        wait_until("the second begins", &|| begun.load(Ordering::Relaxed) == 2).await;
+        let later = Instant::now() + Duration::from_secs(200);
+        assert!(watches.view(later)[0].stale >= Duration::from_secs(199));
+        assert!(error().is_some());
+        answered.send_replace(2);
+        wait_until("it goes on", &|| error().is_none()).await;
         following.abort();
         serving.abort();
     }

@@ -305,10 +305,9 @@ impl Keeper {
                 Evicted::Done
             }
             Ok(Err(kube::Error::Api(status))) if status.is_not_found() => Evicted::Nothing,
-            // A PodDisruptionBudget is among what is refused, with 429, after which the client asks again
-            // by itself.
+            // Among what is refused is what a PodDisruptionBudget does not allow, with 429.
             Ok(Err(error)) => not_now(pod, &told(&error)),
-            Err(_elapsed) => not_now(pod, "refused by a PodDisruptionBudget, or no answer"),
+            Err(_elapsed) => not_now(pod, "no answer"),
         }
     }
 
@@ -419,6 +418,6 @@ fn namespace_events(
     client: &Client,
     watch: Watch,
 ) -> BoxStream<'static, Event<PartialObjectMeta<Namespace>>> {
-    let api = Api::<PartialObjectMeta<Namespace>>::all(client.clone());
-    watches::follow(api, watcher::Config::default(), watch).boxed()
+    let namespaces = Api::<PartialObjectMeta<Namespace>>::all;
+    watches::follow(client, namespaces, watcher::Config::default(), watch)
 }

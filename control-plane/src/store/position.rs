@@ -67,6 +67,11 @@ impl ChangedVersions {
         held.until = held.until.max(range.until);
     }
 
+    fn forget(&mut self, kind: &str) {
+        self.kinds.remove(kind);
+        self.unseen.retain(|(of, _uid)| **of != *kind);
+    }
+
     /// Takes what an older revision changed, which is not remembered by itself any more.
     fn absorb(&mut self, older: &Self) {
         for (kind, range) in &older.kinds {
@@ -107,6 +112,18 @@ impl Positions {
     pub(super) fn restart(&mut self, kind: &str, version: &str) {
         self.told.remove(kind);
         self.tell(kind, version);
+    }
+
+    /// Nobody tells of a kind any more: who has never heard of it has seen as much.
+    pub(super) fn forget(&mut self, kind: &str) {
+        self.told.remove(kind);
+        self.seen.remove(kind);
+        self.changing.forget(kind);
+        for position in &mut self.newest {
+            let position = Arc::make_mut(position);
+            position.seen.remove(kind);
+            position.changed.forget(kind);
+        }
     }
 
     /// A document has changed: it is an object of this version now, or is gone, which the watch has told.

@@ -1,5 +1,7 @@
 //! Pods that were made before their namespace asked for sidecars.
 
+use std::time::Instant;
+
 use super::cluster::LIMIT;
 use super::{Cluster, apps};
 use crate::support::{Machine, need, wait_for};
@@ -42,11 +44,17 @@ fn pods_that_were_there_before_are_told_of_and_evicted_within_their_budget() {
         });
     };
     let logged = |what: &str| {
+        let begun = Instant::now();
         wait_for(what, LIMIT, || {
             // A pod may end while it is read.
             let log = cluster.try_kubectl(logs).stdout;
-            let of_pod = |line: &&str| line.contains(&pod) && line.contains(what);
-            log.lines().any(|line| of_pod(&line)).then_some(())
+            let mut of_pod = log.lines().filter(|line| line.contains(&pod));
+            let is_told = of_pod.any(|line| line.contains(what));
+            assert!(
+                is_told || begun.elapsed() < LIMIT,
+                "{what} is not in:\n{log}"
+            );
+            is_told.then_some(())
         });
     };
     // With the chart's rights of who evicts nobody, and the arguments of who does.
@@ -56,7 +64,7 @@ fn pods_that_were_there_before_are_told_of_and_evicted_within_their_budget() {
     logged("pods/eviction");
     cluster.upgrade(&eviction);
     // Its time is over, and its budget does not allow it.
-    logged("refused by a PodDisruptionBudget");
+    logged("would violate the pod's disruption budget");
     let counted = counts(cluster);
     counted("weft_pod_evictions_total{outcome=\"refused\"}");
     counted("weft_pod_events_total{reason=\"SidecarMissing\",outcome=\"written\"}");

@@ -1,7 +1,8 @@
 //! Injected pods that run: interception, mutual TLS, probes, Jobs, names.
 
+use super::cluster::LIMIT;
 use super::{Cluster, apps};
-use crate::support::{Machine, need};
+use crate::support::{Machine, need, wait_for};
 
 /// A request through two sidecars, by every name that the cluster's DNS knows; the metrics of the
 /// client's sidecar say that it went over mutual TLS.
@@ -100,10 +101,23 @@ fn stateful_sets_and_bare_pods_are_in_the_mesh() {
     need!("root", "kubernetes", "buildah", "nginx", "curl");
     let _machine = Machine::shared();
     let space = Cluster::meshed().space(true);
-    space.apply(&(apps::stateful("db") + &apps::bare("bare") + &apps::client("client")));
+    space.apply(&(apps::stateful("db") + &apps::bare("bare")));
     space.wait_for_rollout("statefulset/db");
-    space.wait_rolled_out("client");
     space.kubectl("wait --for=condition=Ready pod/bare --timeout=60s");
+    // A pod is in the cluster's names and endpoints a moment after it is ready: it is called by one that
+    // starts later.
+    for (service, addresses) in [("db", 2), ("bare", 1)] {
+        wait_for("endpoints", LIMIT, || {
+            let slices = format!(
+                "get endpointslices -l kubernetes.io/service-name={service} \
+                 -o jsonpath={{.items[*].endpoints[?(@.conditions.ready==true)].addresses[0]}}"
+            );
+            let ready = space.kubectl(&slices);
+            (ready.split_whitespace().count() == addresses).then_some(())
+        });
+    }
+    space.apply(&apps::client("client"));
+    space.wait_rolled_out("client");
     for (host, expected) in [
         ("db-0.db", "db-0\n"),
         ("db-1.db", "db-1\n"),
@@ -250,7 +264,7 @@ fn a_rollout_loses_no_request() {
     );
     space.kubectl("rollout restart deployment/web");
     space.wait_rolled_out("web");
-    let finished = load.finish(super::cluster::LIMIT).success();
+    let finished = load.finish(LIMIT).success();
     let codes: Vec<&str> = finished.stdout.lines().collect();
     let failed = codes.iter().filter(|line| **line != "200 ").count();
     assert_eq!((codes.len(), failed), (1600, 0), "{finished}");

@@ -96,15 +96,18 @@ pub async fn keep(client: Client, mut trust: Trust) {
 fn events(client: &Client, watches: &Arc<Watches>) -> BoxStream<'static, Seen> {
     let everything = watcher::Config::default;
     let named = |name: &str| everything().fields(&format!("metadata.name={name}"));
-    let namespaces = Api::<Namespace>::all(client.clone());
-    let namespaces = watches::follow(namespaces, everything(), watches.begin("namespaces"));
-    let pods = Api::<PartialObjectMeta<Pod>>::all(client.clone());
-    let pods = watches::follow(pods, everything(), watches.begin("injected-pods"));
-    let maps = Api::<ConfigMap>::all(client.clone());
+    let namespaces = Api::<Namespace>::all;
+    let of_namespaces = watches.begin("namespaces");
+    let namespaces = watches::follow(client, namespaces, everything(), of_namespaces);
+    let pods = Api::<PartialObjectMeta<Pod>>::all;
+    let of_pods = watches.begin("injected-pods");
+    let pods = watches::follow(client, pods, everything(), of_pods);
+    let maps = Api::<ConfigMap>::all;
     let of_maps = watches.begin("roots-configmaps");
-    let maps = watches::follow(maps, named(TRUST_BUNDLE_CONFIG_MAP), of_maps);
-    let webhooks = Api::<MutatingWebhookConfiguration>::all(client.clone());
-    let webhooks = watches::follow(webhooks, named(WEBHOOK), watches.begin("webhooks"));
+    let maps = watches::follow(client, maps, named(TRUST_BUNDLE_CONFIG_MAP), of_maps);
+    let webhooks = Api::<MutatingWebhookConfiguration>::all;
+    let of_webhooks = watches.begin("webhooks");
+    let webhooks = watches::follow(client, webhooks, named(WEBHOOK), of_webhooks);
     let streams: [BoxStream<'static, Seen>; 4] = [
         namespaces.map(Seen::Namespace).boxed(),
         pods.map(Seen::Pod).boxed(),

@@ -265,7 +265,7 @@ where
         config = config.fields(fields);
     }
     let watch = status.watch(kind).clone();
-    let events = watches::follow(Api::<K>::all(client.clone()), config, watch);
+    let events = watches::follow(client, Api::<K>::all, config, watch);
     let seen = events.map(move |event| {
         let name = |object: &K| ObjectName {
             namespace: object.namespace().unwrap_or_default(),

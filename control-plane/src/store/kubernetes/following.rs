@@ -13,12 +13,10 @@ use tokio::time::timeout;
 
 use crate::kubernetes::retry::{Backoff, Pauses};
 use crate::kubernetes::told;
-use crate::kubernetes::watches::Watch;
+use crate::kubernetes::watches::{ANSWER_MAX, Watch};
 
 /// Objects of one answer to a list.
 const PAGE: u32 = 500;
-/// How long an answer to a list, or the begin of a watch, may take.
-const ANSWER_MAX: Duration = Duration::from_secs(60);
 /// For how long the API server keeps a watch, in seconds.
 const WATCH_SECONDS: u32 = 290;
 /// A watch from which nothing comes for this long is dead: the server should have ended it.
@@ -60,11 +58,20 @@ enum FollowError {
     NoAnswer,
     #[error("what it tells has no resourceVersion")]
     NoVersion,
+    #[error(
+        "the cluster does not serve this version any more; what is known of it stays in force for now"
+    )]
+    NotServed,
 }
 
 impl From<kube::Error> for FollowError {
     fn from(error: kube::Error) -> Self {
-        Self::Api(Box::new(error))
+        let is_unknown = matches!(&error, kube::Error::Api(status) if status.code == 404);
+        match is_unknown {
+            // What is asked for is every object of the kind.
+            true => Self::NotServed,
+            false => Self::Api(Box::new(error)),
+        }
     }
 }
 
@@ -75,13 +82,14 @@ impl FollowError {
             // 410 Gone: the version is not kept any more.
             Self::Api(error) => matches!(&**error, kube::Error::Api(status) if status.code == 410),
             Self::NoAnswer => false,
-            Self::NoVersion => true,
+            Self::NoVersion | Self::NotServed => true,
         }
     }
 }
 
-/// Tells everything of a kind, for ever, and says how that fares.
-pub(super) async fn follow(
+/// Tells everything of a kind, and says how that fares, until a list of it is answered that there is no such
+/// kind.
+pub(super) async fn follow_while_served(
     api: &Api<DynamicObject>,
     kind: &str,
     health: &Watch,
@@ -120,6 +128,9 @@ pub(super) async fn follow(
                 }
                 // One that has told something has a version that the server knows.
                 failures = if version == before { failures + 1 } else { 1 };
+                if is_list && matches!(error, FollowError::NotServed) {
+                    return;
+                }
                 if error.needs_list() || failures >= FAILURES_MAX {
                     failures = 0;
                     version = None;

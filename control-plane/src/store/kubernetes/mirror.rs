@@ -104,6 +104,14 @@ impl Mirror {
         self.positions.restart(kind, version);
     }
 
+    /// There is nothing of a kind any more, and nobody tells of it.
+    pub(super) fn lacks(&mut self, kind: &str) -> Option<Event> {
+        self.objects.begin(kind);
+        let gone = self.objects.done(kind, |key| key.kind == kind);
+        self.positions.forget(kind);
+        self.refresh(gone)
+    }
+
     /// Deletions of a kind that were made here, and that the watch has told of by now.
     pub(super) fn settle(&mut self, kind: &str) {
         let objects = &self.objects;
@@ -323,6 +331,26 @@ mod tests {
         assert_eq!(event.changes[0].resource, None);
         assert!(mirror.refused().is_empty());
         assert_eq!(*mirror.refusals(), Refusals::default());
+    }
+
+    #[test]
+    fn a_kind_that_is_not_served_any_more_has_no_documents_and_no_versions() {
+        let mut mirror = mirror();
+        mirror.listed_at("FaultInjection", "7");
+        mirror.objects.applied(key("a"), entry(1, 1));
+        mirror.objects.applied(key("b"), entry(2, 0));
+        assert!(mirror.refresh([key("a"), key("b")]).is_some());
+        let event = mirror.lacks("FaultInjection").unwrap();
+        assert_eq!((event.changes.len(), &event.changes[0].key), (1, &key("a")));
+        assert_eq!(event.changes[0].resource, None);
+        assert!(mirror.documents().is_empty() && mirror.refused().is_empty());
+        let positions = mirror.positions();
+        let seen = SeenVersions::default();
+        assert!(
+            positions.iter().all(|one| one.is_within(&seen)),
+            "{positions:?}"
+        );
+        assert_eq!(mirror.lacks("FaultInjection"), None);
     }
 
     #[test]

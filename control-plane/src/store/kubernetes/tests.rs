@@ -55,28 +55,7 @@ async fn prepare(server: &ApiServer) {
     let client = server.client().await;
     let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
     for kind in KINDS {
-        let plural = plural(kind);
-        let crd = json!({
-            "apiVersion": "apiextensions.k8s.io/v1",
-            "kind": "CustomResourceDefinition",
-            "metadata": {"name": format!("{plural}.{GROUP}")},
-            "spec": {
-                "group": GROUP,
-                "scope": "Namespaced",
-                "names": {"kind": kind, "plural": plural},
-                "versions": [{
-                    "name": "v1",
-                    "served": true,
-                    "storage": true,
-                    "subresources": {"status": {}},
-                    "schema": {"openAPIV3Schema": {
-                        "type": "object",
-                        "x-kubernetes-preserve-unknown-fields": true,
-                    }},
-                }],
-            },
-        });
-        let crd = serde_json::from_value(crd).unwrap();
+        let crd = serde_json::from_value(definition(kind, &["v1"])).unwrap();
         crds.create(&PostParams::default(), &crd).await.unwrap();
     }
     let namespaces: Api<Namespace> = Api::all(client.clone());
@@ -88,12 +67,44 @@ async fn prepare(server: &ApiServer) {
             .await
             .unwrap();
     }
-    // The definitions are served a moment after they were made.
     for kind in KINDS {
-        let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource(kind));
-        while api.list(&ListParams::default()).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        until_served(&client, &resource(kind)).await;
+    }
+}
+
+/// A kind that may hold anything, and the versions that are served, of v1 and v2.
+fn definition(kind: &str, served: &[&str]) -> Value {
+    let plural = plural(kind);
+    let versions = ["v1", "v2"].map(|name| {
+        json!({
+            "name": name,
+            "served": served.contains(&name),
+            "storage": name == "v1",
+            "subresources": {"status": {}},
+            "schema": {"openAPIV3Schema": {
+                "type": "object",
+                "x-kubernetes-preserve-unknown-fields": true,
+            }},
+        })
+    });
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": format!("{plural}.{GROUP}")},
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {"kind": kind, "plural": plural},
+            "versions": versions,
+        },
+    })
+}
+
+/// A definition is served a moment after it was made.
+async fn until_served(client: &Client, resource: &ApiResource) {
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), resource);
+    while api.list(&ListParams::default()).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -202,7 +213,7 @@ fn put(name: &str, n: u64) -> Change {
 }
 
 async fn until(store: &KubernetesStore, what: impl Fn(&KubernetesStore) -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(90);
     while !what(store) {
         assert!(tokio::time::Instant::now() < deadline, "never came");
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -286,6 +297,78 @@ async fn a_document_that_is_refused_leaves_the_last_good_one_in_force() {
     // A good one takes its place.
     store.commit("me", vec![put("web", 2)]).await.unwrap();
     assert!(store.refused().is_empty());
+}
+
+/// A definition that serves another version, none, and the first again.
+#[tokio::test]
+async fn a_kind_is_followed_in_the_version_that_is_served_and_gone_where_none_is() {
+    let clock = Arc::<MonotonicClock>::default();
+    let Some((mut cluster, client)) = with_another(clock).await else {
+        return;
+    };
+    let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let crd = serde_json::from_value(definition("C", &["v1"])).unwrap();
+    crds.create(&PostParams::default(), &crd).await.unwrap();
+    until_served(&client, &resource("C")).await;
+    cluster.options.kinds.push(KindApi {
+        kind: "C".to_owned(),
+        plural: plural("C"),
+        versions: vec![format!("{GROUP}/v2"), format!("{GROUP}/v1")],
+    });
+    cluster.open();
+    let store = cluster.opened();
+    let of_c = |name: &str| ResourceKey {
+        kind: "C".to_owned(),
+        ..key(name)
+    };
+    let change = Change::put(of_c("a"), json!({"n": 1}));
+    store.commit("me", vec![change]).await.unwrap();
+    let serve = async |versions: &[&str]| {
+        let versions = definition("C", versions)["spec"]["versions"].clone();
+        let patch = Patch::Merge(json!({"spec": {"versions": versions}}));
+        let params = PatchParams::default();
+        crds.patch(&format!("cs.{GROUP}"), &params, &patch)
+            .await
+            .unwrap();
+    };
+    let version = |store: &KubernetesStore| {
+        let all = store.subjects();
+        let mut all = all.iter().filter(|one| one.key == of_c("a"));
+        all.next().map(|one| one.resource.version.clone())
+    };
+    let view = |store: &KubernetesStore| {
+        let all = store.shared.watches.view(Instant::now());
+        all.into_iter().find(|one| *one.name == *"cs").unwrap()
+    };
+    assert_eq!(version(store).as_deref(), Some("v1"));
+
+    let before = store.get(&of_c("a")).unwrap().unwrap();
+    serve(&["v2"]).await;
+    until(store, |store| version(store).as_deref() == Some("v2")).await;
+    until(store, |store| view(store).error.is_none()).await;
+    let after = store.get(&of_c("a")).unwrap().unwrap();
+    assert_eq!(
+        (after.document["n"].as_u64(), &after.key),
+        (Some(1), &before.key)
+    );
+
+    serve(&[]).await;
+    until(store, |store| view(store).error.is_some()).await;
+    assert!(store.get(&of_c("a")).unwrap().is_some(), "for now");
+    until(store, |store| store.get(&of_c("a")).unwrap().is_none()).await;
+    until(store, |store| view(store).is_absent).await;
+    assert_eq!((view(store).error, store.missing_kinds().len()), (None, 1));
+    let change = Change::put(of_c("b"), json!({"n": 1}));
+    let error = store.commit("me", vec![change]).await.unwrap_err();
+    assert!(matches!(error, StoreError::NoSuchKind { .. }), "{error}");
+
+    serve(&["v1"]).await;
+    until(store, |store| version(store).as_deref() == Some("v1")).await;
+    assert!(!view(store).is_absent && store.missing_kinds().is_empty());
+    crds.delete(&format!("cs.{GROUP}"), &DeleteParams::default())
+        .await
+        .unwrap();
+    until(store, |store| store.get(&of_c("a")).unwrap().is_none()).await;
 }
 
 #[tokio::test]

@@ -23,6 +23,12 @@ use crate::model::{Kind, ResourceKey};
 
 /// How often the cluster is asked for kinds that it did not have.
 const DISCOVER_AGAIN_AFTER: Duration = Duration::from_secs(30);
+/// The same where documents of a kind are in force that it does not serve any more.
+const DOUBTED_AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// Documents of a kind that the cluster says for this long that it does not serve are not in force any more:
+/// they are of a definition that was taken away. Longer than an API server that starts takes to serve its
+/// definitions.
+const DOUBTED_FOR: Duration = Duration::from_secs(30);
 /// How long an answer to which kinds there are may take.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Pauses between questions that are not answered.
@@ -71,64 +77,134 @@ impl KindApi {
     }
 }
 
-/// Asks which kinds the cluster has, again and again, and watches each that it has.
+/// A kind that is not followed.
+#[derive(Debug)]
+struct Unfollowed {
+    kind: KindApi,
+    documents: Documents,
+}
+
+/// What there is of the documents of a kind that is not followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Documents {
+    /// None are known.
+    None,
+    /// What is known is in force. The cluster says since then that it does not serve the kind, if it does.
+    InForce(Option<Instant>),
+}
+
+impl Documents {
+    /// The cluster says that it does not serve the kind; whether the documents are not in force any more.
+    fn on_absent(&mut self, now: Instant) -> bool {
+        let Self::InForce(since) = self else {
+            return false;
+        };
+        let since = *since.get_or_insert(now);
+        let is_over = now.saturating_duration_since(since) >= DOUBTED_FOR;
+        if is_over {
+            *self = Self::None;
+        }
+        is_over
+    }
+
+    /// The cluster does not say what it serves.
+    fn on_no_answer(&mut self) {
+        if let Self::InForce(since) = self {
+            *since = None;
+        }
+    }
+}
+
+/// Asks which kinds the cluster has, again and again, and watches each for as long as it has it.
 pub(super) async fn discover(shared: Arc<Shared>) {
-    let mut missing = shared.kinds.clone();
+    let kinds = shared.kinds.iter().cloned();
+    let mut missing: Vec<Unfollowed> = kinds
+        .map(|kind| Unfollowed {
+            kind,
+            documents: Documents::None,
+        })
+        .collect();
     let mut said = BTreeSet::new();
     let mut backoff = Backoff::new(ASKED_AGAIN);
     let asking = shared.watches.begin("kinds");
-    let mut watches = tokio::task::JoinSet::new();
-    watches.spawn(records(Arc::clone(&shared)));
-    watches.spawn(definitions::keep(Arc::clone(&shared)));
+    let mut keepers = tokio::task::JoinSet::new();
+    keepers.spawn(records(Arc::clone(&shared)));
+    keepers.spawn(definitions::keep(Arc::clone(&shared)));
+    let mut followed = tokio::task::JoinSet::new();
     loop {
-        let mut failed = false;
-        let mut still_missing = Vec::new();
+        let mut failed = None;
         let versions = match missing.is_empty() {
             true => Ok(BTreeSet::new()),
             false => group_versions(&shared).await,
         };
-        for kind in std::mem::take(&mut missing) {
+        for mut one in std::mem::take(&mut missing) {
             let found = match &versions {
-                Ok(versions) => served(&shared, &kind, versions).await,
+                Ok(versions) => served(&shared, &one.kind, versions).await,
                 Err(error) => Err(error.clone()),
             };
             match found {
                 Ok(Some(resource)) => {
-                    tracing::info!(kind = kind.kind, version = resource.api_version, "watched");
-                    shared.has_kind(&kind.kind, resource.clone());
-                    watches.spawn(documents(Arc::clone(&shared), kind.kind, resource));
+                    let kind = &one.kind.kind;
+                    tracing::info!(kind, version = resource.api_version, "watched");
+                    said.remove(kind);
+                    shared.has_kind(kind, resource.clone());
+                    followed.spawn(documents(Arc::clone(&shared), one.kind, resource));
+                    continue;
                 }
-                Ok(None) => {
-                    shared.watches.begin(&kind.plural).on_absent();
-                    if said.insert(kind.kind.clone()) {
-                        let versions = kind.versions.join(", ");
-                        tracing::warn!(
-                            kind = kind.kind,
-                            versions,
-                            "the cluster does not have this kind"
-                        );
-                    }
-                    still_missing.push(kind);
-                }
+                Ok(None) => absent(&shared, &mut one, &mut said),
                 Err(error) => {
-                    failed = true;
-                    asking.on_failed(&error, Instant::now());
-                    tracing::warn!(kind = kind.kind, error, "the cluster was not asked");
-                    still_missing.push(kind);
+                    tracing::warn!(kind = one.kind.kind, error, "the cluster was not asked");
+                    one.documents.on_no_answer();
+                    failed = Some(error);
                 }
             }
+            missing.push(one);
         }
-        missing = still_missing;
+        let is_doubted = |one: &Unfollowed| one.documents != Documents::None;
         let pause = match failed {
-            true => backoff.next().unwrap_or(ASKED_AGAIN.longest),
-            false => {
+            Some(error) => {
+                asking.on_failed(&error, Instant::now());
+                backoff.next().unwrap_or(ASKED_AGAIN.longest)
+            }
+            None => {
                 backoff = Backoff::new(ASKED_AGAIN);
                 asking.on_seen();
                 shared.discovered();
-                DISCOVER_AGAIN_AFTER
+                match missing.iter().any(is_doubted) {
+                    true => DOUBTED_AGAIN_AFTER,
+                    false => DISCOVER_AGAIN_AFTER,
+                }
             }
         };
-        tokio::time::sleep(pause).await;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            Some(Ok(kind)) = followed.join_next() => {
+                missing.push(Unfollowed { kind, documents: Documents::InForce(None) });
+                // Others are not served any more either, where a definition is another one now; and a
+                // server that serves a kind only in its words is not asked without a pause.
+                tokio::time::sleep(DOUBTED_AGAIN_AFTER).await;
+            }
+        }
+    }
+}
+
+/// The cluster says that it does not serve a kind.
+fn absent(shared: &Shared, one: &mut Unfollowed, said: &mut BTreeSet<String>) {
+    let KindApi {
+        kind,
+        plural,
+        versions,
+    } = &one.kind;
+    if one.documents.on_absent(Instant::now()) {
+        shared.lacks_kind(kind);
+    }
+    if one.documents != Documents::None {
+        return;
+    }
+    shared.watches.begin(plural).on_absent();
+    if said.insert(kind.clone()) {
+        let versions = versions.join(", ");
+        tracing::warn!(kind, versions, "the cluster does not have this kind");
     }
 }
 
@@ -166,11 +242,13 @@ pub(super) async fn asked<T>(
     }
 }
 
-async fn documents(shared: Arc<Shared>, kind: String, resource: ApiResource) {
+/// Follows a kind until it is not served in this version any more.
+async fn documents(shared: Arc<Shared>, kind: KindApi, resource: ApiResource) -> KindApi {
     let api: Api<DynamicObject> = Api::all_with(shared.client.clone(), &resource);
     let health = shared.watches.begin(&resource.plural);
-    let tell = |event| document_event(&shared, &kind, event);
-    following::follow(&api, &kind, &health, tell).await;
+    let tell = |event| document_event(&shared, &kind.kind, event);
+    following::follow_while_served(&api, &kind.kind, &health, tell).await;
+    kind
 }
 
 fn document_event(shared: &Shared, kind: &str, event: KindEvent) {
@@ -243,10 +321,10 @@ fn gone(mirror: &mut super::Mirror, kind: &str, object: &DynamicObject) -> Vec<R
 }
 
 async fn records(shared: Arc<Shared>) {
-    let api: Api<Secret> = Api::namespaced(shared.client.clone(), &shared.namespace);
+    let secrets = |client| Api::<Secret>::namespaced(client, &shared.namespace);
     let config = watcher::Config::default().labels(TABLE);
     let health = shared.watches.begin(RECORDS);
-    let mut events = std::pin::pin!(watches::follow(api, config, health));
+    let mut events = watches::follow(&shared.client, secrets, config, health);
     while let Some(event) = events.next().await {
         record_event(&shared, event);
     }
@@ -278,5 +356,25 @@ fn record_event(shared: &Shared, event: Event<Secret>) {
     drop(mirror);
     if is_news {
         shared.records_of_others.send_modify(|count| *count += 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_stay_in_force_until_their_kind_was_absent_for_a_while_without_a_break() {
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let mut none = Documents::None;
+        assert!(!none.on_absent(at(0)) && !none.on_absent(at(100)));
+        let mut documents = Documents::InForce(None);
+        assert!(!documents.on_absent(at(0)) && !documents.on_absent(at(29)));
+        documents.on_no_answer();
+        assert!(!documents.on_absent(at(31)) && !documents.on_absent(at(60)));
+        assert!(documents.on_absent(at(61)));
+        assert_eq!(documents, Documents::None);
+        assert!(!documents.on_absent(at(62)), "told once");
     }
 }
