@@ -128,7 +128,10 @@ fn follow_others(tasks: &mut Supervisor, cluster: &Cluster, parts: &Parts, own: 
         ttl: own.ttl,
         identity,
     };
-    parts.replicas.expect(cluster.runs_in_pod);
+    let runs_in_pod = cluster.runs_in_pod;
+    parts
+        .replicas
+        .expect(runs_in_pod, std::time::Instant::now());
     let (sender, found) = watch::channel(None);
     let namespace = cluster.settings.namespace.clone();
     let watch = cluster.watches.begin("control-planes");

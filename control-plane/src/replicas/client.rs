@@ -131,7 +131,7 @@ impl Replicas {
             let listed = found.borrow_and_update().clone();
             if let Some(current) = &listed {
                 // Those that are not followed are never heard, and so unknown.
-                self.retain(current);
+                self.retain(current, Instant::now());
             }
             let mut current = listed.unwrap_or_default();
             // This process is one of them.

@@ -16,7 +16,7 @@ mod told;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use weft_core::interception::InterceptionReport;
@@ -49,6 +49,12 @@ const NOT_LISTED: &str =
 /// Stands for those that may be missing from a list that this process is missing from.
 const NOT_AMONG_THEM: &str = "(any: this control plane has not reached itself by the EndpointSlices of the Service weft-control-plane, port grpc-xds)";
 
+/// Stands for those that have ended.
+const ENDED: &str = "(any that have ended: their sidecars may not have connected again yet)";
+/// For how long sidecars may be connected to nobody when their control plane has ended: a pause of 3 s and an
+/// attempt of 5 s that fails, once, and the next.
+pub const RECONNECTED_WITHIN: Duration = Duration::from_secs(15);
+
 /// The identity of every control plane of a mesh. Nobody else is given it.
 pub fn identity(trust_domain: &TrustDomain) -> Result<SpiffeId, NameError> {
     SpiffeId::new(trust_domain, RESERVED_NAMESPACE, CONTROL_PLANE_ACCOUNT)
@@ -76,6 +82,9 @@ struct Others {
     awaits_list: bool,
     /// This process is one of them: as long as none of them has proved to be it, there may be more.
     expects_itself: bool,
+    /// Until then sidecars of one that has ended, perhaps before this process began, may not have connected
+    /// to another one.
+    reconnect_until: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -239,19 +248,28 @@ impl Replicas {
         self.others.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A list of other control planes is to come, and this process is on it where it runs in a pod of their
-    /// Service. Until then not all of them are known.
-    pub fn expect(&self, expects_itself: bool) {
+    /// This process begins, and a list of other control planes is to come; this process is on it where it runs
+    /// in a pod of their Service. Until then not all of them are known.
+    pub fn expect(&self, expects_itself: bool, now: Instant) {
         let mut others = self.others();
+        others.reconnect_until = Some(now + RECONNECTED_WITHIN);
         others.awaits_list = true;
         others.expects_itself = expects_itself;
     }
 
     /// Only these are there: what others have told is forgotten.
-    fn retain(&self, found: &ControlPlanes) {
+    fn retain(&self, found: &ControlPlanes, now: Instant) {
         let mut others = self.others();
         others.awaits_list = false;
-        others.by_name.retain(|name, _| found.contains_key(name));
+        let mut had_sidecars = false;
+        others.by_name.retain(|name, other| {
+            let stays = found.contains_key(name);
+            had_sidecars |= !stays && other.told.has_sidecars();
+            stays
+        });
+        if had_sidecars {
+            others.reconnect_until = Some(now + RECONNECTED_WITHIN);
+        }
         for name in found.keys() {
             others.by_name.entry(name.clone()).or_default();
         }
@@ -296,13 +314,14 @@ impl Replicas {
         lacks_itself(&self.others())
     }
 
-    /// When the first of the others is known no longer.
+    /// When the first of the others is known no longer, or those of one that has ended are waited for no longer.
     fn next_expiry(&self, now: Instant) -> Option<Instant> {
         let others = self.others();
         let ends = others
             .by_name
             .values()
             .filter_map(|other| other.told.expires());
+        let ends = ends.chain(others.reconnect_until);
         ends.filter(|end| *end > now).min()
     }
 
@@ -364,6 +383,9 @@ fn unknown(others: &Others, now: Instant) -> Vec<String> {
         unknown.push(NOT_LISTED.to_owned());
     } else if unknown.is_empty() && lacks_itself(others) {
         unknown.push(NOT_AMONG_THEM.to_owned());
+    }
+    if others.reconnect_until.is_some_and(|until| now < until) {
+        unknown.push(ENDED.to_owned());
     }
     unknown
 }

@@ -79,7 +79,7 @@ fn found(names: &[&str]) -> ControlPlanes {
 fn one_that_was_not_heard_is_unknown_and_one_that_is_gone_is_not() {
     let replicas = replicas();
     let own = Arc::clone(replicas.name());
-    replicas.retain(&found(&["a", "b", "c"]));
+    replicas.retain(&found(&["a", "b", "c"]), Instant::now());
     assert_eq!(replicas.unknown(), ["a", "b", "c"]);
     assert!(!tell(&replicas, "a", "one", &[("x", 1)]));
     assert!(
@@ -96,13 +96,19 @@ fn one_that_was_not_heard_is_unknown_and_one_that_is_gone_is_not() {
         "it is not known what it has seen"
     );
     assert!(!progress.is_settled(0));
-    replicas.retain(&found(&["a", "b"]));
-    assert!(replicas.unknown().is_empty());
-    replicas.retain(&found(&["b"]));
+    let now = Instant::now();
+    replicas.retain(&found(&["a", "b"]), now);
+    assert!(replicas.unknown().is_empty(), "it has told of no sidecars");
+    replicas.retain(&found(&["b"]), now);
     assert!(replicas.connected(&[]).is_empty());
-    let mut progress = Progress::default();
-    replicas.add_progress(0, &mut progress, Instant::now());
-    assert!(progress.is_settled(0));
+    // Its sidecar comes to another one, after a while.
+    let end = now + RECONNECTED_WITHIN;
+    assert_eq!(replicas.next_expiry(now), Some(end));
+    for (at, is_settled) in [(now, false), (end, true)] {
+        let mut progress = Progress::default();
+        replicas.add_progress(0, &mut progress, at);
+        assert_eq!(progress.is_settled(0), is_settled);
+    }
     // Words of one that is not there any more count for nothing.
     tell(&replicas, "a", "one", &[("x", 1)]);
     assert!(replicas.connected(&[]).is_empty());
@@ -121,27 +127,41 @@ fn until_a_process_has_found_itself_where_it_is_to_be_there_may_be_others() {
     for in_pod in [false, true] {
         let replicas = replicas();
         let own = Arc::clone(replicas.name());
-        replicas.expect(in_pod);
+        let begun = Instant::now() - RECONNECTED_WITHIN;
+        replicas.expect(in_pod, begun);
         assert_eq!(replicas.unknown(), [NOT_LISTED]);
         assert!(!is_settled(&replicas));
         // No slice yet, or none for a moment.
-        replicas.retain(&found(&[]));
+        replicas.retain(&found(&[]), Instant::now());
         assert_eq!(is_settled(&replicas), !in_pod);
         // Another one is there and is heard, and this one is not there yet.
-        replicas.retain(&found(&["a"]));
+        replicas.retain(&found(&["a"]), Instant::now());
         tell(&replicas, "a", "one", &[]);
         assert_eq!(is_settled(&replicas), !in_pod);
         assert_eq!(replicas.unknown().is_empty(), !in_pod);
-        replicas.retain(&found(&["a", "b"]));
+        replicas.retain(&found(&["a", "b"]), Instant::now());
         assert_eq!(replicas.unknown(), ["b"]);
         tell(&replicas, "b", &own, &[]);
         assert!(is_settled(&replicas));
         // It runs alone, and is not on the list for a moment.
-        replicas.retain(&found(&["b"]));
+        replicas.retain(&found(&["b"]), Instant::now());
         assert!(is_settled(&replicas));
-        replicas.retain(&found(&[]));
+        replicas.retain(&found(&[]), Instant::now());
         assert_eq!(is_settled(&replicas), !in_pod);
     }
+}
+
+/// Of a process that begins, sidecars of the one before may not be back.
+#[test]
+fn a_process_that_begins_waits_for_sidecars_to_connect_again() {
+    let replicas = replicas();
+    let now = Instant::now();
+    replicas.expect(false, now);
+    replicas.retain(&found(&[]), now);
+    assert_eq!(replicas.unknown(), [ENDED]);
+    let mut progress = Progress::default();
+    replicas.add_progress(0, &mut progress, now + RECONNECTED_WITHIN);
+    assert!(progress.is_settled(0));
 }
 
 /// What one tells is not told on by those that hear it: they would wake each other without end.
@@ -150,7 +170,7 @@ fn what_others_tell_is_no_news_for_others() {
     let replicas = replicas();
     let mut all = replicas.publisher.watch();
     let here = replicas.publisher.watch_here();
-    replicas.retain(&found(&["a"]));
+    replicas.retain(&found(&["a"]), Instant::now());
     all.borrow_and_update();
     tell(&replicas, "a", "one", &[("x", 1)]);
     assert!(all.has_changed().unwrap() && !here.has_changed().unwrap());
@@ -159,7 +179,7 @@ fn what_others_tell_is_no_news_for_others() {
 #[test]
 fn a_sidecar_counts_once_where_it_is_now() {
     let replicas = replicas();
-    replicas.retain(&found(&["a", "b"]));
+    replicas.retain(&found(&["a", "b"]), Instant::now());
     tell(&replicas, "a", "one", &[("x", 1), ("y", 5)]);
     tell(&replicas, "b", "two", &[("x", 3), ("y", 2), ("z", 1)]);
     let connected = |here: &[ProxyView]| -> Vec<String> {
@@ -188,7 +208,7 @@ fn those_that_are_not_followed_are_unknown() {
     let replicas = replicas();
     let names: Vec<String> = (0..OTHERS_MAX + 3).map(|n| format!("cp-{n:02}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    replicas.retain(&found(&names));
+    replicas.retain(&found(&names), Instant::now());
     let (followed, beyond) = names.split_at(OTHERS_MAX + 1);
     let own = Arc::clone(replicas.name());
     for name in followed {
@@ -208,7 +228,7 @@ fn those_that_are_not_followed_are_unknown() {
 #[test]
 fn lost_interception_of_other_replicas_sidecars_is_known_and_news() {
     let replicas = replicas();
-    replicas.retain(&found(&["a"]));
+    replicas.retain(&found(&["a"]), Instant::now());
     let mut news = replicas.watch_interception();
     let mut tell = |standing: Option<InterceptionReport>| {
         let mut told = sidecar("x", 1);
@@ -245,7 +265,7 @@ fn lost_interception_of_other_replicas_sidecars_is_known_and_news() {
 fn a_document_that_another_one_refuses_is_known_by_its_generation() {
     let replicas = replicas();
     let own = Arc::clone(replicas.name());
-    replicas.retain(&found(&["a", "b", "c"]));
+    replicas.retain(&found(&["a", "b", "c"]), Instant::now());
     let key = ResourceKey {
         kind: "HTTPRoute".to_owned(),
         namespace: "shop".to_owned(),
@@ -293,6 +313,6 @@ fn a_document_that_another_one_refuses_is_known_by_its_generation() {
     // What this process refuses it knows without the others.
     tell("c", &own, false, Some(3));
     assert_eq!(refused(3), None);
-    replicas.retain(&found(&["a"]));
+    replicas.retain(&found(&["a"]), Instant::now());
     assert_eq!(refused(2), None);
 }

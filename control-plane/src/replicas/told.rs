@@ -152,6 +152,11 @@ impl ReplicaState {
         (now.saturating_duration_since(heard) < EXPIRES).then_some(&self.sidecars)
     }
 
+    /// Whether it has told of sidecars, however long ago.
+    pub(super) fn has_sidecars(&self) -> bool {
+        !self.sidecars.is_empty()
+    }
+
     /// When it is known no longer, if nothing more is heard.
     pub(super) fn expires(&self) -> Option<Instant> {
         self.heard.map(|heard| heard + EXPIRES)
