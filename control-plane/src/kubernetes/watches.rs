@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use kube::client::Body;
+use kube::core::Status;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
@@ -23,7 +24,7 @@ const PAUSES: Pauses = Pauses {
     first: Duration::from_millis(200),
     longest: Duration::from_secs(5),
 };
-/// How long an answer to a list, or the begin of one to a watch, may take.
+/// How long a page of a list, or the head of the answer to a watch, may take.
 pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(60);
 /// Characters of an error that are kept.
 const ERROR_CHARS_MAX: usize = 300;
@@ -198,7 +199,7 @@ pub(crate) fn follow<K>(
 where
     K: kube::Resource + Clone + DeserializeOwned + fmt::Debug + Send + 'static,
 {
-    let api = api(telling(client.clone(), watch.clone()));
+    let api = api(reporting(client.clone(), watch.clone()));
     let events = watcher(api, config).backoff(WatchBackoff::new(PAUSES));
     let told = events.filter_map(move |event| {
         match &event {
@@ -217,9 +218,10 @@ where
     told.boxed()
 }
 
-/// The same client, for a watch. It says when the API server has begun to answer: kube's watcher says nothing
-/// until there is a change, which may be never. It waits for that no longer than [`ANSWER_MAX`].
-fn telling(client: Client, watch: Watch) -> Client {
+/// The same client, for a watch. It reports when the API server has begun to answer: the events say nothing
+/// until there is a change, which may be never. It waits for the head of an answer for [`ANSWER_MAX`] at most,
+/// and makes an error of a watch of what is not there, whose answer is no Status but plain text.
+pub(crate) fn reporting(client: Client, watch: Watch) -> Client {
     let namespace = client.default_namespace().to_owned();
     let service = tower::service_fn(move |request: http::Request<Body>| {
         let (client, watch) = (client.clone(), watch.clone());
@@ -234,7 +236,11 @@ fn telling(client: Client, watch: Watch) -> Client {
             if is_watch && response.status().is_success() {
                 watch.on_seen();
             }
-            Ok::<_, kube::Error>(response)
+            if is_watch && response.status() == http::StatusCode::NOT_FOUND {
+                let status = Status::failure("404 page not found", "NotFound").with_code(404);
+                return Err(kube::Error::Api(status.boxed()));
+            }
+            Ok(response)
         }
     });
     Client::new(service, namespace)
@@ -250,6 +256,8 @@ fn is_watch(uri: &http::Uri) -> bool {
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
+    use axum::body::Body;
+    use http::StatusCode;
     use k8s_openapi::api::core::v1::Pod;
 
     use super::*;
@@ -288,7 +296,7 @@ mod tests {
         let answer = move || {
             let error = all.view(Instant::now())[0].error.clone();
             seen.lock().unwrap().push(error);
-            ready(http::StatusCode::INTERNAL_SERVER_ERROR)
+            ready(StatusCode::INTERNAL_SERVER_ERROR)
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
@@ -328,15 +336,19 @@ mod tests {
             async move {
                 if !is_watch(&uri) {
                     let list = r#"{"kind":"PodList","apiVersion":"v1","metadata":{"resourceVersion":"1"},"items":[]}"#;
-                    return axum::body::Body::from(list);
+                    return (StatusCode::OK, Body::from(list));
                 }
                 let number = count.fetch_add(1, Ordering::Relaxed);
                 let _closed = answer.wait_for(|answered| *answered > number).await;
+                if number == 1 {
+                    return (StatusCode::FORBIDDEN, Body::from("no"));
+                }
                 // The first breaks off.
                 let broken = (number == 0).then(|| Err(std::io::Error::other("broken off")));
                 let events =
                     futures_util::stream::iter(broken).chain(futures_util::stream::pending());
-                axum::body::Body::from_stream::<_>(events.map(|event| event.map(|()| "")))
+                let events = events.map(|event| event.map(|()| ""));
+                (StatusCode::OK, Body::from_stream::<_>(events))
             }
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -360,9 +372,14 @@ mod tests {
         answered.send_replace(1);
         wait_until("the second begins", &|| begun.load(Ordering::Relaxed) == 2).await;
         let later = Instant::now() + Duration::from_secs(200);
-        assert!(watches.view(later)[0].stale >= Duration::from_secs(199));
-        assert!(error().is_some());
+        let stale = watches.view(later)[0].stale;
+        assert!(stale >= Duration::from_secs(199));
+        // That it may not watch is no answer.
         answered.send_replace(2);
+        wait_until("the third begins", &|| begun.load(Ordering::Relaxed) == 3).await;
+        assert_eq!(watches.view(later)[0].stale, stale);
+        assert!(error().is_some());
+        answered.send_replace(3);
         wait_until("it goes on", &|| error().is_none()).await;
         following.abort();
         serving.abort();

@@ -50,10 +50,11 @@ const NOT_LISTED: &str =
 const NOT_AMONG_THEM: &str = "(any: this control plane has not reached itself by the EndpointSlices of the Service weft-control-plane, port grpc-xds)";
 
 /// Stands for those that have ended.
-const ENDED: &str = "(any that have ended: their sidecars may not have connected again yet)";
-/// For how long sidecars may be connected to nobody when their control plane has ended: a pause of 3 s and an
-/// attempt of 5 s that fails, once, and the next.
-pub const RECONNECTED_WITHIN: Duration = Duration::from_secs(15);
+const ENDED: &str =
+    "(any that have ended or were restarted: their sidecars may not have connected again yet)";
+/// For how long sidecars may be connected to nobody when their control plane has ended: a pause of 3.75 s and an
+/// attempt of 5 s, twice; and the time in which a process that begins becomes ready.
+const RECONNECTED_WITHIN: Duration = Duration::from_secs(25);
 
 /// The identity of every control plane of a mesh. Nobody else is given it.
 pub fn identity(trust_domain: &TrustDomain) -> Result<SpiffeId, NameError> {
@@ -264,7 +265,7 @@ impl Replicas {
         let mut had_sidecars = false;
         others.by_name.retain(|name, other| {
             let stays = found.contains_key(name);
-            had_sidecars |= !stays && other.told.has_sidecars();
+            had_sidecars |= !stays && !other.is_own && other.told.may_have_sidecars();
             stays
         });
         if had_sidecars {
@@ -289,13 +290,20 @@ impl Replicas {
         let is_own = report.replica == self.name;
         let mut others = self.others();
         let (mut is_news, mut is_of_interception) = (false, false);
+        let now = Instant::now();
         if let Some(other) = others.by_name.get_mut(name) {
             is_news = other.is_own != is_own;
+            // In the same pod, with the same name.
+            let is_restarted = !is_own && other.told.is_another(&report.replica);
+            let restarted = is_restarted && other.told.may_have_sidecars();
             other.is_own = is_own;
             is_of_interception = !is_own && other.told.interception_changes(&report);
             match is_own {
                 true => other.told = ReplicaState::default(),
-                false => is_news |= other.told.take(report, Instant::now())?,
+                false => is_news |= other.told.take(report, now)?,
+            }
+            if restarted {
+                others.reconnect_until = Some(now + RECONNECTED_WITHIN);
             }
         }
         drop(others);

@@ -97,8 +97,9 @@ fn one_that_was_not_heard_is_unknown_and_one_that_is_gone_is_not() {
     );
     assert!(!progress.is_settled(0));
     let now = Instant::now();
+    tell(&replicas, "c", "three", &[]);
     replicas.retain(&found(&["a", "b"]), now);
-    assert!(replicas.unknown().is_empty(), "it has told of no sidecars");
+    assert!(replicas.unknown().is_empty(), "it had no sidecars");
     replicas.retain(&found(&["b"]), now);
     assert!(replicas.connected(&[]).is_empty());
     // Its sidecar comes to another one, after a while.
@@ -162,6 +163,27 @@ fn a_process_that_begins_waits_for_sidecars_to_connect_again() {
     let mut progress = Progress::default();
     replicas.add_progress(0, &mut progress, now + RECONNECTED_WITHIN);
     assert!(progress.is_settled(0));
+}
+
+/// The name is that of the pod, in which a container may start anew.
+#[test]
+fn sidecars_of_one_that_was_restarted_or_never_heard_are_waited_for() {
+    let replicas = replicas();
+    replicas.retain(&found(&["a", "b", "c"]), Instant::now());
+    for (name, process) in [("a", "one"), ("b", "two"), ("b", "three")] {
+        let sidecars = [("x", 1)];
+        let of_a = name == "a";
+        tell(&replicas, name, process, if of_a { &sidecars } else { &[] });
+    }
+    assert_eq!(replicas.unknown(), ["c"], "b had no sidecars");
+    replicas.retain(&found(&["a", "b"]), Instant::now());
+    assert_eq!(replicas.unknown(), [ENDED]);
+    let replicas = self::replicas();
+    replicas.retain(&found(&["a"]), Instant::now());
+    tell(&replicas, "a", "one", &[("x", 1)]);
+    assert!(replicas.unknown().is_empty());
+    tell(&replicas, "a", "four", &[]);
+    assert_eq!(replicas.unknown(), [ENDED]);
 }
 
 /// What one tells is not told on by those that hear it: they would wake each other without end.

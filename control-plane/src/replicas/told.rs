@@ -152,9 +152,14 @@ impl ReplicaState {
         (now.saturating_duration_since(heard) < EXPIRES).then_some(&self.sidecars)
     }
 
-    /// Whether it has told of sidecars, however long ago.
-    pub(super) fn has_sidecars(&self) -> bool {
-        !self.sidecars.is_empty()
+    /// Whether it had sidecars when it was heard last, or was never heard.
+    pub(super) fn may_have_sidecars(&self) -> bool {
+        self.heard.is_none() || !self.sidecars.is_empty()
+    }
+
+    /// Whether what was heard is of another process than the one of this name.
+    pub(super) fn is_another(&self, replica: &str) -> bool {
+        self.heard.is_some() && *self.replica != *replica
     }
 
     /// When it is known no longer, if nothing more is heard.

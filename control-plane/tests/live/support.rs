@@ -38,7 +38,7 @@ use weft_proto::xds::aggregated_discovery_service_client::AggregatedDiscoverySer
 use weft_proto::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
 /// Nothing here takes longer, unless it is broken.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A control plane with a data directory that outlives it.
 pub(crate) struct ControlPlane {

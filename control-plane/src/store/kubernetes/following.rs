@@ -88,7 +88,7 @@ impl FollowError {
 }
 
 /// Tells everything of a kind, and says how that fares, until a list of it is answered that there is no such
-/// kind.
+/// kind. The client of `api` reports to `health` when a watch begins to be answered.
 pub(super) async fn follow_while_served(
     api: &Api<DynamicObject>,
     kind: &str,
@@ -110,7 +110,7 @@ pub(super) async fn follow_while_served(
                     version = Some(listed);
                 })
             }
-            Some(from) => watch(api, from, health, &mut tell).await,
+            Some(from) => watch(api, from, &mut tell).await,
         };
         match result {
             Ok(()) if is_list => continue,
@@ -169,12 +169,10 @@ async fn list(
 async fn watch(
     api: &Api<DynamicObject>,
     version: &mut String,
-    health: &Watch,
     tell: &mut impl FnMut(KindEvent),
 ) -> Result<(), FollowError> {
     let params = WatchParams::default().timeout(WATCH_SECONDS);
     let mut events = pin!(within(api.watch(&params, version)).await?);
-    health.on_seen();
     loop {
         let Ok(event) = timeout(SILENT_MAX, events.try_next()).await else {
             return Ok(());

@@ -259,6 +259,11 @@ impl Shared {
         });
     }
 
+    /// Whether documents of a kind were read.
+    fn was_listed(&self, kind: &str) -> bool {
+        self.progress.borrow().listed.contains(kind)
+    }
+
     fn discovered(&self) {
         self.progress
             .send_modify(|progress| progress.discovered = true);

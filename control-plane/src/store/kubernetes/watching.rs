@@ -10,6 +10,7 @@ use kube::Api;
 use kube::core::{ApiResource, DynamicObject};
 use kube::runtime::watcher::{self, Event};
 
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::definitions;
@@ -23,7 +24,7 @@ use crate::model::{Kind, ResourceKey};
 
 /// How often the cluster is asked for kinds that it did not have.
 const DISCOVER_AGAIN_AFTER: Duration = Duration::from_secs(30);
-/// The same where documents of a kind are in force that it does not serve any more.
+/// How often the cluster is asked for kinds that it does not serve any more and of which documents are in force.
 const DOUBTED_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// Documents of a kind that the cluster says for this long that it does not serve are not in force any more:
 /// they are of a definition that was taken away. Longer than an API server that starts takes to serve its
@@ -117,60 +118,23 @@ impl Documents {
 
 /// Asks which kinds the cluster has, again and again, and watches each for as long as it has it.
 pub(super) async fn discover(shared: Arc<Shared>) {
-    let kinds = shared.kinds.iter().cloned();
-    let mut missing: Vec<Unfollowed> = kinds
-        .map(|kind| Unfollowed {
-            kind,
-            documents: Documents::None,
-        })
-        .collect();
-    let mut said = BTreeSet::new();
     let mut backoff = Backoff::new(ASKED_AGAIN);
     let asking = shared.watches.begin("kinds");
-    let mut keepers = tokio::task::JoinSet::new();
+    let mut keepers = JoinSet::new();
     keepers.spawn(records(Arc::clone(&shared)));
     keepers.spawn(definitions::keep(Arc::clone(&shared)));
-    let mut followed = tokio::task::JoinSet::new();
+    let mut discovery = Discovery::new(shared);
     loop {
-        let mut failed = None;
-        let versions = match missing.is_empty() {
-            true => Ok(BTreeSet::new()),
-            false => group_versions(&shared).await,
-        };
-        for mut one in std::mem::take(&mut missing) {
-            let found = match &versions {
-                Ok(versions) => served(&shared, &one.kind, versions).await,
-                Err(error) => Err(error.clone()),
-            };
-            match found {
-                Ok(Some(resource)) => {
-                    let kind = &one.kind.kind;
-                    tracing::info!(kind, version = resource.api_version, "watched");
-                    said.remove(kind);
-                    shared.has_kind(kind, resource.clone());
-                    followed.spawn(documents(Arc::clone(&shared), one.kind, resource));
-                    continue;
-                }
-                Ok(None) => absent(&shared, &mut one, &mut said),
-                Err(error) => {
-                    tracing::warn!(kind = one.kind.kind, error, "the cluster was not asked");
-                    one.documents.on_no_answer();
-                    failed = Some(error);
-                }
-            }
-            missing.push(one);
-        }
-        let is_doubted = |one: &Unfollowed| one.documents != Documents::None;
-        let pause = match failed {
-            Some(error) => {
+        let pause = match discovery.ask().await {
+            Err(error) => {
                 asking.on_failed(&error, Instant::now());
                 backoff.next().unwrap_or(ASKED_AGAIN.longest)
             }
-            None => {
+            Ok(()) => {
                 backoff = Backoff::new(ASKED_AGAIN);
                 asking.on_seen();
-                shared.discovered();
-                match missing.iter().any(is_doubted) {
+                discovery.shared.discovered();
+                match discovery.doubts() {
                     true => DOUBTED_AGAIN_AFTER,
                     false => DISCOVER_AGAIN_AFTER,
                 }
@@ -178,33 +142,118 @@ pub(super) async fn discover(shared: Arc<Shared>) {
         };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            Some(Ok(kind)) = followed.join_next() => {
-                missing.push(Unfollowed { kind, documents: Documents::InForce(None) });
-                // Others are not served any more either, where a definition is another one now; and a
-                // server that serves a kind only in its words is not asked without a pause.
+            Some(Ok(kind)) = discovery.followers.join_next() => {
+                discovery.on_ended(kind);
+                // A pause also where the API server names a kind that it then does not serve; and others may
+                // end with it.
                 tokio::time::sleep(DOUBTED_AGAIN_AFTER).await;
+                while let Some(Ok(kind)) = discovery.followers.try_join_next() {
+                    discovery.on_ended(kind);
+                }
             }
         }
     }
 }
 
-/// The cluster says that it does not serve a kind.
-fn absent(shared: &Shared, one: &mut Unfollowed, said: &mut BTreeSet<String>) {
-    let KindApi {
-        kind,
-        plural,
-        versions,
-    } = &one.kind;
-    if one.documents.on_absent(Instant::now()) {
-        shared.lacks_kind(kind);
+/// Which kinds are followed, and which are not.
+struct Discovery {
+    shared: Arc<Shared>,
+    missing: Vec<Unfollowed>,
+    /// Kinds of which it was logged that the cluster does not have them.
+    logged: BTreeSet<String>,
+    /// Each ends, with its kind, when that is not served any more.
+    followers: JoinSet<KindApi>,
+}
+
+impl Discovery {
+    fn new(shared: Arc<Shared>) -> Self {
+        let missing = shared.kinds.iter().map(|kind| Unfollowed {
+            kind: kind.clone(),
+            documents: Documents::None,
+        });
+        Self {
+            missing: missing.collect(),
+            logged: BTreeSet::new(),
+            followers: JoinSet::new(),
+            shared,
+        }
     }
-    if one.documents != Documents::None {
-        return;
+
+    /// Asks for every kind that is not followed, and follows those that there are; why one was not answered.
+    async fn ask(&mut self) -> Result<(), String> {
+        let missing = std::mem::take(&mut self.missing);
+        let versions = match missing.is_empty() {
+            true => return Ok(()),
+            false => group_versions(&self.shared).await,
+        };
+        let mut result = Ok(());
+        for mut one in missing {
+            let found = match &versions {
+                Ok(versions) => served(&self.shared, &one.kind, versions).await,
+                Err(error) => Err(error.clone()),
+            };
+            match found {
+                Ok(Some(resource)) => {
+                    self.follow(one.kind, resource);
+                    continue;
+                }
+                Ok(None) => self.on_absent(&mut one),
+                Err(error) => {
+                    tracing::warn!(kind = one.kind.kind, error, "the cluster was not asked");
+                    one.documents.on_no_answer();
+                    result = Err(error);
+                }
+            }
+            self.missing.push(one);
+        }
+        result
     }
-    shared.watches.begin(plural).on_absent();
-    if said.insert(kind.clone()) {
-        let versions = versions.join(", ");
-        tracing::warn!(kind, versions, "the cluster does not have this kind");
+
+    fn follow(&mut self, kind: KindApi, resource: ApiResource) {
+        let version = &resource.api_version;
+        tracing::info!(kind = kind.kind, version, "watched");
+        self.logged.remove(&kind.kind);
+        self.shared.has_kind(&kind.kind, resource.clone());
+        let shared = Arc::clone(&self.shared);
+        self.followers.spawn(documents(shared, kind, resource));
+    }
+
+    /// The cluster says that it does not serve a kind.
+    fn on_absent(&mut self, one: &mut Unfollowed) {
+        let KindApi {
+            kind,
+            plural,
+            versions,
+        } = &one.kind;
+        if one.documents.on_absent(Instant::now()) {
+            self.shared.lacks_kind(kind);
+        }
+        if one.documents != Documents::None {
+            return;
+        }
+        self.shared.watches.begin(plural).on_absent();
+        if self.logged.insert(kind.clone()) {
+            let versions = versions.join(", ");
+            tracing::warn!(kind, versions, "the cluster does not have this kind");
+        }
+    }
+
+    /// A list of a kind was answered that there is no such kind.
+    fn on_ended(&mut self, kind: KindApi) {
+        let documents = match self.shared.was_listed(&kind.kind) {
+            true => Documents::InForce(None),
+            false => {
+                self.shared.lacks_kind(&kind.kind);
+                Documents::None
+            }
+        };
+        self.missing.push(Unfollowed { kind, documents });
+    }
+
+    /// Whether documents are in force of kinds that are not followed.
+    fn doubts(&self) -> bool {
+        let mut missing = self.missing.iter();
+        missing.any(|one| one.documents != Documents::None)
     }
 }
 
@@ -244,14 +293,16 @@ pub(super) async fn asked<T>(
 
 /// Follows a kind until it is not served in this version any more.
 async fn documents(shared: Arc<Shared>, kind: KindApi, resource: ApiResource) -> KindApi {
-    let api: Api<DynamicObject> = Api::all_with(shared.client.clone(), &resource);
     let health = shared.watches.begin(&resource.plural);
-    let tell = |event| document_event(&shared, &kind.kind, event);
+    let client = watches::reporting(shared.client.clone(), health.clone());
+    let api: Api<DynamicObject> = Api::all_with(client, &resource);
+    let mut is_first_list = true;
+    let tell = |event| document_event(&shared, &kind.kind, event, &mut is_first_list);
     following::follow_while_served(&api, &kind.kind, &health, tell).await;
     kind
 }
 
-fn document_event(shared: &Shared, kind: &str, event: KindEvent) {
+fn document_event(shared: &Shared, kind: &str, event: KindEvent, is_first_list: &mut bool) {
     let mut mirror = shared.mirror();
     let changed: Vec<ResourceKey> = match event {
         KindEvent::ListBegins => {
@@ -268,7 +319,13 @@ fn document_event(shared: &Shared, kind: &str, event: KindEvent) {
         }
         KindEvent::ListDone(version) => {
             mirror.listed_at(kind, &version);
-            let changed = mirror.objects.done(kind, |key| key.kind == kind);
+            let is_of_kind = |key: &ResourceKey| key.kind == kind;
+            let mut changed = mirror.objects.done(kind, is_of_kind);
+            if std::mem::take(is_first_list) {
+                // In another version of the kind, an object is another document.
+                let all = mirror.objects.iter().map(|(key, _)| key);
+                changed.extend(all.filter(|key| is_of_kind(key)).cloned());
+            }
             shared.listed(kind);
             changed
         }
