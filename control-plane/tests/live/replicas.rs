@@ -17,7 +17,7 @@ use weft_proto::replica::replicas_client::ReplicasClient;
 use weft_proto::resource::Kind;
 
 use crate::kubernetes::{PROGRAMMED, Site, condition};
-use crate::support::{ControlPlane, DEADLINE, Discovery, Sidecar, wait_until};
+use crate::support::{ControlPlane, Discovery, Sidecar, wait_until};
 
 const SERVICE: &str = "apiVersion: v1
 kind: Service
@@ -236,7 +236,11 @@ async fn nothing_is_held_for_acknowledged_of_one_that_is_not_heard() {
     let known = applied(&two, revision, Duration::from_millis(300)).await;
     assert_eq!(known["unknown"], json!(["cp-0"]), "{known}");
     site.delete(0);
-    let settled = applied(&two, revision, 2 * DEADLINE).await;
+    // Its sidecars may come to another one, for a while.
+    let waited_for = async || !unknown(&two).await.is_empty();
+    assert!(waited_for().await);
+    wait_until("nobody is waited for", async || !waited_for().await).await;
+    let settled = applied(&two, revision, Duration::from_secs(10)).await;
     assert_eq!(settled.get("unknown"), None, "{settled}");
     assert_eq!(settled["waiting"], json!([]), "{settled}");
 }
