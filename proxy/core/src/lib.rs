@@ -18,6 +18,7 @@ pub mod extended_connect;
 pub mod external;
 pub mod fault;
 pub mod h1;
+pub mod h2;
 pub mod headers;
 pub mod health;
 pub mod hedge;
