@@ -1,4 +1,7 @@
-//! HTTP/2 (RFC 9113) without a socket.
+//! HTTP/2 to bytes and back (RFC 9113), without a socket.
+//!
+//! The sidecar does not use it yet: its connections are those of `hyper` and `h2`.
 
 pub mod flow;
 pub mod frame;
+pub mod hpack;
