@@ -156,6 +156,8 @@ fn a_lower_limit_requires_an_update() {
     assert_eq!(lowered(&[0, 4096], "3fe11f 82"), too_large(4096, 0));
     assert_eq!(lowered(&[0, 4096], "20 3fe11f 82"), Ok(4096));
     assert_eq!(lowered(&[0, 100], "20 3f46 82"), too_large(101, 100));
+    assert_eq!(lowered(&[50, 100], "3f45 82"), too_large(100, 50));
+    assert_eq!(lowered(&[100, 50], "3f45 82"), too_large(100, 50));
     assert_eq!(lowered(&[4096], "82"), Ok(4096));
     // A higher limit is only used once the peer says so.
     assert_eq!(lowered(&[8192], "82"), Ok(4096));

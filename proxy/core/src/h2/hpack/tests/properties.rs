@@ -277,3 +277,18 @@ fn huffman_round_trip_of_every_byte() {
         }
     }
 }
+
+#[test]
+fn a_table_allocates_a_quarter_more_than_its_size() {
+    let mut table = Table::new(1000);
+    for length in [968, 1, 500, 900, 968, 400, 400, 10, 968] {
+        table.insert(b"", &vec![b'v'; length]);
+        assert!(table.allocated() <= 1250 + 4 * 16, "{length}");
+    }
+    // Fields without a byte count, too.
+    for _ in 0..100 {
+        table.insert(b"", b"");
+    }
+    assert_eq!(table.len(), 1000 / 32);
+    assert!(table.allocated() <= 1000 * 9 / 4);
+}
