@@ -128,10 +128,8 @@ fn follow_others(tasks: &mut Supervisor, cluster: &Cluster, parts: &Parts, own: 
         ttl: own.ttl,
         identity,
     };
-    let runs_in_pod = cluster.runs_in_pod;
-    parts
-        .replicas
-        .expect(runs_in_pod, std::time::Instant::now());
+    let begun = std::time::Instant::now();
+    parts.replicas.await_list(cluster.runs_in_pod, begun);
     let (sender, found) = watch::channel(None);
     let namespace = cluster.settings.namespace.clone();
     let watch = cluster.watches.begin("control-planes");

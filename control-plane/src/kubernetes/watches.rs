@@ -259,6 +259,7 @@ mod tests {
     use axum::body::Body;
     use http::StatusCode;
     use k8s_openapi::api::core::v1::Pod;
+    use tokio::task::JoinHandle;
 
     use super::*;
 
@@ -286,6 +287,15 @@ mod tests {
         assert!(watches.notes(at(201)).is_empty());
     }
 
+    /// What answers as the API server, until it is aborted, and a client of it.
+    async fn api_server(router: axum::Router) -> (Client, JoinHandle<std::io::Result<()>>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let serving = tokio::spawn(axum::serve(listener, router).into_future());
+        let config = kube::Config::new(url.parse().unwrap());
+        (crate::kubernetes::client_with(config).unwrap(), serving)
+    }
+
     /// A list that is refused again and again: it is told for how long, and asked less and less often.
     #[tokio::test]
     async fn a_list_that_is_refused_is_stale_while_it_is_asked_again() {
@@ -298,12 +308,7 @@ mod tests {
             seen.lock().unwrap().push(error);
             ready(StatusCode::INTERNAL_SERVER_ERROR)
         };
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/", listener.local_addr().unwrap());
-        let router = axum::Router::new().fallback(answer);
-        let serving = tokio::spawn(axum::serve(listener, router).into_future());
-        let config = kube::Config::new(url.parse().unwrap());
-        let client = crate::kubernetes::client_with(config).unwrap();
+        let (client, serving) = api_server(axum::Router::new().fallback(answer)).await;
         let events = follow(&client, Api::<Pod>::all, watcher::Config::default(), watch);
         let following = tokio::spawn(events.for_each(|_| ready(())));
         let began = Instant::now();
@@ -351,12 +356,7 @@ mod tests {
                 (StatusCode::OK, Body::from_stream::<_>(events))
             }
         };
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/", listener.local_addr().unwrap());
-        let router = axum::Router::new().fallback(serve);
-        let serving = tokio::spawn(axum::serve(listener, router).into_future());
-        let config = kube::Config::new(url.parse().unwrap());
-        let client = crate::kubernetes::client_with(config).unwrap();
+        let (client, serving) = api_server(axum::Router::new().fallback(serve)).await;
         let events = follow(&client, Api::<Pod>::all, watcher::Config::default(), watch);
         let following = tokio::spawn(events.for_each(|_| ready(())));
         let wait_until = async |what: &str, is: &dyn Fn() -> bool| {

@@ -251,7 +251,7 @@ impl Replicas {
 
     /// This process begins, and a list of other control planes is to come; this process is on it where it runs
     /// in a pod of their Service. Until then not all of them are known.
-    pub fn expect(&self, expects_itself: bool, now: Instant) {
+    pub fn await_list(&self, expects_itself: bool, now: Instant) {
         let mut others = self.others();
         others.reconnect_until = Some(now + RECONNECTED_WITHIN);
         others.awaits_list = true;
@@ -288,25 +288,24 @@ impl Replicas {
     /// A message of it; whether it is this process that tells it.
     fn take(&self, name: &str, report: ReplicaReport) -> Result<bool, TooMany> {
         let is_own = report.replica == self.name;
-        let mut others = self.others();
+        let mut held = self.others();
+        let others = &mut *held;
         let (mut is_news, mut is_of_interception) = (false, false);
         let now = Instant::now();
         if let Some(other) = others.by_name.get_mut(name) {
             is_news = other.is_own != is_own;
-            // In the same pod, with the same name.
-            let is_restarted = !is_own && other.told.is_another(&report.replica);
-            let restarted = is_restarted && other.told.may_have_sidecars();
+            // A container that starts again in its pod has the name of the one before.
+            if !is_own && other.told.is_another(&report.replica) && other.told.may_have_sidecars() {
+                others.reconnect_until = Some(now + RECONNECTED_WITHIN);
+            }
             other.is_own = is_own;
             is_of_interception = !is_own && other.told.interception_changes(&report);
             match is_own {
                 true => other.told = ReplicaState::default(),
                 false => is_news |= other.told.take(report, now)?,
             }
-            if restarted {
-                others.reconnect_until = Some(now + RECONNECTED_WITHIN);
-            }
         }
-        drop(others);
+        drop(held);
         // What everybody waits for is looked at again, which is not to happen for each sign of life.
         if is_news {
             self.publisher.tell_moved();

@@ -129,7 +129,7 @@ fn until_a_process_has_found_itself_where_it_is_to_be_there_may_be_others() {
         let replicas = replicas();
         let own = Arc::clone(replicas.name());
         let begun = Instant::now() - RECONNECTED_WITHIN;
-        replicas.expect(in_pod, begun);
+        replicas.await_list(in_pod, begun);
         assert_eq!(replicas.unknown(), [NOT_LISTED]);
         assert!(!is_settled(&replicas));
         // No slice yet, or none for a moment.
@@ -157,7 +157,7 @@ fn until_a_process_has_found_itself_where_it_is_to_be_there_may_be_others() {
 fn a_process_that_begins_waits_for_sidecars_to_connect_again() {
     let replicas = replicas();
     let now = Instant::now();
-    replicas.expect(false, now);
+    replicas.await_list(false, now);
     replicas.retain(&found(&[]), now);
     assert_eq!(replicas.unknown(), [ENDED]);
     let mut progress = Progress::default();

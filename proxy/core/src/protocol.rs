@@ -1,6 +1,7 @@
 //! What a client speaks, by its first bytes.
 
 use crate::h1::METHOD_BYTES;
+use crate::h2::frame::PREFACE;
 
 /// More than this is never needed to decide.
 pub const DETECT_MAX_BYTES: usize = 8 * 1024;
@@ -20,8 +21,6 @@ pub enum Verdict {
     Opaque,
 }
 
-/// The client connection preface (RFC 9113 section 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Methods after which the start of a target is enough to know (RFC 9110 section 9, RFC 5789).
 const METHODS: [&[u8]; 8] = [
     b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"TRACE", b"PATCH",

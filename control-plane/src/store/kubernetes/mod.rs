@@ -244,19 +244,21 @@ impl Shared {
         });
     }
 
-    /// The cluster does not serve a kind any more: it has no documents of it.
-    fn lacks_kind(&self, kind: &str) {
+    /// The cluster does not serve a kind any more: it has no documents of it. How many were in force.
+    fn lacks_kind(&self, kind: &str) -> usize {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         found.remove(kind);
         drop(found);
         let mut mirror = self.mirror();
         let event = mirror.lacks(kind);
+        let gone = event.as_ref().map_or(0, |event| event.changes.len());
         self.publish(&mut mirror, event);
         drop(mirror);
         // Nobody waits for its first list.
         self.progress.send_modify(|progress| {
             progress.begun.remove(kind);
         });
+        gone
     }
 
     /// Whether documents of a kind were read.

@@ -103,7 +103,9 @@ fn definition(kind: &str, served: &[&str]) -> Value {
 /// A definition is served a moment after it was made.
 async fn until_served(client: &Client, resource: &ApiResource) {
     let api: Api<DynamicObject> = Api::all_with(client.clone(), resource);
-    while api.list(&ListParams::default()).await.is_err() {
+    let began = Instant::now();
+    while let Err(error) = api.list(&ListParams::default()).await {
+        assert!(began.elapsed() < Duration::from_secs(60), "{error}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

@@ -226,7 +226,12 @@ impl Discovery {
             versions,
         } = &one.kind;
         if one.documents.on_absent(Instant::now()) {
-            self.shared.lacks_kind(kind);
+            let documents = self.shared.lacks_kind(kind);
+            tracing::error!(
+                kind,
+                documents,
+                "the cluster does not serve this kind any more: its documents are not in force"
+            );
         }
         if one.documents != Documents::None {
             return;
