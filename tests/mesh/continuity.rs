@@ -4,8 +4,11 @@ use std::time::{Duration, Instant};
 
 use crate::http::nginx;
 use crate::support::{
-    Bed, Load, Machine, Mesh, Program, Running, Settings, Workload, need, scaled, script,
+    Bed, Load, Machine, Mesh, Program, Running, Settings, Workload, need, scaled, script, wait_for,
 };
+
+/// How long one step of a test may take.
+const LIMIT: Duration = Duration::from_secs(40);
 
 /// One mesh with an HTTP and a gRPC service, each under its own load.
 struct Busy<'m, 'a> {
@@ -190,19 +193,19 @@ fn a_sidecar_comes_back_without_its_control_plane() {
     let caller_state = mesh.scratch().dir("caller-state");
     let caller = Workload::new("caller").flag("--state-dir", &caller_state.display().to_string());
     let curl = || Program::line("curl -sS --fail --max-time 10 http://web.shop.mesh:8080/");
-    mesh.run_to_end(
-        &caller.clone().wait_for("web"),
-        curl(),
-        Duration::from_secs(40),
-    )
-    .success();
+    mesh.run_to_end(&caller.clone().wait_for("web"), curl(), LIMIT)
+        .success();
 
+    // It is written behind the stream, and nothing that is killed writes any more.
+    wait_for("web's sidecar has kept its state", LIMIT, || {
+        state.join("snapshot.bin").exists().then_some(())
+    });
     mesh.kill_control_plane();
     web.kill();
     let _web = mesh.run(&workload, program);
-    let end = Instant::now() + Duration::from_secs(40);
+    let end = Instant::now() + LIMIT;
     loop {
-        let finished = mesh.run_to_end(&caller, curl(), Duration::from_secs(40));
+        let finished = mesh.run_to_end(&caller, curl(), LIMIT);
         if finished.code() == 0 {
             break;
         }
