@@ -17,6 +17,7 @@ pub mod exposition;
 pub mod extended_connect;
 pub mod external;
 pub mod fault;
+mod field_name;
 pub mod h1;
 pub mod h2;
 pub mod headers;
