@@ -57,7 +57,7 @@ impl Noted {
         if name == HOST {
             self.hosts += 1;
         } else if name == CONTENT_LENGTH {
-            return self.note_length(value);
+            return note_length(&mut self.length, value);
         } else if name == TRANSFER_ENCODING {
             self.note_codings(message, value.as_bytes())?;
         } else if name == CONNECTION {
@@ -71,23 +71,6 @@ impl Noted {
             self.expect_continue |= expectations.any(|e| e.eq_ignore_ascii_case(b"100-continue"));
         }
         Ok(true)
-    }
-
-    /// Identical repetitions are one value (RFC 9110 section 8.6); lists are refused.
-    fn note_length(&mut self, value: &mut HeaderValue) -> Result<bool, Defect> {
-        let second = parse_decimal(value.as_bytes()).filter(|length| *length <= LENGTH_MAX);
-        let Some(second) = second else {
-            let found = Excerpt::of(value.as_bytes());
-            return Err(Defect::ContentLength { found });
-        };
-        if value.as_bytes().starts_with(b"0") {
-            *value = HeaderValue::from(second);
-        }
-        match self.length.replace(second) {
-            None => Ok(true),
-            Some(first) if first == second => Ok(false),
-            Some(first) => Err(Defect::ContentLengthDiffers { first, second }),
-        }
     }
 
     /// An intermediary must not lose a coding that it does not decode, and between sidecars there
@@ -176,8 +159,29 @@ impl Noted {
     }
 }
 
+/// Notes a value of `Content-Length` in `length` and returns whether it is kept. Identical repetitions
+/// are one value (RFC 9110 section 8.6); lists are refused. A value that is kept has no leading zeros.
+pub(crate) fn note_length(
+    length: &mut Option<u64>,
+    value: &mut HeaderValue,
+) -> Result<bool, Defect> {
+    let second = parse_decimal(value.as_bytes()).filter(|length| *length <= LENGTH_MAX);
+    let Some(second) = second else {
+        let found = Excerpt::of(value.as_bytes());
+        return Err(Defect::ContentLength { found });
+    };
+    if value.as_bytes().starts_with(b"0") {
+        *value = HeaderValue::from(second);
+    }
+    match length.replace(second) {
+        None => Ok(true),
+        Some(first) if first == second => Ok(false),
+        Some(first) => Err(Defect::ContentLengthDiffers { first, second }),
+    }
+}
+
 /// Whether a response to `method` with this status has a body, whatever its fields say.
-pub(super) fn may_have_body(method: &Method, status: StatusCode) -> bool {
+pub(crate) fn may_have_body(method: &Method, status: StatusCode) -> bool {
     !(*method == Method::HEAD
         || status.is_informational()
         || status == StatusCode::NO_CONTENT
@@ -187,7 +191,7 @@ pub(super) fn may_have_body(method: &Method, status: StatusCode) -> bool {
 
 /// Whether a response turns its connection into something else than HTTP/1.1: 101, and success of
 /// `CONNECT`.
-pub(super) fn is_tunnel(method: &Method, status: StatusCode) -> bool {
+pub(crate) fn is_tunnel(method: &Method, status: StatusCode) -> bool {
     status == StatusCode::SWITCHING_PROTOCOLS || (*method == Method::CONNECT && status.is_success())
 }
 

@@ -189,7 +189,7 @@ const EXCERPT_BYTES: usize = 48;
 
 impl Excerpt {
     /// An excerpt of the beginning of `bytes`.
-    pub(super) fn of(bytes: &[u8]) -> Self {
+    pub(crate) fn of(bytes: &[u8]) -> Self {
         let cut = &bytes[..bytes.len().min(EXCERPT_BYTES)];
         let more = if cut.len() < bytes.len() { "…" } else { "" };
         Self(format!("\"{}{more}\"", cut.escape_ascii()).into())

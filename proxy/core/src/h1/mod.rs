@@ -43,6 +43,7 @@ pub use encode::{
     RequestOptions, ResponseOptions, Written, encode_request, encode_response, join_cookies,
 };
 pub use framing::{ConnectionOptions, Framing};
+pub(crate) use framing::{is_tunnel, may_have_body, note_length};
 pub use head::{RequestHead, ResponseHead, parse_request, parse_response};
 pub use limits::{Limits, METHOD_BYTES};
 pub use malformed::{Defect, Excerpt, Malformed, Message};
@@ -50,6 +51,7 @@ pub use scan::HeadScan;
 pub use target::{
     BadHost, HOST_BYTES, TargetForm, authority, check_authority, check_target, is_host_missing,
 };
+pub(crate) use target::{check_host, parse_authority_form, parse_http2_path, shared_authority};
 
 #[cfg(test)]
 mod tests;

@@ -24,41 +24,68 @@ pub enum TargetForm {
 /// Bytes of a target that [`Uri`] can hold.
 const TARGET_BYTES: usize = u16::MAX as usize - 1;
 
+/// What a target is that names no host.
+const PATH_ALLOWED: &str = "a path, and `*` of OPTIONS are allowed";
+
 /// The URI and the form of a target; `target` is a part of the received head.
 pub(super) fn parse_target(method: &Method, target: Bytes) -> Result<(Uri, TargetForm), Defect> {
-    if target.len() > TARGET_BYTES {
-        return Err(Defect::TargetTooLong {
-            limit: TARGET_BYTES,
-        });
-    }
+    check_length(&target)?;
     if *method == Method::CONNECT {
-        return parse_authority_form(target);
+        return Ok((parse_authority_form(target)?, TargetForm::Authority));
     }
-    if target.contains(&b'#') {
-        return Err(refuse(&target, "a fragment is never sent"));
-    }
-    match &target[..] {
-        b"*" if *method == Method::OPTIONS => {
-            let path = PathAndQuery::from_static("*");
-            Ok((Uri::from(path), TargetForm::Asterisk))
-        }
-        [b'/', ..] => {
-            let path = PathAndQuery::from_maybe_shared(target.clone());
-            let path = path.map_err(|_| unreadable(&target, "characters of a URI are allowed"))?;
-            Ok((Uri::from(path), TargetForm::Origin))
-        }
-        _ => parse_absolute_form(method, target),
+    match parse_path(method, &target)? {
+        Some(path) if path.as_str() == "*" => Ok((Uri::from(path), TargetForm::Asterisk)),
+        Some(path) => Ok((Uri::from(path), TargetForm::Origin)),
+        None => parse_absolute_form(method, target),
     }
 }
 
-fn parse_authority_form(target: Bytes) -> Result<(Uri, TargetForm), Defect> {
+/// The `:path` of a request in HTTP/2; `value` is a part of the received head.
+///
+/// # Errors
+///
+/// Where [`parse_target`] refuses the same.
+pub(crate) fn parse_http2_path(method: &Method, value: &Bytes) -> Result<PathAndQuery, Defect> {
+    let path = parse_path(method, value)?;
+    path.ok_or_else(|| refuse(value, PATH_ALLOWED))
+}
+
+/// A path with its query, and `*` of `OPTIONS`; `None` where the target is in another form.
+fn parse_path(method: &Method, target: &Bytes) -> Result<Option<PathAndQuery>, Defect> {
+    check_length(target)?;
+    if target.contains(&b'#') {
+        return Err(refuse(target, "a fragment is never sent"));
+    }
+    match &target[..] {
+        b"*" if *method == Method::OPTIONS => Ok(Some(PathAndQuery::from_static("*"))),
+        [b'/', ..] => {
+            let path = PathAndQuery::from_maybe_shared(target.clone());
+            let path = path.map_err(|_| unreadable(target, "characters of a URI are allowed"))?;
+            Ok(Some(path))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn check_length(target: &[u8]) -> Result<(), Defect> {
+    match target.len() {
+        0..=TARGET_BYTES => Ok(()),
+        _ => Err(Defect::TargetTooLong {
+            limit: TARGET_BYTES,
+        }),
+    }
+}
+
+/// The target of `CONNECT`, as `:authority` of HTTP/2 has it too; `target` is a part of the received
+/// head.
+pub(crate) fn parse_authority_form(target: Bytes) -> Result<Uri, Defect> {
     let port = host_and_port(&target);
     let valid = matches!(port, Some(Some(1..))) && check_authority(&target).is_ok();
     let authority = Authority::from_maybe_shared(target.clone()).ok();
     let Some(authority) = authority.filter(|_| valid) else {
         return Err(refuse(&target, "CONNECT allows `host:port` only"));
     };
-    Ok((Uri::from(authority), TargetForm::Authority))
+    Ok(Uri::from(authority))
 }
 
 fn parse_absolute_form(method: &Method, target: Bytes) -> Result<(Uri, TargetForm), Defect> {
@@ -151,10 +178,7 @@ pub fn check_target(method: &Method, uri: &Uri, extended: bool) -> Result<(), De
     match uri.path_and_query().map_or("/", PathAndQuery::as_str) {
         "*" if *method == Method::OPTIONS => Ok(()),
         target if target.starts_with('/') => Ok(()),
-        target => Err(refuse(
-            target.as_bytes(),
-            "a path, and `*` of OPTIONS are allowed",
-        )),
+        target => Err(refuse(target.as_bytes(), PATH_ALLOWED)),
     }
 }
 
@@ -204,6 +228,13 @@ pub fn authority(host: &[u8]) -> Result<Authority, BadHost> {
     Authority::try_from(host).map_err(|_| BadHost::Unreadable(Excerpt::of(host)))
 }
 
+/// The same for a part of the received head, which is not copied.
+pub(crate) fn shared_authority(host: Bytes) -> Result<Authority, BadHost> {
+    check_authority(&host)?;
+    let authority = Authority::from_maybe_shared(host.clone());
+    authority.map_err(|_| BadHost::Unreadable(Excerpt::of(&host)))
+}
+
 /// Whether nothing says whom a request is for, as HTTP/1.0 and HTTP/2 allow it.
 ///
 /// # Errors
@@ -221,7 +252,7 @@ pub fn is_host_missing(uri: &Uri, headers: &HeaderMap) -> Result<bool, BadHost> 
 }
 
 /// Checks the only `Host`. An empty one is that of a URI without an authority.
-pub(super) fn check_host(value: &HeaderValue) -> Result<(), Defect> {
+pub(crate) fn check_host(value: &HeaderValue) -> Result<(), Defect> {
     if value.is_empty() || host_and_port(value.as_bytes()).is_some() {
         return Ok(());
     }

@@ -5,3 +5,4 @@
 pub mod flow;
 pub mod frame;
 pub mod hpack;
+pub mod message;
