@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::*;
+use crate::h1::{check_authority, check_target};
 use crate::h2::message::{Protocol, encode_request, encode_response, encode_trailers};
 
 /// Names that are standard, that are known, and others.
@@ -139,6 +140,43 @@ fn any_field() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
     )
 }
 
+/// Pseudo-header fields that are often those of a request.
+fn nearly_a_request() -> impl Strategy<Value = Vec<(&'static str, String)>> {
+    let scheme = prop_oneof![8 => "https?", 1 => "[a-z:+1]{0,3}"];
+    let authority = prop_oneof![
+        8 => "[a-z0-9.-]{1,4}(:[1-9][0-9]{0,4})?",
+        1 => "(u@)?[a-z%\\[\\]:.]{0,4}(:[0-9]{0,2})?",
+    ];
+    let path = prop_oneof![8 => "/[a-z.%/]{0,4}(\\?[a-z=]{0,3})?", 1 => "[/*]?[a?#<\"\u{e9}]{0,3}"];
+    let often = |value| option::weighted(0.95, value);
+    let request = (
+        select(vec!["GET", "HEAD", "OPTIONS"]),
+        often(scheme.boxed()),
+        often(path.boxed()),
+    );
+    let extended = request.clone().prop_flat_map(|(_, scheme, path)| {
+        ("[a-z]{0,9}").prop_map(move |protocol| {
+            let (scheme, path) = (scheme.clone(), path.clone());
+            ("CONNECT", scheme, path, Some(protocol))
+        })
+    });
+    let head = prop_oneof![
+        4 => request.prop_map(|(method, scheme, path)| (method, scheme, path, None)),
+        2 => extended,
+        1 => Just(("CONNECT", None, None, None)),
+    ];
+    (head, option::weighted(0.8, authority)).prop_map(
+        |((method, scheme, path, protocol), authority)| {
+            let mut fields = vec![(":method", method.to_owned())];
+            fields.extend(scheme.map(|value| (":scheme", value)));
+            fields.extend(authority.map(|value| (":authority", value)));
+            fields.extend(path.map(|value| (":path", value)));
+            fields.extend(protocol.map(|value| (":protocol", value)));
+            fields
+        },
+    )
+}
+
 proptest! {
     #[test]
     fn what_is_encoded_is_decoded(
@@ -174,6 +212,49 @@ proptest! {
         let message = Message::Response;
         let found = decode_trailers(&mut decoder, &out, &mut scratch, LIMITS, message, true);
         check_headers(&found.unwrap().unwrap(), &trailers);
+    }
+
+    /// What is accepted is what HTTP/1.1 allows, and the same once it was sent on.
+    #[test]
+    fn what_is_accepted_is_sent_on(
+        pseudo in nearly_a_request(),
+        fields in vec(any_field().prop_filter("it is none", |(name, _)| !name.starts_with(b":")), 0..4),
+        never in any::<bool>(),
+    ) {
+        let (mut encoder, mut out) = (Encoder::plain(), BytesMut::new());
+        encoder.begin(&mut out);
+        for (name, value) in pseudo {
+            encoder.field(&mut out, name.as_bytes(), value.as_bytes());
+        }
+        for (name, value) in &fields {
+            match never {
+                true => encoder.never_indexed(&mut out, name, value),
+                false => encoder.field(&mut out, name, value),
+            }
+        }
+        let (mut decoder, mut scratch) = (decoder(), Scratch::default());
+        let extended = ExtendedConnect::Announced;
+        let mut decode = |block: &[u8]| {
+            decode_request(&mut decoder, block, &mut scratch, LIMITS, extended).unwrap()
+        };
+        let Ok(head) = decode(&out) else { return Ok(()) };
+        let RequestHead { mut parts, protocol, content_length } = head;
+        let (method, uri) = (&parts.method, &parts.uri);
+        prop_assert_eq!(check_target(method, uri, protocol.is_some()), Ok(()));
+        if let Some(authority) = uri.authority() {
+            prop_assert_eq!(check_authority(authority.as_str().as_bytes()), Ok(()));
+        }
+        out.clear();
+        encode_request(&mut encoder, method, uri, protocol.as_ref(), &parts.headers, &mut out).unwrap();
+        let again = decode(&out).unwrap();
+        if uri.authority().is_some() {
+            parts.headers.remove(http::header::HOST);
+        }
+        prop_assert_eq!(&again.parts.method, method);
+        prop_assert_eq!(&again.parts.uri, uri);
+        prop_assert_eq!(again.protocol, protocol);
+        prop_assert_eq!(again.content_length, content_length);
+        check_headers(&again.parts.headers, &parts.headers);
     }
 
     /// Whatever a list has, the next block is decoded with the same table.
