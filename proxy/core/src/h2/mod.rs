@@ -2,6 +2,7 @@
 //!
 //! The sidecar does not use it yet: its connections are those of `hyper` and `h2`.
 
+pub mod connection;
 pub mod flow;
 pub mod frame;
 pub mod hpack;

@@ -113,6 +113,8 @@ pub(super) const INITIAL_WINDOW_SIZE: &str = "SETTINGS_INITIAL_WINDOW_SIZE";
 pub enum StreamError {
     #[error("PRIORITY on stream {stream} has {length} bytes; 5 is allowed")]
     PriorityLength { stream: StreamId, length: u32 },
+    #[error("stream {stream} depends on itself by its priority; any other stream is allowed")]
+    SelfDependency { stream: StreamId },
     #[error("WINDOW_UPDATE on stream {stream} is 0; 1 to 2^31-1 is allowed")]
     IncrementZero { stream: StreamId },
 }
@@ -121,7 +123,9 @@ impl StreamError {
     /// The stream that is to end.
     pub fn stream(self) -> StreamId {
         match self {
-            Self::PriorityLength { stream, .. } | Self::IncrementZero { stream } => stream,
+            Self::PriorityLength { stream, .. }
+            | Self::SelfDependency { stream }
+            | Self::IncrementZero { stream } => stream,
         }
     }
 
@@ -129,7 +133,7 @@ impl StreamError {
     pub fn code(self) -> ErrorCode {
         match self {
             Self::PriorityLength { .. } => ErrorCode::FRAME_SIZE_ERROR,
-            Self::IncrementZero { .. } => ErrorCode::PROTOCOL_ERROR,
+            Self::SelfDependency { .. } | Self::IncrementZero { .. } => ErrorCode::PROTOCOL_ERROR,
         }
     }
 }

@@ -68,8 +68,8 @@ pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub enum Frame {
     /// DATA (section 6.1), or a piece of it.
     Data(Data),
-    /// HEADERS together with its CONTINUATION frames (sections 6.2 and 6.10). Priority is ignored,
-    /// a dependency of a stream on itself too: RFC 9113 has no rule on it any more (section 5.3.2).
+    /// HEADERS together with its CONTINUATION frames (sections 6.2 and 6.10). Priority is ignored
+    /// (section 5.3.2).
     Headers {
         /// The stream.
         stream: StreamId,
@@ -77,6 +77,9 @@ pub enum Frame {
         block: Bytes,
         /// Whether the sender's half of the stream ends with it.
         end_stream: bool,
+        /// Whether its priority makes the stream depend on itself, which is an error of the stream (RFC
+        /// 7540 section 5.3.1).
+        depends_on_itself: bool,
     },
     /// RST_STREAM (section 6.4). On an idle stream it is a connection error, which the connection
     /// finds.

@@ -78,6 +78,7 @@ impl DataRest {
 pub(super) struct Block {
     pub(super) stream: StreamId,
     pub(super) end_stream: bool,
+    pub(super) depends_on_itself: bool,
     /// Fragments, joined.
     bytes: BytesMut,
     /// Bytes of the payloads so far.
@@ -89,9 +90,15 @@ pub(super) struct Block {
 impl Block {
     /// A block that begins with the fragment of this HEADERS frame. The fragment is copied, so that it
     /// does not keep the receive buffer.
-    pub(super) fn new(head: &Head, stream: StreamId, fragment: &[u8]) -> Self {
+    pub(super) fn new(
+        head: &Head,
+        stream: StreamId,
+        depends_on_itself: bool,
+        fragment: &[u8],
+    ) -> Self {
         Self {
             stream,
+            depends_on_itself,
             end_stream: head.has(flag::END_STREAM),
             bytes: BytesMut::from(fragment),
             received: head.length,
@@ -137,24 +144,33 @@ impl Block {
 }
 
 /// The fragment in the payload of a HEADERS frame: without padding, and without the deprecated
-/// priority (RFC 9113 section 6.2). The payload has the fields that the flags announce.
+/// priority (RFC 9113 section 6.2); and the stream that this one depends on by that. The payload has
+/// the fields that the flags announce.
 pub(super) fn headers_fragment(
     head: &Head,
     mut payload: BytesMut,
-) -> Result<BytesMut, ConnectionError> {
+) -> Result<(BytesMut, Option<StreamId>), ConnectionError> {
     let padding = if head.has(flag::PADDED) {
         payload.get_u8()
     } else {
         0
     };
+    let mut depends_on = None;
     if head.has(flag::PRIORITY) {
-        payload.advance(PRIORITY_BYTES as usize);
+        depends_on = dependency(&payload.split_to(PRIORITY_BYTES as usize));
     }
     let Some(length) = payload.len().checked_sub(padding.into()) else {
         return Err(too_much_padding(head, padding));
     };
     payload.truncate(length);
-    Ok(payload)
+    Ok((payload, depends_on))
+}
+
+/// The stream that is depended on, by the fields of a priority; `None` where that is the connection.
+pub(super) fn dependency(priority: &[u8]) -> Option<StreamId> {
+    let field = priority.first_chunk().copied()?;
+    // The first bit says whether the dependency is exclusive.
+    StreamId::from_wire(u32::from_be_bytes(field))
 }
 
 /// Takes so many bytes, which the buffer has. An empty piece does not keep the buffer.

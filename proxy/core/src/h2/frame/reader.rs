@@ -9,7 +9,7 @@ use super::code::ErrorCode;
 use super::error::{ConnectionError, FrameError, StreamError};
 use super::head::{HEAD_BYTES, Head, Kind, MASK_31, StreamId, flag};
 use super::limits::Limits;
-use super::payload::{Block, DataRest, headers_fragment, take};
+use super::payload::{Block, DataRest, dependency, headers_fragment, take};
 use super::settings::Settings;
 use super::{Frame, PREFACE};
 
@@ -150,12 +150,13 @@ impl Reader {
         head.check(&self.limits)?;
         let awaited = match head.kind {
             Kind::Data => usize::from(head.has(flag::PADDED)),
-            Kind::Priority | Kind::Unknown(_) => 0,
+            Kind::Unknown(_) => 0,
             Kind::GoAway => {
                 let kept = self.limits.goaway_debug_bytes.saturating_add(8);
                 head.length.min(kept) as usize
             }
             Kind::Headers
+            | Kind::Priority
             | Kind::ResetStream
             | Kind::Settings
             | Kind::PushPromise
@@ -214,9 +215,11 @@ impl Reader {
             }
             Kind::Headers => return self.headers(head, buffer.split_to(length)),
             Kind::Continuation => return Ok(self.continuation(head, buffer)),
-            Kind::Priority | Kind::Unknown(_) => {
+            Kind::Priority => return priority(head, &buffer.split_to(length)).map(Some),
+            Kind::Unknown(_) => {
                 self.state = State::Discard(length);
-                return ignored(head).map(Some);
+                let (kind, stream) = (head.kind, head.stream);
+                Frame::Ignored { kind, stream }
             }
             Kind::GoAway => self.goaway(length, buffer),
             Kind::Settings if head.has(flag::ACK) => Frame::SettingsAck,
@@ -246,15 +249,17 @@ impl Reader {
     /// HEADERS (section 6.2): the whole block, or its beginning.
     fn headers(&mut self, head: &Head, payload: BytesMut) -> Result<Option<Frame>, FrameError> {
         let stream = head.open_stream()?;
-        let fragment = headers_fragment(head, payload)?;
+        let (fragment, dependency) = headers_fragment(head, payload)?;
+        let depends_on_itself = dependency == Some(stream);
         if !head.has(flag::END_HEADERS) {
-            self.state = State::Block(Block::new(head, stream, &fragment));
+            self.state = State::Block(Block::new(head, stream, depends_on_itself, &fragment));
             return Ok(None);
         }
         Ok(Some(Frame::Headers {
             stream,
             block: fragment.freeze(),
             end_stream: head.has(flag::END_STREAM),
+            depends_on_itself,
         }))
     }
 
@@ -273,6 +278,7 @@ impl Reader {
             stream: block.stream,
             block: block.take(),
             end_stream: block.end_stream,
+            depends_on_itself: block.depends_on_itself,
         };
         self.state = State::NextFrame;
         Some(frame)
@@ -309,18 +315,18 @@ fn check_preface(received: &mut usize, buffer: &mut BytesMut) -> Result<(), Conn
     Ok(())
 }
 
-/// A frame without effect; PRIORITY has to have its length all the same (section 6.3).
-fn ignored(head: &Head) -> Result<Frame, FrameError> {
-    let Head {
-        length,
-        kind,
-        stream,
-        ..
-    } = *head;
-    if kind == Kind::Priority && length != PRIORITY_BYTES {
-        let stream = head.any_stream()?;
+/// PRIORITY, which has no effect (section 5.3.2) and has to be valid all the same (section 6.3, and RFC
+/// 7540 section 5.3.1).
+fn priority(head: &Head, payload: &[u8]) -> Result<Frame, FrameError> {
+    let (kind, length) = (head.kind, head.length);
+    let stream = head.any_stream()?;
+    if length != PRIORITY_BYTES {
         return Err(StreamError::PriorityLength { stream, length }.into());
     }
+    if dependency(payload) == Some(stream) {
+        return Err(StreamError::SelfDependency { stream }.into());
+    }
+    let stream = Some(stream);
     Ok(Frame::Ignored { kind, stream })
 }
 

@@ -226,7 +226,7 @@ proptest! {
         write_headers(id(1), &block, end_stream, FrameSize::DEFAULT, &mut out);
         let meaning = read(Role::Server, Limits::default(), out.chunks(chunk));
         let (stream, block) = (id(1), block.into());
-        let expected = Frame::Headers { stream, block, end_stream };
+        let expected = Frame::Headers { stream, block, end_stream, depends_on_itself: false };
         prop_assert_eq!(&meaning.results[1..], &[Ok(expected)][..]);
     }
 }

@@ -228,6 +228,13 @@ fn section_6_3_priority() {
         assert_eq!(meaning.results, [Err(error.into()), Ok(ping)]);
         assert_eq!((error.stream(), error.code()), (stream, SIZE));
     }
+    // RFC 7540 section 5.3.1.
+    let input = raw(PRIORITY, 0, 1, b"\x80\0\0\x01\x10");
+    let stream = id(1);
+    let error = StreamError::SelfDependency { stream };
+    let meaning = read_as(Role::Server, Limits::default(), &input);
+    assert_eq!(meaning.results, [Err(error.into())]);
+    assert_eq!((error.stream(), error.code()), (stream, PROTOCOL));
 }
 
 /// RFC 9113 section 6.5.2 and RFC 8441 section 3.

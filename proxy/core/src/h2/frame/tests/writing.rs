@@ -165,7 +165,8 @@ fn header_blocks_are_split() {
                 [Frame::Headers {
                     stream,
                     block,
-                    end_stream
+                    end_stream,
+                    depends_on_itself: false,
                 }],
                 "{length}"
             );
