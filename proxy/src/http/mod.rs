@@ -3,6 +3,7 @@
 mod body;
 mod extended;
 pub mod h1;
+pub mod h2;
 mod head;
 mod http2_body;
 mod incoming;

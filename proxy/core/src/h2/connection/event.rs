@@ -21,12 +21,15 @@ pub enum Event {
         end: bool,
     },
     /// A request has opened a stream, which cannot be understood or is too large. It may be answered,
-    /// or reset with PROTOCOL_ERROR.
+    /// or reset with the code of what is wrong. Its data follows all the same, unless it is
+    /// [discarded](super::Connection::discard).
     BadRequest {
         /// The stream.
         stream: StreamKey,
         /// What is wrong with it.
         malformed: Malformed,
+        /// Whether nothing follows.
+        end: bool,
     },
     /// An interim response (1xx); the response follows.
     Interim {
@@ -61,7 +64,17 @@ pub enum Event {
         /// The fields.
         trailers: HeaderMap,
     },
-    /// A stream has ended before its time, and its key names nothing any more.
+    /// The peer takes nothing more of what is sent on a stream. Its own message has come whole before:
+    /// an answer that did not need all of the request (RFC 9113 section 8.1), or a request that was given
+    /// up.
+    Stopped {
+        /// The stream.
+        stream: StreamKey,
+        /// Why.
+        code: ErrorCode,
+    },
+    /// A stream has ended before its time, and its key names nothing any more. Data of it that was not
+    /// consumed counts no longer: whoever has some drops it.
     Reset {
         /// The stream.
         stream: StreamKey,
@@ -75,7 +88,7 @@ pub enum Event {
         /// Why.
         violation: StreamViolation,
     },
-    /// The peer's settings have changed: how many streams may be opened, and how.
+    /// Settings of the peer have come: how many streams may be opened, and how.
     Settings,
     /// A PING of [`Connection::ping`](super::Connection::ping) was answered.
     PingAnswered {

@@ -2,13 +2,13 @@
 
 use http::{HeaderMap, Method};
 
-use super::super::flow::{ReceiveWindow, SendWindow};
 use super::super::frame::{ErrorCode, Kind, StreamId};
 use super::super::message::{self, Length, Malformed, RequestHead, ResponseHead};
 use super::receive::Known;
 use super::streams::{Half, Stream};
 use super::{Connection, ConnectionViolation, Event, Role, StreamKey, StreamViolation};
 use crate::h1::Message;
+use crate::time::Instant;
 
 impl Connection {
     /// A field block, which is decoded whatever becomes of its stream: the dynamic table follows it
@@ -18,15 +18,23 @@ impl Connection {
         stream: StreamId,
         block: &[u8],
         end: bool,
+        now: Instant,
     ) -> Result<(), ConnectionViolation> {
-        match (self.known(stream), self.role) {
+        let known = self.known(stream);
+        if known != Known::Reset {
+            self.idle.on_useful_frame();
+        }
+        match (known, self.role) {
             (Known::Idle, Role::Server) => self.on_new_stream(stream, block, end),
             (Known::Idle, Role::Client) => {
                 let kind = Kind::Headers;
                 Err(ConnectionViolation::IdleStream { kind, stream })
             }
             (Known::Present(key), _) => self.on_section(key, block, end),
-            (Known::Reset, _) => self.skip(block),
+            (Known::Reset, _) => {
+                self.idle_frame(Kind::Headers, 1, now)?;
+                self.skip(block)
+            }
             (Known::Ended, Role::Server) if !self.resets.is_incomplete() => {
                 Err(match self.highest {
                     Some(highest) if self.has_gaps => {
@@ -87,8 +95,11 @@ impl Connection {
                 // Whatever its head says: nobody reads what follows.
                 let length = Length::request(&Method::GET, None);
                 let stream = self.open_stream(stream, end, length, Method::GET);
-                self.events
-                    .push_back(Event::BadRequest { stream, malformed });
+                self.events.push_back(Event::BadRequest {
+                    stream,
+                    malformed,
+                    end,
+                });
             }
             Err(malformed) => self.refuse(stream, malformed.into()),
         }
@@ -119,20 +130,10 @@ impl Connection {
         length: Length,
         method: Method,
     ) -> StreamKey {
-        let stream_window = self.stream_window();
-        self.streams.insert(
-            stream,
-            Stream {
-                receive: if end { Half::Ended } else { Half::Body },
-                send: Half::Head,
-                receive_window: ReceiveWindow::new(stream_window),
-                send_window: SendWindow::new(self.peer.window),
-                length,
-                method,
-                is_blocked: false,
-                is_queued: false,
-            },
-        )
+        let receive = if end { Half::Ended } else { Half::Body };
+        let windows = (self.stream_window(), self.peer.window);
+        let opened = Stream::new((receive, Half::Head), windows, length, method);
+        self.streams.insert(stream, opened)
     }
 
     /// A head or trailers on a stream that is there.
@@ -226,8 +227,11 @@ impl Connection {
         };
         found.length.on_end()?;
         found.receive = Half::Ended;
+        let is_discarded = found.is_discarded;
         self.on_half_ended(stream);
-        self.events.push_back(Event::Trailers { stream, trailers });
+        if !is_discarded {
+            self.events.push_back(Event::Trailers { stream, trailers });
+        }
         Ok(())
     }
 }

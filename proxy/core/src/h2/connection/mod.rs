@@ -5,8 +5,8 @@
 //!
 //! 1. append what was received to a buffer and call [`Connection::receive`] until it returns `None`;
 //! 2. tell streams by [`Connection::next_writable`] that they may go on;
-//! 3. write what [`Connection::output`] holds, all frames of the turn at once, and call
-//!    [`Connection::next_writable`] again when it was written.
+//! 3. write what [`Connection::output`] holds, all frames of the turn at once, and begin again when some
+//!    of it was written: there is room for what had none.
 //!
 //! Nothing here waits, allocates per frame or knows a task. A stream is named by a [`StreamKey`]; one
 //! that has ended names nothing, and calls with it say so.
@@ -14,19 +14,22 @@
 //! # Bounds
 //!
 //! - Received data is bounded by the connection's window: what was not [consumed](Connection::consumed)
-//!   is not allowed again. A stream that nobody reads stops itself by its own, smaller window.
+//!   is not allowed again. A stream that nobody reads stops itself by its own, smaller window; as many as
+//!   fill the connection's window stop all. The bytes of an event share the receive buffer: whoever
+//!   keeps small ones copies them.
 //! - Streams are bounded by [`Config::max_streams`]. A stream that has ended keeps its place while data
 //!   of it is held, so that there are at most twice as many.
-//! - What is to be written is bounded by [`Config::out_bytes`], one head for each stream, and a frame of
-//!   at most 17 bytes for each frame that was received. [`Connection::receive`] reads nothing while
-//!   [`Connection::has_room`] is false: a peer that does not read is not read from.
+//! - What is to be written is bounded by twice [`Config::out_bytes`] and one head and RST_STREAM for each
+//!   stream. Data and new streams stop at once [`Config::out_bytes`] ([`Connection::has_room`]), and
+//!   receiving at twice that ([`Connection::may_receive`]): two ends that both have much to send go on
+//!   reading each other, and a peer that does not read what answers it is not read from.
 //! - Frames without effect are bounded by a budget, on which a connection that carries something does
 //!   not run low. Resets are told, and for the caller to count (`crate::resets`).
 //!
 //! # Fairness
 //!
-//! Streams that wait for room go on in the order in which they were stopped, and while others wait none
-//! sends more than [`QUANTUM`] bytes at a time.
+//! Streams that wait for room go on in the order in which they were stopped. As many are told as there
+//! is room for, of which [`QUANTUM`] bytes are kept for each; while any waits, no other goes before it.
 
 mod config;
 mod event;
@@ -46,7 +49,7 @@ use bytes::BytesMut;
 
 pub use config::Config;
 pub use event::{Event, ResetCause};
-pub use send::{OpenError, Progress, RespondError, StreamEnded};
+pub use send::{HeadTooLarge, OpenError, Progress, RespondError, StreamEnded, TrailersError};
 pub use streams::StreamKey;
 pub use violation::{ConnectionViolation, StreamViolation};
 
@@ -64,7 +67,7 @@ use shutdown::Shutdown;
 use streams::{Half, Stream, Streams};
 
 /// Bytes that a stream may send while others wait.
-pub const QUANTUM: usize = 16 * 1024;
+pub const QUANTUM: u32 = 16 * 1024;
 
 /// One connection.
 #[derive(Debug)]
@@ -91,6 +94,8 @@ pub struct Connection {
     idle: IdleBudget,
     /// Streams that wait for room in the output or in the connection's window.
     queue: VecDeque<StreamKey>,
+    /// Bytes that are kept for streams that were told to go on.
+    reserved: u32,
     /// What is to be told before anything else is read.
     events: VecDeque<Event>,
     out: BytesMut,
@@ -123,7 +128,8 @@ impl Connection {
         };
         Self {
             role,
-            reader: Reader::new(role, config.frames),
+            // A block is no longer than its list: one that is too large ends its stream alone.
+            reader: Reader::new(role, config.frames.at_least(config.header_list)),
             decoder: Decoder::new(table, config.header_list as usize),
             scratch: Scratch::default(),
             encoder,
@@ -137,6 +143,7 @@ impl Connection {
             resets: RecentResets::default(),
             idle: IdleBudget::new(),
             queue: VecDeque::new(),
+            reserved: 0,
             events: VecDeque::new(),
             out,
             shutdown: Shutdown::default(),
@@ -150,9 +157,14 @@ impl Connection {
         &mut self.out
     }
 
-    /// Whether there is room for more output: where not, heads should wait, and nothing is received.
+    /// Whether there is room for more of what this side begins: where not, answers should wait.
     pub fn has_room(&self) -> bool {
         self.out.len() < self.config.out_bytes
+    }
+
+    /// Whether there is room for what answers the peer's frames.
+    pub fn may_receive(&self) -> bool {
+        self.out.len() < self.config.out_bytes.saturating_mul(2)
     }
 
     /// Streams that are open.
@@ -172,17 +184,22 @@ impl Connection {
 
     /// Ends the connection: GOAWAY is in the output, behind which nothing follows. For what its driver
     /// finds; what is found here does it by itself.
-    pub fn abort(&mut self, code: ErrorCode, debug: &str) {
-        let last = match self.role {
-            Role::Client => None,
-            Role::Server => self.highest,
-        };
-        write_goaway(last, code, debug.as_bytes(), &mut self.out);
+    pub fn abort(&mut self, code: ErrorCode, reason: &'static str) {
+        if self.ended.is_none() {
+            self.end_with(ConnectionViolation::Aborted { code, reason });
+        }
+    }
+
+    fn end_with(&mut self, violation: ConnectionViolation) {
+        let debug = violation.to_string();
+        let last = self.last_stream();
+        write_goaway(last, violation.code(), debug.as_bytes(), &mut self.out);
+        self.ended = Some(violation);
     }
 
     /// Resets a stream: nothing of it is sent or told any more. Without effect where it has ended.
     pub fn reset(&mut self, stream: StreamKey, code: ErrorCode) {
-        if self.streams.get(stream).is_none_or(Stream::is_closed) {
+        if self.ended.is_some() || self.streams.get(stream).is_none_or(Stream::is_closed) {
             // What is left of it is dropped with it.
             return self.forget(stream);
         }
@@ -202,6 +219,7 @@ impl Connection {
         let is_over = found.is_closed() && found.receive_window.held() == 0;
         if let Some(increment) = update
             && found.receive != Half::Ended
+            && self.ended.is_none()
         {
             write_window_update(Some(stream.id()), increment, &mut self.out);
         }
@@ -211,9 +229,34 @@ impl Connection {
         }
     }
 
+    /// Nobody reads the stream any more: what is held of it is given back to the connection's window,
+    /// and what still comes of it is dropped without an event. Its own window is not given back, so that
+    /// the peer stops; whether it is told so by a reset is for the caller to say.
+    pub fn discard(&mut self, stream: StreamKey) {
+        let Some(found) = self.streams.get_mut(stream) else {
+            return;
+        };
+        found.is_discarded = true;
+        let held = found.receive_window.held();
+        let _not_told = found.receive_window.consume(held);
+        let is_closed = found.is_closed();
+        self.release(held);
+        if is_closed {
+            self.remove(stream);
+        }
+    }
+
+    /// Whether more may come on the stream.
+    pub fn is_receiving(&self, stream: StreamKey) -> bool {
+        let found = self.streams.get(stream);
+        found.is_some_and(|found| found.receive != Half::Ended)
+    }
+
     /// Bytes of the connection's window are allowed again.
     fn release(&mut self, bytes: u32) {
-        if let Some(increment) = self.receive_window.consume(bytes) {
+        if let Some(increment) = self.receive_window.consume(bytes)
+            && self.ended.is_none()
+        {
             write_window_update(None, increment, &mut self.out);
         }
     }
@@ -232,11 +275,20 @@ impl Connection {
     }
 
     fn remove(&mut self, stream: StreamKey) -> Option<Stream> {
-        let removed = self.streams.remove(stream)?;
-        if removed.is_queued {
+        self.leave_queue(stream);
+        self.streams.remove(stream)
+    }
+
+    /// The stream has nothing more to send.
+    fn leave_queue(&mut self, stream: StreamKey) {
+        let Some(found) = self.streams.get_mut(stream) else {
+            return;
+        };
+        found.is_blocked = false;
+        self.reserved -= std::mem::take(&mut found.reserved);
+        if std::mem::take(&mut found.is_queued) {
             self.queue.retain(|queued| *queued != stream);
         }
-        Some(removed)
     }
 
     /// A direction of a stream has ended.

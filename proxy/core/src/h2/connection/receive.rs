@@ -6,11 +6,11 @@ use bytes::BytesMut;
 
 use super::super::flow::FlowControlError;
 use super::super::frame::{
-    Data, ErrorCode, Frame, FrameError, Kind, Received, StreamError, StreamId, write_goaway,
-    write_ping_ack, write_window_update,
+    Data, ErrorCode, Frame, FrameError, Kind, Received, StreamError, StreamId, write_ping_ack,
+    write_window_update,
 };
 use super::streams::Half;
-use super::{Connection, ConnectionViolation, Event, ResetCause, Role, StreamKey, StreamViolation};
+use super::{Connection, ConnectionViolation, Event, ResetCause, StreamKey, StreamViolation};
 use crate::time::Instant;
 
 /// What is known of a stream by its number.
@@ -18,7 +18,7 @@ use crate::time::Instant;
 pub(super) enum Known {
     /// Nobody has opened it.
     Idle,
-    /// It is open or half-closed, or data of it is held.
+    /// It is open or half-closed.
     Present(StreamKey),
     /// This side has reset it, and the peer may not have known.
     Reset,
@@ -28,7 +28,8 @@ pub(super) enum Known {
 
 impl Connection {
     /// Reads frames off the buffer until there is something to tell; `None` where more bytes are
-    /// needed, or room in the output ([`Self::has_room`]).
+    /// needed, or room in the output ([`Self::may_receive`]): then it is to be called again once some of
+    /// that was written.
     ///
     /// # Errors
     ///
@@ -46,20 +47,14 @@ impl Connection {
             if let Some(event) = self.events.pop_front() {
                 return Ok(Some(event));
             }
-            if !self.has_room() {
+            if !self.may_receive() {
                 return Ok(None);
             }
             match self.step(buffer, now) {
                 Ok(true) => {}
                 Ok(false) => return Ok(None),
                 Err(violation) => {
-                    let debug = violation.to_string();
-                    let last = match self.role {
-                        Role::Client => None,
-                        Role::Server => self.highest,
-                    };
-                    write_goaway(last, violation.code(), debug.as_bytes(), &mut self.out);
-                    self.ended = Some(violation.clone());
+                    self.end_with(violation.clone());
                     return Err(violation);
                 }
             }
@@ -86,8 +81,7 @@ impl Connection {
                 end_stream,
                 depends_on_itself,
             } => {
-                self.idle.on_useful_frame();
-                self.on_headers(stream, &block, end_stream)?;
+                self.on_headers(stream, &block, end_stream, now)?;
                 if depends_on_itself && let Some(key) = self.streams.find(stream) {
                     let error = StreamError::SelfDependency { stream };
                     self.violated(key, StreamViolation::Frame(error));
@@ -97,7 +91,8 @@ impl Connection {
             Frame::ResetStream { stream, code } => self.on_reset(stream, code, now),
             Frame::Settings(settings) => {
                 // Windows of all streams change with them.
-                let weight = 1 + self.streams.open() / 16;
+                let slots = u32::try_from(self.streams.slots()).unwrap_or(u32::MAX);
+                let weight = 1 + slots / 16;
                 self.idle_frame(Kind::Settings, weight, now)?;
                 self.on_settings(&settings)
             }
@@ -148,7 +143,15 @@ impl Connection {
     /// What is known of a stream that the client of the connection opens.
     pub(super) fn known(&self, stream: StreamId) -> Known {
         if let Some(key) = self.streams.find(stream) {
-            return Known::Present(key);
+            return match self
+                .streams
+                .get(key)
+                .is_some_and(|found| !found.is_closed())
+            {
+                true => Known::Present(key),
+                // Only data of it is held, which is the application's all the same.
+                false => Known::Ended,
+            };
         }
         if self.highest.is_none_or(|highest| stream > highest) {
             return Known::Idle;
@@ -165,12 +168,16 @@ impl Connection {
         window
             .receive(bytes)
             .map_err(ConnectionViolation::FlowControl)?;
-        match data.payload.is_empty() && !data.end_stream {
+        let stream = data.stream;
+        let known = self.known(stream);
+        let is_reset = known == Known::Reset;
+        match data.payload.is_empty() && (!data.end_stream || is_reset) {
             true => self.idle_frame(Kind::Data, 1, now)?,
+            // As much as a window may be under way on a stream that was reset.
+            false if is_reset => {}
             false => self.idle.on_useful_frame(),
         }
-        let stream = data.stream;
-        match self.known(stream) {
+        match known {
             Known::Idle => {
                 let kind = Kind::Data;
                 return Err(ConnectionViolation::IdleStream { kind, stream });
@@ -211,22 +218,22 @@ impl Connection {
             false => Ok(()),
         });
         counted.map_err(|malformed| (malformed.into(), 0))?;
-        let update = match data.padding {
+        let is_discarded = stream.is_discarded;
+        let consumed = if is_discarded { bytes } else { data.padding };
+        let update = match consumed {
             0 => None,
-            padding => stream.receive_window.consume(padding),
+            consumed => stream.receive_window.consume(consumed),
         };
-        if let Some(increment) = update
-            && !data.end_stream
+        if data.end_stream {
+            stream.receive = Half::Ended;
+            self.on_half_ended(key);
+        } else if let Some(increment) = update
+            && !is_discarded
         {
             write_window_update(Some(key.id()), increment, &mut self.out);
         }
-        self.release(data.padding);
-        if data.end_stream {
-            if let Some(stream) = self.streams.get_mut(key) {
-                stream.receive = Half::Ended;
-            }
-            self.on_half_ended(key);
-        } else if data.payload.is_empty() {
+        self.release(consumed);
+        if is_discarded || (data.payload.is_empty() && !data.end_stream) {
             return Ok(());
         }
         self.events.push_back(Event::Data {
@@ -249,21 +256,30 @@ impl Connection {
                 Err(ConnectionViolation::IdleStream { kind, stream })
             }
             Known::Present(key) => {
-                let is_open = self
-                    .streams
-                    .get(key)
-                    .is_some_and(|found| !found.is_closed());
-                // What is held of one that had ended is the application's all the same.
-                if is_open {
-                    self.forget(key);
-                    let (stream, cause) = (key, ResetCause::Peer(code));
-                    self.events.push_back(Event::Reset { stream, cause });
-                    return Ok(());
-                }
-                self.idle_frame(Kind::ResetStream, 1, now)
+                self.on_open_reset(key, code);
+                Ok(())
             }
             Known::Reset | Known::Ended => self.idle_frame(Kind::ResetStream, 1, now),
         }
+    }
+
+    /// The peer resets a stream. Where all of its message had come, that stays whole (section 8.1): only
+    /// what this side sends is not wanted any more.
+    fn on_open_reset(&mut self, stream: StreamKey, code: ErrorCode) {
+        let has_come = self
+            .streams
+            .get_mut(stream)
+            .filter(|found| found.receive == Half::Ended);
+        if let Some(found) = has_come {
+            found.send = Half::Ended;
+            self.leave_queue(stream);
+            self.on_half_ended(stream);
+            self.events.push_back(Event::Stopped { stream, code });
+            return;
+        }
+        self.forget(stream);
+        let cause = ResetCause::Peer(code);
+        self.events.push_back(Event::Reset { stream, cause });
     }
 
     fn on_connection_update(&mut self, increment: NonZeroU32) -> Result<(), ConnectionViolation> {
@@ -287,15 +303,9 @@ impl Connection {
         let Some(found) = self.streams.get_mut(key) else {
             return Ok(());
         };
-        if found.is_closed() {
-            return Ok(());
-        }
         match found.send_window.on_window_update(increment) {
             Ok(()) => {
-                if found.is_blocked && !found.is_queued && found.send_window.available() > 0 {
-                    found.is_queued = true;
-                    self.queue.push_back(key);
-                }
+                found.enqueue_if_blocked(key, &mut self.queue);
             }
             Err(
                 error @ (FlowControlError::Overflow { .. } | FlowControlError::Exceeded { .. }),

@@ -1,8 +1,9 @@
 //! Streams that this side has reset, whose frames may still be under way.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use super::super::frame::StreamId;
+use super::streams::HashIds;
 
 /// Streams that are remembered.
 const STREAMS_MAX: usize = 1_024;
@@ -11,23 +12,29 @@ const STREAMS_MAX: usize = 1_024;
 /// RST_STREAM is to be ignored (RFC 9113 section 5.1, "closed").
 #[derive(Debug, Default)]
 pub(super) struct RecentResets {
+    /// In their order.
     streams: VecDeque<StreamId>,
+    index: HashSet<StreamId, HashIds>,
     /// Whether some were forgotten.
     incomplete: bool,
 }
 
 impl RecentResets {
     pub(super) fn insert(&mut self, stream: StreamId) {
-        if self.streams.len() == STREAMS_MAX {
-            self.streams.pop_front();
+        if !self.index.insert(stream) {
+            return;
+        }
+        if self.streams.len() == STREAMS_MAX
+            && let Some(oldest) = self.streams.pop_front()
+        {
+            self.index.remove(&oldest);
             self.incomplete = true;
         }
         self.streams.push_back(stream);
     }
 
     pub(super) fn contains(&self, stream: StreamId) -> bool {
-        // The latest are asked for most.
-        self.streams.iter().rev().any(|reset| *reset == stream)
+        self.index.contains(&stream)
     }
 
     /// Whether a stream that is not remembered may have been reset all the same.

@@ -5,12 +5,17 @@ use std::convert::Infallible;
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode, request};
 
-use super::super::flow::{ReceiveWindow, SendWindow};
 use super::super::frame::{StreamId, encode_headers, write_data_head, write_ping};
-use super::super::hpack::Encoder;
+use super::super::hpack::{Encoder, FIELD_OVERHEAD};
 use super::super::message::{self, Length, Protocol, Unsendable};
 use super::streams::{Half, Stream};
 use super::{Connection, QUANTUM, Role, StreamKey};
+
+/// What pseudo-header fields of a request count beside their target: names, 32 for each, and the longest
+/// usual method and scheme.
+const PSEUDO_BYTES: usize = 10 + 7 + 5 + 7 + 7 + 5 + 9 + 5 * FIELD_OVERHEAD;
+/// What `:status` counts.
+const STATUS_BYTES: usize = 7 + 3 + FIELD_OVERHEAD;
 
 /// How far data has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,9 +35,9 @@ pub struct StreamEnded(pub StreamId);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
     /// As many are open as may be.
-    #[error("{open} streams are open; {limit} are allowed at the same time")]
+    #[error("{open} streams are open or have data that nobody has taken; {limit} may be open")]
     TooMany {
-        /// Streams that are open.
+        /// Streams that are open, or of which data is held.
         open: u32,
         /// What is allowed.
         limit: u32,
@@ -40,6 +45,12 @@ pub enum OpenError {
     /// The connection is ending.
     #[error("the connection takes no new streams")]
     GoingAway,
+    /// There is no room in the output.
+    #[error("the server does not read")]
+    NoRoom,
+    /// The head is larger than the server takes (SETTINGS_MAX_HEADER_LIST_SIZE).
+    #[error(transparent)]
+    TooLarge(#[from] HeadTooLarge),
     /// All identifiers were used (RFC 9113 section 5.1.1).
     #[error("the connection has used all stream identifiers")]
     Exhausted,
@@ -51,6 +62,16 @@ pub enum OpenError {
     Server,
 }
 
+/// A head or trailers that are larger than the peer takes; nothing was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the fields are a list of {bytes} bytes with 32 for each; the peer takes {limit}")]
+pub struct HeadTooLarge {
+    /// Bytes of the list.
+    pub bytes: usize,
+    /// What is allowed.
+    pub limit: u32,
+}
+
 /// Why a response is not sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RespondError {
@@ -60,6 +81,23 @@ pub enum RespondError {
     /// HTTP/2 has no such response.
     #[error(transparent)]
     Unsendable(#[from] Unsendable),
+    /// The head is larger than the client takes (SETTINGS_MAX_HEADER_LIST_SIZE).
+    #[error(transparent)]
+    TooLarge(#[from] HeadTooLarge),
+    /// An interim response, for which there is no room in the output.
+    #[error("the client does not read")]
+    NoRoom,
+}
+
+/// Why trailers are not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TrailersError {
+    /// The stream has ended, has ended in this direction, or has no head yet.
+    #[error(transparent)]
+    Ended(#[from] StreamEnded),
+    /// They are larger than the peer takes (SETTINGS_MAX_HEADER_LIST_SIZE).
+    #[error(transparent)]
+    TooLarge(#[from] HeadTooLarge),
 }
 
 impl Connection {
@@ -87,12 +125,26 @@ impl Connection {
         if self.is_going_away() || self.ended.is_some() {
             return Err(OpenError::GoingAway);
         }
-        let (open, limit) = (self.streams.open(), self.max_open_streams());
+        let limit = self.max_open_streams();
         // Those of which only data is held have a place, too.
         let is_full = self.streams.len() >= self.config.max_streams as usize * 2;
-        if open >= limit || is_full {
+        if self.streams.open() >= limit || is_full {
+            let open = u32::try_from(self.streams.len()).unwrap_or(u32::MAX);
             return Err(OpenError::TooMany { open, limit });
         }
+        if !self.has_room() {
+            return Err(OpenError::NoRoom);
+        }
+        let target = request
+            .uri
+            .authority()
+            .map_or(0, |authority| authority.as_str().len())
+            + request
+                .uri
+                .path_and_query()
+                .map_or(1, |path| path.as_str().len());
+        // Names and values of pseudo-header fields beside the target, and what counts for each.
+        self.check_size(&request.headers, PSEUDO_BYTES + target)?;
         let next = self.highest.map_or(1, |highest| highest.get() + 2);
         let id = StreamId::new(next).ok_or(OpenError::Exhausted)?;
         self.write_head(id, end, |encoder, out| {
@@ -100,20 +152,13 @@ impl Connection {
             message::encode_request(encoder, method, uri, protocol, &request.headers, out)
         })?;
         self.highest = Some(id);
-        let stream_window = self.stream_window();
-        Ok(self.streams.insert(
-            id,
-            Stream {
-                receive: Half::Head,
-                send: if end { Half::Ended } else { Half::Body },
-                receive_window: ReceiveWindow::new(stream_window),
-                send_window: SendWindow::new(self.peer.window),
-                length: Length::request(&Method::GET, None),
-                method: request.method.clone(),
-                is_blocked: false,
-                is_queued: false,
-            },
-        ))
+        let send = if end { Half::Ended } else { Half::Body };
+        let windows = (self.stream_window(), self.peer.window);
+        // Of the response nothing is known yet.
+        let length = Length::request(&Method::GET, None);
+        let method = request.method.clone();
+        let stream = Stream::new((Half::Head, send), windows, length, method);
+        Ok(self.streams.insert(id, stream))
     }
 
     /// Sends a response, or with a status of 1xx an interim one; `end` where it has no body.
@@ -130,6 +175,11 @@ impl Connection {
     ) -> Result<(), RespondError> {
         self.check_half(stream, Half::Head)?;
         let is_interim = status.is_informational();
+        // As many as an application likes: only the last one is bounded by its stream.
+        if is_interim && !self.has_room() {
+            return Err(RespondError::NoRoom);
+        }
+        self.check_size(headers, STATUS_BYTES)?;
         let end = end && !is_interim;
         self.write_head(stream.id(), end, |encoder, out| {
             message::encode_response(encoder, status, headers, out)
@@ -154,38 +204,23 @@ impl Connection {
         data: &mut Bytes,
         end: bool,
     ) -> Result<Progress, StreamEnded> {
-        let ended = StreamEnded(stream.id());
-        let found = self.streams.get_mut(stream).ok_or(ended)?;
-        if found.send != Half::Body {
-            return Err(ended);
-        }
-        let mut quantum = match self.queue.is_empty() {
-            true => usize::MAX,
-            false => QUANTUM,
-        };
+        self.check_half(stream, Half::Body)?;
+        let mut allowed = self.begin_turn(stream);
         while !data.is_empty() {
-            let room = self.config.out_bytes.saturating_sub(self.out.len());
-            let wanted = data.len().min(quantum).min(room);
-            let wanted = wanted.min(self.peer.frame_size.get() as usize);
-            // A frame has 24 bits.
-            let taken = found
-                .send_window
-                .take_with(&mut self.send_window, wanted as u32);
+            let (taken, wanted) = self.take_window(stream, data.len(), allowed);
             if taken == 0 {
-                found.is_blocked = true;
-                // Its own window is told by WINDOW_UPDATE; for everything else it queues.
-                if found.send_window.available() > 0 && !found.is_queued {
-                    found.is_queued = true;
-                    self.queue.push_back(stream);
-                }
+                self.block(stream);
                 return Ok(Progress::Blocked);
             }
-            quantum -= taken as usize;
-            let is_last = end && taken as usize == data.len();
+            allowed -= taken;
+            let length = taken as usize;
+            let is_last = end && length == data.len();
             write_data_head(stream.id(), taken, is_last, &mut self.out);
-            self.out.extend_from_slice(&data[..taken as usize]);
-            self.idle.on_data_sent(taken);
-            data.advance(taken as usize);
+            self.out.extend_from_slice(&data[..length]);
+            if taken == wanted {
+                self.idle.on_data_sent(taken);
+            }
+            data.advance(length);
             if is_last {
                 return Ok(self.ended_sending(stream));
             }
@@ -194,21 +229,59 @@ impl Connection {
             write_data_head(stream.id(), 0, true, &mut self.out);
             return Ok(self.ended_sending(stream));
         }
-        found.is_blocked = false;
         Ok(Progress::Done)
+    }
+
+    /// Bytes that a stream may send now, windows and room apart: no stream goes before those that wait.
+    fn begin_turn(&mut self, stream: StreamKey) -> u32 {
+        let Some(found) = self.streams.get_mut(stream) else {
+            return 0;
+        };
+        let own = std::mem::take(&mut found.reserved);
+        self.reserved -= own;
+        let others_wait = self.reserved > 0 || self.queue.iter().any(|queued| *queued != stream);
+        match others_wait {
+            false => u32::MAX,
+            // Its turn, of which not all has to be used.
+            true if own > 0 => QUANTUM,
+            true => 0,
+        }
+    }
+
+    /// Takes what may be sent at once of `length` bytes from both windows; with what would be without
+    /// them.
+    fn take_window(&mut self, stream: StreamKey, length: usize, allowed: u32) -> (u32, u32) {
+        let room = self.config.out_bytes.saturating_sub(self.out.len());
+        // A frame has 24 bits.
+        let wanted = length.min(room).min(self.peer.frame_size.get() as usize) as u32;
+        let wanted = wanted.min(allowed);
+        let taken = self.streams.get_mut(stream).map_or(0, |found| {
+            found.send_window.take_with(&mut self.send_window, wanted)
+        });
+        (taken, wanted)
+    }
+
+    /// A stream waits: for its own window, or in the queue for everything else.
+    fn block(&mut self, stream: StreamKey) {
+        if let Some(found) = self.streams.get_mut(stream) {
+            found.is_blocked = true;
+            found.enqueue_if_blocked(stream, &mut self.queue);
+        }
     }
 
     /// Ends a message with trailers, behind all of its data.
     ///
     /// # Errors
     ///
-    /// As [`Self::send_data`].
+    /// Where the stream has ended in this direction or has no head yet, and where they are too large:
+    /// nothing was sent.
     pub fn send_trailers(
         &mut self,
         stream: StreamKey,
         trailers: &HeaderMap,
-    ) -> Result<(), StreamEnded> {
+    ) -> Result<(), TrailersError> {
         self.check_half(stream, Half::Body)?;
+        self.check_size(trailers, 0)?;
         let Ok(()) = self.write_head(stream.id(), true, |encoder, out| {
             message::encode_trailers(encoder, trailers, out);
             Ok::<_, Infallible>(())
@@ -220,7 +293,7 @@ impl Connection {
     /// Whether that is how far sending has come.
     fn check_half(&self, stream: StreamKey, half: Half) -> Result<(), StreamEnded> {
         match self.streams.get(stream) {
-            Some(found) if found.send == half => Ok(()),
+            Some(found) if found.send == half && self.ended.is_none() => Ok(()),
             Some(_) | None => Err(StreamEnded(stream.id())),
         }
     }
@@ -244,23 +317,50 @@ impl Connection {
         encoded
     }
 
+    /// Whether the peer takes fields of that size; `others` is what counts beside `headers`.
+    fn check_size(&self, headers: &HeaderMap, others: usize) -> Result<(), HeadTooLarge> {
+        let limit = self.peer.header_list;
+        if limit == u32::MAX {
+            return Ok(());
+        }
+        let fields = headers.iter();
+        let sizes = fields.map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD);
+        let bytes = sizes.sum::<usize>() + others;
+        match bytes <= limit as usize {
+            true => Ok(()),
+            false => Err(HeadTooLarge { bytes, limit }),
+        }
+    }
+
     fn ended_sending(&mut self, stream: StreamKey) -> Progress {
+        self.leave_queue(stream);
         if let Some(found) = self.streams.get_mut(stream) {
             found.send = Half::Ended;
-            found.is_blocked = false;
         }
         self.on_half_ended(stream);
         Progress::Done
     }
 
     /// The next stream that was blocked and may go on; to be called after [`Self::receive`] and after
-    /// output was written, until it returns `None`.
+    /// output was written, until it returns `None`. A part of the room is kept for the stream until it
+    /// sends.
     pub fn next_writable(&mut self) -> Option<StreamKey> {
-        while self.has_room() && self.send_window.available() > 0 {
-            let key = self.queue.pop_front()?;
+        while let Some(key) = self.queue.front().copied() {
+            let room = self.config.out_bytes.saturating_sub(self.out.len());
+            let room = u32::try_from(room).unwrap_or(u32::MAX);
+            let room = room.min(self.send_window.available());
+            if room <= self.reserved {
+                return None;
+            }
+            self.queue.pop_front();
             if let Some(found) = self.streams.get_mut(key) {
                 found.is_queued = false;
-                if std::mem::take(&mut found.is_blocked) {
+                let kept = found.send_window.available().min(QUANTUM);
+                // One whose window was closed meanwhile queues again when it opens.
+                if found.is_blocked && kept > 0 {
+                    found.is_blocked = false;
+                    found.reserved = kept;
+                    self.reserved += kept;
                     return Some(key);
                 }
             }
@@ -271,6 +371,8 @@ impl Connection {
     /// Sends PING; [`Event::PingAnswered`](super::Event::PingAnswered) follows when the peer has
     /// answered.
     pub fn ping(&mut self, payload: [u8; 8]) {
-        write_ping(payload, &mut self.out);
+        if self.ended.is_none() {
+            write_ping(payload, &mut self.out);
+        }
     }
 }

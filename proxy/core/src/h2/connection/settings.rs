@@ -14,10 +14,12 @@ pub(super) struct PeerSettings {
     pub(super) max_streams: u32,
     /// Bytes of a stream's window at its beginning.
     pub(super) window: WindowSize,
+    /// Bytes of a list of fields, with 32 for each.
+    pub(super) header_list: u32,
     /// Bytes of the largest payload.
     pub(super) frame_size: FrameSize,
     /// Whether it takes extended CONNECT.
-    pub(super) connect_protocol: bool,
+    pub(super) extended_connect: bool,
     /// Whether any settings have come.
     pub(super) has_come: bool,
 }
@@ -27,8 +29,9 @@ impl Default for PeerSettings {
         Self {
             max_streams: u32::MAX,
             window: WindowSize::DEFAULT,
+            header_list: u32::MAX,
             frame_size: FrameSize::DEFAULT,
-            connect_protocol: false,
+            extended_connect: false,
             has_come: false,
         }
     }
@@ -41,29 +44,33 @@ impl Connection {
     }
 
     /// Whether the server takes extended CONNECT (RFC 8441 section 3).
-    pub fn takes_connect_protocol(&self) -> bool {
-        self.peer.connect_protocol
+    pub fn takes_extended_connect(&self) -> bool {
+        self.peer.extended_connect
     }
 
     /// Applies the peer's settings in their order, and acknowledges them.
     pub(super) fn on_settings(&mut self, settings: &Settings) -> Result<(), ConnectionViolation> {
+        let mut window = None;
         for setting in settings.iter() {
             match setting {
                 Setting::HeaderTableSize(bytes) => self.encoder.set_peer_table_limit(bytes),
                 // This side never pushes.
                 Setting::EnablePush(_) => {}
                 Setting::MaxConcurrentStreams(streams) => self.peer.max_streams = streams,
-                Setting::InitialWindowSize(size) => self.on_peer_window(size)?,
+                // Of several only the last is in force when the next frame comes.
+                Setting::InitialWindowSize(size) => window = Some(size),
                 Setting::MaxFrameSize(size) => self.peer.frame_size = size,
-                // Advice; whoever sends more is told by the peer's own answer.
-                Setting::MaxHeaderListSize(_) => {}
+                Setting::MaxHeaderListSize(bytes) => self.peer.header_list = bytes,
                 Setting::EnableConnectProtocol(takes) => {
-                    if self.role == Role::Client && self.peer.connect_protocol && !takes {
+                    if self.role == Role::Client && self.peer.extended_connect && !takes {
                         return Err(ConnectionViolation::ConnectProtocolWithdrawn);
                     }
-                    self.peer.connect_protocol = takes;
+                    self.peer.extended_connect = takes;
                 }
             }
+        }
+        if let Some(size) = window {
+            self.on_peer_window(size)?;
         }
         self.peer.has_come = true;
         write_settings_ack(&mut self.out);
@@ -80,13 +87,14 @@ impl Connection {
         let mut result: Result<(), FlowControlError> = Ok(());
         let queue = &mut self.queue;
         self.streams.for_each(|key, stream| {
+            // For the peer it is gone.
+            if stream.is_closed() {
+                return;
+            }
             if let Err(error) = stream.send_window.on_initial_window_size(old, size) {
                 result = Err(error);
             }
-            if stream.is_blocked && !stream.is_queued && stream.send_window.available() > 0 {
-                stream.is_queued = true;
-                queue.push_back(key);
-            }
+            stream.enqueue_if_blocked(key, queue);
         });
         result.map_err(ConnectionViolation::FlowControl)
     }

@@ -31,7 +31,7 @@ impl Connection {
     /// Ends the connection in good order: the peer is told to open no more streams. A server goes on
     /// taking those that are under way until the peer has answered. Without effect the second time.
     pub fn shut_down(&mut self) {
-        if self.shutdown.sent != Sent::Nothing {
+        if self.shutdown.sent != Sent::Nothing || self.ended.is_some() {
             return;
         }
         match self.role {
@@ -43,6 +43,24 @@ impl Connection {
             }
             // No server opens streams.
             Role::Client => self.say_last(None),
+        }
+    }
+
+    /// Takes no more streams, as if the peer had answered [`Self::shut_down`]: for one that does not.
+    /// Without effect before that.
+    pub fn stop_waiting(&mut self) {
+        if self.shutdown.sent == Sent::Warning && self.ended.is_none() {
+            self.say_last(self.highest);
+        }
+    }
+
+    /// The last stream that a GOAWAY names now: it never increases (section 6.8).
+    pub(super) fn last_stream(&self) -> Option<StreamId> {
+        match (&self.shutdown.sent, self.role) {
+            (Sent::Last(last), _) => *last,
+            // No server opens streams.
+            (Sent::Nothing | Sent::Warning, Role::Client) => None,
+            (Sent::Nothing | Sent::Warning, Role::Server) => self.highest,
         }
     }
 

@@ -1,12 +1,12 @@
 //! The streams of a connection: a slab, and an index by identifier.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use http::Method;
 
 use super::super::flow::{ReceiveWindow, SendWindow};
-use super::super::frame::StreamId;
+use super::super::frame::{StreamId, WindowSize};
 use super::super::message::Length;
 
 /// A stream of a connection. It stays valid after the stream has ended: then it names nothing.
@@ -24,7 +24,8 @@ impl StreamKey {
     }
 
     /// A small number that no other stream of the connection has at the same time, for tables of
-    /// whoever drives the connection.
+    /// whoever drives the connection. Nothing tells when another stream has it: what is in such a table
+    /// belongs to a stream only where its whole key is the same.
     pub fn slot(self) -> usize {
         self.slot as usize
     }
@@ -52,13 +53,47 @@ pub(super) struct Stream {
     pub(super) length: Length,
     /// The method of the request.
     pub(super) method: Method,
+    /// Whether nobody reads it any more.
+    pub(super) is_discarded: bool,
     /// Whether its sender was refused room and is to be told when there is some.
     pub(super) is_blocked: bool,
-    /// Whether it is in the queue of those that may go on.
+    /// Whether it is in the queue of those that wait for room.
     pub(super) is_queued: bool,
+    /// Room that is kept for it since it was told that it may go on.
+    pub(super) reserved: u32,
 }
 
 impl Stream {
+    /// A stream that is opened with a head of one side: `receive` and `send` say of which.
+    pub(super) fn new(
+        (receive, send): (Half, Half),
+        (receive_window, send_window): (WindowSize, WindowSize),
+        length: Length,
+        method: Method,
+    ) -> Self {
+        Self {
+            receive,
+            send,
+            receive_window: ReceiveWindow::new(receive_window),
+            send_window: SendWindow::new(send_window),
+            length,
+            method,
+            is_discarded: false,
+            is_blocked: false,
+            is_queued: false,
+            reserved: 0,
+        }
+    }
+
+    /// Queues a stream that was blocked by its own window, which may have opened.
+    pub(super) fn enqueue_if_blocked(&mut self, key: StreamKey, queue: &mut VecDeque<StreamKey>) {
+        let waits = self.is_blocked && !self.is_queued && self.reserved == 0;
+        if waits && self.send_window.available() > 0 {
+            self.is_queued = true;
+            queue.push_back(key);
+        }
+    }
+
     /// Whether both directions have ended; it is kept while data of it is held.
     pub(super) fn is_closed(&self) -> bool {
         self.receive == Half::Ended && self.send == Half::Ended
@@ -75,7 +110,10 @@ enum Slot {
 /// Hashes identifiers. A peer may choose them so that some collide, but only among as many as may be
 /// open at a time.
 #[derive(Debug, Default)]
-struct IdHasher(u64);
+pub(super) struct IdHasher(u64);
+
+/// Builds [`IdHasher`].
+pub(super) type HashIds = BuildHasherDefault<IdHasher>;
 
 impl Hasher for IdHasher {
     fn finish(&self) -> u64 {
@@ -101,7 +139,7 @@ impl Hasher for IdHasher {
 pub(super) struct Streams {
     slots: Vec<Slot>,
     free: Option<u32>,
-    index: HashMap<StreamId, u32, BuildHasherDefault<IdHasher>>,
+    index: HashMap<StreamId, u32, HashIds>,
     /// Streams that count as open (RFC 9113 section 5.1.2).
     open: u32,
 }
@@ -191,6 +229,11 @@ impl Streams {
             self.index = HashMap::default();
             self.free = None;
         }
+    }
+
+    /// Places, free ones included: what [`Self::for_each`] costs.
+    pub(super) fn slots(&self) -> usize {
+        self.slots.len()
     }
 
     /// Calls `act` with every stream.

@@ -48,6 +48,14 @@ pub enum ConnectionViolation {
     /// SETTINGS with ACK, of which nothing was outstanding.
     #[error("SETTINGS are acknowledged that were not sent")]
     SettingsAckUnexpected,
+    /// Whoever drives the connection has ended it.
+    #[error("{reason}")]
+    Aborted {
+        /// The code for GOAWAY.
+        code: ErrorCode,
+        /// Why, for people.
+        reason: &'static str,
+    },
     /// Too many frames that carry nothing.
     #[error("too many frames without effect, the last one {kind}")]
     Flood {
@@ -66,6 +74,7 @@ impl ConnectionViolation {
             Self::IdleStreamFrame(error) => error.code(),
             Self::EndedStream { .. } => ErrorCode::STREAM_CLOSED,
             Self::Flood { .. } => ErrorCode::ENHANCE_YOUR_CALM,
+            Self::Aborted { code, .. } => *code,
             Self::IdleStream { .. }
             | Self::StreamOrder { .. }
             | Self::ConnectProtocolWithdrawn

@@ -33,6 +33,18 @@ impl Limits {
     }
 }
 
+impl Limits {
+    /// The same, with room for header blocks of so many bytes.
+    pub fn at_least(self, block_bytes: u32) -> Self {
+        let other = Self::with_block_bytes(block_bytes);
+        Self {
+            block_bytes: self.block_bytes.max(other.block_bytes),
+            continuations: self.continuations.max(other.continuations),
+            ..self
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {

@@ -86,6 +86,39 @@ fn an_exchange_with_everything() {
     }
 }
 
+/// What nobody reads is dropped, and given back to the connection alone.
+#[test]
+fn discarded_bodies() {
+    let mut pair = Pair::new(Config::default(), Config::default());
+    let stream = open(&mut pair.client, &Method::POST, false).unwrap();
+    send(&mut pair.client, stream, &[0; 1_000], false);
+    let events = pair.deliver_to_server();
+    let [Event::Request { stream: there, .. }, Event::Data { .. }] = &events[..] else {
+        panic!("{events:?}");
+    };
+    pair.server.discard(*there);
+    assert_eq!(pair.server.receive_window.held(), 0);
+    // No more than the stream's own window.
+    let mut sent = 1_000;
+    loop {
+        let (progress, bytes) = send(&mut pair.client, stream, &[0; 10_000], false);
+        sent += bytes;
+        assert!(pair.deliver_to_server().is_empty());
+        pair.deliver_to_client();
+        if progress == Progress::Blocked {
+            break;
+        }
+    }
+    assert_eq!(sent, WindowSize::DEFAULT.get() as usize);
+    assert!(pair.server.is_receiving(*there));
+    let trailers = HeaderMap::from_iter([(http::header::LINK, HeaderValue::from_static("x"))]);
+    pair.client.send_trailers(stream, &trailers).unwrap();
+    assert!(pair.deliver_to_server().is_empty());
+    assert!(!pair.server.is_receiving(*there));
+    ok(&mut pair.server, *there, true);
+    assert!(pair.server.is_unused());
+}
+
 /// An answer may come before the request has ended; then the server may stop it.
 #[test]
 fn early_answers() {
@@ -101,9 +134,9 @@ fn early_answers() {
     match &events[..] {
         [
             Event::Response { end: true, .. },
-            Event::Reset { cause, .. },
+            Event::Stopped { code, .. },
         ] => {
-            assert_eq!(*cause, ResetCause::Peer(ErrorCode::NO_ERROR));
+            assert_eq!(*code, ErrorCode::NO_ERROR);
         }
         events => panic!("{events:?}"),
     }
@@ -155,7 +188,10 @@ fn calls_in_a_wrong_order() {
     let ended = StreamEnded(there.id());
     let mut data = Bytes::from_static(b"x");
     assert_eq!(pair.server.send_data(there, &mut data, true), Err(ended));
-    assert_eq!(pair.server.send_trailers(there, &nothing), Err(ended));
+    assert_eq!(
+        pair.server.send_trailers(there, &nothing),
+        Err(ended.into())
+    );
     assert_eq!(pair.client.send_data(stream, &mut data, true), Err(ended));
     assert_eq!(
         pair.client.respond(stream, StatusCode::OK, &nothing, true),

@@ -98,6 +98,7 @@ impl Model {
                     assert!(matches!(cause, ResetCause::Peer(_)), "{cause:?}");
                     self.reset.push(stream.id().get());
                 }
+                Event::Stopped { stream, .. } => self.reset.push(stream.id().get()),
                 Event::Response { .. } | Event::Settings => {}
                 event => panic!("{event:?}"),
             }
@@ -314,7 +315,7 @@ proptest! {
                             data.entry(stream.id()).or_default().extend_from_slice(&payload);
                         }
                         Ok(Some(event)) => told.push(format!("{event:?}")),
-                        Ok(None) if connection.has_room() => break,
+                        Ok(None) if connection.may_receive() => break,
                         Ok(None) => {}
                         Err(violation) => {
                             end = Some(violation);

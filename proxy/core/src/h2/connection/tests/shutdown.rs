@@ -85,6 +85,38 @@ fn servers_ignore_what_comes_too_late() {
     raw.assert_ignored();
     ok(&mut raw.connection, *stream, true);
     assert!(raw.connection.is_finished());
+    // The last stream never increases.
+    raw.frames();
+    raw.connection.abort(ErrorCode::INTERNAL_ERROR, "it breaks");
+    let frames = raw.frames();
+    let [Frame::GoAway { last_stream, .. }] = &frames[..] else {
+        panic!("{frames:?}");
+    };
+    assert_eq!(*last_stream, Some(id(1)));
+}
+
+/// A client that does not answer is not waited for.
+#[test]
+fn servers_stop_waiting() {
+    let mut raw = Raw::server(Config::default());
+    raw.connection.stop_waiting();
+    assert!(raw.frames().is_empty());
+    raw.connection.shut_down();
+    raw.frames();
+    raw.connection.stop_waiting();
+    raw.connection.stop_waiting();
+    let frames = raw.frames();
+    assert!(
+        matches!(
+            &frames[..],
+            [Frame::GoAway {
+                last_stream: None,
+                ..
+            }]
+        ),
+        "{frames:?}"
+    );
+    assert!(raw.connection.is_finished());
 }
 
 /// A client gives up what the server has not processed, and may send it elsewhere.

@@ -99,13 +99,11 @@ fn section_5_1_half_closed_remote() {
     write_reset_stream(id(1), ErrorCode::CANCEL, &mut raw.to);
     match &raw.events().unwrap()[..] {
         [
-            Event::Reset {
-                stream: reset,
-                cause: ResetCause::Peer(ErrorCode::CANCEL),
+            Event::Stopped {
+                stream: stopped,
+                code: ErrorCode::CANCEL,
             },
-        ] => {
-            assert_eq!(*reset, stream);
-        }
+        ] => assert_eq!(*stopped, stream),
         events => panic!("{events:?}"),
     }
     assert!(raw.frames().is_empty());
@@ -510,10 +508,117 @@ fn sections_6_7_and_6_8() {
 #[test]
 fn rfc_8441_section_3() {
     let mut raw = Raw::client(Config::default());
-    assert!(!raw.connection.takes_connect_protocol());
+    assert!(!raw.connection.takes_extended_connect());
     write_settings(&[Setting::EnableConnectProtocol(true)], &mut raw.to);
     raw.events().unwrap();
-    assert!(raw.connection.takes_connect_protocol());
+    assert!(raw.connection.takes_extended_connect());
     write_settings(&[Setting::EnableConnectProtocol(false)], &mut raw.to);
     raw.assert_ends(ErrorCode::PROTOCOL_ERROR);
+}
+
+/// Section 4.3: a head that is too large ends its stream alone, as long as its block is no longer than
+/// the list that was announced.
+#[test]
+fn section_4_3_large_heads() {
+    let config = Config::default();
+    let large = "v".repeat(16_200);
+    let fields: Vec<(&str, &str)> = ["a", "b", "c", "d", "e"]
+        .iter()
+        .map(|name| (*name, large.as_str()))
+        .collect();
+    let mut raw = Raw::server(config);
+    raw.headers(1, &[GET, &fields].concat(), true);
+    match &raw.events().unwrap()[..] {
+        [Event::BadRequest { end: true, .. }] => {}
+        events => panic!("{events:?}"),
+    }
+    // What the peer does not take is not sent to it.
+    let mut raw = Raw::client(config);
+    write_settings(&[Setting::MaxHeaderListSize(200)], &mut raw.to);
+    raw.events().unwrap();
+    raw.frames();
+    let refused = open(&mut raw.connection, &Method::GET, true);
+    assert!(
+        matches!(refused, Err(OpenError::TooLarge(_))),
+        "{refused:?}"
+    );
+    assert!(raw.frames().is_empty());
+    let (mut raw, stream) = open_at_server(1, true);
+    write_settings(&[Setting::MaxHeaderListSize(100)], &mut raw.to);
+    raw.events().unwrap();
+    raw.frames();
+    let long = http::HeaderValue::from_static("0123456789012345678901234567890123456789");
+    let headers = HeaderMap::from_iter([(http::header::LINK, long)]);
+    let refused = raw
+        .connection
+        .respond(stream, StatusCode::OK, &headers, false);
+    assert!(
+        matches!(refused, Err(RespondError::TooLarge(_))),
+        "{refused:?}"
+    );
+    ok(&mut raw.connection, stream, false);
+    let mut headers = headers;
+    headers.append(http::header::LINK, http::HeaderValue::from_static("more"));
+    let refused = raw.connection.send_trailers(stream, &headers);
+    assert!(
+        matches!(refused, Err(TrailersError::TooLarge(_))),
+        "{refused:?}"
+    );
+}
+
+/// Section 8.1: RST_STREAM after a whole message leaves it whole.
+#[test]
+fn section_8_1_early_answers_stay_whole() {
+    let mut raw = Raw::client(Config::default());
+    let stream = raw.open(false);
+    raw.headers(1, OK, false);
+    data(&mut raw, 1, b"answer", true);
+    write_reset_stream(id(1), ErrorCode::NO_ERROR, &mut raw.to);
+    match &raw.events().unwrap()[..] {
+        [
+            Event::Response { .. },
+            Event::Data { end: true, .. },
+            Event::Stopped { .. },
+        ] => {}
+        events => panic!("{events:?}"),
+    }
+    assert_eq!(raw.connection.receive_window.held(), 6);
+    assert!(!raw.connection.is_unused());
+    let sent = raw
+        .connection
+        .send_data(stream, &mut Bytes::from_static(b"x"), true);
+    assert_eq!(sent, Err(StreamEnded(id(1))));
+    // Neither do frames of a stream that is over.
+    data(&mut raw, 1, b"x", true);
+    assert!(raw.assert_resets(1, ErrorCode::STREAM_CLOSED).is_empty());
+    // Nor a window that was almost full.
+    write_settings(&[Setting::InitialWindowSize(WindowSize::MAX)], &mut raw.to);
+    raw.events().unwrap();
+    raw.connection.consumed(stream, 6);
+    assert!(raw.connection.is_unused());
+}
+
+/// Nothing follows a GOAWAY that ends the connection.
+#[test]
+fn nothing_follows_the_end() {
+    let (mut raw, stream) = open_at_server(1, false);
+    ok(&mut raw.connection, stream, false);
+    raw.connection
+        .abort(ErrorCode::ENHANCE_YOUR_CALM, "too much");
+    let frames = raw.frames();
+    assert!(
+        matches!(frames.last(), Some(Frame::GoAway { .. })),
+        "{frames:?}"
+    );
+    raw.get(3, true);
+    let violation = raw.events().unwrap_err();
+    assert_eq!(violation.code(), ErrorCode::ENHANCE_YOUR_CALM);
+    raw.connection.ping([0; 8]);
+    raw.connection.reset(stream, ErrorCode::CANCEL);
+    raw.connection.shut_down();
+    let sent = raw
+        .connection
+        .send_data(stream, &mut Bytes::from_static(b"x"), true);
+    assert_eq!(sent, Err(StreamEnded(id(1))));
+    assert!(raw.frames().is_empty());
 }

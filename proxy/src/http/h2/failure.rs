@@ -1,0 +1,57 @@
+//! Why a stream, or a whole connection, has failed.
+
+use std::io;
+use std::sync::Arc;
+
+use weft_core::h2::connection::{ConnectionViolation, OpenError, ResetCause, StreamViolation};
+use weft_core::h2::frame::ErrorCode;
+
+/// Why nothing more comes on a stream.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StreamFailure {
+    /// The other side has reset it.
+    #[error("the stream was reset: {0}")]
+    Reset(ErrorCode),
+    /// The other side has refused it, and not processed it: it may be sent again (RFC 9113 section 8.7).
+    #[error("the stream was refused")]
+    Refused,
+    /// The other side ends the connection, and has not processed it: it may be sent again (section 6.8).
+    #[error("the stream was not processed: the server is going away")]
+    GoingAway,
+    /// What came on it was malformed.
+    #[error("{0}")]
+    Violation(Arc<StreamViolation>),
+    /// This side has given it up, because the message that it sends has broken.
+    #[error("the message that is sent has broken")]
+    Broken,
+    /// It has ended, or its connection has in order.
+    #[error("the stream has ended")]
+    Ended,
+    /// No stream could be opened; nothing was sent.
+    #[error("{0}")]
+    NotOpened(Arc<OpenError>),
+    /// The other side has broken a rule of the connection.
+    #[error("the connection has ended: {0}")]
+    Connection(Arc<ConnectionViolation>),
+    /// The connection is gone.
+    #[error("the connection was lost: {0}")]
+    Io(Arc<io::Error>),
+}
+
+impl From<ResetCause> for StreamFailure {
+    fn from(cause: ResetCause) -> Self {
+        match cause {
+            ResetCause::Peer(ErrorCode::REFUSED_STREAM) => Self::Refused,
+            ResetCause::Peer(code) => Self::Reset(code),
+            ResetCause::Unprocessed => Self::GoingAway,
+            ResetCause::Violation(violation) => Self::Violation(Arc::new(violation)),
+        }
+    }
+}
+
+impl StreamFailure {
+    /// The connection is gone.
+    pub(super) fn io(error: &io::Error) -> Self {
+        Self::Io(Arc::new(io::Error::new(error.kind(), error.to_string())))
+    }
+}

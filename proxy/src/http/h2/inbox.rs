@@ -1,0 +1,418 @@
+//! What arrives on a connection's streams and was not read yet, between the task that drives the
+//! connection and those who read.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::{Frame, SizeHint};
+use weft_core::h2::connection::StreamKey;
+use weft_core::h2::message::ResponseHead;
+
+use super::failure::StreamFailure;
+use super::ready::Ready;
+
+/// All inboxes of one connection.
+///
+/// The lock is that of one connection and held for a few instructions. Only where requests of several
+/// workers go over one connection do two threads ever want it.
+#[derive(Debug)]
+pub(super) struct Inboxes {
+    table: Mutex<Table>,
+    ready: Arc<Ready>,
+}
+
+#[derive(Debug)]
+struct Table {
+    slots: Vec<Inbox>,
+    free: Vec<u32>,
+    /// Inboxes of which something was taken, or that were given up.
+    touched: Vec<u32>,
+}
+
+/// What arrives of one message.
+#[derive(Debug)]
+struct Inbox {
+    /// Counts the messages that the place has been for.
+    generation: u32,
+    stream: Option<StreamKey>,
+    /// The response, where one is waited for.
+    head: Option<Box<ResponseHead>>,
+    pieces: VecDeque<Bytes>,
+    /// Small pieces behind them, copied together: a piece keeps the whole buffer that it came in.
+    small: BytesMut,
+    trailers: Option<HeaderMap>,
+    end: End,
+    /// Bytes that are still to come, where the head says it.
+    remaining: Option<u64>,
+    /// Who waits for more.
+    reader: Option<Waker>,
+    /// Bytes that were taken, and the connection was not told of.
+    taken: usize,
+    /// Whether nobody reads any more.
+    is_dropped: bool,
+    is_touched: bool,
+}
+
+#[derive(Debug)]
+enum End {
+    Open,
+    /// In order.
+    Ended,
+    Failed(StreamFailure),
+}
+
+/// The number of an inbox. It names nothing any more once the inbox was closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct InboxId {
+    slot: u32,
+    generation: u32,
+}
+
+/// What a reader has done since the last time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Touched {
+    pub(super) inbox: InboxId,
+    pub(super) stream: Option<StreamKey>,
+    /// Bytes that it took.
+    pub(super) taken: usize,
+    /// Whether it reads no more.
+    pub(super) is_dropped: bool,
+    /// Whether all of the message had come.
+    pub(super) has_ended: bool,
+}
+
+impl Inboxes {
+    pub(super) fn new(ready: &Arc<Ready>) -> Arc<Self> {
+        Arc::new(Self {
+            table: Mutex::new(Table {
+                slots: Vec::new(),
+                free: Vec::new(),
+                touched: Vec::new(),
+            }),
+            ready: Arc::clone(ready),
+        })
+    }
+
+    /// A new inbox, of a message with so many bytes where the head says it.
+    pub(super) fn open(&self, stream: Option<StreamKey>, remaining: Option<u64>) -> InboxId {
+        let mut table = self.lock();
+        let slot = match table.free.pop() {
+            Some(slot) => slot,
+            None => {
+                table.slots.push(Inbox::new(0));
+                // There are fewer than streams.
+                (table.slots.len() - 1) as u32
+            }
+        };
+        let inbox = &mut table.slots[slot as usize];
+        inbox.stream = stream;
+        inbox.remaining = remaining;
+        let generation = inbox.generation;
+        InboxId { slot, generation }
+    }
+
+    /// Nothing more is put into the inbox, and nobody reads: its place is another's from now on.
+    pub(super) fn close(&self, id: InboxId) {
+        let mut table = self.lock();
+        let Some(inbox) = table.get(id) else { return };
+        let generation = inbox.generation.wrapping_add(1);
+        let is_touched = inbox.is_touched;
+        *inbox = Inbox {
+            is_touched,
+            ..Inbox::new(generation)
+        };
+        table.free.push(id.slot);
+    }
+
+    /// The stream that the message comes on.
+    pub(super) fn set_stream(&self, id: InboxId, stream: StreamKey) {
+        if let Some(inbox) = self.lock().get(id) {
+            inbox.stream = Some(stream);
+        }
+    }
+
+    /// Whether nobody reads any more.
+    pub(super) fn is_dropped(&self, id: InboxId) -> bool {
+        self.lock().get(id).is_none_or(|inbox| inbox.is_dropped)
+    }
+
+    /// The response has come.
+    pub(super) fn put_head(&self, id: InboxId, head: Box<ResponseHead>, end: bool) {
+        self.put(id, |inbox| {
+            inbox.remaining = head.content_length;
+            inbox.head = Some(head);
+            if end {
+                inbox.end = End::Ended;
+            }
+        });
+    }
+
+    /// Data has come.
+    pub(super) fn put_data(&self, id: InboxId, data: Bytes, end: bool) {
+        self.put(id, |inbox| {
+            if let Some(remaining) = &mut inbox.remaining {
+                *remaining = remaining.saturating_sub(data.len() as u64);
+            }
+            inbox.push(data);
+            if end {
+                inbox.end = End::Ended;
+            }
+        });
+    }
+
+    /// Trailers have come, which end the message.
+    pub(super) fn put_trailers(&self, id: InboxId, trailers: HeaderMap) {
+        self.put(id, |inbox| {
+            inbox.trailers = Some(trailers);
+            inbox.end = End::Ended;
+        });
+    }
+
+    /// The stream has failed: what was not read is dropped.
+    pub(super) fn fail(&self, id: InboxId, failure: StreamFailure) {
+        self.put(id, |inbox| {
+            // What has come whole is in order.
+            if matches!(inbox.end, End::Ended) {
+                return;
+            }
+            inbox.drop_content();
+            inbox.end = End::Failed(failure);
+        });
+    }
+
+    /// All streams have failed.
+    pub(super) fn fail_all(&self, failure: &StreamFailure) {
+        let mut readers = Vec::new();
+        for inbox in &mut self.lock().slots {
+            if matches!(inbox.end, End::Open) {
+                inbox.drop_content();
+                inbox.end = End::Failed(failure.clone());
+            }
+            readers.extend(inbox.reader.take());
+        }
+        readers.into_iter().for_each(Waker::wake);
+    }
+
+    fn put(&self, id: InboxId, put: impl FnOnce(&mut Inbox)) {
+        let mut table = self.lock();
+        let Some(inbox) = table.get(id) else { return };
+        put(inbox);
+        let reader = inbox.reader.take();
+        drop(table);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
+    /// What readers have done since the last time, added to `touched`.
+    pub(super) fn take_touched(&self, touched: &mut Vec<Touched>) {
+        let mut table = self.lock();
+        while let Some(slot) = table.touched.pop() {
+            let inbox = &mut table.slots[slot as usize];
+            inbox.is_touched = false;
+            let generation = inbox.generation;
+            touched.push(Touched {
+                inbox: InboxId { slot, generation },
+                stream: inbox.stream,
+                taken: std::mem::take(&mut inbox.taken),
+                is_dropped: inbox.is_dropped,
+                has_ended: matches!(inbox.end, End::Ended),
+            });
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn get(&mut self, id: InboxId) -> Option<&mut Inbox> {
+        let inbox = self.slots.get_mut(id.slot as usize)?;
+        (inbox.generation == id.generation).then_some(inbox)
+    }
+
+    /// A reader has done something that the connection has to know.
+    fn touch(&mut self, id: InboxId) {
+        if let Some(inbox) = self.get(id)
+            && !std::mem::replace(&mut inbox.is_touched, true)
+        {
+            self.touched.push(id.slot);
+        }
+    }
+}
+
+/// The reader of an inbox. Dropped, it reads no more.
+#[derive(Debug)]
+pub(super) struct Reader {
+    inboxes: Arc<Inboxes>,
+    id: InboxId,
+}
+
+impl Reader {
+    pub(super) fn id(&self) -> InboxId {
+        self.id
+    }
+
+    pub(super) fn new(inboxes: &Arc<Inboxes>, id: InboxId) -> Self {
+        Self {
+            inboxes: Arc::clone(inboxes),
+            id,
+        }
+    }
+
+    /// The response, once it is there.
+    pub(super) fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Box<ResponseHead>, StreamFailure>> {
+        let mut table = self.inboxes.lock();
+        let Some(inbox) = table.get(self.id) else {
+            return Poll::Ready(Err(StreamFailure::Ended));
+        };
+        if let Some(head) = inbox.head.take() {
+            return Poll::Ready(Ok(head));
+        }
+        match &inbox.end {
+            End::Failed(failure) => Poll::Ready(Err(failure.clone())),
+            End::Ended => Poll::Ready(Err(StreamFailure::Ended)),
+            End::Open => {
+                inbox.wait(cx);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// The next piece of the body.
+    pub(super) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, StreamFailure>>> {
+        let mut table = self.inboxes.lock();
+        let Some(inbox) = table.get(self.id) else {
+            return Poll::Ready(Some(Err(StreamFailure::Ended)));
+        };
+        if let Some(piece) = inbox.pop() {
+            inbox.taken += piece.len();
+            table.touch(self.id);
+            drop(table);
+            self.inboxes.ready.nudge();
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        if let Some(trailers) = inbox.trailers.take() {
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+        }
+        match &inbox.end {
+            End::Open => {
+                inbox.wait(cx);
+                Poll::Pending
+            }
+            End::Ended => Poll::Ready(None),
+            End::Failed(failure) => Poll::Ready(Some(Err(failure.clone()))),
+        }
+    }
+
+    /// Whether all of it was read.
+    pub(super) fn is_end_stream(&self) -> bool {
+        let mut table = self.inboxes.lock();
+        table.get(self.id).is_none_or(|inbox| {
+            let is_read = inbox.held() == 0 && inbox.trailers.is_none();
+            is_read && matches!(inbox.end, End::Ended)
+        })
+    }
+
+    /// How much is still to be read, where the head says it.
+    pub(super) fn size_hint(&self) -> SizeHint {
+        let mut table = self.inboxes.lock();
+        let Some(inbox) = table.get(self.id) else {
+            return SizeHint::with_exact(0);
+        };
+        let here = inbox.held();
+        match (inbox.remaining, &inbox.end) {
+            (Some(remaining), _) => SizeHint::with_exact(remaining + here as u64),
+            (None, End::Ended) => SizeHint::with_exact(here as u64),
+            (None, End::Open | End::Failed(_)) => {
+                let mut hint = SizeHint::new();
+                hint.set_lower(here as u64);
+                hint
+            }
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut table = self.inboxes.lock();
+        let Some(inbox) = table.get(self.id) else {
+            return;
+        };
+        inbox.is_dropped = true;
+        inbox.reader = None;
+        inbox.drop_content();
+        table.touch(self.id);
+        drop(table);
+        self.inboxes.ready.nudge();
+    }
+}
+
+/// Pieces that are shorter are copied together as long as nobody reads them.
+const SMALL_BYTES: usize = 256;
+
+impl Inbox {
+    fn new(generation: u32) -> Self {
+        Self {
+            generation,
+            stream: None,
+            head: None,
+            pieces: VecDeque::new(),
+            small: BytesMut::new(),
+            trailers: None,
+            end: End::Open,
+            remaining: None,
+            reader: None,
+            taken: 0,
+            is_dropped: false,
+            is_touched: false,
+        }
+    }
+
+    fn wait(&mut self, cx: &Context<'_>) {
+        match &mut self.reader {
+            Some(reader) => reader.clone_from(cx.waker()),
+            None => self.reader = Some(cx.waker().clone()),
+        }
+    }
+
+    fn push(&mut self, data: Bytes) {
+        if data.is_empty() {
+            return;
+        }
+        let is_first = self.pieces.is_empty() && self.small.is_empty();
+        if data.len() < SMALL_BYTES && !is_first {
+            return self.small.extend_from_slice(&data);
+        }
+        if !self.small.is_empty() {
+            self.pieces.push_back(self.small.split().freeze());
+        }
+        self.pieces.push_back(data);
+    }
+
+    fn pop(&mut self) -> Option<Bytes> {
+        let piece = self.pieces.pop_front();
+        piece.or_else(|| (!self.small.is_empty()).then(|| self.small.split().freeze()))
+    }
+
+    /// Bytes that were not read.
+    fn held(&self) -> usize {
+        self.pieces.iter().map(Bytes::len).sum::<usize>() + self.small.len()
+    }
+
+    fn drop_content(&mut self) {
+        self.pieces = VecDeque::new();
+        self.small = BytesMut::new();
+        self.trailers = None;
+    }
+}

@@ -1,0 +1,103 @@
+//! A message's body on its way into a stream.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use weft_core::h2::connection::{Connection, Progress, StreamKey, TrailersError};
+use weft_core::h2::frame::ErrorCode;
+
+/// A body that can be sent.
+pub trait Outbound: Body<Data = Bytes> + Unpin {
+    /// What its stream is reset with where it breaks.
+    fn reset_code(error: &Self::Error) -> ErrorCode;
+}
+
+/// A body that is being sent.
+#[derive(Debug)]
+pub(super) struct Outgoing<B> {
+    body: B,
+    /// What had no room yet.
+    rest: Bytes,
+}
+
+/// How far a body has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// It waits: for more of it, or for room.
+    Waiting,
+    /// All of it.
+    Done,
+    /// It has broken, and its stream was reset.
+    Broken,
+    /// Its stream has ended before.
+    Gone,
+}
+
+impl<B: Outbound> Outgoing<B> {
+    pub(super) fn new(body: B) -> Self {
+        let rest = Bytes::new();
+        Self { body, rest }
+    }
+
+    /// Sends as much as there is and has room.
+    pub(super) fn poll_send(
+        &mut self,
+        connection: &mut Connection,
+        stream: StreamKey,
+        cx: &mut Context<'_>,
+    ) -> Sent {
+        loop {
+            if !self.rest.is_empty() {
+                let end = self.body.is_end_stream();
+                match connection.send_data(stream, &mut self.rest, end) {
+                    Ok(Progress::Done) if end => return Sent::Done,
+                    Ok(Progress::Done) => {}
+                    Ok(Progress::Blocked) => return Sent::Waiting,
+                    Err(_ended) => return Sent::Gone,
+                }
+            }
+            let frame = match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Pending => return Sent::Waiting,
+                Poll::Ready(Some(Ok(frame))) => frame,
+                Poll::Ready(Some(Err(error))) => {
+                    connection.reset(stream, B::reset_code(&error));
+                    return Sent::Broken;
+                }
+                Poll::Ready(None) => {
+                    return match connection.send_data(stream, &mut Bytes::new(), true) {
+                        Ok(_done) => Sent::Done,
+                        Err(_ended) => Sent::Gone,
+                    };
+                }
+            };
+            match frame.into_data() {
+                Ok(data) => self.rest = data,
+                Err(other) => {
+                    if let Some(sent) = send_trailers(connection, stream, other) {
+                        return sent;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Trailers end a message; `None` where the frame has none.
+fn send_trailers(
+    connection: &mut Connection,
+    stream: StreamKey,
+    frame: Frame<Bytes>,
+) -> Option<Sent> {
+    let trailers = frame.into_trailers().ok()?;
+    Some(match connection.send_trailers(stream, &trailers) {
+        Ok(()) => Sent::Done,
+        Err(TrailersError::Ended(_)) => Sent::Gone,
+        Err(TrailersError::TooLarge(error)) => {
+            tracing::debug!(%error, "trailers are not sent");
+            connection.reset(stream, ErrorCode::INTERNAL_ERROR);
+            Sent::Broken
+        }
+    })
+}
