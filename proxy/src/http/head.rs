@@ -22,6 +22,13 @@ pub struct HeadLimits {
     pub fields: u32,
 }
 
+impl From<HeadLimits> for weft_core::h2::message::HeadLimits {
+    fn from(limits: HeadLimits) -> Self {
+        let HeadLimits { bytes, fields } = limits;
+        Self { bytes, fields }
+    }
+}
+
 /// What is more than [`HeadLimits`] allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Exceeded {

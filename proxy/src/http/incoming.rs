@@ -9,12 +9,14 @@ use bytes::{Bytes, BytesMut};
 use http::Request;
 use http_body::{Body, Frame, SizeHint};
 use weft_core::h1::LengthMismatch;
+use weft_core::h2::frame::ErrorCode;
 use weft_core::headers::clean_trailers;
 use weft_core::reason::Reason;
 
-use super::body::ProxyBody;
+use super::body::{BodyGuard, ProxyBody};
 use super::h1::client::ClientError;
 use super::h1::{Broken, Http1Body};
+use super::h2::{Failed, Outbound, StreamBody, StreamFailure};
 use super::head::Exceeded;
 use super::http2_body::Http2Body;
 
@@ -39,6 +41,7 @@ type Next = Option<Result<Frame<Bytes>, BodyError>>;
 enum Source {
     Http2(Http2Body),
     Http1(Http1Body),
+    Stream(StreamBody),
 }
 
 impl From<Http1Body> for Incoming {
@@ -50,11 +53,21 @@ impl From<Http1Body> for Incoming {
     }
 }
 
+impl From<StreamBody> for Incoming {
+    fn from(body: StreamBody) -> Self {
+        Self {
+            source: Source::Stream(body),
+            next: None,
+        }
+    }
+}
+
 impl Source {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
         let polled = match self {
             Self::Http2(body) => body.poll_frame(cx),
             Self::Http1(body) => Pin::new(body).poll_frame(cx),
+            Self::Stream(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Stream),
         };
         polled.map_ok(cleaned)
     }
@@ -63,6 +76,7 @@ impl Source {
         match self {
             Self::Http2(body) => body.is_end_stream(),
             Self::Http1(body) => body.is_end_stream(),
+            Self::Stream(body) => body.is_end_stream(),
         }
     }
 }
@@ -81,7 +95,8 @@ impl Incoming {
     pub(crate) fn bound_waiting(&mut self, limit: Duration) {
         match &mut self.source {
             Source::Http2(body) => body.bound_waiting(limit),
-            Source::Http1(_) => {}
+            // That of another sidecar is not bounded.
+            Source::Http1(_) | Source::Stream(_) => {}
         }
     }
 
@@ -151,6 +166,7 @@ impl Body for Incoming {
         match &self.source {
             Source::Http2(body) => body.size_hint(),
             Source::Http1(body) => body.size_hint(),
+            Source::Stream(body) => body.size_hint(),
         }
     }
 }
@@ -173,6 +189,9 @@ pub enum BodyError {
     /// The HTTP/2 stream that it comes from was reset, or its connection broke.
     #[error(transparent)]
     Http2(#[from] hyper::Error),
+    /// The stream that it comes from has failed.
+    #[error(transparent)]
+    Stream(StreamFailure),
     /// The HTTP/1.1 connection that it comes from broke, or its framing did.
     #[error("{broken}")]
     Http1 {
@@ -219,12 +238,26 @@ impl BodyError {
         Self::Http1 { broken, reset }
     }
 
+    /// What its stream is reset with where it goes on in HTTP/2.
+    fn reset_code(&self) -> ErrorCode {
+        let reset = match self {
+            Self::Stream(failure) => return failure.reset_code(),
+            Self::Http2(error) => h2_error(error),
+            Self::Http1 { reset, .. } => Some(reset),
+            Self::Length(_) | Self::TrailersTooLarge(_) | Self::Superseded | Self::Silent => None,
+        };
+        let reason = reset.and_then(h2::Error::reason);
+        reason.map_or(ErrorCode::INTERNAL_ERROR, |reason| ErrorCode(reason.into()))
+    }
+
     /// Whose doing it is.
     pub fn fault(&self) -> BodyFault {
         match self {
-            Self::Http2(_) | Self::Http1 { .. } | Self::Length(_) | Self::TrailersTooLarge(_) => {
-                BodyFault::Sender
-            }
+            Self::Http2(_)
+            | Self::Stream(_)
+            | Self::Http1 { .. }
+            | Self::Length(_)
+            | Self::TrailersTooLarge(_) => BodyFault::Sender,
             Self::Superseded | Self::Silent => BodyFault::Mesh,
         }
     }
@@ -237,6 +270,7 @@ impl BodyError {
                 broken: Broken::Malformed(malformed),
                 ..
             } => malformed.reason() == Reason::HeadersTooLarge,
+            Self::Stream(failure) => failure.is_too_large(),
             Self::Http1 { .. }
             | Self::Http2(_)
             | Self::Length(_)
@@ -271,6 +305,9 @@ pub enum ExchangeError {
     /// HTTP/2: the stream or its connection failed.
     #[error(transparent)]
     Http2(#[from] hyper::Error),
+    /// HTTP/2 between sidecars: the stream or its connection failed.
+    #[error(transparent)]
+    Stream(StreamFailure),
     /// HTTP/2: the head of the response is too large.
     #[error("the head of the response is {0}")]
     HeadTooLarge(Exceeded),
@@ -284,7 +321,9 @@ impl ExchangeError {
     /// is going away and the stream is beyond the last one that it takes (RFC 9113 section 8.7).
     pub fn is_refused(&self) -> bool {
         let reason = self.h2_error().and_then(h2::Error::reason);
-        reason == Some(h2::Reason::REFUSED_STREAM) || self.is_going_away()
+        reason == Some(h2::Reason::REFUSED_STREAM)
+            || matches!(self, Self::Stream(StreamFailure::Refused))
+            || self.is_going_away()
     }
 
     /// Whether the server's connection takes no further requests. h2 gives GOAWAY as the error of
@@ -292,6 +331,7 @@ impl ExchangeError {
     pub fn is_going_away(&self) -> bool {
         let error = self.h2_error();
         error.is_some_and(|error| error.is_go_away() && error.is_remote())
+            || matches!(self, Self::Stream(StreamFailure::GoingAway))
     }
 
     /// Whether the server closed a connection in HTTP/1.1 instead of answering.
@@ -304,6 +344,7 @@ impl ExchangeError {
         match self {
             Self::Http2(error) => error.is_parse() || self.is_protocol_error(),
             Self::Http1(error) => error.is_malformed(),
+            Self::Stream(failure) => failure.is_violation(),
             Self::HeadTooLarge(_) => true,
         }
     }
@@ -320,6 +361,10 @@ impl ExchangeError {
             Reason::ClientGone
         } else if let Self::Http1(ClientError::Malformed(malformed)) = self {
             malformed.reason()
+        } else if let Self::Stream(failure) = self
+            && failure.is_too_large()
+        {
+            Reason::HeadersTooLarge
         } else if let Self::HeadTooLarge(_) = self {
             Reason::HeadersTooLarge
         } else if self.is_malformed() {
@@ -335,6 +380,9 @@ impl ExchangeError {
         if let Self::Http1(ClientError::Upload(error)) = self {
             return error.fault() == BodyFault::Sender;
         }
+        if let Self::Stream(failure) = self {
+            return matches!(failure, StreamFailure::Broken);
+        }
         let error = self.h2_error();
         error.is_some_and(|error| error.is_reset() && !error.is_remote() && !error.is_library())
     }
@@ -342,7 +390,7 @@ impl ExchangeError {
     fn h2_error(&self) -> Option<&h2::Error> {
         match self {
             Self::Http2(error) => h2_error(error),
-            Self::Http1(_) | Self::HeadTooLarge(_) => None,
+            Self::Http1(_) | Self::HeadTooLarge(_) | Self::Stream(_) => None,
         }
     }
 }
@@ -366,6 +414,21 @@ pub struct SendError {
     pub unsent: Option<Box<Request<ProxyBody>>>,
     /// Why.
     pub error: ExchangeError,
+}
+
+impl From<Failed<ProxyBody>> for SendError {
+    fn from(failed: Failed<ProxyBody>) -> Self {
+        Self {
+            unsent: failed.unsent,
+            error: ExchangeError::Stream(failed.failure),
+        }
+    }
+}
+
+impl<G: BodyGuard> Outbound for ProxyBody<G> {
+    fn reset_code(error: &BodyError) -> ErrorCode {
+        error.reset_code()
+    }
 }
 
 impl From<hyper::client::conn::TrySendError<Request<ProxyBody>>> for SendError {

@@ -8,6 +8,7 @@ mod head;
 mod http2_body;
 mod incoming;
 mod kept;
+mod mesh;
 mod open;
 mod paced;
 mod relayed;
@@ -51,6 +52,7 @@ pub use head::{Exceeded, HeadLimits};
 use http2_body::Http2Body;
 pub use incoming::{BodyError, BodyFault, ExchangeError, Incoming, SendError};
 pub use kept::{Kept, KeptBody, KeptBudget};
+pub(crate) use mesh::{client as mesh_client, probing as mesh_probing, serve as serve_mesh};
 pub use paced::Resets;
 pub(crate) use paced::{Client, Deposit};
 use paced::{Pace, Paced};
@@ -252,6 +254,17 @@ enum End {
     Cut,
 }
 
+impl End {
+    /// Until the connection has to come to its end.
+    async fn of(open: &OpenRequests, config: &ProxyConfig, ends: &Ends<'_>) -> Self {
+        tokio::select! {
+            () = open.leave(ends) => Self::Told,
+            () = open.idle_for(config.timeouts.client_idle) => Self::Told,
+            () = ends.cut() => Self::Cut,
+        }
+    }
+}
+
 /// What bounds a client's connection in HTTP/2 below HTTP. The client has to send its preface and a
 /// frame's head in the time of a handshake, and to read something while there is something to
 /// read: one whose stream stalls still reads its connection, and streams are bounded by themselves
@@ -316,17 +329,11 @@ pub(crate) async fn serve_http2<IO, H, F, R, G>(
             {
                 tunnel.open(pace, tasks.opens());
             }
-            Ok::<_, Infallible>(response.map(|body| held.until_end(body, reading)))
+            Ok::<_, Infallible>(response.map(|body| held.until_end(body, Some(reading))))
         }
     });
     // Looked at only when something of it happens, not with every byte of the connection.
-    let mut watch = FuturesUnordered::from_iter([async {
-        tokio::select! {
-            () = open.leave(ends) => End::Told,
-            () = open.idle_for(config.timeouts.client_idle) => End::Told,
-            () = ends.cut() => End::Cut,
-        }
-    }]);
+    let mut watch = FuturesUnordered::from_iter([End::of(&open, config, ends)]);
     let connection = http2_server(config, client, tasks).serve_connection(io, service);
     let mut connection = pin!(connection);
     let result = tokio::select! {

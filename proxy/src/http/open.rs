@@ -93,7 +93,7 @@ impl Held {
     pub(super) fn until_end<G: BodyGuard>(
         self,
         body: ProxyBody<G>,
-        reading: Rc<Reading>,
+        reading: Option<Rc<Reading>>,
     ) -> HeldBody<G> {
         HeldBody {
             body,
@@ -114,7 +114,8 @@ impl Drop for Held {
 #[derive(Debug)]
 pub(super) struct HeldBody<G: BodyGuard> {
     body: ProxyBody<G>,
-    reading: Rc<Reading>,
+    /// Where its client is cut when it does not read.
+    reading: Option<Rc<Reading>>,
     _held: Held,
 }
 
@@ -127,8 +128,10 @@ impl<G: BodyGuard> Body for HeldBody<G> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
-        let is_due = polled.is_ready() && self.body.holds_connection();
-        self.reading.on_polled(is_due);
+        if let Some(reading) = &self.reading {
+            let is_due = polled.is_ready() && self.body.holds_connection();
+            reading.on_polled(is_due);
+        }
         polled
     }
 
@@ -143,7 +146,11 @@ impl<G: BodyGuard> Body for HeldBody<G> {
 
 impl<G: BodyGuard> Drop for HeldBody<G> {
     fn drop(&mut self) {
-        if self.reading.is_cut() {
+        if self
+            .reading
+            .as_ref()
+            .is_some_and(|reading| reading.is_cut())
+        {
             self.body.stalled();
         }
     }

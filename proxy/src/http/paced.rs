@@ -128,7 +128,7 @@ impl Client {
     }
 
     /// Whether it is another sidecar.
-    pub(super) const fn is_peer(&self) -> bool {
+    pub(crate) const fn is_peer(&self) -> bool {
         matches!(self.who, ResetClient::Peer(_))
     }
 
@@ -208,11 +208,7 @@ impl Pace {
     /// else whatever the client has sent with it is taken note of first, so that one that is reset
     /// already is never begun.
     pub(super) async fn begin(self: &Rc<Self>) -> Unanswered {
-        self.under_way.set(self.under_way.get() + 1);
-        let unanswered = Unanswered {
-            pace: Rc::clone(self),
-            answered: false,
-        };
+        let unanswered = self.begin_at_once();
         let at_once = match self.answered.get() {
             true => BEGUN_AT_ONCE,
             false => 1,
@@ -229,6 +225,16 @@ impl Pace {
             .await;
         }
         unanswered
+    }
+
+    /// A request has come, which is begun at once: whatever the client has sent with it was taken note
+    /// of before.
+    pub(super) fn begin_at_once(self: &Rc<Self>) -> Unanswered {
+        self.under_way.set(self.under_way.get() + 1);
+        Unanswered {
+            pace: Rc::clone(self),
+            answered: false,
+        }
     }
 
     /// A tunnel has ended. One that its client gave up is charged, also where it did so by ending the
@@ -262,7 +268,7 @@ impl Pace {
     /// # Errors
     ///
     /// How long nothing may be read, while the client owes resets.
-    fn turn(&self) -> Result<usize, Duration> {
+    pub(super) fn turn(&self) -> Result<usize, Duration> {
         let is_watched = self.watched.get();
         let standing = match is_watched || self.client.resets.is_owed() {
             true => self.client.resets.standing(&self.client.who),

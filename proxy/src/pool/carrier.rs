@@ -19,6 +19,7 @@ use super::peer::Held;
 use super::streams::Streams;
 use crate::config::ProxyConfig;
 use crate::http::h1::client::{ClientError, SharedLine};
+use crate::http::h2::Handle;
 use crate::http::{
     ExchangeError, HeadLimits, Incoming, ProxyBody, SendError, StreamEnd, make_absolute, send_http2,
 };
@@ -29,6 +30,8 @@ use crate::tls::Signal;
 pub(super) enum Line {
     Http1(SharedLine),
     Http2(http2::SendRequest<ProxyBody>),
+    /// HTTP/2 to another sidecar.
+    Mesh(Handle<ProxyBody>),
 }
 
 /// Who is on the other side.
@@ -96,9 +99,9 @@ impl Sender {
     }
 
     /// To another sidecar. What its application may send is that one's own to say.
-    pub(super) fn mesh(sender: http2::SendRequest<ProxyBody>) -> Self {
+    pub(super) fn mesh(line: Handle<ProxyBody>) -> Self {
         Self {
-            line: Line::Http2(sender),
+            line: Line::Mesh(line),
             far: Far::Peer,
             limits: HeadLimits::NONE,
             extended_connect: false,
@@ -118,8 +121,8 @@ impl Sender {
     ) -> Result<Response<Incoming>, SendError> {
         let limits = self.limits;
         match (&mut self.line, self.far) {
-            (Line::Http2(sender), Far::Peer) => send_http2(sender, request, limits).await,
-            (Line::Http2(sender), Far::Application) => {
+            (Line::Mesh(line), _) => send_mesh(line, request).await,
+            (Line::Http2(sender), Far::Peer | Far::Application) => {
                 make_absolute(&mut request);
                 *request.version_mut() = Version::HTTP_2;
                 send_http2(sender, request, limits).await
@@ -141,6 +144,15 @@ impl Sender {
         let sent = self.try_send_request(request).await;
         sent.map_err(|failed| failed.error)
     }
+}
+
+/// Sends a request to another sidecar.
+async fn send_mesh(
+    line: &Handle<ProxyBody>,
+    request: Request<ProxyBody>,
+) -> Result<Response<Incoming>, SendError> {
+    let response = line.send(request).await?;
+    Ok(response.map(Incoming::from))
 }
 
 async fn send_http1(
@@ -166,6 +178,7 @@ async fn send_outside(
     remove_untrusted(request.headers_mut());
     let mut response = match line {
         Line::Http1(sender) => send_http1(sender, request).await?,
+        Line::Mesh(line) => send_mesh(line, request).await?,
         Line::Http2(sender) => {
             if tls {
                 secure(request.uri_mut());
@@ -200,7 +213,7 @@ pub(super) struct Made<L> {
     pub(super) signal: Option<Arc<Signal>>,
 }
 
-impl Made<http2::SendRequest<ProxyBody>> {
+impl Made<Handle<ProxyBody>> {
     /// A connection to another sidecar, of one worker.
     pub(super) fn of_worker(self) -> Made<Sender> {
         Made {

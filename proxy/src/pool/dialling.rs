@@ -19,11 +19,12 @@ use weft_core::model::{self, AppProtocol};
 
 use super::carrier::{Far, Line, Made, Sender};
 use super::error::DialError;
-use super::streams::{Streams, http2};
+use super::streams::{Streams, http2, mesh};
 use crate::config::ProxyConfig;
 use crate::connections::{Guarded, keep_alive};
 use crate::http::h1::client::{Connection, SharedLine};
 use crate::http::h1::limits;
+use crate::http::h2::Handle;
 use crate::http::{Io, ProxyBody, Server};
 use crate::mesh::{ALPN_HTTP2, Endpoint, EndpointKey, Live, Outside, OutsideTls, PortView};
 use crate::telemetry::metrics::{Direction, Metrics, Wire};
@@ -194,13 +195,14 @@ pub(super) async fn make_mesh(
     material: &Arc<Material>,
     limit: Duration,
     (config, metrics): (&ProxyConfig, &Metrics),
-) -> Result<Made<SendRequest<ProxyBody>>, DialError> {
+) -> Result<Made<Handle<ProxyBody>>, DialError> {
     let stream = dial_target(target, material, ALPN_H2, limit, metrics).await?;
     let signal = stream.signal();
-    let made = settled(stream, config, Server::Peer, limit).await;
-    let (sender, streams) = made.map_err(|error| broken(target.key.address, limit, error))?;
+    let (line, streams) = mesh(stream, config);
+    let settled = settled(&streams, limit).await;
+    settled.map_err(|error| broken(target.key.address, limit, error))?;
     Ok(Made {
-        line: sender,
+        line,
         generation: material.generation,
         streams: Some(streams),
         signal,
@@ -233,7 +235,7 @@ pub(super) async fn make_outside(
         ));
     }
     let (line, streams) = if with_http2 {
-        let made = settled(stream, config, Server::External, limit).await;
+        let made = settled_http2(stream, config, Server::External, limit).await;
         let (sender, streams) = made.map_err(|error| broken(address, limit, error))?;
         (Line::Http2(sender), Some(streams))
     } else {
@@ -264,7 +266,7 @@ pub(super) async fn make_application(
             signal: None,
         });
     }
-    let made = settled(stream, config, Server::Application, limit).await;
+    let made = settled_http2(stream, config, Server::Application, limit).await;
     let (sender, streams) = made.map_err(|error| error.to_string())?;
     Ok(Made {
         line: Sender::new(Line::Http2(sender), far, config).announced(&streams),
@@ -274,10 +276,8 @@ pub(super) async fn make_application(
     })
 }
 
-/// A connection in HTTP/2 whose server has said how many requests it takes at a time: its SETTINGS
-/// come first (RFC 9113 section 3.4). Requests that were sent before would be refused where they are
-/// too many, or wait where nobody sees them.
-async fn settled<IO>(
+/// A connection in HTTP/2 whose server has said how many requests it takes at a time.
+async fn settled_http2<IO>(
     io: IO,
     config: &ProxyConfig,
     server: Server,
@@ -288,8 +288,16 @@ where
 {
     let made = http2(io, config, server).await;
     let (sender, streams) = made.map_err(io::Error::other)?;
+    settled(&streams, limit).await?;
+    Ok((sender, streams))
+}
+
+/// Until a server has said how many requests it takes at a time: its SETTINGS come first (RFC 9113
+/// section 3.4). Requests that were sent before would be refused where they are too many, or wait where
+/// nobody sees them.
+async fn settled(streams: &Streams, limit: Duration) -> io::Result<()> {
     match timeout(limit, streams.settled()).await {
-        Ok(true) => Ok((sender, streams)),
+        Ok(true) => Ok(()),
         Ok(false) => Err(io::Error::other(
             "the connection ended before the server sent SETTINGS",
         )),

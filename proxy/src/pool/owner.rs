@@ -9,7 +9,6 @@ use std::pin::Pin;
 use std::rc::{self, Rc};
 use std::sync::{self, Arc, Mutex, PoisonError};
 
-use hyper::client::conn::http2::SendRequest;
 use weft_core::dialling::Connection;
 
 use super::carrier::{Line, Made, Sender};
@@ -17,6 +16,7 @@ use super::error::DialError;
 use super::peer::{Open, Peer, State};
 use super::shares::Share;
 use crate::http::ProxyBody;
+use crate::http::h2::Handle;
 use crate::mesh::{ConnectionLimit, Counted, EndpointKey};
 use crate::tls::Signal;
 
@@ -87,13 +87,14 @@ impl Wire for Sender {
         match &self.line {
             Line::Http1(line) => line.is_closed(),
             Line::Http2(line) => line.is_closed(),
+            Line::Mesh(line) => line.is_closed(),
         }
     }
 
     fn is_ready(&self) -> bool {
         match &self.line {
             Line::Http1(line) => line.is_ready(),
-            Line::Http2(_) => true,
+            Line::Http2(_) | Line::Mesh(_) => true,
         }
     }
 
@@ -102,7 +103,7 @@ impl Wire for Sender {
     }
 }
 
-impl Wire for SendRequest<ProxyBody> {
+impl Wire for Handle<ProxyBody> {
     fn is_closed(&self) -> bool {
         Self::is_closed(self)
     }
@@ -191,9 +192,9 @@ impl Owner for Process {
     type Ref<T: 'static> = Arc<T>;
     type Weak<T: 'static> = sync::Weak<T>;
     type Cell = Mutex<State<Self>>;
-    type Line = SendRequest<ProxyBody>;
+    type Line = Handle<ProxyBody>;
     type Carrier = Arc<Carrier<Self>>;
-    type Dial = Arc<dyn Fn() -> Dialling<SendRequest<ProxyBody>> + Send + Sync>;
+    type Dial = Arc<dyn Fn() -> Dialling<Handle<ProxyBody>> + Send + Sync>;
     type Limit = ConnectionLimit;
     type Place = Counted;
     type Share = ();

@@ -16,7 +16,8 @@ use tokio::sync::Notify;
 use tokio::task::spawn_local;
 
 use crate::config::ProxyConfig;
-use crate::http::{ProxyBody, Server, StreamEnd, http2_client};
+use crate::http::h2::{Announced, Handle, connect};
+use crate::http::{ProxyBody, Server, StreamEnd, http2_client, mesh_client, mesh_probing};
 
 /// What is known of one connection.
 pub(super) struct Streams {
@@ -36,12 +37,6 @@ pub(super) struct Streams {
 type Source = Box<dyn Fn() -> Option<Announced>>;
 type Listener = Box<dyn Fn(u32)>;
 
-/// What the server has announced in SETTINGS.
-struct Announced {
-    most: usize,
-    extended_connect: bool,
-}
-
 impl std::fmt::Debug for Streams {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Streams")
@@ -52,6 +47,19 @@ impl std::fmt::Debug for Streams {
 }
 
 impl Streams {
+    /// Of a connection whose server has not said anything.
+    fn unknown() -> Rc<Self> {
+        Rc::new(Self {
+            most: Cell::new(0),
+            extended_connect: Cell::new(false),
+            ended: Cell::new(false),
+            changed: Notify::new(),
+            tunnel: Rc::default(),
+            source: RefCell::new(None),
+            listener: RefCell::default(),
+        })
+    }
+
     /// How many requests the server takes at a time; 0 until it has said it.
     pub(super) fn most(&self) -> u32 {
         self.most.get()
@@ -87,15 +95,14 @@ impl Streams {
     /// The connection has been read from.
     fn refresh(&self) {
         let announced = self.source.borrow().as_ref().and_then(|ask| ask());
-        let Some(Announced {
-            most,
-            extended_connect,
-        }) = announced
-        else {
-            return;
-        };
-        self.extended_connect.set(extended_connect);
-        let most = u32::try_from(most).unwrap_or(u32::MAX);
+        if let Some(announced) = announced {
+            self.announce(announced);
+        }
+    }
+
+    fn announce(&self, announced: Announced) {
+        self.extended_connect.set(announced.extended_connect);
+        let most = announced.max_streams;
         if self.most.replace(most) != most {
             self.tell();
         }
@@ -155,15 +162,7 @@ pub(super) async fn http2<IO>(
 where
     IO: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let streams = Rc::new(Streams {
-        most: Cell::new(0),
-        extended_connect: Cell::new(false),
-        ended: Cell::new(false),
-        changed: Notify::new(),
-        tunnel: Rc::default(),
-        source: RefCell::new(None),
-        listener: RefCell::default(),
-    });
+    let streams = Streams::unknown();
     let tasks = Tasks {
         streams: Rc::clone(&streams),
         reads: Rc::new(Cell::new(true)),
@@ -175,14 +174,34 @@ where
     *streams.source.borrow_mut() = Some(Box::new(move || {
         let connection = asked.try_borrow().ok()?;
         let connection = connection.as_ref()?;
+        let most = connection.current_max_send_streams();
         Some(Announced {
-            most: connection.current_max_send_streams(),
+            max_streams: u32::try_from(most).unwrap_or(u32::MAX),
             extended_connect: connection.is_extended_connect_protocol_enabled(),
         })
     }));
     streams.refresh();
     spawn_local(drive(connection, Rc::clone(&streams)));
     Ok((sender, streams))
+}
+
+/// A connection to another sidecar, which this worker drives.
+pub(super) fn mesh<IO>(io: IO, config: &ProxyConfig) -> (Handle<ProxyBody>, Rc<Streams>)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let streams = Streams::unknown();
+    let told = Rc::clone(&streams);
+    let on_announced = Box::new(move |announced| told.announce(announced));
+    let (handle, driving) = connect(io, mesh_client(config), mesh_probing(config), on_announced);
+    let ending = Rc::clone(&streams);
+    spawn_local(async move {
+        if let Err(error) = driving.await {
+            tracing::debug!(%error, "a connection to another sidecar ended");
+        }
+        ending.end();
+    });
+    (handle, streams)
 }
 
 /// Shared with [`Streams::source`]; nothing once it has ended.

@@ -9,7 +9,6 @@ use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::{LocalSet, spawn_local, yield_now};
@@ -18,13 +17,14 @@ use weft_core::name::ServiceName;
 use weft_core::reason::Reason;
 use weft_core::shares::{ClientKey, ClientKind};
 
-use super::carrier::{Far, Line, Made, Place, Sender, Slot};
+use super::carrier::{Made, Place, Sender, Slot};
 use super::error::DialError;
 use super::owner::{Dialling, Owner, Process, SharedPeer, Worker};
 use super::peer::{self, Held, Peer};
 use super::shares::Shares;
 use crate::config::ProxyConfig;
-use crate::http::{LocalExecutor, ProxyBody, Server};
+use crate::http::h2::Handle;
+use crate::http::{LocalExecutor, ProxyBody};
 use crate::mesh::{ConnectionLimit, EndpointKey};
 use crate::telemetry::metrics::{Metrics, PoolKind};
 
@@ -69,15 +69,7 @@ impl Bench {
                 if closed {
                     waited.notified().await;
                 }
-                let made = connection().await;
-                let far = Far::Application;
-                let config = ProxyConfig::default();
-                Ok(Made {
-                    line: Sender::new(Line::Http2(made.line), far, &config),
-                    generation: made.generation,
-                    streams: made.streams,
-                    signal: None,
-                })
+                Ok(connection().await.of_worker())
             })
         };
         Self {
@@ -97,7 +89,7 @@ impl Bench {
     }
 }
 
-async fn connection() -> Made<http2::SendRequest<ProxyBody>> {
+async fn connection() -> Made<Handle<ProxyBody>> {
     let (near, far) = tokio::io::duplex(64 * 1024);
     let never = hyper::service::service_fn(|_request| async {
         std::future::pending::<()>().await;
@@ -108,9 +100,7 @@ async fn connection() -> Made<http2::SendRequest<ProxyBody>> {
     let mut server = hyper::server::conn::http2::Builder::new(LocalExecutor);
     server.max_concurrent_streams(STREAMS);
     spawn_local(server.serve_connection(TokioIo::new(far), never));
-    let config = Arc::new(ProxyConfig::default());
-    let made = super::streams::http2(near, &config, Server::Application).await;
-    let (line, streams) = made.unwrap();
+    let (line, streams) = super::streams::mesh(near, &ProxyConfig::default());
     assert!(streams.settled().await);
     assert_eq!(streams.most(), STREAMS);
     Made {

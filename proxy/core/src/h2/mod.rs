@@ -1,6 +1,7 @@
 //! HTTP/2 to bytes and back (RFC 9113), without a socket.
 //!
-//! The sidecar does not use it yet: its connections are those of `hyper` and `h2`.
+//! Connections between sidecars are of this; those with applications and with the outside are still of
+//! `hyper` and `h2`.
 
 pub mod connection;
 pub mod flow;

@@ -24,6 +24,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use weft_core::h1::{Limits, Malformed};
+use weft_core::h2::message;
 use weft_core::headers::is_grpc;
 use weft_core::reason::Reason;
 
@@ -119,6 +120,17 @@ impl Refusal {
             status: status.unwrap_or(StatusCode::BAD_REQUEST),
             detail: malformed.to_string(),
             grpc: says_grpc(received),
+        }
+    }
+
+    /// Of a request in HTTP/2 that was not understood; `grpc`: it is a call of gRPC.
+    pub(super) fn answerable(malformed: &message::Malformed, grpc: bool) -> Self {
+        let status = StatusCode::from_u16(malformed.status());
+        Self {
+            reason: malformed.reason(),
+            status: status.unwrap_or(StatusCode::BAD_REQUEST),
+            detail: malformed.to_string(),
+            grpc,
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use weft_core::h2::connection::{ConnectionViolation, OpenError, ResetCause, StreamViolation};
 use weft_core::h2::frame::ErrorCode;
+use weft_core::reason::Reason;
 
 /// Why nothing more comes on a stream.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -24,6 +25,9 @@ pub enum StreamFailure {
     /// This side has given it up, because the message that it sends has broken.
     #[error("the message that is sent has broken")]
     Broken,
+    /// The client has gone away in the middle of its request.
+    #[error("the client is gone")]
+    ClientGone,
     /// It has ended, or its connection has in order.
     #[error("the stream has ended")]
     Ended,
@@ -50,6 +54,56 @@ impl From<ResetCause> for StreamFailure {
 }
 
 impl StreamFailure {
+    /// Whether the other side broke a rule of HTTP.
+    pub(crate) fn is_violation(&self) -> bool {
+        match self {
+            Self::Violation(_) | Self::Connection(_) => true,
+            Self::Reset(_)
+            | Self::Refused
+            | Self::GoingAway
+            | Self::Broken
+            | Self::ClientGone
+            | Self::Ended
+            | Self::NotOpened(_)
+            | Self::Io(_) => false,
+        }
+    }
+
+    /// Whether a head or trailers are larger than allowed.
+    pub(crate) fn is_too_large(&self) -> bool {
+        match self {
+            Self::Violation(violation) => matches!(
+                &**violation,
+                StreamViolation::Malformed(malformed)
+                    if malformed.reason() == Reason::HeadersTooLarge
+            ),
+            Self::NotOpened(error) => matches!(**error, OpenError::TooLarge(_)),
+            Self::Reset(_)
+            | Self::Refused
+            | Self::GoingAway
+            | Self::Broken
+            | Self::ClientGone
+            | Self::Ended
+            | Self::Connection(_)
+            | Self::Io(_) => false,
+        }
+    }
+
+    /// What another stream is reset with, to which the message goes on: what this one was reset with,
+    /// CANCEL where a client went away, and INTERNAL_ERROR where a server did.
+    pub(crate) fn reset_code(&self) -> ErrorCode {
+        match self {
+            Self::Reset(code) => *code,
+            Self::Refused => ErrorCode::REFUSED_STREAM,
+            Self::Violation(violation) => violation.code(),
+            Self::Connection(violation) => violation.code(),
+            Self::ClientGone | Self::Broken => ErrorCode::CANCEL,
+            Self::GoingAway | Self::Ended | Self::NotOpened(_) | Self::Io(_) => {
+                ErrorCode::INTERNAL_ERROR
+            }
+        }
+    }
+
     /// The connection is gone.
     pub(super) fn io(error: &io::Error) -> Self {
         Self::Io(Arc::new(io::Error::new(error.kind(), error.to_string())))

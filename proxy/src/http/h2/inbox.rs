@@ -273,13 +273,12 @@ impl Reader {
         let Some(inbox) = table.get(self.id) else {
             return Poll::Ready(Err(StreamFailure::Ended));
         };
-        if let Some(head) = inbox.head.take() {
-            return Poll::Ready(Ok(head));
-        }
-        match &inbox.end {
-            End::Failed(failure) => Poll::Ready(Err(failure.clone())),
-            End::Ended => Poll::Ready(Err(StreamFailure::Ended)),
-            End::Open => {
+        match (inbox.head.take(), &inbox.end) {
+            // Also where a head came before: nothing of it has gone on, and this says more.
+            (_, End::Failed(failure)) => Poll::Ready(Err(failure.clone())),
+            (Some(head), End::Open | End::Ended) => Poll::Ready(Ok(head)),
+            (None, End::Ended) => Poll::Ready(Err(StreamFailure::Ended)),
+            (None, End::Open) => {
                 inbox.wait(cx);
                 Poll::Pending
             }
@@ -331,10 +330,10 @@ impl Reader {
             return SizeHint::with_exact(0);
         };
         let here = inbox.held();
-        match (inbox.remaining, &inbox.end) {
-            (Some(remaining), _) => SizeHint::with_exact(remaining + here as u64),
-            (None, End::Ended) => SizeHint::with_exact(here as u64),
-            (None, End::Open | End::Failed(_)) => {
+        match inbox.remaining {
+            Some(remaining) => SizeHint::with_exact(remaining + here as u64),
+            // Also where all of it is here: whoever takes its size for a length drops its trailers.
+            None => {
                 let mut hint = SizeHint::new();
                 hint.set_lower(here as u64);
                 hint

@@ -2,7 +2,8 @@
 //! a socket. One task drives a connection with everything on it: no task, channel or boxed future
 //! is made for a request, and all frames of a turn leave in one write.
 //!
-//! Nothing uses it yet: the sidecar's connections are those of `hyper`.
+//! Connections between sidecars are of this ([`super::mesh`]); those with applications and with the
+//! outside are `hyper`'s.
 
 mod body;
 mod client;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -54,6 +54,8 @@ pub trait Service: Sized {
     fn refuse(&self, malformed: &Malformed) -> Option<Response<Self::Body>>;
     /// The client has sent something that had to be reset before it was a request.
     fn on_refused(&self);
+    /// The connection has ended, by its client or not: that its requests end with it says nothing of them.
+    fn on_end(&self, by_client: bool);
     /// Bytes that may be read before other connections have their turn.
     ///
     /// # Errors
@@ -99,6 +101,8 @@ struct Exchange<S: Service> {
     /// Its place on the heap is there once, and not for each request.
     handler: Pin<Box<Option<S::Answer>>>,
     guard: Option<S::Guard>,
+    /// Whether the answer has no content.
+    is_head: bool,
     answer: Option<Outgoing<S::Body>>,
 }
 
@@ -126,6 +130,7 @@ impl<S: Service> Exchange<S> {
             inbox: None,
             handler: Box::pin(None),
             guard: None,
+            is_head: false,
             answer: None,
         }
     }
@@ -280,7 +285,7 @@ where
             match self.wire.poll_read(cx, *budget) {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(Ok(0)) => {
-                    self.fail(&StreamFailure::Ended);
+                    self.fail(&StreamFailure::ClientGone);
                     self.end = End::Read;
                     return Ok(());
                 }
@@ -357,6 +362,7 @@ where
         exchange.drop_work();
         exchange.stream = Some(stream);
         exchange.inbox = None;
+        exchange.is_head = false;
         exchange
     }
 
@@ -370,8 +376,10 @@ where
         if let Some(protocol) = head.protocol {
             request.extensions_mut().insert(protocol);
         }
+        let is_head = *request.method() == Method::HEAD;
         let called = self.service.call(request);
         let exchange = self.begin(stream);
+        exchange.is_head = is_head;
         exchange.inbox = inbox;
         match called {
             Ok((guard, answer)) => {
@@ -481,8 +489,11 @@ where
     /// Sends the head of an answer; its body follows.
     fn answer(&mut self, stream: StreamKey, response: Response<S::Body>) {
         let (parts, body) = response.into_parts();
+        let is_head = self
+            .exchange(stream)
+            .is_some_and(|exchange| exchange.is_head);
         let connection = &mut self.wire.connection;
-        let end = body.is_end_stream();
+        let end = body.is_end_stream() || is_head;
         match connection.respond(stream, parts.status, &parts.headers, end) {
             Ok(()) if end => self.on_answered(stream),
             Ok(()) => {
@@ -542,6 +553,7 @@ where
 
     /// Ends all exchanges.
     fn fail(&mut self, failure: &StreamFailure) {
+        self.service.on_end(true);
         for exchange in &mut self.exchanges {
             exchange.drop_work();
             exchange.stream = None;
@@ -562,11 +574,10 @@ where
         let polled = me.poll_turn(cx);
         if let Poll::Ready(ended) = &polled {
             let failure = match ended {
-                Ok(()) | Err(ServeError::Silent) => StreamFailure::Ended,
                 Err(ServeError::Violation(violation)) => {
                     StreamFailure::Connection(Arc::clone(violation))
                 }
-                Err(ServeError::Io(error)) => StreamFailure::io(error),
+                Ok(()) | Err(ServeError::Silent | ServeError::Io(_)) => StreamFailure::ClientGone,
             };
             me.fail(&failure);
         }
@@ -576,6 +587,6 @@ where
 
 impl<IO, S: Service> Drop for Serving<IO, S> {
     fn drop(&mut self) {
-        self.inboxes.fail_all(&StreamFailure::Ended);
+        self.inboxes.fail_all(&StreamFailure::ClientGone);
     }
 }

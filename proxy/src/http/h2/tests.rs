@@ -169,6 +169,8 @@ impl Service for Echo {
     }
 
     fn on_refused(&self) {}
+
+    fn on_end(&self, _by_client: bool) {}
 }
 
 fn run<F: Future>(test: F) -> F::Output {
