@@ -30,8 +30,8 @@ pub struct Config {
     pub header_list: u32,
     /// Whether a server takes extended CONNECT (RFC 8441).
     pub extended_connect: ExtendedConnect,
-    /// Bytes that wait to be written before no data is added to them. Heads and what answers single
-    /// frames come on top. Default 64 KiB.
+    /// Bytes that wait to be written before no data is added to them. Heads, the last 1 KiB of data and
+    /// what answers single frames come on top. Default 64 KiB.
     pub out_bytes: usize,
 }
 

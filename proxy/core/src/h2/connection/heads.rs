@@ -21,8 +21,11 @@ impl Connection {
         now: Instant,
     ) -> Result<(), ConnectionViolation> {
         let known = self.known(stream);
-        if known != Known::Reset {
-            self.idle.on_useful_frame();
+        match known {
+            Known::Idle if !self.is_too_late(stream) => self.idle.on_useful_frame(),
+            Known::Present(_) => self.idle.on_useful_frame(),
+            // Nobody hears of it.
+            Known::Idle | Known::Reset | Known::Ended => self.idle_frame(Kind::Headers, 1, now)?,
         }
         match (known, self.role) {
             (Known::Idle, Role::Server) => self.on_new_stream(stream, block, end),
@@ -31,10 +34,7 @@ impl Connection {
                 Err(ConnectionViolation::IdleStream { kind, stream })
             }
             (Known::Present(key), _) => self.on_section(key, block, end),
-            (Known::Reset, _) => {
-                self.idle_frame(Kind::Headers, 1, now)?;
-                self.skip(block)
-            }
+            (Known::Reset, _) => self.skip(block),
             (Known::Ended, Role::Server) if !self.resets.is_incomplete() => {
                 Err(match self.highest {
                     Some(highest) if self.has_gaps => {

@@ -8,6 +8,9 @@ const BURST: i64 = 2_000;
 const PER_SECOND: i64 = 200;
 /// Frames that are earned by a message's head, or by a frame of data that is received.
 const PER_USEFUL_FRAME: i64 = 2;
+/// Frames that are earned by a request that is sent: where its stream is reset, what the server says
+/// before it knows is without effect.
+const PER_REQUEST_SENT: i64 = 4;
 /// Frames that are earned by a frame of data that is sent: receivers answer with WINDOW_UPDATE for the
 /// stream and for the connection, and some do so for every buffer that their application has read.
 const PER_DATA_SENT: i64 = 8;
@@ -54,6 +57,11 @@ impl IdleBudget {
     /// A frame was received that carries something.
     pub(super) fn on_useful_frame(&mut self) {
         self.earn(PER_USEFUL_FRAME * FRAME);
+    }
+
+    /// A request was sent.
+    pub(super) fn on_request_sent(&mut self) {
+        self.earn(PER_REQUEST_SENT * FRAME);
     }
 
     /// A frame with so many bytes of data was sent.

@@ -170,12 +170,15 @@ impl Connection {
             .map_err(ConnectionViolation::FlowControl)?;
         let stream = data.stream;
         let known = self.known(stream);
-        let is_reset = known == Known::Reset;
-        match data.payload.is_empty() && (!data.end_stream || is_reset) {
-            true => self.idle_frame(Kind::Data, 1, now)?,
+        match known {
+            Known::Present(_) if !data.payload.is_empty() || data.end_stream => {
+                self.idle.on_useful_frame();
+            }
             // As much as a window may be under way on a stream that was reset.
-            false if is_reset => {}
-            false => self.idle.on_useful_frame(),
+            Known::Reset if !data.payload.is_empty() => {}
+            Known::Present(_) | Known::Reset | Known::Idle | Known::Ended => {
+                self.idle_frame(Kind::Data, 1, now)?;
+            }
         }
         match known {
             Known::Idle => {
@@ -192,7 +195,6 @@ impl Connection {
             Known::Reset => self.release(bytes),
             Known::Ended => {
                 self.release(bytes);
-                self.idle_frame(Kind::Data, 1, now)?;
                 self.write_reset(stream, ErrorCode::STREAM_CLOSED);
             }
         }

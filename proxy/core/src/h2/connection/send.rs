@@ -17,6 +17,10 @@ const PSEUDO_BYTES: usize = 10 + 7 + 5 + 7 + 7 + 5 + 9 + 5 * FIELD_OVERHEAD;
 /// What `:status` counts.
 const STATUS_BYTES: usize = 7 + 3 + FIELD_OVERHEAD;
 
+/// Bytes of data for which there is room, where there is any, but half of [`Config::out_bytes`](super::Config) at most. Small frames cost their recipient more
+/// than they carry, and some recipients end a connection for too many.
+const DATA_LEAST: usize = 1024;
+
 /// How far data has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
@@ -152,6 +156,7 @@ impl Connection {
             message::encode_request(encoder, method, uri, protocol, &request.headers, out)
         })?;
         self.highest = Some(id);
+        self.idle.on_request_sent();
         let send = if end { Half::Ended } else { Half::Body };
         let windows = (self.stream_window(), self.peer.window);
         // Of the response nothing is known yet.
@@ -251,7 +256,11 @@ impl Connection {
     /// Takes what may be sent at once of `length` bytes from both windows; with what would be without
     /// them.
     fn take_window(&mut self, stream: StreamKey, length: usize, allowed: u32) -> (u32, u32) {
-        let room = self.config.out_bytes.saturating_sub(self.out.len());
+        let room = match self.config.out_bytes.saturating_sub(self.out.len()) {
+            0 => 0,
+            // Output that is written in small pieces is not to make small frames.
+            room => room.max(DATA_LEAST.min(self.config.out_bytes / 2)),
+        };
         // A frame has 24 bits.
         let wanted = length.min(room).min(self.peer.frame_size.get() as usize) as u32;
         let wanted = wanted.min(allowed);

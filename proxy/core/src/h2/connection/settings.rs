@@ -1,9 +1,12 @@
 //! Settings of both sides (RFC 9113 section 6.5).
 
 use super::super::flow::FlowControlError;
-use super::super::frame::{FrameSize, Setting, Settings, WindowSize, write_settings_ack};
+use super::super::frame::{
+    FrameSize, Setting, Settings, WindowSize, write_settings_ack, write_window_update,
+};
 use super::super::hpack::DEFAULT_TABLE_SIZE;
 use super::event::Event;
+use super::streams::Half;
 use super::violation::ConnectionViolation;
 use super::{Connection, Role};
 
@@ -109,8 +112,18 @@ impl Connection {
         }
         let (old, new) = (self.first_window(), self.config.stream_window);
         if old != new {
-            self.streams
-                .for_each(|_, stream| stream.receive_window.on_initial_window_size(old, new));
+            let out = &mut self.out;
+            self.streams.for_each(|key, stream| {
+                stream.receive_window.on_initial_window_size(old, new);
+                // Of a smaller window it may be half what was taken before, and nothing else gives that
+                // back where the peer waits for it.
+                if let Some(increment) = stream.receive_window.consume(0)
+                    && stream.receive != Half::Ended
+                    && !stream.is_discarded
+                {
+                    write_window_update(Some(key.id()), increment, out);
+                }
+            });
         }
         Ok(())
     }

@@ -337,6 +337,23 @@ fn two_ends_that_send_do_not_block_each_other() {
     panic!("they stand still after {received:?} bytes");
 }
 
+/// What opens a stream after the end was said earns nothing.
+#[test]
+fn streams_that_come_too_late_are_counted() {
+    let mut raw = Raw::server(Config::default());
+    raw.connection.shut_down();
+    raw.connection.stop_waiting();
+    for number in 0.. {
+        assert!(number < 10_000, "no end");
+        raw.get(2 * number + 1, true);
+        if let Err(violation) = raw.events() {
+            let kind = Kind::Headers;
+            assert_eq!(violation, ConnectionViolation::Flood { kind });
+            return;
+        }
+    }
+}
+
 /// What is for a stream that was reset earns nothing.
 #[test]
 fn frames_of_reset_streams_are_counted() {

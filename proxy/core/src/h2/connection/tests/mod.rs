@@ -9,6 +9,7 @@ mod exchange;
 mod floods;
 mod properties;
 mod shutdown;
+mod stalls;
 mod states;
 
 use bytes::{Bytes, BytesMut};
