@@ -456,7 +456,7 @@ pub(crate) fn config() -> impl Strategy<Value = Config> {
     let window = prop_oneof![Just(65_535_u32), 300..5_000_u32, 5_000..300_000_u32];
     let table = prop_oneof![Just(4_096_u32), Just(0), 33..400_u32, 5_000..20_000_u32];
     let frame = prop_oneof![3 => Just(1_u32 << 14), 1 => 1 << 14..1_u32 << 17];
-    let out = prop_oneof![500..5_000_usize, 30_000..100_000_usize];
+    let out = prop_oneof![2_100..5_000_usize, 30_000..100_000_usize];
     (
         window.clone(),
         window,

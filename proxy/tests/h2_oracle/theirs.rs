@@ -38,6 +38,15 @@ impl Settings {
     pub(crate) fn are_to_be_awaited(&self, config: Config) -> bool {
         self.stream_window < 65_535 || self.streams < config.max_streams
     }
+
+    /// What small frames may cost: where windows do not make them small, what `h2` has as its default
+    /// for the smallest.
+    fn data_frame_budget(&self) -> usize {
+        match self.stream_window.min(self.connection_window) {
+            65_535.. => 25_600,
+            _ => 1 << 30,
+        }
+    }
 }
 
 pub(crate) fn settings() -> impl Strategy<Value = Settings> {
@@ -67,8 +76,7 @@ pub(crate) async fn client(
         .initial_connection_window_size(settings.connection_window)
         .header_table_size(settings.table)
         .max_frame_size(settings.frame_size)
-        // Windows of some hundred bytes make small frames.
-        .data_frame_budget(1 << 30)
+        .data_frame_budget(settings.data_frame_budget())
         .initial_max_send_streams(settings.streams as usize)
         .handshake(io)
         .await;
@@ -162,8 +170,7 @@ pub(crate) async fn server(
         .initial_connection_window_size(settings.connection_window)
         .header_table_size(settings.table)
         .max_frame_size(settings.frame_size)
-        // Windows of some hundred bytes make small frames.
-        .data_frame_budget(1 << 30)
+        .data_frame_budget(settings.data_frame_budget())
         .max_concurrent_streams(settings.streams)
         .handshake(io)
         .await;
