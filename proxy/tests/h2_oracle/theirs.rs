@@ -50,7 +50,7 @@ impl Settings {
 }
 
 pub(crate) fn settings() -> impl Strategy<Value = Settings> {
-    let window = prop_oneof![Just(65_535_u32), 300..5_000_u32, 5_000..300_000_u32];
+    let window = prop_oneof![Just(65_535_u32), 1_500..5_000_u32, 5_000..300_000_u32];
     let table = prop_oneof![Just(4_096_u32), Just(0), 33..400_u32, 5_000..20_000_u32];
     let frame = prop_oneof![3 => Just(1_u32 << 14), 1 => 1 << 14..1_u32 << 17];
     (window.clone(), window, table, frame, 1..12_u32).prop_map(

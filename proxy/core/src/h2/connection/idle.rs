@@ -64,9 +64,12 @@ impl IdleBudget {
         self.earn(PER_REQUEST_SENT * FRAME);
     }
 
-    /// A frame with so many bytes of data was sent.
-    pub(super) fn on_data_sent(&mut self, bytes: u32) {
-        self.earn((PER_DATA_SENT + i64::from(bytes) / BYTES_PER_FRAME) * FRAME);
+    /// A frame with so many bytes of data was sent. One that a window has cut short earns by its bytes
+    /// alone: a peer that opens its windows by little at a time pays for it, one whose windows are small
+    /// does not.
+    pub(super) fn on_data_sent(&mut self, bytes: u32, is_cut: bool) {
+        let frames = if is_cut { 0 } else { PER_DATA_SENT };
+        self.earn(frames * FRAME + i64::from(bytes) * FRAME / BYTES_PER_FRAME);
     }
 
     fn earn(&mut self, units: i64) {
@@ -105,8 +108,12 @@ mod tests {
         assert_eq!(spend(&mut budget, at(0)), BURST);
         budget.on_useful_frame();
         assert_eq!(spend(&mut budget, at(0)), PER_USEFUL_FRAME);
-        budget.on_data_sent(16_384);
+        budget.on_data_sent(16_384, false);
         assert_eq!(spend(&mut budget, at(0)), PER_DATA_SENT + 64);
+        budget.on_data_sent(640, true);
+        assert_eq!(spend(&mut budget, at(0)), 2);
+        budget.on_data_sent(128, true);
+        assert_eq!(spend(&mut budget, at(0)), 1, "halves are kept");
         assert!(!budget.on_idle_frame(u32::MAX, at(0)));
     }
 }

@@ -222,9 +222,7 @@ impl Connection {
             let is_last = end && length == data.len();
             write_data_head(stream.id(), taken, is_last, &mut self.out);
             self.out.extend_from_slice(&data[..length]);
-            if taken == wanted {
-                self.idle.on_data_sent(taken);
-            }
+            self.idle.on_data_sent(taken, taken < wanted);
             data.advance(length);
             if is_last {
                 return Ok(self.ended_sending(stream));

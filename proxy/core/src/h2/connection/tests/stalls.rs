@@ -84,3 +84,28 @@ fn answers_to_what_was_given_up() {
         raw.assert_ignored();
     }
 }
+
+/// A peer whose window is small opens it often, and may.
+#[test]
+fn small_windows_are_no_flood() {
+    let mut raw = Raw::server(Config::default());
+    write_settings(&[Setting::InitialWindowSize(window(2_000))], &mut raw.to);
+    raw.get(1, true);
+    let events = raw.events().unwrap();
+    let [Event::Settings, Event::Request { stream, .. }] = events[..] else {
+        panic!("{events:?}");
+    };
+    ok(&mut raw.connection, stream, false);
+    let mut data = Bytes::from(vec![0; 5_000_000]);
+    let mut progress = raw.connection.send_data(stream, &mut data, true).unwrap();
+    while progress == Progress::Blocked {
+        raw.frames();
+        for stream in [Some(id(1)), None] {
+            write_window_update(stream, NonZeroU32::new(1_000).unwrap(), &mut raw.to);
+        }
+        assert!(raw.events().expect("no flood").is_empty());
+        if let Some(stream) = raw.connection.next_writable() {
+            progress = raw.connection.send_data(stream, &mut data, true).unwrap();
+        }
+    }
+}
