@@ -198,6 +198,8 @@ pub(crate) async fn server(
         let log = Arc::clone(&log);
         answers.spawn(answer(body, respond, number, exchange, log));
     };
+    // What waits for it hears that it is over.
+    drop(connection);
     while let Some(answer) = answers.join_next().await {
         answer.unwrap();
     }
