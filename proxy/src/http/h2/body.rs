@@ -43,7 +43,9 @@ impl Body for StreamBody {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Some(reader) => reader.size_hint(),
-            None => SizeHint::with_exact(0),
+            // That it is empty says its end. A length of 0 would be written as a field that its sender
+            // has not written.
+            None => SizeHint::default(),
         }
     }
 }

@@ -45,6 +45,10 @@ struct Inbox {
     small: BytesMut,
     trailers: Option<HeaderMap>,
     end: End,
+    /// Whether that it has ended may be told before it is read: something of it was, or its head said so.
+    /// A message whose head did not say it goes on as one: servers of gRPC in Go wait for ever where
+    /// the head of a streaming call without messages ends it.
+    is_end_told: bool,
     /// Bytes that are still to come, where the head says it.
     remaining: Option<u64>,
     /// Who waits for more.
@@ -146,6 +150,7 @@ impl Inboxes {
             inbox.head = Some(head);
             if end {
                 inbox.end = End::Ended;
+                inbox.is_end_told = true;
             }
         });
     }
@@ -296,12 +301,14 @@ impl Reader {
         };
         if let Some(piece) = inbox.pop() {
             inbox.taken += piece.len();
+            inbox.is_end_told = true;
             table.touch(self.id);
             drop(table);
             self.inboxes.ready.nudge();
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         if let Some(trailers) = inbox.trailers.take() {
+            inbox.is_end_told = true;
             return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
         }
         match &inbox.end {
@@ -309,7 +316,10 @@ impl Reader {
                 inbox.wait(cx);
                 Poll::Pending
             }
-            End::Ended => Poll::Ready(None),
+            End::Ended => {
+                inbox.is_end_told = true;
+                Poll::Ready(None)
+            }
             End::Failed(failure) => Poll::Ready(Some(Err(failure.clone()))),
         }
     }
@@ -319,7 +329,7 @@ impl Reader {
         let mut table = self.inboxes.lock();
         table.get(self.id).is_none_or(|inbox| {
             let is_read = inbox.held() == 0 && inbox.trailers.is_none();
-            is_read && matches!(inbox.end, End::Ended)
+            is_read && inbox.is_end_told && matches!(inbox.end, End::Ended)
         })
     }
 
@@ -370,6 +380,7 @@ impl Inbox {
             small: BytesMut::new(),
             trailers: None,
             end: End::Open,
+            is_end_told: false,
             remaining: None,
             reader: None,
             taken: 0,

@@ -65,14 +65,13 @@ impl<B: Outbound> Outgoing<B> {
                     connection.reset(stream, B::reset_code(&error));
                     return Sent::Broken;
                 }
-                Poll::Ready(None) => {
-                    return match connection.send_data(stream, &mut Bytes::new(), true) {
-                        Ok(_done) => Sent::Done,
-                        Err(_ended) => Sent::Gone,
-                    };
-                }
+                Poll::Ready(None) => return end(connection, stream),
             };
             match frame.into_data() {
+                // Nobody polls a body past its end.
+                Ok(data) if data.is_empty() && self.body.is_end_stream() => {
+                    return end(connection, stream);
+                }
                 Ok(data) => self.rest = data,
                 Err(other) => {
                     if let Some(sent) = send_trailers(connection, stream, other) {
@@ -81,6 +80,14 @@ impl<B: Outbound> Outgoing<B> {
                 }
             }
         }
+    }
+}
+
+/// Ends a message behind all of its data.
+fn end(connection: &mut Connection, stream: StreamKey) -> Sent {
+    match connection.send_data(stream, &mut Bytes::new(), true) {
+        Ok(_done) => Sent::Done,
+        Err(_ended) => Sent::Gone,
     }
 }
 

@@ -244,6 +244,12 @@ async fn check_exchanges(handle: &Handle<Pieces>) {
     let none = handle.send(post("/", Pieces::default())).await.unwrap();
     assert!(none.body().is_end_stream());
 
+    // A message that is empty, which its head did not say, goes on as such.
+    let empty = handle.send(post("/", Pieces::of([Bytes::new()])));
+    let mut body = empty.await.unwrap().into_body();
+    assert!(!body.is_end_stream());
+    assert!(body.frame().await.is_none() && body.is_end_stream());
+
     let requests = (0..200).map(|number| {
         let mut body = match number % 4 {
             0 => Pieces::default(),
