@@ -28,6 +28,8 @@ use super::wire::Wire;
 
 /// How often a connection goes from reading to writing before others have their turn.
 const ROUNDS: usize = 8;
+/// Places for requests that a connection without any keeps.
+const PLACES_KEPT: usize = 32;
 
 /// A request whose answer is on its way, or one that is refused at once.
 pub type Called<S> =
@@ -196,6 +198,7 @@ where
                 if budget == 0 {
                     break;
                 }
+                self.forget_places();
                 if self.ready.end_turn() {
                     return Poll::Pending;
                 }
@@ -203,6 +206,14 @@ where
         }
         self.ready.yield_turn(cx.waker());
         Poll::Pending
+    }
+
+    /// Gives back the memory of a burst: a place has room for a handler. What still wakes one of them
+    /// wakes nobody.
+    fn forget_places(&mut self) {
+        if self.exchanges.len() > PLACES_KEPT && self.wire.connection.is_unused() {
+            self.exchanges = Vec::new();
+        }
     }
 
     /// Bytes that may be read in this turn; sets a pause where there are none.
