@@ -178,15 +178,11 @@ where
         }
     }
 
-    /// Whether nothing is under way and nothing more comes; tells the server that it ends.
-    fn is_finished(&mut self) -> bool {
+    /// Whether nothing is under way, and nothing more comes.
+    fn is_finished(&self) -> bool {
         let queue = self.shared.lock();
-        if queue.is_abandoned && queue.requests.is_empty() && self.wire.connection.is_unused() {
-            return true;
-        }
-        self.wire.connection.is_going_away()
-            && queue.requests.is_empty()
-            && self.wire.connection.is_unused()
+        let is_ending = queue.is_abandoned || self.wire.connection.is_going_away();
+        is_ending && queue.requests.is_empty() && self.wire.connection.is_unused()
     }
 
     /// Reads until nothing more is there, or there is no room for what is to be said.
