@@ -125,7 +125,7 @@ def main():
                             ("client", ["--name", "load", "--upstream", f"app=127.0.0.1:{asked}"])]:
             processes.start(name, ["valgrind", "--tool=callgrind", "--trace-children=yes", "--instr-atstart=no",
                                    "--separate-threads=yes", f"--callgrind-out-file={counts}/{name}.%p",
-                                   weft, "run", "--capture", "none", "--namespace", "bench", *flags,
+                                   weft, "run", "--capture", "none", "--no-isolation", "--namespace", "bench", *flags,
                                    "--", "sleep", "infinity"])
         with wait_for("an answer", lambda: answered(asked), LIMIT) as sock:
             # Connections, buffers and tables are there before anything is counted.

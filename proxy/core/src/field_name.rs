@@ -1,6 +1,7 @@
-//! Names of fields that cost no allocation.
+//! Names of fields that are found quickly, and maps of fields.
 
-use http::HeaderName;
+use http::header::MaxSizeReached;
+use http::{HeaderMap, HeaderName};
 
 /// A slice of names in a static of their own, as a match arm's value.
 macro_rules! names {
@@ -11,32 +12,92 @@ macro_rules! names {
     }};
 }
 
-/// The name, in any case, if it is frequent in a mesh and [`HeaderName`] would allocate it each time.
+/// Fields that are added to a head on its way.
+const ADDED_FIELDS: usize = 4;
+
+/// A map for so many fields, and as far as that is possible for those that are added on the way: it is
+/// not made anew for the first of them.
+pub(crate) fn map_for(fields: usize) -> Result<HeaderMap, MaxSizeReached> {
+    let roomy = HeaderMap::try_with_capacity(fields.saturating_add(ADDED_FIELDS));
+    roomy.or_else(|_| HeaderMap::try_with_capacity(fields))
+}
+
+/// The name, in any case, if it is frequent in a mesh: [`HeaderName`] would search for it among all that
+/// it knows, or allocate it each time.
 pub(crate) fn known_name(name: &[u8]) -> Option<&'static HeaderName> {
-    let candidates: &[HeaderName] = match name.len() {
-        2 => names!["b3"],
-        7 => names!["baggage"],
-        8 => names!["priority"],
+    find(name, <[u8]>::eq_ignore_ascii_case)
+}
+
+/// The same of a name in lower case.
+pub(crate) fn known_lower_case(name: &[u8]) -> Option<&'static HeaderName> {
+    find(name, |known, name| known == name)
+}
+
+#[inline]
+fn find(name: &[u8], is_same: impl Fn(&[u8], &[u8]) -> bool) -> Option<&'static HeaderName> {
+    // The first and the last byte tell nearly all names of one length apart.
+    let ends = |name: &[u8]| match name {
+        [first, .., last] => (first.to_ascii_lowercase(), last.to_ascii_lowercase()),
+        [] | [_] => (0, 0),
+    };
+    let wanted = ends(name);
+    names_of_length(name.len()).iter().find(|known| {
+        let known = known.as_str().as_bytes();
+        ends(known) == wanted && is_same(known, name)
+    })
+}
+
+fn names_of_length(length: usize) -> &'static [HeaderName] {
+    match length {
+        2 => names!["b3", "te"],
+        3 => names!["via"],
+        4 => names!["host", "date", "etag", "vary"],
+        6 => names!["accept", "cookie", "server", "origin", "expect"],
+        7 => names!["baggage", "referer"],
+        8 => names!["priority", "location"],
         9 => names!["x-api-key", "x-real-ip", "sec-ch-ua", "weft-hops"],
-        10 => names!["tracestate", "keep-alive", "weft-check"],
+        10 => names![
+            "user-agent",
+            "connection",
+            "set-cookie",
+            "tracestate",
+            "keep-alive",
+            "weft-check"
+        ],
         11 => names!["traceparent", "x-b3-spanid", "grpc-status", "weft-reason"],
         12 => names![
+            "content-type",
+            "x-request-id",
+            "grpc-timeout",
+            "grpc-message",
             "x-b3-traceid",
             "x-b3-sampled",
-            "x-request-id",
-            "x-powered-by",
-            "grpc-timeout",
-            "grpc-message"
+            "x-powered-by"
         ],
-        13 => names!["weft-deadline"],
+        13 => names![
+            "cache-control",
+            "accept-ranges",
+            "authorization",
+            "last-modified",
+            "if-none-match",
+            "weft-deadline"
+        ],
         14 => names![
+            "content-length",
+            "accept-charset",
             "sec-fetch-site",
             "sec-fetch-mode",
             "sec-fetch-dest",
             "sec-fetch-user"
         ],
-        15 => names!["x-forwarded-for", "idempotency-key"],
+        15 => names![
+            "accept-encoding",
+            "accept-language",
+            "x-forwarded-for",
+            "idempotency-key"
+        ],
         16 => names![
+            "content-encoding",
             "x-forwarded-host",
             "x-forwarded-port",
             "x-correlation-id",
@@ -44,15 +105,14 @@ pub(crate) fn known_name(name: &[u8]) -> Option<&'static HeaderName> {
             "sec-ch-ua-mobile"
         ],
         17 => names![
+            "transfer-encoding",
             "x-forwarded-proto",
             "x-b3-parentspanid",
             "weft-app-protocol"
         ],
         18 => names!["sec-ch-ua-platform"],
+        20 => names!["grpc-accept-encoding"],
         23 => names!["x-forwarded-client-cert"],
-        _ => return None,
-    };
-    candidates
-        .iter()
-        .find(|known| known.as_str().as_bytes().eq_ignore_ascii_case(name))
+        _ => &[],
+    }
 }

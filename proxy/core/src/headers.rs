@@ -44,6 +44,10 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 /// `Trailer`. With `keep_upgrade`, `Connection: upgrade` and `Upgrade` stay for a connection of
 /// their own. Where there is nothing to remove, nothing is allocated or moved.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
+    // One pass over the names costs less than looking up each of these.
+    if !headers.keys().any(is_hop_by_hop) {
+        return;
+    }
     if headers.contains_key(CONNECTION) {
         remove_nominated(headers);
         headers.remove(CONNECTION);
@@ -60,6 +64,20 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
     if headers.contains_key(TE) {
         reduce_te(headers);
     }
+}
+
+/// Whether a field is for one hop, or has something in it that is.
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "http2-settings"
+            | "keep-alive"
+            | "proxy-connection"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+    )
 }
 
 /// Leaves nothing of `Upgrade` that is HTTP again ([`is_mere_offer`]): its requests would be relayed as
@@ -187,6 +205,10 @@ pub fn is_mesh_field(name: &str) -> bool {
         name.len() == field.len() && name.iter().zip(field.bytes()).all(same)
     };
     let name = name.as_bytes();
+    // Nearly every other name begins with another letter.
+    if !matches!(name.first(), Some(b'w' | b'W' | b'x' | b'X')) {
+        return false;
+    }
     let internal = name.get(..INTERNAL_PREFIX.len());
     internal.is_some_and(|prefix| folds_into(prefix, INTERNAL_PREFIX))
         || folds_into(name, X_FORWARDED_CLIENT_CERT.as_str())
@@ -206,10 +228,11 @@ pub fn is_upgrade(version: Version, method: &Method, headers: &HeaderMap) -> boo
 /// ([`is_mere_offer`]).
 pub fn upgrade_protocol(headers: &HeaderMap) -> Option<&HeaderValue> {
     let mut connection = headers.get_all(CONNECTION).iter();
-    let asked = connection.any(|value| contains_token(value.as_bytes(), b"upgrade"));
+    if !connection.any(|value| contains_token(value.as_bytes(), b"upgrade")) {
+        return None;
+    }
     let taken_up = |value: &&HeaderValue| !tokens(value.as_bytes()).all(is_mere_offer);
-    let protocol = headers.get_all(UPGRADE).iter().find(taken_up)?;
-    asked.then_some(protocol)
+    headers.get_all(UPGRADE).iter().find(taken_up)
 }
 
 /// The protocols that a message names to go on with, without those that are mere offers

@@ -1,7 +1,8 @@
 //! A request of others on its way to the application, from its head to its answer's.
 //!
-//! Each state owns what the request needs from there on and what has to be given back. A transition
-//! consumes the state and returns the next one, or an answer; dropping a state cancels the request.
+//! It owns what the request needs and what has to be given back, from its arrival to its answer; dropping
+//! it cancels the request. What decides borrows it, which stays where it is: moving it costs more than most
+//! decisions.
 //! Upgrades and `CONNECT` go the same way, with the same limits: only their connection is another,
 //! and the answer becomes a stream of bytes.
 
@@ -89,11 +90,30 @@ fn wire(conversation: &Conversation) -> Wire {
 }
 
 async fn way(conversation: &Conversation, request: Request<Incoming>) -> Step<Answer> {
-    let received = Received::new(conversation, request);
-    let decided = received.decide().await?;
-    let admitted = decided.admit().await?;
-    let sent = admitted.send().await?;
-    Ok(sent.answer())
+    let mut received = Received::new(conversation, request);
+    let concurrency = match received.admit().await {
+        Ok(concurrency) => concurrency,
+        // On the heap: requests that are let through need no room for it.
+        Err(refused) => return Err(Box::pin(received.refuse(*refused)).await),
+    };
+    let asked = received.ask().await;
+    let asked = asked.and_then(|asked| received.exchange.translate(asked));
+    match asked {
+        Ok(asked) => Ok(received.exchange.answer(asked, concurrency)),
+        Err(failed) => Err(received.exchange.fail(failed, concurrency)),
+    }
+}
+
+/// Why a request is not given to the application.
+enum Refused {
+    /// For a reason, with its detail.
+    Reason(Reason, String),
+    /// The same, once a short body has been read.
+    Read(Reason, String),
+    /// As one at a time too many.
+    Overload(Rejected),
+    /// It is a check of the connection, and is answered.
+    Check,
 }
 
 /// What goes along with a request through all states: where its answer goes, and what is told of it.
@@ -247,58 +267,119 @@ impl<'p> Received<'p> {
         }
     }
 
-    /// Tells a health check from a request, and asks the limits on the rate of requests.
-    async fn decide(self) -> Step<Decided<'p>> {
-        let Self {
-            mut exchange,
-            mut parts,
-            mut body,
-            left,
-            check,
-        } = self;
-        let checking = check.map(|check| exchange.check(&check, &parts, &body.body));
+    /// Asks everything that a request is let through by, and finds it a place among those that the
+    /// application is given at a time, where that is limited.
+    async fn admit(&mut self) -> Result<Option<UnderWay>, Box<Refused>> {
+        let is_check = self.decide()?;
+        let exchange = &mut self.exchange;
+        if let Err(exceeded) = exchange.count_stream() {
+            let detail = exceeded.to_string();
+            return Err(Box::new(Refused::Reason(Reason::ConnectionLimit, detail)));
+        }
+        if exchange.upgrade.is_some()
+            && let Some(client) = &exchange.conversation.client
+        {
+            let since = self.left.map(|_| crate::clock::now());
+            // On the heap: ordinary requests need no room for it.
+            exchange.deposit = Box::pin(client.settled()).await;
+            let waited = since.map(|since| crate::clock::now().saturating_since(since));
+            let waited = waited.unwrap_or_default();
+            self.left = self.left.map(|left| left.saturating_sub(waited));
+        }
+        // Nobody waits for the answer: it costs the application nothing.
+        let counts = !is_check && self.left != Some(Duration::ZERO);
+        let place = exchange.enter(&self.parts, counts);
+        place.map_err(|rejected| Box::new(Refused::Overload(rejected)))
+    }
+
+    /// Tells a health check from a request, and asks the limits on the rate of requests. Whether it is a
+    /// check that the application answers.
+    fn decide(&mut self) -> Result<bool, Box<Refused>> {
+        let exchange = &mut self.exchange;
+        let check = self.check.take();
+        let checking = check.map(|check| exchange.check(&check, &self.parts, &self.body.body));
         let unenforceable = exchange.unenforceable();
         match checking {
             Some(Checking::Request) => {}
             Some(Checking::Connection) if unenforceable.is_none() => {
-                return Err(exchange.check_connection().await);
+                return Err(Box::new(Refused::Check));
             }
             Some(Checking::TooMany) => {
-                exchange.begin(&mut parts, &mut body.body);
-                let detail = "health checks of one sidecar";
-                return Err(exchange.refuse(Reason::RateLimited, detail));
+                exchange.begin(&mut self.parts, &mut self.body.body);
+                let detail = "health checks of one sidecar".to_owned();
+                return Err(Box::new(Refused::Reason(Reason::RateLimited, detail)));
             }
             // Where nobody is let in, a check of connections is refused as a request is.
             Some(Checking::Connection | Checking::Nothing) | None => {
-                exchange.begin(&mut parts, &mut body.body);
+                exchange.begin(&mut self.parts, &mut self.body.body);
             }
         }
-        if let Err(bad) = exchange.conversation.name_host(&mut parts) {
-            return Err(exchange.refuse(Reason::BadRequest, &bad.to_string()));
+        if let Err(bad) = exchange.conversation.name_host(&mut self.parts) {
+            return Err(Box::new(Refused::Reason(
+                Reason::BadRequest,
+                bad.to_string(),
+            )));
         }
         if let Some(asked) = unenforceable {
             let detail = format!("{asked} asks for what this version of the sidecar does not know");
-            body.read_short(&exchange.ledger).await;
-            return Err(exchange.refuse(Reason::DiscoveryUnavailable, &detail));
+            return Err(Box::new(Refused::Read(
+                Reason::DiscoveryUnavailable,
+                detail,
+            )));
         }
         let is_check = matches!(checking, Some(Checking::Request));
         if !is_check {
             let server = exchange.conversation.server.load();
             let server = server.as_ref();
-            exchange.rated = server.and_then(|view| view.rate(&head(&parts), exchange.peer()));
+            exchange.rated = server.and_then(|view| view.rate(&head(&self.parts), exchange.peer()));
         }
         let refusal = exchange.rated.as_ref().and_then(Rated::refusal);
-        if let Some((reason, detail)) = refusal.map(refused) {
-            body.read_short(&exchange.ledger).await;
-            return Err(exchange.refuse(reason, &detail));
+        match refusal.map(refused) {
+            Some((reason, detail)) => Err(Box::new(Refused::Read(reason, detail))),
+            None => Ok(is_check),
         }
-        Ok(Decided {
-            exchange,
-            parts,
-            body,
-            left,
-            is_check,
-        })
+    }
+
+    /// Answers a request that the application is not given.
+    async fn refuse(self, refused: Refused) -> Box<Answer> {
+        let Self { exchange, body, .. } = self;
+        match refused {
+            Refused::Reason(reason, detail) => exchange.refuse(reason, &detail),
+            Refused::Read(reason, detail) => {
+                body.read_short(&exchange.ledger).await;
+                exchange.refuse(reason, &detail)
+            }
+            Refused::Overload(rejected) => {
+                body.read_short(&exchange.ledger).await;
+                overloaded(exchange, &rejected)
+            }
+            Refused::Check => exchange.check_connection().await,
+        }
+    }
+
+    /// Asks the application, as long as somebody waits for the answer.
+    async fn ask(&mut self) -> Asked {
+        let conversation = self.exchange.conversation;
+        let (empty, ()) = Request::new(()).into_parts();
+        let parts = std::mem::replace(&mut self.parts, empty);
+        let body = std::mem::replace(&mut self.body.body, ProxyBody::Empty);
+        let request = Request::from_parts(parts, body);
+        let (upgrades, to_http1) = (self.exchange.upgrade.is_some(), self.body.to_http1);
+        let asking = async move {
+            match upgrades {
+                true => Box::pin(conversation.upgrade(to_http1, request)).await,
+                false => conversation.ask(to_http1, request).await,
+            }
+        };
+        let late = |left| {
+            let detail = format!("{left:?} were left when it came");
+            Err((Reason::DeadlineExceeded, detail))
+        };
+        match self.left {
+            None => asking.await,
+            Some(Duration::ZERO) => late(Duration::ZERO),
+            Some(left) => timeout(left, asking).await.unwrap_or_else(|_| late(left)),
+        }
     }
 }
 
@@ -354,58 +435,6 @@ impl Exchange<'_> {
         if let Some(received) = received {
             body.count(received);
         }
-    }
-}
-
-/// The limits on the rate of requests let the request through.
-struct Decided<'p> {
-    exchange: Exchange<'p>,
-    parts: Parts,
-    body: Body,
-    left: Option<Duration>,
-    is_check: bool,
-}
-
-impl<'p> Decided<'p> {
-    /// Finds a place among the requests that the application is given at a time, where that is
-    /// limited.
-    async fn admit(self) -> Step<Box<Admitted<'p>>> {
-        let Self {
-            mut exchange,
-            parts,
-            body,
-            mut left,
-            is_check,
-        } = self;
-        if let Err(exceeded) = exchange.count_stream() {
-            return Err(exchange.refuse(Reason::ConnectionLimit, &exceeded.to_string()));
-        }
-        if exchange.upgrade.is_some()
-            && let Some(client) = &exchange.conversation.client
-        {
-            let since = left.map(|_| crate::clock::now());
-            // On the heap: ordinary requests need no room for it.
-            exchange.deposit = Box::pin(client.settled()).await;
-            let waited = since.map(|since| crate::clock::now().saturating_since(since));
-            left = left.map(|left| left.saturating_sub(waited.unwrap_or_default()));
-        }
-        // Nobody waits for the answer: it costs the application nothing.
-        let counts = !is_check && left != Some(Duration::ZERO);
-        let concurrency = match exchange.enter(&parts, counts) {
-            Ok(concurrency) => concurrency,
-            Err(rejected) => {
-                body.read_short(&exchange.ledger).await;
-                return Err(overloaded(exchange, &rejected));
-            }
-        };
-        // On the heap: the futures that hold it are moved with each state.
-        Ok(Box::new(Admitted {
-            exchange,
-            parts,
-            body,
-            left,
-            concurrency,
-        }))
     }
 }
 
@@ -476,67 +505,6 @@ impl Body {
     }
 }
 
-/// The request has its place, and goes to the application.
-struct Admitted<'p> {
-    exchange: Exchange<'p>,
-    parts: Parts,
-    body: Body,
-    left: Option<Duration>,
-    concurrency: Option<UnderWay>,
-}
-
-impl<'p> Admitted<'p> {
-    /// Asks the application, as long as somebody waits for the answer.
-    async fn send(self: Box<Self>) -> Step<Sent<'p>> {
-        let Admitted {
-            exchange,
-            parts,
-            body,
-            left,
-            concurrency,
-        } = *self;
-        let conversation = exchange.conversation;
-        let request = Request::from_parts(parts, body.body);
-        let (upgrades, to_http1) = (exchange.upgrade.is_some(), body.to_http1);
-        let asking = async move {
-            match upgrades {
-                true => Box::pin(conversation.upgrade(to_http1, request)).await,
-                false => conversation.ask(to_http1, request).await,
-            }
-        };
-        let late = |left| {
-            let detail = format!("{left:?} were left when it came");
-            Err((Reason::DeadlineExceeded, detail))
-        };
-        let asked = match left {
-            None => asking.await,
-            Some(Duration::ZERO) => late(Duration::ZERO),
-            Some(left) => timeout(left, asking).await.unwrap_or_else(|_| late(left)),
-        };
-        let asked = asked.and_then(|asked| exchange.translate(asked));
-        match asked {
-            Ok((response, slot)) => Ok(Sent {
-                exchange,
-                concurrency,
-                response,
-                slot,
-            }),
-            Err((reason, detail)) => {
-                // The application never got the whole request.
-                let broken = exchange.upload.as_ref().and_then(Upload::broken);
-                let reason = broken.unwrap_or(reason);
-                if let Some(concurrency) = concurrency
-                    && reason != Reason::DeadlineExceeded
-                {
-                    // One that waited too long has seen that it is slow, any other has seen nothing.
-                    concurrency.failed();
-                }
-                Err(exchange.refuse(reason, &detail))
-            }
-        }
-    }
-}
-
 impl Exchange<'_> {
     /// The answer as a client in HTTP/2 that asked for a stream of bytes is to see it.
     fn translate(&self, (mut response, slot): (Response<Incoming>, Slot)) -> Asked {
@@ -547,50 +515,54 @@ impl Exchange<'_> {
         }
         Ok((response, slot))
     }
-}
 
-/// The application answers: the head of its response is here.
-struct Sent<'p> {
-    exchange: Exchange<'p>,
-    concurrency: Option<UnderWay>,
-    response: Response<Incoming>,
-    /// Its place on a connection.
-    slot: Slot,
-}
+    /// The application got no request, or not the whole of it, or has not answered.
+    fn fail(
+        self,
+        (reason, detail): (Reason, String),
+        concurrency: Option<UnderWay>,
+    ) -> Box<Answer> {
+        let broken = self.upload.as_ref().and_then(Upload::broken);
+        let reason = broken.unwrap_or(reason);
+        if let Some(concurrency) = concurrency
+            && reason != Reason::DeadlineExceeded
+        {
+            // One that waited too long has seen that it is slow, any other has seen nothing.
+            concurrency.failed();
+        }
+        self.refuse(reason, &detail)
+    }
 
-impl Sent<'_> {
-    /// Hands the response on. What is held is given back with its end.
-    fn answer(self) -> Answer {
-        let Self {
-            mut exchange,
-            mut concurrency,
-            mut response,
-            slot,
-        } = self;
+    /// Hands the application's response on. What is held is given back with its end.
+    fn answer(
+        mut self,
+        (mut response, slot): (Response<Incoming>, Slot),
+        mut concurrency: Option<UnderWay>,
+    ) -> Answer {
         // The application does not speak for the mesh: the caller's sidecar believes that word and
         // would repeat the request.
         remove_untrusted(response.headers_mut());
-        if exchange.conversation.caller.is_some()
+        if self.conversation.caller.is_some()
             && let Some(interims) = response.extensions_mut().remove::<Interims>()
         {
             interims.write(response.headers_mut());
         }
-        exchange.tell_rate(response.headers_mut());
+        self.tell_rate(response.headers_mut());
         if let Some(concurrency) = &mut concurrency {
             concurrency.on_answer(response.headers());
         }
-        exchange.ledger.answer(response.status(), None);
-        exchange.ledger.note_head(response.headers());
+        self.ledger.answer(response.status(), None);
+        self.ledger.note_head(response.headers());
         let guard = Box::new(Answered {
-            ledger: exchange.ledger,
+            ledger: self.ledger,
             concurrency,
-            upload: exchange.upload,
+            upload: self.upload,
             slot,
-            _stream: exchange.stream,
+            _stream: self.stream,
         });
-        match exchange.upgrade {
+        match self.upgrade {
             Some(client) if is_agreed(&response) => {
-                let conversation = exchange.conversation;
+                let conversation = self.conversation;
                 let shared = &conversation.worker.shared;
                 let ends = (Side::Inbound, conversation.signal.clone());
                 join(shared, ends, None, response, client, guard)

@@ -8,6 +8,7 @@ use weft_core::balance::hash::HashOn;
 use weft_core::balance::{Candidates, slow_start_share};
 use weft_core::breaker::Standing;
 use weft_core::choice::{Endpoints, Terms, choose};
+use weft_core::policy::TrafficPolicy;
 use weft_core::reason::Reason;
 use weft_core::route::Rule;
 use weft_core::time::Instant;
@@ -31,9 +32,9 @@ pub(crate) struct Wish<'a> {
 
 impl<'a> Wish<'a> {
     /// What a request is balanced by; one without a key may go anywhere.
-    pub(crate) fn of(worker: &'a Worker, port: &PortView, parts: &Parts) -> Self {
+    pub(crate) fn of(worker: &'a Worker, policy: &TrafficPolicy, parts: &Parts) -> Self {
         let mesh = &worker.shared.mesh;
-        let hash_on = port.policy.hash_on.as_ref();
+        let hash_on = policy.hash_on.as_ref();
         let key = |on: &HashOn| on.key(&parts.headers, parts.uri.query(), mesh.source());
         Self {
             key: hash_on.and_then(key),

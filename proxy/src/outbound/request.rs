@@ -2,8 +2,8 @@
 //!
 //! Each state owns what the request needs from there on and what has to be given back: its place
 //! within limits, the calls that breakers wait to hear of, its connection, its span and its line in
-//! the access log. A transition consumes the state and returns the next one, or an answer. Dropping
-//! a state, whichever it is, cancels the request. Upgrades and `CONNECT` go the same way: only
+//! the access log. What decides borrows the state, which stays where it is: moving it costs more than
+//! most decisions. Dropping a state, whichever it is, cancels the request. Upgrades and `CONNECT` go the same way: only
 //! their connection is another, and the answer becomes a stream of bytes.
 
 use std::pin::pin;
@@ -42,7 +42,7 @@ use super::route::{self, Next};
 use super::{Wish, outside};
 use crate::drain::Side;
 use crate::http::h1::Refusal;
-use crate::http::{Activity, Incoming, ProxyBody, Upgrade, relayed};
+use crate::http::{Activity, Incoming, Kept, ProxyBody, Upgrade, relayed};
 use crate::mesh::{self, PortView, UnderWay};
 use crate::telemetry::ledger::Ledger;
 use crate::telemetry::metrics::Direction;
@@ -80,12 +80,42 @@ async fn way(
     port: &Arc<PortView>,
     request: Request<Incoming>,
 ) -> Step<Answer> {
-    let received = Received::new(conversation, port, request);
-    let decided = received.decide().await?;
-    let policy = Arc::clone(&decided.target.policy);
-    let admitted = decided.admit(&policy).await?;
-    let sent = admitted.send().await?;
-    Ok(sent.answer())
+    let mut received = Received::new(conversation, port, request);
+    let (target, calls) = match received.decide().await {
+        Ok(decided) => decided,
+        Err(refused) => return Err(received.refuse(*refused)),
+    };
+    let policy = Arc::clone(&target.policy);
+    let (terms, patience) = match received.begin(&policy) {
+        Ok(begun) => begun,
+        Err(failed) => return Err(received.refuse(Refused::Failed(failed))),
+    };
+    let kept = received.keep(&terms);
+    let entered = received.exchange.enter(&target, &patience).await;
+    let places = match entered {
+        Ok(places) => places,
+        Err(failed) => return Err(received.refuse(Refused::Failed(failed))),
+    };
+    let bounds = (&policy, terms, patience);
+    let mut admitted = received.admitted((target, calls), bounds, kept, places);
+    let answered = admitted.attempts().await;
+    match answered.and_then(|done| admitted.exchange.translate(done)) {
+        Ok(done) => Ok(admitted.answer(done)),
+        Err(failed) => Err(admitted.refuse(&failed)),
+    }
+}
+
+/// Why a request is not sent.
+enum Refused {
+    Failed(Failed),
+    /// A route or a fallback answers it.
+    Answered(Answer),
+}
+
+impl From<Failed> for Box<Refused> {
+    fn from(failed: Failed) -> Self {
+        Self::new(Refused::Failed(failed))
+    }
 }
 
 /// The request is here, without what only holds for the hop that it came by.
@@ -147,49 +177,125 @@ impl<'p> Received<'p> {
     }
 
     /// Asks the routes where the request goes, and the breakers there whether it may.
-    async fn decide(self) -> Step<Decided<'p>> {
-        let Self {
-            mut exchange,
-            mut parts,
-            body,
-            asked,
-            hops,
-        } = self;
+    async fn decide(&mut self) -> Result<(Arc<PortView>, PortCalls), Box<Refused>> {
+        let exchange = &mut self.exchange;
+        let hops = std::mem::replace(&mut self.hops, Ok(()));
         let counted = hops.and_then(|()| exchange.count_stream());
         if exchange.upgrade.is_some() && counted.is_ok() {
             // On the heap: ordinary requests need no room for it.
             exchange.deposit = Box::pin(exchange.conversation.client.settled()).await;
         }
-        match counted.and_then(|()| exchange.route(&mut parts)) {
-            Ok(routed) => exchange.routed = routed,
-            Err(failed) => return Err(exchange.refuse_unsent(&parts, &failed)),
-        }
-        let target = match exchange.follow(&mut parts, asked).await {
-            Ok(Next::Forward(target)) => target,
-            Ok(Next::Answer(response)) => {
-                exchange.begin_span(&parts);
-                return Err(exchange.respond(*response));
-            }
-            Err(failed) => return Err(exchange.refuse_unsent(&parts, &failed)),
+        counted?;
+        exchange.routed = exchange.route(&mut self.parts)?;
+        let target = match exchange.follow(&mut self.parts, self.asked).await? {
+            Next::Forward(target) => target,
+            Next::Answer(response) => return Err(Box::new(Refused::Answered(*response))),
         };
         let found = exchange.decision().map(|decision| &decision.found);
         let grpc = exchange.ledger.is_grpc();
-        match admission::admit(exchange.worker(), target, found, grpc).await {
-            Ok(Admission::Open(target, calls)) => Ok(Decided {
-                exchange,
-                parts,
-                body,
-                asked,
-                target,
-                calls,
-            }),
-            Ok(Admission::Answer(response)) => {
-                exchange.begin_span(&parts);
-                Err(exchange.respond(response))
-            }
-            Err(failed) => Err(exchange.refuse_unsent(&parts, &failed)),
+        match admission::admit(exchange.worker(), target, found, grpc).await? {
+            Admission::Open(target, calls) => Ok((target, calls)),
+            Admission::Answer(response) => Err(Box::new(Refused::Answered(response))),
         }
     }
+
+    /// Answers a request that was not sent.
+    fn refuse(mut self, refused: Refused) -> Box<Answer> {
+        match refused {
+            Refused::Failed(failed) => self.exchange.refuse_unsent(&self.parts, &failed),
+            Refused::Answered(response) => {
+                self.exchange.begin_span(&self.parts);
+                self.exchange.respond(response)
+            }
+        }
+    }
+
+    /// Its terms by the policy of where it goes, and how long it is waited for.
+    fn begin<'t>(&mut self, policy: &'t TrafficPolicy) -> Result<(Terms<'t>, Patience), Failed>
+    where
+        'p: 't,
+    {
+        let exchange = &self.exchange;
+        let kind = terms::Kind {
+            method: &self.parts.method,
+            grpc: exchange.ledger.is_grpc().then(|| self.parts.uri.path()),
+            upgrade: exchange.upgrade.is_some(),
+        };
+        let rule = exchange.decision().map(|decision| decision.found.rule);
+        let defaults = exchange.worker().shared.config.timeouts.terms();
+        let terms = Terms::of(policy, rule, kind, &defaults);
+        let time = terms.time(exchange.ledger.began(), self.asked);
+        let activity = terms.stream_idle.value.map(Activity::new);
+        if let Some(activity) = &activity {
+            self.body.watch(activity);
+        }
+        let patience = Patience::begin(time, activity)?;
+        Ok((terms, patience))
+    }
+
+    /// Keeps the body where somebody may need it again, and sends its copies.
+    fn keep(&mut self, terms: &Terms<'_>) -> Keeping {
+        let exchange = &self.exchange;
+        // A stream of bytes is not copied, and neither is what asks for it.
+        let copied = exchange.upgrade.is_none();
+        let mirrors = exchange.decision().filter(|_| copied);
+        let mirrors = mirrors.map_or(&[][..], |decision| &decision.mirrors);
+        let body = std::mem::replace(&mut self.body, ProxyBody::Empty);
+        let (body, kept) = keep(body, terms, mirrors);
+        if !mirrors.is_empty() {
+            let (worker, port) = (exchange.worker(), exchange.port);
+            route::mirror(worker, port, mirrors, &self.parts, kept.as_ref());
+        }
+        Keeping {
+            body,
+            kept,
+            mirrored: !mirrors.is_empty(),
+        }
+    }
+
+    /// The request with its places, on its way to `target`.
+    fn admitted<'t>(
+        self,
+        (target, calls): (Arc<PortView>, PortCalls),
+        (policy, terms, patience): (&'t Arc<TrafficPolicy>, Terms<'t>, Patience),
+        keeping: Keeping,
+        (held, concurrency): (mesh::Admitted, Option<UnderWay>),
+    ) -> Box<Admitted<'t>>
+    where
+        'p: 't,
+    {
+        let mut wish = Wish::of(self.exchange.worker(), policy, &self.parts);
+        let rule = self.exchange.decision().map(|decision| decision.found.rule);
+        wish.route = rule.map_or(0, rule_id);
+        let cookie = issue(policy, &mut wish);
+        let sending = Sending {
+            body: keeping.body,
+            kept: keeping.kept,
+            mirrored: keeping.mirrored,
+            deadline: patience.deadline(),
+            parts: self.parts,
+        };
+        // On the heap: an answer outlives the way to it.
+        Box::new(Admitted {
+            cookie,
+            trip: Trip::new(sending, wish),
+            exchange: self.exchange,
+            calls,
+            held,
+            concurrency,
+            policy,
+            terms,
+            patience,
+            target,
+        })
+    }
+}
+
+/// What is done with a request's body.
+struct Keeping {
+    body: Option<ProxyBody>,
+    kept: Option<Kept>,
+    mirrored: bool,
 }
 
 impl<'p> Exchange<'p> {
@@ -262,88 +368,9 @@ impl<'p> Exchange<'p> {
     }
 }
 
-/// It is known where the request goes, and the breakers of the rule and the port let it through.
-struct Decided<'p> {
-    exchange: Exchange<'p>,
-    parts: Parts,
-    body: ProxyBody,
-    asked: Option<Duration>,
-    target: Arc<PortView>,
-    calls: PortCalls,
-}
-
-impl<'p> Decided<'p> {
-    /// Finds its terms, and a place within the port's limits.
-    async fn admit(self, policy: &'p Arc<TrafficPolicy>) -> Step<Box<Admitted<'p>>> {
-        let Self {
-            mut exchange,
-            parts,
-            mut body,
-            asked,
-            target,
-            calls,
-        } = self;
-        let worker = exchange.worker();
-        let kind = terms::Kind {
-            method: &parts.method,
-            grpc: exchange.ledger.is_grpc().then(|| parts.uri.path()),
-            upgrade: exchange.upgrade.is_some(),
-        };
-        let rule = exchange.decision().map(|decision| decision.found.rule);
-        let defaults = worker.shared.config.timeouts.terms();
-        let terms = Terms::of(policy, rule, kind, &defaults);
-        let time = terms.time(exchange.ledger.began(), asked);
-        let activity = terms.stream_idle.value.map(Activity::new);
-        if let Some(activity) = &activity {
-            body.watch(activity);
-        }
-        let patience = match Patience::begin(time, activity) {
-            Ok(patience) => patience,
-            Err(failed) => return Err(exchange.refuse_unsent(&parts, &failed)),
-        };
-        // A stream of bytes is not copied, and neither is what asks for it.
-        let copied = exchange.upgrade.is_none();
-        let mirrors = exchange.decision().filter(|_| copied);
-        let mirrors = mirrors.map_or(&[][..], |decision| &decision.mirrors);
-        let (body, kept) = keep(body, &terms, mirrors);
-        let mirrored = !mirrors.is_empty();
-        if mirrored {
-            route::mirror(worker, exchange.port, mirrors, &parts, kept.as_ref());
-        }
-        let (held, concurrency) = match exchange.enter(&target, &patience).await {
-            Ok(places) => places,
-            Err(failed) => return Err(exchange.refuse_unsent(&parts, &failed)),
-        };
-        let sending = Sending {
-            body,
-            kept,
-            mirrored,
-            deadline: patience.deadline(),
-            parts,
-        };
-        let mut wish = Wish::of(worker, &target, &sending.parts);
-        let rule = exchange.decision().map(|decision| decision.found.rule);
-        wish.route = rule.map_or(0, rule_id);
-        let cookie = issue(&target, &mut wish);
-        // On the heap: the futures that hold it are moved with each state.
-        Ok(Box::new(Admitted {
-            cookie,
-            trip: Trip::new(sending, wish),
-            exchange,
-            calls,
-            held,
-            concurrency,
-            policy,
-            terms,
-            patience,
-            target,
-        }))
-    }
-}
-
 /// The cookie that a request without one is given, where that is what its endpoint is picked by.
-fn issue(port: &PortView, wish: &mut Wish<'_>) -> Option<HeaderValue> {
-    let hash_on = port.policy.hash_on.as_ref();
+fn issue(policy: &TrafficPolicy, wish: &mut Wish<'_>) -> Option<HeaderValue> {
+    let hash_on = policy.hash_on.as_ref();
     let hash_on = hash_on.filter(|_| wish.key.is_none());
     let (key, cookie) = hash_on.and_then(|on| on.issue(fastrand::u64(..)))?;
     wish.key = Some(key);
@@ -369,17 +396,6 @@ pub(super) struct Admitted<'p> {
 
 impl<'p> Admitted<'p> {
     /// Sends the request, again where that is allowed, until there is an answer.
-    async fn send(mut self: Box<Self>) -> Step<Sent<'p>> {
-        let answered = self.attempts().await;
-        match answered.and_then(|done| self.exchange.translate(done)) {
-            Ok(done) => Ok(Sent {
-                admitted: self,
-                done,
-            }),
-            Err(failed) => Err(self.refuse(&failed)),
-        }
-    }
-
     async fn attempts(&mut self) -> Result<Done, Failed> {
         let mut race = self.terms.hedge.map(Race::new);
         let mut port = Arc::clone(&self.target);
@@ -454,19 +470,10 @@ impl<'p> Admitted<'p> {
         }
         self.exchange.refuse(failed)
     }
-}
 
-/// An endpoint answers: the head of its response is here.
-struct Sent<'p> {
-    admitted: Box<Admitted<'p>>,
-    done: Done,
-}
-
-impl Sent<'_> {
-    /// Hands the response on. What is held is given back with its end.
-    fn answer(self) -> Answer {
-        let Self { admitted, done } = self;
-        let Admitted {
+    /// Hands the response of an endpoint on. What is held is given back with its end.
+    fn answer(self: Box<Self>, done: Done) -> Answer {
+        let Self {
             mut exchange,
             mut calls,
             held,
@@ -476,7 +483,7 @@ impl Sent<'_> {
             trip,
             cookie,
             ..
-        } = *admitted;
+        } = *self;
         let reason = done.reason();
         let Done {
             mut response,

@@ -228,7 +228,7 @@ async fn copy(
             body.ok_or("the body is longer than what is kept for a copy")?
         }
     };
-    let wish = Wish::of(worker, &target, &parts);
+    let wish = Wish::of(worker, &target.policy, &parts);
     let (endpoint, mut call) = pick(&target, Avoid::default(), wish)
         .map_err(|reason| format!("{reason}: {}", target.service))?;
     let slot = match worker.pool.slot(&target, &endpoint).await {

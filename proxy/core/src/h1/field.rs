@@ -5,11 +5,12 @@ use std::mem::MaybeUninit;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use httparse::Header;
+use memchr::memchr;
 
 use super::framing::Noted;
 use super::malformed::{Defect, Excerpt, Message};
 use super::scan::is_tchar;
-use crate::field_name::known_name;
+use crate::field_name::{known_name, map_for};
 
 /// Fields for which there is room on the stack.
 const INLINE_FIELDS: usize = 96;
@@ -53,7 +54,7 @@ fn collect(
 ) -> Result<HeaderMap, Defect> {
     let limit = fields.len();
     let too_many = |_| Defect::TooManyFields { limit };
-    let mut headers = HeaderMap::try_with_capacity(fields.len()).map_err(too_many)?;
+    let mut headers = map_for(fields.len()).map_err(too_many)?;
     for field in fields {
         let name = name(field)?;
         let mut value = value(head, field)?;
@@ -75,7 +76,7 @@ fn name(field: &Header<'_>) -> Result<HeaderName, Defect> {
 }
 
 fn value(head: &Bytes, field: &Header<'_>) -> Result<HeaderValue, Defect> {
-    let value = if field.value.contains(&b'\n') {
+    let value = if memchr(b'\n', field.value).is_some() {
         Bytes::from(unfold(field.value))
     } else if field.value.is_empty() {
         Bytes::new()

@@ -169,7 +169,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         let phrase = phrase.map(|phrase| &phrase.0);
         let written = encode_response(&parts, known, phrase, options, self.wire.out());
         let mut outgoing = Outgoing::new(body, written.framing);
-        let mut progress = (self.wire.written, Instant::now());
+        let mut progress = (self.wire.written, None);
         poll_fn(|cx| self.poll_write(cx, upload, &mut outgoing, &mut progress)).await?;
         Ok(written.keep_alive)
     }
@@ -179,7 +179,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         cx: &mut Context<'_>,
         upload: &mut Option<Upload>,
         outgoing: &mut Outgoing<ProxyBody<G>>,
-        progress: &mut (u64, Instant),
+        progress: &mut (u64, Option<Instant>),
     ) -> Poll<Result<(), Gone>> {
         loop {
             // Before anything is received, which flushes: the head leaves with the body's beginning.
@@ -194,11 +194,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
             }
         }
         if progress.0 != self.wire.written {
-            *progress = (self.wire.written, Instant::now());
+            *progress = (self.wire.written, None);
         }
         let unread = self.settings.stall.filter(|_| !self.wire.is_drained());
-        let unread = unread.map(|stall| progress.1 + stall);
-        let closed = self.half_closed.map(|_| progress.1 + HALF_CLOSED_SILENCE);
+        let mut after = |limit| *progress.1.get_or_insert_with(Instant::now) + limit;
+        let unread = unread.map(&mut after);
+        let closed = self.half_closed.map(|_| after(HALF_CLOSED_SILENCE));
         let stalled = self.stalls_at(upload.as_ref());
         self.timer.set(earlier(earlier(unread, closed), stalled));
         ready!(self.timer.poll(cx));

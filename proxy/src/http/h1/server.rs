@@ -21,6 +21,7 @@ use super::timer::Timer;
 use super::upload::{Fed, Upload};
 use super::wire::{AHEAD_READ_BYTES, BODY_READ_BYTES, HEAD_READ_BYTES, Wire};
 use super::{Refusal, Settings};
+use crate::clock::in_turns;
 use crate::drain::Ends;
 use crate::http::tunnel::Carried;
 use crate::http::{BodyGuard, FIRST_REQUEST_WAIT, Incoming, Io, ProxyBody, Upgrade, Upgraded};
@@ -69,7 +70,7 @@ where
         half_closed: None,
     };
     let end = {
-        let mut running = pin!(connection.run(ends, handle, refuse));
+        let mut running = pin!(in_turns(connection.run(ends, handle, refuse)));
         tokio::select! {
             biased;
             end = &mut running => end,
@@ -178,8 +179,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
 
     /// Waits for a request.
     async fn next<L: Future<Output = ()>>(&mut self, leaving: &mut Leaving<'_, L>) -> Next {
-        let idle_since = Instant::now();
-        let mut begun = None;
+        let (mut idle_since, mut begun) = (None, None);
         poll_fn(|cx| {
             loop {
                 let received = &mut self.wire.read;
@@ -210,7 +210,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
                 let limit = match begun {
                     Some(begun) => Some(begun + self.settings.head),
                     None => {
-                        let idle = self.settings.idle.map(|idle| idle_since + idle);
+                        let since = *idle_since.get_or_insert_with(Instant::now);
+                        let idle = self.settings.idle.map(|idle| since + idle);
                         idle.into_iter().chain(first).min()
                     }
                 };
@@ -262,9 +263,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         }
         let answered = {
             // On the heap: a connection that waits for a request needs no room for one.
-            let (mut handling, began) = (Box::pin(handle(request)), Instant::now());
+            let (mut handling, mut waiting) = (Box::pin(handle(request)), None);
             let answered =
-                poll_fn(|cx| self.poll_answer(cx, &mut upload, handling.as_mut(), began)).await;
+                poll_fn(|cx| self.poll_answer(cx, &mut upload, handling.as_mut(), &mut waiting))
+                    .await;
             answered.map_err(|gone| {
                 let told = Told::of(gone, asked.grpc);
                 if let (Some(told), Some(given_up)) = (&told, &given_up) {
@@ -311,13 +313,14 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         }
     }
 
-    /// Has the request answered, and gives up when its client has gone.
+    /// Has the request answered, and gives up when its client has gone. `waiting` remembers since when the
+    /// answer of one that has ended its sending is waited for.
     fn poll_answer<F: Future<Output = Answer<G>>, G>(
         &mut self,
         cx: &mut Context<'_>,
         upload: &mut Option<Upload>,
         mut handling: Pin<&mut F>,
-        began: Instant,
+        waiting: &mut Option<Instant>,
     ) -> Poll<Result<Answer<G>, Gone>> {
         self.receive(cx, upload)?;
         loop {
@@ -330,9 +333,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
             }
         }
         let stalled = self.stalls_at(upload.as_ref());
-        let closed = self
-            .half_closed
-            .map(|since| since.max(began) + HALF_CLOSED_GRACE);
+        let closed = self.half_closed.map(|since| {
+            let waiting = *waiting.get_or_insert_with(Instant::now);
+            since.max(waiting) + HALF_CLOSED_GRACE
+        });
         self.timer.set(earlier(stalled, closed));
         ready!(self.timer.poll(cx));
         Poll::Ready(Err(self.overdue(upload, stalled)))

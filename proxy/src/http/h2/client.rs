@@ -21,6 +21,7 @@ use super::outgoing::{Outbound, Outgoing, Sent};
 use super::probe::{PROBE, Probe, Probed, Probing};
 use super::ready::{Part, Ready};
 use super::wire::Wire;
+use crate::clock::Turn;
 
 /// How often a connection goes from reading to writing before others have their turn.
 const ROUNDS: usize = 8;
@@ -128,6 +129,7 @@ where
 {
     /// One turn; pending where nothing is left to do.
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DriveError>> {
+        let _turn = Turn::begin();
         self.shared.ready.begin_turn(cx.waker());
         for _ in 0..ROUNDS {
             self.shared.ready.begin_nudged();

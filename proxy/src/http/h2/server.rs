@@ -25,6 +25,7 @@ use super::outgoing::{Outbound, Outgoing, Sent};
 use super::probe::{PROBE, Probe, Probed, Probing};
 use super::ready::{Part, Ready};
 use super::wire::Wire;
+use crate::clock::Turn;
 
 /// How often a connection goes from reading to writing before others have their turn.
 const ROUNDS: usize = 8;
@@ -174,6 +175,7 @@ where
 
     /// One turn; pending where nothing is left to do.
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ServeError>> {
+        let _turn = Turn::begin();
         self.ready.begin_turn(cx.waker());
         let mut budget = self.turn();
         for _ in 0..ROUNDS {

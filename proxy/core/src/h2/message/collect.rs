@@ -8,7 +8,7 @@ use super::limits::{Exceeded, HeadLimits, HeadSize, MAP_FIELDS};
 use super::malformed::{Answerable, Defect, Malformed};
 use super::pseudo::{Pseudo, PseudoName};
 use super::scratch::Scratch;
-use crate::field_name::known_name;
+use crate::field_name::{known_lower_case, map_for};
 use crate::h1::{Excerpt, Message, note_length};
 use crate::h2::hpack::{CompressionError, Decoder, Field, FieldList};
 
@@ -44,6 +44,8 @@ impl Section {
 #[derive(Debug)]
 pub(super) struct Collector<'s> {
     scratch: &'s mut Scratch,
+    /// The block, which values are slices of.
+    block: &'s Bytes,
     section: Section,
     limits: HeadLimits,
     size: HeadSize,
@@ -81,8 +83,10 @@ pub(super) fn decode<T>(
     limits: HeadLimits,
     finish: impl FnOnce(&mut Collector<'_>) -> Result<T, Defect>,
 ) -> Result<Result<T, Malformed>, CompressionError> {
+    let block = &scratch.share(block);
     let mut collector = Collector {
         scratch,
+        block,
         section,
         limits,
         size: HeadSize::default(),
@@ -131,12 +135,27 @@ impl Collector<'_> {
             return self.take_pseudo(field);
         }
         let name = field_name(field.name)?;
-        let mut value = shared_value(self.scratch.share(field.value), field)?;
+        let mut value = shared_value(self.share(field.value), field)?;
         check_hop_by_hop(&name, &value)?;
         if self.is_kept(&name, &mut value)? {
             self.scratch.fields.push((name, value));
         }
         Ok(())
+    }
+
+    /// The bytes in memory that is shared with other values: those of the block are there already, those
+    /// of Huffman codes and of the dynamic table are not.
+    fn share(&mut self, bytes: &[u8]) -> Bytes {
+        let begin = bytes
+            .as_ptr()
+            .addr()
+            .wrapping_sub(self.block.as_ptr().addr());
+        match begin.checked_add(bytes.len()) {
+            Some(end) if end <= self.block.len() && !bytes.is_empty() => {
+                self.block.slice(begin..end)
+            }
+            Some(_) | None => self.scratch.share(bytes),
+        }
     }
 
     fn take_pseudo(&mut self, field: Field<'_>) -> Result<(), Defect> {
@@ -150,15 +169,15 @@ impl Collector<'_> {
             PseudoName::Scheme => self.pseudo.set_scheme(field.value),
             PseudoName::Status => self.pseudo.set_status(field.value),
             PseudoName::Authority => {
-                let value = self.scratch.share(field.value);
+                let value = self.share(field.value);
                 self.pseudo.set_authority(value)
             }
             PseudoName::Path => {
-                let value = self.scratch.share(field.value);
+                let value = self.share(field.value);
                 self.pseudo.set_path(value)
             }
             PseudoName::Protocol => {
-                let value = shared_value(self.scratch.share(field.value), field)?;
+                let value = shared_value(self.share(field.value), field)?;
                 self.pseudo.set_protocol(value)
             }
         }
@@ -184,7 +203,7 @@ impl Collector<'_> {
     pub(super) fn headers(&mut self) -> Result<HeaderMap, Defect> {
         // Neither happens: fields were counted.
         let exceeded = |_| self.section.too_large(Exceeded::Fields(MAP_FIELDS));
-        let mut headers = HeaderMap::try_with_capacity(self.size.fields()).map_err(exceeded)?;
+        let mut headers = map_for(self.scratch.fields.len()).map_err(exceeded)?;
         for (name, value) in self.scratch.fields.drain(..) {
             headers.try_append(name, value).map_err(exceeded)?;
         }
@@ -253,8 +272,7 @@ fn check_hop_by_hop(name: &HeaderName, value: &HeaderValue) -> Result<(), Defect
 
 /// A token in lower case (RFC 9113 section 8.2.1).
 fn field_name(bytes: &[u8]) -> Result<HeaderName, Defect> {
-    let known = known_name(bytes).filter(|known| known.as_str().as_bytes() == bytes);
-    if let Some(known) = known {
+    if let Some(known) = known_lower_case(bytes) {
         return Ok(known.clone());
     }
     HeaderName::from_lowercase(bytes).map_err(|_| {

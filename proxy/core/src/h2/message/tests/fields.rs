@@ -139,8 +139,12 @@ fn what_is_never_indexed_is_sensitive() {
 fn values_share_memory() {
     let fields = get(&[("x-a", "first"), ("accept", "second")]);
     let found = request(&fields).unwrap();
-    let at = |name: &str| found.parts.headers[name].as_bytes().as_ptr();
-    assert_eq!(at("x-a").wrapping_add(5), at("accept"));
     let authority = found.parts.uri.authority().unwrap().as_str().as_ptr();
-    assert_eq!(authority.wrapping_add("web/".len()), at("x-a"));
+    let behind = |name: &str| {
+        let value = found.parts.headers[name].as_bytes().as_ptr();
+        value.addr().wrapping_sub(authority.addr())
+    };
+    // Where they are in the block.
+    let behind = ["x-a", "accept"].map(behind);
+    assert!(behind[0] < behind[1] && behind[1] < 64, "{behind:?}");
 }
