@@ -1,10 +1,12 @@
 //! The one place that reads the clocks for core.
 
 use std::cell::Cell;
-use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::OnceLock;
+use std::task::{Context, Poll};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use pin_project_lite::pin_project;
 
 thread_local! {
     /// What [`now`] says in the turn under way.
@@ -45,14 +47,27 @@ impl Drop for Turn {
     }
 }
 
-/// Polls a future in a turn of its own each time.
-pub(crate) async fn in_turns<F: Future>(future: F) -> F::Output {
-    let mut future = pin!(future);
-    poll_fn(|cx| {
+pin_project! {
+    /// Polls a future in a turn of its own each time.
+    #[derive(Debug)]
+    pub(crate) struct InTurns<F> {
+        #[pin]
+        future: F,
+    }
+}
+
+/// The future, in turns.
+pub(crate) fn in_turns<F>(future: F) -> InTurns<F> {
+    InTurns { future }
+}
+
+impl<F: Future> Future for InTurns<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let _turn = Turn::begin();
-        future.as_mut().poll(cx)
-    })
-    .await
+        self.project().future.poll(cx)
+    }
 }
 
 fn read() -> weft_core::time::Instant {
