@@ -25,27 +25,25 @@ pub(crate) fn map_for(fields: usize) -> Result<HeaderMap, MaxSizeReached> {
 /// The name, in any case, if it is frequent in a mesh: [`HeaderName`] would search for it among all that
 /// it knows, or allocate it each time.
 pub(crate) fn known_name(name: &[u8]) -> Option<&'static HeaderName> {
-    find(name, <[u8]>::eq_ignore_ascii_case)
+    let mut room = [0; NAME_BYTES];
+    let lower_case = room.get_mut(..name.len())?;
+    lower_case.copy_from_slice(name);
+    lower_case.make_ascii_lowercase();
+    known_lower_case(lower_case)
 }
 
 /// The same of a name in lower case.
 pub(crate) fn known_lower_case(name: &[u8]) -> Option<&'static HeaderName> {
-    find(name, |known, name| known == name)
-}
-
-#[inline]
-fn find(name: &[u8], is_same: impl Fn(&[u8], &[u8]) -> bool) -> Option<&'static HeaderName> {
     // The first and the last byte tell nearly all names of one length apart.
-    let ends = |name: &[u8]| match name {
-        [first, .., last] => (first.to_ascii_lowercase(), last.to_ascii_lowercase()),
-        [] | [_] => (0, 0),
-    };
-    let wanted = ends(name);
+    let wanted = (name.first()?, name.last()?);
     names_of_length(name.len()).iter().find(|known| {
         let known = known.as_str().as_bytes();
-        ends(known) == wanted && is_same(known, name)
+        (known.first(), known.last()) == (Some(wanted.0), Some(wanted.1)) && known == name
     })
 }
+
+/// Bytes of the longest name that is known.
+const NAME_BYTES: usize = 23;
 
 fn names_of_length(length: usize) -> &'static [HeaderName] {
     match length {

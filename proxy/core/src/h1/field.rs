@@ -3,6 +3,7 @@
 use std::mem::MaybeUninit;
 
 use bytes::Bytes;
+use http::header::InvalidHeaderValue;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use httparse::Header;
 use memchr::memchr;
@@ -56,7 +57,7 @@ fn collect(
     let too_many = |_| Defect::TooManyFields { limit };
     let mut headers = map_for(fields.len()).map_err(too_many)?;
     for field in fields {
-        let name = name(field)?;
+        let name = shared_name(field.name.as_bytes())?;
         let mut value = value(head, field)?;
         if keep(&name, &mut value)? {
             headers.try_append(name, value).map_err(too_many)?;
@@ -65,8 +66,8 @@ fn collect(
     Ok(headers)
 }
 
-fn name(field: &Header<'_>) -> Result<HeaderName, Defect> {
-    let bytes = field.name.as_bytes();
+/// The name of a field, in lower case.
+pub(super) fn shared_name(bytes: &[u8]) -> Result<HeaderName, Defect> {
     if let Some(known) = known_name(bytes) {
         return Ok(known.clone());
     }
@@ -76,16 +77,21 @@ fn name(field: &Header<'_>) -> Result<HeaderName, Defect> {
 }
 
 fn value(head: &Bytes, field: &Header<'_>) -> Result<HeaderValue, Defect> {
-    let value = if memchr(b'\n', field.value).is_some() {
-        Bytes::from(unfold(field.value))
-    } else if field.value.is_empty() {
-        Bytes::new()
-    } else {
-        head.slice_ref(field.value)
+    let value = match memchr(b'\n', field.value) {
+        Some(_folded) => HeaderValue::from_maybe_shared(Bytes::from(unfold(field.value))),
+        None => shared_value(head, field.value),
     };
-    HeaderValue::from_maybe_shared(value).map_err(|_| Defect::FieldValue {
+    value.map_err(|_| Defect::FieldValue {
         name: Excerpt::of(field.name.as_bytes()),
     })
+}
+
+/// A value that is a slice of `head`.
+pub(super) fn shared_value(head: &Bytes, value: &[u8]) -> Result<HeaderValue, InvalidHeaderValue> {
+    match value.is_empty() {
+        true => Ok(HeaderValue::from_static("")),
+        false => HeaderValue::from_maybe_shared(head.slice_ref(value)),
+    }
 }
 
 /// Joins the lines of a folded value by one space each (RFC 9112 section 5.2).

@@ -4,13 +4,14 @@ use std::mem::MaybeUninit;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, HOST};
-use http::{Method, Request, Response, StatusCode, Version, request, response};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request, response};
 use httparse::{Header, ParserConfig, Status};
 
 use super::field::{diagnose, header_map, with_room};
-use super::framing::{ConnectionOptions, Framing, is_tunnel};
+use super::framing::{ConnectionOptions, Framing, Noted, is_tunnel};
 use super::limits::Limits;
 use super::malformed::{Defect, Excerpt, Malformed, Message};
+use super::plain;
 use super::scan::{HeadScan, Section};
 use super::target::{TargetForm, check_host, forbidden_character, parse_target, set_host};
 
@@ -90,6 +91,9 @@ fn read_request(
     scan: &mut HeadScan,
     limits: &Limits,
 ) -> Result<Option<RequestHead>, Defect> {
+    if let Some(head) = read_plain(buffer, scan, limits, plain_request) {
+        return Ok(Some(head));
+    }
     let Some(end) = scan.find_end(buffer, Section::Head(Message::Request), limits)? else {
         return Ok(None);
     };
@@ -97,10 +101,49 @@ fn read_request(
     let parsed = with_room(end.lines, |room| request_head(&head, room));
     if parsed.is_err() {
         // What refuses it looks for what its fields say.
-        let rest = std::mem::replace(buffer, BytesMut::from(&*head));
-        buffer.unsplit(rest);
+        put_back(&head, buffer);
     }
     parsed.map(Some)
+}
+
+/// Reads a plain head ([`plain`]) off the buffer, of which nothing was searched yet; nothing is read where
+/// it is none.
+fn read_plain<T>(
+    buffer: &mut BytesMut,
+    scan: &HeadScan,
+    limits: &Limits,
+    read: impl FnOnce(&Bytes, &Limits) -> Option<T>,
+) -> Option<T> {
+    if *scan != HeadScan::default() {
+        return None;
+    }
+    let length = plain::length(buffer, limits)?;
+    let head = buffer.split_to(length).freeze();
+    let found = read(&head, limits);
+    if found.is_none() {
+        put_back(&head, buffer);
+    }
+    found
+}
+
+/// Puts what was split off before the rest of the buffer.
+fn put_back(head: &Bytes, buffer: &mut BytesMut) {
+    let rest = std::mem::replace(buffer, BytesMut::from(&**head));
+    buffer.unsplit(rest);
+}
+
+fn plain_request(head: &Bytes, limits: &Limits) -> Option<RequestHead> {
+    let plain = plain::request(head, limits)?;
+    let method = Method::from_bytes(plain.method).ok()?;
+    let target = head.slice_ref(plain.target);
+    let line = (method, target, Version::HTTP_11);
+    finish_request(line, plain.headers, &plain.noted).ok()
+}
+
+fn plain_response(head: &Bytes, limits: &Limits, request_method: &Method) -> Option<ResponseHead> {
+    let plain = plain::response(head, limits)?;
+    let line = (plain.code, Version::HTTP_11);
+    finish_response(head, line, plain.headers, &plain.noted, request_method).ok()
 }
 
 fn request_head<'b>(
@@ -115,8 +158,17 @@ fn request_head<'b>(
         return Err(diagnose_head(head));
     };
     let (headers, noted) = header_map(head, parsed.headers, Message::Request)?;
-    let version = http_version(minor);
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| diagnose_head(head))?;
+    let target = head.slice_ref(path.as_bytes());
+    finish_request((method, target, http_version(minor)), headers, &noted)
+}
+
+/// The head that a first line and fields make.
+fn finish_request(
+    (method, target, version): (Method, Bytes, Version),
+    headers: HeaderMap,
+    noted: &Noted,
+) -> Result<RequestHead, Defect> {
     match (noted.hosts, headers.get(HOST)) {
         (0, _) if version == Version::HTTP_11 => return Err(Defect::HostMissing),
         (2.., _) => return Err(Defect::HostRepeated),
@@ -124,7 +176,7 @@ fn request_head<'b>(
         (_, None) => {}
     }
     let framing = noted.request_framing(&method, version)?;
-    let (uri, target_form) = parse_target(&method, head.slice_ref(path.as_bytes()))?;
+    let (uri, target_form) = parse_target(&method, target)?;
 
     let (mut parts, ()) = Request::new(()).into_parts();
     parts.headers = headers;
@@ -150,6 +202,10 @@ fn read_response(
     request_method: &Method,
     limits: &Limits,
 ) -> Result<Option<ResponseHead>, Defect> {
+    let plain = |head: &Bytes, limits: &Limits| plain_response(head, limits, request_method);
+    if let Some(head) = read_plain(buffer, scan, limits, plain) {
+        return Ok(Some(head));
+    }
     let Some(end) = scan.find_end(buffer, Section::Head(Message::Response), limits)? else {
         return Ok(None);
     };
@@ -172,8 +228,24 @@ fn response_head<'b>(
     else {
         return Err(diagnose_head(head));
     };
-    let (mut headers, noted) = header_map(head, parsed.headers, Message::Response)?;
-    let version = http_version(minor);
+    let (headers, noted) = header_map(head, parsed.headers, Message::Response)?;
+    finish_response(
+        head,
+        (code, http_version(minor)),
+        headers,
+        &noted,
+        request_method,
+    )
+}
+
+/// The head that a first line and fields make.
+fn finish_response(
+    head: &Bytes,
+    (code, version): (u16, Version),
+    mut headers: HeaderMap,
+    noted: &Noted,
+    request_method: &Method,
+) -> Result<ResponseHead, Defect> {
     let status = StatusCode::from_u16(code).map_err(|_| diagnose_head(head))?;
     let framing = noted.response_framing(request_method, version, status)?;
     if noted.transfer_encoding && noted.chunked {

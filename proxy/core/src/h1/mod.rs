@@ -34,6 +34,7 @@ mod framing;
 mod head;
 mod limits;
 mod malformed;
+mod plain;
 mod scan;
 mod target;
 

@@ -142,6 +142,9 @@ fn line() -> impl Strategy<Value = &'static str> {
         "Content-Length: 3\r\n",
         "Transfer-Encoding: chunked\r\n",
         "X: y\n",
+        "X: \u{e9}\r\n",
+        "Accept-Encoding: gzip\r\n",
+        "x-request-id: 1\r\n",
     ])
 }
 
@@ -181,6 +184,7 @@ fn streams() -> impl Strategy<Value = (Message, Vec<u8>)> {
         "GET / HTTP/1.1\r\nHost: a\r\n",
         "\r\nPOST /a?b HTTP/1.1\r\nHost: a\r\n",
         "PUT http://b/ HTTP/1.1\r\nHost: a\r\n",
+        "GET /a{|}\"^`<?\\>\u{e9} HTTP/1.1\r\nHost: a\r\n",
         "patch * HTTP/1.0\r\n",
         "OPTIONS * HTTP/1.0\r\n",
         "CONNECT a:1 HTTP/1.1\r\nHost: a\r\n",
@@ -192,6 +196,7 @@ fn streams() -> impl Strategy<Value = (Message, Vec<u8>)> {
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 299 Odd\r\n",
         "HTTP/1.0 304\r\n",
         "HTTP/1.1 204 \n",
+        "HTTP/1.1 200 \u{e9}\r\n",
         "\r\nHTTP/1.1 500 x y\r\n",
         "HTTP/2.0 200 OK\r\n",
     ]);

@@ -1,0 +1,156 @@
+//! Heads as nearly all are, read in one pass: complete, in HTTP/1.1, every line ended by CR LF, nothing
+//! folded, nothing unusual in the target.
+//!
+//! Every other head is left to the parser that says what is wrong with it. What is read here, that one
+//! reads in the same way: properties compare them.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName};
+use memchr::memchr;
+use memchr::memmem::Finder;
+
+use super::field::{shared_name, shared_value};
+use super::framing::Noted;
+use super::limits::Limits;
+use super::malformed::Message;
+use super::scan::is_tchar;
+use crate::field_name::map_for;
+
+/// Fields that a map has room for from the begin; more are possible.
+const FIELDS: usize = 8;
+
+/// The first line of a request, and its fields.
+#[derive(Debug)]
+pub(super) struct PlainRequest<'b> {
+    pub(super) method: &'b [u8],
+    pub(super) target: &'b [u8],
+    pub(super) headers: HeaderMap,
+    pub(super) noted: Noted,
+}
+
+/// The first line of a response, and its fields.
+#[derive(Debug)]
+pub(super) struct PlainResponse {
+    pub(super) code: u16,
+    pub(super) headers: HeaderMap,
+    pub(super) noted: Noted,
+}
+
+/// The length of the head that the buffer begins with, its empty line included, if it may be a plain one.
+pub(super) fn length(buffer: &[u8], limits: &Limits) -> Option<usize> {
+    static END: std::sync::LazyLock<Finder<'_>> =
+        std::sync::LazyLock::new(|| Finder::new(b"\r\n\r\n"));
+    let window = &buffer[..buffer.len().min(limits.head_bytes)];
+    END.find(window).map(|at| at + 4)
+}
+
+/// Reads a request's head; `None` where it is not a plain one.
+pub(super) fn request<'b>(head: &'b Bytes, limits: &Limits) -> Option<PlainRequest<'b>> {
+    let (line, fields) = line(head)?;
+    let method = token(line)?;
+    let rest = line[method.len()..].strip_prefix(b" ")?;
+    let target = rest.strip_suffix(b" HTTP/1.1")?;
+    let is_plain = (1..=limits.method_bytes).contains(&method.len())
+        && !target.is_empty()
+        && target.iter().all(|byte| is_target(*byte));
+    if !is_plain {
+        return None;
+    }
+    let (headers, noted) = read_fields(head, fields, limits, Message::Request)?;
+    Some(PlainRequest {
+        method,
+        target,
+        headers,
+        noted,
+    })
+}
+
+/// Reads a response's head; `None` where it is not a plain one.
+pub(super) fn response(head: &Bytes, limits: &Limits) -> Option<PlainResponse> {
+    let (line, fields) = line(head)?;
+    let rest = line.strip_prefix(b"HTTP/1.1 ")?;
+    let (code, phrase) = rest.split_at_checked(3)?;
+    let code = match code {
+        [a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9'] => [a, b, c]
+            .into_iter()
+            .fold(0, |code, digit| code * 10 + u16::from(digit - b'0')),
+        _ => return None,
+    };
+    let phrase = phrase.strip_prefix(b" ")?;
+    if !phrase.iter().all(|byte| matches!(byte, b' '..=b'~')) {
+        return None;
+    }
+    let (headers, noted) = read_fields(head, fields, limits, Message::Response)?;
+    Some(PlainResponse {
+        code,
+        headers,
+        noted,
+    })
+}
+
+/// The fields up to the empty line, which ends the head.
+fn read_fields(
+    head: &Bytes,
+    mut rest: &[u8],
+    limits: &Limits,
+    message: Message,
+) -> Option<(HeaderMap, Noted)> {
+    let mut headers = map_for(FIELDS).ok()?;
+    let mut noted = Noted::default();
+    let mut count = 0;
+    while rest != b"\r\n" {
+        let name = token(rest)?;
+        let (line, after) = line(&rest[name.len()..])?;
+        rest = after;
+        count += 1;
+        if name.is_empty() || count > limits.fields {
+            return None;
+        }
+        let name: HeaderName = shared_name(name).ok()?;
+        let mut value = shared_value(head, trimmed(line.strip_prefix(b":")?)).ok()?;
+        if noted.note(message, &name, &mut value).ok()? {
+            headers.try_append(name, value).ok()?;
+        }
+    }
+    Some((headers, noted))
+}
+
+/// The first line without its end, and what follows.
+fn line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (line, rest) = bytes.split_at(memchr(b'\n', bytes)? + 1);
+    Some((line.strip_suffix(b"\r\n")?, rest))
+}
+
+/// The token that the bytes begin with; it may be empty.
+fn token(bytes: &[u8]) -> Option<&[u8]> {
+    let end = bytes.iter().position(|byte| !is_tchar(*byte))?;
+    Some(&bytes[..end])
+}
+
+/// The value without spaces and tabs around it.
+fn trimmed(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
+/// A character that RFC 3986 knows, except `#`: no other has a meaning of its own to anybody.
+fn is_target(byte: u8) -> bool {
+    const TABLE: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut byte = 0;
+        while byte < table.len() {
+            table[byte] = (byte as u8).is_ascii_alphanumeric();
+            byte += 1;
+        }
+        let marks = b"-._~%:/?[]@!$&'()*+,;=";
+        let mut at = 0;
+        while at < marks.len() {
+            table[marks[at] as usize] = true;
+            at += 1;
+        }
+        table
+    };
+    TABLE[usize::from(byte)]
+}
