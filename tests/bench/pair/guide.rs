@@ -41,7 +41,7 @@ fn placed(page: &str, tables: &str) -> Option<String> {
 /// The tables, with what they were measured with.
 pub(crate) fn markdown(report: &Report, options: &Options, tools: &Tools) -> String {
     let mut text = format!(
-        "{}. {} rounds of {} s each; memory *later* is {} s after the load. System calls are counted by \
+        "{}. Rounds: {}, of {} s each; memory *later* is {} s after the load. System calls are counted by \
          {}.\n\nPrograms: {}.\n",
         machine(),
         options.rounds,
@@ -179,8 +179,8 @@ fn machine() -> String {
 
 /// A chart of bars: processor time of each contender, each row to a scale of its own.
 pub(crate) fn svg(report: &Report) -> String {
-    let mut body = String::new();
-    let mut y = 10;
+    let mut body = legend();
+    let mut y = HEAD;
     for row in ROWS {
         let lines: Vec<&Line> = of_row(report, row)
             .into_iter()
@@ -211,13 +211,36 @@ pub(crate) fn svg(report: &Report) -> String {
     )
 }
 
-/// One bar with its name before it and its number behind it.
-fn bar(y: u32, line: &Line, most: f64) -> String {
-    let colour = match line.role {
+fn colour(role: Role) -> &'static str {
+    match role {
         Role::Ours => "#0072b2",
         Role::Peer => "#e69f00",
         Role::Floor | Role::Direct => "#999999",
+    }
+}
+
+/// What the colours say, in one line.
+fn legend() -> String {
+    let kinds = [
+        (Role::Ours, "ours"),
+        (Role::Peer, "other proxies"),
+        (Role::Floor, "relays that look at nothing"),
+    ];
+    let places = (NAMES..).step_by(110);
+    let entry = |((role, text), x): ((Role, &str), u32)| {
+        format!(
+            "<rect x=\"{x}\" y=\"8\" width=\"12\" height=\"12\" fill=\"{}\"/>\
+             <text x=\"{}\" y=\"18\">{text}</text>\n",
+            colour(role),
+            x + 17
+        )
     };
+    kinds.into_iter().zip(places).map(entry).collect()
+}
+
+/// One bar with its name before it and its number behind it.
+fn bar(y: u32, line: &Line, most: f64) -> String {
+    let colour = colour(line.role);
     let width = f64::from(BARS) * line.cpu.1 / most;
     format!(
         "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>\

@@ -99,6 +99,12 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// The beginning of a text, in one line.
+fn brief(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words.join(" ").chars().take(300).collect()
+}
+
 /// A run of the benchmark.
 struct Bench<'a> {
     options: &'a Options,
@@ -125,6 +131,7 @@ impl Bench<'_> {
     /// One row of load: every contender fresh, one round each, again and again.
     fn rounds(&mut self, row: &'static Row) {
         let entries = contenders::start(row, self.options, self.tools, self.dir);
+        std::thread::sleep(memory::SETTLE);
         let idle: Vec<u64> = entries
             .iter()
             .map(|entry| pss_kib(&entry.pair.proxies()))
@@ -178,7 +185,7 @@ impl Bench<'_> {
     }
 
     fn failed(&mut self, row: &Row, entry: &Entry, text: &str) {
-        let note = format!("{}: {} lost a round: {text}", row.name, entry.name);
+        let note = format!("{}: {} lost a round: {}", row.name, entry.name, brief(text));
         eprintln!("{note}");
         self.report.notes.push(note);
         self.ours_failed |= entry.role == Role::Ours;

@@ -15,8 +15,8 @@ use crate::usage::pss_kib;
 /// Connections with which memory is looked at, and with which again: what one takes is the slope between.
 const FEW: u32 = 64;
 const MANY: u32 = 256;
-/// Until what a request took is given back.
-const SETTLE: Duration = Duration::from_secs(1);
+/// Until what a start or a request took is given back.
+pub(crate) const SETTLE: Duration = Duration::from_secs(1);
 
 /// Memory of one contender, PSS of both halves in KiB.
 #[derive(Debug)]

@@ -141,7 +141,7 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "h1-new",
         about: "HTTP/1.1, a new connection of the caller for each request, 16 at a time; times are from its \
-                connection to the last byte.",
+                start to the last byte. Relays open one at each hop, where proxies reuse theirs.",
         caller: Caller::Http1,
         load: Load::NewHttp { at_once: 16 },
     },
