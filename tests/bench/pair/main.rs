@@ -172,7 +172,7 @@ impl Bench<'_> {
         load::run(&address, row, self.options.warm_up(), self.dir)?;
         let pids = entry.pair.proxies();
         let before = Cost::of(&pids);
-        let outcome = load::run(&address, row, self.options.seconds, self.dir)?;
+        let outcome = load::run(&address, row, row.seconds(self.options.seconds), self.dir)?;
         let cost = Cost::of(&pids).since(before);
         Ok(Round::new(cost, &outcome, direct))
     }

@@ -83,6 +83,20 @@ impl Row {
         }
     }
 
+    /// Seconds of a measured round, from those of most rows: where the rate is fixed four times as many, so
+    /// that the 99.9th percentile is not that of a handful of requests.
+    pub(crate) fn seconds(&self, of_most: u32) -> u32 {
+        match self.load {
+            Load::Rate { .. } => of_most * 4,
+            Load::Wrk { .. }
+            | Load::H2load { .. }
+            | Load::NewHttp { .. }
+            | Load::Bulk { .. }
+            | Load::NewTcp { .. }
+            | Load::Idle => of_most,
+        }
+    }
+
     /// Whether the variants of our pair are measured in it.
     pub(crate) fn has_variants(&self) -> bool {
         self.name == ROWS[0].name
