@@ -245,7 +245,10 @@ pub(crate) fn memory_cells(memory: &Memory) -> [String; 6] {
         format!("{:.1}", memory.connection),
         mebi(memory.after),
         mebi(memory.later),
-        returned.map_or_else(String::new, |share| format!("{:.0} %", share * 100.0)),
+        // As a whole number, so that little less than nothing is nothing.
+        returned.map_or_else(String::new, |share| {
+            format!("{} %", (share * 100.0).round() as i64)
+        }),
     ]
 }
 
