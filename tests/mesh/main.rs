@@ -9,6 +9,8 @@ mod http1;
 mod grpc;
 // Real clients and servers in pairs: what they do without a mesh they do with it.
 mod programs;
+// h2spec, the interoperability tests of gRPC, and many calls.
+mod conformance;
 // Upgraded connections.
 mod websocket;
 // The same over HTTP/2.
