@@ -51,6 +51,8 @@ mod shedding;
 // Who gets past the mesh: forged callers, and what leads back to the sidecar itself.
 mod forged;
 mod loops;
+// Requests that servers read in different ways, on every way.
+mod smuggling;
 // Whose fault it is when a request ends early, and that nothing gets around its checks.
 mod way;
 // The same rules through two sidecars and from outside.
