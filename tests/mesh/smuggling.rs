@@ -45,6 +45,14 @@ struct Sent {
     victim: Vec<Answer>,
 }
 
+impl Sent {
+    /// Whether the ordinary request after it had its own answer, and no other.
+    fn is_victim_well(&self) -> bool {
+        let target = format!("/victim-{}", self.id);
+        matches!(&self.victim[..], [Answer::Said(200, body)] if *body == target)
+    }
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum Answer {
@@ -103,6 +111,8 @@ impl Event {
 struct Way {
     name: &'static str,
     corpus: &'static str,
+    /// Of HTTP, that the client speaks.
+    version: &'static str,
     port: &'static str,
     from: From,
 }
@@ -123,13 +133,14 @@ const HTTP1: &str = "8080";
 const HTTP2: &str = "8082";
 
 fn ways() -> Vec<Way> {
-    let way = |name, corpus, port, from| Way {
+    let way = |name, (corpus, version), port, from| Way {
         name,
         corpus,
+        version,
         port,
         from,
     };
-    let (http1, http2) = ("http1.txt", "http2.txt");
+    let (http1, http2) = (("http1.txt", "1"), ("http2.txt", "2"));
     vec![
         way("program-1-1", http1, HTTP1, From::Program),
         way("program-1-2", http1, HTTP2, From::Program),
@@ -149,7 +160,7 @@ fn ways() -> Vec<Way> {
 fn send(pods: &Pods<'_>, way: &Way) -> Vec<Sent> {
     let program = |host: &str| {
         let program = script("smuggling/send.py");
-        program.args([way.corpus, host, way.port, way.name])
+        program.args([way.corpus, way.version, host, way.port, way.name])
     };
     let address = pods.pod_address("web").to_string();
     let finished = match way.from {
@@ -166,6 +177,22 @@ fn send(pods: &Pods<'_>, way: &Way) -> Vec<Sent> {
     };
     let printed = finished.success().stdout;
     serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{error}: {printed}"))
+}
+
+/// Sends what belongs to each way, so many at a time; names the way of each entry.
+fn send_all(pods: &Pods<'_>, ways: &[Way], at_a_time: usize) -> Vec<(&'static str, Sent)> {
+    let mut sent = Vec::new();
+    for some in ways.chunks(at_a_time) {
+        thread::scope(|scope| {
+            let start = |way| scope.spawn(move || send(pods, way));
+            let running: Vec<_> = some.iter().map(start).collect();
+            for (way, entries) in some.iter().zip(running) {
+                let entries = entries.join().expect("a way's thread");
+                sent.extend(entries.into_iter().map(|entry| (way.name, entry)));
+            }
+        });
+    }
+    sent
 }
 
 fn events(printed: &str) -> Vec<Event> {
@@ -255,20 +282,7 @@ fn nothing_is_smuggled_on_any_way() {
     let ports = [format!("{HTTP1}:http"), format!("{HTTP2}:http2")];
     let web = pods.serve("web", &ports.each_ref().map(String::as_str), recorder());
     pods.add("peer", &[]);
-    let ways = ways();
-    let mut sent = Vec::new();
-    for some in ways.chunks(4) {
-        thread::scope(|scope| {
-            let running: Vec<_> = some
-                .iter()
-                .map(|way| scope.spawn(|| send(&pods, way)))
-                .collect();
-            for (way, entries) in some.iter().zip(running) {
-                let entries = entries.join().expect("a way's thread");
-                sent.extend(entries.into_iter().map(|entry| (way.name, entry)));
-            }
-        });
-    }
+    let sent = send_all(&pods, &ways(), 6);
     // What was cut off is written down when the application notices.
     let mut before = 0;
     let printed = wait_for("no more events", LIMIT, || {
@@ -297,6 +311,69 @@ fn nothing_is_smuggled_on_any_way() {
     }
     eprintln!("{} entries, {} events", sent.len(), events.len());
     assert!(sent.len() > 2000, "only {} entries", sent.len());
+    assert!(
+        wrong.is_empty(),
+        "{} are wrong\n{wrong}",
+        wrong.lines().count()
+    );
+}
+
+/// What is wrong with what the caller of an answer got, if anything is.
+fn judge_answer(sent: &Sent) -> Result<(), String> {
+    if !sent.is_victim_well() {
+        return Err(format!("another request was answered {:?}", sent.victim));
+    }
+    let mut words = sent.expected.iter().map(String::as_str);
+    let outcomes = words.next().unwrap_or_default();
+    let (status, body) = (words.next().unwrap_or("0"), words.next().unwrap_or(""));
+    let status: u16 = status.parse().expect("a status");
+    let is_so = |outcome| match (outcome, &sent.answers[..]) {
+        ("whole", [Answer::Said(said, text)]) => (*said, text.as_str()) == (status, body),
+        ("broken", [Answer::Said(said, _)]) => *said == 502,
+        ("broken", [Answer::Ended(_)]) => true,
+        _ => false,
+    };
+    if outcomes.split("-or-").any(is_so) {
+        return Ok(());
+    }
+    Err(format!(
+        "expected {:?}, got {:?}",
+        sent.expected, sent.answers
+    ))
+}
+
+/// Answers that clients read in different ways: its caller gets one that all read alike, and nobody
+/// else gets a part of it.
+#[test]
+fn no_answer_is_taken_for_another() {
+    need!("root", "ip", "curl", "python3", "python:h2");
+    let machine = Machine::shared();
+    let pods = Pods::meshed(&machine);
+    let program = script("smuggling/answering.py").arg(HTTP1);
+    let _web = pods.serve("web", &[&format!("{HTTP1}:http")], program);
+    let way = |name, version, from| Way {
+        name,
+        corpus: "answers.txt",
+        version,
+        port: HTTP1,
+        from,
+    };
+    let ways = [
+        way("program-2", "2", From::Program),
+        way("outside-2", "2", From::Outside),
+        way("program-1", "1", From::Program),
+        way("outside-1", "1", From::Outside),
+    ];
+    // The last ones one by one: what comes late from an application must find its connection idle.
+    let mut sent = send_all(&pods, &ways[..2], 2);
+    sent.extend(send_all(&pods, &ways[2..], 1));
+    let mut wrong = String::new();
+    for (way, entry) in &sent {
+        if let Err(why) = judge_answer(entry) {
+            let _ = writeln!(wrong, "{way}, {}: {why}", entry.name);
+        }
+    }
+    assert!(sent.len() > 450, "only {} entries", sent.len());
     assert!(
         wrong.is_empty(),
         "{} are wrong\n{wrong}",

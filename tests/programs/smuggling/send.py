@@ -1,8 +1,8 @@
-"""Sends the requests of a corpus (http1.txt or http2.txt says how they are written), each over a connection of its own,
-and after each an ordinary request, its victim, over another. Prints one JSON list: of each entry its name, its
-`{id}`, what is expected, and the answers: [status, body]..., where the connection or stream ended otherwise with a
-word for that.
-Usage: send.py CORPUS HOST PORT PREFIX [IDENTITY.json ALPN SERVER_NAME]"""
+"""Sends the requests of a corpus (http1.txt, http2.txt), or those that answering.py answers as answers.txt says, in
+HTTP/1 or HTTP/2; each over a connection of its own, and after each an ordinary request, its victim, over another.
+Prints one JSON list: of each entry its name, its `{id}`, what is expected, and the answers: [status, body]..., where the
+connection or stream ended otherwise with a word for that.
+Usage: send.py CORPUS VERSION HOST PORT PREFIX [IDENTITY.json ALPN SERVER_NAME]"""
 
 import concurrent.futures
 import json
@@ -11,43 +11,23 @@ import re
 import socket
 import struct
 import sys
+import time
 
 import hpack
+
+from corpus import entries, filled, http1_bytes, plain
 
 sys.path.append(str(pathlib.Path(__file__).parent.parent / "identity"))
 import own  # noqa: E402
 
-CORPUS, HOST, PORT, PREFIX, *PEER = sys.argv[1:]
+CORPUS, VERSION, HOST, PORT, PREFIX, *PEER = sys.argv[1:]
 AT_A_TIME = 20
 # Of silence: then the client ends its sending, and after the same time again it leaves.
 SILENCE = 2
 # More than the answer must not come.
 AFTERWARDS = 0.2
-ESCAPES = {"r": b"\r", "n": b"\n", "t": b"\t", "0": b"\0", "\\": b"\\"}
-
-
-def plain(text):
-    """Bytes without escapes."""
-    def one(found):
-        return bytes([int(found[1][1:], 16)]).decode("latin-1") if found[1][0] == "x" else ESCAPES[found[1]].decode()
-    return re.sub(r"\\(x[0-9a-f]{2}|[rnt0\\])", one, text).encode("latin-1")
-
-
-def filled(text, name):
-    text = text.replace("{id}", name)
-    text = re.sub(r"\{len:([^{}]*)\}", lambda found: str(len(plain(found[1]))), text)
-    return re.sub(r"\{(.)\*(\d+)\}", lambda found: found[1] * int(found[2]), text)
-
-
-def entries():
-    """Name, expectation and lines of each."""
-    found = []
-    for line in pathlib.Path(__file__).with_name(CORPUS).read_text("utf-8").split("\n"):
-        if head := re.match(r"\[(.+)\] ((?:refused|partial|one|two).*)\Z", line):
-            found.append((head[1], head[2], []))
-        elif line and not line.startswith("#"):
-            found[-1][2].append(line)
-    return found
+# What answering.py says a tenth of a second later has come after this.
+LATE = 0.4
 
 
 def connect():
@@ -57,18 +37,6 @@ def connect():
         identity, protocol, name = PEER
         sock = own.tls(identity, protocol).wrap_socket(sock, server_hostname=name)
     return sock
-
-
-def http1_bytes(lines):
-    out = b""
-    for line in lines:
-        if line == "~":
-            out += b"\r\n"
-        elif re.search(r"(?<!\\)(\\\\)*\\\Z", line):
-            out += plain(line[:-1])
-        else:
-            out += plain(line) + b"\r\n"
-    return out
 
 
 def http1_answers(data, method):
@@ -82,7 +50,7 @@ def http1_answers(data, method):
             continue
         if method == b"HEAD" or status in (204, 304):
             body, data = b"", rest
-        elif b"chunked" in fields:
+        elif re.search(rb"(?:\A|\n)transfer-encoding: *chunked", fields, re.I):
             body, data = dechunked(rest)
         else:
             end = int(length[1]) if length else len(rest)
@@ -209,6 +177,13 @@ def http2(data):
     return [[answer.status, answer.body.decode("latin-1")]] if answer.over == "end" else [answer.over]
 
 
+def ask(method, target, **more):
+    """An ordinary request."""
+    if VERSION == "1":
+        return http1(f"{method} {target} HTTP/1.1\r\nHost: web\r\n\r\n".encode(), **more)
+    return http2(http2_bytes([f"{method} {target}", "> end"]))
+
+
 def send(numbered):
     number, (name, expectation, lines) = numbered
     mark = f"{PREFIX}.{number}."
@@ -216,16 +191,27 @@ def send(numbered):
     # Blanks part the words of an expectation, and are escaped inside of them.
     expected = [plain(word).decode("latin-1") for word in filled(expectation, mark).split(" ")]
     try:
-        if CORPUS == "http1.txt":
+        if CORPUS == "answers.txt":
+            answers = ask(lines[0], f"/a-{mark}")
+        elif VERSION == "1":
             answers = http1(http1_bytes(lines), 2 if expected[0] == "two" else 1)
-            victim = http1(f"GET /victim-{mark} HTTP/1.1\r\nHost: web\r\n\r\n".encode(), afterwards=0.01)
         else:
             answers = http2(http2_bytes(lines))
-            victim = http2(http2_bytes([f"GET /victim-{mark}", "> end"]))
+        if "> wait" in lines:
+            time.sleep(LATE)
+        victim = ask("GET", f"/victim-{mark}", afterwards=0.01)
     except Exception as error:  # the entry is named
         raise RuntimeError(name) from error
     return dict(name=name, id=mark, expected=expected, answers=answers, victim=victim)
 
 
+# An answer that comes late is nobody's only while nobody asks over its connection: HTTP/1 has no numbers. What the
+# client speaks makes no difference to that.
+late, others = [], []
+for entry in enumerate(entries(CORPUS)):
+    (late if "> wait" in entry[1][2] else others).append(entry)
 with concurrent.futures.ThreadPoolExecutor(AT_A_TIME) as threads:
-    print(json.dumps(list(threads.map(send, enumerate(entries())))))
+    done = list(threads.map(send, others))
+if VERSION == "1":
+    done += map(send, late)
+print(json.dumps(done))
