@@ -82,7 +82,7 @@ fn judge(place: &str, finished: Finished, allowed: Allowed) -> Result<(), String
 /// A program of the mesh, a client outside, and a peer with a certificate ask the same application.
 #[test]
 fn h2spec_at_every_place() {
-    need!("root", "ip", "curl", "go", "nginx", "python3");
+    need!("root", "ip", "ss", "curl", "go", "nginx", "python3");
     built();
     let machine = Machine::shared();
     let pods = Pods::meshed(&machine);

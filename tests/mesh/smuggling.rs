@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::support::{Bed, Machine, Pods, Program, need, script, wait_for};
+use crate::support::{Bed, Machine, Pods, Program, need, scaled, script, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(240);
 /// A caller that requests make up.
@@ -157,15 +157,16 @@ fn ways() -> Vec<Way> {
     ]
 }
 
-fn send(pods: &Pods<'_>, way: &Way) -> Vec<Sent> {
+fn send(pods: &Pods<'_>, way: &Way, piece: &str) -> Vec<Sent> {
+    let mark = format!("{}-by-{piece}", way.name);
     let program = |host: &str| {
         let program = script("smuggling/send.py");
-        program.args([way.corpus, way.version, host, way.port, way.name])
+        program.args([way.corpus, way.version, piece, host, way.port, &mark])
     };
     let address = pods.pod_address("web").to_string();
     let finished = match way.from {
         From::Program => {
-            let name = format!("caller-{}", way.name);
+            let name = format!("caller-{mark}");
             pods.call(&name, &["web"], program(&pods.host("web")), LIMIT)
         }
         From::Outside => pods.outside(program(&address), LIMIT),
@@ -180,11 +181,16 @@ fn send(pods: &Pods<'_>, way: &Way) -> Vec<Sent> {
 }
 
 /// Sends what belongs to each way, so many at a time; names the way of each entry.
-fn send_all(pods: &Pods<'_>, ways: &[Way], at_a_time: usize) -> Vec<(&'static str, Sent)> {
+fn send_all(
+    pods: &Pods<'_>,
+    ways: &[Way],
+    piece: &str,
+    at_a_time: usize,
+) -> Vec<(&'static str, Sent)> {
     let mut sent = Vec::new();
     for some in ways.chunks(at_a_time) {
         thread::scope(|scope| {
-            let start = |way| scope.spawn(move || send(pods, way));
+            let start = |way| scope.spawn(move || send(pods, way, piece));
             let running: Vec<_> = some.iter().map(start).collect();
             for (way, entries) in some.iter().zip(running) {
                 let entries = entries.join().expect("a way's thread");
@@ -282,7 +288,11 @@ fn nothing_is_smuggled_on_any_way() {
     let ports = [format!("{HTTP1}:http"), format!("{HTTP2}:http2")];
     let web = pods.serve("web", &ports.each_ref().map(String::as_str), recorder());
     pods.add("peer", &[]);
-    let sent = send_all(&pods, &ways(), 6);
+    // Whole messages, and in the long form byte by byte as well.
+    let mut sent = Vec::new();
+    for piece in scaled(&["0"][..], &["0", "1", "7"]) {
+        sent.extend(send_all(&pods, &ways(), piece, 6));
+    }
     // What was cut off is written down when the application notices.
     let mut before = 0;
     let printed = wait_for("no more events", LIMIT, || {
@@ -365,8 +375,8 @@ fn no_answer_is_taken_for_another() {
         way("outside-1", "1", From::Outside),
     ];
     // The last ones one by one: what comes late from an application must find its connection idle.
-    let mut sent = send_all(&pods, &ways[..2], 2);
-    sent.extend(send_all(&pods, &ways[2..], 1));
+    let mut sent = send_all(&pods, &ways[..2], "0", 2);
+    sent.extend(send_all(&pods, &ways[2..], "0", 1));
     let mut wrong = String::new();
     for (way, entry) in &sent {
         if let Err(why) = judge_answer(entry) {

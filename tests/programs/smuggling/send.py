@@ -2,7 +2,8 @@
 HTTP/1 or HTTP/2; each over a connection of its own, and after each an ordinary request, its victim, over another.
 Prints one JSON list: of each entry its name, its `{id}`, what is expected, and the answers: [status, body]..., where the
 connection or stream ended otherwise with a word for that.
-Usage: send.py CORPUS VERSION HOST PORT PREFIX [IDENTITY.json ALPN SERVER_NAME]"""
+Everything is sent in pieces of so many bytes, or whole with 0.
+Usage: send.py CORPUS VERSION PIECE HOST PORT PREFIX [IDENTITY.json ALPN SERVER_NAME]"""
 
 import concurrent.futures
 import json
@@ -20,7 +21,7 @@ from corpus import entries, filled, http1_bytes, plain
 sys.path.append(str(pathlib.Path(__file__).parent.parent / "identity"))
 import own  # noqa: E402
 
-CORPUS, VERSION, HOST, PORT, PREFIX, *PEER = sys.argv[1:]
+CORPUS, VERSION, PIECE, HOST, PORT, PREFIX, *PEER = sys.argv[1:]
 AT_A_TIME = 20
 # Of silence: then the client ends its sending, and after the same time again it leaves.
 SILENCE = 2
@@ -37,6 +38,12 @@ def connect():
         identity, protocol, name = PEER
         sock = own.tls(identity, protocol).wrap_socket(sock, server_hostname=name)
     return sock
+
+
+def send_all(sock, data):
+    piece = int(PIECE) or len(data)
+    for start in range(0, len(data), piece):
+        sock.sendall(data[start:start + piece])
 
 
 def http1_answers(data, method):
@@ -75,7 +82,7 @@ def http1(data, wanted=1, afterwards=AFTERWARDS):
     method, received, ended, half = data.split(b" ")[0].strip(), b"", None, False
     sock = connect()
     try:
-        sock.sendall(data)
+        send_all(sock, data)
         while not ended:
             sock.settimeout(afterwards if len(http1_answers(received, method)) >= wanted else SILENCE)
             try:
@@ -164,7 +171,7 @@ class Answer:
 def http2(data):
     sock, answer = connect(), Answer()
     try:
-        sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, b"", 0) + data)
+        send_all(sock, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, b"", 0) + data)
         sock.settimeout(SILENCE)
         while not answer.over:
             if not (more := sock.recv(65536)):
