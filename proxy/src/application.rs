@@ -226,7 +226,9 @@ impl Applications {
                 }
                 Err(failed) => failed,
             };
-            if failed.unsent.is_some() || failed.error.is_going_away() {
+            if failed.error.is_unsendable() {
+                return Err(broken(&failed.error));
+            } else if failed.unsent.is_some() || failed.error.is_going_away() {
                 slot.retire();
             } else if !failed.error.is_refused() {
                 return Err(broken(&failed.error));

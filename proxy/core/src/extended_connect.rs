@@ -237,8 +237,8 @@ impl Offer {
     }
 
     /// The value of `:protocol`.
-    pub fn protocol(&self) -> &str {
-        self.protocol.to_str().unwrap_or_default()
+    pub fn protocol(&self) -> &HeaderValue {
+        &self.protocol
     }
 
     /// Makes the answer that opens the stream one that switches protocols.

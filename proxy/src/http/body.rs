@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
+use super::h2::TunnelBody;
 use super::incoming::{BodyError, Incoming};
 use super::kept::{Kept, KeptBody};
 use super::upload::Upload;
@@ -28,6 +29,8 @@ pub enum ProxyBody<G = ()> {
     Kept(KeptBody),
     /// Relayed, and cut when nothing moves in its stream.
     Watched(Watched<G>),
+    /// The bytes of a tunnel.
+    Tunnel(TunnelBody),
 }
 
 /// A body that comes from elsewhere.
@@ -95,7 +98,9 @@ impl<G> ProxyBody<G> {
     {
         match self {
             Self::Relayed(relayed) => Self::Watched(Watched::new(relayed, activity)),
-            Self::Empty | Self::Text(_) | Self::Kept(_) | Self::Watched(_) => self,
+            Self::Empty | Self::Text(_) | Self::Kept(_) | Self::Watched(_) | Self::Tunnel(_) => {
+                self
+            }
         }
     }
 }
@@ -117,7 +122,7 @@ impl ProxyBody {
                 activity.expect_upload();
                 relayed.activity = Some(Arc::clone(activity));
             }
-            Self::Kept(_) | Self::Empty | Self::Text(_) | Self::Watched(_) => {}
+            Self::Kept(_) | Self::Empty | Self::Text(_) | Self::Watched(_) | Self::Tunnel(_) => {}
         }
     }
 
@@ -125,7 +130,9 @@ impl ProxyBody {
     pub fn watch_upload(&mut self) -> Option<Upload> {
         match self {
             Self::Relayed(relayed) => Some(relayed.upload.get_or_insert_default().clone()),
-            Self::Empty | Self::Text(_) | Self::Kept(_) | Self::Watched(_) => None,
+            Self::Empty | Self::Text(_) | Self::Kept(_) | Self::Watched(_) | Self::Tunnel(_) => {
+                None
+            }
         }
     }
 
@@ -133,7 +140,7 @@ impl ProxyBody {
     pub fn count(&mut self, counter: Arc<AtomicU64>) {
         match self {
             Self::Relayed(relayed) => relayed.counter = Some(counter),
-            Self::Empty | Self::Text(_) | Self::Kept(_) | Self::Watched(_) => {}
+            Self::Empty | Self::Text(_) | Self::Kept(_) | Self::Watched(_) | Self::Tunnel(_) => {}
         }
     }
 
@@ -151,7 +158,9 @@ impl ProxyBody {
                 } = relayed;
                 Ok(Kept::new(body, (counter, activity, upload), limit))
             }
-            Self::Empty | Self::Text(_) | Self::Kept(_) | Self::Watched(_) => Err(self),
+            Self::Empty | Self::Text(_) | Self::Kept(_) | Self::Watched(_) | Self::Tunnel(_) => {
+                Err(self)
+            }
         }
     }
 }
@@ -184,7 +193,9 @@ impl<G: BodyGuard> ProxyBody<G> {
                 let guard = relayed.guard.as_ref();
                 guard.is_some_and(BodyGuard::holds_connection)
             }
-            Self::Empty | Self::Text(_) | Self::Kept(_) | Self::Watched(_) => false,
+            Self::Empty | Self::Text(_) | Self::Kept(_) | Self::Watched(_) | Self::Tunnel(_) => {
+                false
+            }
         }
     }
 
@@ -224,7 +235,7 @@ impl<G: BodyGuard> Relayed<G> {
                     if let Some(counter) = &self.counter {
                         counter.fetch_add(data.len() as u64, Ordering::Relaxed);
                     }
-                    // hyper does not poll past a frame that completes the length.
+                    // Nobody polls past a frame that completes the length.
                     if self.body.is_end_stream()
                         && let Some(guard) = self.guard.take()
                     {
@@ -274,6 +285,7 @@ impl<G: BodyGuard> Body for ProxyBody<G> {
             }
             Self::Kept(kept) => kept.poll_frame(cx),
             Self::Watched(watched) => watched.poll_frame(cx),
+            Self::Tunnel(tunnel) => tunnel.poll_frame(cx).map_err(BodyError::from),
         }
     }
 
@@ -284,18 +296,20 @@ impl<G: BodyGuard> Body for ProxyBody<G> {
             Self::Relayed(relayed) => relayed.is_end_stream(),
             Self::Kept(kept) => kept.is_end_stream(),
             Self::Watched(watched) => watched.is_end_stream(),
+            Self::Tunnel(tunnel) => tunnel.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            // That it is empty says its end. Of a length hyper would make a `Content-Length: 0` that
-            // the sender of the message has not written.
+            // That it is empty says its end. A length of 0 would be written as a field that the sender
+            // of the message has not written.
             Self::Empty => SizeHint::default(),
             Self::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
             Self::Relayed(relayed) => relayed.size_hint(),
             Self::Kept(kept) => kept.size_hint(),
             Self::Watched(watched) => watched.size_hint(),
+            Self::Tunnel(_) => SizeHint::default(),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Bodies that are received in HTTP/2: hyper's, with a limit on trailers, which h2 does not refuse.
+//! Bodies that are received in HTTP/2 from where nobody has held them to anything yet: an application, a
+//! client or a server outside the mesh.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -9,16 +10,15 @@ use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use weft_core::reason::Reason;
 
+use super::grpc_fields;
+use super::h2::StreamBody;
 use super::incoming::BodyError;
 use super::stall::Awaited;
-use super::{HeadLimits, grpc_fields};
 
 /// A body that is received in HTTP/2.
 #[derive(Debug)]
 pub(super) struct Http2Body {
-    body: hyper::body::Incoming,
-    /// What its trailers may have.
-    limits: HeadLimits,
+    body: StreamBody,
     /// Whether it is the answer to a gRPC call.
     grpc_answer: bool,
     /// Bounds how long nothing of it may come while its reader waits.
@@ -26,16 +26,15 @@ pub(super) struct Http2Body {
 }
 
 impl Http2Body {
-    /// Of a request.
-    pub(super) fn request(body: hyper::body::Incoming, limits: HeadLimits) -> Self {
-        Self::response(body, limits, false)
+    /// Of a request, or of a response that another sidecar has held to what it may be.
+    pub(super) fn plain(body: StreamBody) -> Self {
+        Self::response(body, false)
     }
 
     /// Of a response, to a gRPC call or not.
-    pub(super) fn response(body: hyper::body::Incoming, limits: HeadLimits, grpc: bool) -> Self {
+    pub(super) fn response(body: StreamBody, grpc: bool) -> Self {
         Self {
             body,
-            limits,
             grpc_answer: grpc,
             awaited: None,
         }
@@ -51,39 +50,16 @@ impl Http2Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
-        let polled = match polled {
-            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(self.checked(frame))),
-            end @ (Poll::Pending | Poll::Ready(Some(Err(_)) | None)) => {
-                end.map_err(BodyError::Http2)
-            }
-        };
+        let polled = polled.map(|next| {
+            next.map(|next| match next.map_err(BodyError::Stream) {
+                Err(error) if self.grpc_answer && error.is_too_large() => Ok(status_of(&error)),
+                next => next,
+            })
+        });
         match &mut self.awaited {
             None => polled,
             Some(awaited) => awaited.bound(cx, polled),
         }
-    }
-
-    /// Trailers that are too large end the stream. A gRPC call ends with a status instead: its caller
-    /// would not learn the reason otherwise.
-    fn checked(&self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
-        let trailers = frame.trailers_ref();
-        let exceeded = trailers.and_then(|trailers| self.limits.exceeded_by(trailers, 0));
-        let Some(exceeded) = exceeded else {
-            return Ok(frame);
-        };
-        let error = BodyError::TrailersTooLarge(exceeded);
-        if !self.grpc_answer {
-            return Err(error);
-        }
-        let reason = Reason::HeadersTooLarge;
-        let mut trailers = HeaderMap::new();
-        grpc_fields(
-            &mut trailers,
-            reason.grpc_code(),
-            reason,
-            &error.to_string(),
-        );
-        Ok(Frame::trailers(trailers))
     }
 
     pub(super) fn is_end_stream(&self) -> bool {
@@ -93,4 +69,14 @@ impl Http2Body {
     pub(super) fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
+}
+
+/// What a gRPC call ends with in the place of trailers that are too large: its caller would not learn
+/// the reason otherwise.
+fn status_of(error: &BodyError) -> Frame<Bytes> {
+    let reason = Reason::HeadersTooLarge;
+    let mut trailers = HeaderMap::new();
+    let code = reason.grpc_code();
+    grpc_fields(&mut trailers, code, reason, &error.to_string());
+    Frame::trailers(trailers)
 }

@@ -1,6 +1,5 @@
 //! Bodies as they arrive, whatever protocol they arrive in, and why they or their message failed.
 
-use std::error::Error as StdError;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -9,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use http::Request;
 use http_body::{Body, Frame, SizeHint};
 use weft_core::h1::LengthMismatch;
+use weft_core::h2::connection::OpenError;
 use weft_core::h2::frame::ErrorCode;
 use weft_core::headers::clean_trailers;
 use weft_core::reason::Reason;
@@ -16,12 +16,11 @@ use weft_core::reason::Reason;
 use super::body::{BodyGuard, ProxyBody};
 use super::h1::client::ClientError;
 use super::h1::{Broken, Http1Body};
-use super::h2::{Failed, Outbound, StreamBody, StreamFailure};
-use super::head::Exceeded;
+use super::h2::{Failed, Outbound, StreamBody, StreamFailure, TunnelAborted};
 use super::http2_body::Http2Body;
 
 /// Data frames that are shorter are put together as far as more has been received. Each one costs its
-/// receiver about as many bytes in HTTP/2, and h2 ends a connection, which others share, when too many
+/// receiver about as many bytes in HTTP/2, and some end a connection, which others share, when too many
 /// of them wait to be read.
 const SMALL_BYTES: usize = 256;
 /// They are put together up to about this size.
@@ -41,7 +40,6 @@ type Next = Option<Result<Frame<Bytes>, BodyError>>;
 enum Source {
     Http2(Http2Body),
     Http1(Http1Body),
-    Stream(StreamBody),
 }
 
 impl From<Http1Body> for Incoming {
@@ -55,10 +53,7 @@ impl From<Http1Body> for Incoming {
 
 impl From<StreamBody> for Incoming {
     fn from(body: StreamBody) -> Self {
-        Self {
-            source: Source::Stream(body),
-            next: None,
-        }
+        Self::http2(Http2Body::plain(body))
     }
 }
 
@@ -67,7 +62,6 @@ impl Source {
         let polled = match self {
             Self::Http2(body) => body.poll_frame(cx),
             Self::Http1(body) => Pin::new(body).poll_frame(cx),
-            Self::Stream(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Stream),
         };
         polled.map_ok(cleaned)
     }
@@ -76,7 +70,6 @@ impl Source {
         match self {
             Self::Http2(body) => body.is_end_stream(),
             Self::Http1(body) => body.is_end_stream(),
-            Self::Stream(body) => body.is_end_stream(),
         }
     }
 }
@@ -95,8 +88,7 @@ impl Incoming {
     pub(crate) fn bound_waiting(&mut self, limit: Duration) {
         match &mut self.source {
             Source::Http2(body) => body.bound_waiting(limit),
-            // That of another sidecar is not bounded.
-            Source::Http1(_) | Source::Stream(_) => {}
+            Source::Http1(_) => {}
         }
     }
 
@@ -166,7 +158,6 @@ impl Body for Incoming {
         match &self.source {
             Source::Http2(body) => body.size_hint(),
             Source::Http1(body) => body.size_hint(),
-            Source::Stream(body) => body.size_hint(),
         }
     }
 }
@@ -186,9 +177,6 @@ fn cleaned(frame: Frame<Bytes>) -> Frame<Bytes> {
 /// Why a body ends early.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
-    /// The HTTP/2 stream that it comes from was reset, or its connection broke.
-    #[error(transparent)]
-    Http2(#[from] hyper::Error),
     /// The stream that it comes from has failed.
     #[error(transparent)]
     Stream(StreamFailure),
@@ -198,15 +186,14 @@ pub enum BodyError {
         /// How.
         broken: Broken,
         /// What the stream is reset with where the body goes on in HTTP/2.
-        #[source]
-        reset: h2::Error,
+        reset: ErrorCode,
     },
     /// It is longer or shorter than its head said.
     #[error(transparent)]
     Length(#[from] LengthMismatch),
-    /// HTTP/2: its trailers are too large.
-    #[error("the trailers are {0}")]
-    TrailersTooLarge(Exceeded),
+    /// It is a tunnel's, which was broken off.
+    #[error(transparent)]
+    Tunnel(#[from] TunnelAborted),
     /// Another attempt sends it.
     #[error("another attempt sends the body")]
     Superseded,
@@ -228,51 +215,44 @@ pub enum BodyFault {
 impl BodyError {
     /// Of a request: its caller gave it up.
     pub(super) fn of_request(broken: Broken) -> Self {
-        let reset = h2::Reason::CANCEL.into();
+        let reset = ErrorCode::CANCEL;
         Self::Http1 { broken, reset }
     }
 
     /// Of a response: the server failed.
     pub(super) fn of_response(broken: Broken) -> Self {
-        let reset = h2::Reason::INTERNAL_ERROR.into();
+        let reset = ErrorCode::INTERNAL_ERROR;
         Self::Http1 { broken, reset }
     }
 
     /// What its stream is reset with where it goes on in HTTP/2.
     fn reset_code(&self) -> ErrorCode {
-        let reset = match self {
-            Self::Stream(failure) => return failure.reset_code(),
-            Self::Http2(error) => h2_error(error),
-            Self::Http1 { reset, .. } => Some(reset),
-            Self::Length(_) | Self::TrailersTooLarge(_) | Self::Superseded | Self::Silent => None,
-        };
-        let reason = reset.and_then(h2::Error::reason);
-        reason.map_or(ErrorCode::INTERNAL_ERROR, |reason| ErrorCode(reason.into()))
+        match self {
+            Self::Stream(failure) => failure.reset_code(),
+            Self::Http1 { reset, .. } => *reset,
+            Self::Tunnel(_) => ErrorCode::CANCEL,
+            Self::Length(_) | Self::Superseded | Self::Silent => ErrorCode::INTERNAL_ERROR,
+        }
     }
 
     /// Whose doing it is.
     pub fn fault(&self) -> BodyFault {
         match self {
-            Self::Http2(_)
-            | Self::Stream(_)
-            | Self::Http1 { .. }
-            | Self::Length(_)
-            | Self::TrailersTooLarge(_) => BodyFault::Sender,
-            Self::Superseded | Self::Silent => BodyFault::Mesh,
+            Self::Stream(_) | Self::Http1 { .. } | Self::Length(_) => BodyFault::Sender,
+            Self::Superseded | Self::Silent | Self::Tunnel(_) => BodyFault::Mesh,
         }
     }
 
     /// Whether its trailers are larger than allowed.
     pub(crate) fn is_too_large(&self) -> bool {
         match self {
-            Self::TrailersTooLarge(_) => true,
             Self::Http1 {
                 broken: Broken::Malformed(malformed),
                 ..
             } => malformed.reason() == Reason::HeadersTooLarge,
             Self::Stream(failure) => failure.is_too_large(),
             Self::Http1 { .. }
-            | Self::Http2(_)
+            | Self::Tunnel(_)
             | Self::Length(_)
             | Self::Superseded
             | Self::Silent => false,
@@ -304,13 +284,7 @@ impl BodyError {
 pub enum ExchangeError {
     /// HTTP/2: the stream or its connection failed.
     #[error(transparent)]
-    Http2(#[from] hyper::Error),
-    /// HTTP/2 between sidecars: the stream or its connection failed.
-    #[error(transparent)]
     Stream(StreamFailure),
-    /// HTTP/2: the head of the response is too large.
-    #[error("the head of the response is {0}")]
-    HeadTooLarge(Exceeded),
     /// HTTP/1.1: the connection failed, or what came was no response.
     #[error(transparent)]
     Http1(ClientError),
@@ -320,18 +294,27 @@ impl ExchangeError {
     /// Whether the server has said that it has not processed the request: it refused the stream, or
     /// is going away and the stream is beyond the last one that it takes (RFC 9113 section 8.7).
     pub fn is_refused(&self) -> bool {
-        let reason = self.h2_error().and_then(h2::Error::reason);
-        reason == Some(h2::Reason::REFUSED_STREAM)
-            || matches!(self, Self::Stream(StreamFailure::Refused))
-            || self.is_going_away()
+        matches!(self, Self::Stream(StreamFailure::Refused)) || self.is_going_away()
     }
 
-    /// Whether the server's connection takes no further requests. h2 gives GOAWAY as the error of
-    /// those streams only that are beyond its last one.
+    /// Whether the server's connection takes no further requests.
     pub fn is_going_away(&self) -> bool {
-        let error = self.h2_error();
-        error.is_some_and(|error| error.is_go_away() && error.is_remote())
-            || matches!(self, Self::Stream(StreamFailure::GoingAway))
+        matches!(self, Self::Stream(StreamFailure::GoingAway))
+    }
+
+    /// Whether the server takes no such request, over whichever connection: it is not to be sent again.
+    pub(crate) fn is_unsendable(&self) -> bool {
+        match self {
+            Self::Stream(StreamFailure::NotOpened(error)) => match **error {
+                OpenError::TooLarge(_) | OpenError::Unsendable(_) => true,
+                OpenError::TooMany { .. }
+                | OpenError::GoingAway
+                | OpenError::NoRoom
+                | OpenError::Exhausted
+                | OpenError::Server => false,
+            },
+            Self::Stream(_) | Self::Http1(_) => false,
+        }
     }
 
     /// Whether the server closed a connection in HTTP/1.1 instead of answering.
@@ -342,17 +325,9 @@ impl ExchangeError {
     /// Whether what the server sent was not HTTP.
     pub fn is_malformed(&self) -> bool {
         match self {
-            Self::Http2(error) => error.is_parse() || self.is_protocol_error(),
             Self::Http1(error) => error.is_malformed(),
             Self::Stream(failure) => failure.is_violation(),
-            Self::HeadTooLarge(_) => true,
         }
-    }
-
-    /// Whether h2 found the server's frames malformed (RFC 9113 section 8.1.1).
-    fn is_protocol_error(&self) -> bool {
-        let error = self.h2_error().filter(|error| error.is_library());
-        error.and_then(h2::Error::reason) == Some(h2::Reason::PROTOCOL_ERROR)
     }
 
     /// The mesh's reason for having no response.
@@ -365,8 +340,8 @@ impl ExchangeError {
             && failure.is_too_large()
         {
             Reason::HeadersTooLarge
-        } else if let Self::HeadTooLarge(_) = self {
-            Reason::HeadersTooLarge
+        } else if self.is_unsendable() {
+            Reason::BadRequest
         } else if self.is_malformed() {
             Reason::UpstreamProtocolError
         } else {
@@ -383,28 +358,8 @@ impl ExchangeError {
         if let Self::Stream(failure) = self {
             return matches!(failure, StreamFailure::Broken);
         }
-        let error = self.h2_error();
-        error.is_some_and(|error| error.is_reset() && !error.is_remote() && !error.is_library())
+        false
     }
-
-    fn h2_error(&self) -> Option<&h2::Error> {
-        match self {
-            Self::Http2(error) => h2_error(error),
-            Self::Http1(_) | Self::HeadTooLarge(_) | Self::Stream(_) => None,
-        }
-    }
-}
-
-/// What h2 says in an error.
-pub(super) fn h2_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a h2::Error> {
-    let mut source = Some(error);
-    while let Some(error) = source {
-        if let Some(h2) = error.downcast_ref() {
-            return Some(h2);
-        }
-        source = error.source();
-    }
-    None
 }
 
 /// A request that got no response.
@@ -429,13 +384,18 @@ impl<G: BodyGuard> Outbound for ProxyBody<G> {
     fn reset_code(error: &BodyError) -> ErrorCode {
         error.reset_code()
     }
-}
 
-impl From<hyper::client::conn::TrySendError<Request<ProxyBody>>> for SendError {
-    fn from(mut error: hyper::client::conn::TrySendError<Request<ProxyBody>>) -> Self {
-        Self {
-            unsent: error.take_message().map(Box::new),
-            error: error.into_error().into(),
+    fn is_bounded(&self) -> bool {
+        self.holds_connection()
+    }
+
+    fn on_stalled(&mut self) {
+        self.stalled();
+    }
+
+    fn on_unread(&mut self) {
+        if let Self::Tunnel(tunnel) = self {
+            tunnel.on_unread();
         }
     }
 }

@@ -357,7 +357,7 @@ impl Shared {
             false => Bytes::copy_from_slice(data),
         };
         state.pieces.push(piece);
-        // hyper does not poll past a piece that completes the length.
+        // Nobody polls past a piece that completes the length.
         if state.body.is_end_stream() {
             self.end(state, None);
         }

@@ -11,10 +11,11 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use weft_core::h2::frame::ErrorCode;
 
 use super::body::{BodyGuard, ProxyBody};
+use super::h2::Outbound;
 use super::incoming::BodyError;
-use super::stall::Reading;
 use crate::drain::Ends;
 
 /// When the sidecar leaves, a connection that has carried no request yet may still bring one within
@@ -90,16 +91,8 @@ pub(super) struct Held(Rc<OpenRequests>);
 
 impl Held {
     /// The request is open until its response has ended.
-    pub(super) fn until_end<G: BodyGuard>(
-        self,
-        body: ProxyBody<G>,
-        reading: Option<Rc<Reading>>,
-    ) -> HeldBody<G> {
-        HeldBody {
-            body,
-            reading,
-            _held: self,
-        }
+    pub(super) fn until_end<G: BodyGuard>(self, body: ProxyBody<G>) -> HeldBody<G> {
+        HeldBody { body, _held: self }
     }
 }
 
@@ -114,8 +107,6 @@ impl Drop for Held {
 #[derive(Debug)]
 pub(super) struct HeldBody<G: BodyGuard> {
     body: ProxyBody<G>,
-    /// Where its client is cut when it does not read.
-    reading: Option<Rc<Reading>>,
     _held: Held,
 }
 
@@ -127,12 +118,7 @@ impl<G: BodyGuard> Body for HeldBody<G> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        if let Some(reading) = &self.reading {
-            let is_due = polled.is_ready() && self.body.holds_connection();
-            reading.on_polled(is_due);
-        }
-        polled
+        Pin::new(&mut self.body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -144,15 +130,21 @@ impl<G: BodyGuard> Body for HeldBody<G> {
     }
 }
 
-impl<G: BodyGuard> Drop for HeldBody<G> {
-    fn drop(&mut self) {
-        if self
-            .reading
-            .as_ref()
-            .is_some_and(|reading| reading.is_cut())
-        {
-            self.body.stalled();
-        }
+impl<G: BodyGuard> Outbound for HeldBody<G> {
+    fn reset_code(error: &BodyError) -> ErrorCode {
+        ProxyBody::<G>::reset_code(error)
+    }
+
+    fn is_bounded(&self) -> bool {
+        self.body.is_bounded()
+    }
+
+    fn on_stalled(&mut self) {
+        self.body.on_stalled();
+    }
+
+    fn on_unread(&mut self) {
+        self.body.on_unread();
     }
 }
 

@@ -26,8 +26,6 @@ pub(super) struct ClientSide<IO> {
     io: IO,
     carried: Carried,
     opened: Instant,
-    /// Whether the end of what is read is looked at once more.
-    looks_again: bool,
     seen: TunnelUse,
     report: Option<oneshot::Sender<TunnelUse>>,
 }
@@ -44,7 +42,6 @@ impl<IO> ClientSide<IO> {
             io,
             carried,
             opened: Instant::now(),
-            looks_again: carried == Carried::Stream,
             seen: TunnelUse {
                 end: None,
                 sent,
@@ -83,13 +80,9 @@ impl<IO: Abort> Abort for ClientSide<IO> {
 }
 
 impl<IO: AsyncWrite + Unpin> ClientSide<IO> {
-    /// The end of what is read. hyper reads a stream that was reset with CANCEL as one that has ended
-    /// in order; only its sending half tells, which is a task of its own and has its turn first.
+    /// The end of what is read. A stream may have been reset behind it, which only its sending half
+    /// tells.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if std::mem::take(&mut self.looks_again) {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
         if self.carried == Carried::Stream
             && self.seen.end.is_none()
             && let Poll::Ready(Err(error)) = Pin::new(&mut self.io).poll_flush(cx)

@@ -1,22 +1,15 @@
 //! Connections and streams that stop being HTTP: `CONNECT`, and what was agreed on with `Upgrade`.
 
-use std::error::Error;
-use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use bytes::Bytes;
 use http::{Response, StatusCode};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
 use weft_core::extended_connect::{Handshake, NotSwitched};
 use weft_core::resets::TunnelUse;
 
-use super::incoming::h2_error;
 use super::tunnel::{Carried, ClientSide};
 use crate::abort::Abort;
 use crate::tls::Replayed;
@@ -26,114 +19,10 @@ pub trait Io: AsyncRead + AsyncWrite + Abort + Unpin + Send {}
 
 impl<IO: AsyncRead + AsyncWrite + Abort + Unpin + Send> Io for IO {}
 
-/// A stream of bytes in HTTP/2.
-pub(super) struct Stream {
-    io: TokioIo<hyper::upgrade::Upgraded>,
-    end: StreamEnd,
-    /// Whether its other side reads no more.
-    unread: bool,
-}
-
-/// Ends the sending half of a stream of bytes in HTTP/2 without END_STREAM. hyper knows no reset of a
-/// stream that was handed over, and ends one in order that is dropped; but the task that sends for it is
-/// run by us, and when that is dropped with the rest of the stream, h2 resets it with CANCEL.
-#[derive(Debug, Clone, Default)]
-pub struct StreamEnd(CancellationToken);
-
-impl StreamEnd {
-    /// Runs the task that sends for the stream.
-    pub async fn run<F: Future>(self, sending: F) {
-        tokio::select! {
-            biased;
-            () = self.0.cancelled() => {}
-            _ended = sending => {}
-        }
-    }
-}
-
-impl Stream {
-    /// A stream that was handed over; `end` runs the task that sends for it.
-    pub(super) fn new(stream: hyper::upgrade::Upgraded, end: StreamEnd) -> Self {
-        let io = TokioIo::new(stream);
-        Self {
-            io,
-            end,
-            unread: false,
-        }
-    }
-}
-
-impl Abort for Stream {
-    fn abort(&mut self) {
-        self.end.0.cancel();
-    }
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let me = &mut *self;
-        unless_unread(&mut me.unread, buf.len(), || {
-            Pin::new(&mut me.io).poll_write(cx, buf)
-        })
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let me = &mut *self;
-        unless_unread(&mut me.unread, (), || Pin::new(&mut me.io).poll_flush(cx))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let me = &mut *self;
-        unless_unread(&mut me.unread, (), || {
-            Pin::new(&mut me.io).poll_shutdown(cx)
-        })
-    }
-}
-
-/// Writes, unless the stream is `unread`: one that was reset with NO_ERROR has not failed, its other
-/// side has said everything and reads no more (RFC 9113 section 8.1). What is written to it then goes
-/// nowhere. hyper tells the reset once, and fails without a reason after that.
-fn unless_unread<T>(
-    unread: &mut bool,
-    written: T,
-    write: impl FnOnce() -> Poll<io::Result<T>>,
-) -> Poll<io::Result<T>> {
-    if *unread {
-        return Poll::Ready(Ok(written));
-    }
-    write().map(|result| match result {
-        Err(error) if is_unread(&error) => {
-            *unread = true;
-            Ok(written)
-        }
-        result => result,
-    })
-}
-
-fn is_unread(error: &io::Error) -> bool {
-    let inner = error.get_ref().map(|inner| inner as &(dyn Error + 'static));
-    let reason = inner.and_then(h2_error).and_then(h2::Error::reason);
-    reason == Some(h2::Reason::NO_ERROR)
-}
-
 /// A message's connection, once it is no longer HTTP.
 #[derive(Debug, Clone)]
 pub struct Upgrade {
-    kind: Kind,
+    handed_over: Arc<Mutex<Option<oneshot::Receiver<Upgraded>>>>,
     client: UpgradeClient,
 }
 
@@ -148,22 +37,10 @@ enum UpgradeClient {
     Http2Extended(Arc<Handshake>),
 }
 
-#[derive(Debug, Clone)]
-enum Kind {
-    Hyper(hyper::upgrade::OnUpgrade, StreamEnd),
-    Http1(Arc<Mutex<Option<oneshot::Receiver<Upgraded>>>>),
-}
-
-/// The connection is not handed over.
+/// The connection is not handed over: it ended before, or the other side did not agree.
 #[derive(Debug, thiserror::Error)]
-pub enum UpgradeError {
-    /// It ended before, or the other side did not agree.
-    #[error("the connection was not handed over")]
-    NotAgreed,
-    /// hyper has it, and its connection failed.
-    #[error(transparent)]
-    Hyper(#[from] hyper::Error),
-}
+#[error("the connection was not handed over")]
+pub struct UpgradeError;
 
 impl Upgrade {
     /// Of a connection in HTTP/1.1, which is handed over through the sender.
@@ -182,8 +59,19 @@ impl Upgrade {
 
     fn handed_over(client: UpgradeClient) -> (oneshot::Sender<Upgraded>, Self) {
         let (sender, receiver) = oneshot::channel();
-        let kind = Kind::Http1(Arc::new(Mutex::new(Some(receiver))));
-        (sender, Self { kind, client })
+        let handed_over = Arc::new(Mutex::new(Some(receiver)));
+        let upgrade = Self {
+            handed_over,
+            client,
+        };
+        (sender, upgrade)
+    }
+
+    /// Of a stream that is handed over already.
+    pub(super) fn ready(stream: impl Io + 'static) -> Self {
+        let (sender, upgrade) = Self::handed_over(UpgradeClient::Http2Connect);
+        let _receiver_is_here = sender.send(Upgraded::new(stream, Bytes::new()));
+        upgrade
     }
 
     /// Whether its client speaks HTTP/2.
@@ -205,41 +93,24 @@ impl Upgrade {
 
     /// Takes it from a message, where its connection can be handed over.
     pub fn take(extensions: &mut http::Extensions) -> Option<Self> {
-        let own = extensions.remove::<Self>();
-        own.or_else(|| {
-            let hypers = extensions.remove::<hyper::upgrade::OnUpgrade>()?;
-            let end = extensions.remove::<StreamEnd>().unwrap_or_default();
-            Some(Self {
-                kind: Kind::Hyper(hypers, end),
-                client: UpgradeClient::Http1,
-            })
-        })
+        extensions.remove::<Self>()
     }
 
     /// Whether a message's connection can be handed over.
     pub fn is_offered(extensions: &http::Extensions) -> bool {
         extensions.get::<Self>().is_some()
-            || extensions.get::<hyper::upgrade::OnUpgrade>().is_some()
     }
 
     /// Waits until the connection is handed over.
     pub async fn upgraded(self) -> Result<Upgraded, UpgradeError> {
-        match self.kind {
-            Kind::Hyper(upgrade, end) => {
-                let stream = Stream::new(upgrade.await?, end);
-                // How the server uses it is charged to nobody.
-                let (upgraded, _use) = Upgraded::of_client(stream, Bytes::new(), Carried::Stream);
-                Ok(upgraded)
-            }
-            Kind::Http1(receiver) => {
-                let receiver = {
-                    let mut receiver = receiver.lock().unwrap_or_else(PoisonError::into_inner);
-                    receiver.take()
-                };
-                let receiver = receiver.ok_or(UpgradeError::NotAgreed)?;
-                receiver.await.map_err(|_dropped| UpgradeError::NotAgreed)
-            }
-        }
+        let receiver = {
+            let handed_over = self.handed_over.lock();
+            handed_over.unwrap_or_else(PoisonError::into_inner).take()
+        };
+        receiver
+            .ok_or(UpgradeError)?
+            .await
+            .map_err(|_dropped| UpgradeError)
     }
 }
 

@@ -22,7 +22,7 @@ use crate::application::Asked;
 use crate::connections::Guarded;
 use crate::drain::{Cutting, Ends, Side};
 use crate::http::h1::{OnContinue, Refusal, Settings, serve as serve_http1};
-use crate::http::{Client, Incoming, Io, ProxyBody, patience, serve_http2, serve_mesh};
+use crate::http::{Client, Incoming, Io, ProxyBody, patience, serve_http2};
 use crate::mesh::ServerSlot;
 use crate::telemetry::metrics::HttpStats;
 use crate::tls::Signal;
@@ -103,11 +103,7 @@ pub(super) async fn serve<IO>(
             async move { conversation.handle(request).await }
         };
         // On the heap: a connection in HTTP/1 needs no room for it.
-        if client.is_peer() {
-            Box::pin(serve_mesh(io, &client, (config, &ends), handle, refuse)).await;
-        } else {
-            Box::pin(serve_http2(io, &client, (config, &ends), handle, refuse)).await;
-        }
+        Box::pin(serve_http2(io, &client, (config, &ends), handle, refuse)).await;
     } else {
         let settings = match &conversation.caller {
             Some(_peer) => Settings::of_peer(config),

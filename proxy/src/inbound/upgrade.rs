@@ -3,8 +3,8 @@
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, Request, StatusCode, Version};
-use hyper::ext::Protocol;
 use weft_core::extended_connect::Offer;
+use weft_core::h2::message::Protocol;
 use weft_core::reason::Reason;
 
 use super::http::Conversation;
@@ -13,6 +13,7 @@ use crate::http::{ExchangeError, ProxyBody, describe, sha1};
 
 const NOT_ADVERTISED: &str = "the application speaks HTTP/2 and takes no extended CONNECT: its SETTINGS \
     lack SETTINGS_ENABLE_CONNECT_PROTOCOL (RFC 8441 section 3)";
+const NAME_TOO_LONG: &str = "the protocol in Upgrade has more bytes than :protocol may have (64)";
 const CONTENT: &str = "a request with content cannot be asked for as extended CONNECT";
 
 impl Conversation {
@@ -67,15 +68,13 @@ impl Conversation {
             if !sender.takes_extended_connect() {
                 return Err((Reason::UpgradeFailed, NOT_ADVERTISED.to_owned()));
             }
-            let protocol = Protocol::from(offer.protocol());
+            let protocol = Protocol::new(offer.protocol().clone());
+            let protocol =
+                protocol.ok_or_else(|| (Reason::BadRequest, NAME_TOO_LONG.to_owned()))?;
             request.extensions_mut().insert(protocol);
         }
-        let end = sender.becomes_tunnel();
         let response = sender.try_send_request(request).await;
         let mut response = response.map_err(|failure| failed(&failure.error))?;
-        if let Some(end) = end {
-            response.extensions_mut().insert(end);
-        }
         match (response.status(), offer) {
             (StatusCode::OK, Some(offer)) => offer.end(&mut response),
             (StatusCode::OK, None) => {}

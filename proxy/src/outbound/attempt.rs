@@ -443,8 +443,8 @@ pub(super) async fn transmit(
     sent.map_err(|SendError { unsent, error }| {
         let detail = describe(&error);
         let broken = upload.and_then(Upload::broken);
-        if error.is_upload_broken() || broken.is_some() {
-            let reason = broken.unwrap_or(Reason::ClientGone);
+        if error.is_upload_broken() || error.is_unsendable() || broken.is_some() {
+            let reason = broken.unwrap_or_else(|| error.reason());
             return Attempt::new(Failure::UploadBroken, reason, detail);
         }
         let failure = if unsent.is_some() {

@@ -1,6 +1,5 @@
 //! One connection that requests are sent over, and a request's place on it.
 
-use std::cell::OnceCell;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,7 +7,6 @@ use std::time::Duration;
 
 use http::uri::Scheme;
 use http::{Request, Response, Uri, Version};
-use hyper::client::conn::http2;
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 use weft_core::headers::remove_untrusted;
@@ -17,21 +15,16 @@ use weft_core::reason::Reason;
 use super::owner::{Process, Wire as _, Worker};
 use super::peer::Held;
 use super::streams::Streams;
-use crate::config::ProxyConfig;
 use crate::http::h1::client::{ClientError, SharedLine};
 use crate::http::h2::Handle;
-use crate::http::{
-    ExchangeError, HeadLimits, Incoming, ProxyBody, SendError, StreamEnd, make_absolute, send_http2,
-};
+use crate::http::{ExchangeError, Incoming, ProxyBody, SendError, make_absolute, send_http2};
 use crate::tls::Signal;
 
 /// What is spoken on a connection.
 #[derive(Debug, Clone)]
 pub(super) enum Line {
     Http1(SharedLine),
-    Http2(http2::SendRequest<ProxyBody>),
-    /// HTTP/2 to another sidecar.
-    Mesh(Handle<ProxyBody>),
+    Http2(Handle<ProxyBody>),
 }
 
 /// Who is on the other side.
@@ -53,22 +46,16 @@ pub(super) enum Far {
 pub(crate) struct Sender {
     pub(super) line: Line,
     far: Far,
-    /// What the head of a response in HTTP/2 may have.
-    limits: HeadLimits,
     /// Whether its server has announced extended `CONNECT` (RFC 8441 section 3).
     extended_connect: bool,
-    /// The end of the stream of bytes that its connection may become, in HTTP/2.
-    tunnel: Option<Rc<OnceCell<StreamEnd>>>,
 }
 
 impl Sender {
-    pub(super) fn new(line: Line, far: Far, config: &ProxyConfig) -> Self {
+    pub(super) fn new(line: Line, far: Far) -> Self {
         Self {
             line,
             far,
-            limits: HeadLimits::of(config, false),
             extended_connect: false,
-            tunnel: None,
         }
     }
 
@@ -76,20 +63,8 @@ impl Sender {
     pub(super) fn announced(self, streams: &Streams) -> Self {
         Self {
             extended_connect: streams.extended_connect(),
-            tunnel: Some(streams.tunnel()),
             ..self
         }
-    }
-
-    /// The end of the stream of bytes that its connection becomes; to be called before that is asked
-    /// for, where the connection carries nothing else.
-    pub(crate) fn becomes_tunnel(&self) -> Option<StreamEnd> {
-        Some(
-            self.tunnel
-                .as_ref()?
-                .get_or_init(StreamEnd::default)
-                .clone(),
-        )
     }
 
     /// Whether its server takes extended `CONNECT`, as far as it had said when the connection was
@@ -100,13 +75,7 @@ impl Sender {
 
     /// To another sidecar. What its application may send is that one's own to say.
     pub(super) fn mesh(line: Handle<ProxyBody>) -> Self {
-        Self {
-            line: Line::Mesh(line),
-            far: Far::Peer,
-            limits: HeadLimits::NONE,
-            extended_connect: false,
-            tunnel: None,
-        }
+        Self::new(Line::Http2(line), Far::Peer)
     }
 
     /// Whether it leads to another sidecar.
@@ -119,20 +88,17 @@ impl Sender {
         &mut self,
         mut request: Request<ProxyBody>,
     ) -> Result<Response<Incoming>, SendError> {
-        let limits = self.limits;
-        match (&mut self.line, self.far) {
-            (Line::Mesh(line), _) => send_mesh(line, request).await,
-            (Line::Http2(sender), Far::Peer | Far::Application) => {
+        match (&self.line, self.far) {
+            (Line::Http2(line), Far::Peer) => send_http2(line, request).await,
+            (Line::Http2(line), Far::Application) => {
                 make_absolute(&mut request);
                 *request.version_mut() = Version::HTTP_2;
-                send_http2(sender, request, limits).await
+                send_http2(line, request).await
             }
-            (Line::Http1(sender), Far::Peer | Far::Application) => {
-                Box::pin(send_http1(sender, request)).await
+            (Line::Http1(line), Far::Peer | Far::Application) => {
+                Box::pin(send_http1(line, request)).await
             }
-            (line, Far::External { tls }) => {
-                Box::pin(send_outside(line, (tls, limits), request)).await
-            }
+            (line, Far::External { tls }) => Box::pin(send_outside(line, tls, request)).await,
         }
     }
 
@@ -144,15 +110,6 @@ impl Sender {
         let sent = self.try_send_request(request).await;
         sent.map_err(|failed| failed.error)
     }
-}
-
-/// Sends a request to another sidecar.
-async fn send_mesh(
-    line: &Handle<ProxyBody>,
-    request: Request<ProxyBody>,
-) -> Result<Response<Incoming>, SendError> {
-    let response = line.send(request).await?;
-    Ok(response.map(Incoming::from))
 }
 
 async fn send_http1(
@@ -171,19 +128,18 @@ async fn send_http1(
 /// Sends a request out of the mesh. Nothing that is the mesh's own leaves it, and nothing that comes
 /// back speaks for it.
 async fn send_outside(
-    line: &mut Line,
-    (tls, limits): (bool, HeadLimits),
+    line: &Line,
+    tls: bool,
     mut request: Request<ProxyBody>,
 ) -> Result<Response<Incoming>, SendError> {
     remove_untrusted(request.headers_mut());
     let mut response = match line {
-        Line::Http1(sender) => send_http1(sender, request).await?,
-        Line::Mesh(line) => send_mesh(line, request).await?,
-        Line::Http2(sender) => {
+        Line::Http1(line) => send_http1(line, request).await?,
+        Line::Http2(line) => {
             if tls {
                 secure(request.uri_mut());
             }
-            send_http2(sender, request, limits).await?
+            send_http2(line, request).await?
         }
     };
     remove_untrusted(response.headers_mut());

@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::client::conn::http2::SendRequest;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -19,13 +18,13 @@ use weft_core::model::{self, AppProtocol};
 
 use super::carrier::{Far, Line, Made, Sender};
 use super::error::DialError;
-use super::streams::{Streams, http2, mesh};
+use super::streams::{Streams, http2};
 use crate::config::ProxyConfig;
 use crate::connections::{Guarded, keep_alive};
 use crate::http::h1::client::{Connection, SharedLine};
 use crate::http::h1::limits;
 use crate::http::h2::Handle;
-use crate::http::{Io, ProxyBody, Server};
+use crate::http::{Io, Party, ProxyBody};
 use crate::mesh::{ALPN_HTTP2, Endpoint, EndpointKey, Live, Outside, OutsideTls, PortView};
 use crate::telemetry::metrics::{Direction, Metrics, Wire};
 use crate::tls::{ALPN_H2, Dialled, Material, peer_of_client};
@@ -198,9 +197,8 @@ pub(super) async fn make_mesh(
 ) -> Result<Made<Handle<ProxyBody>>, DialError> {
     let stream = dial_target(target, material, ALPN_H2, limit, metrics).await?;
     let signal = stream.signal();
-    let (line, streams) = mesh(stream, config);
-    let settled = settled(&streams, limit).await;
-    settled.map_err(|error| broken(target.key.address, limit, error))?;
+    let made = settled_http2(stream, config, Party::Peer, limit).await;
+    let (line, streams) = made.map_err(|error| broken(target.key.address, limit, error))?;
     Ok(Made {
         line,
         generation: material.generation,
@@ -235,15 +233,15 @@ pub(super) async fn make_outside(
         ));
     }
     let (line, streams) = if with_http2 {
-        let made = settled_http2(stream, config, Server::External, limit).await;
-        let (sender, streams) = made.map_err(|error| broken(address, limit, error))?;
-        (Line::Http2(sender), Some(streams))
+        let made = settled_http2(stream, config, Party::External, limit).await;
+        let (line, streams) = made.map_err(|error| broken(address, limit, error))?;
+        (Line::Http2(line), Some(streams))
     } else {
         (http1(stream, config), None)
     };
     let tls = outside.tls.is_some();
     Ok(Made {
-        line: Sender::new(line, Far::External { tls }, config),
+        line: Sender::new(line, Far::External { tls }),
         generation: outside.id,
         streams,
         signal: None,
@@ -260,16 +258,16 @@ pub(super) async fn make_application(
     let far = Far::Application;
     if !with_http2 {
         return Ok(Made {
-            line: Sender::new(http1(stream, config), far, config),
+            line: Sender::new(http1(stream, config), far),
             generation: 0,
             streams: None,
             signal: None,
         });
     }
-    let made = settled_http2(stream, config, Server::Application, limit).await;
-    let (sender, streams) = made.map_err(|error| error.to_string())?;
+    let made = settled_http2(stream, config, Party::Application, limit).await;
+    let (line, streams) = made.map_err(|error| error.to_string())?;
     Ok(Made {
-        line: Sender::new(Line::Http2(sender), far, config).announced(&streams),
+        line: Sender::new(Line::Http2(line), far).announced(&streams),
         generation: 0,
         streams: Some(streams),
         signal: None,
@@ -280,16 +278,15 @@ pub(super) async fn make_application(
 async fn settled_http2<IO>(
     io: IO,
     config: &ProxyConfig,
-    server: Server,
+    party: Party,
     limit: Duration,
-) -> io::Result<(SendRequest<ProxyBody>, Rc<Streams>)>
+) -> io::Result<(Handle<ProxyBody>, Rc<Streams>)>
 where
     IO: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let made = http2(io, config, server).await;
-    let (sender, streams) = made.map_err(io::Error::other)?;
+    let (line, streams) = http2(io, config, party);
     settled(&streams, limit).await?;
-    Ok((sender, streams))
+    Ok((line, streams))
 }
 
 /// Until a server has said how many requests it takes at a time: its SETTINGS come first (RFC 9113

@@ -87,14 +87,13 @@ impl Wire for Sender {
         match &self.line {
             Line::Http1(line) => line.is_closed(),
             Line::Http2(line) => line.is_closed(),
-            Line::Mesh(line) => line.is_closed(),
         }
     }
 
     fn is_ready(&self) -> bool {
         match &self.line {
             Line::Http1(line) => line.is_ready(),
-            Line::Http2(_) | Line::Mesh(_) => true,
+            Line::Http2(_) => true,
         }
     }
 

@@ -9,7 +9,7 @@ use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::{LocalSet, spawn_local, yield_now};
 use weft_core::dialling::{Bounds, Terms, Want};
@@ -24,7 +24,7 @@ use super::peer::{self, Held, Peer};
 use super::shares::Shares;
 use crate::config::ProxyConfig;
 use crate::http::h2::Handle;
-use crate::http::{LocalExecutor, ProxyBody};
+use crate::http::{Party, ProxyBody};
 use crate::mesh::{ConnectionLimit, EndpointKey};
 use crate::telemetry::metrics::{Metrics, PoolKind};
 
@@ -97,10 +97,10 @@ async fn connection() -> Made<Handle<ProxyBody>> {
             http_body_util::Empty::<bytes::Bytes>::new(),
         ))
     });
-    let mut server = hyper::server::conn::http2::Builder::new(LocalExecutor);
+    let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     server.max_concurrent_streams(STREAMS);
     spawn_local(server.serve_connection(TokioIo::new(far), never));
-    let (line, streams) = super::streams::mesh(near, &ProxyConfig::default());
+    let (line, streams) = super::streams::http2(near, &ProxyConfig::default(), Party::Peer);
     assert!(streams.settled().await);
     assert_eq!(streams.most(), STREAMS);
     Made {

@@ -133,7 +133,8 @@ impl Outcome {
                     request.is_whole = true;
                 }
             }
-            Event::Reset { .. }
+            Event::BadTrailers { .. }
+            | Event::Reset { .. }
             | Event::Stopped { .. }
             | Event::Refused { .. }
             | Event::Settings

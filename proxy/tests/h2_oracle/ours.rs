@@ -352,6 +352,7 @@ impl Ours {
                 ..
             } => {}
             event @ (Event::BadRequest { .. }
+            | Event::BadTrailers { .. }
             | Event::Refused { .. }
             | Event::PingAnswered { .. }) => panic!("{event:?}"),
         }

@@ -28,7 +28,7 @@ use weft_core::h2::message;
 use weft_core::headers::is_grpc;
 use weft_core::reason::Reason;
 
-use super::{Exceeded, ProxyBody, answer};
+use super::{ProxyBody, answer};
 use crate::config::ProxyConfig;
 
 pub(crate) use body::Expectation;
@@ -156,18 +156,6 @@ impl Refusal {
             detail,
             grpc: *request.method() != Method::CONNECT && is_grpc(request.headers()),
         }
-    }
-
-    /// Of a request in HTTP/2, where `what` of its head is more than allowed.
-    pub(super) fn too_large<B>(request: &Request<B>, what: &str, exceeded: Exceeded) -> Self {
-        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        let detail = format!("{what} is {exceeded}");
-        Self::of(request, Reason::HeadersTooLarge, status, detail)
-    }
-
-    /// Of a request in HTTP/2 that is malformed.
-    pub(super) fn bad_request<B>(request: &Request<B>, detail: String) -> Self {
-        Self::of(request, Reason::BadRequest, StatusCode::BAD_REQUEST, detail)
     }
 
     fn late(limit: Duration, received: &[u8]) -> Self {

@@ -15,7 +15,7 @@ pub struct StreamBody(Option<Reader>);
 
 impl StreamBody {
     /// Of a message that has ended with its head.
-    pub(super) const EMPTY: Self = Self(None);
+    pub(in crate::http) const EMPTY: Self = Self(None);
 
     pub(super) fn new(reader: Reader) -> Self {
         Self(Some(reader))

@@ -1,30 +1,24 @@
 //! The client's side of a connection: one task reads and writes it, and sends what a [`Handle`] gives it.
 
 use std::future::Future;
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
-use weft_core::h2::connection::{
-    Config, Connection, ConnectionViolation, Event, OpenError, StreamKey,
-};
+use weft_core::h2::connection::{Config, Connection, Event, OpenError, ResetCause, StreamKey};
 use weft_core::h2::frame::{ErrorCode, Role};
-use weft_core::h2::message::Protocol;
+use weft_core::h2::message::{Malformed, Protocol};
 
 use super::failure::StreamFailure;
 use super::handle::{Handle, Shared};
-use super::inbox::{InboxId, Touched};
+use super::inbox::InboxId;
 use super::outgoing::{Outbound, Outgoing, Sent};
-use super::probe::{PROBE, Probe, Probed, Probing};
+use super::probe::Probing;
 use super::ready::{Part, Ready};
-use super::wire::Wire;
+use super::turns::{DriveError, Next, ROUNDS, Read, Turns};
 use crate::clock::Turn;
-
-/// How often a connection goes from reading to writing before others have their turn.
-const ROUNDS: usize = 8;
 
 /// What a server has announced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,16 +31,10 @@ pub struct Announced {
 
 /// Drives a connection. As a future it ends with the connection.
 pub struct Driving<IO, B: Outbound> {
-    wire: Wire<IO>,
+    turns: Turns<IO>,
     shared: Arc<Shared<B>>,
     uploads: Vec<Upload<B>>,
-    /// Parts that were woken, and were not polled yet.
-    woken: Vec<u32>,
-    touched: Vec<Touched>,
     on_announced: Box<dyn FnMut(Announced)>,
-    probe: Option<Probe>,
-    /// Whether more was not read for want of room in the output.
-    is_held_up: bool,
     is_over: bool,
 }
 
@@ -72,27 +60,11 @@ impl<B> Upload<B> {
     }
 }
 
-/// What was read.
-#[derive(Debug, Clone, Copy)]
-enum Read {
-    /// All that was there.
-    Open,
-    /// The end: nobody is there any more.
-    Ended,
-}
-
-/// Why a connection has ended.
-#[derive(Debug, thiserror::Error)]
-pub enum DriveError {
-    /// The server has broken a rule.
-    #[error("{0}")]
-    Violation(Arc<ConnectionViolation>),
-    /// The socket has failed.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    /// The server does not answer any more.
-    #[error("the server has not answered a PING")]
-    Silent,
+/// Whether there is anybody on the other side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Server {
+    There,
+    Gone,
 }
 
 /// A connection that has just been made: what sends requests over it, and what drives it. The latter
@@ -108,15 +80,12 @@ where
     B: Outbound,
 {
     let shared = Shared::new();
+    let connection = Connection::new(Role::Client, config);
     let driving = Driving {
-        wire: Wire::new(io, Connection::new(Role::Client, config)),
+        turns: Turns::new(io, connection, probing),
         shared: Arc::clone(&shared),
         uploads: Vec::new(),
-        woken: Vec::new(),
-        touched: Vec::new(),
         on_announced,
-        probe: probing.map(Probe::new),
-        is_held_up: false,
         is_over: false,
     };
     (Handle::new(shared), driving)
@@ -133,30 +102,25 @@ where
         self.shared.ready.begin_turn(cx.waker());
         for _ in 0..ROUNDS {
             self.shared.ready.begin_nudged();
-            self.probe(cx)?;
-            let read = self.read(cx);
-            self.apply_touched();
-            if let Ok(Read::Open) = read {
+            self.turns.probe(cx)?;
+            let server = self.read(cx);
+            self.hear_readers();
+            if let Ok(Server::There) = server {
                 self.open_streams();
                 self.work();
             }
             // GOAWAY is written as far as there is room for it.
-            let written = self.wire.poll_write(cx);
-            if let Read::Ended = read? {
+            let written = self.turns.wire.poll_write(cx);
+            if server? == Server::Gone {
                 return Poll::Ready(Ok(()));
             }
             let is_written = written?.is_ready();
             self.mark_writable();
             if is_written && self.is_finished() {
                 // Whatever comes of it: everything on it is over.
-                return self.wire.poll_shutdown(cx).map(|_closed| Ok(()));
+                return self.turns.wire.poll_shutdown(cx).map(|_closed| Ok(()));
             }
-            if self.is_held_up && self.wire.connection.may_receive() {
-                continue;
-            }
-            let is_done = self.woken.is_empty() && self.wire.connection.output().is_empty();
-            // While the socket takes nothing, its readiness is what is waited for.
-            if (is_done || !is_written) && self.shared.ready.end_turn() {
+            if self.turns.next(is_written) == Next::Wait && self.shared.ready.end_turn() {
                 return Poll::Pending;
             }
         }
@@ -164,54 +128,20 @@ where
         Poll::Pending
     }
 
-    /// Asks a server of which nothing has come for long whether it is there.
-    fn probe(&mut self, cx: &mut Context<'_>) -> Result<(), DriveError> {
-        let Some(probe) = &mut self.probe else {
-            return Ok(());
-        };
-        let connection = &mut self.wire.connection;
-        match probe.poll(cx, connection.is_unused()) {
-            Probed::Nothing => Ok(()),
-            Probed::Ask => {
-                connection.ping(PROBE);
-                Ok(())
-            }
-            Probed::Silent => Err(DriveError::Silent),
-        }
-    }
-
     /// Whether nothing is under way, and nothing more comes.
     fn is_finished(&self) -> bool {
-        let queue = self.shared.lock();
-        let is_ending = queue.is_abandoned || self.wire.connection.is_going_away();
-        is_ending && queue.requests.is_empty() && self.wire.connection.is_unused()
+        let (queue, connection) = (self.shared.lock(), &self.turns.wire.connection);
+        let is_ending = queue.is_abandoned || connection.is_going_away();
+        is_ending && queue.requests.is_empty() && connection.is_unused()
     }
 
-    /// Reads until nothing more is there, or there is no room for what is to be said.
-    fn read(&mut self, cx: &mut Context<'_>) -> Result<Read, DriveError> {
-        self.is_held_up = false;
+    fn read(&mut self, cx: &mut Context<'_>) -> Result<Server, DriveError> {
+        let mut all = usize::MAX;
         loop {
-            match self.wire.next_event() {
-                Ok(Some(event)) => {
-                    self.on_event(event);
-                    continue;
-                }
-                Ok(None) => {}
-                Err(violation) => return Err(DriveError::Violation(Arc::new(violation))),
-            }
-            if !self.wire.connection.may_receive() {
-                self.is_held_up = true;
-                return Ok(Read::Open);
-            }
-            match self.wire.poll_read(cx, usize::MAX) {
-                Poll::Pending => return Ok(Read::Open),
-                Poll::Ready(Ok(0)) => return Ok(Read::Ended),
-                Poll::Ready(Ok(_read)) => {
-                    if let Some(probe) = &mut self.probe {
-                        probe.on_read();
-                    }
-                }
-                Poll::Ready(Err(error)) => return Err(error.into()),
+            match self.turns.read(cx, &mut all)? {
+                Read::Event(event) => self.on_event(event),
+                Read::Nothing => return Ok(Server::There),
+                Read::Ended => return Ok(Server::Gone),
             }
         }
     }
@@ -229,51 +159,68 @@ where
                 end,
             } => match self.inbox(stream) {
                 Some(inbox) => self.shared.inboxes.put_data(inbox, payload, end),
-                None => self.wire.connection.discard(stream),
+                None => self.turns.wire.connection.discard(stream),
             },
             Event::Trailers { stream, trailers } => {
                 if let Some(inbox) = self.inbox(stream) {
                     self.shared.inboxes.put_trailers(inbox, trailers);
                 }
             }
-            Event::Reset { stream, cause } => {
-                let Some(upload) = self.upload(stream) else {
-                    return;
-                };
-                upload.body = None;
-                upload.stream = None;
-                if let Some(inbox) = upload.inbox.take() {
-                    self.shared.inboxes.fail(inbox, cause.into());
-                }
-            }
+            Event::BadTrailers { stream, malformed } => self.on_bad_trailers(stream, malformed),
+            Event::Reset { stream, cause } => self.on_reset(stream, cause),
             // The response has come whole: what is still sent is not wanted.
-            Event::Stopped { stream, .. } => {
-                if let Some(upload) = self.upload(stream) {
-                    upload.body = None;
+            Event::Stopped { stream, code } => {
+                if let Some(upload) = self.upload(stream)
+                    && let Some(body) = upload.body.take()
+                    && code == ErrorCode::NO_ERROR
+                {
+                    body.on_unread();
                 }
             }
             Event::Settings => {
+                let connection = &self.turns.wire.connection;
                 let announced = Announced {
-                    max_streams: self.wire.connection.max_open_streams(),
-                    extended_connect: self.wire.connection.takes_extended_connect(),
+                    max_streams: connection.max_open_streams(),
+                    extended_connect: connection.takes_extended_connect(),
                 };
                 (self.on_announced)(announced);
             }
             Event::GoAway { .. } => {
                 self.shared.close(&StreamFailure::GoingAway);
             }
-            // Interim responses are not forwarded, and no client gets the others.
-            Event::Interim { .. }
-            | Event::PingAnswered { .. }
+            Event::Interim { stream, head } => {
+                if let Some(inbox) = self.inbox(stream) {
+                    self.shared.inboxes.put_interim(inbox, *head);
+                }
+            }
+            // No client gets them.
+            Event::PingAnswered { .. }
             | Event::Request { .. }
             | Event::BadRequest { .. }
             | Event::Refused { .. } => {}
         }
     }
 
+    fn on_bad_trailers(&mut self, stream: StreamKey, malformed: Malformed) {
+        if let Some(inbox) = self.inbox(stream) {
+            let failure = StreamFailure::of(malformed);
+            self.shared.inboxes.fail_at_end(inbox, failure);
+        }
+    }
+
+    fn on_reset(&mut self, stream: StreamKey, cause: ResetCause) {
+        let Some(upload) = self.upload(stream) else {
+            return;
+        };
+        upload.body = None;
+        upload.stream = None;
+        if let Some(inbox) = upload.inbox.take() {
+            self.shared.inboxes.fail(inbox, cause.into());
+        }
+    }
+
     fn upload(&mut self, stream: StreamKey) -> Option<&mut Upload<B>> {
-        let upload = self.uploads.get_mut(stream.slot())?;
-        (upload.stream == Some(stream)).then_some(upload)
+        upload(&mut self.uploads, stream)
     }
 
     fn inbox(&mut self, stream: StreamKey) -> Option<InboxId> {
@@ -282,10 +229,10 @@ where
 
     /// Opens streams for requests that wait, as many as the server takes.
     fn open_streams(&mut self) {
-        if !self.wire.connection.has_settings() {
+        if !self.turns.wire.connection.has_settings() {
             return;
         }
-        while self.wire.connection.has_room() {
+        while self.turns.wire.connection.has_room() {
             let next = self.shared.lock().requests.pop_front();
             let Some((inbox, request)) = next else { return };
             if self.shared.inboxes.is_dropped(inbox) {
@@ -310,7 +257,7 @@ where
         let (parts, body) = request.into_parts();
         let protocol = parts.extensions.get::<Protocol>();
         let end = body.is_end_stream();
-        let opened = self.wire.connection.open(&parts, protocol, end);
+        let opened = self.turns.wire.connection.open(&parts, protocol, end);
         let stream = match opened {
             Ok(stream) => stream,
             Err(error) => return Err((error, Box::new(Request::from_parts(parts, body)))),
@@ -331,45 +278,27 @@ where
         Ok(())
     }
 
-    /// Tells the connection what readers have taken, and who reads no more.
-    fn apply_touched(&mut self) {
-        let mut touched = std::mem::take(&mut self.touched);
-        self.shared.inboxes.take_touched(&mut touched);
-        for touch in touched.drain(..) {
-            if touch.is_dropped {
-                self.shared.inboxes.close(touch.inbox);
-            }
-            let Some(stream) = touch.stream else {
-                continue;
-            };
-            self.wire.connection.consumed(stream, touch.taken);
-            if !touch.is_dropped {
-                continue;
-            }
-            self.wire.connection.discard(stream);
-            let Some(upload) = self.upload(stream) else {
-                continue;
+    /// Gives up requests whose responses nobody reads any more.
+    fn hear_readers(&mut self) {
+        let (turns, uploads) = (&mut self.turns, &mut self.uploads);
+        turns.hear_readers(&self.shared.inboxes, |connection, stream, has_ended| {
+            let Some(upload) = upload(uploads, stream) else {
+                return;
             };
             upload.inbox = None;
-            if !touch.has_ended {
+            if !has_ended {
                 upload.body = None;
                 upload.stream = None;
-                self.wire.connection.reset(stream, ErrorCode::CANCEL);
+                connection.reset(stream, ErrorCode::CANCEL);
             }
-        }
-        self.touched = touched;
+        });
     }
 
     /// Sends bodies that were woken before this, each once, as long as there is room.
     fn work(&mut self) {
-        if self.woken.is_empty() {
-            self.shared.ready.take(&mut self.woken);
-            self.woken.reverse();
-        }
-        while self.wire.connection.has_room()
-            && let Some(number) = self.woken.pop()
-        {
-            let Some(upload) = self.uploads.get_mut(number as usize) else {
+        self.turns.begin_work(&self.shared.ready);
+        while let Some(number) = self.turns.next_woken() {
+            let Some(upload) = self.uploads.get_mut(number) else {
                 continue;
             };
             upload.part.begin_poll();
@@ -377,7 +306,7 @@ where
                 continue;
             };
             let mut cx = Context::from_waker(&upload.waker);
-            match body.poll_send(&mut self.wire.connection, stream, &mut cx) {
+            match body.poll_send(&mut self.turns.wire.connection, stream, &mut cx) {
                 Sent::Waiting => {}
                 Sent::Done | Sent::Gone => upload.body = None,
                 Sent::Broken => {
@@ -393,7 +322,7 @@ where
 
     /// Tells streams that were blocked that there is room.
     fn mark_writable(&mut self) {
-        while let Some(stream) = self.wire.connection.next_writable() {
+        while let Some(stream) = self.turns.wire.connection.next_writable() {
             if let Some(upload) = self.upload(stream) {
                 upload.part.mark();
             }
@@ -409,6 +338,12 @@ where
     }
 }
 
+/// What is sent on a stream.
+fn upload<B>(uploads: &mut [Upload<B>], stream: StreamKey) -> Option<&mut Upload<B>> {
+    let upload = uploads.get_mut(stream.slot())?;
+    (upload.stream == Some(stream)).then_some(upload)
+}
+
 impl<IO, B> Future for Driving<IO, B>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
@@ -420,11 +355,8 @@ where
         let me = self.get_mut();
         let ended = ready!(me.poll_turn(cx));
         let failure = match &ended {
-            Ok(()) | Err(DriveError::Silent) => StreamFailure::Ended,
-            Err(DriveError::Violation(violation)) => {
-                StreamFailure::Connection(Arc::clone(violation))
-            }
-            Err(DriveError::Io(error)) => StreamFailure::io(error),
+            Ok(()) => StreamFailure::Ended,
+            Err(error) => error.failure(),
         };
         me.fail(&failure);
         Poll::Ready(ended)

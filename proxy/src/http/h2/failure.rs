@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use weft_core::h2::connection::{ConnectionViolation, OpenError, ResetCause, StreamViolation};
 use weft_core::h2::frame::ErrorCode;
+use weft_core::h2::message::Malformed;
 use weft_core::reason::Reason;
 
 /// Why nothing more comes on a stream.
@@ -95,6 +96,8 @@ impl StreamFailure {
         match self {
             Self::Reset(code) => *code,
             Self::Refused => ErrorCode::REFUSED_STREAM,
+            // It is right but for its size.
+            Self::Violation(_) if self.is_too_large() => ErrorCode::INTERNAL_ERROR,
             Self::Violation(violation) => violation.code(),
             Self::Connection(violation) => violation.code(),
             Self::ClientGone | Self::Broken => ErrorCode::CANCEL,
@@ -102,6 +105,11 @@ impl StreamFailure {
                 ErrorCode::INTERNAL_ERROR
             }
         }
+    }
+
+    /// A message that is malformed.
+    pub(super) fn of(malformed: Malformed) -> Self {
+        Self::Violation(Arc::new(malformed.into()))
     }
 
     /// The connection is gone.

@@ -10,6 +10,7 @@ use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use weft_core::h2::connection::StreamKey;
 use weft_core::h2::message::ResponseHead;
+use weft_core::interim::Interims;
 
 use super::failure::StreamFailure;
 use super::ready::Ready;
@@ -40,6 +41,8 @@ struct Inbox {
     stream: Option<StreamKey>,
     /// The response, where one is waited for.
     head: Option<Box<ResponseHead>>,
+    /// What came before it.
+    interims: Interims,
     pieces: VecDeque<Bytes>,
     /// Small pieces behind them, copied together: a piece keeps the whole buffer that it came in.
     small: BytesMut,
@@ -143,9 +146,20 @@ impl Inboxes {
         self.lock().get(id).is_none_or(|inbox| inbox.is_dropped)
     }
 
-    /// The response has come.
-    pub(super) fn put_head(&self, id: InboxId, head: Box<ResponseHead>, end: bool) {
+    /// An interim response has come. Of those only a few are kept.
+    pub(super) fn put_interim(&self, id: InboxId, head: ResponseHead) {
+        if let Some(inbox) = self.lock().get(id) {
+            inbox.interims.push(head.parts.status, head.parts.headers);
+        }
+    }
+
+    /// The response has come. Those before it become an extension.
+    pub(super) fn put_head(&self, id: InboxId, mut head: Box<ResponseHead>, end: bool) {
         self.put(id, |inbox| {
+            let interims = std::mem::take(&mut inbox.interims);
+            if !interims.is_empty() {
+                head.parts.extensions.insert(interims);
+            }
             inbox.remaining = head.content_length;
             inbox.head = Some(head);
             if end {
@@ -186,6 +200,11 @@ impl Inboxes {
             inbox.drop_content();
             inbox.end = End::Failed(failure);
         });
+    }
+
+    /// The message is broken at its end: what has come before can be read.
+    pub(super) fn fail_at_end(&self, id: InboxId, failure: StreamFailure) {
+        self.put(id, |inbox| inbox.end = End::Failed(failure));
     }
 
     /// All streams have failed.
@@ -376,6 +395,7 @@ impl Inbox {
             generation,
             stream: None,
             head: None,
+            interims: Interims::default(),
             pieces: VecDeque::new(),
             small: BytesMut::new(),
             trailers: None,

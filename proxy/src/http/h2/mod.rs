@@ -2,11 +2,13 @@
 //! a socket. One task drives a connection with everything on it: no task, channel or boxed future
 //! is made for a request, and all frames of a turn leave in one write.
 //!
-//! Connections between sidecars are of this ([`super::mesh`]); those with applications and with the
-//! outside are `hyper`'s.
+//! What a connection may cost, and who answers its requests, is for whoever makes it to say
+//! ([`super::http2`]).
 
+mod answering;
 mod body;
 mod client;
+mod exchange;
 mod failure;
 mod handle;
 mod inbox;
@@ -14,15 +16,21 @@ mod outgoing;
 mod probe;
 mod ready;
 mod server;
+mod service;
+mod tunnel;
+mod turns;
 mod wire;
 
 pub use body::StreamBody;
-pub use client::{Announced, DriveError, Driving, connect};
+pub use client::{Announced, Driving, connect};
 pub use failure::StreamFailure;
 pub use handle::{Exchange, Failed, Handle};
 pub use outgoing::Outbound;
 pub use probe::Probing;
-pub use server::{Called, ServeError, Service, Serving};
+pub use server::{Patience, Serving};
+pub use service::{Called, Service};
+pub use tunnel::{Tunnel, TunnelAborted, TunnelBody, TunnelWriter, tunnel};
+pub use turns::DriveError;
 
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
+use tokio::time::Instant;
 use weft_core::h2::connection::{Connection, Progress, StreamKey, TrailersError};
 use weft_core::h2::frame::ErrorCode;
 
@@ -12,6 +13,18 @@ use weft_core::h2::frame::ErrorCode;
 pub trait Outbound: Body<Data = Bytes> + Unpin {
     /// What its stream is reset with where it breaks.
     fn reset_code(error: &Self::Error) -> ErrorCode;
+
+    /// Whether the other side is bounded in how long it may take nothing of it.
+    fn is_bounded(&self) -> bool {
+        false
+    }
+
+    /// The other side has taken nothing of it for too long. It is dropped next.
+    fn on_stalled(&mut self) {}
+
+    /// The other side has said everything and reads no more, which is no failure (RFC 9113 section 8.1).
+    /// It is dropped next.
+    fn on_unread(&mut self) {}
 }
 
 /// A body that is being sent.
@@ -20,6 +33,8 @@ pub(super) struct Outgoing<B> {
     body: B,
     /// What had no room yet.
     rest: Bytes,
+    /// Since when the other side takes not all of that, where it is bounded.
+    untaken_since: Option<Instant>,
 }
 
 /// How far a body has come.
@@ -37,8 +52,26 @@ pub(super) enum Sent {
 
 impl<B: Outbound> Outgoing<B> {
     pub(super) fn new(body: B) -> Self {
-        let rest = Bytes::new();
-        Self { body, rest }
+        Self {
+            body,
+            rest: Bytes::new(),
+            untaken_since: None,
+        }
+    }
+
+    /// Since when the other side, which is bounded in that, takes not all of what was there.
+    pub(super) fn untaken_since(&self) -> Option<Instant> {
+        self.untaken_since
+    }
+
+    /// The other side has taken nothing for too long.
+    pub(super) fn on_stalled(mut self) {
+        self.body.on_stalled();
+    }
+
+    /// The other side reads no more, which is no failure.
+    pub(super) fn on_unread(mut self) {
+        self.body.on_unread();
     }
 
     /// Sends as much as there is and has room.
@@ -53,8 +86,13 @@ impl<B: Outbound> Outgoing<B> {
                 let end = self.body.is_end_stream();
                 match connection.send_data(stream, &mut self.rest, end) {
                     Ok(Progress::Done) if end => return Sent::Done,
-                    Ok(Progress::Done) => {}
-                    Ok(Progress::Blocked) => return Sent::Waiting,
+                    Ok(Progress::Done) => self.untaken_since = None,
+                    Ok(Progress::Blocked) => {
+                        if self.untaken_since.is_none() && self.body.is_bounded() {
+                            self.untaken_since = Some(Instant::now());
+                        }
+                        return Sent::Waiting;
+                    }
                     Err(_ended) => return Sent::Gone,
                 }
             }

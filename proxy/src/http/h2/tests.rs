@@ -201,7 +201,12 @@ fn ours(io: DuplexStream) -> Handle<Pieces> {
 
 fn served(io: DuplexStream) -> Echo {
     let echo = Echo::default();
-    spawn_local(Serving::new(io, config(), None, echo.clone()));
+    spawn_local(Serving::new(
+        io,
+        config(),
+        Patience::default(),
+        echo.clone(),
+    ));
     echo
 }
 
@@ -373,7 +378,7 @@ fn bodies_break() {
 fn connections_end() {
     run(async {
         let (near, far) = pipe();
-        let mut serving = Serving::new(far, config(), None, Echo::default());
+        let mut serving = Serving::new(far, config(), Patience::default(), Echo::default());
         let handle = ours(near);
         let first = handle.send(post("/", large()));
         let server = spawn_local(async move {
@@ -402,7 +407,12 @@ fn connections_break() {
     run(async {
         let (near, far) = pipe();
         let handle = ours(near);
-        let server = spawn_local(Serving::new(far, config(), None, Echo::default()));
+        let server = spawn_local(Serving::new(
+            far,
+            config(),
+            Patience::default(),
+            Echo::default(),
+        ));
         let mut never = handle.send(post("/never", Pieces::default()));
         handle.send(post("/", Pieces::default())).await.unwrap();
         assert!(futures_util::poll!(&mut never).is_pending());
@@ -419,7 +429,12 @@ fn connections_break() {
 fn handles_are_dropped() {
     run(async {
         let (near, far) = pipe();
-        let server = spawn_local(Serving::new(far, config(), None, Echo::default()));
+        let server = spawn_local(Serving::new(
+            far,
+            config(),
+            Patience::default(),
+            Echo::default(),
+        ));
         let handle = ours(near);
         let exchange = handle.send(post("/", large()));
         drop(handle);

@@ -64,6 +64,14 @@ pub enum Event {
         /// The fields.
         trailers: HeaderMap,
     },
+    /// The trailers of a message, which end it, are larger than allowed: the message is broken, and all
+    /// of its data came. Its stream is not reset: a server may still answer.
+    BadTrailers {
+        /// The stream.
+        stream: StreamKey,
+        /// What is wrong with them.
+        malformed: Malformed,
+    },
     /// The peer takes nothing more of what is sent on a stream. Its own message has come whole before:
     /// an answer that did not need all of the request (RFC 9113 section 8.1), or a request that was given
     /// up.

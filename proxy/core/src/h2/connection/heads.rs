@@ -214,14 +214,24 @@ impl Connection {
         let limits = self.config.heads;
         let (decoder, scratch) = (&mut self.decoder, &mut self.scratch);
         let decoded = message::decode_trailers(decoder, block, scratch, limits, message, end)?;
-        let taken = decoded.and_then(|trailers| self.take_trailers(key, trailers));
+        let taken = match decoded {
+            Err(malformed) if end && malformed.is_of_trailers_size() => {
+                self.take_trailers(key, Err(malformed))
+            }
+            decoded => decoded.and_then(|trailers| self.take_trailers(key, Ok(trailers))),
+        };
         if let Err(malformed) = taken {
             self.violated(key, malformed.into());
         }
         Ok(())
     }
 
-    fn take_trailers(&mut self, stream: StreamKey, trailers: HeaderMap) -> Result<(), Malformed> {
+    /// A message ends with trailers, or with some that are too large.
+    fn take_trailers(
+        &mut self,
+        stream: StreamKey,
+        trailers: Result<HeaderMap, Malformed>,
+    ) -> Result<(), Malformed> {
         let Some(found) = self.streams.get_mut(stream) else {
             return Ok(());
         };
@@ -230,7 +240,10 @@ impl Connection {
         let is_discarded = found.is_discarded;
         self.on_half_ended(stream);
         if !is_discarded {
-            self.events.push_back(Event::Trailers { stream, trailers });
+            self.events.push_back(match trailers {
+                Ok(trailers) => Event::Trailers { stream, trailers },
+                Err(malformed) => Event::BadTrailers { stream, malformed },
+            });
         }
         Ok(())
     }

@@ -157,6 +157,11 @@ impl Connection {
         &mut self.out
     }
 
+    /// Whether something is to be written.
+    pub fn has_output(&self) -> bool {
+        !self.out.is_empty()
+    }
+
     /// Whether there is room for more of what this side begins: where not, answers should wait.
     pub fn has_room(&self) -> bool {
         self.out.len() < self.config.out_bytes

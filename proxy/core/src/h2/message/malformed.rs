@@ -75,6 +75,11 @@ impl Malformed {
         }
     }
 
+    /// Whether it is of trailers that are right but for their size.
+    pub fn is_of_trailers_size(&self) -> bool {
+        matches!(self.defect, Defect::TrailersTooLarge(_))
+    }
+
     /// The code for RST_STREAM.
     pub fn code(&self) -> ErrorCode {
         ErrorCode::PROTOCOL_ERROR

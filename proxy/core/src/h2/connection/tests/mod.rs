@@ -20,6 +20,7 @@ use super::super::frame::{
     write_headers, write_preface, write_settings,
 };
 use super::super::hpack::Encoder;
+use super::super::message::HeadLimits;
 use super::*;
 use crate::time::Instant;
 

@@ -622,3 +622,48 @@ fn nothing_follows_the_end() {
     assert_eq!(sent, Err(StreamEnded(id(1))));
     assert!(raw.frames().is_empty());
 }
+
+/// Trailers that are too large break their message, which may still be answered; nothing is reset.
+#[test]
+fn trailers_that_are_too_large_end_their_message() {
+    let heads = HeadLimits {
+        bytes: 200,
+        fields: 8,
+    };
+    let config = Config {
+        heads,
+        ..Config::default()
+    };
+    let mut raw = Raw::server(config);
+    let large = "x".repeat(300);
+    raw.headers(1, POST, false);
+    raw.headers(1, &[("x-large", &large)], true);
+    let stream = match &raw.events().unwrap()[..] {
+        [
+            Event::Request {
+                stream, end: false, ..
+            },
+            Event::BadTrailers { malformed, .. },
+        ] => {
+            assert_eq!(malformed.status(), 431);
+            *stream
+        }
+        events => panic!("{events:?}"),
+    };
+    ok(&mut raw.connection, stream, true);
+    let frames = raw.frames();
+    assert!(
+        matches!(
+            &frames[..],
+            [Frame::Headers {
+                end_stream: true,
+                ..
+            }]
+        ),
+        "{frames:?}"
+    );
+    // Behind which the stream goes on, they are malformed all the same.
+    raw.headers(3, POST, false);
+    raw.headers(3, &[("x-large", &large)], false);
+    raw.assert_resets(3, ErrorCode::PROTOCOL_ERROR);
+}

@@ -1,0 +1,261 @@
+//! Clients and servers in HTTP/2 as the edges have them.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body_util::BodyExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::{Instant, timeout};
+use weft_core::interim::{Interim, Interims};
+use weft_core::resets::{ResetClient, ResetPolicy};
+
+use super::super::h2::{StreamFailure, connect};
+use super::super::incoming::{BodyError, ExchangeError};
+use super::super::paced::Resets;
+use super::super::upgrade::Upgraded;
+use super::*;
+use crate::drain::{Drain, Side};
+
+/// Notes how a body ended.
+struct Ended(Rc<RefCell<Vec<&'static str>>>);
+
+impl BodyGuard for Ended {
+    fn on_end(self, _trailers: Option<&HeaderMap>) {
+        self.0.borrow_mut().push("end");
+    }
+
+    fn on_error(self, _error: &BodyError) {
+        self.0.borrow_mut().push("error");
+    }
+
+    fn on_silence(self) {
+        self.0.borrow_mut().push("silence");
+    }
+
+    fn on_stall(self) {
+        self.0.borrow_mut().push("stall");
+    }
+
+    fn holds_connection(&self) -> bool {
+        true
+    }
+
+    fn on_data(&mut self, _bytes: usize) {}
+
+    fn on_stream(&mut self, _received: u64, _sent: u64) {}
+}
+
+/// A server that sends back what it gets, and how its answers ended.
+fn serve(io: DuplexStream, drain: &Rc<Drain>) -> Rc<RefCell<Vec<&'static str>>> {
+    let ended = Rc::<RefCell<Vec<&'static str>>>::default();
+    let noted = Rc::clone(&ended);
+    let drain = Rc::clone(drain);
+    spawn_local(async move {
+        let ends = Ends::new(&drain, Side::Inbound, None);
+        let who = ResetClient::outside([10, 0, 0, 1].into());
+        let client = Client::new(who, &Arc::<Resets>::default());
+        let config = ProxyConfig::default();
+        let handle = |request: Request<Incoming>| echo(request, Rc::clone(&noted));
+        let refuse = |refusal: Refusal| refusal.answer();
+        serve_http2(io, &client, (&config, &ends), handle, refuse).await;
+    });
+    ended
+}
+
+async fn echo(
+    mut request: Request<Incoming>,
+    ended: Rc<RefCell<Vec<&'static str>>>,
+) -> Response<ProxyBody<Ended>> {
+    let upgrade = Upgrade::take(request.extensions_mut());
+    match (upgrade, request.uri().path()) {
+        (Some(upgrade), _) => {
+            let mut response = Response::new(ProxyBody::Empty);
+            upgrade.translate(&mut response).unwrap();
+            spawn_local(async move {
+                let mut stream = upgrade.upgraded().await.unwrap();
+                if let Err(error) = send_back(&mut stream).await {
+                    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
+                    stream.abort();
+                }
+            });
+            response
+        }
+        (None, "/never") => std::future::pending().await,
+        (None, "/hints") => {
+            let mut interims = Interims::default();
+            let link = http::HeaderValue::from_static("</a>; rel=preload");
+            let headers = HeaderMap::from_iter([(http::header::LINK, link)]);
+            interims.push(StatusCode::EARLY_HINTS, headers);
+            let mut response = Response::new(ProxyBody::text("hinted"));
+            response.extensions_mut().insert(interims);
+            response
+        }
+        (None, _) => Response::new(ProxyBody::guarded(request.into_body(), Ended(ended))),
+    }
+}
+
+async fn send_back(stream: &mut Upgraded) -> io::Result<()> {
+    let mut buffer = vec![0; 8 * 1024];
+    let stream = stream.stream();
+    loop {
+        match stream.read(&mut buffer).await? {
+            0 => return stream.shutdown().await,
+            read => stream.write_all(&buffer[..read]).await?,
+        }
+    }
+}
+
+fn ask(io: DuplexStream) -> Handle<ProxyBody> {
+    let config = client_config(&ProxyConfig::default(), Party::External);
+    let (handle, driving) = connect(io, config, None, Box::new(|_announced| {}));
+    spawn_local(driving);
+    handle
+}
+
+fn run<F: Future>(test: F) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let limit = Duration::from_secs(3_600);
+    let test = async { timeout(limit, test).await.expect("in time") };
+    LocalSet::new().block_on(&runtime, test)
+}
+
+fn pair(drain: &Rc<Drain>) -> (Handle<ProxyBody>, Rc<RefCell<Vec<&'static str>>>) {
+    let (near, far) = tokio::io::duplex(10_000);
+    let ended = serve(far, drain);
+    (ask(near), ended)
+}
+
+fn post(path: &str, body: ProxyBody) -> Request<ProxyBody> {
+    let request = Request::post(format!("http://web{path}"));
+    request.body(body).unwrap()
+}
+
+async fn tunnel_to(handle: &Handle<ProxyBody>) -> Upgraded {
+    let request = Request::connect("web:80").body(ProxyBody::Empty).unwrap();
+    let mut response = send_http2(handle, request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    let upgrade = Upgrade::take(response.extensions_mut()).unwrap();
+    upgrade.upgraded().await.unwrap()
+}
+
+#[test]
+fn tunnels_carry_bytes_and_their_ends() {
+    run(async {
+        let (handle, _ended) = pair(&Rc::default());
+        let mut tunnel = tunnel_to(&handle).await;
+        let sent = vec![7; 1_000_000];
+        let (mut reader, mut writer) = tokio::io::split(tunnel.stream());
+        let writing = async {
+            writer.write_all(&sent).await.unwrap();
+            writer.shutdown().await.unwrap();
+        };
+        let mut read = Vec::new();
+        let (count, ()) = tokio::join!(reader.read_to_end(&mut read), writing);
+        assert_eq!(count.unwrap(), sent.len());
+        assert_eq!(read, sent);
+
+        // One that breaks is seen as such, and others go on.
+        let mut broken = tunnel_to(&handle).await;
+        broken.stream().write_all(b"x").await.unwrap();
+        broken.stream().read_exact(&mut [0]).await.unwrap();
+        let mut kept = tunnel_to(&handle).await;
+        broken.abort();
+        drop(broken);
+        kept.stream().write_all(b"y").await.unwrap();
+        kept.stream().read_exact(&mut [0]).await.unwrap();
+        let answer = send_http2(&handle, post("/", ProxyBody::text("z"))).await;
+        let answer = answer.unwrap().into_body().collect().await.unwrap();
+        assert_eq!(answer.to_bytes(), "z");
+    });
+}
+
+/// A client that does not read an answer which holds a connection loses it, and nothing else.
+#[test]
+fn unread_answers_are_cut() {
+    run(async {
+        let (handle, ended) = pair(&Rc::default());
+        let large = || ProxyBody::text(vec![1; 3_000_000]);
+        let began = Instant::now();
+        let slow = send_http2(&handle, post("/", large())).await.unwrap();
+        let limit = ProxyConfig::default().timeouts.client_stall;
+        while ended.borrow().is_empty() {
+            sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(*ended.borrow(), ["stall"]);
+        assert!(began.elapsed() >= limit && began.elapsed() < limit * 2);
+        let error = slow.into_body().collect().await.unwrap_err();
+        let is_cancelled = matches!(
+            &error,
+            BodyError::Stream(StreamFailure::Reset(ErrorCode::CANCEL))
+        );
+        assert!(is_cancelled, "{error}");
+        let read = send_http2(&handle, post("/", large())).await.unwrap();
+        let read = read.into_body().collect().await.unwrap();
+        assert_eq!(read.to_bytes().len(), 3_000_000);
+    });
+}
+
+/// A client that resets more than it may is told so with the end of its connection.
+#[test]
+fn a_client_that_resets_too_much_is_calmed_down() {
+    run(async {
+        let (handle, _ended) = pair(&Rc::default());
+        for _ in 0..=ResetPolicy::OUTSIDE.burst * 2 {
+            let mut never = Box::pin(send_http2(&handle, post("/never", ProxyBody::Empty)));
+            assert!(futures_util::poll!(&mut never).is_pending());
+            // Until the server has it.
+            sleep(Duration::from_millis(1)).await;
+            if handle.is_closed() {
+                break;
+            }
+        }
+        let failed = send_http2(&handle, post("/", ProxyBody::Empty)).await;
+        let failed = failed.unwrap_err();
+        assert!(matches!(failed.error, ExchangeError::Stream(_)));
+        assert!(failed.unsent.is_some() && handle.is_closed());
+    });
+}
+
+#[test]
+fn interim_responses_pass() {
+    run(async {
+        let (handle, _ended) = pair(&Rc::default());
+        let answer = send_http2(&handle, post("/hints", ProxyBody::Empty)).await;
+        let mut answer = answer.unwrap();
+        let interims: Interims = answer.extensions_mut().remove().unwrap();
+        let said: Vec<_> = interims.iter().collect();
+        assert!(
+            matches!(said[..], [Interim { status: StatusCode::EARLY_HINTS, headers }]
+            if headers.contains_key("link")),
+            "{said:?}"
+        );
+        let text = answer.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(text, "hinted");
+    });
+}
+
+#[test]
+fn targets_and_heads_are_refused_with_the_reason() {
+    run(async {
+        let (handle, _ended) = pair(&Rc::default());
+        let mut request = post("/", ProxyBody::Empty);
+        let large = http::HeaderValue::try_from("x".repeat(70 * 1024)).unwrap();
+        request.headers_mut().insert("x-large", large);
+        let answer = send_http2(&handle, request).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+        let text = answer.into_body().collect().await.unwrap().to_bytes();
+        let text = String::from_utf8_lossy(&text);
+        assert!(text.starts_with("headers-too-large: "), "{text}");
+        let fine = send_http2(&handle, post("/", ProxyBody::text(Bytes::new())));
+        assert_eq!(fine.await.unwrap().status(), StatusCode::OK);
+    });
+}
