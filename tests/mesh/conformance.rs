@@ -232,10 +232,11 @@ fn an_application_that_breaks_its_connections_loses_what_is_under_way() {
     let mesh = Mesh::start(&machine);
     let (every, total) = (200, scaled(5_000, 100_000));
     let calls = many_calls(&mesh, "abrupt", every, total);
-    let (ok, unavailable) = (calls.statuses.get("OK"), calls.statuses.get("Unavailable"));
-    let sum = ok.copied().unwrap_or(0) + unavailable.copied().unwrap_or(0);
-    assert_eq!(sum, total, "{calls:?}");
+    let count = |status| calls.statuses.get(status).copied().unwrap_or(0);
+    // An answer that had begun is reset, which grpc-go calls Internal.
+    let told = count("Unavailable") + count("Internal");
+    assert_eq!(count("OK") + told, total, "{calls:?}");
     // As many as were under way, at most, each time.
     let most = 32 * (total / u64::from(every) + 1);
-    assert!(total - ok.copied().unwrap_or(0) <= most, "{calls:?}");
+    assert!(told <= most, "{calls:?}");
 }
