@@ -61,6 +61,34 @@ fn curl_and_nginx(bed: &dyn Bed) {
     assert_eq!(code, "200,1");
 }
 
+/// Early hints pass, whatever version of HTTP each side speaks.
+#[test]
+fn early_hints_pass_in_every_version() {
+    need!("curl", "node");
+    let machine = Machine::shared();
+    let mesh = Mesh::start(&machine);
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/early_hints.js");
+    let program = Program::new("node").arg(file).arg("8080");
+    let _web = mesh.serve("web", &["8080:http", "8081:http2"], program);
+    for port in [8080, 8081] {
+        for version in ["--http1.1", "--http2-prior-knowledge"] {
+            let url = format!("http://{}:{port}/", mesh.host("web"));
+            let line = format!("curl --silent --include --max-time 20 {version} {url}");
+            let limit = Duration::from_secs(40);
+            let finished = mesh.call("me", &["web"], Program::line(&line), limit);
+            let said = finished.success().stdout.to_ascii_lowercase();
+            let hints = said.find(" 103").expect(&said);
+            let answer = said.find(" 200").expect(&said);
+            let between = said.get(hints..answer).expect(&said);
+            assert!(
+                between.contains("link: </a.css>"),
+                "{port} {version}: {said}"
+            );
+            assert!(said.ends_with("hinted\n"), "{port} {version}: {said}");
+        }
+    }
+}
+
 pub(crate) fn torture(bed: &dyn Bed) {
     let _server = bed.serve(
         "torture",

@@ -140,7 +140,7 @@ const EXPECTED: &[(&str, &str, &str, &str)] = &[
     ("h2 PRI", "400", "bad-request", "`*` of OPTIONS"),
     ("h2 OPTIONS", "200", "", "OPTIONS * HTTP/1.1"),
     ("h2 query alone", "400", "bad-request", "a path"),
-    ("h2 fragment", "200", "", "GET /a HTTP/1.1"),
+    ("h2 fragment", "400", "bad-request", "a fragment"),
     ("h2 256 fields", "200", "", "\r\nx-255: 1"),
     ("h2 257 fields", "431", "headers-too-large", "256 fields"),
     ("h2 cookies", "200", "", "; a299=1"),
@@ -150,18 +150,38 @@ const EXPECTED: &[(&str, &str, &str, &str)] = &[
         "",
         "GET /a\"b|{}[]\\^'%zz HTTP/1.1",
     ),
-    ("h2 quote in a query", "reset", "", ""),
-    ("h2 backtick in a path", "reset", "", ""),
+    (
+        "h2 quote in a query",
+        "400",
+        "bad-request",
+        "percent-encoded: %22",
+    ),
+    (
+        "h2 backtick in a path",
+        "400",
+        "bad-request",
+        "percent-encoded: %60",
+    ),
     ("h2 backtick in a query", "200", "", "GET /?`a HTTP/1.1"),
-    ("h2 less in a path", "reset", "", ""),
-    ("h2 greater in a query", "reset", "", ""),
+    (
+        "h2 less in a path",
+        "400",
+        "bad-request",
+        "percent-encoded: %3C",
+    ),
+    (
+        "h2 greater in a query",
+        "400",
+        "bad-request",
+        "percent-encoded: %3E",
+    ),
     (
         "h2 utf-8",
         "200",
         "",
         "GET /\u{c3}\u{a4}?\u{e2}\u{82}\u{ac} HTTP/1.1",
     ),
-    ("h2 latin-1", "ended", "", ""),
+    ("h2 latin-1", "400", "bad-request", "percent-encoded: %E4"),
 ];
 
 #[test]

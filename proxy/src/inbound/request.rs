@@ -29,6 +29,7 @@ use weft_core::model::AppProtocol;
 use weft_core::peer::VerifiedPeer;
 use weft_core::reason::Reason;
 use weft_core::route::RequestHead;
+use weft_core::time::Instant;
 use weft_core::timeout as deadline;
 
 use super::answered::Answered;
@@ -378,9 +379,23 @@ impl<'p> Received<'p> {
         match self.left {
             None => asking.await,
             Some(Duration::ZERO) => late(Duration::ZERO),
-            Some(left) => timeout(left, asking).await.unwrap_or_else(|_| late(left)),
+            Some(left) => {
+                let since = crate::clock::now();
+                match timeout(left, asking).await {
+                    Ok(Err((Reason::UpstreamReset, _))) if is_over(since, left) => late(left),
+                    Ok(asked) => asked,
+                    Err(_elapsed) => late(left),
+                }
+            }
         }
     }
+}
+
+/// Whether the caller does not wait any more, or nearly so: an application that knows how long that is
+/// resets the stream when it is over by its own clock (grpc-go), which may be a moment before ours.
+fn is_over(since: Instant, left: Duration) -> bool {
+    const CLOCKS: Duration = Duration::from_millis(10);
+    crate::clock::now().saturating_since(since) + CLOCKS >= left
 }
 
 /// What the application is to see of a request's head.
