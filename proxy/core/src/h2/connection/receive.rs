@@ -153,7 +153,9 @@ impl Connection {
                 false => Known::Ended,
             };
         }
-        if self.highest.is_none_or(|highest| stream > highest) {
+        // Only clients open streams: those with even numbers stay idle for ever.
+        let is_passed = self.highest.is_some_and(|highest| stream <= highest);
+        if !is_passed || stream.get().is_multiple_of(2) {
             return Known::Idle;
         }
         match self.resets.contains(stream) {

@@ -275,7 +275,9 @@ fn field_name(bytes: &[u8]) -> Result<HeaderName, Defect> {
     if let Some(known) = known_lower_case(bytes) {
         return Ok(known.clone());
     }
-    HeaderName::from_lowercase(bytes).map_err(|_| {
+    let name = HeaderName::from_lowercase(bytes).ok();
+    // It takes quotation marks, of which no token is made (RFC 9110 section 5.6.2).
+    name.filter(|_| !bytes.contains(&b'"')).ok_or_else(|| {
         let found = Excerpt::of(bytes);
         match bytes.iter().any(u8::is_ascii_uppercase) {
             true => Defect::UpperCase { found },

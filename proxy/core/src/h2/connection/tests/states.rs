@@ -42,6 +42,32 @@ fn open_at_server(stream: u32, end: bool) -> (Raw, StreamKey) {
     }
 }
 
+/// Streams of even numbers are the server's, which opens none: below those that are open they are idle
+/// all the same, and RST_STREAM on them would be an error of ours.
+#[test]
+fn section_5_1_1_even_streams_stay_idle() {
+    // PRIORITY of 4 bytes, and WINDOW_UPDATE of 0 and of 1.
+    let frames: [(&[u8], ErrorCode); 3] = [
+        (
+            b"\0\0\x04\x02\0\0\0\0\x02\0\0\0\0",
+            ErrorCode::FRAME_SIZE_ERROR,
+        ),
+        (
+            b"\0\0\x04\x08\0\0\0\0\x02\0\0\0\0",
+            ErrorCode::PROTOCOL_ERROR,
+        ),
+        (
+            b"\0\0\x04\x08\0\0\0\0\x02\0\0\0\x01",
+            ErrorCode::PROTOCOL_ERROR,
+        ),
+    ];
+    for (frame, code) in frames {
+        let (mut raw, _) = open_at_server(3, false);
+        raw.to.extend_from_slice(frame);
+        raw.assert_ends(code);
+    }
+}
+
 /// Section 5.1, "idle": HEADERS and PRIORITY only.
 #[test]
 fn section_5_1_idle() {

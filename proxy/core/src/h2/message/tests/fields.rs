@@ -21,6 +21,7 @@ fn section_8_2_1_names_and_values() {
         ("", "the name of a field is \"\"; a token"),
         ("a b", "the name of a field is \"a b\""),
         ("a:", "the name of a field is"),
+        ("a\"", "the name of a field is"),
         ("a\0", "the name of a field is"),
         ("\u{e9}", "the name of a field is"),
     ] {
