@@ -6,32 +6,25 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA, SOA};
-use hickory_proto::rr::{Name, RData, Record, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use weft_core::name::{MESH_SUFFIX, ServiceName};
 
 use crate::mesh::Mesh;
 use crate::telemetry::metrics::Metrics;
 
-/// Answers about mesh names hold this long, seconds.
-const TTL: u32 = 5;
+mod message;
+
+use message::MESSAGE_MAX;
+pub use message::{Answer, Decision, HOST_NAME, Query, Transport};
+
 /// Queries at the same time.
 const QUERIES_MAX: usize = 512;
 /// What one of the host's resolvers may take.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(3);
 /// A silent TCP client is dropped.
 const TCP_IDLE: Duration = Duration::from_secs(10);
-/// Without EDNS no UDP answer is longer (RFC 1035 section 4.2.1).
-const UDP_PLAIN_MAX: usize = 512;
-/// Largest DNS message.
-const MESSAGE_MAX: usize = 65_535;
-/// The host's own address, as programs in a namespace of their own reach it.
-pub const HOST_NAME: &str = "host.mesh";
 
 /// What to answer, and whom to ask.
 #[derive(Debug)]
@@ -39,31 +32,12 @@ pub struct Resolver {
     mesh: Arc<Mesh>,
     /// The host's resolvers, in their order.
     nameservers: Vec<SocketAddr>,
-    /// What `host.mesh` stands for.
+    /// What [`HOST_NAME`] stands for.
     host: Vec<IpAddr>,
     /// The host has no IPv6: external AAAA answers would lead nowhere.
     drop_external_aaaa: bool,
     room: Arc<Semaphore>,
     metrics: Metrics,
-}
-
-/// What is to be done with a query.
-#[derive(Debug, PartialEq, Eq)]
-enum Decision {
-    /// Not a query that anybody answers.
-    Drop,
-    /// Refused as malformed.
-    Malformed,
-    /// Ask the host's resolvers.
-    Forward,
-    /// A name in `.mesh` that cannot exist.
-    NoSuchName,
-    /// A service's hostname.
-    Service(ServiceName),
-    /// The name of a service in a cluster's DNS.
-    ClusterService(ServiceName),
-    /// [`HOST_NAME`].
-    Host,
 }
 
 /// What the mesh knows of a name outside of it.
@@ -74,35 +48,6 @@ enum External {
     Here(Vec<IpAddr>),
     /// The control plane has not said.
     Unanswered,
-}
-
-fn decide(query: &Message, cluster_domain: &str) -> Decision {
-    if query.metadata.message_type != MessageType::Query {
-        return Decision::Drop;
-    }
-    let [question] = query.queries.as_slice() else {
-        return Decision::Malformed;
-    };
-    if query.metadata.op_code != OpCode::Query {
-        return Decision::Forward;
-    }
-    let name = question.name().to_ascii().to_ascii_lowercase();
-    let name = name.trim_end_matches('.');
-    let in_mesh = name == MESH_SUFFIX
-        || name
-            .strip_suffix(MESH_SUFFIX)
-            .is_some_and(|rest| rest.ends_with('.'));
-    if !in_mesh {
-        let service = ServiceName::from_cluster_host(name, cluster_domain);
-        return service.map_or(Decision::Forward, Decision::ClusterService);
-    }
-    if name == HOST_NAME {
-        return Decision::Host;
-    }
-    match ServiceName::from_hostname(name) {
-        Some(service) => Decision::Service(service),
-        None => Decision::NoSuchName,
-    }
 }
 
 impl Resolver {
@@ -144,7 +89,7 @@ impl Resolver {
             let query = buffer[..length].to_vec();
             tokio::spawn(async move {
                 let _held_until_answered = permit;
-                if let Some(answer) = resolver.answer(&query, true).await
+                if let Some(answer) = resolver.answer(&query, Transport::Udp).await
                     && let Err(error) = socket.send_to(&answer, client).await
                 {
                     tracing::debug!(%error, "DNS answer not sent");
@@ -167,7 +112,7 @@ impl Resolver {
             tokio::spawn(async move {
                 let _held_until_closed = permit;
                 while let Ok(Ok(query)) = timeout(TCP_IDLE, read_message(&mut stream)).await {
-                    let Some(answer) = resolver.answer(&query, false).await else {
+                    let Some(answer) = resolver.answer(&query, Transport::Tcp).await else {
                         return;
                     };
                     if write_message(&mut stream, &answer).await.is_err() {
@@ -178,78 +123,55 @@ impl Resolver {
         }
     }
 
-    async fn answer(&self, bytes: &[u8], udp: bool) -> Option<Vec<u8>> {
+    async fn answer(&self, bytes: &[u8], transport: Transport) -> Option<Vec<u8>> {
         let totals = self.metrics.totals();
-        let Ok(query) = Message::from_vec(bytes) else {
+        let Some(query) = Query::read(bytes) else {
             totals.dns_failed.inc();
             return None;
         };
-        let (addresses, code) = match decide(&query, self.mesh.cluster_domain()) {
+        let known: Result<Vec<IpAddr>, Answer<'_>> = match query.decide(self.mesh.cluster_domain())
+        {
             Decision::Drop => return None,
             Decision::Forward => match self.external(&query).await {
-                External::Elsewhere => return self.forward(&query, bytes, udp).await,
-                External::Here(addresses) => (addresses, ResponseCode::NoError),
-                External::Unanswered => (Vec::new(), ResponseCode::ServFail),
+                External::Elsewhere => return self.forward(&query, bytes, transport).await,
+                External::Here(addresses) => Ok(addresses),
+                External::Unanswered => Err(Answer::Unknown),
             },
             Decision::ClusterService(service) => match self.mesh.service(&service.hostname()).await
             {
                 // One without addresses is found by its pods, which the cluster's DNS knows.
-                Ok(Some(view)) if !view.addresses().is_empty() => {
-                    (view.addresses().to_vec(), ResponseCode::NoError)
-                }
-                Ok(_) => return self.forward(&query, bytes, udp).await,
+                Ok(Some(view)) if !view.addresses().is_empty() => Ok(view.addresses().to_vec()),
+                Ok(_) => return self.forward(&query, bytes, transport).await,
                 // Unanswered is not absent.
-                Err(_reason) => (Vec::new(), ResponseCode::ServFail),
+                Err(_reason) => Err(Answer::Unknown),
             },
-            Decision::Malformed => (Vec::new(), ResponseCode::FormErr),
-            Decision::NoSuchName => (Vec::new(), ResponseCode::NXDomain),
-            Decision::Host => (self.host.clone(), ResponseCode::NoError),
+            Decision::Malformed => Err(Answer::Malformed),
+            Decision::NoSuchName => Err(Answer::NoSuchName),
+            Decision::Host => Ok(self.host.clone()),
             Decision::Service(service) => match self.mesh.service(&service.hostname()).await {
-                Ok(Some(view)) => (view.addresses().to_vec(), ResponseCode::NoError),
-                Ok(None) => (Vec::new(), ResponseCode::NXDomain),
+                Ok(Some(view)) => Ok(view.addresses().to_vec()),
+                Ok(None) => Err(Answer::NoSuchName),
                 // Unanswered is not absent.
-                Err(_reason) => (Vec::new(), ResponseCode::ServFail),
+                Err(_reason) => Err(Answer::Unknown),
             },
         };
-        let failed = [ResponseCode::ServFail, ResponseCode::FormErr].contains(&code);
-        match failed {
+        let answer = match &known {
+            Ok(addresses) => Answer::Addresses(addresses),
+            Err(answer) => *answer,
+        };
+        match answer.is_failure() {
             true => totals.dns_failed.inc(),
             false => totals.dns_answered.inc(),
         }
-        let response = respond(&query, &addresses, code);
-        let limit = match (&query.edns, udp) {
-            (_, false) => MESSAGE_MAX,
-            (Some(edns), true) => usize::from(edns.max_payload()).max(UDP_PLAIN_MAX),
-            (None, true) => UDP_PLAIN_MAX,
-        };
-        let bytes = response.to_vec().ok()?;
-        if bytes.len() <= limit {
-            return Some(bytes);
-        }
-        response.truncate().to_vec().ok()
+        query.answer(answer, transport)
     }
 
-    /// Whether a name outside the mesh is one that a service goes by. Its addresses are ours to
-    /// tell, and so are the records that would lead around them (RFC 9460); everything else about it
-    /// is the outside's.
-    async fn external(&self, query: &Message) -> External {
-        let Some(question) = query.queries.first() else {
+    /// Whether a name outside the mesh is one that a service goes by.
+    async fn external(&self, query: &Query) -> External {
+        let Some(name) = query.name_of_addresses() else {
             return External::Elsewhere;
         };
-        let ours = matches!(
-            question.query_type(),
-            RecordType::A
-                | RecordType::AAAA
-                | RecordType::HTTPS
-                | RecordType::SVCB
-                | RecordType::ANY
-        );
-        if !ours || query.metadata.op_code != OpCode::Query {
-            return External::Elsewhere;
-        }
-        let name = question.name().to_ascii().to_ascii_lowercase();
-        let name = name.trim_end_matches('.');
-        let service = match self.mesh.external_host(name).await {
+        let service = match self.mesh.external_host(&name).await {
             Ok(Some(service)) => service,
             Ok(None) => return External::Elsewhere,
             // Unanswered is not absent.
@@ -262,21 +184,16 @@ impl Resolver {
         }
     }
 
-    async fn forward(&self, query: &Message, bytes: &[u8], udp: bool) -> Option<Vec<u8>> {
-        let aaaa = query
-            .queries
-            .iter()
-            .any(|q| q.query_type() == RecordType::AAAA);
-        if aaaa && self.drop_external_aaaa {
+    async fn forward(&self, query: &Query, bytes: &[u8], transport: Transport) -> Option<Vec<u8>> {
+        if self.drop_external_aaaa && query.asks_for_ipv6() {
             self.metrics.totals().dns_answered.inc();
-            return respond(query, &[], ResponseCode::NoError).to_vec().ok();
+            return query.answer(Answer::Addresses(&[]), transport);
         }
         for server in &self.nameservers {
             let asking = async {
-                if udp {
-                    ask_udp(*server, bytes).await
-                } else {
-                    ask_tcp(*server, bytes).await
+                match transport {
+                    Transport::Udp => ask_udp(*server, bytes).await,
+                    Transport::Tcp => ask_tcp(*server, bytes).await,
                 }
             };
             match timeout(FORWARD_TIMEOUT, asking).await {
@@ -289,44 +206,8 @@ impl Resolver {
             }
         }
         self.metrics.totals().dns_failed.inc();
-        respond(query, &[], ResponseCode::ServFail).to_vec().ok()
+        query.answer(Answer::Unknown, transport)
     }
-}
-
-fn respond(query: &Message, addresses: &[IpAddr], code: ResponseCode) -> Message {
-    let mut response = Message::response(query.metadata.id, query.metadata.op_code);
-    response.metadata.recursion_desired = query.metadata.recursion_desired;
-    response.metadata.recursion_available = true;
-    response.metadata.response_code = code;
-    response.add_queries(query.queries.iter().cloned());
-    if let Some(asked) = &query.edns {
-        let mut edns = hickory_proto::op::Edns::new();
-        edns.set_max_payload(asked.max_payload().max(1232));
-        response.set_edns(edns);
-    }
-    let Some(question) = query.queries.first() else {
-        return response;
-    };
-    for address in addresses {
-        let data = match (address, question.query_type()) {
-            (IpAddr::V4(address), RecordType::A) => RData::A(A(*address)),
-            (IpAddr::V6(address), RecordType::AAAA) => RData::AAAA(AAAA(*address)),
-            _ => continue,
-        };
-        let record = Record::from_rdata(question.name().clone(), TTL, data);
-        response.add_answer(record);
-    }
-    // Negative answers are kept as long as their SOA says (RFC 2308 section 3).
-    if response.answers.is_empty() && code != ResponseCode::ServFail {
-        let mesh = Name::from_ascii("mesh.").unwrap_or_default();
-        let zone = match mesh.zone_of(question.name()) {
-            true => mesh,
-            false => question.name().clone(),
-        };
-        let soa = SOA::new(zone.clone(), zone.clone(), 1, 3600, 600, 86_400, TTL);
-        response.add_authority(Record::from_rdata(zone, TTL, RData::SOA(soa)));
-    }
-    response
 }
 
 /// Asks a server over UDP, once.
@@ -384,67 +265,7 @@ pub fn nameservers(resolv_conf: &str) -> Vec<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
-    use weft_core::name::CLUSTER_DOMAIN;
-
     use super::*;
-    use hickory_proto::op::Query;
-
-    fn query(name: &str, kind: RecordType) -> Message {
-        let mut message = Message::query();
-        message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
-        message
-    }
-
-    #[test]
-    fn who_answers() {
-        let service = |text: &str| Decision::Service(text.parse().unwrap());
-        let cases = [
-            ("web.shop.mesh.", service("shop/web")),
-            ("WEB.Shop.Mesh.", service("shop/web")),
-            ("host.mesh.", Decision::Host),
-            ("mesh.", Decision::NoSuchName),
-            ("shop.mesh.", Decision::NoSuchName),
-            ("www.example.com.shop.mesh.", Decision::NoSuchName),
-            (
-                "WEB.shop.svc.cluster.local.",
-                Decision::ClusterService("shop/web".parse().unwrap()),
-            ),
-            ("web-0.web.shop.svc.cluster.local.", Decision::Forward),
-            ("www.example.com.", Decision::Forward),
-            ("notmesh.", Decision::Forward),
-        ];
-        for (name, expected) in cases {
-            assert_eq!(
-                decide(&query(name, RecordType::A), CLUSTER_DOMAIN),
-                expected,
-                "{name}"
-            );
-        }
-        assert_eq!(
-            decide(&Message::query(), CLUSTER_DOMAIN),
-            Decision::Malformed
-        );
-        let answer = Message::response(1, OpCode::Query);
-        assert_eq!(decide(&answer, CLUSTER_DOMAIN), Decision::Drop);
-    }
-
-    #[test]
-    fn answers_by_type() {
-        let addresses: Vec<IpAddr> = ["240.240.0.1", "fd77::1"]
-            .map(|a| a.parse().unwrap())
-            .into();
-        for (kind, answers) in [
-            (RecordType::A, 1),
-            (RecordType::AAAA, 1),
-            (RecordType::MX, 0),
-        ] {
-            let query = query("web.shop.mesh.", kind);
-            let response = respond(&query, &addresses, ResponseCode::NoError);
-            assert_eq!(response.answers.len(), answers);
-            assert_eq!(response.authorities.len(), 1 - answers);
-            assert!(Message::from_vec(&response.to_vec().unwrap()).is_ok());
-        }
-    }
 
     #[test]
     fn resolv_conf() {
