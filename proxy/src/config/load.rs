@@ -102,18 +102,31 @@ pub fn load_with(
     args: &ProxyArgs,
     env: impl IntoIterator<Item = (String, String)>,
 ) -> Result<ProxyConfig, ConfigError> {
+    let env: Vec<(String, String)> = env.into_iter().collect();
+    let from_env = env
+        .iter()
+        .find(|(name, value)| name == "WEFT_CONFIG" && !value.is_empty());
+    let file = args
+        .config
+        .clone()
+        .or_else(|| from_env.map(|(_, path)| PathBuf::from(path)));
+    let text = file.as_deref().map(read_file).transpose()?;
+    load_text(file.as_deref().zip(text.as_deref()), args, env)
+}
+
+/// As [`load_with`], with the file's path and text given, where there is one.
+pub fn load_text(
+    file: Option<(&Path, &str)>,
+    args: &ProxyArgs,
+    env: impl IntoIterator<Item = (String, String)>,
+) -> Result<ProxyConfig, ConfigError> {
     let mut env: Vec<(String, String)> = env
         .into_iter()
         .filter(|(name, value)| name.starts_with(ENV_PREFIX) && !value.is_empty())
         .collect();
     env.sort();
-    let from_env = env.iter().find(|(name, _)| name == "WEFT_CONFIG");
-    let file = args
-        .config
-        .clone()
-        .or_else(|| from_env.map(|(_, path)| PathBuf::from(path)));
-    let base = match &file {
-        Some(path) => read_file(path)?,
+    let base = match file {
+        Some((path, text)) => parse(path, text)?,
         None => ProxyConfig::default(),
     };
     let mut layers = Layers::new(base);
@@ -189,7 +202,7 @@ impl Layers {
         let parsed: Result<ProxyConfig, _> = serde_path_to_error::deserialize(&tree);
         let mut config = parsed.map_err(|error| ConfigError::Override {
             origin: origin.to_owned(),
-            field: error.path().to_string(),
+            field: named(error.path().to_string()),
             reason: error.into_inner().to_string(),
         })?;
         if field != TOKEN {
@@ -257,7 +270,7 @@ fn replace(tree: &mut Value, field: &str, value: Value) {
     *place = value;
 }
 
-fn read_file(path: &Path) -> Result<ProxyConfig, ConfigError> {
+fn read_file(path: &Path) -> Result<String, ConfigError> {
     let read = |source| ConfigError::Read {
         path: path.to_owned(),
         source,
@@ -272,7 +285,7 @@ fn read_file(path: &Path) -> Result<ProxyConfig, ConfigError> {
             path: path.to_owned(),
         });
     }
-    parse(path, &text)
+    Ok(text)
 }
 
 fn parse(path: &Path, text: &str) -> Result<ProxyConfig, ConfigError> {
@@ -291,10 +304,18 @@ fn parse(path: &Path, text: &str) -> Result<ProxyConfig, ConfigError> {
             path: path.to_owned(),
             line: at.map_or(0, |at| at.line()),
             column: at.map_or(0, |at| at.column()),
-            field: field.unwrap_or_else(|| ".".to_owned()),
+            field: named(field.unwrap_or_default()),
             reason: without_location(&error.without_snippet().to_string()),
         }
     })
+}
+
+/// The path of a field in a message: a key without a name is said to be the document's.
+fn named(path: String) -> String {
+    match path.is_empty() {
+        true => ".".to_owned(),
+        false => path,
+    }
 }
 
 /// The reader appends the place, which is already at the beginning of our message.

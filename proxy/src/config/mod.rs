@@ -26,7 +26,7 @@ mod validate;
 mod workers;
 
 pub use args::ProxyArgs;
-pub use load::{ConfigError, load, load_with};
+pub use load::{ConfigError, load, load_text, load_with};
 pub use pod::{
     GrpcProbe, HttpProbe, KubernetesConfig, MetricsTarget, Probe, ProbeAction, ProbeHeader,
     ProbeScheme, TcpProbe,

@@ -112,7 +112,7 @@ fn check_error(yaml: &str, env: &[(&str, &str)], flags: &[&str], expected: &[&st
 
 #[test]
 fn errors_of_the_file_name_place_found_and_allowed() {
-    let cases: [(&str, &[&str]); 12] = [
+    let cases: [(&str, &[&str]); 13] = [
         (
             "timeouts:\n  conect: 1s\n",
             &[
@@ -141,6 +141,7 @@ fn errors_of_the_file_name_place_found_and_allowed() {
             &["upstreams[0]: missing field `listen`"],
         ),
         ("workers: many\n", &["proxy.yaml:3:10: workers: "]),
+        ("\"\": 1\n", &["proxy.yaml:3:1: .: unknown field ``"]),
         (
             "mtls: maybe\n",
             &["mtls: ", "maybe", "permissive", "strict"],
