@@ -1,0 +1,4 @@
+//! Gives what libFuzzer makes up to [`weft_fuzz::bootstrap`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| weft_fuzz::bootstrap::run(input));
