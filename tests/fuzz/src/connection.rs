@@ -173,7 +173,8 @@ impl End<'_> {
             | Event::BadRequest { stream, .. }
             | Event::Response { stream, .. }
             | Event::Interim { stream, .. }
-            | Event::Trailers { stream, .. } => self.answer(stream),
+            | Event::Trailers { stream, .. }
+            | Event::BadTrailers { stream, .. } => self.answer(stream),
             Event::Data {
                 stream, payload, ..
             } => self.take(stream, payload.len()),
