@@ -235,6 +235,14 @@ impl End<'_> {
 /// What was told, data apart, and the data of each stream.
 type Told = (Vec<String>, BTreeMap<u32, Vec<u8>>, Option<String>);
 
+/// Why a stream or the connection ends, without its numbers: how much of a frame had come when it was
+/// refused depends on where it is cut.
+fn without_counts(event: &str) -> String {
+    let (what, why) = event.split_once("cause: ").unwrap_or((event, ""));
+    let why = why.chars().filter(|char| !char.is_ascii_digit());
+    what.chars().chain(why).collect()
+}
+
 /// What a connection tells whose driver does nothing.
 fn told<'a>(role: Role, config: Config, stream: impl Iterator<Item = &'a [u8]>) -> Told {
     let mut connection = Connection::new(role, config);
@@ -261,10 +269,13 @@ fn told<'a>(role: Role, config: Config, stream: impl Iterator<Item = &'a [u8]>) 
                         told.push(format!("{stream:?} ends"));
                     }
                 }
-                Ok(Some(event)) => told.push(format!("{event:?}")),
+                Ok(Some(event)) => told.push(without_counts(&format!("{event:?}"))),
                 Ok(None) if connection.may_receive() => break,
                 Ok(None) => {}
-                Err(violation) => return (told, data, Some(violation.to_string())),
+                Err(violation) => {
+                    let violation = without_counts(&format!("cause: {violation}"));
+                    return (told, data, Some(violation));
+                }
             }
         }
     }

@@ -7,8 +7,8 @@
 //! are secret, by 16 whether the stream ends.
 
 use bytes::BytesMut;
-use http::header::{CONTENT_LENGTH, HOST, TE};
-use http::{HeaderMap, Method, Version};
+use http::header::{CONTENT_LENGTH, COOKIE, HOST, TE};
+use http::{HeaderMap, HeaderValue, Method, Version};
 use weft_core::h1::{
     self, Decoded, Encoder as BodyEncoder, Framing, HeadScan, Limits, Message, RequestOptions,
     ResponseOptions, TargetForm, join_cookies,
@@ -175,6 +175,11 @@ fn check_request_in_http1(parts: &mut http::request::Parts, content_length: Opti
 /// Fields without those that each version writes for itself.
 fn bare(headers: &HeaderMap) -> HeaderMap {
     let mut headers = headers.clone();
+    // The space behind an empty last one of several is none.
+    if let Some(value) = headers.get_mut(COOKIE) {
+        let trimmed = HeaderValue::from_bytes(value.as_bytes().trim_ascii_end());
+        *value = trimmed.unwrap_or_else(|error| panic!("{error}"));
+    }
     for name in [HOST, CONTENT_LENGTH, TE] {
         headers.remove(name);
     }
