@@ -129,7 +129,7 @@ impl Applications {
         application: &Application,
         client: ClientKey,
         http1: bool,
-        request: Request<ProxyBody>,
+        request: Box<Request<ProxyBody>>,
     ) -> Asked {
         let peer = self.peer(application.port, !http1);
         match http1 {
@@ -142,7 +142,7 @@ impl Applications {
         &self,
         application: &Application,
         (peer, client): (&ApplicationPeer, ClientKey),
-        request: Request<ProxyBody>,
+        request: Box<Request<ProxyBody>>,
     ) -> Asked {
         let want = match is_repeatable(&request) {
             true => Want::Any,
@@ -162,8 +162,8 @@ impl Applications {
         };
         drop(slot);
         let request = match (failed.unsent, copy) {
-            (Some(unsent), _) => *unsent,
-            (None, Some(copy)) if failed.error.is_closed() => copy,
+            (Some(unsent), _) => unsent,
+            (None, Some(copy)) if failed.error.is_closed() => Box::new(copy),
             (None, _) => return Err(broken(&failed.error)),
         };
         peer.replayed();
@@ -180,7 +180,7 @@ impl Applications {
         &self,
         application: &Application,
         (peer, client): (&ApplicationPeer, ClientKey),
-        request: Request<ProxyBody>,
+        request: Box<Request<ProxyBody>>,
     ) -> Asked {
         let (mut parts, body) = request.into_parts();
         if let Some(told) = parts.extensions.remove::<OnContinue>() {
@@ -216,7 +216,7 @@ impl Applications {
                 }
                 Some(kept) => kept.body(),
             };
-            let request = Request::from_parts(parts.clone(), body);
+            let request = Box::new(Request::from_parts(parts.clone(), body));
             let failed = match slot.sender().try_send_request(request).await {
                 Ok(response) => {
                     if let Some(kept) = &kept {

@@ -34,12 +34,12 @@ impl SingleExchange {
     /// Sends the request.
     pub(crate) async fn send(
         &mut self,
-        request: Request<ProxyBody>,
+        request: Box<Request<ProxyBody>>,
     ) -> Result<Response<Incoming>, SendError> {
         match self.0.take() {
             Some(connection) => connection.send(request, Home::None).await,
             None => Err(SendError {
-                unsent: Some(Box::new(request)),
+                unsent: Some(request),
                 error: ClientError::Closed.into(),
             }),
         }

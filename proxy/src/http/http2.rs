@@ -22,9 +22,7 @@ use weft_core::reason::Reason;
 use super::body::{BodyGuard, ProxyBody};
 use super::extended::Opening;
 use super::h1::Refusal;
-use super::h2::{
-    Called, DriveError, Handle, Patience, Probing, Service, Serving, StreamBody, tunnel,
-};
+use super::h2::{DriveError, Handle, Patience, Probing, Service, Serving, StreamBody, tunnel};
 use super::head::head_limits;
 use super::http2_body::Http2Body;
 use super::incoming::{Incoming, SendError};
@@ -136,7 +134,7 @@ fn patience(config: &ProxyConfig, party: Party) -> Patience {
 /// opens a tunnel has an [`Upgrade`] among its extensions.
 pub(crate) async fn send_http2(
     line: &Handle<ProxyBody>,
-    request: Request<ProxyBody>,
+    request: Box<Request<ProxyBody>>,
 ) -> Result<Response<Incoming>, SendError> {
     if *request.method() == Method::CONNECT {
         return Box::pin(connect(line, request)).await;
@@ -148,10 +146,10 @@ pub(crate) async fn send_http2(
 
 async fn connect(
     line: &Handle<ProxyBody>,
-    request: Request<ProxyBody>,
+    request: Box<Request<ProxyBody>>,
 ) -> Result<Response<Incoming>, SendError> {
     let (writer, bytes) = tunnel();
-    let response = line.send(request.map(|_none| ProxyBody::Tunnel(bytes)));
+    let response = line.send(Box::new(request.map(|_none| ProxyBody::Tunnel(bytes))));
     let response = response.await?;
     if !response.status().is_success() {
         return Ok(response.map(Incoming::from));
@@ -194,27 +192,30 @@ where
     type Answer = F;
     type Guard = Guard;
 
-    fn call(&self, mut request: Request<StreamBody>) -> Called<Self> {
+    fn admit(&self, request: &mut Request<StreamBody>) -> Result<Guard, Response<HeldBody<G>>> {
         let opening = match *request.method() == Method::CONNECT {
             false => None,
             true if self.is_peer => {
                 // Streams of bytes have connections of their own.
                 let detail = "CONNECT between sidecars is sent in HTTP/1.1".to_owned();
                 let status = StatusCode::NOT_IMPLEMENTED;
-                let refusal = Refusal::of(&request, Reason::BadRequest, status, detail);
+                let refusal = Refusal::of(request, Reason::BadRequest, status, detail);
                 return Err(self.refused(refusal, false));
             }
-            true => match Opening::take(&mut request) {
+            true => match Opening::take(request) {
                 Ok(opening) => Some(opening),
                 Err(refusal) => return Err(self.refused(refusal, false)),
             },
         };
-        let guard = Guard {
+        Ok(Guard {
             unanswered: self.pace.begin(),
             held: self.open.begin(),
             opening,
-        };
-        Ok((guard, (self.handle)(request.map(Incoming::from))))
+        })
+    }
+
+    fn call(&self, request: Request<StreamBody>) -> F {
+        (self.handle)(request.map(Incoming::from))
     }
 
     fn answered(&self, guard: Guard, response: Response<ProxyBody<G>>) -> Response<HeldBody<G>> {

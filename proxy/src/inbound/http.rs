@@ -102,7 +102,7 @@ pub(super) async fn serve<IO>(
             let conversation = Rc::clone(&conversation);
             async move { conversation.handle(request).await }
         };
-        // On the heap: a connection in HTTP/1 needs no room for it.
+        // On the heap, each: a connection needs no room for the other.
         Box::pin(serve_http2(io, &client, (config, &ends), handle, refuse)).await;
     } else {
         let settings = match &conversation.caller {
@@ -112,7 +112,8 @@ pub(super) async fn serve<IO>(
         let handle = |request| conversation.handle(request);
         let refuse = |refusal: Refusal| request::refuse(&conversation, &refusal);
         let broken = |io: &Guarded<IO>| reset(io.get_ref().socket());
-        let tunnel = serve_http1(io, settings, &ends, (handle, refuse), broken).await;
+        let serving = serve_http1(io, settings, &ends, (handle, refuse), broken);
+        let tunnel = Box::pin(serving).await;
         if let (Some(used), Some(client)) = (tunnel, &conversation.client) {
             client.on_tunnel_end(&used);
         }
@@ -175,7 +176,7 @@ impl Conversation {
     }
 
     /// Asks the application, in HTTP/1.1 or in HTTP/2.
-    pub(super) async fn ask(&self, http1: bool, request: Request<ProxyBody>) -> Asked {
+    pub(super) async fn ask(&self, http1: bool, request: Box<Request<ProxyBody>>) -> Asked {
         let applications = &self.worker.applications;
         let asking = applications.ask(&self.application, self.holder, http1, request);
         asking.await

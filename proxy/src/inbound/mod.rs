@@ -143,15 +143,18 @@ async fn serve(
         opened = open(stream, first, &known.material, handshake) => opened,
         () = evicted.notified() => return,
     };
+    // On the heap, each: a connection needs room for what it turned out to be, and no other.
     match opened {
         Ok(Opened::MeshH2(stream, peer)) => {
             if let Some((stream, caller)) = admit(worker, stream, peer, known) {
-                http::serve(worker, stream, application, Some(caller), true).await;
+                let serving = http::serve(worker, stream, application, Some(caller), true);
+                Box::pin(serving).await;
             }
         }
         Ok(Opened::MeshH1(stream, peer)) => {
             if let Some((stream, caller)) = admit(worker, stream, peer, known) {
-                http::serve(worker, stream, application, Some(caller), false).await;
+                let serving = http::serve(worker, stream, application, Some(caller), false);
+                Box::pin(serving).await;
             }
         }
         Ok(Opened::MeshTcp(stream, peer)) => {
@@ -172,7 +175,7 @@ async fn serve(
             metrics.connection(Direction::Inbound, Wire::Plaintext);
             let greeting = Greeting { said, ..greeting };
             let stream = Guarded::accepted(stream, known.permit, None);
-            carry(worker, stream, application, None, greeting).await;
+            Box::pin(carry(worker, stream, application, None, greeting)).await;
         }
         Err(error) => handshake_failed(worker, known.client, &error),
     }
@@ -307,7 +310,7 @@ impl<IO: Socket> Socket for Replayed<IO> {
     }
 }
 
-impl Socket for tokio_rustls::server::TlsStream<TcpStream> {
+impl Socket for Box<tokio_rustls::server::TlsStream<TcpStream>> {
     fn socket(&self) -> &TcpStream {
         self.get_ref().0
     }

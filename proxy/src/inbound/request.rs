@@ -364,7 +364,8 @@ impl<'p> Received<'p> {
         let (empty, ()) = Request::new(()).into_parts();
         let parts = std::mem::replace(&mut self.parts, empty);
         let body = std::mem::replace(&mut self.body.body, ProxyBody::Empty);
-        let request = Request::from_parts(parts, body);
+        // On the heap: every future on its way holds it.
+        let request = Box::new(Request::from_parts(parts, body));
         let (upgrades, to_http1) = (self.exchange.upgrade.is_some(), self.body.to_http1);
         let asking = async move {
             match upgrades {

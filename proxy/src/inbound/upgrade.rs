@@ -19,14 +19,14 @@ const CONTENT: &str = "a request with content cannot be asked for as extended CO
 impl Conversation {
     /// Asks the application over a connection of its own, which may become a stream of bytes. It
     /// counts among those to the application, and is waited for like each of them.
-    pub(super) async fn upgrade(&self, http1: bool, request: Request<ProxyBody>) -> Asked {
+    pub(super) async fn upgrade(&self, http1: bool, request: Box<Request<ProxyBody>>) -> Asked {
         match http1 {
             true => self.upgrade_http1(request).await,
             false => self.upgrade_http2(request).await,
         }
     }
 
-    async fn upgrade_http1(&self, request: Request<ProxyBody>) -> Asked {
+    async fn upgrade_http1(&self, request: Box<Request<ProxyBody>>) -> Asked {
         let slot = self
             .worker
             .applications
@@ -46,7 +46,7 @@ impl Conversation {
         Ok((response, slot))
     }
 
-    async fn upgrade_http2(&self, mut request: Request<ProxyBody>) -> Asked {
+    async fn upgrade_http2(&self, mut request: Box<Request<ProxyBody>>) -> Asked {
         if !matches!(request.body(), ProxyBody::Empty) {
             return Err((Reason::UpgradeFailed, CONTENT.to_owned()));
         }

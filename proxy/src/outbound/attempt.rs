@@ -309,7 +309,7 @@ pub(super) struct Sending {
 
 impl Sending {
     /// The request for the next attempt; the head is copied only where there may be another.
-    pub(super) fn request(&mut self, again: bool) -> Request<ProxyBody> {
+    pub(super) fn request(&mut self, again: bool) -> Box<Request<ProxyBody>> {
         if let Some(deadline) = self.deadline {
             let left = deadline.saturating_since(crate::clock::now());
             weft_core::timeout::write(left, &mut self.parts.headers);
@@ -325,7 +325,8 @@ impl Sending {
             (None, Some(ProxyBody::Empty) | None) => ProxyBody::Empty,
             (None, Some(_)) => self.body.take().unwrap_or(ProxyBody::Empty),
         };
-        Request::from_parts(head, body)
+        // On the heap: every future on its way holds it.
+        Box::new(Request::from_parts(head, body))
     }
 
     pub(super) fn is_replayable(&self) -> bool {
@@ -420,7 +421,7 @@ impl Attempt {
 
 /// Sends a request and waits for the head of its response.
 pub(super) async fn transmit(
-    request: Request<ProxyBody>,
+    request: Box<Request<ProxyBody>>,
     connection: &mut Connection,
     per_try_timeout: Option<Duration>,
     upload: Option<&Upload>,

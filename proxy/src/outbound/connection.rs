@@ -46,7 +46,7 @@ impl Connection {
     /// Sends a request; the error gives it back where nothing of it was sent.
     pub(super) async fn send(
         &mut self,
-        request: Request<ProxyBody>,
+        request: Box<Request<ProxyBody>>,
     ) -> Result<Response<Incoming>, SendError> {
         match self {
             Self::Shared(slot) => send(slot.sender(), request).await,
@@ -75,7 +75,7 @@ impl Connection {
 /// so to its sidecar, or after [`CONTINUE_WAIT`] (RFC 9110 section 10.1.1).
 async fn send(
     mut sender: Sender,
-    mut request: Request<ProxyBody>,
+    mut request: Box<Request<ProxyBody>>,
 ) -> Result<Response<Incoming>, SendError> {
     let expectation = request.extensions_mut().remove::<Expectation>();
     let Some(expectation) = expectation.filter(|_| sender.is_mesh()) else {
@@ -92,7 +92,7 @@ async fn send(
         request.headers_mut().insert(WEFT_EXPECT, number);
         let mut beside = sender.clone();
         let mut sending = pin!(sender.try_send_request(request));
-        let waiting = timeout(CONTINUE_WAIT, beside.try_send_request(asking));
+        let waiting = timeout(CONTINUE_WAIT, beside.try_send_request(Box::new(asking)));
         tokio::select! {
             biased;
             response = &mut sending => return response,

@@ -201,7 +201,7 @@ async fn ask(
         pool::dial_outside(outside, address, |tls| &tls.opaque, limit, metrics).await?;
         return Ok(());
     }
-    let request = request(port, config, outside.is_none())?;
+    let request = Box::new(request(port, config, outside.is_none())?);
     // A check is no reason to wait for one of our own connections to end.
     if worker.pool.out_of_reach(port).contains(&endpoint.key) {
         return Err(NotWell::Silence);

@@ -257,7 +257,7 @@ async fn ask(
     worker: Rc<Worker>,
     (port, endpoint): (Arc<PortView>, Arc<Endpoint>),
     (span, queued): (Option<RequestSpan>, Duration),
-    (mut request, upload): (Request<ProxyBody>, Option<Upload>),
+    (mut request, upload): (Box<Request<ProxyBody>>, Option<Upload>),
     deadline: Option<Instant>,
     per_try_timeout: Option<Duration>,
 ) -> Outcome {

@@ -86,7 +86,7 @@ pub(super) async fn serve(
             let conversation = Rc::clone(&conversation);
             async move { request::exchange(&conversation, request).await }
         };
-        // On the heap: a connection in HTTP/1 needs no room for it.
+        // On the heap, each: a connection needs no room for the other.
         Box::pin(serve_http2(
             stream,
             &client,
@@ -103,7 +103,8 @@ pub(super) async fn serve(
         let broken = |stream: &Guarded<Guarded<Replayed<TcpStream>>>| {
             reset(stream.get_ref().get_ref().get_ref());
         };
-        let tunnel = serve_http1(stream, settings, &ends, (handle, refuse), broken).await;
+        let serving = serve_http1(stream, settings, &ends, (handle, refuse), broken);
+        let tunnel = Box::pin(serving).await;
         if let Some(used) = tunnel {
             conversation.client.on_tunnel_end(&used);
         }

@@ -243,7 +243,7 @@ async fn copy(
     };
     let response = slot
         .sender()
-        .send_request(Request::from_parts(parts, body))
+        .send_request(Box::new(Request::from_parts(parts, body)))
         .await;
     let failures = &target.policy.failures;
     let (class, result) = match response {

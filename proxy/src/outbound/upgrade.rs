@@ -71,7 +71,7 @@ impl OwnConnection {
     /// Sends a request.
     pub(super) async fn send(
         &mut self,
-        mut request: Request<ProxyBody>,
+        mut request: Box<Request<ProxyBody>>,
     ) -> Result<Response<Incoming>, SendError> {
         if !self.outside {
             return self.exchange.send(request).await;

@@ -86,7 +86,7 @@ impl Sender {
     /// Sends a request, which is absolute unless it goes to the application; the error gives it back where nothing of it was sent.
     pub(crate) async fn try_send_request(
         &mut self,
-        mut request: Request<ProxyBody>,
+        mut request: Box<Request<ProxyBody>>,
     ) -> Result<Response<Incoming>, SendError> {
         match (&self.line, self.far) {
             (Line::Http2(line), Far::Peer) => send_http2(line, request).await,
@@ -105,7 +105,7 @@ impl Sender {
     /// Sends a request.
     pub(crate) async fn send_request(
         &mut self,
-        request: Request<ProxyBody>,
+        request: Box<Request<ProxyBody>>,
     ) -> Result<Response<Incoming>, ExchangeError> {
         let sent = self.try_send_request(request).await;
         sent.map_err(|failed| failed.error)
@@ -114,11 +114,11 @@ impl Sender {
 
 async fn send_http1(
     line: &SharedLine,
-    request: Request<ProxyBody>,
+    request: Box<Request<ProxyBody>>,
 ) -> Result<Response<Incoming>, SendError> {
     let Some((connection, home)) = line.take() else {
         return Err(SendError {
-            unsent: Some(Box::new(request)),
+            unsent: Some(request),
             error: ClientError::Closed.into(),
         });
     };
@@ -130,7 +130,7 @@ async fn send_http1(
 async fn send_outside(
     line: &Line,
     tls: bool,
-    mut request: Request<ProxyBody>,
+    mut request: Box<Request<ProxyBody>>,
 ) -> Result<Response<Incoming>, SendError> {
     remove_untrusted(request.headers_mut());
     let mut response = match line {

@@ -27,12 +27,13 @@ const CLIENT_HELLO_MAX_BYTES: usize = 64 * 1024;
 /// What an accepted connection turned out to be.
 #[derive(Debug)]
 pub enum Opened {
-    /// Another sidecar, with requests as HTTP/2 streams.
-    MeshH2(server::TlsStream<TcpStream>, VerifiedPeer),
+    /// Another sidecar, with requests as HTTP/2 streams. A stream in TLS is on the heap, since every
+    /// future that it goes through holds it.
+    MeshH2(Box<server::TlsStream<TcpStream>>, VerifiedPeer),
     /// Another sidecar, with one HTTP/1.1 exchange that may turn into a byte stream.
-    MeshH1(server::TlsStream<TcpStream>, VerifiedPeer),
+    MeshH1(Box<server::TlsStream<TcpStream>>, VerifiedPeer),
     /// Another sidecar, with opaque bytes.
-    MeshTcp(server::TlsStream<TcpStream>, VerifiedPeer),
+    MeshTcp(Box<server::TlsStream<TcpStream>>, VerifiedPeer),
     /// Not mesh traffic: the application's own TLS, plaintext, or silence.
     Outside(Replayed<TcpStream>),
 }
@@ -105,9 +106,9 @@ async fn complete(
         UnixTime::now(),
     )?;
     match connection.alpn_protocol() {
-        Some(ALPN_H2) => Ok(Opened::MeshH2(stream, peer)),
-        Some(ALPN_H1) => Ok(Opened::MeshH1(stream, peer)),
-        Some(ALPN_TCP) => Ok(Opened::MeshTcp(stream, peer)),
+        Some(ALPN_H2) => Ok(Opened::MeshH2(Box::new(stream), peer)),
+        Some(ALPN_H1) => Ok(Opened::MeshH1(Box::new(stream), peer)),
+        Some(ALPN_TCP) => Ok(Opened::MeshTcp(Box::new(stream), peer)),
         // rustls has refused a handshake without a common name; nothing else is configured.
         Some(_) | None => Err(io::Error::from(io::ErrorKind::InvalidData).into()),
     }

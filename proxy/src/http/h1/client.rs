@@ -95,12 +95,12 @@ impl Connection {
     /// [`Interims`].
     pub async fn send(
         mut self: Box<Self>,
-        request: Request<ProxyBody>,
+        request: Box<Request<ProxyBody>>,
         home: Home,
     ) -> Result<http::Response<Incoming>, SendError> {
         if self.used && !self.is_alive() {
             return Err(SendError {
-                unsent: Some(Box::new(request)),
+                unsent: Some(request),
                 error: ClientError::Closed.into(),
             });
         }

@@ -143,6 +143,11 @@ impl<L: Future<Output = ()>> Leaving<'_, L> {
     }
 }
 
+/// A future on the heap, made there: its room is allocated first, so that it is not copied.
+fn boxed<F>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
+    Box::into_pin(Box::write(Box::new_uninit(), make()))
+}
+
 /// What becomes of a connection after an exchange.
 enum After {
     Next,
@@ -263,7 +268,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         }
         let answered = {
             // On the heap: a connection that waits for a request needs no room for one.
-            let (mut handling, mut waiting) = (Box::pin(handle(request)), None);
+            let (mut handling, mut waiting) = (boxed(|| handle(request)), None);
             let answered =
                 poll_fn(|cx| self.poll_answer(cx, &mut upload, handling.as_mut(), &mut waiting))
                     .await;

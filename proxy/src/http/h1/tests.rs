@@ -441,7 +441,7 @@ async fn exchange(
     tokio::task::spawn_local(async move { script(&mut far).await });
     let line = SharedLine::new(Connection::new(near, SETTINGS.limits));
     let (connection, home) = line.take().expect("idle");
-    (connection.send(request, home).await, line)
+    (connection.send(Box::new(request), home).await, line)
 }
 
 fn get() -> Request<ProxyBody> {
@@ -637,7 +637,7 @@ fn an_early_answer_of_the_server_is_read_while_it_is_written_to() {
             *request.body_mut() = ProxyBody::text(vec![b'x'; 1_000_000]);
             let connection = Connection::new(near, SETTINGS.limits);
             let response = connection
-                .send(request, Home::None)
+                .send(Box::new(request), Home::None)
                 .await
                 .expect("a response");
             assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
@@ -679,7 +679,10 @@ fn both_bodies_move_at_the_same_time() {
         );
         *request.body_mut() = body;
         let (connection, home) = line.take().expect("idle");
-        let response = connection.send(request, home).await.expect("a response");
+        let response = connection
+            .send(Box::new(request), home)
+            .await
+            .expect("a response");
         assert!(line.take().is_none() && !line.is_closed());
         // The upload goes on although nobody reads the answer.
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -768,7 +771,7 @@ fn an_answer_that_breaks_ends_with_a_reset() {
             far_server.write_all(half).await.expect("written");
         });
         let response = Connection::new(from, SETTINGS.limits)
-            .send(get(), Home::None)
+            .send(Box::new(get()), Home::None)
             .await;
         let answer = RefCell::new(Some(
             response
@@ -850,7 +853,7 @@ fn a_message_that_is_there_is_written_at_once() {
         let connection = Connection::new(asked, SETTINGS.limits);
         let request = Request::post("/").header("host", "a");
         let request = request.body(ProxyBody::text("body")).expect("a request");
-        let answer = connection.send(request, Home::None).await;
+        let answer = connection.send(Box::new(request), Home::None).await;
         let answer = answer.expect("answered");
         let body = answer.into_body().collect().await.expect("whole");
         assert_eq!(body.to_bytes(), "POST / false body");

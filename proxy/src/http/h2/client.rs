@@ -241,10 +241,10 @@ where
             }
             if let Err((error, request)) = self.open(inbox, request) {
                 if matches!(error, OpenError::TooMany { .. } | OpenError::NoRoom) {
-                    return self.shared.lock().requests.push_front((inbox, *request));
+                    return self.shared.lock().requests.push_front((inbox, request));
                 }
                 let failure = StreamFailure::NotOpened(Arc::new(error));
-                self.shared.give_back(inbox, *request, failure);
+                self.shared.give_back(inbox, request, failure);
             }
         }
     }
@@ -252,7 +252,7 @@ where
     fn open(
         &mut self,
         inbox: InboxId,
-        request: Request<B>,
+        request: Box<Request<B>>,
     ) -> Result<(), (OpenError, Box<Request<B>>)> {
         let (parts, body) = request.into_parts();
         let protocol = parts.extensions.get::<Protocol>();

@@ -47,7 +47,7 @@ pub(super) struct Shared<B> {
 #[derive(Debug)]
 pub(super) struct Queue<B> {
     /// Requests that have no stream yet.
-    pub(super) requests: VecDeque<(InboxId, Request<B>)>,
+    pub(super) requests: VecDeque<(InboxId, Box<Request<B>>)>,
     /// Requests of which nothing was sent, for those who wait for their responses.
     unsent: Vec<(InboxId, Box<Request<B>>)>,
     /// Why there are no new ones.
@@ -83,11 +83,16 @@ impl<B> Shared<B> {
     }
 
     /// Nothing of a request was sent.
-    pub(super) fn give_back(&self, inbox: InboxId, request: Request<B>, failure: StreamFailure) {
+    pub(super) fn give_back(
+        &self,
+        inbox: InboxId,
+        request: Box<Request<B>>,
+        failure: StreamFailure,
+    ) {
         if self.inboxes.is_dropped(inbox) {
             return;
         }
-        self.lock().unsent.push((inbox, Box::new(request)));
+        self.lock().unsent.push((inbox, request));
         self.inboxes.fail(inbox, failure);
     }
 
@@ -108,7 +113,7 @@ impl<B> Handle<B> {
 
     /// Sends a request; a [`Protocol`] among its extensions makes it an extended CONNECT. Dropped before
     /// it is answered, the request is given up.
-    pub fn send(&self, request: Request<B>) -> Exchange<B> {
+    pub fn send(&self, request: Box<Request<B>>) -> Exchange<B> {
         let shared = &self.0.0;
         let inbox = shared.inboxes.open(None, None);
         let reader = Reader::new(&shared.inboxes, inbox);
@@ -116,7 +121,7 @@ impl<B> Handle<B> {
         let closed = queue.closed.clone();
         match closed {
             None => queue.requests.push_back((inbox, request)),
-            Some(_) => queue.unsent.push((inbox, Box::new(request))),
+            Some(_) => queue.unsent.push((inbox, request)),
         }
         drop(queue);
         match closed {
@@ -162,10 +167,8 @@ impl<B> Future for Exchange<B> {
                 return Poll::Ready(Err(Failed { failure, unsent }));
             }
         };
-        let body = match self.reader.take() {
-            Some(reader) if !reader.is_end_stream() => StreamBody::new(reader),
-            Some(_) | None => StreamBody::EMPTY,
-        };
+        let body = self.reader.take().map(StreamBody::behind_head);
+        let body = body.unwrap_or(StreamBody::EMPTY);
         Poll::Ready(Ok(Response::from_parts(head.parts, body)))
     }
 }

@@ -43,6 +43,8 @@ struct Inbox {
     head: Option<Box<ResponseHead>>,
     /// What came before it.
     interims: Interims,
+    /// The first piece: most messages have no other.
+    first: Option<Bytes>,
     pieces: VecDeque<Bytes>,
     /// Small pieces behind them, copied together: a piece keeps the whole buffer that it came in.
     small: BytesMut,
@@ -343,6 +345,22 @@ impl Reader {
         }
     }
 
+    /// The content, where its head has said its length and all of it is here in one piece: then nothing is
+    /// left to be read.
+    pub(super) fn take_whole(&mut self) -> Option<Bytes> {
+        let mut table = self.inboxes.lock();
+        let inbox = table.get(self.id)?;
+        let is_whole = matches!(inbox.end, End::Ended)
+            && inbox.remaining == Some(0)
+            && inbox.trailers.is_none()
+            && inbox.pieces.is_empty()
+            && inbox.small.is_empty();
+        let whole = inbox.first.take_if(|_| is_whole)?;
+        inbox.taken += whole.len();
+        inbox.is_end_told = true;
+        Some(whole)
+    }
+
     /// Whether all of it was read.
     pub(super) fn is_end_stream(&self) -> bool {
         let mut table = self.inboxes.lock();
@@ -396,6 +414,7 @@ impl Inbox {
             stream: None,
             head: None,
             interims: Interims::default(),
+            first: None,
             pieces: VecDeque::new(),
             small: BytesMut::new(),
             trailers: None,
@@ -420,8 +439,11 @@ impl Inbox {
         if data.is_empty() {
             return;
         }
-        let is_first = self.pieces.is_empty() && self.small.is_empty();
-        if data.len() < SMALL_BYTES && !is_first {
+        if self.held() == 0 {
+            self.first = Some(data);
+            return;
+        }
+        if data.len() < SMALL_BYTES {
             return self.small.extend_from_slice(&data);
         }
         if !self.small.is_empty() {
@@ -431,16 +453,18 @@ impl Inbox {
     }
 
     fn pop(&mut self) -> Option<Bytes> {
-        let piece = self.pieces.pop_front();
+        let piece = self.first.take().or_else(|| self.pieces.pop_front());
         piece.or_else(|| (!self.small.is_empty()).then(|| self.small.split().freeze()))
     }
 
     /// Bytes that were not read.
     fn held(&self) -> usize {
-        self.pieces.iter().map(Bytes::len).sum::<usize>() + self.small.len()
+        let pieces = self.first.iter().chain(&self.pieces);
+        pieces.map(Bytes::len).sum::<usize>() + self.small.len()
     }
 
     fn drop_content(&mut self) {
+        self.first = None;
         self.pieces = VecDeque::new();
         self.small = BytesMut::new();
         self.trailers = None;

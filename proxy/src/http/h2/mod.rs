@@ -28,7 +28,7 @@ pub use handle::{Exchange, Failed, Handle};
 pub use outgoing::Outbound;
 pub use probe::Probing;
 pub use server::{Patience, Serving};
-pub use service::{Called, Service};
+pub use service::Service;
 pub use tunnel::{Tunnel, TunnelAborted, TunnelBody, TunnelWriter, tunnel};
 pub use turns::DriveError;
 

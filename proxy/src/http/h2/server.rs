@@ -274,13 +274,13 @@ where
             request.extensions_mut().insert(protocol);
         }
         let is_head = *request.method() == Method::HEAD;
-        let called = self.service.call(request);
+        let admitted = self.service.admit(&mut request);
         let exchange = self.exchanges.begin(stream, &self.ready);
         exchange.is_head = is_head;
         exchange.inbox = inbox;
-        match called {
-            Ok((guard, answer)) => {
-                exchange.handler.set(Some(answer));
+        match admitted {
+            Ok(guard) => {
+                exchange.handler.set(Some(self.service.call(request)));
                 exchange.guard = Some(guard);
                 exchange.part.mark();
             }

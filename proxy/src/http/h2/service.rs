@@ -9,10 +9,6 @@ use weft_core::h2::message::Malformed;
 use super::body::StreamBody;
 use super::outgoing::Outbound;
 
-/// A request whose answer is on its way, or one that is refused at once.
-pub type Called<S> =
-    Result<(<S as Service>::Guard, <S as Service>::Answer), Response<<S as Service>::Body>>;
-
 /// What answers the requests of a connection.
 pub trait Service: Sized {
     /// The body of answers.
@@ -22,8 +18,15 @@ pub trait Service: Sized {
     /// Kept until a request has been answered. Dropped before that, its client has given it up.
     type Guard: Unpin;
 
-    /// Answers a request, or refuses it at once.
-    fn call(&self, request: Request<StreamBody>) -> Called<Self>;
+    /// Lets a request through, or refuses it at once.
+    ///
+    /// # Errors
+    ///
+    /// The answer to one that is refused.
+    fn admit(&self, request: &mut Request<StreamBody>)
+    -> Result<Self::Guard, Response<Self::Body>>;
+    /// Answers a request that was let through. The future is made where it stays: it is large.
+    fn call(&self, request: Request<StreamBody>) -> Self::Answer;
     /// A request has been answered.
     fn answered(
         &self,

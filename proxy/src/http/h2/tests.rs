@@ -132,12 +132,15 @@ impl Service for Echo {
     type Answer = Pin<Box<dyn Future<Output = Response<Echoed>>>>;
     type Guard = Open;
 
-    fn call(&self, request: Request<StreamBody>) -> Result<(Open, Self::Answer), Response<Echoed>> {
-        let open = Open {
+    fn admit(&self, _request: &mut Request<StreamBody>) -> Result<Open, Response<Echoed>> {
+        Ok(Open {
             given_up: Rc::clone(&self.given_up),
             is_answered: false,
-        };
-        let answer = Box::pin(async move {
+        })
+    }
+
+    fn call(&self, request: Request<StreamBody>) -> Self::Answer {
+        Box::pin(async move {
             let (parts, body) = request.into_parts();
             let mut response = Response::new(Echoed(body));
             if parts.uri.path() == "/never" {
@@ -149,8 +152,7 @@ impl Service for Echo {
                 _ => StatusCode::OK,
             };
             response
-        });
-        Ok((open, answer))
+        })
     }
 
     fn answered(&self, mut open: Open, response: Response<Echoed>) -> Response<Echoed> {
@@ -214,13 +216,13 @@ fn pipe() -> (DuplexStream, DuplexStream) {
     duplex(10_000)
 }
 
-fn post(path: &str, body: Pieces) -> Request<Pieces> {
-    Request::builder()
+fn post(path: &str, body: Pieces) -> Box<Request<Pieces>> {
+    let request = Request::builder()
         .method(Method::POST)
         .uri(format!("http://web{path}"))
         .header("x-tenant", "blue")
-        .body(body)
-        .unwrap()
+        .body(body);
+    Box::new(request.unwrap())
 }
 
 fn large() -> Pieces {

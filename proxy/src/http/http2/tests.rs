@@ -134,14 +134,14 @@ fn pair(drain: &Rc<Drain>) -> (Handle<ProxyBody>, Rc<RefCell<Vec<&'static str>>>
     (ask(near), ended)
 }
 
-fn post(path: &str, body: ProxyBody) -> Request<ProxyBody> {
+fn post(path: &str, body: ProxyBody) -> Box<Request<ProxyBody>> {
     let request = Request::post(format!("http://web{path}"));
-    request.body(body).unwrap()
+    Box::new(request.body(body).unwrap())
 }
 
 async fn tunnel_to(handle: &Handle<ProxyBody>) -> Upgraded {
     let request = Request::connect("web:80").body(ProxyBody::Empty).unwrap();
-    let mut response = send_http2(handle, request).await.unwrap();
+    let mut response = send_http2(handle, Box::new(request)).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     let upgrade = Upgrade::take(response.extensions_mut()).unwrap();
     upgrade.upgraded().await.unwrap()
