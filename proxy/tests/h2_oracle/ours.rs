@@ -211,7 +211,7 @@ impl Ours {
             let Some(Step::Head(end)) = steps.pop_front() else {
                 panic!("a request begins with a head");
             };
-            match self.connection.open(&parts(exchange, number), None, end) {
+            match self.connection.open(&request(exchange, number), None, end) {
                 Ok(stream) => {
                     self.waiting.pop_front();
                     self.seen.insert(number, Seen::default());
@@ -444,12 +444,12 @@ impl Stream {
 }
 
 /// The head of a request.
-pub(crate) fn parts(exchange: &Exchange, number: usize) -> request::Parts {
-    let (mut parts, ()) = Request::new(()).into_parts();
-    parts.method = exchange.method.clone();
-    parts.uri = Exchange::uri(number).parse().unwrap();
-    parts.headers = HeaderMap::clone(&exchange.request.headers);
-    parts
+pub(crate) fn request(exchange: &Exchange, number: usize) -> Request<()> {
+    let mut request = Request::new(());
+    *request.method_mut() = exchange.method.clone();
+    *request.uri_mut() = Exchange::uri(number).parse().unwrap();
+    *request.headers_mut() = HeaderMap::clone(&exchange.request.headers);
+    request
 }
 
 /// What our side allows.

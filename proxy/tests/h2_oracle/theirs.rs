@@ -9,14 +9,14 @@ use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::{Request, Response, StatusCode};
+use http::{Response, StatusCode};
 use proptest::prelude::*;
 use tokio::io::DuplexStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use weft_core::h2::connection::Config;
 
-use super::ours::parts;
+use super::ours::request;
 use super::plan::{End, Exchange, Seen, Step};
 
 /// What a side has seen, by the number of the exchange.
@@ -121,7 +121,7 @@ async fn call_once(
     let Some(Step::Head(end)) = steps.next() else {
         panic!("a request begins with a head");
     };
-    let request = Request::from_parts(parts(exchange, number), ());
+    let request = request(exchange, number);
     let Ok(mut sender) = sender.ready().await else {
         // The connection takes no more.
         return Ok(End::Unprocessed);

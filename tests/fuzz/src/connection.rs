@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, request};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use weft_core::h2::connection::{
     Config, Connection, ConnectionViolation, Event, Progress, StreamKey,
 };
@@ -44,7 +44,7 @@ fn small() -> Config {
     }
 }
 
-fn request(number: usize) -> (request::Parts, bool) {
+fn request(number: usize) -> (Request<()>, bool) {
     let (method, uri) = match number % OPENED {
         0 => (Method::GET, "http://web/a"),
         1 => (Method::POST, "http://web/b?c"),
@@ -54,7 +54,7 @@ fn request(number: usize) -> (request::Parts, bool) {
     let is_whole = [Method::GET, Method::HEAD].contains(&method);
     let request = Request::builder().method(method).uri(uri).body(());
     let request = request.unwrap_or_else(|error| panic!("{error}"));
-    (request.into_parts().0, is_whole)
+    (request, is_whole)
 }
 
 /// One end, with what drives it.
@@ -100,8 +100,8 @@ impl End<'_> {
     }
 
     fn open(&mut self) {
-        let (parts, is_whole) = request(self.opened);
-        if self.connection.open(&parts, None, is_whole).is_ok() {
+        let (request, is_whole) = request(self.opened);
+        if self.connection.open(&request, None, is_whole).is_ok() {
             self.opened += 1;
         }
     }
@@ -247,8 +247,8 @@ fn without_counts(event: &str) -> String {
 fn told<'a>(role: Role, config: Config, stream: impl Iterator<Item = &'a [u8]>) -> Told {
     let mut connection = Connection::new(role, config);
     for number in 0..OPENED {
-        let (parts, is_whole) = request(number);
-        let _for_clients = connection.open(&parts, None, is_whole);
+        let (request, is_whole) = request(number);
+        let _for_clients = connection.open(&request, None, is_whole);
     }
     let mut buffer = BytesMut::new();
     let (mut told, mut data) = (Vec::new(), BTreeMap::<u32, Vec<u8>>::new());

@@ -254,13 +254,12 @@ where
         inbox: InboxId,
         request: Box<Request<B>>,
     ) -> Result<(), (OpenError, Box<Request<B>>)> {
-        let (parts, body) = request.into_parts();
-        let protocol = parts.extensions.get::<Protocol>();
-        let end = body.is_end_stream();
-        let opened = self.turns.wire.connection.open(&parts, protocol, end);
+        let protocol = request.extensions().get::<Protocol>();
+        let end = request.body().is_end_stream();
+        let opened = self.turns.wire.connection.open(&request, protocol, end);
         let stream = match opened {
             Ok(stream) => stream,
-            Err(error) => return Err((error, Box::new(Request::from_parts(parts, body)))),
+            Err(error) => return Err((error, request)),
         };
         self.shared.inboxes.set_stream(inbox, stream);
         while self.uploads.len() <= stream.slot() {
@@ -271,7 +270,7 @@ where
         let upload = &mut self.uploads[stream.slot()];
         upload.stream = Some(stream);
         upload.inbox = Some(inbox);
-        upload.body = (!end).then(|| Outgoing::new(body));
+        upload.body = (!end).then(|| Outgoing::new(request.into_body()));
         if !end {
             upload.part.mark();
         }

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, Method, StatusCode, request};
+use http::{HeaderMap, Method, Request, StatusCode};
 
 use super::super::frame::{StreamId, encode_headers, write_data_head, write_ping};
 use super::super::hpack::{Encoder, FIELD_OVERHEAD};
@@ -117,9 +117,9 @@ impl Connection {
     /// # Errors
     ///
     /// Where that is not possible; nothing was sent.
-    pub fn open(
+    pub fn open<B>(
         &mut self,
-        request: &request::Parts,
+        request: &Request<B>,
         protocol: Option<&Protocol>,
         end: bool,
     ) -> Result<StreamKey, OpenError> {
@@ -139,21 +139,15 @@ impl Connection {
         if !self.has_room() {
             return Err(OpenError::NoRoom);
         }
-        let target = request
-            .uri
-            .authority()
-            .map_or(0, |authority| authority.as_str().len())
-            + request
-                .uri
-                .path_and_query()
-                .map_or(1, |path| path.as_str().len());
+        let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+        let authority = uri.authority().map_or(0, |host| host.as_str().len());
+        let target = authority + uri.path_and_query().map_or(1, |path| path.as_str().len());
         // Names and values of pseudo-header fields beside the target, and what counts for each.
-        self.check_size(&request.headers, PSEUDO_BYTES + target)?;
+        self.check_size(headers, PSEUDO_BYTES + target)?;
         let next = self.highest.map_or(1, |highest| highest.get() + 2);
         let id = StreamId::new(next).ok_or(OpenError::Exhausted)?;
         self.write_head(id, end, |encoder, out| {
-            let (method, uri) = (&request.method, &request.uri);
-            message::encode_request(encoder, method, uri, protocol, &request.headers, out)
+            message::encode_request(encoder, method, uri, protocol, headers, out)
         })?;
         self.highest = Some(id);
         self.idle.on_request_sent();
@@ -161,7 +155,7 @@ impl Connection {
         let windows = (self.stream_window(), self.peer.window);
         // Of the response nothing is known yet.
         let length = Length::request(&Method::GET, None);
-        let method = request.method.clone();
+        let method = method.clone();
         let stream = Stream::new((Half::Head, send), windows, length, method);
         Ok(self.streams.insert(id, stream))
     }

@@ -123,14 +123,12 @@ impl Pair {
 }
 
 fn open(client: &mut Connection, method: &Method, end: bool) -> Result<StreamKey, OpenError> {
-    let (parts, ()) = Request::builder()
+    let request = Request::builder()
         .method(method)
         .uri("http://web/things?a=b")
         .header("x-tenant", "blue")
-        .body(())
-        .unwrap()
-        .into_parts();
-    client.open(&parts, None, end)
+        .body(());
+    client.open(&request.unwrap(), None, end)
 }
 
 fn send(
