@@ -91,7 +91,7 @@ fn read_request(
     scan: &mut HeadScan,
     limits: &Limits,
 ) -> Result<Option<RequestHead>, Defect> {
-    if let Some(head) = read_plain(buffer, scan, limits, plain_request) {
+    if let Some(head) = read_plain(buffer, scan, Message::Request, limits, plain_request) {
         return Ok(Some(head));
     }
     let Some(end) = scan.find_end(buffer, Section::Head(Message::Request), limits)? else {
@@ -111,13 +111,14 @@ fn read_request(
 fn read_plain<T>(
     buffer: &mut BytesMut,
     scan: &HeadScan,
+    message: Message,
     limits: &Limits,
     read: impl FnOnce(&Bytes, &Limits) -> Option<T>,
 ) -> Option<T> {
     if *scan != HeadScan::default() {
         return None;
     }
-    let length = plain::length(buffer, limits)?;
+    let length = plain::length(buffer, message, limits)?;
     let head = buffer.split_to(length).freeze();
     let found = read(&head, limits);
     if found.is_none() {
@@ -203,7 +204,7 @@ fn read_response(
     limits: &Limits,
 ) -> Result<Option<ResponseHead>, Defect> {
     let plain = |head: &Bytes, limits: &Limits| plain_response(head, limits, request_method);
-    if let Some(head) = read_plain(buffer, scan, limits, plain) {
+    if let Some(head) = read_plain(buffer, scan, Message::Response, limits, plain) {
         return Ok(Some(head));
     }
     let Some(end) = scan.find_end(buffer, Section::Head(Message::Response), limits)? else {

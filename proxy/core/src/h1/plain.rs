@@ -4,6 +4,8 @@
 //! Every other head is left to the parser that says what is wrong with it. What is read here, that one
 //! reads in the same way: properties compare them.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
 use memchr::memchr;
@@ -37,25 +39,34 @@ pub(super) struct PlainResponse {
 }
 
 /// The length of the head that the buffer begins with, its empty line included, if it may be a plain one.
-pub(super) fn length(buffer: &[u8], limits: &Limits) -> Option<usize> {
-    static END: std::sync::LazyLock<Finder<'_>> =
-        std::sync::LazyLock::new(|| Finder::new(b"\r\n\r\n"));
+/// Its first line is: to split a head off and put it back is not for free, and all that a request may have
+/// without being plain is in there.
+pub(super) fn length(buffer: &[u8], message: Message, limits: &Limits) -> Option<usize> {
+    static END: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(b"\r\n\r\n"));
     let window = &buffer[..buffer.len().min(limits.head_bytes)];
+    let (line, _) = line(window)?;
+    match message {
+        Message::Request => request_line(line, limits).map(|_| ())?,
+        Message::Response => status_line(line).map(|_| ())?,
+    }
     END.find(window).map(|at| at + 4)
 }
 
-/// Reads a request's head; `None` where it is not a plain one.
-pub(super) fn request<'b>(head: &'b Bytes, limits: &Limits) -> Option<PlainRequest<'b>> {
-    let (line, fields) = line(head)?;
+/// The method and the target.
+fn request_line<'b>(line: &'b [u8], limits: &Limits) -> Option<(&'b [u8], &'b [u8])> {
     let method = token(line)?;
     let rest = line[method.len()..].strip_prefix(b" ")?;
     let target = rest.strip_suffix(b" HTTP/1.1")?;
     let is_plain = (1..=limits.method_bytes).contains(&method.len())
         && !target.is_empty()
         && target.iter().all(|byte| is_target(*byte));
-    if !is_plain {
-        return None;
-    }
+    is_plain.then_some((method, target))
+}
+
+/// Reads a request's head; `None` where it is not a plain one.
+pub(super) fn request<'b>(head: &'b Bytes, limits: &Limits) -> Option<PlainRequest<'b>> {
+    let (line, fields) = line(head)?;
+    let (method, target) = request_line(line, limits)?;
     let (headers, noted) = read_fields(head, fields, limits, Message::Request)?;
     Some(PlainRequest {
         method,
@@ -68,6 +79,17 @@ pub(super) fn request<'b>(head: &'b Bytes, limits: &Limits) -> Option<PlainReque
 /// Reads a response's head; `None` where it is not a plain one.
 pub(super) fn response(head: &Bytes, limits: &Limits) -> Option<PlainResponse> {
     let (line, fields) = line(head)?;
+    let code = status_line(line)?;
+    let (headers, noted) = read_fields(head, fields, limits, Message::Response)?;
+    Some(PlainResponse {
+        code,
+        headers,
+        noted,
+    })
+}
+
+/// The status.
+fn status_line(line: &[u8]) -> Option<u16> {
     let rest = line.strip_prefix(b"HTTP/1.1 ")?;
     let (code, phrase) = rest.split_at_checked(3)?;
     let code = match code {
@@ -77,15 +99,8 @@ pub(super) fn response(head: &Bytes, limits: &Limits) -> Option<PlainResponse> {
         _ => return None,
     };
     let phrase = phrase.strip_prefix(b" ")?;
-    if !phrase.iter().all(|byte| matches!(byte, b' '..=b'~')) {
-        return None;
-    }
-    let (headers, noted) = read_fields(head, fields, limits, Message::Response)?;
-    Some(PlainResponse {
-        code,
-        headers,
-        noted,
-    })
+    let is_plain = phrase.iter().all(|byte| matches!(byte, b' '..=b'~'));
+    is_plain.then_some(code)
 }
 
 /// The fields up to the empty line, which ends the head.

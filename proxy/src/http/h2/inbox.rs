@@ -439,7 +439,7 @@ impl Inbox {
         if data.is_empty() {
             return;
         }
-        if self.held() == 0 {
+        if self.first.is_none() && self.pieces.is_empty() && self.small.is_empty() {
             self.first = Some(data);
             return;
         }

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::limits::{Exceeded, HeadLimits, HeadSize, MAP_FIELDS};
 use super::malformed::{Answerable, Defect, Malformed};
 use super::pseudo::{Pseudo, PseudoName};
-use super::scratch::Scratch;
+use super::scratch::{CHUNK_BYTES, Scratch};
 use crate::field_name::{known_lower_case, map_for};
 use crate::h1::{Excerpt, Message, note_length};
 use crate::h2::hpack::{CompressionError, Decoder, Field, FieldList};
@@ -44,8 +44,9 @@ impl Section {
 #[derive(Debug)]
 pub(super) struct Collector<'s> {
     scratch: &'s mut Scratch,
-    /// The block, which values are slices of.
-    block: &'s Bytes,
+    /// The block, which values are slices of; empty where it is a large one: a value that is kept would
+    /// keep all of it.
+    block: Bytes,
     section: Section,
     limits: HeadLimits,
     size: HeadSize,
@@ -83,10 +84,14 @@ pub(super) fn decode<T>(
     limits: HeadLimits,
     finish: impl FnOnce(&mut Collector<'_>) -> Result<T, Defect>,
 ) -> Result<Result<T, Malformed>, CompressionError> {
-    let block = &scratch.share(block);
+    let shared = match block.len() <= CHUNK_BYTES {
+        true => scratch.share(block),
+        false => Bytes::new(),
+    };
+    let block = if shared.is_empty() { block } else { &shared };
     let mut collector = Collector {
         scratch,
-        block,
+        block: shared.clone(),
         section,
         limits,
         size: HeadSize::default(),

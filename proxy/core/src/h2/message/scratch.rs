@@ -5,14 +5,15 @@ use http::{HeaderName, HeaderValue};
 
 /// Bytes that are allocated at once for heads. A head of a call has some hundred bytes, one
 /// of a browser about a thousand.
-const CHUNK_BYTES: usize = 4096;
+pub(super) const CHUNK_BYTES: usize = 4096;
 /// Fields for which room is kept between heads; most have fewer.
 const KEPT_FIELDS: usize = 64;
 
 /// What [`decode_request`](super::decode_request) and its sisters decode into.
 ///
-/// Blocks, and values that no block holds as they are, are slices of chunks of 4 KiB, which one after the
-/// other is appended to; larger ones have memory of their own. A chunk lives as long as any value of it, and is used again once there is none.
+/// Blocks of up to 4 KiB, and values that no such block holds as they are, are slices of chunks of 4 KiB,
+/// which one after the other is appended to; larger values have memory of their own. A chunk lives as long
+/// as any value of it, and is used again once there is none.
 /// One `Scratch` for all connections of a thread is enough: no field stays in it between calls, and it
 /// keeps one chunk and room for 64 fields.
 #[derive(Debug, Default)]

@@ -149,3 +149,15 @@ fn values_share_memory() {
     let behind = ["x-a", "accept"].map(behind);
     assert!(behind[0] < behind[1] && behind[1] < 64, "{behind:?}");
 }
+
+/// A value that is kept keeps no more than a chunk.
+#[test]
+fn a_small_value_of_a_large_block_keeps_little() {
+    let long = "v".repeat(3_000);
+    let fields = get(&[("x-a", &long), ("x-b", &long), ("x-c", "small")]);
+    let found = request(&fields).unwrap();
+    let at = |name: &str| found.parts.headers[name].as_bytes().as_ptr().addr();
+    // Each in a chunk of its own, and the small one behind one of them.
+    assert!(at("x-a").abs_diff(at("x-b")) > 3_000);
+    assert_eq!(at("x-c"), at("x-b") + long.len());
+}
