@@ -81,13 +81,26 @@ where
             }
             Err(RespondError::Unsendable(error)) => {
                 tracing::error!(%error, "an answer is none in HTTP/2");
-                connection.reset(stream, ErrorCode::INTERNAL_ERROR);
+                self.give_up(stream);
             }
             Err(RespondError::TooLarge(error)) => {
                 tracing::debug!(%error, "an answer is not sent");
-                connection.reset(stream, ErrorCode::INTERNAL_ERROR);
+                self.give_up(stream);
             }
             Err(RespondError::Ended(_) | RespondError::NoRoom) => {}
+        }
+    }
+
+    /// Resets a stream whose answer cannot be sent. Whoever reads its request gets no more of it.
+    fn give_up(&mut self, stream: StreamKey) {
+        let reset = ErrorCode::INTERNAL_ERROR;
+        self.turns.wire.connection.reset(stream, reset);
+        let Some(exchange) = self.exchanges.of(stream) else {
+            return;
+        };
+        exchange.stream = None;
+        if let Some(inbox) = exchange.inbox.take() {
+            self.inboxes.fail(inbox, StreamFailure::Broken);
         }
     }
 

@@ -243,6 +243,14 @@ where
                 if matches!(error, OpenError::TooMany { .. } | OpenError::NoRoom) {
                     return self.shared.lock().requests.push_front((inbox, request));
                 }
+                if matches!(error, OpenError::Exhausted) {
+                    // Another connection is for all that follows.
+                    self.turns.wire.connection.shut_down();
+                    self.shared.close(&StreamFailure::GoingAway);
+                    self.shared
+                        .give_back(inbox, request, StreamFailure::GoingAway);
+                    return;
+                }
                 let failure = StreamFailure::NotOpened(Arc::new(error));
                 self.shared.give_back(inbox, request, failure);
             }

@@ -10,7 +10,9 @@ use std::time::Duration;
 use http::{Method, Request};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
-use weft_core::h2::connection::{Config, Connection, Event, ResetCause, StreamKey};
+use weft_core::h2::connection::{
+    Config, Connection, Event, ResetCause, StreamKey, StreamViolation,
+};
 use weft_core::h2::frame::{ErrorCode, Role};
 use weft_core::h2::message::{Malformed, RequestHead};
 
@@ -40,6 +42,10 @@ pub struct Patience {
     pub stall: Option<Duration>,
 }
 
+/// So many streams beyond the limit are refused without a word to the service: a client opens them before
+/// it knows the limit, and streams that have ended count as long as nobody has read them.
+const TOO_MANY_FREE: u32 = 1_000;
+
 /// A connection that is served. As a future it ends with the connection.
 pub struct Serving<IO, S: Service> {
     pub(super) turns: Turns<IO>,
@@ -51,6 +57,8 @@ pub struct Serving<IO, S: Service> {
     /// Nothing is read meanwhile.
     pause: Option<Pin<Box<Sleep>>>,
     pub(super) stalls: Stalls,
+    /// Streams that were refused because there were too many, up to [`TOO_MANY_FREE`].
+    too_many: u32,
 }
 
 /// How far a connection has come.
@@ -82,6 +90,7 @@ where
             end: End::Open,
             pause: None,
             stalls: Stalls::new(patience.stall),
+            too_many: 0,
         }
     }
 
@@ -243,6 +252,10 @@ where
             }
             Event::Reset { stream, cause } => self.on_reset(stream, cause),
             Event::Stopped { stream, code } => self.on_stopped(stream, code),
+            Event::Refused {
+                violation: StreamViolation::TooMany { .. },
+                ..
+            } if self.too_many < TOO_MANY_FREE => self.too_many += 1,
             Event::Refused { .. } => self.service.on_refused(),
             // Nobody waits for them, and no server gets the others.
             Event::Settings
