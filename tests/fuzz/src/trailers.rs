@@ -22,9 +22,10 @@ use weft_core::headers::{clean_trailers, remove_hop_by_hop};
 
 use crate::input::Input;
 
+/// As many fields as [`Limits`] allows in HTTP/1.1.
 const LIMITS: HeadLimits = HeadLimits {
     bytes: 64 * 1024,
-    fields: 100,
+    fields: 512,
 };
 
 /// A pair of coders, whose tables stay the same.
