@@ -15,7 +15,7 @@ use super::field::{shared_name, shared_value};
 use super::framing::Noted;
 use super::limits::Limits;
 use super::malformed::Message;
-use super::scan::is_tchar;
+use super::scan::{alphanumeric_or, is_tchar};
 use crate::field_name::map_for;
 
 /// Fields that a map has room for from the begin; more are possible.
@@ -152,20 +152,6 @@ fn trimmed(mut value: &[u8]) -> &[u8] {
 
 /// A character that RFC 3986 knows, except `#`: no other has a meaning of its own to anybody.
 fn is_target(byte: u8) -> bool {
-    const TABLE: [bool; 256] = {
-        let mut table = [false; 256];
-        let mut byte = 0;
-        while byte < table.len() {
-            table[byte] = (byte as u8).is_ascii_alphanumeric();
-            byte += 1;
-        }
-        let marks = b"-._~%:/?[]@!$&'()*+,;=";
-        let mut at = 0;
-        while at < marks.len() {
-            table[marks[at] as usize] = true;
-            at += 1;
-        }
-        table
-    };
+    const TABLE: [bool; 256] = alphanumeric_or(b"-._~%:/?[]@!$&'()*+,;=");
     TABLE[usize::from(byte)]
 }

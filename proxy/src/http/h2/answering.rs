@@ -91,13 +91,19 @@ where
         }
     }
 
-    /// Resets a stream whose answer cannot be sent. Whoever reads its request gets no more of it.
+    /// Resets a stream whose answer cannot be sent.
     fn give_up(&mut self, stream: StreamKey) {
-        let reset = ErrorCode::INTERNAL_ERROR;
-        self.turns.wire.connection.reset(stream, reset);
+        let connection = &mut self.turns.wire.connection;
+        connection.reset(stream, ErrorCode::INTERNAL_ERROR);
+        self.leave(stream);
+    }
+
+    /// A stream that was reset is nobody's any more. Whoever reads its request gets no more of it.
+    fn leave(&mut self, stream: StreamKey) {
         let Some(exchange) = self.exchanges.of(stream) else {
             return;
         };
+        exchange.answer = None;
         exchange.stream = None;
         if let Some(inbox) = exchange.inbox.take() {
             self.inboxes.fail(inbox, StreamFailure::Broken);
@@ -135,13 +141,7 @@ where
                 exchange.answer = None;
                 self.on_answered(stream);
             }
-            Sent::Broken | Sent::Gone => {
-                exchange.answer = None;
-                exchange.stream = None;
-                if let Some(inbox) = exchange.inbox.take() {
-                    self.inboxes.fail(inbox, StreamFailure::Broken);
-                }
-            }
+            Sent::Broken | Sent::Gone => self.leave(stream),
         }
     }
 
