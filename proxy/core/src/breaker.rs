@@ -8,14 +8,17 @@
 //! permit carries its slot, so that only the probe itself gives that back. Memory is taken by
 //! [`Breaker::new`], [`Breaker::set_config`] and the first changes of state, not by other calls.
 
+mod call;
 mod cause;
 mod config;
 mod counters;
 mod ejection;
 mod history;
+mod view;
 
 use std::time::Duration;
 
+pub use call::{CallClass, CallOutcome, Permit, Rejected};
 pub use cause::Cause;
 pub use config::{
     BreakerConfig, ConfigError, MAX_HALF_OPEN_PERMITS, MAX_WINDOW_BUCKETS, MAX_WINDOW_CALLS, Window,
@@ -24,107 +27,10 @@ use counters::{Counters, Counts};
 pub use ejection::{Standing, is_panic, most_ejected};
 use history::History;
 pub use history::{CHANGES_MAX, Change};
+pub use view::{StateView, Transition, View};
 
 use crate::health::Verdict;
 use crate::time::Instant;
-
-/// What a call came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CallClass {
-    /// As it should.
-    Success,
-    /// The endpoint's failure.
-    Failure,
-    /// Says nothing about the endpoint but how long it has been waited for: cancelled by the
-    /// caller, or refused before it was sent. Only a call that was slow already counts.
-    Neutral,
-}
-
-/// A finished call.
-#[derive(Debug, Clone, Copy)]
-pub struct CallOutcome {
-    /// What it came to.
-    pub class: CallClass,
-    /// How long it took.
-    pub latency: Duration,
-}
-
-/// The right to make one call; to be given back with its result, or cancelled.
-#[derive(Debug)]
-#[must_use = "a permit has to be given back"]
-pub struct Permit {
-    generation: u64,
-    /// The slot of a probe.
-    probe: Option<u64>,
-}
-
-impl Permit {
-    /// Whether the call decides about closing the breaker.
-    pub const fn is_probe(&self) -> bool {
-        self.probe.is_some()
-    }
-}
-
-/// No call may be made now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the circuit breaker is open; try again in {retry_after:?}")]
-pub struct Rejected {
-    /// When the next probe may be made, at the latest.
-    pub retry_after: Duration,
-}
-
-/// The state, for people.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StateView {
-    /// Calls go through.
-    Closed,
-    /// No call goes through before the time is over.
-    Open,
-    /// Probes go through.
-    HalfOpen,
-}
-
-impl StateView {
-    /// The state of a word, if it is one.
-    pub fn parse(word: &str) -> Option<Self> {
-        [Self::Closed, Self::Open, Self::HalfOpen]
-            .into_iter()
-            .find(|state| state.as_str() == word)
-    }
-
-    /// The word for it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::Open => "open",
-            Self::HalfOpen => "half-open",
-        }
-    }
-}
-
-/// A result changed the state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Transition {
-    /// What it was.
-    pub from: StateView,
-    /// What it is now.
-    pub to: StateView,
-}
-
-/// Everything about a breaker that people want to know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct View {
-    /// Its state.
-    pub state: StateView,
-    /// For how long it has been in it; `None` where it never changed.
-    pub since: Option<Duration>,
-    /// Why it opened the last time.
-    pub cause: Option<Cause>,
-    /// While open: in how long the next probe may be made.
-    pub next_probe: Option<Duration>,
-    /// How often it has opened.
-    pub opened: u64,
-}
 
 #[derive(Debug, Clone, Copy)]
 enum State {

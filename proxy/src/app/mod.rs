@@ -3,13 +3,13 @@
 mod admin;
 mod announcement;
 mod enrolment;
+mod error;
 mod leaving;
 mod plan;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -20,16 +20,16 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use weft_core::leaving::LeavingTime;
 use weft_core::model::Registration;
-use weft_core::name::{NameError, ServiceName, WorkloadName};
+use weft_core::name::ServiceName;
 
 use crate::admin::Readiness;
-use crate::config::{ConfigError, ProxyArgs, ProxyConfig, load};
+use crate::config::{ProxyArgs, ProxyConfig, load};
 use crate::connections::{Connections, within_open_files};
 use crate::control_plane::Keeper;
 use crate::discovery;
 use crate::dns::{Resolver, nameservers};
 use crate::drain::Drain;
-use crate::identity::{IdentityError, Manager};
+use crate::identity::Manager;
 use crate::interception;
 use crate::leases;
 use crate::memory;
@@ -40,72 +40,18 @@ use crate::observe;
 use crate::outbound;
 use crate::registration::{Registrar, RegistrationState};
 use crate::shared::{HostAccess, Shared};
-use crate::state::{StateDir, StateError};
+use crate::state::StateDir;
 use crate::telemetry::access_log::{self, AccessLog};
-use crate::telemetry::log::{self, LogError, LogHandle};
+use crate::telemetry::log::{self, LogHandle};
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::tracing::{Tracer, TracerConfig, TracingError};
+use crate::telemetry::tracing::{Tracer, TracerConfig};
 use crate::tls::TlsContext;
 use crate::vital::Vital;
 use admin::{AdminListeners, State};
 use announcement::{first_registration, probe_ports};
 use enrolment::{check_workload, enrol, proof};
+pub use error::AppError;
 use plan::{NestDns, listeners};
-
-/// Why a sidecar does not run.
-#[derive(Debug, thiserror::Error)]
-pub enum AppError {
-    /// Its configuration is not usable.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// A name in it is not one.
-    #[error("configuration: {0}")]
-    Name(#[from] NameError),
-    /// It has nowhere to keep its state.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// It has no certificate, and none is to be had.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// Spans cannot be exported.
-    #[error(transparent)]
-    Tracing(#[from] TracingError),
-    /// The log cannot be set up.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// A socket cannot be opened.
-    #[error("listening on {address}: {source}")]
-    Listen {
-        /// Where.
-        address: String,
-        /// What happened.
-        source: io::Error,
-    },
-    /// The system refused something else.
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    /// The credential is somebody else's.
-    #[error(
-        "the credential is good for workload {allowed}, not for {found}; create one with `weft token create --workload {found}`"
-    )]
-    OtherWorkload {
-        /// Who we are told to be.
-        found: WorkloadName,
-        /// Who the credential says we are.
-        allowed: WorkloadName,
-    },
-    /// A part of it is gone, without which it would serve less than it says.
-    #[error("the sidecar lost a part of itself and stops: {0}")]
-    Lost(String),
-    /// A file that was named cannot be read.
-    #[error("{}: {source}", path.display())]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// What happened.
-        source: io::Error,
-    },
-}
 
 /// Runs `weft proxy` until it is told to stop.
 pub fn run(args: &ProxyArgs) -> Result<(), AppError> {

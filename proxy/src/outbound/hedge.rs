@@ -14,10 +14,10 @@ use weft_core::hedge::{Decision, HedgePolicy, Situation, decide};
 use weft_core::retry::Failure;
 use weft_core::time::Instant;
 
+use super::admitted::Admitted;
 use super::attempt::{Attempt, Done, Ended, answered, heed, judge, transmit};
 use super::choose::{Avoid, pick_beside};
 use super::connection::Connection;
-use super::request::Admitted;
 use crate::http::{Incoming, ProxyBody, Upload};
 use crate::mesh::{Call, Counted, Endpoint, PortView};
 use crate::telemetry::spans::ClientAttempt;

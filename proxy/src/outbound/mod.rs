@@ -1,6 +1,7 @@
 //! Connections of the application to others.
 
 mod admission;
+mod admitted;
 mod answered;
 mod attempt;
 mod choose;
@@ -16,6 +17,7 @@ mod prove;
 mod request;
 mod route;
 mod routed;
+mod sending;
 mod upgrade;
 
 use std::net::SocketAddr;

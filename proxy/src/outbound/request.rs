@@ -11,11 +11,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{ORIGIN, SET_COOKIE};
+use http::header::ORIGIN;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Version};
-use tokio::time::sleep;
-use weft_core::breaker::CallClass;
 use weft_core::connections::Exceeded;
 use weft_core::fault::Fault;
 use weft_core::h1::TargetForm;
@@ -23,30 +21,27 @@ use weft_core::headers::{
     ABSOLUTE, APP_HTTP2, WEFT_APP_PROTOCOL, WEFT_TARGET_FORM, is_grpc, is_upgrade,
     remove_hop_by_hop,
 };
-use weft_core::interim::Interims;
 use weft_core::policy::TrafficPolicy;
 use weft_core::reason::Reason;
 use weft_core::terms::{self, Terms};
 use weft_core::timeout as deadline;
 
 use super::admission::{self, Admission, PortCalls};
-use super::answered::{Answered, Held};
-use super::attempt::{Done, Ended, Sending, Trip, keep};
+use super::admitted::Admitted;
+use super::attempt::{Done, Trip};
 use super::choose::rule_id;
-use super::exchange::{Answer, Exchange, Routed, edited};
+use super::exchange::{Answer, Exchange, Routed};
 use super::failed::Failed;
-use super::hedge::Race;
 use super::http::{Conversation, one_more};
 use super::patience::{Patience, while_waited_for};
 use super::route::{self, Next};
+use super::sending::{Sending, keep};
 use super::{Wish, outside};
-use crate::drain::Side;
 use crate::http::h1::Refusal;
-use crate::http::{Activity, Incoming, Kept, ProxyBody, Upgrade, relayed};
+use crate::http::{Activity, Incoming, Kept, ProxyBody, Upgrade};
 use crate::mesh::{self, PortView, UnderWay};
 use crate::telemetry::ledger::Ledger;
 use crate::telemetry::metrics::Direction;
-use crate::upgrade::{is_agreed, join};
 
 /// The next state, or the answer that comes instead of it.
 type Step<T> = Result<T, Box<Answer>>;
@@ -375,160 +370,4 @@ fn issue(policy: &TrafficPolicy, wish: &mut Wish<'_>) -> Option<HeaderValue> {
     let (key, cookie) = hash_on.and_then(|on| on.issue(fastrand::u64(..)))?;
     wish.key = Some(key);
     Some(cookie)
-}
-
-/// The request has its places within the port's limits, and goes to one endpoint after another.
-pub(super) struct Admitted<'p> {
-    pub(super) exchange: Exchange<'p>,
-    pub(super) calls: PortCalls,
-    /// Its place within the port's limit on requests.
-    held: mesh::Admitted,
-    /// Its place within the limit that follows how long answers take.
-    concurrency: Option<UnderWay>,
-    policy: &'p Arc<TrafficPolicy>,
-    pub(super) terms: Terms<'p>,
-    pub(super) patience: Patience,
-    target: Arc<PortView>,
-    pub(super) trip: Trip<'p>,
-    /// What the answer sets.
-    cookie: Option<HeaderValue>,
-}
-
-impl<'p> Admitted<'p> {
-    /// Sends the request, again where that is allowed, until there is an answer.
-    async fn attempts(&mut self) -> Result<Done, Failed> {
-        let mut race = self.terms.hedge.map(Race::new);
-        let mut port = Arc::clone(&self.target);
-        port.budget().on_request(self.exchange.ledger.began());
-        loop {
-            let (endpoint, call) = self.choose(&port)?;
-            let outcome = match &mut race {
-                None => self.attempt(&port, &endpoint, call).await,
-                Some(race) => {
-                    // On the heap: a request that is not hedged needs no room for it.
-                    Box::pin(race.run(self, &port, (&endpoint, call))).await
-                }
-            };
-            let failed = match outcome {
-                Ok(done) => {
-                    self.trip.sending.done();
-                    return self.unless_timed_out(done);
-                }
-                Err(Ended::Over(failed)) => return Err(failed),
-                Err(Ended::Failed(attempt)) => attempt,
-            };
-            let Some(wait) = self.repeat(&port, &endpoint, failed.failure) else {
-                return failed.give_up();
-            };
-            // The failed attempt's span does not last as long as the pause.
-            self.exchange.ledger.set_span(None);
-            let waited = self.patience.wait(pin!(sleep(wait))).await;
-            waited.map_err(|over| over.after(self.exchange.progress(true)))?;
-            if let Some(concurrency) = &mut self.concurrency
-                && failed.shows_no_latency()
-            {
-                concurrency.restart();
-            }
-            port = self.exchange.conversation.fresh(port);
-        }
-    }
-
-    /// The answer, unless it is the peer's sidecar that was faster by a moment than our own timeout,
-    /// which set the deadline.
-    fn unless_timed_out(&self, mut done: Done) -> Result<Done, Failed> {
-        let late = done.reason() == Some(Reason::DeadlineExceeded);
-        let over = late.then(|| self.patience.timed_out()).flatten();
-        let Some(over) = over else {
-            return Ok(done);
-        };
-        let over = over.after(self.exchange.progress(true));
-        if let Some(call) = done.call.take() {
-            self.learn_timeout(call, &over);
-        }
-        Err(over)
-    }
-
-    /// Answers with the reason of a failure, of which those learn whose fault it is.
-    fn refuse(mut self, failed: &Failed) -> Box<Answer> {
-        let late = [
-            Reason::RequestTimeout,
-            Reason::PerTryTimeout,
-            Reason::DeadlineExceeded,
-        ];
-        if let Some(concurrency) = self.concurrency
-            && !late.contains(&failed.reason)
-        {
-            // One that waited too long has seen that it is slow, any other has seen nothing.
-            concurrency.failed();
-        }
-        if failed.fault == Fault::Endpoint {
-            self.calls.finish(CallClass::Failure, &self.exchange.ledger);
-        }
-        // The head of a request that was sent may be gone, and its span has been told.
-        if self.trip.made == 0 {
-            self.exchange.begin_span(&self.trip.sending.parts);
-        }
-        self.exchange.refuse(failed)
-    }
-
-    /// Hands the response of an endpoint on. What is held is given back with its end.
-    fn answer(self: Box<Self>, done: Done) -> Answer {
-        let Self {
-            mut exchange,
-            mut calls,
-            held,
-            mut concurrency,
-            policy,
-            patience,
-            trip,
-            cookie,
-            ..
-        } = *self;
-        let reason = done.reason();
-        let Done {
-            mut response,
-            connection,
-            call,
-        } = done;
-        calls.on_response(crate::clock::now());
-        if let Some(concurrency) = &mut concurrency {
-            concurrency.on_answer(response.headers());
-        }
-        exchange.ledger.answer(response.status(), reason);
-        exchange.ledger.note_head(response.headers());
-        let interims = Interims::take(response.headers_mut());
-        if !interims.is_empty() {
-            response.extensions_mut().insert(interims);
-        }
-        if let Some(cookie) = cookie {
-            response.headers_mut().append(SET_COOKIE, cookie);
-        }
-        let worker = exchange.worker();
-        let ends = (Side::Outbound, connection.signal());
-        let guard = Box::new(Answered {
-            ledger: exchange.ledger,
-            call,
-            calls,
-            policy: Arc::clone(policy),
-            upload: exchange.upload,
-            concurrency,
-            held: Held {
-                _request: held,
-                _retry: trip.retrying,
-                connection,
-                _stream: exchange.stream,
-            },
-        });
-        let response = match exchange.upgrade {
-            Some(client) if is_agreed(&response) => {
-                let idle = policy.stream_idle_timeout;
-                join(&worker.shared, ends, idle, response, client, guard)
-            }
-            Some(_) | None => {
-                let activity = patience.activity().cloned();
-                relayed(response, guard, activity)
-            }
-        };
-        edited(exchange.routed, response)
-    }
 }
