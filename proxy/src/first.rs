@@ -1,17 +1,22 @@
 //! The first bytes of a connection: who speaks first, and what is spoken.
 
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
+use tokio_util::io::poll_read_buf;
 use weft_core::protocol::{DETECT_MAX_BYTES, Verdict, begins_method, detect};
 
+use crate::buffers::{self, Size};
 use crate::worker::Worker;
 
 /// Room for what is said first; a larger beginning is read in several steps.
-const FIRST_BYTES: usize = 4096;
+const FIRST_SIZE: Size = Size::SMALLEST;
 
 /// What was said first on two connections that belong together.
 #[derive(Debug)]
@@ -29,11 +34,22 @@ pub(crate) async fn client_first<IO>(client: &mut IO, pause: Duration) -> io::Re
 where
     IO: AsyncRead + Unpin,
 {
-    let mut bytes = BytesMut::with_capacity(FIRST_BYTES);
-    match timeout(pause, client.read_buf(&mut bytes)).await {
-        Ok(read) => read.map(|_length| Some(bytes.freeze())),
+    match timeout(pause, poll_fn(|cx| poll_said(cx, client))).await {
+        Ok(said) => said.map(Some),
         Err(_elapsed) => Ok(None),
     }
+}
+
+/// What is said next; nothing at the end. While nothing comes, no buffer is held.
+fn poll_said<IO>(cx: &mut Context<'_>, io: &mut IO) -> Poll<io::Result<Bytes>>
+where
+    IO: AsyncRead + Unpin,
+{
+    let mut buffer = buffers::take(FIRST_SIZE);
+    let read = poll_read_buf(Pin::new(io), cx, &mut buffer);
+    let said = read.map_ok(|_length| Bytes::copy_from_slice(&buffer));
+    buffers::give(buffer, FIRST_SIZE);
+    said
 }
 
 /// Waits until one of both speaks, for `limit` at most.
@@ -46,19 +62,14 @@ where
     C: AsyncRead + Unpin,
     S: AsyncRead + Unpin,
 {
-    let mut said = BytesMut::with_capacity(FIRST_BYTES);
-    let mut answered = BytesMut::with_capacity(FIRST_BYTES);
-    let speaking = async {
-        tokio::select! {
-            biased;
-            read = client.read_buf(&mut said) => read.map(|_length| true),
-            read = server.read_buf(&mut answered) => read.map(|_length| false),
+    let speaking = poll_fn(|cx| {
+        if let Poll::Ready(said) = poll_said(cx, client) {
+            return Poll::Ready(said.map(First::Client));
         }
-    };
+        poll_said(cx, server).map_ok(First::Server)
+    });
     match timeout(limit, speaking).await {
-        Ok(Ok(true)) => Ok(First::Client(said.freeze())),
-        Ok(Ok(false)) => Ok(First::Server(answered.freeze())),
-        Ok(Err(error)) => Err(error),
+        Ok(first) => first,
         Err(_elapsed) => Ok(First::Silence),
     }
 }

@@ -8,6 +8,7 @@ pub mod abort;
 pub mod admin;
 pub mod app;
 pub mod application;
+mod buffers;
 pub mod clock;
 pub mod cni;
 pub mod config;

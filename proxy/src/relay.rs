@@ -2,24 +2,22 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::{BufMut as _, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until};
+use tokio_util::io::poll_read_buf;
 use weft_core::opaque::{OpaqueWatch, Suspicion};
 
+use crate::buffers::{self, Size};
 use crate::config::ProxyConfig;
 use crate::drain::Ends;
 
-/// What a direction begins with when bytes come; while none do, it holds nothing.
-const BUFFER_FIRST_BYTES: usize = 8 * 1024;
-/// Read at once by a direction that holds nothing.
-const PROBE_BYTES: usize = 4 * 1024;
-/// Nothing has moved for this long: what was grown for bulk is given back.
-const SHRINK_AFTER: Duration = Duration::from_secs(10);
+/// What a direction begins with when bytes come: a whole record of TLS.
+const SIZE_FIRST: Size = Size::KIB_16;
 
 /// What `0s` stands for; tokio's timers reach no further.
 const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -92,12 +90,11 @@ where
         Duration::ZERO => NO_LIMIT,
         idle => idle,
     };
-    let buffer_max = config.limits.relay_buffer.bytes();
-    let mut forward = Direction::new(buffer_max);
-    let mut backward = Direction::new(buffer_max);
-    let mut seen = 0;
-    let mut quiet = Quiet::new(idle);
-    let mut watchdog = std::pin::pin!(sleep_until(quiet.next()));
+    let size_max = Size::at_most(config.limits.relay_buffer.bytes());
+    let mut forward = Direction::new(size_max);
+    let mut backward = Direction::new(size_max);
+    let (mut seen, mut quiet_since) = (0, Instant::now());
+    let mut watchdog = std::pin::pin!(sleep_until(quiet_since + idle));
     let mut cut = std::pin::pin!(ends.cut());
     let ended = poll_fn(|cx| {
         loop {
@@ -123,21 +120,13 @@ where
             if moved != seen {
                 // The clock is read for what moves, the timer is set when it has run out.
                 seen = moved;
-                if quiet.begin() {
-                    watchdog.as_mut().reset(quiet.next());
-                }
+                quiet_since = Instant::now();
             }
             ready!(watchdog.as_mut().poll(cx));
-            let lasted = quiet.since.elapsed();
-            if lasted >= idle {
+            if quiet_since.elapsed() >= idle {
                 return Poll::Ready(Ended::Idle);
             }
-            if lasted >= SHRINK_AFTER {
-                forward.shrink();
-                backward.shrink();
-                quiet.holding = false;
-            }
-            watchdog.as_mut().reset(quiet.next());
+            watchdog.as_mut().reset(quiet_since + idle);
         }
     })
     .await;
@@ -146,38 +135,6 @@ where
         backward: backward.moved,
     };
     (moved, ended)
-}
-
-/// Since when nothing has moved.
-struct Quiet {
-    idle: Duration,
-    since: Instant,
-    /// Whether the buffers are given back next, before the idle time is over.
-    holding: bool,
-}
-
-impl Quiet {
-    fn new(idle: Duration) -> Self {
-        Self {
-            idle,
-            since: Instant::now(),
-            holding: true,
-        }
-    }
-
-    /// Something has moved; whether buffers may be held again that were given back.
-    fn begin(&mut self) -> bool {
-        self.since = Instant::now();
-        !std::mem::replace(&mut self.holding, true)
-    }
-
-    /// When something is to be done, if nothing moves until then.
-    fn next(&self) -> Instant {
-        match self.holding {
-            true => self.since + self.idle.min(SHRINK_AFTER),
-            false => self.since + self.idle,
-        }
-    }
 }
 
 /// Looks at bytes of one side, as long as anything is looked for.
@@ -197,11 +154,14 @@ fn look(
 }
 
 struct Direction {
-    buffer: Vec<u8>,
+    /// Holds room only while something is in it.
+    buffer: BytesMut,
+    /// How much of it has been written.
+    written: usize,
+    /// How much room the next buffer has.
+    size: Size,
     /// A busy one grows to this, so that bulk needs few system calls.
-    buffer_max: usize,
-    start: usize,
-    end: usize,
+    size_max: Size,
     state: State,
     unflushed: bool,
     moved: u64,
@@ -217,12 +177,12 @@ enum State {
 }
 
 impl Direction {
-    fn new(buffer_max: usize) -> Self {
+    fn new(size_max: Size) -> Self {
         Self {
-            buffer: Vec::new(),
-            buffer_max,
-            start: 0,
-            end: 0,
+            buffer: BytesMut::new(),
+            written: 0,
+            size: SIZE_FIRST.min(size_max),
+            size_max,
             state: State::default(),
             unflushed: false,
             moved: 0,
@@ -241,19 +201,19 @@ impl Direction {
         W: AsyncWrite + Unpin,
     {
         loop {
-            while self.start < self.end {
-                let rest = &self.buffer[self.start..self.end];
+            while self.written < self.buffer.len() {
+                let rest = &self.buffer[self.written..];
                 let written = ready!(Pin::new(&mut *sink).poll_write(cx, rest))?;
                 if written == 0 {
                     return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
                 }
-                self.start += written;
+                self.written += written;
                 self.moved += written as u64;
                 self.unflushed = true;
             }
             match self.state {
                 State::Copying => match self.poll_fill(cx, source) {
-                    Poll::Ready(Ok(true)) => look(&self.buffer[..self.end])?,
+                    Poll::Ready(Ok(true)) => look(&self.buffer)?,
                     Poll::Ready(Ok(false)) => self.state = State::Ending,
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                     Poll::Pending => {
@@ -267,81 +227,72 @@ impl Direction {
                 State::Ending => {
                     ready!(Pin::new(&mut *sink).poll_shutdown(cx))?;
                     self.state = State::Done;
-                    self.buffer = Vec::new();
                 }
                 State::Done => return Poll::Ready(Ok(())),
             }
         }
     }
 
-    /// True when bytes came, false at the end.
+    /// Reads what is there into a buffer: true when bytes came, false at the end. When none came, no
+    /// buffer is held.
     fn poll_fill<R: AsyncRead + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
         source: &mut R,
     ) -> Poll<io::Result<bool>> {
-        if self.buffer.is_empty() {
-            return self.poll_probe(cx, source);
-        } else if self.end == self.buffer.len() && self.buffer.len() < self.buffer_max {
-            // The last read filled it: there is more where that came from.
-            let grown = (self.buffer.len() * 2).min(self.buffer_max);
-            self.buffer.resize(grown, 0);
+        let size = self.size;
+        let mut buffer = match std::mem::take(&mut self.buffer) {
+            last if last.capacity() == 0 => buffers::take(size),
+            last => self.another(last),
+        };
+        self.written = 0;
+        let polled = fill(cx, source, &mut buffer, self.size.bytes());
+        match polled {
+            Poll::Ready(Ok(true)) => self.buffer = buffer,
+            Poll::Ready(_) | Poll::Pending => buffers::give(buffer, self.size),
         }
-        let mut into = ReadBuf::new(&mut self.buffer);
-        // TLS gives one record a read: fill up while more is there, to write it with one call.
-        loop {
-            let before = into.filled().len();
-            match Pin::new(&mut *source).poll_read(cx, &mut into) {
-                Poll::Ready(Ok(())) if into.filled().len() == before => {
-                    if before == 0 {
-                        return Poll::Ready(Ok(false));
-                    }
-                    // The end is seen again by the next read.
-                    break;
-                }
-                Poll::Ready(Ok(())) if into.remaining() == 0 => break,
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) if before == 0 => return Poll::Ready(Err(error)),
-                Poll::Pending if before == 0 => return Poll::Pending,
-                Poll::Ready(Err(_)) | Poll::Pending => break,
-            }
+        polled
+    }
+
+    /// The buffer after one that has been written: larger where that was full, since there is more where
+    /// that came from, and smaller where little was in it.
+    fn another(&mut self, mut last: BytesMut) -> BytesMut {
+        let size = self.size;
+        if last.len() >= size.bytes() {
+            self.size = size.doubled(self.size_max);
+        } else if last.len() < size.bytes() / 4 {
+            self.size = size.halved(SIZE_FIRST.min(self.size_max));
         }
-        self.start = 0;
-        self.end = into.filled().len();
-        Poll::Ready(Ok(true))
+        if self.size != size {
+            buffers::give(last, size);
+            return buffers::take(self.size);
+        }
+        last.clear();
+        last
     }
 }
 
-impl Direction {
-    /// Reads into nothing of its own: true when bytes came, false at the end.
-    fn poll_probe<R: AsyncRead + Unpin>(
-        &mut self,
-        cx: &mut Context<'_>,
-        source: &mut R,
-    ) -> Poll<io::Result<bool>> {
-        let mut space = [MaybeUninit::uninit(); PROBE_BYTES];
-        let first = BUFFER_FIRST_BYTES.min(self.buffer_max).max(1);
-        let mut into = ReadBuf::uninit(&mut space[..PROBE_BYTES.min(first)]);
-        ready!(Pin::new(source).poll_read(cx, &mut into))?;
-        let came = into.filled();
-        if came.is_empty() {
-            return Poll::Ready(Ok(false));
-        }
-        self.buffer = vec![0; first];
-        self.buffer[..came.len()].copy_from_slice(came);
-        self.start = 0;
-        self.end = came.len();
-        Poll::Ready(Ok(true))
-    }
-
-    /// Gives the buffer back, unless something in it is still to be written.
-    fn shrink(&mut self) {
-        if self.start == self.end {
-            self.buffer = Vec::new();
-            self.start = 0;
-            self.end = 0;
+/// Reads until the buffer has so many bytes or no more are there: TLS gives one record a read, and what
+/// came together goes on with one call. True when bytes came, false at the end.
+fn fill<R: AsyncRead + Unpin>(
+    cx: &mut Context<'_>,
+    source: &mut R,
+    buffer: &mut BytesMut,
+    most: usize,
+) -> Poll<io::Result<bool>> {
+    while buffer.len() < most {
+        let rest = most - buffer.len();
+        let mut room = (&mut *buffer).limit(rest);
+        match poll_read_buf(Pin::new(&mut *source), cx, &mut room) {
+            Poll::Ready(Ok(1..)) => {}
+            // What came before goes on first; the end or the error is seen again by the next read.
+            Poll::Ready(Ok(0) | Err(_)) | Poll::Pending if !buffer.is_empty() => break,
+            Poll::Ready(Ok(_none)) => return Poll::Ready(Ok(false)),
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending => return Poll::Pending,
         }
     }
+    Poll::Ready(Ok(true))
 }
 
 #[cfg(test)]
@@ -472,38 +423,76 @@ mod tests {
         assert!(got == expected);
     }
 
+    /// Polls a direction whose two sides take what they can.
+    struct Polled {
+        direction: Direction,
+        client: DuplexStream,
+        source: DuplexStream,
+        sink: DuplexStream,
+        server: DuplexStream,
+    }
+
+    impl Polled {
+        fn new(relay_buffer: usize, server_takes: usize) -> Self {
+            let ((client, source), (sink, server)) = (duplex(1 << 20), duplex(server_takes));
+            Self {
+                direction: Direction::new(Size::at_most(relay_buffer)),
+                client,
+                source,
+                sink,
+                server,
+            }
+        }
+
+        /// What has been passed on in all after the client has sent so much more.
+        fn send(&mut self, bytes: usize) -> u64 {
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            let sent = Pin::new(&mut self.client).poll_write(&mut cx, &vec![7; bytes]);
+            assert!(bytes == 0 || matches!(sent, Poll::Ready(Ok(length)) if length == bytes));
+            let Self { source, sink, .. } = self;
+            let polled = self.direction.poll(&mut cx, source, sink, |_bytes| Ok(()));
+            assert!(polled.is_pending());
+            self.direction.moved
+        }
+    }
+
     #[test]
     fn an_idle_direction_holds_no_buffer() {
-        let mut direction = Direction::new(128 * 1024);
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        let (mut client, mut source) = duplex(1 << 20);
-        let (mut sink, _server) = duplex(1 << 20);
-        let mut poll = |direction: &mut Direction| {
-            direction.poll(&mut cx, &mut source, &mut sink, |_bytes| Ok(()))
-        };
-        assert!(poll(&mut direction).is_pending());
-        assert_eq!(direction.buffer.capacity(), 0);
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        let bulk = vec![7; 600_000];
-        assert!(Pin::new(&mut client).poll_write(&mut cx, &bulk).is_ready());
-        assert!(poll(&mut direction).is_pending());
-        assert_eq!(
-            (direction.moved, direction.buffer.len()),
-            (600_000, 128 * 1024)
-        );
-        direction.shrink();
-        assert!(poll(&mut direction).is_pending());
-        assert_eq!(direction.buffer.capacity(), 0);
-        assert!(
-            Pin::new(&mut client)
-                .poll_write(&mut cx, b"more")
-                .is_ready()
-        );
-        assert!(poll(&mut direction).is_pending());
-        assert_eq!(
-            (direction.moved, direction.buffer.len()),
-            (600_004, BUFFER_FIRST_BYTES)
-        );
+        let mut polled = Polled::new(128 * 1024, 1 << 20);
+        for (bytes, moved, size) in [
+            (0, 0, 16 << 10),
+            (600_000, 600_000, 128 << 10),
+            (4, 600_004, 64 << 10),
+            (4, 600_008, 32 << 10),
+            (4, 600_012, 16 << 10),
+            (4, 600_016, 16 << 10),
+        ] {
+            assert_eq!(polled.send(bytes), moved);
+            assert_eq!(polled.direction.buffer.capacity(), 0);
+            assert_eq!(polled.direction.size.bytes(), size);
+        }
+    }
+
+    #[test]
+    fn what_waits_to_be_written_is_held() {
+        let mut polled = Polled::new(64 * 1024, 100);
+        assert_eq!(polled.send(3_000), 100);
+        let direction = &polled.direction;
+        assert_eq!((direction.buffer.len(), direction.written), (3_000, 100));
+    }
+
+    #[test]
+    fn what_came_together_goes_on_together() {
+        for bytes in [100, 4_097, 12_000, 16_384] {
+            let mut polled = Polled::new(128 * 1024, 1 << 20);
+            polled.send(bytes);
+            let mut room = vec![0; 1 << 20];
+            let mut room = tokio::io::ReadBuf::new(&mut room);
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            let read = Pin::new(&mut polled.server).poll_read(&mut cx, &mut room);
+            assert!(read.is_ready());
+            assert_eq!(room.filled().len(), bytes);
+        }
     }
 
     /// What one side does not read stays, whatever the other is silent for.
@@ -515,7 +504,7 @@ mod tests {
         let sent: Vec<u8> = (0..100_000u32).map(|n| (n % 251) as u8).collect();
         client.write_all(&sent).await.unwrap();
         client.shutdown().await.unwrap();
-        tokio::time::sleep(SHRINK_AFTER * 5).await;
+        tokio::time::sleep(Duration::from_secs(50)).await;
         let mut got = Vec::new();
         server.read_to_end(&mut got).await.unwrap();
         assert!(got == sent);

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::interval;
 
 use crate::application::Applications;
+use crate::buffers;
 use crate::drain::Cutting;
 use crate::pool::{Kept, Pool};
 use crate::shared::Shared;
@@ -57,13 +58,14 @@ impl Worker {
         }
     }
 
-    /// Ends connections that have been idle for too long, or whose endpoint is gone, until it is
-    /// dropped.
+    /// Ends connections that have been idle for too long, or whose endpoint is gone, and frees buffers
+    /// that nobody needs, until it is dropped.
     pub(crate) async fn sweep(self: Rc<Self>) {
         let mut tick = interval(SWEEP_EVERY);
         let timeouts = &self.shared.config.timeouts;
         for number in 0u64.. {
             tick.tick().await;
+            buffers::sweep();
             let whole = number.is_multiple_of(SWEEPS_WHOLE);
             let snapshot = self.shared.mesh.snapshot();
             self.pool.sweep(|key| {

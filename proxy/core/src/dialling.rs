@@ -29,7 +29,7 @@ use entries::{Entries, unused};
 pub use entries::ConnectionId;
 pub use want::{Want, own_share};
 
-/// What a set observes of a connection.
+/// What a set observes of a connection, and tells it.
 pub trait Connection {
     /// Whether it takes no request any more.
     fn is_closed(&self) -> bool;
@@ -37,6 +37,9 @@ pub trait Connection {
     /// Whether it takes a request at once. One that does not may still be at the end of a request
     /// before.
     fn is_ready(&self) -> bool;
+
+    /// It carries nothing: what it needs only for that, it may give back.
+    fn rest(&self);
 }
 
 impl<T: Connection + ?Sized> Connection for Rc<T> {
@@ -47,6 +50,10 @@ impl<T: Connection + ?Sized> Connection for Rc<T> {
     fn is_ready(&self) -> bool {
         self.deref().is_ready()
     }
+
+    fn rest(&self) {
+        self.deref().rest();
+    }
 }
 
 impl<T: Connection + ?Sized> Connection for Arc<T> {
@@ -56,6 +63,10 @@ impl<T: Connection + ?Sized> Connection for Arc<T> {
 
     fn is_ready(&self) -> bool {
         self.deref().is_ready()
+    }
+
+    fn rest(&self) {
+        self.deref().rest();
     }
 }
 

@@ -141,7 +141,7 @@ pub struct LimitConfig {
     pub max_headers: usize,
     /// What is read of a connection before its protocol is known.
     pub detect_bytes: ByteSize,
-    /// Each direction of a relayed TCP connection.
+    /// Each direction of a relayed TCP connection, at most, while bytes wait to be passed on.
     pub relay_buffer: ByteSize,
     /// Flow-control window of one HTTP/2 stream.
     pub stream_window: ByteSize,

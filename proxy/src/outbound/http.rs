@@ -198,7 +198,10 @@ impl Conversation {
             return Ok(authority.clone());
         }
         let authority = authority(host.as_bytes())?;
-        *last = Some((host, authority.clone()));
+        // A copy: what is kept holds no buffer of the connection.
+        *last = HeaderValue::from_bytes(host.as_bytes())
+            .ok()
+            .map(|host| (host, authority.clone()));
         Ok(authority)
     }
 }

@@ -80,6 +80,8 @@ pub(super) trait Wire: fmt::Debug + 'static {
     fn is_closed(&self) -> bool;
     fn is_ready(&self) -> bool;
     fn is_exclusive(&self) -> bool;
+    /// Gives back what it needs only while it carries something.
+    fn rest(&self);
 }
 
 impl Wire for Sender {
@@ -100,6 +102,14 @@ impl Wire for Sender {
     fn is_exclusive(&self) -> bool {
         matches!(self.line, Line::Http1(_))
     }
+
+    fn rest(&self) {
+        match &self.line {
+            Line::Http1(line) => line.rest(),
+            // Its task does.
+            Line::Http2(_) => {}
+        }
+    }
 }
 
 impl Wire for Handle<ProxyBody> {
@@ -114,6 +124,8 @@ impl Wire for Handle<ProxyBody> {
     fn is_exclusive(&self) -> bool {
         false
     }
+
+    fn rest(&self) {}
 }
 
 /// One connection. Dropped, it ends with the last request on it.
@@ -134,6 +146,10 @@ impl<O: Owner> Connection for Carrier<O> {
 
     fn is_ready(&self) -> bool {
         self.line.is_ready()
+    }
+
+    fn rest(&self) {
+        self.line.rest();
     }
 }
 

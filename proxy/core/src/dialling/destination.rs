@@ -230,7 +230,7 @@ impl<W> Destination<W> {
     }
 
     /// Closes what has carried nothing for longer than (shared, exclusive) connections may, and
-    /// what is closed.
+    /// what is closed. The rest of what carries nothing gives back what it needs only for that.
     pub(super) fn sweep<K, C: Connection>(
         &mut self,
         entries: &mut Entries<K, C>,
@@ -257,6 +257,8 @@ impl<W> Destination<W> {
             let is_old = is_idle && now.saturating_since(entry.last_used) >= limit;
             if is_old || entry.connection.is_closed() || is_surplus {
                 over.push(index);
+            } else if is_idle {
+                entry.connection.rest();
             }
         }
         if !over.is_empty() {

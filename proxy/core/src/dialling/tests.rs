@@ -7,17 +7,22 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A connection whose state the test sets.
+/// A connection whose state the test sets: whether it is closed, whether it is ready, and how often it
+/// was told to rest.
 #[derive(Debug, Clone)]
-struct Wire(Rc<(Cell<bool>, Cell<bool>)>);
+struct Wire(Rc<(Cell<bool>, Cell<bool>, Cell<u32>)>);
 
 impl Wire {
     fn new() -> Self {
-        Self(Rc::new((Cell::new(false), Cell::new(true))))
+        Self(Rc::new((Cell::new(false), Cell::new(true), Cell::new(0))))
     }
 
     fn close(&self) {
         self.0.0.set(true);
+    }
+
+    fn rested(&self) -> u32 {
+        self.0.2.get()
     }
 
     fn set_ready(&self, is_ready: bool) {
@@ -32,6 +37,10 @@ impl Connection for Wire {
 
     fn is_ready(&self) -> bool {
         self.0.1.get()
+    }
+
+    fn rest(&self) {
+        self.0.2.set(self.0.2.get() + 1);
     }
 }
 
@@ -250,6 +259,12 @@ fn the_connection_used_last_is_taken_first() {
     // Two carry nothing, and one of them is too old.
     set.sweep(at(11), |_, _| Duration::from_secs(10), 9);
     assert_eq!((set.open(), set.busy()), (2, 1));
+    // The other gives back what it needs only for requests.
+    let rested: Vec<u32> = served
+        .iter()
+        .map(|(_, grant)| grant.connection.rested())
+        .collect();
+    assert_eq!(rested, [0, 0, 1]);
     set.sweep(at(11), |_, _| Duration::from_secs(10), 0);
     assert_eq!((set.open(), set.busy()), (1, 1));
     // Closed meanwhile, it is not taken again.

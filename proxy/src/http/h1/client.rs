@@ -90,6 +90,11 @@ impl Connection {
         filled.is_pending() && self.wire.read.is_empty()
     }
 
+    /// Holds no buffer until it is used again.
+    pub(super) fn rest(&mut self) {
+        self.wire.rest();
+    }
+
     /// Sends a request, and waits for the head of its response. The error gives the request back
     /// where nothing of it was sent. The interim responses before it are its extension
     /// [`Interims`].

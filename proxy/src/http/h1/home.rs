@@ -68,6 +68,14 @@ impl SharedLine {
         matches!(*self.checked(), LineState::Closed)
     }
 
+    /// Has a connection that waits for a request hold no buffer until it is used.
+    pub fn rest(&self) {
+        match &mut *lock(&self.0) {
+            LineState::Idle(connection) => connection.rest(),
+            LineState::Busy | LineState::Closed => {}
+        }
+    }
+
     /// How it is, after a look at what the server has done.
     fn checked(&self) -> MutexGuard<'_, LineState> {
         let mut state = lock(&self.0);

@@ -204,7 +204,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
                     Poll::Ready(Ok(1..)) => continue,
                     Poll::Ready(Ok(0)) => return Poll::Ready(self.ended_before_request()),
                     Poll::Ready(Err(_gone)) => return Poll::Ready(Next::Ended),
-                    Poll::Pending => {}
+                    Poll::Pending => self.wire.rest(),
                 }
                 let leaving = leaving.poll(cx);
                 if leaving.is_some() && idle && self.served > 0 {

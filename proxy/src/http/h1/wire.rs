@@ -7,13 +7,17 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::buffers::{self, Size};
+
 /// Data up to this many bytes is copied behind what is to be written before it; longer data is
 /// written from where it is.
 const COPY_MAX_BYTES: usize = 4 * 1024;
 /// As much as this waits to be written before no more is asked for.
 const QUEUE_MAX_BYTES: usize = 64 * 1024;
-/// What a connection has room for at first.
-const FIRST_READ_BYTES: usize = 8 * 1024;
+/// What a connection has room for that has begun to send.
+const READ_SIZE: Size = Size::KIB_8;
+/// What a connection has room for to which something is to be written: heads, and data that is copied.
+const WRITE_SIZE: Size = Size::KIB_8;
 /// Room for a read of a head, at least.
 pub(super) const HEAD_READ_BYTES: usize = 4 * 1024;
 /// Room for a read of what is only to tell that the other side has gone, at least.
@@ -75,11 +79,13 @@ impl<IO> Wire<IO> {
 
     /// Where heads and what frames a body are written to.
     pub(super) fn out(&mut self) -> &mut BytesMut {
-        if self.large.is_empty() {
-            &mut self.small
-        } else {
-            &mut self.after
+        if !self.large.is_empty() {
+            return &mut self.after;
         }
+        if self.small.capacity() == 0 {
+            self.small = buffers::take(WRITE_SIZE);
+        }
+        &mut self.small
     }
 
     /// Queues data of a body.
@@ -105,6 +111,17 @@ impl<IO> Wire<IO> {
     pub(super) fn is_flushed(&self) -> bool {
         self.is_drained() && !self.unflushed
     }
+
+    /// Holds no buffer any more, unless something is in it: the connection is idle.
+    pub(super) fn rest(&mut self) {
+        if self.read.is_empty() {
+            buffers::give(std::mem::take(&mut self.read), READ_SIZE);
+        }
+        if self.is_drained() {
+            buffers::give(std::mem::take(&mut self.small), WRITE_SIZE);
+            self.after = BytesMut::new();
+        }
+    }
 }
 
 impl<IO: AsyncRead + Unpin> Wire<IO> {
@@ -117,11 +134,10 @@ impl<IO: AsyncRead + Unpin> Wire<IO> {
         if self.eof {
             return Poll::Ready(Ok(0));
         }
-        if self.read.capacity() == 0 {
-            self.read.reserve(FIRST_READ_BYTES.max(room));
-        } else {
-            self.read.reserve(room);
+        if self.read.capacity() == 0 && room <= READ_SIZE.bytes() {
+            self.read = buffers::take(READ_SIZE);
         }
+        self.read.reserve(room);
         let read = tokio_util::io::poll_read_buf(Pin::new(&mut self.io), cx, &mut self.read);
         let read = ready!(read)?;
         self.eof = read == 0;

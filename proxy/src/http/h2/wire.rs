@@ -9,8 +9,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_read_buf;
 use weft_core::h2::connection::{Connection, ConnectionViolation, Event};
 
+use crate::buffers::{self, Size};
+
 /// Room for one read.
-const READ_BYTES: usize = 16 * 1024;
+const READ_SIZE: Size = Size::KIB_16;
 /// Room that is left for a read before there is made more.
 const READ_BYTES_MIN: usize = 4 * 1024;
 /// What a connection that has nothing to write keeps of the memory for it.
@@ -43,15 +45,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
         cx: &mut Context<'_>,
         most: usize,
     ) -> Poll<io::Result<usize>> {
-        if self.received.capacity() - self.received.len() < READ_BYTES_MIN {
-            self.received.reserve(READ_BYTES);
+        if self.received.capacity() == 0 {
+            self.received = buffers::take(READ_SIZE);
+        } else if self.received.capacity() - self.received.len() < READ_BYTES_MIN {
+            self.received.reserve(READ_SIZE.bytes());
         }
         let mut room = (&mut self.received).limit(most);
         let polled = poll_read_buf(Pin::new(&mut self.io), cx, &mut room);
         let is_idle = self.received.is_empty() && self.connection.is_unused();
         if polled.is_pending() && is_idle {
             // An idle connection holds no buffer.
-            self.received = BytesMut::new();
+            buffers::give(std::mem::take(&mut self.received), READ_SIZE);
         }
         polled
     }
