@@ -6,41 +6,78 @@
 //! the page cache with the next call.
 //!
 //! What is freed stays with the allocator, as holes between what is still used: after a burst that can
-//! be many times of what a sidecar needs. It is given back once much of it is free.
+//! be many times of what a sidecar needs. It is given back once much of it is free, or the burst is over.
 
 #![expect(
     unsafe_code,
-    reason = "madvise, mallinfo2 and malloc_trim have no safe wrappers"
+    reason = "madvise, mallinfo2, malloc_trim and clock_gettime have no safe wrappers"
 )]
+
+mod trimming;
 
 use std::io;
 use std::time::Duration;
 
+pub use trimming::Trimming;
+use trimming::Usage;
+
 /// From readiness until what starting needed is let go: first connections use much of the rest.
 pub const RELEASE_AFTER: Duration = Duration::from_secs(1);
 
-/// How often it is looked whether much of the allocated memory is free.
+/// How often it is looked whether memory that was freed is to be given back.
 pub const TRIM_EVERY: Duration = Duration::from_secs(15);
 
-/// Free memory that is given back, in bytes. Looking for it keeps the allocator busy for a moment:
-/// less is not worth that.
-const TRIM_FROM: usize = 12 << 20;
-
-/// Gives memory that was freed back to the system, where it is much. How many bytes were free.
-pub fn release_freed() -> Option<usize> {
-    let free = freed();
-    if free < TRIM_FROM {
+/// Gives memory that was freed back to the system, where `trimming` says so; `open` connections are
+/// open, and [`TRIM_EVERY`] has passed since the last time. How many bytes the process holds less.
+pub fn release_freed(trimming: &mut Trimming, open: usize) -> Option<u64> {
+    let before = usage(open)?;
+    if !trimming.is_due(before, TRIM_EVERY) {
         return None;
     }
     trim();
-    Some(free)
+    let after = usage(open)?;
+    trimming.on_trimmed(after);
+    Some(before.resident.saturating_sub(after.resident))
 }
 
+/// `None` where the kernel or the allocator does not say.
+fn usage(open: usize) -> Option<Usage> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    Some(Usage {
+        resident: anonymous(&status)?,
+        used: used()?,
+        processor: processor()?,
+        open,
+    })
+}
+
+/// Resident memory that is of no file, in bytes, from proc_pid_status(5).
+fn anonymous(status: &str) -> Option<u64> {
+    let mut lines = status.lines();
+    let found = lines.find_map(|line| line.strip_prefix("RssAnon:"))?;
+    let kib: u64 = found.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// Processor time of all threads.
+fn processor() -> Option<Duration> {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: it writes to that place, which is a valid one, and to nothing else.
+    let done = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
+    let seconds = u64::try_from(time.tv_sec).ok()?;
+    let nanoseconds = u32::try_from(time.tv_nsec).ok()?;
+    (done == 0).then(|| Duration::new(seconds, nanoseconds))
+}
+
+/// What was allocated and not freed.
 #[cfg(target_env = "gnu")]
-fn freed() -> usize {
+fn used() -> Option<u64> {
     // SAFETY: it has no arguments, takes the allocator's own locks and returns numbers.
     let info = unsafe { libc::mallinfo2() };
-    info.fordblks
+    u64::try_from(info.uordblks + info.hblkhd).ok()
 }
 
 #[cfg(target_env = "gnu")]
@@ -51,8 +88,8 @@ fn trim() {
 
 /// Other allocators give back by themselves.
 #[cfg(not(target_env = "gnu"))]
-fn freed() -> usize {
-    0
+fn used() -> Option<u64> {
+    None
 }
 
 #[cfg(not(target_env = "gnu"))]
@@ -167,11 +204,21 @@ mod tests {
     #[test]
     fn what_was_freed_is_given_back() {
         let many: Vec<Vec<u8>> = (0..40_000).map(|_| vec![1; 1000]).collect();
+        let mut trimming = Trimming::default();
+        // What other tests of this process hold stays out of it.
+        trimming.on_trimmed(usage(0).expect("it is known"));
         // Between what is free stays something that is used.
         let kept: Vec<_> = many.into_iter().step_by(100).collect();
-        let free = release_freed().expect("40 MB were freed");
-        assert!(free > TRIM_FROM, "{free}");
+        let released = release_freed(&mut trimming, 0).expect("40 MB were freed");
+        assert!(released > 20 << 20, "{released}");
         assert_eq!(kept.len(), 400);
+    }
+
+    #[test]
+    fn the_kernel_tells_what_is_resident() {
+        let status = "Name:\tweft\nVmRSS:\t   12000 kB\nRssAnon:\t    4096 kB\nRssFile:\t 1 kB\n";
+        assert_eq!(anonymous(status), Some(4 << 20));
+        assert_eq!(anonymous("Name:\tweft\n"), None);
     }
 
     #[test]

@@ -289,7 +289,8 @@ impl Sidecar {
         let admin = admin_listeners.serve(&admin::server(state, metrics, log.clone()));
         serve_dns(&shared, nest_dns)?;
         let workers = plan.spawn(&shared, &vital)?;
-        tokio::spawn(release_memory(readiness.clone()));
+        let released = release_memory(readiness.clone(), Arc::clone(&shared));
+        tokio::spawn(released);
         Ok(Self {
             shared,
             workers,
@@ -380,17 +381,26 @@ impl Sidecar {
 }
 
 /// Lets go of what only starting needed, once it is over, and of what bursts of requests needed.
-async fn release_memory(readiness: Readiness) {
+async fn release_memory(readiness: Readiness, shared: Arc<Shared>) {
     readiness.wait().await;
     sleep(memory::RELEASE_AFTER).await;
     match memory::release_startup_pages() {
         Ok(kib) => tracing::debug!(kib, "let go of pages that starting needed"),
         Err(error) => tracing::debug!(%error, "kept all pages that starting needed"),
     }
+    let mut trimming = memory::Trimming::default();
     loop {
         sleep(memory::TRIM_EVERY).await;
-        let released = tokio::task::spawn_blocking(memory::release_freed).await;
-        if let Ok(Some(bytes)) = released {
+        let open = shared.connections.inbound() + shared.connections.outbound();
+        let released = tokio::task::spawn_blocking(move || {
+            let released = memory::release_freed(&mut trimming, open);
+            (trimming, released)
+        });
+        let Ok((kept, released)) = released.await else {
+            return;
+        };
+        trimming = kept;
+        if let Some(bytes) = released {
             tracing::debug!(bytes, "gave back memory that was freed");
         }
     }
