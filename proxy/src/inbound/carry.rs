@@ -199,14 +199,15 @@ pub(super) async fn carry<IO>(
     if takes == Takes::Bytes || answered || (said.is_empty() && takes == Takes::Detected) {
         let client = Replayed::new(said, client);
         let watched = takes == Takes::Detected;
-        return relayed(
+        // On the heap, each way: a connection needs no room for the others.
+        return Box::pin(relayed(
             worker,
             client,
             server,
             &application,
             caller.as_ref(),
             watched,
-        )
+        ))
         .await;
     }
     let timeouts = &worker.shared.config.timeouts;
@@ -221,8 +222,12 @@ pub(super) async fn carry<IO>(
     let ended = said.is_empty();
     let client = Replayed::new(said, client);
     match verdict {
-        Verdict::Http1 => http::serve(worker, client, application, caller, false).await,
-        Verdict::Http2 => http::serve(worker, client, application, caller, true).await,
+        Verdict::Http1 => {
+            Box::pin(http::serve(worker, client, application, caller, false)).await;
+        }
+        Verdict::Http2 => {
+            Box::pin(http::serve(worker, client, application, caller, true)).await;
+        }
         Verdict::Tls | Verdict::Opaque | Verdict::NeedMore => match takes {
             Takes::Requests if ended => {}
             Takes::Requests => {
@@ -230,7 +235,8 @@ pub(super) async fn carry<IO>(
                 reset(client.socket());
             }
             Takes::Detected | Takes::Bytes => {
-                relayed(worker, client, server, &application, caller.as_ref(), true).await;
+                let caller = caller.as_ref();
+                Box::pin(relayed(worker, client, server, &application, caller, true)).await;
             }
         },
     }
@@ -260,7 +266,7 @@ async fn relayed<IO>(
     }
     let mut server = match server {
         Some(server) => server,
-        None => match dial(shared, application).await {
+        None => match Box::pin(dial(shared, application)).await {
             Ok(server) => Replayed::new(Bytes::new(), server),
             Err((reason, detail)) => {
                 refuse(worker, application, caller, reason, &detail);

@@ -50,7 +50,7 @@ pub async fn captured(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr
     let takes = Takes::of(worker, &application).await;
     let evicted = permit.evicted();
     let greeted = tokio::select! {
-        greeted = greeted(worker, stream, &application, takes) => greeted,
+        greeted = Box::pin(greeted(worker, stream, &application, takes)) => greeted,
         () = evicted.notified() => return,
     };
     let Some((stream, greeting)) = greeted else {
@@ -114,9 +114,10 @@ pub async fn publish(
     let metrics = &worker.shared.metrics;
     metrics.connection(Direction::Inbound, Wire::Plaintext);
     let takes = Takes::of(worker, &application).await;
-    if let Some((stream, greeting)) = greeted(worker, stream, &application, takes).await {
+    let greeted = Box::pin(greeted(worker, stream, &application, takes));
+    if let Some((stream, greeting)) = greeted.await {
         let stream = Guarded::accepted(stream, permit, None);
-        carry(worker, stream, application, None, greeting).await;
+        Box::pin(carry(worker, stream, application, None, greeting)).await;
     }
 }
 
@@ -140,7 +141,7 @@ async fn serve(
     let evicted = known.permit.evicted();
     let handshake = shared.config.timeouts.handshake;
     let opened = tokio::select! {
-        opened = open(stream, first, &known.material, handshake) => opened,
+        opened = Box::pin(open(stream, first, &known.material, handshake)) => opened,
         () = evicted.notified() => return,
     };
     // On the heap, each: a connection needs room for what it turned out to be, and no other.
@@ -222,7 +223,7 @@ where
         pause: Duration::ZERO,
         request: worker.shared.config.timeouts.client_idle,
     };
-    match greet(worker, &mut stream, &application, takes, silence).await {
+    match Box::pin(greet(worker, &mut stream, &application, takes, silence)).await {
         Ok(greeting) => carry(worker, stream, application, Some(caller), greeting).await,
         Err(why) => {
             let stream = stream.socket();

@@ -76,7 +76,7 @@ pub async fn captured(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr
         let port = destination.port();
         if host.ports.contains(&port) {
             let loopback = SocketAddr::from(([127, 0, 0, 1], port));
-            return outside(worker, stream, loopback).await;
+            return Box::pin(outside(worker, stream, loopback)).await;
         }
         let detail = format!("{destination}: the host's port {port} was not opened (--host-port)");
         return refuse(
@@ -88,7 +88,7 @@ pub async fn captured(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr
     }
     match worker.shared.mesh.resolve(destination).await {
         Ok(Destination::Mesh(port)) => serve(worker, stream, port, permit).await,
-        Ok(Destination::Outside) => outside(worker, stream, destination).await,
+        Ok(Destination::Outside) => Box::pin(outside(worker, stream, destination)).await,
         Err(reason) => {
             let service = worker.shared.mesh.service_at(destination.ip());
             let service = service.map_or_else(|| NO_SERVICE.to_owned(), |name| name.to_string());
@@ -152,21 +152,24 @@ async fn find(
     mesh.resolve_service(service, port).await
 }
 
-/// Serves a connection; `permit` is held as long as it is open.
+/// Serves a connection; `permit` is held as long as it is open. On the heap, each way: a connection
+/// needs no room for the others.
 async fn serve(worker: &Rc<Worker>, stream: TcpStream, port: Arc<PortView>, permit: Permit) {
     if let Some(table) = &port.routes
         && table.is_about_connections()
     {
-        return routed::serve(worker, stream, &port, table).await;
+        return Box::pin(routed::serve(worker, stream, &port, table)).await;
     }
     match port.protocol {
-        AppProtocol::Tcp | AppProtocol::Tls => opaque(worker, unread(stream), &port).await,
+        AppProtocol::Tcp | AppProtocol::Tls => {
+            Box::pin(opaque(worker, unread(stream), &port)).await;
+        }
         // A declared http port takes HTTP/2 with prior knowledge as well: only the client's first
         // bytes tell.
         AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc => {
-            http::serve(worker, unread(stream), port, None, permit).await;
+            Box::pin(http::serve(worker, unread(stream), port, None, permit)).await;
         }
-        AppProtocol::Detect => detected(worker, stream, port, permit).await,
+        AppProtocol::Detect => Box::pin(detected(worker, stream, port, permit)).await,
     }
 }
 
@@ -183,7 +186,8 @@ async fn detected(worker: &Rc<Worker>, mut stream: TcpStream, port: Arc<PortView
     let (said, connected) = match client_first(&mut stream, pause).await {
         Ok(Some(said)) => (said, None),
         Ok(None) => {
-            let Some(mut connected) = connect_any(worker, &stream, &port).await else {
+            let connected = Box::pin(connect_any(worker, &stream, &port)).await;
+            let Some(mut connected) = connected else {
                 return;
             };
             let silence = limit(config.timeouts.tcp_idle);
@@ -197,7 +201,8 @@ async fn detected(worker: &Rc<Worker>, mut stream: TcpStream, port: Arc<PortView
                 Ok(First::Client(said)) => (said, Some(connected)),
                 Ok(First::Server(answered)) => {
                     let client = unread(stream);
-                    return relay_opaque(worker, client, &port, connected, answered).await;
+                    let relayed = relay_opaque(worker, client, &port, connected, answered);
+                    return Box::pin(relayed).await;
                 }
                 Ok(First::Silence) => {
                     let service = port.service.to_string();
@@ -216,15 +221,22 @@ async fn detected(worker: &Rc<Worker>, mut stream: TcpStream, port: Arc<PortView
     };
     let client = Replayed::new(said, stream);
     match (verdict, connected) {
-        (Verdict::Http1, _) => http::serve(worker, client, port, Some(false), permit).await,
+        (Verdict::Http1, _) => {
+            Box::pin(http::serve(worker, client, port, Some(false), permit)).await;
+        }
         // What the server speaks is known to nobody, and what the client says can be had as it is:
         // no route reads it.
         (Verdict::Http2, None) if port.is_plain() && port.routes.is_none() => {
-            opaque(worker, client, &port).await;
+            Box::pin(opaque(worker, client, &port)).await;
         }
-        (Verdict::Http2, _) => http::serve(worker, client, port, Some(true), permit).await,
-        (_, Some(connected)) => relay_opaque(worker, client, &port, connected, Bytes::new()).await,
-        (_, None) => opaque(worker, client, &port).await,
+        (Verdict::Http2, _) => {
+            Box::pin(http::serve(worker, client, port, Some(true), permit)).await;
+        }
+        (_, Some(connected)) => {
+            let relayed = relay_opaque(worker, client, &port, connected, Bytes::new());
+            Box::pin(relayed).await;
+        }
+        (_, None) => Box::pin(opaque(worker, client, &port)).await,
     }
 }
 
@@ -238,7 +250,8 @@ fn limit(configured: Duration) -> Duration {
 
 /// Opaque bytes, one mTLS connection each.
 async fn opaque(worker: &Rc<Worker>, client: Replayed<TcpStream>, port: &Arc<PortView>) {
-    if let Some(connected) = connect_any(worker, client.get_ref(), port).await {
+    let connecting = Box::pin(connect_any(worker, client.get_ref(), port));
+    if let Some(connected) = connecting.await {
         relay_opaque(worker, client, port, connected, Bytes::new()).await;
     }
 }

@@ -22,7 +22,7 @@ pub(super) async fn serve(
     table: &RouteTable,
 ) {
     let (stream, host) = if table.reads_hosts() {
-        match server_name(worker, stream, port).await {
+        match Box::pin(server_name(worker, stream, port)).await {
             Some(read) => read,
             None => return,
         }
