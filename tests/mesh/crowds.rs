@@ -1,12 +1,12 @@
 //! One client with thousands of connections: its neighbours go on, memory is bounded and given back.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use crate::http::nginx;
 use crate::support::{
-    Bed, Load, Machine, Mesh, Program, Running, Workload, free_port, need, wait_for,
+    Bed, Load, Machine, Mesh, Program, Running, Workload, free_port, need, python_code, wait_for,
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -173,6 +173,94 @@ fn silent_connections_to_the_port_for_peers_lock_nobody_out() {
         );
     }
     load.stop_without_failure();
+}
+
+/// Idle connections with which memory is looked at, and with which again.
+const FEW: usize = 64;
+const MANY: usize = 320;
+/// What an idle connection may take in a sidecar, KiB: more than in a build for release, where it is
+/// 9.
+const IDLE_HTTP_KIB: u64 = 14;
+/// The same of opaque bytes through mutual TLS, where it is 14 to 16.
+const IDLE_TCP_KIB: u64 = 24;
+
+/// Opens so many connections, each of which has said something and has been answered.
+fn answered(count: usize, target: SocketAddr, says: &[u8], ends: &[u8]) -> Vec<TcpStream> {
+    let open = || {
+        let mut stream = TcpStream::connect_timeout(&target, LIMIT).expect("connect");
+        stream.set_read_timeout(Some(LIMIT)).expect("a limit");
+        stream.write_all(says).expect("say something");
+        let (mut answer, mut room) = (Vec::new(), [0; 4096]);
+        while !answer.ends_with(ends) {
+            let read = stream.read(&mut room).expect("an answer");
+            assert!(read > 0, "closed after {:?}", answer.escape_ascii());
+            answer.extend_from_slice(&room[..read]);
+        }
+        stream
+    };
+    (0..count).map(|_| open()).collect()
+}
+
+/// What an idle connection takes in each of these sidecars, KiB, and that it is given back.
+fn idle_takes(sidecars: &[&Running], target: SocketAddr, says: &[u8], ends: &[u8]) -> Vec<u64> {
+    let settled = || {
+        std::thread::sleep(Duration::from_secs(2));
+        let all = sidecars.iter().map(|sidecar| resident(sidecar));
+        all.collect::<Vec<u64>>()
+    };
+    let mut open = answered(FEW, target, says, ends);
+    let few = settled();
+    open.extend(answered(MANY - FEW, target, says, ends));
+    let many = settled();
+    drop(open);
+    let grown = |(many, few): (&u64, &u64)| many.saturating_sub(*few);
+    let grown: Vec<u64> = many.iter().zip(&few).map(grown).collect();
+    wait_for("memory to be given back", LIMIT, || {
+        let mut sides = sidecars.iter().zip(many.iter().zip(&grown));
+        let returned = sides.all(|(sidecar, (many, grown))| {
+            // Where there was little, there is nothing to see.
+            *grown < 1024 || resident(sidecar) < many - grown / 2
+        });
+        returned.then_some(())
+    });
+    let each = (MANY - FEW) as u64;
+    grown.iter().map(|grown| grown.div_ceil(each)).collect()
+}
+
+#[test]
+fn idle_connections_hold_no_buffers() {
+    need!("nginx", "python3");
+    let machine = Machine::alone();
+    let mesh = Mesh::start(&machine);
+    let echo = "import socket,sys,threading\n\
+        def echo(c):\n\
+        \x20while d := c.recv(1 << 16): c.sendall(d)\n\
+        l = socket.create_server(('127.0.0.1', int(sys.argv[1])), backlog=512)\n\
+        while True: threading.Thread(target=echo, args=(l.accept()[0],), daemon=True).start()\n";
+    let [http, tcp, to_http, to_tcp] = [(); 4].map(|()| free_port());
+    let workload = |name| Workload::new(name).flag("--capture", "none");
+    let web = workload("web").port(&format!("{http}:http@loopback"));
+    let web = mesh.run(&web, nginx(mesh.dir(), http));
+    let pipe = workload("pipe").port(&format!("{tcp}:tcp@loopback"));
+    let pipe = mesh.run(&pipe, python_code(echo).arg(tcp.to_string()));
+    let caller = workload("caller").wait_for("web").wait_for("pipe");
+    let caller = caller
+        .flag("--upstream", &format!("web:{http}=127.0.0.1:{to_http}"))
+        .flag("--upstream", &format!("pipe:{tcp}=127.0.0.1:{to_tcp}"));
+    let up = Program::shell("echo up; exec sleep 600");
+    let mut caller = mesh.run(&caller, up);
+    caller.wait_until("the program runs", LIMIT, |run| run.stdout().contains("up"));
+
+    let target = SocketAddr::from(([127, 0, 0, 1], to_http));
+    let says = b"GET / HTTP/1.1\r\nHost: web\r\n\r\n";
+    let http = idle_takes(&[&caller, &web], target, says, b"hello from nginx\n");
+    eprintln!("an idle connection in HTTP/1.1: {http:?} KiB");
+    assert!(http.iter().all(|kib| *kib <= IDLE_HTTP_KIB), "{http:?}");
+
+    let target = SocketAddr::from(([127, 0, 0, 1], to_tcp));
+    let tcp = idle_takes(&[&caller, &pipe], target, &[b'x'; 5000], &[b'x'; 5000]);
+    eprintln!("an idle connection of opaque bytes: {tcp:?} KiB");
+    assert!(tcp.iter().all(|kib| *kib <= IDLE_TCP_KIB), "{tcp:?}");
 }
 
 /// Where peers dial the first endpoint.
