@@ -48,10 +48,15 @@ pub(super) fn framing<B: Body>(headers: &HeaderMap, body: &B) -> Framing {
 impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Outgoing<B> {
     /// A body in the framing that the recipient was told.
     pub(super) fn new(body: B, framing: Framing) -> Self {
-        let nothing = matches!(framing, Framing::None | Framing::Length(0));
+        // One of length 0 may have an end that is still to come: whoever sends it is told of that, too.
+        let is_over = match framing {
+            Framing::None => true,
+            Framing::Length(0) => body.is_end_stream(),
+            Framing::Length(_) | Framing::Chunked | Framing::UntilClose => false,
+        };
         Self {
             body,
-            encoder: (!nothing).then(|| Encoder::new(framing)),
+            encoder: (!is_over).then(|| Encoder::new(framing)),
             touched: false,
         }
     }

@@ -861,3 +861,54 @@ fn a_message_that_is_there_is_written_at_once() {
         assert_eq!(counts, [1, 1]);
     });
 }
+
+/// How a body ended.
+struct Told(Rc<RefCell<Option<bool>>>);
+
+impl crate::http::BodyGuard for Told {
+    fn on_end(self, trailers: Option<&http::HeaderMap>) {
+        *self.0.borrow_mut() = Some(trailers.is_some());
+    }
+
+    fn on_error(self, _error: &crate::http::BodyError) {}
+
+    fn on_silence(self) {}
+
+    fn on_data(&mut self, _bytes: usize) {}
+
+    fn on_stream(&mut self, _received: u64, _sent: u64) {}
+}
+
+/// An answer of length 0 may have trailers, which its client does not get: it is answered at once, and
+/// whoever follows the body is told of its end.
+#[test]
+fn an_answer_of_length_0_is_followed_to_its_end() {
+    run(async {
+        let (near, mut far) = duplex(16 * 1024);
+        let told = Rc::<RefCell<Option<bool>>>::default();
+        let noted = Rc::clone(&told);
+        tokio::task::spawn_local(async move {
+            let drain = Drain::default();
+            let ends = Ends::new(&drain, Side::Inbound, None);
+            let handle = async |request: Request<Incoming>| {
+                let body = ProxyBody::guarded(request.into_body(), Told(Rc::clone(&noted)));
+                let answer = Response::builder().header("content-length", "0");
+                answer.body(body).expect("an answer")
+            };
+            let refuse = |refusal: Refusal| refusal.answer();
+            serve(near, SETTINGS, &ends, (handle, refuse), |_| {}).await;
+        });
+        let head = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+        far.write_all(head).await.expect("written");
+        let answer = until(&mut far, "\r\n\r\n").await;
+        assert!(answer.contains("content-length: 0\r\n"), "{answer}");
+        assert_eq!(*told.borrow(), None);
+        far.write_all(b"0\r\nx-sum: 1\r\n\r\n")
+            .await
+            .expect("written");
+        let get = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+        far.write_all(get).await.expect("written");
+        until(&mut far, "\r\n\r\n").await;
+        assert_eq!(*told.borrow(), Some(true));
+    });
+}
