@@ -82,6 +82,9 @@ pub(super) trait Wire: fmt::Debug + 'static {
     fn is_exclusive(&self) -> bool;
     /// Gives back what it needs only while it carries something.
     fn rest(&self);
+
+    /// Until it is ready or closed.
+    fn settled(&self) -> impl Future<Output = ()> + 'static;
 }
 
 impl Wire for Sender {
@@ -110,6 +113,18 @@ impl Wire for Sender {
             Line::Http2(_) => {}
         }
     }
+
+    fn settled(&self) -> impl Future<Output = ()> + 'static {
+        let in_use = match &self.line {
+            Line::Http1(line) => Some(line.settled()),
+            Line::Http2(_) => None,
+        };
+        async move {
+            if let Some(in_use) = in_use {
+                in_use.await;
+            }
+        }
+    }
 }
 
 impl Wire for Handle<ProxyBody> {
@@ -126,6 +141,10 @@ impl Wire for Handle<ProxyBody> {
     }
 
     fn rest(&self) {}
+
+    fn settled(&self) -> impl Future<Output = ()> + 'static {
+        std::future::ready(())
+    }
 }
 
 /// One connection. Dropped, it ends with the last request on it.

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use weft_core::dialling::{
-    Connection, ConnectionId, ConnectionSet, Grant, NewConnection, Step, Terms, Want, own_share,
+    ConnectionId, ConnectionSet, Grant, NewConnection, Step, Terms, Want, own_share,
 };
 use weft_core::reason::Reason;
 
@@ -21,12 +21,6 @@ use super::carrier::Made;
 use super::error::DialError;
 use super::owner::{Carrier, Exclusive, Owner, Wire, Worker};
 use crate::telemetry::metrics::{Active, Metrics, PoolKind, PoolStats};
-
-/// A connection in HTTP/1.1 whose answer has ended may still have to take the end of a request: it is
-/// looked at again after this time, and then after twice as long each time.
-const READY_AGAIN: Duration = Duration::from_millis(2);
-/// The longest of these times.
-const READY_AGAIN_MAX: Duration = Duration::from_millis(500);
 
 /// What a waiting request is told by.
 type Waiter<O> = oneshot::Sender<Result<Held<O>, DialError>>;
@@ -407,11 +401,8 @@ fn release<O: Owner>(
     }
     let (peer, connection) = (peer.clone(), connection.clone());
     spawn_local(async move {
-        let mut pause = READY_AGAIN;
-        while !connection.is_ready() && !connection.is_closed() {
-            sleep(pause).await;
-            pause = (pause * 2).min(READY_AGAIN_MAX);
-        }
+        // In HTTP/1.1 it may still have to take the end of a request.
+        connection.line.settled().await;
         drop(connection);
         serve::<O>(&peer);
         drop(share);

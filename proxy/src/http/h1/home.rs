@@ -1,6 +1,9 @@
 //! Where a client's connections wait between requests.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::sync::Notify;
 
 use super::client::{Connection, lock};
 
@@ -24,7 +27,14 @@ impl Home {
 
 /// The place of one connection, which knows whether it is in use.
 #[derive(Debug, Clone)]
-pub struct SharedLine(Arc<Mutex<LineState>>);
+pub struct SharedLine(Arc<Place>);
+
+#[derive(Debug)]
+struct Place {
+    state: Mutex<LineState>,
+    /// Told when a connection that was in use is back, or closed.
+    settled: Notify,
+}
 
 #[derive(Debug)]
 enum LineState {
@@ -36,12 +46,15 @@ enum LineState {
 /// Leads a connection in use back to its place. Dropped without it, the place knows that the
 /// connection is closed.
 #[derive(Debug)]
-pub struct Line(Arc<Mutex<LineState>>);
+pub struct Line(Arc<Place>);
 
 impl SharedLine {
     /// The place of this connection.
     pub fn new(connection: Box<Connection>) -> Self {
-        Self(Arc::new(Mutex::new(LineState::Idle(connection))))
+        Self(Arc::new(Place {
+            state: Mutex::new(LineState::Idle(connection)),
+            settled: Notify::new(),
+        }))
     }
 
     /// Takes the connection, if it is there and alive.
@@ -58,6 +71,22 @@ impl SharedLine {
         }
     }
 
+    /// Until it is not in use.
+    pub fn settled(&self) -> impl Future<Output = ()> + use<> {
+        let place = Arc::clone(&self.0);
+        async move {
+            loop {
+                // What is told from now on counts.
+                let mut told = pin!(place.settled.notified());
+                told.as_mut().enable();
+                if !matches!(*lock(&place.state), LineState::Busy) {
+                    return;
+                }
+                told.await;
+            }
+        }
+    }
+
     /// Whether it waits for a request.
     pub fn is_ready(&self) -> bool {
         matches!(*self.checked(), LineState::Idle(_))
@@ -70,7 +99,7 @@ impl SharedLine {
 
     /// Has a connection that waits for a request hold no buffer until it is used.
     pub fn rest(&self) {
-        match &mut *lock(&self.0) {
+        match &mut *lock(&self.0.state) {
             LineState::Idle(connection) => connection.rest(),
             LineState::Busy | LineState::Closed => {}
         }
@@ -78,7 +107,7 @@ impl SharedLine {
 
     /// How it is, after a look at what the server has done.
     fn checked(&self) -> MutexGuard<'_, LineState> {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.0.state);
         if let LineState::Idle(connection) = &mut *state
             && !connection.is_alive()
         {
@@ -90,15 +119,18 @@ impl SharedLine {
 
 impl Line {
     fn put(&mut self, connection: Box<Connection>) {
-        *lock(&self.0) = LineState::Idle(connection);
+        *lock(&self.0.state) = LineState::Idle(connection);
+        self.0.settled.notify_waiters();
     }
 }
 
 impl Drop for Line {
     fn drop(&mut self) {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.0.state);
         if matches!(*state, LineState::Busy) {
             *state = LineState::Closed;
+            drop(state);
+            self.0.settled.notify_waiters();
         }
     }
 }
