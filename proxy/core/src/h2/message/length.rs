@@ -36,7 +36,7 @@ impl Length {
     pub fn response(method: &Method, status: StatusCode, content_length: Option<u64>) -> Self {
         let allowed = if is_tunnel(method, status) {
             Allowed::Any
-        } else if may_have_body(method, status) {
+        } else if may_have_content(method, status) {
             Allowed::of(content_length)
         } else {
             Allowed::Nothing
@@ -92,6 +92,12 @@ impl Length {
             Allowed::Nothing => Some(0),
         }
     }
+}
+
+/// Whether anything may follow the head of a response: content, or what a tunnel carries. Where not, the
+/// response is whole with its head, also where its stream ends later (RFC 9110 section 6.4.1).
+pub fn may_have_content(method: &Method, status: StatusCode) -> bool {
+    is_tunnel(method, status) || may_have_body(method, status)
 }
 
 impl Allowed {

@@ -59,7 +59,7 @@ mod response;
 mod scratch;
 
 pub use encode::{Unsendable, encode_request, encode_response, encode_trailers};
-pub use length::Length;
+pub use length::{Length, may_have_content};
 pub use limits::{Exceeded, HeadLimits};
 pub use malformed::{Answerable, Defect, Malformed, PROTOCOL_BYTES};
 pub use request::{ExtendedConnect, Protocol, RequestHead, decode_request};

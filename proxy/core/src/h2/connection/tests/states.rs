@@ -216,6 +216,33 @@ fn section_5_1_1_numbers() {
     assert_eq!(open_streams, 3);
 }
 
+/// Section 5.1.1: a client that has used all identifiers opens no more streams, and what is under way goes
+/// on.
+#[test]
+fn section_5_1_1_identifiers_are_used_up() {
+    const LAST: u32 = (1 << 31) - 1;
+    let mut raw = Raw::client(Config::default());
+    raw.connection.highest = Some(id(LAST - 2));
+    let last = open(&mut raw.connection, &Method::GET, true).unwrap();
+    assert_eq!(last.id(), id(LAST));
+    raw.frames();
+    let more = open(&mut raw.connection, &Method::GET, true);
+    assert_eq!(more, Err(OpenError::Exhausted));
+    raw.headers(LAST, OK, true);
+    let events = raw.events().unwrap();
+    assert!(
+        matches!(&events[..], [Event::Response { stream, end: true, .. }] if *stream == last),
+        "{events:?}"
+    );
+    assert!(raw.frames().is_empty(), "it goes on");
+
+    let mut raw = Raw::server(Config::default());
+    raw.get(LAST, true);
+    assert_eq!(raw.events().unwrap().len(), 1);
+    raw.get(LAST - 2, true);
+    raw.assert_ends(ErrorCode::PROTOCOL_ERROR);
+}
+
 /// Section 5.1.2: one stream more than is allowed is refused, and may be sent again.
 #[test]
 fn section_5_1_2_concurrency() {
