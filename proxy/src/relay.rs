@@ -1,6 +1,6 @@
 //! Bytes both ways, with half-close, until both sides have ended.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -80,6 +80,21 @@ where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
+    relay_unless(a, b, terms, pending()).await
+}
+
+/// Like [`relay`], which ends also when `broken` tells that a side is: one that has ended its sending, or
+/// whose bytes are not taken, is not read, so that it does not tell by itself.
+pub async fn relay_unless<A, B>(
+    a: &mut A,
+    b: &mut B,
+    terms: Terms<'_>,
+    broken: impl Future<Output = io::Error>,
+) -> (Moved, Ended)
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
     let Terms {
         config,
         ends,
@@ -96,6 +111,7 @@ where
     let (mut seen, mut quiet_since) = (0, Instant::now());
     let mut watchdog = std::pin::pin!(sleep_until(quiet_since + idle));
     let mut cut = std::pin::pin!(ends.cut());
+    let mut broken = std::pin::pin!(broken);
     let ended = poll_fn(|cx| {
         loop {
             let client = |bytes: &[u8]| look(&mut watch, OpaqueWatch::client, bytes);
@@ -112,6 +128,9 @@ where
             };
             if there && back {
                 return Poll::Ready(Ended::Clean);
+            }
+            if let Poll::Ready(error) = broken.as_mut().poll(cx) {
+                return Poll::Ready(error.into());
             }
             if cut.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Ended::Cut);

@@ -12,7 +12,7 @@ use crate::config::ProxyConfig;
 use crate::drain::{Ends, Side};
 use crate::http::h1::client::{ClientError, Connection, Home};
 use crate::http::{BodyGuard, Incoming, Io, ProxyBody, SendError, Upgrade, h1};
-use crate::relay::{Ended, Terms, relay};
+use crate::relay::{Ended, Terms, relay_unless};
 use crate::shared::Shared;
 use crate::tls::Signal;
 
@@ -87,7 +87,15 @@ pub(crate) fn join<G: BodyGuard + 'static>(
             idle,
             watch: None,
         };
-        let (moved, ended) = relay(client.stream(), server.stream(), terms).await;
+        let (gone, lost) = (client.broken(), server.broken());
+        let broken = async {
+            tokio::select! {
+                error = gone => error,
+                error = lost => error,
+            }
+        };
+        let (client_side, server_side) = (client.stream(), server.stream());
+        let (moved, ended) = relay_unless(client_side, server_side, terms, broken).await;
         tracing::debug!(?moved, ?ended, "upgraded stream ended");
         guard.on_stream(moved.forward, moved.backward);
         if !matches!(ended, Ended::Clean) {

@@ -3,7 +3,6 @@
 
 use std::rc::Rc;
 
-use bytes::Bytes;
 use http::{Request, Version};
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
@@ -14,7 +13,6 @@ use super::h1::Refusal;
 use super::h2::{StreamBody, TunnelBody, tunnel};
 use super::open::Held;
 use super::paced::Pace;
-use super::tunnel::Carried;
 use super::upgrade::{Upgrade, Upgraded, sha1};
 
 /// A stream that becomes one of bytes when the answer to its request says so.
@@ -40,7 +38,7 @@ impl Opening {
     pub(super) fn open(self, pace: Rc<Pace>, held: Held) -> TunnelBody {
         let (writer, body) = tunnel();
         let stream = writer.with(self.body);
-        let (upgraded, used) = Upgraded::of_client(stream, Bytes::new(), Carried::Stream);
+        let (upgraded, used) = Upgraded::of_stream(stream);
         if self.to.send(upgraded).is_ok() {
             spawn_local(async move {
                 if let Ok(used) = used.await {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
@@ -52,9 +52,14 @@ impl<IO> ClientSide<IO> {
         (side, reported)
     }
 
+    /// Its client has ended it. A reset may follow an end in order.
     fn end(&mut self, end: ClientEnd) {
-        let lived = self.opened.elapsed();
-        self.seen.end.get_or_insert((end, lived));
+        match (&self.seen.end, end) {
+            (None, _) | (Some((ClientEnd::Finished, _)), ClientEnd::Reset) => {
+                self.seen.end = Some((end, self.opened.elapsed()));
+            }
+            (Some(_), _) => {}
+        }
     }
 
     fn note<T>(&mut self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -73,22 +78,30 @@ impl<IO> Drop for ClientSide<IO> {
     }
 }
 
-impl<IO: Abort> Abort for ClientSide<IO> {
+impl<IO: Abort + AsyncWrite + Unpin> Abort for ClientSide<IO> {
     fn abort(&mut self) {
+        // It may be its client who has broken it off, behind its own end.
+        let _noted = self.poll_reset(&mut Context::from_waker(Waker::noop()));
         self.io.abort();
     }
 }
 
 impl<IO: AsyncWrite + Unpin> ClientSide<IO> {
-    /// The end of what is read. A stream may have been reset behind it, which only its sending half
-    /// tells.
-    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// An error where a stream was reset, which behind its end only its sending half tells.
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         if self.carried == Carried::Stream
-            && self.seen.end.is_none()
             && let Poll::Ready(Err(error)) = Pin::new(&mut self.io).poll_flush(cx)
         {
             self.end(ClientEnd::Reset);
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionReset, error)));
+            return Err(io::Error::new(io::ErrorKind::ConnectionReset, error));
+        }
+        Ok(())
+    }
+
+    /// The end of what is read. A stream may have been reset behind it.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.seen.end.is_none() {
+            self.poll_reset(cx)?;
         }
         self.end(ClientEnd::Finished);
         Poll::Ready(Ok(()))
@@ -204,6 +217,16 @@ mod tests {
             assert_eq!(side.read(&mut read).await.unwrap(), 0);
         });
         assert!(!lived.await.is_abandoned());
+        // A reset may follow an end in order, also one that is noticed late.
+        let reset = used(async |client, side| {
+            client.write_all(b"ask").await.unwrap();
+            assert_eq!(side.read(&mut read).await.unwrap(), 3);
+            client.shutdown().await.unwrap();
+            assert_eq!(side.read(&mut read).await.unwrap(), 0);
+            side.end(ClientEnd::Reset);
+            side.end(ClientEnd::Finished);
+        });
+        assert!(reset.await.is_abandoned());
         let cut = used(async |_client, _side| {}).await;
         assert_eq!(cut.end, None);
     }

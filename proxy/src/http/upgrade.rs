@@ -1,5 +1,6 @@
 //! Connections and streams that stop being HTTP: `CONNECT`, and what was agreed on with `Upgrade`.
 
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
@@ -10,6 +11,7 @@ use tokio::sync::oneshot;
 use weft_core::extended_connect::{Handshake, NotSwitched};
 use weft_core::resets::TunnelUse;
 
+use super::h2::{Tunnel, TunnelWatch};
 use super::tunnel::{Carried, ClientSide};
 use crate::abort::Abort;
 use crate::tls::Replayed;
@@ -68,9 +70,11 @@ impl Upgrade {
     }
 
     /// Of a stream that is handed over already.
-    pub(super) fn ready(stream: impl Io + 'static) -> Self {
+    pub(super) fn ready(stream: Tunnel) -> Self {
         let (sender, upgrade) = Self::handed_over(UpgradeClient::Http2Connect);
-        let _receiver_is_here = sender.send(Upgraded::new(stream, Bytes::new()));
+        let watch = stream.watch();
+        let upgraded = Upgraded::new(stream, Bytes::new()).watched(watch);
+        let _receiver_is_here = sender.send(upgraded);
         upgrade
     }
 
@@ -124,6 +128,8 @@ pub(crate) fn sha1(bytes: &[u8]) -> [u8; 20] {
 /// A connection that was handed over.
 pub struct Upgraded {
     stream: Replayed<Box<dyn Io>>,
+    /// Tells when it is broken off, where it is a stream in HTTP/2.
+    watch: Option<TunnelWatch>,
 }
 
 impl Upgraded {
@@ -131,6 +137,32 @@ impl Upgraded {
     pub fn new(io: impl Io + 'static, first: Bytes) -> Self {
         Self {
             stream: Replayed::new(first, Box::new(io)),
+            watch: None,
+        }
+    }
+
+    /// The same, of a stream.
+    fn watched(self, watch: TunnelWatch) -> Self {
+        let watch = Some(watch);
+        Self { watch, ..self }
+    }
+
+    /// A client's stream, and how it was used once it is dropped.
+    pub(super) fn of_stream(stream: Tunnel) -> (Self, oneshot::Receiver<TunnelUse>) {
+        let watch = stream.watch();
+        let (upgraded, used) = Self::of_client(stream, Bytes::new(), Carried::Stream);
+        (upgraded.watched(watch), used)
+    }
+
+    /// Until the other side breaks it off, also while nothing is read or written. A connection in
+    /// HTTP/1.1 tells only when it is.
+    pub(crate) fn broken(&mut self) -> impl Future<Output = io::Error> + use<> {
+        let watch = self.watch.take();
+        async move {
+            match watch {
+                Some(watch) => watch.await,
+                None => std::future::pending().await,
+            }
         }
     }
 

@@ -29,6 +29,7 @@ pub use outgoing::Outbound;
 pub use probe::Probing;
 pub use server::{Patience, Serving};
 pub use service::Service;
+pub(super) use tunnel::TunnelWatch;
 pub use tunnel::{Tunnel, TunnelAborted, TunnelBody, TunnelWriter, tunnel};
 pub use turns::DriveError;
 

@@ -35,6 +35,8 @@ struct State {
     reader: Option<Waker>,
     /// Who waits for room.
     writer: Option<Waker>,
+    /// Who waits for the stream to be broken off.
+    watcher: Option<Waker>,
 }
 
 /// How far the direction has come.
@@ -61,9 +63,13 @@ impl Pipe {
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.lock();
         let changed = change(&mut state);
-        let (reader, writer) = (state.reader.take(), state.writer.take());
+        let waiting = [
+            state.reader.take(),
+            state.writer.take(),
+            state.watcher.take(),
+        ];
         drop(state);
-        [reader, writer].into_iter().flatten().for_each(Waker::wake);
+        waiting.into_iter().flatten().for_each(Waker::wake);
         changed
     }
 }
@@ -162,6 +168,34 @@ pub struct Tunnel {
     body: StreamBody,
     /// What was taken of it and not read yet.
     piece: Bytes,
+}
+
+impl Tunnel {
+    /// Tells when the other side has reset the stream, also behind its own end, where nothing is read any
+    /// more.
+    pub(in crate::http) fn watch(&self) -> TunnelWatch {
+        TunnelWatch(Arc::clone(&self.writer.0))
+    }
+}
+
+/// Waits for the other side of a tunnel to break it off.
+#[derive(Debug)]
+pub(in crate::http) struct TunnelWatch(Arc<Pipe>);
+
+impl Future for TunnelWatch {
+    type Output = io::Error;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let mut state = self.0.lock();
+        if state.end == End::Gone {
+            return Poll::Ready(gone());
+        }
+        match &mut state.watcher {
+            Some(watcher) => watcher.clone_from(cx.waker()),
+            None => state.watcher = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
 }
 
 impl Abort for Tunnel {

@@ -20,6 +20,7 @@ use super::super::paced::Resets;
 use super::super::upgrade::Upgraded;
 use super::*;
 use crate::drain::{Drain, Side};
+use crate::relay;
 
 /// Notes how a body ended.
 struct Ended(Rc<RefCell<Vec<&'static str>>>);
@@ -176,6 +177,69 @@ fn tunnels_carry_bytes_and_their_ends() {
         let answer = answer.unwrap().into_body().collect().await.unwrap();
         assert_eq!(answer.to_bytes(), "z");
     });
+}
+
+/// A client that resets its stream behind the end of it has no tunnel any more, though nothing is written
+/// to it.
+#[test]
+fn a_tunnel_that_is_reset_behind_its_end_ends_at_once() {
+    run(async {
+        let (near, far) = tokio::io::duplex(10_000);
+        let told = Rc::<RefCell<Option<relay::Ended>>>::default();
+        let noted = Rc::clone(&told);
+        spawn_local(async move {
+            let drain = Drain::default();
+            let ends = Ends::new(&drain, Side::Inbound, None);
+            let who = ResetClient::outside([10, 0, 0, 1].into());
+            let client = Client::new(who, &Arc::<Resets>::default());
+            let config = ProxyConfig::default();
+            let handle = |mut request: Request<Incoming>| {
+                let noted = Rc::clone(&noted);
+                async move {
+                    let upgrade = Upgrade::take(request.extensions_mut()).unwrap();
+                    spawn_local(silent_server(upgrade, noted));
+                    Response::new(ProxyBody::<()>::Empty)
+                }
+            };
+            serve_http2(
+                far,
+                &client,
+                (&config, &ends),
+                handle,
+                |refusal: Refusal| refusal.answer(),
+            )
+            .await;
+        });
+        let handle = ask(near);
+        let mut tunnel = tunnel_to(&handle).await;
+        tunnel.stream().write_all(b"x").await.unwrap();
+        tunnel.stream().shutdown().await.unwrap();
+        sleep(Duration::from_secs(1)).await;
+        assert!(told.borrow().is_none());
+        drop(tunnel);
+        sleep(Duration::from_secs(1)).await;
+        let ended = told.borrow();
+        assert!(
+            matches!(&*ended, Some(relay::Ended::Broken(_))),
+            "{ended:?}"
+        );
+    });
+}
+
+/// Relays a tunnel to a server that reads and says nothing.
+async fn silent_server(upgrade: Upgrade, told: Rc<RefCell<Option<relay::Ended>>>) {
+    let mut client = upgrade.upgraded().await.unwrap();
+    let (mut server, _reads) = tokio::io::duplex(100);
+    let (drain, config) = (Drain::default(), ProxyConfig::default());
+    let terms = relay::Terms {
+        config: &config,
+        ends: &Ends::new(&drain, Side::Inbound, None),
+        idle: None,
+        watch: None,
+    };
+    let broken = client.broken();
+    let (_moved, ended) = relay::relay_unless(client.stream(), &mut server, terms, broken).await;
+    *told.borrow_mut() = Some(ended);
 }
 
 /// A client that does not read an answer which holds a connection loses it, and nothing else.
