@@ -217,6 +217,23 @@ impl<G: BodyGuard> Relayed<G> {
         }
     }
 
+    /// Why it has broken, where that is known already: nothing is taken.
+    pub(super) fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        let Poll::Ready(error) = self.body.poll_broken(cx) else {
+            return match &self.activity {
+                Some(activity) => activity.poll_cut(cx),
+                None => Poll::Pending,
+            };
+        };
+        if let Some(upload) = &self.upload {
+            upload.note_broken(&error);
+        }
+        if let Some(guard) = self.guard.take() {
+            guard.on_error(&error);
+        }
+        Poll::Ready(error)
+    }
+
     pub(super) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,

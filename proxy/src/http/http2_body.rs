@@ -62,6 +62,11 @@ impl Http2Body {
         }
     }
 
+    /// Why it has broken, where that is known already: nothing is taken.
+    pub(super) fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        self.body.poll_failed(cx).map(BodyError::Stream)
+    }
+
     pub(super) fn is_end_stream(&self) -> bool {
         self.body.is_end_stream()
     }

@@ -66,6 +66,13 @@ impl Source {
         polled.map_ok(cleaned)
     }
 
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        match self {
+            Self::Http2(body) => body.poll_broken(cx),
+            Self::Http1(body) => body.poll_broken(cx),
+        }
+    }
+
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Http2(body) => body.is_end_stream(),
@@ -89,6 +96,17 @@ impl Incoming {
         match &mut self.source {
             Source::Http2(body) => body.bound_waiting(limit),
             Source::Http1(_) => {}
+        }
+    }
+
+    /// Why it has broken, where that is known already: nothing is taken. Whoever is told drops it.
+    pub(super) fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        let broken = |next: &mut Box<Next>| matches!(**next, Some(Err(_)));
+        match (self.next.take_if(broken).map(|next| *next), &self.next) {
+            (Some(Some(Err(error))), _) => Poll::Ready(error),
+            // The source has nothing more to say.
+            (_, Some(_)) => Poll::Pending,
+            (_, None) => self.source.poll_broken(cx),
         }
     }
 
@@ -270,6 +288,17 @@ impl BodyError {
         )
     }
 
+    /// The reason of a request whose body ends so.
+    pub(crate) fn request_reason(&self) -> Reason {
+        if self.is_too_large() {
+            Reason::HeadersTooLarge
+        } else if self.is_stalled() {
+            Reason::ClientTimeout
+        } else {
+            Reason::ClientGone
+        }
+    }
+
     /// The reason of a response that ends so.
     pub(crate) fn response_reason(&self) -> Reason {
         match self.is_too_large() {
@@ -332,8 +361,8 @@ impl ExchangeError {
 
     /// The mesh's reason for having no response.
     pub fn reason(&self) -> Reason {
-        if self.is_upload_broken() {
-            Reason::ClientGone
+        if let Some(reason) = self.upload_broken() {
+            reason
         } else if let Self::Http1(ClientError::Malformed(malformed)) = self {
             malformed.reason()
         } else if let Self::Stream(failure) = self
@@ -352,13 +381,19 @@ impl ExchangeError {
     /// Whether this side broke the exchange off, because the request's body ended early: it says
     /// nothing about the server.
     pub fn is_upload_broken(&self) -> bool {
-        if let Self::Http1(ClientError::Upload(error)) = self {
-            return error.fault() == BodyFault::Sender;
+        self.upload_broken().is_some()
+    }
+
+    /// Why the request's body ended early, where that broke the exchange off.
+    fn upload_broken(&self) -> Option<Reason> {
+        match self {
+            Self::Http1(ClientError::Upload(error)) => {
+                let by_caller = error.fault() == BodyFault::Sender;
+                by_caller.then(|| error.request_reason())
+            }
+            Self::Stream(StreamFailure::Broken(reason)) => Some(*reason),
+            Self::Http1(_) | Self::Stream(_) => None,
         }
-        if let Self::Stream(failure) = self {
-            return matches!(failure, StreamFailure::Broken);
-        }
-        false
     }
 }
 
@@ -385,6 +420,20 @@ impl<G: BodyGuard> Outbound for ProxyBody<G> {
         error.reset_code()
     }
 
+    fn request_reason(error: &BodyError) -> Reason {
+        error.request_reason()
+    }
+
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        match self {
+            Self::Empty | Self::Text(_) => Poll::Pending,
+            Self::Relayed(relayed) => relayed.poll_broken(cx),
+            Self::Kept(kept) => kept.poll_broken(cx),
+            Self::Watched(watched) => watched.poll_broken(cx),
+            Self::Tunnel(tunnel) => tunnel.poll_aborted(cx).map(BodyError::from),
+        }
+    }
+
     fn is_bounded(&self) -> bool {
         self.holds_connection()
     }
@@ -396,6 +445,38 @@ impl<G: BodyGuard> Outbound for ProxyBody<G> {
     fn on_unread(&mut self) {
         if let Self::Tunnel(tunnel) = self {
             tunnel.on_unread();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    /// A request's body says why it broke, in whichever version of HTTP it was sent on.
+    #[test]
+    fn requests_that_break_are_told_as_what_they_are() {
+        for (broken, reason) in [
+            (
+                Broken::Stalled(Duration::from_secs(50)),
+                Reason::ClientTimeout,
+            ),
+            (
+                Broken::Reset(io::ErrorKind::ConnectionReset),
+                Reason::ClientGone,
+            ),
+            (Broken::Answered, Reason::ClientGone),
+        ] {
+            let body = || BodyError::of_request(broken.clone());
+            let http1 = ExchangeError::Http1(ClientError::Upload(body()));
+            let why = <ProxyBody as Outbound>::request_reason(&body());
+            let http2 = ExchangeError::Stream(StreamFailure::Broken(why));
+            for error in [http1, http2] {
+                assert!(error.is_upload_broken());
+                assert_eq!(error.reason(), reason, "{error}");
+            }
         }
     }
 }

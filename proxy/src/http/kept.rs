@@ -317,6 +317,28 @@ impl KeptBody {
         Poll::Ready(frame)
     }
 
+    /// Why it has broken, where that is known already: nothing is taken.
+    pub(super) fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        let mut state = self.shared.state();
+        if self.ended || state.end == End::Whole {
+            return Poll::Pending;
+        }
+        if state.attempt != self.attempt {
+            return Poll::Ready(BodyError::Superseded);
+        }
+        let Poll::Ready(error) = state.body.poll_broken(cx) else {
+            return match &state.activity {
+                Some(activity) => activity.poll_cut(cx),
+                None => Poll::Pending,
+            };
+        };
+        if let Some(upload) = &state.upload {
+            upload.note_broken(&error);
+        }
+        self.shared.lose(&mut state);
+        Poll::Ready(error)
+    }
+
     pub(super) fn is_end_stream(&self) -> bool {
         let state = self.shared.state();
         let given = self.given >= state.pieces.len() && state.trailers.is_none();

@@ -12,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use weft_core::h2::frame::ErrorCode;
+use weft_core::reason::Reason;
 
 use super::body::{BodyGuard, ProxyBody};
 use super::h2::Outbound;
@@ -133,6 +134,14 @@ impl<G: BodyGuard> Body for HeldBody<G> {
 impl<G: BodyGuard> Outbound for HeldBody<G> {
     fn reset_code(error: &BodyError) -> ErrorCode {
         ProxyBody::<G>::reset_code(error)
+    }
+
+    fn request_reason(error: &BodyError) -> Reason {
+        ProxyBody::<G>::request_reason(error)
+    }
+
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        self.body.poll_broken(cx)
     }
 
     fn is_bounded(&self) -> bool {

@@ -61,6 +61,18 @@ impl Upload {
         self.0.store(now.clamp(1, STALLED - 1), Ordering::Relaxed);
     }
 
+    /// Notes that it broke.
+    pub(super) fn note_broken(&self, error: &BodyError) {
+        let state = if error.is_too_large() {
+            TOO_LARGE
+        } else if error.is_stalled() {
+            STALLED
+        } else {
+            BROKEN
+        };
+        self.0.store(state, Ordering::Relaxed);
+    }
+
     /// Notes what came of asking for more of it.
     pub(super) fn note(
         &self,
@@ -69,9 +81,7 @@ impl Upload {
     ) {
         let state = match polled {
             Poll::Pending => AWAITED,
-            Poll::Ready(Some(Err(error))) if error.is_too_large() => TOO_LARGE,
-            Poll::Ready(Some(Err(error))) if error.is_stalled() => STALLED,
-            Poll::Ready(Some(Err(_))) => BROKEN,
+            Poll::Ready(Some(Err(error))) => return self.note_broken(error),
             // Nobody polls past a frame that completes the length.
             Poll::Ready(Some(Ok(frame))) if !frame.is_trailers() && !body.is_end_stream() => OPEN,
             Poll::Ready(Some(Ok(_)) | None) => {

@@ -96,6 +96,15 @@ impl Activity {
         }
     }
 
+    /// Told when the request's body is to end because the stream was cut.
+    pub(super) fn poll_cut(&self, cx: &Context<'_>) -> Poll<BodyError> {
+        *self.reader() = Some(cx.waker().clone());
+        match self.cut.load(Ordering::Relaxed) {
+            true => Poll::Ready(BodyError::Silent),
+            false => Poll::Pending,
+        }
+    }
+
     /// Notes what came of asking for more of the request's body; `ended`: that was all of it.
     pub(super) fn note_upload(
         &self,
@@ -105,9 +114,8 @@ impl Activity {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &polled {
             Poll::Pending => {
-                *self.reader() = Some(cx.waker().clone());
-                if self.cut.load(Ordering::Relaxed) {
-                    return Poll::Ready(Some(Err(BodyError::Silent)));
+                if let Poll::Ready(error) = self.poll_cut(cx) {
+                    return Poll::Ready(Some(Err(error)));
                 }
             }
             Poll::Ready(frame) => {
@@ -171,6 +179,22 @@ impl<G: BodyGuard> Watched<G> {
         match &polled {
             Poll::Ready(_) => self.activity.touch(),
             Poll::Pending => shared.reader = Some(cx.waker().clone()),
+        }
+        polled
+    }
+
+    /// Why it has broken, where that is known already: nothing is taken.
+    pub(super) fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        let mut shared = lock(&self.shared);
+        let Some(body) = &mut shared.body else {
+            return match std::mem::replace(&mut shared.told, true) {
+                true => Poll::Pending,
+                false => Poll::Ready(BodyError::Silent),
+            };
+        };
+        let polled = body.poll_broken(cx);
+        if polled.is_pending() {
+            shared.reader = Some(cx.waker().clone());
         }
         polled
     }

@@ -77,10 +77,6 @@ impl Answered {
     fn cut_reason(&self) -> Option<Reason> {
         self.held.connection.cut_reason()
     }
-
-    fn is_upload_broken(&self) -> bool {
-        self.upload.as_ref().is_some_and(Upload::is_broken)
-    }
 }
 
 /// Whether a response with this reason did not come to its end.
@@ -106,9 +102,9 @@ impl BodyGuard for Box<Answered> {
             self.ledger.end_early(reason);
             return self.end(Some(CallClass::Neutral), None);
         }
-        if self.is_upload_broken() {
+        if let Some(reason) = self.upload.as_ref().and_then(Upload::broken) {
             // The endpoint could not go on either.
-            self.ledger.end_early(Reason::ClientGone);
+            self.ledger.end_early(reason);
             return self.end(None, None);
         }
         self.ledger.end_early(error.response_reason());

@@ -44,6 +44,16 @@ pub enum Http1Body {
 impl Http1Body {
     /// Nothing.
     pub(super) const EMPTY: Self = Self::Whole(Bytes::new());
+
+    /// Why it has broken, where that is known already: nothing is taken, and a request's sender is asked
+    /// for nothing.
+    pub(in crate::http) fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        match self {
+            Self::Whole(_) => Poll::Pending,
+            Self::Request(body) => body.poll_broken(cx),
+            Self::Response(body) => body.poll_broken(cx),
+        }
+    }
 }
 
 impl Body for Http1Body {
@@ -99,6 +109,8 @@ struct State {
     dropped: bool,
     /// The reader, while it waits.
     reader: Option<Waker>,
+    /// The reader, while it only waits to hear that nothing more comes.
+    watcher: Option<Waker>,
     /// The connection, while it waits for the reader.
     feeder: Option<Waker>,
 }
@@ -173,9 +185,12 @@ impl Slot {
         if state.end.is_none() {
             state.end = Some(End::Broken(broken));
         }
-        if let Some(reader) = state.reader.take() {
-            reader.wake();
-        }
+        let (reader, watcher) = (state.reader.take(), state.watcher.take());
+        drop(state);
+        [reader, watcher]
+            .into_iter()
+            .flatten()
+            .for_each(Waker::wake);
     }
 }
 
@@ -239,6 +254,18 @@ impl RequestBody {
             slot: Arc::clone(slot),
             remaining: length,
         }
+    }
+
+    fn poll_broken(&mut self, cx: &Context<'_>) -> Poll<BodyError> {
+        let mut state = self.slot.lock();
+        let Some(End::Broken(broken)) = &state.end else {
+            register(&mut state.watcher, cx);
+            return Poll::Pending;
+        };
+        let error = BodyError::of_request(broken.clone());
+        state.data = None;
+        state.end = Some(End::Complete);
+        Poll::Ready(error)
     }
 
     fn poll_frame(

@@ -12,7 +12,7 @@ use weft_core::h1::{Decoded, Decoder, Malformed};
 
 use super::body::Broken;
 use super::client::{Connection, Home, Upload, lock};
-use super::wire::BODY_READ_BYTES;
+use super::wire::{AHEAD_READ_BYTES, BODY_READ_BYTES};
 use crate::http::BodyError;
 
 /// An exchange whose response has begun.
@@ -105,14 +105,14 @@ impl Exchange {
     }
 
     /// Receives more; `None` once the connection has been given up.
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Option<Poll<io::Result<usize>>> {
+    fn poll_fill(&mut self, cx: &mut Context<'_>, room: usize) -> Option<Poll<io::Result<usize>>> {
         match &mut self.driver {
-            Driver::Response(connection, _) => Some(connection.wire.poll_fill(cx, BODY_READ_BYTES)),
+            Driver::Response(connection, _) => Some(connection.wire.poll_fill(cx, room)),
             Driver::Both(shared, _) => {
                 let mut shared = lock(shared);
                 shared.reader = Some(cx.waker().clone());
                 let connection = shared.connection.as_mut()?;
-                Some(connection.wire.poll_fill(cx, BODY_READ_BYTES))
+                Some(connection.wire.poll_fill(cx, room))
             }
         }
     }
@@ -232,7 +232,7 @@ impl Response {
                 // The caller's doing, not the server's.
                 return Poll::Ready(Some(Err(BodyError::of_request(stalled))));
             }
-            match exchange.and_then(|exchange| exchange.poll_fill(cx)) {
+            match exchange.and_then(|exchange| exchange.poll_fill(cx, BODY_READ_BYTES)) {
                 Some(Poll::Pending) => return Poll::Pending,
                 Some(Poll::Ready(Ok(1..))) => {}
                 Some(Poll::Ready(Ok(0))) | None => match self.decoder.on_eof() {
@@ -241,6 +241,32 @@ impl Response {
                 },
                 Some(Poll::Ready(Err(error))) => return self.fail(Broken::Reset(error.kind())),
             }
+        }
+    }
+
+    /// Why it has broken, where that is known already: nothing is taken. While nothing that was received
+    /// waits to be taken, a little more is received, which alone tells that the server has gone.
+    pub(super) fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        if let Some(Err(malformed)) = self.next.take_if(|next| next.is_err()) {
+            return Poll::Ready(self.broken(malformed.into()));
+        }
+        let Some(exchange) = &mut self.exchange else {
+            return Poll::Pending;
+        };
+        if let Some(stalled) = exchange.given_up() {
+            self.exchange = None;
+            return Poll::Ready(BodyError::of_request(stalled));
+        }
+        if exchange.with(|connection| !connection.wire.read.is_empty()) == Some(true) {
+            return Poll::Pending;
+        }
+        match exchange.poll_fill(cx, AHEAD_READ_BYTES) {
+            Some(Poll::Pending | Poll::Ready(Ok(1..))) => Poll::Pending,
+            Some(Poll::Ready(Ok(0))) | None => match self.decoder.on_eof() {
+                Ok(()) => Poll::Pending,
+                Err(malformed) => Poll::Ready(self.broken(malformed.into())),
+            },
+            Some(Poll::Ready(Err(error))) => Poll::Ready(self.broken(Broken::Reset(error.kind()))),
         }
     }
 
@@ -270,10 +296,14 @@ impl Response {
     }
 
     fn fail(&mut self, broken: Broken) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Poll::Ready(Some(Err(self.broken(broken))))
+    }
+
+    fn broken(&mut self, broken: Broken) -> BodyError {
         if let Some(exchange) = self.exchange.take() {
             exchange.abandon();
         }
-        Poll::Ready(Some(Err(BodyError::of_response(broken))))
+        BodyError::of_response(broken)
     }
 
     pub(super) fn is_end_stream(&self) -> bool {

@@ -10,7 +10,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use weft_core::h2::connection::{Connection, RespondError, StreamKey};
 use weft_core::h2::frame::ErrorCode;
+use weft_core::h2::message::may_have_content;
 use weft_core::interim::{Interim, Interims};
+use weft_core::reason::Reason;
 
 use super::failure::StreamFailure;
 use super::outgoing::{Outgoing, Sent};
@@ -68,9 +70,10 @@ where
             self.send_interims(stream, &interims);
         }
         let exchange = self.exchanges.of(stream);
-        let is_head = exchange.is_some_and(|exchange| exchange.is_head);
+        let may_follow =
+            exchange.is_none_or(|exchange| may_have_content(&exchange.method, parts.status));
         let connection = &mut self.turns.wire.connection;
-        let end = body.is_end_stream() || is_head;
+        let end = !may_follow || body.is_end_stream();
         match connection.respond(stream, parts.status, &parts.headers, end) {
             Ok(()) if end => self.on_answered(stream),
             Ok(()) => {
@@ -106,7 +109,8 @@ where
         exchange.answer = None;
         exchange.stream = None;
         if let Some(inbox) = exchange.inbox.take() {
-            self.inboxes.fail(inbox, StreamFailure::Broken);
+            let failure = StreamFailure::Broken(Reason::ClientGone);
+            self.inboxes.fail(inbox, failure);
         }
     }
 
@@ -141,7 +145,7 @@ where
                 exchange.answer = None;
                 self.on_answered(stream);
             }
-            Sent::Broken | Sent::Gone => self.leave(stream),
+            Sent::Broken(_) | Sent::Gone => self.leave(stream),
         }
     }
 
@@ -172,7 +176,8 @@ where
                 exchange.stream = None;
                 self.turns.wire.connection.reset(stream, ErrorCode::CANCEL);
                 if let Some(inbox) = exchange.inbox.take() {
-                    self.inboxes.fail(inbox, StreamFailure::Broken);
+                    let failure = StreamFailure::Broken(Reason::ClientTimeout);
+                    self.inboxes.fail(inbox, failure);
                 }
             }
             if let Some(since) = first {

@@ -37,6 +37,14 @@ impl StreamBody {
             None => Self::new(reader),
         }
     }
+
+    /// Why nothing more comes, where its stream has failed: nothing is taken.
+    pub(in crate::http) fn poll_failed(&mut self, cx: &mut Context<'_>) -> Poll<StreamFailure> {
+        match &mut self.0 {
+            Kind::Reader(reader) => reader.poll_failed(cx),
+            Kind::Whole(_) | Kind::Empty => Poll::Pending,
+        }
+    }
 }
 
 impl Body for StreamBody {

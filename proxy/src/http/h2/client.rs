@@ -5,15 +5,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
-use http::Request;
+use http::{Method, Request};
 use tokio::io::{AsyncRead, AsyncWrite};
 use weft_core::h2::connection::{Config, Connection, Event, OpenError, ResetCause, StreamKey};
 use weft_core::h2::frame::{ErrorCode, Role};
-use weft_core::h2::message::{Malformed, Protocol};
+use weft_core::h2::message::{Malformed, Protocol, may_have_content};
 
 use super::failure::StreamFailure;
 use super::handle::{Handle, Shared};
-use super::inbox::InboxId;
+use super::inbox::{Come, InboxId};
 use super::outgoing::{Outbound, Outgoing, Sent};
 use super::probe::Probing;
 use super::ready::{Part, Ready};
@@ -45,6 +45,9 @@ struct Upload<B> {
     stream: Option<StreamKey>,
     inbox: Option<InboxId>,
     body: Option<Outgoing<B>>,
+    method: Method,
+    /// Whether the answer was whole before its stream has ended, and nobody reads on.
+    is_answered: bool,
 }
 
 impl<B> Upload<B> {
@@ -56,7 +59,18 @@ impl<B> Upload<B> {
             stream: None,
             inbox: None,
             body: None,
+            method: Method::GET,
+            is_answered: false,
         }
+    }
+}
+
+impl<B> Upload<B> {
+    /// Nothing more is sent, and nobody reads what may still come.
+    fn give_up(&mut self, connection: &mut Connection, stream: StreamKey) {
+        self.body = None;
+        self.stream = None;
+        connection.reset(stream, ErrorCode::CANCEL);
     }
 }
 
@@ -149,8 +163,15 @@ where
     fn on_event(&mut self, event: Event) {
         match event {
             Event::Response { stream, head, end } => {
-                if let Some(inbox) = self.inbox(stream) {
-                    self.shared.inboxes.put_head(inbox, head, end);
+                if let Some(upload) = self.upload(stream)
+                    && let Some(inbox) = upload.inbox
+                {
+                    let come = match end {
+                        true => Come::Ended,
+                        false if may_have_content(&upload.method, head.parts.status) => Come::Part,
+                        false => Come::Whole,
+                    };
+                    self.shared.inboxes.put_head(inbox, head, come);
                 }
             }
             Event::Data {
@@ -264,6 +285,7 @@ where
     ) -> Result<(), (OpenError, Box<Request<B>>)> {
         let protocol = request.extensions().get::<Protocol>();
         let end = request.body().is_end_stream();
+        let method = request.method().clone();
         let opened = self.turns.wire.connection.open(&request, protocol, end);
         let stream = match opened {
             Ok(stream) => stream,
@@ -278,6 +300,8 @@ where
         let upload = &mut self.uploads[stream.slot()];
         upload.stream = Some(stream);
         upload.inbox = Some(inbox);
+        upload.method = method;
+        upload.is_answered = false;
         upload.body = (!end).then(|| Outgoing::new(request.into_body()));
         if !end {
             upload.part.mark();
@@ -288,15 +312,20 @@ where
     /// Gives up requests whose responses nobody reads any more.
     fn hear_readers(&mut self) {
         let (turns, uploads) = (&mut self.turns, &mut self.uploads);
-        turns.hear_readers(&self.shared.inboxes, |connection, stream, has_ended| {
+        turns.hear_readers(&self.shared.inboxes, |connection, stream, come| {
             let Some(upload) = upload(uploads, stream) else {
                 return;
             };
             upload.inbox = None;
-            if !has_ended {
-                upload.body = None;
-                upload.stream = None;
-                connection.reset(stream, ErrorCode::CANCEL);
+            upload.is_answered = come == Come::Whole;
+            let gives_up = match come {
+                Come::Part => true,
+                // The server may still read the request.
+                Come::Whole => upload.body.is_none(),
+                Come::Ended => false,
+            };
+            if gives_up {
+                upload.give_up(connection, stream);
             }
         });
     }
@@ -315,12 +344,16 @@ where
             let mut cx = Context::from_waker(&upload.waker);
             match body.poll_send(&mut self.turns.wire.connection, stream, &mut cx) {
                 Sent::Waiting => {}
+                Sent::Done if upload.is_answered => {
+                    upload.give_up(&mut self.turns.wire.connection, stream);
+                }
                 Sent::Done | Sent::Gone => upload.body = None,
-                Sent::Broken => {
+                Sent::Broken(reason) => {
                     upload.body = None;
                     upload.stream = None;
                     if let Some(inbox) = upload.inbox.take() {
-                        self.shared.inboxes.fail(inbox, StreamFailure::Broken);
+                        let failure = StreamFailure::Broken(reason);
+                        self.shared.inboxes.fail(inbox, failure);
                     }
                 }
             }

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Waker;
 
+use http::Method;
 use tokio::time::Instant;
 use weft_core::h2::connection::StreamKey;
 
@@ -24,8 +25,8 @@ pub(super) struct Exchange<S: Service> {
     /// Its place on the heap is there once, and not for each request.
     pub(super) handler: Pin<Box<Option<S::Answer>>>,
     pub(super) guard: Option<S::Guard>,
-    /// Whether the answer has no content.
-    pub(super) is_head: bool,
+    /// The request's.
+    pub(super) method: Method,
     pub(super) answer: Option<Outgoing<S::Body>>,
 }
 
@@ -39,7 +40,7 @@ impl<S: Service> Exchange<S> {
             inbox: None,
             handler: Box::pin(None),
             guard: None,
-            is_head: false,
+            method: Method::GET,
             answer: None,
         }
     }
@@ -81,7 +82,7 @@ impl<S: Service> Exchanges<S> {
         exchange.drop_work();
         exchange.stream = Some(stream);
         exchange.inbox = None;
-        exchange.is_head = false;
+        exchange.method = Method::GET;
         exchange
     }
 

@@ -23,9 +23,9 @@ pub enum StreamFailure {
     /// What came on it was malformed.
     #[error("{0}")]
     Violation(Arc<StreamViolation>),
-    /// This side has given it up, because the message that it sends has broken.
-    #[error("the message that is sent has broken")]
-    Broken,
+    /// This side has given it up, because the message that it sends has broken: a request for this reason.
+    #[error("the message that is sent has broken ({0})")]
+    Broken(Reason),
     /// The client has gone away in the middle of its request.
     #[error("the client is gone")]
     ClientGone,
@@ -62,7 +62,7 @@ impl StreamFailure {
             Self::Reset(_)
             | Self::Refused
             | Self::GoingAway
-            | Self::Broken
+            | Self::Broken(_)
             | Self::ClientGone
             | Self::Ended
             | Self::NotOpened(_)
@@ -82,7 +82,7 @@ impl StreamFailure {
             Self::Reset(_)
             | Self::Refused
             | Self::GoingAway
-            | Self::Broken
+            | Self::Broken(_)
             | Self::ClientGone
             | Self::Ended
             | Self::Connection(_)
@@ -100,7 +100,7 @@ impl StreamFailure {
             Self::Violation(_) if self.is_too_large() => ErrorCode::INTERNAL_ERROR,
             Self::Violation(violation) => violation.code(),
             Self::Connection(violation) => violation.code(),
-            Self::ClientGone | Self::Broken => ErrorCode::CANCEL,
+            Self::ClientGone | Self::Broken(_) => ErrorCode::CANCEL,
             Self::GoingAway | Self::Ended | Self::NotOpened(_) | Self::Io(_) => {
                 ErrorCode::INTERNAL_ERROR
             }

@@ -70,7 +70,12 @@ enum End {
     Open,
     /// In order.
     Ended,
+    /// The message is whole with its head, as it has no content; its stream has not ended.
+    Whole,
+    /// What was not read is dropped.
     Failed(StreamFailure),
+    /// The message is broken at its end: what has come before can be read.
+    FailedAtEnd(StreamFailure),
 }
 
 /// The number of an inbox. It names nothing any more once the inbox was closed.
@@ -89,8 +94,19 @@ pub(super) struct Touched {
     pub(super) taken: usize,
     /// Whether it reads no more.
     pub(super) is_dropped: bool,
-    /// Whether all of the message had come.
-    pub(super) has_ended: bool,
+    /// What had come of the message.
+    pub(super) come: Come,
+}
+
+/// What has come of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Come {
+    /// Not all of it.
+    Part,
+    /// All of it, but not the end of its stream.
+    Whole,
+    /// All of it, with the end of its stream.
+    Ended,
 }
 
 impl Inboxes {
@@ -155,8 +171,8 @@ impl Inboxes {
         }
     }
 
-    /// The response has come. Those before it become an extension.
-    pub(super) fn put_head(&self, id: InboxId, mut head: Box<ResponseHead>, end: bool) {
+    /// The response has come; `come`: what of it has with its head. Those before it become an extension.
+    pub(super) fn put_head(&self, id: InboxId, mut head: Box<ResponseHead>, come: Come) {
         self.put(id, |inbox| {
             let interims = std::mem::take(&mut inbox.interims);
             if !interims.is_empty() {
@@ -164,10 +180,12 @@ impl Inboxes {
             }
             inbox.remaining = head.content_length;
             inbox.head = Some(head);
-            if end {
-                inbox.end = End::Ended;
-                inbox.is_end_told = true;
-            }
+            inbox.is_end_told = come != Come::Part;
+            inbox.end = match come {
+                Come::Part => return,
+                Come::Whole => End::Whole,
+                Come::Ended => End::Ended,
+            };
         });
     }
 
@@ -187,7 +205,9 @@ impl Inboxes {
     /// Trailers have come, which end the message.
     pub(super) fn put_trailers(&self, id: InboxId, trailers: HeaderMap) {
         self.put(id, |inbox| {
-            inbox.trailers = Some(trailers);
+            if !inbox.is_whole() {
+                inbox.trailers = Some(trailers);
+            }
             inbox.end = End::Ended;
         });
     }
@@ -196,7 +216,7 @@ impl Inboxes {
     pub(super) fn fail(&self, id: InboxId, failure: StreamFailure) {
         self.put(id, |inbox| {
             // What has come whole is in order.
-            if matches!(inbox.end, End::Ended) {
+            if inbox.is_whole() {
                 return;
             }
             inbox.drop_content();
@@ -206,7 +226,12 @@ impl Inboxes {
 
     /// The message is broken at its end: what has come before can be read.
     pub(super) fn fail_at_end(&self, id: InboxId, failure: StreamFailure) {
-        self.put(id, |inbox| inbox.end = End::Failed(failure));
+        self.put(id, |inbox| {
+            inbox.end = match inbox.is_whole() {
+                true => End::Ended,
+                false => End::FailedAtEnd(failure),
+            };
+        });
     }
 
     /// All streams have failed.
@@ -245,7 +270,11 @@ impl Inboxes {
                 stream: inbox.stream,
                 taken: std::mem::take(&mut inbox.taken),
                 is_dropped: inbox.is_dropped,
-                has_ended: matches!(inbox.end, End::Ended),
+                come: match inbox.end {
+                    End::Ended => Come::Ended,
+                    End::Whole => Come::Whole,
+                    End::Open | End::Failed(_) | End::FailedAtEnd(_) => Come::Part,
+                },
             });
         }
     }
@@ -301,9 +330,11 @@ impl Reader {
         };
         match (inbox.head.take(), &inbox.end) {
             // Also where a head came before: nothing of it has gone on, and this says more.
-            (_, End::Failed(failure)) => Poll::Ready(Err(failure.clone())),
-            (Some(head), End::Open | End::Ended) => Poll::Ready(Ok(head)),
-            (None, End::Ended) => Poll::Ready(Err(StreamFailure::Ended)),
+            (_, End::Failed(failure) | End::FailedAtEnd(failure)) => {
+                Poll::Ready(Err(failure.clone()))
+            }
+            (Some(head), End::Open | End::Ended | End::Whole) => Poll::Ready(Ok(head)),
+            (None, End::Ended | End::Whole) => Poll::Ready(Err(StreamFailure::Ended)),
             (None, End::Open) => {
                 inbox.wait(cx);
                 Poll::Pending
@@ -337,11 +368,29 @@ impl Reader {
                 inbox.wait(cx);
                 Poll::Pending
             }
-            End::Ended => {
+            End::Ended | End::Whole => {
                 inbox.is_end_told = true;
                 Poll::Ready(None)
             }
-            End::Failed(failure) => Poll::Ready(Some(Err(failure.clone()))),
+            End::Failed(failure) | End::FailedAtEnd(failure) => {
+                Poll::Ready(Some(Err(failure.clone())))
+            }
+        }
+    }
+
+    /// Why nothing more comes, where the stream has failed: nothing is taken.
+    pub(super) fn poll_failed(&mut self, cx: &mut Context<'_>) -> Poll<StreamFailure> {
+        let mut table = self.inboxes.lock();
+        let Some(inbox) = table.get(self.id) else {
+            return Poll::Ready(StreamFailure::Ended);
+        };
+        match &inbox.end {
+            End::Failed(failure) => Poll::Ready(failure.clone()),
+            End::Open => {
+                inbox.wait(cx);
+                Poll::Pending
+            }
+            End::Ended | End::Whole | End::FailedAtEnd(_) => Poll::Pending,
         }
     }
 
@@ -366,7 +415,7 @@ impl Reader {
         let mut table = self.inboxes.lock();
         table.get(self.id).is_none_or(|inbox| {
             let is_read = inbox.held() == 0 && inbox.trailers.is_none();
-            is_read && inbox.is_end_told && matches!(inbox.end, End::Ended)
+            is_read && inbox.is_end_told && inbox.is_whole()
         })
     }
 
@@ -456,6 +505,11 @@ impl Inbox {
     fn pop(&mut self) -> Option<Bytes> {
         let piece = self.first.take().or_else(|| self.pieces.pop_front());
         piece.or_else(|| (!self.small.is_empty()).then(|| self.small.split().freeze()))
+    }
+
+    /// Whether all of the message has come.
+    fn is_whole(&self) -> bool {
+        matches!(self.end, End::Ended | End::Whole)
     }
 
     /// Bytes that were not read.

@@ -8,11 +8,19 @@ use http_body::{Body, Frame};
 use tokio::time::Instant;
 use weft_core::h2::connection::{Connection, Progress, StreamKey, TrailersError};
 use weft_core::h2::frame::ErrorCode;
+use weft_core::reason::Reason;
 
 /// A body that can be sent.
 pub trait Outbound: Body<Data = Bytes> + Unpin {
     /// What its stream is reset with where it breaks.
     fn reset_code(error: &Self::Error) -> ErrorCode;
+
+    /// Why a request is given up whose body it is, where it breaks.
+    fn request_reason(error: &Self::Error) -> Reason;
+
+    /// Why it has broken, where that is known already; nothing is taken of it. Whoever is told drops it.
+    /// Asked while there is no room for what was taken of it: its other side is to hear of that at once.
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<Self::Error>;
 
     /// Whether the other side is bounded in how long it may take nothing of it.
     fn is_bounded(&self) -> bool {
@@ -33,7 +41,7 @@ pub(super) struct Outgoing<B> {
     body: B,
     /// What had no room yet.
     rest: Bytes,
-    /// Since when the other side takes not all of that, where it is bounded.
+    /// Since when the other side takes nothing of that, where it is bounded.
     untaken_since: Option<Instant>,
 }
 
@@ -44,8 +52,8 @@ pub(super) enum Sent {
     Waiting,
     /// All of it.
     Done,
-    /// It has broken, and its stream was reset.
-    Broken,
+    /// It has broken, and its stream was reset: that of a request for this reason.
+    Broken(Reason),
     /// Its stream has ended before.
     Gone,
 }
@@ -59,7 +67,7 @@ impl<B: Outbound> Outgoing<B> {
         }
     }
 
-    /// Since when the other side, which is bounded in that, takes not all of what was there.
+    /// Since when the other side, which is bounded in that, takes nothing of what is there.
     pub(super) fn untaken_since(&self) -> Option<Instant> {
         self.untaken_since
     }
@@ -83,15 +91,16 @@ impl<B: Outbound> Outgoing<B> {
     ) -> Sent {
         loop {
             if !self.rest.is_empty() {
-                let end = self.body.is_end_stream();
+                let (end, before) = (self.body.is_end_stream(), self.rest.len());
                 match connection.send_data(stream, &mut self.rest, end) {
                     Ok(Progress::Done) if end => return Sent::Done,
                     Ok(Progress::Done) => self.untaken_since = None,
                     Ok(Progress::Blocked) => {
-                        if self.untaken_since.is_none() && self.body.is_bounded() {
-                            self.untaken_since = Some(Instant::now());
-                        }
-                        return Sent::Waiting;
+                        self.on_blocked(before);
+                        let Poll::Ready(error) = self.body.poll_broken(cx) else {
+                            return Sent::Waiting;
+                        };
+                        return broken::<B>(connection, stream, &error);
                     }
                     Err(_ended) => return Sent::Gone,
                 }
@@ -99,10 +108,7 @@ impl<B: Outbound> Outgoing<B> {
             let frame = match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Pending => return Sent::Waiting,
                 Poll::Ready(Some(Ok(frame))) => frame,
-                Poll::Ready(Some(Err(error))) => {
-                    connection.reset(stream, B::reset_code(&error));
-                    return Sent::Broken;
-                }
+                Poll::Ready(Some(Err(error))) => return broken::<B>(connection, stream, &error),
                 Poll::Ready(None) => return end(connection, stream),
             };
             match frame.into_data() {
@@ -119,6 +125,21 @@ impl<B: Outbound> Outgoing<B> {
             }
         }
     }
+
+    /// There is no room for the rest, of which there was more before. Whatever went begins the time anew, as
+    /// whatever a connection takes does in HTTP/1.1.
+    fn on_blocked(&mut self, before: usize) {
+        let has_moved = self.rest.len() < before;
+        if self.body.is_bounded() && (has_moved || self.untaken_since.is_none()) {
+            self.untaken_since = Some(Instant::now());
+        }
+    }
+}
+
+/// Resets the stream of a message whose body has broken.
+fn broken<B: Outbound>(connection: &mut Connection, stream: StreamKey, error: &B::Error) -> Sent {
+    connection.reset(stream, B::reset_code(error));
+    Sent::Broken(B::request_reason(error))
 }
 
 /// Ends a message behind all of its data.
@@ -142,7 +163,7 @@ fn send_trailers(
         Err(TrailersError::TooLarge(error)) => {
             tracing::debug!(%error, "trailers are not sent");
             connection.reset(stream, ErrorCode::INTERNAL_ERROR);
-            Sent::Broken
+            Sent::Broken(Reason::HeadersTooLarge)
         }
     })
 }

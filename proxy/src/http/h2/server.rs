@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Method, Request};
+use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 use weft_core::h2::connection::{
@@ -286,10 +286,10 @@ where
         if let Some(protocol) = head.protocol {
             request.extensions_mut().insert(protocol);
         }
-        let is_head = *request.method() == Method::HEAD;
+        let method = request.method().clone();
         let admitted = self.service.admit(&mut request);
         let exchange = self.exchanges.begin(stream, &self.ready);
-        exchange.is_head = is_head;
+        exchange.method = method;
         exchange.inbox = inbox;
         match admitted {
             Ok(guard) => {
@@ -332,7 +332,7 @@ where
     /// Stops what is still sent of requests that are answered, and that nobody reads any more.
     fn hear_readers(&mut self) {
         let (turns, exchanges) = (&mut self.turns, &mut self.exchanges);
-        turns.hear_readers(&self.inboxes, |connection, stream, _has_ended| {
+        turns.hear_readers(&self.inboxes, |connection, stream, _come| {
             if let Some(exchange) = exchanges.of(stream) {
                 exchange.inbox = None;
                 if exchange.is_over() {

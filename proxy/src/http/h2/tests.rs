@@ -1,5 +1,7 @@
 //! Both sides against each other and against hyper, over a pipe.
 
+mod frames;
+
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -19,6 +21,7 @@ use tokio::time::timeout;
 use weft_core::h2::connection::Config;
 use weft_core::h2::frame::ErrorCode;
 use weft_core::h2::message::Malformed;
+use weft_core::reason::Reason;
 
 use super::*;
 
@@ -81,6 +84,17 @@ impl Outbound for Pieces {
     fn reset_code(_broken: &Broken) -> ErrorCode {
         ErrorCode::INTERNAL_ERROR
     }
+
+    fn request_reason(_broken: &Broken) -> Reason {
+        Reason::ClientGone
+    }
+
+    fn poll_broken(&mut self, _cx: &mut Context<'_>) -> Poll<Broken> {
+        match self.pieces.is_empty() && self.breaks {
+            true => Poll::Ready(Broken),
+            false => Poll::Pending,
+        }
+    }
 }
 
 /// Answers with what it gets.
@@ -106,6 +120,14 @@ impl Body for Echoed {
 impl Outbound for Echoed {
     fn reset_code(_failure: &StreamFailure) -> ErrorCode {
         ErrorCode::CANCEL
+    }
+
+    fn request_reason(_failure: &StreamFailure) -> Reason {
+        Reason::ClientGone
+    }
+
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<StreamFailure> {
+        self.0.poll_failed(cx)
     }
 }
 
@@ -370,7 +392,10 @@ fn bodies_break() {
             Ok(response) => all(response.into_body()).await.unwrap_err(),
             Err(failed) => failed.failure,
         };
-        assert!(matches!(failure, StreamFailure::Broken), "{failure}");
+        assert!(
+            matches!(failure, StreamFailure::Broken(Reason::ClientGone)),
+            "{failure}"
+        );
         check_exchanges(&handle).await;
     });
 }

@@ -104,6 +104,16 @@ impl TunnelBody {
         Poll::Pending
     }
 
+    /// Told when the bytes are broken off: nothing is taken.
+    pub(in crate::http) fn poll_aborted(&mut self, cx: &mut Context<'_>) -> Poll<TunnelAborted> {
+        let mut state = self.0.lock();
+        if state.end == End::Aborted {
+            return Poll::Ready(TunnelAborted);
+        }
+        state.reader = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
     /// Whether all of it was sent.
     pub(in crate::http) fn is_end_stream(&self) -> bool {
         let state = self.0.lock();

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use weft_core::h2::connection::{Connection, ConnectionViolation, Event, StreamKey};
 
 use super::failure::StreamFailure;
-use super::inbox::{Inboxes, Touched};
+use super::inbox::{Come, Inboxes, Touched};
 use super::probe::{PROBE, Probe, Probed, Probing};
 use super::ready::Ready;
 use super::wire::Wire;
@@ -132,11 +132,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Turns<IO> {
     }
 
     /// Tells the connection what readers have taken. `on_dropped` hears of streams that nobody reads any
-    /// more, and whether all of their message had come.
+    /// more, and what had come of their message.
     pub(super) fn hear_readers(
         &mut self,
         inboxes: &Inboxes,
-        mut on_dropped: impl FnMut(&mut Connection, StreamKey, bool),
+        mut on_dropped: impl FnMut(&mut Connection, StreamKey, Come),
     ) {
         inboxes.take_touched(&mut self.touched);
         let connection = &mut self.wire.connection;
@@ -150,7 +150,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Turns<IO> {
             connection.consumed(stream, touch.taken);
             if touch.is_dropped {
                 connection.discard(stream);
-                on_dropped(connection, stream, touch.has_ended);
+                on_dropped(connection, stream, touch.come);
             }
         }
     }
