@@ -114,20 +114,11 @@ where
     let mut broken = std::pin::pin!(broken);
     let ended = poll_fn(|cx| {
         loop {
-            let client = |bytes: &[u8]| look(&mut watch, OpaqueWatch::client, bytes);
-            let there = match forward.poll(cx, a, b, client) {
-                Poll::Ready(Err(ended)) => return Poll::Ready(ended),
-                Poll::Ready(Ok(())) => true,
-                Poll::Pending => false,
-            };
-            let server = |bytes: &[u8]| look(&mut watch, OpaqueWatch::server, bytes);
-            let back = match backward.poll(cx, b, a, server) {
-                Poll::Ready(Err(ended)) => return Poll::Ready(ended),
-                Poll::Ready(Ok(())) => true,
-                Poll::Pending => false,
-            };
-            if there && back {
-                return Poll::Ready(Ended::Clean);
+            let directions = (&mut forward, &mut backward);
+            match move_on(cx, directions, (&mut *a, &mut *b), &mut watch) {
+                Ok(Poll::Ready(())) => return Poll::Ready(Ended::Clean),
+                Ok(Poll::Pending) => {}
+                Err(ended) => return Poll::Ready(ended),
             }
             if let Poll::Ready(error) = broken.as_mut().poll(cx) {
                 return Poll::Ready(error.into());
@@ -154,6 +145,27 @@ where
         backward: backward.moved,
     };
     (moved, ended)
+}
+
+/// Moves what may be in both directions; ready when both have ended.
+fn move_on<A, B>(
+    cx: &mut Context<'_>,
+    (forward, backward): (&mut Direction, &mut Direction),
+    (a, b): (&mut A, &mut B),
+    watch: &mut Option<OpaqueWatch>,
+) -> Result<Poll<()>, Ended>
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    let client = |bytes: &[u8]| look(watch, OpaqueWatch::client, bytes);
+    let there = forward.poll(cx, a, b, client)?;
+    let server = |bytes: &[u8]| look(watch, OpaqueWatch::server, bytes);
+    let back = backward.poll(cx, b, a, server)?;
+    Ok(match there.is_ready() && back.is_ready() {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
+    })
 }
 
 /// Looks at bytes of one side, as long as anything is looked for.

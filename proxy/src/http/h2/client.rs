@@ -11,9 +11,10 @@ use weft_core::h2::connection::{Config, Connection, Event, OpenError, ResetCause
 use weft_core::h2::frame::{ErrorCode, Role};
 use weft_core::h2::message::{Malformed, Protocol, may_have_content};
 
+use super::arrived::Come;
 use super::failure::StreamFailure;
 use super::handle::{Handle, Shared};
-use super::inbox::{Come, InboxId};
+use super::inbox::InboxId;
 use super::outgoing::{Outbound, Outgoing, Sent};
 use super::probe::Probing;
 use super::ready::{Part, Ready};

@@ -1,17 +1,16 @@
 //! What arrives on a connection's streams and was not read yet, between the task that drives the
 //! connection and those who read.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use weft_core::h2::connection::StreamKey;
 use weft_core::h2::message::ResponseHead;
-use weft_core::interim::Interims;
 
+use super::arrived::{Come, End, Inbox};
 use super::failure::StreamFailure;
 use super::ready::Ready;
 
@@ -33,51 +32,6 @@ struct Table {
     touched: Vec<u32>,
 }
 
-/// What arrives of one message.
-#[derive(Debug)]
-struct Inbox {
-    /// Counts the messages that the place has been for.
-    generation: u32,
-    stream: Option<StreamKey>,
-    /// The response, where one is waited for.
-    head: Option<Box<ResponseHead>>,
-    /// What came before it.
-    interims: Interims,
-    /// The first piece: most messages have no other.
-    first: Option<Bytes>,
-    pieces: VecDeque<Bytes>,
-    /// Small pieces behind them, copied together: a piece keeps the whole buffer that it came in.
-    small: BytesMut,
-    trailers: Option<HeaderMap>,
-    end: End,
-    /// Whether that it has ended may be told before it is read: something of it was, or its head said so.
-    /// A message whose head did not say it goes on as one: servers of gRPC in Go wait for ever where
-    /// the head of a streaming call without messages ends it.
-    is_end_told: bool,
-    /// Bytes that are still to come, where the head says it.
-    remaining: Option<u64>,
-    /// Who waits for more.
-    reader: Option<Waker>,
-    /// Bytes that were taken, and the connection was not told of.
-    taken: usize,
-    /// Whether nobody reads any more.
-    is_dropped: bool,
-    is_touched: bool,
-}
-
-#[derive(Debug)]
-enum End {
-    Open,
-    /// In order.
-    Ended,
-    /// The message is whole with its head, as it has no content; its stream has not ended.
-    Whole,
-    /// What was not read is dropped.
-    Failed(StreamFailure),
-    /// The message is broken at its end: what has come before can be read.
-    FailedAtEnd(StreamFailure),
-}
-
 /// The number of an inbox. It names nothing any more once the inbox was closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct InboxId {
@@ -96,17 +50,6 @@ pub(super) struct Touched {
     pub(super) is_dropped: bool,
     /// What had come of the message.
     pub(super) come: Come,
-}
-
-/// What has come of a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Come {
-    /// Not all of it.
-    Part,
-    /// All of it, but not the end of its stream.
-    Whole,
-    /// All of it, with the end of its stream.
-    Ended,
 }
 
 impl Inboxes {
@@ -229,7 +172,7 @@ impl Inboxes {
         self.put(id, |inbox| {
             inbox.end = match inbox.is_whole() {
                 true => End::Ended,
-                false => End::FailedAtEnd(failure),
+                false => End::BadTrailers(failure),
             };
         });
     }
@@ -273,7 +216,7 @@ impl Inboxes {
                 come: match inbox.end {
                     End::Ended => Come::Ended,
                     End::Whole => Come::Whole,
-                    End::Open | End::Failed(_) | End::FailedAtEnd(_) => Come::Part,
+                    End::Open | End::Failed(_) | End::BadTrailers(_) => Come::Part,
                 },
             });
         }
@@ -330,7 +273,7 @@ impl Reader {
         };
         match (inbox.head.take(), &inbox.end) {
             // Also where a head came before: nothing of it has gone on, and this says more.
-            (_, End::Failed(failure) | End::FailedAtEnd(failure)) => {
+            (_, End::Failed(failure) | End::BadTrailers(failure)) => {
                 Poll::Ready(Err(failure.clone()))
             }
             (Some(head), End::Open | End::Ended | End::Whole) => Poll::Ready(Ok(head)),
@@ -372,7 +315,7 @@ impl Reader {
                 inbox.is_end_told = true;
                 Poll::Ready(None)
             }
-            End::Failed(failure) | End::FailedAtEnd(failure) => {
+            End::Failed(failure) | End::BadTrailers(failure) => {
                 Poll::Ready(Some(Err(failure.clone())))
             }
         }
@@ -390,7 +333,7 @@ impl Reader {
                 inbox.wait(cx);
                 Poll::Pending
             }
-            End::Ended | End::Whole | End::FailedAtEnd(_) => Poll::Pending,
+            End::Ended | End::Whole | End::BadTrailers(_) => Poll::Pending,
         }
     }
 
@@ -450,78 +393,5 @@ impl Drop for Reader {
         table.touch(self.id);
         drop(table);
         self.inboxes.ready.nudge();
-    }
-}
-
-/// Pieces that are shorter are copied together as long as nobody reads them: each keeps the buffer that it
-/// came in, which is four times as large.
-const SMALL_BYTES: usize = 4 * 1024;
-
-impl Inbox {
-    fn new(generation: u32) -> Self {
-        Self {
-            generation,
-            stream: None,
-            head: None,
-            interims: Interims::default(),
-            first: None,
-            pieces: VecDeque::new(),
-            small: BytesMut::new(),
-            trailers: None,
-            end: End::Open,
-            is_end_told: false,
-            remaining: None,
-            reader: None,
-            taken: 0,
-            is_dropped: false,
-            is_touched: false,
-        }
-    }
-
-    fn wait(&mut self, cx: &Context<'_>) {
-        match &mut self.reader {
-            Some(reader) => reader.clone_from(cx.waker()),
-            None => self.reader = Some(cx.waker().clone()),
-        }
-    }
-
-    fn push(&mut self, data: Bytes) {
-        if data.is_empty() {
-            return;
-        }
-        if self.first.is_none() && self.pieces.is_empty() && self.small.is_empty() {
-            self.first = Some(data);
-            return;
-        }
-        if data.len() < SMALL_BYTES {
-            return self.small.extend_from_slice(&data);
-        }
-        if !self.small.is_empty() {
-            self.pieces.push_back(self.small.split().freeze());
-        }
-        self.pieces.push_back(data);
-    }
-
-    fn pop(&mut self) -> Option<Bytes> {
-        let piece = self.first.take().or_else(|| self.pieces.pop_front());
-        piece.or_else(|| (!self.small.is_empty()).then(|| self.small.split().freeze()))
-    }
-
-    /// Whether all of the message has come.
-    fn is_whole(&self) -> bool {
-        matches!(self.end, End::Ended | End::Whole)
-    }
-
-    /// Bytes that were not read.
-    fn held(&self) -> usize {
-        let pieces = self.first.iter().chain(&self.pieces);
-        pieces.map(Bytes::len).sum::<usize>() + self.small.len()
-    }
-
-    fn drop_content(&mut self) {
-        self.first = None;
-        self.pieces = VecDeque::new();
-        self.small = BytesMut::new();
-        self.trailers = None;
     }
 }

@@ -6,6 +6,7 @@
 //! ([`super::http2`]).
 
 mod answering;
+mod arrived;
 mod body;
 mod client;
 mod exchange;

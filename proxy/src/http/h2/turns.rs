@@ -8,8 +8,9 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
 use weft_core::h2::connection::{Connection, ConnectionViolation, Event, StreamKey};
 
+use super::arrived::Come;
 use super::failure::StreamFailure;
-use super::inbox::{Come, Inboxes, Touched};
+use super::inbox::{Inboxes, Touched};
 use super::probe::{PROBE, Probe, Probed, Probing};
 use super::ready::Ready;
 use super::wire::Wire;
