@@ -109,6 +109,8 @@ mod tunnels;
 mod stalls;
 // What breaks does not end in order, and says why.
 mod endings;
+// Heads in HTTP/1.1 as they were sent.
+mod heads;
 // Streams in HTTP/2 that are malformed or too large.
 mod h2_streams;
 // Bad documents, tokens, bytes and programs.

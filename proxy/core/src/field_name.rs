@@ -92,7 +92,8 @@ fn names_of_length(length: usize) -> &'static [HeaderName] {
             "accept-encoding",
             "accept-language",
             "x-forwarded-for",
-            "idempotency-key"
+            "idempotency-key",
+            "weft-http1-form"
         ],
         16 => names![
             "content-encoding",

@@ -22,6 +22,10 @@ pub const APP_HTTP2: &str = "h2";
 pub const WEFT_TARGET_FORM: HeaderName = HeaderName::from_static("weft-target-form");
 /// The value of [`WEFT_TARGET_FORM`].
 pub const ABSOLUTE: &str = "absolute";
+/// Between sidecars, and within one: what HTTP/2 cannot say of a head in HTTP/1.1
+/// ([`crate::http1_form`]). In a head that is here it is the word of the parser that read it, or of
+/// another sidecar: those of all others are dropped as they are read.
+pub const WEFT_HTTP1_FORM: HeaderName = HeaderName::from_static("weft-http1-form");
 /// Between sidecars: milliseconds that are left for the request (see [`crate::timeout`]).
 pub const WEFT_DEADLINE: HeaderName = HeaderName::from_static("weft-deadline");
 /// Between sidecars: a health check, `request` for the application or `connection` for its sidecar.
@@ -67,7 +71,7 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
 }
 
 /// Whether a field is for one hop, or has something in it that is.
-fn is_hop_by_hop(name: &HeaderName) -> bool {
+pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
         "connection"
@@ -129,20 +133,43 @@ fn reduce_te(headers: &mut HeaderMap) {
 }
 
 fn remove_nominated(headers: &mut HeaderMap) {
-    let mut nominated: Vec<HeaderName> = Vec::new();
+    let mut nominated: HeaderMap<()> = HeaderMap::default();
     for value in headers.get_all(CONNECTION) {
         for token in tokens(value.as_bytes()) {
             if let Ok(name) = HeaderName::from_bytes(token)
                 && headers.contains_key(&name)
                 && !spared(&name)
             {
-                nominated.push(name);
+                nominated.insert(name, ());
             }
         }
     }
-    for name in nominated {
-        headers.remove(name);
+    if !nominated.is_empty() {
+        retain(headers, |name| !nominated.contains_key(name));
     }
+}
+
+/// Removes a field and leaves the others in their order, which [`HeaderMap::remove`] does not.
+pub(crate) fn remove_in_order(headers: &mut HeaderMap, name: &HeaderName) {
+    if headers.contains_key(name) {
+        retain(headers, |kept| kept != name);
+    }
+}
+
+/// Keeps some of the fields, in their order.
+fn retain(headers: &mut HeaderMap, keep: impl Fn(&HeaderName) -> bool) {
+    let mut kept = HeaderMap::with_capacity(headers.keys_len());
+    let mut current = None;
+    for (name, value) in std::mem::take(headers) {
+        // Further values of a name come without it.
+        if let Some(name) = name {
+            current = keep(&name).then_some(name);
+        }
+        if let Some(name) = &current {
+            kept.append(name.clone(), value);
+        }
+    }
+    *headers = kept;
 }
 
 /// Fields that removal does not follow nomination for: those that have rules of their own, and two
@@ -251,12 +278,13 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 /// Removes what only the mesh may say ([`is_mesh_field`]) from a head that is not the mesh's own,
-/// and what may not be a trailer from the fields that it announces.
+/// and what may not be a trailer from the fields that it announces. [`WEFT_HTTP1_FORM`] stays, which
+/// was noted here when the head was read.
 pub fn remove_untrusted(headers: &mut HeaderMap) {
     if headers.contains_key(TRAILER) {
         clean_announcement(headers);
     }
-    let untrusted = |name: &&HeaderName| is_mesh_field(name.as_str());
+    let untrusted = |name: &&HeaderName| is_mesh_field(name.as_str()) && **name != WEFT_HTTP1_FORM;
     if !headers.keys().any(|name| untrusted(&name)) {
         return;
     }
@@ -277,11 +305,11 @@ fn clean_announcement(headers: &mut HeaderMap) {
         .flat_map(|value| tokens(value.as_bytes()).filter(may))
         .collect();
     let kept = HeaderValue::from_bytes(&kept.join(&b", "[..]));
-    headers.remove(TRAILER);
-    if let Ok(kept) = kept
-        && !kept.is_empty()
-    {
-        headers.insert(TRAILER, kept);
+    match kept {
+        Ok(kept) if !kept.is_empty() => {
+            headers.insert(TRAILER, kept);
+        }
+        Ok(_) | Err(_) => remove_in_order(headers, &TRAILER),
     }
 }
 

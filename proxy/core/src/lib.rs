@@ -25,6 +25,7 @@ pub mod health;
 pub mod hedge;
 pub mod hold;
 pub mod hops;
+pub mod http1_form;
 pub mod interception;
 pub mod interim;
 pub mod invalid;

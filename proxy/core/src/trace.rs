@@ -12,6 +12,8 @@ use std::fmt::Write as _;
 use http::HeaderMap;
 use http::header::HeaderName;
 
+use crate::headers::remove_in_order;
+
 pub use w3c::{is_valid_tracestate, parse_traceparent};
 
 /// W3C Trace Context: who called, and whether that is recorded.
@@ -141,7 +143,7 @@ pub fn decide(incoming: Incoming, random: [u64; 3], sampler: Sampler) -> TraceCo
 pub fn inject(context: &TraceContext, formats: Formats, headers: &mut HeaderMap) {
     headers.insert(TRACEPARENT, w3c::format(context));
     if !formats.w3c || !is_valid_tracestate(headers) {
-        headers.remove(TRACESTATE);
+        remove_in_order(headers, &TRACESTATE);
     }
     if formats.b3_single {
         b3::write_single(context, headers);

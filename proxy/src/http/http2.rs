@@ -75,6 +75,7 @@ fn config(config: &ProxyConfig, party: Party, heads: HeadLimits) -> Config {
             Party::Peer => ExtendedConnect::NotAnnounced,
             Party::Application | Party::External => ExtendedConnect::Announced,
         },
+        keeps_form: party == Party::Peer,
         ..Config::default()
     }
 }

@@ -9,6 +9,7 @@ use weft_core::h1::{
     Defect, Framing, HeadScan, Limits, RequestHead, RequestOptions, ResponseHead, ResponseOptions,
     TargetForm, encode_request, encode_response, parse_request, parse_response,
 };
+use weft_core::http1_form;
 
 use crate::input::{Input, pieces};
 
@@ -142,8 +143,10 @@ fn check_response(first: &ResponseHead, form: u8) {
         date: None,
     };
     let mut out = BytesMut::new();
-    let phrase = first.reason_phrase.as_ref();
-    let written = encode_response(&first.parts, first.framing, phrase, options, &mut out);
+    let (mut parts, _) = http::Response::new(()).into_parts();
+    (parts.status, parts.headers) = (first.parts.status, first.parts.headers.clone());
+    http1_form::put(first.form.clone(), &mut parts.headers);
+    let written = encode_response(&parts, first.framing, options, &mut out);
     let (again, left) = response(std::iter::once(&out[..]), &roomy());
     let Ok(Some(again)) = again else {
         panic!("{} is refused: {again:?}", out.escape_ascii());
@@ -152,7 +155,6 @@ fn check_response(first: &ResponseHead, form: u8) {
     assert_eq!(again.framing, written.framing);
     assert_eq!(again.keep_alive, written.keep_alive);
     assert_eq!(again.parts.status, first.parts.status);
-    assert_eq!(again.reason_phrase, first.reason_phrase);
     assert_eq!(kept(&again.parts.headers), kept(&first.parts.headers));
 }
 

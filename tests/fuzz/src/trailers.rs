@@ -220,7 +220,7 @@ fn check_response(coders: &mut Coders, head: ResponseHead, end: bool) {
         date: None,
     };
     out.clear();
-    let written = h1::encode_response(&parts, framing, None, options, &mut out);
+    let written = h1::encode_response(&parts, framing, options, &mut out);
     let shown = out.clone();
     let limits = Limits::with_head_bytes(1 << 20);
     let found = h1::parse_response(&mut out, &mut HeadScan::default(), &Method::GET, &limits);

@@ -1,5 +1,7 @@
 //! Heads as they are sent. The version on the wire is always HTTP/1.1 (RFC 9110 section 6.2).
 
+use std::ops::Deref;
+
 use bytes::{Bytes, BytesMut};
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, DATE, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE,
@@ -8,6 +10,8 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, request, respons
 
 use super::framing::{Framing, is_tunnel, may_have_body};
 use super::target::TargetForm;
+use crate::headers::WEFT_HTTP1_FORM;
+use crate::http1_form::Form;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -50,9 +54,12 @@ pub struct Written {
 /// Writes the head of a request and returns the framing that its body is to have: what was asked
 /// for, but chunks in place of [`Framing::UntilClose`], which requests do not have.
 ///
-/// `Host` comes first and is the URI's authority where the fields have none; several `Cookie`
-/// fields, as HTTP/2 splits them, become one (RFC 9113 section 8.2.3). `Connection` is written
-/// anew: `close`, `upgrade` with an `Upgrade`, `te` with a `TE`.
+/// `Host` is the URI's authority where the fields have none; several `Cookie` fields, as HTTP/2
+/// splits them, become one (RFC 9113 section 8.2.3). `Connection` is written anew: `close`, `upgrade`
+/// with an `Upgrade`, `te` with a `TE`.
+///
+/// Names and their order are those of the head's form ([`crate::http1_form`]); what this hop adds comes
+/// last, in the style of the others. Without a form names are in lower case, and `Host` comes first.
 pub fn encode_request(
     parts: &request::Parts,
     framing: Framing,
@@ -65,35 +72,29 @@ pub fn encode_request(
     out.extend_from_slice(b" ");
     write_target(parts, options.target_form, out);
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    write_host(parts, out);
-    let mut cookies_written = false;
-    for (name, value) in headers {
-        if *name == HOST || is_written_anew(name) {
-            continue;
-        }
-        if *name != COOKIE {
-            write_field(name, value, out);
-        } else if !cookies_written {
-            write_cookies(headers, out);
-            cookies_written = true;
-        }
-    }
     let framing = match framing {
         Framing::UntilClose => Framing::Chunked,
         Framing::None | Framing::Length(_) | Framing::Chunked => framing,
     };
-    match framing {
-        Framing::Length(length) => write_length(length, out),
-        Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
-        Framing::None if says_empty(parts) => write_length(0, out),
-        Framing::None | Framing::UntilClose => {}
-    }
+    let length = match framing {
+        Framing::Length(length) => Some(Decimal::of(length)),
+        Framing::None if says_empty(parts) => Some(Decimal::of(0)),
+        Framing::None | Framing::Chunked | Framing::UntilClose => None,
+    };
+    let length = length.as_deref();
     let mut connection = ConnectionList::default();
     connection.add(!options.keep_alive, "close");
     connection.add(headers.contains_key(UPGRADE), "upgrade");
     connection.add(headers.contains_key(TE), "te");
-    connection.write(out);
-    out.extend_from_slice(b"\r\n");
+    let lines = Lines {
+        form: Form::of(headers),
+        host: Some(host(parts)),
+        length,
+        chunked: framing == Framing::Chunked,
+        connection,
+        date: None,
+    };
+    lines.write(headers, out);
     framing
 }
 
@@ -115,11 +116,10 @@ fn says_empty(parts: &request::Parts) -> bool {
 /// - `Connection` is written anew: `close`, or `keep-alive` to HTTP/1.0, and `upgrade` with an
 ///   `Upgrade`.
 ///
-/// `reason_phrase` is in place of the usual phrase of the status.
+/// Names, their order and the reason phrase are those of the head's form ([`crate::http1_form`]).
 pub fn encode_response(
     parts: &response::Parts,
     framing: Framing,
-    reason_phrase: Option<&Bytes>,
     options: ResponseOptions<'_>,
     out: &mut BytesMut,
 ) -> Written {
@@ -136,27 +136,30 @@ pub fn encode_response(
     let written = outcome(status, tunnel, framing, options);
     let headers = &parts.headers;
     out.reserve(256 + 48 * headers.len());
-    write_status_line(status, reason_phrase, out);
-    for (name, value) in headers {
-        if !is_written_anew(name) {
-            write_field(name, value, out);
-        }
-    }
-    if let Some(date) = options.date
-        && !status.is_informational()
-        && !headers.contains_key(DATE)
-    {
-        write_field(&DATE, date, out);
-    }
-    write_response_framing(parts, options.request_method, written.framing, out);
+    let form = Form::of(headers);
+    write_status_line(status, form.phrase(), out);
+    let date = options.date;
+    let date = date.filter(|_| !status.is_informational() && !headers.contains_key(DATE));
+    let counted = match written.framing {
+        Framing::Length(length) => Some(Decimal::of(length)),
+        Framing::None | Framing::Chunked | Framing::UntilClose => None,
+    };
+    let length = counted.as_deref();
     let mut connection = ConnectionList::default();
     if !interim && !tunnel {
         connection.add(!written.keep_alive, "close");
         connection.add(written.keep_alive && old_client, "keep-alive");
     }
     connection.add(headers.contains_key(UPGRADE), "upgrade");
-    connection.write(out);
-    out.extend_from_slice(b"\r\n");
+    let lines = Lines {
+        form,
+        host: None,
+        length: length.or_else(|| told_length(parts, options.request_method, written.framing)),
+        chunked: written.framing == Framing::Chunked,
+        connection,
+        date: date.map(HeaderValue::as_bytes),
+    };
+    lines.write(headers, out);
     written
 }
 
@@ -200,43 +203,27 @@ fn outcome(
     }
 }
 
-fn write_response_framing(
-    parts: &response::Parts,
+/// The `Content-Length` of a response without a body that tells of the one that `GET` would have.
+fn told_length<'h>(
+    parts: &'h response::Parts,
     method: &Method,
     framing: Framing,
-    out: &mut BytesMut,
-) {
-    match framing {
-        Framing::Length(length) => write_length(length, out),
-        Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
-        Framing::None => {
-            let tells_of_get = *method == Method::HEAD || parts.status == StatusCode::NOT_MODIFIED;
-            let has_none = parts.status.is_informational()
-                || parts.status == StatusCode::NO_CONTENT
-                || is_tunnel(method, parts.status);
-            if let Some(length) = parts.headers.get(CONTENT_LENGTH)
-                && tells_of_get
-                && !has_none
-            {
-                write_field(&CONTENT_LENGTH, length, out);
-            }
-        }
-        Framing::UntilClose => {}
-    }
+) -> Option<&'h [u8]> {
+    let tells_of_get = *method == Method::HEAD || parts.status == StatusCode::NOT_MODIFIED;
+    let has_none = parts.status.is_informational()
+        || parts.status == StatusCode::NO_CONTENT
+        || is_tunnel(method, parts.status);
+    let told = framing == Framing::None && tells_of_get && !has_none;
+    let length = parts.headers.get(CONTENT_LENGTH).filter(|_| told)?;
+    Some(length.as_bytes())
 }
 
-fn write_status_line(status: StatusCode, reason_phrase: Option<&Bytes>, out: &mut BytesMut) {
+fn write_status_line(status: StatusCode, phrase: Option<&[u8]>, out: &mut BytesMut) {
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(status.as_str().as_bytes());
     out.extend_from_slice(b" ");
-    let is_text = |byte: &u8| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f);
-    match reason_phrase {
-        Some(phrase) if phrase.iter().all(is_text) => out.extend_from_slice(phrase),
-        Some(_) | None => {
-            let usual = status.canonical_reason().unwrap_or_default();
-            out.extend_from_slice(usual.as_bytes());
-        }
-    }
+    let usual = || status.canonical_reason().unwrap_or_default().as_bytes();
+    out.extend_from_slice(phrase.unwrap_or_else(usual));
     out.extend_from_slice(b"\r\n");
 }
 
@@ -265,35 +252,141 @@ fn write_target(parts: &request::Parts, form: TargetForm, out: &mut BytesMut) {
     out.extend_from_slice(path.as_bytes());
 }
 
-fn write_host(parts: &request::Parts, out: &mut BytesMut) {
+fn host(parts: &request::Parts) -> &[u8] {
     let authority = parts.uri.authority().map(|authority| authority.as_str());
     let host = parts.headers.get(HOST).map(HeaderValue::as_bytes);
-    let host = host
-        .or_else(|| authority.map(str::as_bytes))
-        .unwrap_or_default();
-    out.extend_from_slice(b"host: ");
-    out.extend_from_slice(host);
-    out.extend_from_slice(b"\r\n");
+    host.or_else(|| authority.map(str::as_bytes))
+        .unwrap_or_default()
 }
 
 fn write_cookies(headers: &HeaderMap, out: &mut BytesMut) {
-    out.extend_from_slice(b"cookie: ");
     for (index, value) in headers.get_all(COOKIE).iter().enumerate() {
         if index > 0 {
             out.extend_from_slice(b"; ");
         }
         out.extend_from_slice(value.as_bytes());
     }
-    out.extend_from_slice(b"\r\n");
 }
 
-/// Fields of this hop, which the encoders never copy.
-fn is_written_anew(name: &HeaderName) -> bool {
-    *name == CONTENT_LENGTH
-        || *name == CONNECTION
+/// The lines behind the first one.
+struct Lines<'a> {
+    form: Form<'a>,
+    /// Of a request.
+    host: Option<&'a [u8]>,
+    length: Option<&'a [u8]>,
+    chunked: bool,
+    connection: ConnectionList,
+    date: Option<&'a [u8]>,
+}
+
+/// What stands in a line behind the name.
+#[derive(Clone, Copy)]
+enum Content<'a> {
+    Value(&'a [u8]),
+    /// All `Cookie` fields.
+    Cookies,
+    Connection,
+}
+
+impl<'a> Lines<'a> {
+    fn write(&self, headers: &'a HeaderMap, out: &mut BytesMut) {
+        if self.form.is_ordered() {
+            let mut lines = Vec::with_capacity(headers.len() + 3);
+            self.each(headers, |name, content| lines.push((name, content)));
+            for (name, content) in self.form.arrange(lines) {
+                self.form.write_spelled(name, out);
+                self.write_content(content, headers, out);
+            }
+        } else {
+            self.each(headers, |name, content| {
+                self.form.write_name(name, out);
+                self.write_content(content, headers, out);
+            });
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// Calls `line` with the name and the content of each, in the order of the fields.
+    fn each(&self, headers: &'a HeaderMap, mut line: impl FnMut(&'a str, Content<'a>)) {
+        let (mut host, mut length) = (self.host, self.length);
+        let mut cookies_written = false;
+        let mut lines = 0;
+        for (name, value) in headers {
+            if self.form.is_host_next(lines)
+                && let Some(host) = host.take()
+            {
+                line("host", Content::Value(host));
+            }
+            let content = match field(name) {
+                Field::Copied => Some(Content::Value(value.as_bytes())),
+                Field::Host if self.host.is_none() => Some(Content::Value(value.as_bytes())),
+                Field::Cookie if self.host.is_none() => Some(Content::Value(value.as_bytes())),
+                Field::Cookie if !cookies_written => Some(Content::Cookies),
+                Field::Length => length.take().map(Content::Value),
+                Field::Host | Field::Cookie | Field::Dropped => None,
+            };
+            cookies_written |= *name == COOKIE;
+            if let Some(content) = content {
+                line(name.as_str(), content);
+                lines += 1;
+            }
+        }
+        let chunked = self.chunked.then_some(&b"chunked"[..]);
+        let rest = [
+            ("host", host),
+            ("date", self.date),
+            ("content-length", length),
+            ("transfer-encoding", chunked),
+        ];
+        for (name, value) in rest {
+            if let Some(value) = value {
+                line(name, Content::Value(value));
+            }
+        }
+        if self.connection.length > 0 {
+            line("connection", Content::Connection);
+        }
+    }
+
+    fn write_content(&self, content: Content<'_>, headers: &HeaderMap, out: &mut BytesMut) {
+        out.extend_from_slice(b": ");
+        match content {
+            Content::Value(value) => out.extend_from_slice(value),
+            Content::Cookies => write_cookies(headers, out),
+            Content::Connection => self.connection.write(out),
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// How a field is written.
+#[derive(Clone, Copy)]
+enum Field {
+    Copied,
+    Host,
+    Cookie,
+    Length,
+    /// Of this hop, which the encoders never copy.
+    Dropped,
+}
+
+fn field(name: &HeaderName) -> Field {
+    if *name == HOST {
+        Field::Host
+    } else if *name == COOKIE {
+        Field::Cookie
+    } else if *name == CONTENT_LENGTH {
+        Field::Length
+    } else if *name == CONNECTION
         || *name == TRANSFER_ENCODING
         || *name == KEEP_ALIVE
         || *name == PROXY_CONNECTION
+        || *name == WEFT_HTTP1_FORM
+    {
+        Field::Dropped
+    } else {
+        Field::Copied
+    }
 }
 
 pub(super) fn write_field(name: &HeaderName, value: &HeaderValue, out: &mut BytesMut) {
@@ -303,21 +396,34 @@ pub(super) fn write_field(name: &HeaderName, value: &HeaderValue, out: &mut Byte
     out.extend_from_slice(b"\r\n");
 }
 
-fn write_length(length: u64, out: &mut BytesMut) {
-    let mut digits = [b'0'; 20];
-    let mut begin = digits.len() - 1;
-    let mut rest = length;
-    loop {
-        digits[begin] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
+/// A number in digits; it derefs to them.
+struct Decimal {
+    digits: [u8; 20],
+    begin: usize,
+}
+
+impl Decimal {
+    fn of(number: u64) -> Self {
+        let mut digits = [b'0'; 20];
+        let mut begin = digits.len() - 1;
+        let mut rest = number;
+        loop {
+            digits[begin] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                return Self { digits, begin };
+            }
+            begin -= 1;
         }
-        begin -= 1;
     }
-    out.extend_from_slice(b"content-length: ");
-    out.extend_from_slice(&digits[begin..]);
-    out.extend_from_slice(b"\r\n");
+}
+
+impl Deref for Decimal {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.digits[self.begin..]
+    }
 }
 
 /// The value of `Connection`, written as its elements are added.
@@ -337,12 +443,10 @@ impl ConnectionList {
 
     fn write(&self, out: &mut BytesMut) {
         for (index, element) in self.elements[..self.length].iter().enumerate() {
-            let before: &[u8] = if index == 0 { b"connection: " } else { b", " };
-            out.extend_from_slice(before);
+            if index > 0 {
+                out.extend_from_slice(b", ");
+            }
             out.extend_from_slice(element.as_bytes());
-        }
-        if self.length > 0 {
-            out.extend_from_slice(b"\r\n");
         }
     }
 }

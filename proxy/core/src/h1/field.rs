@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 
 use bytes::Bytes;
-use http::header::InvalidHeaderValue;
+use http::header::{HOST, InvalidHeaderValue, MaxSizeReached};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use httparse::Header;
 use memchr::memchr;
@@ -12,6 +12,8 @@ use super::framing::Noted;
 use super::malformed::{Defect, Excerpt, Message};
 use super::scan::is_tchar;
 use crate::field_name::{known_name, map_for};
+use crate::headers::WEFT_HTTP1_FORM;
+use crate::http1_form::{Note, comes_behind};
 
 /// Fields for which there is room on the stack.
 const INLINE_FIELDS: usize = 96;
@@ -31,37 +33,125 @@ pub(super) fn with_room<'b, T>(
     }
 }
 
-/// The fields as a map of slices of `head`, and what they say of the message.
-pub(super) fn header_map(
-    head: &Bytes,
-    fields: &[Header<'_>],
+/// The fields of a head as far as they have been read, and what they say of it.
+#[derive(Debug)]
+pub(super) struct Fields<'h> {
+    headers: HeaderMap,
+    /// Fields that come behind all others ([`comes_behind`]); more than a few are in `more`.
+    behind: [Option<(HeaderName, HeaderValue)>; BEHIND],
+    more: Vec<(HeaderName, HeaderValue)>,
     message: Message,
-) -> Result<(HeaderMap, Noted), Defect> {
-    let mut noted = Noted::default();
-    let headers = collect(head, fields, |name, value| noted.note(message, name, value))?;
-    Ok((headers, noted))
+    noted: Noted,
+    form: Note<'h>,
+}
+
+impl<'h> Fields<'h> {
+    /// None yet; with room for so many.
+    pub(super) fn new(message: Message, room: usize) -> Result<Self, MaxSizeReached> {
+        Ok(Self {
+            headers: map_for(room)?,
+            behind: Default::default(),
+            more: Vec::new(),
+            message,
+            noted: Noted::default(),
+            form: Note::default(),
+        })
+    }
+
+    /// Adds a field; `spelled` is its name as it came.
+    pub(super) fn add(
+        &mut self,
+        spelled: &'h [u8],
+        name: HeaderName,
+        mut value: HeaderValue,
+    ) -> Result<(), Unacceptable> {
+        // The form is ours to note.
+        if name == WEFT_HTTP1_FORM {
+            return Ok(());
+        }
+        self.form.on_name(spelled);
+        if !self.noted.note(self.message, &name, &mut value)? {
+            return Ok(());
+        }
+        if !comes_behind(&name) {
+            let repeated = self.headers.try_append(&name, value)?;
+            self.form.on_added(spelled, &name, repeated);
+            return Ok(());
+        }
+        if name == HOST {
+            self.form.on_host();
+        }
+        match self.behind.iter_mut().find(|place| place.is_none()) {
+            Some(place) => *place = Some((name, value)),
+            None => self.more.push((name, value)),
+        }
+        Ok(())
+    }
+
+    /// The map, what was noted of the message, and its form.
+    pub(super) fn finish(mut self) -> Result<(HeaderMap, Noted, Note<'h>), MaxSizeReached> {
+        let behind = self.behind.into_iter().flatten().chain(self.more);
+        for (name, value) in behind {
+            self.headers.try_append(name, value)?;
+        }
+        if self.noted.nominates {
+            self.form.on_nominated();
+        }
+        Ok((self.headers, self.noted, self.form))
+    }
+}
+
+/// Fields that come behind all others for which there is room on the stack.
+const BEHIND: usize = 3;
+
+/// Why a field is not added.
+pub(super) enum Unacceptable {
+    /// What it says.
+    Defect(Defect),
+    /// The map is full.
+    Full,
+}
+
+impl From<Defect> for Unacceptable {
+    fn from(defect: Defect) -> Self {
+        Self::Defect(defect)
+    }
+}
+
+impl From<MaxSizeReached> for Unacceptable {
+    fn from(_full: MaxSizeReached) -> Self {
+        Self::Full
+    }
+}
+
+/// The fields as a map of slices of `head`, what they say of the message, and their form.
+pub(super) fn header_map<'h>(
+    head: &Bytes,
+    fields: &[Header<'h>],
+    message: Message,
+) -> Result<(HeaderMap, Noted, Note<'h>), Defect> {
+    let limit = fields.len();
+    let too_many = |_| Defect::TooManyFields { limit };
+    let mut found = Fields::new(message, limit).map_err(too_many)?;
+    for field in fields {
+        let spelled = field.name.as_bytes();
+        let added = found.add(spelled, shared_name(spelled)?, value(head, field)?);
+        added.map_err(|unacceptable| match unacceptable {
+            Unacceptable::Defect(defect) => defect,
+            Unacceptable::Full => Defect::TooManyFields { limit },
+        })?;
+    }
+    found.finish().map_err(too_many)
 }
 
 /// The fields as a map of slices of `section`; what they say is not looked at.
 pub(super) fn trailer_map(section: &Bytes, fields: &[Header<'_>]) -> Result<HeaderMap, Defect> {
-    collect(section, fields, |_, _| Ok(true))
-}
-
-/// The fields for which `keep` returns true, with the values that it leaves.
-fn collect(
-    head: &Bytes,
-    fields: &[Header<'_>],
-    mut keep: impl FnMut(&HeaderName, &mut HeaderValue) -> Result<bool, Defect>,
-) -> Result<HeaderMap, Defect> {
     let limit = fields.len();
     let too_many = |_| Defect::TooManyFields { limit };
-    let mut headers = map_for(fields.len()).map_err(too_many)?;
+    let mut headers = map_for(limit).map_err(too_many)?;
     for field in fields {
-        let name = shared_name(field.name.as_bytes())?;
-        let mut value = value(head, field)?;
-        if keep(&name, &mut value)? {
-            headers.try_append(name, value).map_err(too_many)?;
-        }
+        let (name, value) = (shared_name(field.name.as_bytes())?, value(section, field)?);
+        headers.try_append(name, value).map_err(too_many)?;
     }
     Ok(headers)
 }

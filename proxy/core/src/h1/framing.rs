@@ -39,6 +39,8 @@ pub(super) struct Noted {
     pub(super) chunked: bool,
     pub(super) connection: ConnectionOptions,
     pub(super) expect_continue: bool,
+    /// `Connection` names fields of this hop that nobody else knows as such.
+    pub(super) nominates: bool,
 }
 
 /// The largest length of a body: h2, which carries messages between sidecars, refuses values of more
@@ -65,6 +67,7 @@ impl Noted {
                 self.connection.close |= option.eq_ignore_ascii_case(b"close");
                 self.connection.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
                 self.connection.upgrade |= option.eq_ignore_ascii_case(b"upgrade");
+                self.nominates |= !is_known_option(option);
             }
         } else if name == EXPECT {
             let mut expectations = elements(value.as_bytes());
@@ -206,6 +209,18 @@ fn parse_decimal(value: &[u8]) -> Option<u64> {
         number = number.checked_mul(10)?.checked_add(digit)?;
     }
     Some(number)
+}
+
+/// Whether an option of `Connection` nominates no field, or one that is known to be of this hop.
+fn is_known_option(option: &[u8]) -> bool {
+    let known: [&[u8]; 5] = [
+        b"close",
+        b"keep-alive",
+        b"upgrade",
+        b"te",
+        b"http2-settings",
+    ];
+    known.iter().any(|known| option.eq_ignore_ascii_case(known))
 }
 
 /// The elements of a comma-separated list; empty ones are skipped (RFC 9110 section 5.6.1).

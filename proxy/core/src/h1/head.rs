@@ -4,7 +4,9 @@ use std::mem::MaybeUninit;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, HOST};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request, response};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, request, response,
+};
 use httparse::{Header, ParserConfig, Status};
 
 use super::field::{diagnose, header_map, with_room};
@@ -14,13 +16,15 @@ use super::malformed::{Defect, Excerpt, Malformed, Message};
 use super::plain;
 use super::scan::{HeadScan, Section};
 use super::target::{TargetForm, check_host, forbidden_character, parse_target, set_host};
+use crate::headers::remove_in_order;
 
 /// The head of a request.
 #[derive(Debug)]
 pub struct RequestHead {
     /// Method, target, version and fields as received, with three exceptions: an absolute target
     /// has replaced `Host` (RFC 9112 section 3.2.2), identical repetitions of `Content-Length` are
-    /// one, and names are in lower case. `Host` is there once in HTTP/1.1.
+    /// one, and names are in lower case. `Host` is there once in HTTP/1.1, and behind others as all
+    /// that is removed on the way.
     pub parts: request::Parts,
     /// The form in which the target was written.
     pub target_form: TargetForm,
@@ -33,6 +37,9 @@ pub struct RequestHead {
     /// Whether the client waits for 100 before it sends the body. Never set in HTTP/1.0 (RFC 9110
     /// section 10.1.1).
     pub expect_continue: bool,
+    /// What is lost of the fields in [`Self::parts`] ([`crate::http1_form`]): the value of
+    /// [`WEFT_HTTP1_FORM`](crate::headers::WEFT_HTTP1_FORM), which the encoders take from the fields. `parts` never have it.
+    pub form: Option<HeaderValue>,
 }
 
 /// The head of a response. A 1xx is a head of its own, which others follow.
@@ -48,8 +55,9 @@ pub struct ResponseHead {
     pub keep_alive: bool,
     /// What `Connection` says.
     pub connection: ConnectionOptions,
-    /// The reason phrase where it is not the usual one of the status. It may be empty.
-    pub reason_phrase: Option<Bytes>,
+    /// What is lost of the first line and the fields, as [`RequestHead::form`]. The reason phrase is in
+    /// it where it is not the usual one of the status.
+    pub form: Option<HeaderValue>,
     /// Whether the connection is no HTTP/1.1 any more after this head: 101, or success of
     /// `CONNECT`.
     pub tunnel: bool,
@@ -138,13 +146,14 @@ fn plain_request(head: &Bytes, limits: &Limits) -> Option<RequestHead> {
     let method = Method::from_bytes(plain.method).ok()?;
     let target = head.slice_ref(plain.target);
     let line = (method, target, Version::HTTP_11);
-    finish_request(line, plain.headers, &plain.noted).ok()
+    finish_request(line, plain.headers, &plain.noted, plain.form).ok()
 }
 
 fn plain_response(head: &Bytes, limits: &Limits, request_method: &Method) -> Option<ResponseHead> {
     let plain = plain::response(head, limits)?;
     let line = (plain.code, Version::HTTP_11);
-    finish_response(head, line, plain.headers, &plain.noted, request_method).ok()
+    let (headers, form) = (plain.headers, plain.form);
+    finish_response(head, line, (headers, form), &plain.noted, request_method).ok()
 }
 
 fn request_head<'b>(
@@ -158,10 +167,12 @@ fn request_head<'b>(
     else {
         return Err(diagnose_head(head));
     };
-    let (headers, noted) = header_map(head, parsed.headers, Message::Request)?;
+    let (headers, noted, form) = header_map(head, parsed.headers, Message::Request)?;
+    let form = form.form(names(parsed.headers), None);
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| diagnose_head(head))?;
     let target = head.slice_ref(path.as_bytes());
-    finish_request((method, target, http_version(minor)), headers, &noted)
+    let line = (method, target, http_version(minor));
+    finish_request(line, headers, &noted, form)
 }
 
 /// The head that a first line and fields make.
@@ -169,6 +180,7 @@ fn finish_request(
     (method, target, version): (Method, Bytes, Version),
     headers: HeaderMap,
     noted: &Noted,
+    form: Option<HeaderValue>,
 ) -> Result<RequestHead, Defect> {
     match (noted.hosts, headers.get(HOST)) {
         (0, _) if version == Version::HTTP_11 => return Err(Defect::HostMissing),
@@ -194,6 +206,7 @@ fn finish_request(
         keep_alive: noted.keep_alive(version),
         connection: noted.connection(version),
         expect_continue: noted.expect_continue && version == Version::HTTP_11,
+        form,
     })
 }
 
@@ -229,28 +242,27 @@ fn response_head<'b>(
     else {
         return Err(diagnose_head(head));
     };
-    let (headers, noted) = header_map(head, parsed.headers, Message::Response)?;
-    finish_response(
-        head,
-        (code, http_version(minor)),
-        headers,
-        &noted,
-        request_method,
-    )
+    let (headers, noted, form) = header_map(head, parsed.headers, Message::Response)?;
+    let form = form.form(
+        names(parsed.headers),
+        unusual_phrase(first_line(head), code),
+    );
+    let line = (code, http_version(minor));
+    finish_response(head, line, (headers, form), &noted, request_method)
 }
 
 /// The head that a first line and fields make.
 fn finish_response(
     head: &Bytes,
     (code, version): (u16, Version),
-    mut headers: HeaderMap,
+    (mut headers, form): (HeaderMap, Option<HeaderValue>),
     noted: &Noted,
     request_method: &Method,
 ) -> Result<ResponseHead, Defect> {
     let status = StatusCode::from_u16(code).map_err(|_| diagnose_head(head))?;
     let framing = noted.response_framing(request_method, version, status)?;
     if noted.transfer_encoding && noted.chunked {
-        headers.remove(CONTENT_LENGTH);
+        remove_in_order(&mut headers, &CONTENT_LENGTH);
     }
     let tunnel = is_tunnel(request_method, status);
     let keep_alive = noted.keep_alive(version) && framing != Framing::UntilClose && !tunnel;
@@ -264,24 +276,24 @@ fn finish_response(
         framing,
         keep_alive,
         connection: noted.connection(version),
-        reason_phrase: reason_phrase(head, status),
+        form,
         tunnel,
     })
 }
 
-/// The phrase after `HTTP/1.1 200 `. The parser's own has no bytes above 127.
-fn reason_phrase(head: &Bytes, status: StatusCode) -> Option<Bytes> {
+/// The phrase after `HTTP/1.1 200 ` where it is not the usual one of the status; it may be empty. The
+/// parser's own has no bytes above 127.
+pub(super) fn unusual_phrase(line: &[u8], code: u16) -> Option<&[u8]> {
     const BEFORE: usize = "HTTP/1.1 200 ".len();
-    let line = first_line(head);
     let phrase = line.get(BEFORE..).unwrap_or_default();
-    let usual = status.canonical_reason().unwrap_or_default();
-    (phrase != usual.as_bytes()).then(|| {
-        if phrase.is_empty() {
-            Bytes::new()
-        } else {
-            head.slice_ref(phrase)
-        }
-    })
+    let status = StatusCode::from_u16(code).ok();
+    let usual = status.and_then(|status| status.canonical_reason());
+    (phrase != usual.unwrap_or_default().as_bytes()).then_some(phrase)
+}
+
+/// The names of fields as they came.
+fn names<'h>(fields: &[Header<'h>]) -> impl Iterator<Item = &'h [u8]> {
+    fields.iter().map(|field| field.name.as_bytes())
 }
 
 fn http_version(minor: u8) -> Version {

@@ -7,16 +7,16 @@
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderValue};
 use memchr::memchr;
 use memchr::memmem::Finder;
 
-use super::field::{shared_name, shared_value};
+use super::field::{Fields, shared_name, shared_value};
 use super::framing::Noted;
+use super::head::unusual_phrase;
 use super::limits::Limits;
 use super::malformed::Message;
 use super::scan::{alphanumeric_or, is_tchar};
-use crate::field_name::map_for;
 
 /// Fields that a map has room for from the begin; more are possible.
 const FIELDS: usize = 8;
@@ -28,6 +28,7 @@ pub(super) struct PlainRequest<'b> {
     pub(super) target: &'b [u8],
     pub(super) headers: HeaderMap,
     pub(super) noted: Noted,
+    pub(super) form: Option<HeaderValue>,
 }
 
 /// The first line of a response, and its fields.
@@ -36,6 +37,7 @@ pub(super) struct PlainResponse {
     pub(super) code: u16,
     pub(super) headers: HeaderMap,
     pub(super) noted: Noted,
+    pub(super) form: Option<HeaderValue>,
 }
 
 /// The length of the head that the buffer begins with, its empty line included, if it may be a plain one.
@@ -67,12 +69,13 @@ fn request_line<'b>(line: &'b [u8], limits: &Limits) -> Option<(&'b [u8], &'b [u
 pub(super) fn request<'b>(head: &'b Bytes, limits: &Limits) -> Option<PlainRequest<'b>> {
     let (line, fields) = line(head)?;
     let (method, target) = request_line(line, limits)?;
-    let (headers, noted) = read_fields(head, fields, limits, Message::Request)?;
+    let (headers, noted, form) = read_fields(head, fields, limits, Message::Request, None)?;
     Some(PlainRequest {
         method,
         target,
         headers,
         noted,
+        form,
     })
 }
 
@@ -80,11 +83,13 @@ pub(super) fn request<'b>(head: &'b Bytes, limits: &Limits) -> Option<PlainReque
 pub(super) fn response(head: &Bytes, limits: &Limits) -> Option<PlainResponse> {
     let (line, fields) = line(head)?;
     let code = status_line(line)?;
-    let (headers, noted) = read_fields(head, fields, limits, Message::Response)?;
+    let phrase = unusual_phrase(line, code);
+    let (headers, noted, form) = read_fields(head, fields, limits, Message::Response, phrase)?;
     Some(PlainResponse {
         code,
         headers,
         noted,
+        form,
     })
 }
 
@@ -103,15 +108,16 @@ fn status_line(line: &[u8]) -> Option<u16> {
     is_plain.then_some(code)
 }
 
-/// The fields up to the empty line, which ends the head.
+/// The fields up to the empty line, which ends the head, what they say of it, and its form.
 fn read_fields(
     head: &Bytes,
-    mut rest: &[u8],
+    fields: &[u8],
     limits: &Limits,
     message: Message,
-) -> Option<(HeaderMap, Noted)> {
-    let mut headers = map_for(FIELDS).ok()?;
-    let mut noted = Noted::default();
+    phrase: Option<&[u8]>,
+) -> Option<(HeaderMap, Noted, Option<HeaderValue>)> {
+    let mut found = Fields::new(message, FIELDS).ok()?;
+    let mut rest = fields;
     let mut count = 0;
     while rest != b"\r\n" {
         let name = token(rest)?;
@@ -121,13 +127,13 @@ fn read_fields(
         if name.is_empty() || count > limits.fields {
             return None;
         }
-        let name: HeaderName = shared_name(name).ok()?;
-        let mut value = shared_value(head, trimmed(line.strip_prefix(b":")?)).ok()?;
-        if noted.note(message, &name, &mut value).ok()? {
-            headers.try_append(name, value).ok()?;
-        }
+        let value = shared_value(head, trimmed(line.strip_prefix(b":")?)).ok()?;
+        found.add(name, shared_name(name).ok()?, value).ok()?;
     }
-    Some((headers, noted))
+    let (headers, noted, form) = found.finish().ok()?;
+    let names = fields.split(|byte| *byte == b'\n').map_while(token);
+    let form = form.form(names.filter(|name| !name.is_empty()), phrase);
+    Some((headers, noted, form))
 }
 
 /// The first line without its end, and what follows.

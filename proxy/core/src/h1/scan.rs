@@ -266,7 +266,7 @@ fn check_version(version: &[u8]) -> Option<Result<(), Defect>> {
 }
 
 /// A character of a token (RFC 9110 section 5.6.2).
-pub(super) fn is_tchar(byte: u8) -> bool {
+pub(crate) fn is_tchar(byte: u8) -> bool {
     const TABLE: [bool; 256] = alphanumeric_or(b"!#$%&'*+-.^_`|~");
     TABLE[usize::from(byte)]
 }

@@ -9,6 +9,7 @@ use super::cors::Cors;
 use super::fault::Fault;
 use super::matching::{RouteError, normal_path};
 use crate::balance::pick_random;
+use crate::headers::remove_in_order;
 use crate::name::ServiceName;
 use crate::path::NormalPath;
 
@@ -53,7 +54,7 @@ impl HeaderModifier {
             headers.append(name, value.clone());
         }
         for name in &self.remove {
-            headers.remove(name);
+            remove_in_order(headers, name);
         }
     }
 }

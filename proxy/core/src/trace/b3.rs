@@ -3,6 +3,8 @@
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 
+use crate::headers::remove_in_order;
+
 use super::{Formats, Parent, TraceContext, hex, parse_id};
 
 const B3: HeaderName = HeaderName::from_static("b3");
@@ -110,7 +112,7 @@ pub(super) fn write_multi(context: &TraceContext, headers: &mut HeaderMap) {
     let sampled = if context.sampled { "1" } else { "0" };
     headers.insert(SAMPLED, HeaderValue::from_static(sampled));
     // It named the caller's parent, and is optional.
-    headers.remove(PARENT_SPAN_ID);
+    remove_in_order(headers, &PARENT_SPAN_ID);
 }
 
 /// As short as it came: systems with trace IDs of 64 bits can't read longer ones.

@@ -14,7 +14,6 @@ use weft_core::headers::is_grpc;
 use weft_core::interim::Interims;
 use weft_core::reason::Reason;
 
-use super::ReasonPhrase;
 use super::outgoing::{Cut, Outgoing, framing};
 use super::server::{Answer, CONTINUE, Connection, End, HALF_CLOSED_SILENCE, earlier};
 use super::upload::Upload;
@@ -128,7 +127,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
                 date: None,
             };
             let (parts, ()) = head.into_parts();
-            encode_response(&parts, Framing::None, None, options, self.wire.out());
+            encode_response(&parts, Framing::None, options, self.wire.out());
         }
     }
 
@@ -158,7 +157,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         upload: &mut Option<Upload>,
     ) -> Result<bool, Gone> {
         let (parts, body) = answer.into_parts();
-        let phrase = parts.extensions.get::<ReasonPhrase>();
         let options = ResponseOptions {
             request_method: &asked.method,
             client_version: asked.version,
@@ -166,8 +164,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
             date: None,
         };
         let known = framing(&parts.headers, &body);
-        let phrase = phrase.map(|phrase| &phrase.0);
-        let written = encode_response(&parts, known, phrase, options, self.wire.out());
+        let written = encode_response(&parts, known, options, self.wire.out());
         let mut outgoing = Outgoing::new(body, written.framing);
         let mut progress = (self.wire.written, None);
         poll_fn(|cx| self.poll_write(cx, upload, &mut outgoing, &mut progress)).await?;

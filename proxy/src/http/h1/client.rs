@@ -16,9 +16,9 @@ use weft_core::h1::{
     Decoder, Defect, Framing, HeadScan, Limits, Malformed, Message, RequestOptions, ResponseHead,
     TargetForm, encode_request, parse_response,
 };
+use weft_core::http1_form;
 use weft_core::interim::Interims;
 
-use super::ReasonPhrase;
 use super::body::Http1Body;
 pub use super::home::{Home, Line, SharedLine};
 use super::outgoing::{Cut, Outgoing, framing};
@@ -180,7 +180,9 @@ impl Connection {
                     if head.parts.status == StatusCode::CONTINUE {
                         upload.hold = None;
                     }
-                    interims.push(head.parts.status, head.parts.headers);
+                    let mut headers = head.parts.headers;
+                    http1_form::put(head.form, &mut headers);
+                    interims.push(head.parts.status, headers);
                     continue;
                 }
                 return Poll::Ready(Ok(head));
@@ -212,7 +214,9 @@ impl Connection {
         let (io, first) = self.wire.into_parts();
         // The receiver is ours.
         let _sent = to.send(Upgraded::new(io, first));
-        let mut response = http::Response::from_parts(head.parts, Http1Body::EMPTY.into());
+        let mut parts = head.parts;
+        http1_form::put(head.form, &mut parts.headers);
+        let mut response = http::Response::from_parts(parts, Http1Body::EMPTY.into());
         response.extensions_mut().insert(upgrade);
         Ok(response)
     }
@@ -224,9 +228,7 @@ impl Connection {
         home: Home,
     ) -> http::Response<Incoming> {
         let mut parts = head.parts;
-        if let Some(phrase) = head.reason_phrase {
-            parts.extensions.insert(ReasonPhrase(phrase));
-        }
+        http1_form::put(head.form, &mut parts.headers);
         let (received, keep_alive) = (&mut self.wire.read, head.keep_alive);
         let whole = match head.framing {
             Framing::None => Some(0),

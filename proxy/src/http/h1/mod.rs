@@ -21,7 +21,6 @@ mod tests;
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use weft_core::h1::{Limits, Malformed};
 use weft_core::h2::message;
@@ -176,7 +175,3 @@ fn says_grpc(head: &[u8]) -> bool {
     let mut windows = head.windows(FIELD.len());
     !connect && windows.any(|window| window.eq_ignore_ascii_case(FIELD))
 }
-
-/// A reason phrase that is not the usual one, as an extension of a response.
-#[derive(Debug, Clone)]
-struct ReasonPhrase(Bytes);

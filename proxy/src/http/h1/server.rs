@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use weft_core::h1::{HeadScan, Message, RequestHead, TargetForm, parse_request};
 use weft_core::headers::is_upgrade;
+use weft_core::http1_form;
 use weft_core::interim::Interims;
 use weft_core::resets::TunnelUse;
 
@@ -248,7 +249,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
     {
         let asked = Asked::of(&head);
         let (body, mut upload) = Upload::of(&head, &mut self.wire.read, &self.settings.limits);
-        let mut request = Request::from_parts(head.parts, Incoming::from(body));
+        let mut parts = head.parts;
+        http1_form::put(head.form, &mut parts.headers);
+        let mut request = Request::from_parts(parts, Incoming::from(body));
         if head.target_form == TargetForm::Absolute {
             request.extensions_mut().insert(head.target_form);
         }

@@ -1,6 +1,6 @@
 //! Heads and bodies as they are sent.
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version};
 
 use super::super::{
@@ -223,7 +223,7 @@ fn check_response(answer: &Answer, expected: &str, framing: Framing, keep_alive:
         date: None,
     };
     let mut out = BytesMut::new();
-    let written = encode_response(&parts, answer.framing, None, options, &mut out);
+    let written = encode_response(&parts, answer.framing, options, &mut out);
     let expected = expected.replace('\n', "\r\n");
     assert_eq!(text(&out), expected);
     assert_eq!(
@@ -265,7 +265,7 @@ fn responses() {
         ],
         ..answer(Length(7))
     };
-    let expected = format!("{OK}a: b\ncontent-length: 7\nconnection: close\n\n");
+    let expected = format!("{OK}content-length: 7\na: b\nconnection: close\n\n");
     check_response(&closing, &expected, Length(7), false);
 }
 
@@ -380,26 +380,21 @@ fn phrases_and_dates() {
         keep_alive: true,
         date: Some(&date),
     };
-    let encode = |status: u16, phrase: Option<&'static [u8]>, own_date: bool| {
+    let encode = |status: u16, form: Option<&[u8]>, own_date: bool| {
         let mut response = Response::builder().status(status);
         if own_date {
             response = response.header("date", "x");
         }
-        let parts = response.body(()).unwrap().into_parts().0;
+        let mut parts = response.body(()).unwrap().into_parts().0;
+        let form = form.map(|form| HeaderValue::from_bytes(form).unwrap());
+        crate::http1_form::put(form, &mut parts.headers);
         let mut out = BytesMut::new();
-        let phrase = phrase.map(Bytes::from_static);
-        encode_response(
-            &parts,
-            Framing::Length(1),
-            phrase.as_ref(),
-            options,
-            &mut out,
-        );
+        encode_response(&parts, Framing::Length(1), options, &mut out);
         text(&out).replace("\r\n", "|")
     };
     let date = "date: Sun, 06 Nov 1994 08:49:37 GMT|";
     assert_eq!(
-        encode(200, Some(b"Fine"), true),
+        encode(200, Some(b"l\"Fine\""), true),
         "HTTP/1.1 200 Fine|date: x|content-length: 1||"
     );
     assert_eq!(
@@ -407,11 +402,11 @@ fn phrases_and_dates() {
         format!("HTTP/1.1 299 |{date}content-length: 1||")
     );
     assert_eq!(
-        encode(200, Some(b""), true),
+        encode(200, Some(b"l\"\""), true),
         "HTTP/1.1 200 |date: x|content-length: 1||"
     );
     assert_eq!(
-        encode(200, Some(b"a\r\nb: c"), true),
+        encode(200, Some(b"l\"a"), true),
         "HTTP/1.1 200 OK|date: x|content-length: 1||"
     );
     assert_eq!(encode(100, None, false), "HTTP/1.1 100 Continue||");
@@ -502,7 +497,8 @@ fn round_trips() {
         date: None,
     };
     out.clear();
-    let phrase = head.reason_phrase.as_ref();
-    encode_response(&head.parts, head.framing, phrase, options, &mut out);
+    let mut head = head;
+    crate::http1_form::put(head.form.take(), &mut head.parts.headers);
+    encode_response(&head.parts, head.framing, options, &mut out);
     assert_eq!(&out[..], input);
 }

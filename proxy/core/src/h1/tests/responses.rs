@@ -1,6 +1,6 @@
 //! Heads of responses.
 
-use http::{Method, Version};
+use http::{HeaderValue, Method, Version};
 
 use super::super::Framing::{self, Chunked, Length, UntilClose};
 use super::{check_refusal, fields, response};
@@ -15,7 +15,7 @@ fn heads_are_read() {
     .unwrap();
     assert_eq!(head.parts.status, 404);
     assert_eq!(head.parts.version, Version::HTTP_11);
-    assert_eq!(&head.reason_phrase.unwrap()[..], b"Nicht gefunden \xfc");
+    assert_eq!(head.form.unwrap().as_bytes(), b"t\"Nicht gefunden \xfc\"");
     assert_eq!(head.framing, Length(3));
     assert!(head.keep_alive && !head.tunnel);
     assert_eq!(
@@ -28,21 +28,21 @@ fn heads_are_read() {
 fn statuses_and_phrases() {
     let cases: [(&str, u16, Option<&str>); 9] = [
         ("200 OK", 200, None),
-        ("200 Fine", 200, Some("Fine")),
-        ("200 ", 200, Some("")),
-        ("200", 200, Some("")),
-        ("299 Odd", 299, Some("Odd")),
+        ("200 Fine", 200, Some("l\"Fine\"")),
+        ("200 ", 200, Some("l\"\"")),
+        ("200", 200, Some("l\"\"")),
+        ("299 Odd", 299, Some("l\"Odd\"")),
         ("299 ", 299, None),
         ("599", 599, None),
-        ("700 x", 700, Some("x")),
-        ("999 a\tb", 999, Some("a\tb")),
+        ("700 x", 700, Some("l\"x\"")),
+        ("999 a\tb", 999, Some("l\"a\tb\"")),
     ];
     for (line, status, phrase) in cases {
         let input = format!("HTTP/1.1 {line}\r\n\r\n");
         let head = response(&Method::GET, &input).unwrap();
         assert_eq!(head.parts.status, status, "{line:?}");
         assert_eq!(
-            head.reason_phrase.as_deref(),
+            head.form.as_ref().map(HeaderValue::as_bytes),
             phrase.map(str::as_bytes),
             "{line:?}"
         );

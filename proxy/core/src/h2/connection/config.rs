@@ -30,6 +30,9 @@ pub struct Config {
     pub header_list: u32,
     /// Whether a server takes extended CONNECT (RFC 8441).
     pub extended_connect: ExtendedConnect,
+    /// Whether heads keep what HTTP/2 cannot say of them ([`crate::http1_form`]), as between sidecars.
+    /// Otherwise it is neither sent nor believed. Default false.
+    pub keeps_form: bool,
     /// Bytes that wait to be written before no data is added to them. Heads, the last 1 KiB of data and
     /// what answers single frames come on top. Default 64 KiB.
     pub out_bytes: usize,
@@ -50,6 +53,7 @@ impl Default for Config {
             },
             header_list: 128 * 1024,
             extended_connect: ExtendedConnect::NotAnnounced,
+            keeps_form: false,
             out_bytes: 64 * 1024,
         }
     }

@@ -8,6 +8,7 @@ use super::receive::Known;
 use super::streams::{Half, Stream};
 use super::{Connection, ConnectionViolation, Event, Role, StreamKey, StreamViolation};
 use crate::h1::Message;
+use crate::headers::WEFT_HTTP1_FORM;
 use crate::time::Instant;
 
 impl Connection {
@@ -106,7 +107,8 @@ impl Connection {
         Ok(())
     }
 
-    fn on_request(&mut self, stream: StreamId, head: RequestHead, end: bool) {
+    fn on_request(&mut self, stream: StreamId, mut head: RequestHead, end: bool) {
+        self.drop_form(&mut head.parts.headers);
         let method = head.parts.method.clone();
         let length = Length::request(&method, head.content_length);
         if end && let Err(malformed) = length.on_end() {
@@ -115,6 +117,13 @@ impl Connection {
         let stream = self.open_stream(stream, end, length, method);
         let head = Box::new(head);
         self.events.push_back(Event::Request { stream, head, end });
+    }
+
+    /// Drops what only another sidecar may say.
+    fn drop_form(&self, headers: &mut HeaderMap) {
+        if !self.config.keeps_form {
+            headers.remove(WEFT_HTTP1_FORM);
+        }
     }
 
     /// Resets a stream before anybody has heard of it.
@@ -178,9 +187,10 @@ impl Connection {
     fn take_response(
         &mut self,
         key: StreamKey,
-        head: ResponseHead,
+        mut head: ResponseHead,
         end: bool,
     ) -> Result<(), Malformed> {
+        self.drop_form(&mut head.parts.headers);
         let Some(found) = self.streams.get_mut(key) else {
             return Ok(());
         };

@@ -3,13 +3,14 @@
 use std::convert::Infallible;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 
 use super::super::frame::{StreamId, encode_headers, write_data_head, write_ping};
 use super::super::hpack::{Encoder, FIELD_OVERHEAD};
 use super::super::message::{self, Length, Protocol, Unsendable};
 use super::streams::{Half, Stream};
 use super::{Connection, QUANTUM, Role, StreamKey};
+use crate::headers::WEFT_HTTP1_FORM;
 
 /// What pseudo-header fields of a request count beside their target: names, 32 for each, and the longest
 /// usual method and scheme.
@@ -146,8 +147,10 @@ impl Connection {
         self.check_size(headers, PSEUDO_BYTES + target)?;
         let next = self.highest.map_or(1, |highest| highest.get() + 2);
         let id = StreamId::new(next).ok_or(OpenError::Exhausted)?;
+        let form = self.kept_form(headers);
         self.write_head(id, end, |encoder, out| {
             message::encode_request(encoder, method, uri, protocol, headers, out)
+                .map(|()| put_form(form, encoder, out))
         })?;
         self.highest = Some(id);
         self.idle.on_request_sent();
@@ -180,8 +183,10 @@ impl Connection {
         }
         self.check_size(headers, STATUS_BYTES)?;
         let end = end && !is_interim;
+        let form = self.kept_form(headers);
         self.write_head(stream.id(), end, |encoder, out| {
             message::encode_response(encoder, status, headers, out)
+                .map(|()| put_form(form, encoder, out))
         })?;
         if end {
             self.ended_sending(stream);
@@ -299,6 +304,12 @@ impl Connection {
         }
     }
 
+    /// What HTTP/2 cannot say of a head, where the peer is told.
+    fn kept_form<'h>(&self, headers: &'h HeaderMap) -> Option<&'h HeaderValue> {
+        let keeps = self.config.keeps_form;
+        keeps.then(|| headers.get(WEFT_HTTP1_FORM)).flatten()
+    }
+
     /// Writes HEADERS with the block that `encode` appends; nothing where that fails.
     fn write_head<E>(
         &mut self,
@@ -375,5 +386,12 @@ impl Connection {
         if self.ended.is_none() {
             write_ping(payload, &mut self.out);
         }
+    }
+}
+
+/// Adds a form to a block that has been written.
+fn put_form(form: Option<&HeaderValue>, encoder: &mut Encoder, out: &mut BytesMut) {
+    if let Some(form) = form {
+        encoder.field(out, WEFT_HTTP1_FORM.as_str().as_bytes(), form.as_bytes());
     }
 }

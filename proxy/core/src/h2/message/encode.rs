@@ -9,6 +9,7 @@ use super::collect::{is_connection_specific, is_trailers};
 use super::request::Protocol;
 use crate::h1::{self, check_target};
 use crate::h2::hpack::Encoder;
+use crate::headers::WEFT_HTTP1_FORM;
 
 /// Why a head cannot be sent in HTTP/2. Nothing of it was written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,7 +26,8 @@ pub enum Unsendable {
 /// it has none, and `protocol` of an extended `CONNECT`.
 ///
 /// Of `headers` are left out what is for a connection in HTTP/1.1 and `te` other than `trailers`
-/// (RFC 9113 section 8.2.2), `Host` where the target has an authority, and white space around values.
+/// (RFC 9113 section 8.2.2), `Host` where the target has an authority, [`WEFT_HTTP1_FORM`], and white
+/// space around values.
 /// Sensitive values are never indexed.
 ///
 /// # Errors
@@ -105,7 +107,11 @@ fn put_fields(
 ) {
     for (name, value) in headers {
         let bytes = trimmed(value);
-        if is_connection_specific(name) || (name == TE && !is_trailers(bytes)) || is_omitted(name) {
+        if *name == WEFT_HTTP1_FORM
+            || is_connection_specific(name)
+            || (name == TE && !is_trailers(bytes))
+            || is_omitted(name)
+        {
             continue;
         }
         let name = name.as_str().as_bytes();
