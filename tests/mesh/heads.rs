@@ -42,7 +42,7 @@ fn the_form_stays_in_the_mesh() {
     let _http2 = mesh.serve("heads-http2", &["8088:http2"], node);
     let _http1 = mesh.serve(
         "heads",
-        &["8087"],
+        &["8087:http"],
         script("heads.py").args(["serve", "8087"]),
     );
     let client = script("heads.py").args(["ask2", mesh.host("heads-http2").as_str(), "8088"]);

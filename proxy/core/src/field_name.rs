@@ -1,4 +1,4 @@
-//! Names of fields that are found quickly, and maps of fields.
+//! Names of fields that are found quickly, the characters of tokens, and maps of fields.
 
 use http::header::MaxSizeReached;
 use http::{HeaderMap, HeaderName};
@@ -114,4 +114,26 @@ fn names_of_length(length: usize) -> &'static [HeaderName] {
         23 => names!["x-forwarded-client-cert"],
         _ => &[],
     }
+}
+
+/// A character of a token (RFC 9110 section 5.6.2).
+pub(crate) fn is_tchar(byte: u8) -> bool {
+    const TABLE: [bool; 256] = alphanumeric_or(b"!#$%&'*+-.^_`|~");
+    TABLE[usize::from(byte)]
+}
+
+/// Which bytes are letters, digits, or among `marks`.
+pub(crate) const fn alphanumeric_or(marks: &[u8]) -> [bool; 256] {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < table.len() {
+        table[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let mut at = 0;
+    while at < marks.len() {
+        table[marks[at] as usize] = true;
+        at += 1;
+    }
+    table
 }

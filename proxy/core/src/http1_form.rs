@@ -25,7 +25,7 @@ use http::{HeaderMap, HeaderValue};
 
 pub(crate) use note::{Note, comes_behind};
 
-use crate::h1::is_tchar;
+use crate::field_name::is_tchar;
 use crate::headers::WEFT_HTTP1_FORM;
 
 /// Bytes of a form; what does not fit is left out when it is written, and none that is larger is read.
@@ -248,8 +248,8 @@ fn write_title(name: &[u8], out: &mut BytesMut) {
         return;
     };
     let mut title = [0; AT_ONCE];
-    for at in 0..AT_ONCE {
-        title[at] = titled(room[at], room[at + 1]);
+    for ((title, before), byte) in title.iter_mut().zip(&room).zip(&room[1..]) {
+        *title = titled(*before, *byte);
     }
     out.extend_from_slice(&title[..name.len()]);
 }

@@ -10,8 +10,7 @@ use memchr::memchr;
 
 use super::framing::Noted;
 use super::malformed::{Defect, Excerpt, Message};
-use super::scan::is_tchar;
-use crate::field_name::{known_name, map_for};
+use crate::field_name::{is_tchar, known_name, map_for};
 use crate::headers::WEFT_HTTP1_FORM;
 use crate::http1_form::{Note, comes_behind};
 

@@ -49,7 +49,6 @@ pub use head::{RequestHead, ResponseHead, parse_request, parse_response};
 pub use limits::{Limits, METHOD_BYTES};
 pub use malformed::{Defect, Excerpt, Malformed, Message};
 pub use scan::HeadScan;
-pub(crate) use scan::is_tchar;
 pub use target::{
     BadHost, HOST_BYTES, TargetForm, authority, check_authority, check_target, is_host_missing,
 };

@@ -16,7 +16,7 @@ use super::framing::Noted;
 use super::head::unusual_phrase;
 use super::limits::Limits;
 use super::malformed::Message;
-use super::scan::{alphanumeric_or, is_tchar};
+use crate::field_name::{alphanumeric_or, is_tchar};
 
 /// Fields that a map has room for from the begin; more are possible.
 const FIELDS: usize = 8;

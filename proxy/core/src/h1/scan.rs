@@ -5,6 +5,7 @@ use memchr::memchr;
 
 use super::limits::Limits;
 use super::malformed::{Defect, Excerpt, Malformed, Message};
+use crate::field_name::is_tchar;
 
 /// How far a buffer was searched for the end of a head, so that no byte is searched twice. One
 /// belongs to each buffer; it is as new once a head has been found.
@@ -263,26 +264,4 @@ fn check_version(version: &[u8]) -> Option<Result<(), Defect>> {
         }
         _ => None,
     }
-}
-
-/// A character of a token (RFC 9110 section 5.6.2).
-pub(crate) fn is_tchar(byte: u8) -> bool {
-    const TABLE: [bool; 256] = alphanumeric_or(b"!#$%&'*+-.^_`|~");
-    TABLE[usize::from(byte)]
-}
-
-/// Which bytes are letters, digits, or among `marks`.
-pub(super) const fn alphanumeric_or(marks: &[u8]) -> [bool; 256] {
-    let mut table = [false; 256];
-    let mut byte = 0;
-    while byte < table.len() {
-        table[byte] = (byte as u8).is_ascii_alphanumeric();
-        byte += 1;
-    }
-    let mut at = 0;
-    while at < marks.len() {
-        table[marks[at] as usize] = true;
-        at += 1;
-    }
-    table
 }

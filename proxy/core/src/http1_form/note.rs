@@ -3,7 +3,7 @@
 use http::header::{COOKIE, HOST};
 use http::{HeaderName, HeaderValue};
 
-use super::{AT_ONCE, EXCEPTIONS, FORM_BYTES, Style, behind_hyphen, is_text, titled};
+use super::{EXCEPTIONS, FORM_BYTES, Style, behind_hyphen, is_text, titled};
 use crate::headers::{is_hop_by_hop, is_mesh_field};
 
 /// What the names of a head have in common, as far as they have been read.
@@ -151,8 +151,7 @@ fn is_listed(name: &[u8]) -> bool {
 pub(super) fn spelling(name: &[u8]) -> (bool, bool) {
     let (mut not_lower, mut not_title) = (0, 0);
     if let Some(room) = behind_hyphen(name) {
-        for at in 0..AT_ONCE {
-            let (before, byte) = (room[at], room[at + 1]);
+        for (&before, &byte) in room.iter().zip(&room[1..]) {
             let lower = byte | (u8::from(byte.is_ascii_uppercase()) << 5);
             not_lower |= byte ^ lower;
             not_title |= byte ^ titled(before, lower);
