@@ -78,17 +78,17 @@ fn targets_keep_their_form() {
     for (target, expected) in [
         (
             "http://elsewhere/x?y=1",
-            "http://elsewhere/x?y=1 HTTP/1.1 | host: elsewhere",
+            "http://elsewhere/x?y=1 HTTP/1.1 | Host: elsewhere",
         ),
         (
             "https://elsewhere:444/",
-            "https://elsewhere:444/ HTTP/1.1 | host: elsewhere:444",
+            "https://elsewhere:444/ HTTP/1.1 | Host: elsewhere:444",
         ),
-        ("ftp://files/a", "ftp://files/a HTTP/1.1 | host: files"),
+        ("ftp://files/a", "ftp://files/a HTTP/1.1 | Host: files"),
     ] {
         let printed = ask(&["--request-target", target]);
         assert_eq!(printed, format!("GET {expected}\n"));
     }
     let forged = ask(&["-H", "weft-target-form: absolute"]);
-    assert_eq!(forged, format!("GET /path HTTP/1.1 | host: {host}:8080\n"));
+    assert_eq!(forged, format!("GET /path HTTP/1.1 | Host: {host}:8080\n"));
 }

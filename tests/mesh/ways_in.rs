@@ -69,7 +69,7 @@ fn parsed(printed: &str) -> Outcomes {
 
 /// Name, status, reason, and what the head that the application gets, or else the text, has.
 const EXPECTED: &[(&str, &str, &str, &str)] = &[
-    ("plain", "200", "", "GET / HTTP/1.1\r\nhost: web"),
+    ("plain", "200", "", "GET / HTTP/1.1\r\nHost: web"),
     ("1.0 no host", "200", "", "\r\nhost: web.shop.mesh"),
     ("empty host", "400", "bad-request", "is empty"),
     ("port alone", "400", "bad-request", "is empty"),
