@@ -190,7 +190,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
             loop {
                 let received = &mut self.wire.read;
                 match parse_request(received, &mut self.scan, &self.settings.limits) {
-                    Ok(Some(head)) => return Poll::Ready(Next::Request(Box::new(head))),
+                    Ok(Some(mut head)) => {
+                        http1_form::put(head.form.take(), &mut head.parts.headers);
+                        return Poll::Ready(Next::Request(Box::new(head)));
+                    }
                     Ok(None) => {}
                     Err(malformed) => {
                         let refusal = Refusal::malformed(&malformed, received);
@@ -249,9 +252,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
     {
         let asked = Asked::of(&head);
         let (body, mut upload) = Upload::of(&head, &mut self.wire.read, &self.settings.limits);
-        let mut parts = head.parts;
-        http1_form::put(head.form, &mut parts.headers);
-        let mut request = Request::from_parts(parts, Incoming::from(body));
+        let mut request = Request::from_parts(head.parts, Incoming::from(body));
         if head.target_form == TargetForm::Absolute {
             request.extensions_mut().insert(head.target_form);
         }
