@@ -25,7 +25,7 @@ use http::{HeaderMap, HeaderValue};
 
 pub(crate) use note::{Note, comes_behind};
 
-use crate::field_name::is_tchar;
+use crate::field_name::{is_tchar, known_lower_case, titled};
 use crate::headers::WEFT_HTTP1_FORM;
 
 /// Bytes of a form; what does not fit is left out when it is written, and none that is larger is read.
@@ -77,8 +77,9 @@ pub(crate) struct Form<'a> {
 impl<'a> Form<'a> {
     /// The form of a head; that of one without a form where it has none that is understood.
     pub(crate) fn of(headers: &'a HeaderMap) -> Self {
-        let form = headers.get(WEFT_HTTP1_FORM);
-        let form = form.and_then(|form| Self::parse(form.as_bytes()));
+        // To compare the few names that a head has costs less than to look one up.
+        let form = headers.iter().find(|(name, _)| *name == WEFT_HTTP1_FORM);
+        let form = form.and_then(|(_, form)| Self::parse(form.as_bytes()));
         form.unwrap_or_default()
     }
 
@@ -219,37 +220,18 @@ fn is_text(byte: &u8) -> bool {
     *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f)
 }
 
-/// Bytes of names that are looked at all at once, which a processor does with few instructions.
-const AT_ONCE: usize = 32;
-
-/// The name behind a hyphen, so that each byte has one before it; `None` where it is too long.
-fn behind_hyphen(name: &[u8]) -> Option<[u8; AT_ONCE + 1]> {
-    let mut room = [0; AT_ONCE + 1];
-    room[0] = b'-';
-    room.get_mut(1..=name.len())?.copy_from_slice(name);
-    Some(room)
-}
-
-/// The byte as it is in Title-Case behind another one.
-fn titled(before: u8, byte: u8) -> u8 {
-    let is_raised = (before == b'-') & byte.is_ascii_lowercase();
-    byte & !(u8::from(is_raised) << 5)
-}
-
 /// Writes a name that is in lower case in Title-Case: the first letter and each one behind a hyphen is
 /// upper case.
 fn write_title(name: &[u8], out: &mut BytesMut) {
-    let Some(room) = behind_hyphen(name) else {
-        let before = std::iter::once(&b'-').chain(name);
-        let title = before
-            .zip(name)
-            .map(|(before, byte)| titled(*before, *byte));
-        out.extend(title);
+    if let Some(known) = known_lower_case(name) {
+        out.extend_from_slice(known.title_case);
         return;
-    };
-    let mut title = [0; AT_ONCE];
-    for ((title, before), byte) in title.iter_mut().zip(&room).zip(&room[1..]) {
-        *title = titled(*before, *byte);
     }
-    out.extend_from_slice(&title[..name.len()]);
+    let begin = out.len();
+    out.extend_from_slice(name);
+    let mut before = b'-';
+    for byte in &mut out[begin..] {
+        *byte = titled(before, *byte);
+        before = *byte;
+    }
 }

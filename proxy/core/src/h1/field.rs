@@ -10,7 +10,7 @@ use memchr::memchr;
 
 use super::framing::Noted;
 use super::malformed::{Defect, Excerpt, Message};
-use crate::field_name::{is_tchar, known_name, map_for};
+use crate::field_name::{Spelling, is_tchar, known_name, map_for};
 use crate::headers::WEFT_HTTP1_FORM;
 use crate::http1_form::{Note, comes_behind};
 
@@ -61,14 +61,14 @@ impl<'h> Fields<'h> {
     pub(super) fn add(
         &mut self,
         spelled: &'h [u8],
-        name: HeaderName,
         mut value: HeaderValue,
     ) -> Result<(), Unacceptable> {
+        let (name, spelling) = spelled_name(spelled)?;
         // The form is ours to note.
         if name == WEFT_HTTP1_FORM {
             return Ok(());
         }
-        self.form.on_name(spelled);
+        self.form.on_name(spelling);
         if !self.noted.note(self.message, &name, &mut value)? {
             return Ok(());
         }
@@ -134,7 +134,7 @@ pub(super) fn header_map<'h>(
     let mut found = Fields::new(message, limit).map_err(too_many)?;
     for field in fields {
         let spelled = field.name.as_bytes();
-        let added = found.add(spelled, shared_name(spelled)?, value(head, field)?);
+        let added = found.add(spelled, value(head, field)?);
         added.map_err(|unacceptable| match unacceptable {
             Unacceptable::Defect(defect) => defect,
             Unacceptable::Full => Defect::TooManyFields { limit },
@@ -157,12 +157,18 @@ pub(super) fn trailer_map(section: &Bytes, fields: &[Header<'_>]) -> Result<Head
 
 /// The name of a field, in lower case.
 pub(super) fn shared_name(bytes: &[u8]) -> Result<HeaderName, Defect> {
-    if let Some(known) = known_name(bytes) {
-        return Ok(known.clone());
+    spelled_name(bytes).map(|(name, _spelling)| name)
+}
+
+/// The same, and how it is spelled.
+fn spelled_name(bytes: &[u8]) -> Result<(HeaderName, Spelling), Defect> {
+    if let Some((known, spelling)) = known_name(bytes) {
+        return Ok((known.name.clone(), spelling));
     }
-    HeaderName::from_bytes(bytes).map_err(|_| Defect::FieldLine {
+    let name = HeaderName::from_bytes(bytes).map_err(|_| Defect::FieldLine {
         found: Excerpt::of(bytes),
-    })
+    })?;
+    Ok((name, Spelling::of(bytes)))
 }
 
 fn value(head: &Bytes, field: &Header<'_>) -> Result<HeaderValue, Defect> {

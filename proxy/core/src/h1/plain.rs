@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue};
 use memchr::memchr;
 use memchr::memmem::Finder;
 
-use super::field::{Fields, shared_name, shared_value};
+use super::field::{Fields, shared_value};
 use super::framing::Noted;
 use super::head::unusual_phrase;
 use super::limits::Limits;
@@ -128,7 +128,7 @@ fn read_fields(
             return None;
         }
         let value = shared_value(head, trimmed(line.strip_prefix(b":")?)).ok()?;
-        found.add(name, shared_name(name).ok()?, value).ok()?;
+        found.add(name, value).ok()?;
     }
     let (headers, noted, form) = found.finish().ok()?;
     let names = fields.split(|byte| *byte == b'\n').map_while(token);

@@ -3,7 +3,8 @@
 use http::header::{COOKIE, HOST};
 use http::{HeaderName, HeaderValue};
 
-use super::{EXCEPTIONS, FORM_BYTES, Style, behind_hyphen, is_text, titled};
+use super::{EXCEPTIONS, FORM_BYTES, Style, is_text};
+use crate::field_name::Spelling;
 use crate::headers::{is_hop_by_hop, is_mesh_field};
 
 /// What the names of a head have in common, as far as they have been read.
@@ -31,10 +32,9 @@ pub(crate) fn comes_behind(name: &HeaderName) -> bool {
 
 impl<'h> Note<'h> {
     /// Notes how the name of a field is spelled.
-    pub(crate) fn on_name(&mut self, spelled: &'h [u8]) {
-        let (not_lower, not_title) = spelling(spelled);
-        self.not_lower |= not_lower;
-        self.not_title |= not_title;
+    pub(crate) fn on_name(&mut self, spelling: Spelling) {
+        self.not_lower |= !spelling.is_lower;
+        self.not_title |= !spelling.is_title;
     }
 
     /// Notes `Host`.
@@ -104,10 +104,10 @@ impl<'h> Note<'h> {
     /// The style of most names, and what is listed of them.
     fn list(&self, names: &[&[u8]]) -> (Style, Vec<u8>) {
         let in_style = |name: &[u8], style| {
-            let (not_lower, not_title) = spelling(name);
+            let spelling = Spelling::of(name);
             match style {
-                Style::Lower => !not_lower,
-                Style::Title => !not_title,
+                Style::Lower => spelling.is_lower,
+                Style::Title => spelling.is_title,
             }
         };
         let count = |style| names.iter().filter(|name| in_style(name, style)).count();
@@ -145,25 +145,4 @@ impl<'h> Note<'h> {
 fn is_listed(name: &[u8]) -> bool {
     let name = HeaderName::from_bytes(name);
     name.is_ok_and(|name| name == HOST || !comes_behind(&name))
-}
-
-/// Whether a name has upper-case letters, and whether it is not in Title-Case.
-pub(super) fn spelling(name: &[u8]) -> (bool, bool) {
-    let (mut not_lower, mut not_title) = (0, 0);
-    if let Some(room) = behind_hyphen(name) {
-        for (&before, &byte) in room.iter().zip(&room[1..]) {
-            let lower = byte | (u8::from(byte.is_ascii_uppercase()) << 5);
-            not_lower |= byte ^ lower;
-            not_title |= byte ^ titled(before, lower);
-        }
-    } else {
-        let mut before = b'-';
-        for &byte in name {
-            let lower = byte.to_ascii_lowercase();
-            not_lower |= byte ^ lower;
-            not_title |= byte ^ titled(before, lower);
-            before = byte;
-        }
-    }
-    (not_lower != 0, not_title != 0)
 }

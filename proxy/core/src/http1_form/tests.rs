@@ -4,8 +4,8 @@ use bytes::BytesMut;
 use http::{HeaderMap, HeaderValue, Method, Version};
 use proptest::prelude::*;
 
-use super::note::spelling;
 use super::{FORM_BYTES, Form, Names, Style, put, write_title};
+use crate::field_name::Spelling;
 use crate::h1::{
     HeadScan, Limits, RequestHead, RequestOptions, ResponseHead, ResponseOptions, TargetForm,
     encode_request, encode_response, parse_request, parse_response,
@@ -373,8 +373,8 @@ proptest! {
     fn title_case(name in "[A-Za-z0-9_-]{0,40}") {
         let mut title = BytesMut::new();
         write_title(name.to_ascii_lowercase().as_bytes(), &mut title);
-        let (not_lower, not_title) = spelling(name.as_bytes());
-        prop_assert_eq!(not_lower, name.bytes().any(|byte| byte.is_ascii_uppercase()));
-        prop_assert_eq!(not_title, title != name.as_bytes());
+        let spelling = Spelling::of(name.as_bytes());
+        prop_assert_eq!(spelling.is_lower, !name.bytes().any(|byte| byte.is_ascii_uppercase()));
+        prop_assert_eq!(spelling.is_title, title == name.as_bytes());
     }
 }

@@ -278,7 +278,7 @@ fn check_hop_by_hop(name: &HeaderName, value: &HeaderValue) -> Result<(), Defect
 /// A token in lower case (RFC 9113 section 8.2.1).
 fn field_name(bytes: &[u8]) -> Result<HeaderName, Defect> {
     if let Some(known) = known_lower_case(bytes) {
-        return Ok(known.clone());
+        return Ok(known.name.clone());
     }
     let name = HeaderName::from_lowercase(bytes).ok();
     // It takes quotation marks, of which no token is made (RFC 9110 section 5.6.2).
