@@ -194,6 +194,8 @@ struct Direction {
     /// A busy one grows to this, so that bulk needs few system calls.
     size_max: Size,
     state: State,
+    /// How the source broke behind what is in the buffer: a socket tells an error once, and then an end.
+    failed: Option<io::Error>,
     unflushed: bool,
     moved: u64,
 }
@@ -215,6 +217,7 @@ impl Direction {
             size: SIZE_FIRST.min(size_max),
             size_max,
             state: State::default(),
+            failed: None,
             unflushed: false,
             moved: 0,
         }
@@ -271,6 +274,9 @@ impl Direction {
         cx: &mut Context<'_>,
         source: &mut R,
     ) -> Poll<io::Result<bool>> {
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Err(error));
+        }
         let size = self.size;
         let mut buffer = match std::mem::take(&mut self.buffer) {
             last if last.capacity() == 0 => buffers::take(size),
@@ -278,6 +284,10 @@ impl Direction {
         };
         self.written = 0;
         let polled = fill(cx, source, &mut buffer, self.size.bytes());
+        let polled = polled.map_ok(|filled| {
+            self.failed = filled.failed;
+            filled.any
+        });
         match polled {
             Poll::Ready(Ok(true)) => self.buffer = buffer,
             Poll::Ready(_) | Poll::Pending => buffers::give(buffer, self.size),
@@ -304,26 +314,40 @@ impl Direction {
 }
 
 /// Reads until the buffer has so many bytes or no more are there: TLS gives one record a read, and what
-/// came together goes on with one call. True when bytes came, false at the end.
+/// came together goes on with one call.
 fn fill<R: AsyncRead + Unpin>(
     cx: &mut Context<'_>,
     source: &mut R,
     buffer: &mut BytesMut,
     most: usize,
-) -> Poll<io::Result<bool>> {
+) -> Poll<io::Result<Filled>> {
+    let mut failed = None;
     while buffer.len() < most {
         let rest = most - buffer.len();
         let mut room = (&mut *buffer).limit(rest);
         match poll_read_buf(Pin::new(&mut *source), cx, &mut room) {
             Poll::Ready(Ok(1..)) => {}
-            // What came before goes on first; the end or the error is seen again by the next read.
-            Poll::Ready(Ok(0) | Err(_)) | Poll::Pending if !buffer.is_empty() => break,
-            Poll::Ready(Ok(_none)) => return Poll::Ready(Ok(false)),
+            // What came before goes on first. The end is seen again by the next read.
+            Poll::Ready(Ok(0)) | Poll::Pending if !buffer.is_empty() => break,
+            Poll::Ready(Err(error)) if !buffer.is_empty() => {
+                failed = Some(error);
+                break;
+            }
+            Poll::Ready(Ok(_none)) => break,
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             Poll::Pending => return Poll::Pending,
         }
     }
-    Poll::Ready(Ok(true))
+    let any = !buffer.is_empty();
+    Poll::Ready(Ok(Filled { any, failed }))
+}
+
+/// What was read.
+struct Filled {
+    /// Bytes came; it is the end where none did.
+    any: bool,
+    /// How the source broke behind them.
+    failed: Option<io::Error>,
 }
 
 #[cfg(test)]
@@ -331,7 +355,9 @@ mod tests {
     use super::*;
     use crate::drain::{Drain, Phase, Side};
     use crate::tls::Signal;
+    use socket2::SockRef;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::net::{TcpListener, TcpStream};
     use tokio::task::JoinHandle;
 
     fn idle(seconds: u64) -> ProxyConfig {
@@ -435,6 +461,34 @@ mod tests {
         assert!(matches!(ended, Ended::Clean), "{ended:?}");
         assert_eq!(moved.forward, 8);
         assert_eq!(moved.backward, answer.len() as u64);
+    }
+
+    /// A socket tells of a reset once, and then of an end: what is reset right behind its bytes must not
+    /// look whole.
+    #[tokio::test]
+    async fn a_reset_right_behind_bytes_is_no_end() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for _ in 0..50 {
+            let address = listener.local_addr().unwrap();
+            let mut near = TcpStream::connect(address).await.unwrap();
+            let (mut server, _) = listener.accept().await.unwrap();
+            server.write_all(&[7; 600]).await.unwrap();
+            SockRef::from(&server)
+                .set_linger(Some(Duration::ZERO))
+                .unwrap();
+            drop(server);
+            // Both are there with the first read.
+            near.readable().await.unwrap();
+            let (mut client, mut a) = duplex(1 << 12);
+            let (config, mut received) = (idle(60), Vec::new());
+            let relaying = relay(&mut a, &mut near, &config, None);
+            let reading = client.read_to_end(&mut received);
+            let ended = tokio::select! {
+                (_moved, ended) = relaying => ended,
+                _ = reading => panic!("an end behind the bytes"),
+            };
+            assert!(matches!(ended, Ended::Broken(_)), "{ended:?}");
+        }
     }
 
     #[tokio::test]
