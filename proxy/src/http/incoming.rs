@@ -16,7 +16,7 @@ use weft_core::reason::Reason;
 use super::body::{BodyGuard, ProxyBody};
 use super::h1::client::ClientError;
 use super::h1::{Broken, Http1Body};
-use super::h2::{Failed, Outbound, StreamBody, StreamFailure, TunnelAborted};
+use super::h2::{Failed, Outbound, Stop, StreamBody, StreamFailure, TunnelAborted};
 use super::http2_body::Http2Body;
 
 /// Data frames that are shorter are put together as far as more has been received. Each one costs its
@@ -442,9 +442,9 @@ impl<G: BodyGuard> Outbound for ProxyBody<G> {
         self.stalled();
     }
 
-    fn on_unread(&mut self) {
+    fn on_stopped(&mut self, stop: Stop) {
         if let Self::Tunnel(tunnel) = self {
-            tunnel.on_unread();
+            tunnel.on_stopped(stop);
         }
     }
 }

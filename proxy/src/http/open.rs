@@ -15,7 +15,7 @@ use weft_core::h2::frame::ErrorCode;
 use weft_core::reason::Reason;
 
 use super::body::{BodyGuard, ProxyBody};
-use super::h2::Outbound;
+use super::h2::{Outbound, Stop};
 use super::incoming::BodyError;
 use crate::drain::Ends;
 
@@ -152,8 +152,8 @@ impl<G: BodyGuard> Outbound for HeldBody<G> {
         self.body.on_stalled();
     }
 
-    fn on_unread(&mut self) {
-        self.body.on_unread();
+    fn on_stopped(&mut self, stop: Stop) {
+        self.body.on_stopped(stop);
     }
 }
 

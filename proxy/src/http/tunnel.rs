@@ -91,9 +91,10 @@ impl<IO: AsyncWrite + Unpin> ClientSide<IO> {
     fn poll_reset(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         if self.carried == Carried::Stream
             && let Poll::Ready(Err(error)) = Pin::new(&mut self.io).poll_flush(cx)
+            && error.kind() == io::ErrorKind::ConnectionReset
         {
             self.end(ClientEnd::Reset);
-            return Err(io::Error::new(io::ErrorKind::ConnectionReset, error));
+            return Err(error);
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! The client's side of a connection: one task reads and writes it, and sends what a [`Handle`] gives it.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,11 +16,15 @@ use super::arrived::Come;
 use super::failure::StreamFailure;
 use super::handle::{Handle, Shared};
 use super::inbox::InboxId;
-use super::outgoing::{Outbound, Outgoing, Sent};
+use super::outgoing::{Outbound, Outgoing, Sent, Stop};
 use super::probe::Probing;
 use super::ready::{Part, Ready};
 use super::turns::{DriveError, Next, ROUNDS, Read, Turns};
 use crate::clock::Turn;
+
+/// So many streams may be open whose answers are whole: most servers end them a moment later, and some
+/// end a connection on which streams are reset.
+const LINGERING: usize = 32;
 
 /// What a server has announced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +41,8 @@ pub struct Driving<IO, B: Outbound> {
     shared: Arc<Shared<B>>,
     uploads: Vec<Upload<B>>,
     on_announced: Box<dyn FnMut(Announced)>,
+    /// Streams whose answers were whole before they have ended, the oldest first.
+    lingering: VecDeque<StreamKey>,
     is_over: bool,
 }
 
@@ -101,6 +108,7 @@ where
         shared: Arc::clone(&shared),
         uploads: Vec::new(),
         on_announced,
+        lingering: VecDeque::new(),
         is_over: false,
     };
     (Handle::new(shared), driving)
@@ -194,9 +202,11 @@ where
             Event::Stopped { stream, code } => {
                 if let Some(upload) = self.upload(stream)
                     && let Some(body) = upload.body.take()
-                    && code == ErrorCode::NO_ERROR
                 {
-                    body.on_unread();
+                    body.on_stopped(match code {
+                        ErrorCode::NO_ERROR => Stop::Unread,
+                        _ => Stop::Reset,
+                    });
                 }
             }
             Event::Settings => {
@@ -263,7 +273,12 @@ where
             }
             if let Err((error, request)) = self.open(inbox, request) {
                 if matches!(error, OpenError::TooMany { .. } | OpenError::NoRoom) {
-                    return self.shared.lock().requests.push_front((inbox, request));
+                    self.shared.lock().requests.push_front((inbox, request));
+                    // One that lingers leaves its place.
+                    match self.end_lingering() {
+                        true => continue,
+                        false => return,
+                    }
                 }
                 if matches!(error, OpenError::Exhausted) {
                     // Another connection is for all that follows.
@@ -277,6 +292,17 @@ where
                 self.shared.give_back(inbox, request, failure);
             }
         }
+    }
+
+    /// Resets the stream that has lingered for the longest time; false where there is none.
+    fn end_lingering(&mut self) -> bool {
+        let Some(stream) = self.lingering.pop_front() else {
+            return false;
+        };
+        if let Some(upload) = upload(&mut self.uploads, stream) {
+            upload.give_up(&mut self.turns.wire.connection, stream);
+        }
+        true
     }
 
     fn open(
@@ -313,22 +339,23 @@ where
     /// Gives up requests whose responses nobody reads any more.
     fn hear_readers(&mut self) {
         let (turns, uploads) = (&mut self.turns, &mut self.uploads);
+        let lingering = &mut self.lingering;
         turns.hear_readers(&self.shared.inboxes, |connection, stream, come| {
             let Some(upload) = upload(uploads, stream) else {
                 return;
             };
             upload.inbox = None;
             upload.is_answered = come == Come::Whole;
-            let gives_up = match come {
-                Come::Part => true,
+            match come {
+                Come::Part => upload.give_up(connection, stream),
                 // The server may still read the request.
-                Come::Whole => upload.body.is_none(),
-                Come::Ended => false,
-            };
-            if gives_up {
-                upload.give_up(connection, stream);
+                Come::Whole if upload.body.is_none() => lingering.push_back(stream),
+                Come::Whole | Come::Ended => {}
             }
         });
+        while self.lingering.len() > LINGERING {
+            self.end_lingering();
+        }
     }
 
     /// Sends bodies that were woken before this, each once, as long as there is room.
@@ -345,10 +372,12 @@ where
             let mut cx = Context::from_waker(&upload.waker);
             match body.poll_send(&mut self.turns.wire.connection, stream, &mut cx) {
                 Sent::Waiting => {}
-                Sent::Done if upload.is_answered => {
-                    upload.give_up(&mut self.turns.wire.connection, stream);
+                Sent::Done | Sent::Gone => {
+                    upload.body = None;
+                    if upload.is_answered {
+                        self.lingering.push_back(stream);
+                    }
                 }
-                Sent::Done | Sent::Gone => upload.body = None,
                 Sent::Broken(reason) => {
                     upload.body = None;
                     upload.stream = None;

@@ -26,7 +26,7 @@ pub use body::StreamBody;
 pub use client::{Announced, Driving, connect};
 pub use failure::StreamFailure;
 pub use handle::{Exchange, Failed, Handle};
-pub use outgoing::Outbound;
+pub use outgoing::{Outbound, Stop};
 pub use probe::Probing;
 pub use server::{Patience, Serving};
 pub use service::Service;

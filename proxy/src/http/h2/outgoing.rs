@@ -30,9 +30,17 @@ pub trait Outbound: Body<Data = Bytes> + Unpin {
     /// The other side has taken nothing of it for too long. It is dropped next.
     fn on_stalled(&mut self) {}
 
-    /// The other side has said everything and reads no more, which is no failure (RFC 9113 section 8.1).
-    /// It is dropped next.
-    fn on_unread(&mut self) {}
+    /// The other side has said everything and takes no more of it. It is dropped next.
+    fn on_stopped(&mut self, _stop: Stop) {}
+}
+
+/// How the other side, which has said everything, stops what is sent to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// A server needs no more of the request that it has answered, which is no failure (RFC 9113 section 8.1).
+    Unread,
+    /// It has reset the stream.
+    Reset,
 }
 
 /// A body that is being sent.
@@ -77,9 +85,9 @@ impl<B: Outbound> Outgoing<B> {
         self.body.on_stalled();
     }
 
-    /// The other side reads no more, which is no failure.
-    pub(super) fn on_unread(mut self) {
-        self.body.on_unread();
+    /// The other side takes no more.
+    pub(super) fn on_stopped(mut self, stop: Stop) {
+        self.body.on_stopped(stop);
     }
 
     /// Sends as much as there is and has room.

@@ -21,6 +21,7 @@ use super::body::StreamBody;
 use super::exchange::Exchanges;
 use super::failure::StreamFailure;
 use super::inbox::{InboxId, Inboxes, Reader};
+use super::outgoing::Stop;
 use super::probe::Probing;
 use super::ready::Ready;
 use super::service::Service;
@@ -251,7 +252,7 @@ where
                 }
             }
             Event::Reset { stream, cause } => self.on_reset(stream, cause),
-            Event::Stopped { stream, code } => self.on_stopped(stream, code),
+            Event::Stopped { stream, .. } => self.on_stopped(stream),
             Event::Refused {
                 violation: StreamViolation::TooMany { .. },
                 ..
@@ -313,12 +314,10 @@ where
     }
 
     /// The client wants no answer any more. Its request has come whole: whoever reads it may.
-    fn on_stopped(&mut self, stream: StreamKey, code: ErrorCode) {
+    fn on_stopped(&mut self, stream: StreamKey) {
         if let Some(exchange) = self.exchanges.of(stream) {
-            if let Some(answer) = exchange.answer.take()
-                && code == ErrorCode::NO_ERROR
-            {
-                answer.on_unread();
+            if let Some(answer) = exchange.answer.take() {
+                answer.on_stopped(Stop::Reset);
             }
             exchange.drop_work();
             exchange.stream = None;

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::body::StreamBody;
 use super::failure::StreamFailure;
+use super::outgoing::Stop;
 use crate::abort::Abort;
 
 /// Bytes that were written to a tunnel and that its connection has not taken.
@@ -50,6 +51,8 @@ enum End {
     Aborted,
     /// The other side has said everything and reads no more, which is no failure.
     Unread,
+    /// The other side has reset the stream behind its own end.
+    Reset,
     /// The stream has ended.
     Gone,
 }
@@ -120,10 +123,13 @@ impl TunnelBody {
         state.end == End::Finished && state.data.is_empty()
     }
 
-    /// The other side has said everything and reads no more, which is no failure.
-    pub(in crate::http) fn on_unread(&mut self) {
+    /// The other side has said everything and takes no more.
+    pub(in crate::http) fn on_stopped(&mut self, stop: Stop) {
         self.0.change(|state| {
-            state.end = End::Unread;
+            state.end = match stop {
+                Stop::Unread => End::Unread,
+                Stop::Reset => End::Reset,
+            };
             state.data = BytesMut::new();
         });
     }
@@ -133,7 +139,7 @@ impl Drop for TunnelBody {
     fn drop(&mut self) {
         self.0.change(|state| {
             let is_whole = state.end == End::Finished && state.data.is_empty();
-            if !is_whole && state.end != End::Unread {
+            if !is_whole && !matches!(state.end, End::Unread | End::Reset) {
                 state.end = End::Gone;
                 state.data = BytesMut::new();
             }
@@ -195,10 +201,11 @@ pub(in crate::http) struct TunnelWatch(Arc<Pipe>);
 impl Future for TunnelWatch {
     type Output = io::Error;
 
+    /// The end of the connection is none of the stream: what has come before goes on.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Error> {
         let mut state = self.0.lock();
-        if state.end == End::Gone {
-            return Poll::Ready(gone());
+        if state.end == End::Reset {
+            return Poll::Ready(reset());
         }
         match &mut state.watcher {
             Some(watcher) => watcher.clone_from(cx.waker()),
@@ -250,7 +257,11 @@ fn broken(failure: StreamFailure) -> io::Error {
 }
 
 fn gone() -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionReset, "the stream has ended")
+    io::Error::new(io::ErrorKind::BrokenPipe, "the stream has ended")
+}
+
+fn reset() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, "the stream was reset")
 }
 
 impl AsyncWrite for Tunnel {
@@ -266,6 +277,7 @@ impl AsyncWrite for Tunnel {
             End::Finished | End::Aborted => {
                 return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
             }
+            End::Reset => return Poll::Ready(Err(reset())),
             End::Gone => return Poll::Ready(Err(gone())),
         }
         let length = bytes.len().min(PIPE_BYTES.saturating_sub(state.data.len()));
@@ -286,6 +298,7 @@ impl AsyncWrite for Tunnel {
         let end = self.writer.0.lock().end;
         Poll::Ready(match end {
             End::Open | End::Finished | End::Unread => Ok(()),
+            End::Reset => Err(reset()),
             End::Aborted | End::Gone => Err(gone()),
         })
     }
@@ -299,6 +312,7 @@ impl AsyncWrite for Tunnel {
         });
         Poll::Ready(match end {
             End::Open | End::Finished | End::Unread => Ok(()),
+            End::Reset => Err(reset()),
             End::Aborted | End::Gone => Err(gone()),
         })
     }

@@ -179,12 +179,30 @@ fn tunnels_carry_bytes_and_their_ends() {
     });
 }
 
+/// What a client does behind the end of its stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Behind {
+    Resets,
+    ClosesConnection,
+}
+
 /// A client that resets its stream behind the end of it has no tunnel any more, though nothing is written
-/// to it.
+/// to it. Where its connection ends, what it has sent before goes on.
 #[test]
 fn a_tunnel_that_is_reset_behind_its_end_ends_at_once() {
+    for behind in [Behind::Resets, Behind::ClosesConnection] {
+        ended_tunnel(behind);
+    }
+}
+
+fn ended_tunnel(behind: Behind) {
     run(async {
-        let (near, far) = tokio::io::duplex(10_000);
+        let (near, mut to_far) = tokio::io::duplex(10_000);
+        let (mut to_near, far) = tokio::io::duplex(10_000);
+        let wire =
+            spawn_local(
+                async move { tokio::io::copy_bidirectional(&mut to_far, &mut to_near).await },
+            );
         let told = Rc::<RefCell<Option<relay::Ended>>>::default();
         let noted = Rc::clone(&told);
         spawn_local(async move {
@@ -216,13 +234,14 @@ fn a_tunnel_that_is_reset_behind_its_end_ends_at_once() {
         tunnel.stream().shutdown().await.unwrap();
         sleep(Duration::from_secs(1)).await;
         assert!(told.borrow().is_none());
-        drop(tunnel);
+        match behind {
+            Behind::Resets => drop(tunnel),
+            Behind::ClosesConnection => wire.abort(),
+        }
         sleep(Duration::from_secs(1)).await;
         let ended = told.borrow();
-        assert!(
-            matches!(&*ended, Some(relay::Ended::Broken(_))),
-            "{ended:?}"
-        );
+        let is_broken = matches!(&*ended, Some(relay::Ended::Broken(_)));
+        assert_eq!(is_broken, behind == Behind::Resets, "{ended:?}");
     });
 }
 
