@@ -71,17 +71,14 @@ impl SharedLine {
         }
     }
 
-    /// Until it is not in use.
+    /// Until the exchange under way is over.
     pub fn settled(&self) -> impl Future<Output = ()> + use<> {
         let place = Arc::clone(&self.0);
         async move {
-            loop {
-                // What is told from now on counts.
-                let mut told = pin!(place.settled.notified());
-                told.as_mut().enable();
-                if !matches!(*lock(&place.state), LineState::Busy) {
-                    return;
-                }
+            // What is told from now on counts. Once is enough: another exchange may have begun since.
+            let mut told = pin!(place.settled.notified());
+            told.as_mut().enable();
+            if matches!(*lock(&place.state), LineState::Busy) {
                 told.await;
             }
         }

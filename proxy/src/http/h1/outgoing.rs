@@ -3,12 +3,14 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http_body::{Body, Frame};
 use tokio::io::AsyncWrite;
+use tokio::time::{Sleep, sleep};
 use weft_core::h1::{Encoder, Framing};
 
 use super::wire::Wire;
@@ -20,9 +22,17 @@ pub(super) struct Outgoing<B> {
     body: B,
     /// `None` once the end has been queued.
     encoder: Option<Encoder>,
+    /// Whether its length is 0.
+    is_empty: bool,
+    /// Set once nothing but its end is waited for.
+    overdue: Option<Pin<Box<Sleep>>>,
     /// Whether anything was taken from the body.
     pub(super) touched: bool,
 }
+
+/// Time in which a body of length 0 ends whose recipient has its message already. Then nobody waits for it
+/// any more.
+const END_WAIT: Duration = Duration::from_secs(1);
 
 /// Why a body is not sent to its end.
 #[derive(Debug)]
@@ -57,6 +67,8 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Outgoing<B> {
         Self {
             body,
             encoder: (!is_over).then(|| Encoder::new(framing)),
+            is_empty: framing == Framing::Length(0),
+            overdue: None,
             touched: false,
         }
     }
@@ -64,6 +76,17 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Outgoing<B> {
     /// Whether all of it has been queued.
     pub(super) fn is_queued(&self) -> bool {
         self.encoder.is_none()
+    }
+
+    /// Whether nothing is waited for but the end of a body of length 0, and for too long.
+    fn is_end_overdue(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.is_empty {
+            return false;
+        }
+        let overdue = self
+            .overdue
+            .get_or_insert_with(|| Box::pin(sleep(END_WAIT)));
+        overdue.as_mut().poll(cx).is_ready()
     }
 
     /// Gives back a body of which nothing was taken.
@@ -97,6 +120,10 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Outgoing<B> {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(Cut::Io(error))),
                 Poll::Ready(Ok(())) if self.encoder.is_none() => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(())) if starved && self.is_end_overdue(cx) => {
+                    self.encoder = None;
+                    return Poll::Ready(Ok(()));
+                }
                 Poll::Ready(Ok(())) if starved => return Poll::Pending,
                 Poll::Ready(Ok(())) => {}
             }
