@@ -121,6 +121,9 @@ def form_stays(host, port):
     for line in json.loads(body) + head:
         if "http1-form" in line.lower():
             raise AssertionError(f"{line} is seen")
+    # The application's own form is nobody's.
+    equal(head[0], "HTTP/1.1 200 OK")
+    equal([line for line in head if line.lower().startswith("server:")], ["server: a"])
 
 
 if __name__ == "__main__":

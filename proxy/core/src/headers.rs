@@ -17,6 +17,9 @@ pub const WEFT_REASON: HeaderName = HeaderName::from_static("weft-reason");
 pub const WEFT_APP_PROTOCOL: HeaderName = HeaderName::from_static("weft-app-protocol");
 /// The value of [`WEFT_APP_PROTOCOL`] of an upgrade that a client in HTTP/2 asked for.
 pub const APP_HTTP2: &str = "h2";
+/// The value of [`WEFT_APP_PROTOCOL`] where the client speaks HTTP/1 and its sidecar takes
+/// [`WEFT_HTTP1_FORM`] in the answer. Sidecars before that say `http/1.1`, and hand the field on.
+pub const APP_HTTP1_FORM: &str = "http/1.1+form";
 /// Between sidecars: `absolute` where the client's target was a whole URI, as a forward proxy gets it
 /// (RFC 9112 section 3.2.2). HTTP/2 tells no form of targets.
 pub const WEFT_TARGET_FORM: HeaderName = HeaderName::from_static("weft-target-form");
@@ -172,11 +175,19 @@ fn retain(headers: &mut HeaderMap, keep: impl Fn(&HeaderName) -> bool) {
     *headers = kept;
 }
 
-/// Fields that removal does not follow nomination for: those that have rules of their own, and two
-/// that are for every recipient (RFC 9110 section 7.6.1 forbids to nominate such), without which
+/// Fields that removal does not follow nomination for: those that have rules of their own, one that
+/// this sidecar has noted, and two that are for every recipient (RFC 9110 section 7.6.1 forbids to nominate such), without which
 /// the request would be a different one.
 fn spared(name: &HeaderName) -> bool {
-    [TE, UPGRADE, CONNECTION, HOST, CONTENT_LENGTH].contains(name)
+    [
+        TE,
+        UPGRADE,
+        CONNECTION,
+        HOST,
+        CONTENT_LENGTH,
+        WEFT_HTTP1_FORM,
+    ]
+    .contains(name)
 }
 
 /// Whether a field may come after the body. Those that frame a message, route it, say who sent it
@@ -278,8 +289,8 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 /// Removes what only the mesh may say ([`is_mesh_field`]) from a head that is not the mesh's own,
-/// and what may not be a trailer from the fields that it announces. [`WEFT_HTTP1_FORM`] stays, which
-/// was noted here when the head was read.
+/// and what may not be a trailer from the fields that it announces. [`WEFT_HTTP1_FORM`] stays: it was
+/// noted where the head was read, here or by a sidecar, and says nothing but how it is written.
 pub fn remove_untrusted(headers: &mut HeaderMap) {
     if headers.contains_key(TRAILER) {
         clean_announcement(headers);

@@ -26,7 +26,7 @@ use http::{HeaderMap, HeaderValue};
 pub(crate) use note::{Note, comes_behind};
 
 use crate::field_name::{is_tchar, known_lower_case, titled};
-use crate::headers::WEFT_HTTP1_FORM;
+use crate::headers::{WEFT_HTTP1_FORM, is_mesh_field};
 
 /// Bytes of a form; what does not fit is left out when it is written, and none that is larger is read.
 pub const FORM_BYTES: usize = 1024;
@@ -149,6 +149,7 @@ impl<'a> Form<'a> {
     pub(crate) fn write_name(&self, name: &str, out: &mut BytesMut) {
         let name = name.as_bytes();
         if let Names::Except(list) = self.names
+            && !is_ours(name)
             && let Some(spelled) = names(list).find(|listed| listed.eq_ignore_ascii_case(name))
         {
             out.extend_from_slice(spelled);
@@ -178,10 +179,11 @@ impl<'a> Form<'a> {
         let mut arranged = Vec::with_capacity(lines.len());
         for (name, line) in lines {
             let place = places.get_mut(name.as_bytes()).and_then(Vec::pop);
-            let (place, spelled) = place
-                .map_or((usize::MAX, Spelled::Style(name)), |(at, as_it)| {
-                    (at, Spelled::Listed(as_it))
-                });
+            let (place, spelled) = match place {
+                None => (usize::MAX, Spelled::Style(name)),
+                Some((at, _)) if is_ours(name.as_bytes()) => (at, Spelled::Style(name)),
+                Some((at, spelled)) => (at, Spelled::Listed(spelled)),
+            };
             arranged.push((place, spelled, line));
         }
         arranged.sort_by_key(|(place, _, _)| *place);
@@ -218,6 +220,15 @@ fn is_name(name: &[u8]) -> bool {
 /// HTAB, SP, VCHAR and obs-text (RFC 9112 section 4).
 fn is_text(byte: &u8) -> bool {
     *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f)
+}
+
+/// Whether a line is written by this hop, or only the mesh may: no form spells its name, beyond the style.
+/// Servers have been found that know such names in their usual spellings only.
+fn is_ours(name: &[u8]) -> bool {
+    matches!(
+        name,
+        b"connection" | b"content-length" | b"transfer-encoding"
+    ) || str::from_utf8(name).is_ok_and(is_mesh_field)
 }
 
 /// Writes a name that is in lower case in Title-Case: the first letter and each one behind a hyphen is

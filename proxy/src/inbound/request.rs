@@ -20,8 +20,9 @@ use weft_core::adaptive::Rejected;
 use weft_core::connections::Exceeded;
 use weft_core::h1::TargetForm;
 use weft_core::headers::{
-    ABSOLUTE, APP_HTTP2, WEFT_APP_PROTOCOL, WEFT_CHECK, WEFT_TARGET_FORM, X_FORWARDED_CLIENT_CERT,
-    is_grpc, is_upgrade, remove_hop_by_hop, remove_untrusted,
+    ABSOLUTE, APP_HTTP1_FORM, APP_HTTP2, WEFT_APP_PROTOCOL, WEFT_CHECK, WEFT_HTTP1_FORM,
+    WEFT_TARGET_FORM, X_FORWARDED_CLIENT_CERT, is_grpc, is_upgrade, remove_hop_by_hop,
+    remove_untrusted,
 };
 use weft_core::hops::Hops;
 use weft_core::interim::Interims;
@@ -131,6 +132,8 @@ pub(super) struct Exchange<'p> {
     stream: Option<Permit>,
     /// What its client has paid for a stream of bytes, until there is an answer.
     deposit: Option<Deposit>,
+    /// Whether the caller's side takes the form of the answer's head.
+    keeps_form: bool,
 }
 
 impl<'p> Exchange<'p> {
@@ -212,6 +215,7 @@ impl<'p> Received<'p> {
             parts.extensions.insert(TargetForm::Absolute);
         }
         let noted = parts.headers.remove(WEFT_APP_PROTOCOL);
+        let takes_form = noted.as_ref().is_some_and(|noted| noted == APP_HTTP1_FORM);
         let upgrade = upgrade.flatten();
         let from_http1 = match noted {
             Some(noted) => noted != APP_HTTP2,
@@ -220,6 +224,8 @@ impl<'p> Received<'p> {
                 parts.version != Version::HTTP_2 && !http2
             }
         };
+        // In HTTP/1.1 the form is not a field on the wire.
+        let keeps_form = takes_form || parts.version != Version::HTTP_2;
         prepare(conversation, &mut parts, asks);
         if let Some(left) = left {
             // The application may pass it on with what it asks of others.
@@ -253,6 +259,7 @@ impl<'p> Received<'p> {
             rated: None,
             stream: None,
             deposit: None,
+            keeps_form,
         };
         Self {
             exchange,
@@ -558,6 +565,9 @@ impl Exchange<'_> {
         // The application does not speak for the mesh: the caller's sidecar believes that word and
         // would repeat the request.
         remove_untrusted(response.headers_mut());
+        if !self.keeps_form {
+            response.headers_mut().remove(WEFT_HTTP1_FORM);
+        }
         if self.conversation.caller.is_some()
             && let Some(interims) = response.extensions_mut().remove::<Interims>()
         {

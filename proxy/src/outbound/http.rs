@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderValue, Uri, Version};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use weft_core::h1::{BadHost, TargetForm, authority};
-use weft_core::headers::{WEFT_APP_PROTOCOL, remove_untrusted};
+use weft_core::headers::{APP_HTTP1_FORM, WEFT_APP_PROTOCOL, remove_untrusted};
 use weft_core::hops::{HOPS_MAX, Hops};
 use weft_core::reason::Reason;
 use weft_core::resets::ResetClient;
@@ -158,7 +158,7 @@ impl Conversation {
     /// goes between sidecars.
     pub(super) fn note_protocol(parts: &mut Parts) {
         if parts.version != Version::HTTP_2 {
-            let http1 = HeaderValue::from_static("http/1.1");
+            let http1 = HeaderValue::from_static(APP_HTTP1_FORM);
             parts.headers.insert(WEFT_APP_PROTOCOL, http1);
         }
         parts.version = Version::HTTP_2;

@@ -87,6 +87,10 @@ impl<'h> Note<'h> {
             Style::Lower => b'l',
             Style::Title => b't',
         }];
+        let mut list = list;
+        if form.len() + list.len() > FORM_BYTES {
+            list.clear();
+        }
         // A list has its place.
         if self.host > 0 && !list.starts_with(b"=") {
             form.extend_from_slice(format!("@{}", self.host.min(999)).as_bytes());

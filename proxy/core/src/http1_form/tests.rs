@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use super::{FORM_BYTES, Form, Names, Style, put, write_title};
 use crate::field_name::Spelling;
 use crate::h1::{
-    HeadScan, Limits, RequestHead, RequestOptions, ResponseHead, ResponseOptions, TargetForm,
-    encode_request, encode_response, parse_request, parse_response,
+    Framing, HeadScan, Limits, RequestHead, RequestOptions, ResponseHead, ResponseOptions,
+    TargetForm, encode_request, encode_response, parse_request, parse_response,
 };
 use crate::headers::{WEFT_HTTP1_FORM, remove_hop_by_hop, remove_untrusted};
 
@@ -245,7 +245,7 @@ fn responses_are_written_as_they_came() {
         b"HTTP/1.1 200 OK\r\nServer: a\r\nContent-Length: 3\r\nETag: b\r\n\r\n",
         b"HTTP/1.1 200 OK then\r\nSet-Cookie: a\r\nX: b\r\nSet-Cookie: c\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 200 \r\ncontent-length: 0\r\n\r\n",
-        b"HTTP/1.1 404 Nicht gefunden \xfc \"x\"\r\ncontent-length: 0\r\nServer: a\r\n\r\n",
+        b"HTTP/1.1 404 Nicht gefunden \xfc \"x\"\r\nContent-Length: 0\r\nserver: a\r\n\r\n",
         b"HTTP/1.1 299 \"\r\nsERVER: a\r\ncontent-length: 0\r\n\r\n",
         b"HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\nDate: x\r\n\r\n",
     ];
@@ -264,6 +264,38 @@ fn responses_are_written_as_they_came() {
             out.escape_ascii().to_string(),
             head.escape_ascii().to_string()
         );
+    }
+}
+
+/// What frames a message, and what only the mesh may say, is in the style of the others, whatever the form
+/// says: a server that knows such names in their usual spellings only must not miss them.
+#[test]
+fn names_of_framing_and_of_the_mesh_are_spelled_by_nobody() {
+    for form in [
+        "t:tRaNsFeR-eNcOdInG,cOnNeCtIoN,X-FORWARDED-CLIENT-CERT,aBc",
+        "t=aBc,tRaNsFeR-eNcOdInG,cOnNeCtIoN,X-FORWARDED-CLIENT-CERT",
+    ] {
+        let mut head = request(&["host: a", "abc: 1"]);
+        head.form = HeaderValue::from_str(form).ok();
+        let by = HeaderValue::from_static("By=x");
+        head.parts.headers.insert("x-forwarded-client-cert", by);
+        put(head.form.take(), &mut head.parts.headers);
+        let mut out = BytesMut::new();
+        let options = RequestOptions {
+            target_form: TargetForm::Origin,
+            keep_alive: false,
+        };
+        encode_request(&head.parts, Framing::Chunked, options, &mut out);
+        let mut found = lines(&out);
+        found.sort();
+        let expected = [
+            "Connection: close",
+            "Host: a",
+            "Transfer-Encoding: chunked",
+            "X-Forwarded-Client-Cert: By=x",
+            "aBc: 1",
+        ];
+        assert_eq!(found, expected, "{form}");
     }
 }
 

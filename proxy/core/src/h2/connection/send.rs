@@ -335,7 +335,8 @@ impl Connection {
         if limit == u32::MAX {
             return Ok(());
         }
-        let fields = headers.iter();
+        let is_sent = |name: &http::HeaderName| self.config.keeps_form || *name != WEFT_HTTP1_FORM;
+        let fields = headers.iter().filter(|(name, _)| is_sent(name));
         let sizes = fields.map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD);
         let bytes = sizes.sum::<usize>() + others;
         match bytes <= limit as usize {
