@@ -46,6 +46,8 @@ impl Trimming {
     /// Whether to give back now; `elapsed` is the time since the last look.
     pub(super) fn is_due(&mut self, usage: Usage, elapsed: Duration) -> bool {
         self.most_open = self.most_open.max(usage.open);
+        // What could not be given back was used since, and can be once it is free again.
+        self.floor = self.floor.min(usage.unused());
         let processor = usage.processor.saturating_sub(self.processor);
         self.processor = usage.processor;
         let is_quiet = processor < elapsed / QUIET_SHARE;
@@ -122,6 +124,10 @@ mod tests {
         for _ in 0..10 {
             assert!(!trimming.is_due(idle(0), EVERY));
         }
+        // What fills the holes and is freed then can be.
+        assert!(!trimming.is_due(usage(20, 19, 0, 0), EVERY));
+        assert!(trimming.is_due(idle(0), EVERY));
+        trimming.on_trimmed(idle(0));
         // What is freed between what is used can be.
         assert!(trimming.is_due(usage(20, 3, 0, 0), EVERY));
     }

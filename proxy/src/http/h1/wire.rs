@@ -74,7 +74,12 @@ impl<IO> Wire<IO> {
     }
 
     pub(super) fn into_parts(self) -> (IO, Bytes) {
-        (self.io, self.read.freeze())
+        // An empty one would keep its memory.
+        let first = match self.read.is_empty() {
+            true => Bytes::new(),
+            false => self.read.freeze(),
+        };
+        (self.io, first)
     }
 
     /// Where heads and what frames a body are written to.
@@ -112,14 +117,11 @@ impl<IO> Wire<IO> {
         self.is_drained() && !self.unflushed
     }
 
-    /// Holds no buffer any more, unless something is in it: the connection is idle.
+    /// Holds no buffer for what is read any more, unless something is in it: the connection is idle. What
+    /// was written is given back with its last byte.
     pub(super) fn rest(&mut self) {
         if self.read.is_empty() {
             buffers::give(std::mem::take(&mut self.read), READ_SIZE);
-        }
-        if self.is_drained() {
-            buffers::give(std::mem::take(&mut self.small), WRITE_SIZE);
-            self.after = BytesMut::new();
         }
     }
 }
@@ -169,6 +171,9 @@ impl<IO: AsyncWrite + Unpin> Wire<IO> {
             self.unflushed = true;
             self.advance(written);
         }
+        // An exchange may last for hours.
+        buffers::give(std::mem::take(&mut self.small), WRITE_SIZE);
+        self.after = BytesMut::new();
         if self.unflushed {
             ready!(Pin::new(&mut self.io).poll_flush(cx))?;
             self.unflushed = false;
@@ -194,7 +199,6 @@ impl<IO: AsyncWrite + Unpin> Wire<IO> {
     fn advance(&mut self, mut written: usize) {
         let small = written.min(self.small.len());
         if small == self.small.len() {
-            // Keeps its memory for what comes next.
             self.small.clear();
         } else {
             self.small.advance(small);
