@@ -20,6 +20,8 @@ ANSWERS = {
     "/obs": ["500 Nicht m\xf6glich \"\xff\"", "Server: a"],
     "/own": ["200 Own", "Server: a", "Weft-Http1-Form: l\"Mine\"", "weft_http1_form: l\"Mine\""],
 }
+# A name that frames is in the style of most names, however it is spelled.
+LENGTH = {"/lower": "content-length"}
 # What is not the application's to say.
 OWN = ["Weft-Http1-Form", "weft_http1_form"]
 
@@ -112,7 +114,7 @@ def answer_check(host, port, target):
         status, *fields = ANSWERS[target]
         length = next(line for line in head if name(line).lower() == "content-length")
         expected = [f"HTTP/1.1 {status}"] + [field for field in fields if name(field) not in OWN]
-        equal(head, expected + [f"Content-Length: {length.split(': ')[1]}"])
+        equal(head, expected + [f"{LENGTH.get(target, 'Content-Length')}: {length.split(': ')[1]}"])
     return check
 
 
