@@ -176,8 +176,8 @@ fn retain(headers: &mut HeaderMap, keep: impl Fn(&HeaderName) -> bool) {
 }
 
 /// Fields that removal does not follow nomination for: those that have rules of their own, one that
-/// this sidecar has noted, and two that are for every recipient (RFC 9110 section 7.6.1 forbids to nominate such), without which
-/// the request would be a different one.
+/// this sidecar has noted, and two that are for every recipient (RFC 9110 section 7.6.1 forbids to
+/// nominate such), without which the request would be a different one.
 fn spared(name: &HeaderName) -> bool {
     [
         TE,

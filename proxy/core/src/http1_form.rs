@@ -223,7 +223,7 @@ fn is_text(byte: &u8) -> bool {
 }
 
 /// Whether a line is written by this hop, or only the mesh may: no form spells its name, beyond the style.
-/// Servers have been found that know such names in their usual spellings only.
+/// A server that knows such names in their usual spellings only must not miss one.
 fn is_ours(name: &[u8]) -> bool {
     matches!(
         name,

@@ -75,7 +75,7 @@ impl<'h> Note<'h> {
                 return Some(HeaderValue::from_static("t"));
             }
         }
-        let (style, list) = match (self.disordered, self.not_lower, self.not_title) {
+        let (style, mut list) = match (self.disordered, self.not_lower, self.not_title) {
             (false, false, _) => (Style::Lower, Vec::new()),
             (false, true, false) => (Style::Title, Vec::new()),
             (true, _, _) | (false, true, true) => {
@@ -87,7 +87,6 @@ impl<'h> Note<'h> {
             Style::Lower => b'l',
             Style::Title => b't',
         }];
-        let mut list = list;
         if form.len() + list.len() > FORM_BYTES {
             list.clear();
         }

@@ -132,6 +132,10 @@ where
                 self.open_streams();
                 self.work();
             }
+            // Streams that nobody waits for must not keep a connection.
+            if !self.lingering.is_empty() && self.is_ending() {
+                while self.end_lingering() {}
+            }
             // GOAWAY is written as far as there is room for it.
             let written = self.turns.wire.poll_write(cx);
             if server? == Server::Gone {
@@ -153,9 +157,13 @@ where
 
     /// Whether nothing is under way, and nothing more comes.
     fn is_finished(&self) -> bool {
-        let (queue, connection) = (self.shared.lock(), &self.turns.wire.connection);
-        let is_ending = queue.is_abandoned || connection.is_going_away();
-        is_ending && queue.requests.is_empty() && connection.is_unused()
+        let is_over = self.is_ending() && self.turns.wire.connection.is_unused();
+        is_over && self.shared.lock().requests.is_empty()
+    }
+
+    /// Whether nothing more is sent over it than what waits.
+    fn is_ending(&self) -> bool {
+        self.turns.wire.connection.is_going_away() || self.shared.lock().is_abandoned
     }
 
     fn read(&mut self, cx: &mut Context<'_>) -> Result<Server, DriveError> {

@@ -445,6 +445,24 @@ fn an_answer_without_content_is_whole_when_its_head_has_come() {
     });
 }
 
+/// The stream of such an answer keeps no connection that nobody needs any more.
+#[test]
+fn a_connection_does_not_wait_for_the_end_of_a_whole_answer() {
+    run(async {
+        let (mut far, handle) = Far::server(&[]);
+        let body = Steered::with(1).ending();
+        let exchange = spawn_local(handle.send(request(Method::HEAD, body)));
+        far.assert_head(1, false).await;
+        far.assert_data(1, 1).await;
+        far.head(1, &[(":status", "200")], false);
+        far.assert_silent(Duration::from_secs(1)).await;
+        drop(exchange.await.unwrap().unwrap());
+        far.assert_silent(Duration::from_secs(1)).await;
+        drop(handle);
+        far.assert_reset(1, ErrorCode::CANCEL).await;
+    });
+}
+
 /// Such an answer does not end the request: the server may still read it.
 #[test]
 fn a_request_is_sent_to_its_end_behind_a_whole_answer() {
