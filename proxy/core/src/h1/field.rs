@@ -61,9 +61,29 @@ impl<'h> Fields<'h> {
     pub(super) fn add(
         &mut self,
         spelled: &'h [u8],
+        value: HeaderValue,
+    ) -> Result<(), Unacceptable> {
+        match known_name(spelled) {
+            Some((known, spelling)) if known.is_ordinary => {
+                self.form.on_name(spelling);
+                self.append(spelled, &known.name, value)
+            }
+            Some((known, spelling)) => self.add_ruled(spelled, known.name.clone(), spelling, value),
+            None => {
+                let (name, spelling) = unknown_name(spelled)?;
+                self.add_ruled(spelled, name, spelling, value)
+            }
+        }
+    }
+
+    /// Adds a field that there may be a rule for.
+    fn add_ruled(
+        &mut self,
+        spelled: &'h [u8],
+        name: HeaderName,
+        spelling: Spelling,
         mut value: HeaderValue,
     ) -> Result<(), Unacceptable> {
-        let (name, spelling) = spelled_name(spelled)?;
         // The form is ours to note.
         if name == WEFT_HTTP1_FORM {
             return Ok(());
@@ -73,9 +93,7 @@ impl<'h> Fields<'h> {
             return Ok(());
         }
         if !comes_behind(&name) {
-            let repeated = self.headers.try_append(&name, value)?;
-            self.form.on_added(spelled, &name, repeated);
-            return Ok(());
+            return self.append(spelled, &name, value);
         }
         if name == HOST {
             self.form.on_host();
@@ -84,6 +102,17 @@ impl<'h> Fields<'h> {
             Some(place) => *place = Some((name, value)),
             None => self.more.push((name, value)),
         }
+        Ok(())
+    }
+
+    fn append(
+        &mut self,
+        spelled: &'h [u8],
+        name: &HeaderName,
+        value: HeaderValue,
+    ) -> Result<(), Unacceptable> {
+        let repeated = self.headers.try_append(name, value)?;
+        self.form.on_added(spelled, name, repeated);
         Ok(())
     }
 
@@ -157,14 +186,14 @@ pub(super) fn trailer_map(section: &Bytes, fields: &[Header<'_>]) -> Result<Head
 
 /// The name of a field, in lower case.
 pub(super) fn shared_name(bytes: &[u8]) -> Result<HeaderName, Defect> {
-    spelled_name(bytes).map(|(name, _spelling)| name)
+    match known_name(bytes) {
+        Some((known, _spelling)) => Ok(known.name.clone()),
+        None => unknown_name(bytes).map(|(name, _spelling)| name),
+    }
 }
 
-/// The same, and how it is spelled.
-fn spelled_name(bytes: &[u8]) -> Result<(HeaderName, Spelling), Defect> {
-    if let Some((known, spelling)) = known_name(bytes) {
-        return Ok((known.name.clone(), spelling));
-    }
+/// A name that is not a known one, and how it is spelled.
+fn unknown_name(bytes: &[u8]) -> Result<(HeaderName, Spelling), Defect> {
     let name = HeaderName::from_bytes(bytes).map_err(|_| Defect::FieldLine {
         found: Excerpt::of(bytes),
     })?;

@@ -1,5 +1,7 @@
 //! The static table (RFC 7541 Appendix A).
 
+use crate::field_name::{place, places};
+
 /// Names and values of the static table; index 1 is the first. Fields with one name stand together.
 pub(super) const FIELDS: [(&str, &str); 61] = [
     (":authority", ""),
@@ -93,41 +95,44 @@ pub(super) fn find(name: &[u8], value: &[u8]) -> StaticMatch {
 
 /// The lowest index that has the name.
 fn find_name(name: &[u8]) -> Option<usize> {
-    let last = name.last()?;
-    // The last byte alone tells most names of one length apart.
-    names_of_length(name.len()).iter().copied().find(|&index| {
-        let candidate = FIELDS[index - 1].0.as_bytes();
-        candidate.last() == Some(last) && candidate == name
-    })
+    const PLACES: [u8; 256] = places(&NAMES, FACTOR);
+    let position = usize::from(PLACES[place(name, FACTOR)?]);
+    let index = *INDICES.get(position)?;
+    (FIELDS[index - 1].0.as_bytes() == name).then_some(index)
 }
 
-/// The lowest index of every name that has `length` bytes.
-fn names_of_length(length: usize) -> &'static [usize] {
-    match length {
-        3 => &[21, 60],
-        4 => &[33, 34, 37, 38, 45, 59],
-        5 => &[4, 22, 50],
-        6 => &[19, 32, 35, 54],
-        7 => &[2, 6, 8, 36, 51, 52],
-        8 => &[39, 42, 46],
-        10 => &[1, 55, 58],
-        11 => &[53],
-        12 => &[31, 47],
-        13 => &[18, 23, 24, 30, 41, 44],
-        14 => &[15, 28],
-        15 => &[16, 17],
-        16 => &[26, 27, 29, 61],
-        17 => &[40, 57],
-        18 => &[48],
-        19 => &[25, 43, 49],
-        25 => &[56],
-        27 => &[20],
-        _ => &[],
+/// With it no two names have one place: [`places`] checks that.
+const FACTOR: u32 = 0xd34d_0495;
+
+/// How many names there are.
+const COUNT: usize = 52;
+
+/// The lowest index of every name, in their order.
+const INDICES: [usize; COUNT] = {
+    let mut indices = [0; COUNT];
+    let (mut number, mut index) = (0, 1);
+    while number < COUNT {
+        indices[number] = index;
+        number += 1;
+        index = last_of_name(index) + 1;
     }
-}
+    assert!(index == FIELDS.len() + 1);
+    indices
+};
+
+/// Every name, in their order.
+const NAMES: [&[u8]; COUNT] = {
+    let mut names: [&[u8]; COUNT] = [b""; COUNT];
+    let mut number = 0;
+    while number < COUNT {
+        names[number] = FIELDS[INDICES[number] - 1].0.as_bytes();
+        number += 1;
+    }
+    names
+};
 
 /// The highest index that has the same name as `first`, the lowest.
-fn last_of_name(first: usize) -> usize {
+const fn last_of_name(first: usize) -> usize {
     match first {
         2 => 3,
         4 => 5,

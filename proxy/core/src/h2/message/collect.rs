@@ -121,8 +121,10 @@ impl Collector<'_> {
         if let Section::Request { .. } = self.section {
             self.caller.note(field);
         }
-        if self.defect.is_none() {
-            self.defect = self.take(field).err();
+        if self.defect.is_none()
+            && let Err(defect) = self.take(field)
+        {
+            self.defect = Some(defect);
         }
     }
 
@@ -138,6 +140,13 @@ impl Collector<'_> {
         }
         if field.name.first() == Some(&b':') {
             return self.take_pseudo(field);
+        }
+        if let Some(known) = known_lower_case(field.name)
+            && known.is_ordinary
+        {
+            let value = shared_value(self.share(field.value), field)?;
+            self.scratch.fields.push((known.name.clone(), value));
+            return Ok(());
         }
         let name = field_name(field.name)?;
         let mut value = shared_value(self.share(field.value), field)?;
