@@ -262,7 +262,26 @@ impl Strings {
 }
 
 /// Reads a string literal (section 5.2), of which no more than `keep` bytes are put into `buffer`.
+#[inline(always)]
 fn decode_string<'a, 'block: 'a>(
+    rest: &mut &'block [u8],
+    buffer: &'a mut Vec<u8>,
+    keep: usize,
+) -> Result<Text<'a>, CompressionError> {
+    // Between sidecars nearly all are such: not compressed, and their length is one byte.
+    if let [length @ 0..0x7f, tail @ ..] = *rest
+        && let Some((bytes, tail)) = tail.split_at_checked(usize::from(*length))
+    {
+        *rest = tail;
+        let length = bytes.len();
+        return Ok(Text { bytes, length });
+    }
+    decode_any_string(rest, buffer, keep)
+}
+
+/// The same for every string.
+#[inline(never)]
+fn decode_any_string<'a, 'block: 'a>(
     rest: &mut &'block [u8],
     buffer: &'a mut Vec<u8>,
     keep: usize,

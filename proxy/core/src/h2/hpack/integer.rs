@@ -12,7 +12,7 @@ const CONTINUATION_BYTES: u32 = 5;
 ///
 /// Numbers from 2^32 on, and more than 5 bytes after the prefix (leading zeros), are
 /// [`CompressionError::IntegerOverflow`].
-#[inline]
+#[inline(always)]
 pub(super) fn decode(rest: &mut &[u8], prefix: u32) -> Result<u32, CompressionError> {
     let (&first, tail) = rest.split_first().ok_or(CompressionError::Truncated)?;
     *rest = tail;
@@ -21,10 +21,16 @@ pub(super) fn decode(rest: &mut &[u8], prefix: u32) -> Result<u32, CompressionEr
     if value < mask {
         return Ok(u32::from(value));
     }
+    // An index of the static table has no more than one other byte.
+    if let [byte @ 0..0x80, tail @ ..] = *rest {
+        *rest = tail;
+        return Ok(u32::from(mask) + u32::from(*byte));
+    }
     decode_continuation(rest, value)
 }
 
 /// Reads what follows a prefix whose bits are all set and mean `value`.
+#[inline(never)]
 fn decode_continuation(rest: &mut &[u8], value: u8) -> Result<u32, CompressionError> {
     let mut value = u64::from(value);
     for at in 0..CONTINUATION_BYTES {
@@ -40,14 +46,24 @@ fn decode_continuation(rest: &mut &[u8], value: u8) -> Result<u32, CompressionEr
 
 /// Appends an integer to `out`, in the low `prefix` bits (1 to 8) of a byte and as many more bytes
 /// as it takes. `pattern` is what that byte has in its other bits.
+#[inline(always)]
 pub(super) fn encode(out: &mut BytesMut, pattern: u8, prefix: u32, value: usize) {
     let mask = u8::MAX >> (8 - prefix);
     if value < usize::from(mask) {
         out.put_u8(pattern | value as u8);
         return;
     }
-    out.put_u8(pattern | mask);
-    let mut left = value - usize::from(mask);
+    let left = value - usize::from(mask);
+    match left {
+        0..0x80 => out.put_slice(&[pattern | mask, left as u8]),
+        _ => encode_continuation(out, pattern | mask, left),
+    }
+}
+
+/// Appends a first byte and what is left of a number beside it.
+#[inline(never)]
+fn encode_continuation(out: &mut BytesMut, first: u8, mut left: usize) {
+    out.put_u8(first);
     while left >= 0x80 {
         out.put_u8(left as u8 | 0x80);
         left >>= 7;
