@@ -46,45 +46,70 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
+/// The value of a field that few heads have; of several it is the first. Most heads have few names: to
+/// compare them costs less than to look one up that is not there.
+pub fn rare<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue> {
+    is_any_of(headers, [name])
+        .then(|| headers.get(name))
+        .flatten()
+}
+
+/// Whether there is a field with one of these names.
+pub fn is_any_of<const COUNT: usize>(headers: &HeaderMap, names: [&HeaderName; COUNT]) -> bool {
+    let names = names.map(HeaderName::as_str);
+    headers.keys().any(|name| names.contains(&name.as_str()))
+}
+
 /// Removes what is for one hop only (RFC 9110 section 7.6.1): the fields that `Connection` names,
 /// and those known to be so. `TE: trailers` stays, since both our hops carry trailers, and so does
 /// `Trailer`. With `keep_upgrade`, `Connection: upgrade` and `Upgrade` stay for a connection of
 /// their own. Where there is nothing to remove, nothing is allocated or moved.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
     // One pass over the names costs less than looking up each of these.
-    if !headers.keys().any(is_hop_by_hop) {
+    let found = headers.keys().fold(0, |found, name| found | hop_bit(name));
+    if found == 0 {
         return;
     }
-    if headers.contains_key(CONNECTION) {
+    if found & CONNECTION_BIT != 0 {
         remove_nominated(headers);
         headers.remove(CONNECTION);
     }
     if keep_upgrade && reduce_upgrade(headers) {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    } else {
+    } else if found & UPGRADE_BIT != 0 {
         headers.remove(UPGRADE);
     }
-    headers.remove(HTTP2_SETTINGS);
-    headers.remove(KEEP_ALIVE);
-    headers.remove(PROXY_CONNECTION);
-    headers.remove(TRANSFER_ENCODING);
-    if headers.contains_key(TE) {
+    if found & OTHERS_BIT != 0 {
+        headers.remove(HTTP2_SETTINGS);
+        headers.remove(KEEP_ALIVE);
+        headers.remove(PROXY_CONNECTION);
+        headers.remove(TRANSFER_ENCODING);
+    }
+    if found & TE_BIT != 0 {
         reduce_te(headers);
+    }
+}
+
+/// Bits of [`hop_bit`].
+const CONNECTION_BIT: u8 = 1;
+const UPGRADE_BIT: u8 = 2;
+const TE_BIT: u8 = 4;
+const OTHERS_BIT: u8 = 8;
+
+/// What a field is that is for one hop, or has something in it that is; 0 for all others.
+fn hop_bit(name: &HeaderName) -> u8 {
+    match name.as_str() {
+        "connection" => CONNECTION_BIT,
+        "upgrade" => UPGRADE_BIT,
+        "te" => TE_BIT,
+        "http2-settings" | "keep-alive" | "proxy-connection" | "transfer-encoding" => OTHERS_BIT,
+        _ => 0,
     }
 }
 
 /// Whether a field is for one hop, or has something in it that is.
 pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "connection"
-            | "http2-settings"
-            | "keep-alive"
-            | "proxy-connection"
-            | "te"
-            | "transfer-encoding"
-            | "upgrade"
-    )
+    hop_bit(name) != 0
 }
 
 /// Leaves nothing of `Upgrade` that is HTTP again ([`is_mere_offer`]): its requests would be relayed as
@@ -135,7 +160,11 @@ fn reduce_te(headers: &mut HeaderMap) {
     }
 }
 
+/// Removes the fields that `Connection` names.
 fn remove_nominated(headers: &mut HeaderMap) {
+    if nominates_nothing(headers) {
+        return;
+    }
     let mut nominated: HeaderMap<()> = HeaderMap::default();
     for value in headers.get_all(CONNECTION) {
         for token in tokens(value.as_bytes()) {
@@ -149,6 +178,21 @@ fn remove_nominated(headers: &mut HeaderMap) {
     }
     if !nominated.is_empty() {
         retain(headers, |name| !nominated.contains_key(name));
+    }
+}
+
+/// Whether `Connection` has one option, as nearly always, and no field is called so. To compare it with
+/// the few names that there are costs less than to look it up.
+fn nominates_nothing(headers: &HeaderMap) -> bool {
+    let connection = headers.iter().filter(|(name, _)| *name == CONNECTION);
+    let mut options = connection.flat_map(|(_, value)| tokens(value.as_bytes()));
+    match (options.next(), options.next()) {
+        (None, _) => true,
+        (Some(only), None) => {
+            let is_only = |name: &HeaderName| only.eq_ignore_ascii_case(name.as_str().as_bytes());
+            !headers.keys().any(is_only)
+        }
+        (Some(_), Some(_)) => false,
     }
 }
 
@@ -265,6 +309,9 @@ pub fn is_upgrade(version: Version, method: &Method, headers: &HeaderMap) -> boo
 /// An offer that ordinary clients make on ordinary requests is not one, and the server is not asked
 /// ([`is_mere_offer`]).
 pub fn upgrade_protocol(headers: &HeaderMap) -> Option<&HeaderValue> {
+    if !headers.keys().any(|name| *name == CONNECTION) {
+        return None;
+    }
     let mut connection = headers.get_all(CONNECTION).iter();
     if !connection.any(|value| contains_token(value.as_bytes(), b"upgrade")) {
         return None;
@@ -292,11 +339,16 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 /// and what may not be a trailer from the fields that it announces. [`WEFT_HTTP1_FORM`] stays: it was
 /// noted where the head was read, here or by a sidecar, and says nothing but how it is written.
 pub fn remove_untrusted(headers: &mut HeaderMap) {
-    if headers.contains_key(TRAILER) {
+    let untrusted = |name: &&HeaderName| is_mesh_field(name.as_str()) && **name != WEFT_HTTP1_FORM;
+    let (mut is_announced, mut is_untrusted) = (false, false);
+    for name in headers.keys() {
+        is_announced |= *name == TRAILER;
+        is_untrusted |= untrusted(&name);
+    }
+    if is_announced {
         clean_announcement(headers);
     }
-    let untrusted = |name: &&HeaderName| is_mesh_field(name.as_str()) && **name != WEFT_HTTP1_FORM;
-    if !headers.keys().any(|name| untrusted(&name)) {
+    if !is_untrusted {
         return;
     }
     let names: Vec<HeaderName> = headers.keys().filter(untrusted).cloned().collect();
@@ -365,9 +417,22 @@ mod tests {
     }
 
     #[test]
+    fn rare_fields_are_found_by_their_names() {
+        let found = headers(&[("a", "1"), ("weft-check", "x"), ("weft-check", "y")]);
+        assert_eq!(rare(&found, &WEFT_CHECK).unwrap(), "x");
+        assert_eq!(rare(&found, &WEFT_REASON), None);
+        assert!(is_any_of(&found, [&WEFT_REASON, &WEFT_CHECK]));
+        assert!(!is_any_of(&found, [&WEFT_REASON, &TE]));
+        assert!(!is_any_of(&HeaderMap::new(), [&WEFT_CHECK]));
+    }
+
+    #[test]
     fn hop_by_hop() {
-        let cases: [(&[_], &[_]); 7] = [
+        let cases: [(&[_], &[_]); 10] = [
             (&[("accept", "*/*")], &[("accept", "*/*")]),
+            (&[("connection", "keep-alive"), ("a", "b")], &[("a", "b")]),
+            (&[("connection", "Close"), ("close", "1")], &[]),
+            (&[("connection", " , X ;y"), ("x", "1"), ("x", "2")], &[]),
             (&[("connection", "keep-alive"), ("keep-alive", "5")], &[]),
             (
                 &[

@@ -75,11 +75,10 @@ pub(crate) struct Form<'a> {
 }
 
 impl<'a> Form<'a> {
-    /// The form of a head; that of one without a form where it has none that is understood.
-    pub(crate) fn of(headers: &'a HeaderMap) -> Self {
-        // To compare the few names that a head has costs less than to look one up.
-        let form = headers.iter().find(|(name, _)| *name == WEFT_HTTP1_FORM);
-        let form = form.and_then(|(_, form)| Self::parse(form.as_bytes()));
+    /// The form of a head with this value of [`WEFT_HTTP1_FORM`]; that of one without a form where it is
+    /// not understood.
+    pub(crate) fn of(form: Option<&'a HeaderValue>) -> Self {
+        let form = form.and_then(|form| Self::parse(form.as_bytes()));
         form.unwrap_or_default()
     }
 

@@ -6,7 +6,7 @@
 use http::header::{CONTENT_LENGTH, HeaderName, TRAILER};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
-use crate::headers::{remove_hop_by_hop, remove_untrusted};
+use crate::headers::{is_any_of, remove_hop_by_hop, remove_untrusted};
 
 /// Between sidecars: one line of an interim response, a status (`103`) or a field (`link: …`) of the
 /// status before it.
@@ -83,7 +83,7 @@ impl Interims {
     /// Takes them out of the fields of another sidecar's response.
     pub fn take(headers: &mut HeaderMap) -> Self {
         let mut found = Self::default();
-        if !headers.contains_key(WEFT_INTERIM) {
+        if !is_any_of(headers, [&WEFT_INTERIM]) {
             return found;
         }
         let mut current: Option<Interim> = None;

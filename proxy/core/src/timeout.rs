@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 
-use crate::headers::WEFT_DEADLINE;
+use crate::headers::{WEFT_DEADLINE, is_any_of};
 use crate::time::Instant;
 
 /// What a gRPC client sends (gRPC over HTTP/2, "Timeout").
@@ -69,6 +69,9 @@ pub fn format_deadline(left: Duration) -> HeaderValue {
 /// what the caller sent; `None` is no limit. What can't be read is no limit of ours: whether the
 /// request is refused for it is the application's business.
 pub fn allowed(headers: &HeaderMap, own: Option<Duration>) -> Option<Duration> {
+    if !is_any_of(headers, [&GRPC_TIMEOUT, &WEFT_DEADLINE]) {
+        return own;
+    }
     let read = |name, parse: fn(&[u8]) -> Option<Duration>| {
         let value: Option<&HeaderValue> = headers.get(name);
         value.and_then(|value| parse(value.as_bytes()))

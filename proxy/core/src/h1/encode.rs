@@ -3,10 +3,8 @@
 use std::ops::Deref;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, DATE, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE,
-};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, request, response};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, request, response};
 
 use super::framing::{Framing, is_tunnel, may_have_body};
 use super::target::TargetForm;
@@ -76,19 +74,20 @@ pub fn encode_request(
         Framing::UntilClose => Framing::Chunked,
         Framing::None | Framing::Length(_) | Framing::Chunked => framing,
     };
+    let found = Found::of(headers);
     let length = match framing {
         Framing::Length(length) => Some(Decimal::of(length)),
-        Framing::None if says_empty(parts) => Some(Decimal::of(0)),
+        Framing::None if says_empty(&parts.method, &found) => Some(Decimal::of(0)),
         Framing::None | Framing::Chunked | Framing::UntilClose => None,
     };
     let length = length.as_deref();
     let mut connection = ConnectionList::default();
     connection.add(!options.keep_alive, "close");
-    connection.add(headers.contains_key(UPGRADE), "upgrade");
-    connection.add(headers.contains_key(TE), "te");
+    connection.add(found.upgrade, "upgrade");
+    connection.add(found.te, "te");
     let lines = Lines {
-        form: Form::of(headers),
-        host: Some(host(parts)),
+        form: Form::of(found.form),
+        host: Some(host(&parts.uri, &found)),
         length,
         chunked: framing == Framing::Chunked,
         connection,
@@ -98,12 +97,44 @@ pub fn encode_request(
     framing
 }
 
+/// Fields that the encoders ask for, found in one pass: to look each of them up takes longer. Of several
+/// values it is the first.
+#[derive(Default)]
+struct Found<'h> {
+    form: Option<&'h HeaderValue>,
+    host: Option<&'h HeaderValue>,
+    length: Option<&'h HeaderValue>,
+    date: bool,
+    te: bool,
+    upgrade: bool,
+}
+
+impl<'h> Found<'h> {
+    fn of(headers: &'h HeaderMap) -> Self {
+        let mut found = Self::default();
+        for (name, value) in headers {
+            let place = match name.as_str() {
+                "host" => &mut found.host,
+                "content-length" => &mut found.length,
+                "weft-http1-form" => &mut found.form,
+                other => {
+                    found.date |= other == "date";
+                    found.te |= other == "te";
+                    found.upgrade |= other == "upgrade";
+                    continue;
+                }
+            };
+            place.get_or_insert(value);
+        }
+        found
+    }
+}
+
 /// Whether a request without content says so: methods that usually have content (RFC 9110 section
 /// 8.6), and every other as its caller did.
-fn says_empty(parts: &request::Parts) -> bool {
-    let length = parts.headers.get(CONTENT_LENGTH);
-    [Method::POST, Method::PUT, Method::PATCH].contains(&parts.method)
-        || length.is_some_and(|length| length == "0")
+fn says_empty(method: &Method, found: &Found<'_>) -> bool {
+    [Method::POST, Method::PUT, Method::PATCH].contains(method)
+        || found.length.is_some_and(|length| length == "0")
 }
 
 /// Writes the head of a response. `framing` is what is known of the body: its length, that it has
@@ -136,10 +167,11 @@ pub fn encode_response(
     let written = outcome(status, tunnel, framing, options);
     let headers = &parts.headers;
     out.reserve(256 + 48 * headers.len());
-    let form = Form::of(headers);
+    let found = Found::of(headers);
+    let form = Form::of(found.form);
     write_status_line(status, form.phrase(), out);
     let date = options.date;
-    let date = date.filter(|_| !status.is_informational() && !headers.contains_key(DATE));
+    let date = date.filter(|_| !status.is_informational() && !found.date);
     let counted = match written.framing {
         Framing::Length(length) => Some(Decimal::of(length)),
         Framing::None | Framing::Chunked | Framing::UntilClose => None,
@@ -150,7 +182,7 @@ pub fn encode_response(
         connection.add(!written.keep_alive, "close");
         connection.add(written.keep_alive && old_client, "keep-alive");
     }
-    connection.add(headers.contains_key(UPGRADE), "upgrade");
+    connection.add(found.upgrade, "upgrade");
     let lines = Lines {
         form,
         host: None,
@@ -214,7 +246,7 @@ fn told_length<'h>(
         || parts.status == StatusCode::NO_CONTENT
         || is_tunnel(method, parts.status);
     let told = framing == Framing::None && tells_of_get && !has_none;
-    let length = parts.headers.get(CONTENT_LENGTH).filter(|_| told)?;
+    let length = told.then(|| parts.headers.get(CONTENT_LENGTH)).flatten()?;
     Some(length.as_bytes())
 }
 
@@ -252,9 +284,9 @@ fn write_target(parts: &request::Parts, form: TargetForm, out: &mut BytesMut) {
     out.extend_from_slice(path.as_bytes());
 }
 
-fn host(parts: &request::Parts) -> &[u8] {
-    let authority = parts.uri.authority().map(|authority| authority.as_str());
-    let host = parts.headers.get(HOST).map(HeaderValue::as_bytes);
+fn host<'h>(uri: &'h Uri, found: &Found<'h>) -> &'h [u8] {
+    let authority = uri.authority().map(|authority| authority.as_str());
+    let host = found.host.map(HeaderValue::as_bytes);
     host.or_else(|| authority.map(str::as_bytes))
         .unwrap_or_default()
 }
