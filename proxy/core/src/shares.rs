@@ -11,6 +11,7 @@
 //! clients take turns.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 /// A client may hold so many times what is left: alone, `FACTOR / (FACTOR + 1)` of everything.
 const FACTOR: u32 = 3;
@@ -31,13 +32,44 @@ impl ClientKind {
 }
 
 /// Names a client whose requests are counted together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientKey {
     /// Where it is.
     pub kind: ClientKind,
-    /// Tells it from others of its kind.
+    /// Tells it from others of its kind: a hash with a secret key, so that no client can choose it.
     pub id: u64,
 }
+
+impl Hash for ClientKey {
+    /// The number is a hash.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.id);
+    }
+}
+
+/// Takes the number of a client as its hash.
+#[derive(Debug, Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    /// Clients write a number only.
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        self.0 = id;
+    }
+}
+
+/// Something of each client.
+type ByClient<T> = HashMap<ClientKey, T, BuildHasherDefault<IdHasher>>;
 
 impl ClientKey {
     /// What its streams of bytes are counted for: apart from its requests, which go on beside them.
@@ -61,7 +93,7 @@ pub struct WaitingFull {
 pub struct Shares<W> {
     held: Counts,
     waiting: Counts,
-    queues: HashMap<ClientKey, VecDeque<(u64, W)>>,
+    queues: ByClient<VecDeque<(u64, W)>>,
     /// The clients with waiting requests, by kind, each once; the next to be served is the first.
     turns: [VecDeque<ClientKey>; ClientKind::ALL.len()],
     next_ticket: u64,
@@ -73,7 +105,7 @@ impl<W> Shares<W> {
         Self {
             held: Counts::new(places),
             waiting: Counts::new(waiting_max),
-            queues: HashMap::new(),
+            queues: ByClient::default(),
             turns: Default::default(),
             next_ticket: 0,
         }
@@ -183,7 +215,7 @@ struct Counts {
     most: u32,
     total: u32,
     outside: u32,
-    by_client: HashMap<ClientKey, u32>,
+    by_client: ByClient<u32>,
 }
 
 impl Counts {
@@ -192,7 +224,7 @@ impl Counts {
             most,
             total: 0,
             outside: 0,
-            by_client: HashMap::new(),
+            by_client: ByClient::default(),
         }
     }
 
