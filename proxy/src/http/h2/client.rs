@@ -104,7 +104,7 @@ where
     let shared = Shared::new();
     let connection = Connection::new(Role::Client, config);
     let driving = Driving {
-        turns: Turns::new(io, connection, probing),
+        turns: Turns::new(io, connection, probing, &shared.ready),
         shared: Arc::clone(&shared),
         uploads: Vec::new(),
         on_announced,
@@ -125,8 +125,8 @@ where
         self.shared.ready.begin_turn(cx.waker());
         for _ in 0..ROUNDS {
             self.shared.ready.begin_nudged();
-            self.turns.probe(cx)?;
-            let server = self.read(cx);
+            self.turns.probe()?;
+            let server = self.read();
             self.hear_readers();
             if let Ok(Server::There) = server {
                 self.open_streams();
@@ -137,7 +137,7 @@ where
                 while self.end_lingering() {}
             }
             // GOAWAY is written as far as there is room for it.
-            let written = self.turns.wire.poll_write(cx);
+            let written = self.turns.wire.poll_write();
             if server? == Server::Gone {
                 return Poll::Ready(Ok(()));
             }
@@ -145,7 +145,7 @@ where
             self.mark_writable();
             if is_written && self.is_finished() {
                 // Whatever comes of it: everything on it is over.
-                return self.turns.wire.poll_shutdown(cx).map(|_closed| Ok(()));
+                return self.turns.wire.poll_shutdown().map(|_closed| Ok(()));
             }
             if self.turns.next(is_written) == Next::Wait && self.shared.ready.end_turn() {
                 return Poll::Pending;
@@ -166,10 +166,10 @@ where
         self.turns.wire.connection.is_going_away() || self.shared.lock().is_abandoned
     }
 
-    fn read(&mut self, cx: &mut Context<'_>) -> Result<Server, DriveError> {
+    fn read(&mut self) -> Result<Server, DriveError> {
         let mut all = usize::MAX;
         loop {
-            match self.turns.read(cx, &mut all)? {
+            match self.turns.read(&mut all)? {
                 Read::Event(event) => self.on_event(event),
                 Read::Nothing => return Ok(Server::There),
                 Read::Ended => return Ok(Server::Gone),

@@ -79,6 +79,10 @@ impl Probe {
                 let due = now + self.terms.timeout;
                 self.answer_due = Some(due);
                 self.timer.as_mut().reset(due);
+                // It wakes nobody before it was polled.
+                if self.timer.as_mut().poll(cx).is_ready() {
+                    cx.waker().wake_by_ref();
+                }
                 return Probed::Ask;
             }
         }
@@ -98,6 +102,24 @@ mod tests {
             probed @ (Probed::Ask | Probed::Silent) => Poll::Ready(probed),
         })
         .await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_does_not_come_is_noticed_though_nothing_else_happens() {
+        let terms = Probing {
+            interval: Duration::from_secs(10),
+            timeout: Duration::from_secs(3),
+            while_unused: true,
+        };
+        let began = Instant::now();
+        let mut probe = Probe::new(terms);
+        let silent = poll_fn(|cx| match probe.poll(cx, false) {
+            Probed::Nothing | Probed::Ask => Poll::Pending,
+            Probed::Silent => Poll::Ready(()),
+        });
+        let noticed = tokio::time::timeout(Duration::from_secs(100), silent);
+        assert!(noticed.await.is_ok());
+        assert_eq!(began.elapsed().as_secs(), 13);
     }
 
     #[tokio::test(start_paused = true)]

@@ -115,6 +115,53 @@ impl Wake for Part {
     }
 }
 
+/// What a connection's socket wakes. The task that drives the connection is woken for much else: while its
+/// socket says nothing new, a turn does not read.
+#[derive(Debug)]
+pub(super) struct Socket {
+    /// Whether it was woken since the last time that there was nothing to read.
+    is_woken: AtomicBool,
+    ready: Arc<Ready>,
+}
+
+impl Socket {
+    /// One that nobody has read from yet.
+    pub(super) fn new(ready: &Arc<Ready>) -> Arc<Self> {
+        Arc::new(Self {
+            is_woken: AtomicBool::new(true),
+            ready: Arc::clone(ready),
+        })
+    }
+
+    /// Whether there may be something to read. It is about to be polled: what wakes it from now on counts.
+    pub(super) fn begin_poll(&self) -> bool {
+        self.is_woken.swap(false, Ordering::AcqRel)
+    }
+
+    /// Whether there may be something to read.
+    pub(super) fn is_woken(&self) -> bool {
+        self.is_woken.load(Ordering::Acquire)
+    }
+
+    /// There may be more to read.
+    pub(super) fn mark(&self) {
+        self.is_woken.store(true, Ordering::Release);
+    }
+}
+
+impl Wake for Socket {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    /// Wakes the task even while it drives the connection: a socket that has had its share of the thread's
+    /// time wakes whoever polls it, and is to be polled again behind all others.
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.mark();
+        self.ready.driver.wake();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicU32;
@@ -167,5 +214,29 @@ mod tests {
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
         ready.nudge();
         assert_eq!(count.0.load(Ordering::Relaxed), 2);
+    }
+    #[test]
+    fn a_socket_is_read_until_nothing_is_there_and_again_when_it_was_woken() {
+        let ready = Arc::<Ready>::default();
+        let count = Arc::<Count>::default();
+        let waker = Waker::from(Arc::clone(&count));
+        let socket = Socket::new(&ready);
+        ready.begin_turn(&waker);
+        assert!(socket.begin_poll());
+        socket.mark();
+        assert!(socket.begin_poll());
+        assert!(!socket.begin_poll(), "nothing was there");
+        // Within a turn and behind it.
+        for is_driven in [true, false] {
+            ready.begin_turn(&waker);
+            if !is_driven {
+                assert!(ready.end_turn());
+            }
+            let before = count.0.load(Ordering::Relaxed);
+            socket.wake_by_ref();
+            assert_eq!(count.0.load(Ordering::Relaxed), before + 1);
+            assert!(socket.begin_poll());
+            assert!(!socket.begin_poll());
+        }
     }
 }

@@ -83,7 +83,7 @@ where
         let ready = Arc::<Ready>::default();
         let connection = Connection::new(Role::Server, config);
         Self {
-            turns: Turns::new(io, connection, patience.probing),
+            turns: Turns::new(io, connection, patience.probing, &ready),
             service,
             inboxes: Inboxes::new(&ready),
             ready,
@@ -119,13 +119,13 @@ where
         for _ in 0..ROUNDS {
             self.ready.begin_nudged();
             if matches!(self.end, End::Open) {
-                self.turns.probe(cx)?;
+                self.turns.probe()?;
                 self.read(cx, &mut budget)?;
             }
             self.hear_readers();
             self.work();
             self.cut_stalled(cx);
-            let is_written = self.turns.wire.poll_write(cx)?.is_ready();
+            let is_written = self.turns.wire.poll_write()?.is_ready();
             if let Some(ended) = self.ended(cx, is_written) {
                 return ended;
             }
@@ -175,7 +175,7 @@ where
             End::Read | End::Over => return Some(Poll::Ready(Ok(()))),
             End::Failed(_, until) => until.as_mut().poll(cx).is_ready(),
         };
-        let is_closed = is_written && self.turns.wire.poll_shutdown(cx).is_ready();
+        let is_closed = is_written && self.turns.wire.poll_shutdown().is_ready();
         if !is_closed && !is_late {
             return Some(Poll::Pending);
         }
@@ -195,7 +195,7 @@ where
             false => budget,
         };
         loop {
-            match self.turns.read(cx, budget) {
+            match self.turns.read(budget) {
                 Ok(Read::Event(event)) => self.on_event(event),
                 Ok(Read::Nothing) => return Ok(()),
                 Ok(Read::Ended) => {

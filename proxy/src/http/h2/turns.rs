@@ -75,9 +75,14 @@ pub(super) enum Next {
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Turns<IO> {
-    pub(super) fn new(io: IO, connection: Connection, probing: Option<Probing>) -> Self {
+    pub(super) fn new(
+        io: IO,
+        connection: Connection,
+        probing: Option<Probing>,
+        ready: &Arc<Ready>,
+    ) -> Self {
         Self {
-            wire: Wire::new(io, connection),
+            wire: Wire::new(io, connection, ready),
             woken: Vec::new(),
             touched: Vec::new(),
             probe: probing.map(Probe::new),
@@ -86,12 +91,18 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Turns<IO> {
     }
 
     /// Asks the other side, of which nothing has come for long, whether it is there.
-    pub(super) fn probe(&mut self, cx: &mut Context<'_>) -> Result<(), DriveError> {
+    pub(super) fn probe(&mut self) -> Result<(), DriveError> {
         let Some(probe) = &mut self.probe else {
             return Ok(());
         };
+        // Its timer wakes what the socket does.
+        let Some(waker) = self.wire.woken() else {
+            return Ok(());
+        };
+        let mut cx = Context::from_waker(waker);
+        let probed = probe.poll(&mut cx, self.wire.connection.is_unused());
         let connection = &mut self.wire.connection;
-        match probe.poll(cx, connection.is_unused()) {
+        match probed {
             Probed::Nothing => Ok(()),
             Probed::Ask => {
                 connection.ping(PROBE);
@@ -102,11 +113,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Turns<IO> {
     }
 
     /// The next event; reads where none is here, `budget` bytes at most.
-    pub(super) fn read(
-        &mut self,
-        cx: &mut Context<'_>,
-        budget: &mut usize,
-    ) -> Result<Read, DriveError> {
+    pub(super) fn read(&mut self, budget: &mut usize) -> Result<Read, DriveError> {
         self.is_held_up = false;
         loop {
             match self.wire.next_event() {
@@ -118,7 +125,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Turns<IO> {
             if self.is_held_up || *budget == 0 {
                 return Ok(Read::Nothing);
             }
-            match self.wire.poll_read(cx, *budget) {
+            match self.wire.poll_read(*budget) {
                 Poll::Pending => return Ok(Read::Nothing),
                 Poll::Ready(Ok(0)) => return Ok(Read::Ended),
                 Poll::Ready(Ok(read)) => {

@@ -2,13 +2,15 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, BufMut as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_read_buf;
 use weft_core::h2::connection::{Connection, ConnectionViolation, Event};
 
+use super::ready::{Ready, Socket};
 use crate::buffers::{self, Size};
 
 /// Room for one read.
@@ -22,6 +24,9 @@ const WRITE_BYTES_KEPT: usize = 8 * 1024;
 #[derive(Debug)]
 pub(super) struct Wire<IO> {
     io: IO,
+    /// What the socket wakes, whether it is read or written.
+    socket: Arc<Socket>,
+    waker: Waker,
     pub(super) connection: Connection,
     /// What was received and not understood yet.
     received: BytesMut,
@@ -30,34 +35,48 @@ pub(super) struct Wire<IO> {
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
-    pub(super) fn new(io: IO, connection: Connection) -> Self {
+    pub(super) fn new(io: IO, connection: Connection, ready: &Arc<Ready>) -> Self {
+        let socket = Socket::new(ready);
         Self {
             io,
+            waker: Waker::from(Arc::clone(&socket)),
+            socket,
             connection,
             received: BytesMut::new(),
             is_flushed: true,
         }
     }
 
-    /// Reads once, `most` bytes at most; how many came, 0 at the end.
-    pub(super) fn poll_read(
-        &mut self,
-        cx: &mut Context<'_>,
-        most: usize,
-    ) -> Poll<io::Result<usize>> {
+    /// What the socket wakes, where it was woken since the last time that there was nothing to read.
+    pub(super) fn woken(&self) -> Option<&Waker> {
+        self.socket.is_woken().then_some(&self.waker)
+    }
+
+    /// Reads once, `most` bytes at most; how many came, 0 at the end. While the socket says nothing new, it
+    /// is not asked.
+    pub(super) fn poll_read(&mut self, most: usize) -> Poll<io::Result<usize>> {
+        let polled = match self.socket.begin_poll() {
+            true => self.poll_socket(most),
+            false => Poll::Pending,
+        };
+        if polled.is_ready() {
+            self.socket.mark();
+        } else if self.received.is_empty() && self.connection.is_unused() {
+            // An idle connection holds no buffer.
+            buffers::give(std::mem::take(&mut self.received), READ_SIZE);
+        }
+        polled
+    }
+
+    fn poll_socket(&mut self, most: usize) -> Poll<io::Result<usize>> {
         if self.received.capacity() == 0 {
             self.received = buffers::take(READ_SIZE);
         } else if self.received.capacity() - self.received.len() < READ_BYTES_MIN {
             self.received.reserve(READ_SIZE.bytes());
         }
         let mut room = (&mut self.received).limit(most);
-        let polled = poll_read_buf(Pin::new(&mut self.io), cx, &mut room);
-        let is_idle = self.received.is_empty() && self.connection.is_unused();
-        if polled.is_pending() && is_idle {
-            // An idle connection holds no buffer.
-            buffers::give(std::mem::take(&mut self.received), READ_SIZE);
-        }
-        polled
+        let mut cx = Context::from_waker(&self.waker);
+        poll_read_buf(Pin::new(&mut self.io), &mut cx, &mut room)
     }
 
     /// The next event of what was read.
@@ -67,7 +86,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
     }
 
     /// Writes all of the output.
-    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(super) fn poll_write(&mut self) -> Poll<io::Result<()>> {
+        let cx = &mut Context::from_waker(&self.waker);
         loop {
             let output = self.connection.output();
             if output.is_empty() {
@@ -94,7 +114,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Wire<IO> {
     }
 
     /// Ends the side that is written.
-    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+    pub(super) fn poll_shutdown(&mut self) -> Poll<io::Result<()>> {
+        let mut cx = Context::from_waker(&self.waker);
+        Pin::new(&mut self.io).poll_shutdown(&mut cx)
     }
 }
