@@ -15,7 +15,6 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use weft_core::connections::Client;
 use weft_core::dialling::Want;
-use weft_core::h1::TargetForm;
 use weft_core::model::AppProtocol;
 use weft_core::peer::VerifiedPeer;
 use weft_core::reason::Reason;
@@ -144,7 +143,8 @@ impl Applications {
         (peer, client): (&ApplicationPeer, ClientKey),
         request: Box<Request<ProxyBody>>,
     ) -> Asked {
-        let want = match is_repeatable(&request) {
+        let is_repeatable = is_repeatable(&request);
+        let want = match is_repeatable {
             true => Want::Any,
             false => Want::UsedSince(crate::clock::now() - UNREPEATABLE_IDLE_MAX),
         };
@@ -154,16 +154,16 @@ impl Applications {
         // was not sent, or can be repeated without harm, is sent again, over a new connection and
         // no other: a request that ends the application's worker must not meet the next one.
         let is_kept = slot.is_reused() || slot.unused_for() >= UNREPEATABLE_IDLE_MAX;
-        let copy = is_kept.then(|| repeat(&request)).flatten();
         let sent = slot.sender().try_send_request(request).await;
         let failed = match sent {
             Ok(response) => return Ok((response, slot)),
             Err(failed) => failed,
         };
         drop(slot);
-        let request = match (failed.unsent, copy) {
+        let repeated = failed.sent.filter(|_sent| is_kept && is_repeatable);
+        let request = match (failed.unsent, repeated) {
             (Some(unsent), _) => unsent,
-            (None, Some(copy)) if failed.error.is_closed() => Box::new(copy),
+            (None, Some(sent)) if failed.error.is_closed() => sent,
             (None, _) => return Err(broken(&failed.error)),
         };
         peer.replayed();
@@ -285,22 +285,6 @@ impl Applications {
 /// Whether the repetition of a request does no harm.
 fn is_repeatable(request: &Request<ProxyBody>) -> bool {
     matches!(request.body(), ProxyBody::Empty) && is_idempotent(request.method())
-}
-
-/// The same request, where its repetition does no harm.
-fn repeat(request: &Request<ProxyBody>) -> Option<Request<ProxyBody>> {
-    if !is_repeatable(request) {
-        return None;
-    }
-    let mut copy = Request::new(ProxyBody::Empty);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    if let Some(form) = request.extensions().get::<TargetForm>() {
-        copy.extensions_mut().insert(*form);
-    }
-    Some(copy)
 }
 
 fn unconnected(error: DialError) -> (Reason, String) {

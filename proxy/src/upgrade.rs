@@ -40,6 +40,7 @@ impl SingleExchange {
             Some(connection) => connection.send(request, Home::None).await,
             None => Err(SendError {
                 unsent: Some(request),
+                sent: None,
                 error: ClientError::Closed.into(),
             }),
         }

@@ -402,6 +402,8 @@ impl ExchangeError {
 pub struct SendError {
     /// The request, where nothing of it was sent.
     pub unsent: Option<Box<Request<ProxyBody>>>,
+    /// The request with what is left of its body, where something of it was sent in HTTP/1.1.
+    pub sent: Option<Box<Request<ProxyBody>>>,
     /// Why.
     pub error: ExchangeError,
 }
@@ -410,6 +412,7 @@ impl From<Failed<ProxyBody>> for SendError {
     fn from(failed: Failed<ProxyBody>) -> Self {
         Self {
             unsent: failed.unsent,
+            sent: None,
             error: ExchangeError::Stream(failed.failure),
         }
     }

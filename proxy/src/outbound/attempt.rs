@@ -355,7 +355,7 @@ pub(super) async fn transmit(
             }
         },
     };
-    sent.map_err(|SendError { unsent, error }| {
+    sent.map_err(|SendError { unsent, error, .. }| {
         let detail = describe(&error);
         let broken = upload.and_then(Upload::broken);
         if error.is_upload_broken() || error.is_unsendable() || broken.is_some() {

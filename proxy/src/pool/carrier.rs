@@ -119,6 +119,7 @@ async fn send_http1(
     let Some((connection, home)) = line.take() else {
         return Err(SendError {
             unsent: Some(request),
+            sent: None,
             error: ClientError::Closed.into(),
         });
     };

@@ -18,6 +18,7 @@ use weft_core::h1::{
 };
 use weft_core::http1_form;
 use weft_core::interim::Interims;
+use weft_core::time::Instant;
 
 use super::body::Http1Body;
 pub use super::home::{Home, Line, SharedLine};
@@ -46,6 +47,8 @@ pub struct Connection {
     limits: Limits,
     /// It has carried a request.
     used: bool,
+    /// When it was seen alive, where nothing has been sent since.
+    seen_alive: Option<Instant>,
 }
 
 /// Why there is no response in HTTP/1.1.
@@ -80,14 +83,22 @@ impl Connection {
             scan: HeadScan::default(),
             limits,
             used: false,
+            seen_alive: None,
         })
     }
 
-    /// Whether the server has neither closed it nor said anything unasked.
+    /// Whether the server has neither closed it nor said anything unasked. It is asked several times while
+    /// a request is given its place: in one turn the socket is looked at once.
     pub fn is_alive(&mut self) -> bool {
+        let now = crate::clock::now();
+        if self.seen_alive == Some(now) {
+            return true;
+        }
         let mut cx = Context::from_waker(Waker::noop());
         let filled = self.wire.poll_fill(&mut cx, HEAD_READ_BYTES);
-        filled.is_pending() && self.wire.read.is_empty()
+        let is_alive = filled.is_pending() && self.wire.read.is_empty();
+        self.seen_alive = is_alive.then_some(now);
+        is_alive
     }
 
     /// Holds no buffer until it is used again.
@@ -106,10 +117,12 @@ impl Connection {
         if self.used && !self.is_alive() {
             return Err(SendError {
                 unsent: Some(request),
+                sent: None,
                 error: ClientError::Closed.into(),
             });
         }
         self.used = true;
+        self.seen_alive = None;
         let (mut parts, body) = request.into_parts();
         if parts.uri.authority().is_some() {
             // What it was routed by is what the server is to see (RFC 9113 section 8.3.1).
@@ -151,10 +164,16 @@ impl Connection {
                 Ok(response)
             }
             Err(error) => {
-                let unsent = self.wire.written == before && !upload.outgoing.touched;
+                let is_unsent = self.wire.written == before && !upload.outgoing.touched;
                 let body = upload.outgoing.into_body();
+                let request = Some(Box::new(Request::from_parts(parts, body)));
+                let (unsent, sent) = match is_unsent {
+                    true => (request, None),
+                    false => (None, request),
+                };
                 Err(SendError {
-                    unsent: unsent.then(|| Box::new(Request::from_parts(parts, body))),
+                    unsent,
+                    sent,
                     error: error.into(),
                 })
             }
@@ -207,6 +226,7 @@ impl Connection {
         if !asked {
             return Err(SendError {
                 unsent: None,
+                sent: None,
                 error: ClientError::Unasked.into(),
             });
         }
