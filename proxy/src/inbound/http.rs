@@ -10,7 +10,7 @@ use http::header::HOST;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 use weft_core::h1::{BadHost, is_host_missing};
-use weft_core::headers::{WEFT_CONTINUE, WEFT_EXPECT};
+use weft_core::headers::{WEFT_CONTINUE, WEFT_EXPECT, is_any_of};
 use weft_core::name::MESH_SUFFIX;
 use weft_core::resets::ResetClient;
 use weft_core::shares::ClientKey;
@@ -123,7 +123,8 @@ pub(super) async fn serve<IO>(
 impl Conversation {
     /// Answers a request, or says to another sidecar when the body of one may be sent.
     async fn handle(self: &Rc<Self>, mut request: Request<Incoming>) -> Answer {
-        if self.caller.is_some() {
+        let headers = request.headers();
+        if self.caller.is_some() && is_any_of(headers, [&WEFT_CONTINUE, &WEFT_EXPECT]) {
             if let Some(number) = request.headers_mut().remove(WEFT_CONTINUE) {
                 return self.may_continue(parsed(&number)).await;
             }

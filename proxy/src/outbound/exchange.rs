@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use weft_core::headers::WEFT_REASON;
+use weft_core::headers::{WEFT_REASON, rare};
 use weft_core::outcome::Progress;
 use weft_core::reason::Reason;
 use weft_core::route::Decision;
@@ -153,5 +153,5 @@ pub(super) fn edited<B>(routed: Option<Routed<'_>>, mut response: Response<B>) -
 
 /// The reason that a response names.
 pub(super) fn reason_of(headers: &HeaderMap) -> Option<Reason> {
-    headers.get(WEFT_REASON)?.to_str().ok()?.parse().ok()
+    rare(headers, &WEFT_REASON)?.to_str().ok()?.parse().ok()
 }
