@@ -49,17 +49,26 @@ impl Http2Body {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        let polled = polled.map(|next| {
-            next.map(|next| match next.map_err(BodyError::Stream) {
-                Err(error) if self.grpc_answer && error.is_too_large() => Ok(status_of(&error)),
-                next => next,
-            })
-        });
+        let polled = self.poll_here(cx);
         match &mut self.awaited {
             None => polled,
             Some(awaited) => awaited.bound(cx, polled),
         }
+    }
+
+    /// The next piece, where that is here already. Where it is not, the reader of a request's body does
+    /// not count as one that waits for its client.
+    pub(super) fn poll_here(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        polled.map(|next| {
+            next.map(|next| match next.map_err(BodyError::Stream) {
+                Err(error) if self.grpc_answer && error.is_too_large() => Ok(status_of(&error)),
+                next => next,
+            })
+        })
     }
 
     /// Why it has broken, where that is known already: nothing is taken.

@@ -66,6 +66,15 @@ impl Source {
         polled.map_ok(cleaned)
     }
 
+    /// The next piece, where that is here already. Where it is not, nobody waits for it yet.
+    fn poll_here(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+        let polled = match self {
+            Self::Http2(body) => body.poll_here(cx),
+            Self::Http1(body) => body.poll_here(cx),
+        };
+        polled.map_ok(cleaned)
+    }
+
     fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
         match self {
             Self::Http2(body) => body.poll_broken(cx),
@@ -110,11 +119,12 @@ impl Incoming {
         }
     }
 
-    /// Puts what else is here to a small piece.
+    /// Puts what else is here to a small piece. Its reader may have no room for more than that: it does not
+    /// wait for its client, whose fault it would be that nothing comes.
     fn gather(&mut self, cx: &mut Context<'_>, first: Bytes) -> Bytes {
         let mut gathered = BytesMut::new();
         while first.len() + gathered.len() < GATHERED_BYTES && !self.source.is_end_stream() {
-            let Poll::Ready(next) = self.source.poll_frame(cx) else {
+            let Poll::Ready(next) = self.source.poll_here(cx) else {
                 break;
             };
             match next {

@@ -54,6 +54,18 @@ impl Http1Body {
             Self::Response(body) => body.poll_broken(cx),
         }
     }
+
+    /// The next piece, where that is here already. Where it is not, the reader of a request's body does
+    /// not count as one that waits for its client.
+    pub(in crate::http) fn poll_here(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Self::Request(body) => body.poll_here(cx),
+            Self::Whole(_) | Self::Response(_) => Pin::new(self).poll_frame(cx),
+        }
+    }
 }
 
 impl Body for Http1Body {
@@ -240,6 +252,34 @@ fn register(place: &mut Option<Waker>, cx: &Context<'_>) {
     }
 }
 
+/// What the reader of a body gets next, where that is here.
+fn next(
+    state: &mut State,
+    remaining: &mut Option<u64>,
+    cx: &Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    state.asked = true;
+    if let Some(data) = state.data.take() {
+        if let Some(remaining) = remaining {
+            *remaining = remaining.saturating_sub(data.len() as u64);
+        }
+        wake(&mut state.feeder, cx);
+        return Poll::Ready(Some(Ok(Frame::data(data))));
+    }
+    match &state.end {
+        None => Poll::Pending,
+        Some(End::Complete) => {
+            let trailers = state.trailers.take();
+            Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
+        }
+        Some(End::Broken(broken)) => {
+            let error = BodyError::of_request(broken.clone());
+            state.end = Some(End::Complete);
+            Poll::Ready(Some(Err(error)))
+        }
+    }
+}
+
 /// A request's body for its reader.
 #[derive(Debug)]
 pub struct RequestBody {
@@ -273,30 +313,17 @@ impl RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut state = self.slot.lock();
-        state.asked = true;
-        if let Some(data) = state.data.take() {
-            if let Some(remaining) = &mut self.remaining {
-                *remaining = remaining.saturating_sub(data.len() as u64);
-            }
+        let polled = next(&mut state, &mut self.remaining, cx);
+        if polled.is_pending() {
+            register(&mut state.reader, cx);
             wake(&mut state.feeder, cx);
-            return Poll::Ready(Some(Ok(Frame::data(data))));
         }
-        match &state.end {
-            None => {
-                register(&mut state.reader, cx);
-                wake(&mut state.feeder, cx);
-                Poll::Pending
-            }
-            Some(End::Complete) => {
-                let trailers = state.trailers.take();
-                Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
-            }
-            Some(End::Broken(broken)) => {
-                let error = BodyError::of_request(broken.clone());
-                state.end = Some(End::Complete);
-                Poll::Ready(Some(Err(error)))
-            }
-        }
+        polled
+    }
+
+    /// What is here already. Where nothing is, the reader does not wait for that, and is not woken.
+    fn poll_here(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        next(&mut self.slot.lock(), &mut self.remaining, cx)
     }
 
     fn is_end_stream(&self) -> bool {

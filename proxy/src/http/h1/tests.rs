@@ -389,6 +389,28 @@ fn what_stalls_is_given_up() {
     });
 }
 
+/// A reader that takes no more does not wait for its client, however small the piece was that it took.
+#[test]
+fn a_slow_reader_of_a_small_piece_is_not_the_clients_fault() {
+    run(async {
+        let drain = Rc::new(Drain::default());
+        let mut far = server(&drain, |request: Request<Incoming>| async {
+            let mut body = request.into_body();
+            let first = body.frame().await.expect("more").expect("a piece");
+            assert_eq!(first.into_data().expect("data"), "ab");
+            tokio::time::sleep(Duration::from_secs(200)).await;
+            text(body.collect().await.expect("all of it").to_bytes())
+        });
+        let head = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nab";
+        far.write_all(head.as_bytes()).await.expect("written");
+        // It waits from its 200th second on.
+        tokio::time::sleep(Duration::from_secs(240)).await;
+        far.write_all(b"cde").await.expect("written");
+        let answered = until(&mut far, "cde").await;
+        assert!(answered.starts_with("HTTP/1.1 200 OK\r\n"), "{answered}");
+    });
+}
+
 #[test]
 fn leaving_ends_idle_connections_and_says_so_on_others() {
     run(async {

@@ -11,9 +11,11 @@ use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, timeout};
+use weft_core::h1::Limits;
 use weft_core::interim::{Interim, Interims};
 use weft_core::resets::{ResetClient, ResetPolicy};
 
+use super::super::h1::client as http1;
 use super::super::h2::{StreamFailure, connect};
 use super::super::incoming::{BodyError, ExchangeError};
 use super::super::paced::Resets;
@@ -95,6 +97,17 @@ async fn echo(
             let mut response = Response::new(ProxyBody::text("hinted"));
             response.extensions_mut().insert(interims);
             response
+        }
+        (None, "/slow") => {
+            let limit = ProxyConfig::default().timeouts.client_stall;
+            let mut body = request.into_body();
+            body.bound_waiting(limit);
+            let first = body.frame().await.unwrap().unwrap();
+            sleep(limit * 4).await;
+            let rest = body.collect().await.unwrap().to_bytes();
+            Response::new(ProxyBody::text(
+                [&first.into_data().unwrap()[..], &rest].concat(),
+            ))
         }
         (None, _) => Response::new(ProxyBody::guarded(request.into_body(), Ended(ended))),
     }
@@ -284,6 +297,30 @@ fn unread_answers_are_cut() {
         let read = send_http2(&handle, post("/", large())).await.unwrap();
         let read = read.into_body().collect().await.unwrap();
         assert_eq!(read.to_bytes().len(), 3_000_000);
+    });
+}
+
+/// A reader that takes no more does not wait for its client, however small the piece was that it took.
+#[test]
+fn a_slow_reader_of_a_small_piece_is_not_the_clients_fault() {
+    run(async {
+        let (handle, _ended) = pair(&Rc::default());
+        let limit = ProxyConfig::default().timeouts.client_stall;
+        let (near, mut far) = tokio::io::duplex(10_000);
+        let head = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nab";
+        far.write_all(head).await.unwrap();
+        let source = http1::Connection::new(near, Limits::default());
+        let get = Box::new(Request::new(ProxyBody::Empty));
+        let source = source.send(get, http1::Home::None).await.unwrap();
+        let body = ProxyBody::of_request(source.into_body(), None);
+        let later = async {
+            // Nothing comes while the reader is busy, nor for most of the time for which it may wait then.
+            sleep(limit * 4 + limit * 9 / 10).await;
+            far.write_all(b"cde").await.unwrap();
+        };
+        let (answer, ()) = tokio::join!(send_http2(&handle, post("/slow", body)), later);
+        let text = answer.unwrap().into_body().collect().await.unwrap();
+        assert_eq!(text.to_bytes(), "abcde");
     });
 }
 
