@@ -24,6 +24,8 @@ impl Size {
     pub(crate) const KIB_8: Self = Self(1);
     /// 16 KiB.
     pub(crate) const KIB_16: Self = Self(2);
+    /// 64 KiB.
+    pub(crate) const KIB_64: Self = Self(4);
 
     /// The largest that has no more than so many bytes; there is none below the smallest.
     pub(crate) fn at_most(bytes: usize) -> Self {

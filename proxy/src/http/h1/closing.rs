@@ -11,7 +11,6 @@ use tokio::time::{Instant, timeout};
 
 use super::server::{Connection, End, HALF_CLOSED_SILENCE, READ_AHEAD_BYTES};
 use super::upload::{Fed, Upload};
-use super::wire::BODY_READ_BYTES;
 
 /// Of a request's body that nobody reads after the answer, this much is read so that the connection
 /// can go on.
@@ -53,7 +52,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
                 let due = Instant::now() + wait;
                 until = Some(until.map_or(due, |until: Instant| until.min(due)));
                 if starved || self.wire.read.len() < READ_AHEAD_BYTES {
-                    match self.wire.poll_fill(cx, BODY_READ_BYTES) {
+                    match self.wire.poll_fill_body(cx) {
                         Poll::Ready(Ok(1..)) => continue,
                         Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(false),
                         Poll::Pending => {}

@@ -12,8 +12,11 @@ use weft_core::h1::{Decoded, Decoder, Malformed};
 
 use super::body::Broken;
 use super::client::{Connection, Home, Upload, lock};
-use super::wire::{AHEAD_READ_BYTES, BODY_READ_BYTES};
-use crate::http::BodyError;
+use super::wire::Wire;
+use crate::http::{BodyError, Io};
+
+/// A read of a connection.
+type Fill = fn(&mut Wire<Box<dyn Io>>, &mut Context<'_>) -> Poll<io::Result<usize>>;
 
 /// An exchange whose response has begun.
 #[derive(Debug)]
@@ -104,15 +107,15 @@ impl Exchange {
         }
     }
 
-    /// Receives more; `None` once the connection has been given up.
-    fn poll_fill(&mut self, cx: &mut Context<'_>, room: usize) -> Option<Poll<io::Result<usize>>> {
+    /// Receives more with `fill`; `None` once the connection has been given up.
+    fn poll_fill(&mut self, cx: &mut Context<'_>, fill: Fill) -> Option<Poll<io::Result<usize>>> {
         match &mut self.driver {
-            Driver::Response(connection, _) => Some(connection.wire.poll_fill(cx, room)),
+            Driver::Response(connection, _) => Some(fill(&mut connection.wire, cx)),
             Driver::Both(shared, _) => {
                 let mut shared = lock(shared);
                 shared.reader = Some(cx.waker().clone());
                 let connection = shared.connection.as_mut()?;
-                Some(connection.wire.poll_fill(cx, room))
+                Some(fill(&mut connection.wire, cx))
             }
         }
     }
@@ -232,7 +235,7 @@ impl Response {
                 // The caller's doing, not the server's.
                 return Poll::Ready(Some(Err(BodyError::of_request(stalled))));
             }
-            match exchange.and_then(|exchange| exchange.poll_fill(cx, BODY_READ_BYTES)) {
+            match exchange.and_then(|exchange| exchange.poll_fill(cx, Wire::poll_fill_body)) {
                 Some(Poll::Pending) => return Poll::Pending,
                 Some(Poll::Ready(Ok(1..))) => {}
                 Some(Poll::Ready(Ok(0))) | None => match self.decoder.on_eof() {
@@ -260,7 +263,7 @@ impl Response {
         if exchange.with(|connection| !connection.wire.read.is_empty()) == Some(true) {
             return Poll::Pending;
         }
-        match exchange.poll_fill(cx, AHEAD_READ_BYTES) {
+        match exchange.poll_fill(cx, Wire::poll_fill_ahead) {
             Some(Poll::Pending | Poll::Ready(Ok(1..))) => Poll::Pending,
             Some(Poll::Ready(Ok(0))) | None => match self.decoder.on_eof() {
                 Ok(()) => Poll::Pending,

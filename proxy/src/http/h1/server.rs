@@ -20,7 +20,7 @@ use super::answering::{Asked, Gone, Told};
 use super::body::Broken;
 use super::timer::Timer;
 use super::upload::{Fed, Upload};
-use super::wire::{AHEAD_READ_BYTES, BODY_READ_BYTES, HEAD_READ_BYTES, Wire};
+use super::wire::{HEAD_READ_BYTES, Wire};
 use super::{Refusal, Settings};
 use crate::clock::in_turns;
 use crate::drain::Ends;
@@ -208,7 +208,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
                     Poll::Ready(Ok(1..)) => continue,
                     Poll::Ready(Ok(0)) => return Poll::Ready(self.ended_before_request()),
                     Poll::Ready(Err(_gone)) => return Poll::Ready(Next::Ended),
-                    Poll::Pending => self.wire.rest(),
+                    Poll::Pending => {}
                 }
                 let leaving = leaving.poll(cx);
                 if leaving.is_some() && idle && self.served > 0 {
@@ -400,12 +400,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
             if !starved && self.wire.read.len() >= READ_AHEAD_BYTES {
                 return Ok(fed_any);
             }
-            let room = if starved {
-                BODY_READ_BYTES
-            } else {
-                AHEAD_READ_BYTES
+            let filled = match starved {
+                true => self.wire.poll_fill_body(cx),
+                false => self.wire.poll_fill_ahead(cx),
             };
-            match self.wire.poll_fill(cx, room) {
+            match filled {
                 Poll::Pending => return Ok(fed_any),
                 Poll::Ready(Ok(1..)) => {}
                 Poll::Ready(Ok(0)) => {

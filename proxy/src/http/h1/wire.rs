@@ -16,14 +16,14 @@ const COPY_MAX_BYTES: usize = 4 * 1024;
 const QUEUE_MAX_BYTES: usize = 64 * 1024;
 /// What a connection has room for that has begun to send.
 const READ_SIZE: Size = Size::KIB_8;
+/// Room for one read of a body whose bytes come faster than they are read.
+const BULK_SIZE: Size = Size::KIB_64;
 /// What a connection has room for to which something is to be written: heads, and data that is copied.
 const WRITE_SIZE: Size = Size::KIB_8;
 /// Room for a read of a head, at least.
 pub(super) const HEAD_READ_BYTES: usize = 4 * 1024;
 /// Room for a read of what is only to tell that the other side has gone, at least.
-pub(super) const AHEAD_READ_BYTES: usize = 1024;
-/// Room for one read of a body.
-pub(super) const BODY_READ_BYTES: usize = 64 * 1024;
+const AHEAD_READ_BYTES: usize = 1024;
 
 /// A connection with its buffers. Memory is bounded: `read` by whoever asks for more, the queue by
 /// [`QUEUE_MAX_BYTES`] and one piece of data.
@@ -31,6 +31,10 @@ pub(super) struct Wire<IO> {
     io: IO,
     /// Received and not used yet.
     pub(super) read: BytesMut,
+    /// What that was taken with.
+    read_size: Size,
+    /// Room for the next read of a body.
+    body_size: Size,
     /// The other side has ended its sending.
     pub(super) eof: bool,
     /// To be written first.
@@ -59,6 +63,8 @@ impl<IO> Wire<IO> {
         Self {
             io,
             read: BytesMut::new(),
+            read_size: READ_SIZE,
+            body_size: READ_SIZE,
             eof: false,
             small: BytesMut::new(),
             large: Bytes::new(),
@@ -117,17 +123,30 @@ impl<IO> Wire<IO> {
         self.is_drained() && !self.unflushed
     }
 
-    /// Holds no buffer for what is read any more, unless something is in it: the connection is idle. What
+    /// Holds no buffer for what is read any more, unless something is in it: nothing more is there. What
     /// was written is given back with its last byte.
     pub(super) fn rest(&mut self) {
         if self.read.is_empty() {
-            buffers::give(std::mem::take(&mut self.read), READ_SIZE);
+            buffers::give(std::mem::take(&mut self.read), self.read_size);
         }
+    }
+
+    /// Has room for `least` bytes, in a buffer of that size where there is none.
+    fn make_room(&mut self, size: Size, least: usize) {
+        if self.read.capacity() == 0 {
+            self.read = buffers::take(size);
+            self.read_size = size;
+        }
+        self.read.reserve(least);
+    }
+
+    fn room(&self) -> usize {
+        self.read.capacity() - self.read.len()
     }
 }
 
 impl<IO: AsyncRead + Unpin> Wire<IO> {
-    /// Reads more, with room for `room` bytes; 0 at the end.
+    /// Reads more of a head, with room for `room` bytes; 0 at the end.
     pub(super) fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
@@ -136,11 +155,51 @@ impl<IO: AsyncRead + Unpin> Wire<IO> {
         if self.eof {
             return Poll::Ready(Ok(0));
         }
-        if self.read.capacity() == 0 && room <= READ_SIZE.bytes() {
-            self.read = buffers::take(READ_SIZE);
+        self.make_room(READ_SIZE, room);
+        self.poll_read(cx)
+    }
+
+    /// Reads more of a body that is asked for; 0 at the end.
+    pub(super) fn poll_fill_body(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        // What a head has left is used first.
+        let is_enough = self.body_size == READ_SIZE && self.room() >= HEAD_READ_BYTES;
+        let least = match is_enough {
+            true => HEAD_READ_BYTES,
+            false => self.body_size.bytes(),
+        };
+        self.poll_bulk(cx, least)
+    }
+
+    /// Reads what comes before it is asked for, which tells that the other side has gone; 0 at the end.
+    pub(super) fn poll_fill_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.poll_bulk(cx, AHEAD_READ_BYTES)
+    }
+
+    /// Reads with room for `least` bytes. The next read has more where this one fills all of its room, since
+    /// there is more where that came from, and less where little comes.
+    fn poll_bulk(&mut self, cx: &mut Context<'_>, least: usize) -> Poll<io::Result<usize>> {
+        if self.eof {
+            return Poll::Ready(Ok(0));
         }
-        self.read.reserve(room);
+        let size = self.body_size;
+        self.make_room(size, least);
+        let room = self.room();
+        let read = ready!(self.poll_read(cx))?;
+        if read >= room {
+            // A body of a few buffers costs not many more calls than one that is known to be large.
+            self.body_size = size.doubled(BULK_SIZE).doubled(BULK_SIZE);
+        } else if read < size.bytes() / 4 {
+            self.body_size = size.halved(READ_SIZE);
+        }
+        Poll::Ready(Ok(read))
+    }
+
+    /// Reads into the room that there is. Who waits holds no buffer.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let read = tokio_util::io::poll_read_buf(Pin::new(&mut self.io), cx, &mut self.read);
+        if read.is_pending() {
+            self.rest();
+        }
         let read = ready!(read)?;
         self.eof = read == 0;
         Poll::Ready(Ok(read))
@@ -206,6 +265,10 @@ impl<IO: AsyncWrite + Unpin> Wire<IO> {
         written -= small;
         let large = written.min(self.large.len());
         self.large.advance(large);
+        if self.large.is_empty() {
+            // An empty one would keep its memory.
+            self.large = Bytes::new();
+        }
         written -= large;
         self.after.advance(written);
         if self.large.is_empty() && !self.after.is_empty() && self.small.is_empty() {
@@ -224,7 +287,64 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::future::poll_fn;
-    use tokio::io::AsyncReadExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    /// Who waits holds no buffer, little takes little, and bulk is read in large pieces.
+    #[tokio::test]
+    async fn room_is_made_for_what_comes() {
+        let (near, mut far) = tokio::io::duplex(1 << 20);
+        let mut wire = Wire::new(near);
+        for bulk in [1 << 20, 3 << 20] {
+            for fill in [Wire::poll_fill_body, Wire::poll_fill_ahead] {
+                let nothing = poll_fn(|cx| Poll::Ready(fill(&mut wire, cx).is_pending()));
+                assert!(nothing.await);
+                assert_eq!(wire.read.capacity(), 0);
+            }
+            far.write_all(b"little").await.unwrap();
+            poll_fn(|cx| wire.poll_fill_body(cx)).await.unwrap();
+            assert!(wire.read.capacity() <= 8 << 10);
+            assert_eq!(wire.read.split_to(6).freeze(), "little");
+            let (mut calls, mut received) = (0, 0);
+            while received < bulk {
+                far.write_all(&vec![7; 1 << 18]).await.unwrap();
+                let burst = received + (1 << 18);
+                while received < burst {
+                    received += poll_fn(|cx| wire.poll_fill_body(cx)).await.unwrap();
+                    drop(wire.read.split().freeze());
+                    calls += 1;
+                }
+            }
+            // All but the first few reads are of 64 KiB.
+            assert!(calls <= (bulk >> 16) + 4, "{calls} for {bulk}");
+            let rest = poll_fn(|cx| {
+                while wire.poll_fill_body(cx)?.is_ready() {
+                    wire.read.clear();
+                }
+                Poll::Ready(Ok::<_, io::Error>(()))
+            });
+            rest.await.unwrap();
+            assert_eq!(wire.read.capacity(), 0);
+            // It was bulk.
+            for _ in 0..4 {
+                far.write_all(b"little").await.unwrap();
+                poll_fn(|cx| wire.poll_fill_body(cx)).await.unwrap();
+                wire.read.clear();
+            }
+            let nothing = poll_fn(|cx| Poll::Ready(wire.poll_fill_body(cx).is_pending()));
+            assert!(nothing.await);
+        }
+    }
+
+    /// What has been written keeps no memory.
+    #[tokio::test]
+    async fn data_that_is_written_is_let_go() {
+        let (near, _far) = tokio::io::duplex(1 << 20);
+        let mut wire = Wire::new(near);
+        let data = Bytes::from(vec![7; 100_000]);
+        wire.queue(data.clone());
+        poll_fn(|cx| wire.poll_flush(cx)).await.unwrap();
+        assert!(data.is_unique());
+    }
 
     proptest! {
         /// Whatever is queued is written, in its order, however little the connection takes.
