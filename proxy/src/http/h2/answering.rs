@@ -20,17 +20,18 @@ use super::server::Serving;
 use super::service::Service;
 use crate::http::h1::Timer;
 
-/// Looks after clients that do not read answers.
+/// Looks after an other side that does not read: clients that do not read answers, servers that do not
+/// read requests which they have answered.
 #[derive(Debug)]
 pub(super) struct Stalls {
     limit: Option<Duration>,
-    /// Set while there is such a client.
+    /// Set while there is one.
     timer: Timer,
     is_set: bool,
 }
 
 impl Stalls {
-    /// `limit`: how long a client may take nothing; `None` waits for ever.
+    /// `limit`: how long it may take nothing; `None` waits for ever.
     pub(super) fn new(limit: Option<Duration>) -> Self {
         Self {
             limit,
@@ -39,8 +40,8 @@ impl Stalls {
         }
     }
 
-    /// A client takes nothing since then.
-    fn begin(&mut self, since: Instant) {
+    /// It takes nothing since then.
+    pub(super) fn begin(&mut self, since: Instant) {
         if let Some(limit) = self.limit
             && !self.is_set
         {
@@ -49,8 +50,8 @@ impl Stalls {
         }
     }
 
-    /// The limit, when it may be over for some client. Whoever is told sets the timer anew.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Option<Duration> {
+    /// The limit, when it may be over for somebody. Whoever is told sets the timer anew.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Option<Duration> {
         let limit = self.limit.filter(|_| self.is_set)?;
         let is_over = self.timer.poll(cx).is_ready();
         self.is_set = !is_over;

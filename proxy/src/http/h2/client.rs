@@ -20,6 +20,7 @@ use super::outgoing::{Outbound, Outgoing, Sent, Stop};
 use super::probe::Probing;
 use super::ready::{Part, Ready};
 use super::turns::{DriveError, Next, ROUNDS, Read, Turns};
+use super::unsent::Unsent;
 use crate::clock::Turn;
 
 /// So many streams may be open whose answers are whole: most servers end them a moment later, and some
@@ -37,23 +38,24 @@ pub struct Announced {
 
 /// Drives a connection. As a future it ends with the connection.
 pub struct Driving<IO, B: Outbound> {
-    turns: Turns<IO>,
+    pub(super) turns: Turns<IO>,
     shared: Arc<Shared<B>>,
-    uploads: Vec<Upload<B>>,
+    pub(super) uploads: Vec<Upload<B>>,
     on_announced: Box<dyn FnMut(Announced)>,
     /// Streams whose answers were whole before they have ended, the oldest first.
     lingering: VecDeque<StreamKey>,
+    pub(super) unsent: Unsent,
     is_over: bool,
 }
 
 /// What is sent on one stream, in a place that one stream after the other has.
-struct Upload<B> {
+pub(super) struct Upload<B> {
     part: Arc<Part>,
     waker: Waker,
     stream: Option<StreamKey>,
     inbox: Option<InboxId>,
-    body: Option<Outgoing<B>>,
-    method: Method,
+    pub(super) body: Option<Outgoing<B>>,
+    pub(super) method: Method,
     /// Whether the answer was whole before its stream has ended, and nobody reads on.
     is_answered: bool,
 }
@@ -74,8 +76,13 @@ impl<B> Upload<B> {
 }
 
 impl<B> Upload<B> {
+    /// Whether something is sent, or may be.
+    pub(super) fn is_sending(&self) -> bool {
+        self.body.is_some()
+    }
+
     /// Nothing more is sent, and nobody reads what may still come.
-    fn give_up(&mut self, connection: &mut Connection, stream: StreamKey) {
+    pub(super) fn give_up(&mut self, connection: &mut Connection, stream: StreamKey) {
         self.body = None;
         self.stream = None;
         connection.reset(stream, ErrorCode::CANCEL);
@@ -109,6 +116,7 @@ where
         uploads: Vec::new(),
         on_announced,
         lingering: VecDeque::new(),
+        unsent: Unsent::new(),
         is_over: false,
     };
     (Handle::new(shared), driving)
@@ -131,6 +139,7 @@ where
             if let Ok(Server::There) = server {
                 self.open_streams();
                 self.work();
+                self.cut_unsent(cx);
             }
             // Streams that nobody waits for must not keep a connection.
             if !self.lingering.is_empty() && self.is_ending() {
@@ -347,7 +356,7 @@ where
     /// Gives up requests whose responses nobody reads any more.
     fn hear_readers(&mut self) {
         let (turns, uploads) = (&mut self.turns, &mut self.uploads);
-        let lingering = &mut self.lingering;
+        let (lingering, mut unsent) = (&mut self.lingering, Vec::new());
         turns.hear_readers(&self.shared.inboxes, |connection, stream, come| {
             let Some(upload) = upload(uploads, stream) else {
                 return;
@@ -357,10 +366,14 @@ where
             match come {
                 Come::Part => upload.give_up(connection, stream),
                 // The server may still read the request.
-                Come::Whole if upload.body.is_none() => lingering.push_back(stream),
-                Come::Whole | Come::Ended => {}
+                Come::Whole | Come::Ended if upload.is_sending() => unsent.push(stream),
+                Come::Whole => lingering.push_back(stream),
+                Come::Ended => {}
             }
         });
+        for stream in unsent {
+            self.bound_unsent(stream);
+        }
         while self.lingering.len() > LINGERING {
             self.end_lingering();
         }
@@ -379,7 +392,11 @@ where
             };
             let mut cx = Context::from_waker(&upload.waker);
             match body.poll_send(&mut self.turns.wire.connection, stream, &mut cx) {
-                Sent::Waiting => {}
+                Sent::Waiting => {
+                    if let Some(since) = body.untaken_since() {
+                        self.unsent.on_blocked(since);
+                    }
+                }
                 Sent::Done | Sent::Gone => {
                     upload.body = None;
                     if upload.is_answered {
@@ -417,7 +434,7 @@ where
 }
 
 /// What is sent on a stream.
-fn upload<B>(uploads: &mut [Upload<B>], stream: StreamKey) -> Option<&mut Upload<B>> {
+pub(super) fn upload<B>(uploads: &mut [Upload<B>], stream: StreamKey) -> Option<&mut Upload<B>> {
     let upload = uploads.get_mut(stream.slot())?;
     (upload.stream == Some(stream)).then_some(upload)
 }

@@ -20,6 +20,7 @@ mod server;
 mod service;
 mod tunnel;
 mod turns;
+mod unsent;
 mod wire;
 
 pub use body::StreamBody;

@@ -49,6 +49,8 @@ pub(super) struct Outgoing<B> {
     body: B,
     /// What had no room yet.
     rest: Bytes,
+    /// Whether the other side is bounded in how long it may take nothing, whatever the body says.
+    is_bounded: bool,
     /// Since when the other side takes nothing of that, where it is bounded.
     untaken_since: Option<Instant>,
 }
@@ -71,6 +73,7 @@ impl<B: Outbound> Outgoing<B> {
         Self {
             body,
             rest: Bytes::new(),
+            is_bounded: false,
             untaken_since: None,
         }
     }
@@ -78,6 +81,14 @@ impl<B: Outbound> Outgoing<B> {
     /// Since when the other side, which is bounded in that, takes nothing of what is there.
     pub(super) fn untaken_since(&self) -> Option<Instant> {
         self.untaken_since
+    }
+
+    /// From now on the other side is bounded in how long it may take nothing.
+    pub(super) fn bound(&mut self) {
+        self.is_bounded = true;
+        if !self.rest.is_empty() {
+            self.untaken_since.get_or_insert_with(Instant::now);
+        }
     }
 
     /// The other side has taken nothing for too long.
@@ -138,7 +149,8 @@ impl<B: Outbound> Outgoing<B> {
     /// whatever a connection takes does in HTTP/1.1.
     fn on_blocked(&mut self, before: usize) {
         let has_moved = self.rest.len() < before;
-        if self.body.is_bounded() && (has_moved || self.untaken_since.is_none()) {
+        let is_bounded = self.is_bounded || self.body.is_bounded();
+        if is_bounded && (has_moved || self.untaken_since.is_none()) {
             self.untaken_since = Some(Instant::now());
         }
     }

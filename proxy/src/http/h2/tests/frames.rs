@@ -489,6 +489,54 @@ fn a_request_is_sent_to_its_end_behind_a_whole_answer() {
     });
 }
 
+/// A server that has answered, and takes nothing more of the request, does not keep what is queued of it.
+#[test]
+fn a_request_is_given_up_that_its_server_has_answered_and_does_not_read() {
+    run(async {
+        for end in [false, true] {
+            let (mut far, handle) = Far::server(&small_windows());
+            let body = Steered::with(30).ending();
+            let exchange = spawn_local(handle.send(request(Method::POST, body)));
+            far.assert_head(1, false).await;
+            far.assert_data(1, 10).await;
+            // As long as there is no answer, there is time.
+            far.assert_silent(Duration::from_secs(60)).await;
+            far.head(1, &[(":status", "204")], end);
+            far.assert_silent(Duration::from_millis(1)).await;
+            drop(exchange.await.unwrap().unwrap());
+            far.assert_silent(Duration::from_secs(9)).await;
+            // Whatever it takes begins the time anew.
+            far.allow(1, 10);
+            far.assert_data(1, 10).await;
+            far.assert_silent(Duration::from_secs(9)).await;
+            let began = Instant::now();
+            far.assert_reset(1, ErrorCode::CANCEL).await;
+            assert!(began.elapsed() <= Duration::from_secs(1), "{end}");
+        }
+    });
+}
+
+/// A tunnel whose server has ended its side is no answered request.
+#[test]
+fn a_tunnel_that_is_half_closed_goes_on() {
+    run(async {
+        let (mut far, handle) = Far::server(&small_windows());
+        let body = Steered::with(12).ending();
+        let mut connect = Request::new(body);
+        *connect.method_mut() = Method::CONNECT;
+        *connect.uri_mut() = "web:80".parse().unwrap();
+        let exchange = spawn_local(handle.send(Box::new(connect)));
+        far.assert_head(1, false).await;
+        far.assert_data(1, 10).await;
+        far.head(1, &[(":status", "200")], true);
+        far.assert_silent(Duration::from_millis(1)).await;
+        drop(exchange.await.unwrap().unwrap());
+        far.assert_silent(Duration::from_secs(60)).await;
+        far.allow(1, 10);
+        far.assert_data(1, 2).await;
+    });
+}
+
 #[test]
 fn an_answer_that_is_larger_than_its_client_takes_is_reset() {
     run(async {
