@@ -516,6 +516,32 @@ fn a_request_is_given_up_that_its_server_has_answered_and_does_not_read() {
     });
 }
 
+/// However little such servers take from time to time, there are only so many of such requests.
+#[test]
+fn answered_requests_that_are_not_sent_are_limited() {
+    run(async {
+        let (near, far) = pipe();
+        let many = Config {
+            max_streams: u32::MAX,
+            ..config()
+        };
+        let (handle, driving) = connect(near, many, None, Box::new(|_announced| {}));
+        spawn_local(driving);
+        let mut far = Far::new(far, Role::Server, &small_windows());
+        for number in 0..=256 {
+            let (stream, body) = (number * 2 + 1, Steered::with(12).ending());
+            let exchange = spawn_local(handle.send(request(Method::POST, body)));
+            far.assert_head(stream, false).await;
+            far.assert_data(stream, 10).await;
+            far.head(stream, &[(":status", "204")], true);
+            far.flush().await;
+            drop(exchange.await.unwrap().unwrap());
+        }
+        far.assert_reset(1, ErrorCode::CANCEL).await;
+        far.assert_silent(Duration::from_secs(1)).await;
+    });
+}
+
 /// A tunnel whose server has ended its side is no answered request.
 #[test]
 fn a_tunnel_that_is_half_closed_goes_on() {
