@@ -15,6 +15,7 @@
 //! lines and the phrase, and nothing else, whoever wrote it. One that is not understood is ignored.
 
 mod note;
+mod speller;
 #[cfg(test)]
 mod tests;
 
@@ -24,14 +25,15 @@ use bytes::BytesMut;
 use http::{HeaderMap, HeaderValue};
 
 pub(crate) use note::{Note, comes_behind};
+pub(crate) use speller::Speller;
 
 use crate::field_name::{is_tchar, known_lower_case, titled};
 use crate::headers::{WEFT_HTTP1_FORM, is_mesh_field};
 
 /// Bytes of a form; what does not fit is left out when it is written, and none that is larger is read.
 pub const FORM_BYTES: usize = 1024;
-/// Names that may be spelled otherwise than the style says: each is compared with every field. A head
-/// with more of them has all its names listed.
+/// Names that may be spelled otherwise than the style says. A head with more of them has all its names
+/// listed.
 const EXCEPTIONS: usize = 32;
 /// Digits of the number of lines before `Host`.
 const HOST_DIGITS: usize = 3;
@@ -144,19 +146,11 @@ impl<'a> Form<'a> {
         self.host == lines
     }
 
-    /// Writes a name of a field, which is in lower case.
-    pub(crate) fn write_name(&self, name: &str, out: &mut BytesMut) {
-        let name = name.as_bytes();
-        if let Names::Except(list) = self.names
-            && !is_ours(name)
-            && let Some(spelled) = names(list).find(|listed| listed.eq_ignore_ascii_case(name))
-        {
-            out.extend_from_slice(spelled);
-            return;
-        }
-        match self.style {
-            Style::Lower => out.extend_from_slice(name),
-            Style::Title => write_title(name, out),
+    /// What writes the names of a head's lines, but for those that are arranged.
+    pub(crate) fn speller(&self) -> Speller<'a> {
+        match self.names {
+            Names::Except(list) => Speller::new(self.style, list),
+            Names::Regular | Names::Ordered(_) => Speller::new(self.style, b""),
         }
     }
 
@@ -189,14 +183,6 @@ impl<'a> Form<'a> {
         let arranged = arranged.into_iter();
         arranged.map(|(_, spelled, line)| (spelled, line)).collect()
     }
-
-    /// Writes a name of a line that was arranged.
-    pub(crate) fn write_spelled(&self, spelled: Spelled<'_, '_>, out: &mut BytesMut) {
-        match spelled {
-            Spelled::Listed(name) => out.extend_from_slice(name),
-            Spelled::Style(name) => self.write_name(name, out),
-        }
-    }
 }
 
 /// How a name is written.
@@ -206,6 +192,16 @@ pub(crate) enum Spelled<'a, 'l> {
     Listed(&'a [u8]),
     /// A name in lower case, in the style of the form.
     Style(&'l str),
+}
+
+impl Spelled<'_, '_> {
+    /// Writes the name of a line that was arranged.
+    pub(crate) fn write(self, speller: &Speller<'_>, out: &mut BytesMut) {
+        match self {
+            Self::Listed(name) => out.extend_from_slice(name),
+            Self::Style(name) => speller.write(name, out),
+        }
+    }
 }
 
 fn names(list: &[u8]) -> impl Iterator<Item = &[u8]> {

@@ -322,16 +322,17 @@ enum Content<'a> {
 
 impl<'a> Lines<'a> {
     fn write(&self, headers: &'a HeaderMap, out: &mut BytesMut) {
+        let speller = self.form.speller();
         if self.form.is_ordered() {
             let mut lines = Vec::with_capacity(headers.len() + 3);
             self.each(headers, |name, content| lines.push((name, content)));
             for (name, content) in self.form.arrange(lines) {
-                self.form.write_spelled(name, out);
+                name.write(&speller, out);
                 self.write_content(content, headers, out);
             }
         } else {
             self.each(headers, |name, content| {
-                self.form.write_name(name, out);
+                speller.write(name, out);
                 self.write_content(content, headers, out);
             });
         }

@@ -398,6 +398,31 @@ proptest! {
         }
     }
 
+    /// A name that is an exception is spelled as it is listed first, every other one in the style.
+    #[test]
+    fn exceptions_are_spelled_as_they_are_listed(
+        list in prop::collection::vec("[a-cA-C-]{1,3}", 1..33),
+        names in prop::collection::vec("[a-c-]{1,3}", 0..40),
+        title: bool,
+    ) {
+        let style = if title { "t" } else { "l" };
+        let form = format!("{style}:{}", list.join(","));
+        let speller = Form::parse(form.as_bytes()).unwrap().speller();
+        for name in names {
+            let mut expected = BytesMut::from(name.as_bytes());
+            if title {
+                expected.clear();
+                write_title(name.as_bytes(), &mut expected);
+            }
+            if let Some(listed) = list.iter().find(|listed| listed.eq_ignore_ascii_case(&name)) {
+                expected = BytesMut::from(listed.as_bytes());
+            }
+            let mut found = BytesMut::new();
+            speller.write(&name, &mut found);
+            prop_assert_eq!(found, expected);
+        }
+    }
+
     /// A name is in Title-Case exactly where writing it so changes nothing.
     #[test]
     fn title_case(name in "[A-Za-z0-9_-]{0,40}") {
