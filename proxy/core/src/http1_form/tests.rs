@@ -267,6 +267,33 @@ fn responses_are_written_as_they_came() {
     }
 }
 
+/// Interim heads and those of another protocol are written as they came, too.
+#[test]
+fn interim_responses_are_written_as_they_came() {
+    let heads: [&[u8]; 4] = [
+        b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n",
+        b"HTTP/1.1 103 soon\r\nLink: a\r\nDNT: 1\r\nX-A: b\r\nLink: c\r\n\r\n",
+        b"HTTP/1.1 102 \r\n\r\n",
+        b"HTTP/1.1 101 Go On\r\nSec-WebSocket-Accept: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
+    ];
+    for head in heads {
+        let mut found = response(head);
+        put(found.form.take(), &mut found.parts.headers);
+        let options = ResponseOptions {
+            request_method: &Method::GET,
+            client_version: Version::HTTP_11,
+            keep_alive: true,
+            date: Some(&HeaderValue::from_static("now")),
+        };
+        let mut out = BytesMut::new();
+        encode_response(&found.parts, Framing::None, options, &mut out);
+        assert_eq!(
+            out.escape_ascii().to_string(),
+            head.escape_ascii().to_string()
+        );
+    }
+}
+
 /// What frames a message, and what only the mesh may say, is in the style of the others, whatever the form
 /// says: a server that knows such names in their usual spellings only must not miss them.
 #[test]

@@ -3,6 +3,7 @@
 use http::HeaderValue;
 
 use super::*;
+use crate::headers::WEFT_HTTP1_FORM;
 
 fn text(events: &[Event]) -> (Vec<u8>, bool) {
     let mut body = Vec::new();
@@ -84,6 +85,80 @@ fn an_exchange_with_everything() {
         pair.server.consumed(*there, 8);
         assert!(pair.client.is_unused() && pair.server.is_unused());
     }
+}
+
+/// The form of a head is sent by who keeps forms, and believed by who keeps them: it arrives where both do.
+#[test]
+fn forms_arrive_where_both_sides_keep_them() {
+    let keeping = |keeps_form| Config {
+        keeps_form,
+        ..Config::default()
+    };
+    let form = HeaderValue::from_static("t\"Fine\"");
+    for (client, server) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut pair = Pair::new(keeping(client), keeping(server));
+        let expected = (client && server).then_some(&form);
+        let request = Request::builder()
+            .uri("http://web/")
+            .header(WEFT_HTTP1_FORM, &form)
+            .header("x-tenant", "blue");
+        let request = request.body(()).unwrap();
+        let stream = pair.client.open(&request, None, true).unwrap();
+        let events = pair.deliver_to_server();
+        let [
+            Event::Request {
+                stream: there,
+                head,
+                ..
+            },
+        ] = &events[..]
+        else {
+            panic!("{events:?}");
+        };
+        assert_eq!(head.parts.headers.get(WEFT_HTTP1_FORM), expected);
+        assert_eq!(head.parts.headers["x-tenant"], "blue");
+        let headers = HeaderMap::from_iter([(WEFT_HTTP1_FORM, form.clone())]);
+        for status in [StatusCode::EARLY_HINTS, StatusCode::OK] {
+            let ends = status == StatusCode::OK;
+            pair.server.respond(*there, status, &headers, ends).unwrap();
+        }
+        let events = pair.deliver_to_client();
+        let [
+            Event::Interim { head: interim, .. },
+            Event::Response {
+                stream: of, head, ..
+            },
+        ] = &events[..]
+        else {
+            panic!("{events:?}");
+        };
+        assert_eq!(*of, stream);
+        for headers in [&interim.parts.headers, &head.parts.headers] {
+            assert_eq!(headers.get(WEFT_HTTP1_FORM), expected, "{client} {server}");
+        }
+    }
+}
+
+/// A form that comes from who is not believed is dropped, and the rest of the head is not.
+#[test]
+fn forms_of_others_are_dropped() {
+    let mut raw = Raw::server(Config::default());
+    let fields = [GET, &[("weft-http1-form", "t"), ("x-tenant", "blue")]].concat();
+    raw.headers(1, &fields, true);
+    let events = raw.events().unwrap();
+    let [Event::Request { head, .. }] = &events[..] else {
+        panic!("{events:?}");
+    };
+    assert_eq!(head.parts.headers.len(), 1, "{:?}", head.parts.headers);
+    let mut raw = Raw::client(Config::default());
+    raw.open(true);
+    let fields = [OK, &[("weft-http1-form", "t"), ("x-tenant", "blue")]].concat();
+    raw.headers(1, &fields, true);
+    let events = raw.events().unwrap();
+    let [Event::Response { head, .. }] = &events[..] else {
+        panic!("{events:?}");
+    };
+    assert_eq!(head.parts.headers.len(), 1, "{:?}", head.parts.headers);
 }
 
 /// What nobody reads is dropped, and given back to the connection alone.
