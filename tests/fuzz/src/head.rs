@@ -1,10 +1,11 @@
 //! Heads in HTTP/1.1: the same bytes mean the same however they are cut, and what is accepted means
 //! the same once it was written anew. The first byte cuts, the second chooses between request and
-//! response, and how it is written.
+//! response, and how it is written: in its own form, or with its bit 3 in the form that the first line of
+//! the rest is, whoever wrote that.
 
 use bytes::BytesMut;
 use http::header::{CONTENT_LENGTH, COOKIE, HeaderName, TRANSFER_ENCODING};
-use http::{HeaderMap, Method, Version};
+use http::{HeaderMap, HeaderValue, Method, Version};
 use weft_core::h1::{
     Defect, Framing, HeadScan, Limits, RequestHead, RequestOptions, ResponseHead, ResponseOptions,
     TargetForm, encode_request, encode_response, parse_request, parse_response,
@@ -96,8 +97,28 @@ fn joined(headers: &HeaderMap, name: HeaderName) -> Vec<u8> {
     values.join(&b"; "[..]).trim_ascii_end().to_vec()
 }
 
-fn check_request(first: &RequestHead, form: u8) {
-    let target_form = if form & 2 == 0 {
+/// How a head is written anew.
+struct Style<'a> {
+    bits: u8,
+    /// The form of a peer, in the place of its own.
+    form: Option<&'a [u8]>,
+}
+
+impl Style<'_> {
+    /// The fields of a head with the form that it is written in.
+    fn formed(&self, own: Option<&HeaderValue>, headers: &HeaderMap) -> HeaderMap {
+        let mut headers = headers.clone();
+        let form = match self.form {
+            Some(form) => HeaderValue::from_bytes(form).ok(),
+            None => own.cloned(),
+        };
+        http1_form::put(form, &mut headers);
+        headers
+    }
+}
+
+fn check_request(first: &RequestHead, style: &Style<'_>) {
+    let target_form = if style.bits & 2 == 0 {
         TargetForm::Origin
     } else {
         first.target_form
@@ -108,7 +129,9 @@ fn check_request(first: &RequestHead, form: u8) {
         keep_alive,
     };
     let mut out = BytesMut::new();
-    let framing = encode_request(&first.parts, first.framing, options, &mut out);
+    let mut parts = first.parts.clone();
+    parts.headers = style.formed(first.form.as_ref(), &parts.headers);
+    let framing = encode_request(&parts, first.framing, options, &mut out);
     let (again, left) = request(std::iter::once(&out[..]), &roomy());
     let Ok(Some(again)) = again else {
         panic!("{} is refused: {again:?}", out.escape_ascii());
@@ -129,13 +152,13 @@ fn check_request(first: &RequestHead, form: u8) {
     assert_eq!(joined(found, COOKIE), joined(sent, COOKIE));
 }
 
-fn check_response(first: &ResponseHead, form: u8) {
+fn check_response(first: &ResponseHead, style: &Style<'_>) {
     if first.is_interim() {
         return;
     }
     let options = ResponseOptions {
         request_method: &Method::GET,
-        client_version: match form & 4 {
+        client_version: match style.bits & 4 {
             0 => Version::HTTP_11,
             _ => Version::HTTP_10,
         },
@@ -144,8 +167,8 @@ fn check_response(first: &ResponseHead, form: u8) {
     };
     let mut out = BytesMut::new();
     let (mut parts, _) = http::Response::new(()).into_parts();
-    (parts.status, parts.headers) = (first.parts.status, first.parts.headers.clone());
-    http1_form::put(first.form.clone(), &mut parts.headers);
+    parts.status = first.parts.status;
+    parts.headers = style.formed(first.form.as_ref(), &first.parts.headers);
     let written = encode_response(&parts, first.framing, options, &mut out);
     let (again, left) = response(std::iter::once(&out[..]), &roomy());
     let Ok(Some(again)) = again else {
@@ -161,15 +184,22 @@ fn check_response(first: &ResponseHead, form: u8) {
 /// Runs the target.
 pub fn run(input: &[u8]) {
     let mut input = Input::new(input);
-    let (cut, form) = (input.byte(), input.byte());
-    let (stream, limits) = (input.rest(), Limits::default());
-    if form & 1 == 0 {
+    let (cut, bits) = (input.byte(), input.byte());
+    let (mut stream, limits) = (input.rest(), Limits::default());
+    let mut form = None;
+    if bits & 8 != 0 {
+        let end = stream.iter().position(|byte| *byte == b'\n');
+        let (line, rest) = stream.split_at(end.unwrap_or(stream.len()));
+        (form, stream) = (Some(line), rest.get(1..).unwrap_or_default());
+    }
+    let style = Style { bits, form };
+    if bits & 1 == 0 {
         let (whole, left) = request(std::iter::once(stream), &limits);
         let (found, rest) = request(pieces(stream, cut), &limits);
         assert_eq!(format!("{found:?}"), format!("{whole:?}"));
         if let Ok(Some(head)) = &whole {
             assert_eq!(rest, left);
-            check_request(head, form);
+            check_request(head, &style);
         }
     } else {
         let (whole, left) = response(std::iter::once(stream), &limits);
@@ -177,7 +207,7 @@ pub fn run(input: &[u8]) {
         assert_eq!(format!("{found:?}"), format!("{whole:?}"));
         if let Ok(Some(head)) = &whole {
             assert_eq!(rest, left);
-            check_response(head, form);
+            check_response(head, &style);
         }
     }
 }
