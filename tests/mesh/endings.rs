@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use crate::appconns::Pair;
-use crate::support::{Machine, Mesh, Program, Running, free_port, need, script, wait_for};
+use crate::support::{
+    Machine, Mesh, Program, Running, free_port, need, python_code, script, wait_for,
+};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -55,6 +57,44 @@ fn a_tunnel_to_an_application_in_http2_that_breaks_is_reset() {
     tunnels_that_break("http1", ("app2", "http2"));
 }
 
+/// Sends a part to whoever has said something: it resets behind that to an `R`, and ends in order otherwise.
+const PARTS: &str = "import socket, struct, threading\n\
+    def serve(s):\n\
+    \x20   what = s.recv(1)\n\
+    \x20   if not what: return\n\
+    \x20   s.sendall(b'x' * 600)\n\
+    \x20   if what == b'R': s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))\n\
+    \x20   s.close()\n\
+    listening = socket.create_server(('127.0.0.1', PORT), backlog=100)\n\
+    while True: threading.Thread(target=serve, args=listening.accept()[:1], daemon=True).start()\n";
+
+/// Says how each answer ends, and how much came of what ends in order.
+const READ: &str = "import socket\n\
+    for what in ['R', 'E'] * 20:\n\
+    \x20   s = socket.create_connection(('127.0.0.1', PORT), timeout=20)\n\
+    \x20   s.sendall(what.encode())\n\
+    \x20   got = 0\n\
+    \x20   try:\n\
+    \x20       while more := s.recv(65536): got += len(more)\n\
+    \x20       print(what, got, 'end')\n\
+    \x20   except ConnectionResetError: print(what, 'reset')\n\
+    \x20   s.close()\n";
+
+/// What an application resets right behind the bytes of its answer is a reset to the client, and no end of
+/// what came.
+#[test]
+fn bytes_that_are_reset_do_not_look_whole() {
+    need!("python3");
+    let machine = Machine::shared();
+    let mesh = Mesh::start(&machine);
+    let port = free_port();
+    let with_port = |code: &str, port: u16| python_code(&code.replace("PORT", &port.to_string()));
+    let _application = application(&mesh, with_port(PARTS, port), port);
+    let pair = Pair::start(&mesh, port, "tcp", "");
+    let printed = pair.run(with_port(READ, pair.port)).success();
+    assert_eq!(printed.stdout, "R reset\nE 600 end\n".repeat(20));
+}
+
 const ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: TLSRoute\n\
     metadata: {name: web, namespace: shop}\nspec:\n  parentRefs: [{group: \"\", kind: Service, name: web}]\n\
     \x20 hostnames: [shop.example.com]\n  rules: [{backendRefs: [{name: web, port: PORT}]}]\n";
@@ -86,7 +126,7 @@ fn a_client_hello_may_be_late() {
          except OSError as e: print(type(e).__name__)\n",
         pair.port
     );
-    let idle = pair.run(crate::support::python_code(&idle)).success();
+    let idle = pair.run(python_code(&idle)).success();
     assert_eq!(idle.stdout, "b'a'\nConnectionResetError\n");
     demand(&pair, "\"idle-timeout\"");
     mesh.apply(&ROUTE.replace("PORT", &port.to_string()))
