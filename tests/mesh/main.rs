@@ -111,6 +111,8 @@ mod stalls;
 mod endings;
 // Heads in HTTP/1.1 as they were sent.
 mod heads;
+// Interim responses before the final one.
+mod early;
 // Streams in HTTP/2 that are malformed or too large.
 mod h2_streams;
 // Bad documents, tokens, bytes and programs.

@@ -34,7 +34,7 @@ pub const WEFT_DEADLINE: HeaderName = HeaderName::from_static("weft-deadline");
 /// Between sidecars: a health check, `request` for the application or `connection` for its sidecar.
 pub const WEFT_CHECK: HeaderName = HeaderName::from_static("weft-check");
 /// Between sidecars: a number that a request which expects 100 has, so that another stream can ask
-/// when its body may be sent. HTTP/2 as it is spoken here passes no 100 on.
+/// when its body may be sent: also an application that says no 100 is sent it after a while.
 pub const WEFT_EXPECT: HeaderName = HeaderName::from_static("weft-expect");
 /// Between sidecars: asks for the moment at which the body of the request with this number in
 /// [`WEFT_EXPECT`] may be sent. The answer is that moment.

@@ -1,42 +1,31 @@
-//! Interim responses (1xx, RFC 9110 section 15.2) on their way between sidecars.
+//! Interim responses (1xx, RFC 9110 section 15.2) on their way to the caller, ahead of the final one.
 //!
-//! HTTP/2 as it is spoken between sidecars carries no interim responses. They travel as fields of the
-//! final response, and the caller's sidecar writes them before it.
+//! Each hop hands them on as they come. Sidecars before this wrote them into the fields of the final
+//! response; what such a one says is still understood.
 
 use http::header::{CONTENT_LENGTH, HeaderName, TRAILER};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::headers::{is_any_of, remove_hop_by_hop, remove_untrusted};
 
-/// Between sidecars: one line of an interim response, a status (`103`) or a field (`link: …`) of the
-/// status before it.
+/// From an older sidecar: one line of an interim response, a status (`103`) or a field (`link: …`) of
+/// the status before it.
 pub const WEFT_INTERIM: HeaderName = HeaderName::from_static("weft-interim");
 /// Interim responses that are passed on for one request; later ones are dropped.
 pub const INTERIM_MAX: usize = 8;
 /// Bytes of all their fields; a response that would exceed them is dropped.
 pub const INTERIM_MAX_BYTES: usize = 8 * 1024;
 
-/// The head of an interim response.
+/// The head of an interim response, without what is for one hop only and what only the mesh may say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interim {
-    /// 1xx, but not 101.
-    pub status: StatusCode,
-    /// Its fields.
-    pub headers: HeaderMap,
+    status: StatusCode,
+    headers: HeaderMap,
 }
 
-/// The interim responses that came before a final one, within [`INTERIM_MAX`] and
-/// [`INTERIM_MAX_BYTES`].
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Interims {
-    all: Vec<Interim>,
-    bytes: usize,
-}
-
-impl Interims {
-    /// Notes one as the application sent it: without what is for its hop only, and what only the
-    /// mesh may say.
-    pub fn push(&mut self, status: StatusCode, mut headers: HeaderMap) {
+impl Interim {
+    /// One as it was received; its status is 1xx, but not 101.
+    pub fn received(status: StatusCode, mut headers: HeaderMap) -> Self {
         remove_hop_by_hop(&mut headers, false);
         remove_untrusted(&mut headers);
         // An interim response frames nothing.
@@ -46,66 +35,93 @@ impl Interims {
             // It is said by each hop in its own words.
             headers.clear();
         }
-        let fields = headers.iter();
-        let bytes: usize = fields
+        Self { status, headers }
+    }
+
+    /// 1xx, but not 101.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Its fields.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// The head in parts.
+    pub fn into_parts(self) -> (StatusCode, HeaderMap) {
+        (self.status, self.headers)
+    }
+
+    fn bytes(&self) -> usize {
+        let fields = self.headers.iter();
+        fields
             .map(|(name, value)| name.as_str().len() + value.len())
-            .sum();
-        if self.all.len() < INTERIM_MAX && self.bytes + bytes <= INTERIM_MAX_BYTES {
-            self.bytes += bytes;
-            self.all.push(Interim { status, headers });
+            .sum()
+    }
+}
+
+/// The interim responses to one request that have come and have not gone on, within [`INTERIM_MAX`]
+/// and [`INTERIM_MAX_BYTES`] for all that ever come.
+///
+/// Nothing is allocated before the first one.
+#[derive(Debug, Default)]
+pub struct Interims(Option<Box<Received>>);
+
+#[derive(Debug, Default)]
+struct Received {
+    waiting: Vec<Interim>,
+    /// Of all, also of those that have gone on.
+    heads: usize,
+    bytes: usize,
+}
+
+impl Interims {
+    /// Adds one; false where it is beyond a limit, and dropped.
+    pub fn push(&mut self, interim: Interim) -> bool {
+        let received = self.0.get_or_insert_default();
+        let bytes = received.bytes + interim.bytes();
+        if received.heads == INTERIM_MAX || bytes > INTERIM_MAX_BYTES {
+            return false;
         }
+        received.heads += 1;
+        received.bytes = bytes;
+        received.waiting.push(interim);
+        true
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.all.is_empty()
-    }
-
-    /// All of them, in their order.
-    pub fn iter(&self) -> impl Iterator<Item = &Interim> {
-        self.all.iter()
-    }
-
-    /// Adds them to the fields of the final response, for another sidecar.
-    pub fn write(&self, headers: &mut HeaderMap) {
-        for interim in &self.all {
-            headers.append(WEFT_INTERIM, HeaderValue::from(interim.status.as_u16()));
-            for (name, value) in &interim.headers {
-                let line = [name.as_str().as_bytes(), b":", value.as_bytes()].concat();
-                // A name and a value make a value.
-                if let Ok(line) = HeaderValue::from_bytes(&line) {
-                    headers.append(WEFT_INTERIM, line);
-                }
-            }
+    /// Takes those that wait, in their order. Their number and size still count.
+    pub fn take(&mut self) -> Vec<Interim> {
+        match &mut self.0 {
+            Some(received) => std::mem::take(&mut received.waiting),
+            None => Vec::new(),
         }
     }
+}
 
-    /// Takes them out of the fields of another sidecar's response.
-    pub fn take(headers: &mut HeaderMap) -> Self {
-        let mut found = Self::default();
-        if !is_any_of(headers, [&WEFT_INTERIM]) {
-            return found;
-        }
-        let mut current: Option<Interim> = None;
-        for line in headers.get_all(WEFT_INTERIM) {
-            if let Some(status) = status(line) {
-                found.end(current.take());
-                let headers = HeaderMap::new();
-                current = Some(Interim { status, headers });
-            } else if let (Some((name, value)), Some(interim)) = (field(line), &mut current) {
-                interim.headers.append(name, value);
-            }
-        }
-        found.end(current);
-        headers.remove(WEFT_INTERIM);
-        found
+/// Takes the interim responses out of the fields of an older sidecar's final response, within
+/// [`INTERIM_MAX`] and [`INTERIM_MAX_BYTES`].
+pub fn take_carried(headers: &mut HeaderMap) -> Vec<Interim> {
+    if !is_any_of(headers, [&WEFT_INTERIM]) {
+        return Vec::new();
     }
-
-    fn end(&mut self, interim: Option<Interim>) {
-        if let Some(Interim { status, headers }) = interim {
-            self.push(status, headers);
+    let mut found = Interims::default();
+    let mut current = None;
+    let mut end = |current: Option<(StatusCode, HeaderMap)>| {
+        if let Some((status, headers)) = current {
+            found.push(Interim::received(status, headers));
+        }
+    };
+    for line in headers.get_all(WEFT_INTERIM) {
+        if let Some(status) = status(line) {
+            end(current.replace((status, HeaderMap::new())));
+        } else if let (Some((name, value)), Some((_, headers))) = (field(line), &mut current) {
+            headers.append(name, value);
         }
     }
+    end(current);
+    headers.remove(WEFT_INTERIM);
+    found.take()
 }
 
 fn status(line: &HeaderValue) -> Option<StatusCode> {
@@ -135,48 +151,90 @@ mod tests {
         headers
     }
 
+    fn hints(with: &[(&'static str, &str)]) -> Interim {
+        Interim::received(StatusCode::EARLY_HINTS, fields(with))
+    }
+
     #[test]
-    fn they_arrive_as_they_were_sent() {
-        let mut sent = Interims::default();
-        sent.push(StatusCode::CONTINUE, HeaderMap::new());
-        let hints = [
-            ("link", "</a>; rel=preload"),
-            ("link", "</b>"),
-            ("x-empty", ""),
-        ];
-        sent.push(StatusCode::EARLY_HINTS, fields(&hints));
-        let mut headers = fields(&[("etag", "a")]);
-        sent.write(&mut headers);
-        assert_eq!(Interims::take(&mut headers), sent);
-        assert_eq!(headers, fields(&[("etag", "a")]));
-        assert!(Interims::take(&mut headers).is_empty());
+    fn they_are_taken_once_in_their_order() {
+        let mut interims = Interims::default();
+        assert!(interims.take().is_empty());
+        let first = Interim::received(StatusCode::CONTINUE, fields(&[("x-a", "1")]));
+        assert!(first.headers().is_empty());
+        let second = hints(&[("link", "</a>")]);
+        assert!(interims.push(first.clone()));
+        assert!(interims.push(second.clone()));
+        assert_eq!(interims.take(), [first, second.clone()]);
+        assert!(interims.take().is_empty());
+        assert!(interims.push(second.clone()));
+        assert_eq!(interims.take(), [second]);
     }
 
     #[test]
     fn they_carry_nothing_of_their_hop_and_the_mesh() {
-        let mut sent = Interims::default();
-        let more = [
+        let received = hints(&[
             ("connection", "x-own"),
             ("x-own", "1"),
+            ("keep-alive", "timeout=5"),
             ("weft-reason", "timeout"),
+            ("weft_reason", "timeout"),
             ("weft-interim", "100"),
+            ("x-forwarded-client-cert", "URI=spiffe://a/b"),
             ("content-length", "3"),
+            ("transfer-encoding", "chunked"),
+            ("trailer", "x-sum"),
             ("link", "</a>"),
-        ];
-        sent.push(StatusCode::EARLY_HINTS, fields(&more));
-        let kept: Vec<_> = sent.iter().map(|interim| interim.headers.clone()).collect();
-        assert_eq!(kept, [fields(&[("link", "</a>")])]);
+        ]);
+        assert_eq!(received.headers(), &fields(&[("link", "</a>")]));
+    }
+
+    /// Also where each is taken before the next one comes.
+    #[test]
+    fn they_are_bounded() {
+        for takes in [false, true] {
+            let mut many = Interims::default();
+            let mut large = Interims::default();
+            let (mut kept, mut kept_large) = (0, 0);
+            let field = "x".repeat(INTERIM_MAX_BYTES / 2);
+            for _ in 0..50 {
+                kept += usize::from(many.push(hints(&[])));
+                kept_large += usize::from(large.push(hints(&[("a", &field)])));
+                if takes {
+                    many.take();
+                    large.take();
+                }
+            }
+            assert_eq!((kept, kept_large), (INTERIM_MAX, 1));
+            // A smaller one still has room.
+            assert!(large.push(hints(&[("link", "</a>")])));
+        }
     }
 
     #[test]
-    fn they_are_bounded() {
-        let mut many = Interims::default();
-        (0..50).for_each(|_| many.push(StatusCode::PROCESSING, HeaderMap::new()));
-        assert_eq!(many.iter().count(), INTERIM_MAX);
-        let mut large = Interims::default();
-        let field = "x".repeat(INTERIM_MAX_BYTES / 2);
-        (0..3).for_each(|_| large.push(StatusCode::EARLY_HINTS, fields(&[("a", &field)])));
-        assert_eq!(large.iter().count(), 1);
+    fn those_of_older_sidecars_are_read() {
+        let mut headers = fields(&[
+            ("etag", "a"),
+            ("weft-interim", "x:before"),
+            ("weft-interim", "100"),
+            ("weft-interim", "103"),
+            ("weft-interim", "link:</a>; rel=preload"),
+            ("weft-interim", "link:</b>"),
+            ("weft-interim", "x-empty:"),
+            ("weft-interim", "weft-reason:timeout"),
+            ("weft-interim", "101"),
+            ("weft-interim", "200"),
+        ]);
+        let expected = [
+            Interim::received(StatusCode::CONTINUE, HeaderMap::new()),
+            hints(&[
+                ("link", "</a>; rel=preload"),
+                ("link", "</b>"),
+                ("x-empty", ""),
+            ]),
+        ];
+        assert_eq!(take_carried(&mut headers), expected);
+        assert_eq!(headers, fields(&[("etag", "a")]));
+        assert!(take_carried(&mut headers).is_empty());
     }
 
     proptest! {
@@ -187,12 +245,12 @@ mod tests {
             for line in &lines {
                 headers.append(WEFT_INTERIM, line.parse().unwrap());
             }
-            let found = Interims::take(&mut headers);
+            let found = take_carried(&mut headers);
             prop_assert!(headers.is_empty());
-            prop_assert!(found.iter().count() <= INTERIM_MAX);
-            for interim in found.iter() {
-                prop_assert!(interim.status.is_informational());
-                prop_assert!(!interim.headers.contains_key(WEFT_INTERIM));
+            prop_assert!(found.len() <= INTERIM_MAX);
+            for interim in found {
+                prop_assert!(interim.status().is_informational());
+                prop_assert!(!interim.headers().contains_key(WEFT_INTERIM));
             }
         }
     }

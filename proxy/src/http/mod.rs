@@ -8,6 +8,7 @@ mod head;
 mod http2;
 mod http2_body;
 mod incoming;
+pub(crate) mod interims;
 mod kept;
 mod open;
 mod paced;

@@ -25,7 +25,6 @@ use weft_core::headers::{
     remove_untrusted,
 };
 use weft_core::hops::Hops;
-use weft_core::interim::Interims;
 use weft_core::model::AppProtocol;
 use weft_core::peer::VerifiedPeer;
 use weft_core::reason::Reason;
@@ -453,11 +452,6 @@ impl Exchange<'_> {
         remove_untrusted(response.headers_mut());
         if !self.keeps_form {
             response.headers_mut().remove(WEFT_HTTP1_FORM);
-        }
-        if self.conversation.caller.is_some()
-            && let Some(interims) = response.extensions_mut().remove::<Interims>()
-        {
-            interims.write(response.headers_mut());
         }
         self.tell_rate(response.headers_mut());
         if let Some(concurrency) = &mut concurrency {

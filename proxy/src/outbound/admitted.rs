@@ -9,7 +9,7 @@ use http::header::SET_COOKIE;
 use tokio::time::sleep;
 use weft_core::breaker::CallClass;
 use weft_core::fault::Fault;
-use weft_core::interim::Interims;
+use weft_core::interim::take_carried;
 use weft_core::policy::TrafficPolicy;
 use weft_core::reason::Reason;
 use weft_core::terms::Terms;
@@ -22,7 +22,7 @@ use super::failed::Failed;
 use super::hedge::Race;
 use super::patience::Patience;
 use crate::drain::Side;
-use crate::http::relayed;
+use crate::http::{interims, relayed};
 use crate::mesh::{self, PortView, UnderWay};
 use crate::upgrade::{is_agreed, join};
 
@@ -145,10 +145,9 @@ impl<'p> Admitted<'p> {
         }
         exchange.ledger.answer(response.status(), reason);
         exchange.ledger.note_head(response.headers());
-        let interims = Interims::take(response.headers_mut());
-        if !interims.is_empty() {
-            response.extensions_mut().insert(interims);
-        }
+        // An older sidecar has kept them for now.
+        let carried = take_carried(response.headers_mut());
+        carried.into_iter().for_each(interims::pass_on);
         if let Some(cookie) = cookie {
             response.headers_mut().append(SET_COOKIE, cookie);
         }

@@ -18,7 +18,7 @@ use super::admitted::Admitted;
 use super::attempt::{Attempt, Done, Ended, answered, heed, judge, transmit};
 use super::choose::{Avoid, pick_beside};
 use super::connection::Connection;
-use crate::http::{Incoming, ProxyBody, Upload};
+use crate::http::{Incoming, ProxyBody, Upload, interims};
 use crate::mesh::{Call, Counted, Endpoint, PortView};
 use crate::telemetry::spans::ClientAttempt;
 use crate::telemetry::tracing::RequestSpan;
@@ -282,7 +282,13 @@ async fn ask(
 async fn next(runners: &mut [Runner], due: &mut Option<Pin<Box<Sleep>>>) -> Event {
     poll_fn(|cx| {
         for (index, runner) in runners.iter_mut().enumerate() {
-            if let Poll::Ready(ended) = runner.sending.as_mut().poll(cx) {
+            let sending = runner.sending.as_mut();
+            let polled = match runner.is_hedge {
+                false => sending.poll(cx),
+                // Interim responses are those of one attempt.
+                true => interims::ignore(|| sending.poll(cx)),
+            };
+            if let Poll::Ready(ended) = polled {
                 return Poll::Ready(Event::Ended(index, Box::new(ended)));
             }
         }

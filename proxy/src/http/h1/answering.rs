@@ -38,6 +38,25 @@ impl Asked {
     }
 }
 
+/// The wait for an answer.
+pub(super) struct Waiting<'a> {
+    asked: &'a Asked,
+    /// Since when one whose client has ended its sending is waited for.
+    pub(super) since: Option<Instant>,
+    /// Those that have come before it.
+    pub(super) interims: Interims,
+}
+
+impl<'a> Waiting<'a> {
+    pub(super) fn of(asked: &'a Asked) -> Self {
+        Self {
+            asked,
+            since: None,
+            interims: Interims::default(),
+        }
+    }
+}
+
 /// Why a request is not answered to its end.
 #[derive(Debug)]
 pub(super) enum Gone {
@@ -101,16 +120,18 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         self.last_answer(&asked.method, answer).await
     }
 
-    /// Writes the interim responses that came before an answer. 100 goes to a client that still
-    /// waits for it; nothing goes to one that speaks HTTP/1.0.
+    /// Writes the interim responses that have come; whether there were any. 100 goes to a client
+    /// that still waits for it; nothing goes to one that speaks HTTP/1.0.
     pub(super) fn write_interims(
         &mut self,
-        interims: Interims,
-        asked: &Asked,
+        waiting: &mut Waiting<'_>,
         upload: &mut Option<Upload>,
-    ) {
-        for interim in interims.iter() {
-            if interim.status == StatusCode::CONTINUE {
+    ) -> bool {
+        let (interims, asked) = (waiting.interims.take(), waiting.asked);
+        let are_any = !interims.is_empty();
+        for interim in interims {
+            let (status, headers) = interim.into_parts();
+            if status == StatusCode::CONTINUE {
                 let waits = |upload: &mut Upload| std::mem::take(&mut upload.expected);
                 if upload.as_mut().is_some_and(waits) {
                     self.wire.out().extend_from_slice(CONTINUE);
@@ -118,8 +139,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
                 continue;
             }
             let mut head = Response::new(());
-            *head.status_mut() = interim.status;
-            *head.headers_mut() = interim.headers.clone();
+            *head.status_mut() = status;
+            *head.headers_mut() = headers;
             let options = ResponseOptions {
                 request_method: &asked.method,
                 client_version: asked.version,
@@ -129,6 +150,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
             let (parts, ()) = head.into_parts();
             encode_response(&parts, Framing::None, options, self.wire.out());
         }
+        are_any
     }
 
     pub(super) async fn last_answer<G: BodyGuard>(

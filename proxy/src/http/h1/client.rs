@@ -17,7 +17,7 @@ use weft_core::h1::{
     TargetForm, encode_request, parse_response,
 };
 use weft_core::http1_form;
-use weft_core::interim::Interims;
+use weft_core::interim::Interim;
 use weft_core::time::Instant;
 
 use super::body::Http1Body;
@@ -27,7 +27,7 @@ use super::response::Exchange;
 pub use super::response::Response;
 use super::wire::{HEAD_READ_BYTES, Wire};
 use crate::http::{
-    BodyError, ExchangeError, Incoming, Io, ProxyBody, SendError, Upgrade, Upgraded,
+    BodyError, ExchangeError, Incoming, Io, ProxyBody, SendError, Upgrade, Upgraded, interims,
 };
 
 /// A request that asks for 100 waits for it this long before it sends its body all the same
@@ -107,8 +107,7 @@ impl Connection {
     }
 
     /// Sends a request, and waits for the head of its response. The error gives the request back
-    /// where nothing of it was sent. The interim responses before it are its extension
-    /// [`Interims`].
+    /// where nothing of it was sent. The interim responses before it are passed on as they come.
     pub async fn send(
         mut self: Box<Self>,
         request: Box<Request<ProxyBody>>,
@@ -145,8 +144,8 @@ impl Connection {
             hold,
             failed: false,
         };
-        let (method, mut interims) = (&parts.method, Interims::default());
-        let head = poll_fn(|cx| self.poll_head(cx, (&mut upload, &mut interims), method)).await;
+        let method = &parts.method;
+        let head = poll_fn(|cx| self.poll_head(cx, &mut upload, method)).await;
         match head {
             Ok(head) if head.tunnel => {
                 // 101 is no answer to CONNECT (RFC 9110 section 9.3.6).
@@ -156,13 +155,7 @@ impl Connection {
                 };
                 self.hand_over(head, asked)
             }
-            Ok(head) => {
-                let mut response = self.respond(head, upload, home);
-                if !interims.is_empty() {
-                    response.extensions_mut().insert(interims);
-                }
-                Ok(response)
-            }
+            Ok(head) => Ok(self.respond(head, upload, home)),
             Err(error) => {
                 let is_unsent = self.wire.written == before && !upload.outgoing.touched;
                 let body = upload.outgoing.into_body();
@@ -184,7 +177,7 @@ impl Connection {
     fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
-        (upload, interims): (&mut Upload, &mut Interims),
+        upload: &mut Upload,
         method: &Method,
     ) -> Poll<Result<ResponseHead, ClientError>> {
         loop {
@@ -201,7 +194,7 @@ impl Connection {
                     }
                     let mut headers = head.parts.headers;
                     http1_form::put(head.form, &mut headers);
-                    interims.push(head.parts.status, headers);
+                    interims::pass_on(Interim::received(head.parts.status, headers));
                     continue;
                 }
                 return Poll::Ready(Ok(head));

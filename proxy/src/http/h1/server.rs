@@ -13,10 +13,9 @@ use tokio::time::Instant;
 use weft_core::h1::{HeadScan, Message, RequestHead, TargetForm, parse_request};
 use weft_core::headers::is_upgrade;
 use weft_core::http1_form;
-use weft_core::interim::Interims;
 use weft_core::resets::TunnelUse;
 
-use super::answering::{Asked, Gone, Told};
+use super::answering::{Asked, Gone, Told, Waiting};
 use super::body::Broken;
 use super::timer::Timer;
 use super::upload::{Fed, Upload};
@@ -25,7 +24,9 @@ use super::{Refusal, Settings};
 use crate::clock::in_turns;
 use crate::drain::Ends;
 use crate::http::tunnel::Carried;
-use crate::http::{BodyGuard, FIRST_REQUEST_WAIT, Incoming, Io, ProxyBody, Upgrade, Upgraded};
+use crate::http::{
+    BodyGuard, FIRST_REQUEST_WAIT, Incoming, Io, ProxyBody, Upgrade, Upgraded, interims,
+};
 use crate::telemetry::ledger::GivenUp;
 
 /// A response on its way to the client.
@@ -272,7 +273,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         }
         let answered = {
             // On the heap: a connection that waits for a request needs no room for one.
-            let (mut handling, mut waiting) = (boxed(|| handle(request)), None);
+            let (mut handling, mut waiting) = (boxed(|| handle(request)), Waiting::of(&asked));
             let answered =
                 poll_fn(|cx| self.poll_answer(cx, &mut upload, handling.as_mut(), &mut waiting))
                     .await;
@@ -284,15 +285,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
                 told
             })
         };
-        let mut answer = match answered {
+        let answer = match answered {
             Ok(answer) => answer,
             Err(None) if upgrade.is_some() => return After::End(End::Abandoned),
             Err(told) => return After::End(self.give_up(told, &asked).await),
         };
         let status = answer.status();
-        if let Some(interims) = answer.extensions_mut().remove::<Interims>() {
-            self.write_interims(interims, &asked, &mut upload);
-        }
         // A client that still waits for 100 is not asked for the body any more.
         let withheld = upload.take_if(|upload| upload.expected);
         let keep_alive = asked.keep_alive
@@ -322,28 +320,29 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         }
     }
 
-    /// Has the request answered, and gives up when its client has gone. `waiting` remembers since when the
-    /// answer of one that has ended its sending is waited for.
+    /// Has the request answered, and gives up when its client has gone.
     fn poll_answer<F: Future<Output = Answer<G>>, G>(
         &mut self,
         cx: &mut Context<'_>,
         upload: &mut Option<Upload>,
         mut handling: Pin<&mut F>,
-        waiting: &mut Option<Instant>,
+        waiting: &mut Waiting<'_>,
     ) -> Poll<Result<Answer<G>, Gone>> {
         self.receive(cx, upload)?;
         loop {
-            if let Poll::Ready(answer) = handling.as_mut().poll(cx) {
+            let polled = interims::collect(&mut waiting.interims, || handling.as_mut().poll(cx));
+            let has_written = self.write_interims(waiting, upload);
+            if let Poll::Ready(answer) = polled {
                 return Poll::Ready(Ok(answer));
             }
-            // It may have asked for more of the body.
-            if upload.is_none() || !self.receive(cx, upload)? {
+            // It may have asked for more of the body; what was written is to leave.
+            if (upload.is_none() && !has_written) || !self.receive(cx, upload)? {
                 break;
             }
         }
         let stalled = self.stalls_at(upload.as_ref());
         let closed = self.half_closed.map(|since| {
-            let waiting = *waiting.get_or_insert_with(Instant::now);
+            let waiting = *waiting.since.get_or_insert_with(Instant::now);
             since.max(waiting) + HALF_CLOSED_GRACE
         });
         self.timer.set(earlier(stalled, closed));

@@ -545,6 +545,50 @@ fn interim_responses_are_passed_on() {
     assert_eq!(unasked, ok);
 }
 
+/// They leave as they come, while the answer is still to come.
+#[test]
+fn interim_responses_do_not_wait_for_the_answer() {
+    for body in ["", "x"] {
+        run(async {
+            let drain = Rc::new(Drain::default());
+            let (say, said) = tokio::sync::mpsc::unbounded_channel::<&'static str>();
+            let said = Rc::new(tokio::sync::Mutex::new(said));
+            let mut far = server(&drain, move |request: Request<Incoming>| {
+                let said = Rc::clone(&said);
+                async move {
+                    let request = request.map(|body| ProxyBody::of_request(body, None));
+                    let (response, _line) = exchange(request, async move |far| {
+                        until(far, "\r\n\r\n").await;
+                        while let Some(text) = said.lock().await.recv().await {
+                            far.write_all(text.as_bytes()).await.expect("written");
+                        }
+                    })
+                    .await;
+                    let response = response.expect("an answer");
+                    response.map(|body| ProxyBody::of_request(body, None))
+                }
+            });
+            // With a body of which not all has come the server reads on meanwhile.
+            let length = 2 * body.len();
+            let head =
+                format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n{body}");
+            far.write_all(head.as_bytes()).await.expect("written");
+            let hints = [
+                "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n",
+                "HTTP/1.1 102 Processing\r\n\r\n",
+                "HTTP/1.1 103 Early Hints\r\nlink: </b>\r\n\r\n",
+            ];
+            for hint in hints {
+                say.send(hint).expect("it listens");
+                assert_eq!(until(&mut far, "\r\n\r\n").await, hint);
+            }
+            let ok = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nyes";
+            say.send(ok).expect("it listens");
+            assert_eq!(until(&mut far, "yes").await, ok);
+        });
+    }
+}
+
 /// A server that answers before it has all of a request gets the rest of it.
 #[test]
 fn what_is_queued_goes_on_after_the_answer_has_begun() {

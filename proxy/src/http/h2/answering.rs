@@ -11,9 +11,9 @@ use tokio::time::Instant;
 use weft_core::h2::connection::{Connection, RespondError, StreamKey};
 use weft_core::h2::frame::ErrorCode;
 use weft_core::h2::message::may_have_content;
-use weft_core::interim::{Interim, Interims};
 use weft_core::reason::Reason;
 
+use super::exchange::Exchange;
 use super::failure::StreamFailure;
 use super::outgoing::{Outgoing, Sent};
 use super::server::Serving;
@@ -64,12 +64,9 @@ where
     IO: AsyncRead + AsyncWrite + Unpin,
     S: Service,
 {
-    /// Sends the head of an answer, behind the interim ones among its extensions; its body follows.
+    /// Sends the head of an answer; its body follows.
     pub(super) fn answer(&mut self, stream: StreamKey, response: Response<S::Body>) {
-        let (mut parts, body) = response.into_parts();
-        if let Some(interims) = parts.extensions.remove::<Interims>() {
-            self.send_interims(stream, &interims);
-        }
+        let (parts, body) = response.into_parts();
         let exchange = self.exchanges.of(stream);
         let may_follow =
             exchange.is_none_or(|exchange| may_have_content(&exchange.method, parts.status));
@@ -112,19 +109,6 @@ where
         if let Some(inbox) = exchange.inbox.take() {
             let failure = StreamFailure::Broken(Reason::ClientGone);
             self.inboxes.fail(inbox, failure);
-        }
-    }
-
-    /// Sends interim responses as far as there is room; nobody may rely on them. 100 comes too late.
-    fn send_interims(&mut self, stream: StreamKey, interims: &Interims) {
-        for Interim { status, headers } in interims.iter() {
-            if *status == StatusCode::CONTINUE {
-                continue;
-            }
-            let connection = &mut self.turns.wire.connection;
-            if let Err(error) = connection.respond(stream, *status, headers, false) {
-                tracing::debug!(%error, "an interim response is not sent");
-            }
         }
     }
 
@@ -184,6 +168,23 @@ where
             if let Some(since) = first {
                 self.stalls.begin(since);
             }
+        }
+    }
+}
+
+/// Sends the interim responses that have come as far as there is room; nobody may rely on them. 100 goes
+/// to a client that waits for it, once.
+pub(super) fn send_interims<S: Service>(connection: &mut Connection, exchange: &mut Exchange<S>) {
+    let Some(stream) = exchange.stream else {
+        return;
+    };
+    for interim in exchange.interims.take() {
+        let status = interim.status();
+        if status == StatusCode::CONTINUE && !std::mem::take(&mut exchange.expects_continue) {
+            continue;
+        }
+        if let Err(error) = connection.respond(stream, status, interim.headers(), false) {
+            tracing::debug!(%error, "an interim response is not sent");
         }
     }
 }

@@ -19,7 +19,7 @@ pub(super) struct Inbox {
     pub(super) stream: Option<StreamKey>,
     /// The response, where one is waited for.
     pub(super) head: Option<Box<ResponseHead>>,
-    /// What came before it.
+    /// What came before it and was not passed on.
     pub(super) interims: Interims,
     /// The first piece: most messages have no other.
     pub(super) first: Option<Bytes>,

@@ -7,6 +7,7 @@ use std::task::Waker;
 use http::Method;
 use tokio::time::Instant;
 use weft_core::h2::connection::StreamKey;
+use weft_core::interim::Interims;
 
 use super::inbox::InboxId;
 use super::outgoing::Outgoing;
@@ -28,6 +29,10 @@ pub(super) struct Exchange<S: Service> {
     /// The request's.
     pub(super) method: Method,
     pub(super) answer: Option<Outgoing<S::Body>>,
+    /// What has come before the answer.
+    pub(super) interims: Interims,
+    /// Whether the client waits for 100 before it sends the request's body.
+    pub(super) expects_continue: bool,
 }
 
 impl<S: Service> Exchange<S> {
@@ -42,6 +47,8 @@ impl<S: Service> Exchange<S> {
             guard: None,
             method: Method::GET,
             answer: None,
+            interims: Interims::default(),
+            expects_continue: false,
         }
     }
 
@@ -83,6 +90,8 @@ impl<S: Service> Exchanges<S> {
         exchange.stream = Some(stream);
         exchange.inbox = None;
         exchange.method = Method::GET;
+        exchange.interims = Interims::default();
+        exchange.expects_continue = false;
         exchange
     }
 

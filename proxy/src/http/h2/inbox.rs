@@ -9,10 +9,12 @@ use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use weft_core::h2::connection::StreamKey;
 use weft_core::h2::message::ResponseHead;
+use weft_core::interim::Interim;
 
 use super::arrived::{Come, End, Inbox};
 use super::failure::StreamFailure;
 use super::ready::Ready;
+use crate::http::interims;
 
 /// All inboxes of one connection.
 ///
@@ -107,20 +109,22 @@ impl Inboxes {
         self.lock().get(id).is_none_or(|inbox| inbox.is_dropped)
     }
 
-    /// An interim response has come. Of those only a few are kept.
+    /// An interim response has come. Nobody is woken for those beyond the limits.
     pub(super) fn put_interim(&self, id: InboxId, head: ResponseHead) {
-        if let Some(inbox) = self.lock().get(id) {
-            inbox.interims.push(head.parts.status, head.parts.headers);
+        let interim = Interim::received(head.parts.status, head.parts.headers);
+        let mut table = self.lock();
+        let Some(inbox) = table.get(id) else { return };
+        let is_kept = !inbox.is_dropped && inbox.interims.push(interim);
+        let reader = is_kept.then(|| inbox.reader.take()).flatten();
+        drop(table);
+        if let Some(reader) = reader {
+            reader.wake();
         }
     }
 
-    /// The response has come; `come`: what of it has with its head. Those before it become an extension.
-    pub(super) fn put_head(&self, id: InboxId, mut head: Box<ResponseHead>, come: Come) {
+    /// The response has come; `come`: what of it has with its head.
+    pub(super) fn put_head(&self, id: InboxId, head: Box<ResponseHead>, come: Come) {
         self.put(id, |inbox| {
-            let interims = std::mem::take(&mut inbox.interims);
-            if !interims.is_empty() {
-                head.parts.extensions.insert(interims);
-            }
             inbox.remaining = head.content_length;
             inbox.head = Some(head);
             inbox.is_end_told = come != Come::Part;
@@ -262,7 +266,7 @@ impl Reader {
         }
     }
 
-    /// The response, once it is there.
+    /// The response, once it is there. The interim ones before it are passed on.
     pub(super) fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
@@ -271,7 +275,8 @@ impl Reader {
         let Some(inbox) = table.get(self.id) else {
             return Poll::Ready(Err(StreamFailure::Ended));
         };
-        match (inbox.head.take(), &inbox.end) {
+        let arrived = inbox.interims.take();
+        let polled = match (inbox.head.take(), &inbox.end) {
             // Also where a head came before: nothing of it has gone on, and this says more.
             (_, End::Failed(failure) | End::BadTrailers(failure)) => {
                 Poll::Ready(Err(failure.clone()))
@@ -282,7 +287,10 @@ impl Reader {
                 inbox.wait(cx);
                 Poll::Pending
             }
-        }
+        };
+        drop(table);
+        arrived.into_iter().for_each(interims::pass_on);
+        polled
     }
 
     /// The next piece of the body.

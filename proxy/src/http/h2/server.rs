@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::Request;
+use http::header::EXPECT;
+use http::{HeaderMap, Request};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 use weft_core::h2::connection::{
@@ -16,7 +17,7 @@ use weft_core::h2::connection::{
 use weft_core::h2::frame::{ErrorCode, Role};
 use weft_core::h2::message::{Malformed, RequestHead};
 
-use super::answering::{Stalls, stop_upload};
+use super::answering::{Stalls, send_interims, stop_upload};
 use super::body::StreamBody;
 use super::exchange::Exchanges;
 use super::failure::StreamFailure;
@@ -27,6 +28,7 @@ use super::ready::Ready;
 use super::service::Service;
 use super::turns::{DriveError, Next, ROUNDS, Read, Turns};
 use crate::clock::Turn;
+use crate::http::interims;
 
 /// For the client to read why its connection has ended.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -288,10 +290,12 @@ where
             request.extensions_mut().insert(protocol);
         }
         let method = request.method().clone();
+        let expects_continue = !end && expects_continue(request.headers());
         let admitted = self.service.admit(&mut request);
         let exchange = self.exchanges.begin(stream, &self.ready);
         exchange.method = method;
         exchange.inbox = inbox;
+        exchange.expects_continue = expects_continue;
         match admitted {
             Ok(guard) => {
                 exchange.handler.set(Some(self.service.call(request)));
@@ -355,7 +359,9 @@ where
             let waker = exchange.waker.clone();
             let mut cx = Context::from_waker(&waker);
             if let Some(handler) = exchange.handler.as_mut().as_pin_mut() {
-                let Poll::Ready(answer) = handler.poll(&mut cx) else {
+                let polled = interims::collect(&mut exchange.interims, || handler.poll(&mut cx));
+                send_interims(&mut self.turns.wire.connection, exchange);
+                let Poll::Ready(answer) = polled else {
                     continue;
                 };
                 exchange.handler.set(None);
@@ -386,6 +392,12 @@ where
         }
         self.inboxes.fail_all(failure);
     }
+}
+
+/// Whether a client waits for 100 before it sends the body (RFC 9110 section 10.1.1).
+fn expects_continue(headers: &HeaderMap) -> bool {
+    let expected = headers.get(EXPECT);
+    expected.is_some_and(|expected| expected.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 impl<IO, S> Future for Serving<IO, S>

@@ -18,6 +18,7 @@ use weft_core::resets::{ResetClient, ResetPolicy};
 use super::super::h1::client as http1;
 use super::super::h2::{StreamFailure, connect};
 use super::super::incoming::{BodyError, ExchangeError};
+use super::super::interims;
 use super::super::paced::Resets;
 use super::super::upgrade::Upgraded;
 use super::*;
@@ -90,13 +91,12 @@ async fn echo(
         }
         (None, "/never") => std::future::pending().await,
         (None, "/hints") => {
-            let mut interims = Interims::default();
-            let link = http::HeaderValue::from_static("</a>; rel=preload");
-            let headers = HeaderMap::from_iter([(http::header::LINK, link)]);
-            interims.push(StatusCode::EARLY_HINTS, headers);
-            let mut response = Response::new(ProxyBody::text("hinted"));
-            response.extensions_mut().insert(interims);
-            response
+            let query = request.uri().query().unwrap_or_default();
+            interims::pass_on(Interim::received(StatusCode::CONTINUE, HeaderMap::new()));
+            interims::pass_on(hint(query));
+            sleep(SILENCE).await;
+            interims::pass_on(hint("behind"));
+            Response::new(ProxyBody::text("hinted"))
         }
         (None, "/slow") => {
             let limit = ProxyConfig::default().timeouts.client_stall;
@@ -111,6 +111,15 @@ async fn echo(
         }
         (None, _) => Response::new(ProxyBody::guarded(request.into_body(), Ended(ended))),
     }
+}
+
+/// Before the answer.
+const SILENCE: Duration = Duration::from_secs(20);
+
+fn hint(link: &str) -> Interim {
+    let link = http::HeaderValue::try_from(link).unwrap();
+    let headers = HeaderMap::from_iter([(http::header::LINK, link)]);
+    Interim::received(StatusCode::EARLY_HINTS, headers)
 }
 
 async fn send_back(stream: &mut Upgraded) -> io::Result<()> {
@@ -345,21 +354,71 @@ fn a_client_that_resets_too_much_is_calmed_down() {
     });
 }
 
+/// Sends a request, and tells what came before its answer and when.
+async fn heard(
+    handle: &Handle<ProxyBody>,
+    request: Box<Request<ProxyBody>>,
+) -> (Vec<(Duration, Interim)>, Response<Incoming>) {
+    let (began, mut interims, mut heard) = (Instant::now(), Interims::default(), Vec::new());
+    let mut sending = Box::pin(send_http2(handle, request));
+    let answer = std::future::poll_fn(|cx| {
+        let polled = interims::collect(&mut interims, || sending.as_mut().poll(cx));
+        heard.extend(
+            interims
+                .take()
+                .into_iter()
+                .map(|one| (began.elapsed(), one)),
+        );
+        polled
+    });
+    let answer = answer.await.unwrap();
+    (heard, answer)
+}
+
+/// Each as soon as it is said, on the stream that it is said on.
 #[test]
 fn interim_responses_pass() {
     run(async {
         let (handle, _ended) = pair(&Rc::default());
-        let answer = send_http2(&handle, post("/hints", ProxyBody::Empty)).await;
-        let mut answer = answer.unwrap();
-        let interims: Interims = answer.extensions_mut().remove().unwrap();
-        let said: Vec<_> = interims.iter().collect();
-        assert!(
-            matches!(said[..], [Interim { status: StatusCode::EARLY_HINTS, headers }]
-            if headers.contains_key("link")),
-            "{said:?}"
-        );
-        let text = answer.into_body().collect().await.unwrap().to_bytes();
-        assert_eq!(text, "hinted");
+        let ask = |target| heard(&handle, post(target, ProxyBody::Empty));
+        let both = tokio::join!(ask("/hints?a"), ask("/hints?b"));
+        for ((said, answer), link) in [both.0, both.1].into_iter().zip(["a", "b"]) {
+            // Nobody expects 100.
+            let expected = [(Duration::ZERO, hint(link)), (SILENCE, hint("behind"))];
+            assert_eq!(said, expected);
+            let text = answer.into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(text, "hinted");
+        }
+        // On the next stream in the same place.
+        let (said, _answer) = ask("/hints?c").await;
+        assert_eq!(said.len(), 2);
+    });
+}
+
+/// 100 goes to a client that waits for it.
+#[test]
+fn continue_is_said_to_whoever_expects_it() {
+    run(async {
+        let (handle, _ended) = pair(&Rc::default());
+        for (expect, body, is_said) in [
+            ("100-continue", "body", true),
+            ("100-Continue", "body", true),
+            ("100-continue", "", false),
+            ("200-ok", "body", false),
+        ] {
+            let body = match body {
+                "" => ProxyBody::Empty,
+                body => ProxyBody::text(body),
+            };
+            let mut request = post("/hints?a", body);
+            let expect = http::HeaderValue::from_static(expect);
+            request.headers_mut().insert(http::header::EXPECT, expect);
+            let (said, _answer) = heard(&handle, request).await;
+            let continues = said
+                .iter()
+                .filter(|(_, interim)| interim.status() == StatusCode::CONTINUE);
+            assert_eq!(continues.count(), usize::from(is_said), "{said:?}");
+        }
     });
 }
 
