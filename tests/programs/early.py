@@ -125,7 +125,7 @@ def serve_http2(sock, name, delay):
         say = lambda status, fields: head(stream, status, fields)
         try:
             status, text = answer(path, say, name, delay) if not body else (200, body)
-            head(stream, status, [])
+            head(stream, status, [("content-length", str(len(text)))])
             send(connection.send_data, stream, text, end_stream=True)
         except (OSError, h2.exceptions.ProtocolError):
             pass
