@@ -321,7 +321,7 @@ fn pairs_do_with_a_mesh_what_they_do_without() {
     need!(
         "root", "curl", "go", "java", "javac", "nginx", "node", "python3"
     );
-    // Clients give up on a scenario after 15 s, and there are thousands of them.
+    // Clients give up on a scenario after 30 s, and there are thousands of them.
     let machine = Machine::alone();
     let direct = observe(&Pods::plain(&machine));
     let meshed = observe(&Mesh::start(&machine));

@@ -22,7 +22,7 @@ import java.util.concurrent.TimeUnit;
 
 public class Client {
     // As long as every other client waits.
-    static final Duration LIMIT = Duration.ofSeconds(15);
+    static final Duration LIMIT = Duration.ofSeconds(30);
 
     static byte[] pattern(int n) {
         byte[] bytes = new byte[n];

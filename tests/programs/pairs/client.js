@@ -7,7 +7,7 @@ const http2 = require('node:http2');
 const [host, file, ...ports] = process.argv.slice(2);
 const HOP = /^(:.*|date|connection|keep-alive|transfer-encoding|trailer)$/;
 const pattern = (n) => Buffer.alloc(n, '0123456789abcdef');
-const LIMIT = 15000;
+const LIMIT = 30000;
 
 function scenarios() {
   const lines = fs.readFileSync(file, 'utf8').split('\n');

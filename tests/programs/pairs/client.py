@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 HOST, FILE = sys.argv[1:3]
 HOP = re.compile("date|connection|keep-alive|transfer-encoding|trailer", re.I)
-LIMIT = 15
+LIMIT = 30
 
 
 def pattern(n):

@@ -112,7 +112,7 @@ func (s scenario) once(client *http.Client, host, port string, connections *int)
 			}
 		},
 	}
-	ctx, cancel := context.WithTimeout(httptrace.WithClientTrace(context.Background(), trace), 15*time.Second)
+	ctx, cancel := context.WithTimeout(httptrace.WithClientTrace(context.Background(), trace), 30*time.Second)
 	defer cancel()
 	response, err := client.Do(s.request(host, port).WithContext(ctx))
 	if err != nil {
