@@ -18,7 +18,7 @@ use weft_core::h2::message::{
     ExtendedConnect, HeadLimits, Length, RequestHead, ResponseHead, Scratch, decode_request,
     decode_response, decode_trailers, encode_request, encode_response, encode_trailers,
 };
-use weft_core::headers::{clean_trailers, remove_hop_by_hop};
+use weft_core::headers::{WEFT_HTTP1_FORM, clean_trailers, remove_hop_by_hop};
 
 use crate::input::Input;
 
@@ -111,6 +111,8 @@ fn check_request(coders: &mut Coders, head: RequestHead) {
         protocol,
         content_length,
     } = head;
+    // It is never sent on as a field.
+    parts.headers.remove(WEFT_HTTP1_FORM);
     let length = Length::request(&parts.method, content_length);
     assert_eq!(length.remaining(), content_length);
     let mut out = BytesMut::new();
@@ -195,6 +197,8 @@ fn check_response(coders: &mut Coders, head: ResponseHead, end: bool) {
         mut parts,
         content_length,
     } = head;
+    // It is never sent on as a field.
+    parts.headers.remove(WEFT_HTTP1_FORM);
     let mut out = BytesMut::new();
     let sent = encode_response(&mut coders.encoder, parts.status, &parts.headers, &mut out);
     sent.unwrap_or_else(|error| panic!("{parts:?} is accepted and not sent: {error}"));
