@@ -277,7 +277,7 @@ fn documented((client, port, scenario): &Key) -> bool {
         "absolute" => true,
         // Trailers that are not announced do not reach an application in HTTP/2.
         "sent-trailers" => client == "node-h2" && SERVERS.iter().any(http2),
-        // Interim responses go from HTTP/1.1 to HTTP/1.1 only.
+        // Not every client tells of interim responses in the version that the other side has: `early.rs` compares.
         "hints" => {
             let other = ["curl-1.0", "curl-2"].contains(&client.as_str());
             other || client.ends_with("-h2") || SERVERS.iter().any(http2)

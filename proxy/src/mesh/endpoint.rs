@@ -1,6 +1,5 @@
 //! An endpoint with its live state, which outlives every change of configuration.
 
-use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -29,7 +28,7 @@ const EWMA_DECAY: Duration = Duration::from_secs(10);
 const EWMA_DEFAULT_LATENCY: Duration = Duration::from_millis(30);
 
 /// What identifies live state from one snapshot to the next.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EndpointKey {
     /// The service that it serves.
     pub service: ServiceName,
@@ -39,13 +38,6 @@ pub struct EndpointKey {
     pub instance: Arc<str>,
     /// Where it is dialled.
     pub address: SocketAddr,
-}
-
-impl Hash for EndpointKey {
-    /// By the address alone, which hardly any two share: names take long to hash.
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.address.hash(state);
-    }
 }
 
 /// One endpoint of one port of a service.
